@@ -1,0 +1,1 @@
+//! ClesydeCloud: provisioning, IoT messaging and remote access composed

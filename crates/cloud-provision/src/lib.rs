@@ -1,0 +1,1 @@
+//! Registers a device with the Clesyde platform over HTTPS

@@ -1,0 +1,1 @@
+//! AWS IoT device shadows over any message bus

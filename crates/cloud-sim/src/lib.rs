@@ -1,0 +1,1 @@
+//! A whole Clesyde cloud in one process, for tests and demonstrations

@@ -1,0 +1,1 @@
+//! The SniTun protocol: sans-IO core, tokio driver, client and server
