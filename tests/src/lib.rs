@@ -1,1 +1,7 @@
-//! What the integration tests share.
+//! What the integration tests share: child processes, the real peers, and a TLS client that verifies.
+
+pub mod mosquitto;
+pub mod pki;
+pub mod process;
+pub mod public;
+pub mod wait;

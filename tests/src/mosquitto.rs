@@ -1,0 +1,79 @@
+//! The real mosquitto, with mutual TLS, on a loopback port.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use tokio::process::{Child, Command};
+
+use crate::pki::Pair;
+use crate::wait::{until, within};
+
+/// A mosquitto that can be stopped, killed and started again on the same port.
+#[derive(Debug)]
+pub struct Mosquitto {
+    program: PathBuf,
+    directory: tempfile::TempDir,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Mosquitto {
+    /// Writes its configuration and starts it: MQTT v5 over TLS, clients with a certificate of `client_ca` only, the common
+    /// name as user name, sessions and retained messages in memory.
+    pub async fn start(program: &Path, server: &Pair, client_ca: &str) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let file = |name: &str| directory.path().join(name);
+        std::fs::write(file("ca.pem"), client_ca)?;
+        std::fs::write(file("cert.pem"), &server.certificate)?;
+        std::fs::write(file("key.pem"), &server.key)?;
+        let port = crate::process::free_port()?;
+        let config = format!(
+            "listener {port} 127.0.0.1\ncafile {ca}\ncertfile {cert}\nkeyfile {key}\nrequire_certificate true\n\
+             use_identity_as_username true\nallow_anonymous false\npersistence false\nuser root\nlog_type error\n",
+            ca = file("ca.pem").display(),
+            cert = file("cert.pem").display(),
+            key = file("key.pem").display(),
+        );
+        std::fs::write(file("mosquitto.conf"), config)?;
+        let mut broker = Self {
+            program: program.to_owned(),
+            directory,
+            port,
+            child: None,
+        };
+        broker.restart().await?;
+        Ok(broker)
+    }
+
+    /// Where it listens, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts it again after [`Self::kill`], and waits until it takes connections.
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        let child = Command::new(&self.program)
+            .arg("-c")
+            .arg(self.directory.path().join("mosquitto.conf"))
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.program.display()))?;
+        self.child = Some(child);
+        let port = self.port;
+        until("mosquitto to listen", || async move {
+            tokio::net::TcpStream::connect(("127.0.0.1", port))
+                .await
+                .ok()
+        })
+        .await;
+        Ok(())
+    }
+
+    /// Kills it at once; its connections break.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        if let Some(mut child) = self.child.take() {
+            within("mosquitto to die", child.kill()).await?;
+        }
+        Ok(())
+    }
+}
