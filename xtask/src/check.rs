@@ -1,0 +1,177 @@
+//! Checks that `ci` is made of and that are worth running by themselves.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{cargo, find_program, output_of, run, run_within, with_retries};
+use crate::workspace;
+
+/// The version of cargo-deny that `deny.toml` is written for.
+const CARGO_DENY: &str = "0.20.2";
+
+/// An example shows something and ends; the slowest provisions a device and opens a tunnel.
+const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// The crates that know no other crate of ours: each must build with only what it asks for itself.
+const ALONE: &[&str] = &[
+    "cloud-config",
+    "cloud-provision",
+    "cloud-iot",
+    "cloud-shadow",
+    "snitun",
+];
+
+/// Formatting of all crates.
+pub(crate) fn format() -> Result<()> {
+    run(cargo().args(["fmt", "--all", "--check"]))
+}
+
+/// Clippy on everything, and on snitun in each of its shapes.
+pub(crate) fn clippy() -> Result<()> {
+    run(cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    for features in [
+        &["--no-default-features"][..],
+        &["--features", "client"],
+        &["--features", "server"],
+    ] {
+        run(cargo()
+            .args(["clippy", "-p", "snitun", "--lib"])
+            .args(features)
+            .args(["--", "-D", "warnings"]))?;
+    }
+    Ok(())
+}
+
+/// The documentation of all crates, without a broken link or an undocumented item.
+pub(crate) fn docs() -> Result<()> {
+    run(cargo()
+        .args(["doc", "--workspace", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+/// Each independent crate by itself: in a workspace build, features that another crate asked for hide what is missing.
+pub(crate) fn each_alone() -> Result<()> {
+    ALONE
+        .iter()
+        .try_for_each(|name| run(cargo().args(["check", "--lib", "-p", name])))
+}
+
+/// Licences, sources and bans of all dependencies; advisories where their database is on this machine.
+pub(crate) fn policy() -> Result<()> {
+    let deny = cargo_deny()?;
+    let check = |arguments: &[&str]| {
+        run(Command::new(&deny)
+            .current_dir(workspace::root())
+            .arg("--locked")
+            .arg("check")
+            .args(arguments))
+    };
+    check(&["bans", "licenses", "sources"])?;
+    if advisory_database() {
+        check(&["--disable-fetch", "advisories"])
+    } else {
+        println!(
+            "advisories: not checked, there is no copy of the advisory database on this machine"
+        );
+        Ok(())
+    }
+}
+
+/// Builds every example as `cargo test` does, and runs each.
+pub(crate) fn examples() -> Result<()> {
+    build_tests()?;
+    let metadata = workspace::metadata()?;
+    let directory = metadata.target_directory.join("debug").join("examples");
+    let mut names: Vec<String> = metadata
+        .packages
+        .iter()
+        .flat_map(|package| &package.targets)
+        .filter(|target| target.is_example())
+        .map(|target| target.name.clone())
+        .collect();
+    names.sort();
+    for name in &names {
+        let path = directory.join(name);
+        if !path.exists() {
+            bail!("the example `{name}` was not built: no {path}");
+        }
+        run_within(&mut Command::new(&path), Some(EXAMPLE_LIMIT))
+            .with_context(|| format!("the example `{name}` must run by itself and exit 0"))?;
+    }
+    println!("{} examples ran", names.len());
+    Ok(())
+}
+
+/// Everything that `cargo xtask test` runs, built and not run.
+pub(crate) fn build_tests() -> Result<()> {
+    run(cargo().args(["test", "--workspace", "--no-run"]))
+}
+
+/// The demonstration that the README starts with, as the README runs it.
+pub(crate) fn demo() -> Result<()> {
+    run(cargo().args(["build", "--release", "-p", "cloud-cli"]))?;
+    run_within(
+        cargo().args([
+            "run",
+            "--release",
+            "-p",
+            "cloud-cli",
+            "--",
+            "demo",
+            "--once",
+        ]),
+        Some(Duration::from_secs(180)),
+    )
+}
+
+/// cargo-deny in the version we want: one that is installed, or one built under the target directory.
+fn cargo_deny() -> Result<PathBuf> {
+    let is_right = |path: &PathBuf| {
+        output_of(Command::new(path).arg("--version"))
+            .is_some_and(|text| text.ends_with(CARGO_DENY))
+    };
+    let root = workspace::target_directory()?.join("tools");
+    let built = root.join("bin").join("cargo-deny");
+    if let Some(found) = find_program("cargo-deny")
+        .into_iter()
+        .chain([built.clone()])
+        .find(is_right)
+    {
+        return Ok(found);
+    }
+    println!("building cargo-deny {CARGO_DENY}, which takes some minutes once");
+    with_retries("installing cargo-deny", || {
+        run(cargo()
+            .args([
+                "install",
+                "--quiet",
+                "--locked",
+                "cargo-deny",
+                "--version",
+                CARGO_DENY,
+                "--root",
+            ])
+            .arg(&root))
+    })?;
+    Ok(built)
+}
+
+/// Where cargo-deny keeps its clone of the advisories.
+fn advisory_database() -> bool {
+    let home = env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
+    home.and_then(|home| home.join("advisory-dbs").read_dir().ok())
+        .is_some_and(|mut entries| entries.next().is_some())
+}

@@ -1,0 +1,63 @@
+//! Everything that must hold before a change lands, cheapest first, the tests last.
+//!
+//! Steps are ordered so that each finds what the one before has built: one debug build serves the examples, the
+//! interop tests and the tests; the release build is made once, for the demonstration.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use cargo_metadata::MetadataCommand;
+
+use crate::{check, interop, layering, test, tidy, workspace};
+
+type Step = (&'static str, fn() -> Result<()>);
+
+const STEPS: &[Step] = &[
+    ("lock file", lock_file),
+    ("format", check::format),
+    ("layering", layering::run),
+    ("tidy", tidy::run),
+    ("clippy", check::clippy),
+    ("alone", check::each_alone),
+    ("docs", check::docs),
+    ("policy", check::policy),
+    ("build", check::build_tests),
+    ("examples", check::examples),
+    ("demo", check::demo),
+    ("interop", || interop::run(&[])),
+];
+
+pub(crate) fn run() -> Result<()> {
+    let begin = Instant::now();
+    for (name, step) in STEPS {
+        let took = timed(name, *step)?;
+        println!("-- {name}: done in {} s", took.as_secs());
+    }
+    println!("-- all but the tests: {} s", begin.elapsed().as_secs());
+    // Last, and nothing printed after it: the run ends with the test runner's own words.
+    timed("test", || test::run(&[])).map(drop)
+}
+
+fn timed(name: &str, step: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    println!("\n== {name}");
+    let begin = Instant::now();
+    step()
+        .with_context(|| format!("step `{name}` failed after {} s", begin.elapsed().as_secs()))?;
+    Ok(begin.elapsed())
+}
+
+/// `Cargo.lock` is committed and fits the manifests, so that everybody builds the same thing.
+fn lock_file() -> Result<()> {
+    let tracked = workspace::tracked_files()?;
+    ensure!(
+        tracked.iter().any(|file| file.as_os_str() == "Cargo.lock"),
+        "Cargo.lock is not in git"
+    );
+    MetadataCommand::new()
+        .manifest_path(workspace::root().join("Cargo.toml"))
+        .other_options(["--locked".to_owned()])
+        .exec()
+        .context("Cargo.lock does not fit the manifests: run `cargo check` and commit it")?;
+    println!("Cargo.lock is committed and up to date");
+    Ok(())
+}

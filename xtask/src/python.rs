@@ -1,0 +1,169 @@
+//! The Python peers, each in a virtual environment of its own under the target directory.
+//!
+//! Two, because they exclude each other: the device library wants snitun 0.40, and snitun 0.47 wants Python 3.13.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::{find_program, output_of, run as run_command, with_retries};
+use crate::workspace;
+
+/// The interpreters of the environments that were made.
+pub(crate) struct Peers {
+    /// Has clesyde_cloud_lib 0.1.2 and snitun 0.40.0.
+    pub(crate) clesyde: PathBuf,
+    /// Has snitun 0.47.0; absent on a machine without Python 3.13.
+    pub(crate) snitun_047: Option<PathBuf>,
+}
+
+/// One environment: what is installed, and what must be importable afterwards.
+struct Environment {
+    name: &'static str,
+    packages: &'static [&'static str],
+    imports: &'static str,
+}
+
+const CLESYDE: Environment = Environment {
+    name: "clesyde",
+    packages: &["clesyde_cloud_lib==0.1.2", "snitun==0.40.0"],
+    imports: "import clesydecloud.client, snitun.client.client_peer, snitun.server.run",
+};
+
+const SNITUN_047: Environment = Environment {
+    name: "snitun-0.47",
+    packages: &["snitun==0.47.0"],
+    imports: "import snitun.client.client_peer, snitun.server.run",
+};
+
+/// The oldest Python that clesyde_cloud_lib 0.1.2 runs on, and the oldest for snitun 0.47.0.
+const FOR_CLESYDE: (u32, u32) = (3, 11);
+const FOR_SNITUN_047: (u32, u32) = (3, 13);
+/// Newer ones are looked for by name up to this minor version.
+const NEWEST_MINOR: u32 = 16;
+
+/// The Python that the device library gets: the oldest one that will do, as its dependencies have wheels for that.
+pub(crate) fn oldest_usable() -> Option<PathBuf> {
+    interpreters()
+        .into_iter()
+        .find(|(version, _)| *version >= FOR_CLESYDE)
+        .map(|(_, path)| path)
+}
+
+/// Makes both environments, or says loudly that the second one cannot be.
+pub(crate) fn prepare() -> Result<Peers> {
+    let usable = oldest_usable().context(
+        "no Python 3.11 or newer with the `venv` module: install one (Debian: python3 and python3-venv)",
+    )?;
+    let clesyde = CLESYDE.make(&usable)?;
+    let newer = interpreters()
+        .into_iter()
+        .find(|(version, _)| *version >= FOR_SNITUN_047);
+    let snitun_047 = match newer {
+        Some((_, python)) => Some(SNITUN_047.make(&python)?),
+        None => {
+            println!(
+                "!! NOT TESTED against snitun 0.47.0: it needs Python 3.13, and there is none on this machine"
+            );
+            None
+        }
+    };
+    Ok(Peers {
+        clesyde,
+        snitun_047,
+    })
+}
+
+impl Environment {
+    /// The environment's interpreter; made anew unless a complete one is there.
+    fn make(&self, python: &Path) -> Result<PathBuf> {
+        let directory = workspace::target_directory()?
+            .join("interop")
+            .join(self.name);
+        let interpreter = directory.join("bin").join("python");
+        let marker = directory.join("complete");
+        let wanted = format!("{}\n{}\n", python.display(), self.packages.join("\n"));
+        let complete = fs::read_to_string(&marker).is_ok_and(|found| found == wanted);
+        if !(complete && self.works(&interpreter)) {
+            if directory.exists() {
+                fs::remove_dir_all(&directory)
+                    .with_context(|| format!("could not remove {}", directory.display()))?;
+            }
+            run_command(Command::new(python).args(["-m", "venv"]).arg(&directory))?;
+            with_retries("pip", || {
+                run_command(
+                    Command::new(&interpreter)
+                        .args([
+                            "-m",
+                            "pip",
+                            "install",
+                            "--quiet",
+                            "--disable-pip-version-check",
+                        ])
+                        .args(["--retries", "5", "--timeout", "60"])
+                        .args(self.packages),
+                )
+            })?;
+            ensure!(
+                self.works(&interpreter),
+                "{} was installed, but `{}` fails in {}",
+                self.packages.join(" and "),
+                self.imports,
+                directory.display()
+            );
+            fs::write(&marker, &wanted)?;
+        }
+        println!("{} in {}", self.packages.join(" and "), directory.display());
+        Ok(interpreter)
+    }
+
+    fn works(&self, interpreter: &Path) -> bool {
+        output_of(Command::new(interpreter).args(["-c", self.imports])).is_some()
+    }
+}
+
+/// Every Python 3 here that can make an environment, oldest first.
+///
+/// A version manager's shim may be in `PATH` without anything behind it, so each is asked for its version
+/// and for the path that it really has.
+fn interpreters() -> Vec<((u32, u32), PathBuf)> {
+    let named = (FOR_CLESYDE.1..=NEWEST_MINOR).map(|minor| format!("python3.{minor}"));
+    let in_path = std::iter::once("python3".to_owned())
+        .chain(named)
+        .filter_map(|name| find_program(&name))
+        .chain(Some(PathBuf::from("/usr/bin/python3")));
+    let mut found: Vec<_> = in_path
+        .chain(version_manager())
+        .filter_map(|path| probe(&path))
+        .collect();
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// What pyenv has installed, whether or not it is switched on.
+fn version_manager() -> Vec<PathBuf> {
+    let base = env::var_os("PYENV_ROOT")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".pyenv")));
+    let Some(entries) = base.and_then(|base| fs::read_dir(base.join("versions")).ok()) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .map(|entry| entry.path().join("bin").join("python3"))
+        .collect()
+}
+
+fn probe(python: &Path) -> Option<((u32, u32), PathBuf)> {
+    const QUESTION: &str = "import sys, venv, ensurepip; print(sys.version_info[0], sys.version_info[1], sys.executable)";
+    let answer = output_of(Command::new(python).args(["-c", QUESTION]))?;
+    let mut words = answer.splitn(3, ' ');
+    let major = words.next()?.parse().ok()?;
+    let minor = words.next()?.parse().ok()?;
+    let path = PathBuf::from(words.next()?);
+    (major == 3).then_some(((major, minor), path))
+}

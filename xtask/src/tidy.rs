@@ -1,0 +1,71 @@
+//! What no compiler looks at: the text of the tree.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace;
+
+/// Marks of work left undone or of one person's machine, written in two halves so that this file passes too.
+const UNWANTED: &[(&str, &str)] = &[
+    (
+        concat!("FIX", "ME"),
+        "finish it or describe the limit in the documentation",
+    ),
+    (
+        concat!("TO", "DO:"),
+        "finish it or describe the limit in the documentation",
+    ),
+    (concat!("todo", "!("), "a stub"),
+    (concat!("unimpl", "emented!("), "a stub"),
+    (concat!("/ho", "me/"), "a path of one machine"),
+    (concat!("/ro", "ot/"), "a path of one machine"),
+    (concat!("/Use", "rs/"), "a path of one machine"),
+    (concat!("<<<<", "<<< "), "a conflict marker"),
+    (concat!(">>>>", ">>> "), "a conflict marker"),
+];
+
+/// Text of others that stays as it is.
+const VERBATIM: &[&str] = &["LICENSE", "Cargo.lock"];
+
+pub(crate) fn run() -> Result<()> {
+    let mut faults = Vec::new();
+    let mut seen = 0;
+    for file in workspace::tracked_files()? {
+        if VERBATIM.iter().any(|name| file.ends_with(name)) {
+            continue;
+        }
+        let path = workspace::root().join(&file);
+        if !path.exists() {
+            continue; // deleted, not yet committed
+        }
+        let bytes =
+            fs::read(&path).with_context(|| format!("could not read {}", file.display()))?;
+        let Ok(text) = String::from_utf8(bytes) else {
+            continue;
+        };
+        seen += 1;
+        for (number, line) in text.lines().enumerate() {
+            let place = format!("{}:{}", file.display(), number + 1);
+            for (mark, meaning) in UNWANTED {
+                if line.contains(mark) {
+                    faults.push(format!("{place}: `{mark}`: {meaning}"));
+                }
+            }
+            if line.ends_with([' ', '\t', '\r']) && !line.ends_with("  ") {
+                faults.push(format!("{place}: white space at the end of the line"));
+            }
+        }
+        if !text.is_empty() && !text.ends_with('\n') {
+            faults.push(format!(
+                "{}: no newline at the end of the file",
+                file.display()
+            ));
+        }
+    }
+    if faults.is_empty() {
+        println!("{seen} text files, nothing to mend");
+        return Ok(());
+    }
+    bail!("in the tree's text:\n  {}", faults.join("\n  "))
+}
