@@ -1,0 +1,99 @@
+//! What a certificate says about itself, for people and for decisions about expiry and rotation.
+//!
+//! This describes; it does not verify. Whether a chain leads to a root that is trusted is for TLS to find out, when a
+//! connection is made.
+
+use std::net::IpAddr;
+
+use rustls_pki_types::CertificateDer;
+use time::OffsetDateTime;
+use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
+
+use crate::names::HostName;
+
+/// Most subject alternative names kept. Real certificates have at most a hundred; the rest would only cost memory.
+const MAX_NAMES: usize = 256;
+
+/// The readable content of one certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CertificateInfo {
+    /// Whom it was issued to, as a distinguished name.
+    pub subject: String,
+    /// DNS names and IP addresses that it is valid for, in the certificate's order.
+    pub names: Vec<String>,
+    /// The serial number in decimal, the form in which the platform writes it.
+    pub serial: String,
+    /// The same in lower-case hexadecimal, without separators.
+    pub serial_hex: String,
+    /// Valid from this moment on, UTC.
+    pub not_before: OffsetDateTime,
+    /// Valid until this moment, UTC.
+    pub not_after: OffsetDateTime,
+    /// Who issued it, as a distinguished name.
+    pub issuer: String,
+}
+
+impl CertificateInfo {
+    /// Reads a DER certificate; `None` if it is not one.
+    #[must_use]
+    pub fn from_der(der: &CertificateDer<'_>) -> Option<Self> {
+        let (rest, certificate) = parse_x509_certificate(der).ok()?;
+        if !rest.is_empty() {
+            return None;
+        }
+        let names = match certificate.subject_alternative_name() {
+            Ok(Some(extension)) => extension
+                .value
+                .general_names
+                .iter()
+                .filter_map(readable_name)
+                .take(MAX_NAMES)
+                .collect(),
+            _ => Vec::new(),
+        };
+        Some(Self {
+            subject: certificate.subject().to_string(),
+            names,
+            serial: certificate.serial.to_str_radix(10),
+            serial_hex: certificate.serial.to_str_radix(16),
+            not_before: certificate.validity().not_before.to_datetime(),
+            not_after: certificate.validity().not_after.to_datetime(),
+            issuer: certificate.issuer().to_string(),
+        })
+    }
+
+    /// Whether `now` lies within the certificate's dates.
+    #[must_use]
+    pub fn is_valid_at(&self, now: OffsetDateTime) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+
+    /// Whether one of the names covers `host`: equal, or by a `*` that stands for exactly the leftmost label.
+    #[must_use]
+    pub fn covers(&self, host: &HostName) -> bool {
+        let host = host.as_str();
+        self.names.iter().any(|name| match name.strip_prefix("*.") {
+            Some(parent) => host
+                .split_once('.')
+                .is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(parent)),
+            None => name.eq_ignore_ascii_case(host),
+        })
+    }
+}
+
+fn readable_name(name: &GeneralName<'_>) -> Option<String> {
+    match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => {
+            let address = match bytes.len() {
+                4 => IpAddr::from(<[u8; 4]>::try_from(*bytes).ok()?),
+                16 => IpAddr::from(<[u8; 16]>::try_from(*bytes).ok()?),
+                _ => return None,
+            };
+            Some(address.to_string())
+        }
+        _ => None,
+    }
+}

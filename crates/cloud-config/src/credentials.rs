@@ -1,0 +1,280 @@
+//! A certificate chain with its private key, and the roots of trust.
+//!
+//! Invariants: a [`Credentials`] value exists only if the key belongs to the first certificate; the key is wiped from
+//! memory on drop and shows as `[redacted]`; the PEM text is kept as it came, since that is what goes to disk.
+
+use std::fmt;
+
+use rustls::RootCertStore;
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::certificate::CertificateInfo;
+use crate::pem::{self, PemError};
+
+/// Longest PEM text taken, in bytes. A chain of four RSA-4096 certificates has 10 KiB; a full set of public roots 220.
+pub const MAX_PEM: usize = 256 * 1024;
+
+/// Why a certificate, a key or a pair of them cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CredentialsError {
+    /// The certificate text cannot be read.
+    #[error("the certificate {0}")]
+    Certificate(#[source] PemError),
+    /// PEM, but what is in it is not an X.509 certificate.
+    #[error("the certificate is not valid X.509")]
+    NotX509,
+    /// The key text cannot be read.
+    #[error("the private key {0}")]
+    Key(#[source] PemError),
+    /// A key of a kind that TLS here cannot use: RSA (2048 to 8192 bits), ECDSA P-256 and P-384 and Ed25519 it can.
+    #[error("the private key is damaged or of a kind that is not supported")]
+    UnsupportedKey,
+    /// Both are sound, and they do not belong together.
+    #[error("the private key does not belong to the certificate")]
+    Mismatch,
+    /// More than [`MAX_PEM`] bytes.
+    #[error("the text is longer than {MAX_PEM} bytes")]
+    TooLong,
+}
+
+/// A private key: PEM as it is stored, DER as TLS wants it. Wiped on drop.
+struct SecretKey {
+    pem: Zeroizing<String>,
+    der: PrivateKeyDer<'static>,
+}
+
+impl Drop for SecretKey {
+    fn drop(&mut self) {
+        self.der.zeroize();
+    }
+}
+
+/// A certificate chain (leaf first) and the private key that belongs to its leaf.
+///
+/// ```
+/// # let made = rcgen::generate_simple_self_signed(vec!["device.example".to_owned()]).unwrap();
+/// # let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+/// use cloud_config::Credentials;
+///
+/// let credentials = Credentials::from_pem(&chain, &key)?;
+/// assert_eq!(credentials.info().names, ["device.example"]);
+/// assert!(!format!("{credentials:?}").contains("PRIVATE"));
+/// # Ok::<(), cloud_config::CredentialsError>(())
+/// ```
+pub struct Credentials {
+    chain_pem: String,
+    chain: Vec<CertificateDer<'static>>,
+    key: SecretKey,
+    info: CertificateInfo,
+}
+
+impl Credentials {
+    /// Reads a chain and a key (PKCS#8, PKCS#1 or SEC1) and checks that they belong together.
+    ///
+    /// # Errors
+    /// [`CredentialsError`], which says which of the two is at fault. Trying again cannot help.
+    pub fn from_pem(chain: &str, key: &str) -> Result<Self, CredentialsError> {
+        let (parsed, info) = read_chain(chain)?;
+        let key = read_key(key)?;
+        if !belongs_together(&parsed, &key.der)? {
+            return Err(CredentialsError::Mismatch);
+        }
+        Ok(Self {
+            chain_pem: chain.to_owned(),
+            chain: parsed,
+            key,
+            info,
+        })
+    }
+
+    /// The chain, leaf first. Never empty.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    /// A copy of the private key for a TLS configuration, which takes it over.
+    #[must_use]
+    pub fn key(&self) -> PrivateKeyDer<'static> {
+        self.key.der.clone_key()
+    }
+
+    /// The chain as it came.
+    #[must_use]
+    pub fn chain_pem(&self) -> &str {
+        &self.chain_pem
+    }
+
+    /// The private key as it came: a secret, for storing and nothing else.
+    #[must_use]
+    pub fn key_pem(&self) -> &str {
+        &self.key.pem
+    }
+
+    /// What the leaf says about itself.
+    #[must_use]
+    pub fn info(&self) -> &CertificateInfo {
+        &self.info
+    }
+}
+
+impl Clone for Credentials {
+    fn clone(&self) -> Self {
+        let key = SecretKey {
+            pem: self.key.pem.clone(),
+            der: self.key.der.clone_key(),
+        };
+        Self {
+            chain_pem: self.chain_pem.clone(),
+            chain: self.chain.clone(),
+            key,
+            info: self.info.clone(),
+        }
+    }
+}
+
+impl PartialEq for Credentials {
+    /// Equal if the texts are, byte for byte.
+    fn eq(&self, other: &Self) -> bool {
+        self.chain_pem == other.chain_pem && self.key.pem == other.key.pem
+    }
+}
+
+impl Eq for Credentials {}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("subject", &self.info.subject)
+            .field("serial", &self.info.serial)
+            .field("key", &format_args!("[redacted]"))
+            .finish()
+    }
+}
+
+fn read_chain(
+    pem: &str,
+) -> Result<(Vec<CertificateDer<'static>>, CertificateInfo), CredentialsError> {
+    if pem.len() > MAX_PEM {
+        return Err(CredentialsError::TooLong);
+    }
+    let chain = pem::certificates(pem).map_err(CredentialsError::Certificate)?;
+    let mut infos = chain.iter().map(CertificateInfo::from_der);
+    let leaf = infos.next().flatten().ok_or(CredentialsError::NotX509)?;
+    if infos.any(|info| info.is_none()) {
+        return Err(CredentialsError::NotX509);
+    }
+    Ok((chain, leaf))
+}
+
+fn read_key(pem: &str) -> Result<SecretKey, CredentialsError> {
+    if pem.len() > MAX_PEM {
+        return Err(CredentialsError::TooLong);
+    }
+    let der = pem::private_key(pem).map_err(CredentialsError::Key)?;
+    Ok(SecretKey {
+        pem: Zeroizing::new(pem.to_owned()),
+        der,
+    })
+}
+
+fn belongs_together(
+    chain: &[CertificateDer<'static>],
+    key: &PrivateKeyDer<'_>,
+) -> Result<bool, CredentialsError> {
+    let signer = any_supported_type(key).map_err(|_| CredentialsError::UnsupportedKey)?;
+    match CertifiedKey::new(chain.to_vec(), signer).keys_match() {
+        Ok(()) => Ok(true),
+        Err(rustls::Error::InconsistentKeys(_)) => Ok(false),
+        Err(_) => Err(CredentialsError::NotX509),
+    }
+}
+
+/// What can be told about a pair that may be damaged: for diagnosis, where [`Credentials`] would only say no.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PairReport {
+    /// What the certificate says.
+    pub info: CertificateInfo,
+    /// Whether the key belongs to it.
+    pub key_matches: bool,
+    /// Why the key cannot be used, if it cannot.
+    pub key_problem: Option<CredentialsError>,
+}
+
+impl PairReport {
+    /// Looks at a certificate and a key without demanding that they fit.
+    ///
+    /// # Errors
+    /// If the certificate itself cannot be read: then there is nothing to tell.
+    pub fn from_pem(chain: &str, key: &str) -> Result<Self, CredentialsError> {
+        let (chain, info) = read_chain(chain)?;
+        let (key_matches, key_problem) =
+            match read_key(key).and_then(|key| belongs_together(&chain, &key.der)) {
+                Ok(true) => (true, None),
+                Ok(false) => (false, Some(CredentialsError::Mismatch)),
+                Err(problem) => (false, Some(problem)),
+            };
+        Ok(Self {
+            info,
+            key_matches,
+            key_problem,
+        })
+    }
+}
+
+/// The roots that a server's certificate must lead to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootCertificates {
+    pem: String,
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl RootCertificates {
+    /// Reads one or more certificates, each of which must be usable as a root.
+    ///
+    /// # Errors
+    /// [`CredentialsError`] if there is none, or one of them cannot be used.
+    pub fn from_pem(pem: &str) -> Result<Self, CredentialsError> {
+        if pem.len() > MAX_PEM {
+            return Err(CredentialsError::TooLong);
+        }
+        let certificates = pem::certificates(pem).map_err(CredentialsError::Certificate)?;
+        let roots = Self {
+            pem: pem.to_owned(),
+            certificates,
+        };
+        let mut store = RootCertStore::empty();
+        for certificate in &roots.certificates {
+            store
+                .add(certificate.clone())
+                .map_err(|_| CredentialsError::NotX509)?;
+        }
+        Ok(roots)
+    }
+
+    /// The certificates. Never empty.
+    #[must_use]
+    pub fn certificates(&self) -> &[CertificateDer<'static>] {
+        &self.certificates
+    }
+
+    /// The text as it came.
+    #[must_use]
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// The roots in the form that a rustls client configuration takes.
+    #[must_use]
+    pub fn root_store(&self) -> RootCertStore {
+        let mut store = RootCertStore::empty();
+        // Each was accepted once when this value was made.
+        store.add_parsable_certificates(self.certificates.iter().cloned());
+        store
+    }
+}

@@ -1,0 +1,327 @@
+//! One open directory and the few things done in it.
+//!
+//! Everything is relative to an open descriptor and nothing follows a symbolic link, so a path that is exchanged
+//! underneath us leads nowhere else. Files are 0600 and directories 0700 from their creation. Each changing call is
+//! one step that tests can make fail (see `faults`); a caller builds its guarantees from the order of these steps.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+use zeroize::Zeroizing;
+
+use crate::error::AccessError;
+
+const OPEN_DIRECTORY: OFlags = OFlags::DIRECTORY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+/// NONBLOCK, so that a FIFO put in a file's place cannot hang us.
+const OPEN_FILE: OFlags = OFlags::NOFOLLOW
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NONBLOCK);
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+const DIRECTORY_MODE: Mode = Mode::RWXU;
+
+pub(crate) struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+    #[cfg(test)]
+    pub(crate) faults: crate::faults::Faults,
+}
+
+impl Dir {
+    /// Opens the directory at `path`; `None` if there is nothing.
+    pub(crate) fn open(path: &Path) -> Result<Option<Self>, AccessError> {
+        let fd = match rustix::fs::openat(CWD, path, OPEN_DIRECTORY, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(not_a_directory(path, errno)),
+        };
+        let dir = Self {
+            fd,
+            path: path.to_owned(),
+            #[cfg(test)]
+            faults: crate::faults::Faults::default(),
+        };
+        let stat = rustix::fs::fstat(&dir.fd)
+            .map_err(|errno| AccessError::io("look at", path.to_owned(), errno))?;
+        check_owner(path, &stat)?;
+        Ok(Some(dir))
+    }
+
+    /// Opens the directory at `path`, which is made first, with what leads to it, if it is not there.
+    pub(crate) fn open_or_create(path: &Path) -> Result<Self, AccessError> {
+        if let Some(dir) = Self::open(path)? {
+            return Ok(dir);
+        }
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        std::fs::create_dir_all(parent)
+            .map_err(|error| AccessError::io("create", parent.to_owned(), error))?;
+        match rustix::fs::mkdirat(CWD, path, DIRECTORY_MODE) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(AccessError::io("create", path.to_owned(), errno)),
+        }
+        File::open(parent)
+            .and_then(|parent| tolerate_unsupported(rustix::fs::fsync(&parent)))
+            .map_err(|error| AccessError::io("write", parent.to_owned(), error))?;
+        Self::open(path)?.ok_or_else(|| AccessError::io("open", path.to_owned(), Errno::NOENT))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn join(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    pub(crate) fn subdirectory(&self, name: &str) -> Result<Option<Self>, AccessError> {
+        let path = self.join(name);
+        let fd = match rustix::fs::openat(&self.fd, name, OPEN_DIRECTORY, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(not_a_directory(&path, errno)),
+        };
+        let dir = Self {
+            fd,
+            path,
+            #[cfg(test)]
+            faults: self.faults.clone(),
+        };
+        check_owner(&dir.path, &dir.own_stat()?)?;
+        Ok(Some(dir))
+    }
+
+    pub(crate) fn create_subdirectory(&self, name: &str) -> Result<Self, AccessError> {
+        self.step("create", name, || {
+            rustix::fs::mkdirat(&self.fd, name, DIRECTORY_MODE)
+        })?;
+        self.subdirectory(name)?
+            .ok_or_else(|| AccessError::io("open", self.join(name), Errno::NOENT))
+    }
+
+    /// Creates a file that must not exist, and returns once its content is on the medium.
+    pub(crate) fn write_new(&self, name: &str, content: &[u8]) -> Result<(), AccessError> {
+        let flags = OPEN_FILE | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
+        let fd = self.step("create", name, || {
+            rustix::fs::openat(&self.fd, name, flags, FILE_MODE)
+        })?;
+        let mut file = File::from(fd);
+        #[cfg(test)]
+        self.faults.unsynced(self.join(name));
+        self.step("write", name, || file.write_all(content))
+            .inspect_err(|_| {
+                // What a full disk leaves behind: the beginning.
+                #[cfg(test)]
+                let _ = file.write_all(&content[..content.len() / 2]);
+            })?;
+        self.step("write", name, || file.sync_all())?;
+        #[cfg(test)]
+        self.faults.synced(&self.join(name));
+        Ok(())
+    }
+
+    /// A file's content, up to `limit` bytes, and its whole length; `None` if there is no such file.
+    pub(crate) fn read(&self, name: &str, limit: usize) -> Result<Option<Content>, AccessError> {
+        let path = self.join(name);
+        let fd = match rustix::fs::openat(&self.fd, name, OPEN_FILE | OFlags::RDONLY, Mode::empty())
+        {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP) => return Err(AccessError::Symlink(path)),
+            Err(errno) => return Err(AccessError::io("read", path, errno)),
+        };
+        let stat = rustix::fs::fstat(&fd)
+            .map_err(|errno| AccessError::io("look at", path.clone(), errno))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(AccessError::NotAFile(path));
+        }
+        let length = u64::try_from(stat.st_size).unwrap_or(0);
+        let limit = usize::try_from(length).unwrap_or(limit).min(limit);
+        // One allocation that is never moved: a copy left behind by growing would not be wiped.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(limit));
+        let mut chunk = Zeroizing::new([0; 4096]);
+        let mut file = File::from(fd);
+        while bytes.len() < limit {
+            let room = chunk.len().min(limit - bytes.len());
+            match file.read(&mut chunk[..room]) {
+                Ok(0) => break,
+                Ok(read) => bytes.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(AccessError::io("read", path, error)),
+            }
+        }
+        Ok(Some(Content { bytes, length }))
+    }
+
+    /// Moves a file or directory, replacing what has that name there.
+    pub(crate) fn rename(&self, name: &str, to: &Self, new: &str) -> Result<(), AccessError> {
+        to.step("replace", new, || {
+            rustix::fs::renameat(&self.fd, name, &to.fd, new)
+        })
+    }
+
+    /// Removes a file; that there is none is fine.
+    pub(crate) fn remove_file(&self, name: &str) -> Result<bool, AccessError> {
+        self.step("remove", name, || {
+            absent_is_fine(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()))
+        })
+    }
+
+    /// Removes an empty directory; that there is none is fine.
+    pub(crate) fn remove_subdirectory(&self, name: &str) -> Result<bool, AccessError> {
+        self.step("remove", name, || {
+            absent_is_fine(rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR))
+        })
+    }
+
+    /// Returns once all that happened to names in this directory is on the medium.
+    pub(crate) fn sync(&self) -> Result<(), AccessError> {
+        self.step("write", ".", || {
+            tolerate_unsupported(rustix::fs::fsync(&self.fd))
+        })
+    }
+
+    /// What is there under this name, without following links.
+    pub(crate) fn stat(&self, name: &str) -> Result<Option<Stat>, AccessError> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(AccessError::io("look at", self.join(name), errno)),
+        }
+    }
+
+    /// Takes the rights of group and others away from the directory itself. Returns the mode that it had, if it was wrong.
+    pub(crate) fn restrict(&self) -> Result<Option<u32>, AccessError> {
+        restrict(&self.fd, &self.path, DIRECTORY_MODE)
+    }
+
+    /// The same for a file in it, which must be regular and our own. An absent one is fine.
+    pub(crate) fn restrict_file(&self, name: &str) -> Result<Option<u32>, AccessError> {
+        let path = self.join(name);
+        let Some(stat) = self.stat(name)? else {
+            return Ok(None);
+        };
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::RegularFile => {}
+            FileType::Symlink => return Err(AccessError::Symlink(path)),
+            _ => return Err(AccessError::NotAFile(path)),
+        }
+        check_owner(&path, &stat)?;
+        if permissions(&stat) & 0o077 == 0 {
+            return Ok(None);
+        }
+        let fd = rustix::fs::openat(&self.fd, name, OPEN_FILE | OFlags::RDONLY, Mode::empty())
+            .map_err(|errno| AccessError::io("open", path.clone(), errno))?;
+        restrict(&fd, &path, FILE_MODE)
+    }
+
+    /// Opens a file for a lock: made if it is not there, never truncated.
+    pub(crate) fn open_lock_file(&self, name: &str) -> Result<File, Errno> {
+        let flags = OPEN_FILE | OFlags::RDWR | OFlags::CREATE;
+        rustix::fs::openat(&self.fd, name, flags, FILE_MODE).map(File::from)
+    }
+
+    fn own_stat(&self) -> Result<Stat, AccessError> {
+        rustix::fs::fstat(&self.fd)
+            .map_err(|errno| AccessError::io("look at", self.path.clone(), errno))
+    }
+
+    /// One changing call. In tests it can be made to fail before it does anything.
+    fn step<T, E: Into<io::Error>>(
+        &self,
+        action: &'static str,
+        name: &str,
+        call: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, AccessError> {
+        #[cfg(test)]
+        self.faults
+            .check()
+            .map_err(|error| AccessError::io(action, self.join(name), error))?;
+        call().map_err(|error| AccessError::io(action, self.join(name), error))
+    }
+}
+
+/// What was read of a file. Wiped on drop, as it may be a key.
+pub(crate) struct Content {
+    pub(crate) bytes: Zeroizing<Vec<u8>>,
+    /// The file's length in bytes, of which `bytes` may be only the beginning.
+    pub(crate) length: u64,
+}
+
+fn permissions(stat: &Stat) -> u32 {
+    Mode::from_raw_mode(stat.st_mode).bits() & 0o777
+}
+
+fn restrict(fd: &OwnedFd, path: &Path, mode: Mode) -> Result<Option<u32>, AccessError> {
+    let look = || {
+        rustix::fs::fstat(fd).map_err(|errno| AccessError::io("look at", path.to_owned(), errno))
+    };
+    let was = permissions(&look()?);
+    if was & 0o077 == 0 {
+        return Ok(None);
+    }
+    // Some file systems say yes and change nothing, so the result counts.
+    let _ = rustix::fs::fchmod(fd, mode);
+    let now = permissions(&look()?);
+    if now & 0o077 != 0 {
+        return Err(AccessError::Exposed {
+            path: path.to_owned(),
+            mode: now,
+        });
+    }
+    Ok(Some(was))
+}
+
+fn check_owner(path: &Path, stat: &Stat) -> Result<(), AccessError> {
+    let user = rustix::process::geteuid().as_raw();
+    if stat.st_uid == user {
+        return Ok(());
+    }
+    Err(AccessError::ForeignOwner {
+        path: path.to_owned(),
+        owner: stat.st_uid,
+        user,
+    })
+}
+
+/// ENOTDIR is said of the directory itself and of anything on the way to it, and of links: find out which.
+fn not_a_directory(path: &Path, errno: Errno) -> AccessError {
+    if errno != Errno::NOTDIR && errno != Errno::LOOP {
+        return AccessError::io("open", path.to_owned(), errno);
+    }
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => AccessError::Symlink(path.to_owned()),
+        Ok(_) => AccessError::NotADirectory(path.to_owned()),
+        Err(_) => {
+            let culprit = path
+                .ancestors()
+                .skip(1)
+                .find(|ancestor| ancestor.exists())
+                .unwrap_or(path);
+            AccessError::NotADirectory(culprit.to_owned())
+        }
+    }
+}
+
+fn absent_is_fine(result: rustix::io::Result<()>) -> rustix::io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Some file systems (FUSE, CIFS) cannot sync a directory and say EINVAL. There is nothing better to do there.
+fn tolerate_unsupported(result: rustix::io::Result<()>) -> io::Result<()> {
+    match result {
+        Ok(()) | Err(Errno::INVAL) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}

@@ -1,0 +1,136 @@
+//! Several files replaced as one, so that a power cut leaves all of the old or all of the new.
+//!
+//! A rename is atomic for one file only, and a certificate and its key are two. So the new files are first written
+//! into a directory of their own, and it is the rename of *that* which decides:
+//!
+//! 1. `.staging/` is made, each new file written into it and synced, then the directory synced.
+//! 2. `.staging` becomes `.committed`, and the parent is synced. **From here on the new files count.**
+//! 3. Each file is moved from `.committed/` to its place, `cloud_config.json` last; the directories are synced;
+//!    `.committed` is removed.
+//!
+//! Found later, a `.staging` means a change that never was: it is discarded. A `.committed` means one that is not
+//! finished: its files take precedence over those outside, and [`recover`] finishes step 3, which can be cut short and
+//! repeated any number of times. The Python library looks at neither name.
+//!
+//! Protocol: `docs/protocol.md`, "On disk".
+
+use crate::dir::Dir;
+use crate::error::AccessError;
+use crate::store::Repair;
+
+/// The files of a configuration, in the order in which they are put in place. The last makes a device provisioned.
+pub(crate) const FILES: [&str; 6] = [
+    IOT_CA,
+    IOT_CERT,
+    IOT_KEY,
+    REMOTE_CERT,
+    REMOTE_KEY,
+    CLOUD_CONFIG,
+];
+pub(crate) const IOT_CA: &str = "iot_ca.pem";
+pub(crate) const IOT_CERT: &str = "iot_cert.pem";
+pub(crate) const IOT_KEY: &str = "iot_key.pem";
+pub(crate) const REMOTE_CERT: &str = "remote_cert.pem";
+pub(crate) const REMOTE_KEY: &str = "remote_key.pem";
+pub(crate) const CLOUD_CONFIG: &str = "cloud_config.json";
+
+pub(crate) const STAGING: &str = ".staging";
+pub(crate) const COMMITTED: &str = ".committed";
+
+/// Whether there is anything for [`recover`] to do.
+pub(crate) fn is_pending(dir: &Dir) -> Result<bool, AccessError> {
+    Ok(dir.stat(STAGING)?.is_some() || dir.stat(COMMITTED)?.is_some())
+}
+
+/// Finishes what was committed and discards what was not. The caller holds the directory's lock.
+pub(crate) fn recover(dir: &Dir) -> Result<Vec<Repair>, AccessError> {
+    let mut repairs = Vec::new();
+    if discard_staging(dir)? {
+        repairs.push(Repair::UnfinishedChangeDiscarded);
+    }
+    if finish(dir)? {
+        repairs.push(Repair::CommittedChangeFinished);
+    }
+    Ok(repairs)
+}
+
+/// Replaces the named files, all or none. The caller holds the directory's lock.
+///
+/// `Ok` means that every later reader gets the new ones, `Err` that every later reader gets what was there before.
+pub(crate) fn replace(dir: &Dir, files: &[(&'static str, &[u8])]) -> Result<(), AccessError> {
+    recover(dir)?;
+    for (name, _) in files {
+        // A directory in a file's place would stop the move after the decision, where nobody can be told any more.
+        dir.restrict_file(name)?;
+    }
+    if let Err(error) = stage_and_commit(dir, files) {
+        // Also undoes a commit whose sync failed: were it left, it could come true after we said that it did not.
+        let _ = undo_commit(dir);
+        let _ = discard_staging(dir);
+        return Err(error);
+    }
+    if let Err(error) = finish(dir) {
+        tracing::warn!(%error, "new files are stored, and put in their places when the directory is next opened");
+    }
+    Ok(())
+}
+
+fn stage_and_commit(dir: &Dir, files: &[(&'static str, &[u8])]) -> Result<(), AccessError> {
+    let staging = dir.create_subdirectory(STAGING)?;
+    for (name, content) in files {
+        staging.write_new(name, content)?;
+    }
+    staging.sync()?;
+    dir.rename(STAGING, dir, COMMITTED)?;
+    dir.sync()
+}
+
+fn undo_commit(dir: &Dir) -> Result<(), AccessError> {
+    if dir.stat(COMMITTED)?.is_some() {
+        dir.rename(COMMITTED, dir, STAGING)?;
+        dir.sync()?;
+    }
+    Ok(())
+}
+
+fn finish(dir: &Dir) -> Result<bool, AccessError> {
+    let Some(committed) = dir.subdirectory(COMMITTED)? else {
+        return Ok(false);
+    };
+    for name in FILES {
+        if committed.stat(name)?.is_some() {
+            committed.rename(name, dir, name)?;
+        }
+    }
+    // The names must be safe in their new places before the directory that proves the commit goes away.
+    dir.sync()?;
+    committed.sync()?;
+    dir.remove_subdirectory(COMMITTED)?;
+    dir.sync()?;
+    Ok(true)
+}
+
+fn discard_staging(dir: &Dir) -> Result<bool, AccessError> {
+    let Some(staging) = dir.subdirectory(STAGING)? else {
+        return Ok(false);
+    };
+    for name in FILES {
+        staging.remove_file(name)?;
+    }
+    dir.remove_subdirectory(STAGING)
+}
+
+/// Removes every file of a configuration. The first step makes the device unprovisioned; what a cut leaves of the
+/// others is no configuration. The caller holds the directory's lock.
+pub(crate) fn remove_all(dir: &Dir) -> Result<(), AccessError> {
+    discard_staging(dir)?;
+    // A committed change must not come back after its removal, so it is turned into one that never was.
+    undo_commit(dir)?;
+    dir.remove_file(CLOUD_CONFIG)?;
+    dir.sync()?;
+    discard_staging(dir)?;
+    for name in FILES {
+        dir.remove_file(name)?;
+    }
+    dir.sync()
+}

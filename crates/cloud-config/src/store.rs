@@ -1,0 +1,456 @@
+//! The directory `.clesydecloud`: loading, storing, replacing, removing.
+//!
+//! Invariants: a reader gets a whole configuration or none, with certificates and keys that match; two processes never
+//! write; nothing is written that the Python library could not read. Reading takes no lock and works beside a process
+//! that writes. This module decides *what* is read and written; *how* it is made atomic is the journal's affair.
+//!
+//! Protocol: `docs/protocol.md`, "On disk".
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use zeroize::Zeroizing;
+
+use crate::credentials::{Credentials, CredentialsError, MAX_PEM, PairReport};
+use crate::device::{ConfigError, DeviceConfig, PemParts};
+use crate::dir::Dir;
+use crate::document::{self, Document};
+use crate::error::{AccessError, Damage, LoadError, LockError, StoreError};
+use crate::journal::{
+    self, CLOUD_CONFIG, COMMITTED, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
+};
+use crate::lock::{DirectoryLock, Held, LOCK_FILE};
+
+/// The directory's name below the base path.
+pub const DIRECTORY: &str = ".clesydecloud";
+
+/// Longest `cloud_config.json` read, in bytes. Four names of at most 255 characters need a sixteenth of it.
+const MAX_DOCUMENT: usize = 16 * 1024;
+
+/// How often reading starts again because another process replaced files meanwhile. Replacing takes milliseconds and
+/// happens a few times a year.
+const READ_ATTEMPTS: usize = 8;
+
+/// What [`Store::load`] put right by itself. Worth telling the operator, and no reason to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Repair {
+    /// Group or others had rights; they were taken away. A key that was readable may have been read.
+    Mode {
+        /// The file or directory.
+        path: PathBuf,
+        /// Its permission bits before.
+        was: u32,
+    },
+    /// A replacement that had been decided when the process was killed was brought to its end.
+    CommittedChangeFinished,
+    /// The remains of a replacement that had not been decided were removed.
+    UnfinishedChangeDiscarded,
+}
+
+impl fmt::Display for Repair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mode { path, was } => {
+                write!(
+                    f,
+                    "{} was open to other users (mode {was:o}); restricted to its owner",
+                    path.display()
+                )
+            }
+            Self::CommittedChangeFinished => {
+                f.write_str("an interrupted replacement of files was finished")
+            }
+            Self::UnfinishedChangeDiscarded => {
+                f.write_str("the remains of an interrupted replacement were removed")
+            }
+        }
+    }
+}
+
+/// What [`Store::load`] found.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Loaded {
+    /// The configuration, whole and checked.
+    pub device: DeviceConfig,
+    /// What had to be put right on the way.
+    pub repairs: Vec<Repair>,
+}
+
+/// Which of a device's two pairs of certificate and key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pair {
+    /// For the broker.
+    Iot,
+    /// For remote access.
+    Remote,
+}
+
+/// A device's directory. Cheap to clone; clones share the lock.
+///
+/// All calls block for as long as the disk takes; from async code, use `spawn_blocking`.
+#[derive(Debug, Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    directory: PathBuf,
+    /// Serialises this process's own calls, and knows the lock while somebody holds it.
+    held: Mutex<Weak<Held>>,
+    #[cfg(test)]
+    faults: Mutex<crate::faults::Faults>,
+}
+
+impl Store {
+    /// The directory below `base_path`. Touches nothing.
+    #[must_use]
+    pub fn new(base_path: impl AsRef<Path>) -> Self {
+        let inner = Inner {
+            directory: base_path.as_ref().join(DIRECTORY),
+            held: Mutex::default(),
+            #[cfg(test)]
+            faults: Mutex::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// The directory itself: `<base path>/.clesydecloud`.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.inner.directory
+    }
+
+    /// Takes the directory for this process (and this `Store` with its clones) until the lock is dropped. The directory
+    /// is made if it is not there. Calls that write take the lock for themselves where it is not held.
+    ///
+    /// # Errors
+    /// [`LockError::InUse`], with the holder's process id, if anyone holds it, be it this `Store`.
+    pub fn lock(&self) -> Result<DirectoryLock, LockError> {
+        let mut slot = self.slot();
+        if self.current(&slot)?.is_some() {
+            return Err(LockError::InUse {
+                directory: self.directory().to_owned(),
+                pid: Some(std::process::id()),
+            });
+        }
+        let held = Arc::new(Held::acquire(self.directory())?);
+        *slot = Arc::downgrade(&held);
+        Ok(DirectoryLock(held))
+    }
+
+    /// Whether a configuration is there, sound or not.
+    ///
+    /// # Errors
+    /// [`AccessError`] if the directory cannot be looked into.
+    pub fn is_provisioned(&self) -> Result<bool, AccessError> {
+        let Some(dir) = self.open()? else {
+            return Ok(false);
+        };
+        Ok(is_provisioned(&dir)?)
+    }
+
+    /// Reads and checks the configuration. Restricts the modes of files that others could read, and brings an
+    /// interrupted replacement to its end or discards it, unless another process is just at it.
+    ///
+    /// # Errors
+    /// [`LoadError::NotProvisioned`] if there is none; [`LoadError::Damaged`] names the file at fault.
+    pub fn load(&self) -> Result<Loaded, LoadError> {
+        let slot = self.slot();
+        let (dir, repairs) = self.prepare(&slot)?;
+        let device = self.consistently(&dir, read_device)?;
+        for repair in &repairs {
+            tracing::warn!(directory = %self.directory().display(), %repair, "repaired");
+        }
+        Ok(Loaded { device, repairs })
+    }
+
+    /// Looks at one pair without demanding that certificate and key fit: for diagnosis.
+    ///
+    /// # Errors
+    /// As [`Store::load`], where the certificate is concerned. What is wrong with the key is in the report.
+    pub fn inspect(&self, pair: Pair) -> Result<PairReport, LoadError> {
+        let slot = self.slot();
+        let (dir, _) = self.prepare(&slot)?;
+        let (cert, key) = match pair {
+            Pair::Iot => (IOT_CERT, IOT_KEY),
+            Pair::Remote => (REMOTE_CERT, REMOTE_KEY),
+        };
+        self.consistently(&dir, |source| {
+            let chain = source.text(cert, MAX_PEM)?;
+            let key = match source.text(key, MAX_PEM) {
+                Ok(key) => key,
+                Err(LoadError::Damaged { .. }) => Zeroizing::default(),
+                Err(error) => return Err(error),
+            };
+            PairReport::from_pem(&chain, &key).map_err(|error| source.damaged(cert, error))
+        })
+    }
+
+    /// Stores a configuration, in place of the one that may be there: all of it, or nothing changes.
+    ///
+    /// # Errors
+    /// [`StoreError`]; whatever was there before is still there, whole.
+    pub fn save(&self, device: &DeviceConfig) -> Result<(), StoreError> {
+        let document = document::render(device);
+        self.write(
+            false,
+            &[
+                (IOT_CA, device.iot_roots.pem().as_bytes()),
+                (IOT_CERT, device.iot.chain_pem().as_bytes()),
+                (IOT_KEY, device.iot.key_pem().as_bytes()),
+                (REMOTE_CERT, device.remote.chain_pem().as_bytes()),
+                (REMOTE_KEY, device.remote.key_pem().as_bytes()),
+                (CLOUD_CONFIG, document.as_bytes()),
+            ],
+        )
+    }
+
+    /// Replaces the certificate and key for remote access: both, or nothing changes.
+    ///
+    /// # Errors
+    /// [`StoreError::NotProvisioned`] if there is no configuration; otherwise as [`Store::save`].
+    pub fn replace_remote(&self, remote: &Credentials) -> Result<(), StoreError> {
+        self.write(
+            true,
+            &[
+                (REMOTE_CERT, remote.chain_pem().as_bytes()),
+                (REMOTE_KEY, remote.key_pem().as_bytes()),
+            ],
+        )
+    }
+
+    /// Removes the configuration, sound or not, and the directory if nothing foreign is left in it. Says whether there
+    /// was a configuration. A [`DirectoryLock`] of this store ends with it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; a removal that fails half-way leaves a device that is not provisioned.
+    pub fn remove(&self) -> Result<bool, StoreError> {
+        let slot = self.slot();
+        if self.open()?.is_none() {
+            return Ok(false);
+        }
+        let held = self.hold(&slot)?;
+        let was = is_provisioned(&held.dir)?;
+        journal::remove_all(&held.dir)?;
+        held.dir.remove_file(LOCK_FILE)?;
+        // Not empty: something of the owner's is in it, and stays.
+        if let Err(error) = std::fs::remove_dir(self.directory()) {
+            tracing::debug!(directory = %self.directory().display(), %error, "the directory stays");
+        }
+        Ok(was)
+    }
+
+    fn write(
+        &self,
+        only_if_provisioned: bool,
+        files: &[(&'static str, &[u8])],
+    ) -> Result<(), StoreError> {
+        let slot = self.slot();
+        let not_provisioned = || StoreError::NotProvisioned(self.directory().to_owned());
+        if only_if_provisioned && self.open()?.is_none() {
+            return Err(not_provisioned());
+        }
+        let held = self.hold(&slot)?;
+        held.dir.restrict()?;
+        if only_if_provisioned && !is_provisioned(&held.dir)? {
+            return Err(not_provisioned());
+        }
+        Ok(journal::replace(&held.dir, files)?)
+    }
+
+    /// Everything that goes before reading: modes, and what a killed process left.
+    fn prepare(&self, slot: &Weak<Held>) -> Result<(Dir, Vec<Repair>), LoadError> {
+        let not_provisioned = || LoadError::NotProvisioned(self.directory().to_owned());
+        let dir = self.open()?.ok_or_else(not_provisioned)?;
+        let mut repairs = Vec::new();
+        let mut note = |path: PathBuf, was: Option<u32>| {
+            repairs.extend(was.map(|was| Repair::Mode { path, was }))
+        };
+        note(dir.path().to_owned(), dir.restrict()?);
+        for name in FILES {
+            note(dir.join(name), dir.restrict_file(name)?);
+        }
+        if journal::is_pending(&dir)? {
+            match self
+                .hold(slot)
+                .and_then(|held| Ok(journal::recover(&held.dir)?))
+            {
+                Ok(done) => repairs.extend(done),
+                // Somebody is at it, or the disk does not let us: reading copes with the journal as it is.
+                Err(error) => {
+                    tracing::debug!(%error, "an interrupted replacement is left as it is")
+                }
+            }
+        }
+        if !is_provisioned(&dir)? {
+            return Err(not_provisioned());
+        }
+        Ok((dir, repairs))
+    }
+
+    /// Reads until nothing was replaced meanwhile.
+    fn consistently<T>(
+        &self,
+        dir: &Dir,
+        read: impl Fn(&Source<'_>) -> Result<T, LoadError>,
+    ) -> Result<T, LoadError> {
+        for _ in 0..READ_ATTEMPTS {
+            let before = fingerprint(dir)?;
+            let result = read(&Source {
+                dir,
+                committed: dir.subdirectory(COMMITTED)?,
+            });
+            if fingerprint(dir)? == before {
+                return result;
+            }
+        }
+        Err(LoadError::Busy(self.directory().to_owned()))
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Weak<Held>> {
+        // Nothing is left half-done under this mutex that a panic could expose.
+        self.inner
+            .held
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> Result<Option<Dir>, AccessError> {
+        Dir::open(self.directory())
+    }
+
+    /// The lock that this store already has, unless the directory was removed under it.
+    fn current(&self, slot: &Weak<Held>) -> Result<Option<Arc<Held>>, AccessError> {
+        match slot.upgrade() {
+            Some(held) if held.is_current(self.directory())? => Ok(Some(held)),
+            _ => Ok(None),
+        }
+    }
+
+    /// The lock that this store already has, or one for the length of a call.
+    fn hold(&self, slot: &Weak<Held>) -> Result<Arc<Held>, LockError> {
+        if let Some(held) = self.current(slot)? {
+            return Ok(held);
+        }
+        #[allow(unused_mut, reason = "tests set its faults")]
+        let mut held = Held::acquire(self.directory())?;
+        #[cfg(test)]
+        {
+            held.dir.faults = self.inner.faults.lock().unwrap().clone();
+        }
+        Ok(Arc::new(held))
+    }
+}
+
+/// Where files are read from: what is committed counts before what lies in place.
+struct Source<'a> {
+    dir: &'a Dir,
+    committed: Option<Dir>,
+}
+
+impl Source<'_> {
+    fn text(&self, name: &'static str, limit: usize) -> Result<Zeroizing<String>, LoadError> {
+        // In this order: a file moves from there to here, so looking the other way round could miss it in both.
+        let committed = match &self.committed {
+            Some(committed) => committed.read(name, limit)?,
+            None => None,
+        };
+        let content = match committed {
+            Some(content) => content,
+            None => self
+                .dir
+                .read(name, limit)?
+                .ok_or_else(|| self.damaged(name, Damage::Missing))?,
+        };
+        if content.length > limit as u64 {
+            return Err(self.damaged(name, Damage::TooLarge(content.length)));
+        }
+        match std::str::from_utf8(&content.bytes) {
+            Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+            Err(_) => Err(self.damaged(name, Damage::NotText)),
+        }
+    }
+
+    fn damaged(&self, name: &str, what: impl Into<Damage>) -> LoadError {
+        LoadError::Damaged {
+            file: self.dir.join(name),
+            what: what.into(),
+        }
+    }
+}
+
+fn read_device(source: &Source<'_>) -> Result<DeviceConfig, LoadError> {
+    let text = source.text(CLOUD_CONFIG, MAX_DOCUMENT)?;
+    let Document {
+        iot_thing_name,
+        iot_endpoint,
+        remote_endpoint,
+        access_point,
+    } = document::parse(&text).map_err(|error| source.damaged(CLOUD_CONFIG, error))?;
+    let [iot_ca, iot_cert, iot_key, remote_cert, remote_key] = [
+        source.text(IOT_CA, MAX_PEM)?,
+        source.text(IOT_CERT, MAX_PEM)?,
+        source.text(IOT_KEY, MAX_PEM)?,
+        source.text(REMOTE_CERT, MAX_PEM)?,
+        source.text(REMOTE_KEY, MAX_PEM)?,
+    ];
+    let parts = PemParts {
+        iot_thing_name: &iot_thing_name,
+        iot_endpoint: &iot_endpoint,
+        remote_endpoint: &remote_endpoint,
+        access_point: &access_point,
+        iot_ca: &iot_ca,
+        iot_cert: &iot_cert,
+        iot_key: &iot_key,
+        remote_cert: &remote_cert,
+        remote_key: &remote_key,
+    };
+    DeviceConfig::from_pem_parts(parts).map_err(|error| match error {
+        ConfigError::Roots(error) => source.damaged(IOT_CA, error),
+        ConfigError::Iot(error) => source.damaged(at_fault(&error, IOT_CERT, IOT_KEY), error),
+        ConfigError::Remote(error) => {
+            source.damaged(at_fault(&error, REMOTE_CERT, REMOTE_KEY), error)
+        }
+        error @ ConfigError::Name { .. } => source.damaged(CLOUD_CONFIG, error),
+    })
+}
+
+/// Which file of a pair an error is about.
+fn at_fault(error: &CredentialsError, cert: &'static str, key: &'static str) -> &'static str {
+    match error {
+        CredentialsError::Certificate(_)
+        | CredentialsError::NotX509
+        | CredentialsError::TooLong => cert,
+        CredentialsError::Key(_)
+        | CredentialsError::UnsupportedKey
+        | CredentialsError::Mismatch => key,
+    }
+}
+
+fn is_provisioned(dir: &Dir) -> Result<bool, AccessError> {
+    if let Some(committed) = dir.subdirectory(COMMITTED)?
+        && committed.stat(CLOUD_CONFIG)?.is_some()
+    {
+        return Ok(true);
+    }
+    Ok(dir.stat(CLOUD_CONFIG)?.is_some())
+}
+
+/// Changes whenever a file was replaced or a change committed: inode and time of change of each name that counts.
+fn fingerprint(dir: &Dir) -> Result<Vec<Option<(u64, i64, u64)>>, AccessError> {
+    let mut seen = Vec::with_capacity(FILES.len() + 1);
+    for name in FILES.into_iter().chain([COMMITTED]) {
+        let stat = dir.stat(name)?;
+        seen.push(stat.map(|stat| (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec)));
+    }
+    Ok(seen)
+}
+
+#[cfg(test)]
+mod tests;
