@@ -1,1 +1,28 @@
 //! The SniTun protocol: sans-IO core, tokio driver, client and server
+
+mod batch;
+mod cipher;
+mod close;
+mod decoder;
+mod encoder;
+mod frame;
+mod handshake;
+mod hex;
+mod key;
+mod limits;
+mod mux;
+mod version;
+
+pub use batch::WriteBatch;
+pub use cipher::{BadUnit, Cipher, Entropy, Opener, Role, SealError, Sealer, UnsupportedCipher};
+pub use close::{ChannelError, CloseReason, OpenError};
+pub use decoder::{DecodeError, Decoder, Incoming};
+pub use encoder::Encoder;
+pub use frame::{ChannelId, EXTRA_LEN, FrameType, HEADER_LEN, Header};
+pub use handshake::{
+    CHALLENGE_LEN, ClientHandshake, HandshakeError, MAX_TOKEN_LEN, ServerHandshake, Session,
+};
+pub use key::{IV_LEN, KEY_LEN, KeyError, SessionKey};
+pub use limits::{Limits, Timeouts};
+pub use mux::{ChannelKey, Event, Mux, MuxConfig, Read, Write};
+pub use version::{ProtocolVersion, UnsupportedVersion};

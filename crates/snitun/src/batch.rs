@@ -1,0 +1,183 @@
+//! What the writer has to write next: many frames, few pieces.
+//!
+//! Headers and small data are copied together into one scratch buffer; large data is chained as it is. One vectored write
+//! then carries many frames: a system call for each frame costs far more than copying a small one.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+/// Data up to this size is copied behind its header; above, it is chained. A piece of a vectored write costs about as
+/// much as copying this many bytes.
+pub(crate) const COPY_UP_TO: usize = 4096;
+/// A batch takes no further frame from here on: enough to make the system call cheap, little enough that a control frame
+/// does not wait long behind it.
+const FULL_BYTES: usize = 256 * 1024;
+/// Pieces of one batch; vectored writes take up to 1024 on Linux, more than 64 gain nothing at our sizes.
+const FULL_PIECES: usize = 62;
+
+/// Sealed frames in wire order.
+#[derive(Debug, Default)]
+pub struct WriteBatch {
+    /// Headers and small data, in order.
+    scratch: Vec<u8>,
+    /// Where in `scratch` the next scratch piece begins.
+    scratch_start: usize,
+    pieces: VecDeque<Piece>,
+    /// How much of the first piece is already written.
+    written: usize,
+    len: usize,
+    /// Chained buffers that are written and may be used again.
+    spent: Vec<Vec<u8>>,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Scratch { len: usize },
+    Chained(Vec<u8>),
+}
+
+impl Piece {
+    fn len(&self) -> usize {
+        match self {
+            Self::Scratch { len } => *len,
+            Self::Chained(bytes) => bytes.len(),
+        }
+    }
+}
+
+impl WriteBatch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Bytes still to be written.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether all is written.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Puts the pieces to write into `slices`, as many as fit, and returns how many that are.
+    pub fn slices<'batch>(&'batch self, slices: &mut [IoSlice<'batch>]) -> usize {
+        let mut offset = self.scratch_start;
+        let mut skip = self.written;
+        let mut count = 0;
+        for (piece, slice) in self.pieces.iter().zip(slices) {
+            let bytes = match piece {
+                Piece::Scratch { len } => {
+                    let bytes = &self.scratch[offset..offset + len];
+                    offset += len;
+                    bytes
+                }
+                Piece::Chained(bytes) => bytes.as_slice(),
+            };
+            *slice = IoSlice::new(&bytes[skip..]);
+            skip = 0;
+            count += 1;
+        }
+        count
+    }
+
+    /// Notes that the first `count` bytes are written.
+    pub fn advance(&mut self, count: usize) {
+        self.len = self.len.saturating_sub(count);
+        self.written += count;
+        while let Some(first) = self.pieces.front() {
+            let len = first.len();
+            if self.written < len {
+                break;
+            }
+            self.written -= len;
+            match self.pieces.pop_front() {
+                Some(Piece::Scratch { len }) => self.scratch_start += len,
+                Some(Piece::Chained(bytes)) => self.spent.push(bytes),
+                None => {}
+            }
+        }
+        if self.pieces.is_empty() {
+            self.scratch.clear();
+            self.scratch_start = 0;
+            self.written = 0;
+        }
+    }
+
+    /// Whether the batch should be written before anything is added.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len >= FULL_BYTES || self.pieces.len() >= FULL_PIECES
+    }
+
+    /// Lets `write` append to the scratch buffer.
+    pub(crate) fn append<E>(
+        &mut self,
+        write: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let before = self.scratch.len();
+        write(&mut self.scratch)?;
+        let added = self.scratch.len() - before;
+        self.len += added;
+        match self.pieces.back_mut() {
+            Some(Piece::Scratch { len }) => *len += added,
+            _ => self.pieces.push_back(Piece::Scratch { len: added }),
+        }
+        Ok(())
+    }
+
+    /// Chains a buffer as it is.
+    pub(crate) fn chain(&mut self, bytes: Vec<u8>) {
+        self.len += bytes.len();
+        self.pieces.push_back(Piece::Chained(bytes));
+    }
+
+    /// A chained buffer that has been written.
+    pub(crate) fn take_spent(&mut self) -> Option<Vec<u8>> {
+        self.spent.pop()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rest(batch: &WriteBatch) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); 8];
+        let count = batch.slices(&mut slices);
+        slices[..count]
+            .iter()
+            .flat_map(|slice| slice.to_vec())
+            .collect()
+    }
+
+    #[test]
+    fn keeps_order_over_partial_writes() {
+        let add = |batch: &mut WriteBatch, bytes: &[u8]| {
+            batch
+                .append(|scratch| {
+                    scratch.extend_from_slice(bytes);
+                    Ok::<_, ()>(())
+                })
+                .unwrap();
+        };
+        for step in 1..=9 {
+            let mut batch = WriteBatch::new();
+            add(&mut batch, b"ab");
+            add(&mut batch, b"c");
+            batch.chain(b"DEF".to_vec());
+            batch.chain(b"G".to_vec());
+            add(&mut batch, b"hi");
+            let mut written = Vec::new();
+            while !batch.is_empty() {
+                let now = rest(&batch);
+                assert_eq!(now.len(), batch.len());
+                let count = step.min(now.len());
+                written.extend_from_slice(&now[..count]);
+                batch.advance(count);
+            }
+            assert_eq!(written, b"abcDEFGhi");
+            assert_eq!(batch.take_spent().unwrap(), b"G");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The writing end of the codec: headers, sealed in wire order.
+//!
+//! The encoder is owned by whoever writes to the connection, and by nobody else: with `aes-cbc` each header is chained to
+//! the one before it, so the order of the calls *is* the order of the bytes. Data is not touched: the writer puts it
+//! behind the header itself, copied or chained as it likes.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::cipher::{Entropy, SealError, Sealer};
+use crate::frame::{ChannelId, EXTRA_LEN, FrameType, Header, address_to_extra, address_to_unit};
+use crate::version::ProtocolVersion;
+
+/// Seals frame headers for one direction of one connection.
+pub struct Encoder {
+    sealer: Sealer,
+    version: ProtocolVersion,
+    entropy: Box<dyn Entropy>,
+}
+
+impl Encoder {
+    /// An encoder that goes on where the handshake left its [`Sealer`].
+    pub fn new(sealer: Sealer, version: ProtocolVersion, entropy: Box<dyn Entropy>) -> Self {
+        Self {
+            sealer,
+            version,
+            entropy,
+        }
+    }
+
+    /// Appends NEW with the caller's address, as far as the version can carry it.
+    ///
+    /// # Errors
+    /// [`SealError`], as do all the methods here; the connection is over then.
+    pub fn new_channel(
+        &mut self,
+        id: ChannelId,
+        caller: Option<IpAddr>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        let mut extra = self.padding();
+        if !self.version.has_address_unit() {
+            address_to_extra(caller, &mut extra);
+            return self.header(id, FrameType::New, 0, extra, out);
+        }
+        let mut unit = [0; 32];
+        self.entropy.fill(&mut unit);
+        let len = address_to_unit(caller, &mut unit);
+        // The size counts the plaintext: 16 or 32 bytes.
+        let size = u32::try_from(len).unwrap_or(0);
+        self.header(id, FrameType::New, size, extra, out)?;
+        self.sealer.seal(&unit[..len], self.entropy.as_mut(), out)
+    }
+
+    /// Appends the header of a DATA frame; `size` bytes of data must follow it.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn data(&mut self, id: ChannelId, size: u32, out: &mut Vec<u8>) -> Result<(), SealError> {
+        let extra = self.padding();
+        self.header(id, FrameType::Data, size, extra, out)
+    }
+
+    /// Appends a frame that consists of its header alone: CLOSE, PAUSE or RESUME.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn bare(
+        &mut self,
+        id: ChannelId,
+        kind: FrameType,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        let extra = self.padding();
+        self.header(id, kind, 0, extra, out)
+    }
+
+    /// Appends a PING, either the question or the answer.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn ping(
+        &mut self,
+        id: ChannelId,
+        answer: bool,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        let mut extra = self.padding();
+        extra[..4].copy_from_slice(if answer { b"pong" } else { b"ping" });
+        self.header(id, FrameType::Ping, 0, extra, out)
+    }
+
+    /// Appends a header as given, padding included. For tools and tests; the other methods are what a peer needs.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn raw(&mut self, header: &Header, out: &mut Vec<u8>) -> Result<(), SealError> {
+        self.sealer
+            .seal(&header.to_bytes(), self.entropy.as_mut(), out)
+    }
+
+    fn header(
+        &mut self,
+        id: ChannelId,
+        kind: FrameType,
+        size: u32,
+        extra: [u8; EXTRA_LEN],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        let header = Header {
+            id,
+            kind: kind as u8,
+            size,
+            extra,
+        };
+        self.raw(&header, out)
+    }
+
+    fn padding(&mut self) -> [u8; EXTRA_LEN] {
+        let mut extra = [0; EXTRA_LEN];
+        self.entropy.fill(&mut extra);
+        extra
+    }
+}
+
+impl fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoder")
+            .field("sealer", &self.sealer)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,191 @@
+//! The challenge and its answer, as two small state machines without I/O.
+//!
+//! After the token the server sends 32 random bytes, encrypted; the client answers with their SHA-256, encrypted. That is
+//! all: nobody says "welcome", so a client learns that it was let in by the answer to its first PING. The cipher states
+//! go on into the frames that follow, which is why finishing a handshake yields them (docs/protocol.md, "SniTun").
+
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::cipher::{BadUnit, Cipher, Entropy, Opener, Role, SealError, Sealer};
+use crate::key::{KeyError, SessionKey};
+
+/// Bytes of the challenge and of the answer before encryption.
+pub const CHALLENGE_LEN: usize = 32;
+
+/// A token longer than this cannot be sent: the server takes it with one read of this size.
+pub const MAX_TOKEN_LEN: usize = 2048;
+
+/// Why a handshake failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandshakeError {
+    /// The key may not be used for this connection.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// What the peer sent does not decrypt.
+    #[error(transparent)]
+    BadUnit(#[from] BadUnit),
+    /// The session cipher gave up.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// The client's answer is not the digest of the challenge: it has another key or cipher than its token.
+    #[error(
+        "the answer to the challenge is wrong; the client uses another key or cipher than its token names"
+    )]
+    WrongAnswer,
+}
+
+/// The cipher state of an established session, one part for each direction.
+#[derive(Debug)]
+pub struct Session {
+    /// Goes to the [`Encoder`](crate::Encoder).
+    pub sealer: Sealer,
+    /// Goes to the [`Decoder`](crate::Decoder).
+    pub opener: Opener,
+}
+
+impl Session {
+    fn new(key: &SessionKey, cipher: Cipher, role: Role) -> Result<Self, KeyError> {
+        key.claim(cipher, role)?;
+        Ok(Self {
+            sealer: Sealer::new(key, cipher, role),
+            opener: Opener::new(key, cipher),
+        })
+    }
+}
+
+/// The client's side: waits for the challenge.
+#[derive(Debug)]
+pub struct ClientHandshake(Session);
+
+impl ClientHandshake {
+    /// Starts a handshake with `key`.
+    ///
+    /// # Errors
+    /// [`KeyError::AlreadyUsed`] where the cipher needs a fresh key and this one has been used.
+    pub fn new(key: &SessionKey, cipher: Cipher) -> Result<Self, HandshakeError> {
+        Ok(Self(Session::new(key, cipher, Role::Client)?))
+    }
+
+    /// How many bytes the encrypted challenge has.
+    pub fn challenge_len(&self) -> usize {
+        CHALLENGE_LEN + self.0.opener.cipher().overhead()
+    }
+
+    /// Takes the encrypted challenge, appends the answer to `out`, and yields the session.
+    ///
+    /// # Errors
+    /// [`HandshakeError::BadUnit`] when the challenge does not decrypt. With `aes-cbc` a wrong key cannot be seen here.
+    pub fn answer(
+        mut self,
+        challenge: &mut [u8],
+        entropy: &mut dyn Entropy,
+        out: &mut Vec<u8>,
+    ) -> Result<Session, HandshakeError> {
+        let digest = Zeroizing::new(<[u8; CHALLENGE_LEN]>::from(Sha256::digest(
+            self.0.opener.open(challenge)?,
+        )));
+        self.0.sealer.seal(digest.as_slice(), entropy, out)?;
+        Ok(self.0)
+    }
+}
+
+/// The server's side: has sent the challenge and waits for the answer.
+#[derive(Debug)]
+pub struct ServerHandshake {
+    session: Session,
+    expected: Zeroizing<[u8; CHALLENGE_LEN]>,
+}
+
+impl ServerHandshake {
+    /// Makes a challenge of 32 bytes from `entropy` and appends it, encrypted, to `out`.
+    ///
+    /// # Errors
+    /// [`KeyError::AlreadyUsed`] where the cipher needs a fresh key and this one has been used.
+    pub fn new(
+        key: &SessionKey,
+        cipher: Cipher,
+        entropy: &mut dyn Entropy,
+        out: &mut Vec<u8>,
+    ) -> Result<Self, HandshakeError> {
+        let mut session = Session::new(key, cipher, Role::Server)?;
+        let mut challenge = Zeroizing::new([0; CHALLENGE_LEN]);
+        entropy.fill(challenge.as_mut_slice());
+        session.sealer.seal(challenge.as_slice(), entropy, out)?;
+        Ok(Self {
+            session,
+            expected: Zeroizing::new(Sha256::digest(challenge.as_slice()).into()),
+        })
+    }
+
+    /// How many bytes the encrypted answer has.
+    pub fn answer_len(&self) -> usize {
+        CHALLENGE_LEN + self.session.opener.cipher().overhead()
+    }
+
+    /// Checks the encrypted answer and yields the session.
+    ///
+    /// # Errors
+    /// [`HandshakeError::BadUnit`] or [`HandshakeError::WrongAnswer`].
+    pub fn verify(mut self, answer: &mut [u8]) -> Result<Session, HandshakeError> {
+        let answer = self.session.opener.open(answer)?;
+        // All bytes are always compared, so that the time taken tells nothing about where they differ.
+        let difference = answer
+            .iter()
+            .zip(self.expected.iter())
+            .fold(answer.len() ^ CHALLENGE_LEN, |difference, (a, b)| {
+                difference | usize::from(a ^ b)
+            });
+        if difference != 0 {
+            return Err(HandshakeError::WrongAnswer);
+        }
+        Ok(self.session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entropy() -> impl FnMut(&mut [u8]) + Send {
+        let mut next = 0_u8;
+        move |dest: &mut [u8]| {
+            for byte in dest {
+                *byte = next;
+                next = next.wrapping_add(1);
+            }
+        }
+    }
+
+    fn run(cipher: Cipher, server: &SessionKey, client: &SessionKey) -> Result<(), HandshakeError> {
+        let (mut challenge, mut answer) = (Vec::new(), Vec::new());
+        let server = ServerHandshake::new(server, cipher, &mut entropy(), &mut challenge)?;
+        let client = ClientHandshake::new(client, cipher)?;
+        assert_eq!(challenge.len(), client.challenge_len());
+        client.answer(&mut challenge, &mut entropy(), &mut answer)?;
+        assert_eq!(answer.len(), server.answer_len());
+        server.verify(&mut answer).map(drop)
+    }
+
+    #[test]
+    fn the_same_key_gets_in_and_another_does_not() {
+        for cipher in Cipher::ALL {
+            let key = SessionKey::new([1; 32], [2; 16]);
+            let other = SessionKey::new([3; 32], [2; 16]);
+            assert_eq!(run(cipher, &key, &key.clone()), Ok(()));
+            let key = SessionKey::new([1; 32], [2; 16]);
+            assert!(run(cipher, &key, &other).is_err());
+        }
+    }
+
+    #[test]
+    fn gcm_refuses_a_second_handshake_with_the_same_key() {
+        let key = SessionKey::new([1; 32], [2; 16]);
+        assert!(ClientHandshake::new(&key, Cipher::AesGcm).is_ok());
+        assert_eq!(
+            ClientHandshake::new(&key.clone(), Cipher::AesGcm).unwrap_err(),
+            HandshakeError::Key(KeyError::AlreadyUsed)
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! The session key: what both ends share for one token.
+//!
+//! The key remembers which end has opened a connection with it. `aes-gcm` derives its nonces from a counter that starts
+//! at zero on every connection, so a second connection with the same key would repeat them; the handshake refuses that,
+//! and because clones share the memory, cloning does not get around it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use zeroize::Zeroizing;
+
+use crate::cipher::{Cipher, Role};
+use crate::hex;
+
+/// Bytes of an AES-256 key.
+pub const KEY_LEN: usize = 32;
+/// Bytes of the initial vector that `aes-cbc` starts from.
+pub const IV_LEN: usize = 16;
+
+/// An AES-256 key with the initial vector that goes with it. Wiped on drop; never printed.
+///
+/// Clones are the same key: what one has been used for, all have been used for.
+///
+/// ```
+/// # fn main() -> Result<(), snitun::KeyError> {
+/// let key = snitun::SessionKey::from_hex(&"5a".repeat(32), &"c3".repeat(16))?;
+/// assert_eq!(format!("{key:?}"), "SessionKey([redacted])");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct SessionKey {
+    key: Zeroizing<[u8; KEY_LEN]>,
+    iv: Zeroizing<[u8; IV_LEN]>,
+    used_by: Arc<AtomicU8>,
+}
+
+/// Why a session key cannot be had or used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyError {
+    /// The text of the key is not 64 hexadecimal digits.
+    #[error("the session key must be 64 hexadecimal digits")]
+    MalformedKey,
+    /// The text of the initial vector is not 32 hexadecimal digits.
+    #[error("the session's initial vector must be 32 hexadecimal digits")]
+    MalformedIv,
+    /// The operating system gave no random bytes.
+    #[error("the operating system gave no random bytes for a session key")]
+    NoRandomness,
+    /// `aes-gcm` needs a fresh key for every connection and this one has been used.
+    #[error(
+        "this session key has already been used for a connection, and aes-gcm needs a fresh one each time; ask for a new token"
+    )]
+    AlreadyUsed,
+}
+
+impl SessionKey {
+    /// A key from its bytes.
+    pub fn new(key: [u8; KEY_LEN], iv: [u8; IV_LEN]) -> Self {
+        Self {
+            key: Zeroizing::new(key),
+            iv: Zeroizing::new(iv),
+            used_by: Arc::new(AtomicU8::new(0)),
+        }
+    }
+
+    /// A key from hexadecimal text of either case, as tokens carry it: 64 digits and 32 digits.
+    ///
+    /// # Errors
+    /// [`KeyError::MalformedKey`] or [`KeyError::MalformedIv`].
+    pub fn from_hex(key: &str, iv: &str) -> Result<Self, KeyError> {
+        let mut made = Self::new([0; KEY_LEN], [0; IV_LEN]);
+        hex::decode(key, made.key.as_mut_slice()).ok_or(KeyError::MalformedKey)?;
+        hex::decode(iv, made.iv.as_mut_slice()).ok_or(KeyError::MalformedIv)?;
+        Ok(made)
+    }
+
+    /// A fresh key from the operating system's random source.
+    ///
+    /// # Errors
+    /// [`KeyError::NoRandomness`] if the system has none to give.
+    #[cfg(feature = "driver")]
+    pub fn generate() -> Result<Self, KeyError> {
+        let mut made = Self::new([0; KEY_LEN], [0; IV_LEN]);
+        getrandom::fill(made.key.as_mut_slice()).map_err(|_| KeyError::NoRandomness)?;
+        getrandom::fill(made.iv.as_mut_slice()).map_err(|_| KeyError::NoRandomness)?;
+        Ok(made)
+    }
+
+    /// The key as 64 lower-case hexadecimal digits.
+    pub fn key_hex(&self) -> Zeroizing<String> {
+        hex::encode(self.key.as_slice())
+    }
+
+    /// The initial vector as 32 lower-case hexadecimal digits.
+    pub fn iv_hex(&self) -> Zeroizing<String> {
+        hex::encode(self.iv.as_slice())
+    }
+
+    pub(crate) fn key(&self) -> &[u8; KEY_LEN] {
+        &self.key
+    }
+
+    pub(crate) fn iv(&self) -> &[u8; IV_LEN] {
+        &self.iv
+    }
+
+    /// Notes that `role` opens a connection with this key, and refuses where that would repeat nonces.
+    pub(crate) fn claim(&self, cipher: Cipher, role: Role) -> Result<(), KeyError> {
+        let bit = match role {
+            Role::Client => 1,
+            Role::Server => 2,
+        };
+        let before = self.used_by.fetch_or(bit, Ordering::AcqRel);
+        if cipher == Cipher::AesGcm && before & bit != 0 {
+            return Err(KeyError::AlreadyUsed);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SessionKey([redacted])")
+    }
+}
+
+impl fmt::Display for SessionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hex_text_round_trips_and_is_checked() {
+        let key = SessionKey::from_hex(&"aB".repeat(32), &"0f".repeat(16)).unwrap();
+        assert_eq!(*key.key_hex(), "ab".repeat(32));
+        assert_eq!(*key.iv_hex(), "0f".repeat(16));
+        assert_eq!(
+            SessionKey::from_hex("ab", &"0f".repeat(16)).unwrap_err(),
+            KeyError::MalformedKey
+        );
+        assert_eq!(
+            SessionKey::from_hex(&"ab".repeat(32), &"0f".repeat(17)).unwrap_err(),
+            KeyError::MalformedIv
+        );
+        assert!(!format!("{key:?} {key}").contains("ab"));
+    }
+
+    #[test]
+    fn gcm_takes_a_key_once_for_each_end_and_clones_share_that() {
+        let key = SessionKey::new([1; 32], [2; 16]);
+        assert_eq!(key.claim(Cipher::AesGcm, Role::Client), Ok(()));
+        assert_eq!(key.claim(Cipher::AesGcm, Role::Server), Ok(()));
+        assert_eq!(
+            key.clone().claim(Cipher::AesGcm, Role::Client),
+            Err(KeyError::AlreadyUsed)
+        );
+        assert_eq!(key.claim(Cipher::AesCbc, Role::Client), Ok(()));
+        assert_eq!(key.claim(Cipher::AesGcmSiv, Role::Client), Ok(()));
+    }
+}

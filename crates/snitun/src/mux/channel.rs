@@ -1,0 +1,77 @@
+//! One channel of the multiplexer: its phase, its queues, its flow control.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::queue::{RecvQueue, SendQueue};
+use crate::close::ChannelError;
+use crate::frame::ChannelId;
+
+/// Where a channel stands. There is no half-close: what ends one direction ends the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Data goes both ways.
+    Open,
+    /// We are done; CLOSE goes out behind what is queued, or at the latest then without it.
+    Closing { give_up: Instant },
+    /// CLOSE was sent or received, or the tunnel ended. What was received can still be read.
+    Closed,
+}
+
+/// PAUSE and RESUME as levels: what we want the peer to do, and what it was last told. A frame goes out when they differ,
+/// so that none can be lost or overtaken.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Flow {
+    pub(super) desired_pause: bool,
+    pub(super) advertised_pause: bool,
+    /// A note to compare the two stands in the control queue.
+    pub(super) noted: bool,
+    /// The peer wants us to wait.
+    pub(super) peer_paused: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct ChannelState {
+    pub(super) id: ChannelId,
+    pub(super) caller: Option<IpAddr>,
+    pub(super) phase: Phase,
+    /// What a reader is told once the queue is empty, instead of a regular end.
+    pub(super) failure: Option<ChannelError>,
+    /// The application still has its handle, or will be offered one.
+    pub(super) held: bool,
+    pub(super) recv: RecvQueue,
+    pub(super) send: SendQueue,
+    pub(super) flow: Flow,
+    /// Stands in the ring of channels that have something to send.
+    pub(super) scheduled: bool,
+    /// A reader found nothing, a writer found no room: tell them when that changes.
+    pub(super) reader_waits: bool,
+    pub(super) writer_waits: bool,
+}
+
+impl ChannelState {
+    pub(super) fn new(id: ChannelId, caller: Option<IpAddr>) -> Self {
+        Self {
+            id,
+            caller,
+            phase: Phase::Open,
+            failure: None,
+            held: true,
+            recv: RecvQueue::default(),
+            send: SendQueue::default(),
+            flow: Flow::default(),
+            scheduled: false,
+            reader_waits: false,
+            writer_waits: false,
+        }
+    }
+
+    /// Whether the next turn of this channel would put something on the wire.
+    pub(super) fn has_output(&self) -> bool {
+        match self.phase {
+            Phase::Open => self.send.len() > 0 && !self.flow.peer_paused,
+            Phase::Closing { .. } => self.send.len() == 0 || !self.flow.peer_paused,
+            Phase::Closed => false,
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The byte queues of a channel, in and out, and the buffers they share.
+
+use std::collections::VecDeque;
+
+use bytes::BytesMut;
+
+use crate::batch::COPY_UP_TO;
+
+/// Data of one frame that we send, at most. Large enough that the header is nothing beside it, small enough that other
+/// channels get their turn after some tens of microseconds.
+pub(crate) const FRAME_UP_TO: usize = 64 * 1024;
+
+/// Pieces below this size are copied out of the input buffer, so that a few bytes waiting to be read do not keep 64 KiB
+/// alive; what is kept is at most four times what is queued.
+const SHARE_FROM: usize = 16 * 1024;
+
+/// Room in a buffer that collects small pieces.
+const COLLECT: usize = 4 * 1024;
+
+/// What has been received and not read.
+#[derive(Debug, Default)]
+pub(super) struct RecvQueue {
+    pieces: VecDeque<BytesMut>,
+    bytes: usize,
+}
+
+impl RecvQueue {
+    pub(super) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn push(&mut self, piece: BytesMut) {
+        self.bytes += piece.len();
+        if piece.len() >= SHARE_FROM {
+            self.pieces.push_back(piece);
+            return;
+        }
+        match self.pieces.back_mut() {
+            Some(tail) if tail.capacity() - tail.len() >= piece.len() => {
+                tail.extend_from_slice(&piece);
+            }
+            _ => {
+                // Alone in the queue, a piece is likely to be read at once; behind others, more will follow it.
+                let room = if self.pieces.is_empty() { 0 } else { COLLECT };
+                let mut copy = BytesMut::with_capacity(piece.len().max(room));
+                copy.extend_from_slice(&piece);
+                self.pieces.push_back(copy);
+            }
+        }
+    }
+
+    pub(super) fn pop(&mut self) -> Option<BytesMut> {
+        let piece = self.pieces.pop_front()?;
+        self.bytes -= piece.len();
+        Some(piece)
+    }
+
+    /// Drops everything and gives the memory back; returns how much it was.
+    pub(super) fn clear(&mut self) -> usize {
+        self.pieces = VecDeque::new();
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+/// What has been written and not sent: buffers that each become one frame.
+#[derive(Debug, Default)]
+pub(super) struct SendQueue {
+    chunks: VecDeque<Vec<u8>>,
+    bytes: usize,
+}
+
+impl SendQueue {
+    pub(super) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Copies `data` in; fills the last buffer before it takes another one.
+    pub(super) fn push(&mut self, mut data: &[u8], pool: &mut Pool) {
+        self.bytes += data.len();
+        if let Some(tail) = self.chunks.back_mut() {
+            let (now, later) = data.split_at(data.len().min(tail.capacity() - tail.len()));
+            tail.extend_from_slice(now);
+            data = later;
+        }
+        while !data.is_empty() {
+            let mut chunk = pool.get(data.len());
+            let (now, later) = data.split_at(data.len().min(chunk.capacity()));
+            chunk.extend_from_slice(now);
+            self.chunks.push_back(chunk);
+            data = later;
+        }
+    }
+
+    /// How much the next frame carries.
+    pub(super) fn front_len(&self) -> usize {
+        self.chunks.front().map_or(0, Vec::len)
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Vec<u8>> {
+        let chunk = self.chunks.pop_front()?;
+        self.bytes -= chunk.len();
+        Some(chunk)
+    }
+
+    /// Drops everything; returns how much it was.
+    pub(super) fn clear(&mut self, pool: &mut Pool) -> usize {
+        for chunk in self.chunks.drain(..) {
+            pool.put(chunk);
+        }
+        self.chunks = VecDeque::new();
+        std::mem::take(&mut self.bytes)
+    }
+}
+
+/// Buffers to be used again, in two sizes: for small frames, which are copied into the batch, and for large ones, which
+/// are chained.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    small: Vec<Vec<u8>>,
+    large: Vec<Vec<u8>>,
+}
+
+impl Pool {
+    /// Kept for later: 256 KiB and 512 KiB, so that a quiet tunnel holds less than a megabyte.
+    const KEEP_SMALL: usize = 64;
+    const KEEP_LARGE: usize = 8;
+
+    fn get(&mut self, wanted: usize) -> Vec<u8> {
+        if wanted <= COPY_UP_TO {
+            self.small
+                .pop()
+                .unwrap_or_else(|| Vec::with_capacity(COPY_UP_TO))
+        } else {
+            self.large
+                .pop()
+                .unwrap_or_else(|| Vec::with_capacity(FRAME_UP_TO))
+        }
+    }
+
+    pub(super) fn put(&mut self, mut chunk: Vec<u8>) {
+        chunk.clear();
+        let (kept, keep) = match chunk.capacity() {
+            COPY_UP_TO => (&mut self.small, Self::KEEP_SMALL),
+            FRAME_UP_TO => (&mut self.large, Self::KEEP_LARGE),
+            _ => return,
+        };
+        if kept.len() < keep {
+            kept.push(chunk);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_pieces_are_collected_and_large_ones_shared() {
+        let mut queue = RecvQueue::default();
+        for _ in 0..100 {
+            queue.push(BytesMut::from(&[1; 30][..]));
+        }
+        queue.push(BytesMut::zeroed(SHARE_FROM));
+        assert_eq!(queue.len(), 3000 + SHARE_FROM);
+        assert!(queue.pieces.len() <= 3);
+        let mut total = 0;
+        while let Some(piece) = queue.pop() {
+            total += piece.len();
+        }
+        assert_eq!((total, queue.len()), (3000 + SHARE_FROM, 0));
+    }
+
+    #[test]
+    fn writes_become_full_frames() {
+        let mut pool = Pool::default();
+        let mut queue = SendQueue::default();
+        let data: Vec<u8> = (0..FRAME_UP_TO * 2 + 10).map(|n| n as u8).collect();
+        queue.push(&data[..5], &mut pool);
+        queue.push(&data[5..], &mut pool);
+        assert_eq!(queue.len(), data.len());
+        let mut seen = Vec::new();
+        while let Some(chunk) = queue.pop() {
+            assert!(chunk.len() <= FRAME_UP_TO);
+            seen.extend_from_slice(&chunk);
+            pool.put(chunk);
+        }
+        assert_eq!(seen, data);
+        assert!(!pool.large.is_empty() && !pool.small.is_empty());
+    }
+}

@@ -1,0 +1,192 @@
+//! Everything of the multiplexer that depends on time.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::channel::Phase;
+use super::transmit::Control;
+use super::{Event, Mux, MuxConfig};
+use crate::cipher::Role;
+use crate::close::CloseReason;
+use crate::frame::ChannelId;
+use crate::limits::Timeouts;
+
+/// Pings that may wait for an answer; asking more often than that tells nothing new.
+const MAX_PINGS: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct Timers {
+    timeouts: Timeouts,
+    /// Pause after each large message.
+    throttle_pause: Option<Duration>,
+    throttled_until: Option<Instant>,
+    last_activity: Instant,
+    /// Since when the connection takes nothing although there is something to write.
+    stalled_since: Option<Instant>,
+    /// `None` for an end that does not ping, and between [`Event::PingDue`] and the ping.
+    next_ping: Option<Instant>,
+    pings: VecDeque<(ChannelId, Instant)>,
+    /// When to look whether a closing channel has lingered too long.
+    next_linger: Option<Instant>,
+    /// When draining ends, once it has begun.
+    drain_until: Option<Instant>,
+}
+
+impl Timers {
+    pub(super) fn new(config: &MuxConfig, now: Instant) -> Self {
+        let timeouts = config.timeouts.clone();
+        Self {
+            throttle_pause: config
+                .throttling
+                .map(|rate| Duration::from_secs(1) / rate.get()),
+            throttled_until: None,
+            last_activity: now,
+            stalled_since: None,
+            next_ping: (config.role == Role::Client).then(|| now + timeouts.ping_interval),
+            pings: VecDeque::new(),
+            next_linger: None,
+            drain_until: None,
+            timeouts,
+        }
+    }
+
+    pub(super) fn is_throttled(&self, now: Instant) -> bool {
+        self.throttled_until.is_some_and(|until| now < until)
+    }
+
+    pub(super) fn throttle(&mut self, now: Instant) {
+        self.throttled_until = self.throttle_pause.map(|pause| now + pause);
+    }
+
+    pub(super) fn lingers(&mut self, give_up: Instant) {
+        self.next_linger.get_or_insert(give_up);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain_until.is_some()
+    }
+
+    pub(super) fn drain(&mut self, now: Instant) {
+        self.drain_until = Some(now + self.timeouts.drain);
+    }
+
+    /// How long the answer to a ping of ours took; any answer shows that the earlier pings arrived too.
+    pub(super) fn answered(&mut self, id: ChannelId, now: Instant) -> Option<Duration> {
+        let position = self.pings.iter().position(|(ping, _)| *ping == id)?;
+        let (_, sent) = self.pings[position];
+        self.pings.drain(..=position);
+        Some(now.saturating_duration_since(sent))
+    }
+}
+
+impl Mux {
+    /// Sends a ping with a random `id`; its answer comes as [`Event::Pong`]. Returns whether it will be sent: pings that
+    /// are not answered are not piled up.
+    pub fn ping(&mut self, id: ChannelId, now: Instant) -> bool {
+        if self.config.role == Role::Client {
+            self.timers.next_ping = Some(now + self.timers.timeouts.ping_interval);
+        }
+        if self.ended || self.timers.pings.len() >= MAX_PINGS {
+            return false;
+        }
+        self.timers.pings.push_back((id, now));
+        self.control.push_back(Control::Ping(id));
+        true
+    }
+
+    /// Notes that bytes were read from the connection.
+    pub fn handle_received(&mut self, now: Instant) {
+        self.timers.last_activity = now;
+    }
+
+    /// Notes that the connection took bytes.
+    pub fn handle_sent(&mut self, now: Instant) {
+        self.timers.last_activity = now;
+        self.timers.stalled_since = None;
+    }
+
+    /// Notes that the connection takes no bytes although there are some to write.
+    pub fn handle_write_blocked(&mut self, now: Instant) {
+        self.timers.stalled_since.get_or_insert(now);
+    }
+
+    /// When to call [`Mux::handle_timeout`] at the latest.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let timers = &self.timers;
+        let idle = timers.timeouts.idle;
+        let answer = timers.timeouts.ping_answer;
+        let throttled = timers.throttled_until.filter(|_| !self.ring.is_empty());
+        [
+            Some(timers.last_activity + idle),
+            timers.stalled_since.map(|since| since + idle),
+            timers.next_ping,
+            timers.pings.front().map(|(_, sent)| *sent + answer),
+            timers.next_linger,
+            timers.drain_until,
+            throttled,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Does what is due at `now`.
+    ///
+    /// # Errors
+    /// The reason why the connection is to be ended.
+    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), CloseReason> {
+        let idle = self.timers.timeouts.idle;
+        if self.timers.drain_until.is_some_and(|until| until <= now) {
+            return Err(CloseReason::Local);
+        }
+        if let Some((_, sent)) = self.timers.pings.front()
+            && *sent + self.timers.timeouts.ping_answer <= now
+        {
+            return Err(CloseReason::PingTimeout);
+        }
+        if self
+            .timers
+            .stalled_since
+            .is_some_and(|since| since + idle <= now)
+        {
+            return Err(CloseReason::WriteStalled);
+        }
+        if self.timers.last_activity + idle <= now {
+            return Err(CloseReason::Idle);
+        }
+        if self.timers.next_ping.is_some_and(|due| due <= now) {
+            self.timers.next_ping = None;
+            self.events.push_back(Event::PingDue);
+        }
+        if self
+            .timers
+            .throttled_until
+            .is_some_and(|until| until <= now)
+        {
+            self.timers.throttled_until = None;
+        }
+        if self.timers.next_linger.is_some_and(|due| due <= now) {
+            self.end_lingering(now);
+        }
+        Ok(())
+    }
+
+    /// Drops what closing channels could not deliver in time, so that their CLOSE goes out.
+    fn end_lingering(&mut self, now: Instant) {
+        self.timers.next_linger = None;
+        for key in self.keys() {
+            let Some(channel) = super::channel_mut(&mut self.slots, key) else {
+                continue;
+            };
+            if let Phase::Closing { give_up } = channel.phase {
+                if give_up <= now {
+                    channel.send.clear(&mut self.pool);
+                    self.schedule(key);
+                } else {
+                    let next = self.timers.next_linger.get_or_insert(give_up);
+                    *next = (*next).min(give_up);
+                }
+            }
+        }
+    }
+}

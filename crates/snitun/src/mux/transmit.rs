@@ -1,0 +1,166 @@
+//! What goes out next, and in which order.
+//!
+//! Control frames first: they are few, tiny, and what others wait for. Then one frame of each channel in turn. CLOSE is not
+//! a control frame in this sense: it takes its channel's turn once the channel's data has gone.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use super::channel::Phase;
+use super::{ChannelKey, Event, Mux, channel_mut};
+use crate::batch::{COPY_UP_TO, WriteBatch};
+use crate::cipher::SealError;
+use crate::encoder::Encoder;
+use crate::frame::{ChannelId, FrameType};
+
+/// Messages from this size on count for throttling, as in the reference.
+const THROTTLED_FROM: usize = 8192;
+
+/// A frame that goes ahead of data.
+#[derive(Debug)]
+pub(super) enum Control {
+    New {
+        id: ChannelId,
+        caller: Option<IpAddr>,
+    },
+    /// CLOSE for a channel whose data is dropped.
+    Close(ChannelId),
+    /// CLOSE for a channel that never was.
+    Refuse(ChannelId),
+    /// PAUSE or RESUME, whichever the channel wants by the time that this is written.
+    Flow(ChannelKey),
+    Ping(ChannelId),
+    Pong(ChannelId),
+}
+
+impl Mux {
+    /// Whether [`Mux::poll_transmit`] may have something to write.
+    pub fn has_output(&self) -> bool {
+        !self.control.is_empty() || !self.ring.is_empty()
+    }
+
+    /// Adds the next frames to `batch` until it is full or nothing is left. Call it again once the batch is written.
+    ///
+    /// # Errors
+    /// [`SealError`]; the connection is over.
+    pub fn poll_transmit(
+        &mut self,
+        encoder: &mut Encoder,
+        batch: &mut WriteBatch,
+        now: Instant,
+    ) -> Result<(), SealError> {
+        while let Some(chunk) = batch.take_spent() {
+            self.pool.put(chunk);
+        }
+        while !batch.is_full() {
+            let Some(control) = self.control.pop_front() else {
+                break;
+            };
+            self.transmit_control(control, encoder, batch)?;
+        }
+        // Each channel that is only held back by throttling is looked at once.
+        let mut held_back = 0;
+        while !batch.is_full() && held_back < self.ring.len() {
+            let Some(key) = self.ring.pop_front() else {
+                break;
+            };
+            if self.transmit_channel(key, encoder, batch, now)? {
+                held_back = 0;
+            } else {
+                held_back += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn transmit_control(
+        &mut self,
+        control: Control,
+        encoder: &mut Encoder,
+        batch: &mut WriteBatch,
+    ) -> Result<(), SealError> {
+        match control {
+            Control::New { id, caller } => batch.append(|out| encoder.new_channel(id, caller, out)),
+            Control::Close(id) => batch.append(|out| encoder.bare(id, FrameType::Close, out)),
+            Control::Refuse(id) => {
+                self.refusals -= 1;
+                batch.append(|out| encoder.bare(id, FrameType::Close, out))
+            }
+            Control::Ping(id) => batch.append(|out| encoder.ping(id, false, out)),
+            Control::Pong(id) => {
+                self.pongs -= 1;
+                batch.append(|out| encoder.ping(id, true, out))
+            }
+            Control::Flow(key) => {
+                let Some(channel) = channel_mut(&mut self.slots, key) else {
+                    return Ok(());
+                };
+                let flow = &mut channel.flow;
+                flow.noted = false;
+                if channel.phase == Phase::Closed || flow.desired_pause == flow.advertised_pause {
+                    return Ok(());
+                }
+                flow.advertised_pause = flow.desired_pause;
+                let kind = if flow.desired_pause {
+                    FrameType::Pause
+                } else {
+                    FrameType::Resume
+                };
+                let id = channel.id;
+                batch.append(|out| encoder.bare(id, kind, out))
+            }
+        }
+    }
+
+    /// A channel's turn. Returns whether it was taken or given up, rather than put off by throttling.
+    fn transmit_channel(
+        &mut self,
+        key: ChannelKey,
+        encoder: &mut Encoder,
+        batch: &mut WriteBatch,
+        now: Instant,
+    ) -> Result<bool, SealError> {
+        let share = self.config.limits.send_share(self.by_id.len());
+        let Some(channel) = channel_mut(&mut self.slots, key) else {
+            return Ok(true);
+        };
+        channel.scheduled = false;
+        if !channel.has_output() {
+            return Ok(true);
+        }
+        let id = channel.id;
+        let bulk = channel.send.front_len() >= THROTTLED_FROM;
+        if bulk && self.timers.is_throttled(now) {
+            channel.scheduled = true;
+            self.ring.push_back(key);
+            return Ok(false);
+        }
+        let Some(chunk) = channel.send.pop() else {
+            batch.append(|out| encoder.bare(id, FrameType::Close, out))?;
+            self.finish(key, None);
+            return Ok(true);
+        };
+        // Half of its room free again: worth waking the writer for.
+        if channel.writer_waits && channel.send.len() <= share / 2 {
+            channel.writer_waits = false;
+            self.events.push_back(Event::Writable(key));
+        }
+        // A chunk is at most 64 KiB.
+        let size = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+        batch.append(|out| encoder.data(id, size, out))?;
+        if chunk.len() <= COPY_UP_TO {
+            batch.append(|out| {
+                out.extend_from_slice(&chunk);
+                Ok(())
+            })?;
+            self.pool.put(chunk);
+        } else {
+            batch.chain(chunk);
+        }
+        if bulk {
+            self.timers.throttle(now);
+        }
+        self.schedule(key);
+        Ok(true)
+    }
+}
