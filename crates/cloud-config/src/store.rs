@@ -152,7 +152,7 @@ impl Store {
         let Some(dir) = self.open()? else {
             return Ok(false);
         };
-        Ok(is_provisioned(&dir)?)
+        is_provisioned(&dir)
     }
 
     /// Reads and checks the configuration. Restricts the modes of files that others could read, and brings an
@@ -443,7 +443,7 @@ fn is_provisioned(dir: &Dir) -> Result<bool, AccessError> {
 }
 
 /// Changes whenever a file was replaced or a change committed: inode and time of change of each name that counts.
-fn fingerprint(dir: &Dir) -> Result<Vec<Option<(u64, i64, u64)>>, AccessError> {
+fn fingerprint(dir: &Dir) -> Result<Vec<impl PartialEq + use<>>, AccessError> {
     let mut seen = Vec::with_capacity(FILES.len() + 1);
     for name in FILES.into_iter().chain([COMMITTED]) {
         let stat = dir.stat(name)?;

@@ -1,0 +1,214 @@
+//! What the platform answers: JSON, read with care.
+//!
+//! Keys that are not known are ignored everywhere; `error` absent counts as null, and any other value means refused,
+//! whatever else is in the answer. The JSON library's own messages are not passed on: they repeat the value at fault,
+//! which may be a private key.
+//!
+//! Protocol: `docs/protocol.md`, "Provisioning".
+
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::Value;
+
+use crate::error::Malformed;
+use crate::secret::{PrivateKeyPem, ProvisioningKey};
+
+/// Most characters of the platform's words that go into an error.
+const MAX_WORDS: usize = 300;
+
+#[derive(Deserialize)]
+struct Envelope<T> {
+    registration: Option<Registration<T>>,
+}
+
+#[derive(Deserialize)]
+struct Registration<T> {
+    #[serde(default)]
+    error: Value,
+    thing: Option<T>,
+}
+
+/// The answer's `thing`, every key of which may be absent.
+#[derive(Deserialize)]
+pub(crate) struct Thing {
+    pub(crate) iot: Option<Iot>,
+    pub(crate) remote: Option<Remote>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Iot {
+    pub(crate) endpoint: Option<String>,
+    pub(crate) thing_name: Option<String>,
+    pub(crate) certificates: Option<Certificates>,
+    #[serde(rename = "keyPair")]
+    pub(crate) key_pair: Option<KeyPair>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Certificates {
+    pub(crate) device_certificate: Option<String>,
+    pub(crate) root_ca: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct KeyPair {
+    #[serde(rename = "privateKey")]
+    pub(crate) private_key: Option<PrivateKeyPem>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Remote {
+    pub(crate) endpoint: Option<String>,
+    pub(crate) access_point: Option<String>,
+    pub(crate) cert: Option<String>,
+    pub(crate) pkey: Option<PrivateKeyPem>,
+}
+
+/// The platform's refusal, if the body is one. Anything that is not is `None`, whatever is wrong with it.
+/// Should the platform repeat our key in it, the key is left out.
+pub(crate) fn refusal(body: &[u8], key: &ProvisioningKey) -> Option<String> {
+    let envelope: Envelope<IgnoredAny> = serde_json::from_slice(body).ok()?;
+    match envelope.registration?.error {
+        Value::Null => None,
+        Value::String(words) => Some(printable(&without(&words, key))),
+        other => Some(printable(&without(&other.to_string(), key))),
+    }
+}
+
+fn without(words: &str, key: &ProvisioningKey) -> String {
+    words.replace(key.expose(), "[redacted]")
+}
+
+/// The `thing` of an answer that is not a refusal.
+pub(crate) fn thing(body: &[u8]) -> Result<Thing, Malformed> {
+    let envelope: Envelope<Thing> = parse(body)?;
+    let registration = envelope
+        .registration
+        .ok_or(Malformed::Missing("registration"))?;
+    registration
+        .thing
+        .ok_or(Malformed::Missing("registration.thing"))
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
+    match body.trim_ascii() {
+        [] => return Err(Malformed::Empty),
+        [b'<', ..] => return Err(Malformed::Html),
+        _ => {}
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        match error.classify() {
+            serde_json::error::Category::Eof => Malformed::CutOff,
+            serde_json::error::Category::Data => Malformed::WrongType { line, column },
+            _ => Malformed::NotJson { line, column },
+        }
+    })
+}
+
+/// Somebody else's words, fit for a terminal: no control characters, no endless text, never nothing.
+pub(crate) fn printable(words: &str) -> String {
+    let mut text: String = words
+        .chars()
+        .take(MAX_WORDS)
+        .map(|c| if is_printable(c) { c } else { ' ' })
+        .collect::<String>()
+        .trim()
+        .to_owned();
+    if words.chars().nth(MAX_WORDS).is_some() {
+        text.push('…');
+    }
+    if text.is_empty() {
+        "no reason given".to_owned()
+    } else {
+        text
+    }
+}
+
+/// Neither a control character nor one that turns the direction of a line of text around.
+fn is_printable(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_any_kind_is_a_refusal() {
+        let key = ProvisioningKey::new("s3cret").unwrap();
+        for (body, words) in [
+            (
+                r#"{"registration": {"error": "sn unknown", "thing": null}}"#,
+                Some("sn unknown"),
+            ),
+            (
+                r#"{"registration": {"error": "a\u001b[31m\nb"}}"#,
+                Some("a [31m b"),
+            ),
+            (
+                r#"{"registration": {"error": {"code": 7}, "thing": 3}}"#,
+                Some(r#"{"code":7}"#),
+            ),
+            (r#"{"registration": {"error": false}}"#, Some("false")),
+            (
+                r#"{"registration": {"error": "bad token s3cret!"}}"#,
+                Some("bad token [redacted]!"),
+            ),
+            (
+                r#"{"registration": {"error": ""}}"#,
+                Some("no reason given"),
+            ),
+            (r#"{"registration": {"error": null}}"#, None),
+            (r#"{"registration": {}}"#, None),
+            (r#"{"registration": null}"#, None),
+            (r#"{"error": "elsewhere"}"#, None),
+            ("<html>", None),
+        ] {
+            assert_eq!(refusal(body.as_bytes(), &key).as_deref(), words, "{body}");
+        }
+        let long = format!(r#"{{"registration": {{"error": "{}"}}}}"#, "é".repeat(5000));
+        assert_eq!(
+            refusal(long.as_bytes(), &key).unwrap().chars().count(),
+            MAX_WORDS + 1
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_an_answer_is_told_without_repeating_it() {
+        let problem = |body: &str| thing(body.as_bytes()).err().unwrap();
+        assert_eq!(problem(" "), Malformed::Empty);
+        assert_eq!(problem("\n<!doctype html>"), Malformed::Html);
+        assert_eq!(
+            problem(r#"{"registration": {"thing": {"iot": {"#),
+            Malformed::CutOff
+        );
+        assert_eq!(problem("oops"), Malformed::NotJson { line: 1, column: 1 });
+        assert_eq!(problem("{}"), Malformed::Missing("registration"));
+        assert_eq!(
+            problem(r#"{"registration": {"error": null, "thing": null}}"#),
+            Malformed::Missing("registration.thing")
+        );
+        let secret = r#"{"registration": {"thing": {"remote": "-----BEGIN PRIVATE KEY-----"}}}"#;
+        assert!(matches!(
+            problem(secret),
+            Malformed::WrongType { line: 1, .. }
+        ));
+        assert!(!problem(secret).to_string().contains("PRIVATE"));
+    }
+
+    #[test]
+    fn keys_that_are_not_known_are_ignored_at_every_level() {
+        let body = r#"{"x": 1, "registration": {"x": 1, "thing": {"x": 1, "iot": {"x": [], "thing_name": "t"}}}}"#;
+        assert_eq!(
+            thing(body.as_bytes())
+                .unwrap()
+                .iot
+                .unwrap()
+                .thing_name
+                .as_deref(),
+            Some("t")
+        );
+    }
+}

@@ -1,0 +1,267 @@
+//! What can go wrong with a registration, told apart by whose fault it was and whether trying again helps.
+//!
+//! No message contains the provisioning key or anything of a private key; the platform's own words are shortened and
+//! freed of control characters before they get in here.
+
+use std::time::Duration;
+
+/// The client could not be set up. A mistake in the configuration; trying again cannot help.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The base URL is not usable.
+    #[error("the API's URL is not usable: {reason}")]
+    Url {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A plain `http` URL that leads to another machine, which would give secrets away.
+    #[error("{url} is not encrypted; use https:// (http:// is for this machine alone)")]
+    NotEncrypted {
+        /// The URL.
+        url: String,
+    },
+    /// An additional root certificate cannot be used.
+    #[error("the additional root certificate {0}")]
+    Root(&'static str),
+    /// The system has no root certificates, and none was given.
+    #[error(
+        "no trusted root certificates on this system; install them (ca-certificates) or give one"
+    )]
+    NoRoots,
+    /// A time limit or a number of attempts that makes no sense.
+    #[error("{0}")]
+    Limit(&'static str),
+    /// The HTTP client or TLS did not accept its configuration.
+    #[error("cannot set up the HTTPS client: {0}")]
+    Http(String),
+}
+
+/// The registration did not succeed. Nothing was stored.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProvisionError {
+    /// The serial number is not 1 to 128 of `A-Z a-z 0-9 _ - . :`. Nothing was sent.
+    #[error("the serial number {0}")]
+    SerialNumber(SerialProblem),
+    /// The platform said no, in words of its own.
+    #[error("{url} refused the registration (HTTP {status}): {message}")]
+    Refused {
+        /// What was asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// The platform's words, shortened and without control characters.
+        message: String,
+    },
+    /// 401 or 403: the key is wrong, used up, or not for this device.
+    #[error(
+        "{url} does not accept the provisioning key (HTTP {status}); get a new one for this device"
+    )]
+    Unauthorized {
+        /// What was asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// 429, longer than we are ready to wait.
+    #[error("{url} is asked too often (HTTP 429); {}", wait(*.retry_after))]
+    RateLimited {
+        /// What was asked.
+        url: String,
+        /// How long it wants to be left alone, if it said so.
+        retry_after: Option<Duration>,
+    },
+    /// 5xx, several times.
+    #[error("{url} has a problem of its own (HTTP {status}); try again later")]
+    Server {
+        /// What was asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// How long it wants to be left alone, if it said so.
+        retry_after: Option<Duration>,
+    },
+    /// Another status that is not success: most likely not the platform's API.
+    #[error("{url} answered HTTP {status}; is the API's URL right?")]
+    Status {
+        /// What was asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// It sent us elsewhere. Not followed: the key goes to the address that was configured and to no other.
+    #[error(
+        "{url} redirects (HTTP {status}) to {location}; a captive portal, or the API's URL is wrong"
+    )]
+    Redirected {
+        /// What was asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// Where to, shortened and without control characters.
+        location: String,
+    },
+    /// No connection: name not found, refused, no route. Nothing was sent.
+    #[error("{url} cannot be reached: {reason}")]
+    Unreachable {
+        /// What was asked.
+        url: String,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// There is a server, and it could not prove that it is the right one. Nothing was sent.
+    #[error(
+        "{url} cannot be trusted: {reason}; check the clock, the URL, and whether the API needs a root certificate of its own"
+    )]
+    Untrusted {
+        /// What was asked.
+        url: String,
+        /// What TLS says.
+        reason: String,
+    },
+    /// No connection within the time limit. Nothing was sent.
+    #[error("{url} cannot be reached within {} s", limit.as_secs_f32())]
+    ConnectTimedOut {
+        /// What was asked.
+        url: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// Connected, and no whole answer within the time limit. See [`ProvisionError::may_have_registered`].
+    #[error("{url} did not answer within {} s; it may have registered the device all the same, and then needs a new key", limit.as_secs_f32())]
+    TimedOut {
+        /// What was asked.
+        url: String,
+        /// The limit.
+        limit: Duration,
+    },
+    /// The connection broke after the request was sent. See [`ProvisionError::may_have_registered`].
+    #[error(
+        "the connection to {url} broke before the answer was there ({reason}); it may have registered the device all the same, and then needs a new key"
+    )]
+    Interrupted {
+        /// What was asked.
+        url: String,
+        /// What happened to the connection.
+        reason: String,
+    },
+    /// The answer is not what it should be.
+    #[error("{url} gave an answer that cannot be used: {what}")]
+    Malformed {
+        /// What was asked.
+        url: String,
+        /// What is wrong with it.
+        what: Malformed,
+    },
+    /// A private key does not belong to its certificate.
+    #[error(
+        "{url} sent a private key at `{field}` that does not belong to its certificate; report this to the platform"
+    )]
+    Mismatched {
+        /// What was asked.
+        url: String,
+        /// The key's place in the answer.
+        field: &'static str,
+    },
+    /// The answer is longer than [`crate::MAX_BODY`]; the rest was not read.
+    #[error("{url} gave an answer of more than {limit} bytes; is the API's URL right?")]
+    TooLarge {
+        /// What was asked.
+        url: String,
+        /// The limit in bytes.
+        limit: usize,
+    },
+}
+
+/// What is wrong with a serial number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SerialProblem {
+    /// There is none.
+    #[error("is empty")]
+    Empty,
+    /// More than 128 characters.
+    #[error("is longer than 128 characters")]
+    TooLong,
+    /// One that is not allowed.
+    #[error("contains {0:?}; allowed are letters and digits of ASCII and _ - . :")]
+    Character(char),
+}
+
+/// What is wrong with an answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Malformed {
+    /// A web page: something stands between us and the platform.
+    #[error("it is a web page; a captive portal, or the API's URL is wrong")]
+    Html,
+    /// Nothing at all.
+    #[error("it is empty")]
+    Empty,
+    /// JSON that stops too early.
+    #[error("it is cut off")]
+    CutOff,
+    /// Not JSON.
+    #[error("it is not JSON (line {line}, column {column})")]
+    NotJson {
+        /// Line of the first error, from 1.
+        line: usize,
+        /// Column of the first error, from 1.
+        column: usize,
+    },
+    /// JSON in which something is of the wrong type.
+    #[error("a value in it has the wrong type (line {line}, column {column})")]
+    WrongType {
+        /// Line of the value, from 1.
+        line: usize,
+        /// Column of the value, from 1.
+        column: usize,
+    },
+    /// A key is absent or null.
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    /// A value is there and not valid.
+    #[error("`{field}` {problem}")]
+    Invalid {
+        /// Its place in the answer.
+        field: &'static str,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+}
+
+fn wait(retry_after: Option<Duration>) -> String {
+    match retry_after {
+        Some(time) => format!("try again in {} s", time.as_secs()),
+        None => "try again later".to_owned(),
+    }
+}
+
+impl ProvisionError {
+    /// Whether the same call, made later, may succeed without anyone having changed anything here.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self,
+            Self::RateLimited { .. }
+                | Self::Server { .. }
+                | Self::Unreachable { .. }
+                | Self::ConnectTimedOut { .. }
+        )
+    }
+
+    /// Whether the platform may have registered the device although its answer did not arrive. The provisioning key may
+    /// then be used up; trying again does no harm, and is refused in that case.
+    #[must_use]
+    pub fn may_have_registered(&self) -> bool {
+        matches!(
+            self,
+            Self::TimedOut { .. }
+                | Self::Interrupted { .. }
+                | Self::Malformed { .. }
+                | Self::Mismatched { .. }
+                | Self::TooLarge { .. }
+        )
+    }
+}

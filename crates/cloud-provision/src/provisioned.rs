@@ -1,0 +1,265 @@
+//! What a registration yields, and what it takes to believe it.
+//!
+//! Checked before anyone gets to see it: certificates are certificates, each key belongs to its certificate, endpoints
+//! are host names. Not checked: whether a chain leads to a root. The device certificate need not chain to the root that
+//! comes with it, and the remote one's root is its visitors' affair.
+//!
+//! Protocol: `docs/protocol.md`, "Provisioning".
+
+use rustls::RootCertStore;
+use rustls::crypto::ring::sign::any_supported_type;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+
+use crate::answer::Thing;
+use crate::error::Malformed;
+use crate::secret::PrivateKeyPem;
+use crate::serial;
+
+/// Everything that a device gets when it is registered. Texts are as the platform sent them.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Provisioned {
+    /// For messaging.
+    pub iot: IotIdentity,
+    /// For remote access.
+    pub remote: RemoteIdentity,
+}
+
+/// Who the device is for the MQTT broker, and where that is.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct IotIdentity {
+    /// The broker: host, perhaps with a port.
+    pub endpoint: String,
+    /// The device's name there.
+    pub thing_name: String,
+    /// The device's client certificate, PEM.
+    pub device_certificate: String,
+    /// Roots to trust for the broker, PEM.
+    pub root_ca: String,
+    /// The key of the client certificate.
+    pub private_key: PrivateKeyPem,
+}
+
+/// Who the device is for the public, and where the tunnel leads.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct RemoteIdentity {
+    /// The tunnel's relay: host, perhaps with a port.
+    pub endpoint: String,
+    /// The host name under which the public reaches the device.
+    pub access_point: String,
+    /// The public certificate, leaf first, then its chain, PEM.
+    pub certificate_chain: String,
+    /// The key of the public certificate.
+    pub private_key: PrivateKeyPem,
+}
+
+/// Why an answer is not believed.
+pub(crate) enum Doubt {
+    Malformed(Malformed),
+    /// The key at this place does not belong to its certificate.
+    Mismatched(&'static str),
+}
+
+impl From<Malformed> for Doubt {
+    fn from(what: Malformed) -> Self {
+        Self::Malformed(what)
+    }
+}
+
+impl Provisioned {
+    pub(crate) fn check(thing: Thing) -> Result<Self, Doubt> {
+        let iot = required(thing.iot, "registration.thing.iot")?;
+        let certificates = required(iot.certificates, "registration.thing.iot.certificates")?;
+        let key_pair = required(iot.key_pair, "registration.thing.iot.keyPair")?;
+        let remote = required(thing.remote, "registration.thing.remote")?;
+        let provisioned = Self {
+            iot: IotIdentity {
+                endpoint: required(iot.endpoint, IOT_ENDPOINT)?,
+                thing_name: required(iot.thing_name, THING_NAME)?,
+                device_certificate: required(certificates.device_certificate, DEVICE_CERTIFICATE)?,
+                root_ca: required(certificates.root_ca, ROOT_CA)?,
+                private_key: required(key_pair.private_key, IOT_KEY)?,
+            },
+            remote: RemoteIdentity {
+                endpoint: required(remote.endpoint, REMOTE_ENDPOINT)?,
+                access_point: required(remote.access_point, ACCESS_POINT)?,
+                certificate_chain: required(remote.cert, REMOTE_CERT)?,
+                private_key: required(remote.pkey, REMOTE_KEY)?,
+            },
+        };
+        let Self { iot, remote } = &provisioned;
+        valid(
+            serial::check(&iot.thing_name).is_ok(),
+            THING_NAME,
+            "is not a thing name",
+        )?;
+        valid(
+            is_endpoint(&iot.endpoint),
+            IOT_ENDPOINT,
+            "is not a host name",
+        )?;
+        valid(
+            is_endpoint(&remote.endpoint),
+            REMOTE_ENDPOINT,
+            "is not a host name",
+        )?;
+        valid(
+            is_host(&remote.access_point),
+            ACCESS_POINT,
+            "is not a host name",
+        )?;
+        valid(
+            are_roots(&iot.root_ca),
+            ROOT_CA,
+            "holds no usable root certificate",
+        )?;
+        check_pair(
+            &iot.device_certificate,
+            DEVICE_CERTIFICATE,
+            &iot.private_key,
+            IOT_KEY,
+        )?;
+        check_pair(
+            &remote.certificate_chain,
+            REMOTE_CERT,
+            &remote.private_key,
+            REMOTE_KEY,
+        )?;
+        Ok(provisioned)
+    }
+}
+
+const IOT_ENDPOINT: &str = "registration.thing.iot.endpoint";
+const THING_NAME: &str = "registration.thing.iot.thing_name";
+const DEVICE_CERTIFICATE: &str = "registration.thing.iot.certificates.device_certificate";
+const ROOT_CA: &str = "registration.thing.iot.certificates.root_ca";
+const IOT_KEY: &str = "registration.thing.iot.keyPair.privateKey";
+const REMOTE_ENDPOINT: &str = "registration.thing.remote.endpoint";
+const ACCESS_POINT: &str = "registration.thing.remote.access_point";
+const REMOTE_CERT: &str = "registration.thing.remote.cert";
+const REMOTE_KEY: &str = "registration.thing.remote.pkey";
+
+fn required<T>(value: Option<T>, field: &'static str) -> Result<T, Malformed> {
+    value.ok_or(Malformed::Missing(field))
+}
+
+fn valid(is_valid: bool, field: &'static str, problem: &'static str) -> Result<(), Malformed> {
+    if is_valid {
+        Ok(())
+    } else {
+        Err(Malformed::Invalid { field, problem })
+    }
+}
+
+fn is_host(text: &str) -> bool {
+    ServerName::try_from(text).is_ok() && !text.ends_with('.')
+}
+
+/// `host`, `host:port`, `[v6]` or `[v6]:port`.
+fn is_endpoint(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((v6, "")) => return v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        Some((v6, rest)) if v6.parse::<std::net::Ipv6Addr>().is_ok() => {
+            (v6, rest.strip_prefix(':'))
+        }
+        Some(_) => return false,
+        None => match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => return is_host(text),
+        },
+    };
+    let is_port = |port: &str| {
+        port.bytes().all(|byte| byte.is_ascii_digit())
+            && port.parse().is_ok_and(|port: u16| port > 0)
+    };
+    is_host(host) && port.is_some_and(is_port)
+}
+
+fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
+    let found = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .ok()?;
+    // A block that is opened and never closed ends the iterator without an error.
+    (!found.is_empty() && found.len() == pem.matches("-----BEGIN CERTIFICATE-----").count())
+        .then_some(found)
+}
+
+fn are_roots(pem: &str) -> bool {
+    let mut store = RootCertStore::empty();
+    certificates(pem).is_some_and(|roots| roots.into_iter().all(|root| store.add(root).is_ok()))
+}
+
+fn check_pair(
+    chain: &str,
+    chain_field: &'static str,
+    key: &PrivateKeyPem,
+    key_field: &'static str,
+) -> Result<(), Doubt> {
+    let bad_chain = || Malformed::Invalid {
+        field: chain_field,
+        problem: "is not a certificate",
+    };
+    let bad_key = || Malformed::Invalid {
+        field: key_field,
+        problem: "is not a private key that can be used",
+    };
+    let chain = certificates(chain).ok_or_else(bad_chain)?;
+    for certificate in &chain {
+        x509_parser::parse_x509_certificate(certificate).map_err(|_| bad_chain())?;
+    }
+    let key =
+        PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()).map_err(|_| bad_key())?;
+    let signer = any_supported_type(&key).map_err(|_| bad_key());
+    // The DER outlives this function in the signer's own, encoded form only.
+    wipe(key);
+    match CertifiedKey::new(chain, signer?).keys_match() {
+        Ok(()) => Ok(()),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(Doubt::Mismatched(key_field)),
+        Err(_) => Err(bad_chain().into()),
+    }
+}
+
+fn wipe(mut key: PrivateKeyDer<'static>) {
+    zeroize::Zeroize::zeroize(&mut key);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_endpoint_is_a_host_and_perhaps_a_port() {
+        for good in [
+            "a",
+            "a.example.com",
+            "a.example.com:8883",
+            "127.0.0.1:1",
+            "[::1]",
+            "[::1]:443",
+        ] {
+            assert!(is_endpoint(good), "{good}");
+        }
+        for bad in [
+            "",
+            "https://a",
+            "a b",
+            "a/b",
+            "a:",
+            "a:0",
+            "a:65536",
+            "a:+1",
+            "a:1:1",
+            "[::1",
+            "[a]:1",
+            "[::1]1",
+            "::1",
+            "a.",
+        ] {
+            assert!(!is_endpoint(bad), "{bad}");
+        }
+    }
+}

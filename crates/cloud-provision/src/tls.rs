@@ -1,0 +1,58 @@
+//! Whom the client trusts: the system's roots, and those that it was given besides. There is no way to trust everyone.
+
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use crate::error::BuildError;
+
+/// A configuration that offers HTTP/2 and HTTP/1.1 and verifies the server against `extra` and the system's roots.
+pub(crate) fn client_config(extra: &[CertificateDer<'static>]) -> Result<ClientConfig, BuildError> {
+    let mut roots = RootCertStore::empty();
+    let system = rustls_native_certs::load_native_certs();
+    for error in &system.errors {
+        tracing::debug!(%error, "a root certificate of the system cannot be read");
+    }
+    // Systems ship the odd root that no verifier takes; the others count.
+    roots.add_parsable_certificates(system.certs);
+    for root in extra {
+        roots
+            .add(root.clone())
+            .map_err(|_| BuildError::Root("cannot be used as a root"))?;
+    }
+    if roots.is_empty() {
+        return Err(BuildError::NoRoots);
+    }
+    configuration(roots)
+}
+
+/// A configuration that trusts nobody, for a client that uses no TLS.
+pub(crate) fn nobody() -> Result<ClientConfig, BuildError> {
+    configuration(RootCertStore::empty())
+}
+
+pub(crate) fn roots_from_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+    let roots: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|_| BuildError::Root("is not valid PEM"))?;
+    if roots.is_empty() {
+        Err(BuildError::Root(
+            "is missing: the text holds no certificate",
+        ))
+    } else {
+        Ok(roots)
+    }
+}
+
+fn configuration(roots: RootCertStore) -> Result<ClientConfig, BuildError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| BuildError::Http(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
