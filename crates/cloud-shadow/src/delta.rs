@@ -1,0 +1,154 @@
+//! The delta message, in both forms in which it is sent.
+//!
+//! AWS's own has the difference as its `state`: `{"state": {"key": …}, "metadata": …, "timestamp": …, "version": …}`. The
+//! other one, which the original device library reads, has it one level further down, beside the whole desired section:
+//! `{"state": {"desired": {…}, "delta": {"key": …}}}`, mostly without a version.
+//!
+//! Protocol: `docs/protocol.md`, "Shadows".
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::document::Object;
+
+/// What the cloud wants and the device has not reported.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Delta {
+    /// Only the keys that differ, each with its whole path. Empty: nothing to do.
+    pub state: Object,
+    /// The version of the document that it belongs to, where the message told it.
+    pub version: Option<u64>,
+}
+
+impl Delta {
+    /// Whether device and cloud agree.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.state.is_empty()
+    }
+}
+
+#[derive(Deserialize)]
+struct Wire {
+    state: Object,
+    version: Option<u64>,
+    metadata: Option<Value>,
+}
+
+/// Reads the payload of an `update/delta` message, whichever form it has.
+///
+/// ```
+/// let aws = br#"{"state": {"remoteCertSn": "42"}, "version": 7, "timestamp": 1700000000}"#;
+/// let nested = br#"{"state": {"desired": {"remoteCertSn": "42"}, "delta": {"remoteCertSn": "42"}}}"#;
+/// for payload in [&aws[..], &nested[..]] {
+///     assert_eq!(cloud_shadow::parse_delta(payload)?.state["remoteCertSn"], "42");
+/// }
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// If the payload is not JSON, or `state` is not an object.
+pub fn parse_delta(payload: &[u8]) -> Result<Delta, serde_json::Error> {
+    let Wire {
+        mut state,
+        version,
+        metadata,
+    } = serde_json::from_slice(payload)?;
+    if is_nested(&state, metadata.as_ref())
+        && let Some(Value::Object(delta)) = state.remove("delta")
+    {
+        state = delta;
+    }
+    Ok(Delta { state, version })
+}
+
+/// Tells the nested form from a desired state that happens to have keys named `delta` and `desired`: there are no keys
+/// but a document's sections, both are objects, and the metadata, which in AWS's form mirrors the state, knows no `delta`.
+fn is_nested(state: &Object, metadata: Option<&Value>) -> bool {
+    let object = |key| matches!(state.get(key), Some(Value::Object(_)));
+    object("delta")
+        && object("desired")
+        && state
+            .keys()
+            .all(|key| matches!(key.as_str(), "delta" | "desired" | "reported"))
+        && metadata.is_none_or(|metadata| metadata.get("delta").is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::object;
+    use serde_json::json;
+
+    fn parse(payload: Value) -> Delta {
+        parse_delta(payload.to_string().as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn awss_own_form() {
+        let delta = parse(json!({
+            "version": 7, "timestamp": 1_700_000_000, "clientToken": "t",
+            "state": {"remoteCertSn": "42", "deep": {"a": 1}},
+            "metadata": {"remoteCertSn": {"timestamp": 1}},
+        }));
+        assert_eq!(delta.version, Some(7));
+        assert_eq!(
+            delta.state,
+            object(json!({"remoteCertSn": "42", "deep": {"a": 1}}))
+        );
+    }
+
+    #[test]
+    fn the_nested_form_with_and_without_a_version() {
+        let state =
+            json!({"desired": {"remoteCertSn": "42", "other": 1}, "delta": {"remoteCertSn": "42"}});
+        let bare = parse(json!({ "state": state }));
+        assert_eq!(
+            bare,
+            Delta {
+                state: object(json!({"remoteCertSn": "42"})),
+                version: None
+            }
+        );
+        let versioned = parse(json!({"state": state, "version": 3, "metadata": {"desired": {}}}));
+        assert_eq!(versioned.version, Some(3));
+        assert_eq!(versioned.state, bare.state);
+    }
+
+    #[test]
+    fn a_desired_key_named_delta_is_not_the_nested_form() {
+        for state in [
+            json!({"delta": {"a": 1}}),
+            json!({"delta": 5, "desired": {"a": 1}}),
+            json!({"delta": {"a": 1}, "desired": {}, "more": 1}),
+        ] {
+            assert_eq!(
+                parse(json!({"state": state, "version": 1})).state,
+                object(state)
+            );
+        }
+        let state = json!({"delta": {"a": 1}, "desired": {"b": 1}});
+        let metadata =
+            json!({"delta": {"a": {"timestamp": 1}}, "desired": {"b": {"timestamp": 1}}});
+        assert_eq!(
+            parse(json!({"state": state, "metadata": metadata})).state,
+            object(state)
+        );
+    }
+
+    #[test]
+    fn what_is_no_delta_is_an_error() {
+        for payload in [
+            &b""[..],
+            b"{}",
+            b"[]",
+            br#"{"state": 1}"#,
+            br#"{"state": {}, "version": -1}"#,
+            b"\xff",
+        ] {
+            assert!(parse_delta(payload).is_err());
+        }
+    }
+}

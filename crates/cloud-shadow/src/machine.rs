@@ -1,0 +1,480 @@
+//! The decisions of a shadow client, without input, output or clock: which request is sent when, which answer belongs to
+//! which, what has waited too long, and when the document has to be fetched.
+//!
+//! Messages and times go in (`handle_*`), what to send and what to tell comes out (`poll_*`). The shell around it is
+//! [`task`](crate::task).
+//!
+//! Invariants:
+//!
+//! - At most one request is in flight; it ends with its answer, at its deadline, or by [`Machine::connected`].
+//! - Every request that was accepted by [`Machine::submit`] ends in exactly one [`Done`], unless it was cancelled.
+//! - While the replica is behind, a `get` of the machine's own is in flight or due.
+//!
+//! Protocol: `docs/protocol.md`, "Shadows".
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::delta::parse_delta;
+use crate::document::{Document, Object, patch_towards};
+use crate::error::{RejectionCode, RequestError};
+use crate::message;
+use crate::replica::Replica;
+use crate::topic::{MessageKind, Operation};
+
+/// Requests of one shadow that may wait for their turn. A device has a handful of places that touch its shadow; more
+/// than this waiting means that they ask faster than the cloud answers.
+pub(crate) const MAX_WAITING: usize = 16;
+
+/// How long a message that tells of a newer version is given to be followed by the rest, before the document is fetched.
+/// The messages of one update arrive within a round trip of each other.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+/// Until the first repetition of a `get` of our own that failed; doubled each time, up to [`RETRY_MAX`].
+const RETRY_FIRST: Duration = Duration::from_secs(2);
+
+/// The longest time between two such repetitions: with a thousand devices that is three requests a second.
+const RETRY_MAX: Duration = Duration::from_secs(300);
+
+/// Messages larger than this are not read. AWS IoT Core carries none.
+const MAX_MESSAGE: usize = 128 * 1024;
+
+/// Names a caller's request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RequestId(u64);
+
+/// What a caller asks for. States are checked already.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Request {
+    Get,
+    /// Sends this `state`, on condition that `version` is the current one, if there is one.
+    Update {
+        state: Value,
+        version: Option<u64>,
+    },
+    /// Sends what of this is not reported already.
+    Report(Object),
+    Delete,
+}
+
+impl Request {
+    fn operation(&self) -> Operation {
+        match self {
+            Self::Get => Operation::Get,
+            Self::Update { .. } | Self::Report(_) => Operation::Update,
+            Self::Delete => Operation::Delete,
+        }
+    }
+}
+
+/// How a request went.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Answer {
+    Document(Document),
+    Updated(u64),
+    /// Reported already, nothing was sent.
+    Unchanged,
+    Deleted,
+}
+
+/// The end of a request.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) id: RequestId,
+    pub(crate) result: Result<Answer, RequestError>,
+}
+
+/// A message to publish.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Transmit {
+    pub(crate) operation: Operation,
+    pub(crate) token: String,
+    pub(crate) payload: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    id: RequestId,
+    request: Request,
+    deadline: Instant,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    /// `None`: a `get` of the machine's own.
+    caller: Option<Waiting>,
+    operation: Operation,
+    token: String,
+    deadline: Instant,
+    /// See [`Replica::baseline`].
+    baseline: u64,
+}
+
+/// When the machine fetches the document of its own accord.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refresh {
+    /// Not.
+    Idle,
+    /// Then, unless the messages that are missing arrive before.
+    CatchUp(Instant),
+    /// Whatever arrives.
+    Demanded,
+    /// After this many failures in a row.
+    Retry { at: Instant, failures: u32 },
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    replica: Replica,
+    waiting: VecDeque<Waiting>,
+    in_flight: Option<InFlight>,
+    refresh: Refresh,
+    done: VecDeque<Done>,
+    time_limit: Duration,
+    token_prefix: String,
+    counter: u64,
+}
+
+impl Machine {
+    /// `token_prefix` tells this client's requests from those of any other client of the same shadow.
+    pub(crate) fn new(token_prefix: String, time_limit: Duration) -> Self {
+        Self {
+            replica: Replica::new(),
+            waiting: VecDeque::new(),
+            in_flight: None,
+            refresh: Refresh::Idle,
+            done: VecDeque::new(),
+            time_limit,
+            token_prefix,
+            counter: 0,
+        }
+    }
+
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// The token of the request in flight.
+    pub(crate) fn in_flight(&self) -> Option<&str> {
+        self.in_flight
+            .as_ref()
+            .map(|in_flight| in_flight.token.as_str())
+    }
+
+    /// Takes a request over, to be sent when its turn comes.
+    pub(crate) fn submit(
+        &mut self,
+        now: Instant,
+        request: Request,
+    ) -> Result<RequestId, RequestError> {
+        if self.waiting.len() >= MAX_WAITING {
+            return Err(RequestError::Busy(MAX_WAITING));
+        }
+        self.counter += 1;
+        let id = RequestId(self.counter);
+        let deadline = now + self.time_limit;
+        self.waiting.push_back(Waiting {
+            id,
+            request,
+            deadline,
+        });
+        Ok(id)
+    }
+
+    /// Nobody waits for this request any more. If it is not sent yet it never will be.
+    pub(crate) fn cancel(&mut self, id: RequestId) {
+        self.waiting.retain(|waiting| waiting.id != id);
+    }
+
+    /// A connection was made, or messages were lost: the document is fetched at once. A `get` in flight may have lost its
+    /// answer with the last connection and starts over; an update is not sent twice, it keeps waiting for its answer.
+    pub(crate) fn connected(&mut self) {
+        self.refresh = Refresh::Demanded;
+        if let Some(in_flight) = self.in_flight.take_if(|it| it.operation == Operation::Get)
+            && let Some(waiting) = in_flight.caller
+        {
+            self.waiting.push_front(waiting);
+        }
+    }
+
+    /// The message bus did not take the request with this token.
+    pub(crate) fn handle_send_failure(&mut self, now: Instant, token: &str, error: RequestError) {
+        if let Some(in_flight) = self.in_flight.take_if(|it| it.token == token) {
+            self.finish(now, in_flight, Err(error));
+        }
+    }
+
+    /// A message about this shadow has arrived.
+    pub(crate) fn handle_message(&mut self, now: Instant, kind: MessageKind, payload: &[u8]) {
+        if payload.len() > MAX_MESSAGE {
+            tracing::warn!(
+                ?kind,
+                bytes = payload.len(),
+                "shadow message too large, ignored"
+            );
+            return;
+        }
+        let read = match kind {
+            MessageKind::Accepted(operation) => self.accepted(now, operation, payload),
+            MessageKind::Rejected(operation) => {
+                self.rejected(now, operation, payload);
+                Ok(())
+            }
+            MessageKind::Delta => {
+                parse_delta(payload).map(|delta| self.replica.delta_arrived(delta))
+            }
+            MessageKind::Documents => {
+                message::parse_documents(payload).map(|document| self.replica.snapshot(document))
+            }
+        };
+        if let Err(error) = read {
+            tracing::warn!(?kind, %error, "shadow message cannot be read, ignored");
+        }
+        self.plan_refresh(now);
+    }
+
+    /// Ends what has reached its deadline. To be called at [`poll_timeout`](Self::poll_timeout); earlier does no harm.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if let Some(in_flight) = self.in_flight.take_if(|it| it.deadline <= now) {
+            let error = RequestError::TimedOut(in_flight.operation);
+            self.finish(now, in_flight, Err(error));
+        }
+        let done = &mut self.done;
+        self.waiting.retain(|waiting| {
+            let in_time = waiting.deadline > now;
+            if !in_time {
+                let result = Err(RequestError::TimedOut(waiting.request.operation()));
+                done.push_back(Done {
+                    id: waiting.id,
+                    result,
+                });
+            }
+            in_time
+        });
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) or [`poll_transmit`](Self::poll_transmit) next has something to do,
+    /// if nothing else happens before.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let refresh = match self.refresh {
+            Refresh::CatchUp(at) | Refresh::Retry { at, .. } if self.in_flight.is_none() => {
+                Some(at)
+            }
+            _ => None,
+        };
+        let deadlines = self.waiting.iter().map(|waiting| waiting.deadline);
+        let in_flight = self.in_flight.as_ref().map(|it| it.deadline);
+        deadlines.chain(in_flight).chain(refresh).min()
+    }
+
+    /// The next request to publish, if its turn has come.
+    pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        let refresh = match self.refresh {
+            Refresh::Idle => false,
+            Refresh::Demanded => true,
+            Refresh::CatchUp(at) | Refresh::Retry { at, .. } => at <= now,
+        };
+        if refresh {
+            return Some(self.send(Operation::Get, json!({}), now + self.time_limit, None));
+        }
+        while let Some(waiting) = self.waiting.pop_front() {
+            let body = match &waiting.request {
+                Request::Get | Request::Delete => json!({}),
+                Request::Update {
+                    state,
+                    version: None,
+                } => json!({ "state": state }),
+                Request::Update { state, version } => json!({ "state": state, "version": version }),
+                Request::Report(wanted) => {
+                    let news = self.news(wanted);
+                    if news.is_empty() {
+                        self.done.push_back(Done {
+                            id: waiting.id,
+                            result: Ok(Answer::Unchanged),
+                        });
+                        continue;
+                    }
+                    json!({ "state": { "reported": news } })
+                }
+            };
+            return Some(self.send(
+                waiting.request.operation(),
+                body,
+                waiting.deadline,
+                Some(waiting),
+            ));
+        }
+        None
+    }
+
+    /// The next request that has ended.
+    pub(crate) fn poll_done(&mut self) -> Option<Done> {
+        self.done.pop_front()
+    }
+
+    fn send(
+        &mut self,
+        operation: Operation,
+        mut body: Value,
+        deadline: Instant,
+        caller: Option<Waiting>,
+    ) -> Transmit {
+        self.counter += 1;
+        let token = format!("{}-{}", self.token_prefix, self.counter);
+        body["clientToken"] = Value::from(token.as_str());
+        self.in_flight = Some(InFlight {
+            caller,
+            operation,
+            token: token.clone(),
+            deadline,
+            baseline: self.replica.baseline(),
+        });
+        Transmit {
+            operation,
+            token,
+            payload: body.to_string().into_bytes(),
+        }
+    }
+
+    /// What of `wanted` is not reported yet, as far as that is known.
+    fn news(&self, wanted: &Object) -> Object {
+        match self.replica.document() {
+            Some(document) if !self.replica.is_behind() => {
+                patch_towards(wanted, &document.reported)
+            }
+            _ => wanted.clone(),
+        }
+    }
+
+    /// Takes the request in flight if this is its answer.
+    fn answered(&mut self, operation: Operation, payload: &[u8]) -> Option<InFlight> {
+        let token = message::client_token(payload)?;
+        self.in_flight
+            .take_if(|it| it.operation == operation && it.token == token)
+    }
+
+    /// Every client of the shadow receives every answer: one that is not ours is still news.
+    fn accepted(
+        &mut self,
+        now: Instant,
+        operation: Operation,
+        payload: &[u8],
+    ) -> Result<(), serde_json::Error> {
+        let ours = self.answered(operation, payload);
+        let baseline = ours.as_ref().map(|it| it.baseline);
+        let result = match operation {
+            Operation::Get => message::parse_document(payload).map(|document| {
+                match baseline {
+                    Some(baseline) => self.replica.got(document.clone(), baseline),
+                    None => self.replica.snapshot(document.clone()),
+                }
+                Answer::Document(document)
+            }),
+            Operation::Update => message::parse_patch(payload).map(|patch| {
+                let version = patch.version;
+                self.replica.patch(patch);
+                Answer::Updated(version)
+            }),
+            Operation::Delete => message::parse_deleted(payload).map(|version| {
+                self.replica.deleted(version);
+                Answer::Deleted
+            }),
+        };
+        match ours {
+            Some(ours) => {
+                self.finish(now, ours, result.map_err(RequestError::Unreadable));
+                Ok(())
+            }
+            None => result.map(drop),
+        }
+    }
+
+    /// Another client's refusal is none of our business.
+    fn rejected(&mut self, now: Instant, operation: Operation, payload: &[u8]) {
+        let Some(ours) = self.answered(operation, payload) else {
+            return;
+        };
+        let error = match message::parse_rejection(operation, payload) {
+            Ok(rejection) => {
+                if rejection.code == RejectionCode::NotFound && operation != Operation::Update {
+                    self.replica.found_none(ours.baseline);
+                }
+                RequestError::Rejected(rejection)
+            }
+            Err(error) => RequestError::Unreadable(error),
+        };
+        self.finish(now, ours, Err(error));
+    }
+
+    fn finish(&mut self, now: Instant, in_flight: InFlight, result: Result<Answer, RequestError>) {
+        match in_flight.caller {
+            Some(Waiting { id, .. }) => {
+                // An update whose outcome is not known: the document tells.
+                let unknown = matches!(
+                    result,
+                    Err(RequestError::TimedOut(
+                        Operation::Update | Operation::Delete
+                    ))
+                );
+                if unknown && !matches!(self.refresh, Refresh::Retry { .. }) {
+                    self.refresh = Refresh::Demanded;
+                }
+                self.done.push_back(Done { id, result });
+            }
+            None => self.refreshed(now, result),
+        }
+        self.plan_refresh(now);
+    }
+
+    fn refreshed(&mut self, now: Instant, result: Result<Answer, RequestError>) {
+        let error = match result {
+            Ok(_) => None,
+            Err(error) if error.is_not_found() => None,
+            Err(error) => Some(error),
+        };
+        let Some(error) = error else {
+            self.refresh = Refresh::Idle;
+            return;
+        };
+        let failures = match self.refresh {
+            Refresh::Retry { failures, .. } => failures.saturating_add(1),
+            _ => 1,
+        };
+        let delay = if error.is_retryable() {
+            RETRY_FIRST
+                .saturating_mul(1 << (failures - 1).min(16))
+                .min(RETRY_MAX)
+        } else {
+            RETRY_MAX
+        };
+        tracing::warn!(%error, failures, ?delay, "the shadow could not be fetched, trying again later");
+        self.refresh = Refresh::Retry {
+            at: now + delay,
+            failures,
+        };
+    }
+
+    /// Makes a `get` due if the replica is behind, and takes back one that has become needless.
+    fn plan_refresh(&mut self, now: Instant) {
+        let asking = self
+            .in_flight
+            .as_ref()
+            .is_some_and(|it| it.caller.is_none());
+        self.refresh = match (self.refresh, self.replica.is_behind()) {
+            (Refresh::Idle, true) if !asking => Refresh::CatchUp(now + CATCH_UP),
+            (Refresh::CatchUp(_), false) if !asking => Refresh::Idle,
+            (unchanged, _) => unchanged,
+        };
+    }
+}
+
+#[cfg(test)]
+mod convergence;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,472 @@
+//! The machine by examples: who is answered what, and when.
+
+use serde_json::json;
+
+use super::*;
+use crate::test_support::{FakeCloud, Form, object};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+struct World {
+    machine: Machine,
+    cloud: FakeCloud,
+    now: Instant,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            machine: Machine::new("test".to_owned(), LIMIT),
+            cloud: FakeCloud::new(Form::Aws),
+            now: Instant::now(),
+        }
+    }
+
+    /// One that is connected and has the document `{"desired": desired}` at version 1.
+    fn with_desired(desired: Value) -> Self {
+        let mut world = Self::new();
+        world
+            .cloud
+            .update(&json!({ "desired": desired }), &Value::Null);
+        world.machine.connected();
+        world.answer_all();
+        world
+    }
+
+    fn submit(&mut self, request: Request) -> RequestId {
+        self.machine.submit(self.now, request).unwrap()
+    }
+
+    fn transmit(&mut self) -> Option<Transmit> {
+        self.machine.poll_transmit(self.now)
+    }
+
+    fn deliver(&mut self, messages: &[(MessageKind, Vec<u8>)]) {
+        for (kind, payload) in messages {
+            self.machine.handle_message(self.now, *kind, payload);
+        }
+    }
+
+    /// The cloud carries out whatever the machine sends; returns the payloads of the requests.
+    fn answer_all(&mut self) -> Vec<Value> {
+        let mut sent = Vec::new();
+        while let Some(transmit) = self.transmit() {
+            sent.push(serde_json::from_slice(&transmit.payload).unwrap());
+            let answers = self.cloud.handle(transmit.operation, &transmit.payload);
+            self.deliver(&answers);
+        }
+        sent
+    }
+
+    fn done(&mut self) -> Vec<(RequestId, Result<Answer, RequestError>)> {
+        std::iter::from_fn(|| self.machine.poll_done())
+            .map(|done| (done.id, done.result))
+            .collect()
+    }
+
+    fn one_result(&mut self) -> Result<Answer, RequestError> {
+        let mut done = self.done();
+        assert_eq!(done.len(), 1, "{done:?}");
+        done.remove(0).1
+    }
+
+    /// Lets time pass until the machine wants to do something.
+    fn sleep(&mut self) -> Duration {
+        let at = self.machine.poll_timeout().expect("nothing is planned");
+        let slept = at.saturating_duration_since(self.now);
+        self.now = self.now.max(at);
+        self.machine.handle_timeout(self.now);
+        slept
+    }
+
+    fn delta(&self) -> Value {
+        Value::Object(self.machine.replica().delta().state.clone())
+    }
+}
+
+fn update(reported: Value) -> Request {
+    Request::Update {
+        state: json!({ "reported": reported }),
+        version: None,
+    }
+}
+
+#[test]
+fn a_change_made_while_offline_is_found_by_the_get_after_connecting() {
+    let mut world = World::with_desired(json!({"remoteCertSn": "1"}));
+    // Offline: none of these messages arrives.
+    world
+        .cloud
+        .update(&json!({"desired": {"remoteCertSn": "2"}}), &Value::Null);
+    world.machine.connected();
+    world.answer_all();
+    assert_eq!(world.delta(), json!({"remoteCertSn": "2"}));
+    assert_eq!(
+        world.machine.replica().document().cloned(),
+        world.cloud.document()
+    );
+}
+
+#[test]
+fn no_shadow_yet_is_fine_and_the_first_update_makes_it() {
+    let mut world = World::new();
+    world.machine.connected();
+    world.answer_all();
+    assert_eq!(world.machine.replica().document(), None);
+    assert_eq!(world.machine.poll_timeout(), None);
+    assert!(world.done().is_empty());
+
+    let id = world.submit(update(json!({"a": 1})));
+    world.answer_all();
+    assert!(matches!(world.done()[..], [(done, Ok(Answer::Updated(1)))] if done == id));
+    assert_eq!(
+        world.machine.replica().document().cloned(),
+        world.cloud.document()
+    );
+}
+
+#[test]
+fn one_request_is_in_flight_and_the_others_wait_in_order() {
+    let mut world = World::new();
+    let ids = [1, 2, 3].map(|n| world.submit(update(json!({ "a": n }))));
+    let first = world.transmit().unwrap();
+    assert_eq!(world.transmit(), None);
+    let answers = world.cloud.handle(first.operation, &first.payload);
+    world.deliver(&answers);
+    world.answer_all();
+    let order: Vec<_> = world.done().into_iter().map(|(id, _)| id).collect();
+    assert_eq!(order, ids);
+    assert_eq!(
+        world.cloud.document().unwrap().reported,
+        object(json!({"a": 3}))
+    );
+}
+
+#[test]
+fn the_queue_is_bounded() {
+    let mut world = World::new();
+    for _ in 0..MAX_WAITING {
+        world.submit(Request::Get);
+    }
+    let refused = world.machine.submit(world.now, Request::Get);
+    assert!(matches!(refused, Err(RequestError::Busy(MAX_WAITING))));
+    assert!(refused.unwrap_err().is_retryable());
+}
+
+#[test]
+fn a_refusal_is_told_with_its_code() {
+    let mut world = World::with_desired(json!({}));
+    let state = json!({"reported": {"a": 1}});
+    world.submit(Request::Update {
+        state,
+        version: Some(9),
+    });
+    world.answer_all();
+    let error = world.one_result().unwrap_err();
+    assert!(error.is_conflict(), "{error:?}");
+    assert!(!error.is_retryable());
+
+    world.submit(Request::Delete);
+    world.answer_all();
+    assert!(matches!(world.one_result(), Ok(Answer::Deleted)));
+    world.submit(Request::Delete);
+    world.answer_all();
+    assert!(world.one_result().unwrap_err().is_not_found());
+}
+
+#[test]
+fn an_answer_that_cannot_be_read_ends_its_request_and_nobody_elses() {
+    let mut world = World::new();
+    world.submit(Request::Get);
+    let token = world.transmit().unwrap().token;
+    let accepted = MessageKind::Accepted(Operation::Get);
+    for (kind, body) in [
+        (accepted, "{".to_owned()),
+        (
+            accepted,
+            r#"{"state": {}, "version": 1, "clientToken": "other-2"}"#.to_owned(),
+        ),
+        (
+            MessageKind::Accepted(Operation::Delete),
+            json!({ "clientToken": token }).to_string(),
+        ),
+        (MessageKind::Delta, "[]".to_owned()),
+    ] {
+        world
+            .machine
+            .handle_message(world.now, kind, body.as_bytes());
+        assert!(world.done().is_empty(), "{body}");
+    }
+    let body = json!({"state": 5, "clientToken": token}).to_string();
+    world
+        .machine
+        .handle_message(world.now, accepted, body.as_bytes());
+    assert!(matches!(
+        world.one_result(),
+        Err(RequestError::Unreadable(_))
+    ));
+}
+
+#[test]
+fn an_update_without_an_answer_times_out_and_the_document_is_fetched() {
+    let mut world = World::with_desired(json!({}));
+    world.submit(update(json!({"a": 1})));
+    let lost = world.transmit().unwrap();
+    world.cloud.handle(lost.operation, &lost.payload);
+    assert_eq!(world.sleep(), LIMIT);
+    assert!(matches!(
+        world.one_result(),
+        Err(RequestError::TimedOut(Operation::Update))
+    ));
+    assert_eq!(world.answer_all().len(), 1);
+    assert_eq!(
+        world.machine.replica().document().cloned(),
+        world.cloud.document()
+    );
+}
+
+#[test]
+fn what_waits_times_out_too_and_is_never_sent() {
+    let mut world = World::new();
+    world.submit(update(json!({"a": 1})));
+    let _unanswered = world.transmit().unwrap();
+    world.submit(update(json!({"a": 2})));
+    world.sleep();
+    assert_eq!(world.done().len(), 2);
+    let next = world.transmit().unwrap();
+    assert_eq!(next.operation, Operation::Get);
+}
+
+#[test]
+fn a_cancelled_request_is_not_sent_and_not_answered() {
+    let mut world = World::new();
+    let first = world.submit(update(json!({"a": 1})));
+    let second = world.submit(update(json!({"a": 2})));
+    world.machine.cancel(second);
+    world.answer_all();
+    assert!(matches!(world.done()[..], [(id, Ok(_))] if id == first));
+    assert_eq!(world.cloud.version, 1);
+}
+
+#[test]
+fn a_get_whose_answer_was_lost_with_the_connection_starts_over() {
+    let mut world = World::with_desired(json!({"a": 1}));
+    world.submit(Request::Get);
+    let lost = world.transmit().unwrap();
+    world.machine.connected();
+    let sent = world.answer_all();
+    assert_eq!(sent.len(), 2, "one of the machine's own, and the caller's");
+    assert!(
+        sent.iter()
+            .all(|request| request["clientToken"] != lost.token)
+    );
+    assert!(matches!(world.one_result(), Ok(Answer::Document(_))));
+}
+
+#[test]
+fn an_update_is_not_sent_twice_and_its_late_answer_counts() {
+    let mut world = World::with_desired(json!({}));
+    world.submit(update(json!({"a": 1})));
+    let sent = world.transmit().unwrap();
+    let answers = world.cloud.handle(sent.operation, &sent.payload);
+    world.machine.connected();
+    assert_eq!(world.transmit(), None);
+    world.deliver(&answers);
+    assert!(matches!(world.one_result(), Ok(Answer::Updated(2))));
+    assert_eq!(world.transmit().unwrap().operation, Operation::Get);
+}
+
+#[test]
+fn a_report_sends_only_what_is_new() {
+    let mut world = World::with_desired(json!({}));
+    world.submit(Request::Report(object(
+        json!({"a": 1, "b": {"c": 1, "d": 1}}),
+    )));
+    world.answer_all();
+    world.submit(Request::Report(object(
+        json!({"a": 1, "b": {"c": 2, "d": 1}, "e": null}),
+    )));
+    let sent = world.answer_all();
+    assert_eq!(sent[0]["state"], json!({"reported": {"b": {"c": 2}}}));
+    world.done();
+
+    world.submit(Request::Report(object(json!({"a": 1}))));
+    assert_eq!(world.answer_all(), Vec::<Value>::new());
+    assert!(matches!(world.one_result(), Ok(Answer::Unchanged)));
+}
+
+#[test]
+fn a_delta_alone_is_believed_and_the_document_fetched_soon_after() {
+    let mut world = World::with_desired(json!({}));
+    let messages = world
+        .cloud
+        .update(&json!({"desired": {"a": 1}}), &Value::Null);
+    let delta: Vec<_> = messages
+        .into_iter()
+        .filter(|(kind, _)| *kind == MessageKind::Delta)
+        .collect();
+    world.deliver(&delta);
+    assert_eq!(world.delta(), json!({"a": 1}));
+    assert_eq!(world.transmit(), None);
+    assert_eq!(world.sleep(), CATCH_UP);
+    assert_eq!(world.answer_all().len(), 1);
+    assert_eq!(
+        world.machine.replica().document().cloned(),
+        world.cloud.document()
+    );
+    assert_eq!(world.machine.poll_timeout(), None);
+}
+
+#[test]
+fn nothing_is_fetched_when_all_of_an_update_arrives() {
+    let mut world = World::with_desired(json!({}));
+    let messages = world
+        .cloud
+        .update(&json!({"desired": {"a": 1}}), &Value::Null);
+    for message in messages.iter().rev() {
+        world.deliver(std::slice::from_ref(message));
+    }
+    assert_eq!(world.machine.poll_timeout(), None);
+    assert_eq!(
+        world.machine.replica().document().cloned(),
+        world.cloud.document()
+    );
+}
+
+#[test]
+fn stale_messages_are_dropped() {
+    let mut world = World::with_desired(json!({"a": 1}));
+    let old = world
+        .cloud
+        .update(&json!({"desired": {"a": 2}}), &Value::Null);
+    let new = world
+        .cloud
+        .update(&json!({"desired": {"a": 3}}), &Value::Null);
+    world.deliver(&new);
+    world.deliver(&old);
+    world.deliver(&old);
+    assert_eq!(world.delta(), json!({"a": 3}));
+    assert_eq!(
+        world.machine.replica().document().cloned(),
+        world.cloud.document()
+    );
+}
+
+#[test]
+fn the_delta_without_a_version_is_believed_and_confirmed() {
+    let mut world = World::with_desired(json!({}));
+    world.cloud.form = Form::Nested;
+    let messages = world
+        .cloud
+        .update(&json!({"desired": {"a": 1}}), &Value::Null);
+    let delta: Vec<_> = messages
+        .into_iter()
+        .filter(|(kind, _)| *kind == MessageKind::Delta)
+        .collect();
+    world.deliver(&delta);
+    assert_eq!(world.delta(), json!({"a": 1}));
+    // The device acts on it and reports; then the same message comes again, late.
+    world.submit(Request::Report(object(json!({"a": 1}))));
+    world.answer_all();
+    world.deliver(&delta);
+    world.sleep();
+    world.answer_all();
+    assert_eq!(world.delta(), json!({}));
+}
+
+#[test]
+fn a_shadow_deleted_and_made_anew_with_versions_from_one() {
+    let mut world = World::with_desired(json!({"a": 1}));
+    for n in 2..6 {
+        let messages = world
+            .cloud
+            .update(&json!({"desired": {"a": n}}), &Value::Null);
+        world.deliver(&messages);
+    }
+    let deleted = world.cloud.delete(&Value::Null);
+    world.deliver(&deleted);
+    assert_eq!(world.machine.replica().document(), None);
+    assert_eq!(world.delta(), json!({}));
+
+    world.cloud.version = 0;
+    let messages = world
+        .cloud
+        .update(&json!({"desired": {"b": 1}}), &Value::Null);
+    world.deliver(&messages);
+    world.sleep();
+    world.answer_all();
+    assert_eq!(world.delta(), json!({"b": 1}));
+    assert_eq!(world.machine.replica().document().unwrap().version, 1);
+
+    // From here on the new count holds.
+    let messages = world
+        .cloud
+        .update(&json!({"desired": {"b": 2}}), &Value::Null);
+    world.deliver(&messages);
+    assert_eq!(world.delta(), json!({"b": 2}));
+}
+
+#[test]
+fn made_anew_while_offline_is_found_although_the_version_is_lower() {
+    let mut world = World::with_desired(json!({"a": 1}));
+    let messages = world
+        .cloud
+        .update(&json!({"desired": {"a": 2}}), &Value::Null);
+    world.deliver(&messages);
+    world.cloud.delete(&Value::Null);
+    world.cloud.version = 0;
+    world
+        .cloud
+        .update(&json!({"desired": {"c": 1}}), &Value::Null);
+    world.machine.connected();
+    world.answer_all();
+    assert_eq!(world.delta(), json!({"c": 1}));
+}
+
+#[test]
+fn a_get_of_our_own_is_repeated_with_growing_pauses() {
+    let mut world = World::new();
+    world.machine.connected();
+    let mut pauses = Vec::new();
+    for _ in 0..10 {
+        assert!(world.transmit().is_some());
+        assert_eq!(world.sleep(), LIMIT);
+        pauses.push(world.sleep());
+    }
+    assert_eq!(pauses[..3], [2, 4, 8].map(Duration::from_secs));
+    assert_eq!(pauses[9], RETRY_MAX);
+    world.machine.connected();
+    assert!(world.transmit().is_some(), "a connection ends the pause");
+}
+
+#[test]
+fn a_refused_get_of_our_own_is_repeated_seldom() {
+    let mut world = World::new();
+    world.machine.connected();
+    let token = world.transmit().unwrap().token;
+    let body = json!({"code": 403, "message": "Forbidden", "clientToken": token}).to_string();
+    world.machine.handle_message(
+        world.now,
+        MessageKind::Rejected(Operation::Get),
+        body.as_bytes(),
+    );
+    assert_eq!(world.sleep(), RETRY_MAX);
+    assert!(world.done().is_empty());
+}
+
+#[test]
+fn a_request_that_the_bus_refuses_fails_and_the_next_one_is_sent() {
+    let mut world = World::new();
+    world.submit(Request::Get);
+    world.submit(Request::Delete);
+    let token = world.transmit().unwrap().token;
+    world
+        .machine
+        .handle_send_failure(world.now, "somebody else's", RequestError::Closed);
+    assert_eq!(world.transmit(), None);
+    world
+        .machine
+        .handle_send_failure(world.now, &token, RequestError::Closed);
+    assert!(matches!(world.one_result(), Err(RequestError::Closed)));
+    assert_eq!(world.transmit().unwrap().operation, Operation::Delete);
+}

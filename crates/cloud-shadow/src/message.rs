@@ -1,0 +1,203 @@
+//! The payloads of the shadow service's answers, read leniently: unknown keys are ignored, and only what is needed has to
+//! be there.
+//!
+//! Protocol: `docs/protocol.md`, "Shadows".
+
+use serde::{Deserialize, Deserializer};
+
+use crate::document::{Change, Document, Object};
+use crate::error::{Rejection, RejectionCode};
+use crate::topic::Operation;
+
+/// A refusal's message is cut to this many characters; it is for people.
+const MAX_REASON: usize = 256;
+
+/// The token by which an answer finds its request. Read apart from the rest, so that a request also learns that its
+/// answer could not be read.
+pub(crate) fn client_token(payload: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Wire {
+        client_token: Option<String>,
+    }
+    serde_json::from_slice::<Wire>(payload).ok()?.client_token
+}
+
+#[derive(Deserialize, Default)]
+struct Sections {
+    #[serde(default)]
+    desired: Option<Object>,
+    #[serde(default)]
+    reported: Option<Object>,
+}
+
+#[derive(Deserialize)]
+struct Whole {
+    #[serde(default)]
+    state: Option<Sections>,
+    version: u64,
+}
+
+impl From<Whole> for Document {
+    fn from(whole: Whole) -> Self {
+        let state = whole.state.unwrap_or_default();
+        Self {
+            desired: state.desired.unwrap_or_default(),
+            reported: state.reported.unwrap_or_default(),
+            version: whole.version,
+        }
+    }
+}
+
+/// `get/accepted`.
+pub(crate) fn parse_document(payload: &[u8]) -> Result<Document, serde_json::Error> {
+    serde_json::from_slice::<Whole>(payload).map(Document::from)
+}
+
+/// `update/documents`, of which only the present counts.
+pub(crate) fn parse_documents(payload: &[u8]) -> Result<Document, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Wire {
+        current: Whole,
+    }
+    serde_json::from_slice::<Wire>(payload).map(|wire| wire.current.into())
+}
+
+/// `update/accepted`: what an update changed, and the version that it led to.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Patch {
+    pub(crate) desired: Change,
+    pub(crate) reported: Change,
+    pub(crate) version: u64,
+}
+
+pub(crate) fn parse_patch(payload: &[u8]) -> Result<Patch, serde_json::Error> {
+    #[derive(Deserialize, Default)]
+    struct State {
+        #[serde(default, deserialize_with = "mentioned")]
+        desired: Option<Option<Object>>,
+        #[serde(default, deserialize_with = "mentioned")]
+        reported: Option<Option<Object>>,
+    }
+    #[derive(Deserialize)]
+    struct Wire {
+        #[serde(default)]
+        state: Option<State>,
+        version: u64,
+    }
+    fn change(section: Option<Option<Object>>) -> Change {
+        match section {
+            None => Change::Keep,
+            Some(None) => Change::Clear,
+            Some(Some(patch)) => Change::Merge(patch),
+        }
+    }
+    let wire: Wire = serde_json::from_slice(payload)?;
+    let state = wire.state.unwrap_or_default();
+    Ok(Patch {
+        desired: change(state.desired),
+        reported: change(state.reported),
+        version: wire.version,
+    })
+}
+
+/// Keeps a `null` apart from a section that is not there.
+fn mentioned<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<Object>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+/// `delete/accepted`: the version at which the shadow was deleted.
+pub(crate) fn parse_deleted(payload: &[u8]) -> Result<Option<u64>, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Wire {
+        version: Option<u64>,
+    }
+    serde_json::from_slice::<Wire>(payload).map(|wire| wire.version)
+}
+
+/// `…/rejected`.
+pub(crate) fn parse_rejection(
+    operation: Operation,
+    payload: &[u8],
+) -> Result<Rejection, serde_json::Error> {
+    #[derive(Deserialize)]
+    struct Wire {
+        code: u16,
+        #[serde(default)]
+        message: Option<String>,
+    }
+    let wire: Wire = serde_json::from_slice(payload)?;
+    Ok(Rejection {
+        operation,
+        code: RejectionCode::from(wire.code),
+        message: wire
+            .message
+            .unwrap_or_default()
+            .chars()
+            .take(MAX_REASON)
+            .collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::object;
+    use serde_json::json;
+
+    #[test]
+    fn a_section_that_is_missing_null_or_empty_is_empty_in_a_document() {
+        for state in [
+            json!({"desired": {}}),
+            json!({"reported": null}),
+            json!({}),
+            json!(null),
+        ] {
+            let payload = json!({"state": state, "version": 4, "unknown": 1}).to_string();
+            let document = parse_document(payload.as_bytes()).unwrap();
+            assert_eq!(
+                document,
+                Document {
+                    version: 4,
+                    ..Document::default()
+                }
+            );
+        }
+        assert!(parse_document(br#"{"state": {}}"#).is_err());
+    }
+
+    #[test]
+    fn a_patch_keeps_null_and_missing_apart() {
+        let payload = br#"{"state": {"desired": null, "reported": {"a": null}}, "version": 2}"#;
+        let patch = parse_patch(payload).unwrap();
+        assert_eq!(patch.desired, Change::Clear);
+        assert_eq!(patch.reported, Change::Merge(object(json!({"a": null}))));
+        assert_eq!(
+            parse_patch(br#"{"version": 2}"#).unwrap().reported,
+            Change::Keep
+        );
+    }
+
+    #[test]
+    fn documents_answers_with_the_current_one() {
+        let payload = br#"{"previous": {"version": 1}, "current": {"state": {"reported": {"a": 1}}, "version": 2}}"#;
+        let document = parse_documents(payload).unwrap();
+        assert_eq!(
+            (document.version, document.reported),
+            (2, object(json!({"a": 1})))
+        );
+    }
+
+    #[test]
+    fn a_refusal_has_its_code_and_a_bounded_message() {
+        let payload =
+            json!({"code": 409, "message": "é".repeat(1000), "clientToken": "t"}).to_string();
+        let rejection = parse_rejection(Operation::Update, payload.as_bytes()).unwrap();
+        assert_eq!(rejection.code, RejectionCode::Conflict);
+        assert_eq!(rejection.message.chars().count(), MAX_REASON);
+        assert_eq!(client_token(payload.as_bytes()).as_deref(), Some("t"));
+        assert_eq!(client_token(b"{"), None);
+    }
+}

@@ -1,0 +1,192 @@
+//! The device's copy of the shadow, kept up to date from messages that may come in any order, twice, or not at all.
+//!
+//! It is pure bookkeeping, without time and requests. What it says of itself is whether it [is behind](Replica::is_behind):
+//! whether something was seen that its document does not have yet, so that a `get` is needed if nothing else arrives.
+//!
+//! The rules, each for a reason:
+//!
+//! - A message whose version is not newer than what is known is stale and dropped.
+//! - A change is merged only if it is the very next version; after a gap only a whole document helps.
+//! - The answer to a `get` of ours was made after everything that we had seen when we asked. So if its version is *lower*
+//!   than that, the shadow was deleted and made anew, and counting began again: the answer holds.
+//! - After a delete, a version at or below the deleted one is either late or from a shadow made anew. It is not believed,
+//!   but a `get` is asked for.
+//! - A delta without a version cannot be ordered. It is believed, since nothing else may ever come, and a `get` is asked
+//!   for.
+//!
+//! Protocol: `docs/protocol.md`, "Shadows".
+
+use crate::delta::Delta;
+use crate::document::Document;
+use crate::message::Patch;
+
+#[derive(Debug, Clone, PartialEq)]
+enum Known {
+    /// Nothing yet.
+    Nothing,
+    /// There is no shadow.
+    Absent,
+    /// This document.
+    Present(Document),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    known: Known,
+    delta: Delta,
+    /// The highest version seen in this life of the shadow; of a deleted one, the version at which it was deleted.
+    seen: u64,
+    /// Something was seen that only a `get` can settle.
+    unsettled: bool,
+}
+
+impl Replica {
+    pub(crate) fn new() -> Self {
+        Self {
+            known: Known::Nothing,
+            delta: Delta::default(),
+            seen: 0,
+            unsettled: false,
+        }
+    }
+
+    pub(crate) fn document(&self) -> Option<&Document> {
+        match &self.known {
+            Known::Present(document) => Some(document),
+            Known::Nothing | Known::Absent => None,
+        }
+    }
+
+    pub(crate) fn delta(&self) -> &Delta {
+        &self.delta
+    }
+
+    /// Whether a `get` is needed to know the present document.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.unsettled
+            || match &self.known {
+                Known::Present(document) => document.version < self.seen,
+                Known::Nothing | Known::Absent => false,
+            }
+    }
+
+    /// To be remembered when a request is sent, and handed in with its answer.
+    pub(crate) fn baseline(&self) -> u64 {
+        self.seen
+    }
+
+    /// The answer to a `get` of ours that was sent at `baseline`.
+    pub(crate) fn got(&mut self, document: Document, baseline: u64) {
+        let made_anew = document.version < baseline;
+        if made_anew || document.version >= self.seen || matches!(self.known, Known::Nothing) {
+            if made_anew {
+                self.seen = document.version;
+            }
+            self.unsettled = false;
+            self.settle(document);
+        } else {
+            // Overtaken by newer messages, or by old ones of an earlier life: asking again tells which.
+            self.unsettled = true;
+        }
+    }
+
+    /// A `get` or a `delete` of ours, sent at `baseline`, was answered with "no such shadow".
+    pub(crate) fn found_none(&mut self, baseline: u64) {
+        if self.seen > baseline {
+            // It was made while the answer was on its way, or what we saw since was late.
+            self.unsettled = true;
+            return;
+        }
+        self.unsettled = false;
+        self.clear();
+    }
+
+    /// The shadow was deleted at `version`, by us or by somebody else.
+    pub(crate) fn deleted(&mut self, version: Option<u64>) {
+        if version.is_some_and(|version| version < self.seen) {
+            // Late: it has been made anew. Or early, and what we saw was of the life before: asking tells.
+            self.unsettled = true;
+            return;
+        }
+        self.seen = version.unwrap_or(self.seen);
+        self.clear();
+        // Repeated after counting began again, this message would look just the same.
+        self.unsettled = true;
+    }
+
+    /// A whole document that we did not ask for.
+    pub(crate) fn snapshot(&mut self, document: Document) {
+        if self.admits(document.version) {
+            self.settle(document);
+        }
+    }
+
+    /// What an update changed, by us or by somebody else.
+    pub(crate) fn patch(&mut self, patch: Patch) {
+        if !self.admits(patch.version) {
+            return;
+        }
+        let mut next = match &self.known {
+            Known::Present(document) if document.version + 1 == patch.version => document.clone(),
+            Known::Absent if self.seen + 1 == patch.version => Document::default(),
+            _ => {
+                self.seen = self.seen.max(patch.version);
+                self.unsettled = true;
+                return;
+            }
+        };
+        patch.desired.apply(&mut next.desired);
+        patch.reported.apply(&mut next.reported);
+        next.version = patch.version;
+        self.settle(next);
+    }
+
+    /// A delta message.
+    pub(crate) fn delta_arrived(&mut self, delta: Delta) {
+        match delta.version {
+            None => {
+                self.delta = delta;
+                self.unsettled = true;
+            }
+            Some(version) if self.seen < version => {
+                self.seen = version;
+                self.delta = delta;
+                if !matches!(self.known, Known::Present(_)) {
+                    self.unsettled = true;
+                }
+            }
+            Some(_) => self.unsettled |= self.known == Known::Absent,
+        }
+    }
+
+    /// Whether a message of this version can bring something new. If that cannot be known, it is not admitted, but the
+    /// replica is behind.
+    fn admits(&mut self, version: u64) -> bool {
+        match &self.known {
+            Known::Present(document) => document.version < version,
+            Known::Nothing => true,
+            Known::Absent => {
+                let new = self.seen < version;
+                self.unsettled |= !new;
+                new
+            }
+        }
+    }
+
+    fn settle(&mut self, document: Document) {
+        self.seen = self.seen.max(document.version);
+        if document.version == self.seen {
+            self.delta = Delta {
+                state: document.delta(),
+                version: Some(document.version),
+            };
+        }
+        self.known = Known::Present(document);
+    }
+
+    fn clear(&mut self) {
+        self.known = Known::Absent;
+        self.delta = Delta::default();
+    }
+}

@@ -1,0 +1,172 @@
+//! A shadow whose states are a type of the application's instead of JSON.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::client::{Deltas, ShadowClient, Update};
+use crate::delta::Delta;
+use crate::document::{Document, Object};
+use crate::error::RequestError;
+use crate::limits::InvalidState;
+
+/// A view of a [`ShadowClient`] through the type `T`.
+///
+/// A shadow is often incomplete, and a delta always is: give `T` fields that are `Option`, or that have
+/// `#[serde(default)]`. A field that is `None` is written as `null`, which removes the key, unless it has
+/// `#[serde(skip_serializing_if = "Option::is_none")]`, which leaves it alone.
+///
+/// Errors are those of the [`ShadowClient`], and [`RequestError::Shape`] if JSON and type do not fit each other.
+pub struct Typed<T> {
+    client: ShadowClient,
+    shape: PhantomData<fn() -> T>,
+}
+
+/// A [`Document`] in the application's type.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct TypedDocument<T> {
+    /// What the cloud wants of the device.
+    pub desired: T,
+    /// What the device last said of itself.
+    pub reported: T,
+    /// Goes up by one with every update.
+    pub version: u64,
+}
+
+impl<T> Typed<T> {
+    pub(crate) fn new(client: ShadowClient) -> Self {
+        Self {
+            client,
+            shape: PhantomData,
+        }
+    }
+
+    /// The shadow itself.
+    #[must_use]
+    pub fn client(&self) -> &ShadowClient {
+        &self.client
+    }
+}
+
+impl<T: DeserializeOwned> Typed<T> {
+    /// Fetches the document.
+    ///
+    /// # Errors
+    ///
+    /// See [`Typed`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`ShadowClient::get`].
+    pub async fn get(&self) -> Result<TypedDocument<T>, RequestError> {
+        typed(self.client.get().await?)
+    }
+
+    /// The document as far as it is known, without asking: `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Shape`].
+    pub fn document(&self) -> Result<Option<TypedDocument<T>>, RequestError> {
+        let document = self.client.document().borrow().clone();
+        document.map(typed).transpose()
+    }
+
+    /// The deltas to act on.
+    #[must_use]
+    pub fn deltas(&self) -> TypedDeltas<T> {
+        TypedDeltas {
+            deltas: self.client.deltas(),
+            shape: PhantomData,
+        }
+    }
+}
+
+impl<T: Serialize> Typed<T> {
+    /// Makes sure that `state` is reported, sending only what the document does not say already. Returns the document's
+    /// new version, or `None` if there was nothing to send.
+    ///
+    /// # Errors
+    ///
+    /// See [`Typed`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`ShadowClient::report`].
+    pub async fn report(&self, state: &T) -> Result<Option<u64>, RequestError> {
+        match written("reported", state)? {
+            Value::Object(state) => self.client.report(state).await,
+            _ => Err(InvalidState::NotAnObject("reported").into()),
+        }
+    }
+
+    /// Merges `state` into what is wanted of the device; returns the document's new version.
+    ///
+    /// # Errors
+    ///
+    /// See [`Typed`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`ShadowClient::update`].
+    pub async fn update_desired(&self, state: &T) -> Result<u64, RequestError> {
+        let update = Update::new().desired(written("desired", state)?);
+        self.client.update(update).await
+    }
+}
+
+impl<T> Clone for Typed<T> {
+    fn clone(&self) -> Self {
+        Self::new(self.client.clone())
+    }
+}
+
+impl<T> fmt::Debug for Typed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Typed").field(&self.client).finish()
+    }
+}
+
+/// The deltas of a shadow in the application's type.
+#[derive(Debug)]
+pub struct TypedDeltas<T> {
+    deltas: Deltas,
+    shape: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> TypedDeltas<T> {
+    /// Waits for a delta that is not empty; `None` when the client has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError::Shape`] for a delta that is not of the type; the next one may be.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    pub async fn next(&mut self) -> Option<Result<T, RequestError>> {
+        let Delta { state, .. } = self.deltas.next().await?;
+        Some(read("delta", state))
+    }
+}
+
+fn typed<T: DeserializeOwned>(document: Document) -> Result<TypedDocument<T>, RequestError> {
+    Ok(TypedDocument {
+        desired: read("desired", document.desired)?,
+        reported: read("reported", document.reported)?,
+        version: document.version,
+    })
+}
+
+fn read<T: DeserializeOwned>(section: &'static str, state: Object) -> Result<T, RequestError> {
+    serde_json::from_value(Value::Object(state))
+        .map_err(|source| RequestError::Shape { section, source })
+}
+
+fn written<T: Serialize>(section: &'static str, state: &T) -> Result<Value, RequestError> {
+    serde_json::to_value(state).map_err(|source| RequestError::Shape { section, source })
+}
