@@ -66,6 +66,36 @@ pub enum Incoming {
     },
 }
 
+impl Incoming {
+    /// The channel, or the ping, that this is about.
+    pub fn id(&self) -> ChannelId {
+        match self {
+            Self::New { id, .. }
+            | Self::Data { id, .. }
+            | Self::Close { id }
+            | Self::Ping { id }
+            | Self::Pong { id }
+            | Self::Pause { id }
+            | Self::Resume { id }
+            | Self::MalformedNew { id } => *id,
+        }
+    }
+
+    /// A short name for logs.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::New { .. } => "new",
+            Self::Data { .. } => "data",
+            Self::Close { .. } => "close",
+            Self::Ping { .. } => "ping",
+            Self::Pong { .. } => "pong",
+            Self::Pause { .. } => "pause",
+            Self::Resume { .. } => "resume",
+            Self::MalformedNew { .. } => "malformed new",
+        }
+    }
+}
+
 /// Why the bytes of a connection cannot be understood any further. The connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -13,10 +13,19 @@ mod limits;
 mod mux;
 mod version;
 
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "driver")]
+mod driver;
+#[cfg(feature = "server")]
+pub mod server;
+
 pub use batch::WriteBatch;
 pub use cipher::{BadUnit, Cipher, Entropy, Opener, Role, SealError, Sealer, UnsupportedCipher};
 pub use close::{ChannelError, CloseReason, OpenError};
 pub use decoder::{DecodeError, Decoder, Incoming};
+#[cfg(feature = "driver")]
+pub use driver::{Channel, NoRandomness, PingError, TunnelHandle};
 pub use encoder::Encoder;
 pub use frame::{ChannelId, EXTRA_LEN, FrameType, HEADER_LEN, Header};
 pub use handshake::{

@@ -1,0 +1,257 @@
+//! The device's end: shows the token, answers the challenge, accepts channels.
+//!
+//! It takes a stream that is already connected: where to connect to, and when to try again, is the caller's business
+//! (docs/protocol.md, "SniTun").
+
+use std::fmt;
+use std::io;
+use std::num::NonZeroU32;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
+
+use crate::cipher::{Cipher, Role};
+use crate::close::CloseReason;
+use crate::driver::{self, Channel, NoRandomness, Random};
+use crate::handshake::{ClientHandshake, HandshakeError, MAX_TOKEN_LEN, Session};
+use crate::key::{KeyError, SessionKey};
+use crate::limits::{Limits, Timeouts};
+use crate::mux::MuxConfig;
+use crate::version::ProtocolVersion;
+
+pub use crate::driver::{PingError, TunnelHandle};
+
+/// What lets a client in: text from whoever runs the server, opaque to us. Wiped on drop; never printed.
+#[derive(Clone)]
+pub struct Token(Zeroizing<String>);
+
+impl Token {
+    /// The token's text, for sending it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Token {
+    fn from(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+}
+
+impl From<&str> for Token {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token([redacted])")
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// What a client needs to know to connect.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Lets us in.
+    pub token: Token,
+    /// The key that the token names too. `aes-gcm` takes each key once.
+    pub key: SessionKey,
+    /// The version that the token names too. Default 0.
+    pub version: ProtocolVersion,
+    /// The cipher that the token names too. Default `aes-cbc`.
+    pub cipher: Cipher,
+    /// Messages of 8 KiB or more to send in a second at most; `None`, the default, for no limit.
+    pub throttling: Option<NonZeroU32>,
+    /// Bounds on what the tunnel holds.
+    pub limits: Limits,
+    /// Bounds on waiting.
+    pub timeouts: Timeouts,
+}
+
+impl ClientConfig {
+    /// A configuration with defaults for all but the token and its key.
+    pub fn new(token: impl Into<Token>, key: SessionKey) -> Self {
+        Self {
+            token: token.into(),
+            key,
+            version: ProtocolVersion::default(),
+            cipher: Cipher::default(),
+            throttling: None,
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// Why a tunnel did not come up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The token cannot be sent.
+    #[error("the token must have 1 to {MAX_TOKEN_LEN} bytes and this one has {0}")]
+    TokenSize(usize),
+    /// The server sent nothing, or not enough, in time.
+    #[error("the server did not {0} in time")]
+    TimedOut(&'static str),
+    /// The server closed the connection instead of a challenge: it refused the token.
+    #[error("the server closed the connection on seeing the token; the token is invalid or has expired")]
+    TokenRefused,
+    /// The server closed the connection instead of answering the first ping: it refused our answer to the challenge.
+    #[error("the server closed the connection after our answer to its challenge; the session key, cipher or version is not the token's")]
+    AnswerRefused,
+    /// The handshake could not be done with this key.
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// The connection failed.
+    #[error("the connection to the server failed")]
+    Io(#[from] io::Error),
+    /// What came after the handshake makes no sense: probably another key.
+    #[error("the tunnel ended before it was up: {0}")]
+    Ended(CloseReason),
+    /// The operating system gave no random bytes.
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
+impl ConnectError {
+    /// Whether trying again with the same token and key can help.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::TimedOut(_) | Self::Io(_) | Self::Ended(_) => true,
+            Self::TokenSize(_)
+            | Self::TokenRefused
+            | Self::AnswerRefused
+            | Self::Handshake(_)
+            | Self::NoRandomness(_) => false,
+        }
+    }
+}
+
+impl From<KeyError> for ConnectError {
+    fn from(error: KeyError) -> Self {
+        HandshakeError::from(error).into()
+    }
+}
+
+/// Opens a tunnel over a connected stream, and returns once the server has answered a ping over it: only then is it known
+/// that the server took the token and the answer to its challenge. Turn Nagle's algorithm off on a TCP stream first.
+///
+/// Each step is bounded by [`Timeouts::handshake`].
+///
+/// # Errors
+/// [`ConnectError`].
+///
+/// # Cancel safety
+/// Dropping the future drops the stream; with `aes-gcm` the key is used up all the same.
+pub async fn connect<S>(mut stream: S, config: ClientConfig) -> Result<Tunnel, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let limit = config.timeouts.handshake;
+    let session = handshake(&mut stream, &config).await?;
+    let mux = MuxConfig {
+        role: Role::Client,
+        version: config.version,
+        throttling: config.throttling,
+        limits: config.limits,
+        timeouts: config.timeouts,
+    };
+    let (handle, run) = driver::start(stream, session, mux)?;
+    let tunnel = Tunnel {
+        handle,
+        task: tokio::spawn(run),
+    };
+    match tokio::time::timeout(limit, tunnel.handle.ping()).await {
+        Ok(Ok(elapsed)) => {
+            tracing::debug!(?elapsed, "tunnel is up");
+            Ok(tunnel)
+        }
+        Ok(Err(_)) => Err(match tunnel.handle.closed().await.as_ref() {
+            CloseReason::Peer => ConnectError::AnswerRefused,
+            reason => ConnectError::Ended(reason.clone()),
+        }),
+        Err(_) => Err(ConnectError::TimedOut("answer the first ping")),
+    }
+}
+
+async fn handshake<S>(stream: &mut S, config: &ClientConfig) -> Result<Session, ConnectError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let token = config.token.expose().as_bytes();
+    if token.is_empty() || token.len() > MAX_TOKEN_LEN {
+        return Err(ConnectError::TokenSize(token.len()));
+    }
+    let handshake = ClientHandshake::new(&config.key, config.cipher)?;
+    let limit = config.timeouts.handshake;
+    let timed_out = |step| move |_| ConnectError::TimedOut(step);
+
+    let mut challenge = vec![0; handshake.challenge_len()];
+    tokio::time::timeout(limit, async {
+        // One write: a server may take the token with a single read.
+        stream.write_all(token).await?;
+        stream.flush().await?;
+        stream.read_exact(&mut challenge).await
+    })
+    .await
+    .map_err(timed_out("send its challenge"))?
+    .map_err(refused(ConnectError::TokenRefused))?;
+
+    let mut answer = Vec::new();
+    let session = handshake.answer(&mut challenge, &mut Random::new()?, &mut answer)?;
+    tokio::time::timeout(limit, async {
+        stream.write_all(&answer).await?;
+        stream.flush().await
+    })
+    .await
+    .map_err(timed_out("take the answer to its challenge"))?
+    .map_err(refused(ConnectError::AnswerRefused))?;
+    Ok(session)
+}
+
+/// Tells the end of the stream, which is how a server refuses, from a failing connection.
+fn refused(refusal: ConnectError) -> impl FnOnce(io::Error) -> ConnectError {
+    move |error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => refusal,
+        _ => ConnectError::Io(error),
+    }
+}
+
+/// A running tunnel: yields the channels that the server opens. Dropping it closes the tunnel.
+#[derive(Debug)]
+pub struct Tunnel {
+    handle: TunnelHandle,
+    task: JoinHandle<CloseReason>,
+}
+
+impl Tunnel {
+    /// The next channel; `None` once the tunnel has ended.
+    ///
+    /// # Cancel safety
+    /// Yes: no channel is lost.
+    pub async fn accept(&mut self) -> Option<Channel> {
+        self.handle.accept().await
+    }
+
+    /// For closing and watching the tunnel from elsewhere.
+    pub fn handle(&self) -> TunnelHandle {
+        self.handle.clone()
+    }
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        self.handle.close();
+        if self.handle.is_closed() {
+            self.task.abort();
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! The tokio driver: carries out what the sans-IO core decides.
+//!
+//! One task owns the connection ([`task`]); the channels ([`channel`]) reach the multiplexer through a lock ([`shared`]).
+//! Decisions are not made here.
+
+mod channel;
+mod random;
+mod shared;
+mod task;
+
+use std::fmt;
+use std::future::poll_fn;
+#[cfg(feature = "server")]
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+
+pub use channel::Channel;
+pub use random::NoRandomness;
+pub(crate) use random::Random;
+pub(crate) use shared::now;
+
+use shared::Shared;
+use task::Task;
+
+use crate::close::CloseReason;
+#[cfg(feature = "server")]
+use crate::close::OpenError;
+use crate::decoder::Decoder;
+use crate::encoder::Encoder;
+use crate::handshake::Session;
+use crate::mux::{ChannelKey, Mux, MuxConfig};
+
+/// Begins to carry frames over `stream`, whose handshake yielded `session`. The future that comes with the handle does the
+/// work and ends with the tunnel.
+pub(crate) fn start<S>(
+    stream: S,
+    session: Session,
+    config: MuxConfig,
+) -> Result<(TunnelHandle, impl Future<Output = CloseReason> + Send), NoRandomness>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let version = config.version;
+    let encoder = Encoder::new(session.sealer, version, Box::new(Random::new()?));
+    let decoder = Decoder::new(session.opener, version);
+    let shared = Arc::new(Shared::new(Mux::new(config, now()), Random::new()?));
+    let task = Task::new(stream, Arc::clone(&shared), decoder, encoder);
+    Ok((TunnelHandle { shared }, task.run()))
+}
+
+/// A running tunnel, seen from anywhere. Cheap to clone; does not keep the tunnel open.
+#[derive(Clone)]
+pub struct TunnelHandle {
+    shared: Arc<Shared>,
+}
+
+/// Why a ping was not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PingError {
+    /// The tunnel ended first.
+    #[error("the tunnel ended before the ping was answered")]
+    Closed,
+    /// Several pings are waiting for their answers already.
+    #[error("too many pings wait for an answer already")]
+    TooMany,
+}
+
+impl TunnelHandle {
+    /// Closes the tunnel: what the channels have written still goes out, for a limited time
+    /// ([`Timeouts::drain`](crate::Timeouts::drain)). Returns at once; [`closed`](Self::closed) tells when it is over.
+    pub fn close(&self) {
+        self.close_because(CloseReason::Local);
+    }
+
+    pub(crate) fn close_because(&self, reason: CloseReason) {
+        self.shared.close(reason);
+    }
+
+    /// Waits until the tunnel has ended and tells why.
+    ///
+    /// # Cancel safety
+    /// Yes.
+    pub async fn closed(&self) -> Arc<CloseReason> {
+        let mut closed = self.shared.closed.subscribe();
+        let reason = closed
+            .wait_for(Option::is_some)
+            .await
+            .ok()
+            .and_then(|reason| reason.clone());
+        // The sender lives in what we hold ourselves, so that there is always a reason.
+        reason.unwrap_or_else(|| Arc::new(CloseReason::Local))
+    }
+
+    /// Whether the tunnel has ended.
+    pub fn is_closed(&self) -> bool {
+        self.shared.is_closed()
+    }
+
+    /// How many channels are open.
+    pub fn open_channels(&self) -> usize {
+        self.shared.with(|state| state.mux.open_channels())
+    }
+
+    /// Sends a ping and waits for the answer; yields how long it took. A ping that is not answered in time
+    /// ([`Timeouts::ping_answer`](crate::Timeouts::ping_answer)) ends the tunnel.
+    ///
+    /// # Errors
+    /// [`PingError`].
+    ///
+    /// # Cancel safety
+    /// Yes; the ping is sent all the same.
+    pub async fn ping(&self) -> Result<Duration, PingError> {
+        let (sender, answer) = oneshot::channel();
+        self.shared.with(|state| {
+            if state.closing.is_some() {
+                return Err(PingError::Closed);
+            }
+            let id = state.random.id();
+            if !state.mux.ping(id, now()) {
+                return Err(PingError::TooMany);
+            }
+            state.pings.retain(|(_, waiting)| !waiting.is_closed());
+            state.pings.push((id, sender));
+            Ok(())
+        })?;
+        answer.await.map_err(|_| PingError::Closed)
+    }
+
+    /// The next channel that the peer opens; `None` once the tunnel has ended.
+    pub(crate) async fn accept(&self) -> Option<Channel> {
+        poll_fn(|cx| {
+            let key = self.shared.with(|state| {
+                let key = state.mux.accept();
+                if key.is_none() {
+                    state.park_acceptor(cx);
+                }
+                key
+            });
+            match key {
+                Some(key) => Poll::Ready(self.channel(key)),
+                None if self.is_closed() => Poll::Ready(None),
+                None => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    /// Opens a channel on behalf of a public caller.
+    #[cfg(feature = "server")]
+    pub(crate) fn open(&self, caller: Option<IpAddr>) -> Result<Channel, OpenError> {
+        let key = self.shared.with(|state| {
+            if state.closing.is_some() {
+                return Err(OpenError::Closed);
+            }
+            let id = state.random.id();
+            state.mux.open(id, caller)
+        })?;
+        self.channel(key).ok_or(OpenError::Closed)
+    }
+
+    fn channel(&self, key: ChannelKey) -> Option<Channel> {
+        let (id, caller) = self
+            .shared
+            .with(|state| state.mux.id(key).map(|id| (id, state.mux.caller(key))))?;
+        Some(Channel::new(Arc::clone(&self.shared), key, id, caller))
+    }
+}
+
+impl fmt::Debug for TunnelHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TunnelHandle")
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}

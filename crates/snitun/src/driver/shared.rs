@@ -1,0 +1,203 @@
+//! What the connection's task and its channels share: the multiplexer behind a lock, and who is to be woken.
+//!
+//! The lock is held for a few copies at most and never across a wait. Wakers are collected under it and used after it, so
+//! that nobody wakes up only to find it taken.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+use std::time::Instant;
+
+use tokio::sync::{oneshot, watch};
+
+use super::random::Random;
+use crate::close::CloseReason;
+use crate::frame::ChannelId;
+use crate::mux::{ChannelKey, Event, Mux};
+
+/// The current time of the runtime, which tests may have stopped.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// `None` while the tunnel lives.
+    pub(crate) closed: watch::Sender<Option<Arc<CloseReason>>>,
+}
+
+pub(crate) struct State {
+    pub(crate) mux: Mux,
+    pub(crate) random: Random,
+    /// Why the tunnel is being closed, once it is.
+    pub(crate) closing: Option<CloseReason>,
+    pub(crate) pings: Vec<(ChannelId, oneshot::Sender<std::time::Duration>)>,
+    waiting: Vec<Waiting>,
+    acceptor: Option<Waker>,
+    task: Option<Waker>,
+    /// The task sleeps because there is nothing to write.
+    task_is_idle: bool,
+}
+
+/// Who waits for a channel; indexed by the channel's key.
+#[derive(Default)]
+struct Waiting {
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+/// Wakers to be used once the lock is released. Dropping it wakes them.
+#[derive(Default)]
+pub(crate) struct Wakes {
+    task: Option<Waker>,
+    others: Vec<Waker>,
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        for waker in self.others.drain(..) {
+            waker.wake();
+        }
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(mux: Mux, random: Random) -> Self {
+        Self {
+            state: Mutex::new(State {
+                mux,
+                random,
+                closing: None,
+                pings: Vec::new(),
+                waiting: Vec::new(),
+                acceptor: None,
+                task: None,
+                task_is_idle: false,
+            }),
+            closed: watch::Sender::new(None),
+        }
+    }
+
+    /// Runs `change` under the lock, then wakes whom it concerns.
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        // Declared before the guard, so dropped after it.
+        let mut wakes = Wakes::default();
+        let mut state = self.lock();
+        let result = change(&mut state);
+        state.collect(&mut wakes);
+        drop(state);
+        drop(wakes);
+        result
+    }
+
+    /// Asks the task to close the tunnel: what is queued still goes out, within the limit for draining.
+    pub(crate) fn close(&self, reason: CloseReason) {
+        let task = {
+            let mut state = self.lock();
+            if state.closing.is_some() {
+                return;
+            }
+            state.closing = Some(reason);
+            state.task.take()
+        };
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+
+    /// The tunnel is gone.
+    pub(crate) fn end(&self, reason: CloseReason) {
+        self.with(|state| {
+            state.mux.end(now());
+            state.pings.clear();
+            state.closing.get_or_insert(reason.clone());
+        });
+        self.closed.send_replace(Some(Arc::new(reason)));
+        let acceptor = self.lock().acceptor.take();
+        if let Some(acceptor) = acceptor {
+            acceptor.wake();
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.borrow().is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The task goes to sleep; `idle` when it has nothing to write, so that a writer should wake it.
+    pub(crate) fn park_task(&mut self, cx: &Context<'_>, idle: bool) {
+        self.task_is_idle = idle;
+        store(&mut self.task, cx);
+    }
+
+    /// The task is awake.
+    pub(crate) fn unpark_task(&mut self) {
+        self.task_is_idle = false;
+    }
+
+    pub(crate) fn park_acceptor(&mut self, cx: &Context<'_>) {
+        store(&mut self.acceptor, cx);
+    }
+
+    pub(crate) fn park_reader(&mut self, key: ChannelKey, cx: &Context<'_>) {
+        store(&mut self.waiting(key).reader, cx);
+    }
+
+    pub(crate) fn park_writer(&mut self, key: ChannelKey, cx: &Context<'_>) {
+        store(&mut self.waiting(key).writer, cx);
+    }
+
+    /// Forgets who waits for a channel that is released.
+    pub(crate) fn forget_waiting(&mut self, key: ChannelKey) {
+        *self.waiting(key) = Waiting::default();
+    }
+
+    fn waiting(&mut self, key: ChannelKey) -> &mut Waiting {
+        if self.waiting.len() <= key.index() {
+            self.waiting.resize_with(key.index() + 1, Waiting::default);
+        }
+        &mut self.waiting[key.index()]
+    }
+
+    /// Turns the multiplexer's events into wakers.
+    fn collect(&mut self, wakes: &mut Wakes) {
+        while let Some(event) = self.mux.poll_event() {
+            let waker = match event {
+                Event::Acceptable => self.acceptor.take(),
+                Event::Readable(key) => self.waiting(key).reader.take(),
+                Event::Writable(key) => self.waiting(key).writer.take(),
+                Event::PingDue => {
+                    let id = self.random.id();
+                    self.mux.ping(id, now());
+                    None
+                }
+                Event::Pong { id, elapsed } => {
+                    if let Some(at) = self.pings.iter().position(|(ping, _)| *ping == id) {
+                        // A caller that no longer waits does not mind.
+                        let _ = self.pings.swap_remove(at).1.send(elapsed);
+                    }
+                    None
+                }
+            };
+            wakes.others.extend(waker);
+        }
+        if self.task_is_idle && self.mux.has_output() {
+            self.task_is_idle = false;
+            wakes.task = self.task.take();
+        }
+    }
+}
+
+fn store(place: &mut Option<Waker>, cx: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(cx.waker()),
+        None => *place = Some(cx.waker().clone()),
+    }
+}

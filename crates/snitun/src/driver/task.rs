@@ -1,0 +1,210 @@
+//! The task that owns the connection: reads, writes, keeps time.
+//!
+//! It never waits for a channel. It reads as long as there is something to read, writes whatever the multiplexer wants
+//! written, many frames at a time, and sleeps when neither goes on.
+
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::Sleep;
+
+use super::shared::{Shared, now};
+use crate::batch::WriteBatch;
+use crate::close::CloseReason;
+use crate::decoder::Decoder;
+use crate::encoder::Encoder;
+
+/// Room for one read. A system call for 64 KiB is cheap enough, and a piece of it that waits to be read pins no more.
+const READ_CHUNK: usize = 64 * 1024;
+/// With less room than this left in the buffer, a new one is begun.
+const READ_LEAST: usize = 16 * 1024;
+/// Pieces given to one vectored write.
+const SLICES: usize = 64;
+/// How long the connection's own end may take. What was to be said has been said.
+const SHUTDOWN: Duration = Duration::from_secs(1);
+
+pub(crate) struct Task<S> {
+    stream: S,
+    shared: Arc<Shared>,
+    decoder: Decoder,
+    encoder: Encoder,
+    batch: WriteBatch,
+    input: BytesMut,
+    sleep: Pin<Box<Sleep>>,
+    /// When `sleep` is set to go off.
+    armed: Instant,
+    /// Something was written since the last flush.
+    unflushed: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
+    pub(crate) fn new(
+        stream: S,
+        shared: Arc<Shared>,
+        decoder: Decoder,
+        encoder: Encoder,
+    ) -> Self {
+        let armed = now();
+        Self {
+            stream,
+            shared,
+            decoder,
+            encoder,
+            batch: WriteBatch::new(),
+            input: BytesMut::new(),
+            sleep: Box::pin(tokio::time::sleep_until(armed.into())),
+            armed,
+            unflushed: false,
+        }
+    }
+
+    /// Runs the connection to its end.
+    pub(crate) async fn run(mut self) -> CloseReason {
+        let reason = poll_fn(|cx| self.poll(cx)).await;
+        tracing::debug!(%reason, "tunnel ended");
+        self.shared.end(reason.clone());
+        // Failing to say goodbye to a connection that is over changes nothing.
+        let _ = tokio::time::timeout(SHUTDOWN, self.stream.shutdown()).await;
+        reason
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        loop {
+            let now = now();
+            match self.poll_write(cx, now) {
+                Poll::Ready(Err(reason)) => return Poll::Ready(reason),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+            match self.poll_read(cx, now) {
+                Poll::Ready(Err(reason)) => return Poll::Ready(reason),
+                Poll::Ready(Ok(())) => continue,
+                Poll::Pending => {}
+            }
+            match self.poll_time(cx, now) {
+                Poll::Ready(Err(reason)) => return Poll::Ready(reason),
+                Poll::Ready(Ok(())) => continue,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// Writes until there is nothing to write (ready, the task parked as idle) or the connection is full (pending).
+    fn poll_write(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), CloseReason>> {
+        loop {
+            if self.batch.is_empty() {
+                let (encoder, batch) = (&mut self.encoder, &mut self.batch);
+                let done = self.shared.with(|state| {
+                    state.unpark_task();
+                    if let Some(reason) = &state.closing {
+                        let reason = reason.clone();
+                        state.mux.drain(now);
+                        state.mux.poll_transmit(encoder, batch, now)?;
+                        if batch.is_empty() && state.mux.is_drained() {
+                            return Err(reason);
+                        }
+                    } else {
+                        state.mux.poll_transmit(encoder, batch, now)?;
+                    }
+                    if batch.is_empty() {
+                        state.park_task(cx, true);
+                    }
+                    Ok(batch.is_empty())
+                })?;
+                if done {
+                    break;
+                }
+            }
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = self.batch.slices(&mut slices);
+            let stream = Pin::new(&mut self.stream);
+            let written = if count == 1 {
+                stream.poll_write(cx, &slices[0])
+            } else {
+                stream.poll_write_vectored(cx, &slices[..count])
+            };
+            match written {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(failed(&io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(written)) => {
+                    self.batch.advance(written);
+                    self.unflushed = true;
+                    self.shared.with(|state| state.mux.handle_sent(now));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(&error))),
+                Poll::Pending => {
+                    self.shared.with(|state| {
+                        state.mux.handle_write_blocked(now);
+                        if state.closing.is_some() {
+                            state.mux.drain(now);
+                        }
+                        state.park_task(cx, false);
+                    });
+                    return Poll::Pending;
+                }
+            }
+        }
+        if self.unflushed {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(&error))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One read, and all the frames in it.
+    fn poll_read(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), CloseReason>> {
+        if self.input.capacity() - self.input.len() < READ_LEAST {
+            self.input.reserve(READ_CHUNK);
+        }
+        // `read_buf` keeps nothing between polls, so that making it anew each time loses nothing.
+        let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx));
+        match read {
+            Ok(0) => return Poll::Ready(Err(CloseReason::Peer)),
+            Ok(_) => {}
+            Err(error) => return Poll::Ready(Err(failed(&error))),
+        }
+        let (decoder, input) = (&mut self.decoder, &mut self.input);
+        Poll::Ready(self.shared.with(|state| {
+            state.mux.handle_received(now);
+            while let Some(incoming) = decoder.decode(input)? {
+                tracing::trace!(frame = incoming.name(), id = %incoming.id(), "received");
+                state.mux.handle(incoming, now)?;
+            }
+            Ok(())
+        }))
+    }
+
+    /// Ready when something was due.
+    fn poll_time(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), CloseReason>> {
+        let timeout = self.shared.with(|state| state.mux.poll_timeout());
+        let Some(timeout) = timeout else {
+            return Poll::Pending;
+        };
+        if timeout <= now {
+            return Poll::Ready(self.shared.with(|state| {
+                state
+                    .mux
+                    .handle_timeout(now)
+                    .map_err(|reason| state.closing.clone().unwrap_or(reason))
+            }));
+        }
+        // Deadlines mostly move away as bytes come and go. The timer is left where it is then and set again when it
+        // goes off: cheaper than moving it with every read.
+        if timeout < self.armed || self.armed <= now {
+            self.armed = timeout;
+            self.sleep.as_mut().reset(timeout.into());
+        }
+        self.sleep.as_mut().poll(cx).map(Ok)
+    }
+}
+
+fn failed(error: &io::Error) -> CloseReason {
+    CloseReason::Io(error.to_string())
+}
