@@ -1,1 +1,105 @@
-//! An MQTT v5 session that stays up: connection, outbox, subscriptions, routing
+//! An MQTT v5 session that stays up.
+//!
+//! A device has one connection to its cloud, over networks that come and go, for years. This crate
+//! keeps that connection: it connects with TLS and a client certificate, subscribes, says that the
+//! device is there, delivers what it is given, and comes back by itself whenever anything fails.
+//! It knows MQTT and the limits of AWS IoT Core, and nothing of any application's topics.
+//!
+//! - [`Session::builder`] takes a [`SessionConfig`] and gives a [`SessionHandle`].
+//! - [`publish`](SessionHandle::publish) accepts a message at once, online or not, and returns a
+//!   [`Receipt`] to await the acknowledgement with. What is accepted is delivered in order, or the
+//!   receipt says why not. The outbox is bounded; when it is full the caller is told.
+//! - A [`Router`] leads received messages to [`tower`] services by topic filter, each route with a
+//!   queue and a task of its own. [`messages`](SessionHandle::messages) opens a stream at run time.
+//! - [`request`](SessionHandle::request) publishes and waits for the answer.
+//! - [`state`](SessionHandle::state) and [`events`](SessionHandle::events) tell where the session
+//!   stands and why; a [`Cause`] tells network, DNS, TLS, and each refusal of the server apart.
+//! - [`stop`](SessionHandle::stop) flushes, says goodbye, and leaves no task behind.
+//!
+//! # What happens on each connection
+//!
+//! CONNECT, with a clean start and the will → SUBSCRIBE, every granted code checked → on-connect
+//! hooks, all together → the birth message → the outbox in order → [`SessionEvent::Connected`].
+//! When the connection is lost the on-disconnect hooks run, and after a [back-off](Backoff) that
+//! grows, has jitter and is reset only by time spent connected, the next attempt is made. Messages
+//! at QoS 1 that were not acknowledged are sent again, in their old order.
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use cloud_iot::{DeliveryError, Message, Session, SessionConfig, Subscription, tls};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let made = rcgen::generate_simple_self_signed(["device".to_owned()])?;
+//! # let (root, certificate) = (made.cert.der().clone(), made.cert.der().clone());
+//! # let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der())?;
+//! // Root certificates, the device's certificate chain and its private key, in DER.
+//! let tls = tls::client_config([root], vec![certificate], key)?;
+//! let mut config = SessionConfig::new("127.0.0.1", "device-7", tls);
+//! # config.port = 1;
+//! config.subscriptions = vec![Subscription::new("c/platform")?];
+//! config.birth = Some(Message::new("c/d/7/status", r#"{"state":"ONLINE"}"#));
+//!
+//! let session = Session::builder(config)
+//!     .on_connect(|| async {
+//!         println!("connected");
+//!         Ok(())
+//!     })
+//!     .start()?;
+//!
+//! // Nothing listens there, so the message waits, and its receipt tells what became of it.
+//! let receipt = session.publish(Message::new("c/d/7/note", "hello"))?;
+//! session.stop(Duration::from_secs(1)).await;
+//! assert_eq!(receipt.await, Err(DeliveryError::Stopped));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Inside
+//!
+//! `core` decides, purely, with time and randomness as inputs; `driver` is the one task that
+//! carries decisions out; `pump` is the task that alone owns rumqttc's event loop, one for each
+//! connection. The rest is around these: `outbox`, `requests`, `backoff` belong to the core;
+//! `router`, `stream`, `hooks` to the driver. The protocol's facts are in docs/protocol.md, "IoT
+//! messaging".
+
+mod backoff;
+mod cause;
+mod config;
+mod core;
+mod driver;
+mod error;
+mod event;
+mod hooks;
+mod inbox;
+mod link;
+mod message;
+mod outbox;
+mod pump;
+mod reason;
+mod receipt;
+mod requests;
+mod router;
+mod session;
+mod stream;
+pub mod tls;
+mod topic;
+
+pub use tower::BoxError;
+
+pub use crate::backoff::Backoff;
+pub use crate::cause::{Cause, TlsCause};
+pub use crate::config::{Limits, SessionConfig, Timeouts};
+pub use crate::core::StopReport;
+pub use crate::error::{ConfigError, DeliveryError, PublishError, RequestError, StreamError};
+pub use crate::event::{SessionEvent, SessionState};
+pub use crate::message::{Message, QoS, Subscription};
+pub use crate::reason::ReasonCode;
+pub use crate::receipt::{Ack, Receipt};
+pub use crate::router::{RouteOptions, Router};
+pub use crate::session::{Request, Session, SessionBuilder, SessionHandle};
+pub use crate::stream::{Lagged, MessageStream};
+pub use crate::topic::{TopicError, TopicFilter};

@@ -1,0 +1,349 @@
+//! Why there is no connection: the errors of the layers below, told apart.
+//!
+//! Each [`Cause`] says what happened and what to do about it. None of them ends a session: the
+//! device must come back by itself once the cause is gone, however long that takes.
+
+use std::error::Error as StdError;
+use std::io;
+
+use rumqttc::v5::mqttbytes::Error as WireError;
+use rumqttc::v5::{ConnectionError, StateError, TlsError};
+use rustls::{AlertDescription, CertificateError};
+use thiserror::Error;
+
+use crate::reason::ReasonCode;
+use crate::topic::TopicFilter;
+
+/// Why a connection could not be made, or was lost.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The server's name has no address: no network, a DNS fault, or a wrong endpoint.
+    #[error("the server's name cannot be resolved; check the network, DNS and the endpoint")]
+    NameNotFound,
+    /// Nothing listens on the server's port.
+    #[error("the server refused the TCP connection; check the endpoint's port")]
+    Refused,
+    /// There is no way to the server's network.
+    #[error("the server cannot be reached; check the network")]
+    Unreachable,
+    /// TCP, TLS and CONNACK together took longer than allowed.
+    #[error(
+        "no connection was made within the time limit; the server or the way to it is too slow"
+    )]
+    ConnectTimeout,
+    /// The TLS handshake failed.
+    #[error("TLS failed: {0}")]
+    Tls(#[from] TlsCause),
+    /// The server answered CONNECT with a refusal.
+    #[error("the server did not accept the session: {0}")]
+    NotAccepted(ReasonCode),
+    /// The server refused a subscription.
+    #[error("the server refused the subscription to {filter}: {reason}")]
+    SubscriptionRefused {
+        /// What was asked for.
+        filter: TopicFilter,
+        /// The code in the SUBACK.
+        reason: ReasonCode,
+    },
+    /// A SUBSCRIBE was not answered in time.
+    #[error("the server did not answer a SUBSCRIBE within the time limit")]
+    SubscribeTimeout,
+    /// A QoS 1 message was not acknowledged in time.
+    #[error("the server did not acknowledge a message within the time limit")]
+    AcknowledgeTimeout,
+    /// A ping was not answered in time.
+    #[error("the server no longer answers; the connection is dead")]
+    KeepAlive,
+    /// Neither reading nor writing got ahead.
+    #[error("the connection stalled; the server takes nothing any more")]
+    Stalled,
+    /// The server said goodbye with a reason.
+    #[error("the server disconnected: {reason}{}", .message.as_ref().map(|m| format!(": {m}")).unwrap_or_default())]
+    Disconnected {
+        /// The code in the DISCONNECT.
+        reason: ReasonCode,
+        /// The server's own words, cut to 200 characters.
+        message: Option<String>,
+    },
+    /// The connection ended without a reason being given, or with one that cannot be read.
+    #[error("the connection was closed{}", if *.soon { " right after it was made; does another client use the same client id?" } else { "" })]
+    Closed {
+        /// Whether it ended so soon that another client with the same id is likely.
+        soon: bool,
+    },
+    /// The server broke the protocol.
+    #[error("the server sent something that is not proper MQTT: {0}")]
+    Protocol(String),
+    /// Another error of the network.
+    #[error("the network failed: {0}")]
+    Io(String),
+    /// The connection's own task failed; a defect of this program.
+    #[error("the connection failed inside: {0}")]
+    Internal(String),
+}
+
+/// What went wrong in TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TlsCause {
+    /// The server's certificate comes from no CA that is trusted here.
+    #[error("the server's certificate is from an unknown CA")]
+    UnknownIssuer,
+    /// The server's certificate is for other names.
+    #[error("the server's certificate is for another name")]
+    WrongName,
+    /// The server's certificate has expired.
+    #[error("the server's certificate has expired, or this device's clock is wrong")]
+    Expired,
+    /// The server's certificate is not valid yet.
+    #[error("the server's certificate is not valid yet; this device's clock is probably wrong")]
+    NotYetValid,
+    /// The server's certificate is bad in another way.
+    #[error("the server's certificate is not acceptable: {0}")]
+    BadCertificate(String),
+    /// The server refused this device's certificate.
+    #[error("the server refused this device's certificate: {0}")]
+    ClientCertificateRejected(String),
+    /// Both sides have no version, cipher suite or ALPN name in common.
+    #[error("server and device have no TLS parameters in common: {0}")]
+    NothingInCommon(String),
+    /// Another failure.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl Cause {
+    /// Whether the same attempt may succeed later without anybody changing the device's
+    /// configuration. The session tries again in any case, because the change may be made on the
+    /// server's side.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        !matches!(
+            self,
+            Self::Tls(TlsCause::UnknownIssuer | TlsCause::WrongName | TlsCause::BadCertificate(_))
+                | Self::Tls(TlsCause::ClientCertificateRejected(_))
+                | Self::SubscriptionRefused { .. }
+        ) && !matches!(
+            self,
+            Self::NotAccepted(ReasonCode(0x84..=0x87 | 0x8A | 0x8C))
+                | Self::Disconnected {
+                    reason: ReasonCode(0x87),
+                    ..
+                }
+        )
+    }
+
+    /// Whether another client with the same client id is the likely reason.
+    #[must_use]
+    pub fn is_takeover(&self) -> bool {
+        matches!(
+            self,
+            Self::Disconnected {
+                reason: ReasonCode::SESSION_TAKEN_OVER,
+                ..
+            } | Self::Closed { soon: true }
+        )
+    }
+
+    /// The longest text of a peer that is repeated in a message: enough to be understood, too
+    /// little to flood a log.
+    const MAX_PEER_TEXT: usize = 200;
+
+    fn from_io(error: &io::Error) -> Self {
+        if let Some(tls) = error
+            .get_ref()
+            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        {
+            return TlsCause::from(tls).into();
+        }
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Self::Refused,
+            io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::NetworkDown
+            | io::ErrorKind::AddrNotAvailable => Self::Unreachable,
+            io::ErrorKind::TimedOut => Self::ConnectTimeout,
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof => Self::Closed { soon: false },
+            // The resolver's errors have no kind of their own; the text is std's own.
+            _ if error.to_string().starts_with("failed to lookup address") => Self::NameNotFound,
+            io::ErrorKind::InvalidInput => Self::NameNotFound,
+            _ => Self::Io(error.to_string()),
+        }
+    }
+
+    fn from_wire(error: &WireError) -> Self {
+        match error {
+            WireError::Io(error) => Self::from_io(error),
+            // A DISCONNECT without a reason: two bytes, which the decoder does not take.
+            WireError::PayloadRequired => Self::Closed { soon: false },
+            // A DISCONNECT with a reason and no properties ends here too: the standard allows it
+            // and mosquitto sends it, but the decoder loses the reason.
+            WireError::MalformedPacket => Self::Closed { soon: false },
+            other => Self::Protocol(other.to_string()),
+        }
+    }
+
+    fn from_state(error: &StateError) -> Self {
+        match error {
+            StateError::Io(error) => Self::from_io(error),
+            StateError::AwaitPingResp => Self::KeepAlive,
+            StateError::ConnectionAborted => Self::Closed { soon: false },
+            StateError::ConnFail { reason } => Self::NotAccepted((*reason).into()),
+            StateError::CollisionTimeout => Self::AcknowledgeTimeout,
+            StateError::ServerDisconnect {
+                reason_code,
+                reason_string,
+            } => Self::Disconnected {
+                reason: (*reason_code).into(),
+                message: reason_string
+                    .as_ref()
+                    .map(|text| text.chars().take(Self::MAX_PEER_TEXT).collect()),
+            },
+            StateError::Deserialization(error) => Self::from_wire(error),
+            other => Self::Protocol(other.to_string()),
+        }
+    }
+}
+
+impl From<&ConnectionError> for Cause {
+    fn from(error: &ConnectionError) -> Self {
+        match error {
+            ConnectionError::Timeout(_) => Self::ConnectTimeout,
+            ConnectionError::ConnectionRefused(code) => Self::NotAccepted((*code).into()),
+            ConnectionError::Io(error) => Self::from_io(error),
+            ConnectionError::MqttState(error) => Self::from_state(error),
+            ConnectionError::Tls(TlsError::Io(error)) => match Self::from_io(error) {
+                Self::Closed { .. } => {
+                    TlsCause::Other("the server broke off the handshake".into()).into()
+                }
+                cause => cause,
+            },
+            ConnectionError::Tls(TlsError::TLS(error)) => TlsCause::from(error).into(),
+            ConnectionError::Tls(other) => TlsCause::Other(other.to_string()).into(),
+            ConnectionError::NotConnAck(_) => {
+                Self::Protocol("CONNECT was answered with another packet than CONNACK".into())
+            }
+            other => Self::Internal(describe(other)),
+        }
+    }
+}
+
+fn describe(error: &dyn StdError) -> String {
+    error.to_string()
+}
+
+impl From<&rustls::Error> for TlsCause {
+    fn from(error: &rustls::Error) -> Self {
+        use AlertDescription as Alert;
+        match error {
+            rustls::Error::InvalidCertificate(bad) => match bad {
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                    Self::UnknownIssuer
+                }
+                CertificateError::NotValidForName
+                | CertificateError::NotValidForNameContext { .. } => Self::WrongName,
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                    Self::Expired
+                }
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                    Self::NotYetValid
+                }
+                other => Self::BadCertificate(other.to_string()),
+            },
+            // These alerts speak about the certificate that we sent.
+            rustls::Error::AlertReceived(
+                alert @ (Alert::BadCertificate
+                | Alert::NoCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::AccessDenied
+                | Alert::CertificateRequired
+                | Alert::DecryptError),
+            ) => Self::ClientCertificateRejected(format!("{alert:?}")),
+            rustls::Error::AlertReceived(
+                alert @ (Alert::HandshakeFailure
+                | Alert::ProtocolVersion
+                | Alert::InsufficientSecurity
+                | Alert::NoApplicationProtocol),
+            ) => Self::NothingInCommon(format!("{alert:?}")),
+            rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
+                Self::NothingInCommon(error.to_string())
+            }
+            other => Self::Other(other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tells_network_errors_apart() {
+        for (kind, cause) in [
+            (io::ErrorKind::ConnectionRefused, Cause::Refused),
+            (io::ErrorKind::NetworkUnreachable, Cause::Unreachable),
+            (
+                io::ErrorKind::ConnectionReset,
+                Cause::Closed { soon: false },
+            ),
+        ] {
+            assert_eq!(Cause::from(&ConnectionError::Io(kind.into())), cause);
+        }
+        let dns =
+            io::Error::other("failed to lookup address information: Name or service not known");
+        assert_eq!(Cause::from(&ConnectionError::Io(dns)), Cause::NameNotFound);
+    }
+
+    #[test]
+    fn tells_certificate_errors_apart() {
+        let cause = |error: rustls::Error| {
+            // As tokio-rustls hands it on.
+            let io = io::Error::new(io::ErrorKind::InvalidData, error);
+            Cause::from(&ConnectionError::Tls(TlsError::Io(io)))
+        };
+        let bad = |e| cause(rustls::Error::InvalidCertificate(e));
+        assert_eq!(
+            bad(CertificateError::Expired),
+            Cause::Tls(TlsCause::Expired)
+        );
+        assert_eq!(
+            bad(CertificateError::NotValidYet),
+            Cause::Tls(TlsCause::NotYetValid)
+        );
+        assert_eq!(
+            bad(CertificateError::UnknownIssuer),
+            Cause::Tls(TlsCause::UnknownIssuer)
+        );
+        let alert = cause(rustls::Error::AlertReceived(
+            AlertDescription::CertificateUnknown,
+        ));
+        assert!(matches!(
+            alert,
+            Cause::Tls(TlsCause::ClientCertificateRejected(_))
+        ));
+        assert!(!alert.is_retryable());
+    }
+
+    #[test]
+    fn a_takeover_is_recognised() {
+        let told = Cause::Disconnected {
+            reason: ReasonCode::SESSION_TAKEN_OVER,
+            message: None,
+        };
+        assert!(told.is_takeover());
+        assert!(Cause::Closed { soon: true }.is_takeover());
+        assert!(
+            Cause::Closed { soon: true }
+                .to_string()
+                .contains("same client id")
+        );
+    }
+}

@@ -1,0 +1,319 @@
+//! What a session is made from, checked before anything is started.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+
+use crate::backoff::Backoff;
+use crate::error::ConfigError;
+use crate::message::{Message, Subscription};
+
+/// AWS IoT Core's longest client id, in bytes.
+const MAX_CLIENT_ID_BYTES: usize = 128;
+
+/// rumqttc panics below this.
+const MIN_KEEP_ALIVE: Duration = Duration::from_secs(5);
+
+/// AWS IoT Core takes this many subscriptions on one connection.
+const MAX_SUBSCRIPTIONS: usize = 50;
+
+/// Everything a session needs, by value. [`SessionConfig::new`] fills in the defaults.
+#[derive(Debug, Clone)]
+pub struct SessionConfig {
+    /// The server: a DNS name or an IP address, which its certificate must carry.
+    pub host: String,
+    /// Its TCP port. With 443 and no ALPN name in `tls`, the name that AWS wants there is added.
+    pub port: u16,
+    /// The MQTT client id, 1–128 bytes. The server allows one connection for each id.
+    pub client_id: String,
+    /// How to verify the server and to prove who this device is; see [`tls`](crate::tls).
+    pub tls: Arc<rustls::ClientConfig>,
+    /// How often the connection is probed, 5–65535 s in whole seconds. Default: 60 s. A dead peer
+    /// is noticed after one and a half intervals.
+    pub keep_alive: Duration,
+    /// Published by the server when the connection ends without a goodbye. Default: none.
+    pub will: Option<Message>,
+    /// Published on each connection, after the on-connect hooks and before everything else.
+    /// Default: none.
+    pub birth: Option<Message>,
+    /// Published before a clean disconnect, after everything else. Default: none.
+    pub goodbye: Option<Message>,
+    /// Asked for on each connection; each must be granted. Default: none.
+    pub subscriptions: Vec<Subscription>,
+    /// Bounds of queues and sizes.
+    pub limits: Limits,
+    /// Waits between attempts to connect.
+    pub backoff: Backoff,
+    /// Time limits.
+    pub timeouts: Timeouts,
+}
+
+impl SessionConfig {
+    /// A configuration with the defaults, on port 8883.
+    pub fn new(
+        host: impl Into<String>,
+        client_id: impl Into<String>,
+        tls: Arc<rustls::ClientConfig>,
+    ) -> Self {
+        Self {
+            host: host.into(),
+            port: 8883,
+            client_id: client_id.into(),
+            tls,
+            keep_alive: Duration::from_secs(60),
+            will: None,
+            birth: None,
+            goodbye: None,
+            subscriptions: Vec::new(),
+            limits: Limits::default(),
+            backoff: Backoff::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        if ServerName::try_from(self.host.as_str()).is_err() {
+            return Err(ConfigError::Host(self.host.clone()));
+        }
+        if self.port == 0 {
+            return Err(ConfigError::Port);
+        }
+        if self.client_id.is_empty() || self.client_id.len() > MAX_CLIENT_ID_BYTES {
+            return Err(ConfigError::ClientId {
+                length: self.client_id.len(),
+                limit: MAX_CLIENT_ID_BYTES,
+            });
+        }
+        let keep_alive = self.keep_alive;
+        if keep_alive < MIN_KEEP_ALIVE
+            || keep_alive.as_secs() > u64::from(u16::MAX)
+            || keep_alive.subsec_nanos() != 0
+        {
+            return Err(ConfigError::KeepAlive(keep_alive));
+        }
+        self.limits.validate()?;
+        self.timeouts.validate()?;
+        validate_backoff(&self.backoff)?;
+        for (name, message) in [
+            ("will", &self.will),
+            ("birth", &self.birth),
+            ("goodbye", &self.goodbye),
+        ] {
+            let Some(message) = message else { continue };
+            message
+                .check_topic(self.limits.topic_bytes)
+                .map_err(|error| ConfigError::Topic {
+                    message: name,
+                    error,
+                })?;
+            let (size, limit) = (message.payload.len(), self.limits.payload_bytes);
+            // A will's length has a field of 16 bits.
+            let limit = if name == "will" {
+                limit.min(usize::from(u16::MAX))
+            } else {
+                limit
+            };
+            if size > limit {
+                return Err(ConfigError::TooLarge {
+                    message: name,
+                    size,
+                    limit,
+                });
+            }
+        }
+        if self.subscriptions.len() > MAX_SUBSCRIPTIONS {
+            return Err(ConfigError::Subscriptions {
+                count: self.subscriptions.len(),
+                limit: MAX_SUBSCRIPTIONS,
+            });
+        }
+        let mut seen = HashSet::new();
+        for subscription in &self.subscriptions {
+            if !seen.insert(&subscription.filter) {
+                return Err(ConfigError::DuplicateSubscription(
+                    subscription.filter.clone(),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn validate_backoff(backoff: &Backoff) -> Result<(), ConfigError> {
+    let out_of_range = |name, range| Err(ConfigError::OutOfRange { name, range });
+    if backoff.unit.is_zero() {
+        return out_of_range("backoff.unit", "longer than 0");
+    }
+    if backoff.max_exponent > 16 {
+        return out_of_range("backoff.max_exponent", "0 to 16");
+    }
+    if backoff.ceiling < backoff.unit {
+        return out_of_range("backoff.ceiling", "at least backoff.unit");
+    }
+    Ok(())
+}
+
+/// Bounds of a session's queues, so that neither a long outage nor a busy server fills the memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Messages accepted and not yet delivered, 1–1,000,000. Default: 1000.
+    pub outbox_messages: usize,
+    /// What these count together, in bytes (topic, payload and 128 for each message), from 1 up.
+    /// Default: 4 MiB.
+    pub outbox_bytes: usize,
+    /// QoS 1 messages sent and not yet acknowledged, 1–1000; the server may lower it. Default: 100,
+    /// AWS IoT Core's own limit.
+    pub in_flight: u16,
+    /// The largest payload that is accepted, in bytes, 1–16 MiB. Default: 128 KiB, AWS IoT Core's
+    /// own limit.
+    pub payload_bytes: usize,
+    /// The longest topic to publish to, in bytes, 1–65535. Default: 256, AWS IoT Core's own limit.
+    pub topic_bytes: usize,
+    /// The largest packet that is received, in bytes, 1024–16 MiB; the server is told.
+    /// Default: 150,000, just above what AWS IoT Core announces.
+    pub incoming_packet_bytes: u32,
+    /// Filters in one SUBSCRIBE packet, 1–100. Default: 8, AWS IoT Core's own limit.
+    pub filters_per_subscribe: usize,
+    /// Messages that wait in one [stream](crate::MessageStream), 1–100,000. Default: 64.
+    pub stream_messages: usize,
+    /// What these count together, in bytes, from 1 up. Default: 1 MiB.
+    pub stream_bytes: usize,
+    /// Streams open at once, 1–10,000. Default: 64.
+    pub streams: usize,
+    /// Requests waiting for an answer at once, 1–10,000. Default: 64.
+    pub requests: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            outbox_messages: 1000,
+            outbox_bytes: 4 << 20,
+            in_flight: 100,
+            payload_bytes: 128 << 10,
+            topic_bytes: 256,
+            incoming_packet_bytes: 150_000,
+            filters_per_subscribe: 8,
+            stream_messages: 64,
+            stream_bytes: 1 << 20,
+            streams: 64,
+            requests: 64,
+        }
+    }
+}
+
+impl Limits {
+    fn validate(&self) -> Result<(), ConfigError> {
+        let checks = [
+            (
+                (1..=1_000_000).contains(&self.outbox_messages),
+                "limits.outbox_messages",
+                "1 to 1,000,000",
+            ),
+            (self.outbox_bytes > 0, "limits.outbox_bytes", "at least 1"),
+            (
+                (1..=1000).contains(&self.in_flight),
+                "limits.in_flight",
+                "1 to 1000",
+            ),
+            (
+                (1..=16 << 20).contains(&self.payload_bytes),
+                "limits.payload_bytes",
+                "1 to 16 MiB",
+            ),
+            (
+                (1..=65_535).contains(&self.topic_bytes),
+                "limits.topic_bytes",
+                "1 to 65535",
+            ),
+            (
+                (1024..=16 << 20).contains(&self.incoming_packet_bytes),
+                "limits.incoming_packet_bytes",
+                "1024 to 16 MiB",
+            ),
+            (
+                (1..=100).contains(&self.filters_per_subscribe),
+                "limits.filters_per_subscribe",
+                "1 to 100",
+            ),
+            (
+                (1..=100_000).contains(&self.stream_messages),
+                "limits.stream_messages",
+                "1 to 100,000",
+            ),
+            (self.stream_bytes > 0, "limits.stream_bytes", "at least 1"),
+            (
+                (1..=10_000).contains(&self.streams),
+                "limits.streams",
+                "1 to 10,000",
+            ),
+            (
+                (1..=10_000).contains(&self.requests),
+                "limits.requests",
+                "1 to 10,000",
+            ),
+        ];
+        for (good, name, range) in checks {
+            if !good {
+                return Err(ConfigError::OutOfRange { name, range });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Time limits of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Name lookup, TCP, TLS and CONNACK together, 1–300 s in whole seconds. Default: 20 s.
+    pub connect: Duration,
+    /// From a SUBSCRIBE to its SUBACK, from 1 ms up. Default: 30 s.
+    pub subscribe: Duration,
+    /// From a QoS 1 message to its PUBACK, from 1 ms up. Default: 30 s. MQTT 5 allows no repetition
+    /// on a live connection, so that a new one is made when it is over.
+    pub acknowledge: Duration,
+    /// For each on-connect or on-disconnect hook, from 1 ms up. Default: 10 s.
+    pub hook: Duration,
+    /// What is left for the goodbye when the last handle is dropped without
+    /// [`stop`](crate::SessionHandle::stop), from 1 ms up. Default: 5 s.
+    pub drop: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(20),
+            subscribe: Duration::from_secs(30),
+            acknowledge: Duration::from_secs(30),
+            hook: Duration::from_secs(10),
+            drop: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Timeouts {
+    fn validate(&self) -> Result<(), ConfigError> {
+        if self.connect.subsec_nanos() != 0 || !(1..=300).contains(&self.connect.as_secs()) {
+            return Err(ConfigError::OutOfRange {
+                name: "timeouts.connect",
+                range: "1 s to 300 s in whole seconds",
+            });
+        }
+        for (value, name) in [
+            (self.subscribe, "timeouts.subscribe"),
+            (self.acknowledge, "timeouts.acknowledge"),
+            (self.hook, "timeouts.hook"),
+            (self.drop, "timeouts.drop"),
+        ] {
+            if value < Duration::from_millis(1) || value > Duration::from_secs(86_400) {
+                return Err(ConfigError::OutOfRange {
+                    name,
+                    range: "1 ms to one day",
+                });
+            }
+        }
+        Ok(())
+    }
+}

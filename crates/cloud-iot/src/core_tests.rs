@@ -1,0 +1,520 @@
+//! The core on virtual time: what it wants done, in which order, and when.
+
+use std::sync::OnceLock;
+
+use futures_util::FutureExt;
+use rustls::RootCertStore;
+
+use super::*;
+use crate::ReasonCode;
+use crate::message::QoS;
+use crate::receipt::Ack;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn tls() -> Arc<rustls::ClientConfig> {
+    static TLS: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
+    Arc::clone(TLS.get_or_init(|| {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        Arc::new(config)
+    }))
+}
+
+fn config() -> SessionConfig {
+    let mut config = SessionConfig::new("localhost", "device", tls());
+    config.subscriptions = vec![
+        Subscription::new("a/+").unwrap(),
+        Subscription::new("b/#").unwrap(),
+    ];
+    config.birth = Some(Message::new("status", "ONLINE").qos(QoS::AtMostOnce));
+    config.goodbye = Some(Message::new("status", "OFFLINE").qos(QoS::AtMostOnce));
+    config
+}
+
+fn terms() -> ServerTerms {
+    ServerTerms {
+        receive_maximum: 100,
+        maximum_packet: None,
+        at_least_once: true,
+        retain: true,
+        keep_alive: Duration::from_secs(60),
+    }
+}
+
+/// A core, its clock, and a short word for each action.
+struct Bench {
+    core: Core,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(config: SessionConfig) -> Self {
+        let now = Instant::now();
+        Self {
+            core: Core::new(Arc::new(config), Box::new(|| 0.0), now),
+            now,
+        }
+    }
+
+    fn online(config: SessionConfig) -> Self {
+        let mut bench = Self::new(config);
+        bench.connect();
+        bench.actions();
+        bench
+    }
+
+    /// The SUBSCRIBE takes packet id 1, so that the first message has 2.
+    fn connect(&mut self) {
+        self.event(LinkEvent::Connected(terms()));
+        self.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
+        self.core.hooks_finished(self.now);
+        if self.core.config.birth.is_some() {
+            self.event(LinkEvent::Written(0));
+        }
+    }
+
+    fn event(&mut self, event: LinkEvent) {
+        self.core.link_event(event, self.now);
+    }
+
+    fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.core.handle_timeout(self.now);
+    }
+
+    /// Waits until something is due and returns how long that took.
+    fn wait_until_due(&mut self) -> Duration {
+        let due = self.core.next_deadline().unwrap();
+        let time = due.saturating_duration_since(self.now);
+        self.wait(time);
+        time
+    }
+
+    fn actions(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.core.poll_action())
+            .map(|action| word(&action))
+            .collect()
+    }
+
+    fn publish(&mut self, payload: &str) -> Receipt {
+        self.core
+            .publish(Message::new("t", payload.to_owned()))
+            .unwrap()
+    }
+
+    fn cause(&mut self) -> Cause {
+        let actions: Vec<_> = std::iter::from_fn(|| self.core.poll_action()).collect();
+        actions
+            .into_iter()
+            .rev()
+            .find_map(|action| match action {
+                Action::Event(SessionEvent::Disconnected { reason, .. }) => Some((*reason).clone()),
+                _ => None,
+            })
+            .expect("a disconnection")
+    }
+}
+
+fn word(action: &Action) -> String {
+    match action {
+        Action::Open => "open".into(),
+        Action::Subscribe(filters) => format!("subscribe {}", filters.len()),
+        Action::ConnectHooks => "connect hooks".into(),
+        Action::Publish(message) => {
+            format!("publish {}", String::from_utf8_lossy(&message.payload))
+        }
+        Action::Deliver { answered, .. } => format!("deliver {answered}"),
+        Action::Disconnect => "disconnect".into(),
+        Action::Close => "close".into(),
+        Action::DisconnectHooks(_) => "disconnect hooks".into(),
+        Action::State(SessionState::Connecting { attempt }) => format!("connecting {attempt}"),
+        Action::State(SessionState::Online { .. }) => "online".into(),
+        Action::State(SessionState::Waiting { retry_in, .. }) => format!("waiting {retry_in:?}"),
+        Action::State(SessionState::Stopping) => "stopping".into(),
+        Action::State(SessionState::Stopped) => "stopped".into(),
+        Action::Event(SessionEvent::Connected) => "connected".into(),
+        Action::Event(SessionEvent::Disconnected { .. }) => "disconnected".into(),
+        Action::Event(SessionEvent::Stopped) => "event stopped".into(),
+        Action::Event(_) => "event".into(),
+        Action::End => "end".into(),
+    }
+}
+
+/// The receipt's outcome, if there is one already.
+fn outcome(receipt: &mut Receipt) -> Option<Result<Ack, DeliveryError>> {
+    receipt.now_or_never()
+}
+
+#[test]
+fn order_on_each_connection() {
+    let mut bench = Bench::new(config());
+    let _one = bench.publish("1");
+    let _two = bench.publish("2");
+    assert_eq!(bench.actions(), ["connecting 1", "open"]);
+    bench.event(LinkEvent::Connected(terms()));
+    assert_eq!(bench.actions(), ["subscribe 2"]);
+    bench.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(0)]));
+    assert_eq!(bench.actions(), ["connect hooks"]);
+    bench.core.hooks_finished(bench.now);
+    assert_eq!(
+        bench.actions(),
+        [
+            "publish ONLINE",
+            "publish 1",
+            "publish 2",
+            "online",
+            "connected"
+        ]
+    );
+    let _three = bench.publish("3");
+    assert_eq!(bench.actions(), ["publish 3"]);
+}
+
+#[test]
+fn at_most_eight_filters_in_a_subscribe() {
+    let mut config = config();
+    config.subscriptions = (0..19)
+        .map(|n| Subscription::new(format!("f/{n}")).unwrap())
+        .collect();
+    let mut bench = Bench::new(config);
+    bench.actions();
+    bench.event(LinkEvent::Connected(terms()));
+    for count in [8, 8, 3] {
+        assert_eq!(bench.actions(), [format!("subscribe {count}")]);
+        bench.event(LinkEvent::Subscribed(vec![ReasonCode(1); count]));
+    }
+    assert_eq!(bench.actions(), ["connect hooks"]);
+}
+
+#[test]
+fn a_refused_filter_is_named_and_tried_again() {
+    let mut bench = Bench::new(config());
+    bench.event(LinkEvent::Connected(terms()));
+    bench.event(LinkEvent::Subscribed(vec![
+        ReasonCode(1),
+        ReasonCode::NOT_AUTHORIZED,
+    ]));
+    let cause = bench.cause();
+    assert_eq!(
+        cause,
+        Cause::SubscriptionRefused {
+            filter: "b/#".parse().unwrap(),
+            reason: ReasonCode::NOT_AUTHORIZED
+        }
+    );
+    bench.wait_until_due();
+    assert_eq!(bench.actions(), ["connecting 2", "open"]);
+}
+
+#[test]
+fn a_suback_of_another_length_is_not_taken() {
+    let mut bench = Bench::new(config());
+    bench.event(LinkEvent::Connected(terms()));
+    bench.event(LinkEvent::Subscribed(vec![ReasonCode(1)]));
+    assert!(matches!(bench.cause(), Cause::Protocol(_)));
+}
+
+#[test]
+fn a_withheld_connack_grows_the_wait_each_time() {
+    let mut bench = Bench::new(config());
+    bench.actions();
+    let mut waits = Vec::new();
+    for _ in 0..6 {
+        assert_eq!(bench.wait_until_due(), 21 * SECOND);
+        assert_eq!(bench.cause(), Cause::ConnectTimeout);
+        waits.push(bench.wait_until_due().as_secs());
+        bench.actions();
+    }
+    assert_eq!(waits, [2, 4, 8, 16, 16, 16]);
+}
+
+#[test]
+fn accepted_and_dropped_at_once_grows_the_wait_too() {
+    let mut bench = Bench::new(config());
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        bench.connect();
+        bench.wait(SECOND);
+        bench.event(LinkEvent::Lost(Cause::Closed { soon: false }));
+        assert_eq!(bench.cause(), Cause::Closed { soon: true });
+        bench.core.hooks_finished(bench.now);
+        waits.push(bench.wait_until_due().as_secs());
+    }
+    assert_eq!(waits, [2, 4, 8, 16]);
+    // A minute of peace, and it begins anew.
+    bench.connect();
+    bench.now += 60 * SECOND;
+    bench.event(LinkEvent::Lost(Cause::Closed { soon: false }));
+    assert_eq!(bench.cause(), Cause::Closed { soon: false });
+    bench.core.hooks_finished(bench.now);
+    assert_eq!(bench.wait_until_due(), 2 * SECOND);
+}
+
+#[test]
+fn withheld_answers_end_in_a_reconnect_in_time() {
+    let mut bench = Bench::new(config());
+    bench.event(LinkEvent::Connected(terms()));
+    bench.actions();
+    assert_eq!(bench.wait_until_due(), 30 * SECOND);
+    assert_eq!(bench.cause(), Cause::SubscribeTimeout);
+
+    let mut bench = Bench::online(config());
+    let _receipt = bench.publish("1");
+    bench.event(LinkEvent::Written(2));
+    assert_eq!(bench.wait_until_due(), 30 * SECOND);
+    assert_eq!(bench.cause(), Cause::AcknowledgeTimeout);
+
+    // The ping goes out after one interval: one and a half in all.
+    let mut bench = Bench::online(config());
+    bench.event(LinkEvent::Pinged);
+    bench.wait(29 * SECOND);
+    bench.event(LinkEvent::Ponged);
+    assert_eq!(bench.core.next_deadline(), None);
+    bench.event(LinkEvent::Pinged);
+    assert_eq!(bench.wait_until_due(), 30 * SECOND);
+    assert_eq!(bench.cause(), Cause::KeepAlive);
+}
+
+#[test]
+fn what_was_not_acknowledged_is_sent_again_in_order() {
+    let mut bench = Bench::online(config());
+    let mut receipts: Vec<_> = (1..=3).map(|n| bench.publish(&n.to_string())).collect();
+    for id in 2..=4 {
+        bench.event(LinkEvent::Written(id));
+    }
+    bench.event(LinkEvent::Acknowledged(3, ReasonCode::SUCCESS));
+    assert_eq!(outcome(&mut receipts[1]), Some(Ok(Ack::Acknowledged)));
+    bench.event(LinkEvent::Lost(Cause::KeepAlive));
+    receipts.push(bench.publish("4"));
+    bench.actions();
+    bench.core.hooks_finished(bench.now);
+    bench.wait_until_due();
+    bench.connect();
+    let published: Vec<_> = bench
+        .actions()
+        .into_iter()
+        .filter(|action| action.starts_with("publish"))
+        .collect();
+    assert_eq!(
+        published,
+        ["publish ONLINE", "publish 1", "publish 3", "publish 4"]
+    );
+}
+
+#[test]
+fn a_loss_runs_the_hooks_once_and_only_after_greeting() {
+    let mut bench = Bench::new(config());
+    bench.actions();
+    bench.event(LinkEvent::Lost(Cause::Refused));
+    assert_eq!(bench.actions(), ["close", "waiting 2s", "disconnected"]);
+    bench.event(LinkEvent::Lost(Cause::Refused));
+    assert_eq!(bench.actions(), [""; 0]);
+
+    let mut bench = Bench::online(config());
+    bench.event(LinkEvent::Lost(Cause::KeepAlive));
+    assert_eq!(
+        bench.actions(),
+        ["close", "waiting 2s", "disconnected", "disconnect hooks"]
+    );
+    // Hooks that outlast the wait delay the next attempt.
+    assert_eq!(bench.core.next_deadline(), None);
+    bench.now += 5 * SECOND;
+    bench.core.hooks_finished(bench.now);
+    assert_eq!(bench.actions(), ["connecting 2", "open"]);
+}
+
+#[test]
+fn stop_flushes_then_says_goodbye_then_leaves() {
+    let mut bench = Bench::online(config());
+    let mut receipt = bench.publish("1");
+    bench.core.stop(bench.now + 10 * SECOND, bench.now);
+    assert_eq!(bench.actions(), ["publish 1", "stopping"]);
+    assert_eq!(
+        bench.core.publish(Message::new("t", "2")).unwrap_err(),
+        PublishError::Stopped
+    );
+    bench.event(LinkEvent::Written(2));
+    assert_eq!(bench.actions(), [""; 0]);
+    bench.event(LinkEvent::Acknowledged(2, ReasonCode::SUCCESS));
+    assert_eq!(bench.actions(), ["publish OFFLINE"]);
+    assert_eq!(outcome(&mut receipt), Some(Ok(Ack::Acknowledged)));
+    bench.event(LinkEvent::Written(0));
+    assert_eq!(bench.actions(), ["disconnect"]);
+    bench.event(LinkEvent::Disconnected);
+    assert_eq!(bench.actions(), ["close", "disconnect hooks"]);
+    bench.core.hooks_finished(bench.now);
+    assert_eq!(bench.actions(), ["event stopped", "end"]);
+    assert_eq!(
+        bench.core.report(),
+        StopReport {
+            clean: true,
+            undelivered: 0
+        }
+    );
+}
+
+#[test]
+fn stop_keeps_its_deadline_when_the_server_does_not_answer() {
+    let mut bench = Bench::online(config());
+    let mut receipt = bench.publish("1");
+    bench.event(LinkEvent::Written(2));
+    bench.core.stop(bench.now + 8 * SECOND, bench.now);
+    bench.actions();
+    assert_eq!(bench.wait_until_due(), 6 * SECOND);
+    assert_eq!(
+        bench.actions(),
+        ["publish OFFLINE"],
+        "the goodbye's share of the time is kept"
+    );
+    assert_eq!(bench.wait_until_due(), 2 * SECOND);
+    assert_eq!(bench.actions(), ["close", "event stopped", "end"]);
+    assert_eq!(outcome(&mut receipt), Some(Err(DeliveryError::Stopped)));
+    assert_eq!(
+        bench.core.report(),
+        StopReport {
+            clean: false,
+            undelivered: 1
+        }
+    );
+}
+
+#[test]
+fn stop_while_waiting_or_connecting_ends_at_once() {
+    for lose in [false, true] {
+        let mut bench = Bench::new(config());
+        let mut receipt = bench.publish("1");
+        if lose {
+            bench.event(LinkEvent::Lost(Cause::Refused));
+        }
+        bench.actions();
+        bench.core.stop(bench.now + 10 * SECOND, bench.now);
+        assert_eq!(bench.actions(), ["close", "event stopped", "end"]);
+        assert_eq!(outcome(&mut receipt), Some(Err(DeliveryError::Stopped)));
+        // Again: nothing more.
+        bench.core.stop(bench.now, bench.now);
+        assert_eq!(bench.actions(), [""; 0]);
+    }
+}
+
+#[test]
+fn stop_before_the_birth_message_says_no_goodbye() {
+    let mut bench = Bench::new(config());
+    bench.event(LinkEvent::Connected(terms()));
+    bench.actions();
+    bench.core.stop(bench.now + 10 * SECOND, bench.now);
+    assert_eq!(bench.actions(), ["stopping", "disconnect"]);
+    // The answer that was on its way changes nothing.
+    bench.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
+    bench.event(LinkEvent::Disconnected);
+    assert_eq!(bench.actions(), ["close", "event stopped", "end"]);
+}
+
+#[test]
+fn the_servers_terms_are_kept() {
+    let mut bench = Bench::new(SessionConfig {
+        birth: None,
+        ..config()
+    });
+    let _receipts: Vec<_> = (1..=5).map(|n| bench.publish(&n.to_string())).collect();
+    bench.actions();
+    bench.event(LinkEvent::Connected(ServerTerms {
+        receive_maximum: 2,
+        ..terms()
+    }));
+    bench.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
+    bench.core.hooks_finished(bench.now);
+    // The SUBSCRIBE took packet id 1.
+    assert_eq!(
+        bench.actions(),
+        [
+            "subscribe 2",
+            "connect hooks",
+            "publish 1",
+            "publish 2",
+            "online",
+            "connected"
+        ]
+    );
+    bench.event(LinkEvent::Written(2));
+    bench.event(LinkEvent::Written(1));
+    bench.event(LinkEvent::Acknowledged(2, ReasonCode::SUCCESS));
+    assert_eq!(bench.actions(), ["publish 3"]);
+
+    let mut bench = Bench::new(config());
+    bench.event(LinkEvent::Connected(ServerTerms {
+        receive_maximum: 0,
+        ..terms()
+    }));
+    assert!(matches!(bench.cause(), Cause::Protocol(_)));
+}
+
+#[test]
+fn what_cannot_be_sent_is_not_accepted() {
+    let mut bench = Bench::new(config());
+    let large = Message::new("t", vec![0; (128 << 10) + 1]);
+    assert_eq!(
+        bench.core.publish(large).unwrap_err(),
+        PublishError::TooLarge {
+            size: 131_073,
+            limit: 131_072
+        }
+    );
+    assert!(matches!(
+        bench.core.publish(Message::new("t/+", "")).unwrap_err(),
+        PublishError::Topic(_)
+    ));
+}
+
+#[test]
+fn an_answer_goes_to_its_request() {
+    let mut bench = Bench::online(config());
+    let (sender, mut answer) = oneshot::channel();
+    let request = Message::new("req", "?");
+    let (id, _receipt) = bench
+        .core
+        .request(request.clone(), "a/res".into(), sender)
+        .unwrap();
+    let (second, _) = oneshot::channel();
+    assert_eq!(
+        bench
+            .core
+            .request(request, "a/res".into(), second)
+            .unwrap_err(),
+        RequestError::Busy("a/res".into())
+    );
+    let message = Message::new("a/res", "!");
+    bench.event(LinkEvent::Message(message.clone()));
+    bench.event(LinkEvent::Written(2));
+    bench.event(LinkEvent::Message(message.clone()));
+    bench.event(LinkEvent::Message(message.clone()));
+    assert_eq!(
+        bench.actions(),
+        [
+            "publish ?",
+            "deliver false",
+            "deliver true",
+            "deliver false"
+        ]
+    );
+    assert_eq!(answer.try_recv().unwrap(), message);
+    bench.core.forget_request(id);
+}
+
+#[test]
+fn a_request_given_up_offline_never_leaves() {
+    let mut bench = Bench::new(config());
+    let (sender, _answer) = oneshot::channel();
+    let (id, _receipt) = bench
+        .core
+        .request(Message::new("req", "?"), "a/res".into(), sender)
+        .unwrap();
+    bench.core.forget_request(id);
+    bench.actions();
+    bench.connect();
+    assert!(!bench.actions().contains(&"publish ?".to_owned()));
+}

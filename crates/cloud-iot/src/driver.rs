@@ -1,0 +1,266 @@
+//! The session's task: carries out what the [core](crate::core) decides, and tells it what happened.
+//!
+//! It waits for one thing at a time (a call, an event of the connection, a hook's end, a deadline)
+//! and nothing that it does blocks. All tasks of the session are its children: the connection's,
+//! the hooks' and the routes'. When it ends, none is left.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::cause::Cause;
+use crate::config::SessionConfig;
+use crate::core::{Action, Core, StopReport};
+use crate::event::{SessionEvent, SessionState};
+use crate::hooks::Hooks;
+use crate::link::LinkEvent;
+use crate::message::Message;
+use crate::pump::{Connection, NotTaken};
+use crate::router::Routes;
+use crate::stream::Streams;
+
+/// What the driver shares with the handles.
+pub(crate) struct Shared {
+    pub(crate) config: Arc<SessionConfig>,
+    pub(crate) state: watch::Sender<SessionState>,
+    pub(crate) events: broadcast::Sender<SessionEvent>,
+    core: Mutex<Core>,
+    streams: Mutex<Streams>,
+    stop_by: Mutex<Option<Instant>>,
+    wake: Notify,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: Arc<SessionConfig>,
+        core: Core,
+        events: broadcast::Sender<SessionEvent>,
+    ) -> Self {
+        Self {
+            config,
+            state: watch::Sender::new(SessionState::Connecting { attempt: 1 }),
+            events,
+            core: Mutex::new(core),
+            streams: Mutex::default(),
+            stop_by: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Does something with the core and lets the driver carry out what comes of it.
+    pub(crate) fn with_core<T>(&self, f: impl FnOnce(&mut Core) -> T) -> T {
+        let outcome = f(&mut lock(&self.core));
+        self.wake.notify_one();
+        outcome
+    }
+
+    pub(crate) fn streams(&self) -> MutexGuard<'_, Streams> {
+        lock(&self.streams)
+    }
+
+    /// Tells the session to end by `deadline`. A second call may only shorten the time.
+    pub(crate) fn stop(&self, deadline: Instant) {
+        let deadline = {
+            let mut stop_by = lock(&self.stop_by);
+            let deadline = stop_by.map_or(deadline, |earlier| earlier.min(deadline));
+            *stop_by = Some(deadline);
+            deadline
+        };
+        self.with_core(|core| core.stop(deadline, Instant::now()));
+    }
+
+    pub(crate) fn report(&self) -> StopReport {
+        lock(&self.core).report()
+    }
+}
+
+/// A panic while a lock was held cannot leave half a change behind that matters more than going on.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(crate) struct Driver {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) hooks: Hooks,
+    pub(crate) routes: Routes,
+}
+
+/// Ends the session for its handles however the driver ends, even by a panic or with the runtime.
+struct LastWord(Arc<Shared>);
+
+impl Drop for LastWord {
+    fn drop(&mut self) {
+        lock(&self.0.core).abandon();
+        self.0.streams().end();
+        self.0.state.send_replace(SessionState::Stopped);
+    }
+}
+
+impl Driver {
+    pub(crate) async fn run(self) {
+        let Self {
+            shared,
+            hooks,
+            routes,
+        } = self;
+        let last_word = LastWord(Arc::clone(&shared));
+        let mut running = Running {
+            shared,
+            hooks,
+            routes,
+            connection: None,
+            hooking: JoinSet::new(),
+        };
+        running.serve().await;
+        running.finish().await;
+        drop(last_word);
+    }
+}
+
+struct Running {
+    shared: Arc<Shared>,
+    hooks: Hooks,
+    routes: Routes,
+    connection: Option<Connection>,
+    hooking: JoinSet<()>,
+}
+
+impl Running {
+    async fn serve(&mut self) {
+        while !self.carry_out() {
+            let deadline = lock(&self.shared.core).next_deadline();
+            tokio::select! {
+                () = self.shared.wake.notified() => {}
+                event = next_event(&mut self.connection) => self.link_events(event),
+                Some(ended) = self.hooking.join_next() => {
+                    if let Err(error) = ended && error.is_panic() {
+                        tracing::warn!("a hook panicked");
+                    }
+                    if self.hooking.is_empty() {
+                        lock(&self.shared.core).hooks_finished(Instant::now());
+                    }
+                }
+                () = until(deadline) => lock(&self.shared.core).handle_timeout(Instant::now()),
+            }
+        }
+    }
+
+    /// Takes the event and those that have come already, so that a burst costs one wake-up.
+    fn link_events(&mut self, first: LinkEvent) {
+        let now = Instant::now();
+        let mut core = lock(&self.shared.core);
+        core.link_event(first, now);
+        while let Some(event) = self.connection.as_mut().and_then(Connection::try_event) {
+            core.link_event(event, now);
+        }
+    }
+
+    /// Does what the core wants done; true when that was all.
+    fn carry_out(&mut self) -> bool {
+        loop {
+            let action = lock(&self.shared.core).poll_action();
+            let done = match action {
+                None => return false,
+                Some(Action::End) => return true,
+                Some(action) => self.perform(action),
+            };
+            if let Err(NotTaken) = done {
+                let cause = Cause::Internal("the event loop took no request".into());
+                lock(&self.shared.core).link_event(LinkEvent::Lost(cause), Instant::now());
+            }
+        }
+    }
+
+    fn perform(&mut self, action: Action) -> Result<(), NotTaken> {
+        let limit = self.shared.config.timeouts.hook;
+        match action {
+            Action::Open => self.connection = Some(Connection::open(&self.shared.config)),
+            Action::Subscribe(subscriptions) => {
+                return self.send(|link| link.subscribe(&subscriptions));
+            }
+            Action::Publish(message) => return self.send(|link| link.publish(message)),
+            Action::Disconnect => return self.send(Connection::disconnect),
+            Action::Close => {
+                self.connection = None;
+                self.hooking = JoinSet::new();
+            }
+            Action::ConnectHooks => {
+                self.hooks.run_connect(&mut self.hooking, limit);
+                self.hooks_started();
+            }
+            Action::DisconnectHooks(cause) => {
+                self.hooks.run_disconnect(cause, &mut self.hooking, limit);
+                self.hooks_started();
+            }
+            Action::Deliver { message, answered } => self.deliver(&message, answered),
+            Action::State(state) => {
+                self.shared.state.send_replace(state);
+            }
+            Action::Event(event) => {
+                tell(&event);
+                // Nobody needs to listen.
+                let _ = self.shared.events.send(event);
+            }
+            Action::End => {}
+        }
+        Ok(())
+    }
+
+    /// After `Close` what is left to send belongs to no connection any more.
+    fn send(&self, f: impl FnOnce(&Connection) -> Result<(), NotTaken>) -> Result<(), NotTaken> {
+        self.connection.as_ref().map_or(Ok(()), f)
+    }
+
+    fn hooks_started(&self) {
+        if self.hooking.is_empty() {
+            lock(&self.shared.core).hooks_finished(Instant::now());
+        }
+    }
+
+    fn deliver(&mut self, message: &Message, answered: bool) {
+        let streamed = self.shared.streams().deliver(message);
+        let routed = !answered && self.routes.deliver(message);
+        if !(streamed || routed || answered) {
+            tracing::debug!(topic = %message.topic, "a message for nobody");
+        }
+    }
+
+    async fn finish(mut self) {
+        self.connection = None;
+        self.hooking.shutdown().await;
+        let deadline = lock(&self.shared.stop_by).unwrap_or_else(Instant::now);
+        if timeout_at(deadline, self.routes.finish()).await.is_err() {
+            tracing::warn!("handlers were still running when the session ended and were given up");
+        }
+    }
+}
+
+fn tell(event: &SessionEvent) {
+    match event {
+        SessionEvent::Connected => tracing::info!("online"),
+        SessionEvent::Disconnected { reason, retry_in } if reason.is_takeover() => {
+            tracing::error!(%reason, ?retry_in, "offline; another client seems to use the same client id");
+        }
+        SessionEvent::Disconnected { reason, retry_in } => {
+            tracing::warn!(%reason, ?retry_in, "offline");
+        }
+        SessionEvent::Stopped => tracing::info!("stopped"),
+        _ => {}
+    }
+}
+
+async fn next_event(connection: &mut Option<Connection>) -> LinkEvent {
+    match connection {
+        Some(connection) => connection.event().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}

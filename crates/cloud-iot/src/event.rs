@@ -1,0 +1,74 @@
+//! What a session tells about itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cause::Cause;
+use crate::topic::TopicFilter;
+
+/// Where a session stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionState {
+    /// It makes a connection: TCP, TLS, CONNECT, SUBSCRIBE, on-connect hooks.
+    Connecting {
+        /// 1 for the first attempt after a good connection, then counting up.
+        attempt: u32,
+    },
+    /// It is connected and subscribed, and the birth message has been handed over.
+    Online {
+        /// Since when.
+        since: Instant,
+    },
+    /// It waits before the next attempt.
+    Waiting {
+        /// How long it waits in all.
+        retry_in: Duration,
+        /// Why there is no connection.
+        cause: Arc<Cause>,
+    },
+    /// It has been told to stop and says goodbye.
+    Stopping,
+    /// It has ended; no task is left.
+    Stopped,
+}
+
+impl SessionState {
+    /// Whether messages flow.
+    #[must_use]
+    pub fn is_online(&self) -> bool {
+        matches!(self, Self::Online { .. })
+    }
+}
+
+/// Something that happened to a session. Received messages are not among these: they would pin
+/// memory for readers that never come; use [`messages`](crate::SessionHandle::messages).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// The session is online.
+    Connected,
+    /// The connection was lost, or could not be made.
+    Disconnected {
+        /// Why.
+        reason: Arc<Cause>,
+        /// When the next attempt starts.
+        retry_in: Duration,
+    },
+    /// The session has been stopped by its owner.
+    Stopped,
+    /// A route's queue was full and messages were dropped. Told once for each run of losses.
+    RouteOverflow {
+        /// The route.
+        filter: TopicFilter,
+        /// How many messages the route has lost since the session was started.
+        dropped: u64,
+    },
+    /// A route's handler failed, panicked or took too long.
+    RouteFailed {
+        /// The route.
+        filter: TopicFilter,
+        /// What happened.
+        error: Arc<str>,
+    },
+}

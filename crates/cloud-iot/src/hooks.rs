@@ -1,0 +1,77 @@
+//! What the owner wants done on each connection, and after it.
+//!
+//! Hooks of one kind run together. An error, a panic or a time-out of one is logged and harms
+//! neither the others nor the session.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::task::JoinSet;
+use tower::BoxError;
+
+use crate::cause::Cause;
+
+type Outcome = Result<(), BoxError>;
+type Hook<A> = Arc<dyn Fn(A) -> BoxFuture<'static, Outcome> + Send + Sync>;
+
+/// Hooks by kind.
+#[derive(Default)]
+pub(crate) struct Hooks {
+    connect: Vec<Hook<()>>,
+    disconnect: Vec<Hook<Option<Arc<Cause>>>>,
+}
+
+impl Hooks {
+    pub(crate) fn add_connect<F, Fut>(&mut self, hook: F)
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Outcome> + Send + 'static,
+    {
+        self.connect.push(Arc::new(move |()| hook().boxed()));
+    }
+
+    pub(crate) fn add_disconnect<F, Fut>(&mut self, hook: F)
+    where
+        F: Fn(Option<Arc<Cause>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Outcome> + Send + 'static,
+    {
+        self.disconnect
+            .push(Arc::new(move |cause| hook(cause).boxed()));
+    }
+
+    pub(crate) fn run_connect(&self, running: &mut JoinSet<()>, limit: Duration) {
+        run(&self.connect, "connect", (), running, limit);
+    }
+
+    pub(crate) fn run_disconnect(
+        &self,
+        cause: Option<Arc<Cause>>,
+        running: &mut JoinSet<()>,
+        limit: Duration,
+    ) {
+        run(&self.disconnect, "disconnect", cause, running, limit);
+    }
+}
+
+fn run<A: Clone + Send + 'static>(
+    hooks: &[Hook<A>],
+    kind: &'static str,
+    argument: A,
+    running: &mut JoinSet<()>,
+    limit: Duration,
+) {
+    for hook in hooks {
+        let (hook, argument) = (Arc::clone(hook), argument.clone());
+        running.spawn(async move {
+            // Called in here, so that a panic of the call itself is caught as well.
+            match tokio::time::timeout(limit, async { hook(argument).await }).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(kind, error = %error, "a hook failed"),
+                Err(_) => tracing::warn!(kind, ?limit, "a hook took too long and was given up"),
+            }
+        });
+    }
+}

@@ -1,0 +1,68 @@
+//! One connection, as the [core](crate::core) sees it: what happens on it, and on what terms.
+//!
+//! Not here: the connection itself, see [`pump`](crate::pump).
+
+use std::time::Duration;
+
+use crate::cause::Cause;
+use crate::error::DeliveryError;
+use crate::message::{Message, QoS};
+use crate::reason::ReasonCode;
+
+/// Something that happened on the connection, in order.
+#[derive(Debug)]
+pub(crate) enum LinkEvent {
+    /// CONNACK came and accepted.
+    Connected(ServerTerms),
+    /// SUBACK came, with a code for each filter.
+    Subscribed(Vec<ReasonCode>),
+    /// A PUBLISH of ours was written; packet id 0 at QoS 0.
+    Written(u16),
+    /// PUBACK came.
+    Acknowledged(u16, ReasonCode),
+    /// A message came.
+    Message(Message),
+    /// PINGREQ was written.
+    Pinged,
+    /// PINGRESP came.
+    Ponged,
+    /// DISCONNECT was written.
+    Disconnected,
+    /// It is over.
+    Lost(Cause),
+}
+
+/// What the server said in CONNACK that it takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServerTerms {
+    /// QoS 1 messages that it takes before acknowledging.
+    pub(crate) receive_maximum: u16,
+    /// The largest packet in bytes.
+    pub(crate) maximum_packet: Option<u32>,
+    /// Whether it takes QoS 1.
+    pub(crate) at_least_once: bool,
+    /// Whether it keeps retained messages.
+    pub(crate) retain: bool,
+    /// How often we probe on this connection.
+    pub(crate) keep_alive: Duration,
+}
+
+impl ServerTerms {
+    /// Whether the server takes this message at all. Sending what it does not take would make it
+    /// disconnect, and again after every reconnection.
+    pub(crate) fn check(&self, message: &Message) -> Result<(), DeliveryError> {
+        if let Some(limit) = self.maximum_packet {
+            let (size, limit) = (message.packet_bytes(), limit as usize);
+            if size > limit {
+                return Err(DeliveryError::TooLarge { size, limit });
+            }
+        }
+        if message.qos == QoS::AtLeastOnce && !self.at_least_once {
+            return Err(DeliveryError::NotSupported("QoS 1"));
+        }
+        if message.retain && !self.retain {
+            return Err(DeliveryError::NotSupported("retained messages"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,341 @@
+//! What was accepted and is not yet delivered, in order.
+//!
+//! A message is first *queued*, then *in flight*: handed over to the connection, later written by
+//! it, and at QoS 1 acknowledged. When the connection is lost, what was in flight goes back to
+//! the head of the queue in its old order, so that order survives and nothing is skipped.
+//!
+//! Not here: when to hand over (the [core](crate::core) asks), and anything that touches a socket.
+//!
+//! Invariants: messages and bytes stay within their limits; every accepted message's receipt is
+//! resolved exactly once; in flight, what was written comes before what was not; no two messages
+//! in flight have the same packet id (rumqttc would hold back the second one for ever).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::error::{DeliveryError, PublishError};
+use crate::link::ServerTerms;
+use crate::message::{Message, QoS};
+use crate::reason::ReasonCode;
+use crate::receipt::Ack;
+
+/// Names an accepted message for as long as the session lives.
+pub(crate) type MessageId = u64;
+
+type Reply = oneshot::Sender<Result<Ack, DeliveryError>>;
+
+#[derive(Debug)]
+struct Entry {
+    id: MessageId,
+    message: Message,
+    owner: Owner,
+}
+
+/// Whose message it is.
+#[derive(Debug)]
+enum Owner {
+    /// A caller's, who holds the receipt.
+    Caller(Reply),
+    /// The session's own, which ends with its connection.
+    Session,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    entry: Entry,
+    /// 0 at QoS 0.
+    packet_id: u16,
+    /// When its acknowledgement is overdue; `None` until it is written.
+    due: Option<Instant>,
+}
+
+/// The packet ids that rumqttc will give, and how many messages it may hold.
+#[derive(Debug)]
+pub(crate) struct Window {
+    size: u16,
+    last: u16,
+}
+
+impl Window {
+    /// `size` is the smaller of the server's receive maximum and our own limit; at least 1.
+    pub(crate) fn new(size: u16) -> Self {
+        Self {
+            size: size.max(1),
+            last: 0,
+        }
+    }
+
+    fn peek(&self) -> u16 {
+        self.last + 1
+    }
+
+    /// Takes the next packet id, for a QoS 1 message or a SUBSCRIBE.
+    pub(crate) fn take(&mut self) -> u16 {
+        let id = self.peek();
+        self.last = if id >= self.size { 0 } else { id };
+        id
+    }
+}
+
+/// rumqttc reported a packet that does not fit what it was given.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct OutOfStep;
+
+#[derive(Debug)]
+pub(crate) struct Outbox {
+    queue: VecDeque<Entry>,
+    in_flight: VecDeque<InFlight>,
+    /// How many at the end of `in_flight` are not written yet.
+    unwritten: usize,
+    messages: usize,
+    bytes: usize,
+    max_messages: usize,
+    max_bytes: usize,
+    next_id: MessageId,
+}
+
+impl Outbox {
+    pub(crate) fn new(max_messages: usize, max_bytes: usize) -> Self {
+        Self {
+            queue: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            unwritten: 0,
+            messages: 0,
+            bytes: 0,
+            max_messages,
+            max_bytes,
+            next_id: 1,
+        }
+    }
+
+    /// Accepts a caller's message, or refuses it because of the limits.
+    pub(crate) fn accept(
+        &mut self,
+        message: Message,
+        reply: Reply,
+    ) -> Result<MessageId, PublishError> {
+        let bytes = self.bytes.saturating_add(message.cost());
+        if self.messages >= self.max_messages || bytes > self.max_bytes {
+            return Err(PublishError::OutboxFull {
+                messages: self.messages,
+                bytes: self.bytes,
+            });
+        }
+        self.messages += 1;
+        self.bytes = bytes;
+        let id = self.new_id();
+        self.queue.push_back(Entry {
+            id,
+            message,
+            owner: Owner::Caller(reply),
+        });
+        Ok(id)
+    }
+
+    fn new_id(&mut self) -> MessageId {
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+
+    /// Takes back a message that has not been handed over yet.
+    pub(crate) fn withdraw(&mut self, id: MessageId) -> bool {
+        let Some(index) = self.queue.iter().position(|entry| entry.id == id) else {
+            return false;
+        };
+        if let Some(entry) = self.queue.remove(index) {
+            self.forget(entry);
+        }
+        true
+    }
+
+    /// Takes the next message to hand over, if the window has room. Messages that this server
+    /// cannot take are failed on the way.
+    pub(crate) fn hand_over(
+        &mut self,
+        window: &mut Window,
+        terms: &ServerTerms,
+    ) -> Option<Message> {
+        loop {
+            let next = self.queue.front()?;
+            if let Err(error) = terms.check(&next.message) {
+                let entry = self.queue.pop_front()?;
+                self.resolve(entry, Err(error));
+                continue;
+            }
+            if !self.has_room(window, next.message.qos) {
+                return None;
+            }
+            let entry = self.queue.pop_front()?;
+            return Some(self.launch(entry, window));
+        }
+    }
+
+    /// Hands over a message of the session's own, ahead of the queue. `None` if the window is full.
+    pub(crate) fn hand_over_own(
+        &mut self,
+        message: Message,
+        window: &mut Window,
+    ) -> Option<(MessageId, Message)> {
+        if !self.has_room(window, message.qos) {
+            return None;
+        }
+        let id = self.new_id();
+        let message = self.launch(
+            Entry {
+                id,
+                message,
+                owner: Owner::Session,
+            },
+            window,
+        );
+        Some((id, message))
+    }
+
+    fn has_room(&self, window: &Window, qos: QoS) -> bool {
+        let taken = |id| self.in_flight.iter().any(|flight| flight.packet_id == id);
+        self.in_flight.len() < usize::from(window.size)
+            && (qos == QoS::AtMostOnce || !taken(window.peek()))
+    }
+
+    fn launch(&mut self, entry: Entry, window: &mut Window) -> Message {
+        let message = entry.message.clone();
+        let packet_id = match message.qos {
+            QoS::AtMostOnce => 0,
+            QoS::AtLeastOnce => window.take(),
+        };
+        self.in_flight.push_back(InFlight {
+            entry,
+            packet_id,
+            due: None,
+        });
+        self.unwritten += 1;
+        message
+    }
+
+    /// The connection has written the oldest message that it was given and had not written.
+    pub(crate) fn written(
+        &mut self,
+        packet_id: u16,
+        now: Instant,
+        limit: Duration,
+    ) -> Result<MessageId, OutOfStep> {
+        let index = self
+            .in_flight
+            .len()
+            .checked_sub(self.unwritten)
+            .ok_or(OutOfStep)?;
+        let flight = self.in_flight.get_mut(index).ok_or(OutOfStep)?;
+        if flight.packet_id != packet_id {
+            return Err(OutOfStep);
+        }
+        self.unwritten -= 1;
+        let id = flight.entry.id;
+        if packet_id == 0 {
+            if let Some(flight) = self.in_flight.remove(index) {
+                self.resolve(flight.entry, Ok(Ack::Sent));
+            }
+        } else {
+            flight.due = Some(now + limit);
+        }
+        Ok(id)
+    }
+
+    /// The server answered a QoS 1 message.
+    pub(crate) fn acknowledged(
+        &mut self,
+        packet_id: u16,
+        reason: ReasonCode,
+    ) -> Result<(), OutOfStep> {
+        let written = self.in_flight.len() - self.unwritten;
+        let index = self
+            .in_flight
+            .iter()
+            .take(written)
+            .position(|flight| flight.packet_id == packet_id && packet_id != 0)
+            .ok_or(OutOfStep)?;
+        if let Some(flight) = self.in_flight.remove(index) {
+            if reason.is_failure() && matches!(flight.entry.owner, Owner::Session) {
+                tracing::warn!(topic = %flight.entry.message.topic, %reason, "the server refused the session's own message");
+            }
+            let outcome = if reason.is_failure() {
+                Err(DeliveryError::Refused(reason))
+            } else {
+                Ok(Ack::Acknowledged)
+            };
+            self.resolve(flight.entry, outcome);
+        }
+        Ok(())
+    }
+
+    /// The connection is gone: what it did not deliver goes back to the head of the queue.
+    pub(crate) fn connection_lost(&mut self) {
+        self.unwritten = 0;
+        while let Some(flight) = self.in_flight.pop_back() {
+            match flight.entry.owner {
+                Owner::Caller(_) => self.queue.push_front(flight.entry),
+                Owner::Session => {}
+            }
+        }
+    }
+
+    /// When the oldest unacknowledged message is overdue.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.in_flight.iter().find_map(|flight| flight.due)
+    }
+
+    /// Whether nothing waits and nothing is in flight.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// Whether the message is still to be delivered.
+    pub(crate) fn is_pending(&self, id: MessageId) -> bool {
+        self.in_flight.iter().any(|flight| flight.entry.id == id)
+            || self.queue.iter().any(|entry| entry.id == id)
+    }
+
+    /// Messages accepted from callers and not yet delivered.
+    pub(crate) fn len(&self) -> usize {
+        self.messages
+    }
+
+    /// What these count in bytes.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Ends everything with the same error.
+    pub(crate) fn fail_all(&mut self, error: DeliveryError) {
+        self.connection_lost();
+        while let Some(entry) = self.queue.pop_front() {
+            self.resolve(entry, Err(error));
+        }
+    }
+
+    fn forget(&mut self, entry: Entry) -> Option<Reply> {
+        match entry.owner {
+            Owner::Caller(reply) => {
+                self.messages -= 1;
+                self.bytes -= entry.message.cost();
+                Some(reply)
+            }
+            Owner::Session => None,
+        }
+    }
+
+    fn resolve(&mut self, entry: Entry, outcome: Result<Ack, DeliveryError>) {
+        if let Some(reply) = self.forget(entry) {
+            // The caller may have dropped the receipt; that is its right.
+            let _ = reply.send(outcome);
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

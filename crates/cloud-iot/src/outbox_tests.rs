@@ -1,0 +1,228 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn terms() -> ServerTerms {
+    ServerTerms {
+        receive_maximum: 100,
+        maximum_packet: None,
+        at_least_once: true,
+        retain: true,
+        keep_alive: Duration::from_secs(60),
+    }
+}
+
+fn accept(outbox: &mut Outbox, message: Message) -> oneshot::Receiver<Result<Ack, DeliveryError>> {
+    let (reply, receiver) = oneshot::channel();
+    outbox.accept(message, reply).unwrap();
+    receiver
+}
+
+fn numbered(n: usize, qos: QoS) -> Message {
+    Message::new("t", n.to_string()).qos(qos)
+}
+
+#[test]
+fn bounded_in_messages_and_in_bytes() {
+    let mut outbox = Outbox::new(2, 10_000);
+    let _one = accept(&mut outbox, Message::new("t", "1"));
+    let _two = accept(&mut outbox, Message::new("t", "2"));
+    let (reply, mut receiver) = oneshot::channel();
+    let refused = outbox.accept(Message::new("t", "3"), reply);
+    assert!(matches!(
+        refused,
+        Err(PublishError::OutboxFull { messages: 2, .. })
+    ));
+    assert!(
+        receiver.try_recv().is_err(),
+        "a refused message has no receipt to resolve"
+    );
+
+    let mut outbox = Outbox::new(100, 1000);
+    let _one = accept(&mut outbox, Message::new("t", vec![0; 500]));
+    let (reply, _receiver) = oneshot::channel();
+    assert!(
+        outbox
+            .accept(Message::new("t", vec![0; 500]), reply)
+            .is_err()
+    );
+}
+
+#[test]
+fn every_receipt_tells_how_it_ended() {
+    let mut outbox = Outbox::new(10, 100_000);
+    let mut window = Window::new(10);
+    let terms = ServerTerms {
+        maximum_packet: Some(100),
+        retain: false,
+        ..terms()
+    };
+    let mut large = accept(&mut outbox, Message::new("t", vec![0; 200]));
+    let mut retained = accept(&mut outbox, Message::new("t", "").retained());
+    let mut sent = accept(&mut outbox, numbered(0, QoS::AtMostOnce));
+    let mut acknowledged = accept(&mut outbox, numbered(1, QoS::AtLeastOnce));
+    let mut refused = accept(&mut outbox, numbered(2, QoS::AtLeastOnce));
+    let mut waiting = accept(&mut outbox, numbered(3, QoS::AtLeastOnce));
+    while outbox.hand_over(&mut window, &terms).is_some() {}
+    let now = Instant::now();
+    for id in [0, 1, 2] {
+        outbox.written(id, now, LIMIT).unwrap();
+    }
+    outbox.acknowledged(2, ReasonCode::QUOTA_EXCEEDED).unwrap();
+    outbox.acknowledged(1, ReasonCode(0x10)).unwrap();
+    outbox.fail_all(DeliveryError::Stopped);
+
+    assert!(matches!(
+        large.try_recv().unwrap(),
+        Err(DeliveryError::TooLarge { limit: 100, .. })
+    ));
+    assert_eq!(
+        retained.try_recv().unwrap(),
+        Err(DeliveryError::NotSupported("retained messages"))
+    );
+    assert_eq!(sent.try_recv().unwrap(), Ok(Ack::Sent));
+    assert_eq!(acknowledged.try_recv().unwrap(), Ok(Ack::Acknowledged));
+    assert_eq!(
+        refused.try_recv().unwrap(),
+        Err(DeliveryError::Refused(ReasonCode::QUOTA_EXCEEDED))
+    );
+    assert_eq!(waiting.try_recv().unwrap(), Err(DeliveryError::Stopped));
+    assert_eq!((outbox.len(), outbox.bytes()), (0, 0));
+}
+
+#[test]
+fn the_window_is_never_passed_and_no_packet_id_used_twice() {
+    let mut outbox = Outbox::new(100, 100_000);
+    let mut window = Window::new(3);
+    let _receipts: Vec<_> = (0..8)
+        .map(|n| accept(&mut outbox, numbered(n, QoS::AtLeastOnce)))
+        .collect();
+    let mut handed = 0;
+    while outbox.hand_over(&mut window, &terms()).is_some() {
+        handed += 1;
+        outbox.written(handed, Instant::now(), LIMIT).unwrap();
+    }
+    assert_eq!(handed, 3);
+    // The last one is acknowledged first: the next id is 1, which is still taken.
+    outbox.acknowledged(3, ReasonCode::SUCCESS).unwrap();
+    assert!(outbox.hand_over(&mut window, &terms()).is_none());
+    outbox.acknowledged(1, ReasonCode::SUCCESS).unwrap();
+    assert!(outbox.hand_over(&mut window, &terms()).is_some());
+    outbox.written(1, Instant::now(), LIMIT).unwrap();
+}
+
+#[test]
+fn what_does_not_fit_is_noticed() {
+    let mut outbox = Outbox::new(10, 100_000);
+    let mut window = Window::new(10);
+    let _receipt = accept(&mut outbox, numbered(0, QoS::AtLeastOnce));
+    assert_eq!(outbox.written(1, Instant::now(), LIMIT), Err(OutOfStep));
+    outbox.hand_over(&mut window, &terms()).unwrap();
+    assert_eq!(
+        outbox.acknowledged(1, ReasonCode::SUCCESS),
+        Err(OutOfStep),
+        "not written yet"
+    );
+    assert_eq!(outbox.written(2, Instant::now(), LIMIT), Err(OutOfStep));
+    outbox.written(1, Instant::now(), LIMIT).unwrap();
+    assert_eq!(outbox.acknowledged(0, ReasonCode::SUCCESS), Err(OutOfStep));
+}
+
+#[test]
+fn a_withdrawn_message_never_leaves() {
+    let mut outbox = Outbox::new(10, 100_000);
+    let mut window = Window::new(10);
+    let (reply, _receiver) = oneshot::channel();
+    let id = outbox.accept(numbered(0, QoS::AtLeastOnce), reply).unwrap();
+    let _other = accept(&mut outbox, numbered(1, QoS::AtLeastOnce));
+    assert!(outbox.withdraw(id));
+    assert!(!outbox.withdraw(id));
+    assert_eq!(
+        outbox.hand_over(&mut window, &terms()).unwrap().payload,
+        "1"
+    );
+    assert_eq!(outbox.len(), 1);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Accept(QoS),
+    HandOver,
+    Write,
+    /// The server acknowledges one of those that it has, by position.
+    Acknowledge(usize),
+    Lose,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => any::<bool>().prop_map(|sure| Step::Accept(if sure { QoS::AtLeastOnce } else { QoS::AtMostOnce })),
+        3 => Just(Step::HandOver),
+        3 => Just(Step::Write),
+        2 => (0_usize..8).prop_map(Step::Acknowledge),
+        1 => Just(Step::Lose),
+    ]
+}
+
+proptest! {
+    /// Whatever happens, the first arrival of the messages is in the order of their acceptance,
+    /// and in the end each has arrived and every receipt says so.
+    #[test]
+    fn nothing_is_lost_and_order_is_kept(
+        steps in prop::collection::vec(step(), 0..200), size in 1_u16..5,
+    ) {
+        let mut outbox = Outbox::new(1000, 1 << 20);
+        let mut window = Window::new(size);
+        let mut receipts = Vec::new();
+        let mut arrived: Vec<usize> = Vec::new();
+        // What the event loop was handed and has not written; what was written and not answered.
+        let mut handed: VecDeque<(u16, Message)> = VecDeque::new();
+        let mut unanswered: Vec<u16> = Vec::new();
+        let mut ids = Window::new(size);
+        let endgame = (0..5000).map(|n| match n % 3 {
+            0 => Step::HandOver,
+            1 => Step::Write,
+            _ => Step::Acknowledge(0),
+        });
+        for step in steps.into_iter().chain(endgame) {
+            match step {
+                Step::Accept(qos) => {
+                    let message = numbered(receipts.len(), qos);
+                    receipts.push(accept(&mut outbox, message));
+                }
+                Step::HandOver => if let Some(message) = outbox.hand_over(&mut window, &terms()) {
+                    let id = if message.qos == QoS::AtLeastOnce { ids.take() } else { 0 };
+                    prop_assert!(id == 0 || !unanswered.contains(&id), "a collision");
+                    handed.push_back((id, message));
+                    prop_assert!(handed.len() + unanswered.len() <= usize::from(size));
+                },
+                Step::Write => if let Some((id, message)) = handed.pop_front() {
+                    outbox.written(id, Instant::now(), LIMIT).unwrap();
+                    let number = std::str::from_utf8(&message.payload).unwrap().parse().unwrap();
+                    if !arrived.contains(&number) {
+                        arrived.push(number);
+                    }
+                    if id != 0 {
+                        unanswered.push(id);
+                    }
+                },
+                Step::Acknowledge(n) => if n < unanswered.len() {
+                    outbox.acknowledged(unanswered.remove(n), ReasonCode::SUCCESS).unwrap();
+                },
+                Step::Lose => {
+                    outbox.connection_lost();
+                    (handed, unanswered) = Default::default();
+                    (window, ids) = (Window::new(size), Window::new(size));
+                }
+            }
+        }
+        prop_assert_eq!(arrived, (0..receipts.len()).collect::<Vec<_>>());
+        for mut receipt in receipts {
+            prop_assert!(receipt.try_recv().unwrap().is_ok());
+        }
+        prop_assert!(outbox.is_empty());
+        prop_assert_eq!((outbox.len(), outbox.bytes()), (0, 0));
+    }
+}

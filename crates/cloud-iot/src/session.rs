@@ -1,0 +1,303 @@
+//! Starting a session, and the handle to it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{broadcast, oneshot, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+use tower::BoxError;
+use tracing::Instrument;
+
+use crate::cause::Cause;
+use crate::config::SessionConfig;
+use crate::core::{Core, StopReport};
+use crate::driver::{Driver, Shared};
+use crate::error::{ConfigError, PublishError, RequestError, StreamError};
+use crate::event::{SessionEvent, SessionState};
+use crate::hooks::Hooks;
+use crate::message::Message;
+use crate::outbox::MessageId;
+use crate::receipt::Receipt;
+use crate::router::Router;
+use crate::stream::MessageStream;
+use crate::tls;
+use crate::topic::TopicFilter;
+
+/// Events kept for a slow reader; beyond them it is told how many it missed.
+const EVENTS: usize = 256;
+
+/// What a stop is given beyond its deadline to take down its own tasks.
+const STOP_GRACE: Duration = Duration::from_secs(1);
+
+/// An MQTT session; see [`Session::builder`].
+#[derive(Debug, Clone, Copy)]
+pub struct Session;
+
+impl Session {
+    /// Begins a session with this configuration. Nothing happens before
+    /// [`start`](SessionBuilder::start).
+    pub fn builder(config: SessionConfig) -> SessionBuilder {
+        SessionBuilder {
+            config,
+            router: Router::new(),
+            hooks: Hooks::default(),
+        }
+    }
+}
+
+/// Puts a session together.
+#[must_use]
+pub struct SessionBuilder {
+    config: SessionConfig,
+    router: Router,
+    hooks: Hooks,
+}
+
+impl std::fmt::Debug for SessionBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionBuilder")
+            .field("config", &self.config)
+            .field("router", &self.router)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SessionBuilder {
+    /// The handlers of received messages.
+    pub fn router(mut self, router: Router) -> Self {
+        self.router = router;
+        self
+    }
+
+    /// Adds something to be done on each connection, after the subscriptions are granted and
+    /// before the birth message. May be called several times; all hooks run together, each within
+    /// [`Timeouts::hook`](crate::Timeouts::hook).
+    ///
+    /// What a hook publishes goes out after the birth message; to wait for its receipt inside the
+    /// hook is to wait for the hook's own time limit.
+    pub fn on_connect<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        self.hooks.add_connect(hook);
+        self
+    }
+
+    /// Adds something to be done whenever a connection has ended on which the on-connect hooks
+    /// were run; it is told why, or `None` if the session is being stopped.
+    pub fn on_disconnect<F, Fut>(mut self, hook: F) -> Self
+    where
+        F: Fn(Option<Arc<Cause>>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        self.hooks.add_disconnect(hook);
+        self
+    }
+
+    /// Starts the session: it connects, and stays connected until it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] if the configuration is not valid, or if called outside a Tokio runtime.
+    pub fn start(self) -> Result<SessionHandle, ConfigError> {
+        let Self {
+            mut config,
+            router,
+            hooks,
+        } = self;
+        config.validate()?;
+        let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConfigError::NoRuntime)?;
+        config.tls = tls::for_port(config.tls, config.port);
+        let config = Arc::new(config);
+        let span = tracing::info_span!(
+            "session", host = %config.host, port = config.port, client_id = %config.client_id
+        );
+        let (events, _) = broadcast::channel(EVENTS);
+        let core = Core::new(
+            Arc::clone(&config),
+            Box::new(rand::random::<f64>),
+            Instant::now(),
+        );
+        let routes = span.in_scope(|| router.start(&events));
+        let shared = Arc::new(Shared::new(config, core, events));
+        let driver = Driver {
+            shared: Arc::clone(&shared),
+            hooks,
+            routes,
+        };
+        runtime.spawn(driver.run().instrument(span));
+        Ok(SessionHandle {
+            owner: Arc::new(Owner(shared)),
+        })
+    }
+}
+
+/// A request and where its answer comes.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Where the request is published, at QoS 1.
+    pub topic: String,
+    /// Its content.
+    pub payload: Bytes,
+    /// Where the answer comes; one of the session's subscriptions must bring it.
+    pub reply_topic: String,
+    /// How long to wait in all, the time without a connection included.
+    pub timeout: Duration,
+}
+
+/// A running session. Clones are cheap and all the same session; when the last one is dropped the
+/// session stops by itself, within [`Timeouts::drop`](crate::Timeouts::drop).
+#[derive(Clone)]
+pub struct SessionHandle {
+    owner: Arc<Owner>,
+}
+
+/// Held by handles only, so that its drop tells that none is left.
+struct Owner(Arc<Shared>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let time = self.0.config.timeouts.drop;
+        if !self.0.with_core(|core| core.is_stopping()) {
+            self.0.stop(Instant::now() + time);
+        }
+    }
+}
+
+impl std::fmt::Debug for SessionHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SessionHandle")
+            .field("state", &*self.shared().state.borrow())
+            .finish()
+    }
+}
+
+impl SessionHandle {
+    fn shared(&self) -> &Arc<Shared> {
+        &self.owner.0
+    }
+
+    /// Accepts a message for delivery, online or not. Messages leave in the order in which they
+    /// were accepted; the receipt tells what became of this one.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`] if the topic or size is not allowed, the outbox is full, or the session is
+    /// stopping. Then nothing of the message was kept.
+    pub fn publish(&self, message: Message) -> Result<Receipt, PublishError> {
+        self.shared().with_core(|core| core.publish(message))
+    }
+
+    /// Opens a stream of the received messages that fall under `filter`, from now on. It is a view
+    /// of what the session's subscriptions bring; it subscribes to nothing by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError`] if the filter is not valid, none of the session's subscriptions can bring
+    /// anything under it, too many streams are open, or the session has stopped.
+    pub fn messages(&self, filter: impl Into<String>) -> Result<MessageStream, StreamError> {
+        let filter = TopicFilter::new(filter)?;
+        let config = &self.shared().config;
+        self.shared()
+            .streams()
+            .open(filter, &config.subscriptions, &config.limits)
+    }
+
+    /// Publishes a request and waits for its answer: the next message on the reply topic. Routes do
+    /// not see the answer, streams do. An answer that comes too late is a message like any other.
+    ///
+    /// # Errors
+    ///
+    /// [`RequestError`] if the request is not accepted or not delivered, if another one waits on
+    /// the same reply topic, if no answer comes in time, or if the session stops.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future gives the answer up; a request that has not left yet never will.
+    pub async fn request(&self, request: Request) -> Result<Message, RequestError> {
+        let Request {
+            topic,
+            payload,
+            reply_topic,
+            timeout: limit,
+        } = request;
+        let config = &self.shared().config;
+        if !config
+            .subscriptions
+            .iter()
+            .any(|s| s.filter.matches(&reply_topic))
+        {
+            return Err(RequestError::NotSubscribed(reply_topic));
+        }
+        let (sender, mut answer) = oneshot::channel();
+        let message = Message::new(topic, payload);
+        let (id, mut receipt) = self
+            .shared()
+            .with_core(|core| core.request(message, reply_topic, sender))?;
+        let _forget = Forget {
+            shared: self.shared(),
+            id,
+        };
+        let exchange = async {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer.map_err(|_| RequestError::Stopped),
+                delivered = &mut receipt => {
+                    delivered?;
+                }
+            }
+            answer.await.map_err(|_| RequestError::Stopped)
+        };
+        timeout(limit, exchange)
+            .await
+            .unwrap_or(Err(RequestError::Timeout(limit)))
+    }
+
+    /// Where the session stands, now and whenever it changes.
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<SessionState> {
+        self.shared().state.subscribe()
+    }
+
+    /// What happens from now on. A reader that falls behind by more than 256 events is told how
+    /// many it missed; the session never waits for it.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<SessionEvent> {
+        self.shared().events.subscribe()
+    }
+
+    /// Stops the session: what is queued and the goodbye are sent, if there is a connection, then
+    /// DISCONNECT, then the on-disconnect hooks run. All within `limit`; what is not done by then
+    /// is given up, and the receipts of undelivered messages say so. No task is left afterwards.
+    ///
+    /// Calling it again waits for the same end; the shorter limit counts.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not take the stop back.
+    pub async fn stop(&self, limit: Duration) -> StopReport {
+        let deadline = Instant::now() + limit;
+        self.shared().stop(deadline);
+        let mut state = self.state();
+        let stopped = state.wait_for(|state| *state == SessionState::Stopped);
+        if timeout_at(deadline + STOP_GRACE, stopped).await.is_err() {
+            tracing::error!("the session did not stop in time");
+        }
+        self.shared().report()
+    }
+}
+
+/// Gives up a request's answer when its future ends in any way.
+struct Forget<'a> {
+    shared: &'a Shared,
+    id: MessageId,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.shared.with_core(|core| core.forget_request(self.id));
+    }
+}

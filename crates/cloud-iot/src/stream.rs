@@ -1,0 +1,115 @@
+//! Streams of received messages, opened while the session runs.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use thiserror::Error;
+
+use crate::config::Limits;
+use crate::error::StreamError;
+use crate::inbox::{NotDelivered, Receiver, Sender, inbox};
+use crate::message::{Message, Subscription};
+use crate::topic::TopicFilter;
+
+/// The reader was too slow: messages were dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{dropped} messages were dropped because they were not read in time")]
+pub struct Lagged {
+    /// How many since the stream last told.
+    pub dropped: u64,
+}
+
+/// Received messages under one filter, in the order in which they came.
+///
+/// It holds a bounded number of messages and bytes
+/// ([`stream_messages`](crate::Limits::stream_messages),
+/// [`stream_bytes`](crate::Limits::stream_bytes)). When it is full the newest are dropped, and the
+/// next read gives [`Lagged`] with their number. It ends when the session has stopped.
+#[derive(Debug)]
+pub struct MessageStream(Receiver);
+
+impl MessageStream {
+    /// The next message; `None` when the session has stopped.
+    ///
+    /// # Errors
+    ///
+    /// [`Lagged`] if messages were dropped since the last read. The stream goes on after it.
+    ///
+    /// # Cancel safety
+    ///
+    /// No message is lost when the future is dropped.
+    pub async fn recv(&mut self) -> Option<Result<Message, Lagged>> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl Stream for MessageStream {
+    type Item = Result<Message, Lagged>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // Something is dropped only while the queue is full, so that no reader waits then.
+        match self.0.take_dropped() {
+            0 => self.0.poll_recv(cx).map(|message| message.map(Ok)),
+            dropped => Poll::Ready(Some(Err(Lagged { dropped }))),
+        }
+    }
+}
+
+/// The open streams of a session.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    open: Vec<(TopicFilter, Sender)>,
+    ended: bool,
+}
+
+impl Streams {
+    pub(crate) fn open(
+        &mut self,
+        filter: TopicFilter,
+        subscriptions: &[Subscription],
+        limits: &Limits,
+    ) -> Result<MessageStream, StreamError> {
+        if self.ended {
+            return Err(StreamError::Stopped);
+        }
+        if !subscriptions
+            .iter()
+            .any(|subscription| subscription.filter.overlaps(&filter))
+        {
+            return Err(StreamError::NotSubscribed(filter));
+        }
+        self.open.retain(|(_, sender)| !sender.is_closed());
+        if self.open.len() >= limits.streams {
+            return Err(StreamError::TooMany(limits.streams));
+        }
+        let (sender, receiver) = inbox(limits.stream_messages, limits.stream_bytes);
+        self.open.push((filter, sender));
+        Ok(MessageStream(receiver))
+    }
+
+    /// Gives the message to each stream whose filter it falls under; tells whether there is one.
+    pub(crate) fn deliver(&mut self, message: &Message) -> bool {
+        let mut taken = false;
+        self.open.retain_mut(|(filter, sender)| {
+            if !filter.matches(&message.topic) {
+                return true;
+            }
+            match sender.send(message.clone()) {
+                Ok(()) => taken = true,
+                Err(NotDelivered::Full) => {
+                    taken = true;
+                    tracing::warn!(%filter, "a stream is not read fast enough; a message was dropped");
+                }
+                Err(NotDelivered::Closed) => return false,
+            }
+            true
+        });
+        taken
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.ended = true;
+        self.open.clear();
+    }
+}

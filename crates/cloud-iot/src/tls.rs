@@ -1,0 +1,76 @@
+//! TLS settings for a device: who is trusted, and who the device is.
+//!
+//! The server's certificate and name are always verified; there is no switch for that.
+
+use std::sync::Arc;
+
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{CipherSuite, ClientConfig, RootCertStore};
+use thiserror::Error;
+
+/// The ALPN name that AWS IoT Core wants for MQTT with client certificates on port 443.
+pub const ALPN_AWS_MQTT: &[u8] = b"x-amzn-mqtt-ca";
+
+/// Why no TLS configuration can be made. Trying again does not help.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TlsConfigError {
+    /// No root certificate is given, or one of them cannot be used.
+    #[error("the root certificates cannot be used: {0}")]
+    Roots(String),
+    /// The client's certificate and key cannot be used, or do not fit together.
+    #[error("the device's certificate and key cannot be used: {0}")]
+    Identity(rustls::Error),
+    /// The cryptography provider lacks what is needed; a defect of the build.
+    #[error("TLS is not usable: {0}")]
+    Provider(rustls::Error),
+}
+
+/// A configuration that trusts `roots` and proves the device's identity with `chain` and `key`.
+///
+/// TLS 1.2 and 1.3 on ring. Of TLS 1.2 the suites with AES-GCM only: AWS's policies take no others.
+///
+/// # Errors
+///
+/// [`TlsConfigError`] if there is no usable root, or if the key does not belong to the first
+/// certificate of the chain.
+pub fn client_config(
+    roots: impl IntoIterator<Item = CertificateDer<'static>>,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<Arc<ClientConfig>, TlsConfigError> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store
+            .add(root)
+            .map_err(|error| TlsConfigError::Roots(error.to_string()))?;
+    }
+    if store.is_empty() {
+        return Err(TlsConfigError::Roots("none is given".into()));
+    }
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites.retain(|suite| {
+        !matches!(
+            suite.suite(),
+            CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
+                | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+        )
+    });
+    let config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsConfigError::Provider)?
+        .with_root_certificates(store)
+        .with_client_auth_cert(chain, key)
+        .map_err(TlsConfigError::Identity)?;
+    Ok(Arc::new(config))
+}
+
+/// The same configuration, with the ALPN name that port 443 needs if it has none.
+pub(crate) fn for_port(tls: Arc<ClientConfig>, port: u16) -> Arc<ClientConfig> {
+    if port != 443 || !tls.alpn_protocols.is_empty() {
+        return tls;
+    }
+    let mut tls = ClientConfig::clone(&tls);
+    tls.alpn_protocols = vec![ALPN_AWS_MQTT.to_vec()];
+    Arc::new(tls)
+}
