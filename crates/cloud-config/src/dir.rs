@@ -114,7 +114,7 @@ impl Dir {
         })?;
         let mut file = File::from(fd);
         #[cfg(test)]
-        self.faults.unsynced(self.join(name));
+        self.faults.unsynced(self.join(name), &file);
         self.step("write", name, || file.write_all(content))
             .inspect_err(|_| {
                 // What a full disk leaves behind: the beginning.

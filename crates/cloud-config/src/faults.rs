@@ -1,6 +1,7 @@
 //! Faults for tests: the n-th change of a directory fails as on a full disk, or it and all after it never happen, as
 //! after a power cut. In the second case [`Faults::lose_unsynced`] then takes away what no fsync had secured.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -22,7 +23,8 @@ pub(crate) struct Faults(Arc<Mutex<Inner>>);
 struct Inner {
     plan: Plan,
     done: usize,
-    unsynced: Vec<PathBuf>,
+    /// Through an open file, since the name may change.
+    unsynced: Vec<(PathBuf, File)>,
 }
 
 impl Default for Faults {
@@ -51,8 +53,12 @@ impl Faults {
         }
     }
 
-    pub(crate) fn unsynced(&self, path: PathBuf) {
-        self.0.lock().unwrap().unsynced.push(path);
+    pub(crate) fn unsynced(&self, path: PathBuf, file: &File) {
+        self.0
+            .lock()
+            .unwrap()
+            .unsynced
+            .push((path, file.try_clone().unwrap()));
     }
 
     pub(crate) fn synced(&self, path: &Path) {
@@ -60,15 +66,13 @@ impl Faults {
             .lock()
             .unwrap()
             .unsynced
-            .retain(|other| other != path);
+            .retain(|(other, _)| other != path);
     }
 
     /// Empties each file that had no fsync.
     pub(crate) fn lose_unsynced(&self) {
-        for path in self.0.lock().unwrap().unsynced.drain(..) {
-            if path.exists() {
-                std::fs::write(path, "").unwrap();
-            }
+        for (_, file) in self.0.lock().unwrap().unsynced.drain(..) {
+            file.set_len(0).unwrap();
         }
     }
 

@@ -120,15 +120,13 @@ fn discard_staging(dir: &Dir) -> Result<bool, AccessError> {
     dir.remove_subdirectory(STAGING)
 }
 
-/// Removes every file of a configuration. The first step makes the device unprovisioned; what a cut leaves of the
-/// others is no configuration. The caller holds the directory's lock.
+/// Removes every file of a configuration. The removal of `cloud_config.json` makes the device unprovisioned; what a cut
+/// leaves of the others is no configuration. The caller holds the directory's lock.
 pub(crate) fn remove_all(dir: &Dir) -> Result<(), AccessError> {
-    discard_staging(dir)?;
-    // A committed change must not come back after its removal, so it is turned into one that never was.
-    undo_commit(dir)?;
+    // A committed change must not come back after its removal, and it may be half in place: so it is finished first.
+    recover(dir)?;
     dir.remove_file(CLOUD_CONFIG)?;
     dir.sync()?;
-    discard_staging(dir)?;
     for name in FILES {
         dir.remove_file(name)?;
     }

@@ -1,1 +1,322 @@
+//! The store under faults: a full disk and a power cut at every single step of every change.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::LazyLock;
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::faults::{Faults, Plan};
+
+/// Two configurations that have nothing in common.
+static OLD: LazyLock<DeviceConfig> = LazyLock::new(|| device("old"));
+static NEW: LazyLock<DeviceConfig> = LazyLock::new(|| device("new"));
+
+fn device(name: &str) -> DeviceConfig {
+    let pair = |name: String| {
+        let made = rcgen::generate_simple_self_signed(vec![name]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    };
+    let (iot_cert, iot_key) = pair(format!("iot.{name}.example"));
+    let (remote_cert, remote_key) = pair(format!("remote.{name}.example"));
+    DeviceConfig::from_pem_parts(PemParts {
+        iot_thing_name: name,
+        iot_endpoint: &format!("iot.{name}.example"),
+        remote_endpoint: &format!("relay.{name}.example:8443"),
+        access_point: &format!("remote.{name}.example"),
+        iot_ca: &iot_cert,
+        iot_cert: &iot_cert,
+        iot_key: &iot_key,
+        remote_cert: &remote_cert,
+        remote_key: &remote_key,
+    })
+    .unwrap()
+}
+
+/// A change and what may be found before and after it.
+struct Change {
+    name: &'static str,
+    before: Option<DeviceConfig>,
+    after: Option<DeviceConfig>,
+    run: fn(&Store) -> Result<(), StoreError>,
+}
+
+fn changes() -> Vec<Change> {
+    let rotated = DeviceConfig {
+        remote: NEW.remote.clone(),
+        ..OLD.clone()
+    };
+    let old = || Some(OLD.clone());
+    let save = |store: &Store| store.save(&NEW);
+    vec![
+        Change {
+            name: "first",
+            before: None,
+            after: Some(NEW.clone()),
+            run: save,
+        },
+        Change {
+            name: "force",
+            before: old(),
+            after: Some(NEW.clone()),
+            run: save,
+        },
+        Change {
+            name: "rotate",
+            before: old(),
+            after: Some(rotated),
+            run: |store| store.replace_remote(&NEW.remote),
+        },
+        Change {
+            name: "remove",
+            before: old(),
+            after: None,
+            run: |store| store.remove().map(drop),
+        },
+    ]
+}
+
+impl Change {
+    fn begin(&self) -> TempDir {
+        let base = TempDir::new().unwrap();
+        if let Some(before) = &self.before {
+            Store::new(base.path()).save(before).unwrap();
+        }
+        base
+    }
+}
+
+fn with_faults(base: &TempDir, plan: Plan) -> (Store, Faults) {
+    let store = Store::new(base.path());
+    let faults = Faults::new(plan);
+    *store.inner.faults.lock().unwrap() = faults.clone();
+    (store, faults)
+}
+
+/// What a process that starts afterwards finds. Also checks that it cleans up, and that nothing is open to others.
+fn found(base: &TempDir) -> Option<DeviceConfig> {
+    check_modes(&base.path().join(DIRECTORY));
+    let store = Store::new(base.path());
+    let device = match store.load() {
+        Ok(loaded) => {
+            assert!(
+                loaded
+                    .repairs
+                    .iter()
+                    .all(|repair| !matches!(repair, Repair::Mode { .. }))
+            );
+            Some(loaded.device)
+        }
+        Err(LoadError::NotProvisioned(_)) => None,
+        Err(other) => panic!("{other}"),
+    };
+    for name in [journal::STAGING, COMMITTED] {
+        assert!(!store.directory().join(name).exists(), "{name} is left");
+    }
+    device
+}
+
+fn check_modes(path: &Path) {
+    let Ok(metadata) = fs::symlink_metadata(path) else {
+        return;
+    };
+    assert_eq!(
+        metadata.permissions().mode() & 0o077,
+        0,
+        "{}",
+        path.display()
+    );
+    if metadata.is_dir() {
+        fs::read_dir(path)
+            .unwrap()
+            .for_each(|entry| check_modes(&entry.unwrap().path()));
+    }
+}
+
+#[test]
+fn a_full_disk_at_any_step_changes_nothing() {
+    for change in changes() {
+        for step in 0.. {
+            let base = change.begin();
+            let (store, faults) = with_faults(&base, Plan::Full(step));
+            let result = (change.run)(&store);
+            let context = format!("{}, step {step}: {result:?}", change.name);
+            let expected = match &result {
+                Ok(()) => &change.after,
+                Err(StoreError::Access(AccessError::DiskFull(_))) => &change.before,
+                Err(other) => panic!("{context}: {other}"),
+            };
+            match (change.after.is_some(), found(&base)) {
+                (true, now) => assert_eq!(&now, expected, "{context}"),
+                // A removal that fails may have come so far that the device is not provisioned any more.
+                (false, now) => assert!(
+                    now.is_none() || (result.is_err() && now == change.before),
+                    "{context}"
+                ),
+            }
+            (change.run)(&Store::new(base.path()))
+                .unwrap_or_else(|error| panic!("{context}, again: {error}"));
+            assert_eq!(found(&base), change.after, "{context}, again");
+            if !faults.struck() {
+                assert!(
+                    step > 3,
+                    "{}: the faults do not reach the code",
+                    change.name
+                );
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_at_any_step_leaves_the_old_or_the_new() {
+    for change in changes() {
+        let mut seen_before = false;
+        let mut seen_after = false;
+        for step in 0.. {
+            let base = change.begin();
+            let (store, faults) = with_faults(&base, Plan::Cut(step));
+            let _ = (change.run)(&store);
+            drop(store);
+            faults.lose_unsynced();
+            let now = found(&base);
+            seen_before |= now == change.before;
+            seen_after |= now == change.after;
+            assert!(
+                now == change.before || now == change.after,
+                "{}, step {step}: {now:?}",
+                change.name
+            );
+            if !faults.struck() {
+                break;
+            }
+        }
+        assert!(seen_before && seen_after, "{}", change.name);
+    }
+}
+
+#[test]
+fn a_second_cut_while_the_first_is_being_repaired_does_no_harm() {
+    for change in changes() {
+        for first in 0.. {
+            let mut struck = true;
+            for second in 0.. {
+                let base = change.begin();
+                let (store, faults) = with_faults(&base, Plan::Cut(first));
+                let _ = (change.run)(&store);
+                faults.lose_unsynced();
+                struck = faults.struck();
+                let (repairing, faults) = with_faults(&base, Plan::Cut(second));
+                // What is read although it cannot be repaired is what is found after the repair.
+                let read = repairing.load().ok().map(|loaded| loaded.device);
+                let now = found(&base);
+                assert_eq!(read, now, "{}, steps {first} and {second}", change.name);
+                assert!(
+                    now == change.before || now == change.after,
+                    "{}, steps {first} and {second}",
+                    change.name
+                );
+                if !faults.struck() {
+                    break;
+                }
+            }
+            if !struck {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn what_was_removed_does_not_come_back_from_an_unfinished_change() {
+    for first in 0.. {
+        let mut struck = true;
+        for second in 0.. {
+            let base = TempDir::new().unwrap();
+            Store::new(base.path()).save(&OLD).unwrap();
+            let (store, faults) = with_faults(&base, Plan::Cut(first));
+            let _ = store.save(&NEW);
+            struck = faults.struck();
+            let (removing, faults) = with_faults(&base, Plan::Cut(second));
+            let removed = removing.remove();
+            let now = found(&base);
+            let whole = now.is_none() || now.as_ref() == Some(&*OLD) || now.as_ref() == Some(&*NEW);
+            assert!(
+                whole && !(removed.is_ok() && now.is_some()),
+                "steps {first} and {second}: {removed:?}, {now:?}"
+            );
+            if !faults.struck() {
+                break;
+            }
+        }
+        if !struck {
+            break;
+        }
+    }
+}
+
+#[test]
+fn a_read_only_file_system_is_named_as_such() {
+    let error = AccessError::io("create", PathBuf::from("x"), rustix::io::Errno::ROFS);
+    assert!(matches!(error, AccessError::ReadOnly(_)), "{error}");
+    assert!(!error.is_retryable());
+}
+
+#[test]
+fn a_reader_beside_a_writer_gets_whole_configurations() {
+    let base = TempDir::new().unwrap();
+    let writing = Store::new(base.path());
+    writing.save(&OLD).unwrap();
+    let reading = Store::new(base.path());
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let _lock = writing.lock().unwrap();
+            for turn in 0..40 {
+                writing
+                    .save(if turn % 2 == 0 { &NEW } else { &OLD })
+                    .unwrap();
+            }
+        });
+        let mut read = 0;
+        while !writer.is_finished() || read == 0 {
+            match reading.load() {
+                Ok(loaded) => {
+                    assert!(loaded.device == *OLD || loaded.device == *NEW);
+                    read += 1;
+                }
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+        }
+    });
+}
+
+#[test]
+fn one_store_is_locked_once_and_writes_under_its_own_lock() {
+    let base = TempDir::new().unwrap();
+    let store = Store::new(base.path());
+    let lock = store.lock().unwrap();
+    for other in [store.clone(), Store::new(base.path())] {
+        let Err(LockError::InUse { pid, .. }) = other.lock() else {
+            panic!("locked twice")
+        };
+        assert_eq!(pid, Some(std::process::id()));
+    }
+    store.save(&OLD).unwrap();
+    let other = Store::new(base.path());
+    assert!(matches!(
+        other.replace_remote(&NEW.remote),
+        Err(StoreError::Lock(LockError::InUse { .. }))
+    ));
+    assert_eq!(other.load().unwrap().device, *OLD);
+    drop(lock);
+    other.replace_remote(&NEW.remote).unwrap();
+
+    let lock = store.lock().unwrap();
+    assert!(store.remove().unwrap());
+    assert!(!store.directory().exists());
+    // The lock ended with the directory: a new one can be had while the old value is still around.
+    let _again = other.lock().unwrap();
+    drop(lock);
+}
