@@ -102,10 +102,14 @@ pub enum ConnectError {
     #[error("the server did not {0} in time")]
     TimedOut(&'static str),
     /// The server closed the connection instead of a challenge: it refused the token.
-    #[error("the server closed the connection on seeing the token; the token is invalid or has expired")]
+    #[error(
+        "the server closed the connection on seeing the token; the token is invalid or has expired"
+    )]
     TokenRefused,
     /// The server closed the connection instead of answering the first ping: it refused our answer to the challenge.
-    #[error("the server closed the connection after our answer to its challenge; the session key, cipher or version is not the token's")]
+    #[error(
+        "the server closed the connection after our answer to its challenge; the session key, cipher or version is not the token's"
+    )]
     AnswerRefused,
     /// The handshake could not be done with this key.
     #[error(transparent)]

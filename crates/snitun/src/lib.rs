@@ -17,15 +17,18 @@ mod version;
 pub mod client;
 #[cfg(feature = "driver")]
 mod driver;
+#[cfg(feature = "driver")]
+mod relay;
 #[cfg(feature = "server")]
 pub mod server;
+pub mod sni;
 
 pub use batch::WriteBatch;
 pub use cipher::{BadUnit, Cipher, Entropy, Opener, Role, SealError, Sealer, UnsupportedCipher};
 pub use close::{ChannelError, CloseReason, OpenError};
 pub use decoder::{DecodeError, Decoder, Incoming};
 #[cfg(feature = "driver")]
-pub use driver::{Channel, NoRandomness, PingError, TunnelHandle};
+pub use driver::{Channel, ChannelReader, ChannelWriter, NoRandomness, PingError, TunnelHandle};
 pub use encoder::Encoder;
 pub use frame::{ChannelId, EXTRA_LEN, FrameType, HEADER_LEN, Header};
 pub use handshake::{
@@ -34,4 +37,6 @@ pub use handshake::{
 pub use key::{IV_LEN, KEY_LEN, KeyError, SessionKey};
 pub use limits::{Limits, Timeouts};
 pub use mux::{ChannelKey, Event, Mux, MuxConfig, Read, Write};
+#[cfg(feature = "driver")]
+pub use relay::{Relayed, relay};
 pub use version::{ProtocolVersion, UnsupportedVersion};

@@ -29,13 +29,32 @@ use crate::mux::{ChannelKey, Read, Write};
 ///
 /// # Cancel safety
 /// Like a TCP stream: a read or write that is not ready has taken nothing.
+#[derive(Debug)]
 pub struct Channel {
+    end: End,
+    /// Taken from the multiplexer and not yet read: the copy to the reader's buffer is made without the lock.
+    current: BytesMut,
+}
+
+/// Our hold on the channel; letting go of it closes the channel.
+struct End {
     shared: Arc<Shared>,
     key: ChannelKey,
     id: ChannelId,
     caller: Option<IpAddr>,
-    /// Taken from the multiplexer and not yet read: the copy to the reader's buffer is made without the lock.
-    current: BytesMut,
+}
+
+/// The reading half of a [`Channel`], borrowed.
+#[derive(Debug)]
+pub struct ChannelReader<'a> {
+    end: &'a End,
+    current: &'a mut BytesMut,
+}
+
+/// The writing half of a [`Channel`], borrowed. Shutting it down closes the channel in both directions.
+#[derive(Debug)]
+pub struct ChannelWriter<'a> {
+    end: &'a End,
 }
 
 impl Channel {
@@ -46,45 +65,63 @@ impl Channel {
         caller: Option<IpAddr>,
     ) -> Self {
         Self {
-            shared,
-            key,
-            id,
-            caller,
+            end: End {
+                shared,
+                key,
+                id,
+                caller,
+            },
             current: BytesMut::new(),
         }
     }
 
     /// The address of the public caller; `None` where the version or the peer does not carry it.
     pub fn peer_ip(&self) -> Option<IpAddr> {
-        self.caller
+        self.end.caller
     }
 
     /// The channel's id on the wire.
     pub fn id(&self) -> ChannelId {
-        self.id
+        self.end.id
     }
 
-    /// Makes sure that `current` holds something, or yields `false` at the end.
-    fn poll_current(&mut self, cx: &Context<'_>) -> Poll<io::Result<bool>> {
-        if !self.current.is_empty() {
-            return Poll::Ready(Ok(true));
+    /// Both halves, to be used at the same time.
+    pub fn halves(&mut self) -> (ChannelReader<'_>, ChannelWriter<'_>) {
+        let end = &self.end;
+        let current = &mut self.current;
+        (ChannelReader { end, current }, ChannelWriter { end })
+    }
+}
+
+impl ChannelReader<'_> {
+    /// Makes sure that `current` holds something, unless the channel has ended.
+    fn poll_current(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let cooperation = ready!(tokio::task::coop::poll_proceed(cx));
+        if self.current.is_empty() {
+            let read = self.end.shared.with(|state| {
+                let read = state.mux.read(self.end.key);
+                if read == Read::Wait {
+                    state.park_reader(self.end.key, cx);
+                }
+                read
+            });
+            match read {
+                Read::Data(data) => *self.current = data,
+                Read::Wait => return Poll::Pending,
+                Read::End => {}
+                Read::Failed(error) => return Poll::Ready(Err(reset(error))),
+            }
         }
-        let read = self.shared.with(|state| {
-            let read = state.mux.read(self.key);
-            if read == Read::Wait {
-                state.park_reader(self.key, cx);
-            }
-            read
-        });
-        Poll::Ready(match read {
-            Read::Data(data) => {
-                self.current = data;
-                Ok(true)
-            }
-            Read::Wait => return Poll::Pending,
-            Read::End => Ok(false),
-            Read::Failed(error) => Err(reset(error)),
-        })
+        cooperation.made_progress();
+        Poll::Ready(Ok(()))
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.current.advance(amount);
+        if self.current.is_empty() {
+            // Lets go of the connection's input buffer.
+            *self.current = BytesMut::new();
+        }
     }
 }
 
@@ -92,33 +129,27 @@ fn reset(error: ChannelError) -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, error)
 }
 
-impl AsyncRead for Channel {
+impl AsyncRead for ChannelReader<'_> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let cooperation = ready!(tokio::task::coop::poll_proceed(cx));
         if buf.remaining() == 0 {
             return Poll::Ready(Ok(()));
         }
-        let more = ready!(self.poll_current(cx))?;
-        cooperation.made_progress();
-        if more {
-            let len = self.current.len().min(buf.remaining());
-            buf.put_slice(&self.current[..len]);
-            self.consume(len);
-        }
+        ready!(self.poll_current(cx))?;
+        let len = self.current.len().min(buf.remaining());
+        buf.put_slice(&self.current[..len]);
+        (*self).consume(len);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncBufRead for Channel {
+impl AsyncBufRead for ChannelReader<'_> {
     fn poll_fill_buf(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
-        let cooperation = ready!(tokio::task::coop::poll_proceed(cx));
         ready!(self.poll_current(cx))?;
-        cooperation.made_progress();
-        Poll::Ready(Ok(&self.get_mut().current))
+        Poll::Ready(Ok(self.get_mut().current))
     }
 
     fn consume(mut self: Pin<&mut Self>, amount: usize) {
@@ -126,37 +157,27 @@ impl AsyncBufRead for Channel {
     }
 }
 
-impl Channel {
-    fn consume(&mut self, amount: usize) {
-        self.current.advance(amount);
-        if self.current.is_empty() {
-            // Lets go of the connection's input buffer.
-            self.current = BytesMut::new();
-        }
-    }
-}
-
-impl AsyncWrite for Channel {
+impl AsyncWrite for ChannelWriter<'_> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         let cooperation = ready!(tokio::task::coop::poll_proceed(cx));
-        let written = self.shared.with(|state| {
-            let written = state.mux.write(self.key, data);
+        let written = self.end.shared.with(|state| {
+            let written = state.mux.write(self.end.key, data);
             if written == Write::Wait {
-                state.park_writer(self.key, cx);
+                state.park_writer(self.end.key, cx);
             }
             written
         });
+        if written == Write::Wait {
+            return Poll::Pending;
+        }
+        cooperation.made_progress();
         Poll::Ready(match written {
-            Write::Taken(count) => {
-                cooperation.made_progress();
-                Ok(count)
-            }
-            Write::Wait => return Poll::Pending,
-            Write::Closed => Err(io::ErrorKind::BrokenPipe.into()),
+            Write::Taken(count) => Ok(count),
+            Write::Wait | Write::Closed => Err(io::ErrorKind::BrokenPipe.into()),
         })
     }
 
@@ -165,12 +186,52 @@ impl AsyncWrite for Channel {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.with(|state| state.mux.close(self.key, now()));
+        let End { shared, key, .. } = self.end;
+        shared.with(|state| state.mux.close(*key, now()));
         Poll::Ready(Ok(()))
     }
 }
 
-impl Drop for Channel {
+impl AsyncRead for Channel {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.halves().0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncBufRead for Channel {
+    fn poll_fill_buf(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        ready!(self.halves().0.poll_current(cx))?;
+        Poll::Ready(Ok(&self.get_mut().current))
+    }
+
+    fn consume(mut self: Pin<&mut Self>, amount: usize) {
+        self.halves().0.consume(amount);
+    }
+}
+
+impl AsyncWrite for Channel {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.halves().1).poll_write(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.halves().1).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.halves().1).poll_shutdown(cx)
+    }
+}
+
+impl Drop for End {
     fn drop(&mut self) {
         self.shared.with(|state| {
             state.mux.release(self.key, now());
@@ -179,11 +240,11 @@ impl Drop for Channel {
     }
 }
 
-impl fmt::Debug for Channel {
+impl fmt::Debug for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Channel")
+        f.debug_struct("End")
             .field("id", &self.id)
-            .field("peer_ip", &self.caller)
+            .field("caller", &self.caller)
             .finish_non_exhaustive()
     }
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
-pub use channel::Channel;
+pub use channel::{Channel, ChannelReader, ChannelWriter};
 pub use random::NoRandomness;
 pub(crate) use random::Random;
 pub(crate) use shared::now;

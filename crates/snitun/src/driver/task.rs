@@ -44,12 +44,7 @@ pub(crate) struct Task<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
-    pub(crate) fn new(
-        stream: S,
-        shared: Arc<Shared>,
-        decoder: Decoder,
-        encoder: Encoder,
-    ) -> Self {
+    pub(crate) fn new(stream: S, shared: Arc<Shared>, decoder: Decoder, encoder: Encoder) -> Self {
         let armed = now();
         Self {
             stream,
@@ -129,7 +124,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
                 stream.poll_write_vectored(cx, &slices[..count])
             };
             match written {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(failed(&io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(Err(failed(&io::ErrorKind::WriteZero.into())));
+                }
                 Poll::Ready(Ok(written)) => {
                     self.batch.advance(written);
                     self.unflushed = true;
@@ -202,6 +199,15 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             self.sleep.as_mut().reset(timeout.into());
         }
         self.sleep.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl<S> Drop for Task<S> {
+    fn drop(&mut self) {
+        // Whoever dropped the connection while it was running closed it.
+        if !self.shared.is_closed() {
+            self.shared.end(CloseReason::Local);
+        }
     }
 }
 

@@ -1,0 +1,168 @@
+//! Copies between a channel and a TCP connection, both ways, until either ends.
+//!
+//! There is no half-close in the protocol, so the end of one direction is the end of both: what is already on its way is
+//! still delivered, then both are closed.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::Instant;
+
+use crate::driver::{Channel, ChannelReader, ChannelWriter};
+
+/// Read from the TCP connection at a time: one full frame.
+const BUFFER: usize = 64 * 1024;
+/// After our end, how long a caller may go on sending before we cut it off. Closing with bytes unread would make the
+/// system reset the connection, and the caller could lose the last of what we sent.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What a relayed connection came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Relayed {
+    /// Bytes from the TCP connection into the channel.
+    pub into_channel: u64,
+    /// Bytes from the channel to the TCP connection.
+    pub from_channel: u64,
+}
+
+/// Joins `tcp` and `channel` until one of them ends or nothing has moved for `idle`, then closes both.
+///
+/// # Errors
+/// The first failure on either side, [`TimedOut`](io::ErrorKind::TimedOut) for the limit on idleness. Both are closed then
+/// as well.
+///
+/// # Cancel safety
+/// Dropping the future closes both.
+pub async fn relay(tcp: TcpStream, mut channel: Channel, idle: Duration) -> io::Result<Relayed> {
+    let (mut tcp_reader, mut tcp_writer) = tcp.into_split();
+    let (mut reader, mut writer) = channel.halves();
+    let clock = Clock::new();
+    let into = into_channel(&mut tcp_reader, &mut writer, &clock);
+    let from = from_channel(&mut reader, &mut tcp_writer, &clock);
+    let both = async {
+        tokio::pin!(into, from);
+        tokio::select! {
+            // The caller is done: the channel now yields what is left in it, then its end.
+            into_channel = &mut into => {
+                let from_channel = from.await?;
+                Ok(Relayed { into_channel: into_channel?, from_channel })
+            }
+            // The channel is done: whatever else the caller sends has nowhere to go.
+            from_channel = &mut from => {
+                Ok(Relayed { into_channel: 0, from_channel: from_channel? })
+            }
+        }
+    };
+    let relayed = tokio::select! {
+        relayed = both => relayed,
+        () = clock.idle_for(idle) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    if relayed.is_ok() {
+        let mut sink = [0; 1024];
+        let drained = async { while matches!(tcp_reader.read(&mut sink).await, Ok(1..)) {} };
+        // It was only a courtesy.
+        let _ = tokio::time::timeout(LAST_WORDS, drained).await;
+    }
+    relayed
+}
+
+async fn into_channel(
+    tcp: &mut OwnedReadHalf,
+    channel: &mut ChannelWriter<'_>,
+    clock: &Clock,
+) -> io::Result<u64> {
+    let mut buffer = Vec::new();
+    let mut total = 0;
+    loop {
+        // No buffer is kept while nothing comes: many connections are idle.
+        tcp.readable().await?;
+        buffer.reserve_exact(BUFFER);
+        loop {
+            buffer.clear();
+            match tcp.try_read_buf(&mut buffer) {
+                Ok(0) => {
+                    channel.shutdown().await?;
+                    return Ok(total);
+                }
+                Ok(count) => {
+                    clock.touch();
+                    match channel.write_all(&buffer).await {
+                        Ok(()) => {}
+                        // The other direction sees the channel's end.
+                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                            return Ok(total);
+                        }
+                        Err(error) => return Err(error),
+                    }
+                    total += count as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => {
+                    channel.shutdown().await?;
+                    return Err(error);
+                }
+            }
+        }
+        buffer = Vec::new();
+    }
+}
+
+async fn from_channel(
+    channel: &mut ChannelReader<'_>,
+    tcp: &mut OwnedWriteHalf,
+    clock: &Clock,
+) -> io::Result<u64> {
+    let mut total = 0;
+    loop {
+        let piece = channel.fill_buf().await?;
+        if piece.is_empty() {
+            tcp.shutdown().await?;
+            return Ok(total);
+        }
+        let count = tcp.write(piece).await?;
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        clock.touch();
+        channel.consume(count);
+        total += count as u64;
+    }
+}
+
+/// When something last moved, in milliseconds since the beginning.
+struct Clock {
+    start: Instant,
+    last: AtomicU64,
+}
+
+impl Clock {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            last: AtomicU64::new(0),
+        }
+    }
+
+    fn touch(&self) {
+        let elapsed = self.start.elapsed().as_millis();
+        self.last.store(
+            u64::try_from(elapsed).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
+    }
+
+    async fn idle_for(&self, limit: Duration) {
+        loop {
+            let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
+            let until = self.start + last + limit;
+            if until <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(until).await;
+        }
+    }
+}

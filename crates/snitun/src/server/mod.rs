@@ -1,0 +1,272 @@
+//! The public end: lets devices in by their tokens and connects callers to them by the host name in their ClientHello.
+//!
+//! One port serves both: a connection that begins with a TLS handshake record is a caller, one that begins like a Fernet
+//! token is a device, anything else is closed. TLS is never ended here: the server sees the ClientHello and then bytes
+//! that it cannot read (docs/protocol.md, "SniTun").
+
+mod public;
+mod registry;
+mod token;
+mod tunnel;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::close::CloseReason;
+use crate::limits::{Limits, Timeouts};
+
+use registry::Registry;
+pub use registry::ServerEvent;
+use token::DynAuthenticator;
+pub use token::{Authenticator, FernetKeys, TokenContent, TokenError};
+
+/// Read at first, to see what a connection is.
+const FIRST_READ: usize = 2048;
+/// After accepting failed (most likely no file descriptors are left), how long to wait before trying again.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// How a server behaves.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// Bounds on what each tunnel holds.
+    pub limits: Limits,
+    /// Bounds on waiting, for each tunnel.
+    pub timeouts: Timeouts,
+    /// Messages of 8 KiB or more sent to a device in a second at most; `None`, the default, for no limit.
+    pub throttling: Option<NonZeroU32>,
+    /// How long a connection may take to send its first byte. Default 10 s.
+    pub first_byte_timeout: Duration,
+    /// How long a caller may take from there to a complete ClientHello. Default 2 s.
+    pub hello_timeout: Duration,
+    /// How long a public connection may be idle. Default 105 s, in the middle of what the reference does.
+    pub public_idle: Duration,
+    /// How often a running tunnel's token is looked at. Default 14,400 s.
+    pub expiry_check: Duration,
+    /// Connections that have not yet shown what they want. Beyond it, new ones are closed at once. Default 512.
+    pub max_in_flight: usize,
+    /// Connections in all. Beyond it, new ones are closed at once. Default 16,384.
+    pub max_connections: usize,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            throttling: None,
+            first_byte_timeout: Duration::from_secs(10),
+            hello_timeout: Duration::from_secs(2),
+            public_idle: Duration::from_secs(105),
+            expiry_check: Duration::from_secs(14_400),
+            max_in_flight: 512,
+            max_connections: 16_384,
+        }
+    }
+}
+
+/// A SniTun server. Cheap to clone; clones are the same server.
+#[derive(Clone)]
+pub struct Server {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    authenticator: Box<dyn DynAuthenticator>,
+    config: ServerConfig,
+    registry: Arc<Registry>,
+    in_flight: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    tasks: TaskTracker,
+    stopping: CancellationToken,
+}
+
+/// Held while a connection has not yet shown what it wants.
+type InFlight = OwnedSemaphorePermit;
+
+impl Server {
+    /// A server that lets in whom `authenticator` lets in.
+    pub fn new(authenticator: impl Authenticator, config: ServerConfig) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                authenticator: Box::new(authenticator),
+                registry: Arc::new(Registry::new()),
+                in_flight: Arc::new(Semaphore::new(config.max_in_flight)),
+                connections: Arc::new(Semaphore::new(config.max_connections)),
+                tasks: TaskTracker::new(),
+                stopping: CancellationToken::new(),
+                config,
+            }),
+        }
+    }
+
+    /// For looking at the server, and reaching into it, from elsewhere.
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle {
+            registry: Arc::clone(&self.inner.registry),
+        }
+    }
+
+    /// Serves connections from `listener` until `shutdown` is ready, then stops the whole server as
+    /// [`stop`](Self::stop) does. The port is closed before that begins.
+    ///
+    /// # Cancel safety
+    /// Dropping the future only stops accepting; connections go on until [`stop`](Self::stop).
+    pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
+        tokio::pin!(shutdown);
+        loop {
+            let accepted = tokio::select! {
+                () = &mut shutdown => break,
+                () = self.inner.stopping.cancelled() => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, caller)) => self.spawn(stream, caller),
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection failed");
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                }
+            }
+        }
+        drop(listener);
+        self.stop().await;
+    }
+
+    /// Serves one connection that was accepted elsewhere, in a task of its own. `caller` is the address that the device
+    /// gets to see.
+    pub fn spawn(&self, stream: TcpStream, caller: SocketAddr) {
+        let server = self.clone();
+        // The task ends with the connection, and all connections end when the server stops.
+        self.inner.tasks.spawn(async move {
+            server.handle_connection(stream, caller).await;
+        });
+    }
+
+    /// Serves one connection that was accepted elsewhere, to its end. `caller` is the address that the device gets to see.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the connection, and with a device's connection its tunnel.
+    pub async fn handle_connection(&self, stream: TcpStream, caller: SocketAddr) {
+        let inner = &self.inner;
+        let permits = (
+            Arc::clone(&inner.connections).try_acquire_owned(),
+            Arc::clone(&inner.in_flight).try_acquire_owned(),
+        );
+        let (Ok(_connection), Ok(in_flight)) = permits else {
+            tracing::debug!(%caller, "connection closed: too many are open");
+            return;
+        };
+        if let Err(error) = inner.sort_out(stream, caller, in_flight).await {
+            tracing::debug!(%caller, %error, "connection failed");
+        }
+    }
+
+    /// Closes all tunnels, saying why, and all connections, and waits until every task has ended: at most a few seconds
+    /// (see [`Timeouts::drain`]). The server lets nobody in afterwards.
+    pub async fn stop(&self) {
+        self.inner.stopping.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    async fn sort_out(
+        &self,
+        mut stream: TcpStream,
+        caller: SocketAddr,
+        in_flight: InFlight,
+    ) -> io::Result<()> {
+        // Frames and TLS records are complete when they are written: waiting for more only costs time.
+        stream.set_nodelay(true)?;
+        let mut first = Vec::with_capacity(FIRST_READ);
+        let wait = self.config.first_byte_timeout;
+        let begin = async {
+            // Two bytes tell what it is.
+            while first.len() < 2
+                && (&mut stream)
+                    .take(FIRST_READ as u64)
+                    .read_buf(&mut first)
+                    .await?
+                    > 0
+            {}
+            io::Result::Ok(())
+        };
+        tokio::select! {
+            () = self.stopping.cancelled() => return Ok(()),
+            begun = tokio::time::timeout(wait, begin) => match begun {
+                Ok(begun) => begun?,
+                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+            },
+        }
+        match first.as_slice() {
+            [0x16, ..] => {
+                let public = self.public(stream, first, caller.ip(), in_flight);
+                tokio::select! {
+                    () = self.stopping.cancelled() => {}
+                    ended = public => match ended {
+                        Ok(relayed) => tracing::debug!(%caller, ?relayed, "public connection ended"),
+                        Err(error) => tracing::debug!(%caller, %error, "public connection closed"),
+                    },
+                }
+            }
+            // A tunnel that is up says goodbye by itself when the server stops.
+            [b'g', b'A', ..] => {
+                if let Err(error) = self.tunnel(stream, first, in_flight).await {
+                    tracing::info!(%caller, %error, "device refused");
+                }
+            }
+            _ => tracing::debug!(%caller, "connection closed: neither TLS nor a token"),
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("hostnames", &self.inner.registry.hostnames())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A server, seen from outside. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ServerHandle {
+    registry: Arc<Registry>,
+}
+
+impl ServerHandle {
+    /// Whether a device is connected under this host name or alias.
+    pub fn is_connected(&self, hostname: &str) -> bool {
+        self.registry.find(hostname).is_some()
+    }
+
+    /// The host names of all connected devices, in lower case and in order.
+    pub fn hostnames(&self) -> Vec<String> {
+        self.registry.hostnames()
+    }
+
+    /// Closes the tunnel of the device under this host name or alias; returns whether there was one.
+    pub fn disconnect(&self, hostname: &str) -> bool {
+        let peer = self.registry.find(hostname);
+        if let Some(peer) = &peer {
+            peer.tunnel.close_because(CloseReason::Local);
+        }
+        peer.is_some()
+    }
+
+    /// What happens from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<ServerEvent> {
+        self.registry.subscribe()
+    }
+}

@@ -1,0 +1,69 @@
+//! The public side: finds the device that a caller wants, and joins the two.
+
+use std::io;
+use std::net::IpAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::{InFlight, Inner};
+use crate::close::OpenError;
+use crate::relay::{Relayed, relay};
+use crate::sni::{self, SniError};
+
+/// Why a public connection was closed before, or instead of, being served.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Rejection {
+    #[error("the ClientHello did not come in time")]
+    TimedOut,
+    #[error("the caller went away before its ClientHello was complete")]
+    Gone,
+    #[error(transparent)]
+    Sni(#[from] SniError),
+    #[error("no device is connected for {0}")]
+    NoDevice(String),
+    #[error("the device takes no further channel: {0}")]
+    Open(#[from] OpenError),
+    #[error("the connection failed: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Inner {
+    /// Runs a caller's connection, of which `first` has been read, to its end.
+    pub(super) async fn public(
+        &self,
+        mut stream: TcpStream,
+        first: Vec<u8>,
+        caller: IpAddr,
+        in_flight: InFlight,
+    ) -> Result<Relayed, Rejection> {
+        let limit = self.config.hello_timeout;
+        let (hello, name) = tokio::time::timeout(limit, read_hello(&mut stream, first))
+            .await
+            .map_err(|_| Rejection::TimedOut)??;
+        let peer = self.registry.find(&name).ok_or(Rejection::NoDevice(name))?;
+        let mut channel = peer.tunnel.open(Some(caller))?;
+        drop(in_flight);
+        // A new channel has room for this.
+        channel.write_all(&hello).await?;
+        drop(hello);
+        tracing::debug!(hostname = peer.hostname, channel = %channel.id(), "channel opened");
+        Ok(relay(stream, channel, self.config.public_idle).await?)
+    }
+}
+
+/// Reads a complete ClientHello; yields all bytes read and the host name.
+async fn read_hello(
+    stream: &mut TcpStream,
+    mut hello: Vec<u8>,
+) -> Result<(Vec<u8>, String), Rejection> {
+    loop {
+        if let Some(name) = sni::server_name(&hello)? {
+            return Ok((hello, name));
+        }
+        let room = sni::MAX_CLIENT_HELLO.saturating_sub(hello.len()) as u64;
+        if (&mut *stream).take(room).read_buf(&mut hello).await? == 0 {
+            return Err(Rejection::Gone);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Who is connected, by host name.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::broadcast;
+
+use super::TokenContent;
+use crate::close::CloseReason;
+use crate::driver::TunnelHandle;
+
+/// Events kept for a subscriber that is slow to take them; a burst of reconnecting devices.
+const EVENTS: usize = 1024;
+
+/// What changes at a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServerEvent {
+    /// A device's tunnel is up.
+    Connected {
+        /// Its host name, in lower case.
+        hostname: String,
+    },
+    /// A device's tunnel is gone.
+    Disconnected {
+        /// Its host name, in lower case.
+        hostname: String,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// A connected device.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) hostname: String,
+    aliases: Vec<String>,
+    pub(super) tunnel: TunnelHandle,
+}
+
+impl Peer {
+    pub(super) fn new(content: &TokenContent, tunnel: TunnelHandle) -> Self {
+        Self {
+            hostname: canonical(&content.hostname),
+            aliases: content.alias.iter().map(|alias| canonical(alias)).collect(),
+            tunnel,
+        }
+    }
+}
+
+/// Host names are compared without regard to case and to a final dot.
+pub(super) fn canonical(name: &str) -> String {
+    name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
+}
+
+#[derive(Debug)]
+pub(super) struct Registry {
+    names: Mutex<HashMap<String, Arc<Peer>>>,
+    events: broadcast::Sender<ServerEvent>,
+}
+
+impl Registry {
+    pub(super) fn new() -> Self {
+        Self {
+            names: Mutex::default(),
+            events: broadcast::Sender::new(EVENTS),
+        }
+    }
+
+    /// Enters a peer under all its names. One that is connected under the same host name is closed; an alias goes to
+    /// whoever claimed it last.
+    pub(super) fn insert(&self, peer: &Arc<Peer>) {
+        let replaced = {
+            let mut names = self.lock();
+            let replaced = names
+                .get(&peer.hostname)
+                .filter(|old| old.hostname == peer.hostname)
+                .cloned();
+            if let Some(old) = &replaced {
+                names.retain(|_, entry| !Arc::ptr_eq(entry, old));
+            }
+            for name in peer.aliases.iter().chain([&peer.hostname]) {
+                names.insert(name.clone(), Arc::clone(peer));
+            }
+            replaced
+        };
+        if let Some(old) = replaced {
+            old.tunnel.close_because(CloseReason::Replaced);
+            self.tell(ServerEvent::Disconnected {
+                hostname: old.hostname.clone(),
+                reason: CloseReason::Replaced,
+            });
+        }
+        self.tell(ServerEvent::Connected {
+            hostname: peer.hostname.clone(),
+        });
+    }
+
+    /// Takes a peer out, unless another has taken its place already.
+    pub(super) fn remove(&self, peer: &Arc<Peer>, reason: CloseReason) {
+        let was_there = {
+            let mut names = self.lock();
+            let was_there = names
+                .get(&peer.hostname)
+                .is_some_and(|entry| Arc::ptr_eq(entry, peer));
+            names.retain(|_, entry| !Arc::ptr_eq(entry, peer));
+            was_there
+        };
+        if was_there {
+            self.tell(ServerEvent::Disconnected {
+                hostname: peer.hostname.clone(),
+                reason,
+            });
+        }
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<Arc<Peer>> {
+        self.lock().get(&canonical(name)).cloned()
+    }
+
+    /// The host names, without aliases, in order.
+    pub(super) fn hostnames(&self) -> Vec<String> {
+        let mut hostnames: Vec<_> = self
+            .lock()
+            .iter()
+            .filter(|(name, peer)| **name == peer.hostname)
+            .map(|(name, _)| name.clone())
+            .collect();
+        hostnames.sort_unstable();
+        hostnames
+    }
+
+    pub(super) fn subscribe(&self) -> broadcast::Receiver<ServerEvent> {
+        self.events.subscribe()
+    }
+
+    fn tell(&self, event: ServerEvent) {
+        // Nobody listening is fine.
+        let _ = self.events.send(event);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Peer>>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

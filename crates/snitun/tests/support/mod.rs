@@ -1,0 +1,135 @@
+//! What the tests of the whole tunnel share: a server and a device on loopback, and callers.
+
+#![allow(dead_code, reason = "each test file uses some of it")]
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use snitun::client::{self, ClientConfig, ConnectError, Tunnel};
+use snitun::server::{FernetKeys, Server, ServerConfig, ServerHandle, TokenContent};
+use snitun::{Channel, Cipher, ProtocolVersion, SessionKey};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// Far longer than anything takes; a test that reaches it has failed.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Fails instead of hanging.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, future)
+        .await
+        .expect("took too long")
+}
+
+pub(crate) struct Relay {
+    pub(crate) address: SocketAddr,
+    pub(crate) keys: FernetKeys,
+    pub(crate) handle: ServerHandle,
+    stop: Option<oneshot::Sender<()>>,
+    task: JoinHandle<()>,
+}
+
+impl Relay {
+    pub(crate) async fn start(config: ServerConfig) -> Self {
+        let keys = FernetKeys::generate();
+        let server = Server::new(keys.clone(), config);
+        let handle = server.handle();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            server
+                .serve(listener, async {
+                    let _ = stopped.await;
+                })
+                .await;
+        });
+        Self {
+            address,
+            keys,
+            handle,
+            stop: Some(stop),
+            task,
+        }
+    }
+
+    pub(crate) async fn stop(mut self) {
+        let _ = self.stop.take().unwrap().send(());
+        within(self.task).await.unwrap();
+    }
+
+    /// A token for `hostname` with a fresh key, and the configuration that goes with it.
+    pub(crate) fn invite(
+        &self,
+        hostname: &str,
+        version: ProtocolVersion,
+        cipher: Cipher,
+    ) -> ClientConfig {
+        let key = SessionKey::generate().unwrap();
+        let mut content = TokenContent::new(hostname, key.clone(), seconds_from_now(3600));
+        content.protocol_version = version;
+        content.cipher = cipher;
+        let mut config = ClientConfig::new(self.keys.issue(&content).unwrap(), key);
+        config.version = version;
+        config.cipher = cipher;
+        config
+    }
+
+    pub(crate) async fn device(&self, config: ClientConfig) -> Result<Tunnel, ConnectError> {
+        let stream = TcpStream::connect(self.address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        within(client::connect(stream, config)).await
+    }
+
+    /// A caller that has sent a ClientHello for `hostname` and the channel that the device got for it.
+    pub(crate) async fn call(&self, tunnel: &mut Tunnel, hostname: &str) -> (TcpStream, Channel) {
+        let mut caller = TcpStream::connect(self.address).await.unwrap();
+        let hello = client_hello(hostname);
+        caller.write_all(&hello).await.unwrap();
+        let mut channel = within(tunnel.accept()).await.unwrap();
+        let mut first = vec![0; hello.len()];
+        within(tokio::io::AsyncReadExt::read_exact(
+            &mut channel,
+            &mut first,
+        ))
+        .await
+        .unwrap();
+        assert_eq!(first, hello);
+        (caller, channel)
+    }
+}
+
+pub(crate) fn seconds_from_now(seconds: i64) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    now.as_secs().checked_add_signed(seconds).unwrap()
+}
+
+/// A ClientHello that asks for `name`, as small as can be.
+pub(crate) fn client_hello(name: &str) -> Vec<u8> {
+    fn block(bytes: &[u8]) -> Vec<u8> {
+        [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat()
+    }
+    let host = [&[0][..], &block(name.as_bytes())].concat();
+    let server_name = [&[0, 0][..], &block(&block(&host))].concat();
+    let body = [
+        &[3, 3][..],
+        &[7; 32],
+        &[0],
+        &block(&[0x13, 0x01]),
+        &[1, 0],
+        &block(&server_name),
+    ]
+    .concat();
+    let message = [&[1, 0][..], &block(&body)].concat();
+    [&[0x16, 3, 1][..], &block(&message)].concat()
+}
+
+/// Repeatable bytes that look random.
+pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
+    use rand::{Rng, SeedableRng};
+    let mut bytes = vec![0; len];
+    rand::rngs::StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
+    bytes
+}
