@@ -1,4 +1,58 @@
-//! A Clesyde device's directory: configuration and credentials, validated and stored crash-safely
+//! A Clesyde device's directory: what a device knows about itself, read, checked and stored so that nothing can tear it.
+//!
+//! A provisioned device keeps six files in `<base path>/.clesydecloud`: four names in `cloud_config.json`, the roots that
+//! it trusts for its broker, and two certificates with their private keys, one to show to the broker, the other to show to
+//! its visitors. This crate is the only one that touches them. It knows no network and no async runtime.
+//!
+//! What it guarantees:
+//!
+//! - **Whole or not at all.** After a power cut, a full disk or `kill -9` at any moment, [`Store::load`] finds the
+//!   configuration as it was before or as it should be after, and never a certificate with another one's key.
+//! - **Checked.** A [`DeviceConfig`] exists only if its names are names, its certificates certificates, and its keys
+//!   theirs. What is wrong with a directory is told by file and reason, as a [`LoadError`].
+//! - **Private.** Files are 0600 and the directory 0700 from the moment that they exist. What others could read is put
+//!   right and reported. Nothing follows a symbolic link. Keys are wiped from memory, and no `Debug`, `Display`, error or
+//!   log line shows one.
+//! - **One process.** [`Store::lock`] is released by the operating system however its holder ends, and names the holder to
+//!   whoever comes second. Reading needs no lock.
+//! - **Shared with the Python library.** Both read what the other wrote, byte for byte; what this crate needs besides has
+//!   names that the other does not look at: `.lock`, and `.staging` and `.committed` during a change.
+//!
+//! # Example
+//!
+//! ```
+//! # fn pair(name: &str) -> (String, String) {
+//! #     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+//! #     (made.cert.pem(), made.signing_key.serialize_pem())
+//! # }
+//! # let ((iot_cert, iot_key), (remote_cert, remote_key)) = (pair("SN0001"), pair("sn0001.example.com"));
+//! # let iot_ca = iot_cert.clone();
+//! # let base = tempfile::tempdir()?;
+//! use cloud_config::{DeviceConfig, LoadError, PemParts, Store};
+//!
+//! let store = Store::new(base.path());
+//! assert!(matches!(store.load(), Err(LoadError::NotProvisioned(_))));
+//!
+//! let device = DeviceConfig::from_pem_parts(PemParts {
+//!     iot_thing_name: "SN0001",
+//!     iot_endpoint: "broker.example.com",
+//!     remote_endpoint: "relay.example.com:8443",
+//!     access_point: "sn0001.example.com",
+//!     iot_ca: &iot_ca,
+//!     iot_cert: &iot_cert,
+//!     iot_key: &iot_key,
+//!     remote_cert: &remote_cert,
+//!     remote_key: &remote_key,
+//! })?;
+//! store.save(&device)?;
+//!
+//! let loaded = store.load()?;
+//! assert_eq!(loaded.device.remote_endpoint.port_or(443), 8443);
+//! assert_eq!(loaded.device.remote.info().names, ["sn0001.example.com"]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! The format is described in `docs/protocol.md`, "On disk". Unix only: modes, owners and `flock` are its means.
 
 mod certificate;
 mod credentials;

@@ -34,6 +34,13 @@ fn device(name: &str) -> DeviceConfig {
     .unwrap()
 }
 
+/// In memory where there is such a thing: these tests sync thousands of files.
+fn fast_directory() -> TempDir {
+    TempDir::new_in("/dev/shm")
+        .or_else(|_| TempDir::new())
+        .unwrap()
+}
+
 /// A change and what may be found before and after it.
 struct Change {
     name: &'static str,
@@ -79,7 +86,7 @@ fn changes() -> Vec<Change> {
 
 impl Change {
     fn begin(&self) -> TempDir {
-        let base = TempDir::new().unwrap();
+        let base = fast_directory();
         if let Some(before) = &self.before {
             Store::new(base.path()).save(before).unwrap();
         }
@@ -234,7 +241,7 @@ fn what_was_removed_does_not_come_back_from_an_unfinished_change() {
     for first in 0.. {
         let mut struck = true;
         for second in 0.. {
-            let base = TempDir::new().unwrap();
+            let base = fast_directory();
             Store::new(base.path()).save(&OLD).unwrap();
             let (store, faults) = with_faults(&base, Plan::Cut(first));
             let _ = store.save(&NEW);
@@ -266,7 +273,7 @@ fn a_read_only_file_system_is_named_as_such() {
 
 #[test]
 fn a_reader_beside_a_writer_gets_whole_configurations() {
-    let base = TempDir::new().unwrap();
+    let base = fast_directory();
     let writing = Store::new(base.path());
     writing.save(&OLD).unwrap();
     let reading = Store::new(base.path());
@@ -294,7 +301,7 @@ fn a_reader_beside_a_writer_gets_whole_configurations() {
 
 #[test]
 fn one_store_is_locked_once_and_writes_under_its_own_lock() {
-    let base = TempDir::new().unwrap();
+    let base = fast_directory();
     let store = Store::new(base.path());
     let lock = store.lock().unwrap();
     for other in [store.clone(), Store::new(base.path())] {
