@@ -24,8 +24,8 @@ use crate::message::Patch;
 enum Known {
     /// Nothing yet.
     Nothing,
-    /// There is no shadow.
-    Absent,
+    /// There is no shadow. The last one was deleted at this version; 0 if there never was one.
+    Absent { last: u64 },
     /// This document.
     Present(Document),
 }
@@ -35,7 +35,7 @@ enum Known {
 pub(crate) struct Replica {
     known: Known,
     delta: Delta,
-    /// The highest version seen in this life of the shadow; of a deleted one, the version at which it was deleted.
+    /// The highest version seen in this life of the shadow.
     seen: u64,
     /// Something was seen that only a `get` can settle.
     unsettled: bool,
@@ -54,7 +54,7 @@ impl Replica {
     pub(crate) fn document(&self) -> Option<&Document> {
         match &self.known {
             Known::Present(document) => Some(document),
-            Known::Nothing | Known::Absent => None,
+            Known::Nothing | Known::Absent { .. } => None,
         }
     }
 
@@ -67,7 +67,7 @@ impl Replica {
         self.unsettled
             || match &self.known {
                 Known::Present(document) => document.version < self.seen,
-                Known::Nothing | Known::Absent => false,
+                Known::Nothing | Known::Absent { .. } => false,
             }
     }
 
@@ -115,9 +115,13 @@ impl Replica {
         self.unsettled = true;
     }
 
-    /// A whole document that we did not ask for.
+    /// A whole document that we did not ask for. One of the version that we have is welcome too: ours may come from
+    /// merging a change into a shadow that was deleted and made anew in between.
     pub(crate) fn snapshot(&mut self, document: Document) {
-        if self.admits(document.version) {
+        let same_version = self
+            .document()
+            .is_some_and(|known| known.version == document.version);
+        if same_version || self.admits(document.version) {
             self.settle(document);
         }
     }
@@ -129,12 +133,8 @@ impl Replica {
         }
         let mut next = match &self.known {
             Known::Present(document) if document.version + 1 == patch.version => document.clone(),
-            Known::Absent if self.seen + 1 == patch.version => Document::default(),
-            _ => {
-                self.seen = self.seen.max(patch.version);
-                self.unsettled = true;
-                return;
-            }
+            Known::Absent { last } if last + 1 == patch.version => Document::default(),
+            _ => return self.see(patch.version),
         };
         patch.desired.apply(&mut next.desired);
         patch.reported.apply(&mut next.reported);
@@ -150,13 +150,10 @@ impl Replica {
                 self.unsettled = true;
             }
             Some(version) if self.seen < version => {
-                self.seen = version;
+                self.see(version);
                 self.delta = delta;
-                if !matches!(self.known, Known::Present(_)) {
-                    self.unsettled = true;
-                }
             }
-            Some(_) => self.unsettled |= self.known == Known::Absent,
+            Some(_) => self.unsettled |= matches!(self.known, Known::Absent { .. }),
         }
     }
 
@@ -166,12 +163,19 @@ impl Replica {
         match &self.known {
             Known::Present(document) => document.version < version,
             Known::Nothing => true,
-            Known::Absent => {
-                let new = self.seen < version;
+            Known::Absent { last } => {
+                let new = *last < version;
                 self.unsettled |= !new;
                 new
             }
         }
+    }
+
+    /// There is a newer version than what is known.
+    fn see(&mut self, version: u64) {
+        self.seen = self.seen.max(version);
+        // Against a document, the version tells by itself that something is missing.
+        self.unsettled |= !matches!(self.known, Known::Present(_));
     }
 
     fn settle(&mut self, document: Document) {
@@ -186,7 +190,7 @@ impl Replica {
     }
 
     fn clear(&mut self) {
-        self.known = Known::Absent;
+        self.known = Known::Absent { last: self.seen };
         self.delta = Delta::default();
     }
 }
