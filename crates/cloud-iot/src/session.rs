@@ -17,7 +17,7 @@ use crate::driver::{Driver, Shared};
 use crate::error::{ConfigError, PublishError, RequestError, StreamError};
 use crate::event::{SessionEvent, SessionState};
 use crate::hooks::Hooks;
-use crate::message::Message;
+use crate::message::{Message, QoS};
 use crate::outbox::MessageId;
 use crate::receipt::Receipt;
 use crate::router::Router;
@@ -138,10 +138,12 @@ impl SessionBuilder {
 /// A request and where its answer comes.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Where the request is published, at QoS 1.
+    /// Where the request is published.
     pub topic: String,
     /// Its content.
     pub payload: Bytes,
+    /// How surely the request is delivered.
+    pub qos: QoS,
     /// Where the answer comes; one of the session's subscriptions must bring it.
     pub reply_topic: String,
     /// How long to wait in all, the time without a connection included.
@@ -221,6 +223,7 @@ impl SessionHandle {
         let Request {
             topic,
             payload,
+            qos,
             reply_topic,
             timeout: limit,
         } = request;
@@ -233,7 +236,7 @@ impl SessionHandle {
             return Err(RequestError::NotSubscribed(reply_topic));
         }
         let (sender, mut answer) = oneshot::channel();
-        let message = Message::new(topic, payload);
+        let message = Message::new(topic, payload).qos(qos);
         let (id, mut receipt) = self
             .shared()
             .with_core(|core| core.request(message, reply_topic, sender))?;
