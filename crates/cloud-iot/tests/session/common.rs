@@ -1,0 +1,99 @@
+//! What the tests share.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloud_iot::{
+    Backoff, Cause, Message, MessageStream, QoS, Session, SessionConfig, SessionEvent,
+    SessionHandle, SessionState, Subscription,
+};
+use tokio::sync::broadcast;
+use tokio::time::timeout;
+
+use crate::support::broker::Broker;
+pub(crate) use crate::support::peer::{PATIENCE, Peer};
+use crate::support::pki::{Flaw, Pki};
+
+pub(crate) const STOP: Duration = Duration::from_secs(5);
+
+/// A broker and its CA.
+pub(crate) struct Site {
+    pub(crate) pki: Pki,
+    pub(crate) broker: Broker,
+}
+
+impl Site {
+    pub(crate) async fn new() -> Self {
+        let pki = Pki::new();
+        let broker = Broker::start(pki.server(Flaw::None)).await;
+        Self { pki, broker }
+    }
+
+    pub(crate) fn config(&self, client_id: &str) -> SessionConfig {
+        config(&self.pki, self.broker.port, client_id)
+    }
+
+    /// A session that sees everything that passes through the broker.
+    pub(crate) async fn watcher(&self) -> (SessionHandle, MessageStream) {
+        let mut config = self.config("watcher");
+        config.subscriptions = vec![Subscription::new("#").unwrap()];
+        config.limits.stream_messages = 10_000;
+        config.limits.stream_bytes = 100 << 20;
+        let session = Session::builder(config).start().unwrap();
+        online(&session).await;
+        let stream = session.messages("#").unwrap();
+        (session, stream)
+    }
+}
+
+/// A scripted peer and its CA.
+pub(crate) async fn scripted() -> (Pki, Peer) {
+    let pki = Pki::new();
+    let peer = Peer::listen(pki.server(Flaw::None)).await;
+    (pki, peer)
+}
+
+pub(crate) fn config(pki: &Pki, port: u16, client_id: &str) -> SessionConfig {
+    let mut config = SessionConfig::new("localhost", client_id, pki.device());
+    config.port = port;
+    config.backoff = Backoff {
+        unit: Duration::from_millis(10),
+        jitter: Duration::from_millis(5),
+        ..Backoff::default()
+    };
+    config.subscriptions = vec![Subscription::new("in/#").unwrap()];
+    config
+}
+
+pub(crate) fn at_most_once(topic: &str, payload: &str) -> Message {
+    Message::new(topic, payload.to_owned()).qos(QoS::AtMostOnce)
+}
+
+/// Fails the test if it takes too long.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("it took too long")
+}
+
+pub(crate) async fn online(session: &SessionHandle) {
+    let mut state = session.state();
+    soon(state.wait_for(SessionState::is_online)).await.unwrap();
+}
+
+/// The cause of the next disconnection.
+pub(crate) async fn lost(events: &mut broadcast::Receiver<SessionEvent>) -> Arc<Cause> {
+    loop {
+        if let SessionEvent::Disconnected { reason, .. } = soon(events.recv()).await.unwrap() {
+            return reason;
+        }
+    }
+}
+
+/// The payload of the next message.
+pub(crate) async fn next(stream: &mut MessageStream) -> String {
+    let message = soon(stream.recv())
+        .await
+        .expect("the stream ended")
+        .expect("it lagged");
+    String::from_utf8(message.payload.to_vec()).unwrap()
+}

@@ -1,0 +1,210 @@
+//! What was accepted is delivered, in order, or reported.
+
+use std::time::Duration;
+
+use cloud_iot::{Ack, Cause, DeliveryError, Message, PublishError, ReasonCode, Session};
+use rumqttc::v5::mqttbytes::v5::PubAckReason;
+
+use crate::common::*;
+use crate::support::peer::no_properties;
+
+#[tokio::test]
+async fn awaited_publishes() {
+    let site = Site::new().await;
+    let session = Session::builder(site.config("device")).start().unwrap();
+    let queued = session.publish(Message::new("t", "1")).unwrap();
+    let unsure = session.publish(at_most_once("t", "2")).unwrap();
+    assert_eq!(soon(queued).await, Ok(Ack::Acknowledged));
+    assert_eq!(soon(unsure).await, Ok(Ack::Sent));
+    let large = session
+        .publish(Message::new("t", vec![0; 128 << 10]))
+        .unwrap();
+    assert_eq!(soon(large).await, Ok(Ack::Acknowledged));
+    let too_large = session.publish(Message::new("t", vec![0; (128 << 10) + 1]));
+    assert!(matches!(too_large, Err(PublishError::TooLarge { .. })));
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn nothing_queued_is_lost_over_broker_restarts() {
+    let mut site = Site::new().await;
+    let session = Session::builder(site.config("device")).start().unwrap();
+    online(&session).await;
+    let mut receipts = Vec::new();
+    let mut expected = Vec::new();
+    for round in 0..3 {
+        let mut publish = |count: usize| {
+            for _ in 0..count {
+                let number = expected.len().to_string();
+                receipts.push(
+                    session
+                        .publish(Message::new("out", number.clone()))
+                        .unwrap(),
+                );
+                expected.push(number);
+            }
+        };
+        publish(50);
+        tokio::task::yield_now().await;
+        site.broker.down().await;
+        publish(50);
+        site.broker.up().await;
+        if round == 2 {
+            publish(20);
+        }
+    }
+    for receipt in receipts {
+        assert_eq!(soon(receipt).await, Ok(Ack::Acknowledged));
+    }
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn order_is_kept_over_lost_connections_and_repetition_is_by_need_only() {
+    let (pki, peer) = scripted().await;
+    let session = Session::builder(config(&pki, peer.port, "device"))
+        .start()
+        .unwrap();
+    let receipts: Vec<_> = (0..6)
+        .map(|n| session.publish(Message::new("t", n.to_string())).unwrap())
+        .collect();
+
+    // Two are acknowledged, one is taken without an answer, then the connection dies.
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    assert_eq!(link.publish(Some(PubAckReason::Success)).await, "0");
+    assert_eq!(
+        link.publish(Some(PubAckReason::NoMatchingSubscribers))
+            .await,
+        "1"
+    );
+    assert_eq!(link.publish(None).await, "2");
+    drop(link);
+
+    // All of the rest come again, in order.
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    for n in 2..6 {
+        assert_eq!(
+            link.publish(Some(PubAckReason::Success)).await,
+            n.to_string()
+        );
+    }
+    for receipt in receipts {
+        assert_eq!(soon(receipt).await, Ok(Ack::Acknowledged));
+    }
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn a_small_receive_maximum_is_kept() {
+    let (pki, peer) = scripted().await;
+    let session = Session::builder(config(&pki, peer.port, "device"))
+        .start()
+        .unwrap();
+    let receipts: Vec<_> = (0..10)
+        .map(|n| session.publish(Message::new("t", n.to_string())).unwrap())
+        .collect();
+    let mut link = peer.accept().await;
+    let mut properties = no_properties();
+    properties.receive_max = Some(2);
+    link.connack(Some(properties)).await;
+    link.suback(None).await;
+    let mut held = Vec::new();
+    for n in 0..10 {
+        let Some(rumqttc::v5::mqttbytes::v5::Packet::Publish(publish)) = link.read().await else {
+            panic!("no PUBLISH")
+        };
+        assert_eq!(publish.payload, n.to_string());
+        held.push(publish.pkid);
+        // Answered in pairs, the later one first.
+        if held.len() == 2 {
+            for pkid in held.drain(..).rev() {
+                let ack = rumqttc::v5::mqttbytes::v5::PubAck::new(pkid, None);
+                link.write(rumqttc::v5::mqttbytes::v5::Packet::PubAck(ack))
+                    .await;
+            }
+        }
+    }
+    for receipt in receipts {
+        assert_eq!(soon(receipt).await, Ok(Ack::Acknowledged));
+    }
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn refusals_reach_the_caller() {
+    let (pki, peer) = scripted().await;
+    let session = Session::builder(config(&pki, peer.port, "device"))
+        .start()
+        .unwrap();
+    let mut link = peer.accept().await;
+    let mut properties = no_properties();
+    properties.max_packet_size = Some(1000);
+    properties.retain_available = Some(0);
+    link.connack(Some(properties)).await;
+    link.suback(None).await;
+    online(&session).await;
+    let large = session.publish(Message::new("t", vec![0; 1000])).unwrap();
+    let retained = session.publish(Message::new("t", "").retained()).unwrap();
+    let refused = session.publish(Message::new("t", "secret")).unwrap();
+    let good = session.publish(Message::new("t", "good")).unwrap();
+    assert!(matches!(
+        soon(large).await,
+        Err(DeliveryError::TooLarge { limit: 1000, .. })
+    ));
+    assert_eq!(
+        soon(retained).await,
+        Err(DeliveryError::NotSupported("retained messages"))
+    );
+    assert_eq!(
+        link.publish(Some(PubAckReason::NotAuthorized)).await,
+        "secret"
+    );
+    assert_eq!(link.publish(Some(PubAckReason::Success)).await, "good");
+    let expected = Err(DeliveryError::Refused(ReasonCode::NOT_AUTHORIZED));
+    assert_eq!(soon(refused).await, expected);
+    assert_eq!(soon(good).await, Ok(Ack::Acknowledged));
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn a_full_outbox_refuses_and_keeps_what_it_has() {
+    let site = Site::new().await;
+    let mut config = site.config("device");
+    config.limits.outbox_messages = 3;
+    config.port = 1;
+    let session = Session::builder(config).start().unwrap();
+    let receipts: Vec<_> = (0..3)
+        .map(|_| session.publish(Message::new("t", "1")).unwrap())
+        .collect();
+    let error = session.publish(Message::new("t", "1")).unwrap_err();
+    assert!(matches!(
+        error,
+        PublishError::OutboxFull { messages: 3, .. }
+    ));
+    assert!(error.is_retryable());
+    assert_eq!(session.stop(STOP).await.undelivered, 3);
+    for receipt in receipts {
+        assert_eq!(receipt.await, Err(DeliveryError::Stopped));
+    }
+}
+
+#[tokio::test]
+async fn a_withheld_acknowledgement_is_repeated_on_a_new_connection() {
+    let (pki, peer) = scripted().await;
+    let mut config = config(&pki, peer.port, "device");
+    config.timeouts.acknowledge = Duration::from_millis(100);
+    let session = Session::builder(config).start().unwrap();
+    let mut events = session.events();
+    let receipt = session.publish(Message::new("t", "1")).unwrap();
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    assert_eq!(link.publish(None).await, "1");
+    assert_eq!(*lost(&mut events).await, Cause::AcknowledgeTimeout);
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    assert_eq!(link.publish(Some(PubAckReason::Success)).await, "1");
+    assert_eq!(soon(receipt).await, Ok(Ack::Acknowledged));
+    session.stop(STOP).await;
+}

@@ -1,0 +1,238 @@
+//! Peers that misbehave end in another attempt, with the right cause.
+
+use std::time::Duration;
+
+use cloud_iot::{Cause, Message, ReasonCode, Session, SessionState};
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet, SubscribeReasonCode,
+};
+
+use crate::common::*;
+
+#[tokio::test]
+async fn connack_withheld() {
+    let (pki, peer) = scripted().await;
+    let mut config = config(&pki, peer.port, "device");
+    config.timeouts.connect = Duration::from_secs(1);
+    let session = Session::builder(config).start().unwrap();
+    let mut events = session.events();
+    let silent = peer.accept().await;
+    assert_eq!(*lost(&mut events).await, Cause::ConnectTimeout);
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    online(&session).await;
+    drop(silent);
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn suback_withheld() {
+    let (pki, peer) = scripted().await;
+    let mut config = config(&pki, peer.port, "device");
+    config.timeouts.subscribe = Duration::from_millis(100);
+    let session = Session::builder(config).start().unwrap();
+    let mut events = session.events();
+    let silent = peer.connected().await;
+    assert_eq!(*lost(&mut events).await, Cause::SubscribeTimeout);
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    online(&session).await;
+    drop(silent);
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn a_refused_filter_is_named() {
+    let (pki, peer) = scripted().await;
+    let mut config = config(&pki, peer.port, "device");
+    config
+        .subscriptions
+        .push(cloud_iot::Subscription::new("not/mine").unwrap());
+    let session = Session::builder(config).start().unwrap();
+    let mut events = session.events();
+    let mut link = peer.connected().await;
+    link.suback(Some(SubscribeReasonCode::NotAuthorized)).await;
+    let cause = lost(&mut events).await;
+    let Cause::SubscriptionRefused { filter, reason } = &*cause else {
+        panic!("{cause:?}")
+    };
+    assert_eq!(
+        (filter.as_str(), *reason),
+        ("not/mine", ReasonCode::NOT_AUTHORIZED)
+    );
+    assert_eq!(link.word().await, "end");
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    online(&session).await;
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn codes_of_the_server_become_causes() {
+    let (pki, peer) = scripted().await;
+    let session = Session::builder(config(&pki, peer.port, "device"))
+        .start()
+        .unwrap();
+    let mut events = session.events();
+
+    let mut link = peer.accept().await;
+    let code = ConnectReturnCode::NotAuthorized;
+    link.write(Packet::ConnAck(ConnAck {
+        session_present: false,
+        code,
+        properties: None,
+    }))
+    .await;
+    let cause = lost(&mut events).await;
+    assert_eq!(*cause, Cause::NotAccepted(ReasonCode::NOT_AUTHORIZED));
+    assert!(!cause.is_retryable());
+
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    online(&session).await;
+    let code = DisconnectReasonCode::SessionTakenOver;
+    let properties = Some(rumqttc::v5::mqttbytes::v5::DisconnectProperties {
+        session_expiry_interval: None,
+        reason_string: Some("somebody else".into()),
+        user_properties: Vec::new(),
+        server_reference: None,
+    });
+    link.write(Packet::Disconnect(Disconnect {
+        reason_code: code,
+        properties,
+    }))
+    .await;
+    let cause = lost(&mut events).await;
+    assert!(matches!(
+        &*cause,
+        Cause::Disconnected {
+            reason: ReasonCode::SESSION_TAKEN_OVER,
+            ..
+        }
+    ));
+    assert!(cause.is_takeover());
+
+    // The same without properties, as mosquitto sends it, and a DISCONNECT without anything.
+    for bytes in [&[0xE0, 0x01, 0x8E][..], &[0xE0, 0x00]] {
+        let mut link = peer.connected().await;
+        link.suback(None).await;
+        online(&session).await;
+        link.raw(bytes).await;
+        drop(link);
+        let cause = lost(&mut events).await;
+        assert_eq!(*cause, Cause::Closed { soon: true }, "{bytes:x?}");
+        assert!(cause.is_takeover());
+    }
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn garbage_from_the_server() {
+    let (pki, peer) = scripted().await;
+    let session = Session::builder(config(&pki, peer.port, "device"))
+        .start()
+        .unwrap();
+    let mut events = session.events();
+    // A packet of an unknown type; an acknowledgement of nothing; a SUBACK nobody asked for; a
+    // packet that announces more than we take.
+    let bad: [&[u8]; 4] = [
+        &[0x00, 0x02, 0x00, 0x00],
+        &[0x40, 0x02, 0x00, 0x07],
+        &[0x90, 0x04, 0x00, 0x07, 0x00, 0x01],
+        &[0x30, 0xFF, 0xFF, 0xFF, 0x7F],
+    ];
+    for bytes in bad {
+        let mut link = peer.connected().await;
+        link.suback(None).await;
+        online(&session).await;
+        link.raw(bytes).await;
+        let cause = lost(&mut events).await;
+        assert!(
+            matches!(*cause, Cause::Protocol(_) | Cause::Closed { .. }),
+            "{bytes:x?}: {cause:?}"
+        );
+    }
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    online(&session).await;
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn a_frozen_connection_is_given_up_and_nothing_lost() {
+    let site = Site::new().await;
+    let mut config = site.config("device");
+    config.keep_alive = Duration::from_secs(5);
+    let session = Session::builder(config).start().unwrap();
+    let mut events = session.events();
+    online(&session).await;
+    site.broker.freeze(true);
+    let begun = std::time::Instant::now();
+    // One and a half intervals, if nothing is published.
+    assert_eq!(*lost(&mut events).await, Cause::KeepAlive);
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+    let receipts: Vec<_> = (0..20)
+        .map(|_| {
+            session
+                .publish(Message::new("t", vec![0; 100 << 10]))
+                .unwrap()
+        })
+        .collect();
+    site.broker.freeze(false);
+    for receipt in receipts {
+        soon(receipt).await.unwrap();
+    }
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_stops_reading_in_the_middle_of_a_large_write() {
+    let site = Site::new().await;
+    let mut config = site.config("device");
+    config.timeouts.acknowledge = Duration::from_secs(1);
+    config.keep_alive = Duration::from_secs(5);
+    config.limits.outbox_bytes = 64 << 20;
+    let session = Session::builder(config).start().unwrap();
+    let mut events = session.events();
+    online(&session).await;
+    site.broker.freeze(true);
+    // More than all the sockets' buffers hold: the event loop hangs in a write.
+    let receipts: Vec<_> = (0..150)
+        .map(|_| {
+            session
+                .publish(Message::new("t", vec![0; 120 << 10]))
+                .unwrap()
+        })
+        .collect();
+    let cause = lost(&mut events).await;
+    assert_eq!(*cause, Cause::AcknowledgeTimeout);
+    site.broker.freeze(false);
+    for receipt in receipts {
+        soon(receipt).await.unwrap();
+    }
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn another_client_with_the_same_id() {
+    let site = Site::new().await;
+    let mut config = site.config("twin");
+    config.backoff.unit = Duration::from_secs(30);
+    let first = Session::builder(config.clone()).start().unwrap();
+    let mut events = first.events();
+    online(&first).await;
+    let second = Session::builder(config).start().unwrap();
+    let cause = lost(&mut events).await;
+    assert!(cause.is_takeover(), "{cause:?}");
+    assert!(matches!(
+        &*first.state().borrow(),
+        SessionState::Waiting { .. }
+    ));
+    online(&second).await;
+    first.stop(STOP).await;
+    second.stop(STOP).await;
+}

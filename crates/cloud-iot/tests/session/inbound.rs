@@ -1,0 +1,342 @@
+//! Received messages: routes, streams, requests.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cloud_iot::{
+    BoxError, Lagged, Message, Request, RequestError, RouteOptions, Router, Session, SessionEvent,
+    SessionHandle, StreamError,
+};
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
+use tokio::sync::{Semaphore, mpsc};
+use tower::service_fn;
+
+use crate::common::*;
+
+async fn publish(session: &SessionHandle, topic: &str, payload: &str) {
+    let receipt = session
+        .publish(Message::new(topic, payload.to_owned()))
+        .unwrap();
+    soon(receipt).await.unwrap();
+}
+
+#[tokio::test]
+async fn routes_by_filter_in_order() {
+    let site = Site::new().await;
+    let (sender, mut handled) = mpsc::unbounded_channel();
+    let route = |name: &'static str| {
+        let sender = sender.clone();
+        service_fn(move |message: Message| {
+            let sender = sender.clone();
+            async move {
+                sender.send((name, String::from_utf8(message.payload.to_vec())?))?;
+                Ok::<(), BoxError>(())
+            }
+        })
+    };
+    let router = Router::new()
+        .route("in/+/req", route("req"))
+        .unwrap()
+        .route("in/broadcast", route("broadcast"))
+        .unwrap();
+    let session = Session::builder(site.config("device"))
+        .router(router)
+        .start()
+        .unwrap();
+    online(&session).await;
+    for n in 0..20 {
+        publish(&session, "in/a/req", &n.to_string()).await;
+    }
+    publish(&session, "in/other", "for nobody").await;
+    publish(&session, "in/broadcast", "all").await;
+    let mut requests = Vec::new();
+    let mut broadcasts = Vec::new();
+    for _ in 0..21 {
+        match soon(handled.recv()).await.unwrap() {
+            ("req", payload) => requests.push(payload),
+            (_, payload) => broadcasts.push(payload),
+        }
+    }
+    assert_eq!(requests, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!(broadcasts, ["all"]);
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn a_slow_handler_delays_nobody_and_its_overflow_is_told() {
+    let site = Site::new().await;
+    let gate = Arc::new(Semaphore::new(0));
+    let (sender, mut handled) = mpsc::unbounded_channel();
+    let slow = {
+        let gate = Arc::clone(&gate);
+        service_fn(move |message: Message| {
+            let (gate, sender) = (Arc::clone(&gate), sender.clone());
+            async move {
+                gate.acquire().await?.forget();
+                sender.send(message)?;
+                Ok::<(), BoxError>(())
+            }
+        })
+    };
+    let options = RouteOptions {
+        queue_messages: 4,
+        ..RouteOptions::default()
+    };
+    let router = Router::new().route_with("in/slow", options, slow).unwrap();
+    let session = Session::builder(site.config("device"))
+        .router(router)
+        .start()
+        .unwrap();
+    online(&session).await;
+    let mut events = session.events();
+    let mut other = session.messages("in/other").unwrap();
+    for n in 0..10 {
+        publish(&session, "in/slow", &n.to_string()).await;
+        publish(&session, "in/other", &n.to_string()).await;
+        assert_eq!(next(&mut other).await, n.to_string());
+    }
+    let overflow = soon(events.recv()).await.unwrap();
+    assert!(
+        matches!(overflow, SessionEvent::RouteOverflow { .. }),
+        "{overflow:?}"
+    );
+    gate.add_permits(100);
+    for n in 0..4 {
+        assert_eq!(soon(handled.recv()).await.unwrap().payload, n.to_string());
+    }
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn handlers_that_fail_panic_or_hang_are_told_and_do_no_harm() {
+    let site = Site::new().await;
+    let handled = Arc::new(Mutex::new(Vec::new()));
+    let handler = {
+        let handled = Arc::clone(&handled);
+        service_fn(move |message: Message| {
+            let handled = Arc::clone(&handled);
+            async move {
+                match &message.payload[..] {
+                    b"fail" => return Err::<(), BoxError>("it failed".into()),
+                    b"panic" => panic!("a handler of a test panics"),
+                    b"hang" => std::future::pending().await,
+                    _ => handled.lock().unwrap().push(message),
+                }
+                Ok(())
+            }
+        })
+    };
+    let options = RouteOptions {
+        timeout: Duration::from_millis(50),
+        ..RouteOptions::default()
+    };
+    let router = Router::new().route_with("in/#", options, handler).unwrap();
+    let session = Session::builder(site.config("device"))
+        .router(router)
+        .start()
+        .unwrap();
+    online(&session).await;
+    let mut events = session.events();
+    for (payload, expected) in [
+        ("fail", "it failed"),
+        ("panic", "panicked"),
+        ("hang", "longer than"),
+    ] {
+        publish(&session, "in/x", payload).await;
+        match soon(events.recv()).await.unwrap() {
+            SessionEvent::RouteFailed { error, .. } => assert!(error.contains(expected), "{error}"),
+            event => panic!("{event:?}"),
+        }
+    }
+    publish(&session, "in/x", "good").await;
+    soon(async {
+        while handled.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn streams_are_bounded_and_end_with_the_session() {
+    let site = Site::new().await;
+    let mut config = site.config("device");
+    config.limits.stream_messages = 3;
+    config.limits.streams = 2;
+    let session = Session::builder(config).start().unwrap();
+    online(&session).await;
+    assert!(matches!(
+        session.messages("elsewhere/#"),
+        Err(StreamError::NotSubscribed(_))
+    ));
+    assert!(matches!(
+        session.messages("in/#/x"),
+        Err(StreamError::Filter(_))
+    ));
+    let mut lazy = session.messages("in/+").unwrap();
+    let mut eager = session.messages("in/a").unwrap();
+    assert!(matches!(
+        session.messages("in/b"),
+        Err(StreamError::TooMany(2))
+    ));
+    for n in 0..5 {
+        publish(&session, "in/a", &n.to_string()).await;
+        assert_eq!(next(&mut eager).await, n.to_string());
+    }
+    drop(eager);
+    let mut third = session.messages("in/b").unwrap();
+    assert_eq!(soon(lazy.recv()).await.unwrap(), Err(Lagged { dropped: 2 }));
+    for n in 0..3 {
+        assert_eq!(next(&mut lazy).await, n.to_string());
+    }
+    session.stop(STOP).await;
+    assert!(soon(lazy.recv()).await.is_none());
+    assert!(soon(third.recv()).await.is_none());
+    assert!(matches!(
+        session.messages("in/b"),
+        Err(StreamError::Stopped)
+    ));
+}
+
+fn ask(timeout: Duration) -> Request {
+    Request {
+        topic: "ask/req".into(),
+        payload: "?".into(),
+        qos: cloud_iot::QoS::AtLeastOnce,
+        reply_topic: "in/ask/res".into(),
+        timeout,
+    }
+}
+
+#[tokio::test]
+async fn requests_and_answers() {
+    let site = Site::new().await;
+    let (platform, mut asked) = site.watcher().await;
+    let (sender, mut unasked) = mpsc::unbounded_channel();
+    let handler = service_fn(move |message: Message| {
+        let sender = sender.clone();
+        async move {
+            sender.send(message)?;
+            Ok::<(), BoxError>(())
+        }
+    });
+    let router = Router::new().route("in/ask/res", handler).unwrap();
+    let session = Session::builder(site.config("device"))
+        .router(router)
+        .start()
+        .unwrap();
+    online(&session).await;
+
+    let answered = tokio::spawn({
+        let session = session.clone();
+        async move { session.request(ask(PATIENCE)).await }
+    });
+    assert_eq!(next(&mut asked).await, "?");
+    assert!(matches!(
+        session.request(ask(PATIENCE)).await,
+        Err(RequestError::Busy(_))
+    ));
+    publish(&platform, "in/ask/res", "!").await;
+    assert_eq!(soon(answered).await.unwrap().unwrap().payload, "!");
+    assert_eq!(next(&mut asked).await, "!");
+
+    // No answer; then a late one, which is a message like any other.
+    let limit = Duration::from_millis(50);
+    assert_eq!(
+        session.request(ask(limit)).await,
+        Err(RequestError::Timeout(limit))
+    );
+    publish(&platform, "in/ask/res", "late").await;
+    assert_eq!(soon(unasked.recv()).await.unwrap().payload, "late");
+
+    let mut elsewhere = ask(limit);
+    elsewhere.reply_topic = "elsewhere".into();
+    assert!(matches!(
+        session.request(elsewhere).await,
+        Err(RequestError::NotSubscribed(_))
+    ));
+
+    let stopped = tokio::spawn({
+        let session = session.clone();
+        async move { session.request(ask(PATIENCE)).await }
+    });
+    assert_eq!(next(&mut asked).await, "?");
+    assert_eq!(next(&mut asked).await, "late");
+    assert_eq!(next(&mut asked).await, "?");
+    session.stop(STOP).await;
+    assert_eq!(soon(stopped).await.unwrap(), Err(RequestError::Stopped));
+    platform.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn what_came_before_a_request_left_is_not_its_answer() {
+    let (pki, peer) = scripted().await;
+    let session = Session::builder(config(&pki, peer.port, "device"))
+        .start()
+        .unwrap();
+    let mut stream = session.messages("in/#").unwrap();
+    let waiting = tokio::spawn({
+        let session = session.clone();
+        async move { session.request(ask(PATIENCE)).await }
+    });
+    let mut link = peer.connected().await;
+    link.write(Packet::Publish(Publish::new(
+        "in/ask/res",
+        QoS::AtMostOnce,
+        "old",
+        None,
+    )))
+    .await;
+    assert_eq!(next(&mut stream).await, "old");
+    link.suback(None).await;
+    assert_eq!(link.publish(None).await, "?");
+    link.write(Packet::Publish(Publish::new(
+        "in/ask/res",
+        QoS::AtMostOnce,
+        "new",
+        None,
+    )))
+    .await;
+    assert_eq!(soon(waiting).await.unwrap().unwrap().payload, "new");
+    session.stop(Duration::from_millis(200)).await;
+}
+
+#[tokio::test]
+async fn events_do_not_wait_for_slow_readers() {
+    let site = Site::new().await;
+    let handler = service_fn(|_| async { Err::<(), BoxError>("no".into()) });
+    let options = RouteOptions {
+        queue_messages: 1000,
+        ..RouteOptions::default()
+    };
+    let router = Router::new().route_with("in/#", options, handler).unwrap();
+    let session = Session::builder(site.config("device"))
+        .router(router)
+        .start()
+        .unwrap();
+    online(&session).await;
+    let mut lazy = session.events();
+    let mut last = None;
+    for n in 0..300 {
+        last = Some(
+            session
+                .publish(Message::new("in/x", n.to_string()))
+                .unwrap(),
+        );
+    }
+    soon(last.unwrap()).await.unwrap();
+    let mut watching = session.messages("in/done").unwrap();
+    publish(&session, "in/done", "done").await;
+    next(&mut watching).await;
+    session.stop(STOP).await;
+    let first = lazy.recv().await;
+    assert!(
+        matches!(
+            first,
+            Err(tokio::sync::broadcast::error::RecvError::Lagged(1..))
+        ),
+        "{first:?}"
+    );
+}

@@ -1,0 +1,331 @@
+//! Connecting, hooks, stopping.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use cloud_iot::{
+    ConfigError, DeliveryError, Message, PublishError, Session, SessionEvent, SessionState,
+    Subscription,
+};
+
+use crate::common::*;
+use crate::support::peer::no_properties;
+use crate::support::pki::Pki;
+
+#[tokio::test]
+async fn order_on_the_wire() {
+    let (pki, peer) = scripted().await;
+    let mut config = config(&pki, peer.port, "device");
+    config.subscriptions = (0..9)
+        .map(|n| Subscription::new(format!("in/{n}")).unwrap())
+        .collect();
+    config.birth = Some(at_most_once("status", "ONLINE"));
+    config.goodbye = Some(at_most_once("status", "OFFLINE"));
+    let hooked = Arc::new(AtomicUsize::new(0));
+    let hook = Arc::clone(&hooked);
+    let session = Session::builder(config)
+        .on_connect(move || {
+            let hook = Arc::clone(&hook);
+            async move {
+                hook.fetch_add(1, Ordering::SeqCst);
+                Ok(())
+            }
+        })
+        .start()
+        .unwrap();
+    let mut events = session.events();
+    let _one = session.publish(Message::new("t", "1")).unwrap();
+    let _two = session.publish(at_most_once("t", "2")).unwrap();
+
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    assert_eq!(hooked.load(Ordering::SeqCst), 0, "not all is granted yet");
+    link.suback(None).await;
+    assert_eq!(link.word().await, "publish ONLINE");
+    assert_eq!(hooked.load(Ordering::SeqCst), 1);
+    assert_eq!(
+        link.publish(Some(rumqttc::v5::mqttbytes::v5::PubAckReason::Success))
+            .await,
+        "1"
+    );
+    assert_eq!(link.word().await, "publish 2");
+    assert_eq!(soon(events.recv()).await.unwrap(), SessionEvent::Connected);
+    assert!(session.state().borrow().is_online());
+
+    let stop = tokio::spawn(async move { session.stop(STOP).await });
+    assert_eq!(link.word().await, "publish OFFLINE");
+    assert_eq!(link.word().await, "disconnect");
+    assert_eq!(link.word().await, "end");
+    let report = soon(stop).await.unwrap();
+    assert!(report.clean);
+    assert_eq!(report.undelivered, 0);
+}
+
+#[tokio::test]
+async fn hooks_that_fail_panic_or_hang_do_no_harm() {
+    let site = Site::new().await;
+    let mut config = site.config("device");
+    config.timeouts.hook = Duration::from_millis(50);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let session = Session::builder(config)
+        .on_connect(|| async { Err("no".into()) })
+        .on_connect(|| async { panic!("a hook of a test panics") })
+        .on_connect(|| std::future::pending())
+        .on_disconnect(move |cause| {
+            let tell = Arc::clone(&tell);
+            async move {
+                tell.lock()
+                    .unwrap()
+                    .push(cause.map(|cause| cause.to_string()));
+                Ok(())
+            }
+        })
+        .start()
+        .unwrap();
+    let mut events = session.events();
+    online(&session).await;
+    site.broker.cut();
+    lost(&mut events).await;
+    online(&session).await;
+    assert!(soon(session.stop(STOP)).await.clean);
+    let told = told.lock().unwrap();
+    assert_eq!(told.len(), 2);
+    assert!(told[0].is_some());
+    assert_eq!(told[1], None, "the stop is nobody's fault");
+}
+
+#[tokio::test]
+async fn will_on_a_killed_connection_goodbye_on_a_stop() {
+    let site = Site::new().await;
+    let (watcher, mut seen) = site.watcher().await;
+    let mut config = site.config("device");
+    config.will = Some(at_most_once("status", "WILL"));
+    config.birth = Some(at_most_once("status", "ONLINE"));
+    config.goodbye = Some(at_most_once("status", "OFFLINE"));
+    let session = Session::builder(config).start().unwrap();
+    assert_eq!(next(&mut seen).await, "ONLINE");
+
+    let (own, mut seen_again) = {
+        site.broker.cut();
+        // The watcher is cut off as well; another one sees what the broker does about the device.
+        online(&watcher).await;
+        site_watcher(&site).await
+    };
+    soon(async {
+        loop {
+            if next(&mut seen_again).await == "ONLINE" {
+                break;
+            }
+        }
+    })
+    .await;
+    assert!(soon(session.stop(STOP)).await.clean);
+    assert_eq!(
+        next(&mut seen_again).await,
+        "OFFLINE",
+        "and no will after a goodbye"
+    );
+    let after = own.publish(at_most_once("end", "END")).unwrap();
+    soon(after).await.unwrap();
+    assert_eq!(next(&mut seen_again).await, "END");
+    own.stop(STOP).await;
+    watcher.stop(STOP).await;
+}
+
+async fn site_watcher(site: &Site) -> (cloud_iot::SessionHandle, cloud_iot::MessageStream) {
+    let mut config = site.config("second-watcher");
+    config.subscriptions = vec![Subscription::new("#").unwrap()];
+    let session = Session::builder(config).start().unwrap();
+    online(&session).await;
+    let stream = session.messages("#").unwrap();
+    (session, stream)
+}
+
+#[tokio::test]
+async fn stop_during_the_back_off_ends_at_once() {
+    let pki = Pki::new();
+    // Nothing listens on port 1.
+    let mut config = config(&pki, 1, "device");
+    config.backoff.unit = Duration::from_secs(100);
+    let session = Session::builder(config).start().unwrap();
+    let receipt = session.publish(Message::new("t", "1")).unwrap();
+    let mut state = session.state();
+    soon(state.wait_for(|state| matches!(state, SessionState::Waiting { .. })))
+        .await
+        .unwrap();
+    let begun = Instant::now();
+    let report = session.stop(Duration::from_secs(60)).await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(report.undelivered, 1);
+    assert_eq!(receipt.await, Err(DeliveryError::Stopped));
+    assert_eq!(*session.state().borrow(), SessionState::Stopped);
+    assert_eq!(
+        session.publish(Message::new("t", "")).unwrap_err(),
+        PublishError::Stopped
+    );
+    assert_eq!(session.stop(STOP).await, report, "again it tells the same");
+}
+
+#[tokio::test]
+async fn stop_keeps_its_deadline_against_a_frozen_peer() {
+    let site = Site::new().await;
+    let mut config = site.config("device");
+    config.goodbye = Some(at_most_once("status", "OFFLINE"));
+    let session = Session::builder(config).start().unwrap();
+    online(&session).await;
+    site.broker.freeze(true);
+    let receipt = session.publish(Message::new("t", "1")).unwrap();
+    let begun = Instant::now();
+    let report = session.stop(Duration::from_millis(300)).await;
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert_eq!(report.undelivered, 1);
+    assert_eq!(receipt.await, Err(DeliveryError::Stopped));
+}
+
+#[tokio::test]
+async fn no_task_is_left_after_a_stop_or_a_drop() {
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let (pki, peer) = scripted().await;
+    for drop_it in [false, true] {
+        let before = metrics.num_alive_tasks();
+        let router = cloud_iot::Router::new()
+            .route(
+                "in/#",
+                tower::service_fn(|_| async { Ok::<_, cloud_iot::BoxError>(()) }),
+            )
+            .unwrap();
+        let session = Session::builder(config(&pki, peer.port, "device"))
+            .router(router)
+            .start()
+            .unwrap();
+        let mut link = peer.connected().await;
+        link.suback(None).await;
+        online(&session).await;
+        let mut state = session.state();
+        if drop_it {
+            drop(session);
+        } else {
+            session.stop(STOP).await;
+        }
+        soon(state.wait_for(|state| *state == SessionState::Stopped))
+            .await
+            .unwrap();
+        assert_eq!(link.word().await, "disconnect");
+        // The driver's own task ends right after its last word.
+        soon(async {
+            while metrics.num_alive_tasks() > before {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_bad_configuration_is_refused() {
+    let pki = Pki::new();
+    let refused = |change: fn(&mut cloud_iot::SessionConfig)| {
+        let mut config = config(&pki, 8883, "device");
+        change(&mut config);
+        Session::builder(config).start().expect_err("refused")
+    };
+    assert!(matches!(
+        refused(|c| c.host = "mqtts://x".into()),
+        ConfigError::Host(_)
+    ));
+    assert!(matches!(
+        refused(|c| c.host = String::new()),
+        ConfigError::Host(_)
+    ));
+    assert_eq!(refused(|c| c.port = 0), ConfigError::Port);
+    assert!(matches!(
+        refused(|c| c.client_id = String::new()),
+        ConfigError::ClientId { .. }
+    ));
+    assert!(matches!(
+        refused(|c| c.client_id = "x".repeat(129)),
+        ConfigError::ClientId { .. }
+    ));
+    for keep_alive in [
+        Duration::from_secs(4),
+        Duration::from_millis(5500),
+        Duration::from_secs(65_536),
+    ] {
+        let mut config = config(&pki, 8883, "device");
+        config.keep_alive = keep_alive;
+        let error = Session::builder(config).start().unwrap_err();
+        assert_eq!(error, ConfigError::KeepAlive(keep_alive));
+    }
+    assert!(matches!(
+        refused(|c| c.will = Some(Message::new("a/+", ""))),
+        ConfigError::Topic {
+            message: "will",
+            ..
+        }
+    ));
+    assert!(matches!(
+        refused(|c| c.birth = Some(Message::new("a", vec![0; 200_000]))),
+        ConfigError::TooLarge {
+            message: "birth",
+            ..
+        }
+    ));
+    assert!(matches!(
+        refused(|c| c.subscriptions.push(Subscription::new("in/#").unwrap())),
+        ConfigError::DuplicateSubscription(_)
+    ));
+    assert!(matches!(
+        refused(|c| c.limits.in_flight = 0),
+        ConfigError::OutOfRange {
+            name: "limits.in_flight",
+            ..
+        }
+    ));
+    assert!(matches!(
+        refused(|c| c.timeouts.connect = Duration::ZERO),
+        ConfigError::OutOfRange {
+            name: "timeouts.connect",
+            ..
+        }
+    ));
+    let outside = std::thread::spawn({
+        let config = config(&pki, 8883, "device");
+        move || Session::builder(config).start().unwrap_err()
+    });
+    assert_eq!(outside.join().unwrap(), ConfigError::NoRuntime);
+}
+
+#[tokio::test]
+async fn a_hostile_server_keep_alive_does_no_harm() {
+    let (pki, peer) = scripted().await;
+    let session = Session::builder(config(&pki, peer.port, "device"))
+        .start()
+        .unwrap();
+    for seconds in [0, 1] {
+        let mut link = peer.accept().await;
+        let mut properties = no_properties();
+        properties.server_keep_alive = Some(seconds);
+        link.connack(Some(properties)).await;
+        link.suback(None).await;
+        online(&session).await;
+        let receipt = session.publish(Message::new("t", "1")).unwrap();
+        // One ping at once is what rumqttc makes of it, a storm of them would be a fault.
+        let mut pings = 0;
+        while link.word().await == "ping" {
+            pings += 1;
+        }
+        assert!(pings <= 2, "{pings} pings");
+        drop((link, receipt));
+    }
+    session.stop(Duration::from_millis(100)).await;
+}

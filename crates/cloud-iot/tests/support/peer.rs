@@ -1,0 +1,198 @@
+//! A server that does what the test says, packet by packet. The packets are coded by rumqttc.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, ConnAckProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet,
+    PubAck, PubAckReason, SubAck, SubscribeReasonCode,
+};
+use rumqttc::v5::mqttbytes::{Error, QoS};
+use rustls::ServerConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// More than anything in a test takes on the slowest machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Peer {
+    pub(crate) port: u16,
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+pub(crate) struct Link {
+    stream: TlsStream<TcpStream>,
+    buffer: BytesMut,
+}
+
+impl Peer {
+    pub(crate) async fn listen(tls: Arc<ServerConfig>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        Self {
+            port,
+            listener,
+            acceptor: tls.into(),
+        }
+    }
+
+    /// Accepts a connection and reads its CONNECT.
+    pub(crate) async fn accept(&self) -> Link {
+        let (stream, _) = timeout(PATIENCE, self.listener.accept())
+            .await
+            .unwrap()
+            .unwrap();
+        let stream = timeout(PATIENCE, self.acceptor.accept(stream))
+            .await
+            .unwrap()
+            .unwrap();
+        let mut link = Link {
+            stream,
+            buffer: BytesMut::new(),
+        };
+        let connect = link.read().await;
+        assert!(matches!(connect, Some(Packet::Connect(..))), "{connect:?}");
+        link
+    }
+
+    /// Accepts a TLS connection, or reports the error of the handshake.
+    pub(crate) async fn handshake(&self) -> std::io::Result<()> {
+        let (stream, _) = timeout(PATIENCE, self.listener.accept())
+            .await
+            .unwrap()
+            .unwrap();
+        timeout(PATIENCE, self.acceptor.accept(stream))
+            .await
+            .unwrap()
+            .map(drop)
+    }
+
+    /// Accepts a connection up to CONNACK.
+    pub(crate) async fn connected(&self) -> Link {
+        let mut link = self.accept().await;
+        link.connack(None).await;
+        link
+    }
+}
+
+impl Link {
+    /// The next packet; `None` at the end of the connection.
+    pub(crate) async fn read(&mut self) -> Option<Packet> {
+        loop {
+            match Packet::read(&mut self.buffer, Some(1 << 20)) {
+                Ok(packet) => return Some(packet),
+                Err(Error::InsufficientBytes(_)) => {}
+                // A DISCONNECT without a reason, which rumqttc writes and does not read.
+                Err(Error::PayloadRequired) => {
+                    let reason = DisconnectReasonCode::NormalDisconnection;
+                    return Some(Packet::Disconnect(Disconnect::new(reason)));
+                }
+                Err(error) => panic!("the client sent {error}"),
+            }
+            let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer))
+                .await
+                .unwrap();
+            if !matches!(read, Ok(1..)) {
+                return None;
+            }
+        }
+    }
+
+    /// The next packet's kind and, for a PUBLISH, its payload.
+    pub(crate) async fn word(&mut self) -> String {
+        match self.read().await {
+            Some(Packet::Publish(publish)) => {
+                format!("publish {}", String::from_utf8_lossy(&publish.payload))
+            }
+            Some(Packet::Subscribe(subscribe)) => format!("subscribe {}", subscribe.filters.len()),
+            Some(Packet::Disconnect(_)) => "disconnect".into(),
+            Some(Packet::PingReq(_)) => "ping".into(),
+            Some(packet) => format!("{packet:?}"),
+            None => "end".into(),
+        }
+    }
+
+    pub(crate) async fn write(&mut self, packet: Packet) {
+        let mut bytes = BytesMut::new();
+        packet.write(&mut bytes, None).unwrap();
+        self.raw(&bytes).await;
+    }
+
+    pub(crate) async fn raw(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+        self.stream.flush().await.unwrap();
+    }
+
+    pub(crate) async fn connack(&mut self, properties: Option<ConnAckProperties>) {
+        let code = ConnectReturnCode::Success;
+        self.write(Packet::ConnAck(ConnAck {
+            session_present: false,
+            code,
+            properties,
+        }))
+        .await;
+    }
+
+    /// Reads the SUBSCRIBE that comes next and answers with `code` for its last filter.
+    pub(crate) async fn suback(&mut self, last: Option<SubscribeReasonCode>) {
+        let Some(Packet::Subscribe(subscribe)) = self.read().await else {
+            panic!("no SUBSCRIBE")
+        };
+        let granted = SubscribeReasonCode::Success(QoS::AtLeastOnce);
+        let mut return_codes = vec![granted; subscribe.filters.len()];
+        if let (Some(code), Some(place)) = (last, return_codes.last_mut()) {
+            *place = code;
+        }
+        self.write(Packet::SubAck(SubAck {
+            pkid: subscribe.pkid,
+            return_codes,
+            properties: None,
+        }))
+        .await;
+    }
+
+    /// Reads the PUBLISH that comes next; answers it if a reason is given. Returns its payload.
+    pub(crate) async fn publish(&mut self, reason: Option<PubAckReason>) -> String {
+        let packet = self.read().await;
+        let Some(Packet::Publish(publish)) = packet else {
+            panic!("no PUBLISH but {packet:?}")
+        };
+        if let Some(reason) = reason {
+            let ack = PubAck {
+                pkid: publish.pkid,
+                reason,
+                properties: None,
+            };
+            self.write(Packet::PubAck(ack)).await;
+        }
+        String::from_utf8(publish.payload.to_vec()).unwrap()
+    }
+}
+
+/// Properties of a CONNACK with nothing in them.
+pub(crate) fn no_properties() -> ConnAckProperties {
+    ConnAckProperties {
+        session_expiry_interval: None,
+        receive_max: None,
+        max_qos: None,
+        retain_available: None,
+        max_packet_size: None,
+        assigned_client_identifier: None,
+        topic_alias_max: None,
+        reason_string: None,
+        user_properties: Vec::new(),
+        wildcard_subscription_available: None,
+        subscription_identifiers_available: None,
+        shared_subscription_available: None,
+        server_keep_alive: None,
+        response_information: None,
+        server_reference: None,
+        authentication_method: None,
+        authentication_data: None,
+    }
+}
