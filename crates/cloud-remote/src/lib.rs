@@ -1,1 +1,117 @@
-//! Remote access to a device's web application: tokens, tunnel, TLS on the device, certificate rotation
+//! Remote access to a device's web application.
+//!
+//! A device sits behind somebody's router. This crate lets its owner open `https://<access point>/` anywhere: it keeps
+//! a tunnel to a public relay (protocol SniTun, crate [`snitun`]), and serves what comes through it. The relay sorts the
+//! public's connections by host name and never sees inside: TLS ends **on the device**, with the device's own
+//! certificate.
+//!
+//! What it does by itself, for years:
+//!
+//! - asks the platform for the tunnel's token, ahead of time, and again with growing delays when no good answer comes;
+//! - connects the tunnel, notices when it is dead, connects again; a new token never touches a running one;
+//! - serves HTTP/1.1, HTTP/2 and WebSockets from a [`tower::Service`] (such as an axum router), or passes on to a local
+//!   address: as a reverse proxy, as plain bytes with the PROXY protocol, or TLS and all. See [`Application`];
+//! - replaces its certificate when the platform wishes: the new one is checked, stored, then served to new connections,
+//!   while open ones go on. If anything is wrong with it, the old one stays;
+//! - keeps strangers within bounds: access rules by address range, limits on connections, time limits.
+//!
+//! What it does not do: it has no session to the platform and no files of its own. It asks for both through three small
+//! traits, [`TokenSource`], [`CertificateSource`] and [`CertificateStore`], and is told by
+//! [`RemoteHandle::set_messaging_online`] when asking makes sense and by [`RemoteHandle::desired_serial`] which certificate is
+//! wished for.
+//!
+//! ```
+//! use cloud_remote::{
+//!     Application, CertificateAnswer, CertificatePem, CertificateRequest, CertificateSource, CertificateStore,
+//!     RemoteAccess, RemoteConfig, SourceError, StoreError, TokenAnswer, TokenRequest, TokenSource,
+//! };
+//!
+//! /// Asks the platform. A real one publishes `request.to_json()` and waits for the answer's bytes.
+//! struct Platform;
+//!
+//! impl TokenSource for Platform {
+//!     async fn request_token(&self, request: TokenRequest) -> Result<TokenAnswer, SourceError> {
+//!         let _to_be_sent = request.to_json();
+//!         Ok(TokenAnswer::from_json(br#"{"valid": 1893456000, "throttling": 0, "token": "gAAAAA"}"#)?)
+//!     }
+//! }
+//!
+//! impl CertificateSource for Platform {
+//!     async fn request_certificate(&self, _: CertificateRequest) -> Result<CertificateAnswer, SourceError> {
+//!         Err(SourceError::TimedOut)
+//!     }
+//! }
+//!
+//! /// Keeps the certificate. A real one writes files.
+//! struct Memory(std::sync::Mutex<CertificatePem>);
+//!
+//! impl CertificateStore for Memory {
+//!     async fn load(&self) -> Result<CertificatePem, StoreError> {
+//!         Ok(self.0.lock().unwrap().clone())
+//!     }
+//!     async fn store(&self, certificate: &CertificatePem) -> Result<(), StoreError> {
+//!         *self.0.lock().unwrap() = certificate.clone();
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! # runtime.block_on(async {
+//! # let name = "sn0001.ui.example.com";
+//! # let own = rcgen::generate_simple_self_signed([name.to_owned()])?;
+//! # let store = Memory(CertificatePem::new(own.cert.pem(), own.signing_key.serialize_pem()).into());
+//! let web = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
+//! let remote = RemoteAccess::builder(RemoteConfig::new("127.0.0.1", 443, "sn0001.ui.example.com"))
+//!     .application(Application::service(web))
+//!     .start(Platform, Platform, store)
+//!     .await?;
+//! // Whoever keeps the session to the platform says so:
+//! remote.set_messaging_online(true);
+//! remote.stop(std::time::Duration::from_secs(5)).await?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Decisions are made by a planner that is pure and tested on virtual time; a manager carries them out. The protocol is
+//! described in `docs/protocol.md`, "Remote access".
+
+mod access;
+mod answer;
+mod application;
+mod certificate;
+mod config;
+mod forward;
+mod handle;
+mod manager;
+mod planner;
+mod proxy_protocol;
+mod relay;
+mod rotation;
+mod serial;
+mod serve;
+mod slots;
+mod source;
+mod status;
+mod tasks;
+mod tls;
+mod token;
+mod tunnel;
+mod upstream;
+
+pub use access::{AccessRules, MAX_RULES};
+pub use answer::{AnswerError, MAX_ANSWER};
+pub use application::{Application, ClientAddr, WebService};
+pub use certificate::{CertificateAnswer, CertificatePem, CertificateRequest};
+pub use config::RemoteConfig;
+pub use handle::{RemoteAccess, RemoteAccessBuilder, RemoteHandle, StartError, StopError};
+pub use proxy_protocol::ProxyProtocol;
+pub use rotation::CertificateError;
+pub use serial::{CertificateSerial, SerialError};
+pub use serve::Limits;
+pub use source::{CertificateSource, CertificateStore, SourceError, StoreError, TokenSource};
+pub use status::{CertificateStatus, RemoteEvent, RemoteStatus, RotationError, TunnelStatus};
+pub use upstream::Upstream;
+
+/// Any error of somebody else's.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,83 @@
+//! Reading a JSON answer of the platform without ever repeating its content in an error.
+//!
+//! serde's own messages quote the value that they did not expect, and here that value may be a token or a private key.
+//! So an answer is read into a map and each field is taken out by name; errors carry names and positions only.
+
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+/// No answer of the platform can be longer: AWS IoT Core carries at most 128 KiB in a message.
+pub const MAX_ANSWER: usize = 128 * 1024;
+
+/// Why an answer of the platform could not be used. Never quotes the answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnswerError {
+    /// Longer than any answer can be.
+    #[error("the platform's answer is {size} bytes long, more than the {MAX_ANSWER} allowed")]
+    TooLong {
+        /// Its length in bytes.
+        size: usize,
+    },
+    /// Not JSON, or cut off.
+    #[error("the platform's answer is not JSON (line {line}, column {column})")]
+    NotJson {
+        /// Line of the first error, from 1.
+        line: usize,
+        /// Column of the first error, from 1.
+        column: usize,
+    },
+    /// JSON, but not an object.
+    #[error("the platform's answer is not a JSON object")]
+    NotAnObject,
+    /// A field that has to be there is not.
+    #[error("the platform's answer has no field \"{field}\"")]
+    Missing {
+        /// The field's name.
+        field: &'static str,
+    },
+    /// A field is there, but its value cannot be used.
+    #[error("the field \"{field}\" of the platform's answer is not {expected}")]
+    Invalid {
+        /// The field's name.
+        field: &'static str,
+        /// What it should have been.
+        expected: &'static str,
+    },
+}
+
+/// The fields of one answer; what is not taken out is ignored.
+pub(crate) struct Fields(Map<String, Value>);
+
+impl Fields {
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, AnswerError> {
+        if json.len() > MAX_ANSWER {
+            return Err(AnswerError::TooLong { size: json.len() });
+        }
+        match serde_json::from_slice(json) {
+            Ok(Value::Object(map)) => Ok(Self(map)),
+            Ok(_) => Err(AnswerError::NotAnObject),
+            Err(error) => Err(AnswerError::NotJson {
+                line: error.line(),
+                column: error.column(),
+            }),
+        }
+    }
+
+    /// Takes a text field out of the answer.
+    pub(crate) fn text(&mut self, field: &'static str) -> Result<Zeroizing<String>, AnswerError> {
+        match self.0.remove(field) {
+            Some(Value::String(text)) => Ok(Zeroizing::new(text)),
+            Some(Value::Null) | None => Err(AnswerError::Missing { field }),
+            Some(_) => Err(AnswerError::Invalid {
+                field,
+                expected: "text",
+            }),
+        }
+    }
+
+    /// Takes any field; null counts as absent.
+    pub(crate) fn optional(&mut self, field: &'static str) -> Option<Value> {
+        self.0.remove(field).filter(|value| !value.is_null())
+    }
+}

@@ -1,0 +1,88 @@
+//! Where the relay is and what the device is called.
+
+use rustls::pki_types::ServerName;
+
+use crate::StartError;
+
+/// Where the relay is and what the device is called.
+///
+/// ```
+/// use cloud_remote::RemoteConfig;
+///
+/// let config = RemoteConfig::new("remote.example.com", 443, "sn0001.ui.example.com");
+/// assert_eq!(config.url(), "https://sn0001.ui.example.com/");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteConfig {
+    pub(crate) relay_host: String,
+    pub(crate) relay_port: u16,
+    pub(crate) access_point: String,
+}
+
+impl RemoteConfig {
+    /// The relay's host name or address and its port (443 on today's platform), and the host name under which the
+    /// public reaches this device. Checked when remote access starts.
+    pub fn new(
+        relay_host: impl Into<String>,
+        relay_port: u16,
+        access_point: impl Into<String>,
+    ) -> Self {
+        Self {
+            relay_host: relay_host.into(),
+            relay_port,
+            access_point: access_point.into(),
+        }
+    }
+
+    /// Where the public reaches this device.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("https://{}/", self.access_point)
+    }
+
+    pub(crate) fn check(&self) -> Result<(), StartError> {
+        if ServerName::try_from(self.relay_host.as_str()).is_err() || self.relay_port == 0 {
+            return Err(StartError::Relay {
+                host: self.relay_host.clone(),
+                port: self.relay_port,
+            });
+        }
+        match ServerName::try_from(self.access_point.as_str()) {
+            Ok(ServerName::DnsName(_)) => Ok(()),
+            _ => Err(StartError::AccessPoint {
+                name: self.access_point.clone(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_are_checked() {
+        assert!(
+            RemoteConfig::new("remote.example.com", 443, "sn.example.com")
+                .check()
+                .is_ok()
+        );
+        assert!(
+            RemoteConfig::new("::1", 443, "sn.example.com")
+                .check()
+                .is_ok()
+        );
+        for (host, port) in [("", 443), ("two words", 443), ("remote.example.com", 0)] {
+            let error = RemoteConfig::new(host, port, "sn.example.com")
+                .check()
+                .unwrap_err();
+            assert!(matches!(error, StartError::Relay { .. }), "{error}");
+        }
+        for name in ["", "https://sn.example.com", "192.0.2.1"] {
+            let error = RemoteConfig::new("remote.example.com", 443, name)
+                .check()
+                .unwrap_err();
+            assert!(matches!(error, StartError::AccessPoint { .. }), "{error}");
+        }
+    }
+}

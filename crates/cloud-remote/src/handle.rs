@@ -1,0 +1,312 @@
+//! Starting remote access, and what the one who started it can do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::access::{AccessRules, SharedAccess};
+use crate::application::Application;
+use crate::config::RemoteConfig;
+use crate::manager::{Manager, Orders, Parts};
+use crate::rotation::{CertificateError, CheckedCertificate};
+use crate::serial::{CertificateSerial, SerialError};
+use crate::serve::{Limits, Server};
+use crate::slots::Slots;
+use crate::source::{CertificateSource, CertificateStore, StoreError, TokenSource};
+use crate::status::{EVENTS, RemoteEvent, RemoteStatus, TunnelStatus};
+use crate::tasks::Tasks;
+use crate::tls::CurrentCertificate;
+
+/// The part of a stop's deadline, at most, that is kept for cutting what did not end by itself.
+const CUT_RESERVE: Duration = Duration::from_secs(1);
+
+/// Why remote access did not start. Nothing is left behind.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The relay's address makes no sense. A fault of the configuration.
+    #[error("the relay's address \"{host}\" port {port} is not a host name or address with a port")]
+    Relay {
+        /// The host that was given.
+        host: String,
+        /// The port that was given.
+        port: u16,
+    },
+    /// The access point is not a host name. A fault of the configuration.
+    #[error("the access point \"{name}\" is not a host name")]
+    AccessPoint {
+        /// What was given.
+        name: String,
+    },
+    /// There is nothing to serve.
+    #[error("remote access was given no application to serve")]
+    NoApplication,
+    /// The certificate could not be loaded. Trying again can help.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The certificate cannot be served.
+    #[error("the stored certificate cannot be served: {0}")]
+    Certificate(#[from] CertificateError),
+    /// TLS could not be set up.
+    #[error("TLS could not be set up: {0}")]
+    Tls(#[from] rustls::Error),
+}
+
+/// Something still ran when a stop's deadline was over.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("remote access did not end in time: {left} connections or tasks are left")]
+pub struct StopError {
+    /// How many.
+    pub left: usize,
+}
+
+/// The entry: [`RemoteAccess::builder`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct RemoteAccess;
+
+impl RemoteAccess {
+    /// Begins to set up remote access.
+    pub fn builder(config: RemoteConfig) -> RemoteAccessBuilder {
+        RemoteAccessBuilder {
+            config,
+            application: None,
+            access: AccessRules::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Sets up remote access; see [`RemoteAccess::builder`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct RemoteAccessBuilder {
+    config: RemoteConfig,
+    application: Option<Application>,
+    access: AccessRules,
+    limits: Limits,
+}
+
+impl RemoteAccessBuilder {
+    /// What callers reach. Has to be given.
+    pub fn application(mut self, application: Application) -> Self {
+        self.application = Some(application);
+        self
+    }
+
+    /// Who may connect. Default: everybody.
+    pub fn access(mut self, access: AccessRules) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Bounds on what callers can take.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Loads the certificate and starts. The tunnel comes up once [`RemoteHandle::set_messaging_online`] has told that
+    /// the platform can be asked for a token.
+    ///
+    /// An expired stored certificate, or one for another name, is served all the same, with a warning: the platform may be
+    /// about to replace it.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    ///
+    /// # Cancel safety
+    /// Until it returns, nothing has been started.
+    pub async fn start<T, C, S>(
+        self,
+        tokens: T,
+        certificates: C,
+        store: S,
+    ) -> Result<RemoteHandle, StartError>
+    where
+        T: TokenSource,
+        C: CertificateSource,
+        S: CertificateStore,
+    {
+        self.config.check()?;
+        let application = self.application.ok_or(StartError::NoApplication)?;
+        let certificate = CheckedCertificate::read(&store.load().await?)?;
+        warn_if_doubtful(&certificate, &self.config.access_point);
+
+        let served = CurrentCertificate::new(Arc::clone(&certificate.key));
+        let access = SharedAccess::new(self.access);
+        let tasks = Tasks::default();
+        let server = Server::new(
+            application,
+            Arc::clone(&served),
+            access.clone(),
+            self.limits,
+            tasks.clone(),
+        )?;
+        let slots = server.slots();
+        let (status, _) = watch::channel(RemoteStatus {
+            tunnel: TunnelStatus::WaitingForToken { cause: None },
+            token_valid: None,
+            certificate: certificate.status(),
+        });
+        let (events, _) = broadcast::channel(EVENTS);
+        let (online, online_orders) = watch::channel(false);
+        let (desired, desired_orders) = watch::channel(None);
+        let (stop, kill, ended) = (
+            CancellationToken::new(),
+            CancellationToken::new(),
+            CancellationToken::new(),
+        );
+        let inner = Inner {
+            online,
+            desired,
+            access,
+            slots,
+            status: status.subscribe(),
+            events: events.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            kill: kill.clone(),
+            ended: ended.clone(),
+        };
+        let parts = Parts {
+            config: self.config,
+            tokens: Arc::new(tokens),
+            certificates: Arc::new(certificates),
+            store: Arc::new(store),
+            server: Arc::new(server),
+            served,
+            tasks,
+            status,
+            events,
+        };
+        let manager = Manager::new(parts, certificate.serial);
+        let orders = Orders {
+            online: online_orders,
+            desired: desired_orders,
+            stop,
+            kill,
+        };
+        let guard = ended.drop_guard();
+        tokio::spawn(async move {
+            manager.run(orders).await;
+            drop(guard);
+        });
+        Ok(RemoteHandle {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+fn warn_if_doubtful(certificate: &CheckedCertificate, access_point: &str) {
+    let doubts = certificate
+        .check_dates(time::OffsetDateTime::now_utc())
+        .and_then(|()| certificate.check_name(access_point));
+    if let Err(error) = doubts {
+        tracing::warn!(%error, "the stored certificate will not satisfy callers; it is served until a better one comes");
+    }
+}
+
+/// Controls and watches remote access while it runs. Clones are the same one. When the last is dropped, remote access
+/// ends at once; [`RemoteHandle::stop`] ends it in good order.
+#[derive(Debug, Clone)]
+pub struct RemoteHandle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    online: watch::Sender<bool>,
+    desired: watch::Sender<Option<CertificateSerial>>,
+    access: SharedAccess,
+    slots: Slots,
+    status: watch::Receiver<RemoteStatus>,
+    events: broadcast::Sender<RemoteEvent>,
+    tasks: Tasks,
+    stop: CancellationToken,
+    kill: CancellationToken,
+    ended: CancellationToken,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.kill.cancel();
+        self.stop.cancel();
+    }
+}
+
+impl RemoteHandle {
+    /// Tells whether the platform can be asked for tokens and certificates. It cannot at the start.
+    ///
+    /// A change to `false` gives up the requests that are under way; their answers would come on a connection that is
+    /// gone. The tunnel stays.
+    pub fn set_messaging_online(&self, online: bool) {
+        // Said again, it is no news; said after a change back that nobody saw, neither.
+        self.inner
+            .online
+            .send_if_modified(|current| std::mem::replace(current, online) != online);
+    }
+
+    /// Tells which certificate the platform wishes to be served, by its serial number in decimal. If it is another than
+    /// the one that is served, it is asked for, checked, stored and served.
+    ///
+    /// # Errors
+    /// [`SerialError`] if this is not a serial number in decimal; then nothing changes.
+    pub fn desired_serial(&self, serial: &str) -> Result<(), SerialError> {
+        self.inner.desired.send_replace(Some(serial.parse()?));
+        Ok(())
+    }
+
+    /// Replaces the rules for who may connect. They hold for new connections; those that are open stay.
+    pub fn set_access(&self, rules: AccessRules) {
+        self.inner.access.set(rules);
+    }
+
+    /// The state of remote access, now and on each change.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<RemoteStatus> {
+        self.inner.status.clone()
+    }
+
+    /// What happens from now on. A reader who falls more than 64 events behind loses the oldest ones.
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<RemoteEvent> {
+        self.inner.events.subscribe()
+    }
+
+    /// How many public connections are open.
+    #[must_use]
+    pub fn open_connections(&self) -> usize {
+        self.inner.slots.in_use()
+    }
+
+    /// Ends remote access: no new connections; those that are open may end by themselves for most of `deadline`, and
+    /// are cut then. Returns as soon as nothing is left. May be called again, and from several places.
+    ///
+    /// # Errors
+    /// [`StopError`] if something is left at the deadline: the application holds on to an upgraded connection without
+    /// reading from it. It is cut, and goes when the application looks at it.
+    ///
+    /// # Cancel safety
+    /// Remote access ends all the same, but open connections are not cut until the handle is dropped or `stop` is
+    /// called again.
+    pub async fn stop(&self, deadline: Duration) -> Result<(), StopError> {
+        let inner = &self.inner;
+        inner.stop.cancel();
+        let reserve = CUT_RESERVE.min(deadline / 4);
+        let in_time =
+            tokio::time::timeout(deadline.saturating_sub(reserve), inner.ended.cancelled()).await;
+        if in_time.is_err() {
+            inner.kill.cancel();
+            let _ = tokio::time::timeout(reserve, inner.ended.cancelled()).await;
+        }
+        let left = inner.tasks.count() + usize::from(!inner.ended.is_cancelled());
+        if left == 0 {
+            Ok(())
+        } else {
+            Err(StopError { left })
+        }
+    }
+}

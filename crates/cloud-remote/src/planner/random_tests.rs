@@ -1,0 +1,250 @@
+//! Random schedules: a platform, a relay and a clock that misbehave by seed. After each step the planner's invariants
+//! hold; after the misbehaviour ends, the tunnel is up and the certificate is the newest.
+
+use super::*;
+
+struct World {
+    rng: StdRng,
+    planner: Planner,
+    elapsed: Duration,
+    wall_error: i64,
+    token_asked: Option<Id>,
+    connecting: Option<Id>,
+    up: Option<Id>,
+    certificate_asked: Option<Id>,
+    installing: Option<(Id, CertificateSerial)>,
+    kept: bool,
+    served: CertificateSerial,
+    desired: CertificateSerial,
+    /// Every id that was ever given out, for answers that come too late.
+    stale: Vec<Id>,
+    requests: u32,
+    single_use: bool,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let served: CertificateSerial = "1".parse().unwrap();
+        Self {
+            planner: Planner::new(served.clone(), seed),
+            elapsed: Duration::ZERO,
+            wall_error: rng.random_range(-2_000_000_000..2_000_000_000),
+            single_use: rng.random_bool(0.3),
+            rng,
+            token_asked: None,
+            connecting: None,
+            up: None,
+            certificate_asked: None,
+            installing: None,
+            kept: false,
+            desired: served.clone(),
+            served,
+            stale: Vec::new(),
+            requests: 0,
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let unix = 1_893_456_000 + i64::try_from(self.elapsed.as_secs()).unwrap() + self.wall_error;
+        let actions = self.planner.step(
+            Now {
+                elapsed: self.elapsed,
+                unix,
+            },
+            event,
+        );
+        for action in actions {
+            self.carry_out(action);
+        }
+        assert!(
+            self.planner.next_wake() > self.elapsed,
+            "a wake-up that is due already would spin"
+        );
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::RequestToken(id) => {
+                assert!(
+                    self.token_asked.replace(id).is_none(),
+                    "two requests for a token at once"
+                );
+                self.requests += 1;
+            }
+            Action::AbandonToken { id, .. } => {
+                assert_eq!(self.token_asked.take(), Some(id));
+                self.stale.push(id);
+            }
+            Action::KeepToken(_) => self.kept = true,
+            Action::DropToken => {
+                assert!(std::mem::take(&mut self.kept), "there was no token to drop")
+            }
+            Action::ClockDoubted { .. } => {}
+            Action::Connect(id) => {
+                assert!(self.kept, "connected without a token");
+                assert!(self.up.is_none(), "a running tunnel was replaced");
+                assert!(
+                    self.connecting.replace(id).is_none(),
+                    "two attempts at once"
+                );
+            }
+            Action::AbandonConnect(id) => {
+                assert_eq!(self.connecting.take(), Some(id));
+                self.stale.push(id);
+            }
+            Action::RequestCertificate(id, serial) => {
+                assert_eq!(serial, self.desired);
+                assert!(self.installing.is_none() && self.certificate_asked.replace(id).is_none());
+            }
+            Action::AbandonCertificate { id, .. } => {
+                assert_eq!(self.certificate_asked.take(), Some(id));
+                self.stale.push(id);
+            }
+            Action::Install(id, serial) => assert!(self.installing.replace((id, serial)).is_none()),
+        }
+    }
+
+    fn token_facts(&mut self, sane: bool) -> TokenFacts {
+        let lifetime = if sane {
+            86_400
+        } else {
+            self.rng.random_range(-100..100_000)
+        };
+        let valid = 1_893_456_000 + i64::try_from(self.elapsed.as_secs()).unwrap() + lifetime;
+        TokenFacts {
+            valid,
+            single_use: self.single_use,
+        }
+    }
+
+    /// Answers whatever is open; `good` decides whether well.
+    fn answer(&mut self, good: bool) {
+        if let Some(id) = self.token_asked.take() {
+            let facts = self.token_facts(good);
+            self.stale.push(id);
+            self.step(Event::Token {
+                id,
+                result: if good { Ok(facts) } else { Err(()) },
+            });
+        }
+        if let Some(id) = self.connecting.take() {
+            if good {
+                self.up = Some(id);
+                self.step(Event::TunnelUp { id });
+            } else {
+                self.stale.push(id);
+                let refused = self.rng.random_bool(0.5);
+                let fault = if refused {
+                    ConnectFault::Refused
+                } else {
+                    ConnectFault::Unreachable
+                };
+                self.step(Event::TunnelFailed { id, fault });
+            }
+        }
+        if let Some(id) = self.certificate_asked.take() {
+            self.stale.push(id);
+            self.step(Event::Certificate {
+                id,
+                result: if good { Ok(()) } else { Err(()) },
+            });
+        }
+        if let Some((id, serial)) = self.installing.take() {
+            if good {
+                self.served = serial;
+            }
+            self.step(Event::Installed {
+                id,
+                result: if good { Ok(()) } else { Err(()) },
+            });
+        }
+    }
+
+    fn disturb(&mut self) {
+        match self.rng.random_range(0..9) {
+            0 => {
+                let online = self.rng.random();
+                self.step(Event::Messaging(online));
+            }
+            1 => {
+                if let Some(id) = self.up.take() {
+                    self.stale.push(id);
+                    self.step(Event::TunnelLost { id });
+                }
+            }
+            2 => {
+                self.desired = self.rng.random_range(1..5_u32).to_string().parse().unwrap();
+                self.step(Event::Desired(self.desired.clone()));
+            }
+            3 => self.wall_error = self.rng.random_range(-2_000_000_000..2_000_000_000),
+            4 => {
+                // Something of long ago comes back.
+                if !self.stale.is_empty() {
+                    let id = self.stale[self.rng.random_range(0..self.stale.len())];
+                    let facts = self.token_facts(true);
+                    let before = format!("{:?}", self.planner.tunnel());
+                    self.step(Event::Token {
+                        id,
+                        result: Ok(facts),
+                    });
+                    self.step(Event::TunnelUp { id });
+                    self.step(Event::TunnelLost { id });
+                    self.step(Event::Certificate { id, result: Ok(()) });
+                    self.step(Event::Installed { id, result: Ok(()) });
+                    assert_eq!(
+                        before,
+                        format!("{:?}", self.planner.tunnel()),
+                        "an answer of long ago had an effect"
+                    );
+                }
+            }
+            5 | 6 => {
+                let good = self.rng.random();
+                self.answer(good);
+            }
+            _ => {
+                let wake = self.planner.next_wake();
+                let jump = self.elapsed + Duration::from_secs(self.rng.random_range(0..4_000));
+                self.elapsed = if self.rng.random() {
+                    wake.max(self.elapsed)
+                } else {
+                    jump
+                };
+                self.step(Event::Tick);
+            }
+        }
+    }
+}
+
+#[test]
+fn invariants_hold_under_random_schedules_and_calm_brings_everything_up() {
+    for seed in 0..500 {
+        let mut world = World::new(seed);
+        for _ in 0..400 {
+            world.disturb();
+        }
+        // The faults end.
+        world.wall_error = 0;
+        world.step(Event::Messaging(true));
+        let end = world.elapsed + Duration::from_secs(3 * 3_600);
+        let before = world.requests;
+        while world.elapsed < end {
+            world.answer(true);
+            world.elapsed = world.planner.next_wake();
+            world.step(Event::Tick);
+        }
+        world.answer(true);
+        assert!(
+            matches!(world.planner.tunnel(), TunnelPhase::Up { .. }),
+            "seed {seed}: {:?}",
+            world.planner
+        );
+        assert_eq!(world.served, world.desired, "seed {seed}");
+        assert!(
+            world.requests - before <= 40,
+            "seed {seed}: {} requests in three hours",
+            world.requests - before
+        );
+    }
+}

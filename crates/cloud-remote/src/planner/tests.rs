@@ -1,0 +1,563 @@
+//! One test for each rule, on a clock that is moved by hand.
+
+use super::*;
+
+/// 2030-01-01: what the wall clock of these tests shows at the start.
+const WALL: i64 = 1_893_456_000;
+const HOUR: u64 = 3_600;
+
+/// A planner and its clocks.
+struct Bench {
+    planner: Planner,
+    elapsed: Duration,
+    wall_error: i64,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self {
+            planner: Planner::new(serial(1), 7),
+            elapsed: Duration::ZERO,
+            wall_error: 0,
+        }
+    }
+
+    fn online() -> (Self, Id) {
+        let mut bench = Self::new();
+        let actions = bench.step(Event::Messaging(true));
+        let [Action::RequestToken(id)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        (bench, id)
+    }
+
+    /// A bench whose tunnel is up with a token valid for `seconds`.
+    fn up(seconds: u64, single_use: bool) -> (Self, Id) {
+        let (mut bench, id) = Self::online();
+        let actions = bench.token(id, seconds, single_use);
+        let [Action::KeepToken(_), Action::Connect(tunnel)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(bench.step(Event::TunnelUp { id: tunnel }), []);
+        (bench, tunnel)
+    }
+
+    fn step(&mut self, event: Event) -> Vec<Action> {
+        let unix = WALL + i64::try_from(self.elapsed.as_secs()).unwrap() + self.wall_error;
+        self.planner.step(
+            Now {
+                elapsed: self.elapsed,
+                unix,
+            },
+            event,
+        )
+    }
+
+    fn token(&mut self, id: Id, seconds: u64, single_use: bool) -> Vec<Action> {
+        let valid = WALL + i64::try_from(self.elapsed.as_secs() + seconds).unwrap();
+        self.step(Event::Token {
+            id,
+            result: Ok(TokenFacts { valid, single_use }),
+        })
+    }
+
+    /// Lets time pass, waking the planner whenever it wishes, until something is to be done.
+    fn until_action(&mut self, limit: Duration) -> Option<(Duration, Vec<Action>)> {
+        let (start, end) = (self.elapsed, self.elapsed + limit);
+        loop {
+            let wake = self.planner.next_wake();
+            assert!(wake > self.elapsed, "a wake-up in the past never ends");
+            if wake > end {
+                self.elapsed = end;
+                return None;
+            }
+            self.elapsed = wake;
+            let actions = self.step(Event::Tick);
+            if !actions.is_empty() {
+                return Some((self.elapsed - start, actions));
+            }
+        }
+    }
+
+    fn expect(&mut self, limit: Duration) -> (Duration, Vec<Action>) {
+        self.until_action(limit)
+            .expect("an action within the limit")
+    }
+}
+
+fn serial(number: u32) -> CertificateSerial {
+    number.to_string().parse().unwrap()
+}
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn nothing_is_asked_while_offline() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.step(Event::Desired(serial(2))), []);
+    assert_eq!(bench.until_action(secs(24 * HOUR)), None);
+}
+
+#[test]
+fn a_token_is_asked_for_at_once_and_the_tunnel_connects_at_once() {
+    let (mut bench, _) = Bench::up(24 * HOUR, false);
+    assert!(matches!(bench.planner.tunnel(), TunnelPhase::Up { .. }));
+    assert_eq!(bench.until_action(secs(HOUR)), None);
+}
+
+#[test]
+fn no_second_request_while_one_is_waited_for() {
+    let (mut bench, _) = Bench::online();
+    for _ in 0..10 {
+        bench.elapsed += secs(5);
+        assert_eq!(bench.step(Event::Messaging(true)), []);
+        assert_eq!(bench.step(Event::Tick), []);
+    }
+}
+
+#[test]
+fn no_answer_in_a_minute_is_asked_again_with_growing_delays_and_a_new_id() {
+    let (mut bench, first) = Bench::online();
+    let (after, actions) = bench.expect(secs(120));
+    assert_eq!(
+        (after, actions),
+        (
+            ANSWER_LIMIT,
+            vec![Action::AbandonToken {
+                id: first,
+                timed_out: true
+            }]
+        )
+    );
+    let mut delays = Vec::new();
+    let mut ids = vec![first];
+    for _ in 0..12 {
+        let (delay, actions) = bench.expect(secs(600));
+        let [Action::RequestToken(id)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        assert!(!ids.contains(&id));
+        ids.push(id);
+        delays.push(delay);
+        assert_eq!(
+            bench.step(Event::Token {
+                id,
+                result: Err(())
+            }),
+            []
+        );
+    }
+    assert!(delays[0] <= secs(5) && delays[4] >= secs(40), "{delays:?}");
+    assert!(
+        delays
+            .iter()
+            .all(|delay| *delay >= Duration::from_millis(2_500) && *delay <= secs(300)),
+        "{delays:?}"
+    );
+}
+
+#[test]
+fn a_late_or_unasked_answer_changes_nothing() {
+    let (mut bench, late) = Bench::online();
+    bench.expect(secs(120));
+    assert_eq!(bench.token(late, HOUR, false), []);
+    let (_, actions) = bench.expect(secs(10));
+    let [Action::RequestToken(current)] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(bench.token(late, HOUR, false), []);
+    assert_eq!(bench.token(Id(999), HOUR, false), []);
+    assert!(matches!(
+        bench.token(current, HOUR, false)[..],
+        [Action::KeepToken(_), Action::Connect(_)]
+    ));
+    assert_eq!(
+        bench.token(current, HOUR, false),
+        [],
+        "the second answer to one request"
+    );
+}
+
+#[test]
+fn losing_the_session_abandons_the_request_and_its_return_asks_anew() {
+    let (mut bench, id) = Bench::online();
+    assert_eq!(
+        bench.step(Event::Messaging(false)),
+        [Action::AbandonToken {
+            id,
+            timed_out: false
+        }]
+    );
+    assert_eq!(bench.token(id, HOUR, false), []);
+    assert!(
+        matches!(bench.step(Event::Messaging(true))[..], [Action::RequestToken(new)] if new != id)
+    );
+}
+
+#[test]
+fn a_refresh_comes_fifteen_minutes_ahead_and_leaves_the_tunnel_alone() {
+    let (mut bench, tunnel) = Bench::up(HOUR, false);
+    let (after, actions) = bench.expect(secs(HOUR));
+    assert_eq!(after, secs(HOUR) - REFRESH_BEFORE);
+    let [Action::RequestToken(id)] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(bench.token(id, HOUR, false), [Action::KeepToken(id)]);
+    assert!(matches!(bench.planner.tunnel(), TunnelPhase::Up { id, .. } if id == tunnel));
+}
+
+#[test]
+fn a_token_that_runs_out_while_offline_does_not_touch_the_tunnel() {
+    let (mut bench, _) = Bench::up(HOUR, false);
+    bench.step(Event::Messaging(false));
+    let (_, actions) = bench.expect(secs(2 * HOUR));
+    assert_eq!(actions, [Action::DropToken]);
+    assert!(matches!(bench.planner.tunnel(), TunnelPhase::Up { .. }));
+}
+
+#[test]
+fn a_lost_tunnel_comes_back_after_one_to_fifteen_seconds_with_the_same_token() {
+    let (mut bench, id) = Bench::up(24 * HOUR, false);
+    bench.elapsed += secs(HOUR);
+    assert_eq!(bench.step(Event::TunnelLost { id }), []);
+    let (after, actions) = bench.expect(secs(60));
+    assert!(matches!(actions[..], [Action::Connect(_)]), "{actions:?}");
+    assert!(after >= secs(1) && after <= secs(15), "{after:?}");
+}
+
+#[test]
+fn tunnel_delays_grow_with_failures_and_only_time_connected_resets_them() {
+    let (mut bench, id) = Bench::up(24 * HOUR, false);
+    let mut longest = Duration::ZERO;
+    let mut current = id;
+    for _ in 0..20 {
+        // Connected for a moment each time: no reason to be impatient.
+        bench.elapsed += secs(1);
+        assert_eq!(bench.step(Event::TunnelLost { id: current }), []);
+        let (after, actions) = bench.expect(secs(600));
+        let [Action::Connect(next)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        bench.step(Event::TunnelUp { id: next });
+        assert!(after <= secs(120));
+        longest = longest.max(after);
+        current = next;
+    }
+    assert!(longest > secs(15), "{longest:?}");
+    bench.elapsed += STABLE;
+    bench.step(Event::TunnelLost { id: current });
+    assert!(bench.expect(secs(600)).0 <= secs(15));
+}
+
+#[test]
+fn a_connection_attempt_has_thirty_seconds() {
+    let (mut bench, id) = Bench::online();
+    let actions = bench.token(id, 24 * HOUR, false);
+    let [_, Action::Connect(attempt)] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    let (after, actions) = bench.expect(secs(60));
+    assert_eq!(
+        (after, actions),
+        (CONNECT_LIMIT, vec![Action::AbandonConnect(attempt)])
+    );
+    assert_eq!(bench.step(Event::TunnelUp { id: attempt }), []);
+    assert!(
+        matches!(bench.planner.tunnel(), TunnelPhase::Waiting { .. }),
+        "a late success does not count"
+    );
+}
+
+#[test]
+fn an_expired_token_is_replaced_before_the_next_attempt() {
+    let (mut bench, id) = Bench::up(HOUR, false);
+    bench.step(Event::Messaging(false));
+    bench.elapsed += secs(2 * HOUR);
+    assert_eq!(bench.step(Event::TunnelLost { id }), [Action::DropToken]);
+    assert_eq!(bench.until_action(secs(HOUR)), None);
+    let actions = bench.step(Event::Messaging(true));
+    let [Action::RequestToken(id)] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert!(matches!(
+        bench.token(id, HOUR, false)[..],
+        [Action::KeepToken(_), Action::Connect(_)]
+    ));
+}
+
+#[test]
+fn an_unreachable_relay_does_not_cost_tokens() {
+    let (mut bench, id) = Bench::online();
+    let actions = bench.token(id, 24 * HOUR, false);
+    let [_, Action::Connect(mut attempt)] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    for _ in 0..50 {
+        assert_eq!(
+            bench.step(Event::TunnelFailed {
+                id: attempt,
+                fault: ConnectFault::Unreachable
+            }),
+            []
+        );
+        let (_, actions) = bench.expect(secs(600));
+        let [Action::Connect(next)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        attempt = next;
+    }
+}
+
+#[test]
+fn a_token_refused_twice_is_replaced_with_growing_delays() {
+    let (mut bench, mut request) = Bench::online();
+    let mut delays = Vec::new();
+    for _ in 0..8 {
+        let actions = bench.token(request, 24 * HOUR, false);
+        let [_, Action::Connect(attempt)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(
+            bench.step(Event::TunnelFailed {
+                id: attempt,
+                fault: ConnectFault::Refused
+            }),
+            []
+        );
+        let (_, actions) = bench.expect(secs(200));
+        let [Action::Connect(attempt)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        let actions = bench.step(Event::TunnelFailed {
+            id: attempt,
+            fault: ConnectFault::Refused,
+        });
+        assert_eq!(actions, [Action::DropToken]);
+        let (delay, actions) = bench.expect(secs(600));
+        let [Action::RequestToken(next)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        delays.push(delay);
+        request = next;
+    }
+    assert!(delays[0] <= secs(5) && delays[7] >= secs(150), "{delays:?}");
+}
+
+#[test]
+fn a_single_use_token_is_replaced_before_each_connection() {
+    let (mut bench, id) = Bench::up(24 * HOUR, true);
+    assert_eq!(
+        bench.until_action(secs(HOUR)),
+        None,
+        "no new one is needed while the tunnel is up"
+    );
+    let actions = bench.step(Event::TunnelLost { id });
+    let [Action::RequestToken(request)] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(
+        bench.token(request, 24 * HOUR, true),
+        [Action::KeepToken(request)]
+    );
+    let (after, actions) = bench.expect(secs(60));
+    let [Action::Connect(attempt)] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert!(after <= secs(15));
+    let actions = bench.step(Event::TunnelFailed {
+        id: attempt,
+        fault: ConnectFault::Unreachable,
+    });
+    assert!(
+        matches!(actions[..], [Action::RequestToken(_)]),
+        "its keys may have been used: {actions:?}"
+    );
+}
+
+#[test]
+fn a_wall_clock_that_is_ahead_neither_blocks_nor_loops() {
+    let (mut bench, id) = Bench::online();
+    bench.wall_error = 100 * i64::try_from(HOUR).unwrap();
+    let actions = bench.token(id, 24 * HOUR, false);
+    assert!(
+        matches!(actions[..], [Action::ClockDoubted { left }, Action::KeepToken(_), Action::Connect(_)] if left < 0)
+    );
+    let mut requests = 0;
+    let end = bench.elapsed + secs(24 * HOUR);
+    let [.., Action::Connect(tunnel)] = actions[..] else {
+        unreachable!()
+    };
+    bench.step(Event::TunnelUp { id: tunnel });
+    while bench.elapsed < end {
+        let Some((_, actions)) = bench.until_action(end - bench.elapsed) else {
+            break;
+        };
+        let [Action::RequestToken(id)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        requests += 1;
+        bench.token(id, 24 * HOUR, false);
+    }
+    assert!((20..=24).contains(&requests), "{requests}");
+}
+
+#[test]
+fn a_wall_clock_at_the_epoch_neither_blocks_nor_keeps_a_token_for_ever() {
+    let (mut bench, id) = Bench::online();
+    bench.wall_error = -WALL;
+    let actions = bench.token(id, HOUR, false);
+    let [Action::ClockDoubted { .. }, _, Action::Connect(tunnel)] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    bench.step(Event::TunnelUp { id: tunnel });
+    let (after, actions) = bench.expect(secs(2 * HOUR));
+    assert!(matches!(actions[..], [Action::RequestToken(_)]));
+    assert!(after <= secs(HOUR));
+}
+
+#[test]
+fn short_lived_tokens_are_refreshed_no_more_often_than_every_five_minutes() {
+    let (mut bench, _) = Bench::up(10 * 60, false);
+    for _ in 0..10 {
+        let (after, actions) = bench.expect(secs(HOUR));
+        assert!(after >= CHECK_INTERVAL);
+        let [Action::RequestToken(id)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        bench.token(id, 10 * 60, false);
+    }
+}
+
+#[test]
+fn a_wished_for_certificate_is_asked_for_installed_and_then_left_alone() {
+    let (mut bench, _) = Bench::up(240 * HOUR, false);
+    assert_eq!(bench.step(Event::Desired(serial(1))), [], "served already");
+    let actions = bench.step(Event::Desired(serial(2)));
+    let [Action::RequestCertificate(id, ref wanted)] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(*wanted, serial(2));
+    assert_eq!(
+        bench.step(Event::Desired(serial(2))),
+        [],
+        "asked for already"
+    );
+    let actions = bench.step(Event::Certificate { id, result: Ok(()) });
+    assert_eq!(actions, [Action::Install(id, serial(2))]);
+    assert_eq!(bench.step(Event::Installed { id, result: Ok(()) }), []);
+    assert_eq!(bench.until_action(secs(24 * HOUR)), None);
+}
+
+#[test]
+fn a_failed_rotation_is_tried_again_with_growing_delays() {
+    let (mut bench, _) = Bench::up(24_000 * HOUR, false);
+    let mut actions = bench.step(Event::Desired(serial(2)));
+    let mut delays = Vec::new();
+    for round in 0..12 {
+        let [Action::RequestCertificate(id, _)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        if round % 2 == 0 {
+            assert_eq!(
+                bench.step(Event::Certificate {
+                    id,
+                    result: Err(())
+                }),
+                []
+            );
+        } else {
+            bench.step(Event::Certificate { id, result: Ok(()) });
+            assert_eq!(
+                bench.step(Event::Installed {
+                    id,
+                    result: Err(())
+                }),
+                []
+            );
+        }
+        let (delay, next) = bench.expect(secs(2 * HOUR));
+        delays.push(delay);
+        actions = next;
+    }
+    assert!(
+        delays[0] <= secs(30) && delays[11] >= secs(1_800) && delays[11] <= secs(3_600),
+        "{delays:?}"
+    );
+}
+
+#[test]
+fn a_newer_wish_replaces_the_request_and_its_answer_is_ignored() {
+    let (mut bench, _) = Bench::up(24 * HOUR, false);
+    let actions = bench.step(Event::Desired(serial(2)));
+    let [Action::RequestCertificate(old, _)] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    let actions = bench.step(Event::Desired(serial(3)));
+    let [
+        Action::AbandonCertificate {
+            id,
+            timed_out: false,
+        },
+        Action::RequestCertificate(new, _),
+    ] = actions[..]
+    else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(id, old);
+    assert_eq!(
+        bench.step(Event::Certificate {
+            id: old,
+            result: Ok(())
+        }),
+        []
+    );
+    assert!(matches!(
+        bench.step(Event::Certificate {
+            id: new,
+            result: Ok(())
+        })[..],
+        [Action::Install(..)]
+    ));
+}
+
+#[test]
+fn a_wish_during_an_installation_is_served_after_it() {
+    let (mut bench, _) = Bench::up(24 * HOUR, false);
+    let actions = bench.step(Event::Desired(serial(2)));
+    let [Action::RequestCertificate(id, _)] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    bench.step(Event::Certificate { id, result: Ok(()) });
+    assert_eq!(
+        bench.step(Event::Messaging(false)),
+        [],
+        "an installation is never cut short"
+    );
+    assert_eq!(bench.step(Event::Messaging(true)), []);
+    assert_eq!(bench.step(Event::Desired(serial(3))), []);
+    let actions = bench.step(Event::Installed { id, result: Ok(()) });
+    assert!(
+        matches!(&actions[..], [Action::RequestCertificate(_, wanted)] if *wanted == serial(3)),
+        "{actions:?}"
+    );
+}
+
+#[test]
+fn a_certificate_answer_is_waited_for_a_minute() {
+    let (mut bench, _) = Bench::up(24 * HOUR, false);
+    bench.step(Event::Desired(serial(2)));
+    let (after, actions) = bench.expect(secs(120));
+    assert_eq!(after, ANSWER_LIMIT);
+    assert!(
+        matches!(
+            actions[..],
+            [Action::AbandonCertificate {
+                timed_out: true,
+                ..
+            }]
+        ),
+        "{actions:?}"
+    );
+}

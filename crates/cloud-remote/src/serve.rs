@@ -1,0 +1,308 @@
+//! Serves the public connections that come through the tunnel, each in a task of its own.
+//!
+//! A connection passes the access rules and the limits, then TLS (unless it is passed through), then reaches the
+//! application. What goes wrong in one of them is its own affair: it is logged at debug level, and the others and the
+//! tunnel notice nothing.
+//!
+//! Invariants
+//! - Handing a connection over never waits.
+//! - Each stage has a time limit: TLS handshake, request header, and for what follows the relay's own idle limit.
+//!
+//! Protocol: `docs/protocol.md`, "Remote access".
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use snitun::Channel;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tower::ServiceExt;
+
+use crate::BoxError;
+use crate::access::SharedAccess;
+use crate::application::{Application, ClientAddr, HttpService};
+use crate::forward::{self, page};
+use crate::proxy_protocol::ProxyProtocol;
+use crate::relay;
+use crate::slots::{Slots, Slotted};
+use crate::tasks::Tasks;
+use crate::tls::{self, CurrentCertificate};
+use crate::upstream::Upstream;
+
+/// Of one HTTP/2 connection. Browsers rarely use more than a hundred.
+const STREAMS: u32 = 100;
+/// Of one request, both versions of HTTP: large cookies fit.
+const HEADER_SIZE: usize = 64 * 1024;
+/// An HTTP/2 connection with requests under way is asked whether it is alive this often, and given as long to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+
+/// Bounds on what callers can take of this device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Connections at once, in all. Default 256.
+    pub connections: usize,
+    /// Connections at once from one address. Default 64: a household behind one address, with several browsers.
+    pub connections_per_address: usize,
+    /// For a TLS handshake. Default 10 s.
+    pub tls_handshake: Duration,
+    /// For a request's header, from the end of the request before; so an idle HTTP/1.1 connection lives this long. Default 30 s.
+    pub request_header: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            connections_per_address: 64,
+            tls_handshake: Duration::from_secs(10),
+            request_header: Duration::from_secs(30),
+        }
+    }
+}
+
+/// See the [module](self).
+pub(crate) struct Server {
+    serving: Serving,
+    access: SharedAccess,
+    limits: Limits,
+    slots: Slots,
+    tasks: Tasks,
+}
+
+/// The application with all that is made only once for it.
+enum Serving {
+    Http {
+        tls: TlsAcceptor,
+        service: HttpService,
+        builders: Box<Builders>,
+    },
+    Tcp {
+        tls: TlsAcceptor,
+        upstream: Upstream,
+        proxy_protocol: Option<ProxyProtocol>,
+    },
+    Passthrough {
+        upstream: Upstream,
+    },
+}
+
+impl Server {
+    pub(crate) fn new(
+        application: Application,
+        certificate: Arc<CurrentCertificate>,
+        access: SharedAccess,
+        limits: Limits,
+        tasks: Tasks,
+    ) -> Result<Self, rustls::Error> {
+        let http = |service, certificate, websocket_over_http2| {
+            let builders = Box::new(Builders::new(&limits, &tasks, websocket_over_http2));
+            let tls = TlsAcceptor::from(tls::server_config(certificate, &[b"h2", b"http/1.1"])?);
+            Ok::<_, rustls::Error>(Serving::Http {
+                tls,
+                service,
+                builders,
+            })
+        };
+        let serving = match application {
+            Application::Service(service) => http(service.0, certificate, true)?,
+            // The application behind speaks HTTP/1.1, where WebSockets start in another way.
+            Application::Forward(upstream) => http(
+                forward::service(upstream, tasks.clone()),
+                certificate,
+                false,
+            )?,
+            Application::ForwardTcp {
+                upstream,
+                proxy_protocol,
+            } => {
+                // Nothing is known of what is spoken inside, so nothing is agreed on.
+                let tls = TlsAcceptor::from(tls::server_config(certificate, &[])?);
+                Serving::Tcp {
+                    tls,
+                    upstream,
+                    proxy_protocol,
+                }
+            }
+            Application::Passthrough(upstream) => Serving::Passthrough { upstream },
+        };
+        let slots = Slots::new(limits.connections, limits.connections_per_address);
+        Ok(Self {
+            serving,
+            access,
+            limits,
+            slots,
+            tasks,
+        })
+    }
+
+    /// Where it counts its connections.
+    pub(crate) fn slots(&self) -> Slots {
+        self.slots.clone()
+    }
+
+    /// Takes over a channel of the tunnel. Returns at once.
+    pub(crate) fn accept_channel(self: &Arc<Self>, channel: Channel) {
+        let address = channel.peer_ip();
+        self.accept(channel, address);
+    }
+
+    /// Takes over one public connection. Returns at once.
+    pub(crate) fn accept<S>(self: &Arc<Self>, stream: S, address: Option<IpAddr>)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        // An IPv6 caller shows as 0.0.0.0 where the protocol has no room for its address.
+        let address = address
+            .map(|address| address.to_canonical())
+            .filter(|address| !address.is_unspecified());
+        if !self.access.permits(address) {
+            tracing::debug!(caller = ?address, "a caller was refused by the access rules");
+            return;
+        }
+        let slot = match self.slots.take(address) {
+            Ok(slot) => slot,
+            Err(limit) => {
+                tracing::warn!(caller = ?address, ?limit, "too many connections: a caller was refused");
+                return;
+            }
+        };
+        let stream = Slotted::new(stream, slot, self.tasks.token());
+        let server = Arc::clone(self);
+        self.tasks.spawn(async move {
+            match server.serve(stream, address).await {
+                Ok(()) => tracing::trace!(caller = ?address, "a public connection has ended"),
+                Err(error) => {
+                    tracing::debug!(caller = ?address, %error, "a public connection has ended")
+                }
+            }
+        });
+    }
+
+    async fn serve<S>(&self, stream: S, address: Option<IpAddr>) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        match &self.serving {
+            Serving::Http {
+                tls,
+                service,
+                builders,
+            } => {
+                let stream = self.handshake(tls, stream).await?;
+                let builder = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    &builders.http2
+                } else {
+                    &builders.http1
+                };
+                self.serve_http(stream, builder, service.clone(), address)
+                    .await
+            }
+            Serving::Tcp {
+                tls,
+                upstream,
+                proxy_protocol,
+            } => {
+                let stream = self.handshake(tls, stream).await?;
+                let header = proxy_protocol
+                    .map(|version| version.header(address))
+                    .unwrap_or_default();
+                Ok(relay::to_upstream(stream, *upstream, &header).await?)
+            }
+            Serving::Passthrough { upstream } => {
+                Ok(relay::to_upstream(stream, *upstream, &[]).await?)
+            }
+        }
+    }
+
+    async fn handshake<S>(&self, tls: &TlsAcceptor, stream: S) -> Result<TlsStream<S>, BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        match timeout(self.limits.tls_handshake, tls.accept(stream)).await {
+            Ok(stream) => Ok(stream?),
+            Err(_) => Err("the TLS handshake took too long".into()),
+        }
+    }
+
+    async fn serve_http<S>(
+        &self,
+        stream: S,
+        builder: &auto::Builder<Tasks>,
+        service: HttpService,
+        address: Option<IpAddr>,
+    ) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(ClientAddr(address));
+            let service = service.clone();
+            async move {
+                Ok::<_, Infallible>(service.oneshot(request).await.unwrap_or_else(|error| {
+                    tracing::warn!(%error, "the application failed to answer a request");
+                    page(
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        "The application on this device has failed.",
+                    )
+                }))
+            }
+        });
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = self.tasks.draining() => connection.as_mut().graceful_shutdown(),
+        }
+        connection.await
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Server")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One for each version of HTTP.
+struct Builders {
+    http1: auto::Builder<Tasks>,
+    http2: auto::Builder<Tasks>,
+}
+
+impl Builders {
+    /// Which version of HTTP is spoken is settled by ALPN, so neither builder has to guess (which has no time limit).
+    fn new(limits: &Limits, tasks: &Tasks, websocket_over_http2: bool) -> Self {
+        let mut http1 = auto::Builder::new(tasks.clone()).http1_only();
+        http1
+            .http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.request_header)
+            .max_buf_size(HEADER_SIZE);
+        let mut http2 = auto::Builder::new(tasks.clone()).http2_only();
+        let mut settings = http2.http2();
+        settings
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .max_header_list_size(u32::try_from(HEADER_SIZE).unwrap_or(u32::MAX))
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE);
+        if websocket_over_http2 {
+            settings.enable_connect_protocol();
+        }
+        Self { http1, http2 }
+    }
+}

@@ -1,0 +1,178 @@
+//! How many connections there may be at once, in all and from one address.
+//!
+//! A connection's slot goes with its stream, so that it is held by whoever has the stream in the end: an upgraded
+//! connection belongs to the application.
+
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// The slots of one remote access. The table is bounded by the number of connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Slots {
+    limit: usize,
+    limit_per_address: usize,
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    total: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// Which limit a refused connection has met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    Total,
+    Address,
+}
+
+/// One connection's place; free again on drop.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    address: Option<IpAddr>,
+    taken: Arc<Mutex<Taken>>,
+}
+
+impl Slots {
+    pub(crate) fn new(limit: usize, limit_per_address: usize) -> Self {
+        Self {
+            limit,
+            limit_per_address,
+            taken: Arc::default(),
+        }
+    }
+
+    /// Takes a slot. Callers with an unknown address are limited by the total alone: they may be many.
+    pub(crate) fn take(&self, address: Option<IpAddr>) -> Result<Slot, Full> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.total >= self.limit {
+            return Err(Full::Total);
+        }
+        if let Some(address) = address {
+            let count = taken.by_address.get(&address).copied().unwrap_or(0);
+            if count >= self.limit_per_address {
+                return Err(Full::Address);
+            }
+            taken.by_address.insert(address, count + 1);
+        }
+        taken.total += 1;
+        Ok(Slot {
+            address,
+            taken: Arc::clone(&self.taken),
+        })
+    }
+
+    /// How many are taken.
+    pub(crate) fn in_use(&self) -> usize {
+        self.taken
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .total
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.total = taken.total.saturating_sub(1);
+        if let Some(address) = self.address
+            && let Some(count) = taken.by_address.get_mut(&address)
+        {
+            *count -= 1;
+            if *count == 0 {
+                taken.by_address.remove(&address);
+            }
+        }
+    }
+}
+
+/// A stream together with its slot; counts as a task while it lives.
+#[derive(Debug)]
+pub(crate) struct Slotted<S> {
+    stream: S,
+    _slot: Slot,
+    _task: TaskTrackerToken,
+}
+
+impl<S> Slotted<S> {
+    pub(crate) fn new(stream: S, slot: Slot, task: TaskTrackerToken) -> Self {
+        Self {
+            stream,
+            _slot: slot,
+            _task: task,
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Slotted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Slotted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_limits_hold_and_a_dropped_slot_is_free_again() {
+        let slots = Slots::new(3, 2);
+        let (one, other) = (
+            Some(IpAddr::from([192, 0, 2, 1])),
+            Some(IpAddr::from([192, 0, 2, 2])),
+        );
+        let first = slots.take(one).unwrap();
+        let second = slots.take(one).unwrap();
+        assert_eq!(slots.take(one).unwrap_err(), Full::Address);
+        let third = slots.take(other).unwrap();
+        assert_eq!(slots.take(None).unwrap_err(), Full::Total);
+        drop(first);
+        let fourth = slots.take(one).unwrap();
+        assert_eq!(slots.in_use(), 3);
+        drop((second, third, fourth));
+        assert_eq!(slots.in_use(), 0);
+        assert!(slots.taken.lock().unwrap().by_address.is_empty());
+    }
+}

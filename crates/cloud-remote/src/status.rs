@@ -1,0 +1,137 @@
+//! What remote access tells about itself: a status to look at, and events to follow.
+//!
+//! The status is a `watch`: the latest value, always there. Events are a `broadcast`: a reader who is too slow loses
+//! the oldest ones (and is told so), and never holds anything up.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use time::OffsetDateTime;
+
+use crate::rotation::CertificateError;
+use crate::serial::CertificateSerial;
+use crate::source::{SourceError, StoreError};
+
+/// Events kept for a slow reader. They are rare: some in a minute in the worst of times.
+pub(crate) const EVENTS: usize = 64;
+
+/// The state of remote access at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RemoteStatus {
+    /// What the tunnel is doing.
+    pub tunnel: TunnelStatus,
+    /// Until when the token is valid, in Unix seconds by the platform's clock; `None` without a token.
+    pub token_valid: Option<i64>,
+    /// The certificate that is served to new connections.
+    pub certificate: CertificateStatus,
+}
+
+impl RemoteStatus {
+    /// Whether the public can reach the device.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        matches!(self.tunnel, TunnelStatus::Connected { .. })
+    }
+}
+
+/// What the tunnel is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TunnelStatus {
+    /// There is no usable token yet.
+    WaitingForToken {
+        /// Why the last request for one failed, or the last token was given up.
+        cause: Option<String>,
+    },
+    /// Being connected.
+    Connecting,
+    /// Connected: the relay has answered.
+    Connected {
+        /// Where the public reaches the device.
+        url: String,
+        /// Since when, by the wall clock.
+        since: SystemTime,
+    },
+    /// Not connected, and to be tried again.
+    Waiting {
+        /// When, by the wall clock of now.
+        retry_at: SystemTime,
+        /// Why it is not connected.
+        cause: String,
+    },
+    /// Ended for good.
+    Stopped,
+}
+
+/// The certificate that is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CertificateStatus {
+    /// Its serial number.
+    pub serial: CertificateSerial,
+    /// The first moment of its validity.
+    pub not_before: OffsetDateTime,
+    /// The last moment of its validity.
+    pub not_after: OffsetDateTime,
+}
+
+/// Something that has happened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum RemoteEvent {
+    /// A token has come.
+    TokenReceived {
+        /// Until when it is valid, in Unix seconds by the platform's clock.
+        valid: i64,
+    },
+    /// No token has come; it will be asked for again.
+    TokenFailed {
+        /// Why.
+        error: Arc<SourceError>,
+    },
+    /// The tunnel is connected, and the relay has answered.
+    Connected {
+        /// Where the public reaches the device.
+        url: String,
+    },
+    /// The tunnel could not be connected; it will be tried again.
+    ConnectFailed {
+        /// Why.
+        reason: String,
+    },
+    /// The tunnel has ended. Unless remote access was stopped, it will be connected again.
+    Disconnected {
+        /// Why.
+        reason: String,
+    },
+    /// A new certificate is stored, and served to new connections.
+    CertificateRotated {
+        /// Its serial number.
+        serial: CertificateSerial,
+        /// The last moment of its validity.
+        not_after: OffsetDateTime,
+    },
+    /// The certificate that was wished for could not be had. The old one goes on serving; it will be tried again.
+    RotationFailed {
+        /// The serial number that was wished for.
+        serial: CertificateSerial,
+        /// Why.
+        error: Arc<RotationError>,
+    },
+}
+
+/// Why a certificate was not replaced. It is tried again in every case.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RotationError {
+    /// The platform could not be asked, or its answer could not be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The platform sent a certificate that cannot be served.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+    /// The new certificate could not be stored, so it is not served either.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,277 @@
+//! The token of the tunnel: what the device asks for, and what it gets.
+//!
+//! Token, key and IV belong together: the platform seals the key and IV of the request into the token, so an answer is
+//! of use only with the keys of its own request. Not here: when to ask (the planner) and how to send it
+//! ([`TokenSource`](crate::TokenSource)).
+//!
+//! Protocol: `docs/protocol.md`, "Remote access" (token).
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+use serde_json::Value;
+use snitun::client::Token;
+use snitun::{Cipher, ProtocolVersion, SessionKey};
+use zeroize::Zeroizing;
+
+use crate::answer::{AnswerError, Fields};
+
+/// A tunnel server reads at most this many bytes of token.
+const MAX_TOKEN: usize = 2_048;
+
+/// A request for a token: the session key that the platform is to seal into it.
+///
+/// Serializes to `{"aesKey": "<64 hex>", "aesIv": "<32 hex>"}`. Its `Debug` form shows neither.
+pub struct TokenRequest {
+    key: Zeroizing<String>,
+    iv: Zeroizing<String>,
+}
+
+impl TokenRequest {
+    pub(crate) fn new(key: &SessionKey) -> Self {
+        Self {
+            key: key.key_hex(),
+            iv: key.iv_hex(),
+        }
+    }
+
+    /// The AES-256 key, 64 hexadecimal digits. A secret.
+    #[must_use]
+    pub fn key_hex(&self) -> &str {
+        &self.key
+    }
+
+    /// The initialization vector, 32 hexadecimal digits. A secret.
+    #[must_use]
+    pub fn iv_hex(&self) -> &str {
+        &self.iv
+    }
+
+    /// The request as JSON, ready to be published. A secret.
+    #[must_use]
+    pub fn to_json(&self) -> Zeroizing<Vec<u8>> {
+        // Hexadecimal digits need no escaping, so this cannot fail, and no copy is left in a growing buffer.
+        let json = format!(r#"{{"aesKey":"{}","aesIv":"{}"}}"#, *self.key, *self.iv);
+        Zeroizing::new(json.into_bytes())
+    }
+}
+
+impl Serialize for TokenRequest {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut request = serializer.serialize_struct("TokenRequest", 2)?;
+        request.serialize_field("aesKey", self.key.as_str())?;
+        request.serialize_field("aesIv", self.iv.as_str())?;
+        request.end()
+    }
+}
+
+impl fmt::Debug for TokenRequest {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("TokenRequest([redacted])")
+    }
+}
+
+/// The platform's answer to a [`TokenRequest`].
+///
+/// ```
+/// use cloud_remote::TokenAnswer;
+///
+/// let answer = TokenAnswer::from_json(br#"{"valid": 1893456000, "throttling": 500, "token": "gAAAAAB"}"#)?;
+/// assert_eq!(answer.valid(), 1_893_456_000);
+/// assert_eq!(answer.throttling().map(u32::from), Some(500));
+/// # Ok::<(), cloud_remote::AnswerError>(())
+/// ```
+#[derive(Debug)]
+pub struct TokenAnswer {
+    valid: i64,
+    throttling: Option<NonZeroU32>,
+    version: ProtocolVersion,
+    cipher: Cipher,
+    token: Token,
+}
+
+impl TokenAnswer {
+    /// Reads an answer: `valid`, `token`, and optionally `throttling`, `protocol_version` and `cipher`. Other fields
+    /// are ignored.
+    ///
+    /// # Errors
+    /// [`AnswerError`] if the answer is too long, not a JSON object, or a field is missing or out of its range. The
+    /// error never quotes the answer.
+    pub fn from_json(json: &[u8]) -> Result<Self, AnswerError> {
+        let mut fields = Fields::parse(json)?;
+        let token = fields.text("token")?;
+        if token.is_empty()
+            || token.len() > MAX_TOKEN
+            || !token.bytes().all(|byte| byte.is_ascii_graphic())
+        {
+            return Err(AnswerError::Invalid {
+                field: "token",
+                expected: "1 to 2048 printable characters",
+            });
+        }
+        Ok(Self {
+            valid: valid(fields.optional("valid"))?,
+            throttling: throttling(fields.optional("throttling"))?,
+            version: version(fields.optional("protocol_version"))?,
+            cipher: cipher(fields.optional("cipher"))?,
+            token: Token::from(token.as_str()),
+        })
+    }
+
+    /// Until when the token opens a tunnel, in Unix seconds, by the platform's clock.
+    #[must_use]
+    pub fn valid(&self) -> i64 {
+        self.valid
+    }
+
+    /// How many messages per second the device may send, or `None` for as many as it likes.
+    #[must_use]
+    pub fn throttling(&self) -> Option<NonZeroU32> {
+        self.throttling
+    }
+
+    /// The version of the tunnel's protocol that the token is made for.
+    #[must_use]
+    pub fn protocol_version(&self) -> ProtocolVersion {
+        self.version
+    }
+
+    /// The tunnel's session cipher that the token is made for.
+    #[must_use]
+    pub fn cipher(&self) -> Cipher {
+        self.cipher
+    }
+
+    /// The token itself. A secret: prints as `[redacted]`.
+    #[must_use]
+    pub fn token(&self) -> &Token {
+        &self.token
+    }
+}
+
+fn valid(value: Option<Value>) -> Result<i64, AnswerError> {
+    let value = value.ok_or(AnswerError::Missing { field: "valid" })?;
+    if let Some(seconds) = value.as_i64() {
+        return Ok(seconds);
+    }
+    // A platform in Python may well send a float; the fraction does not matter.
+    match value.as_f64() {
+        #[allow(clippy::cast_possible_truncation)] // Checked to be far inside of i64.
+        Some(seconds) if seconds.abs() < 1e15 => Ok(seconds as i64),
+        _ => Err(AnswerError::Invalid {
+            field: "valid",
+            expected: "a time in Unix seconds",
+        }),
+    }
+}
+
+fn throttling(value: Option<Value>) -> Result<Option<NonZeroU32>, AnswerError> {
+    let Some(value) = value else { return Ok(None) };
+    value
+        .as_u64()
+        .and_then(|rate| u32::try_from(rate).ok())
+        .map(NonZeroU32::new)
+        .ok_or(AnswerError::Invalid {
+            field: "throttling",
+            expected: "a number of messages per second",
+        })
+}
+
+fn version(value: Option<Value>) -> Result<ProtocolVersion, AnswerError> {
+    let Some(value) = value else {
+        return Ok(ProtocolVersion::default());
+    };
+    value
+        .as_u64()
+        .and_then(|version| u8::try_from(version).ok())
+        .and_then(|version| ProtocolVersion::try_from(version).ok())
+        .ok_or(AnswerError::Invalid {
+            field: "protocol_version",
+            expected: "a version known to this device",
+        })
+}
+
+fn cipher(value: Option<Value>) -> Result<Cipher, AnswerError> {
+    let Some(value) = value else {
+        return Ok(Cipher::default());
+    };
+    value
+        .as_str()
+        .and_then(|name| name.parse().ok())
+        .ok_or(AnswerError::Invalid {
+            field: "cipher",
+            expected: "a cipher known to this device",
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_request_is_the_json_of_the_protocol() {
+        let key = SessionKey::from_hex(&"0f".repeat(32), &"a1".repeat(16)).unwrap();
+        let request = TokenRequest::new(&key);
+        let expected = serde_json::json!({"aesKey": "0f".repeat(32), "aesIv": "a1".repeat(16)});
+        assert_eq!(
+            serde_json::from_slice::<Value>(&request.to_json()).unwrap(),
+            expected
+        );
+        assert_eq!(serde_json::to_value(&request).unwrap(), expected);
+        assert!(!format!("{request:?}").contains("0f0f"));
+    }
+
+    #[test]
+    fn defaults_are_those_of_todays_platform() {
+        let answer =
+            TokenAnswer::from_json(br#"{"valid": 1, "token": "gAA", "throttling": null, "x": 1}"#)
+                .unwrap();
+        assert_eq!(answer.throttling(), None);
+        assert_eq!(u8::from(answer.protocol_version()), 0);
+        assert_eq!(answer.cipher().to_string(), "aes-cbc");
+        let answer =
+            TokenAnswer::from_json(br#"{"valid": 1.9, "token": "gAA", "throttling": 0}"#).unwrap();
+        assert_eq!((answer.valid(), answer.throttling()), (1, None));
+    }
+
+    #[test]
+    fn version_and_cipher_are_taken_over() {
+        let json = br#"{"valid": 1, "token": "gAA", "protocol_version": 2, "cipher": "aes-gcm"}"#;
+        let answer = TokenAnswer::from_json(json).unwrap();
+        assert_eq!(u8::from(answer.protocol_version()), 2);
+        assert_eq!(answer.cipher().to_string(), "aes-gcm");
+    }
+
+    #[test]
+    fn malformed_answers_are_typed_errors_that_quote_nothing() {
+        let long = format!(r#"{{"valid": 1, "token": "{}"}}"#, "s3cret".repeat(400));
+        let cases: [&[u8]; 13] = [
+            b"",
+            b"<html>s3cret",
+            br#"{"valid": 1, "token": "s3cret"#,
+            b"[]",
+            br#"{"token": "s3cret"}"#,
+            br#"{"valid": "s3cret", "token": "s3cret"}"#,
+            br#"{"valid": 1}"#,
+            br#"{"valid": 1, "token": ["s3cret"]}"#,
+            br#"{"valid": 1, "token": "s3cret s3cret"}"#,
+            long.as_bytes(),
+            br#"{"valid": 1, "token": "s3cret", "throttling": -1}"#,
+            br#"{"valid": 1, "token": "s3cret", "protocol_version": 9}"#,
+            br#"{"valid": 1, "token": "s3cret", "cipher": "rot13"}"#,
+        ];
+        for json in cases {
+            let error = TokenAnswer::from_json(json).unwrap_err();
+            assert!(
+                !format!("{error} {error:?}").contains("s3cret"),
+                "{error:?}"
+            );
+        }
+        let huge = vec![b' '; crate::answer::MAX_ANSWER + 1];
+        assert!(matches!(
+            TokenAnswer::from_json(&huge),
+            Err(AnswerError::TooLong { .. })
+        ));
+    }
+}
