@@ -414,3 +414,6 @@ impl Deltas {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

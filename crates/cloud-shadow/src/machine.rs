@@ -32,6 +32,10 @@ pub(crate) const MAX_WAITING: usize = 16;
 /// The messages of one update arrive within a round trip of each other.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
+/// A `get` of our own is given up after this part of the time limit, so that a request of a caller that waits behind it
+/// still gets its turn.
+const OWN_PART: u32 = 3;
+
 /// Until the first repetition of a `get` of our own that failed; doubled each time, up to [`RETRY_MAX`].
 const RETRY_FIRST: Duration = Duration::from_secs(2);
 
@@ -281,7 +285,12 @@ impl Machine {
             Refresh::CatchUp(at) | Refresh::Retry { at, .. } => at <= now,
         };
         if refresh {
-            return Some(self.send(Operation::Get, json!({}), now + self.time_limit, None));
+            return Some(self.send(
+                Operation::Get,
+                json!({}),
+                now + self.time_limit / OWN_PART,
+                None,
+            ));
         }
         while let Some(waiting) = self.waiting.pop_front() {
             let body = match &waiting.request {

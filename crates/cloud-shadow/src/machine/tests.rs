@@ -430,7 +430,7 @@ fn a_get_of_our_own_is_repeated_with_growing_pauses() {
     let mut pauses = Vec::new();
     for _ in 0..10 {
         assert!(world.transmit().is_some());
-        assert_eq!(world.sleep(), LIMIT);
+        assert_eq!(world.sleep(), LIMIT / OWN_PART);
         pauses.push(world.sleep());
     }
     assert_eq!(pauses[..3], [2, 4, 8].map(Duration::from_secs));
