@@ -37,6 +37,7 @@ impl Site {
     /// A session that sees everything that passes through the broker.
     pub(crate) async fn watcher(&self) -> (SessionHandle, MessageStream) {
         let mut config = self.config("watcher");
+        config.port = self.broker.side_port;
         config.subscriptions = vec![Subscription::new("#").unwrap()];
         config.limits.stream_messages = 10_000;
         config.limits.stream_bytes = 100 << 20;

@@ -1,24 +1,34 @@
-//! A real MQTT v5 broker in the same process, behind a TLS front of ours.
+//! A real MQTT v5 broker in the same process, behind TLS fronts of ours.
 //!
-//! The front ends TLS, demands a client certificate, and can misbehave: cut every connection,
-//! freeze them, or have no broker behind it.
+//! A front ends TLS, demands a client certificate, and can misbehave: cut every connection, freeze
+//! them, or have no broker behind it. There are two: one for the session under test, and a side
+//! entrance for those that watch, which is only cut when the broker goes down.
 
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use mqtt5::broker::config::{StorageBackend, StorageConfig};
-use mqtt5::broker::{AllowAllAuthProvider, BrokerConfig, BrokerShutdownHandle, MqttBroker};
+use mqtt5::broker::{
+    AllowAllAuthProvider, BrokerConfig, BrokerEventHandler, BrokerShutdownHandle,
+    ClientPublishEvent, MqttBroker, PublishAction,
+};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-/// A broker behind a front.
+/// A broker behind its fronts.
 pub(crate) struct Broker {
+    /// Where the session under test connects.
     pub(crate) port: u16,
-    state: Arc<State>,
-    front: JoinHandle<()>,
+    /// Where watchers connect.
+    pub(crate) side_port: u16,
+    received: Arc<Received>,
+    front: Front,
+    side: Front,
     running: Option<Running>,
 }
 
@@ -27,27 +37,17 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-struct State {
-    /// Where the broker listens; none while it is down.
-    backend: Mutex<Option<SocketAddr>>,
-    connections: Mutex<Vec<AbortHandle>>,
-    frozen: watch::Sender<bool>,
-}
-
 impl Broker {
     pub(crate) async fn start(tls: Arc<ServerConfig>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let state = Arc::new(State {
-            backend: Mutex::default(),
-            connections: Mutex::default(),
-            frozen: watch::Sender::new(false),
-        });
-        let port = listener.local_addr().unwrap().port();
-        let front = tokio::spawn(front(listener, TlsAcceptor::from(tls), Arc::clone(&state)));
+        let (port, front) = Front::open(Arc::clone(&tls)).await;
+        let (side_port, side) = Front::open(tls).await;
+        let received = Arc::default();
         let mut broker = Self {
             port,
-            state,
+            side_port,
+            received,
             front,
+            side,
             running: None,
         };
         broker.up().await;
@@ -67,6 +67,7 @@ impl Broker {
             .with_server_receive_maximum(100)
             .with_max_packet_size(149_504)
             .with_sys_topics_enabled(false)
+            .with_event_handler(Arc::clone(&self.received) as Arc<dyn BrokerEventHandler>)
             .with_storage(storage);
         let mut broker = MqttBroker::with_config(config)
             .await
@@ -75,44 +76,113 @@ impl Broker {
         let address = broker.local_addr().unwrap();
         let shutdown = broker.shutdown_handle();
         let task = tokio::spawn(async move { broker.run().await.unwrap() });
-        *self.state.backend.lock().unwrap() = Some(address);
+        self.front.lead_to(Some(address));
+        self.side.lead_to(Some(address));
         self.running = Some(Running { shutdown, task });
     }
 
     /// Ends the broker and every connection; new ones are closed at once.
     pub(crate) async fn down(&mut self) {
-        *self.state.backend.lock().unwrap() = None;
-        self.cut();
+        self.front.lead_to(None);
+        self.side.lead_to(None);
+        self.front.cut();
+        self.side.cut();
         if let Some(running) = self.running.take() {
             running.shutdown.shutdown();
             running.task.await.unwrap();
         }
     }
 
-    /// Ends every connection without a word, on both sides.
+    /// Ends every connection of the front without a word, on both sides.
     pub(crate) fn cut(&self) {
-        for connection in self.state.connections.lock().unwrap().drain(..) {
-            connection.abort();
-        }
+        self.front.cut();
     }
 
-    /// From now on nothing passes, and nothing is closed.
+    /// From now on nothing passes the front, and nothing is closed.
     pub(crate) fn freeze(&self, frozen: bool) {
-        self.state.frozen.send_replace(frozen);
+        self.front.state.frozen.send_replace(frozen);
+    }
+
+    /// The payloads that came in on a topic, over all restarts.
+    pub(crate) fn received(&self, topic: &str) -> Vec<String> {
+        let received = self.received.0.lock().unwrap();
+        received
+            .iter()
+            .filter(|(on, _)| on == topic)
+            .map(|(_, payload)| payload.clone())
+            .collect()
     }
 }
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        self.front.abort();
-        self.cut();
         if let Some(running) = &self.running {
             running.shutdown.shutdown();
         }
     }
 }
 
-async fn front(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>) {
+/// What came in, in order.
+#[derive(Default)]
+struct Received(Mutex<Vec<(String, String)>>);
+
+impl BrokerEventHandler for Received {
+    fn on_client_publish<'a>(
+        &'a self,
+        event: ClientPublishEvent,
+    ) -> Pin<Box<dyn Future<Output = PublishAction> + Send + 'a>> {
+        let payload = String::from_utf8_lossy(&event.payload).into_owned();
+        self.0
+            .lock()
+            .unwrap()
+            .push((event.topic.to_string(), payload));
+        Box::pin(async { PublishAction::Continue })
+    }
+}
+
+struct Front {
+    state: Arc<State>,
+    task: JoinHandle<()>,
+}
+
+struct State {
+    /// Where the broker listens; none while it is down.
+    backend: Mutex<Option<SocketAddr>>,
+    connections: Mutex<Vec<AbortHandle>>,
+    frozen: watch::Sender<bool>,
+}
+
+impl Front {
+    async fn open(tls: Arc<ServerConfig>) -> (u16, Self) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let state = Arc::new(State {
+            backend: Mutex::default(),
+            connections: Mutex::default(),
+            frozen: watch::Sender::new(false),
+        });
+        let task = tokio::spawn(accept(listener, TlsAcceptor::from(tls), Arc::clone(&state)));
+        (port, Self { state, task })
+    }
+
+    fn lead_to(&self, backend: Option<SocketAddr>) {
+        *self.state.backend.lock().unwrap() = backend;
+    }
+
+    fn cut(&self) {
+        for connection in self.state.connections.lock().unwrap().drain(..) {
+            connection.abort();
+        }
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>) {
     let mut connections = JoinSet::new();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
