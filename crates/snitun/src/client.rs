@@ -126,7 +126,8 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether trying again with the same token and key can help.
+    /// Whether trying again with the same token and key can help. (With `aes-gcm` it never does once a handshake has begun,
+    /// since that uses the key up.)
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::TimedOut(_) | Self::Io(_) | Self::Ended(_) => true,
@@ -180,6 +181,8 @@ where
         }
         Ok(Err(_)) => Err(match tunnel.handle.closed().await.as_ref() {
             CloseReason::Peer => ConnectError::AnswerRefused,
+            // A server that hangs up with our ping still unread resets the connection.
+            CloseReason::Io { kind, .. } if is_hang_up(*kind) => ConnectError::AnswerRefused,
             reason => ConnectError::Ended(reason.clone()),
         }),
         Err(_) => Err(ConnectError::TimedOut("answer the first ping")),
@@ -223,10 +226,20 @@ where
 
 /// Tells the end of the stream, which is how a server refuses, from a failing connection.
 fn refused(refusal: ConnectError) -> impl FnOnce(io::Error) -> ConnectError {
-    move |error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => refusal,
-        _ => ConnectError::Io(error),
+    move |error| {
+        if is_hang_up(error.kind()) {
+            refusal
+        } else {
+            ConnectError::Io(error)
+        }
     }
+}
+
+fn is_hang_up(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
 }
 
 /// A running tunnel: yields the channels that the server opens. Dropping it closes the tunnel.

@@ -17,8 +17,13 @@ pub enum CloseReason {
     #[error("the peer closed the tunnel")]
     Peer,
     /// The connection failed.
-    #[error("the tunnel's connection failed: {0}")]
-    Io(String),
+    #[error("the tunnel's connection failed: {message}")]
+    Io {
+        /// What kind of failure it was.
+        kind: std::io::ErrorKind,
+        /// What the system says about it.
+        message: String,
+    },
     /// What the peer sent cannot be understood.
     #[error("the peer broke the protocol: {0}")]
     Protocol(#[from] DecodeError),

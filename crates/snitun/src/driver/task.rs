@@ -212,5 +212,8 @@ impl<S> Drop for Task<S> {
 }
 
 fn failed(error: &io::Error) -> CloseReason {
-    CloseReason::Io(error.to_string())
+    CloseReason::Io {
+        kind: error.kind(),
+        message: error.to_string(),
+    }
 }
