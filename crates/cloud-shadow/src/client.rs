@@ -295,8 +295,8 @@ impl ShadowClient {
     }
 
     /// Reads the document, lets `edit` say what to change, and writes it on condition that nobody has changed it
-    /// meanwhile; if somebody has, does it again, five times at most. `edit` gets `None` if there is no shadow yet, and
-    /// returns `None` to change nothing. Returns the document's new version.
+    /// meanwhile; if somebody has, does it again, five times at most. `edit` gets `None` if there is no shadow yet (the
+    /// change is then merged without a condition), and returns `None` to change nothing. Returns the document's new version.
     ///
     /// # Cancel safety
     ///

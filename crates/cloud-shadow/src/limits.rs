@@ -13,7 +13,7 @@ const MAX_REQUEST: usize = 8 * 1024;
 /// token (at most 37) included to 95, and a version of 20 digits to 115.
 const ENVELOPE: usize = 128;
 
-/// The largest `state` that [`check_state`] lets pass. In bytes of JSON.
+/// The largest `state` that is sent. In bytes of JSON.
 pub const MAX_STATE: usize = MAX_REQUEST - ENVELOPE;
 
 /// Levels of nesting inside `desired` or `reported`, the section's own keys being the first. AWS's documents name 5, 6
