@@ -131,9 +131,10 @@ impl Replica {
         if !self.admits(patch.version) {
             return;
         }
+        let before = patch.version.checked_sub(1);
         let mut next = match &self.known {
-            Known::Present(document) if document.version + 1 == patch.version => document.clone(),
-            Known::Absent { last } if last + 1 == patch.version => Document::default(),
+            Known::Present(document) if Some(document.version) == before => document.clone(),
+            Known::Absent { last } if Some(*last) == before => Document::default(),
             _ => return self.see(patch.version),
         };
         patch.desired.apply(&mut next.desired);
@@ -192,5 +193,78 @@ impl Replica {
     fn clear(&mut self) {
         self.known = Known::Absent { last: self.seen };
         self.delta = Delta::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::Change;
+    use crate::test_support::object;
+    use serde_json::{Value, json};
+
+    fn document(desired: Value, version: u64) -> Document {
+        Document {
+            desired: object(desired),
+            version,
+            ..Document::default()
+        }
+    }
+
+    fn patch(desired: Value, version: u64) -> Patch {
+        Patch {
+            desired: Change::Merge(object(desired)),
+            reported: Change::Keep,
+            version,
+        }
+    }
+
+    #[test]
+    fn an_answer_of_no_shadow_that_was_overtaken_by_its_making_is_not_believed() {
+        let mut replica = Replica::new();
+        let baseline = replica.baseline();
+        replica.snapshot(document(json!({"a": 1}), 1));
+        replica.found_none(baseline);
+        assert_eq!(replica.document(), Some(&document(json!({"a": 1}), 1)));
+        assert!(replica.is_behind());
+        replica.found_none(replica.baseline());
+        assert_eq!(replica.document(), None);
+        assert!(!replica.is_behind());
+    }
+
+    #[test]
+    fn a_whole_document_corrects_a_merge_across_a_delete_that_was_missed() {
+        let mut replica = Replica::new();
+        replica.got(document(json!({"old": 1}), 5), 0);
+        replica.patch(patch(json!({"new": 1}), 6));
+        replica.snapshot(document(json!({"new": 1}), 6));
+        assert_eq!(replica.document(), Some(&document(json!({"new": 1}), 6)));
+        assert_eq!(replica.delta().state, object(json!({"new": 1})));
+    }
+
+    #[test]
+    fn an_answer_overtaken_by_a_newer_version_is_asked_for_again() {
+        let mut replica = Replica::new();
+        replica.got(document(json!({"a": 1}), 1), 0);
+        let baseline = replica.baseline();
+        replica.snapshot(document(json!({"a": 2}), 2));
+        replica.got(document(json!({"a": 1}), 1), baseline);
+        assert_eq!(replica.document(), Some(&document(json!({"a": 2}), 2)));
+        assert!(replica.is_behind());
+        replica.got(document(json!({"a": 2}), 2), replica.baseline());
+        assert!(!replica.is_behind());
+    }
+
+    #[test]
+    fn the_largest_version_does_no_harm() {
+        let mut replica = Replica::new();
+        replica.got(document(json!({"a": 1}), u64::MAX), 0);
+        replica.patch(patch(json!({"a": 2}), u64::MAX));
+        replica.patch(patch(json!({"a": 2}), 0));
+        replica.deleted(Some(u64::MAX));
+        replica.patch(patch(json!({"a": 2}), 0));
+        assert_eq!(replica.document(), None);
+        replica.got(document(json!({"a": 3}), 1), replica.baseline());
+        assert_eq!(replica.delta().state, object(json!({"a": 3})));
     }
 }
