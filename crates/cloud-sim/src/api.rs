@@ -1,0 +1,181 @@
+//! The provisioning API: `POST /device/register` (docs/protocol.md, "Provisioning"), and its wrong answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use futures_util::stream::{self, StreamExt};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::faults::{ApiAnswer, Part};
+use crate::platform::{Cloud, RegisterError};
+
+/// A request is a serial number and a key.
+const MAX_REQUEST: usize = 16 * 1024;
+
+/// How long the first half of a body has to get out before its connection breaks.
+const BEFORE_THE_CUT: Duration = Duration::from_millis(100);
+
+/// Bytes sent at a time of a body that is too large.
+const PIECE: usize = 64 * 1024;
+
+pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
+    Router::new()
+        .route("/device/register", post(register))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST))
+        .with_state(cloud)
+}
+
+#[derive(Deserialize)]
+struct Request {
+    sn: String,
+    token: String,
+}
+
+async fn register(State(cloud): State<Arc<Cloud>>, body: Bytes) -> Response {
+    let Ok(request) = serde_json::from_slice::<Request>(&body) else {
+        return refusal(
+            StatusCode::BAD_REQUEST,
+            "the request must be a JSON object with sn and token",
+        );
+    };
+    match cloud.faults().next_api() {
+        Some(ApiAnswer::Delay { ms }) => {
+            tokio::time::sleep(Duration::from_millis(ms)).await;
+            answer(cloud.register(&request.sn, &request.token))
+        }
+        Some(wrong) => {
+            tracing::info!(sn = %request.sn, answer = ?wrong, "answering a registration wrongly");
+            match cloud.preview(&request.sn, &request.token) {
+                Ok(thing) => wrong_answer(wrong, thing),
+                Err(refused) => answer(Err(refused)),
+            }
+        }
+        None => answer(cloud.register(&request.sn, &request.token)),
+    }
+}
+
+fn answer(result: Result<Value, RegisterError>) -> Response {
+    match result {
+        Ok(thing) => json_text(registration(&thing).to_string()),
+        Err(refused) => {
+            tracing::info!(%refused, "refused a registration");
+            let status = match refused {
+                RegisterError::Serial(_) => StatusCode::BAD_REQUEST,
+                RegisterError::Key => StatusCode::UNAUTHORIZED,
+                RegisterError::Used(_) => StatusCode::CONFLICT,
+                RegisterError::Full(_) => StatusCode::INSUFFICIENT_STORAGE,
+                RegisterError::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            refusal(status, &refused.to_string())
+        }
+    }
+}
+
+fn registration(thing: &Value) -> Value {
+    json!({ "registration": { "error": null, "thing": thing } })
+}
+
+fn refusal(status: StatusCode, message: &str) -> Response {
+    let body = json!({ "registration": { "error": message, "thing": null } });
+    (status, json_text(body.to_string())).into_response()
+}
+
+fn json_text(body: impl Into<Body>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
+}
+
+/// The answer that a fault asks for, given what the right one would have said.
+fn wrong_answer(wrong: ApiAnswer, mut thing: Value) -> Response {
+    let right = registration(&thing).to_string();
+    let half = right.len() / 2;
+    match wrong {
+        ApiAnswer::Status { code, retry_after } => {
+            let status = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let mut response = status.into_response();
+            if let Some(seconds) = retry_after {
+                response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, seconds.into());
+            }
+            response
+        }
+        // Carried out before by whoever registers.
+        ApiAnswer::Delay { .. } => json_text(right),
+        ApiAnswer::BrokenJson => json_text("{\"registration\": {\"error\": null, thing: <oops>"),
+        ApiAnswer::CutJson => json_text(right.get(..half).unwrap_or_default().to_owned()),
+        ApiAnswer::CutBody => {
+            let length = right.len();
+            let part = Bytes::from(right).slice(..half);
+            let broken = stream::iter([Ok(part)]).chain(stream::once(async {
+                tokio::time::sleep(BEFORE_THE_CUT).await;
+                Err(std::io::Error::other("cut off on purpose"))
+            }));
+            let mut response = json_text(Body::from_stream(broken));
+            response
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, length.into());
+            response
+        }
+        ApiAnswer::Html => {
+            let page =
+                "<!doctype html><html><body><h1>Please sign in to this network</h1></body></html>";
+            ([(header::CONTENT_TYPE, "text/html")], page).into_response()
+        }
+        ApiAnswer::Huge { bytes } => huge(bytes),
+        ApiAnswer::Error { message } => refusal(StatusCode::OK, &message),
+        ApiAnswer::MissingKey { key } => {
+            remove(&mut thing, &key);
+            json_text(registration(&thing).to_string())
+        }
+        ApiAnswer::MismatchedKey { part } => {
+            swap_key(&mut thing, part);
+            json_text(registration(&thing).to_string())
+        }
+    }
+}
+
+/// A JSON string that goes on for so many bytes, made while it is sent.
+fn huge(bytes: u64) -> Response {
+    let piece = Bytes::from(vec![b'x'; PIECE]);
+    let size = u64::try_from(PIECE).unwrap_or(u64::MAX);
+    let whole = usize::try_from(bytes / size).unwrap_or(usize::MAX);
+    let rest = piece.slice(..usize::try_from(bytes % size).unwrap_or_default());
+    let start = stream::iter([Bytes::from_static(b"{\"padding\":\"")]);
+    let body = start
+        .chain(stream::repeat(piece).take(whole))
+        .chain(stream::iter([rest, Bytes::from_static(b"\"}")]));
+    json_text(Body::from_stream(
+        body.map(Ok::<_, std::convert::Infallible>),
+    ))
+}
+
+fn remove(thing: &mut Value, path: &str) {
+    let (parent, key) = path.rsplit_once('.').unwrap_or(("", path));
+    let pointer = if parent.is_empty() {
+        String::new()
+    } else {
+        format!("/{}", parent.replace('.', "/"))
+    };
+    if let Some(object) = thing.pointer_mut(&pointer).and_then(Value::as_object_mut) {
+        object.remove(key);
+    }
+}
+
+/// Puts the private key of the other pair into this one.
+fn swap_key(thing: &mut Value, part: Part) {
+    let (to, from) = match part {
+        Part::Iot => ("/iot/keyPair/privateKey", "/remote/pkey"),
+        Part::Remote => ("/remote/pkey", "/iot/keyPair/privateKey"),
+    };
+    let other = thing.pointer(from).cloned();
+    if let (Some(slot), Some(other)) = (thing.pointer_mut(to), other) {
+        *slot = other;
+    }
+}

@@ -1,0 +1,343 @@
+//! The certificate authorities of the simulated cloud, and what they issue.
+//!
+//! There are three, as on the real platform (docs/protocol.md, "Provisioning"): one for the servers that devices talk
+//! to, whose root is the `root_ca` that a device gets; another one for the devices' own certificates, which does not
+//! chain to that root; and a "public" one with an intermediate for the certificates of the remote UI. None of it is of
+//! any worth outside of this simulator: the keys are ordinary text in the data directory.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SerialNumber,
+};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use serde::{Deserialize, Serialize};
+use time::{Duration, OffsetDateTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroizing;
+
+/// Certificates begin a little in the past, for devices whose clock is slow.
+const CLOCK_TOLERANCE: Duration = Duration::hours(1);
+
+/// How long an authority is good for; a data directory may be kept for long.
+const AUTHORITY_LIFE: Duration = Duration::days(3650);
+
+/// How long a device's certificate is good for: nothing renews it.
+const DEVICE_LIFE: Duration = Duration::days(3650);
+
+/// How long a server's certificate is good for; each start makes a new one.
+const SERVER_LIFE: Duration = Duration::days(365);
+
+/// How long a certificate of the remote UI is good for, as usual on the public web.
+const REMOTE_LIFE: Duration = Duration::days(90);
+
+/// Bytes of a serial number. X.509 allows 20; 16 random ones never repeat.
+const SERIAL_BYTES: usize = 16;
+
+/// Names under which servers are reached on this machine.
+const SERVER_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// Why a certificate or an authority could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AuthorityError {
+    #[error("cannot make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+    #[error("cannot read a certificate or key of the authority: {0}")]
+    Read(String),
+}
+
+/// A certificate (leaf first, then its chain) with its private key.
+#[derive(Clone)]
+pub(crate) struct Issued {
+    pub(crate) chain_pem: String,
+    pub(crate) key_pem: Zeroizing<String>,
+    /// Serial number of the leaf, in decimal text.
+    pub(crate) serial: String,
+}
+
+impl Issued {
+    /// The parsed form, for a TLS server or client.
+    pub(crate) fn to_der(
+        &self,
+    ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), AuthorityError> {
+        let chain = CertificateDer::pem_slice_iter(self.chain_pem.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| AuthorityError::Read(error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes())
+            .map_err(|error| AuthorityError::Read(error.to_string()))?;
+        Ok((chain, key))
+    }
+}
+
+/// One issuing certificate and its key, as they are kept in the data directory.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct SavedIssuer {
+    certificate: String,
+    key: String,
+}
+
+/// All authorities, as they are kept in the data directory.
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) struct SavedAuthority {
+    server_root: SavedIssuer,
+    device_issuer: SavedIssuer,
+    public_root: SavedIssuer,
+    public_issuer: SavedIssuer,
+}
+
+struct IssuingAuthority {
+    certificate_pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+/// The authorities of one simulated cloud.
+pub(crate) struct Authority {
+    saved: SavedAuthority,
+    server_root: IssuingAuthority,
+    device_issuer: IssuingAuthority,
+    public_issuer: IssuingAuthority,
+}
+
+impl Authority {
+    /// Makes new authorities.
+    pub(crate) fn generate() -> Result<Self, AuthorityError> {
+        let (public_root, public_root_issuer) = new_root("Clesyde Simulator Public Root")?;
+        Self::restore(SavedAuthority {
+            server_root: new_root("Clesyde Simulator IoT Root")?.0,
+            device_issuer: new_root("Clesyde Simulator Device Issuer")?.0,
+            public_issuer: new_intermediate(
+                "Clesyde Simulator Public Issuer",
+                &public_root_issuer,
+            )?,
+            public_root,
+        })
+    }
+
+    /// Takes up authorities that were kept.
+    pub(crate) fn restore(saved: SavedAuthority) -> Result<Self, AuthorityError> {
+        Ok(Self {
+            server_root: saved.server_root.open()?,
+            device_issuer: saved.device_issuer.open()?,
+            public_issuer: saved.public_issuer.open()?,
+            saved,
+        })
+    }
+
+    /// What to keep, so that devices provisioned before a restart stay valid.
+    pub(crate) fn saved(&self) -> &SavedAuthority {
+        &self.saved
+    }
+
+    /// The root that devices get for the message broker.
+    pub(crate) fn iot_root_pem(&self) -> &str {
+        &self.server_root.certificate_pem
+    }
+
+    /// The issuer of the devices' certificates, which the broker trusts.
+    pub(crate) fn device_issuer_pem(&self) -> &str {
+        &self.device_issuer.certificate_pem
+    }
+
+    /// All that a client has to trust for the broker and for the devices' pages.
+    pub(crate) fn bundle_pem(&self) -> String {
+        format!(
+            "{}{}",
+            self.server_root.certificate_pem, self.saved.public_root.certificate
+        )
+    }
+
+    /// A certificate for a server on this machine.
+    pub(crate) fn issue_server(&self) -> Result<Issued, AuthorityError> {
+        let mut params = leaf(&SERVER_NAMES, "localhost", SERVER_LIFE)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        issue(params, &self.server_root, false)
+    }
+
+    /// A client certificate whose common name is the thing.
+    pub(crate) fn issue_device(&self, thing: &str) -> Result<Issued, AuthorityError> {
+        let mut params = leaf(&[], thing, DEVICE_LIFE)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        issue(params, &self.device_issuer, false)
+    }
+
+    /// A certificate for a device's page.
+    pub(crate) fn issue_remote(&self, access_point: &str) -> Result<Issued, AuthorityError> {
+        let mut params = leaf(&[access_point], access_point, REMOTE_LIFE)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        issue(params, &self.public_issuer, true)
+    }
+}
+
+impl SavedIssuer {
+    fn open(&self) -> Result<IssuingAuthority, AuthorityError> {
+        let key = KeyPair::from_pem(&self.key)?;
+        Ok(IssuingAuthority {
+            issuer: Issuer::from_ca_cert_pem(&self.certificate, key)?,
+            certificate_pem: self.certificate.clone(),
+        })
+    }
+}
+
+/// The common name in a client's certificate: the thing that it belongs to.
+pub(crate) fn thing_of(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
+    Some(name.to_owned())
+}
+
+fn new_root(name: &str) -> Result<(SavedIssuer, Issuer<'static, KeyPair>), AuthorityError> {
+    let key = KeyPair::generate()?;
+    let params = authority_params(name, BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key)?.pem();
+    let saved = SavedIssuer {
+        certificate,
+        key: key.serialize_pem(),
+    };
+    Ok((saved, Issuer::new(params, key)))
+}
+
+fn new_intermediate(
+    name: &str,
+    root: &Issuer<'static, KeyPair>,
+) -> Result<SavedIssuer, AuthorityError> {
+    let key = KeyPair::generate()?;
+    let mut params = authority_params(name, BasicConstraints::Constrained(0));
+    params.use_authority_key_identifier_extension = true;
+    let certificate = params.signed_by(&key, root)?.pem();
+    Ok(SavedIssuer {
+        certificate,
+        key: key.serialize_pem(),
+    })
+}
+
+fn authority_params(name: &str, constraints: BasicConstraints) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(constraints);
+    params.key_usages = vec![
+        KeyUsagePurpose::KeyCertSign,
+        KeyUsagePurpose::CrlSign,
+        KeyUsagePurpose::DigitalSignature,
+    ];
+    date(&mut params, AUTHORITY_LIFE);
+    params
+}
+
+fn leaf(
+    names: &[&str],
+    common_name: &str,
+    life: Duration,
+) -> Result<CertificateParams, AuthorityError> {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names)?;
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    date(&mut params, life);
+    Ok(params)
+}
+
+fn date(params: &mut CertificateParams, life: Duration) {
+    let now = OffsetDateTime::now_utc();
+    params.not_before = now - CLOCK_TOLERANCE;
+    params.not_after = now + life;
+    params.serial_number = Some(new_serial());
+}
+
+/// A fresh positive serial number that always takes the same number of bytes.
+fn new_serial() -> SerialNumber {
+    let mut bytes: [u8; SERIAL_BYTES] = rand::random();
+    if let Some(first) = bytes.first_mut() {
+        *first = (*first & 0x7f) | 0x40;
+    }
+    SerialNumber::from_slice(&bytes)
+}
+
+fn issue(
+    params: CertificateParams,
+    by: &IssuingAuthority,
+    with_chain: bool,
+) -> Result<Issued, AuthorityError> {
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, &by.issuer)?;
+    let (_, parsed) = X509Certificate::from_der(certificate.der())
+        .map_err(|error| AuthorityError::Read(error.to_string()))?;
+    let serial = parsed.tbs_certificate.serial.to_string();
+    let mut chain_pem = certificate.pem();
+    if with_chain {
+        chain_pem.push_str(&by.certificate_pem);
+    }
+    Ok(Issued {
+        chain_pem,
+        key_pem: Zeroizing::new(key.serialize_pem()),
+        serial,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_authority_goes_on_issuing() {
+        let first = Authority::generate().unwrap();
+        let kept = serde_json::to_string(first.saved()).unwrap();
+        let second = Authority::restore(serde_json::from_str(&kept).unwrap()).unwrap();
+        assert_eq!(first.bundle_pem(), second.bundle_pem());
+
+        // Issued by the second, verified with what the first one told its clients.
+        let (chain, _) = second
+            .issue_remote("sn.ui.localhost")
+            .unwrap()
+            .to_der()
+            .unwrap();
+        assert_eq!(chain.len(), 2, "leaf and intermediate");
+        let mut roots = rustls::RootCertStore::empty();
+        for root in CertificateDer::pem_slice_iter(first.bundle_pem().as_bytes()) {
+            roots.add(root.unwrap()).unwrap();
+        }
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let verifier =
+            rustls::client::WebPkiServerVerifier::builder_with_provider(roots.into(), provider)
+                .build()
+                .unwrap();
+        let verify = |name: &str| {
+            use rustls::client::danger::ServerCertVerifier;
+            let name = rustls_pki_types::ServerName::try_from(name.to_owned()).unwrap();
+            verifier.verify_server_cert(
+                &chain[0],
+                &chain[1..],
+                &name,
+                &[],
+                rustls_pki_types::UnixTime::now(),
+            )
+        };
+        verify("sn.ui.localhost").unwrap();
+        verify("other.ui.localhost").unwrap_err();
+    }
+
+    #[test]
+    fn a_device_certificate_names_its_thing_and_not_the_iot_root() {
+        let authority = Authority::generate().unwrap();
+        let issued = authority.issue_device(&"S:".repeat(64)).unwrap();
+        let (chain, _) = issued.to_der().unwrap();
+        assert_eq!(thing_of(&chain[0]).unwrap(), "S:".repeat(64));
+        assert_ne!(authority.iot_root_pem(), authority.device_issuer_pem());
+    }
+
+    #[test]
+    fn serial_numbers_are_fresh_decimal_and_of_one_length() {
+        let authority = Authority::generate().unwrap();
+        let serials: std::collections::HashSet<_> = (0..20)
+            .map(|_| authority.issue_remote("a.ui.localhost").unwrap().serial)
+            .collect();
+        assert_eq!(serials.len(), 20);
+        assert!(
+            serials
+                .iter()
+                .all(|serial| serial.bytes().all(|b| b.is_ascii_digit()))
+        );
+    }
+}

@@ -1,0 +1,118 @@
+//! The control API over HTTP: each route is one function of [`Control`], in JSON.
+//!
+//! `GET /devices`, `GET` and `DELETE /devices/<sn>`, `POST /devices/<sn>/rotate`, `PUT /devices/<sn>/shadow/desired`,
+//! `POST /devices/<sn>/actions/<action>`, `POST /broadcast`, `POST /faults`. A failure is `{"error": "…"}` with a
+//! fitting status.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post, put};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use crate::control::{Control, ControlError};
+use crate::device::DeviceStatus;
+use crate::faults::Fault;
+
+/// The largest request is a payload to publish; larger ones get a 413.
+const MAX_REQUEST: usize = 256 * 1024;
+
+pub(crate) fn router(control: Control) -> Router {
+    Router::new()
+        .route("/devices", get(devices))
+        .route("/devices/{sn}", get(device).delete(forget))
+        .route("/devices/{sn}/rotate", post(rotate))
+        .route("/devices/{sn}/shadow/desired", put(set_desired))
+        .route("/devices/{sn}/actions/{action}", post(action))
+        .route("/broadcast", post(broadcast))
+        .route("/faults", post(fault))
+        .fallback(nowhere)
+        .layer(DefaultBodyLimit::max(MAX_REQUEST))
+        .with_state(control)
+}
+
+impl IntoResponse for ControlError {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Self::NoSuchDevice { .. } => StatusCode::NOT_FOUND,
+            Self::Shadow(refused) => {
+                StatusCode::from_u16(refused.code()).unwrap_or(StatusCode::BAD_REQUEST)
+            }
+            Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(json!({ "error": self.to_string() }))).into_response()
+    }
+}
+
+type Answer = Result<Json<Value>, ControlError>;
+
+async fn devices(State(control): State<Control>) -> Json<Vec<DeviceStatus>> {
+    Json(control.devices().await)
+}
+
+async fn device(
+    State(control): State<Control>,
+    Path(sn): Path<String>,
+) -> Result<Json<DeviceStatus>, ControlError> {
+    Ok(Json(control.device(&sn).await?))
+}
+
+async fn forget(State(control): State<Control>, Path(sn): Path<String>) -> Answer {
+    control.forget(&sn).await?;
+    Ok(done())
+}
+
+async fn rotate(State(control): State<Control>, Path(sn): Path<String>) -> Answer {
+    let serial = control.rotate(&sn).await?;
+    Ok(Json(json!({ "serial": serial })))
+}
+
+async fn set_desired(
+    State(control): State<Control>,
+    Path(sn): Path<String>,
+    body: Bytes,
+) -> Answer {
+    let patch = parse::<Map<String, Value>>(&body)?;
+    control.set_desired(&sn, patch).await?;
+    Ok(done())
+}
+
+async fn action(
+    State(control): State<Control>,
+    Path((sn, action)): Path<(String, String)>,
+    body: Bytes,
+) -> Answer {
+    control.action(&sn, &action, body.into()).await?;
+    Ok(done())
+}
+
+async fn broadcast(State(control): State<Control>, body: Bytes) -> Answer {
+    control.broadcast(body.into()).await?;
+    Ok(done())
+}
+
+async fn fault(State(control): State<Control>, body: Bytes) -> Answer {
+    let cut = control.fault(parse::<Fault>(&body)?).await?;
+    Ok(Json(json!({ "ok": true, "cut": cut })))
+}
+
+async fn nowhere() -> Response {
+    (
+        StatusCode::NOT_FOUND,
+        Json(json!({ "error": "there is nothing here; try GET /devices" })),
+    )
+        .into_response()
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ControlError> {
+    serde_json::from_slice(body)
+        .map_err(|error| ControlError::Invalid(format!("the body is not as expected: {error}")))
+}
+
+fn done() -> Json<Value> {
+    Json(json!({ "ok": true }))
+}

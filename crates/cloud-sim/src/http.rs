@@ -1,0 +1,54 @@
+//! Serves an axum router on a listener, with bounds, until told to stop.
+//!
+//! Not `axum::serve`, because that spawns connections which outlive it when a client does not end its request.
+
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Connections at once to one of the two APIs.
+const MAX_CONNECTIONS: usize = 256;
+
+/// How long a client may take to send the head of a request.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+
+/// Serves until `shutdown`; connections still open then are dropped.
+pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    let mut server = auto::Builder::new(TokioExecutor::new());
+    server
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT);
+    let server = server.http1_only();
+    let mut tasks = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(_) = tasks.join_next() => {}
+            accepted = listener.accept(), if tasks.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    let _ = stream.set_nodelay(true);
+                    let service = TowerToHyperService::new(router.clone());
+                    let server = server.clone();
+                    tasks.spawn(async move {
+                        let served = server.serve_connection(TokioIo::new(stream), service).await;
+                        if let Err(error) = served {
+                            tracing::debug!(%error, "HTTP connection broke");
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept HTTP connections; trying again");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    tasks.shutdown().await;
+}

@@ -1,0 +1,126 @@
+//! The data directory: what lets a simulator be started again with the same devices.
+//!
+//! Two files: `simulator.json` with the authorities, the keys and the devices, and `ca.pem` for clients. Shadows and
+//! messages are not kept. The secrets in it protect nothing but simulated devices, and are readable by the owner alone
+//! all the same.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::authority::SavedAuthority;
+use crate::device::SavedDevice;
+
+/// The largest state that is read back: a full table takes some megabytes.
+const MAX_STATE: u64 = 64 * 1024 * 1024;
+
+const STATE_FILE: &str = "simulator.json";
+const CA_FILE: &str = "ca.pem";
+
+/// What is kept.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct SavedState {
+    pub(crate) authority: SavedAuthority,
+    pub(crate) provisioning_key: String,
+    pub(crate) fernet_key: String,
+    pub(crate) devices: Vec<SavedDevice>,
+}
+
+/// A directory of our own.
+pub(crate) struct Store {
+    directory: PathBuf,
+}
+
+impl Store {
+    /// Opens the directory, and makes it if it is not there.
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
+        fs::create_dir_all(directory)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+        })
+    }
+
+    /// What the last simulator on this directory kept, if there was one.
+    pub(crate) fn load(&self) -> io::Result<Option<SavedState>> {
+        let path = self.directory.join(STATE_FILE);
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.len() > MAX_STATE => Err(io::Error::other(format!(
+                "{} is larger than any state of a simulator",
+                path.display()
+            ))),
+            Ok(_) => serde_json::from_slice(&fs::read(&path)?)
+                .map(Some)
+                .map_err(|error| {
+                    io::Error::other(format!("{} is damaged: {error}", path.display()))
+                }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Replaces what is kept, as a whole.
+    pub(crate) fn save(&self, state: &SavedState) -> io::Result<()> {
+        self.replace(STATE_FILE, 0o600, &serde_json::to_vec(state)?)
+    }
+
+    /// Writes the roots that clients have to trust, and returns the file's path.
+    pub(crate) fn write_roots(&self, pem: &str) -> io::Result<PathBuf> {
+        self.replace(CA_FILE, 0o644, pem.as_bytes())?;
+        Ok(self.directory.join(CA_FILE))
+    }
+
+    fn replace(&self, name: &str, mode: u32, content: &[u8]) -> io::Result<()> {
+        let next = self.directory.join(format!("{name}.new"));
+        // A left-over of a crash could have another mode.
+        let _ = fs::remove_file(&next);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&next)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        fs::rename(&next, self.directory.join(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::authority::Authority;
+
+    #[test]
+    fn what_is_saved_is_loaded_and_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("deep/er")).unwrap();
+        assert!(store.load().unwrap().is_none());
+        let authority = Authority::generate().unwrap();
+        let state = SavedState {
+            authority: authority.saved().clone(),
+            provisioning_key: "key".into(),
+            fernet_key: "fernet".into(),
+            devices: Vec::new(),
+        };
+        store.save(&state).unwrap();
+        store.save(&state).unwrap();
+        assert_eq!(store.load().unwrap().unwrap().provisioning_key, "key");
+        let mode = fs::metadata(directory.path().join("deep/er/simulator.json"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_damaged_state_is_an_error_that_names_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(STATE_FILE), "{").unwrap();
+        let error = Store::open(directory.path()).unwrap().load().err().unwrap();
+        assert!(error.to_string().contains("simulator.json"), "{error}");
+    }
+}
