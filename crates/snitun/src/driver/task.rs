@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
                 Poll::Ready(Err(reason)) => return Poll::Ready(reason),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
-            match self.poll_read(cx, now) {
+            match self.poll_read(cx) {
                 Poll::Ready(Err(reason)) => return Poll::Ready(reason),
                 Poll::Ready(Ok(())) => continue,
                 Poll::Pending => {}
@@ -156,7 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
     }
 
     /// One read, and all the frames in it.
-    fn poll_read(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), CloseReason>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         if self.input.capacity() - self.input.len() < READ_LEAST {
             self.input.reserve(READ_CHUNK);
         }
@@ -167,6 +167,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             Ok(_) => {}
             Err(error) => return Poll::Ready(Err(failed(&error))),
         }
+        let now = now();
         let (decoder, input) = (&mut self.decoder, &mut self.input);
         Poll::Ready(self.shared.with(|state| {
             state.mux.handle_received(now);

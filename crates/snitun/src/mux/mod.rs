@@ -237,7 +237,8 @@ impl Mux {
         let Some(channel) = channel_mut(&mut self.slots, key) else {
             return;
         };
-        if !channel.held {
+        // Once we have closed it, its reader may have seen the end, and nothing may follow that.
+        if !channel.held || channel.phase != Phase::Open {
             return;
         }
         if channel.recv.len() + data.len() > self.config.limits.receive_per_channel {

@@ -1,0 +1,154 @@
+//! A SniTun server on one port.
+//!
+//! ```text
+//! relay --listen ADDR --fernet-key KEY[,KEY…] [--public ADDR] [--issue HOSTNAME:FILE]…
+//!       [--protocol-version 0|1|2] [--cipher aes-cbc|aes-gcm|aes-gcm-siv] [--valid SECONDS] [--throttling MESSAGES_PER_SECOND]
+//! ```
+//!
+//! `--public` is a second port that does the same. `--issue` writes a token with its key and initial vector as JSON, for the
+//! `forward` example and for tests. One JSON line says when the server listens and where; SIGTERM or Ctrl-C stops it.
+//! Without arguments it listens on a free port with a fresh Fernet key, says so, and stops.
+
+use std::error::Error;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use snitun::server::{FernetKeys, Server, ServerConfig, TokenContent};
+use snitun::{Cipher, ProtocolVersion, SessionKey};
+use tokio::net::TcpListener;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let options = Options::read()?;
+    let fernet = FernetKeys::from_keys(&options.fernet_keys)?;
+    for (hostname, file) in &options.issue {
+        issue(&fernet, &options, hostname, file)?;
+    }
+    let config = ServerConfig {
+        throttling: options.throttling,
+        ..ServerConfig::default()
+    };
+    let server = Server::new(fernet, config);
+    let mut listeners = Vec::new();
+    let mut addresses = Vec::new();
+    for address in [Some(&options.listen), options.public.as_ref()]
+        .into_iter()
+        .flatten()
+    {
+        let listener = TcpListener::bind(address).await?;
+        addresses.push(listener.local_addr()?.to_string());
+        listeners.push(listener);
+    }
+    println!(
+        "{}",
+        serde_json::json!({ "ready": true, "listen": addresses[0], "public": addresses.last() })
+    );
+    let demo = options.demo;
+    let mut serving = tokio::task::JoinSet::new();
+    for listener in listeners {
+        let server = server.clone();
+        serving.spawn(async move {
+            server.serve(listener, stop_signal(demo)).await;
+        });
+    }
+    while let Some(ended) = serving.join_next().await {
+        ended?;
+    }
+    Ok(())
+}
+
+struct Options {
+    demo: bool,
+    listen: String,
+    public: Option<String>,
+    fernet_keys: Vec<String>,
+    issue: Vec<(String, String)>,
+    version: ProtocolVersion,
+    cipher: Cipher,
+    valid: u64,
+    throttling: Option<std::num::NonZeroU32>,
+}
+
+impl Options {
+    fn read() -> Result<Self, Box<dyn Error>> {
+        let mut options = Self {
+            demo: std::env::args().len() == 1,
+            listen: "127.0.0.1:0".to_owned(),
+            public: None,
+            fernet_keys: Vec::new(),
+            issue: Vec::new(),
+            version: ProtocolVersion::default(),
+            cipher: Cipher::default(),
+            valid: 24 * 3600,
+            throttling: None,
+        };
+        let mut arguments = std::env::args().skip(1);
+        while let Some(name) = arguments.next() {
+            let value = arguments.next().ok_or(format!("{name} needs a value"))?;
+            match name.as_str() {
+                "--listen" => options.listen = value,
+                "--public" => options.public = Some(value),
+                "--fernet-key" => {
+                    options
+                        .fernet_keys
+                        .extend(value.split(',').map(str::to_owned));
+                }
+                "--issue" => {
+                    let (hostname, file) = value.split_once(':').ok_or("--issue HOSTNAME:FILE")?;
+                    options.issue.push((hostname.to_owned(), file.to_owned()));
+                }
+                "--protocol-version" => options.version = value.parse::<u8>()?.try_into()?,
+                "--cipher" => options.cipher = value.parse()?,
+                "--valid" => options.valid = value.parse()?,
+                "--throttling" => options.throttling = Some(value.parse()?),
+                _ => return Err(format!("what is {name}?").into()),
+            }
+        }
+        if options.fernet_keys.is_empty() {
+            options
+                .fernet_keys
+                .push(FernetKeys::generate_key().to_string());
+        }
+        Ok(options)
+    }
+}
+
+fn issue(
+    fernet: &FernetKeys,
+    options: &Options,
+    hostname: &str,
+    file: &str,
+) -> Result<(), Box<dyn Error>> {
+    let key = SessionKey::generate()?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let mut content = TokenContent::new(hostname, key.clone(), now + options.valid);
+    content.protocol_version = options.version;
+    content.cipher = options.cipher;
+    let issued = serde_json::json!({
+        "token": fernet.issue(&content)?,
+        "aes_key": *key.key_hex(),
+        "aes_iv": *key.iv_hex(),
+        "hostname": hostname,
+        "protocol_version": u8::from(options.version),
+        "cipher": options.cipher.name(),
+    });
+    Ok(std::fs::write(file, issued.to_string())?)
+}
+
+/// Waits for SIGTERM or Ctrl-C; not at all in the demonstration.
+async fn stop_signal(demo: bool) {
+    if demo {
+        return;
+    }
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}

@@ -1,0 +1,725 @@
+//! Two multiplexers, joined by byte pipes on virtual time: random schedules against a simple model, and the cases that the
+//! protocol names one by one.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+use snitun::{
+    ChannelError, ChannelId, ChannelKey, Cipher, ClientHandshake, CloseReason, Decoder, Encoder,
+    Event, Limits, Mux, MuxConfig, OpenError, ProtocolVersion, Read, Role, ServerHandshake,
+    SessionKey, Timeouts, Write, WriteBatch,
+};
+
+const CLIENT: usize = 0;
+const SERVER: usize = 1;
+
+/// One end, its codec, and the bytes on their way to it.
+struct Side {
+    mux: Mux,
+    encoder: Encoder,
+    decoder: Decoder,
+    batch: WriteBatch,
+    /// On their way here.
+    wire: VecDeque<u8>,
+    input: BytesMut,
+    events: Vec<Event>,
+    ended: Option<CloseReason>,
+}
+
+struct Pair {
+    sides: [Side; 2],
+    now: Instant,
+    random: StdRng,
+}
+
+fn entropy(seed: u64) -> Box<dyn snitun::Entropy> {
+    let mut random = StdRng::seed_from_u64(seed);
+    Box::new(move |dest: &mut [u8]| random.fill_bytes(dest))
+}
+
+impl Pair {
+    fn new(version: ProtocolVersion, cipher: Cipher, limits: Limits, seed: u64) -> Self {
+        Self::with(version, cipher, limits, Timeouts::default(), None, seed)
+    }
+
+    fn with(
+        version: ProtocolVersion,
+        cipher: Cipher,
+        limits: Limits,
+        timeouts: Timeouts,
+        throttling: Option<u32>,
+        seed: u64,
+    ) -> Self {
+        let key = SessionKey::new([3; 32], [4; 16]);
+        let (mut challenge, mut answer) = (Vec::new(), Vec::new());
+        let mut random = |dest: &mut [u8]| dest.fill(1);
+        let server = ServerHandshake::new(&key, cipher, &mut random, &mut challenge).unwrap();
+        let client = ClientHandshake::new(&key, cipher)
+            .unwrap()
+            .answer(&mut challenge, &mut random, &mut answer)
+            .unwrap();
+        let server = server.verify(&mut answer).unwrap();
+        let now = Instant::now();
+        let side = |role, session: snitun::Session| Side {
+            mux: Mux::new(
+                MuxConfig {
+                    role,
+                    version,
+                    throttling: throttling.and_then(|rate| rate.try_into().ok()),
+                    limits: limits.clone(),
+                    timeouts: timeouts.clone(),
+                },
+                now,
+            ),
+            encoder: Encoder::new(session.sealer, version, entropy(seed)),
+            decoder: Decoder::new(session.opener, version),
+            batch: WriteBatch::new(),
+            wire: VecDeque::new(),
+            input: BytesMut::new(),
+            events: Vec::new(),
+            ended: None,
+        };
+        Self {
+            sides: [side(Role::Client, client), side(Role::Server, server)],
+            now,
+            random: StdRng::seed_from_u64(seed),
+        }
+    }
+
+    fn id(&mut self) -> ChannelId {
+        let mut id = ChannelId([0; 16]);
+        self.random.fill_bytes(&mut id.0);
+        id
+    }
+
+    fn open(&mut self) -> ChannelKey {
+        let id = self.id();
+        let caller = Some("192.0.2.7".parse().unwrap());
+        self.sides[SERVER].mux.open(id, caller).unwrap()
+    }
+
+    /// `from` writes up to `count` bytes, in one go, onto the wire.
+    fn write(&mut self, from: usize, count: usize) {
+        let now = self.now;
+        let [client, server] = &mut self.sides;
+        let (side, other) = if from == CLIENT {
+            (client, server)
+        } else {
+            (server, client)
+        };
+        if side.batch.is_empty() {
+            side.mux
+                .poll_transmit(&mut side.encoder, &mut side.batch, now)
+                .unwrap();
+        }
+        let mut left = count.min(side.batch.len());
+        while left > 0 {
+            let mut slices = [IoSlice::new(&[]); 3];
+            side.batch.slices(&mut slices);
+            let taken = left.min(slices[0].len());
+            other.wire.extend(&slices[0][..taken]);
+            side.batch.advance(taken);
+            left -= taken;
+            side.mux.handle_sent(now);
+        }
+    }
+
+    /// `to` reads up to `count` bytes off its wire.
+    fn read(&mut self, to: usize, count: usize) {
+        let now = self.now;
+        let side = &mut self.sides[to];
+        let count = count.min(side.wire.len());
+        if count == 0 || side.ended.is_some() {
+            return;
+        }
+        let bytes: Vec<u8> = side.wire.drain(..count).collect();
+        side.input.extend_from_slice(&bytes);
+        side.mux.handle_received(now);
+        while let Some(incoming) = side.decoder.decode(&mut side.input).unwrap() {
+            if let Err(reason) = side.mux.handle(incoming, now) {
+                side.ended = Some(reason);
+                side.mux.end(now);
+                return;
+            }
+        }
+    }
+
+    /// Moves everything that can move, and collects the events.
+    fn settle(&mut self) {
+        loop {
+            for side in [CLIENT, SERVER] {
+                self.write(side, usize::MAX);
+                self.read(1 - side, usize::MAX);
+                self.take_events(CLIENT);
+                self.take_events(SERVER);
+            }
+            let quiet = |side: &Side| {
+                side.batch.is_empty() && !side.mux.has_output() && side.wire.is_empty()
+            };
+            if self.sides.iter().all(quiet) {
+                return;
+            }
+        }
+    }
+
+    fn take_events(&mut self, side: usize) {
+        while let Some(event) = self.sides[side].mux.poll_event() {
+            if event == Event::PingDue {
+                let id = self.id();
+                self.sides[side].mux.ping(id, self.now);
+            }
+            self.sides[side].events.push(event);
+        }
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.now += by;
+        for side in &mut self.sides {
+            if side.mux.poll_timeout().is_some_and(|due| due <= self.now)
+                && let Err(reason) = side.mux.handle_timeout(self.now)
+            {
+                side.ended.get_or_insert(reason);
+                side.mux.end(self.now);
+            }
+        }
+        self.take_events(CLIENT);
+        self.take_events(SERVER);
+    }
+
+    fn accept(&mut self) -> ChannelKey {
+        self.sides[CLIENT].mux.accept().expect("a channel")
+    }
+
+    /// Everything that can be read now, and how it ended.
+    fn drain(&mut self, side: usize, key: ChannelKey) -> (Vec<u8>, Read) {
+        let mut bytes = Vec::new();
+        loop {
+            match self.sides[side].mux.read(key) {
+                Read::Data(data) => bytes.extend_from_slice(&data),
+                end => return (bytes, end),
+            }
+        }
+    }
+}
+
+fn small_limits() -> Limits {
+    Limits {
+        receive_per_channel: 400_000,
+        receive_total: 1_000_000,
+        pause_above: 50_000,
+        resume_below: 10_000,
+        send_per_channel: 100_000,
+        ..Limits::default()
+    }
+}
+
+/// The byte at `offset` of what `side` writes on channel `index`.
+fn pattern(index: usize, side: usize, offset: usize) -> u8 {
+    ((offset.wrapping_mul(31) >> 3) ^ offset ^ (index * 7) ^ (side * 131)) as u8
+}
+
+/// What the model knows of one end of a channel.
+#[derive(Default)]
+struct End {
+    key: Option<ChannelKey>,
+    written: usize,
+    read: usize,
+    /// We closed it before the other end did.
+    closed: bool,
+    released: bool,
+    /// It told us that it is over.
+    over: Option<Read>,
+}
+
+struct Model {
+    pair: Pair,
+    /// Client's and server's end of each channel.
+    channels: Vec<[End; 2]>,
+    /// In the order in which the server opened them, which is the order of accepting.
+    accepted: usize,
+}
+
+impl Model {
+    fn step(&mut self) {
+        let random = &mut self.pair.random;
+        let side = random.random_range(0..2);
+        let pick = random.random_range(0..self.channels.len().max(1));
+        let size = match random.random_range(0..4) {
+            0 => 1,
+            1 => random.random_range(1..100),
+            2 => random.random_range(1..10_000),
+            _ => random.random_range(1..200_000),
+        };
+        match random.random_range(0..100) {
+            0..4 if self.channels.len() < 40 => {
+                let key = self.pair.open();
+                let mut ends = <[End; 2]>::default();
+                ends[SERVER].key = Some(key);
+                self.channels.push(ends);
+            }
+            4..10 => {
+                if let Some(key) = self.pair.sides[CLIENT].mux.accept() {
+                    self.channels[self.accepted][CLIENT].key = Some(key);
+                    self.accepted += 1;
+                }
+            }
+            10..35 => self.write(pick, side, size),
+            35..60 => self.read(pick, side),
+            60..61 => self.close(pick, side),
+            61..62 => self.release(pick, side),
+            62..80 => self.pair.write(side, size),
+            80..98 => self.pair.read(side, size),
+            _ => self.pair.advance(Duration::from_millis(size as u64 % 300)),
+        }
+    }
+
+    fn key(&self, index: usize, side: usize) -> Option<ChannelKey> {
+        let end = &self.channels.get(index)?[side];
+        end.key.filter(|_| !end.released)
+    }
+
+    fn write(&mut self, index: usize, side: usize, size: usize) {
+        let Some(key) = self.key(index, side) else {
+            return;
+        };
+        let end = &mut self.channels[index][side];
+        let data: Vec<u8> = (end.written..end.written + size)
+            .map(|offset| pattern(index, side, offset))
+            .collect();
+        match self.pair.sides[side].mux.write(key, &data) {
+            Write::Taken(count) => {
+                assert!(!end.closed, "a closed channel takes nothing");
+                end.written += count;
+            }
+            Write::Wait => assert!(!end.closed),
+            Write::Closed => {}
+        }
+    }
+
+    fn read(&mut self, index: usize, side: usize) {
+        let Some(key) = self.key(index, side) else {
+            return;
+        };
+        let end = &mut self.channels[index][side];
+        match self.pair.sides[side].mux.read(key) {
+            Read::Data(data) => {
+                assert!(end.over.is_none(), "nothing comes after the end");
+                for byte in data {
+                    assert_eq!(byte, pattern(index, 1 - side, end.read));
+                    end.read += 1;
+                }
+            }
+            Read::Wait => assert!(end.over.is_none() && !end.closed),
+            over => end.over = Some(over),
+        }
+    }
+
+    fn close(&mut self, index: usize, side: usize) {
+        if let Some(key) = self.key(index, side) {
+            let now = self.pair.now;
+            self.pair.sides[side].mux.close(key, now);
+            self.channels[index][side].closed = true;
+        }
+    }
+
+    fn release(&mut self, index: usize, side: usize) {
+        if let Some(key) = self.key(index, side) {
+            let now = self.pair.now;
+            self.pair.sides[side].mux.release(key, now);
+            self.channels[index][side].released = true;
+        }
+    }
+
+    /// Lets everything arrive and be read, then compares.
+    fn finish(mut self) {
+        for _ in 0..200 {
+            self.pair.settle();
+            while let Some(key) = self.pair.sides[CLIENT].mux.accept() {
+                self.channels[self.accepted][CLIENT].key = Some(key);
+                self.accepted += 1;
+            }
+            for index in 0..self.channels.len() {
+                for side in [CLIENT, SERVER] {
+                    for _ in 0..4 {
+                        self.read(index, side);
+                    }
+                }
+            }
+        }
+        for side in &self.pair.sides {
+            assert_eq!(side.ended, None);
+        }
+        for ends in &self.channels {
+            for side in [CLIENT, SERVER] {
+                let (us, other) = (&ends[side], &ends[1 - side]);
+                assert!(us.read <= other.written);
+                let failed = matches!(us.over, Some(Read::Failed(_)));
+                let we_gave_up = us.closed || us.released;
+                let other_failed = matches!(other.over, Some(Read::Failed(_)));
+                if us.key.is_some() && !we_gave_up && !failed && !other_failed {
+                    assert_eq!(us.read, other.written, "everything written arrives");
+                    let should_be_over = other.closed || other.released;
+                    assert_eq!(us.over.is_some(), should_be_over);
+                }
+            }
+        }
+        // Whatever the application lets go of is gone on both sides.
+        for index in 0..self.channels.len() {
+            self.release(index, CLIENT);
+            self.release(index, SERVER);
+        }
+        self.pair.settle();
+        for side in &self.pair.sides {
+            assert_eq!(side.mux.open_channels(), 0);
+            assert_eq!(side.mux.bytes_received_unread(), 0);
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 30, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn random_schedules_match_the_model(seed: u64, version in 0_u8..3, cipher in 0_usize..3) {
+        let version = ProtocolVersion::try_from(version).unwrap();
+        let pair = Pair::new(version, Cipher::ALL[cipher], small_limits(), seed);
+        let mut model = Model { pair, channels: Vec::new(), accepted: 0 };
+        for _ in 0..1000 {
+            model.step();
+        }
+        model.finish();
+    }
+}
+
+#[test]
+fn data_written_before_close_arrives_and_then_the_end() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    let server = pair.open();
+    assert_eq!(
+        pair.sides[SERVER].mux.write(server, b"hello"),
+        Write::Taken(5)
+    );
+    pair.sides[SERVER].mux.close(server, pair.now);
+    assert_eq!(pair.sides[SERVER].mux.write(server, b"more"), Write::Closed);
+    pair.settle();
+    let client = pair.accept();
+    assert_eq!(pair.drain(CLIENT, client), (b"hello".to_vec(), Read::End));
+    assert_eq!(pair.sides[CLIENT].mux.write(client, b"x"), Write::Closed);
+    assert_eq!(pair.sides[CLIENT].mux.open_channels(), 0);
+}
+
+#[test]
+fn crossing_closes_leave_nothing_behind() {
+    let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, Limits::default(), 1);
+    let server = pair.open();
+    pair.settle();
+    let client = pair.accept();
+    for (side, key) in [(CLIENT, client), (SERVER, server)] {
+        pair.sides[side].mux.write(key, b"last words");
+        pair.sides[side].mux.release(key, pair.now);
+    }
+    pair.settle();
+    for side in &pair.sides {
+        assert_eq!(side.mux.open_channels(), 0);
+        assert_eq!(side.mux.bytes_received_unread(), 0);
+        assert_eq!(side.ended, None);
+    }
+}
+
+#[test]
+fn a_channel_at_its_receive_limit_is_closed_alone() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, small_limits(), 1);
+    let (slow, quick) = (pair.open(), pair.open());
+    pair.settle();
+    let (slow_end, quick_end) = (pair.accept(), pair.accept());
+    pair.sides[SERVER].mux.write(quick, b"fine");
+    let block = vec![1; 50_000];
+    let mut written = 0;
+    while pair.sides[SERVER].mux.write(slow, &block) == Write::Taken(block.len()) {
+        written += block.len();
+        pair.settle();
+        assert!(written < 1_000_000, "the limit is never reached");
+    }
+    let failed = Read::Failed(ChannelError::Overrun);
+    assert_eq!(pair.drain(CLIENT, slow_end), (Vec::new(), failed));
+    assert_eq!(pair.drain(SERVER, slow), (Vec::new(), Read::End));
+    assert_eq!(
+        pair.drain(CLIENT, quick_end),
+        (b"fine".to_vec(), Read::Wait)
+    );
+    assert_eq!(pair.sides[CLIENT].mux.bytes_received_unread(), 0);
+    assert_eq!(pair.sides[CLIENT].mux.open_channels(), 1);
+}
+
+#[test]
+fn at_the_total_limit_the_fullest_channel_goes() {
+    let limits = Limits {
+        receive_total: 300_000,
+        ..small_limits()
+    };
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
+    let keys: Vec<_> = (0..4).map(|_| pair.open()).collect();
+    for (index, key) in keys.iter().enumerate() {
+        let size = if index == 2 { 100_000 } else { 60_000 };
+        let taken = pair.sides[SERVER].mux.write(*key, &vec![0; size]);
+        assert_eq!(taken, Write::Taken(size));
+        pair.settle();
+    }
+    assert_eq!(pair.sides[CLIENT].mux.bytes_received_unread(), 280_000);
+    let fifth = pair.open();
+    pair.sides[SERVER].mux.write(fifth, &[0; 30_000]);
+    pair.settle();
+    let ends: Vec<_> = (0..5).map(|_| pair.accept()).collect();
+    let lens: Vec<_> = ends
+        .iter()
+        .map(|end| pair.drain(CLIENT, *end).0.len())
+        .collect();
+    assert_eq!(lens, [60_000, 60_000, 0, 60_000, 30_000]);
+}
+
+#[test]
+fn a_slow_reader_pauses_its_sender_and_nobody_else() {
+    let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesGcm, small_limits(), 1);
+    let (slow, quick) = (pair.open(), pair.open());
+    pair.settle();
+    let (slow_end, quick_end) = (pair.accept(), pair.accept());
+    let block = vec![1; 50_000];
+    let mut written = 0;
+    loop {
+        match pair.sides[SERVER].mux.write(slow, &block) {
+            Write::Taken(count) => written += count,
+            Write::Wait => break,
+            Write::Closed => panic!("flow control failed"),
+        }
+        pair.settle();
+        assert!(written < 1_000_000, "never paused");
+    }
+    // The other one goes on.
+    for _ in 0..20 {
+        assert_eq!(
+            pair.sides[SERVER].mux.write(quick, &block),
+            Write::Taken(block.len())
+        );
+        pair.settle();
+        assert_eq!(pair.drain(CLIENT, quick_end).0.len(), block.len());
+        pair.settle();
+    }
+    // Reading sets the slow one free again, and nothing is missing.
+    pair.sides[SERVER].events.clear();
+    let mut read = 0;
+    while read < written {
+        let (bytes, end) = pair.drain(CLIENT, slow_end);
+        assert_eq!(end, Read::Wait);
+        read += bytes.len();
+        pair.settle();
+    }
+    assert!(pair.sides[SERVER].events.contains(&Event::Writable(slow)));
+}
+
+#[test]
+fn a_pause_that_is_taken_back_before_it_is_sent_is_never_sent() {
+    let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, small_limits(), 1);
+    let server = pair.open();
+    pair.settle();
+    let client = pair.accept();
+    pair.sides[SERVER].mux.write(server, &[0; 90_000]);
+    pair.write(SERVER, usize::MAX);
+    pair.read(CLIENT, usize::MAX);
+    // Over the high mark by now, and below the low one right away.
+    assert_eq!(pair.drain(CLIENT, client).0.len(), 90_000);
+    let before = pair.sides[SERVER].wire.len();
+    pair.write(CLIENT, usize::MAX);
+    assert_eq!(pair.sides[SERVER].wire.len(), before);
+}
+
+#[test]
+fn a_closed_channel_that_the_peer_paused_gives_up_in_the_end() {
+    let mut pair = Pair::new(ProtocolVersion::V2, Cipher::AesCbc, small_limits(), 1);
+    let server = pair.open();
+    pair.settle();
+    let client = pair.accept();
+    while let Write::Taken(_) = pair.sides[SERVER].mux.write(server, &[0; 50_000]) {
+        pair.settle();
+    }
+    pair.sides[SERVER].mux.release(server, pair.now);
+    pair.settle();
+    assert_eq!(pair.sides[SERVER].mux.open_channels(), 1, "data waits");
+    pair.advance(Duration::from_secs(31));
+    pair.settle();
+    assert_eq!(pair.sides[SERVER].mux.open_channels(), 0);
+    assert_eq!(pair.drain(CLIENT, client).1, Read::End);
+}
+
+#[test]
+fn channels_beyond_the_limits_are_refused_without_harm() {
+    let limits = Limits {
+        max_unaccepted: 2,
+        ..Limits::default()
+    };
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
+    let keys = [pair.open(), pair.open(), pair.open()];
+    pair.settle();
+    assert_eq!(pair.drain(SERVER, keys[2]).1, Read::End, "refused");
+    assert_eq!(pair.drain(SERVER, keys[0]).1, Read::Wait);
+    pair.accept();
+    pair.accept();
+    assert_eq!(pair.sides[CLIENT].mux.accept(), None);
+
+    let limits = Limits {
+        max_channels: 1,
+        ..Limits::default()
+    };
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
+    pair.open();
+    let id = pair.id();
+    let refused = pair.sides[SERVER].mux.open(id, None);
+    assert_eq!(refused.unwrap_err(), OpenError::TooManyChannels);
+}
+
+#[test]
+fn a_device_does_not_let_itself_be_flooded() {
+    let limits = Limits {
+        max_unaccepted: 0,
+        ..Limits::default()
+    };
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
+    for _ in 0..300 {
+        pair.open();
+    }
+    while pair.sides[SERVER].mux.has_output() {
+        pair.write(SERVER, usize::MAX);
+    }
+    // The device reads all of it and gets to write nothing.
+    pair.read(CLIENT, usize::MAX);
+    assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::Flooded));
+}
+
+#[test]
+fn pings_are_sent_answered_and_missed() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    for _ in 0..10 {
+        pair.advance(Duration::from_secs(50));
+        pair.settle();
+    }
+    let events = &pair.sides[CLIENT].events;
+    let pongs = |event: &&Event| matches!(event, Event::Pong { .. });
+    assert_eq!(events.iter().filter(pongs).count(), 10);
+    assert!(
+        pair.sides[SERVER].events.is_empty(),
+        "a server does not ping"
+    );
+
+    // From now on nothing arrives any more; the ping at 50 s has until 140 s.
+    pair.advance(Duration::from_secs(50));
+    pair.write(CLIENT, usize::MAX);
+    for _ in 0..8 {
+        pair.advance(Duration::from_secs(10));
+        pair.write(CLIENT, usize::MAX);
+        assert_eq!(pair.sides[CLIENT].ended, None);
+    }
+    pair.advance(Duration::from_secs(10));
+    assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::PingTimeout));
+    // The other end has heard nothing for longer than it waits.
+    pair.advance(Duration::from_secs(10));
+    assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::Idle));
+}
+
+#[test]
+fn a_peer_that_reads_nothing_is_given_up() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    pair.sides[SERVER].mux.handle_write_blocked(pair.now);
+    for _ in 0..11 {
+        pair.advance(Duration::from_secs(10));
+        pair.sides[SERVER].mux.handle_received(pair.now);
+        assert_eq!(pair.sides[SERVER].ended, None);
+    }
+    pair.advance(Duration::from_secs(10));
+    assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::WriteStalled));
+}
+
+#[test]
+fn channels_take_turns_and_control_goes_ahead() {
+    let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, Limits::default(), 1);
+    let keys = [pair.open(), pair.open()];
+    pair.settle();
+    let ends = [pair.accept(), pair.accept()];
+    pair.sides[SERVER].mux.write(keys[0], &vec![0; 200_000]);
+    pair.sides[SERVER].mux.write(keys[1], &[1; 10]);
+    let id = pair.id();
+    pair.sides[SERVER].mux.ping(id, pair.now);
+    // The ping and one frame of the first channel is all that stands before the second one.
+    pair.write(SERVER, 32 + 32 + 64 * 1024 + 32 + 10);
+    pair.read(CLIENT, usize::MAX);
+    assert!(
+        pair.sides[CLIENT].mux.has_output(),
+        "the answer to the ping"
+    );
+    assert_eq!(pair.drain(CLIENT, ends[1]).0.len(), 10);
+    assert_eq!(pair.drain(CLIENT, ends[0]).0.len(), 64 * 1024);
+}
+
+#[test]
+fn throttling_spaces_large_messages_and_lets_small_ones_through() {
+    let mut pair = Pair::with(
+        ProtocolVersion::V0,
+        Cipher::AesCbc,
+        Limits::default(),
+        Timeouts::default(),
+        Some(10),
+        1,
+    );
+    let (bulk, small) = (pair.open(), pair.open());
+    pair.write(SERVER, usize::MAX);
+    pair.read(CLIENT, usize::MAX);
+    let (bulk_end, small_end) = (pair.accept(), pair.accept());
+    pair.sides[SERVER].mux.write(bulk, &vec![0; 256 * 1024]);
+    let mut total = 0;
+    for frame in 1..=4 {
+        pair.sides[SERVER].mux.write(small, b"x");
+        pair.write(SERVER, usize::MAX);
+        pair.read(CLIENT, usize::MAX);
+        total += pair.drain(CLIENT, bulk_end).0.len();
+        assert_eq!(total, frame * 64 * 1024);
+        assert_eq!(pair.drain(CLIENT, small_end).0, b"x");
+        pair.advance(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn draining_closes_everything_behind_its_data() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    let server = pair.open();
+    pair.settle();
+    let client = pair.accept();
+    pair.sides[CLIENT].mux.write(client, b"goodbye");
+    pair.sides[CLIENT].mux.drain(pair.now);
+    assert!(!pair.sides[CLIENT].mux.is_drained());
+    pair.settle();
+    assert!(pair.sides[CLIENT].mux.is_drained());
+    assert_eq!(pair.drain(SERVER, server), (b"goodbye".to_vec(), Read::End));
+    let failed = Read::Failed(ChannelError::TunnelClosed);
+    assert_eq!(pair.drain(CLIENT, client).1, failed);
+    // A channel that is opened meanwhile is refused.
+    let late = pair.open();
+    pair.settle();
+    assert_eq!(pair.drain(SERVER, late).1, Read::End);
+}
+
+#[test]
+fn a_reader_is_told_once_however_many_frames_come() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    let server = pair.open();
+    pair.settle();
+    let client = pair.accept();
+    pair.sides[CLIENT].events.clear();
+    assert_eq!(pair.sides[CLIENT].mux.read(client), Read::Wait);
+    for _ in 0..100 {
+        pair.sides[SERVER].mux.write(server, b"frame");
+        pair.settle();
+    }
+    assert_eq!(pair.sides[CLIENT].events, [Event::Readable(client)]);
+}
