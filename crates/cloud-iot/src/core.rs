@@ -42,8 +42,7 @@ const CONNECT_GRACE: Duration = Duration::from_secs(1);
 /// of another client with the same id.
 const SOON: Duration = Duration::from_secs(10);
 
-/// How often a stop without time can be asked for; the part of a stop's time that the outbox may
-/// take, the rest being kept for the goodbye.
+/// The part of a stop's time that emptying the outbox may take; the rest is kept for the goodbye.
 const FLUSH_SHARE: f64 = 0.75;
 
 /// What the driver is to do.
@@ -314,7 +313,7 @@ impl Core {
             Phase::Greeting { link } => link.ping_due,
             Phase::Online { link } => earliest([link.ping_due, self.outbox.next_due()]),
             Phase::Draining { step, deadline, .. } => match step {
-                Drain::Flushing(until) => Some(*until),
+                Drain::Flushing(until) => Some((*until).min(*deadline)),
                 Drain::Goodbye(_) | Drain::Leaving => Some(*deadline),
             },
             Phase::Closing { deadline } => Some(*deadline),
@@ -344,8 +343,9 @@ impl Core {
             }
             Phase::Draining {
                 step: Drain::Flushing(_),
+                deadline,
                 ..
-            } => self.advance(now),
+            } if *deadline > now => self.advance(now),
             Phase::Draining { .. } => self.close(now),
             Phase::Closing { .. } => self.end(),
             Phase::Waiting { .. } => self.open(now),
@@ -353,7 +353,7 @@ impl Core {
         }
     }
 
-    /// Stops the session, `deadline` being when it must have ended.
+    /// Stops the session, `deadline` being when it must have ended. Again, it may only be sooner.
     pub(crate) fn stop(&mut self, deadline: Instant, now: Instant) {
         let (link, step, greeted) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
             Phase::Online { link } => {
@@ -374,7 +374,12 @@ impl Core {
                 self.report.clean = true;
                 return self.end();
             }
-            phase => {
+            mut phase => {
+                if let Phase::Draining { deadline: end, .. } | Phase::Closing { deadline: end } =
+                    &mut phase
+                {
+                    *end = deadline.min(*end);
+                }
                 self.phase = phase;
                 return;
             }
@@ -584,13 +589,18 @@ impl Core {
         };
         self.outbox.connection_lost();
         let connected = link.map(|link| now.saturating_duration_since(link.since));
-        let cause = match cause {
-            Cause::Closed { .. } => Cause::Closed {
+        let cause = match (cause, connected) {
+            (Cause::Closed { .. }, _) => Cause::Closed {
                 soon: connected.is_some_and(|time| time < SOON),
             },
-            other => other,
+            // The system gave up on a connection that had been made.
+            (Cause::ConnectTimeout, Some(_)) => Cause::KeepAlive,
+            (other, _) => other,
         };
-        let failures = self.failures.record(&self.config.backoff, connected);
+        // Two clients with one id take the session from each other. Each is online in the other's
+        // wait, so that time spent connected must not count, or this would go on at full pace.
+        let credited = if cause.is_takeover() { None } else { connected };
+        let failures = self.failures.record(&self.config.backoff, credited);
         let retry_in = self.config.backoff.delay(failures, (self.random)());
         let cause = Arc::new(cause);
         self.phase = Phase::Waiting {

@@ -518,3 +518,33 @@ fn a_request_given_up_offline_never_leaves() {
     bench.connect();
     assert!(!bench.actions().contains(&"publish ?".to_owned()));
 }
+
+#[test]
+fn two_clients_with_one_id_do_not_keep_up_their_pace() {
+    let mut bench = Bench::new(config());
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        bench.connect();
+        bench.now += 100 * SECOND;
+        let reason = ReasonCode::SESSION_TAKEN_OVER;
+        bench.event(LinkEvent::Lost(Cause::Disconnected {
+            reason,
+            message: None,
+        }));
+        bench.core.hooks_finished(bench.now);
+        waits.push(bench.wait_until_due().as_secs());
+    }
+    assert_eq!(waits, [2, 4, 8, 16]);
+}
+
+#[test]
+fn a_second_stop_can_only_shorten_the_first() {
+    let mut bench = Bench::online(config());
+    let _receipt = bench.publish("1");
+    bench.core.stop(bench.now + 60 * SECOND, bench.now);
+    bench.core.stop(bench.now + 90 * SECOND, bench.now);
+    bench.core.stop(bench.now + 2 * SECOND, bench.now);
+    bench.actions();
+    assert_eq!(bench.wait_until_due(), 2 * SECOND);
+    assert_eq!(bench.actions(), ["close", "event stopped", "end"]);
+}

@@ -17,7 +17,7 @@ use crate::event::{SessionEvent, SessionState};
 use crate::hooks::Hooks;
 use crate::link::LinkEvent;
 use crate::message::Message;
-use crate::pump::{Connection, NotTaken};
+use crate::pump::{Connection, EVENTS, NotTaken};
 use crate::router::Routes;
 use crate::stream::Streams;
 
@@ -111,6 +111,7 @@ impl Driver {
             hooks,
             routes,
             connection: None,
+            pumps: JoinSet::new(),
             hooking: JoinSet::new(),
         };
         running.serve().await;
@@ -124,6 +125,9 @@ struct Running {
     hooks: Hooks,
     routes: Routes,
     connection: Option<Connection>,
+    /// The tasks of this connection and of those before it that are still ending.
+    pumps: JoinSet<()>,
+    /// Hooks that run, and aborted ones that are still ending.
     hooking: JoinSet<()>,
 }
 
@@ -147,12 +151,16 @@ impl Running {
         }
     }
 
-    /// Takes the event and those that have come already, so that a burst costs one wake-up.
+    /// Takes the event and those that have come already, so that a burst costs one wake-up; no
+    /// more than the channel holds, so that what comes of them is carried out in between.
     fn link_events(&mut self, first: LinkEvent) {
         let now = Instant::now();
         let mut core = lock(&self.shared.core);
         core.link_event(first, now);
-        while let Some(event) = self.connection.as_mut().and_then(Connection::try_event) {
+        for _ in 1..EVENTS {
+            let Some(event) = self.connection.as_mut().and_then(Connection::try_event) else {
+                break;
+            };
             core.link_event(event, now);
         }
     }
@@ -176,7 +184,10 @@ impl Running {
     fn perform(&mut self, action: Action) -> Result<(), NotTaken> {
         let limit = self.shared.config.timeouts.hook;
         match action {
-            Action::Open => self.connection = Some(Connection::open(&self.shared.config)),
+            Action::Open => {
+                while self.pumps.try_join_next().is_some() {}
+                self.connection = Some(Connection::open(&self.shared.config, &mut self.pumps));
+            }
             Action::Subscribe(subscriptions) => {
                 return self.send(|link| link.subscribe(&subscriptions));
             }
@@ -184,7 +195,7 @@ impl Running {
             Action::Disconnect => return self.send(Connection::disconnect),
             Action::Close => {
                 self.connection = None;
-                self.hooking = JoinSet::new();
+                self.hooking.abort_all();
             }
             Action::ConnectHooks => {
                 self.hooks.run_connect(&mut self.hooking, limit);
@@ -229,6 +240,7 @@ impl Running {
 
     async fn finish(mut self) {
         self.connection = None;
+        self.pumps.shutdown().await;
         self.hooking.shutdown().await;
         let deadline = lock(&self.shared.stop_by).unwrap_or_else(Instant::now);
         if timeout_at(deadline, self.routes.finish()).await.is_err() {

@@ -10,12 +10,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use rumqttc::v5::mqttbytes::QoS as WireQoS;
 use rumqttc::v5::mqttbytes::v5::{ConnAck, Filter, LastWill, Packet, Publish};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::cause::Cause;
@@ -25,7 +26,7 @@ use crate::message::{Message, QoS, Subscription};
 
 /// Events on their way to the driver. The driver empties it without waiting; this only evens out
 /// bursts, and back-pressure on the socket begins beyond it.
-const EVENTS: usize = 64;
+pub(crate) const EVENTS: usize = 64;
 
 /// Requests that may stand before the event loop besides those of the window: a SUBSCRIBE and a
 /// DISCONNECT, with some room.
@@ -44,12 +45,12 @@ pub(crate) struct NotTaken;
 pub(crate) struct Connection {
     client: AsyncClient,
     events: mpsc::Receiver<LinkEvent>,
-    task: JoinHandle<()>,
+    task: AbortHandle,
 }
 
 impl Connection {
-    /// Starts to connect.
-    pub(crate) fn open(config: &SessionConfig) -> Self {
+    /// Starts to connect, with a task among `tasks`.
+    pub(crate) fn open(config: &SessionConfig, tasks: &mut JoinSet<()>) -> Self {
         let requests = usize::from(config.limits.in_flight) + SPARE_REQUESTS;
         let (client, event_loop) = AsyncClient::new(options(config), requests);
         let (sender, events) = mpsc::channel(EVENTS);
@@ -63,7 +64,7 @@ impl Connection {
         Self {
             client,
             events,
-            task: tokio::spawn(pump.run()),
+            task: tasks.spawn(pump.run()),
         }
     }
 
@@ -172,7 +173,6 @@ impl Pump {
 
     /// Passes on what had been received before the connection failed, and the reason.
     async fn lost(mut self, error: &ConnectionError) {
-        tracing::debug!(%error, "connection error");
         let received = std::mem::take(&mut self.event_loop.state.events);
         for event in received {
             // What was about to be written is in doubt; it counts as not written.
@@ -185,6 +185,7 @@ impl Pump {
                 return;
             }
         }
+        // The error itself is not logged: it may quote a packet, payload included.
         // The driver may have gone; then nobody wants to know.
         let _ = self.events.send(LinkEvent::Lost(Cause::from(error))).await;
     }
@@ -252,7 +253,8 @@ fn received(publish: Publish) -> Option<Message> {
     };
     Some(Message {
         topic,
-        payload: publish.payload,
+        // The payload is a slice of the read buffer and would keep all of it alive.
+        payload: Bytes::copy_from_slice(&publish.payload),
         qos,
         retain: publish.retain,
     })

@@ -136,7 +136,7 @@ impl SessionBuilder {
 }
 
 /// A request and where its answer comes.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// Where the request is published.
     pub topic: String,
@@ -148,6 +148,19 @@ pub struct Request {
     pub reply_topic: String,
     /// How long to wait in all, the time without a connection included.
     pub timeout: Duration,
+}
+
+/// Payloads may hold secrets of the application, so only their length is shown.
+impl std::fmt::Debug for Request {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Request")
+            .field("topic", &self.topic)
+            .field("payload_bytes", &self.payload.len())
+            .field("qos", &self.qos)
+            .field("reply_topic", &self.reply_topic)
+            .field("timeout", &self.timeout)
+            .finish()
+    }
 }
 
 /// A running session. Clones are cheap and all the same session; when the last one is dropped the

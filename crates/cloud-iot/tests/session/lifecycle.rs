@@ -72,7 +72,7 @@ async fn hooks_that_fail_panic_or_hang_do_no_harm() {
     let session = Session::builder(config)
         .on_connect(|| async { Err("no".into()) })
         .on_connect(|| async { panic!("a hook of a test panics") })
-        .on_connect(|| std::future::pending())
+        .on_connect(std::future::pending)
         .on_disconnect(move |cause| {
             let tell = Arc::clone(&tell);
             async move {

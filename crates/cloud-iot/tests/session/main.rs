@@ -1,5 +1,12 @@
 //! The session against a real broker, and against a peer that misbehaves by a script.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this is test code"
+)]
+
 #[path = "../support/mod.rs"]
 mod support;
 
