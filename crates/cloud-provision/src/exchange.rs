@@ -242,21 +242,21 @@ fn innermost(error: &reqwest::Error) -> String {
     printable(&current.to_string())
 }
 
+/// What TLS had against the server, if it was TLS.
 fn tls_error(error: &reqwest::Error) -> Option<String> {
     let mut current: Option<&dyn Error> = error.source();
     while let Some(link) = current {
-        // An I/O error does not name what it wraps as its source.
-        let wrapped = link
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
-        let tls = match wrapped {
-            Some(wrapped) => wrapped.downcast_ref::<rustls::Error>(),
-            None => link.downcast_ref::<rustls::Error>(),
-        };
-        if let Some(tls) = tls {
+        if let Some(tls) = link.downcast_ref::<rustls::Error>() {
             return Some(printable(&tls.to_string()));
         }
-        current = link.source();
+        current = match link
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
+            // An I/O error names as its source the source of what it wraps, and so passes over the wrapped error itself.
+            Some(wrapped) => Some(wrapped),
+            None => link.source(),
+        };
     }
     None
 }

@@ -1,0 +1,161 @@
+//! A registration API to talk to: a real HTTP server on a loopback port, whose answers a test chooses.
+
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "each test binary uses a part of it"
+)]
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use axum::serve::Listener;
+use cloud_provision::{Client, ClientBuilder, ProvisioningKey, Retry};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+
+/// What the server got.
+#[derive(Debug, Clone)]
+pub(crate) struct Received {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) version: axum::http::Version,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// The server. Ends with this value.
+pub(crate) struct Api {
+    pub(crate) address: SocketAddr,
+    count: Arc<AtomicUsize>,
+    received: Arc<Mutex<Vec<Received>>>,
+    task: JoinHandle<()>,
+}
+
+impl Api {
+    /// Answers request number n, from 0, with `answer(n)`, and never if that is `None`.
+    pub(crate) async fn start(
+        answer: impl Fn(usize) -> Option<Response> + Clone + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Self::serve(listener, address, answer)
+    }
+
+    pub(crate) fn serve<L: Listener>(
+        listener: L,
+        address: SocketAddr,
+        answer: impl Fn(usize) -> Option<Response> + Clone + Send + Sync + 'static,
+    ) -> Self
+    where
+        L::Addr: std::fmt::Debug,
+    {
+        let count = Arc::new(AtomicUsize::new(0));
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let (counter, log) = (Arc::clone(&count), Arc::clone(&received));
+        let app = Router::new().fallback(move |request: Request| {
+            let (counter, log, answer) = (Arc::clone(&counter), Arc::clone(&log), answer.clone());
+            async move {
+                let (parts, body) = request.into_parts();
+                let body = axum::body::to_bytes(body, 64 * 1024).await.unwrap();
+                log.lock().unwrap().push(Received {
+                    method: parts.method,
+                    uri: parts.uri,
+                    version: parts.version,
+                    headers: parts.headers,
+                    body,
+                });
+                match answer(counter.fetch_add(1, Ordering::SeqCst)) {
+                    Some(response) => response,
+                    None => std::future::pending().await,
+                }
+            }
+        });
+        let task = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self {
+            address,
+            count,
+            received,
+            task,
+        }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// How many requests came.
+    pub(crate) fn requests(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn received(&self, number: usize) -> Received {
+        self.received.lock().unwrap()[number].clone()
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        quick(Client::builder(&self.url())).build().unwrap()
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// With waits between attempts that a test can sit through.
+pub(crate) fn quick(builder: ClientBuilder) -> ClientBuilder {
+    let mut retry = Retry::default();
+    retry.attempts = 3;
+    retry.first_delay = Duration::from_millis(20);
+    builder.retry(retry)
+}
+
+pub(crate) const KEY: &str = "prov-4711-s3cret";
+
+pub(crate) fn key() -> ProvisioningKey {
+    ProvisioningKey::new(KEY).unwrap()
+}
+
+pub(crate) fn pair(name: &str) -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
+    (made.cert.pem(), made.signing_key.serialize_pem())
+}
+
+/// An answer as the platform gives it.
+pub(crate) fn granted() -> Value {
+    let (device_certificate, device_key) = pair("SN0001");
+    let (root, _) = pair("ca.example");
+    let (remote_cert, remote_key) = pair("sn0001.ui.example.com");
+    json!({"registration": {"error": null, "thing": {
+        "iot": {
+            "endpoint": "abc-ats.iot.eu-west-1.amazonaws.com",
+            "thing_name": "SN0001",
+            "certificates": {"device_certificate": device_certificate, "root_ca": root},
+            "keyPair": {"privateKey": device_key},
+        },
+        "remote": {
+            "endpoint": "remote.example.com",
+            "access_point": "sn0001.ui.example.com",
+            "cert": remote_cert,
+            "pkey": remote_key,
+        },
+    }}})
+}
+
+pub(crate) fn with_status(status: u16, body: impl IntoResponse) -> Response {
+    (StatusCode::from_u16(status).unwrap(), body).into_response()
+}
+
+pub(crate) fn ok(body: &Value) -> Response {
+    with_status(200, axum::Json(body.clone()))
+}

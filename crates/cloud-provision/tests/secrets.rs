@@ -1,0 +1,92 @@
+//! Nothing that is logged, at any level, by us or by what we build on, contains a secret.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this is a test throughout"
+)]
+
+mod common;
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use tracing_subscriber::filter::LevelFilter;
+
+use common::{Api, KEY, granted, key, ok, with_status};
+
+#[derive(Clone, Default)]
+struct Captured(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn no_log_line_contains_a_secret() {
+    let captured = Captured::default();
+    let writer = captured.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+
+    let answer = granted();
+    let mut mismatched = answer.clone();
+    mismatched["registration"]["thing"]["remote"]["pkey"] =
+        answer["registration"]["thing"]["iot"]["keyPair"]["privateKey"].clone();
+    let sent = answer.clone();
+    let api = Api::start(move |n| {
+        Some(match n {
+            0 => with_status(500, "oops"),
+            1 => ok(&sent),
+            2 => ok(&mismatched),
+            _ => with_status(
+                400,
+                axum::Json(serde_json::json!({"registration": {"error": KEY}})),
+            ),
+        })
+    })
+    .await;
+    let client = api.client();
+    let mut said = format!("{:?}", client.register("SN0001", &key()).await.unwrap());
+    for _ in 0..2 {
+        let error = client.register("SN0001", &key()).await.unwrap_err();
+        tracing::error!(%error, ?error, key = ?key(), "as a host would log it");
+        said.push_str(&format!("{error} {error:?}"));
+    }
+    drop(guard);
+
+    said.push_str(&String::from_utf8(captured.0.lock().unwrap().clone()).unwrap());
+    for expected in [
+        "registering",
+        "trying again",
+        "registered",
+        "as a host would log it",
+    ] {
+        assert!(said.contains(expected), "the log was not captured: {said}");
+    }
+    let thing = &answer["registration"]["thing"];
+    let keys = [
+        &thing["iot"]["keyPair"]["privateKey"],
+        &thing["remote"]["pkey"],
+    ];
+    let lines = keys.iter().flat_map(|pem| {
+        pem.as_str()
+            .unwrap()
+            .lines()
+            .filter(|line| !line.starts_with("-----"))
+    });
+    for secret in lines.chain([KEY]) {
+        assert!(!said.contains(secret), "{secret} in {said}");
+    }
+}
