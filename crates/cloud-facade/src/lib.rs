@@ -1,4 +1,66 @@
-//! ClesydeCloud: provisioning, IoT messaging and remote access composed.
+//! A device's connection to the Clesyde cloud, whole.
+//!
+//! A host application describes itself by a [`CloudClient`] (usually a [`DeviceSettings`]): its serial number, where its
+//! files are, the platform's address, the web application that the public shall reach, and what it wants to be told.
+//! [`ClesydeCloud`] does the rest: it registers the device once, keeps the MQTT session up, opens the tunnel, serves the
+//! application under a certificate of the device's own and replaces that certificate when the platform asks for it.
+//!
+//! ```no_run
+//! use cloud_facade::provision::ProvisioningKey;
+//! use cloud_facade::remote::Application;
+//! use cloud_facade::{ClesydeCloud, DeviceSettings};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let page = axum::Router::new().route("/", axum::routing::get(|| async { "Hello from the device" }));
+//! let settings = DeviceSettings::new("SN0001".parse()?, "/var/lib/device", "https://api.example.com")
+//!     .with_application(Application::service(page));
+//!
+//! let cloud = ClesydeCloud::new(settings);
+//! cloud.provision(&ProvisioningKey::new("the provisioning key")?).await?; // does nothing if that was done before
+//! cloud.initialize().await?;
+//! // … the device lives …
+//! cloud.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/host.rs` is a whole program of this kind.
+//!
+//! # What happens when
+//!
+//! [`ClesydeCloud::initialize`] loads the configuration, takes the directory for this process, starts everything and
+//! returns; connections come up, go down and come back by themselves from then on. How things stand is in
+//! [`ClesydeCloud::watch_status`]; what happens is told by [`ClesydeCloud::events`], which a slow reader cannot hold up, and
+//! by [`Hooks`], which run at their [`Moment`] and cannot do harm. [`ClesydeCloud::stop`] says OFFLINE and leaves nothing
+//! running, within [`STOP_DEADLINE`].
+//!
+//! # What it is not
+//!
+//! It is thin. Each part is a crate of its own that knows none of the others, and is there under its short name: [`config`],
+//! [`provision`], [`iot`], [`shadow`], [`remote`]. The facade's `adapters` join them by the traits that each of them asks
+//! for; its `conductor` passes news between them. Who needs only one part takes that one.
+
+mod adapters;
+mod client;
+mod cloud;
+mod conductor;
+mod connection;
+mod event;
+mod hooks;
+mod initialize;
+mod registration;
+mod running;
+mod status;
+mod topics;
+
+pub use client::{CloudClient, DeviceSettings};
+pub use cloud::{ClesydeCloud, NotRunning, ReportError, STOP_DEADLINE, SendError};
+pub use event::Event;
+pub use hooks::{HOOK_TIME_LIMIT, Hooks, Moment};
+pub use initialize::InitializeError;
+pub use registration::{Existing, Registered, RegistrationError, register};
+pub use status::{Link, Status};
+pub use topics::{Action, InvalidAction};
 
 pub use cloud_config as config;
 pub use cloud_iot as iot;

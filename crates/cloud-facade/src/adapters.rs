@@ -1,0 +1,152 @@
+//! The joints: what one crate asks for, made of what another one offers.
+//!
+//! Each is a newtype around the provider that implements the consumer's trait. Nothing is decided here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cloud_config::{Credentials, Store};
+use cloud_iot::{Message, QoS, Request, RequestError, SessionHandle};
+use cloud_remote::{
+    CertificateAnswer, CertificatePem, CertificateRequest, CertificateSource, CertificateStore,
+    SourceError, StoreError, TokenAnswer, TokenRequest, TokenSource,
+};
+use cloud_shadow::{BusError, BusMessage, BusSubscription, MessageBus};
+use futures_util::StreamExt;
+use tokio::sync::Notify;
+
+use crate::registration::blocking;
+use crate::topics::{self, Action, DeviceTopics};
+
+/// How long the platform may take to answer (docs/protocol.md, "Remote access").
+pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// Requests to the platform and their answers, over the session: tokens and certificates for remote access.
+#[derive(Debug, Clone)]
+pub(crate) struct Platform {
+    pub(crate) session: SessionHandle,
+    pub(crate) topics: DeviceTopics,
+}
+
+impl Platform {
+    /// Publishes on `…/<action>/req` and waits for `…/<action>/res`.
+    pub(crate) async fn request(
+        &self,
+        action: &Action,
+        payload: Bytes,
+        qos: QoS,
+        timeout: Duration,
+    ) -> Result<Bytes, RequestError> {
+        let request = Request {
+            topic: self.topics.request(action),
+            payload,
+            qos,
+            reply_topic: self.topics.answer(action),
+            timeout,
+        };
+        Ok(self.session.request(request).await?.payload)
+    }
+
+    async fn ask(&self, action: &Action, payload: Bytes) -> Result<Bytes, SourceError> {
+        match self
+            .request(action, payload, QoS::AtMostOnce, ANSWER_LIMIT)
+            .await
+        {
+            Err(RequestError::Timeout(_)) => Err(SourceError::TimedOut),
+            answer => answer.map_err(SourceError::unavailable),
+        }
+    }
+}
+
+impl TokenSource for Platform {
+    async fn request_token(&self, request: TokenRequest) -> Result<TokenAnswer, SourceError> {
+        let answer = self
+            .ask(&topics::TOKEN, Bytes::copy_from_slice(&request.to_json()))
+            .await?;
+        Ok(TokenAnswer::from_json(&answer)?)
+    }
+}
+
+impl CertificateSource for Platform {
+    async fn request_certificate(
+        &self,
+        request: CertificateRequest,
+    ) -> Result<CertificateAnswer, SourceError> {
+        let answer = self
+            .ask(&topics::CERTIFICATE, request.to_json().into())
+            .await?;
+        Ok(CertificateAnswer::from_json(&answer)?)
+    }
+}
+
+/// The directory as the keeper of the remote certificate.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    pub(crate) store: Store,
+    /// What was loaded at the start.
+    pub(crate) credentials: Credentials,
+}
+
+impl CertificateStore for Directory {
+    async fn load(&self) -> Result<CertificatePem, StoreError> {
+        Ok(CertificatePem::new(
+            self.credentials.chain_pem(),
+            self.credentials.key_pem().to_owned(),
+        ))
+    }
+
+    async fn store(&self, certificate: &CertificatePem) -> Result<(), StoreError> {
+        let credentials = Credentials::from_pem(certificate.chain(), certificate.key())
+            .map_err(StoreError::new)?;
+        let store = self.store.clone();
+        blocking(move || store.replace_remote(&credentials))
+            .await
+            .map_err(StoreError::new)
+    }
+}
+
+/// The session as the shadow's message bus.
+#[derive(Debug)]
+pub(crate) struct Bus {
+    pub(crate) session: SessionHandle,
+    /// Told when messages for the shadow were lost, so that it is fetched anew.
+    pub(crate) lost: Arc<Notify>,
+}
+
+impl MessageBus for Bus {
+    async fn publish(&self, topic: String, payload: Vec<u8>) -> Result<(), BusError> {
+        // A shadow request that waits for a connection is out of date when it goes out; the shadow is fetched then anyway.
+        if !self.session.state().borrow().is_online() {
+            return Err(BusError::temporary("there is no connection to the broker"));
+        }
+        match self.session.publish(Message::new(topic, payload)) {
+            Ok(_receipt) => Ok(()),
+            Err(error) if error.is_retryable() => Err(BusError::temporary(error)),
+            Err(error) => Err(BusError::permanent(error)),
+        }
+    }
+
+    async fn subscribe(&self, filter: String) -> Result<BusSubscription, BusError> {
+        let messages = self.session.messages(filter).map_err(BusError::permanent)?;
+        let lost = Arc::clone(&self.lost);
+        let messages = messages.filter_map(move |message| {
+            let message = match message {
+                Ok(Message { topic, payload, .. }) => Some(BusMessage {
+                    topic,
+                    payload: payload.into(),
+                }),
+                Err(lagged) => {
+                    tracing::warn!(
+                        lagged.dropped,
+                        "messages for the shadow were lost; it is fetched anew"
+                    );
+                    lost.notify_one();
+                    None
+                }
+            };
+            std::future::ready(message)
+        });
+        Ok(BusSubscription::new(messages))
+    }
+}

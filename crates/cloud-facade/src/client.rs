@@ -1,0 +1,114 @@
+//! What the host application tells ClesydeCloud about itself.
+
+use std::path::PathBuf;
+
+use cloud_config::SerialNumber;
+use cloud_remote::{AccessRules, Application};
+
+use crate::hooks::Hooks;
+
+/// The host application's side: who the device is, where its files are, and what it serves.
+///
+/// Read once when [`ClesydeCloud`](crate::ClesydeCloud) is made. [`DeviceSettings`] is the ready-made implementation for hosts
+/// that know all of it up front.
+pub trait CloudClient: Send + Sync + 'static {
+    /// The device's serial number.
+    fn serial_number(&self) -> SerialNumber;
+
+    /// The directory that holds `.clesydecloud`.
+    fn base_path(&self) -> PathBuf;
+
+    /// The base URL of the provisioning API. `https`, or `http` on a loopback address.
+    fn api_url(&self) -> String;
+
+    /// What the public reaches through the tunnel; without one there is no remote access.
+    fn application(&self) -> Option<Application> {
+        None
+    }
+
+    /// Who may connect to the application. Everybody by default.
+    fn access(&self) -> AccessRules {
+        AccessRules::default()
+    }
+
+    /// What the host wants to be told. None by default.
+    fn hooks(&self) -> Hooks {
+        Hooks::new()
+    }
+}
+
+/// A [`CloudClient`] made of plain values.
+#[derive(Debug, Clone)]
+pub struct DeviceSettings {
+    serial_number: SerialNumber,
+    base_path: PathBuf,
+    api_url: String,
+    application: Option<Application>,
+    access: AccessRules,
+    hooks: Hooks,
+}
+
+impl DeviceSettings {
+    /// A device without a web application and without hooks.
+    pub fn new(
+        serial_number: SerialNumber,
+        base_path: impl Into<PathBuf>,
+        api_url: impl Into<String>,
+    ) -> Self {
+        Self {
+            serial_number,
+            base_path: base_path.into(),
+            api_url: api_url.into(),
+            application: None,
+            access: AccessRules::default(),
+            hooks: Hooks::new(),
+        }
+    }
+
+    /// Serves an application through the tunnel.
+    #[must_use]
+    pub fn with_application(mut self, application: Application) -> Self {
+        self.application = Some(application);
+        self
+    }
+
+    /// Restricts who may connect to the application.
+    #[must_use]
+    pub fn with_access(mut self, access: AccessRules) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Attaches hooks, in place of those attached before.
+    #[must_use]
+    pub fn with_hooks(mut self, hooks: Hooks) -> Self {
+        self.hooks = hooks;
+        self
+    }
+}
+
+impl CloudClient for DeviceSettings {
+    fn serial_number(&self) -> SerialNumber {
+        self.serial_number.clone()
+    }
+
+    fn base_path(&self) -> PathBuf {
+        self.base_path.clone()
+    }
+
+    fn api_url(&self) -> String {
+        self.api_url.clone()
+    }
+
+    fn application(&self) -> Option<Application> {
+        self.application.clone()
+    }
+
+    fn access(&self) -> AccessRules {
+        self.access.clone()
+    }
+
+    fn hooks(&self) -> Hooks {
+        self.hooks.clone()
+    }
+}

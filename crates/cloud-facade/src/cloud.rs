@@ -1,0 +1,322 @@
+//! `ClesydeCloud`: what a host application holds.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cloud_config::{SerialNumber, Store, StoreError};
+use cloud_iot::{Message, PublishError, QoS, Receipt, RequestError};
+use cloud_provision::{Client, ProvisioningKey};
+use cloud_remote::AccessRules;
+use cloud_shadow::ShadowClient;
+use serde_json::Value;
+use tokio::sync::{broadcast, watch};
+
+use crate::adapters::Platform;
+use crate::client::CloudClient;
+use crate::event::Event;
+use crate::hooks::{Hooks, Moment};
+use crate::initialize::InitializeError;
+use crate::registration::{Existing, Registered, RegistrationError, blocking, register};
+use crate::running::{Running, Start};
+use crate::status::Status;
+use crate::topics::{Action, DeviceTopics};
+
+/// Events kept for a slow reader; beyond them it is told how many it missed. A message of the platform may have 128 KiB.
+const EVENTS: usize = 64;
+
+/// What [`ClesydeCloud::stop`] takes at most. Service managers start to kill after 5 s or more.
+pub const STOP_DEADLINE: Duration = Duration::from_millis(4500);
+
+/// A device's connection to the Clesyde cloud. Clones are the same one.
+///
+/// When the last clone is dropped without [`stop`](Self::stop), everything ends in the background: OFFLINE is still said if
+/// the runtime lives long enough.
+#[derive(Clone)]
+pub struct ClesydeCloud {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Box<dyn CloudClient>,
+    serial_number: SerialNumber,
+    store: Store,
+    hooks: Hooks,
+    events: broadcast::Sender<Event>,
+    status: watch::Sender<Status>,
+    /// Starting and stopping, one at a time.
+    lifecycle: tokio::sync::Mutex<()>,
+    running: Mutex<Option<Running>>,
+}
+
+/// It does not run: not initialized, or stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the connection to the cloud is not running; initialize it first")]
+pub struct NotRunning;
+
+/// Why a message was not taken.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// It does not run.
+    #[error(transparent)]
+    NotRunning(#[from] NotRunning),
+    /// The session did not take it.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// The request failed, or had no answer in time.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+}
+
+impl ClesydeCloud {
+    /// Reads the host's side. Nothing is touched or started.
+    pub fn new(client: impl CloudClient) -> Self {
+        let inner = Inner {
+            serial_number: client.serial_number(),
+            store: Store::new(client.base_path()),
+            hooks: client.hooks(),
+            client: Box::new(client),
+            events: broadcast::channel(EVENTS).0,
+            status: watch::channel(Status::default()).0,
+            lifecycle: tokio::sync::Mutex::default(),
+            running: Mutex::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Registers the device with the platform, unless it is provisioned already, and stores what it gets.
+    ///
+    /// # Errors
+    /// [`RegistrationError`]; what was stored before is still there, whole.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe once the request is out: the platform may have used the key up.
+    pub async fn provision(&self, key: &ProvisioningKey) -> Result<Registered, RegistrationError> {
+        let client = Client::builder(&self.inner.client.api_url()).build()?;
+        register(
+            &self.inner.store,
+            &client,
+            &self.inner.serial_number,
+            key,
+            Existing::Keep,
+        )
+        .await
+    }
+
+    /// Loads the configuration and starts everything. Returns once it runs, without waiting for a connection: see
+    /// [`status`](Self::watch_status) and [`events`](Self::events) for that.
+    ///
+    /// # Errors
+    /// [`InitializeError`]; nothing is left running. [`InitializeError::is_not_provisioned`] tells that there is no
+    /// configuration yet.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, either everything runs or nothing does.
+    pub async fn initialize(&self) -> Result<(), InitializeError> {
+        let inner = &self.inner;
+        let _one_at_a_time = inner.lifecycle.lock().await;
+        if inner.running().is_some() {
+            return Err(InitializeError::Running);
+        }
+        let start = Start {
+            serial_number: inner.serial_number.clone(),
+            store: inner.store.clone(),
+            application: inner.client.application(),
+            access: inner.client.access(),
+            hooks: inner.hooks.clone(),
+            events: inner.events.clone(),
+            status: inner.status.clone(),
+        };
+        let running = start.run().await?;
+        *inner.running() = Some(running);
+        inner.hooks.run(Moment::Started).await;
+        Ok(())
+    }
+
+    /// Stops everything: the tunnel is closed, OFFLINE is published, the directory is let go. Takes [`STOP_DEADLINE`] at
+    /// most. Does nothing if it does not run.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take the stop back; it goes on by itself.
+    pub async fn stop(&self) {
+        let inner = Arc::clone(&self.inner);
+        // In a task of its own, so that a caller who goes away half-way leaves nothing half-stopped.
+        let stopping = tokio::spawn(async move {
+            let _one_at_a_time = inner.lifecycle.lock().await;
+            let Some(running) = inner.running().take() else {
+                return;
+            };
+            let deadline = tokio::time::Instant::now() + STOP_DEADLINE;
+            running.stop(deadline).await;
+            inner.status.send_replace(Status::default());
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            inner.hooks.run_within(Moment::Stopped, left).await;
+            let _ = inner.events.send(Event::Stopped);
+        });
+        if let Err(error) = stopping.await
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
+
+    /// How things stand now.
+    pub fn status(&self) -> Status {
+        self.inner.status.borrow().clone()
+    }
+
+    /// How things stand, now and whenever it changes.
+    pub fn watch_status(&self) -> watch::Receiver<Status> {
+        self.inner.status.subscribe()
+    }
+
+    /// What happens from now on. A reader that falls behind by more than 64 events is told how many it missed; nothing
+    /// ever waits for it.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.inner.events.subscribe()
+    }
+
+    /// The device's serial number.
+    pub fn serial_number(&self) -> &SerialNumber {
+        &self.inner.serial_number
+    }
+
+    /// Accepts a message, connected or not. It goes out in the order of acceptance, and the receipt tells what became of it.
+    ///
+    /// # Errors
+    /// [`SendError`], if it does not run, the topic or size is not allowed, or the queue is full.
+    pub fn publish(
+        &self,
+        topic: impl Into<String>,
+        payload: impl Into<Bytes>,
+        qos: QoS,
+        retain: bool,
+    ) -> Result<Receipt, SendError> {
+        let message = Message {
+            topic: topic.into(),
+            payload: payload.into(),
+            qos,
+            retain,
+        };
+        Ok(self.platform()?.session.publish(message)?)
+    }
+
+    /// Sends a request to the platform and waits for its answer, `limit` at most.
+    ///
+    /// # Errors
+    /// [`SendError`], above all [`RequestError::Timeout`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the answer up.
+    pub async fn request(
+        &self,
+        action: &Action,
+        payload: impl Into<Bytes>,
+        limit: Duration,
+    ) -> Result<Bytes, SendError> {
+        Ok(self
+            .platform()?
+            .request(action, payload.into(), QoS::AtLeastOnce, limit)
+            .await?)
+    }
+
+    /// The device's configuration shadow. Its requests need a connection; while there is none they fail at once.
+    ///
+    /// # Errors
+    /// [`NotRunning`].
+    pub fn shadow(&self) -> Result<ShadowClient, NotRunning> {
+        Ok(self
+            .inner
+            .running()
+            .as_ref()
+            .ok_or(NotRunning)?
+            .shadow
+            .clone())
+    }
+
+    /// Reports a part of the device's state in the configuration shadow: only what differs is sent.
+    ///
+    /// # Errors
+    /// [`ReportError`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped, it is reported, or not.
+    pub async fn report(&self, state: serde_json::Map<String, Value>) -> Result<(), ReportError> {
+        self.shadow()?.report(state).await?;
+        Ok(())
+    }
+
+    /// Replaces the rules for who may connect, for new connections. Until the next [`initialize`](Self::initialize), which
+    /// asks the host again.
+    ///
+    /// # Errors
+    /// [`NotRunning`].
+    pub fn set_access(&self, rules: AccessRules) -> Result<(), NotRunning> {
+        if let Some(remote) = &self.inner.running().as_ref().ok_or(NotRunning)?.remote {
+            remote.set_access(rules);
+        }
+        Ok(())
+    }
+
+    /// Removes the configuration from the disk, after a [`stop`](Self::stop). Says whether there was one.
+    ///
+    /// # Errors
+    /// [`StoreError`], if it runs here or elsewhere, or the disk refuses.
+    pub async fn remove_configuration(&self) -> Result<bool, StoreError> {
+        let _one_at_a_time = self.inner.lifecycle.lock().await;
+        let store = self.inner.store.clone();
+        blocking(move || {
+            // Refused while it runs: the lock is held then.
+            let lock = store.lock()?;
+            let was = store.remove();
+            drop(lock);
+            was
+        })
+        .await
+    }
+
+    fn platform(&self) -> Result<Platform, NotRunning> {
+        let session = self
+            .inner
+            .running()
+            .as_ref()
+            .ok_or(NotRunning)?
+            .session
+            .clone();
+        Ok(Platform {
+            session,
+            topics: DeviceTopics::new(&self.inner.serial_number),
+        })
+    }
+}
+
+/// Why the state could not be reported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReportError {
+    /// It does not run.
+    #[error(transparent)]
+    NotRunning(#[from] NotRunning),
+    /// The shadow service refused, or did not answer.
+    #[error(transparent)]
+    Shadow(#[from] cloud_shadow::RequestError),
+}
+
+impl Inner {
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for ClesydeCloud {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClesydeCloud")
+            .field("serial_number", &self.inner.serial_number)
+            .field("status", &*self.inner.status.borrow())
+            .finish_non_exhaustive()
+    }
+}

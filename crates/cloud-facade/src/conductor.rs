@@ -1,0 +1,254 @@
+//! The one task that listens to all parts and tells each what it needs to know of the others.
+//!
+//! Messaging is up → the shadow is fetched and remote access may ask. The shadow wants another certificate → remote access
+//! gets it. A new certificate is served → the shadow is told. It decides nothing beyond that.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use cloud_iot::{SessionEvent, SessionHandle};
+use cloud_remote::{RemoteEvent, RemoteHandle};
+use cloud_shadow::{Delta, Deltas, ShadowClient};
+use serde_json::{Map, Value};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::event::Event;
+use crate::hooks::{Hooks, Moment};
+use crate::status::Status;
+
+/// The key of the shadow that names the certificate, in `desired` and in `reported`.
+const CERTIFICATE_KEY: &str = "remoteCertSn";
+
+/// How long after a report that failed on a standing connection the next one is tried.
+const REPORT_AGAIN: Duration = Duration::from_secs(60);
+
+pub(crate) struct Conductor {
+    pub(crate) session: SessionHandle,
+    pub(crate) shadow: ShadowClient,
+    pub(crate) remote: Option<RemoteHandle>,
+    /// Told when messages for the shadow were lost.
+    pub(crate) shadow_lost: Arc<Notify>,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) hooks: Hooks,
+    pub(crate) ended: CancellationToken,
+}
+
+impl Conductor {
+    /// Runs until `ended`, or until the session is gone. What the parts say before this is first polled is not lost if the
+    /// receivers were made before they could say anything; see [`Ears`].
+    pub(crate) async fn run(self, mut ears: Ears) {
+        let report = watch::channel(self.certificate_serial()).0;
+        let reporter = self.ended.child_token();
+        let _ends_with_us = reporter.clone().drop_guard();
+        tokio::spawn(report_certificate(
+            self.shadow.clone(),
+            self.session.clone(),
+            report.subscribe(),
+            reporter,
+        ));
+        loop {
+            tokio::select! {
+                () = self.ended.cancelled() => return,
+                event = ears.session.recv() => match event {
+                    Ok(event) => self.session_event(event).await,
+                    Err(RecvError::Lagged(_)) => self.catch_up().await,
+                    Err(RecvError::Closed) => return,
+                },
+                event = remote_event(&mut ears.remote) => match event {
+                    Ok(event) => self.remote_event(event, &report),
+                    // The status is read anew with the next event; what was missed is history.
+                    Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events of remote access were missed"),
+                    Err(RecvError::Closed) => ears.remote = None,
+                },
+                delta = ears.deltas.next() => match delta {
+                    Some(delta) => self.delta(delta),
+                    None => return,
+                },
+                () = self.shadow_lost.notified() => self.shadow.resync().await,
+            }
+        }
+    }
+
+    async fn session_event(&self, event: SessionEvent) {
+        match event {
+            SessionEvent::Connected => self.online().await,
+            SessionEvent::Disconnected { reason, retry_in } => {
+                let reason = reason.to_string();
+                tracing::info!(reason, ?retry_in, "not connected to the broker");
+                self.offline(reason.clone());
+                self.tell(Event::IotDisconnected { reason, retry_in });
+            }
+            SessionEvent::RouteOverflow { dropped, .. } => {
+                tracing::warn!(
+                    dropped,
+                    "messages of the platform came faster than they were handled"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    async fn online(&self) {
+        tracing::info!("connected to the broker");
+        self.status.send_modify(|status| status.iot.up());
+        self.tell(Event::IotConnected);
+        self.shadow.connected().await;
+        if let Some(remote) = &self.remote {
+            remote.set_messaging_online(true);
+        }
+    }
+
+    fn offline(&self, reason: String) {
+        if let Some(remote) = &self.remote {
+            remote.set_messaging_online(false);
+        }
+        self.status.send_modify(|status| status.iot.down(reason));
+    }
+
+    /// Events of the session were missed: go by its state.
+    async fn catch_up(&self) {
+        let online = self.session.state().borrow().is_online();
+        let known = self.status.borrow().iot.connected;
+        if online && !known {
+            self.online().await;
+        } else if known && !online {
+            self.offline("the connection was lost".to_owned());
+        }
+    }
+
+    fn remote_event(&self, event: RemoteEvent, report: &watch::Sender<Option<String>>) {
+        match event {
+            RemoteEvent::TokenReceived { valid } => self.tell(Event::RemoteToken { valid }),
+            RemoteEvent::TokenFailed { error } => {
+                let reason = error.to_string();
+                self.status.send_modify(|status| {
+                    if !status.remote.connected {
+                        status.remote.down(reason);
+                    }
+                });
+            }
+            RemoteEvent::Connected { url } => {
+                self.status.send_modify(|status| status.remote.up());
+                self.tell(Event::RemoteConnected { url });
+                self.run_hooks(Moment::RemoteConnected);
+            }
+            RemoteEvent::ConnectFailed { reason } => {
+                self.status
+                    .send_modify(|status| status.remote.down(reason.clone()));
+                self.tell(Event::RemoteDisconnected { reason });
+            }
+            RemoteEvent::Disconnected { reason } => {
+                self.status
+                    .send_modify(|status| status.remote.down(reason.clone()));
+                self.tell(Event::RemoteDisconnected { reason });
+                self.run_hooks(Moment::RemoteDisconnected);
+            }
+            RemoteEvent::CertificateRotated { serial, not_after } => {
+                let serial = serial.to_string();
+                self.status
+                    .send_modify(|status| status.certificate_serial = Some(serial.clone()));
+                report.send_replace(Some(serial.clone()));
+                self.tell(Event::RemoteCertificate {
+                    serial,
+                    not_after: SystemTime::from(not_after),
+                });
+            }
+            RemoteEvent::RotationFailed { serial, error } => {
+                self.tell(Event::RemoteCertificateFailed {
+                    serial: serial.to_string(),
+                    reason: error.to_string(),
+                });
+            }
+            _ => {}
+        }
+    }
+
+    fn delta(&self, delta: Delta) {
+        if let (Some(remote), Some(wanted)) = (&self.remote, delta.state.get(CERTIFICATE_KEY)) {
+            let wished = wanted.as_str().ok_or("it is not a string".to_owned());
+            if let Err(error) =
+                wished.and_then(|serial| remote.desired_serial(serial).map_err(|e| e.to_string()))
+            {
+                tracing::warn!(
+                    error,
+                    "the shadow's {CERTIFICATE_KEY} is not a serial number; it is ignored"
+                );
+            }
+        }
+        self.tell(Event::ShadowDelta {
+            state: Value::Object(delta.state),
+        });
+    }
+
+    /// The certificate that is served; none without remote access.
+    fn certificate_serial(&self) -> Option<String> {
+        self.remote
+            .as_ref()
+            .map(|remote| remote.status().borrow().certificate.serial.to_string())
+    }
+
+    /// Hooks of remote access run beside this task, so that a slow one does not hold it up.
+    fn run_hooks(&self, moment: Moment) {
+        let (hooks, ended) = (self.hooks.clone(), self.ended.clone());
+        tokio::spawn(async move { ended.run_until_cancelled(hooks.run(moment)).await });
+    }
+
+    fn tell(&self, event: Event) {
+        // An error means that nobody listens.
+        let _ = self.events.send(event);
+    }
+}
+
+/// Where the conductor hears the parts. Made before the parts are told to do anything, so that nothing is missed.
+pub(crate) struct Ears {
+    pub(crate) session: broadcast::Receiver<SessionEvent>,
+    pub(crate) remote: Option<broadcast::Receiver<RemoteEvent>>,
+    pub(crate) deltas: Deltas,
+}
+
+async fn remote_event(
+    ear: &mut Option<broadcast::Receiver<RemoteEvent>>,
+) -> Result<RemoteEvent, RecvError> {
+    match ear {
+        Some(events) => events.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Keeps the shadow's reported certificate true: after each connection and each rotation, it is written if it differs.
+async fn report_certificate(
+    shadow: ShadowClient,
+    session: SessionHandle,
+    mut serial: watch::Receiver<Option<String>>,
+    ended: CancellationToken,
+) {
+    let mut state = session.state();
+    drop(session);
+    let report = async {
+        loop {
+            if state.wait_for(|state| state.is_online()).await.is_err() {
+                return;
+            }
+            let current = serial.borrow_and_update().clone();
+            let mut failed = false;
+            if let Some(current) = current {
+                let reported =
+                    Map::from_iter([(CERTIFICATE_KEY.to_owned(), Value::String(current))]);
+                if let Err(error) = shadow.report(reported).await {
+                    tracing::warn!(%error, "the certificate's serial number could not be reported; tried again later");
+                    failed = true;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(REPORT_AGAIN), if failed => {}
+                changed = serial.changed() => if changed.is_err() { return },
+                // The next connection, not this one.
+                lost = state.wait_for(|state| !state.is_online()) => if lost.is_err() { return },
+            }
+        }
+    };
+    ended.run_until_cancelled(report).await;
+}

@@ -1,0 +1,66 @@
+//! What happens in the life of the connection, as a host sees it.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde_json::Value;
+
+/// A change, told once to everyone who listens.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// The configuration is loaded and everything is starting.
+    Initialized,
+    /// All subscriptions are granted and ONLINE is out.
+    IotConnected,
+    /// The connection to the broker is gone, or could not be made.
+    IotDisconnected {
+        /// Why, in one line.
+        reason: String,
+        /// When the next attempt is made.
+        retry_in: Duration,
+    },
+    /// A token for the tunnel has come.
+    RemoteToken {
+        /// Until when it is valid, in Unix seconds.
+        valid: i64,
+    },
+    /// The tunnel is up and has answered.
+    RemoteConnected {
+        /// Where the public reaches the device.
+        url: String,
+    },
+    /// The tunnel is gone, or could not be made.
+    RemoteDisconnected {
+        /// Why, in one line.
+        reason: String,
+    },
+    /// A new certificate is stored and served to new connections.
+    RemoteCertificate {
+        /// Its serial number, decimal.
+        serial: String,
+        /// When it runs out.
+        not_after: SystemTime,
+    },
+    /// A new certificate was asked for and could not be taken over. The old one stays in use.
+    RemoteCertificateFailed {
+        /// The serial number that was asked for, decimal.
+        serial: String,
+        /// Why, in one line.
+        reason: String,
+    },
+    /// The configuration shadow's desired state differs from the reported one.
+    ShadowDelta {
+        /// What differs, with the desired values.
+        state: Value,
+    },
+    /// A message of the platform that the library has no use for itself.
+    PlatformMessage {
+        /// Its topic.
+        topic: String,
+        /// Its payload, as it came.
+        payload: Bytes,
+    },
+    /// Everything has been stopped.
+    Stopped,
+}

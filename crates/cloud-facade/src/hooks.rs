@@ -1,0 +1,163 @@
+//! What the host application wants to be told while the cloud connection lives.
+//!
+//! Hooks of one moment run together. Each has [`HOOK_TIME_LIMIT`]; one that fails, panics or hangs is logged and harms neither
+//! the others nor the connection.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+/// How long a hook may take. Hooks that run before ONLINE hold it back, so this is short; and it is shorter than what the
+/// session gives its own hooks (10 s), of which all of ours together are one.
+pub const HOOK_TIME_LIMIT: Duration = Duration::from_secs(8);
+
+/// A moment in the life of the connection that hooks can be attached to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Moment {
+    /// The configuration is loaded; nothing is connected yet.
+    Initialized,
+    /// IoT messaging and remote access have been started.
+    Started,
+    /// Everything has been stopped.
+    Stopped,
+    /// All subscriptions are granted; ONLINE goes out after the hooks.
+    IotConnected,
+    /// The connection to the broker is gone.
+    IotDisconnected,
+    /// The tunnel is up and has answered.
+    RemoteConnected,
+    /// The tunnel is gone.
+    RemoteDisconnected,
+}
+
+type HookError = Box<dyn std::error::Error + Send + Sync>;
+type HookFuture = Pin<Box<dyn Future<Output = Result<(), HookError>> + Send>>;
+type Hook = Arc<dyn Fn() -> HookFuture + Send + Sync>;
+
+/// The host application's hooks, any number for each [`Moment`].
+///
+/// ```
+/// use cloud_facade::{Hooks, Moment};
+///
+/// let hooks = Hooks::new()
+///     .on(Moment::IotConnected, || async { println!("online"); Ok(()) })
+///     .on(Moment::Stopped, || async { Err("logged, and no more than that".into()) });
+/// assert_eq!(hooks.count(Moment::Stopped), 1);
+/// ```
+#[derive(Clone, Default)]
+pub struct Hooks {
+    hooks: Vec<(Moment, Hook)>,
+}
+
+impl Hooks {
+    /// No hooks.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a hook for a moment.
+    #[must_use]
+    pub fn on<F, Fut>(mut self, moment: Moment, hook: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), HookError>> + Send + 'static,
+    {
+        self.hooks
+            .push((moment, Arc::new(move || Box::pin(hook()))));
+        self
+    }
+
+    /// How many hooks a moment has.
+    pub fn count(&self, moment: Moment) -> usize {
+        self.hooks.iter().filter(|(at, _)| *at == moment).count()
+    }
+
+    /// Runs all hooks of a moment together and returns when the last one has ended, or after [`HOOK_TIME_LIMIT`].
+    pub(crate) async fn run(&self, moment: Moment) {
+        self.run_within(moment, HOOK_TIME_LIMIT).await;
+    }
+
+    /// As [`Self::run`], with a time limit of the caller's.
+    pub(crate) async fn run_within(&self, moment: Moment, limit: Duration) {
+        let running = self
+            .hooks
+            .iter()
+            .filter(|(at, _)| *at == moment)
+            .map(|(_, hook)| {
+                let task = AbortOnDrop(tokio::spawn(hook()));
+                async move {
+                    let mut task = task;
+                    match tokio::time::timeout(limit, &mut task.0).await {
+                        Ok(Ok(Ok(()))) => {}
+                        Ok(Ok(Err(error))) => tracing::warn!(?moment, %error, "a hook failed"),
+                        Ok(Err(_)) => tracing::error!(?moment, "a hook panicked"),
+                        Err(_) => {
+                            tracing::warn!(?moment, ?limit, "a hook took too long and was ended")
+                        }
+                    }
+                }
+            });
+        join_all(running).await;
+    }
+}
+
+impl fmt::Debug for Hooks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.hooks.iter().map(|(moment, _)| moment))
+            .finish()
+    }
+}
+
+/// A hook's task must not outlive the wait for it.
+struct AbortOnDrop(tokio::task::JoinHandle<Result<(), HookError>>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_a_panicking_and_a_hanging_hook_harm_nobody() {
+        let ran = Arc::new(AtomicUsize::new(0));
+        let counted = {
+            let ran = ran.clone();
+            move || {
+                let ran = ran.clone();
+                async move {
+                    ran.fetch_add(1, Ordering::Relaxed);
+                    Ok(())
+                }
+            }
+        };
+        let hooks = Hooks::new()
+            .on(Moment::Started, || async { Err("no".into()) })
+            .on(Moment::Started, || async { panic!("on purpose") })
+            .on(Moment::Started, std::future::pending)
+            .on(Moment::Started, counted.clone())
+            .on(Moment::Stopped, counted);
+        let begun = tokio::time::Instant::now();
+        hooks.run(Moment::Started).await;
+        assert_eq!(
+            ran.load(Ordering::Relaxed),
+            1,
+            "the good one ran, and no hook of another moment"
+        );
+        assert_eq!(
+            begun.elapsed(),
+            HOOK_TIME_LIMIT,
+            "the hanging one was ended"
+        );
+    }
+}

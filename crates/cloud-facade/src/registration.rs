@@ -1,0 +1,131 @@
+//! Registering a device: the one request, and its answer into the directory.
+//!
+//! The order matters: the directory is locked and looked at before anything is sent, because the platform uses the key up
+//! with its first success. What is there stays there until the new configuration is whole.
+
+use cloud_config::{
+    AccessError, ConfigError, DeviceConfig, LockError, PemParts, SerialNumber, Store, StoreError,
+};
+use cloud_provision::{BuildError, Client, ProvisionError, Provisioned, ProvisioningKey};
+
+/// What to do with a configuration that is already there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Existing {
+    /// Leave it alone and send nothing.
+    #[default]
+    Keep,
+    /// Register again; replace it once the new one is whole.
+    Replace,
+}
+
+/// How a registration ended well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Registered {
+    /// The device is registered now and its configuration is stored.
+    Now {
+        /// The name under which the public reaches the device.
+        access_point: String,
+    },
+    /// The device was provisioned before; nothing was sent.
+    Already,
+}
+
+/// Why a device could not be registered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegistrationError {
+    /// The directory is in use, or cannot be made or locked. Nothing was sent.
+    #[error(transparent)]
+    Locked(#[from] LockError),
+    /// The directory cannot be looked into. Nothing was sent.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// The platform cannot be asked as configured. Nothing was sent.
+    #[error(transparent)]
+    Client(#[from] BuildError),
+    /// The platform could not be reached, or refused, or its answer is not to be believed.
+    #[error(transparent)]
+    Provision(#[from] ProvisionError),
+    /// The answer does not make a configuration.
+    #[error("the platform's answer cannot be used: {0}")]
+    Answer(#[from] ConfigError),
+    /// The device is registered, but its configuration could not be stored.
+    #[error(
+        "the platform registered the device, but its answer could not be stored, and the key is used up: {0}"
+    )]
+    Store(#[from] StoreError),
+}
+
+impl RegistrationError {
+    /// Whether the same call may work later.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Locked(error) => error.is_retryable(),
+            Self::Access(error) => error.is_retryable(),
+            Self::Provision(error) => error.is_retryable(),
+            Self::Client(_) | Self::Answer(_) | Self::Store(_) => false,
+        }
+    }
+}
+
+/// Registers through `client` and stores the answer.
+///
+/// # Errors
+/// [`RegistrationError`]. In every case what was stored before is still there, whole.
+///
+/// # Cancel safety
+/// Not cancel safe once the request is out: the platform may have used the key up.
+pub async fn register(
+    store: &Store,
+    client: &Client,
+    serial_number: &SerialNumber,
+    key: &ProvisioningKey,
+    existing: Existing,
+) -> Result<Registered, RegistrationError> {
+    let (lock, provisioned) = {
+        let store = store.clone();
+        blocking(move || {
+            let lock = store.lock()?;
+            Ok::<_, RegistrationError>((lock, store.is_provisioned()?))
+        })
+        .await?
+    };
+    if provisioned && existing == Existing::Keep {
+        return Ok(Registered::Already);
+    }
+    let answer = client.register(serial_number.as_str(), key).await?;
+    let device = device_config(&answer)?;
+    let access_point = device.access_point.to_string();
+    let store = store.clone();
+    blocking(move || {
+        let stored = store.save(&device);
+        drop(lock);
+        stored
+    })
+    .await?;
+    tracing::info!(%serial_number, access_point, "registered");
+    Ok(Registered::Now { access_point })
+}
+
+fn device_config(answer: &Provisioned) -> Result<DeviceConfig, ConfigError> {
+    DeviceConfig::from_pem_parts(PemParts {
+        iot_thing_name: &answer.iot.thing_name,
+        iot_endpoint: &answer.iot.endpoint,
+        remote_endpoint: &answer.remote.endpoint,
+        access_point: &answer.remote.access_point,
+        iot_ca: &answer.iot.root_ca,
+        iot_cert: &answer.iot.device_certificate,
+        iot_key: answer.iot.private_key.expose_secret(),
+        remote_cert: &answer.remote.certificate_chain,
+        remote_key: answer.remote.private_key.expose_secret(),
+    })
+}
+
+/// Runs disk work off the async threads. A panic there is passed on.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

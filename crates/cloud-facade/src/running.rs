@@ -1,0 +1,193 @@
+//! Everything that runs between `initialize` and `stop`, and the order in which it is started and stopped.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloud_config::{DirectoryLock, LoadError, SerialNumber, Store};
+use cloud_iot::{Session, SessionHandle};
+use cloud_remote::{AccessRules, Application, RemoteAccess, RemoteConfig, RemoteHandle};
+use cloud_shadow::{ShadowClient, ShadowConfig};
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::{Bus, Directory, Platform};
+use crate::conductor::{Conductor, Ears};
+use crate::connection::{config_shadow, router, session_config};
+use crate::event::Event;
+use crate::hooks::{Hooks, Moment};
+use crate::initialize::InitializeError;
+use crate::registration::blocking;
+use crate::status::Status;
+use crate::topics::DeviceTopics;
+
+/// The relay's port.
+const RELAY_PORT: u16 = 443;
+
+/// The part of a stop that open connections of the public may take. The rest is for OFFLINE and the hooks.
+const REMOTE_STOP: Duration = Duration::from_millis(1500);
+
+/// The part of a stop that is left to the hooks after everything has ended.
+const HOOK_RESERVE: Duration = Duration::from_millis(500);
+
+/// What it takes to start.
+pub(crate) struct Start {
+    pub(crate) serial_number: SerialNumber,
+    pub(crate) store: Store,
+    pub(crate) application: Option<Application>,
+    pub(crate) access: AccessRules,
+    pub(crate) hooks: Hooks,
+    pub(crate) events: broadcast::Sender<Event>,
+    pub(crate) status: watch::Sender<Status>,
+}
+
+/// What runs. Dropping it ends all of it in the background; [`Running::stop`] does so in good order.
+pub(crate) struct Running {
+    pub(crate) session: SessionHandle,
+    pub(crate) shadow: ShadowClient,
+    pub(crate) remote: Option<RemoteHandle>,
+    conductor: JoinHandle<()>,
+    ended: CancellationToken,
+    /// Let go last: whoever holds it owns the directory.
+    _lock: DirectoryLock,
+}
+
+impl Start {
+    pub(crate) async fn run(self) -> Result<Running, InitializeError> {
+        let store = self.store.clone();
+        let (lock, device) = blocking(move || {
+            // A device without a configuration gets no directory either.
+            if !store.is_provisioned().map_err(LoadError::from)? {
+                return Err(InitializeError::from(LoadError::NotProvisioned(
+                    store.directory().to_owned(),
+                )));
+            }
+            let lock = store.lock()?;
+            Ok((lock, store.load()?.device))
+        })
+        .await?;
+        let topics = DeviceTopics::new(&self.serial_number);
+        let config = session_config(&device, &self.serial_number, &topics)?;
+        let router = router(&topics, &self.events)?;
+        let _ = self.events.send(Event::Initialized);
+        self.hooks.run(Moment::Initialized).await;
+
+        let (connected, disconnected) = (self.hooks.clone(), self.hooks.clone());
+        let session = Session::builder(config)
+            .router(router)
+            .on_connect(move || {
+                let hooks = connected.clone();
+                async move {
+                    hooks.run(Moment::IotConnected).await;
+                    Ok(())
+                }
+            })
+            .on_disconnect(move |_| {
+                let hooks = disconnected.clone();
+                async move {
+                    hooks.run(Moment::IotDisconnected).await;
+                    Ok(())
+                }
+            })
+            .start()?;
+        let session_events = session.events();
+        let shadow_lost = Arc::new(Notify::new());
+        let bus = Bus {
+            session: session.clone(),
+            lost: Arc::clone(&shadow_lost),
+        };
+        let shadow = ShadowClient::start(bus, ShadowConfig::new(config_shadow(&device)?)).await?;
+
+        let platform = Platform {
+            session: session.clone(),
+            topics,
+        };
+        let remote = match self.application {
+            None => None,
+            Some(application) => {
+                let relay = &device.remote_endpoint;
+                let config = RemoteConfig::new(
+                    relay.host.as_str(),
+                    relay.port_or(RELAY_PORT),
+                    device.access_point.as_str(),
+                );
+                let directory = Directory {
+                    store: self.store,
+                    credentials: device.remote,
+                };
+                let builder = RemoteAccess::builder(config)
+                    .application(application)
+                    .access(self.access);
+                Some(builder.start(platform.clone(), platform, directory).await?)
+            }
+        };
+
+        let ears = Ears {
+            session: session_events,
+            remote: remote.as_ref().map(RemoteHandle::events),
+            deltas: shadow.deltas(),
+        };
+        let served = remote
+            .as_ref()
+            .map(|remote| remote.status().borrow().certificate.serial.to_string());
+        self.status.send_replace(Status {
+            running: true,
+            certificate_serial: served,
+            ..Status::default()
+        });
+        let ended = CancellationToken::new();
+        let conductor = Conductor {
+            session: session.clone(),
+            shadow: shadow.clone(),
+            remote: remote.clone(),
+            shadow_lost,
+            events: self.events,
+            status: self.status,
+            hooks: self.hooks,
+            ended: ended.clone(),
+        };
+        let conductor = tokio::spawn(conductor.run(ears));
+        Ok(Running {
+            session,
+            shadow,
+            remote,
+            conductor,
+            ended,
+            _lock: lock,
+        })
+    }
+}
+
+impl Running {
+    /// The tunnel first, while messaging is still there; then OFFLINE and DISCONNECT.
+    pub(crate) async fn stop(mut self, deadline: Instant) {
+        if let Some(remote) = &self.remote
+            && let Err(error) = remote.stop(REMOTE_STOP).await
+        {
+            tracing::warn!(%error, "remote access");
+        }
+        let left = deadline
+            .saturating_duration_since(Instant::now())
+            .saturating_sub(HOOK_RESERVE);
+        let report = self.session.stop(left).await;
+        if !report.clean || report.undelivered > 0 {
+            tracing::warn!(
+                report.clean,
+                report.undelivered,
+                "the session to the broker was cut"
+            );
+        }
+        self.shadow.stop().await;
+        self.ended.cancel();
+        // Panics were reported by the panic hook already.
+        let _ = (&mut self.conductor).await;
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // The conductor holds handles; without it they go, and what they lead to ends by itself.
+        self.ended.cancel();
+    }
+}

@@ -1,0 +1,48 @@
+//! How things stand, as one value that can be watched.
+
+use std::time::SystemTime;
+
+/// How things stand with the connection to the cloud.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Status {
+    /// Whether it has been initialized and not been stopped since.
+    pub running: bool,
+    /// The connection to the broker.
+    pub iot: Link,
+    /// The tunnel.
+    pub remote: Link,
+    /// The serial number, decimal, of the certificate that is served; none while not running.
+    pub certificate_serial: Option<String>,
+}
+
+/// One of the two connections.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Link {
+    /// Whether it is up. For messaging: subscriptions granted and ONLINE out. For the tunnel: a PING answered.
+    pub connected: bool,
+    /// Since when it has been as it is now, by the wall clock; none before the first attempt has ended.
+    pub since: Option<SystemTime>,
+    /// Why it is down, once it has been up or tried.
+    pub reason: Option<String>,
+}
+
+impl Link {
+    pub(crate) fn up(&mut self) {
+        *self = Self {
+            connected: true,
+            since: Some(SystemTime::now()),
+            reason: None,
+        };
+    }
+
+    pub(crate) fn down(&mut self, reason: String) {
+        let since = if self.connected { None } else { self.since };
+        *self = Self {
+            connected: false,
+            since: Some(since.unwrap_or_else(SystemTime::now)),
+            reason: Some(reason),
+        };
+    }
+}
