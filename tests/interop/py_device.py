@@ -3,12 +3,14 @@
     python py_device.py BASE_PATH SERIAL API_URL KEY
 
 What happens is printed as JSON lines: `provisioned`, `iot.connected`, `iot.disconnected`, `remote.connected`,
-`remote.disconnected`, `stopped`, or `failed` with an `error`. Logs go to standard error.
+`remote.disconnected`, `stopped`, or `failed` with an `error`. Logs go to standard
+error, from the level in LOG_LEVEL on (WARNING if absent; at INFO the library logs its private keys).
 """
 
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -119,5 +121,5 @@ async def main(base_path, sn, api_url, key):
 if __name__ == "__main__":
     if len(sys.argv) != 5:
         sys.exit(__doc__)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    logging.basicConfig(level=os.environ.get("LOG_LEVEL", "WARNING"), stream=sys.stderr)
     sys.exit(asyncio.run(main(*sys.argv[1:])))

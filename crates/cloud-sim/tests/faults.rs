@@ -1,5 +1,12 @@
 //! Tokens, certificates, and everything that goes wrong on purpose between a device and the platform.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests are tests"
+)]
+
 mod common;
 
 use std::time::Duration;

@@ -1,5 +1,12 @@
 //! The broker: who gets in, who may do what, and what the platform hears.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests are tests"
+)]
+
 mod common;
 
 use std::time::Duration;

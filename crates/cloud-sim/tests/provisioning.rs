@@ -1,5 +1,12 @@
 //! The provisioning API: what it answers, and what it answers wrongly on purpose.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests are tests"
+)]
+
 mod common;
 
 use cloud_sim::{ApiAnswer, Fault, Part, SimConfig, Simulator};

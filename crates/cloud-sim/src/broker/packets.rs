@@ -13,6 +13,30 @@ pub(crate) struct PacketFilter {
     state: State,
 }
 
+/// What remains of a stream, and where in it packets end.
+#[derive(Default)]
+pub(crate) struct Filtered {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Filtered {
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// The bytes in pieces that belong to one packet each.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        let ends = self.ends.iter().copied().chain([self.bytes.len()]);
+        starts
+            .zip(ends)
+            .filter_map(|(start, end)| self.bytes.get(start..end))
+            .filter(|piece| !piece.is_empty())
+    }
+}
+
 enum State {
     /// Collecting a fixed header.
     Header { bytes: [u8; MAX_HEADER], len: usize },
@@ -34,13 +58,13 @@ impl PacketFilter {
     pub(crate) fn push(
         &mut self,
         mut input: &[u8],
-        output: &mut Vec<u8>,
+        output: &mut Filtered,
         mut withhold: impl FnMut(AckPacket) -> bool,
     ) {
         while let Some((&first, rest)) = input.split_first() {
             match &mut self.state {
                 State::Opaque => {
-                    output.extend_from_slice(input);
+                    output.bytes.extend_from_slice(input);
                     return;
                 }
                 State::Header { bytes, len } => {
@@ -53,22 +77,27 @@ impl PacketFilter {
                     if header.len() > 1 && first & 0x80 == 0 {
                         let keep = !ack_packet(header).is_some_and(&mut withhold);
                         if keep {
-                            output.extend_from_slice(header);
+                            output.bytes.extend_from_slice(header);
                         }
-                        self.state = State::body(remaining_length(header), keep);
+                        let left = remaining_length(header);
+                        self.state = State::body(left, keep);
+                        if left == 0 {
+                            output.ends.push(output.bytes.len());
+                        }
                     } else if header.len() == MAX_HEADER {
-                        output.extend_from_slice(header);
+                        output.bytes.extend_from_slice(header);
                         self.state = State::Opaque;
                     }
                 }
                 State::Body { left, keep } => {
                     let (body, rest) = input.split_at((*left).min(input.len()));
                     if *keep {
-                        output.extend_from_slice(body);
+                        output.bytes.extend_from_slice(body);
                     }
                     *left -= body.len();
                     if *left == 0 {
                         self.state = State::empty_header();
+                        output.ends.push(output.bytes.len());
                     }
                     input = rest;
                 }
@@ -142,11 +171,11 @@ mod tests {
     /// Runs a stream through the filter in pieces of every size.
     fn filtered(stream: &[u8], withheld: AckPacket) -> Vec<u8> {
         let mut results = (1..=stream.len()).map(|size| {
-            let (mut filter, mut output) = (PacketFilter::new(), Vec::new());
+            let (mut filter, mut output) = (PacketFilter::new(), Filtered::default());
             for piece in stream.chunks(size) {
                 filter.push(piece, &mut output, |packet| packet == withheld);
             }
-            output
+            output.bytes
         });
         let first = results.next().unwrap();
         assert!(results.all(|other| other == first));
@@ -173,14 +202,25 @@ mod tests {
 
     #[test]
     fn asks_once_for_each_packet() {
-        let (mut filter, mut output, mut asked) = (PacketFilter::new(), Vec::new(), 0);
+        let (mut filter, mut output, mut asked) = (PacketFilter::new(), Filtered::default(), 0);
         for byte in [SUBACK, SUBACK].concat() {
             filter.push(&[byte], &mut output, |_| {
                 asked += 1;
                 asked == 1
             });
         }
-        assert_eq!((asked, output.as_slice()), (2, SUBACK));
+        assert_eq!((asked, output.bytes.as_slice()), (2, SUBACK));
+    }
+
+    #[test]
+    fn pieces_end_where_packets_end() {
+        let stream = [CONNACK, PINGRESP, PUBACK, &SUBACK[..3]].concat();
+        let (mut filter, mut output) = (PacketFilter::new(), Filtered::default());
+        filter.push(&stream, &mut output, |packet| packet == AckPacket::Puback);
+        assert_eq!(
+            output.pieces().collect::<Vec<_>>(),
+            [CONNACK, PINGRESP, &SUBACK[..3]]
+        );
     }
 
     #[test]

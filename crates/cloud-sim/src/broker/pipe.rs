@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::packets::PacketFilter;
+use super::packets::{Filtered, PacketFilter};
 use crate::faults::FaultBoard;
 
 /// Bytes moved at a time: one TLS record.
@@ -71,23 +71,29 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let mut piece = vec![0; PIECE];
-    let mut output = Vec::with_capacity(PIECE);
+    let mut buffer = vec![0; PIECE];
+    let mut output = Filtered::default();
     loop {
-        let read = from.read(&mut piece).await?;
+        let read = from.read(&mut buffer).await?;
         if read == 0 {
             return Ok(());
         }
         while let Some(until) = faults.frozen_until() {
             tokio::time::sleep_until(until).await;
         }
-        let bytes = piece.get(..read).unwrap_or_default();
-        output.clear();
+        let bytes = buffer.get(..read).unwrap_or_default();
         match &mut filter {
-            Some(filter) => filter.push(bytes, &mut output, |packet| faults.take_withheld(packet)),
-            None => output.extend_from_slice(bytes),
+            None => to.write_all(bytes).await?,
+            Some(filter) => {
+                output.clear();
+                filter.push(bytes, &mut output, |packet| faults.take_withheld(packet));
+                // A write for each packet makes a TLS record for each. A client that waits for its socket and then reads
+                // one packet (paho in somebody else's event loop) would not notice a second one in the same record.
+                for piece in output.pieces() {
+                    to.write_all(piece).await?;
+                }
+            }
         }
-        to.write_all(&output).await?;
         to.flush().await?;
     }
 }

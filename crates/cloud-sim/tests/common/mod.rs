@@ -171,9 +171,8 @@ impl Device {
         options.set_last_will(will);
         let (client, mut event_loop) = AsyncClient::new(options, 64);
         let connack = loop {
-            match event_loop.poll().await? {
-                Event::Incoming(Packet::ConnAck(connack)) => break connack,
-                _ => {}
+            if let Event::Incoming(Packet::ConnAck(connack)) = event_loop.poll().await? {
+                break connack;
             }
         };
         assert_eq!(connack.code, ConnectReturnCode::Success);
