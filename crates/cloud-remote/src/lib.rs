@@ -111,6 +111,7 @@ pub use serial::{CertificateSerial, SerialError};
 pub use serve::Limits;
 pub use source::{CertificateSource, CertificateStore, SourceError, StoreError, TokenSource};
 pub use status::{CertificateStatus, RemoteEvent, RemoteStatus, RotationError, TunnelStatus};
+pub use token::{TokenAnswer, TokenRequest};
 pub use upstream::Upstream;
 
 /// Any error of somebody else's.

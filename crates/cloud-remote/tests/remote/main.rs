@@ -1,0 +1,11 @@
+//! Remote access on real parts: a SniTun server on the loopback interface as the relay, certificates of a CA made for
+//! the test, and public clients that verify them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test fails by panicking, in its helpers too.
+
+mod forwarding;
+mod rotation;
+mod serving;
+mod stopping;
+mod support;
+mod tokens;

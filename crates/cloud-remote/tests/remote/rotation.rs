@@ -1,0 +1,175 @@
+//! The certificate changes without cutting a connection, and stays when the new one is not good.
+
+use std::sync::Arc;
+
+use cloud_remote::{CertificateError, CertificatePem, RemoteEvent, RotationError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::serving::web;
+use crate::support::{Cloud, Issue, NAME, event, eventually, serial_of_pem, shown_serial, within};
+
+const REQUEST: &str = "GET / HTTP/1.1\r\nHost: sn0001.ui.example.com\r\n\r\n";
+
+async fn get_hello(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) {
+    stream.write_all(REQUEST.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"hello") {
+        let mut some = [0; 1024];
+        let length = within(stream.read(&mut some)).await.unwrap();
+        assert_ne!(length, 0, "the connection was cut");
+        seen.extend(&some[..length]);
+    }
+}
+
+#[tokio::test]
+async fn new_connections_get_the_new_certificate_and_open_ones_go_on() {
+    let cloud = Cloud::start().await;
+    let remote = cloud.device(web()).await;
+    let mut events = remote.events();
+    let mut old = cloud.open(&["http/1.1"]).await.unwrap();
+    assert_eq!(shown_serial(&old), "1");
+    get_hello(&mut old).await;
+
+    cloud
+        .platform
+        .certificates
+        .lock()
+        .unwrap()
+        .push_back(cloud.platform.ca.issue(&Issue::serial(2)));
+    remote.desired_serial("0002").unwrap();
+    let rotated = event(&mut events, |event| match event {
+        RemoteEvent::CertificateRotated { serial, .. } => Some(serial),
+        RemoteEvent::Disconnected { reason } => panic!("the tunnel was cut: {reason}"),
+        _ => None,
+    });
+    assert_eq!(rotated.await.as_str(), "2");
+    assert_eq!(*cloud.platform.requested_serials.lock().unwrap(), ["2"]);
+    assert_eq!(serial_of_pem(&cloud.platform.stored.lock().unwrap()), "2");
+    assert_eq!(remote.status().borrow().certificate.serial.as_str(), "2");
+
+    let new = cloud.open(&["http/1.1"]).await.unwrap();
+    assert_eq!(shown_serial(&new), "2");
+    get_hello(&mut old).await;
+    assert_eq!(shown_serial(&old), "1");
+}
+
+/// Has the platform send `bad`, and sees that the old certificate goes on serving.
+async fn refused(cloud: &Cloud, bad: CertificatePem) -> Arc<RotationError> {
+    let remote = cloud.device(web()).await;
+    let mut events = remote.events();
+    cloud.platform.certificates.lock().unwrap().push_back(bad);
+    remote.desired_serial("2").unwrap();
+    let error = event(&mut events, |event| match event {
+        RemoteEvent::RotationFailed { serial, error } if serial.as_str() == "2" => Some(error),
+        RemoteEvent::CertificateRotated { .. } => panic!("a bad certificate was taken"),
+        _ => None,
+    })
+    .await;
+    assert_eq!(serial_of_pem(&cloud.platform.stored.lock().unwrap()), "1");
+    assert_eq!(remote.status().borrow().certificate.serial.as_str(), "1");
+    let mut stream = cloud.open(&["http/1.1"]).await.unwrap();
+    assert_eq!(shown_serial(&stream), "1");
+    get_hello(&mut stream).await;
+    error
+}
+
+#[tokio::test]
+async fn a_wrong_key_keeps_the_old_certificate() {
+    let cloud = Cloud::start().await;
+    let ca = &cloud.platform.ca;
+    let mixed = CertificatePem::new(
+        ca.issue(&Issue::serial(2)).chain(),
+        ca.issue(&Issue::serial(2)).key().to_owned(),
+    );
+    let error = refused(&cloud, mixed).await;
+    assert!(
+        matches!(
+            &*error,
+            RotationError::Certificate(CertificateError::KeyMismatch)
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_wrong_serial_number_keeps_the_old_certificate() {
+    let cloud = Cloud::start().await;
+    let error = refused(&cloud, cloud.platform.ca.issue(&Issue::serial(3))).await;
+    assert!(
+        matches!(
+            &*error,
+            RotationError::Certificate(CertificateError::WrongSerial { .. })
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn an_expired_one_keeps_the_old_certificate() {
+    let cloud = Cloud::start().await;
+    let expired = Issue {
+        expired: true,
+        ..Issue::serial(2)
+    };
+    let error = refused(&cloud, cloud.platform.ca.issue(&expired)).await;
+    assert!(
+        matches!(
+            &*error,
+            RotationError::Certificate(CertificateError::Expired { .. })
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn one_for_another_name_keeps_the_old_certificate() {
+    let cloud = Cloud::start().await;
+    let foreign = Issue {
+        name: "sn0002.ui.example.com",
+        ..Issue::serial(2)
+    };
+    let error = refused(&cloud, cloud.platform.ca.issue(&foreign)).await;
+    assert!(
+        matches!(&*error, RotationError::Certificate(CertificateError::WrongName { name }) if name == NAME),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn one_that_is_no_certificate_keeps_the_old_certificate() {
+    let cloud = Cloud::start().await;
+    let error = refused(&cloud, CertificatePem::new("hello", "there".to_owned())).await;
+    assert!(
+        matches!(
+            &*error,
+            RotationError::Certificate(CertificateError::Chain(_))
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_stored_is_not_served() {
+    let cloud = Cloud::start().await;
+    *cloud.platform.store_fails.lock().unwrap() = true;
+    let error = refused(&cloud, cloud.platform.ca.issue(&Issue::serial(2))).await;
+    assert!(matches!(&*error, RotationError::Store(_)), "{error}");
+    assert!(error.to_string().contains("the disk is full"), "{error}");
+}
+
+#[tokio::test]
+async fn a_wish_that_comes_before_the_platform_can_be_asked_is_not_forgotten() {
+    let cloud = Cloud::start().await;
+    let remote = cloud.device_from(cloud.builder().application(web())).await;
+    cloud
+        .platform
+        .certificates
+        .lock()
+        .unwrap()
+        .push_back(cloud.platform.ca.issue(&Issue::serial(2)));
+    remote.desired_serial("2").unwrap();
+    remote.desired_serial("two").unwrap_err();
+    assert!(cloud.platform.requested_serials.lock().unwrap().is_empty());
+    remote.set_messaging_online(true);
+    eventually(|| remote.status().borrow().certificate.serial.as_str() == "2").await;
+}

@@ -1,0 +1,152 @@
+//! The end: in good order, in time, with nothing left.
+
+use std::time::{Duration, Instant};
+
+use cloud_remote::{Application, RemoteEvent, TunnelStatus};
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite;
+
+use crate::serving::web;
+use crate::support::{Cloud, NAME, TokenFault, event, eventually, within};
+
+fn tasks() -> usize {
+    tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks()
+}
+
+#[tokio::test]
+async fn nothing_is_left() {
+    let cloud = Cloud::start().await;
+    // The relay's own task.
+    let before = tasks();
+    let remote = cloud.device(web()).await;
+    let mut events = remote.events();
+    let page = cloud
+        .browser(&["http/1.1"])
+        .get(cloud.url("/"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(page.text().await.unwrap(), "hello");
+    remote.stop(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(remote.status().borrow().tunnel, TunnelStatus::Stopped);
+    event(&mut events, |event| {
+        matches!(event, RemoteEvent::Disconnected { .. }).then_some(())
+    })
+    .await;
+    eventually(|| tasks() <= before).await;
+    remote.stop(Duration::ZERO).await.unwrap();
+    remote.set_messaging_online(true);
+    remote.desired_serial("2").unwrap();
+    assert_eq!(remote.status().borrow().tunnel, TunnelStatus::Stopped);
+    eventually(|| !cloud.relay.is_connected(NAME)).await;
+}
+
+#[tokio::test]
+async fn a_request_under_way_may_finish() {
+    let cloud = Cloud::start().await;
+    let slow = axum::Router::new().route(
+        "/",
+        axum::routing::get(|| async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            "slow"
+        }),
+    );
+    let remote = cloud.device(Application::service(slow)).await;
+    let browser = cloud.browser(&["h2"]);
+    let url = cloud.url("/");
+    let page =
+        tokio::spawn(async move { browser.get(url).send().await.unwrap().text().await.unwrap() });
+    eventually(|| remote.open_connections() == 1).await;
+    // The handshake is over and the request is there when the handler sleeps; give it the time to get that far.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    remote.stop(Duration::from_secs(30)).await.unwrap();
+    assert_eq!(within(page).await.unwrap(), "slow");
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_cut_at_the_deadline() {
+    let cloud = Cloud::start().await;
+    let before = tasks();
+    let remote = cloud.device(web()).await;
+    let stream = cloud.open(&["http/1.1"]).await.unwrap();
+    let (mut socket, _) = within(tokio_tungstenite::client_async(
+        format!("wss://{NAME}/ws"),
+        stream,
+    ))
+    .await
+    .unwrap();
+    socket
+        .send(tungstenite::Message::text("hello"))
+        .await
+        .unwrap();
+    within(socket.next()).await.unwrap().unwrap();
+    let mut endless = cloud.open(&["http/1.1"]).await.unwrap();
+    endless
+        .write_all(format!("GET /endless HTTP/1.1\r\nHost: {NAME}\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    within(endless.read_exact(&mut [0; 50_000])).await.unwrap();
+
+    let start = Instant::now();
+    remote.stop(Duration::from_secs(2)).await.unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(remote.open_connections(), 0);
+    drop((socket, endless));
+    eventually(|| tasks() <= before).await;
+}
+
+#[tokio::test]
+async fn a_plain_forward_is_cut_too() {
+    let cloud = Cloud::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let remote = cloud.device(Application::forward_tcp(address, None)).await;
+    let _stream = cloud.open(&[]).await.unwrap();
+    let (mut application, _) = within(listener.accept()).await.unwrap();
+    remote.stop(Duration::from_secs(1)).await.unwrap();
+    let mut seen = Vec::new();
+    let _ = within(application.read_to_end(&mut seen)).await;
+    assert_eq!(seen, b"");
+}
+
+#[tokio::test]
+async fn a_stop_while_waiting_for_a_token_is_at_once() {
+    let cloud = Cloud::start().await;
+    let before = tasks();
+    cloud
+        .platform
+        .token_faults
+        .lock()
+        .unwrap()
+        .push_back(TokenFault::Silent);
+    let remote = cloud.device_from(cloud.builder().application(web())).await;
+    remote.set_messaging_online(true);
+    eventually(|| !cloud.platform.requested_keys.lock().unwrap().is_empty()).await;
+    let start = Instant::now();
+    remote.stop(Duration::from_secs(30)).await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5));
+    eventually(|| tasks() <= before).await;
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_ends_everything() {
+    let cloud = Cloud::start().await;
+    let before = tasks();
+    let remote = cloud.device(web()).await;
+    let other = remote.clone();
+    let open = cloud.open(&["http/1.1"]).await.unwrap();
+    drop(remote);
+    assert!(other.status().borrow().is_connected());
+    drop(other);
+    eventually(|| !cloud.relay.is_connected(NAME)).await;
+    drop(open);
+    eventually(|| tasks() <= before).await;
+}

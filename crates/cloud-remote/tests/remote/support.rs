@@ -1,0 +1,357 @@
+//! A small cloud for one test: a relay, a CA, a platform that can be told to misbehave, and public clients.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use cloud_remote::{
+    Application, CertificateAnswer, CertificatePem, CertificateRequest, CertificateSource,
+    CertificateStore, RemoteAccess, RemoteAccessBuilder, RemoteConfig, RemoteEvent, RemoteHandle,
+    SourceError, StoreError, TokenAnswer, TokenRequest, TokenSource,
+};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SerialNumber};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use snitun::server::{FernetKeys, Server, ServerConfig, ServerHandle, TokenContent};
+use snitun::{Cipher, ProtocolVersion, SessionKey};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// The device's public name.
+pub(crate) const NAME: &str = "sn0001.ui.example.com";
+/// Far beyond what anything here takes, also on a machine that is busy.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits for something, but not for ever.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LIMIT, future)
+        .await
+        .expect("it takes too long")
+}
+
+/// Waits until a condition holds.
+pub(crate) async fn eventually(mut condition: impl FnMut() -> bool) {
+    within(async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+/// What a certificate says, with defaults that are good.
+pub(crate) struct Issue {
+    pub(crate) serial: u64,
+    pub(crate) name: &'static str,
+    pub(crate) expired: bool,
+}
+
+impl Issue {
+    pub(crate) fn serial(serial: u64) -> Self {
+        Self {
+            serial,
+            name: NAME,
+            expired: false,
+        }
+    }
+}
+
+/// The authority that public clients trust.
+pub(crate) struct Ca {
+    issuer: Issuer<'static, KeyPair>,
+    root: CertificateDer<'static>,
+}
+
+impl Ca {
+    pub(crate) fn new() -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "Test CA");
+        let key = KeyPair::generate().unwrap();
+        let root = params.self_signed(&key).unwrap().der().clone();
+        Self {
+            issuer: Issuer::new(params, key),
+            root,
+        }
+    }
+
+    pub(crate) fn issue(&self, issue: &Issue) -> CertificatePem {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([issue.name.to_owned()]).unwrap();
+        params.serial_number = Some(SerialNumber::from(issue.serial));
+        let now = time::OffsetDateTime::now_utc();
+        params.not_before = now - time::Duration::days(30);
+        params.not_after = now + time::Duration::days(if issue.expired { -1 } else { 30 });
+        CertificatePem::new(
+            params.signed_by(&key, &self.issuer).unwrap().pem(),
+            key.serialize_pem(),
+        )
+    }
+}
+
+/// How the platform answers the next request for a token. Without any of these it does so properly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TokenFault {
+    Silent,
+    Malformed,
+    /// The token holds other keys than those of the request, as that of a late answer would.
+    ForeignKeys,
+}
+
+/// The platform's side and the device's store, shared by the test and the device.
+pub(crate) struct Platform {
+    keys: FernetKeys,
+    pub(crate) ca: Ca,
+    pub(crate) version: ProtocolVersion,
+    pub(crate) cipher: Cipher,
+    /// Seconds from now, as told to the device and sealed into the token.
+    pub(crate) valid_for: Mutex<(i64, i64)>,
+    pub(crate) token_faults: Mutex<VecDeque<TokenFault>>,
+    /// The keys of each request that was made.
+    pub(crate) requested_keys: Mutex<Vec<String>>,
+    /// Answers to requests for certificates, in order; then there are none.
+    pub(crate) certificates: Mutex<VecDeque<CertificatePem>>,
+    pub(crate) requested_serials: Mutex<Vec<String>>,
+    pub(crate) stored: Mutex<CertificatePem>,
+    pub(crate) store_fails: Mutex<bool>,
+}
+
+fn unix_now() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        .try_into()
+        .unwrap()
+}
+
+impl TokenSource for Platform {
+    async fn request_token(&self, request: TokenRequest) -> Result<TokenAnswer, SourceError> {
+        self.requested_keys
+            .lock()
+            .unwrap()
+            .push(request.key_hex().to_owned());
+        let fault = self.token_faults.lock().unwrap().pop_front();
+        let (told, sealed) = *self.valid_for.lock().unwrap();
+        let key = match fault {
+            Some(TokenFault::Silent) => std::future::pending().await,
+            Some(TokenFault::Malformed) => return Ok(TokenAnswer::from_json(b"{\"valid\": 12")?),
+            Some(TokenFault::ForeignKeys) => SessionKey::generate().unwrap(),
+            None => SessionKey::from_hex(request.key_hex(), request.iv_hex()).unwrap(),
+        };
+        let mut content = TokenContent::new(NAME, key, (unix_now() + sealed).try_into().unwrap());
+        content.protocol_version = self.version;
+        content.cipher = self.cipher;
+        let json = serde_json::json!({
+            "valid": unix_now() + told,
+            "throttling": null,
+            "token": self.keys.issue(&content).unwrap(),
+            "protocol_version": u8::from(self.version),
+            "cipher": self.cipher.to_string(),
+        });
+        Ok(TokenAnswer::from_json(json.to_string().as_bytes())?)
+    }
+}
+
+impl CertificateSource for Platform {
+    async fn request_certificate(
+        &self,
+        request: CertificateRequest,
+    ) -> Result<CertificateAnswer, SourceError> {
+        self.requested_serials
+            .lock()
+            .unwrap()
+            .push(request.serial().to_string());
+        let answer = self.certificates.lock().unwrap().pop_front();
+        let Some(pem) = answer else {
+            return std::future::pending().await;
+        };
+        let json = serde_json::json!({"cert": pem.chain(), "pkey": pem.key()});
+        Ok(CertificateAnswer::from_json(json.to_string().as_bytes())?)
+    }
+}
+
+impl CertificateStore for Platform {
+    async fn load(&self) -> Result<CertificatePem, StoreError> {
+        Ok(self.stored.lock().unwrap().clone())
+    }
+
+    async fn store(&self, certificate: &CertificatePem) -> Result<(), StoreError> {
+        if *self.store_fails.lock().unwrap() {
+            return Err(StoreError::new("the disk is full"));
+        }
+        *self.stored.lock().unwrap() = certificate.clone();
+        Ok(())
+    }
+}
+
+/// A relay on the loopback interface with its platform. Stops on drop.
+pub(crate) struct Cloud {
+    pub(crate) platform: Arc<Platform>,
+    pub(crate) relay: ServerHandle,
+    pub(crate) address: SocketAddr,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Cloud {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Cloud {
+    pub(crate) async fn start() -> Self {
+        Self::speaking(ProtocolVersion::V0, Cipher::AesCbc).await
+    }
+
+    pub(crate) async fn speaking(version: ProtocolVersion, cipher: Cipher) -> Self {
+        let key = FernetKeys::generate_key();
+        let server = Server::new(
+            FernetKeys::from_keys(&[key.as_str()]).unwrap(),
+            ServerConfig::default(),
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let relay = server.handle();
+        let serving =
+            tokio::spawn(async move { server.serve(listener, std::future::pending()).await });
+        let ca = Ca::new();
+        let platform = Platform {
+            keys: FernetKeys::from_keys(&[key.as_str()]).unwrap(),
+            version,
+            cipher,
+            valid_for: Mutex::new((86_400, 86_400)),
+            token_faults: Mutex::default(),
+            requested_keys: Mutex::default(),
+            certificates: Mutex::default(),
+            requested_serials: Mutex::default(),
+            stored: Mutex::new(ca.issue(&Issue::serial(1))),
+            store_fails: Mutex::new(false),
+            ca,
+        };
+        Self {
+            platform: Arc::new(platform),
+            relay,
+            address,
+            serving,
+        }
+    }
+
+    pub(crate) fn builder(&self) -> RemoteAccessBuilder {
+        RemoteAccess::builder(RemoteConfig::new("127.0.0.1", self.address.port(), NAME))
+    }
+
+    /// Starts a device, not yet told that the platform can be asked.
+    pub(crate) async fn device_from(&self, builder: RemoteAccessBuilder) -> RemoteHandle {
+        let platform = || Arc::clone(&self.platform);
+        builder
+            .start(platform(), platform(), platform())
+            .await
+            .unwrap()
+    }
+
+    /// Starts a device and waits until it is connected.
+    pub(crate) async fn device(&self, application: Application) -> RemoteHandle {
+        let remote = self
+            .device_from(self.builder().application(application))
+            .await;
+        remote.set_messaging_online(true);
+        connected(&remote).await;
+        remote
+    }
+
+    pub(crate) fn roots(&self) -> RootCertStore {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.platform.ca.root.clone()).unwrap();
+        roots
+    }
+
+    /// What a public client trusts, and which protocols it offers.
+    pub(crate) fn client_config(&self, protocols: &[&str]) -> ClientConfig {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(self.roots())
+            .with_no_client_auth();
+        config.alpn_protocols = protocols
+            .iter()
+            .map(|name| name.as_bytes().to_vec())
+            .collect();
+        config
+    }
+
+    /// A public client's connection that has verified the device's certificate.
+    pub(crate) async fn open(&self, protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
+        self.open_with(self.client_config(protocols)).await
+    }
+
+    pub(crate) async fn open_with(
+        &self,
+        config: ClientConfig,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.address).await?;
+        let name = ServerName::try_from(NAME).unwrap();
+        within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+    }
+
+    /// A browser that keeps nothing from one request to the next.
+    pub(crate) fn browser(&self, protocols: &[&str]) -> reqwest::Client {
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(self.client_config(protocols))
+            .resolve(NAME, self.address)
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .timeout(LIMIT)
+            .build()
+            .unwrap()
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("https://{NAME}:{}{path}", self.address.port())
+    }
+}
+
+/// Waits until the tunnel is up.
+pub(crate) async fn connected(remote: &RemoteHandle) {
+    within(remote.status().wait_for(|status| status.is_connected()))
+        .await
+        .unwrap();
+}
+
+/// The next event that a test wants to see.
+pub(crate) async fn event<T>(
+    events: &mut broadcast::Receiver<RemoteEvent>,
+    pick: impl Fn(RemoteEvent) -> Option<T>,
+) -> T {
+    within(async {
+        loop {
+            if let Some(found) = pick(events.recv().await.unwrap()) {
+                return found;
+            }
+        }
+    })
+    .await
+}
+
+/// The serial number of the certificate that the other side of a connection has shown.
+pub(crate) fn shown_serial(stream: &TlsStream<TcpStream>) -> String {
+    let (_, connection) = stream.get_ref();
+    serial_of(&connection.peer_certificates().unwrap()[0])
+}
+
+pub(crate) fn serial_of(certificate: &CertificateDer<'_>) -> String {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).unwrap();
+    parsed.tbs_certificate.serial.to_string()
+}
+
+/// The serial number of a certificate in PEM.
+pub(crate) fn serial_of_pem(pem: &CertificatePem) -> String {
+    serial_of(&CertificateDer::from_pem_slice(pem.chain().as_bytes()).unwrap())
+}

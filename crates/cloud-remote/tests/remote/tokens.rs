@@ -1,0 +1,205 @@
+//! Tokens that do not come, come damaged or belong to other keys; tunnels that are lost.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloud_remote::{Application, RemoteEvent, SourceError, TunnelStatus};
+
+use crate::serving::web;
+use crate::support::{Cloud, TokenFault, connected, event, eventually, within};
+
+fn faults(cloud: &Cloud, list: &[TokenFault]) {
+    cloud.platform.token_faults.lock().unwrap().extend(list);
+}
+
+fn requests(cloud: &Cloud) -> usize {
+    cloud.platform.requested_keys.lock().unwrap().len()
+}
+
+#[tokio::test]
+async fn the_tunnel_is_up_within_a_second_of_being_online() {
+    let cloud = Cloud::start().await;
+    let remote = cloud.device_from(cloud.builder().application(web())).await;
+    let mut events = remote.events();
+    assert_eq!(
+        remote.status().borrow().tunnel,
+        TunnelStatus::WaitingForToken { cause: None }
+    );
+    assert_eq!(requests(&cloud), 0);
+    remote.set_messaging_online(true);
+    event(&mut events, |event| {
+        matches!(event, RemoteEvent::TokenReceived { .. }).then_some(())
+    })
+    .await;
+    let url = event(&mut events, |event| match event {
+        RemoteEvent::Connected { url } => Some(url),
+        _ => None,
+    });
+    assert_eq!(url.await, "https://sn0001.ui.example.com/");
+    assert!(cloud.relay.is_connected(crate::support::NAME));
+    assert!(remote.status().borrow().is_connected());
+}
+
+#[tokio::test]
+async fn a_malformed_answer_is_reported_and_asked_again() {
+    let cloud = Cloud::start().await;
+    faults(&cloud, &[TokenFault::Malformed]);
+    let remote = cloud.device_from(cloud.builder().application(web())).await;
+    let mut events = remote.events();
+    remote.set_messaging_online(true);
+    let error = event(&mut events, |event| match event {
+        RemoteEvent::TokenFailed { error } => Some(error),
+        _ => None,
+    })
+    .await;
+    assert!(matches!(&*error, SourceError::Answer(_)), "{error}");
+    connected(&remote).await;
+    assert_eq!(requests(&cloud), 2);
+}
+
+/// No sockets take part until the answer is there, so a minute need not last a minute.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_does_not_come_is_asked_for_again_with_fresh_keys() {
+    let cloud = Cloud::start().await;
+    faults(&cloud, &[TokenFault::Silent; 4]);
+    let remote = cloud.device_from(cloud.builder().application(web())).await;
+    let mut events = remote.events();
+    let start = tokio::time::Instant::now();
+    remote.set_messaging_online(true);
+    for round in 1..=3 {
+        loop {
+            match events.recv().await.unwrap() {
+                RemoteEvent::TokenFailed { error } => {
+                    assert!(matches!(&*error, SourceError::TimedOut), "{error}");
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        let least = Duration::from_secs(60) * round;
+        assert!(
+            start.elapsed() >= least && start.elapsed() <= least * 2,
+            "{:?}",
+            start.elapsed()
+        );
+    }
+    let keys = cloud.platform.requested_keys.lock().unwrap().clone();
+    assert_eq!(keys.iter().collect::<HashSet<_>>().len(), keys.len());
+}
+
+#[tokio::test]
+async fn a_lost_session_gives_the_request_up_and_its_return_asks_again() {
+    let cloud = Cloud::start().await;
+    faults(&cloud, &[TokenFault::Silent]);
+    let remote = cloud.device_from(cloud.builder().application(web())).await;
+    remote.set_messaging_online(true);
+    eventually(|| requests(&cloud) == 1).await;
+    remote.set_messaging_online(false);
+    // The manager sees the value of the moment, so let it see this one.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    remote.set_messaging_online(true);
+    connected(&remote).await;
+    assert_eq!(requests(&cloud), 2);
+}
+
+#[tokio::test]
+async fn a_token_for_other_keys_is_given_up_and_replaced() {
+    let cloud = Cloud::start().await;
+    faults(&cloud, &[TokenFault::ForeignKeys]);
+    let remote = cloud.device_from(cloud.builder().application(web())).await;
+    let mut events = remote.events();
+    remote.set_messaging_online(true);
+    event(&mut events, |event| {
+        matches!(event, RemoteEvent::ConnectFailed { .. }).then_some(())
+    })
+    .await;
+    connected(&remote).await;
+    assert_eq!(requests(&cloud), 2);
+}
+
+#[tokio::test]
+async fn a_clock_that_calls_every_token_expired_does_not_keep_the_tunnel_down() {
+    let cloud = Cloud::start().await;
+    // The platform's clock, a day behind ours. The relay goes by the platform's.
+    *cloud.platform.valid_for.lock().unwrap() = (-86_400, 86_400);
+    let remote = cloud.device(web()).await;
+    assert!(remote.status().borrow().token_valid.is_some());
+    assert_eq!(requests(&cloud), 1);
+}
+
+#[tokio::test]
+async fn a_lost_tunnel_comes_back_with_the_same_token() {
+    let cloud = Cloud::start().await;
+    let remote = cloud.device(web()).await;
+    let mut events = remote.events();
+    assert!(cloud.relay.disconnect(crate::support::NAME));
+    event(&mut events, |event| {
+        matches!(event, RemoteEvent::Disconnected { .. }).then_some(())
+    })
+    .await;
+    assert!(matches!(
+        remote.status().borrow().tunnel,
+        TunnelStatus::Waiting { .. }
+    ));
+    connected(&remote).await;
+    assert_eq!(requests(&cloud), 1);
+    let page = cloud
+        .browser(&["h2"])
+        .get(cloud.url("/"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(page.text().await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_relay_that_is_not_there_is_reported() {
+    let cloud = Cloud::start().await;
+    let port = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let config = cloud_remote::RemoteConfig::new("127.0.0.1", port, crate::support::NAME);
+    let remote = cloud
+        .device_from(cloud_remote::RemoteAccess::builder(config).application(web()))
+        .await;
+    let mut status = remote.status();
+    remote.set_messaging_online(true);
+    let status =
+        within(status.wait_for(|status| matches!(status.tunnel, TunnelStatus::Waiting { .. })))
+            .await
+            .unwrap();
+    let TunnelStatus::Waiting { cause, .. } = &status.tunnel else {
+        unreachable!()
+    };
+    assert!(cause.contains("cannot be reached"), "{cause}");
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_work_is_refused() {
+    let cloud = Cloud::start().await;
+    let platform = || Arc::clone(&cloud.platform);
+    let error = cloud
+        .builder()
+        .start(platform(), platform(), platform())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, cloud_remote::StartError::NoApplication),
+        "{error}"
+    );
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+    *cloud.platform.stored.lock().unwrap() = cloud_remote::CertificatePem::new("", String::new());
+    let builder = cloud.builder().application(Application::forward(address));
+    let error = builder
+        .start(platform(), platform(), platform())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, cloud_remote::StartError::Certificate(_)),
+        "{error}"
+    );
+}
