@@ -28,7 +28,15 @@ const PID_READS: usize = 10;
 /// Ends with [`Store::remove`](crate::Store::remove) too, which removes the lock file with the rest.
 #[derive(Debug)]
 #[must_use = "the directory is released when this is dropped"]
-pub struct DirectoryLock(#[allow(dead_code, reason = "held, not used")] pub(crate) Arc<Held>);
+pub struct DirectoryLock {
+    _held: Arc<Held>,
+}
+
+impl DirectoryLock {
+    pub(crate) fn new(held: Arc<Held>) -> Self {
+        Self { _held: held }
+    }
+}
 
 /// An acquired lock with the directory it belongs to.
 pub(crate) struct Held {

@@ -141,7 +141,7 @@ impl Store {
         }
         let held = Arc::new(Held::acquire(self.directory())?);
         *slot = Arc::downgrade(&held);
-        Ok(DirectoryLock(held))
+        Ok(DirectoryLock::new(held))
     }
 
     /// Whether a configuration is there, sound or not.
@@ -164,9 +164,6 @@ impl Store {
         let slot = self.slot();
         let (dir, repairs) = self.prepare(&slot)?;
         let device = self.consistently(&dir, read_device)?;
-        for repair in &repairs {
-            tracing::warn!(directory = %self.directory().display(), %repair, "repaired");
-        }
         Ok(Loaded { device, repairs })
     }
 
@@ -266,8 +263,7 @@ impl Store {
 
     /// Everything that goes before reading: modes, and what a killed process left.
     fn prepare(&self, slot: &Weak<Held>) -> Result<(Dir, Vec<Repair>), LoadError> {
-        let not_provisioned = || LoadError::NotProvisioned(self.directory().to_owned());
-        let dir = self.open()?.ok_or_else(not_provisioned)?;
+        let dir = self.open()?.ok_or_else(|| self.nothing_there())?;
         let mut repairs = Vec::new();
         let mut note = |path: PathBuf, was: Option<u32>| {
             repairs.extend(was.map(|was| Repair::Mode { path, was }))
@@ -288,8 +284,8 @@ impl Store {
                 }
             }
         }
-        if !is_provisioned(&dir)? {
-            return Err(not_provisioned());
+        for repair in &repairs {
+            tracing::warn!(directory = %self.directory().display(), %repair, "repaired");
         }
         Ok((dir, repairs))
     }
@@ -302,6 +298,9 @@ impl Store {
     ) -> Result<T, LoadError> {
         for _ in 0..READ_ATTEMPTS {
             let before = fingerprint(dir)?;
+            if !is_provisioned(dir)? {
+                return Err(self.nothing_there());
+            }
             let result = read(&Source {
                 dir,
                 committed: dir.subdirectory(COMMITTED)?,
@@ -311,6 +310,10 @@ impl Store {
             }
         }
         Err(LoadError::Busy(self.directory().to_owned()))
+    }
+
+    fn nothing_there(&self) -> LoadError {
+        LoadError::NotProvisioned(self.directory().to_owned())
     }
 
     fn slot(&self) -> MutexGuard<'_, Weak<Held>> {

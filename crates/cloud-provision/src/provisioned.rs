@@ -209,7 +209,10 @@ fn check_pair(
     };
     let chain = certificates(chain).ok_or_else(bad_chain)?;
     for certificate in &chain {
-        x509_parser::parse_x509_certificate(certificate).map_err(|_| bad_chain())?;
+        match x509_parser::parse_x509_certificate(certificate) {
+            Ok(([], _)) => {}
+            _ => return Err(bad_chain().into()),
+        }
     }
     let key =
         PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()).map_err(|_| bad_key())?;

@@ -115,6 +115,19 @@ async fn an_absent_error_and_unknown_keys_are_fine() {
 }
 
 #[tokio::test]
+async fn keys_of_each_form_are_taken() {
+    let mut answer = granted();
+    let iot = &mut answer["registration"]["thing"]["iot"];
+    iot["certificates"]["device_certificate"] = json!(include_str!("data/pkcs1.cert.pem"));
+    iot["keyPair"]["privateKey"] = json!(include_str!("data/pkcs1.key.pem"));
+    let remote = &mut answer["registration"]["thing"]["remote"];
+    remote["cert"] = json!(include_str!("data/sec1.cert.pem").replace('\n', "\r\n"));
+    remote["pkey"] = json!(include_str!("data/sec1.key.pem"));
+    let api = Api::start(move |_| Some(ok(&answer))).await;
+    api.client().register("SN0001", &key()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_refusal_is_told_in_the_platforms_words_at_any_status() {
     for (status, error, words) in [
         (200, json!("unknown device"), "unknown device"),

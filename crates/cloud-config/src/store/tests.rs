@@ -300,6 +300,28 @@ fn a_reader_beside_a_writer_gets_whole_configurations() {
 }
 
 #[test]
+fn a_reader_beside_a_removal_gets_all_or_nothing() {
+    let base = fast_directory();
+    let writing = Store::new(base.path());
+    let reading = Store::new(base.path());
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for _ in 0..40 {
+                writing.save(&OLD).unwrap();
+                writing.remove().unwrap();
+            }
+        });
+        while !writer.is_finished() {
+            match reading.load() {
+                Ok(loaded) => assert!(loaded.device == *OLD),
+                Err(LoadError::NotProvisioned(_) | LoadError::Busy(_)) => {}
+                Err(other) => panic!("{other}"),
+            }
+        }
+    });
+}
+
+#[test]
 fn one_store_is_locked_once_and_writes_under_its_own_lock() {
     let base = fast_directory();
     let store = Store::new(base.path());
