@@ -67,7 +67,8 @@ impl Replica {
         self.unsettled
             || match &self.known {
                 Known::Present(document) => document.version < self.seen,
-                Known::Nothing | Known::Absent { .. } => false,
+                Known::Absent { last } => *last < self.seen,
+                Known::Nothing => self.seen > 0,
             }
     }
 
@@ -135,7 +136,10 @@ impl Replica {
         let mut next = match &self.known {
             Known::Present(document) if Some(document.version) == before => document.clone(),
             Known::Absent { last } if Some(*last) == before => Document::default(),
-            _ => return self.see(patch.version),
+            _ => {
+                self.seen = self.seen.max(patch.version);
+                return;
+            }
         };
         patch.desired.apply(&mut next.desired);
         patch.reported.apply(&mut next.reported);
@@ -151,7 +155,7 @@ impl Replica {
                 self.unsettled = true;
             }
             Some(version) if self.seen < version => {
-                self.see(version);
+                self.seen = version;
                 self.delta = delta;
             }
             Some(_) => self.unsettled |= matches!(self.known, Known::Absent { .. }),
@@ -170,13 +174,6 @@ impl Replica {
                 new
             }
         }
-    }
-
-    /// There is a newer version than what is known.
-    fn see(&mut self, version: u64) {
-        self.seen = self.seen.max(version);
-        // Against a document, the version tells by itself that something is missing.
-        self.unsettled |= !matches!(self.known, Known::Present(_));
     }
 
     fn settle(&mut self, document: Document) {
@@ -252,6 +249,21 @@ mod tests {
         assert_eq!(replica.document(), Some(&document(json!({"a": 2}), 2)));
         assert!(replica.is_behind());
         replica.got(document(json!({"a": 2}), 2), replica.baseline());
+        assert!(!replica.is_behind());
+    }
+
+    #[test]
+    fn the_first_document_is_known_from_its_messages_in_any_order() {
+        let delta = Delta {
+            state: object(json!({"a": 1})),
+            version: Some(1),
+        };
+        let mut replica = Replica::new();
+        replica.found_none(0);
+        replica.delta_arrived(delta);
+        assert!(replica.is_behind());
+        replica.patch(patch(json!({"a": 1}), 1));
+        assert_eq!(replica.document(), Some(&document(json!({"a": 1}), 1)));
         assert!(!replica.is_behind());
     }
 
