@@ -17,135 +17,28 @@
 //!
 //! See docs/protocol.md, "IoT messaging".
 
+mod connecting;
+mod phase;
+mod stopping;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+pub(crate) use self::phase::Action;
+use self::phase::{Drain, Link, Phase};
+pub use self::stopping::StopReport;
 use crate::backoff::Failures;
 use crate::cause::Cause;
 use crate::config::SessionConfig;
-use crate::error::{DeliveryError, PublishError, RequestError};
-use crate::event::{SessionEvent, SessionState};
-use crate::link::{LinkEvent, ServerTerms};
-use crate::message::{Message, Subscription};
-use crate::outbox::{MessageId, OutOfStep, Outbox, Window};
+use crate::error::{PublishError, RequestError};
+use crate::link::LinkEvent;
+use crate::message::Message;
+use crate::outbox::{MessageId, OutOfStep, Outbox};
 use crate::receipt::Receipt;
 use crate::requests::Requests;
-
-/// How long the core waits beyond rumqttc's own limit for a connection before it gives up.
-const CONNECT_GRACE: Duration = Duration::from_secs(1);
-
-/// A connection that ends within this time without a word is likely to have been ended in favour
-/// of another client with the same id.
-const SOON: Duration = Duration::from_secs(10);
-
-/// The part of a stop's time that emptying the outbox may take; the rest is kept for the goodbye.
-const FLUSH_SHARE: f64 = 0.75;
-
-/// What the driver is to do.
-#[derive(Debug)]
-pub(crate) enum Action {
-    /// Make a new connection.
-    Open,
-    /// Send a SUBSCRIBE.
-    Subscribe(Vec<Subscription>),
-    /// Start the on-connect hooks; report with [`Core::hooks_finished`].
-    ConnectHooks,
-    /// Send a PUBLISH.
-    Publish(Message),
-    /// Hand a received message to routes and streams.
-    Deliver {
-        message: Message,
-        /// Whether a request has taken it as its answer.
-        answered: bool,
-    },
-    /// Send DISCONNECT.
-    Disconnect,
-    /// Drop the connection, and hooks that still run.
-    Close,
-    /// Start the on-disconnect hooks; report with [`Core::hooks_finished`].
-    DisconnectHooks(Option<Arc<Cause>>),
-    /// Tell the state.
-    State(SessionState),
-    /// Tell what happened.
-    Event(SessionEvent),
-    /// Nothing is left to do.
-    End,
-}
-
-/// What belongs to one connection.
-#[derive(Debug)]
-struct Link {
-    since: Instant,
-    terms: ServerTerms,
-    window: Window,
-    /// When the answer to a ping is overdue.
-    ping_due: Option<Instant>,
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// Waiting for CONNACK until `due`.
-    Connecting {
-        due: Instant,
-    },
-    /// Waiting for the SUBACK of the filters `from..to` until `due`.
-    Subscribing {
-        link: Link,
-        from: usize,
-        to: usize,
-        due: Instant,
-    },
-    /// The on-connect hooks run. Each has its own limit; the driver reports when all have ended.
-    Greeting {
-        link: Link,
-    },
-    /// Messages flow.
-    Online {
-        link: Link,
-    },
-    /// Saying goodbye until `deadline`. `greeted`: on-connect hooks have been started.
-    Draining {
-        link: Link,
-        step: Drain,
-        deadline: Instant,
-        greeted: bool,
-    },
-    /// The on-disconnect hooks of a stop run until `deadline`.
-    Closing {
-        deadline: Instant,
-    },
-    /// Waiting before the next attempt: for the time, and for hooks that still run.
-    Waiting {
-        until: Instant,
-        hooks: bool,
-    },
-    Stopped,
-}
-
-/// How far a goodbye has come.
-#[derive(Debug, Clone, Copy)]
-enum Drain {
-    /// The outbox is being emptied, until then.
-    Flushing(Instant),
-    /// The goodbye is on its way.
-    Goodbye(MessageId),
-    /// DISCONNECT is on its way.
-    Leaving,
-}
-
-/// How a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct StopReport {
-    /// Whether the connection was closed in order: goodbye and DISCONNECT written.
-    pub clean: bool,
-    /// Accepted messages that were not delivered; their receipts say so.
-    pub undelivered: usize,
-}
 
 /// The source of random numbers, uniform in 0–1.
 pub(crate) type Random = Box<dyn FnMut() -> f64 + Send>;
@@ -353,166 +246,6 @@ impl Core {
         }
     }
 
-    /// Stops the session, `deadline` being when it must have ended. Again, it may only be sooner.
-    pub(crate) fn stop(&mut self, deadline: Instant, now: Instant) {
-        let (link, step, greeted) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
-            Phase::Online { link } => {
-                let time = deadline.saturating_duration_since(now).mul_f64(FLUSH_SHARE);
-                (link, Drain::Flushing(now + time), true)
-            }
-            Phase::Greeting { link } => (link, Drain::Leaving, true),
-            Phase::Subscribing { link, .. } => (link, Drain::Leaving, false),
-            Phase::Waiting { hooks: true, .. } => {
-                self.actions
-                    .push_back(Action::State(SessionState::Stopping));
-                self.report.clean = true;
-                self.phase = Phase::Closing { deadline };
-                return;
-            }
-            Phase::Connecting { .. } | Phase::Waiting { .. } => {
-                self.actions.push_back(Action::Close);
-                self.report.clean = true;
-                return self.end();
-            }
-            mut phase => {
-                if let Phase::Draining { deadline: end, .. } | Phase::Closing { deadline: end } =
-                    &mut phase
-                {
-                    *end = deadline.min(*end);
-                }
-                self.phase = phase;
-                return;
-            }
-        };
-        self.actions
-            .push_back(Action::State(SessionState::Stopping));
-        if matches!(step, Drain::Leaving) {
-            self.actions.push_back(Action::Disconnect);
-        }
-        self.phase = Phase::Draining {
-            link,
-            step,
-            deadline,
-            greeted,
-        };
-        self.advance(now);
-    }
-
-    /// The driver ended without being told to: nobody is left to deliver anything.
-    pub(crate) fn abandon(&mut self) {
-        if !matches!(self.phase, Phase::Stopped) {
-            self.end();
-        }
-    }
-
-    fn open(&mut self, now: Instant) {
-        self.phase = Phase::Connecting {
-            due: now + self.config.timeouts.connect + CONNECT_GRACE,
-        };
-        let attempt = self.failures.count().saturating_add(1);
-        self.actions
-            .push_back(Action::State(SessionState::Connecting { attempt }));
-        self.actions.push_back(Action::Open);
-    }
-
-    fn connected(&mut self, terms: ServerTerms, now: Instant) {
-        if !matches!(self.phase, Phase::Connecting { .. }) {
-            return;
-        }
-        if terms.receive_maximum == 0 {
-            return self.lost(
-                Cause::Protocol("CONNACK with a receive maximum of 0".into()),
-                now,
-            );
-        }
-        let window = Window::new(terms.receive_maximum.min(self.config.limits.in_flight));
-        let link = Link {
-            since: now,
-            terms,
-            window,
-            ping_due: None,
-        };
-        self.subscribe(link, 0, now);
-    }
-
-    /// Asks for the subscriptions from `from` on, or goes on if there are none left.
-    fn subscribe(&mut self, mut link: Link, from: usize, now: Instant) {
-        let all = &self.config.subscriptions;
-        let to = all
-            .len()
-            .min(from + self.config.limits.filters_per_subscribe);
-        let batch = all.get(from..to).unwrap_or_default();
-        if batch.is_empty() {
-            self.actions.push_back(Action::ConnectHooks);
-            self.phase = Phase::Greeting { link };
-            return;
-        }
-        link.window.take();
-        self.actions.push_back(Action::Subscribe(batch.to_vec()));
-        let due = now + self.config.timeouts.subscribe;
-        self.phase = Phase::Subscribing {
-            link,
-            from,
-            to,
-            due,
-        };
-    }
-
-    fn subscribed(&mut self, codes: &[crate::ReasonCode], now: Instant) {
-        let (link, from, to) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
-            Phase::Subscribing { link, from, to, .. } if codes.len() == to - from => {
-                (link, from, to)
-            }
-            // Being asked to stop, the answer is of no interest any more.
-            phase @ Phase::Draining { .. } => {
-                self.phase = phase;
-                return;
-            }
-            phase => {
-                self.phase = phase;
-                return self.out_of_step("SUBACK", now);
-            }
-        };
-        let batch = self.config.subscriptions.iter().skip(from);
-        let refused = batch.zip(codes).find(|(_, code)| code.is_failure());
-        if let Some((subscription, reason)) = refused {
-            let cause = Cause::SubscriptionRefused {
-                filter: subscription.filter.clone(),
-                reason: *reason,
-            };
-            self.phase = Phase::Subscribing {
-                link,
-                from,
-                to,
-                due: now,
-            };
-            return self.lost(cause, now);
-        }
-        self.subscribe(link, to, now);
-    }
-
-    fn go_online(&mut self, mut link: Link) {
-        if let Some(birth) = self.config.birth.clone() {
-            match link.terms.check(&birth) {
-                Ok(()) => {
-                    if let Some((_, birth)) = self.outbox.hand_over_own(birth, &mut link.window) {
-                        self.actions.push_back(Action::Publish(birth));
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the birth message cannot be sent to this server")
-                }
-            }
-        }
-        let since = link.since.into_std();
-        self.phase = Phase::Online { link };
-        self.send_queued();
-        self.actions
-            .push_back(Action::State(SessionState::Online { since }));
-        self.actions
-            .push_back(Action::Event(SessionEvent::Connected));
-    }
-
     /// Hands over what the window has room for.
     fn send_queued(&mut self) {
         let link = match &mut self.phase {
@@ -526,33 +259,6 @@ impl Core {
         };
         while let Some(message) = self.outbox.hand_over(&mut link.window, &link.terms) {
             self.actions.push_back(Action::Publish(message));
-        }
-    }
-
-    /// Takes the next step after something was delivered.
-    fn advance(&mut self, now: Instant) {
-        self.send_queued();
-        let Phase::Draining { link, step, .. } = &mut self.phase else {
-            return;
-        };
-        if let Drain::Flushing(until) = *step
-            && (self.outbox.is_empty() || until <= now)
-        {
-            *step = Drain::Leaving;
-            if let Some(goodbye) = self.config.goodbye.clone()
-                && link.terms.check(&goodbye).is_ok()
-                && let Some((id, goodbye)) = self.outbox.hand_over_own(goodbye, &mut link.window)
-            {
-                self.actions.push_back(Action::Publish(goodbye));
-                *step = Drain::Goodbye(id);
-                return;
-            }
-            self.actions.push_back(Action::Disconnect);
-        } else if let Drain::Goodbye(id) = *step
-            && !self.outbox.is_pending(id)
-        {
-            *step = Drain::Leaving;
-            self.actions.push_back(Action::Disconnect);
         }
     }
 
@@ -572,81 +278,6 @@ impl Core {
             now,
         );
     }
-
-    fn lost(&mut self, cause: Cause, now: Instant) {
-        let (link, greeted) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
-            Phase::Connecting { .. } => (None, false),
-            Phase::Subscribing { link, .. } => (Some(link), false),
-            Phase::Greeting { link } | Phase::Online { link } => (Some(link), true),
-            phase @ Phase::Draining { .. } => {
-                self.phase = phase;
-                return self.close(now);
-            }
-            phase => {
-                self.phase = phase;
-                return;
-            }
-        };
-        self.outbox.connection_lost();
-        let connected = link.map(|link| now.saturating_duration_since(link.since));
-        let cause = match (cause, connected) {
-            (Cause::Closed { .. }, _) => Cause::Closed {
-                soon: connected.is_some_and(|time| time < SOON),
-            },
-            // The system gave up on a connection that had been made.
-            (Cause::ConnectTimeout, Some(_)) => Cause::KeepAlive,
-            (other, _) => other,
-        };
-        // Two clients with one id take the session from each other. Each is online in the other's
-        // wait, so that time spent connected must not count, or this would go on at full pace.
-        let credited = if cause.is_takeover() { None } else { connected };
-        let failures = self.failures.record(&self.config.backoff, credited);
-        let retry_in = self.config.backoff.delay(failures, (self.random)());
-        let cause = Arc::new(cause);
-        self.phase = Phase::Waiting {
-            until: now + retry_in,
-            hooks: greeted,
-        };
-        self.actions.push_back(Action::Close);
-        let state = SessionState::Waiting {
-            retry_in,
-            cause: Arc::clone(&cause),
-        };
-        self.actions.push_back(Action::State(state));
-        let event = SessionEvent::Disconnected {
-            reason: Arc::clone(&cause),
-            retry_in,
-        };
-        self.actions.push_back(Action::Event(event));
-        if greeted {
-            self.actions.push_back(Action::DisconnectHooks(Some(cause)));
-        }
-    }
-
-    /// Drops the connection of a stop and runs the last hooks.
-    fn close(&mut self, now: Instant) {
-        self.actions.push_back(Action::Close);
-        match self.phase {
-            Phase::Draining {
-                deadline,
-                greeted: true,
-                ..
-            } if deadline > now => {
-                self.actions.push_back(Action::DisconnectHooks(None));
-                self.phase = Phase::Closing { deadline };
-            }
-            _ => self.end(),
-        }
-    }
-
-    fn end(&mut self) {
-        self.report.undelivered = self.outbox.len();
-        self.outbox.fail_all(DeliveryError::Stopped);
-        self.requests.clear();
-        self.phase = Phase::Stopped;
-        self.actions.push_back(Action::Event(SessionEvent::Stopped));
-        self.actions.push_back(Action::End);
-    }
 }
 
 fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {
@@ -654,5 +285,4 @@ fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {
 }
 
 #[cfg(test)]
-#[path = "core_tests.rs"]
 mod tests;

@@ -1,154 +1,16 @@
 //! The core on virtual time: what it wants done, in which order, and when.
 
-use std::sync::OnceLock;
+mod bench;
 
-use futures_util::FutureExt;
-use rustls::RootCertStore;
+use bench::*;
 
 use super::*;
-use crate::ReasonCode;
-use crate::message::QoS;
+use crate::config::SessionConfig;
+use crate::error::DeliveryError;
+use crate::link::ServerTerms;
+use crate::message::Subscription;
+use crate::reason::ReasonCode;
 use crate::receipt::Ack;
-
-const SECOND: Duration = Duration::from_secs(1);
-
-fn tls() -> Arc<rustls::ClientConfig> {
-    static TLS: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
-    Arc::clone(TLS.get_or_init(|| {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(RootCertStore::empty())
-            .with_no_client_auth();
-        Arc::new(config)
-    }))
-}
-
-fn config() -> SessionConfig {
-    let mut config = SessionConfig::new("localhost", "device", tls());
-    config.subscriptions = vec![
-        Subscription::new("a/+").unwrap(),
-        Subscription::new("b/#").unwrap(),
-    ];
-    config.birth = Some(Message::new("status", "ONLINE").qos(QoS::AtMostOnce));
-    config.goodbye = Some(Message::new("status", "OFFLINE").qos(QoS::AtMostOnce));
-    config
-}
-
-fn terms() -> ServerTerms {
-    ServerTerms {
-        receive_maximum: 100,
-        maximum_packet: None,
-        at_least_once: true,
-        retain: true,
-        keep_alive: Duration::from_secs(60),
-    }
-}
-
-/// A core, its clock, and a short word for each action.
-struct Bench {
-    core: Core,
-    now: Instant,
-}
-
-impl Bench {
-    fn new(config: SessionConfig) -> Self {
-        let now = Instant::now();
-        Self {
-            core: Core::new(Arc::new(config), Box::new(|| 0.0), now),
-            now,
-        }
-    }
-
-    fn online(config: SessionConfig) -> Self {
-        let mut bench = Self::new(config);
-        bench.connect();
-        bench.actions();
-        bench
-    }
-
-    /// The SUBSCRIBE takes packet id 1, so that the first message has 2.
-    fn connect(&mut self) {
-        self.event(LinkEvent::Connected(terms()));
-        self.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
-        self.core.hooks_finished(self.now);
-        if self.core.config.birth.is_some() {
-            self.event(LinkEvent::Written(0));
-        }
-    }
-
-    fn event(&mut self, event: LinkEvent) {
-        self.core.link_event(event, self.now);
-    }
-
-    fn wait(&mut self, time: Duration) {
-        self.now += time;
-        self.core.handle_timeout(self.now);
-    }
-
-    /// Waits until something is due and returns how long that took.
-    fn wait_until_due(&mut self) -> Duration {
-        let due = self.core.next_deadline().unwrap();
-        let time = due.saturating_duration_since(self.now);
-        self.wait(time);
-        time
-    }
-
-    fn actions(&mut self) -> Vec<String> {
-        std::iter::from_fn(|| self.core.poll_action())
-            .map(|action| word(&action))
-            .collect()
-    }
-
-    fn publish(&mut self, payload: &str) -> Receipt {
-        self.core
-            .publish(Message::new("t", payload.to_owned()))
-            .unwrap()
-    }
-
-    fn cause(&mut self) -> Cause {
-        let actions: Vec<_> = std::iter::from_fn(|| self.core.poll_action()).collect();
-        actions
-            .into_iter()
-            .rev()
-            .find_map(|action| match action {
-                Action::Event(SessionEvent::Disconnected { reason, .. }) => Some((*reason).clone()),
-                _ => None,
-            })
-            .expect("a disconnection")
-    }
-}
-
-fn word(action: &Action) -> String {
-    match action {
-        Action::Open => "open".into(),
-        Action::Subscribe(filters) => format!("subscribe {}", filters.len()),
-        Action::ConnectHooks => "connect hooks".into(),
-        Action::Publish(message) => {
-            format!("publish {}", String::from_utf8_lossy(&message.payload))
-        }
-        Action::Deliver { answered, .. } => format!("deliver {answered}"),
-        Action::Disconnect => "disconnect".into(),
-        Action::Close => "close".into(),
-        Action::DisconnectHooks(_) => "disconnect hooks".into(),
-        Action::State(SessionState::Connecting { attempt }) => format!("connecting {attempt}"),
-        Action::State(SessionState::Online { .. }) => "online".into(),
-        Action::State(SessionState::Waiting { retry_in, .. }) => format!("waiting {retry_in:?}"),
-        Action::State(SessionState::Stopping) => "stopping".into(),
-        Action::State(SessionState::Stopped) => "stopped".into(),
-        Action::Event(SessionEvent::Connected) => "connected".into(),
-        Action::Event(SessionEvent::Disconnected { .. }) => "disconnected".into(),
-        Action::Event(SessionEvent::Stopped) => "event stopped".into(),
-        Action::Event(_) => "event".into(),
-        Action::End => "end".into(),
-    }
-}
-
-/// The receipt's outcome, if there is one already.
-fn outcome(receipt: &mut Receipt) -> Option<Result<Ack, DeliveryError>> {
-    receipt.now_or_never()
-}
 
 #[test]
 fn order_on_each_connection() {

@@ -1,0 +1,182 @@
+//! From nothing to online, and back: CONNACK, SUBSCRIBE, hooks, birth message; the loss of the
+//! connection and the wait before the next one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Core;
+use super::phase::{Action, Link, Phase};
+use crate::cause::Cause;
+use crate::event::{SessionEvent, SessionState};
+use crate::link::ServerTerms;
+use crate::outbox::Window;
+use crate::reason::ReasonCode;
+
+/// How long the core waits beyond rumqttc's own limit for a connection before it gives up.
+const CONNECT_GRACE: Duration = Duration::from_secs(1);
+
+/// A connection that ends within this time without a word is likely to have been ended in favour
+/// of another client with the same id.
+const SOON: Duration = Duration::from_secs(10);
+
+impl Core {
+    pub(super) fn open(&mut self, now: Instant) {
+        self.phase = Phase::Connecting {
+            due: now + self.config.timeouts.connect + CONNECT_GRACE,
+        };
+        let attempt = self.failures.count().saturating_add(1);
+        self.actions
+            .push_back(Action::State(SessionState::Connecting { attempt }));
+        self.actions.push_back(Action::Open);
+    }
+
+    pub(super) fn connected(&mut self, terms: ServerTerms, now: Instant) {
+        if !matches!(self.phase, Phase::Connecting { .. }) {
+            return;
+        }
+        if terms.receive_maximum == 0 {
+            return self.lost(
+                Cause::Protocol("CONNACK with a receive maximum of 0".into()),
+                now,
+            );
+        }
+        let window = Window::new(terms.receive_maximum.min(self.config.limits.in_flight));
+        let link = Link {
+            since: now,
+            terms,
+            window,
+            ping_due: None,
+        };
+        self.subscribe(link, 0, now);
+    }
+
+    /// Asks for the subscriptions from `from` on, or goes on if there are none left.
+    pub(super) fn subscribe(&mut self, mut link: Link, from: usize, now: Instant) {
+        let all = &self.config.subscriptions;
+        let to = all
+            .len()
+            .min(from + self.config.limits.filters_per_subscribe);
+        let batch = all.get(from..to).unwrap_or_default();
+        if batch.is_empty() {
+            self.actions.push_back(Action::ConnectHooks);
+            self.phase = Phase::Greeting { link };
+            return;
+        }
+        link.window.take();
+        self.actions.push_back(Action::Subscribe(batch.to_vec()));
+        let due = now + self.config.timeouts.subscribe;
+        self.phase = Phase::Subscribing {
+            link,
+            from,
+            to,
+            due,
+        };
+    }
+
+    pub(super) fn subscribed(&mut self, codes: &[ReasonCode], now: Instant) {
+        let (link, from, to) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
+            Phase::Subscribing { link, from, to, .. } if codes.len() == to - from => {
+                (link, from, to)
+            }
+            // Being asked to stop, the answer is of no interest any more.
+            phase @ Phase::Draining { .. } => {
+                self.phase = phase;
+                return;
+            }
+            phase => {
+                self.phase = phase;
+                return self.out_of_step("SUBACK", now);
+            }
+        };
+        let batch = self.config.subscriptions.iter().skip(from);
+        let refused = batch.zip(codes).find(|(_, code)| code.is_failure());
+        if let Some((subscription, reason)) = refused {
+            let cause = Cause::SubscriptionRefused {
+                filter: subscription.filter.clone(),
+                reason: *reason,
+            };
+            self.phase = Phase::Subscribing {
+                link,
+                from,
+                to,
+                due: now,
+            };
+            return self.lost(cause, now);
+        }
+        self.subscribe(link, to, now);
+    }
+
+    pub(super) fn go_online(&mut self, mut link: Link) {
+        if let Some(birth) = self.config.birth.clone() {
+            match link.terms.check(&birth) {
+                Ok(()) => {
+                    if let Some((_, birth)) = self.outbox.hand_over_own(birth, &mut link.window) {
+                        self.actions.push_back(Action::Publish(birth));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the birth message cannot be sent to this server")
+                }
+            }
+        }
+        let since = link.since.into_std();
+        self.phase = Phase::Online { link };
+        self.send_queued();
+        self.actions
+            .push_back(Action::State(SessionState::Online { since }));
+        self.actions
+            .push_back(Action::Event(SessionEvent::Connected));
+    }
+
+    pub(super) fn lost(&mut self, cause: Cause, now: Instant) {
+        let (link, greeted) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
+            Phase::Connecting { .. } => (None, false),
+            Phase::Subscribing { link, .. } => (Some(link), false),
+            Phase::Greeting { link } | Phase::Online { link } => (Some(link), true),
+            phase @ Phase::Draining { .. } => {
+                self.phase = phase;
+                return self.close(now);
+            }
+            phase => {
+                self.phase = phase;
+                return;
+            }
+        };
+        self.outbox.connection_lost();
+        let connected = link.map(|link| now.saturating_duration_since(link.since));
+        let cause = match (cause, connected) {
+            (Cause::Closed { .. }, _) => Cause::Closed {
+                soon: connected.is_some_and(|time| time < SOON),
+            },
+            // The system gave up on a connection that had been made.
+            (Cause::ConnectTimeout, Some(_)) => Cause::KeepAlive,
+            (other, _) => other,
+        };
+        // Two clients with one id take the session from each other. Each is online in the other's
+        // wait, so that time spent connected must not count, or this would go on at full pace.
+        let credited = if cause.is_takeover() { None } else { connected };
+        let failures = self.failures.record(&self.config.backoff, credited);
+        let retry_in = self.config.backoff.delay(failures, (self.random)());
+        let cause = Arc::new(cause);
+        self.phase = Phase::Waiting {
+            until: now + retry_in,
+            hooks: greeted,
+        };
+        self.actions.push_back(Action::Close);
+        let state = SessionState::Waiting {
+            retry_in,
+            cause: Arc::clone(&cause),
+        };
+        self.actions.push_back(Action::State(state));
+        let event = SessionEvent::Disconnected {
+            reason: Arc::clone(&cause),
+            retry_in,
+        };
+        self.actions.push_back(Action::Event(event));
+        if greeted {
+            self.actions.push_back(Action::DisconnectHooks(Some(cause)));
+        }
+    }
+}

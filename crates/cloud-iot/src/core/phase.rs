@@ -1,0 +1,103 @@
+//! Where a session can be, and what its core can want.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::cause::Cause;
+use crate::event::{SessionEvent, SessionState};
+use crate::link::ServerTerms;
+use crate::message::{Message, Subscription};
+use crate::outbox::{MessageId, Window};
+
+/// What the driver is to do.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Make a new connection.
+    Open,
+    /// Send a SUBSCRIBE.
+    Subscribe(Vec<Subscription>),
+    /// Start the on-connect hooks; report with [`hooks_finished`](super::Core::hooks_finished).
+    ConnectHooks,
+    /// Send a PUBLISH.
+    Publish(Message),
+    /// Hand a received message to routes and streams.
+    Deliver {
+        message: Message,
+        /// Whether a request has taken it as its answer.
+        answered: bool,
+    },
+    /// Send DISCONNECT.
+    Disconnect,
+    /// Drop the connection, and hooks that still run.
+    Close,
+    /// Start the on-disconnect hooks; report with [`hooks_finished`](super::Core::hooks_finished).
+    DisconnectHooks(Option<Arc<Cause>>),
+    /// Tell the state.
+    State(SessionState),
+    /// Tell what happened.
+    Event(SessionEvent),
+    /// Nothing is left to do.
+    End,
+}
+
+/// What belongs to one connection.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) since: Instant,
+    pub(super) terms: ServerTerms,
+    pub(super) window: Window,
+    /// When the answer to a ping is overdue.
+    pub(super) ping_due: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Waiting for CONNACK until `due`.
+    Connecting {
+        due: Instant,
+    },
+    /// Waiting for the SUBACK of the filters `from..to` until `due`.
+    Subscribing {
+        link: Link,
+        from: usize,
+        to: usize,
+        due: Instant,
+    },
+    /// The on-connect hooks run. Each has its own limit; the driver reports when all have ended.
+    Greeting {
+        link: Link,
+    },
+    /// Messages flow.
+    Online {
+        link: Link,
+    },
+    /// Saying goodbye until `deadline`. `greeted`: on-connect hooks have been started.
+    Draining {
+        link: Link,
+        step: Drain,
+        deadline: Instant,
+        greeted: bool,
+    },
+    /// The on-disconnect hooks of a stop run until `deadline`.
+    Closing {
+        deadline: Instant,
+    },
+    /// Waiting before the next attempt: for the time, and for hooks that still run.
+    Waiting {
+        until: Instant,
+        hooks: bool,
+    },
+    Stopped,
+}
+
+/// How far a goodbye has come.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Drain {
+    /// The outbox is being emptied, until then.
+    Flushing(Instant),
+    /// The goodbye is on its way.
+    Goodbye(MessageId),
+    /// DISCONNECT is on its way.
+    Leaving,
+}

@@ -1,0 +1,155 @@
+//! A core with its clock, and what the tests ask it.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use rustls::RootCertStore;
+
+use super::super::*;
+use crate::ReasonCode;
+use crate::error::DeliveryError;
+use crate::event::{SessionEvent, SessionState};
+use crate::link::ServerTerms;
+use crate::message::{QoS, Subscription};
+use crate::receipt::Ack;
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+fn tls() -> Arc<rustls::ClientConfig> {
+    static TLS: OnceLock<Arc<rustls::ClientConfig>> = OnceLock::new();
+    Arc::clone(TLS.get_or_init(|| {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        Arc::new(config)
+    }))
+}
+
+pub(super) fn config() -> SessionConfig {
+    let mut config = SessionConfig::new("localhost", "device", tls());
+    config.subscriptions = vec![
+        Subscription::new("a/+").unwrap(),
+        Subscription::new("b/#").unwrap(),
+    ];
+    config.birth = Some(Message::new("status", "ONLINE").qos(QoS::AtMostOnce));
+    config.goodbye = Some(Message::new("status", "OFFLINE").qos(QoS::AtMostOnce));
+    config
+}
+
+pub(super) fn terms() -> ServerTerms {
+    ServerTerms {
+        receive_maximum: 100,
+        maximum_packet: None,
+        at_least_once: true,
+        retain: true,
+        keep_alive: Duration::from_secs(60),
+    }
+}
+
+/// A core, its clock, and a short word for each action.
+pub(super) struct Bench {
+    pub(super) core: Core,
+    pub(super) now: Instant,
+}
+
+impl Bench {
+    pub(super) fn new(config: SessionConfig) -> Self {
+        let now = Instant::now();
+        Self {
+            core: Core::new(Arc::new(config), Box::new(|| 0.0), now),
+            now,
+        }
+    }
+
+    pub(super) fn online(config: SessionConfig) -> Self {
+        let mut bench = Self::new(config);
+        bench.connect();
+        bench.actions();
+        bench
+    }
+
+    /// The SUBSCRIBE takes packet id 1, so that the first message has 2.
+    pub(super) fn connect(&mut self) {
+        self.event(LinkEvent::Connected(terms()));
+        self.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
+        self.core.hooks_finished(self.now);
+        if self.core.config.birth.is_some() {
+            self.event(LinkEvent::Written(0));
+        }
+    }
+
+    pub(super) fn event(&mut self, event: LinkEvent) {
+        self.core.link_event(event, self.now);
+    }
+
+    pub(super) fn wait(&mut self, time: Duration) {
+        self.now += time;
+        self.core.handle_timeout(self.now);
+    }
+
+    /// Waits until something is due and returns how long that took.
+    pub(super) fn wait_until_due(&mut self) -> Duration {
+        let due = self.core.next_deadline().unwrap();
+        let time = due.saturating_duration_since(self.now);
+        self.wait(time);
+        time
+    }
+
+    pub(super) fn actions(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.core.poll_action())
+            .map(|action| word(&action))
+            .collect()
+    }
+
+    pub(super) fn publish(&mut self, payload: &str) -> Receipt {
+        self.core
+            .publish(Message::new("t", payload.to_owned()))
+            .unwrap()
+    }
+
+    pub(super) fn cause(&mut self) -> Cause {
+        let actions: Vec<_> = std::iter::from_fn(|| self.core.poll_action()).collect();
+        actions
+            .into_iter()
+            .rev()
+            .find_map(|action| match action {
+                Action::Event(SessionEvent::Disconnected { reason, .. }) => Some((*reason).clone()),
+                _ => None,
+            })
+            .expect("a disconnection")
+    }
+}
+
+pub(super) fn word(action: &Action) -> String {
+    match action {
+        Action::Open => "open".into(),
+        Action::Subscribe(filters) => format!("subscribe {}", filters.len()),
+        Action::ConnectHooks => "connect hooks".into(),
+        Action::Publish(message) => {
+            format!("publish {}", String::from_utf8_lossy(&message.payload))
+        }
+        Action::Deliver { answered, .. } => format!("deliver {answered}"),
+        Action::Disconnect => "disconnect".into(),
+        Action::Close => "close".into(),
+        Action::DisconnectHooks(_) => "disconnect hooks".into(),
+        Action::State(SessionState::Connecting { attempt }) => format!("connecting {attempt}"),
+        Action::State(SessionState::Online { .. }) => "online".into(),
+        Action::State(SessionState::Waiting { retry_in, .. }) => format!("waiting {retry_in:?}"),
+        Action::State(SessionState::Stopping) => "stopping".into(),
+        Action::State(SessionState::Stopped) => "stopped".into(),
+        Action::Event(SessionEvent::Connected) => "connected".into(),
+        Action::Event(SessionEvent::Disconnected { .. }) => "disconnected".into(),
+        Action::Event(SessionEvent::Stopped) => "event stopped".into(),
+        Action::Event(_) => "event".into(),
+        Action::End => "end".into(),
+    }
+}
+
+/// The receipt's outcome, if there is one already.
+pub(super) fn outcome(receipt: &mut Receipt) -> Option<Result<Ack, DeliveryError>> {
+    receipt.now_or_never()
+}
