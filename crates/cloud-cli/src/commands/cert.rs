@@ -1,0 +1,121 @@
+//! `cert show`: what the device's two certificates say, and whether their keys fit. Reads, and changes nothing.
+
+use std::fmt;
+
+use clap::Subcommand;
+use cloud_facade::config::{LoadError, Pair, PairReport, Store};
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use crate::cli::GlobalOptions;
+use crate::commands::{load_failure, store};
+use crate::failure::Outcome;
+use crate::moment::rfc3339;
+use crate::output::Output;
+
+/// What `cert` can do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertCommand {
+    /// Show subject, names, serial number, dates, issuer and key match of both certificates
+    Show,
+}
+
+/// Both certificates, as `cert show --json` prints them.
+#[derive(Debug, Serialize)]
+struct Certificates {
+    iot: Certificate,
+    remote: Certificate,
+}
+
+/// One certificate.
+#[derive(Debug, Serialize)]
+pub(crate) struct Certificate {
+    subject: String,
+    names: Vec<String>,
+    pub(crate) serial: String,
+    serial_hex: String,
+    not_before: String,
+    pub(crate) not_after: String,
+    issuer: String,
+    key_matches: bool,
+    /// Why the key cannot be used; told to people, who can do something about it.
+    #[serde(skip)]
+    key_problem: Option<String>,
+    #[serde(skip)]
+    expired: bool,
+}
+
+pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
+    let store = store(global)?;
+    let certificates = Certificates {
+        iot: inspect(&store, Pair::Iot)?,
+        remote: inspect(&store, Pair::Remote)?,
+    };
+    output.text(format_args!(
+        "Device certificate, for messaging\n{}",
+        certificates.iot
+    ))?;
+    output.text(format_args!(
+        "\nCertificate for remote access\n{}",
+        certificates.remote
+    ))?;
+    output.json(&certificates)
+}
+
+/// One pair of the store, in words.
+pub(crate) fn inspect(store: &Store, pair: Pair) -> Outcome<Certificate> {
+    store
+        .inspect(pair)
+        .map(Certificate::from)
+        .map_err(|error: LoadError| load_failure(store, &error))
+}
+
+impl From<PairReport> for Certificate {
+    fn from(report: PairReport) -> Self {
+        let PairReport {
+            info,
+            key_matches,
+            key_problem,
+            ..
+        } = report;
+        Self {
+            subject: info.subject,
+            names: info.names,
+            serial: info.serial,
+            serial_hex: info.serial_hex,
+            not_before: rfc3339(info.not_before),
+            not_after: rfc3339(info.not_after),
+            issuer: info.issuer,
+            key_matches,
+            key_problem: key_problem.map(|problem| problem.to_string()),
+            expired: info.not_after < OffsetDateTime::now_utc(),
+        }
+    }
+}
+
+impl fmt::Display for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let expired = if self.expired { "  EXPIRED" } else { "" };
+        let key = match (&self.key_problem, self.key_matches) {
+            (_, true) => "matches",
+            (Some(problem), false) => problem,
+            (None, false) => "does not match",
+        };
+        writeln!(f, "  subject     {}", self.subject)?;
+        writeln!(
+            f,
+            "  names       {}",
+            if self.names.is_empty() {
+                "none".to_owned()
+            } else {
+                self.names.join(", ")
+            }
+        )?;
+        writeln!(f, "  serial      {}", self.serial)?;
+        writeln!(f, "  serial hex  {}", self.serial_hex)?;
+        writeln!(f, "  not before  {}", self.not_before)?;
+        writeln!(f, "  not after   {}{expired}", self.not_after)?;
+        writeln!(f, "  issuer      {}", self.issuer)?;
+        write!(f, "  key         {key}")
+    }
+}

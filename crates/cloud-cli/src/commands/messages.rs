@@ -1,0 +1,107 @@
+//! `publish` and `request`: one message to the platform, and one question with its answer.
+
+use std::time::Duration;
+
+use clap::Args;
+use cloud_facade::Action;
+use cloud_facade::iot::QoS;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use crate::cli::GlobalOptions;
+use crate::commands::online::{online, unfinished};
+use crate::failure::{Failure, Outcome, chain};
+use crate::output::Output;
+use crate::values::json_value;
+
+/// How long the platform is given to acknowledge or to answer.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+
+/// What `publish` takes.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  clesyde-cloud publish c/d/SN0001/status '{\"state\": \"PING\"}'"
+)]
+pub(crate) struct PublishArgs {
+    /// The topic; the platform takes what is below c/d/SN/
+    topic: String,
+
+    /// The message, as it is
+    payload: String,
+
+    /// Do not wait until the platform has it (quality of service 0)
+    #[arg(long)]
+    at_most_once: bool,
+}
+
+/// What `request` takes.
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  clesyde-cloud request ping '{}'")]
+pub(crate) struct RequestArgs {
+    /// The action: 1 to 64 characters of A-Z a-z 0-9 _ -
+    action: Action,
+
+    /// The question, in JSON
+    #[arg(value_name = "JSON", value_parser = json_value)]
+    payload: Value,
+}
+
+pub(crate) async fn publish(
+    global: &GlobalOptions,
+    arguments: &PublishArgs,
+    output: Output,
+) -> Outcome {
+    let PublishArgs {
+        topic,
+        payload,
+        at_most_once,
+    } = arguments;
+    let failed = |error: &(dyn std::error::Error + 'static)| {
+        Failure::because(
+            format_args!("the message to {topic} was not delivered"),
+            error,
+        )
+    };
+    online(global, unfinished(), async |cloud| {
+        let qos = if *at_most_once {
+            QoS::AtMostOnce
+        } else {
+            QoS::AtLeastOnce
+        };
+        let receipt = cloud
+            .publish(topic.as_str(), payload.clone(), qos, false)
+            .map_err(|error| failed(&error))?;
+        timeout(ANSWER_LIMIT, receipt)
+            .await
+            .map_err(|error| failed(&error))?
+            .map_err(|error| failed(&error))?;
+        output.result(
+            &json!({ "event": "published", "topic": topic }),
+            format_args!("published to {topic}"),
+        )
+    })
+    .await
+}
+
+pub(crate) async fn request(
+    global: &GlobalOptions,
+    arguments: &RequestArgs,
+    output: Output,
+) -> Outcome {
+    let RequestArgs { action, payload } = arguments;
+    online(global, unfinished(), async |cloud| {
+        let answer = cloud
+            .request(action, payload.to_string(), ANSWER_LIMIT)
+            .await
+            .map_err(|error| {
+                Failure::Failed(format!("the request {action} failed: {}", chain(&error)))
+            })?;
+        let text = String::from_utf8_lossy(&answer);
+        let value = serde_json::from_slice(&answer).unwrap_or_else(|_| Value::from(text.as_ref()));
+        output.result(
+            &json!({ "event": "answer", "action": action.as_str(), "answer": value }),
+            text,
+        )
+    })
+    .await
+}

@@ -1,0 +1,74 @@
+//! For commands that do one thing with the platform: a session of their own, for as long as that takes.
+//!
+//! Remote access is left alone. An instance that runs on the same directory keeps it locked, so such a command is then
+//! refused: two sessions of one device would throw each other out.
+
+use std::time::Duration;
+
+use cloud_facade::{ClesydeCloud, DeviceSettings};
+use tokio::time::timeout;
+
+use crate::cli::GlobalOptions;
+use crate::commands::{initialize_failure, load_failure, serial_number, store};
+use crate::failure::{Failure, Outcome};
+use crate::shutdown::Shutdown;
+
+/// How long a person waits for a connection before wanting to know why there is none.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Connects, does `work`, and disconnects. `interrupted` is the outcome of a signal.
+pub(crate) async fn online(
+    global: &GlobalOptions,
+    interrupted: Outcome,
+    work: impl AsyncFnOnce(&ClesydeCloud) -> Outcome,
+) -> Outcome {
+    let mut shutdown = Shutdown::install()?;
+    let store = store(global)?;
+    let config = store
+        .load()
+        .map_err(|error| load_failure(&store, &error))?
+        .device;
+    let sn = serial_number(global, &config)?;
+    // The API is for registering alone.
+    let cloud = ClesydeCloud::new(DeviceSettings::new(sn, global.base_path()?, ""));
+    cloud
+        .initialize()
+        .await
+        .map_err(|error| initialize_failure(&error))?;
+    let outcome = tokio::select! {
+        outcome = async {
+            connected(&cloud).await?;
+            work(&cloud).await
+        } => outcome,
+        () = shutdown.requested() => interrupted,
+    };
+    cloud.stop().await;
+    outcome
+}
+
+/// The outcome of a signal for commands that have something to finish.
+pub(crate) fn unfinished() -> Outcome {
+    Err(Failure::Failed("interrupted before it was done".to_owned()))
+}
+
+async fn connected(cloud: &ClesydeCloud) -> Outcome {
+    let mut status = cloud.watch_status();
+    let waited = timeout(
+        CONNECT_LIMIT,
+        status.wait_for(|status| status.iot.connected),
+    )
+    .await;
+    if let Ok(Ok(_)) = waited {
+        return Ok(());
+    }
+    let reason = cloud
+        .status()
+        .iot
+        .reason
+        .map(|reason| format!(": {reason}"))
+        .unwrap_or_default();
+    Err(Failure::Failed(format!(
+        "no connection to the platform within {} s{reason}",
+        CONNECT_LIMIT.as_secs()
+    )))
+}

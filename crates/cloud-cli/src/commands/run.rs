@@ -1,0 +1,189 @@
+//! `run`: connects the device and keeps it connected until SIGINT or SIGTERM.
+//!
+//! The facade does the work; here are what the tunnel serves, the events as lines, and the orderly end.
+
+use std::net::{IpAddr, SocketAddr};
+
+use clap::{Args, ValueEnum};
+use cloud_facade::Event;
+use cloud_facade::remote::{AccessRules, Application, ProxyProtocol};
+use ipnet::IpNet;
+
+use crate::cli::GlobalOptions;
+use crate::commands::{load_failure, serial_number, store};
+use crate::device::{Device, DeviceOptions, Served};
+use crate::event_line::event_line;
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+use crate::shutdown::Shutdown;
+use crate::values::Address;
+
+const EXAMPLES: &str = "\
+Examples:
+  Serve the built-in status page
+      clesyde-cloud run --sn SN0001
+
+  Let the public reach a web application on this device, but only from two networks
+      clesyde-cloud run --sn SN0001 --forward 127.0.0.1:8080 --allow 192.0.2.0/24 --allow 2001:db8::/32
+
+  Hand plain bytes to a program that wants to know the caller's address
+      clesyde-cloud run --sn SN0001 --forward-tcp 127.0.0.1:9000 --proxy-protocol v2";
+
+/// What `run` takes.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct RunArgs {
+    /// Serve the built-in status page (this is the default)
+    #[arg(long, group = "served")]
+    ui: bool,
+
+    /// Pass HTTP and WebSocket on to a local web server; TLS ends here
+    #[arg(long, group = "served", value_name = "HOST:PORT")]
+    forward: Option<Address>,
+
+    /// Pass plain bytes on to a local server; TLS ends here
+    #[arg(long, group = "served", value_name = "HOST:PORT")]
+    forward_tcp: Option<Address>,
+
+    /// Pass connections on as they are; TLS ends at the local server, with a certificate of its own
+    #[arg(long, group = "served", value_name = "HOST:PORT")]
+    passthrough: Option<Address>,
+
+    /// Put the caller's address in front of the bytes, as the PROXY protocol says
+    #[arg(
+        long,
+        value_name = "VERSION",
+        value_enum,
+        requires = "forward_tcp",
+        conflicts_with_all = ["ui", "forward", "passthrough"]
+    )]
+    proxy_protocol: Option<ProxyVersion>,
+
+    /// Let in only callers with an address in this range; may be given several times
+    #[arg(long, value_name = "CIDR", value_parser = range)]
+    allow: Vec<IpNet>,
+
+    /// Keep out callers with an address in this range, even if --allow lets them in; may be given several times
+    #[arg(long, value_name = "CIDR", value_parser = range)]
+    deny: Vec<IpNet>,
+}
+
+/// Versions of the PROXY protocol.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ProxyVersion {
+    V1,
+    V2,
+}
+
+impl From<ProxyVersion> for ProxyProtocol {
+    fn from(version: ProxyVersion) -> Self {
+        match version {
+            ProxyVersion::V1 => Self::V1,
+            ProxyVersion::V2 => Self::V2,
+        }
+    }
+}
+
+/// A range of addresses, or one address.
+fn range(text: &str) -> Result<IpNet, String> {
+    text.parse()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| "is no address and no range such as 192.0.2.0/24 or 2001:db8::/32".to_owned())
+}
+
+pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Output) -> Outcome {
+    let mut shutdown = Shutdown::install()?;
+    let store = store(global)?;
+    let config = store
+        .load()
+        .map_err(|error| load_failure(&store, &error))?
+        .device;
+    let sn = serial_number(global, &config)?;
+    let options = DeviceOptions {
+        sn,
+        base_path: global.base_path()?,
+        served: arguments.served().await?,
+        access: AccessRules::new(
+            arguments.allow.iter().copied(),
+            arguments.deny.iter().copied(),
+        ),
+    };
+    let mut device = tokio::select! {
+        device = Device::start(options, &config) => device?,
+        () = shutdown.requested() => return Ok(()),
+    };
+
+    let mut told = Ok(());
+    loop {
+        tokio::select! {
+            event = device.next() => match event {
+                Some(event) => told = tell(&event, output),
+                None => break,
+            },
+            () = shutdown.requested() => break,
+        }
+        if told.is_err() {
+            break;
+        }
+    }
+    device.stop().await;
+    while told.is_ok()
+        && let Some(event) = device.next().await
+    {
+        told = tell(&event, output);
+        if matches!(event, Event::Stopped) {
+            break;
+        }
+    }
+    told
+}
+
+/// People read the log; on standard output they get the one thing that they came for.
+fn tell(event: &Event, output: Output) -> Outcome {
+    if let Event::RemoteConnected { url } = event {
+        output.text(format_args!("reachable at {url}"))?;
+    }
+    match event_line(event) {
+        Some(line) => output.json(&line),
+        None => Ok(()),
+    }
+}
+
+impl RunArgs {
+    async fn served(&self) -> Outcome<Served> {
+        Ok(if let Some(address) = &self.forward {
+            Served::Other(Application::forward(resolve("--forward", address).await?))
+        } else if let Some(address) = &self.forward_tcp {
+            let version = self.proxy_protocol.map(ProxyProtocol::from);
+            Served::Other(Application::forward_tcp(
+                resolve("--forward-tcp", address).await?,
+                version,
+            ))
+        } else if let Some(address) = &self.passthrough {
+            Served::Other(Application::passthrough(
+                resolve("--passthrough", address).await?,
+            ))
+        } else {
+            Served::StatusPage
+        })
+    }
+}
+
+/// The address behind a name. Of several, IPv4 comes first: where `localhost` is both, servers that listen on one
+/// alone mostly chose that.
+async fn resolve(option: &str, address: &Address) -> Outcome<SocketAddr> {
+    let found = tokio::net::lookup_host((address.host.as_str(), address.port)).await;
+    let mut addresses: Vec<_> = found
+        .map_err(|error| {
+            Failure::because(
+                format_args!("cannot find {address}, given with {option}"),
+                &error,
+            )
+        })?
+        .collect();
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    addresses
+        .first()
+        .copied()
+        .ok_or_else(|| Failure::Failed(format!("{address}, given with {option}, has no address")))
+}

@@ -1,0 +1,70 @@
+//! `status`: what is provisioned, until when the certificates are valid, and how a running instance is connected.
+
+use cloud_facade::config::Pair;
+use serde_json::{Value, json};
+
+use crate::cli::GlobalOptions;
+use crate::commands::cert::inspect;
+use crate::commands::{load_failure, serial_number, store};
+use crate::failure::{Failure, Outcome};
+use crate::live;
+use crate::output::Output;
+
+pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
+    let store = store(global)?;
+    let config = match store.load().map_err(|error| load_failure(&store, &error)) {
+        Ok(loaded) => loaded.device,
+        Err(failure) => {
+            // Programs that ask get an answer all the same.
+            if matches!(failure, Failure::NotProvisioned(_)) {
+                output.json(&json!({ "provisioned": false, "iot_connected": null, "remote_connected": null }))?;
+            }
+            return Err(failure);
+        }
+    };
+    let sn = serial_number(global, &config)?;
+    let (iot, remote) = (inspect(&store, Pair::Iot)?, inspect(&store, Pair::Remote)?);
+    let live = live::ask(&global.base_path()?);
+
+    let state = |connected: bool| {
+        if connected {
+            "connected"
+        } else {
+            "not connected"
+        }
+    };
+    output.text(format_args!("Serial number   {sn}"))?;
+    output.text(format_args!("Thing name      {}", config.iot_thing_name))?;
+    output.text(format_args!("Broker          {}", config.iot_endpoint))?;
+    output.text(format_args!("Relay           {}", config.remote_endpoint))?;
+    output.text(format_args!(
+        "Address         https://{}/",
+        config.access_point
+    ))?;
+    output.text(format_args!(
+        "Certificates    messaging valid until {}, remote access until {}",
+        iot.not_after, remote.not_after
+    ))?;
+    match &live {
+        None => output.text("Instance        none runs on this directory")?,
+        Some(live) => output.text(format_args!(
+            "Instance        process {}: messaging {}, remote access {}",
+            live.pid,
+            state(live.iot_connected),
+            state(live.remote_connected)
+        ))?,
+    }
+    output.json(&json!({
+        "provisioned": true,
+        "sn": sn.as_str(),
+        "iot_thing_name": config.iot_thing_name.as_str(),
+        "iot_endpoint": config.iot_endpoint.to_string(),
+        "remote_endpoint": config.remote_endpoint.to_string(),
+        "access_point": config.access_point.as_str(),
+        "iot_not_after": iot.not_after,
+        "remote_not_after": remote.not_after,
+        "iot_connected": live.as_ref().map_or(Value::Null, |live| live.iot_connected.into()),
+        "remote_connected": live.as_ref().map_or(Value::Null, |live| live.remote_connected.into()),
+        "pid": live.as_ref().map_or(Value::Null, |live| live.pid.into()),
+    }))
+}

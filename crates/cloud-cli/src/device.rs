@@ -1,0 +1,93 @@
+//! The device as the program runs it: the facade's `ClesydeCloud` with its events, and the page that follows them.
+
+use std::path::PathBuf;
+
+use cloud_facade::config::{DeviceConfig, SerialNumber};
+use cloud_facade::remote::{AccessRules, Application};
+use cloud_facade::{ClesydeCloud, DeviceSettings, Event};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::commands::initialize_failure;
+use crate::failure::Outcome;
+use crate::live::LiveSocket;
+use crate::status_page::Page;
+
+/// What the tunnel serves.
+#[derive(Debug, Clone)]
+pub(crate) enum Served {
+    /// The built-in page.
+    StatusPage,
+    /// Something of the owner's.
+    Other(Application),
+}
+
+/// What a device is started with.
+#[derive(Debug)]
+pub(crate) struct DeviceOptions {
+    pub(crate) sn: SerialNumber,
+    pub(crate) base_path: PathBuf,
+    pub(crate) served: Served,
+    pub(crate) access: AccessRules,
+}
+
+/// A running device.
+#[derive(Debug)]
+pub(crate) struct Device {
+    cloud: ClesydeCloud,
+    events: broadcast::Receiver<Event>,
+    page: Page,
+    _live: Option<LiveSocket>,
+}
+
+impl Device {
+    /// Starts a device that is provisioned with this configuration.
+    pub(crate) async fn start(options: DeviceOptions, config: &DeviceConfig) -> Outcome<Self> {
+        let page = Page::new(&options.sn, config);
+        let application = match options.served {
+            Served::StatusPage => Application::service(page.application()),
+            Served::Other(application) => application,
+        };
+        // The API is for registering alone, which `provision` does with settings of its own.
+        let settings = DeviceSettings::new(options.sn, &options.base_path, "")
+            .with_application(application)
+            .with_access(options.access);
+        let cloud = ClesydeCloud::new(settings);
+        let events = cloud.events();
+        cloud
+            .initialize()
+            .await
+            .map_err(|error| initialize_failure(&error))?;
+        let live = LiveSocket::serve(&options.base_path, cloud.watch_status());
+        Ok(Self {
+            cloud,
+            events,
+            page,
+            _live: live,
+        })
+    }
+
+    /// The next event; `None` once the device has been stopped.
+    ///
+    /// # Cancel safety
+    /// No event is lost.
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        loop {
+            match self.events.recv().await {
+                Ok(event) => {
+                    self.page.note(&event);
+                    return Some(event);
+                }
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "events came faster than they could be told");
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// Says OFFLINE, disconnects and lets go of the directory.
+    pub(crate) async fn stop(&self) {
+        self.cloud.stop().await;
+    }
+}

@@ -1,0 +1,95 @@
+//! Events of a running device as JSON lines: the names and fields that scripts may count on.
+
+use cloud_facade::Event;
+use serde_json::{Value, json};
+
+use crate::moment::{now, rfc3339};
+
+/// The line for an event; `None` for one that this program has no name for.
+pub(crate) fn event_line(event: &Event) -> Option<Value> {
+    let mut line = match event {
+        Event::Initialized => json!({ "event": "initialized" }),
+        Event::IotConnected => json!({ "event": "iot.connected" }),
+        Event::IotDisconnected { reason, retry_in } => {
+            json!({ "event": "iot.disconnected", "reason": reason, "retry_in": retry_in.as_secs_f64() })
+        }
+        Event::RemoteToken { valid } => json!({ "event": "remote.token", "valid": valid }),
+        Event::RemoteConnected { url } => json!({ "event": "remote.connected", "url": url }),
+        Event::RemoteDisconnected { reason } => {
+            json!({ "event": "remote.disconnected", "reason": reason })
+        }
+        Event::RemoteCertificate { serial, not_after } => {
+            json!({ "event": "remote.certificate", "serial": serial, "not_after": rfc3339((*not_after).into()) })
+        }
+        Event::RemoteCertificateFailed { serial, reason } => {
+            json!({ "event": "remote.certificate_failed", "serial": serial, "reason": reason })
+        }
+        Event::ShadowDelta { state } => json!({ "event": "shadow.delta", "state": state }),
+        Event::PlatformMessage { topic, payload } => {
+            // As text whatever it holds, so that a reader need not guess the type.
+            json!({ "event": "platform.message", "topic": topic, "payload": String::from_utf8_lossy(payload) })
+        }
+        Event::Stopped => json!({ "event": "stopped" }),
+        _ => return None,
+    };
+    line["ts"] = now().into();
+    Some(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    #[test]
+    fn lines_have_the_names_and_fields_that_scripts_count_on() {
+        let reason = || "the reason".to_owned();
+        let cases = [
+            (Event::Initialized, json!({ "event": "initialized" })),
+            (Event::IotConnected, json!({ "event": "iot.connected" })),
+            (
+                Event::IotDisconnected {
+                    reason: reason(),
+                    retry_in: Duration::from_millis(1500),
+                },
+                json!({ "event": "iot.disconnected", "reason": "the reason", "retry_in": 1.5 }),
+            ),
+            (
+                Event::RemoteToken { valid: 17 },
+                json!({ "event": "remote.token", "valid": 17 }),
+            ),
+            (
+                Event::RemoteConnected {
+                    url: "https://a/".to_owned(),
+                },
+                json!({ "event": "remote.connected", "url": "https://a/" }),
+            ),
+            (
+                Event::RemoteDisconnected { reason: reason() },
+                json!({ "event": "remote.disconnected", "reason": "the reason" }),
+            ),
+            (
+                Event::RemoteCertificate {
+                    serial: "12".to_owned(),
+                    not_after: SystemTime::UNIX_EPOCH,
+                },
+                json!({ "event": "remote.certificate", "serial": "12", "not_after": "1970-01-01T00:00:00Z" }),
+            ),
+            (
+                Event::PlatformMessage {
+                    topic: "c/platform".to_owned(),
+                    payload: b"{\"a\":1}".as_slice().into(),
+                },
+                json!({ "event": "platform.message", "topic": "c/platform", "payload": "{\"a\":1}" }),
+            ),
+            (Event::Stopped, json!({ "event": "stopped" })),
+        ];
+        for (event, expected) in cases {
+            let mut line = event_line(&event).unwrap();
+            let ts = line.as_object_mut().unwrap().remove("ts").unwrap();
+            assert!(ts.as_str().unwrap().ends_with('Z'), "{ts}");
+            assert_eq!(line, expected);
+        }
+    }
+}

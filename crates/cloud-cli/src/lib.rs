@@ -1,0 +1,133 @@
+//! The program `clesyde-cloud`: connects a device to the Clesyde cloud from the command line.
+//!
+//! | command | does |
+//! |---|---|
+//! | `provision` | registers the device, once |
+//! | `run` | connects and stays connected; what the tunnel serves is a status page, a local web application or a local port |
+//! | `status` | tells what is provisioned, and how a running instance is connected |
+//! | `cert show` | tells what the device's certificates say |
+//! | `shadow get`, `report`, `watch` | the device's configuration shadow |
+//! | `publish`, `request` | one message; one question and its answer |
+//! | `reset` | removes the configuration |
+//! | `sim` | a Clesyde cloud on this machine |
+//! | `demo` | all of it in one process, step by step |
+//! | `completions`, `man` | for shells and for readers |
+//!
+//! Everything a host application would want too is in `cloud_facade`; here is only what a program adds: reading the
+//! command line, telling people and scripts what happens, exit codes. Scripts may count on this:
+//!
+//! - Results go to standard output, with `--json` as one JSON object a line and nothing else. Logs and messages go to
+//!   standard error.
+//! - Exit codes: 0 done, 1 failed, 2 wrong usage (nothing was sent or written), 3 not provisioned.
+//! - No secret is taken from the command line, printed or logged.
+//! - SIGINT and SIGTERM end everything in an orderly way.
+//!
+//! The program as a function, which is what its `main` calls:
+//!
+//! ```
+//! let exit = cloud_cli::run(["clesyde-cloud", "--version"]);
+//! assert_eq!(format!("{exit:?}"), format!("{:?}", std::process::ExitCode::SUCCESS));
+//! ```
+//!
+//! The example `demo` runs the demonstration: `cargo run -p cloud-cli --example demo`.
+
+mod cli;
+mod commands;
+mod device;
+mod event_line;
+mod failure;
+mod key;
+mod live;
+mod logging;
+mod moment;
+mod output;
+mod shutdown;
+mod status_page;
+mod values;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::commands::{
+    cert, demo, generate, messages, provision, reset, run as run_command, shadow, sim, status,
+};
+use crate::failure::{Failure, Outcome};
+use crate::output::Output;
+
+/// Runs the program with these arguments, the first of which is its own name, until it is done.
+///
+/// Starts a runtime of its own, so it must not be called from asynchronous code. Starts logging, unless that has
+/// been done already.
+pub fn run<I, T>(arguments: I) -> ExitCode
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too. A reader who has gone does not matter.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
+        }
+    };
+    match dispatch(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !matches!(failure, Failure::OutputClosed) {
+                let _ = writeln!(std::io::stderr(), "error: {failure}");
+            }
+            failure.exit_code()
+        }
+    }
+}
+
+fn dispatch(cli: &Cli) -> Outcome {
+    let global = &cli.global;
+    logging::start(
+        global.log_format,
+        global.verbose,
+        global.quiet,
+        cli.command.is_long_running(),
+    );
+    let output = Output::new(global.json);
+    match &cli.command {
+        Command::Provision(arguments) => run_async(provision::run(global, arguments, output)),
+        Command::Run(arguments) => run_async(run_command::run(global, arguments, output)),
+        Command::Status => status::show(global, output),
+        Command::Cert(cert::CertCommand::Show) => cert::show(global, output),
+        Command::Shadow(command) => run_async(shadow::run(global, command, output)),
+        Command::Publish(arguments) => run_async(messages::publish(global, arguments, output)),
+        Command::Request(arguments) => run_async(messages::request(global, arguments, output)),
+        Command::Reset(arguments) => reset::run(global, arguments, output),
+        Command::Sim(arguments) => run_async(sim::run(arguments)),
+        Command::Demo(arguments) => run_async(demo::run(global, arguments, output)),
+        Command::Completions(arguments) => generate::completions(arguments),
+        Command::Man(arguments) => generate::man(arguments),
+    }
+}
+
+/// Runs a command that waits for things.
+fn run_async(command: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::because("could not start the runtime", &error))?;
+    let outcome = runtime.block_on(command);
+    // Without a network a name look-up can hang in the system's resolver; the end does not wait for it.
+    runtime.shutdown_timeout(RUNTIME_END);
+    outcome
+}
+
+/// Everything that matters has ended by itself before; this is for what cannot be ended.
+const RUNTIME_END: Duration = Duration::from_millis(200);
+
+/// Two, whatever the machine has: one connection and one tunnel want no more, and on a small board every thread is
+/// memory. Two rather than one, so that encrypting a large transfer does not hold up the connection's keep-alive.
+const WORKERS: usize = 2;

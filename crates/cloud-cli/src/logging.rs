@@ -1,0 +1,89 @@
+//! Logs, all of them on standard error.
+//!
+//! Levels are told for our own crates; the libraries below stay two levels quieter and are never let further than
+//! `info`, because what they print at `debug` is not ours to promise free of secrets.
+
+use std::io::{self, IsTerminal};
+
+use clap::ValueEnum;
+use tracing_subscriber::EnvFilter;
+
+/// The crates whose levels `-v` and `-q` set.
+const OURS: &[&str] = &[
+    "cloud_cli",
+    "cloud_config",
+    "cloud_facade",
+    "cloud_iot",
+    "cloud_provision",
+    "cloud_remote",
+    "cloud_shadow",
+    "cloud_sim",
+    "snitun",
+];
+
+/// From quiet to loud.
+const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
+const WARN: usize = 2;
+const INFO: usize = 3;
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Starts logging, once for the process. `long_running` commands tell of every change that an operator would want to see.
+pub(crate) fn start(format: LogFormat, verbose: u8, quiet: u8, long_running: bool) {
+    let filter = EnvFilter::new(directives(level(verbose, quiet, long_running)));
+    let colour = io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(colour)
+        // A closed standard error is no reason to complain on standard error.
+        .log_internal_errors(false);
+    // An error means that logging has been started before, by whoever calls us as a library: theirs stays.
+    let _ = match format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+}
+
+fn level(verbose: u8, quiet: u8, long_running: bool) -> usize {
+    let base = if long_running { INFO } else { WARN };
+    (base + usize::from(verbose))
+        .saturating_sub(usize::from(quiet))
+        .min(LEVELS.len() - 1)
+}
+
+fn directives(level: usize) -> String {
+    let others = LEVELS[level.saturating_sub(2).min(INFO)];
+    let ours = OURS.iter().map(|name| format!(",{name}={}", LEVELS[level]));
+    std::iter::once(others.to_owned()).chain(ours).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_stay_in_range_and_libraries_never_say_more_than_info() {
+        assert_eq!(LEVELS[level(0, 0, true)], "info");
+        assert_eq!(LEVELS[level(0, 0, false)], "warn");
+        assert_eq!(LEVELS[level(0, 9, true)], "off");
+        assert_eq!(LEVELS[level(9, 0, false)], "trace");
+        assert!(directives(level(9, 0, true)).starts_with("info,cloud_cli=trace,"));
+        assert!(directives(level(0, 0, true)).starts_with("error,cloud_cli=info,"));
+    }
+
+    #[test]
+    fn every_filter_can_be_read() {
+        for level in 0..LEVELS.len() {
+            EnvFilter::try_new(directives(level)).unwrap();
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Values of options, checked while the command line is read: what is wrong there is wrong usage (exit 2).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use cloud_facade::config::{Endpoint, NameError};
+use reqwest::Url;
+use serde_json::{Map, Value};
+
+/// Where to connect: a host and a port, both given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// Why an address was refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum AddressError {
+    #[error("has no port; write HOST:PORT or [V6]:PORT")]
+    NoPort,
+    #[error(transparent)]
+    Name(#[from] NameError),
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let endpoint: Endpoint = text.parse()?;
+        let port = endpoint.port.ok_or(AddressError::NoPort)?;
+        Ok(Self {
+            host: endpoint.host.as_str().to_owned(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// The base URL of the provisioning API: `https`, or `http` where nobody can listen in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ApiUrl(Url);
+
+/// Why a URL was refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ApiUrlError {
+    #[error("is not a URL such as https://api.example.com")]
+    NotAUrl,
+    #[error(
+        "must begin with https://; http:// is for this machine alone (127.0.0.1, [::1] or localhost)"
+    )]
+    Insecure,
+    #[error("must not hold a user name or a password")]
+    Credentials,
+}
+
+impl FromStr for ApiUrl {
+    type Err = ApiUrlError;
+
+    fn from_str(text: &str) -> Result<Self, ApiUrlError> {
+        let url = Url::parse(text).map_err(|_| ApiUrlError::NotAUrl)?;
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(ApiUrlError::Credentials);
+        }
+        let host = url.host_str().ok_or(ApiUrlError::NotAUrl)?;
+        match url.scheme() {
+            "https" => Ok(Self(url)),
+            "http" if is_loopback(host) => Ok(Self(url)),
+            "http" => Err(ApiUrlError::Insecure),
+            _ => Err(ApiUrlError::NotAUrl),
+        }
+    }
+}
+
+impl fmt::Display for ApiUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.as_str().fmt(f)
+    }
+}
+
+/// JSON of any kind.
+pub(crate) fn json_value(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))
+}
+
+/// A JSON object.
+pub(crate) fn json_object(text: &str) -> Result<Map<String, Value>, String> {
+    match json_value(text)? {
+        Value::Object(object) => Ok(object),
+        _ => Err("is not a JSON object such as {\"key\": 1}".to_owned()),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || bare
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_host_and_a_port() {
+        for good in [
+            "localhost:8080",
+            "127.0.0.1:1",
+            "[::1]:65535",
+            "box.local:443",
+        ] {
+            assert_eq!(good.parse::<Address>().unwrap().to_string(), good);
+        }
+        for bad in [
+            "",
+            "localhost",
+            "127.0.0.1",
+            "[::1]",
+            "::1",
+            ":80",
+            "a:0",
+            "a:65536",
+            "a:-1",
+            "a:http",
+            "a b:1",
+            "h/p:1",
+        ] {
+            assert!(bad.parse::<Address>().is_err(), "{bad:?}");
+        }
+        assert_eq!("localhost".parse::<Address>(), Err(AddressError::NoPort));
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine_alone() {
+        for good in [
+            "https://api.example.com/v1",
+            "http://127.0.0.1:8080",
+            "http://[::1]:1/",
+            "http://localhost",
+        ] {
+            assert!(good.parse::<ApiUrl>().is_ok(), "{good}");
+        }
+        for bad in [
+            "http://api.example.com",
+            "http://10.0.0.1",
+            "http://localhost.example.com",
+            "http://127.0.0.1.example.com",
+        ] {
+            assert_eq!(bad.parse::<ApiUrl>(), Err(ApiUrlError::Insecure), "{bad}");
+        }
+        for bad in [
+            "",
+            "api.example.com",
+            "ftp://localhost",
+            "file:///etc",
+            "https://",
+        ] {
+            assert_eq!(bad.parse::<ApiUrl>(), Err(ApiUrlError::NotAUrl), "{bad:?}");
+        }
+        assert_eq!(
+            "https://user:word@api.example.com".parse::<ApiUrl>(),
+            Err(ApiUrlError::Credentials)
+        );
+    }
+}

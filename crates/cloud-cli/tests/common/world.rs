@@ -1,0 +1,135 @@
+//! A simulator, and one device's directory, both the program's own.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::Value;
+use tempfile::{TempDir, tempdir};
+
+use super::background::Background;
+use super::{Ended, finish, http_client, program};
+
+/// The device's serial number.
+pub(crate) const SN: &str = "SN-0001";
+
+/// A simulator, and a directory for one device.
+pub(crate) struct World {
+    pub(crate) home: TempDir,
+    pub(crate) sim: Background,
+    pub(crate) ready: Value,
+}
+
+impl World {
+    /// Starts a simulator.
+    pub(crate) fn new() -> Self {
+        let home = tempdir().unwrap();
+        let mut sim = Background::start(program(&home).arg("sim"));
+        let ready = sim.wait_for("ready");
+        Self { home, sim, ready }
+    }
+
+    /// The provisioning key.
+    pub(crate) fn key(&self) -> &str {
+        self.ready["provisioning_key"].as_str().unwrap()
+    }
+
+    /// The device's base path.
+    pub(crate) fn base(&self) -> PathBuf {
+        self.home.path().join("base")
+    }
+
+    /// The device's directory.
+    pub(crate) fn config(&self) -> PathBuf {
+        self.base().join(".clesydecloud")
+    }
+
+    /// The program on this device's directory, with `--json`.
+    pub(crate) fn device(&self, arguments: &[&str]) -> Command {
+        let mut command = program(&self.home);
+        command
+            .args(arguments)
+            .arg("--json")
+            .env("CLESYDE_BASE_PATH", self.base())
+            .env("CLESYDE_SN", SN)
+            .env("CLESYDE_API_URL", self.ready["api_url"].as_str().unwrap());
+        command
+    }
+
+    /// Provisions the device, the key in the environment.
+    #[track_caller]
+    pub(crate) fn provision(&self, arguments: &[&str]) -> Ended {
+        finish(
+            self.device(&[&["provision"], arguments].concat())
+                .env("CLESYDE_TOKEN", self.key()),
+        )
+    }
+
+    /// A simulator and a device that is provisioned.
+    pub(crate) fn provisioned() -> Self {
+        let world = Self::new();
+        world.provision(&[]).expect(0);
+        world
+    }
+
+    /// Calls the simulator's control API.
+    pub(crate) fn control(&self, method: Method, path: &str, body: Option<Value>) -> Value {
+        let url = format!("{}{path}", self.ready["control_url"].as_str().unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let client = http_client();
+            let mut request = client.request(method, &url);
+            if let Some(body) = body {
+                request = request.json(&body);
+            }
+            let response = request.send().await.unwrap();
+            let status = response.status();
+            let text = response.text().await.unwrap();
+            assert!(status.is_success(), "{url}: {status} {text}");
+            if text.is_empty() {
+                Value::Null
+            } else {
+                serde_json::from_str(&text).unwrap()
+            }
+        })
+    }
+
+    /// What `cert show` tells.
+    pub(crate) fn certificates(&self) -> Value {
+        finish(&mut self.device(&["cert", "show"]))
+            .expect(0)
+            .json()
+            .remove(0)
+    }
+
+    /// What the simulator tells of the device.
+    pub(crate) fn device_status(&self) -> Value {
+        let devices = self.control(Method::GET, "/devices", None);
+        devices
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|device| device["sn"] == SN)
+            .unwrap()
+            .clone()
+    }
+
+    /// Waits until the simulator has heard ONLINE of the device.
+    #[track_caller]
+    pub(crate) fn wait_until_online(&self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.device_status()["online"] != true {
+            assert!(
+                Instant::now() < end,
+                "the device does not come online: {}",
+                self.device_status()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}

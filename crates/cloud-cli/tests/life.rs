@@ -1,0 +1,255 @@
+//! A device's life through the program alone: `sim` in one process, `provision`, `run` and `reset` in others.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test's helpers fail by panicking too"
+)]
+
+mod common;
+
+use std::fs;
+
+use common::background::Background;
+use common::world::{SN, World};
+use common::{finish, finish_with_input, program};
+use reqwest::Method;
+use serde_json::Value;
+use tempfile::tempdir;
+
+#[test]
+fn a_device_is_provisioned_connects_rotates_its_certificate_and_is_reset() {
+    let mut world = World::new();
+
+    let provisioned = world.provision(&[]).expect(0).json();
+    assert_eq!(provisioned[0]["event"], "provisioned");
+    let before = world.certificates();
+    assert_eq!(
+        (
+            &before["iot"]["key_matches"],
+            &before["remote"]["key_matches"]
+        ),
+        (&true.into(), &true.into())
+    );
+
+    let mut run = Background::start(&mut world.device(&["run"]));
+    run.wait_for("iot.connected");
+    assert!(run.wait_for("remote.token")["valid"].as_i64().unwrap() > 1_700_000_000);
+    let url = run.wait_for("remote.connected")["url"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let status = world.device_status();
+    assert_eq!(
+        (&status["online"], &status["tunnel"]),
+        (&true.into(), &true.into()),
+        "{status}"
+    );
+    assert!(
+        url.contains(status["access_point"].as_str().unwrap()),
+        "{url}"
+    );
+
+    let live = finish(&mut world.device(&["status"]))
+        .expect(0)
+        .json()
+        .remove(0);
+    assert_eq!(
+        (&live["iot_connected"], &live["remote_connected"]),
+        (&true.into(), &true.into()),
+        "{live}"
+    );
+    assert_eq!(live["pid"], run.pid());
+
+    // A second instance on the same directory is refused, and told who is there.
+    let pid = run.pid().to_string();
+    finish(&mut world.device(&["run"]))
+        .expect(1)
+        .says(&["in use", &pid]);
+    finish(&mut world.device(&["reset", "--yes"]))
+        .expect(1)
+        .says(&["in use", &pid]);
+
+    let wanted = world.control(Method::POST, &format!("/devices/{SN}/rotate"), None);
+    let rotated = run.wait_for("remote.certificate");
+    assert_eq!(rotated["serial"], wanted["serial"]);
+    let after = world.certificates();
+    assert_eq!(after["remote"]["serial"], wanted["serial"]);
+    assert_ne!(after["remote"]["serial"], before["remote"]["serial"]);
+    assert_eq!(after["iot"], before["iot"]);
+
+    world.control(Method::POST, "/broadcast", Some("hello".into()));
+    let message = run.wait_for("platform.message");
+    assert_eq!(
+        (&message["topic"], &message["payload"]),
+        (&"c/platform".into(), &"\"hello\"".into())
+    );
+
+    let stderr = run.terminate();
+    let idle = finish(&mut world.device(&["status"]))
+        .expect(0)
+        .json()
+        .remove(0);
+    assert_eq!(
+        (&idle["provisioned"], &idle["sn"]),
+        (&true.into(), &SN.into())
+    );
+    assert_eq!(
+        (&idle["iot_connected"], &idle["remote_connected"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(run.events().last(), Some(&"stopped"));
+    assert_eq!(run.events()[..2], ["initialized", "iot.connected"]);
+    assert!(
+        !stderr.contains("PRIVATE KEY") && !stderr.contains(world.key()),
+        "{stderr}"
+    );
+    assert_eq!(
+        world.device_status()["status_history"],
+        serde_json::json!(["ONLINE", "OFFLINE"])
+    );
+
+    assert_eq!(
+        finish(&mut world.device(&["reset", "--yes"]))
+            .expect(0)
+            .json()[0]["removed"],
+        true
+    );
+    assert!(!world.config().exists());
+    finish(&mut world.device(&["run"]))
+        .expect(3)
+        .says(&["not provisioned"]);
+    world.sim.interrupt();
+}
+
+#[test]
+fn the_key_comes_from_a_file_standard_input_or_the_environment_and_is_never_shown() {
+    let world = World::new();
+    let mut piped = world.device(&["provision", "--token-file", "-", "-vv"]);
+    piped
+        .env("CLESYDE_SN", "SN-0002")
+        .env("CLESYDE_BASE_PATH", world.home.path().join("other"));
+    let ended = finish_with_input(&mut piped, &format!("{}\n", world.key())).expect(0);
+    assert!(!ended.stderr.contains(world.key()) && !ended.stdout.contains(world.key()));
+
+    let file = world.home.path().join("key");
+    fs::write(&file, world.key()).unwrap();
+    finish(&mut world.device(&["provision", "--token-file", file.to_str().unwrap()])).expect(0);
+    assert_eq!(
+        world.provision(&[]).expect(0).json()[0]["event"],
+        "already_provisioned"
+    );
+}
+
+#[test]
+fn without_a_good_key_nothing_is_sent_or_stored() {
+    let world = World::new();
+    let empty = world.home.path().join("empty");
+    fs::write(&empty, "\n").unwrap();
+    let missing = world.home.path().join("missing");
+    for file in [&empty, &missing] {
+        let file = file.to_str().unwrap();
+        finish(&mut world.device(&["provision", "--token-file", file]))
+            .expect(1)
+            .says(&[file, "nothing was sent"]);
+    }
+    finish(&mut world.device(&["provision"]))
+        .expect(1)
+        .says(&["CLESYDE_TOKEN", "--token-file"]);
+    let ended = finish(
+        world
+            .device(&["provision"])
+            .env("CLESYDE_TOKEN", "wrong-key-1234"),
+    )
+    .expect(1);
+    let ended = ended.says(&[world.ready["api_url"].as_str().unwrap()]);
+    assert!(!ended.stderr.contains("wrong-key-1234"), "{}", ended.stderr);
+    assert_eq!(
+        world.control(Method::GET, "/devices", None),
+        serde_json::json!([])
+    );
+    finish(&mut world.device(&["cert", "show"])).expect(3);
+}
+
+#[test]
+fn force_registers_again_and_keeps_the_old_configuration_until_then() {
+    let world = World::provisioned();
+    let before = world.certificates();
+    // The platform knows the device already, so it refuses; what is there stays.
+    world.provision(&["--force"]).expect(1);
+    assert_eq!(world.certificates(), before);
+    world.control(Method::DELETE, &format!("/devices/{SN}"), None);
+    assert_eq!(
+        world.provision(&["--force"]).expect(0).json()[0]["event"],
+        "provisioned"
+    );
+    assert_ne!(
+        world.certificates()["iot"]["serial"],
+        before["iot"]["serial"]
+    );
+}
+
+#[test]
+fn an_api_that_is_not_there_is_exit_1_and_named() {
+    let home = tempdir().unwrap();
+    let unused = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let url = format!("http://{unused}");
+    let ended = finish(
+        program(&home)
+            .args([
+                "provision",
+                "--sn",
+                SN,
+                "--api-url",
+                &url,
+                "--base-path",
+                "base",
+            ])
+            .env("CLESYDE_TOKEN", "key"),
+    );
+    ended.expect(1).says(&[&url]);
+}
+
+#[test]
+fn a_stop_ends_the_wait_for_a_reconnection() {
+    let mut world = World::provisioned();
+    world.sim.terminate();
+    let mut run = Background::start(&mut world.device(&["run"]));
+    assert!(
+        run.wait_for("iot.disconnected")["retry_in"]
+            .as_f64()
+            .unwrap()
+            > 0.0
+    );
+    run.interrupt();
+    assert_eq!(run.events().last(), Some(&"stopped"));
+}
+
+#[test]
+fn faults_are_written_as_the_help_says() {
+    let world = World::provisioned();
+    let help = finish(program(&world.home).args(["sim", "--help"]))
+        .expect(0)
+        .stdout;
+    let faults: Vec<Value> = help
+        .lines()
+        .filter_map(|line| {
+            let start = line.find("{\"fault\"")?;
+            serde_json::Deserializer::from_str(&line[start..])
+                .into_iter()
+                .next()
+                .unwrap()
+                .ok()
+        })
+        .collect();
+    assert_eq!(faults.len(), 9, "{faults:#?}");
+    for mut fault in faults {
+        if fault.get("sn").is_some() {
+            fault["sn"] = SN.into();
+        }
+        world.control(Method::POST, "/faults", Some(fault));
+    }
+}

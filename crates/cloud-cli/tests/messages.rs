@@ -1,0 +1,114 @@
+//! Commands that do one thing with the platform.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test's helpers fail by panicking too"
+)]
+
+mod common;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::background::Background;
+use common::finish;
+use common::world::{SN, World};
+use reqwest::Method;
+use serde_json::json;
+
+#[test]
+fn a_state_is_reported_shown_and_followed() {
+    let world = World::provisioned();
+    finish(&mut world.device(&["shadow", "get"]))
+        .expect(1)
+        .says(&["no shadow yet"]);
+    let reported = finish(&mut world.device(&["shadow", "report", r#"{"firmware":"1.2.3"}"#]))
+        .expect(0)
+        .json();
+    assert_eq!(reported[0]["event"], "reported");
+    assert_eq!(
+        world.device_status()["reported"],
+        json!({ "firmware": "1.2.3" })
+    );
+
+    let mut watch = Background::start(&mut world.device(&["shadow", "watch"]));
+    world.wait_until_online();
+    world.control(
+        Method::PUT,
+        &format!("/devices/{SN}/shadow/desired"),
+        Some(json!({ "firmware": "1.3.0" })),
+    );
+    assert_eq!(
+        watch.wait_for("shadow.delta")["state"],
+        json!({ "firmware": "1.3.0" })
+    );
+    watch.interrupt();
+
+    let shadow = finish(&mut world.device(&["shadow", "get"]))
+        .expect(0)
+        .json()
+        .remove(0);
+    assert_eq!(shadow["desired"], json!({ "firmware": "1.3.0" }));
+    assert_eq!(shadow["reported"], json!({ "firmware": "1.2.3" }));
+}
+
+#[test]
+fn a_message_is_published() {
+    let world = World::provisioned();
+    let topic = format!("c/d/{SN}/status");
+    finish(&mut world.device(&["publish", &topic, r#"{"state":"PING"}"#])).expect(0);
+    assert_eq!(
+        world.device_status()["status_history"],
+        json!(["ONLINE", "PING", "OFFLINE"])
+    );
+    finish(&mut world.device(&["publish", "c/+/x", "payload"]))
+        .expect(1)
+        .says(&["c/+/x"]);
+}
+
+#[test]
+fn a_question_gets_its_answer() {
+    let world = World::provisioned();
+    let mut request =
+        Background::start(&mut world.device(&["request", "weather", r#"{"place":"here"}"#]));
+    world.wait_until_online();
+    // The simulator does not know this action; we answer in its place, again until the question has been asked.
+    let end = Instant::now() + Duration::from_secs(20);
+    while request.is_running() && Instant::now() < end {
+        world.control(
+            Method::POST,
+            &format!("/devices/{SN}/actions/weather"),
+            Some(json!({ "sun": true })),
+        );
+        thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(request.wait_for("answer")["answer"], json!({ "sun": true }));
+}
+
+#[test]
+fn without_a_configuration_it_is_exit_3_and_wrong_json_is_wrong_usage() {
+    let world = World::new();
+    for arguments in [
+        &["shadow", "get"][..],
+        &["publish", "t", "p"],
+        &["request", "ping", "{}"],
+        &["status"],
+    ] {
+        finish(&mut world.device(arguments))
+            .expect(3)
+            .says(&["not provisioned"]);
+    }
+    for arguments in [
+        &["shadow", "report", "[1]"][..],
+        &["shadow", "report", "{"],
+        &["request", "ping", "{"],
+    ] {
+        finish(&mut world.device(arguments))
+            .expect(2)
+            .says(&["JSON", arguments[2]]);
+    }
+    finish(&mut world.device(&["request", "a/b", "{}"]))
+        .expect(2)
+        .says(&["a/b"]);
+}
