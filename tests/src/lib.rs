@@ -1,6 +1,8 @@
 //! What the integration tests share: child processes, the real peers, and a TLS client that verifies.
 
+pub mod device;
 pub mod mosquitto;
+pub mod origin;
 pub mod pki;
 pub mod process;
 pub mod public;

@@ -1,0 +1,131 @@
+//! A device of ours beside a simulator of ours.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{Message, WebSocketUpgrade};
+use axum::routing::{any, get};
+use axum::{Extension, Router};
+use cloud_facade::provision::ProvisioningKey;
+use cloud_facade::remote::{Application, ClientAddr};
+use cloud_facade::{ClesydeCloud, DeviceSettings};
+use cloud_sim::{Control, DeviceStatus, SimConfig, Simulator};
+use futures_util::StreamExt;
+use tokio::sync::Notify;
+
+use crate::wait::{until, within};
+
+/// The serial number of a [`Pair`]'s device.
+pub const SERIAL: &str = "SN-0001";
+
+/// A simulator, and a device that is provisioned by it.
+#[allow(missing_debug_implementations)]
+pub struct Pair {
+    /// The platform.
+    pub simulator: Simulator,
+    /// The device.
+    pub cloud: ClesydeCloud,
+    /// The device's base path.
+    pub base: tempfile::TempDir,
+    /// Lets `/slow` send the second half of its answer.
+    pub go_on: Arc<Notify>,
+}
+
+impl Pair {
+    /// A device that is provisioned and does not run yet.
+    pub async fn provisioned() -> anyhow::Result<Self> {
+        Self::with(SimConfig::default()).await
+    }
+
+    /// The same with a simulator of one's own making.
+    pub async fn with(config: SimConfig) -> anyhow::Result<Self> {
+        let simulator = Simulator::start(config).await?;
+        let base = tempfile::tempdir()?;
+        let go_on = Arc::new(Notify::new());
+        let settings = DeviceSettings::new(SERIAL.parse()?, base.path(), simulator.api_url())
+            .with_application(Application::service(page(Arc::clone(&go_on))));
+        let cloud = ClesydeCloud::new(settings);
+        cloud.provision(&ProvisioningKey::new(simulator.provisioning_key())?).await?;
+        Ok(Self { simulator, cloud, base, go_on })
+    }
+
+    /// A device that is online and reachable.
+    pub async fn running() -> anyhow::Result<Self> {
+        let pair = Self::provisioned().await?;
+        pair.cloud.initialize().await?;
+        pair.reachable().await?;
+        Ok(pair)
+    }
+
+    /// Waits until messaging and the tunnel are up.
+    pub async fn reachable(&self) -> anyhow::Result<()> {
+        let mut status = self.cloud.watch_status();
+        within("the device to be reachable", status.wait_for(|status| status.iot.connected && status.remote.connected))
+            .await?;
+        Ok(())
+    }
+
+    /// What the platform knows of the device.
+    pub async fn seen(&self) -> anyhow::Result<DeviceStatus> {
+        Ok(self.simulator.control().device(SERIAL).await?)
+    }
+
+    /// Waits until what the platform knows fits.
+    pub async fn seen_when(&self, what: &str, fits: impl Fn(&DeviceStatus) -> bool) -> DeviceStatus {
+        let control: Control = self.simulator.control();
+        until(what, || async { control.device(SERIAL).await.ok().filter(&fits) }).await
+    }
+
+    /// Fetches a page of the device as the public does.
+    pub async fn fetch(&self, path: &str) -> anyhow::Result<String> {
+        let host = self.seen().await?.access_point;
+        crate::public::fetch(self.simulator.relay_addr(), &host, self.simulator.ca_pem(), path).await
+    }
+
+    /// The serial number of the certificate that the public is shown.
+    pub async fn served_serial(&self) -> anyhow::Result<String> {
+        let host = self.seen().await?.access_point;
+        crate::public::served_serial(self.simulator.relay_addr(), &host, self.simulator.ca_pem()).await
+    }
+
+    /// Stops both.
+    pub async fn stop(self) {
+        within("the device to stop", self.cloud.stop()).await;
+        within("the simulator to stop", self.simulator.stop()).await;
+    }
+}
+
+/// `/` greets the caller, `/slow` sends half of its answer and waits, `/echo` is a WebSocket that says everything again.
+fn page(go_on: Arc<Notify>) -> Router {
+    let greet = |Extension(ClientAddr(caller)): Extension<ClientAddr>| async move {
+        caller.map_or("hello, whoever you are".to_owned(), |address| format!("hello, {address}"))
+    };
+    let slow = move || {
+        let go_on = Arc::clone(&go_on);
+        async move {
+            let halves = futures_util::stream::iter(["first half, ", "second half"]).then(move |half| {
+                let go_on = Arc::clone(&go_on);
+                async move {
+                    if half.starts_with("second") {
+                        go_on.notified().await;
+                    }
+                    Ok::<_, std::convert::Infallible>(half)
+                }
+            });
+            axum::body::Body::from_stream(halves)
+        }
+    };
+    let echo = |upgrade: WebSocketUpgrade| async move {
+        upgrade.on_upgrade(|mut socket| async move {
+            while let Some(Ok(message)) = socket.recv().await {
+                if matches!(message, Message::Text(_) | Message::Binary(_)) && socket.send(message).await.is_err() {
+                    return;
+                }
+            }
+        })
+    };
+    Router::new().route("/", get(greet)).route("/slow", get(slow)).route("/echo", any(echo))
+}
+
+/// A time limit for things that must happen at once.
+pub const AT_ONCE: Duration = Duration::from_secs(10);

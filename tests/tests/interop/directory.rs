@@ -1,0 +1,53 @@
+//! One directory, two libraries: what either provisions, the other takes over as it is.
+
+use cloud_facade::provision::ProvisioningKey;
+use cloud_facade::{ClesydeCloud, DeviceSettings, Registered};
+use cloud_sim::{SimConfig, Simulator};
+use integration_tests::wait::within;
+
+use crate::peers::{python, script};
+
+#[tokio::test]
+async fn provisioned_by_python_taken_over_by_us() -> anyhow::Result<()> {
+    let simulator = Simulator::start(SimConfig::default()).await?;
+    let base = tempfile::tempdir()?;
+    let output = within(
+        "the Python library to provision",
+        script(&python()?, "py_directory.py")
+            .arg("provision")
+            .arg(base.path())
+            .args(["SN-PY", &simulator.api_url()])
+            .env("PROVISIONING_KEY", simulator.provisioning_key())
+            .output(),
+    )
+    .await?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+
+    let cloud = ClesydeCloud::new(DeviceSettings::new("SN-PY".parse()?, base.path(), simulator.api_url()));
+    let again = cloud.provision(&ProvisioningKey::new("of no use")?).await?;
+    assert_eq!(again, Registered::Already, "what is there is left alone");
+    let mut status = cloud.watch_status();
+    cloud.initialize().await?;
+    within("the broker", status.wait_for(|status| status.iot.connected)).await?;
+    cloud.stop().await;
+    simulator.stop().await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn provisioned_by_us_read_by_python() -> anyhow::Result<()> {
+    let simulator = Simulator::start(SimConfig::default()).await?;
+    let base = tempfile::tempdir()?;
+    let cloud = ClesydeCloud::new(DeviceSettings::new("SN-RS".parse()?, base.path(), simulator.api_url()));
+    cloud.provision(&ProvisioningKey::new(&simulator.provisioning_key())?).await?;
+
+    let load = script(&python()?, "py_directory.py").arg("load").arg(base.path()).output();
+    let output = within("the Python library to load", load).await?;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let read: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let stored = std::fs::read(base.path().join(".clesydecloud/cloud_config.json"))?;
+    assert_eq!(read, serde_json::from_slice::<serde_json::Value>(&stored)?);
+    assert_eq!(read["iot_thing_name"], "SN-RS");
+    simulator.stop().await;
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! Ours against peers that we did not write.
+//!
+//! `cargo xtask interop` sets the peers up, names them in variables and switches the feature on. Without the feature there is
+//! nothing here; with it, a variable that is missing fails the test.
+#![cfg(feature = "interop")]
+
+mod directory;
+mod mosquitto;
+mod peers;
+mod python_device;
+mod snitun_client;
+mod snitun_server;
+mod traffic;
