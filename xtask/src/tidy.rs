@@ -26,7 +26,7 @@ const UNWANTED: &[(&str, &str)] = &[
 ];
 
 /// Text of others that stays as it is.
-const VERBATIM: &[&str] = &["LICENSE", "Cargo.lock"];
+const VERBATIM: &[&str] = &["LICENSE", "Cargo.lock", "snitun.json"];
 
 pub(crate) fn run() -> Result<()> {
     let mut faults = Vec::new();
