@@ -13,7 +13,8 @@
 //!
 //! Invariants: exactly one phase, which carries all that belongs to it alone; nothing but the
 //! birth message leaves before the subscriptions are granted and the on-connect hooks have ended;
-//! every phase but `Online` (which has keep-alive) and `Stopped` has a deadline.
+//! every phase but `Online` (which has keep-alive) and `Stopped` has a deadline, or waits for hooks,
+//! which have their own.
 //!
 //! See docs/protocol.md, "IoT messaging".
 
@@ -148,10 +149,18 @@ impl Core {
                 }
             }
             LinkEvent::Acknowledged(id, reason) => match self.outbox.acknowledged(id, reason) {
-                Ok(()) => self.advance(now),
+                Ok(oldest) => {
+                    self.sign_of_life(now);
+                    let limit = self.config.timeouts.acknowledge;
+                    if let Some(link) = self.link().filter(|_| oldest) {
+                        link.patience = Some(now + limit);
+                    }
+                    self.advance(now);
+                }
                 Err(OutOfStep) => self.out_of_step("PUBACK", now),
             },
             LinkEvent::Message(message) => {
+                self.sign_of_life(now);
                 let answered = self.requests.answer(&message);
                 self.actions
                     .push_back(Action::Deliver { message, answered });
@@ -204,7 +213,12 @@ impl Core {
             Phase::Connecting { due } => Some(*due),
             Phase::Subscribing { link, due, .. } => earliest([Some(*due), link.ping_due]),
             Phase::Greeting { link } => link.ping_due,
-            Phase::Online { link } => earliest([link.ping_due, self.outbox.next_due()]),
+            Phase::Online { link } => {
+                let due = self.outbox.next_due();
+                let patient =
+                    due.map(|due| link.patience.map_or(due, |patience| due.max(patience)));
+                earliest([link.ping_due, patient])
+            }
             Phase::Draining { step, deadline, .. } => match step {
                 Drain::Flushing(until) => Some((*until).min(*deadline)),
                 Drain::Goodbye(_) | Drain::Leaving => Some(*deadline),
@@ -269,6 +283,14 @@ impl Core {
             | Phase::Online { link }
             | Phase::Draining { link, .. } => Some(link),
             _ => None,
+        }
+    }
+
+    /// On a slow network a ping and its answer may stand behind much else that does come through.
+    fn sign_of_life(&mut self, now: Instant) {
+        if let Some(link) = self.link() {
+            let later = now + link.terms.keep_alive / 2;
+            link.ping_due = link.ping_due.map(|due| due.max(later));
         }
     }
 

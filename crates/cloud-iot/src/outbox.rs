@@ -244,12 +244,13 @@ impl Outbox {
         Ok(id)
     }
 
-    /// The server answered a QoS 1 message.
+    /// The server answered a QoS 1 message; tells whether it was the oldest one, as it must be by
+    /// the standard.
     pub(crate) fn acknowledged(
         &mut self,
         packet_id: u16,
         reason: ReasonCode,
-    ) -> Result<(), OutOfStep> {
+    ) -> Result<bool, OutOfStep> {
         let written = self.in_flight.len() - self.unwritten;
         let index = self
             .in_flight
@@ -268,7 +269,7 @@ impl Outbox {
             };
             self.resolve(flight.entry, outcome);
         }
-        Ok(())
+        Ok(index == 0)
     }
 
     /// The connection is gone: what it did not deliver goes back to the head of the queue.

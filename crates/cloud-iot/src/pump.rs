@@ -32,6 +32,11 @@ pub(crate) const EVENTS: usize = 64;
 /// DISCONNECT, with some room.
 const SPARE_REQUESTS: usize = 8;
 
+/// What the system may hold for sending (Linux doubles it). Left to itself it takes megabytes,
+/// behind which pings and acknowledgements of a slow uplink come too late. This is half a second
+/// at the rate that AWS IoT Core allows.
+const SEND_BUFFER_BYTES: u32 = 128 << 10;
+
 /// What [`SessionConfig::keep_alive`] must not fall below, even if the server asks for it:
 /// rumqttc panics.
 const MIN_KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -119,6 +124,7 @@ impl Drop for Connection {
 fn options(config: &SessionConfig) -> MqttOptions {
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
+    network.set_tcp_send_buffer_size(SEND_BUFFER_BYTES);
     network.set_connection_timeout(config.timeouts.connect.as_secs());
     let mut options = MqttOptions::new(&config.client_id, &config.host, config.port);
     options

@@ -47,6 +47,7 @@ impl Core {
             since: now,
             terms,
             window,
+            patience: None,
             ping_due: None,
         };
         self.subscribe(link, 0, now);

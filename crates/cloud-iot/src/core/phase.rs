@@ -47,6 +47,8 @@ pub(super) struct Link {
     pub(super) since: Instant,
     pub(super) terms: ServerTerms,
     pub(super) window: Window,
+    /// Acknowledgements come one after the other; no message is overdue before this.
+    pub(super) patience: Option<Instant>,
     /// When the answer to a ping is overdue.
     pub(super) ping_due: Option<Instant>,
 }

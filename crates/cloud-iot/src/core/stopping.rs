@@ -15,7 +15,8 @@ const FLUSH_SHARE: f64 = 0.75;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct StopReport {
-    /// Whether the connection was closed in order: goodbye and DISCONNECT written.
+    /// Whether the session left in order: DISCONNECT was written after all else, or there was no
+    /// connection to leave.
     pub clean: bool,
     /// Accepted messages that were not delivered; their receipts say so.
     pub undelivered: usize,

@@ -410,3 +410,34 @@ fn a_second_stop_can_only_shorten_the_first() {
     assert_eq!(bench.wait_until_due(), 2 * SECOND);
     assert_eq!(bench.actions(), ["close", "event stopped", "end"]);
 }
+
+#[test]
+fn slow_but_steady_is_not_dead() {
+    let mut bench = Bench::online(config());
+    let _receipts: Vec<_> = (0..4).map(|n| bench.publish(&n.to_string())).collect();
+    for id in 2..=5 {
+        bench.event(LinkEvent::Written(id));
+    }
+    bench.event(LinkEvent::Pinged);
+    // One answer every 20 seconds, where each may take 30, and the ping's comes last.
+    for id in 2..=4 {
+        bench.wait(20 * SECOND);
+        bench.event(LinkEvent::Acknowledged(id, ReasonCode::SUCCESS));
+    }
+    assert_eq!(bench.wait_until_due(), 30 * SECOND);
+    assert!(matches!(
+        bench.cause(),
+        Cause::AcknowledgeTimeout | Cause::KeepAlive
+    ));
+
+    // Answers to later messages do not excuse the one that is left out.
+    let mut bench = Bench::online(config());
+    let _receipts: Vec<_> = (0..4).map(|n| bench.publish(&n.to_string())).collect();
+    for id in 2..=5 {
+        bench.event(LinkEvent::Written(id));
+    }
+    bench.wait(20 * SECOND);
+    bench.event(LinkEvent::Acknowledged(3, ReasonCode::SUCCESS));
+    assert_eq!(bench.wait_until_due(), 10 * SECOND);
+    assert_eq!(bench.cause(), Cause::AcknowledgeTimeout);
+}
