@@ -16,6 +16,8 @@ use time::{Duration, OffsetDateTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
+use crate::config::BrokerCertificate;
+
 /// Certificates begin a little in the past, for devices whose clock is slow.
 const CLOCK_TOLERANCE: Duration = Duration::hours(1);
 
@@ -36,6 +38,9 @@ const SERIAL_BYTES: usize = 16;
 
 /// Names under which servers are reached on this machine.
 const SERVER_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// A name that no server on this machine has.
+const OTHER_NAME: &str = "broker.example.com";
 
 /// Why a certificate or an authority could not be made or read.
 #[derive(Debug, thiserror::Error)]
@@ -146,10 +151,21 @@ impl Authority {
         )
     }
 
-    /// A certificate for a server on this machine.
-    pub(crate) fn issue_server(&self) -> Result<Issued, AuthorityError> {
-        let mut params = leaf(&SERVER_NAMES, "localhost", SERVER_LIFE)?;
+    /// A certificate for a server on this machine, or one that is wrong as asked for.
+    pub(crate) fn issue_server(&self, kind: BrokerCertificate) -> Result<Issued, AuthorityError> {
+        let mut params = match kind {
+            BrokerCertificate::OtherName => leaf(&[OTHER_NAME], OTHER_NAME, SERVER_LIFE)?,
+            _ => leaf(&SERVER_NAMES, "localhost", SERVER_LIFE)?,
+        };
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        if kind == BrokerCertificate::Expired {
+            params.not_after = params.not_before;
+            params.not_before -= SERVER_LIFE;
+        }
+        if kind == BrokerCertificate::ForeignIssuer {
+            let foreign = new_root("Clesyde Simulator IoT Root")?.0.open()?;
+            return issue(params, &foreign, false);
+        }
         issue(params, &self.server_root, false)
     }
 

@@ -39,6 +39,23 @@ pub struct SimConfig {
     pub cipher: Cipher,
     /// Messages per second that a device may send through its tunnel. `None`, the default, is no limit.
     pub throttling: Option<NonZeroU32>,
+    /// Which certificate the broker shows. Default [`BrokerCertificate::Good`].
+    pub broker_certificate: BrokerCertificate,
+}
+
+/// Which certificate the broker shows; all but one have to be refused by a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum BrokerCertificate {
+    /// One for `localhost`, from the authority that devices are told.
+    #[default]
+    Good,
+    /// One from an authority that nobody was told.
+    ForeignIssuer,
+    /// One for another host.
+    OtherName,
+    /// One whose time is over.
+    Expired,
 }
 
 impl Default for SimConfig {
@@ -55,6 +72,7 @@ impl Default for SimConfig {
             protocol_version: ProtocolVersion::default(),
             cipher: Cipher::default(),
             throttling: None,
+            broker_certificate: BrokerCertificate::Good,
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post, put};
@@ -17,7 +17,7 @@ use crate::control::{Control, ControlError};
 use crate::device::DeviceStatus;
 use crate::faults::Fault;
 
-/// The largest request is a payload to publish; larger ones get a 413.
+/// The largest request is a payload to publish, which has a stricter limit of its own.
 const MAX_REQUEST: usize = 256 * 1024;
 
 pub(crate) fn router(control: Control) -> Router {
@@ -48,6 +48,22 @@ impl IntoResponse for ControlError {
     }
 }
 
+/// A whole body, whose failures are told in JSON like all others.
+struct Whole(Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Whole {
+    type Rejection = ControlError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ControlError> {
+        match Bytes::from_request(request, state).await {
+            Ok(body) => Ok(Self(body)),
+            Err(error) => Err(ControlError::Invalid(format!(
+                "the body cannot be taken: {error}"
+            ))),
+        }
+    }
+}
+
 type Answer = Result<Json<Value>, ControlError>;
 
 async fn devices(State(control): State<Control>) -> Json<Vec<DeviceStatus>> {
@@ -74,7 +90,7 @@ async fn rotate(State(control): State<Control>, Path(sn): Path<String>) -> Answe
 async fn set_desired(
     State(control): State<Control>,
     Path(sn): Path<String>,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Answer {
     let patch = parse::<Map<String, Value>>(&body)?;
     control.set_desired(&sn, patch).await?;
@@ -84,18 +100,18 @@ async fn set_desired(
 async fn action(
     State(control): State<Control>,
     Path((sn, action)): Path<(String, String)>,
-    body: Bytes,
+    Whole(body): Whole,
 ) -> Answer {
     control.action(&sn, &action, body.into()).await?;
     Ok(done())
 }
 
-async fn broadcast(State(control): State<Control>, body: Bytes) -> Answer {
+async fn broadcast(State(control): State<Control>, Whole(body): Whole) -> Answer {
     control.broadcast(body.into()).await?;
     Ok(done())
 }
 
-async fn fault(State(control): State<Control>, body: Bytes) -> Answer {
+async fn fault(State(control): State<Control>, Whole(body): Whole) -> Answer {
     let cut = control.fault(parse::<Fault>(&body)?).await?;
     Ok(Json(json!({ "ok": true, "cut": cut })))
 }

@@ -39,6 +39,13 @@
 //! The certificate of the broker names `localhost`, `127.0.0.1` and `::1`. [`Simulator::ca_file`] has the roots for the
 //! broker and for the pages. A device's own certificate comes from an authority that is not among them, as on AWS.
 //!
+//! # The original device library
+//!
+//! The Python package `clesyde_cloud_lib` can be the device. It takes no ports from the platform and reads deltas in a
+//! form of its own, so the simulator has to be started with [`mqtt_port`](SimConfig::mqtt_port) 8883,
+//! [`relay_port`](SimConfig::relay_port) 8443 (443 for later versions), [`bare_endpoints`](SimConfig::bare_endpoints) and
+//! [`DeltaForm::Seed`].
+//!
 //! # Control
 //!
 //! [`Simulator::control`] and, with the same functions over HTTP and in JSON, [`Simulator::control_url`]:
@@ -48,6 +55,7 @@
 //!
 //! Protocols: `docs/protocol.md`.
 
+mod answers;
 mod api;
 mod authority;
 mod broker;
@@ -66,7 +74,7 @@ mod store;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use self::config::{Ready, Service, SimConfig, SimError};
+pub use self::config::{BrokerCertificate, Ready, Service, SimConfig, SimError};
 pub use self::control::{Control, ControlError};
 pub use self::device::DeviceStatus;
 pub use self::faults::{AckPacket, ApiAnswer, CertificateAnswer, Fault, Part, TokenAnswer};

@@ -1,4 +1,5 @@
-//! What the platform knows and decides: registrations, tokens, certificates, rotation.
+//! What the platform knows and decides: registrations, rotation, and what it tells of devices. What it answers to them
+//! is in [`answers`](crate::answers).
 //!
 //! It sits behind the APIs and the broker and does no network I/O of its own, but for what it publishes. Each function
 //! takes the lock on the table for as long as it computes, never across a wait.
@@ -6,33 +7,20 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use time::OffsetDateTime;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 use crate::authority::{Authority, AuthorityError, Issued};
+use crate::broker::Broker;
 use crate::broker::rights::Identity;
-use crate::broker::{Broker, PlatformSession};
 use crate::device::{Device, DeviceStatus, DeviceTable, TableFull};
-use crate::faults::{CertificateAnswer, FaultBoard, TokenAnswer};
+use crate::faults::FaultBoard;
 use crate::relay::{Relay, TokenTerms};
 use crate::shadow::{Rejection, ShadowId};
 use crate::store::{SavedState, Store};
 use crate::{locked, names};
 
-/// What the platform listens to: the devices' states, and their requests.
-pub(crate) const PLATFORM_FILTERS: [&str; 2] = ["c/d/+/status", "c/d/+/+/req"];
-
 /// The shadow in which a device is told which certificate it should have.
 const CONFIG_SHADOW: &str = "config";
-
-/// Answers that are being held back at a time.
-const MAX_LATE: usize = 256;
-
-/// How long ago the time of an expired token was over.
-const EXPIRED_SINCE: Duration = Duration::from_secs(3600);
 
 /// What stays the same while the simulator runs.
 pub(crate) struct Terms {
@@ -45,9 +33,9 @@ pub(crate) struct Terms {
 
 /// The platform.
 pub(crate) struct Cloud {
-    terms: Terms,
-    authority: Authority,
-    devices: Mutex<DeviceTable>,
+    pub(crate) terms: Terms,
+    pub(crate) authority: Authority,
+    pub(crate) devices: Mutex<DeviceTable>,
     faults: Arc<FaultBoard>,
     broker: Arc<Broker>,
     relay: Relay,
@@ -67,27 +55,6 @@ pub(crate) enum RegisterError {
     Full(#[from] TableFull),
     #[error("the platform failed: {0}")]
     Internal(#[from] AuthorityError),
-}
-
-#[derive(Deserialize)]
-struct TokenRequest {
-    #[serde(rename = "aesKey")]
-    key: String,
-    #[serde(rename = "aesIv")]
-    iv: String,
-}
-
-#[derive(Deserialize)]
-struct CertificateRequest {
-    #[serde(rename = "remoteCertSn")]
-    serial: String,
-}
-
-/// An answer to publish, and how late.
-struct Reply {
-    topic: String,
-    payload: String,
-    after: Duration,
 }
 
 impl Cloud {
@@ -115,7 +82,7 @@ impl Cloud {
         &self.faults
     }
 
-    pub(crate) fn broker(&self) -> &Broker {
+    pub(crate) fn broker(&self) -> &Arc<Broker> {
         &self.broker
     }
 
@@ -290,198 +257,6 @@ impl Cloud {
             .await
     }
 
-    /// Listens to the devices until `shutdown`.
-    pub(crate) async fn run(
-        self: Arc<Self>,
-        mut session: PlatformSession,
-        shutdown: CancellationToken,
-    ) {
-        let mut late = JoinSet::new();
-        loop {
-            let message = tokio::select! {
-                () = shutdown.cancelled() => break,
-                Some(_) = late.join_next() => continue,
-                message = session.next() => message,
-            };
-            let Some((topic, payload)) = message else {
-                break;
-            };
-            let Some(reply) = self.hear(&topic, &payload) else {
-                continue;
-            };
-            if reply.after.is_zero() {
-                self.broker.publish(&reply.topic, reply.payload).await;
-            } else if late.len() < MAX_LATE {
-                let broker = Arc::clone(&self.broker);
-                late.spawn(async move {
-                    tokio::time::sleep(reply.after).await;
-                    broker.publish(&reply.topic, reply.payload).await;
-                });
-            }
-        }
-        late.shutdown().await;
-    }
-
-    /// Takes note of what a device says, and finds the answer if it asks for something.
-    fn hear(&self, topic: &str, payload: &[u8]) -> Option<Reply> {
-        let mut levels = topic.strip_prefix("c/d/")?.split('/');
-        let sn = levels.next()?;
-        match (levels.next()?, levels.next()) {
-            ("status", None) => {
-                self.note_status(sn, payload);
-                None
-            }
-            ("remotetoken", Some("req")) => self.answer_token(sn, payload),
-            ("remotecr", Some("req")) => self.answer_certificate(sn, payload),
-            (action, _) => {
-                tracing::info!(
-                    sn,
-                    action,
-                    "a device asks for something that this platform does not know"
-                );
-                None
-            }
-        }
-    }
-
-    fn note_status(&self, sn: &str, payload: &[u8]) {
-        let parsed = serde_json::from_slice::<Value>(payload).ok();
-        let Some(state) = parsed
-            .as_ref()
-            .and_then(|status| status.get("state")?.as_str())
-        else {
-            tracing::warn!(sn, "a device sent a status that cannot be read");
-            return;
-        };
-        tracing::info!(sn, state, "a device tells its state");
-        if let Some(device) = locked(&self.devices).get_mut(sn) {
-            device.record_status(state);
-        }
-    }
-
-    fn answer_token(&self, sn: &str, payload: &[u8]) -> Option<Reply> {
-        let Ok(request) = serde_json::from_slice::<TokenRequest>(payload) else {
-            tracing::warn!(sn, "a token request cannot be read; not answering");
-            return None;
-        };
-        let wrong = self.faults.next_token();
-        if let Some(answer) = &wrong {
-            tracing::info!(sn, ?answer, "answering a token request wrongly");
-        }
-        self.token_reply(sn, &request.key, &request.iv, wrong)
-    }
-
-    /// A token answer made for keys that the device does not have, unasked for.
-    pub(crate) async fn send_unasked_token(&self, sn: &str) -> bool {
-        let Some(reply) = self.token_reply(sn, "", "", Some(TokenAnswer::WrongKey)) else {
-            return false;
-        };
-        self.broker.publish(&reply.topic, reply.payload).await;
-        true
-    }
-
-    fn token_reply(
-        &self,
-        sn: &str,
-        key: &str,
-        iv: &str,
-        wrong: Option<TokenAnswer>,
-    ) -> Option<Reply> {
-        let topic = format!("c/d/{sn}/remotetoken/res");
-        let mut after = Duration::ZERO;
-        let now = OffsetDateTime::now_utc();
-        let mut valid = unix_seconds(now + self.terms.token_valid);
-        match &wrong {
-            Some(TokenAnswer::Hold) => return None,
-            Some(TokenAnswer::Malformed) => {
-                return Some(Reply {
-                    topic,
-                    payload: "{\"valid\": soon".to_owned(),
-                    after,
-                });
-            }
-            Some(TokenAnswer::Late { ms }) => after = Duration::from_millis(*ms),
-            Some(TokenAnswer::Expired) => valid = unix_seconds(now - EXPIRED_SINCE),
-            Some(TokenAnswer::Foreign | TokenAnswer::WrongKey) | None => {}
-        }
-        let mut devices = locked(&self.devices);
-        let device = devices.get_mut(sn)?;
-        let host = &device.access_point;
-        let issued = match &wrong {
-            Some(TokenAnswer::Foreign) => self.terms.tokens.issue_foreign(host, key, iv, valid),
-            Some(TokenAnswer::WrongKey) => {
-                self.relay
-                    .issue_with_other_key(&self.terms.tokens, host, valid)
-            }
-            _ => self.relay.issue(&self.terms.tokens, host, key, iv, valid),
-        };
-        let token = match issued {
-            Ok(token) => token,
-            Err(error) => {
-                tracing::warn!(sn, %error, "cannot make a token; not answering");
-                return None;
-            }
-        };
-        if matches!(wrong, None | Some(TokenAnswer::Late { .. })) {
-            device.tokens_issued += 1;
-        }
-        Some(Reply {
-            topic,
-            payload: self.terms.tokens.answer(valid, &token).to_string(),
-            after,
-        })
-    }
-
-    fn answer_certificate(&self, sn: &str, payload: &[u8]) -> Option<Reply> {
-        let Ok(request) = serde_json::from_slice::<CertificateRequest>(payload) else {
-            tracing::warn!(sn, "a certificate request cannot be read; not answering");
-            return None;
-        };
-        let wrong = self.faults.next_certificate();
-        if let Some(answer) = &wrong {
-            tracing::info!(sn, ?answer, "answering a certificate request wrongly");
-        }
-        let (issued, access_point) = {
-            let devices = locked(&self.devices);
-            let device = devices.get(sn)?;
-            (
-                device.certificate(&request.serial).cloned(),
-                device.access_point.clone(),
-            )
-        };
-        let Some(mut issued) = issued else {
-            tracing::warn!(sn, serial = %request.serial, "a device asks for a certificate that was never made for it");
-            return None;
-        };
-        let topic = format!("c/d/{sn}/remotecr/res");
-        let mut after = Duration::ZERO;
-        match wrong {
-            None => {}
-            Some(CertificateAnswer::Hold) => return None,
-            Some(CertificateAnswer::Late { ms }) => after = Duration::from_millis(ms),
-            Some(CertificateAnswer::Malformed) => {
-                return Some(Reply {
-                    topic,
-                    payload: "{\"cert\": -----BEGIN".to_owned(),
-                    after,
-                });
-            }
-            Some(CertificateAnswer::WrongKey) => {
-                issued.key_pem = self.authority.issue_remote(&access_point).ok()?.key_pem
-            }
-            Some(CertificateAnswer::WrongSerial) => {
-                issued = self.authority.issue_remote(&access_point).ok()?
-            }
-        }
-        let payload =
-            json!({ "cert": issued.chain_pem, "pkey": issued.key_pem.as_str() }).to_string();
-        Some(Reply {
-            topic,
-            payload,
-            after,
-        })
-    }
-
     /// Writes the state to the data directory, if there is one.
     pub(crate) fn save(&self) {
         self.keep(&locked(&self.devices));
@@ -499,10 +274,6 @@ impl Cloud {
             tracing::error!(%error, "cannot keep the state; a simulator started again will not know these devices");
         }
     }
-}
-
-fn unix_seconds(time: OffsetDateTime) -> u64 {
-    u64::try_from(time.unix_timestamp()).unwrap_or_default()
 }
 
 /// Why a certificate was not rotated.

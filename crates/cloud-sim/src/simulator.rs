@@ -16,13 +16,14 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
+use crate::answers::PLATFORM_FILTERS;
 use crate::authority::{Authority, AuthorityError};
 use crate::broker::Broker;
-use crate::config::{Ready, Service, SimConfig, SimError};
+use crate::config::{BrokerCertificate, Ready, Service, SimConfig, SimError};
 use crate::control::Control;
 use crate::device::DeviceTable;
 use crate::faults::FaultBoard;
-use crate::platform::{Cloud, PLATFORM_FILTERS, Terms};
+use crate::platform::{Cloud, Terms};
 use crate::relay::{Relay, TokenTerms};
 use crate::store::{SavedState, Store};
 use crate::{api, control_api, http, relay};
@@ -92,7 +93,7 @@ impl Simulator {
         } = Opened::from(state)?;
         let ca_pem = authority.bundle_pem();
         let ca_file = store.write_roots(&ca_pem).map_err(unusable)?;
-        let tls = broker_tls(&authority)?;
+        let tls = broker_tls(&authority, config.broker_certificate)?;
 
         let faults = Arc::new(FaultBoard::new());
         let broker = Arc::new(Broker::new(config.delta_form, Arc::clone(&faults)));
@@ -321,7 +322,10 @@ fn endpoint(bare: bool, address: SocketAddr) -> String {
 }
 
 /// TLS of the broker: a client certificate is demanded, and has to come from the device authority.
-fn broker_tls(authority: &Authority) -> Result<TlsAcceptor, SimError> {
+fn broker_tls(
+    authority: &Authority,
+    certificate: BrokerCertificate,
+) -> Result<TlsAcceptor, SimError> {
     let failed = |error: &dyn std::fmt::Display| SimError::Authority(error.to_string());
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let issuer = CertificateDer::from_pem_slice(authority.device_issuer_pem().as_bytes())
@@ -333,7 +337,7 @@ fn broker_tls(authority: &Authority) -> Result<TlsAcceptor, SimError> {
             .build()
             .map_err(|error| failed(&error))?;
     let (chain, key) = authority
-        .issue_server()
+        .issue_server(certificate)
         .and_then(|issued| issued.to_der())
         .map_err(|error| failed(&error))?;
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)

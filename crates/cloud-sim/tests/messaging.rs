@@ -11,6 +11,7 @@ mod common;
 
 use std::time::Duration;
 
+use cloud_sim::{BrokerCertificate, SimConfig, Simulator};
 use common::{Device, eventually, identity, register, start, status, text};
 use rumqttc::v5::ConnectionError;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, PubAckReason, SubscribeReasonCode};
@@ -64,6 +65,29 @@ async fn nobody_gets_in_without_a_certificate_of_the_authority() {
     );
     sim.stop().await;
     other.stop().await;
+}
+
+#[tokio::test]
+async fn a_broker_with_a_wrong_certificate_is_no_broker() {
+    for wrong in [
+        BrokerCertificate::ForeignIssuer,
+        BrokerCertificate::OtherName,
+        BrokerCertificate::Expired,
+    ] {
+        let mut config = SimConfig::default();
+        config.broker_certificate = wrong;
+        let sim = Simulator::start(config).await.unwrap();
+        let thing = register(&sim, "SN1").await;
+        let refused = Device::try_connect(&sim, &thing, "SN1", Some(identity(&thing)))
+            .await
+            .err()
+            .unwrap();
+        assert!(
+            format!("{refused:?}").contains("InvalidCertificate"),
+            "{wrong:?}: {refused:?}"
+        );
+        sim.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -292,4 +316,10 @@ async fn stopping_says_goodbye_and_leaves_no_listener() {
     for address in [mqtt, relay] {
         assert!(tokio::net::TcpStream::connect(address).await.is_err());
     }
+    // The HTTP client of the test notices the end of its connections by itself.
+    let metrics = tokio::runtime::Handle::current().metrics();
+    eventually("no task is left", async || {
+        (metrics.num_alive_tasks() == 0).then_some(())
+    })
+    .await;
 }

@@ -164,12 +164,9 @@ async fn a_token_outlives_the_simulator_if_its_directory_does() {
 
     let second = Simulator::start(config).await.unwrap();
     let stream = TcpStream::connect(second.relay_addr()).await.unwrap();
-    let tunnel = client::connect(
-        stream,
-        ClientConfig::new(text(&answer["token"]), key),
-    )
-    .await
-    .unwrap();
+    let tunnel = client::connect(stream, ClientConfig::new(text(&answer["token"]), key))
+        .await
+        .unwrap();
     status(&second, "SN1", |device| device.tunnel).await;
     drop(tunnel);
     second.stop().await;

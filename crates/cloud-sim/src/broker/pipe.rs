@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 
 use super::packets::{Filtered, PacketFilter};
 use crate::faults::FaultBoard;
@@ -20,6 +21,9 @@ const PIECE: usize = 16 * 1024;
 
 /// How long a device may take to accept the last bytes of a connection that the broker has ended.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How often frozen traffic looks whether it may move again: a frost can be ended early.
+const THAW_CHECK: Duration = Duration::from_millis(50);
 
 /// Two sockets that are connected with each other.
 pub(super) async fn socket_pair() -> io::Result<(TcpStream, TcpStream)> {
@@ -79,7 +83,7 @@ where
             return Ok(());
         }
         while let Some(until) = faults.frozen_until() {
-            tokio::time::sleep_until(until).await;
+            tokio::time::sleep_until(until.min(Instant::now() + THAW_CHECK)).await;
         }
         let bytes = buffer.get(..read).unwrap_or_default();
         match &mut filter {
