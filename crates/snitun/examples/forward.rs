@@ -59,14 +59,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
     stream.set_nodelay(true)?;
     let mut tunnel = client::connect(stream, config).await?;
     let handle = tunnel.handle();
+    // Before anyone is told that we are ready, so that no signal is missed.
+    let stopped = stop_signal()?;
+    tokio::pin!(stopped);
     println!(
         "{}",
         serde_json::json!({ "ready": true, "server": server, "to": to })
     );
 
     let mut channels = JoinSet::new();
-    let stopped = stop_signal();
-    tokio::pin!(stopped);
     loop {
         tokio::select! {
             result = &mut stopped => { result?; break }
@@ -108,19 +109,22 @@ fn arguments() -> Result<HashMap<String, String>, Box<dyn Error>> {
     Ok(found)
 }
 
-#[cfg(unix)]
-async fn stop_signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-    }
-}
-
-#[cfg(not(unix))]
-async fn stop_signal() -> std::io::Result<()> {
-    tokio::signal::ctrl_c().await
+/// SIGTERM or Ctrl-C, from the call on.
+fn stop_signal() -> std::io::Result<impl Future<Output = std::io::Result<()>>> {
+    #[cfg(unix)]
+    let mut terminate = {
+        use tokio::signal::unix::{SignalKind, signal};
+        signal(SignalKind::terminate())?
+    };
+    Ok(async move {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = terminate.recv() => Ok(()),
+            interrupted = tokio::signal::ctrl_c() => interrupted,
+        }
+        #[cfg(not(unix))]
+        tokio::signal::ctrl_c().await
+    })
 }
 
 /// Everything in one process, on loopback.

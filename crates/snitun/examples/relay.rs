@@ -15,6 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use snitun::server::{FernetKeys, Server, ServerConfig, TokenContent};
 use snitun::{Cipher, ProtocolVersion, SessionKey};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -38,16 +39,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
         addresses.push(listener.local_addr()?.to_string());
         listeners.push(listener);
     }
+    // Before anyone is told that we are ready, so that no signal is missed.
+    let stop = stop_signal(options.demo)?;
     println!(
         "{}",
         serde_json::json!({ "ready": true, "listen": addresses[0], "public": addresses.last() })
     );
-    let demo = options.demo;
     let mut serving = tokio::task::JoinSet::new();
     for listener in listeners {
-        let server = server.clone();
+        let (server, mut stop) = (server.clone(), stop.clone());
         serving.spawn(async move {
-            server.serve(listener, stop_signal(demo)).await;
+            let stopped = async {
+                // An error means that whoever could have told us is gone: stop as well.
+                let _ = stop.wait_for(|stop| *stop).await;
+            };
+            server.serve(listener, stopped).await;
         });
     }
     while let Some(ended) = serving.join_next().await {
@@ -134,21 +140,23 @@ fn issue(
     Ok(std::fs::write(file, issued.to_string())?)
 }
 
-/// Waits for SIGTERM or Ctrl-C; not at all in the demonstration.
-async fn stop_signal(demo: bool) {
-    if demo {
-        return;
-    }
+/// Tells when SIGTERM or Ctrl-C has come; in the demonstration, at once.
+fn stop_signal(demo: bool) -> Result<watch::Receiver<bool>, Box<dyn Error>> {
+    let (stop, stopped) = watch::channel(demo);
     #[cfg(unix)]
-    {
+    let mut terminate = {
         use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-            return;
+        signal(SignalKind::terminate())?
+    };
+    tokio::spawn(async move {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
         }
-    }
-    let _ = tokio::signal::ctrl_c().await;
+        #[cfg(not(unix))]
+        let _ = tokio::signal::ctrl_c().await;
+        stop.send_replace(true);
+    });
+    Ok(stopped)
 }

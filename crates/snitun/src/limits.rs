@@ -89,7 +89,8 @@ pub struct Timeouts {
     pub ping_answer: Duration,
     /// How long a connection may neither read nor write, or not get rid of what it has to write. Default 120 s.
     pub idle: Duration,
-    /// How long a closed channel goes on trying to deliver what was written before. Default 30 s.
+    /// How long a closed channel goes on trying to deliver what was written before to a peer that has paused it.
+    /// Default 120 s, as long as anything may stand still.
     pub linger: Duration,
     /// How long a tunnel that is being closed goes on delivering what its channels have written. Default 2 s.
     pub drain: Duration,
@@ -102,7 +103,7 @@ impl Default for Timeouts {
             ping_interval: Duration::from_secs(50),
             ping_answer: Duration::from_secs(90),
             idle: Duration::from_secs(120),
-            linger: Duration::from_secs(30),
+            linger: Duration::from_secs(120),
             drain: Duration::from_secs(2),
         }
     }

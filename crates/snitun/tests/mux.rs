@@ -538,7 +538,18 @@ fn a_pause_that_is_taken_back_before_it_is_sent_is_never_sent() {
 
 #[test]
 fn a_closed_channel_that_the_peer_paused_gives_up_in_the_end() {
-    let mut pair = Pair::new(ProtocolVersion::V2, Cipher::AesCbc, small_limits(), 1);
+    let timeouts = Timeouts {
+        linger: Duration::from_secs(30),
+        ..Timeouts::default()
+    };
+    let mut pair = Pair::with(
+        ProtocolVersion::V2,
+        Cipher::AesCbc,
+        small_limits(),
+        timeouts,
+        None,
+        1,
+    );
     let server = pair.open();
     pair.settle();
     let client = pair.accept();

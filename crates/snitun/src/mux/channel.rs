@@ -67,10 +67,13 @@ impl ChannelState {
     }
 
     /// Whether the next turn of this channel would put something on the wire.
+    ///
+    /// CLOSE waits for RESUME too, though it carries nothing: the Python package up to 0.47.0 loses what it holds for a
+    /// paused channel when CLOSE comes before it has sent RESUME.
     pub(super) fn has_output(&self) -> bool {
         match self.phase {
             Phase::Open => self.send.len() > 0 && !self.flow.peer_paused,
-            Phase::Closing { .. } => self.send.len() == 0 || !self.flow.peer_paused,
+            Phase::Closing { .. } => !self.flow.peer_paused,
             Phase::Closed => false,
         }
     }
