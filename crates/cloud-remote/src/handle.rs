@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::{AccessRules, SharedAccess};
 use crate::application::Application;
 use crate::config::RemoteConfig;
-use crate::manager::{Manager, Orders, Parts};
+use crate::manager::{Manager, Messaging, Orders, Parts};
 use crate::rotation::{CertificateError, CheckedCertificate};
 use crate::serial::{CertificateSerial, SerialError};
 use crate::serve::{Limits, Server};
@@ -152,7 +152,7 @@ impl RemoteAccessBuilder {
             certificate: certificate.status(),
         });
         let (events, _) = broadcast::channel(EVENTS);
-        let (online, online_orders) = watch::channel(false);
+        let (online, online_orders) = watch::channel(Messaging::default());
         let (desired, desired_orders) = watch::channel(None);
         let (stop, kill, ended) = (
             CancellationToken::new(),
@@ -218,7 +218,7 @@ pub struct RemoteHandle {
 
 #[derive(Debug)]
 struct Inner {
-    online: watch::Sender<bool>,
+    online: watch::Sender<Messaging>,
     desired: watch::Sender<Option<CertificateSerial>>,
     access: SharedAccess,
     slots: Slots,
@@ -243,10 +243,9 @@ impl RemoteHandle {
     /// A change to `false` gives up the requests that are under way; their answers would come on a connection that is
     /// gone. The tunnel stays.
     pub fn set_messaging_online(&self, online: bool) {
-        // Said again, it is no news; said after a change back that nobody saw, neither.
         self.inner
             .online
-            .send_if_modified(|current| std::mem::replace(current, online) != online);
+            .send_if_modified(|messaging| messaging.set(online));
     }
 
     /// Tells which certificate the platform wishes to be served, by its serial number in decimal. If it is another than

@@ -5,35 +5,38 @@
 //!
 //! Protocol: `docs/protocol.md`, "Remote access".
 
+mod rotation;
+mod token;
+mod tunnel;
+
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use futures_util::future::pending;
-use snitun::client::{ClientConfig, Tunnel};
-use snitun::{Channel, Cipher, SessionKey};
+use futures_util::future::{FutureExt, pending};
+use snitun::client::Tunnel;
+use snitun::{Channel, SessionKey};
 use time::OffsetDateTime;
 use tokio::sync::{broadcast, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::certificate::{CertificateAnswer, CertificatePem, CertificateRequest};
+use crate::certificate::{CertificateAnswer, CertificatePem};
 use crate::config::RemoteConfig;
-use crate::planner::{Action, Event, Id, Now, Planner, TokenFacts, TunnelPhase};
-use crate::rotation::{self, CheckedCertificate};
+use crate::planner::{Action, Event, Id, Now, Planner, TunnelPhase};
+use crate::rotation::CheckedCertificate;
 use crate::serial::CertificateSerial;
 use crate::serve::Server;
-use crate::source::{CertificateSource, CertificateStore, SourceError, StoreError, TokenSource};
+use crate::source::{CertificateSource, CertificateStore, SourceError, TokenSource};
 use crate::status::{RemoteEvent, RemoteStatus, RotationError, TunnelStatus};
 use crate::tasks::Tasks;
 use crate::tls::CurrentCertificate;
-use crate::token::{TokenAnswer, TokenRequest};
-use crate::tunnel::{self, TunnelError};
+use crate::token::TokenAnswer;
+use crate::tunnel::TunnelError;
 
-/// Storing two small files: a flash card may be slow, but not this slow.
-const STORE_LIMIT: Duration = Duration::from_secs(60);
 /// After everything was cut, tasks only have to notice.
-const CUT_LIMIT: Duration = Duration::from_secs(2);
+const CUT_LIMIT: Duration = Duration::from_millis(400);
 
 /// What the manager is made of.
 pub(crate) struct Parts<T, C, S> {
@@ -50,12 +53,30 @@ pub(crate) struct Parts<T, C, S> {
 
 /// What the handle says to the manager.
 pub(crate) struct Orders {
-    pub online: watch::Receiver<bool>,
+    pub online: watch::Receiver<Messaging>,
     pub desired: watch::Receiver<Option<CertificateSerial>>,
     /// Come to an end.
     pub stop: CancellationToken,
     /// At once.
     pub kill: CancellationToken,
+}
+
+/// Whether the platform can be asked. A loss counts even if the session is back before anybody has looked: the answers
+/// to what was asked before it do not come.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Messaging {
+    online: bool,
+    losses: u64,
+}
+
+impl Messaging {
+    /// Returns whether this is news.
+    pub(crate) fn set(&mut self, online: bool) -> bool {
+        let news = self.online != online;
+        self.losses += u64::from(news && !online);
+        self.online = online;
+        news
+    }
 }
 
 /// A future under way, with the id that its result is reported under.
@@ -70,6 +91,7 @@ struct Held {
 /// What came of something under way.
 enum Outcome {
     Event(Event),
+    Messaging(Messaging),
     Token(Id, Result<Held, SourceError>),
     Connected(Id, Result<Tunnel, TunnelError>),
     Channel(Channel),
@@ -84,6 +106,8 @@ pub(crate) struct Manager<T, C, S> {
     parts: Parts<T, C, S>,
     planner: Planner,
     started: Instant,
+    /// Of the session to the platform, seen so far.
+    losses: u64,
     token_request: Running<Result<Held, SourceError>>,
     /// A token that came and that the planner is deciding on.
     token_arrived: Option<Held>,
@@ -112,6 +136,7 @@ where
             parts,
             planner: Planner::new(serial, rand::random()),
             started: Instant::now(),
+            losses: 0,
             token_request: None,
             token_arrived: None,
             held: None,
@@ -131,6 +156,7 @@ where
         loop {
             match self.outcome(&mut orders).await {
                 Outcome::Event(event) => self.step(event),
+                Outcome::Messaging(messaging) => self.messaging(messaging),
                 Outcome::Token(id, result) => self.token(id, result),
                 Outcome::Connected(id, result) => self.connected(id, result),
                 // The status does not change with a channel.
@@ -154,7 +180,7 @@ where
             biased;
             () = orders.stop.cancelled() => Outcome::Stop,
             // Both senders live in the handle, whose end is a stop.
-            Ok(()) = orders.online.changed() => Outcome::Event(Event::Messaging(*orders.online.borrow_and_update())),
+            Ok(()) = orders.online.changed() => Outcome::Messaging(*orders.online.borrow_and_update()),
             Ok(()) = orders.desired.changed() => {
                 let desired = orders.desired.borrow_and_update().clone();
                 Outcome::Event(desired.map_or(Event::Tick, Event::Desired))
@@ -165,6 +191,16 @@ where
             (id, result) = finished(&mut self.installing) => Outcome::Installed(id, result),
             () = sleep_until(wake) => Outcome::Event(Event::Tick),
             outcome = next_channel(&mut self.tunnel) => outcome,
+        }
+    }
+
+    fn messaging(&mut self, messaging: Messaging) {
+        if messaging.losses != self.losses {
+            self.losses = messaging.losses;
+            self.step(Event::Messaging(false));
+        }
+        if messaging.online {
+            self.step(Event::Messaging(true));
         }
     }
 
@@ -218,192 +254,6 @@ where
     fn emit(&self, event: RemoteEvent) {
         // Nobody listening is fine.
         let _ = self.parts.events.send(event);
-    }
-
-    fn request_token(&mut self, id: Id) {
-        let source = Arc::clone(&self.parts.tokens);
-        tracing::debug!("asking for a token");
-        self.token_request = Some((
-            id,
-            Box::pin(async move {
-                let key = SessionKey::generate().map_err(SourceError::unavailable)?;
-                let answer = source.request_token(TokenRequest::new(&key)).await?;
-                Ok(Held { key, answer })
-            }),
-        ));
-    }
-
-    fn token(&mut self, id: Id, result: Result<Held, SourceError>) {
-        let result = match result {
-            Ok(held) => {
-                let facts = TokenFacts {
-                    valid: held.answer.valid(),
-                    single_use: held.answer.cipher() == Cipher::AesGcm,
-                };
-                self.token_arrived = Some(held);
-                Ok(facts)
-            }
-            Err(error) => {
-                self.token_failed(error);
-                Err(())
-            }
-        };
-        self.step(Event::Token { id, result });
-    }
-
-    fn token_failed(&mut self, error: SourceError) {
-        tracing::warn!(%error, "no token for remote access; it will be asked for again");
-        self.cause = Some(error.to_string());
-        self.emit(RemoteEvent::TokenFailed {
-            error: Arc::new(error),
-        });
-    }
-
-    fn keep_token(&mut self) {
-        let Some(held) = self.token_arrived.take() else {
-            return;
-        };
-        let valid = held.answer.valid();
-        tracing::info!(valid, "a token for remote access has come");
-        self.held = Some(held);
-        self.emit(RemoteEvent::TokenReceived { valid });
-    }
-
-    fn connect(&mut self, id: Id) {
-        let Some(held) = &self.held else { return };
-        let mut config = ClientConfig::new(held.answer.token().clone(), held.key.clone());
-        config.version = held.answer.protocol_version();
-        config.cipher = held.answer.cipher();
-        config.throttling = held.answer.throttling();
-        let (host, port) = (
-            self.parts.config.relay_host.clone(),
-            self.parts.config.relay_port,
-        );
-        tracing::debug!(host, port, "connecting the tunnel");
-        self.connecting = Some((
-            id,
-            Box::pin(async move { tunnel::connect(&host, port, config).await }),
-        ));
-    }
-
-    fn connected(&mut self, id: Id, result: Result<Tunnel, TunnelError>) {
-        match result {
-            Ok(tunnel) => {
-                let url = self.parts.config.url();
-                tracing::info!(url, "the tunnel is connected");
-                self.tunnel = Some((id, tunnel));
-                self.connected_since = SystemTime::now();
-                self.cause = None;
-                self.step(Event::TunnelUp { id });
-                self.publish_status();
-                self.emit(RemoteEvent::Connected { url });
-            }
-            Err(error) => {
-                let fault = error.fault();
-                self.connect_failed(error.to_string());
-                self.step(Event::TunnelFailed { id, fault });
-            }
-        }
-    }
-
-    fn connect_failed(&mut self, reason: String) {
-        tracing::warn!(
-            reason,
-            "the tunnel could not be connected; it will be tried again"
-        );
-        self.cause = Some(reason.clone());
-        self.emit(RemoteEvent::ConnectFailed { reason });
-    }
-
-    async fn tunnel_ended(&mut self, id: Id) {
-        let Some((_, tunnel)) = self.tunnel.take() else {
-            return;
-        };
-        // It has ended, so this does not wait.
-        let reason = tunnel.handle().closed().await.to_string();
-        tracing::info!(reason, "the tunnel has ended");
-        self.cause = Some(reason.clone());
-        self.step(Event::TunnelLost { id });
-        self.publish_status();
-        self.emit(RemoteEvent::Disconnected { reason });
-    }
-
-    fn request_certificate(&mut self, id: Id, serial: CertificateSerial) {
-        let source = Arc::clone(&self.parts.certificates);
-        let request = CertificateRequest::new(serial.clone());
-        tracing::info!(%serial, "asking for a new certificate");
-        self.wanted = Some(serial);
-        self.certificate_request = Some((
-            id,
-            Box::pin(async move { source.request_certificate(request).await }),
-        ));
-    }
-
-    fn certificate(&mut self, id: Id, result: Result<CertificateAnswer, SourceError>) {
-        let result = match result {
-            Ok(answer) => {
-                self.certificate_arrived = Some(answer.into_certificate());
-                Ok(())
-            }
-            Err(error) => {
-                self.rotation_failed(error.into());
-                Err(())
-            }
-        };
-        self.step(Event::Certificate { id, result });
-    }
-
-    fn install(&mut self, id: Id, serial: CertificateSerial) {
-        let Some(pem) = self.certificate_arrived.take() else {
-            return;
-        };
-        let store = Arc::clone(&self.parts.store);
-        let access_point = self.parts.config.access_point.clone();
-        self.installing = Some((
-            id,
-            Box::pin(async move {
-                let certificate =
-                    rotation::check(&pem, &serial, &access_point, OffsetDateTime::now_utc())?;
-                match timeout(STORE_LIMIT, store.store(&pem)).await {
-                    Ok(stored) => stored?,
-                    Err(_) => {
-                        return Err(StoreError::new("storing the certificate took too long").into());
-                    }
-                }
-                Ok(certificate)
-            }),
-        ));
-    }
-
-    fn installed(&mut self, id: Id, result: Result<CheckedCertificate, RotationError>) {
-        let result = match result {
-            Ok(certificate) => {
-                self.parts.served.swap(Arc::clone(&certificate.key));
-                let (serial, not_after) = (certificate.serial.clone(), certificate.not_after);
-                tracing::info!(%serial, %not_after, "a new certificate is served");
-                self.parts
-                    .status
-                    .send_modify(|status| status.certificate = certificate.status());
-                self.emit(RemoteEvent::CertificateRotated { serial, not_after });
-                Ok(())
-            }
-            Err(error) => {
-                self.rotation_failed(error);
-                Err(())
-            }
-        };
-        self.step(Event::Installed { id, result });
-    }
-
-    fn rotation_failed(&mut self, error: RotationError) {
-        let Some(serial) = self.wanted.clone() else {
-            return;
-        };
-        tracing::warn!(%serial, %error, "the certificate was not replaced; it will be tried again");
-        self.emit(RemoteEvent::RotationFailed {
-            serial,
-            error: Arc::new(error),
-        });
     }
 
     fn publish_status(&self) {
@@ -463,17 +313,21 @@ where
             () = tasks.ended() => {}
             () = refuse_channels(&mut self.tunnel) => {}
         }
+        tasks.kill();
         if let Some((_, tunnel)) = self.tunnel.take() {
             let handle = tunnel.handle();
             handle.close();
-            let reason = match timeout(CUT_LIMIT, handle.closed()).await {
-                Ok(reason) => reason.to_string(),
-                Err(_) => "the tunnel was closed on this side".to_owned(),
+            let cut = async {
+                kill.cancelled().await;
+                sleep(CUT_LIMIT).await;
+            };
+            let reason = tokio::select! {
+                reason = handle.closed() => reason.to_string(),
+                () = cut => "the tunnel was cut on this side".to_owned(),
             };
             tracing::info!(reason, "the tunnel has ended");
             let _ = events.send(RemoteEvent::Disconnected { reason });
         }
-        tasks.kill();
         if timeout(CUT_LIMIT, tasks.ended()).await.is_err() {
             tracing::warn!(
                 left = tasks.count(),
@@ -485,6 +339,17 @@ where
             status.token_valid = None;
         });
     }
+}
+
+/// Runs somebody else's future; a panic in it becomes an error instead of the end of remote access.
+async fn guarded<T, E>(
+    future: impl Future<Output = Result<T, E>>,
+    panicked: impl FnOnce() -> E,
+) -> Result<T, E> {
+    AssertUnwindSafe(future)
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|_| Err(panicked()))
 }
 
 /// The result of what is under way; waits for ever if nothing is. Cancel safe: the future stays where it is.

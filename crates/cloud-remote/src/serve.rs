@@ -46,6 +46,9 @@ const HEADER_SIZE: usize = 64 * 1024;
 /// An HTTP/2 connection with requests under way is asked whether it is alive this often, and given as long to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
+/// Of one HTTP/2 stream, waiting for its caller to read. Many streams are open at once; a full tunnel needs no more.
+const SEND_BUFFER: usize = 64 * 1024;
+
 /// Bounds on what callers can take of this device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -299,7 +302,8 @@ impl Builders {
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(u32::try_from(HEADER_SIZE).unwrap_or(u32::MAX))
             .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE);
+            .keep_alive_timeout(KEEP_ALIVE)
+            .max_send_buf_size(SEND_BUFFER);
         if websocket_over_http2 {
             settings.enable_connect_protocol();
         }

@@ -1,6 +1,8 @@
 //! Random schedules: a platform, a relay and a clock that misbehave by seed. After each step the planner's invariants
 //! hold; after the misbehaviour ends, the tunnel is up and the certificate is the newest.
 
+use rand::RngExt;
+
 use super::*;
 
 struct World {

@@ -1,5 +1,7 @@
 //! One test for each rule, on a clock that is moved by hand.
 
+use super::token::REFRESH_BEFORE;
+use super::tunnel::STABLE;
 use super::*;
 
 /// 2030-01-01: what the wall clock of these tests shows at the start.

@@ -254,6 +254,28 @@ async fn a_silent_caller_is_dropped_after_the_header_limit() {
 }
 
 #[tokio::test]
+async fn a_handshake_that_stalls_is_dropped_after_its_limit() {
+    let cloud = Cloud::start().await;
+    let mut limits = Limits::default();
+    limits.tls_handshake = std::time::Duration::from_millis(100);
+    let remote = cloud
+        .device_from(cloud.builder().application(web()).limits(limits))
+        .await;
+    remote.set_messaging_online(true);
+    connected(&remote).await;
+    let config = std::sync::Arc::new(cloud.client_config(&[]));
+    let mut client = rustls::ClientConnection::new(config, NAME.try_into().unwrap()).unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    let mut stream = TcpStream::connect(cloud.address).await.unwrap();
+    stream.write_all(&hello).await.unwrap();
+    let mut flight = Vec::new();
+    within(stream.read_to_end(&mut flight)).await.unwrap();
+    assert!(!flight.is_empty(), "the device had begun to answer");
+    eventually(|| remote.open_connections() == 0).await;
+}
+
+#[tokio::test]
 async fn connections_from_one_address_are_limited() {
     let cloud = Cloud::start().await;
     let mut limits = Limits::default();

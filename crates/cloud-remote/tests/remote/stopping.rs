@@ -46,6 +46,30 @@ async fn nothing_is_left() {
 }
 
 #[tokio::test]
+async fn the_reverse_proxys_kept_connections_end_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let local = axum::Router::new().route("/", axum::routing::get(|| async { "local" }));
+    let serving = tokio::spawn(async move { axum::serve(listener, local).await.unwrap() });
+    let cloud = Cloud::start().await;
+    let remote = cloud.device(Application::forward(address)).await;
+    let browser = cloud.browser(&["h2"]);
+    for _ in 0..3 {
+        let page = browser.get(cloud.url("/")).send().await.unwrap();
+        assert_eq!(page.text().await.unwrap(), "local");
+    }
+    drop(browser);
+    let start = Instant::now();
+    remote.stop(Duration::from_secs(30)).await.unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+    serving.abort();
+}
+
+#[tokio::test]
 async fn a_request_under_way_may_finish() {
     let cloud = Cloud::start().await;
     let slow = axum::Router::new().route(

@@ -100,6 +100,7 @@ impl Ca {
 pub(crate) enum TokenFault {
     Silent,
     Malformed,
+    Panic,
     /// The token holds other keys than those of the request, as that of a late answer would.
     ForeignKeys,
 }
@@ -140,6 +141,7 @@ impl TokenSource for Platform {
         let fault = self.token_faults.lock().unwrap().pop_front();
         let (told, sealed) = *self.valid_for.lock().unwrap();
         let key = match fault {
+            Some(TokenFault::Panic) => panic!("told to"),
             Some(TokenFault::Silent) => std::future::pending().await,
             Some(TokenFault::Malformed) => return Ok(TokenAnswer::from_json(b"{\"valid\": 12")?),
             Some(TokenFault::ForeignKeys) => SessionKey::generate().unwrap(),

@@ -91,11 +91,26 @@ async fn a_lost_session_gives_the_request_up_and_its_return_asks_again() {
     remote.set_messaging_online(true);
     eventually(|| requests(&cloud) == 1).await;
     remote.set_messaging_online(false);
-    // The manager sees the value of the moment, so let it see this one.
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Back before anybody could see that it was gone: the answer is lost all the same.
     remote.set_messaging_online(true);
     connected(&remote).await;
     assert_eq!(requests(&cloud), 2);
+}
+
+#[tokio::test]
+async fn a_source_that_panics_is_a_failed_request() {
+    let cloud = Cloud::start().await;
+    faults(&cloud, &[TokenFault::Panic]);
+    let remote = cloud.device_from(cloud.builder().application(web())).await;
+    let mut events = remote.events();
+    remote.set_messaging_online(true);
+    let error = event(&mut events, |event| match event {
+        RemoteEvent::TokenFailed { error } => Some(error),
+        _ => None,
+    })
+    .await;
+    assert!(matches!(&*error, SourceError::Unavailable(_)), "{error}");
+    connected(&remote).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,70 @@
+//! Asking for a token, and keeping it together with its keys.
+
+use std::sync::Arc;
+
+use snitun::{Cipher, SessionKey};
+
+use super::{Held, Id, Manager, guarded};
+use crate::planner::{Event, TokenFacts};
+use crate::source::{CertificateSource, CertificateStore, SourceError, TokenSource};
+use crate::status::RemoteEvent;
+use crate::token::TokenRequest;
+
+impl<T, C, S> Manager<T, C, S>
+where
+    T: TokenSource,
+    C: CertificateSource,
+    S: CertificateStore,
+{
+    pub(super) fn request_token(&mut self, id: Id) {
+        let source = Arc::clone(&self.parts.tokens);
+        tracing::debug!("asking for a token");
+        let request = async move {
+            let key = SessionKey::generate().map_err(SourceError::unavailable)?;
+            let answer = source.request_token(TokenRequest::new(&key)).await?;
+            Ok(Held { key, answer })
+        };
+        self.token_request = Some((
+            id,
+            Box::pin(guarded(request, || {
+                SourceError::unavailable("the token source panicked")
+            })),
+        ));
+    }
+
+    pub(super) fn token(&mut self, id: Id, result: Result<Held, SourceError>) {
+        let result = match result {
+            Ok(held) => {
+                let facts = TokenFacts {
+                    valid: held.answer.valid(),
+                    single_use: held.answer.cipher() == Cipher::AesGcm,
+                };
+                self.token_arrived = Some(held);
+                Ok(facts)
+            }
+            Err(error) => {
+                self.token_failed(error);
+                Err(())
+            }
+        };
+        self.step(Event::Token { id, result });
+    }
+
+    pub(super) fn token_failed(&mut self, error: SourceError) {
+        tracing::warn!(%error, "no token for remote access; it will be asked for again");
+        self.cause = Some(error.to_string());
+        self.emit(RemoteEvent::TokenFailed {
+            error: Arc::new(error),
+        });
+    }
+
+    pub(super) fn keep_token(&mut self) {
+        let Some(held) = self.token_arrived.take() else {
+            return;
+        };
+        let valid = held.answer.valid();
+        tracing::info!(valid, "a token for remote access has come");
+        self.held = Some(held);
+        self.emit(RemoteEvent::TokenReceived { valid });
+    }
+}

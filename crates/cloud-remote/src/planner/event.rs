@@ -1,0 +1,87 @@
+//! What the planner is told, and what it answers.
+
+use std::time::Duration;
+
+use crate::serial::CertificateSerial;
+
+/// What time it is: on a clock that only goes forward, and on the wall.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    /// Since the planner was made.
+    pub elapsed: Duration,
+    /// Unix seconds, as far as this device knows.
+    pub unix: i64,
+}
+
+/// Ties an answer to its request. Unique over all requests of a planner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Id(pub(super) u64);
+
+/// What has happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// Time has passed.
+    Tick,
+    /// The session to the platform is up, or is not.
+    Messaging(bool),
+    /// A token came, or the request failed.
+    Token {
+        id: Id,
+        result: Result<TokenFacts, ()>,
+    },
+    /// The tunnel is connected: the relay has answered a ping.
+    TunnelUp { id: Id },
+    /// The tunnel could not be connected.
+    TunnelFailed { id: Id, fault: ConnectFault },
+    /// A tunnel that was up has ended.
+    TunnelLost { id: Id },
+    /// The platform wishes this certificate to be served.
+    Desired(CertificateSerial),
+    /// A certificate came, or the request failed.
+    Certificate { id: Id, result: Result<(), ()> },
+    /// The certificate that came is checked, stored and served, or was not good.
+    Installed { id: Id, result: Result<(), ()> },
+}
+
+/// What the planner has to know of a token. (The token itself stays with the manager.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TokenFacts {
+    /// Unix seconds, by the platform's clock.
+    pub valid: i64,
+    /// The cipher demands fresh keys, so a fresh token, for each connection.
+    pub single_use: bool,
+}
+
+/// Why a connection attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConnectFault {
+    /// The relay could not be reached or did not answer.
+    Unreachable,
+    /// The relay was there and hung up during the handshake.
+    Refused,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Action {
+    /// Make fresh keys and ask for a token.
+    RequestToken(Id),
+    /// Give the request up, and its keys with it: no answer came in time, or none can come any more.
+    AbandonToken { id: Id, timed_out: bool },
+    /// Keep the token of this answer, in place of the one before.
+    KeepToken(Id),
+    /// Forget the token, and its keys with it.
+    DropToken,
+    /// By our clock the fresh token is valid for this many seconds, which makes no sense: the clock must be wrong.
+    ClockDoubted { left: i64 },
+    /// Connect the tunnel with the token that is kept.
+    Connect(Id),
+    /// Give the attempt up: it takes too long.
+    AbandonConnect(Id),
+    /// Ask for a certificate.
+    RequestCertificate(Id, CertificateSerial),
+    /// Give the request up, likewise.
+    AbandonCertificate { id: Id, timed_out: bool },
+    /// Check, store and serve the certificate that came.
+    Install(Id, CertificateSerial),
+}

@@ -1,0 +1,96 @@
+//! The token's machine: when one is needed, and what a fresh one is worth.
+//!
+//! `valid` is turned into monotonic time once, on arrival. If it makes no sense by the wall clock, the token is used all
+//! the same: the relay is the one who knows.
+
+use std::time::Duration;
+
+use super::backoff::TOKEN_RETRY;
+use super::{Action, CHECK_INTERVAL, Id, Now, Planner, TokenFacts, TokenPhase, TunnelPhase};
+
+/// A token is replaced when no more than this is left of it.
+pub(super) const REFRESH_BEFORE: Duration = Duration::from_secs(15 * 60);
+/// A token whose `valid` makes no sense by our clock is replaced after this time.
+const BLIND_REFRESH: Duration = Duration::from_secs(60 * 60);
+/// No token is made for longer than this; if `valid` says so, it is our clock that is wrong.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+#[derive(Debug)]
+pub(super) struct HeldToken {
+    /// `None` if only the relay can tell.
+    pub(super) expires: Option<Duration>,
+    pub(super) refresh_at: Duration,
+    single_use: bool,
+    pub(super) used: bool,
+    pub(super) refusals: u32,
+}
+
+impl HeldToken {
+    pub(super) fn usable(&self, now: Duration) -> bool {
+        self.expires.is_none_or(|expires| now < expires) && !(self.single_use && self.used)
+    }
+}
+
+impl Planner {
+    /// An answer has come, or the request has failed.
+    pub(super) fn token_answer(
+        &mut self,
+        now: Now,
+        id: Id,
+        result: Result<TokenFacts, ()>,
+        actions: &mut Vec<Action>,
+    ) {
+        if !matches!(self.token, TokenPhase::Asked { id: current, .. } if current == id) {
+            return;
+        }
+        let Ok(facts) = result else {
+            return self.token_failed(now.elapsed);
+        };
+        let left = facts.valid.saturating_sub(now.unix);
+        let trusted = u64::try_from(left)
+            .ok()
+            .filter(|left| *left > 0)
+            .map(Duration::from_secs);
+        let (expires, refresh_in) = match trusted.filter(|left| *left <= LONGEST_LIFETIME) {
+            Some(left) => (
+                Some(now.elapsed + left),
+                left.saturating_sub(REFRESH_BEFORE).max(CHECK_INTERVAL),
+            ),
+            None => {
+                actions.push(Action::ClockDoubted { left });
+                (None, BLIND_REFRESH)
+            }
+        };
+        self.held = Some(HeldToken {
+            expires,
+            refresh_at: now.elapsed + refresh_in,
+            single_use: facts.single_use,
+            used: false,
+            refusals: 0,
+        });
+        self.token = TokenPhase::Idle;
+        actions.push(Action::KeepToken(id));
+        if matches!(self.tunnel, TunnelPhase::Up { .. }) {
+            self.token_failures = 0;
+        }
+    }
+
+    /// The next request comes after a delay.
+    pub(super) fn token_failed(&mut self, now: Duration) {
+        self.token_failures += 1;
+        let until = now + TOKEN_RETRY.delay(self.token_failures, &mut self.rng);
+        self.token = TokenPhase::Waiting { until };
+    }
+
+    /// Whether one is to be asked for, if that is possible now.
+    pub(super) fn token_needed(&self, now: Duration) -> bool {
+        match &self.held {
+            None => true,
+            Some(held) if now >= held.refresh_at => true,
+            // A used token for a single connection is of no use any more once that connection is gone.
+            Some(held) => {
+                !held.usable(now)
+                    && matches!(self.tunnel, TunnelPhase::Down | TunnelPhase::Waiting { .. })
+            }
+        }
+    }
+}
