@@ -8,6 +8,8 @@ pub(crate) mod world;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -113,17 +115,28 @@ pub(crate) fn finish_with_input(command: &mut Command, input: &str) -> Ended {
     }
 }
 
-/// A client for plain HTTP on this machine; reqwest wants a TLS configuration all the same.
-pub(crate) fn http_client() -> reqwest::Client {
+/// A web client that trusts these roots and no others.
+pub(crate) fn http_client(
+    roots: &[&[u8]],
+    with: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> reqwest::Client {
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let mut trusted = rustls::RootCertStore::empty();
+    for pem in roots {
+        for root in CertificateDer::pem_slice_iter(pem) {
+            trusted.add(root.unwrap()).unwrap();
+        }
+    }
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
-        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_root_certificates(trusted)
         .with_no_client_auth();
-    reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .no_proxy()
-        .build()
-        .unwrap()
+    with(
+        reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .no_proxy(),
+    )
+    .build()
+    .unwrap()
 }

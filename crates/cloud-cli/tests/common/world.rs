@@ -82,7 +82,7 @@ impl World {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let client = http_client();
+            let client = http_client(&[], |builder| builder);
             let mut request = client.request(method, &url);
             if let Some(body) = body {
                 request = request.json(&body);
