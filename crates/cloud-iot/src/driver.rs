@@ -157,12 +157,22 @@ impl Running {
         let now = Instant::now();
         let mut core = lock(&self.shared.core);
         core.link_event(first, now);
-        for _ in 1..EVENTS {
-            let Some(event) = self.connection.as_mut().and_then(Connection::try_event) else {
-                break;
-            };
+        for event in queued(&mut self.connection) {
             core.link_event(event, now);
         }
+    }
+
+    /// Tells the core what had still come before the event loop stopped taking requests, which is
+    /// most likely the true cause of its end.
+    fn not_taken(&mut self) {
+        let now = Instant::now();
+        let mut core = lock(&self.shared.core);
+        for event in queued(&mut self.connection) {
+            core.link_event(event, now);
+        }
+        // Without effect if the connection is known to be lost by now.
+        let cause = Cause::Internal("the event loop took no request".into());
+        core.link_event(LinkEvent::Lost(cause), now);
     }
 
     /// Does what the core wants done; true when that was all.
@@ -175,8 +185,7 @@ impl Running {
                 Some(action) => self.perform(action),
             };
             if let Err(NotTaken) = done {
-                let cause = Cause::Internal("the event loop took no request".into());
-                lock(&self.shared.core).link_event(LinkEvent::Lost(cause), Instant::now());
+                self.not_taken();
             }
         }
     }
@@ -261,6 +270,11 @@ fn tell(event: &SessionEvent) {
         SessionEvent::Stopped => tracing::info!("stopped"),
         _ => {}
     }
+}
+
+/// The events that have come already, no more than the channel holds.
+fn queued(connection: &mut Option<Connection>) -> impl Iterator<Item = LinkEvent> {
+    std::iter::from_fn(|| connection.as_mut().and_then(Connection::try_event)).take(EVENTS)
 }
 
 async fn next_event(connection: &mut Option<Connection>) -> LinkEvent {
