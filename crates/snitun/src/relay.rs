@@ -40,43 +40,37 @@ pub struct Relayed {
 pub async fn relay(tcp: TcpStream, mut channel: Channel, idle: Duration) -> io::Result<Relayed> {
     let (mut tcp_reader, mut tcp_writer) = tcp.into_split();
     let (mut reader, mut writer) = channel.halves();
-    let clock = Clock::new();
-    let into = into_channel(&mut tcp_reader, &mut writer, &clock);
-    let from = from_channel(&mut reader, &mut tcp_writer, &clock);
+    let progress = Progress::new();
     let both = async {
+        let into = into_channel(&mut tcp_reader, &mut writer, &progress);
+        let from = from_channel(&mut reader, &mut tcp_writer, &progress);
         tokio::pin!(into, from);
         tokio::select! {
             // The caller is done: the channel now yields what is left in it, then its end.
-            into_channel = &mut into => {
-                let from_channel = from.await?;
-                Ok(Relayed { into_channel: into_channel?, from_channel })
-            }
+            ended = &mut into => from.await.and(ended),
             // The channel is done: whatever else the caller sends has nowhere to go.
-            from_channel = &mut from => {
-                Ok(Relayed { into_channel: 0, from_channel: from_channel? })
-            }
+            ended = &mut from => ended,
         }
     };
-    let relayed = tokio::select! {
-        relayed = both => relayed,
-        () = clock.idle_for(idle) => Err(io::ErrorKind::TimedOut.into()),
-    };
-    if relayed.is_ok() {
-        let mut sink = [0; 1024];
-        let drained = async { while matches!(tcp_reader.read(&mut sink).await, Ok(1..)) {} };
-        // It was only a courtesy.
-        let _ = tokio::time::timeout(LAST_WORDS, drained).await;
+    tokio::select! {
+        ended = both => ended?,
+        () = progress.idle_for(idle) => return Err(io::ErrorKind::TimedOut.into()),
     }
-    relayed
+    // Its place in the tunnel is free from now on.
+    drop(channel);
+    let mut sink = [0; 1024];
+    let drained = async { while matches!(tcp_reader.read(&mut sink).await, Ok(1..)) {} };
+    // It was only a courtesy.
+    let _ = tokio::time::timeout(LAST_WORDS, drained).await;
+    Ok(progress.total())
 }
 
 async fn into_channel(
     tcp: &mut OwnedReadHalf,
     channel: &mut ChannelWriter<'_>,
-    clock: &Clock,
-) -> io::Result<u64> {
+    progress: &Progress,
+) -> io::Result<()> {
     let mut buffer = Vec::new();
-    let mut total = 0;
     loop {
         // No buffer is kept while nothing comes: many connections are idle.
         tcp.readable().await?;
@@ -86,19 +80,18 @@ async fn into_channel(
             match tcp.try_read_buf(&mut buffer) {
                 Ok(0) => {
                     channel.shutdown().await?;
-                    return Ok(total);
+                    return Ok(());
                 }
                 Ok(count) => {
-                    clock.touch();
                     match channel.write_all(&buffer).await {
                         Ok(()) => {}
                         // The other direction sees the channel's end.
                         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                            return Ok(total);
+                            return Ok(());
                         }
                         Err(error) => return Err(error),
                     }
-                    total += count as u64;
+                    progress.moved(&progress.into_channel, count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
@@ -114,45 +107,56 @@ async fn into_channel(
 async fn from_channel(
     channel: &mut ChannelReader<'_>,
     tcp: &mut OwnedWriteHalf,
-    clock: &Clock,
-) -> io::Result<u64> {
-    let mut total = 0;
+    progress: &Progress,
+) -> io::Result<()> {
     loop {
         let piece = channel.fill_buf().await?;
         if piece.is_empty() {
             tcp.shutdown().await?;
-            return Ok(total);
+            return Ok(());
         }
         let count = tcp.write(piece).await?;
         if count == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        clock.touch();
         channel.consume(count);
-        total += count as u64;
+        progress.moved(&progress.from_channel, count);
     }
 }
 
-/// When something last moved, in milliseconds since the beginning.
-struct Clock {
+/// What has moved, and when something last did.
+struct Progress {
     start: Instant,
+    /// In milliseconds since the start.
     last: AtomicU64,
+    into_channel: AtomicU64,
+    from_channel: AtomicU64,
 }
 
-impl Clock {
+impl Progress {
     fn new() -> Self {
         Self {
             start: Instant::now(),
             last: AtomicU64::new(0),
+            into_channel: AtomicU64::new(0),
+            from_channel: AtomicU64::new(0),
         }
     }
 
-    fn touch(&self) {
+    fn moved(&self, direction: &AtomicU64, count: usize) {
+        direction.fetch_add(count as u64, Ordering::Relaxed);
         let elapsed = self.start.elapsed().as_millis();
         self.last.store(
             u64::try_from(elapsed).unwrap_or(u64::MAX),
             Ordering::Relaxed,
         );
+    }
+
+    fn total(&self) -> Relayed {
+        Relayed {
+            into_channel: self.into_channel.load(Ordering::Relaxed),
+            from_channel: self.from_channel.load(Ordering::Relaxed),
+        }
     }
 
     async fn idle_for(&self, limit: Duration) {

@@ -1,6 +1,13 @@
 //! Two multiplexers, joined by byte pipes on virtual time: random schedules against a simple model, and the cases that the
 //! protocol names one by one.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::time::{Duration, Instant};

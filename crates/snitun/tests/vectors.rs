@@ -1,5 +1,12 @@
 //! Frames recorded from the public Python package decode to what they say and re-encode to the same bytes.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
 use std::net::IpAddr;
 
 use bytes::BytesMut;

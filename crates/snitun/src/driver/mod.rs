@@ -3,6 +3,11 @@
 //! One task owns the connection ([`task`]); the channels ([`channel`]) reach the multiplexer through a lock ([`shared`]).
 //! Decisions are not made here.
 
+#![cfg_attr(
+    not(all(feature = "client", feature = "server")),
+    allow(dead_code, reason = "each end uses its part")
+)]
+
 mod channel;
 mod random;
 mod shared;
@@ -10,7 +15,6 @@ mod task;
 
 use std::fmt;
 use std::future::poll_fn;
-#[cfg(feature = "server")]
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::Poll;
@@ -27,9 +31,7 @@ pub(crate) use shared::now;
 use shared::Shared;
 use task::Task;
 
-use crate::close::CloseReason;
-#[cfg(feature = "server")]
-use crate::close::OpenError;
+use crate::close::{CloseReason, OpenError};
 use crate::decoder::Decoder;
 use crate::encoder::Encoder;
 use crate::handshake::Session;
@@ -152,7 +154,6 @@ impl TunnelHandle {
     }
 
     /// Opens a channel on behalf of a public caller.
-    #[cfg(feature = "server")]
     pub(crate) fn open(&self, caller: Option<IpAddr>) -> Result<Channel, OpenError> {
         let key = self.shared.with(|state| {
             if state.closing.is_some() {

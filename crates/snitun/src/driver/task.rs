@@ -17,7 +17,7 @@ use tokio::time::Sleep;
 use super::shared::{Shared, now};
 use crate::batch::WriteBatch;
 use crate::close::CloseReason;
-use crate::decoder::Decoder;
+use crate::decoder::{Decoder, Incoming};
 use crate::encoder::Encoder;
 
 /// Room for one read. A system call for 64 KiB is cheap enough, and a piece of it that waits to be read pins no more.
@@ -172,6 +172,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
         Poll::Ready(self.shared.with(|state| {
             state.mux.handle_received(now);
             while let Some(incoming) = decoder.decode(input)? {
+                if let Incoming::MalformedNew { id } = &incoming {
+                    tracing::warn!(%id, "the peer opened a channel with a malformed address; ignored");
+                }
                 tracing::trace!(frame = incoming.name(), id = %incoming.id(), "received");
                 state.mux.handle(incoming, now)?;
             }
