@@ -88,6 +88,7 @@ mod planner;
 mod proxy_protocol;
 mod relay;
 mod rotation;
+mod seldom;
 mod serial;
 mod serve;
 mod slots;

@@ -34,6 +34,7 @@ use crate::application::{Application, ClientAddr, HttpService};
 use crate::forward::{self, page};
 use crate::proxy_protocol::ProxyProtocol;
 use crate::relay;
+use crate::seldom::Seldom;
 use crate::slots::{Slots, Slotted};
 use crate::tasks::Tasks;
 use crate::tls::{self, CurrentCertificate};
@@ -81,6 +82,8 @@ pub(crate) struct Server {
     limits: Limits,
     slots: Slots,
     tasks: Tasks,
+    full_warnings: Seldom,
+    failure_warnings: Arc<Seldom>,
 }
 
 /// The application with all that is made only once for it.
@@ -146,6 +149,8 @@ impl Server {
             limits,
             slots,
             tasks,
+            full_warnings: Seldom::default(),
+            failure_warnings: Arc::default(),
         })
     }
 
@@ -176,7 +181,9 @@ impl Server {
         let slot = match self.slots.take(address) {
             Ok(slot) => slot,
             Err(limit) => {
-                tracing::warn!(caller = ?address, ?limit, "too many connections: a caller was refused");
+                if self.full_warnings.due() {
+                    tracing::warn!(caller = ?address, ?limit, "too many connections: a caller was refused");
+                }
                 return;
             }
         };
@@ -248,12 +255,15 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let warnings = Arc::clone(&self.failure_warnings);
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(ClientAddr(address));
-            let service = service.clone();
+            let (service, warnings) = (service.clone(), Arc::clone(&warnings));
             async move {
                 Ok::<_, Infallible>(service.oneshot(request).await.unwrap_or_else(|error| {
-                    tracing::warn!(%error, "the application failed to answer a request");
+                    if warnings.due() {
+                        tracing::warn!(%error, "the application failed to answer a request");
+                    }
                     page(
                         StatusCode::INTERNAL_SERVER_ERROR,
                         "The application on this device has failed.",

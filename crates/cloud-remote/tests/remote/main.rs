@@ -5,6 +5,7 @@
 
 mod forwarding;
 mod rotation;
+mod secrets;
 mod serving;
 mod stopping;
 mod support;

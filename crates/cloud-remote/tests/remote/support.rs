@@ -116,6 +116,7 @@ pub(crate) struct Platform {
     pub(crate) token_faults: Mutex<VecDeque<TokenFault>>,
     /// The keys of each request that was made.
     pub(crate) requested_keys: Mutex<Vec<String>>,
+    pub(crate) issued_tokens: Mutex<Vec<String>>,
     /// Answers to requests for certificates, in order; then there are none.
     pub(crate) certificates: Mutex<VecDeque<CertificatePem>>,
     pub(crate) requested_serials: Mutex<Vec<String>>,
@@ -150,10 +151,12 @@ impl TokenSource for Platform {
         let mut content = TokenContent::new(NAME, key, (unix_now() + sealed).try_into().unwrap());
         content.protocol_version = self.version;
         content.cipher = self.cipher;
+        let token = self.keys.issue(&content).unwrap();
+        self.issued_tokens.lock().unwrap().push(token.clone());
         let json = serde_json::json!({
             "valid": unix_now() + told,
             "throttling": null,
-            "token": self.keys.issue(&content).unwrap(),
+            "token": token,
             "protocol_version": u8::from(self.version),
             "cipher": self.cipher.to_string(),
         });
@@ -231,6 +234,7 @@ impl Cloud {
             valid_for: Mutex::new((86_400, 86_400)),
             token_faults: Mutex::default(),
             requested_keys: Mutex::default(),
+            issued_tokens: Mutex::default(),
             certificates: Mutex::default(),
             requested_serials: Mutex::default(),
             stored: Mutex::new(ca.issue(&Issue::serial(1))),

@@ -1,0 +1,103 @@
+//! Waits for an answer as long as the request is still being sent.
+//!
+//! A large upload over a slow line takes its time, and most applications answer when they have all of it. So the limit
+//! on waiting counts from the last piece of the request that went on.
+
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, sleep_until};
+
+/// When the last piece of a request went on.
+#[derive(Debug, Clone)]
+pub(super) struct Progress(Arc<Mutex<Instant>>);
+
+impl Progress {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    fn touch(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn last(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready once nothing has gone on for `limit`.
+    pub(super) async fn stalled(&self, limit: Duration) {
+        loop {
+            let end = self.last() + limit;
+            if Instant::now() >= end {
+                return;
+            }
+            sleep_until(end).await;
+        }
+    }
+}
+
+/// A request's body that tells when it is read.
+#[derive(Debug)]
+pub(super) struct Upload<B> {
+    body: B,
+    progress: Progress,
+}
+
+impl<B> Upload<B> {
+    pub(super) fn new(body: B, progress: Progress) -> Self {
+        Self { body, progress }
+    }
+}
+
+impl<B: Body + Unpin> Body for Upload<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if frame.is_ready() {
+            self.progress.touch();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limit_counts_from_the_last_piece() {
+        let progress = Progress::new();
+        let start = Instant::now();
+        let pieces = futures_util::stream::unfold(0, |sent| async move {
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            let piece = Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"piece")));
+            (sent < 10).then_some((piece, sent + 1))
+        });
+        let upload = Upload::new(Box::pin(StreamBody::new(pieces)), progress.clone());
+        let reading = tokio::spawn(upload.collect());
+        progress.stalled(Duration::from_secs(60)).await;
+        // Ten pieces and the end, 50 s apart.
+        assert_eq!(start.elapsed(), Duration::from_secs(11 * 50 + 60));
+        assert_eq!(reading.await.unwrap().unwrap().to_bytes().len(), 50);
+    }
+}

@@ -1,0 +1,114 @@
+//! No secret in any log line, at any level.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use cloud_remote::{CertificatePem, RemoteEvent};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::serving::web;
+use crate::support::{Cloud, Issue, TokenFault, event};
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The lines of base64 of a private key, which are unlike anything else.
+fn key_lines(pem: &CertificatePem) -> Vec<String> {
+    pem.key()
+        .lines()
+        .filter(|line| !line.starts_with("-----"))
+        .map(str::to_owned)
+        .collect()
+}
+
+#[tokio::test]
+async fn none_over_a_life_with_connections_rotations_and_failures() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::TRACE)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    // This test's runtime has one thread, so all of its tasks log here.
+    let guard = tracing::subscriber::set_default(subscriber);
+
+    let cloud = Cloud::start().await;
+    cloud
+        .platform
+        .token_faults
+        .lock()
+        .unwrap()
+        .push_back(TokenFault::Malformed);
+    let mut secrets = key_lines(&cloud.platform.stored.lock().unwrap());
+    let remote = cloud.device(web()).await;
+    let mut events = remote.events();
+    let page = cloud
+        .browser(&["h2"])
+        .get(cloud.url("/"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(page.text().await.unwrap(), "hello");
+    for (serial, good) in [(2, true), (3, false)] {
+        let pem = cloud
+            .platform
+            .ca
+            .issue(&Issue::serial(if good { serial } else { 99 }));
+        secrets.extend(key_lines(&pem));
+        cloud.platform.certificates.lock().unwrap().push_back(pem);
+        remote.desired_serial(&serial.to_string()).unwrap();
+        event(&mut events, |event| match event {
+            RemoteEvent::CertificateRotated { .. } => good.then_some(()),
+            RemoteEvent::RotationFailed { .. } => (!good).then_some(()),
+            _ => None,
+        })
+        .await;
+    }
+    remote.stop(Duration::from_secs(10)).await.unwrap();
+    drop(guard);
+
+    secrets.extend(
+        cloud
+            .platform
+            .requested_keys
+            .lock()
+            .unwrap()
+            .iter()
+            .cloned(),
+    );
+    secrets.extend(cloud.platform.issued_tokens.lock().unwrap().iter().cloned());
+    assert!(secrets.len() > 6, "{}", secrets.len());
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    for needed in [
+        "a token for remote access has come",
+        "the tunnel is connected",
+        "a new certificate is served",
+    ] {
+        assert!(
+            log.contains(needed),
+            "this test sees nothing: no {needed:?}"
+        );
+    }
+    for secret in secrets {
+        // A piece is as bad as the whole.
+        let piece = &secret[..secret.len().min(24)];
+        assert!(
+            !log.to_lowercase().contains(&piece.to_lowercase()),
+            "a secret is in the log"
+        );
+    }
+}
