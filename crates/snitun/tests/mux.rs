@@ -741,3 +741,37 @@ fn a_reader_is_told_once_however_many_frames_come() {
     }
     assert_eq!(pair.sides[CLIENT].events, [Event::Readable(client)]);
 }
+
+#[test]
+fn close_does_not_overtake_a_pause_that_is_under_way() {
+    let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, Limits::default(), 1);
+    let server = pair.open();
+    pair.settle();
+    let client = pair.accept();
+    // More than the other end's high mark, all on the wire before it has read any of it, and closed.
+    const TOTAL: usize = 3_000_000;
+    let mut written = 0;
+    while written < TOTAL {
+        let block = vec![5; (TOTAL - written).min(100_000)];
+        match pair.sides[CLIENT].mux.write(client, &block) {
+            Write::Taken(count) => written += count,
+            other => panic!("{other:?}"),
+        }
+        while pair.sides[CLIENT].mux.has_output() {
+            pair.write(CLIENT, usize::MAX);
+        }
+    }
+    pair.sides[CLIENT].mux.release(client, pair.now);
+    pair.settle();
+    assert_eq!(pair.sides[SERVER].mux.bytes_received_unread(), TOTAL);
+    assert_eq!(
+        pair.sides[SERVER].mux.open_channels(),
+        1,
+        "CLOSE has not come"
+    );
+    // Reading brings RESUME, and RESUME brings CLOSE.
+    assert_eq!(pair.drain(SERVER, server), (vec![5; TOTAL], Read::Wait));
+    pair.settle();
+    assert_eq!(pair.drain(SERVER, server).1, Read::End);
+    assert_eq!(pair.sides[CLIENT].mux.open_channels(), 0);
+}

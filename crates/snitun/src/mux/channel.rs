@@ -28,6 +28,33 @@ pub(super) struct Flow {
     pub(super) noted: bool,
     /// The peer wants us to wait.
     pub(super) peer_paused: bool,
+    /// Bytes sent since the peer last said that it has room, or since the channel was opened.
+    pub(super) sent: usize,
+    pub(super) barrier: Barrier,
+}
+
+/// Finds out, before CLOSE, whether the peer is about to pause the channel.
+///
+/// CLOSE must not overtake a PAUSE and its RESUME: the Python package up to 0.47.0 loses what it holds for a channel if it
+/// wants to send RESUME for it after CLOSE has come. So where much is under way, CLOSE waits for the answers to two pings.
+/// By the first answer the peer has seen all the data; it queues PAUSE but answers pings at once, so that only by the
+/// second one has a PAUSE been written as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Barrier {
+    /// Not needed so far.
+    #[default]
+    None,
+    /// So many answers are still to come.
+    Waiting(u8),
+    /// The peer has caught up.
+    Passed,
+}
+
+impl Barrier {
+    /// Answers to wait for.
+    pub(super) const ROUNDS: u8 = 2;
+    /// Needed when more than this is under way: half of the mark at which the reference pauses.
+    pub(super) const ABOVE: usize = 1024 * 1024;
 }
 
 #[derive(Debug)]
@@ -68,12 +95,13 @@ impl ChannelState {
 
     /// Whether the next turn of this channel would put something on the wire.
     ///
-    /// CLOSE waits for RESUME too, though it carries nothing: the Python package up to 0.47.0 loses what it holds for a
-    /// paused channel when CLOSE comes before it has sent RESUME.
+    /// CLOSE waits for RESUME too, though it carries nothing: see [`Barrier`].
     pub(super) fn has_output(&self) -> bool {
         match self.phase {
             Phase::Open => self.send.len() > 0 && !self.flow.peer_paused,
-            Phase::Closing { .. } => !self.flow.peer_paused,
+            Phase::Closing { .. } => {
+                !self.flow.peer_paused && !matches!(self.flow.barrier, Barrier::Waiting(_))
+            }
             Phase::Closed => false,
         }
     }

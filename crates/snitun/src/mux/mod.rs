@@ -32,7 +32,7 @@ use crate::frame::ChannelId;
 use crate::limits::{Limits, Timeouts};
 use crate::version::ProtocolVersion;
 
-use channel::{ChannelState, Phase};
+use channel::{Barrier, ChannelState, Phase};
 use queue::Pool;
 use timers::Timers;
 use transmit::Control;
@@ -40,8 +40,9 @@ use transmit::Control;
 /// Refusals (CLOSE for a channel that we do not take) that may wait to be written. A peer that makes more than this without
 /// reading them is ended.
 const MAX_REFUSALS: usize = 256;
-/// Answers to pings that may wait to be written; further pings are covered by these.
-const MAX_PONGS: usize = 16;
+/// Answers to pings that may wait to be written, 17 bytes each; further pings are ignored until some are. A peer of our own
+/// kind may ask once for each channel that it closes.
+const MAX_PONGS: usize = 4096;
 
 /// What a multiplexer is told once.
 #[derive(Clone, Debug)]
@@ -187,6 +188,8 @@ impl Mux {
             Incoming::Pong { id } => {
                 if let Some(elapsed) = self.timers.answered(id, now) {
                     self.events.push_back(Event::Pong { id, elapsed });
+                } else {
+                    self.step_barrier(id);
                 }
             }
             Incoming::Pause { id } => self.set_peer_paused(id, true),
@@ -279,7 +282,26 @@ impl Mux {
             && let Some(channel) = channel_mut(&mut self.slots, key)
         {
             channel.flow.peer_paused = paused;
+            if !paused {
+                channel.flow.sent = 0;
+            }
             self.schedule(key);
+        }
+    }
+
+    /// The peer has answered a ping that a closing channel sent.
+    fn step_barrier(&mut self, id: ChannelId) {
+        if let Some(key) = self.by_id.get(&id).copied()
+            && let Some(channel) = channel_mut(&mut self.slots, key)
+            && let Barrier::Waiting(rounds) = channel.flow.barrier
+        {
+            if rounds > 1 {
+                channel.flow.barrier = Barrier::Waiting(rounds - 1);
+                self.control.push_back(Control::Ping(id));
+            } else {
+                channel.flow.barrier = Barrier::Passed;
+                self.schedule(key);
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::channel::Phase;
+use super::channel::{Barrier, Phase};
 use super::transmit::Control;
 use super::{Event, Mux, MuxConfig};
 use crate::cipher::Role;
@@ -182,6 +182,7 @@ impl Mux {
                 if give_up <= now {
                     channel.send.clear(&mut self.pool);
                     channel.flow.peer_paused = false;
+                    channel.flow.barrier = Barrier::Passed;
                     self.schedule(key);
                 } else {
                     let next = self.timers.next_linger.get_or_insert(give_up);

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::channel::Phase;
+use super::channel::{Barrier, Phase};
 use super::{ChannelKey, Event, Mux, channel_mut};
 use crate::batch::{COPY_UP_TO, WriteBatch};
 use crate::cipher::SealError;
@@ -136,6 +136,16 @@ impl Mux {
             return Ok(false);
         }
         let Some(chunk) = channel.send.pop() else {
+            let flow = &mut channel.flow;
+            if self.config.version.has_flow_control()
+                && flow.barrier == Barrier::None
+                && flow.sent > Barrier::ABOVE
+            {
+                flow.barrier = Barrier::Waiting(Barrier::ROUNDS);
+                // The channel's own id is as good as any, and tells whom the answer is for.
+                batch.append(|out| encoder.ping(id, false, out))?;
+                return Ok(true);
+            }
             batch.append(|out| encoder.bare(id, FrameType::Close, out))?;
             self.finish(key, None);
             return Ok(true);
@@ -145,6 +155,7 @@ impl Mux {
             channel.writer_waits = false;
             self.events.push_back(Event::Writable(key));
         }
+        channel.flow.sent = channel.flow.sent.saturating_add(chunk.len());
         // A chunk is at most 64 KiB.
         let size = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
         batch.append(|out| encoder.data(id, size, out))?;
