@@ -45,8 +45,15 @@ impl Pair {
         let settings = DeviceSettings::new(SERIAL.parse()?, base.path(), simulator.api_url())
             .with_application(Application::service(page(Arc::clone(&go_on))));
         let cloud = ClesydeCloud::new(settings);
-        cloud.provision(&ProvisioningKey::new(simulator.provisioning_key())?).await?;
-        Ok(Self { simulator, cloud, base, go_on })
+        cloud
+            .provision(&ProvisioningKey::new(simulator.provisioning_key())?)
+            .await?;
+        Ok(Self {
+            simulator,
+            cloud,
+            base,
+            go_on,
+        })
     }
 
     /// A device that is online and reachable.
@@ -60,8 +67,11 @@ impl Pair {
     /// Waits until messaging and the tunnel are up.
     pub async fn reachable(&self) -> anyhow::Result<()> {
         let mut status = self.cloud.watch_status();
-        within("the device to be reachable", status.wait_for(|status| status.iot.connected && status.remote.connected))
-            .await?;
+        within(
+            "the device to be reachable",
+            status.wait_for(|status| status.iot.connected && status.remote.connected),
+        )
+        .await?;
         Ok(())
     }
 
@@ -71,21 +81,35 @@ impl Pair {
     }
 
     /// Waits until what the platform knows fits.
-    pub async fn seen_when(&self, what: &str, fits: impl Fn(&DeviceStatus) -> bool) -> DeviceStatus {
+    pub async fn seen_when(
+        &self,
+        what: &str,
+        fits: impl Fn(&DeviceStatus) -> bool,
+    ) -> DeviceStatus {
         let control: Control = self.simulator.control();
-        until(what, || async { control.device(SERIAL).await.ok().filter(&fits) }).await
+        until(what, || async {
+            control.device(SERIAL).await.ok().filter(&fits)
+        })
+        .await
     }
 
     /// Fetches a page of the device as the public does.
     pub async fn fetch(&self, path: &str) -> anyhow::Result<String> {
         let host = self.seen().await?.access_point;
-        crate::public::fetch(self.simulator.relay_addr(), &host, self.simulator.ca_pem(), path).await
+        crate::public::fetch(
+            self.simulator.relay_addr(),
+            &host,
+            self.simulator.ca_pem(),
+            path,
+        )
+        .await
     }
 
     /// The serial number of the certificate that the public is shown.
     pub async fn served_serial(&self) -> anyhow::Result<String> {
         let host = self.seen().await?.access_point;
-        crate::public::served_serial(self.simulator.relay_addr(), &host, self.simulator.ca_pem()).await
+        crate::public::served_serial(self.simulator.relay_addr(), &host, self.simulator.ca_pem())
+            .await
     }
 
     /// Stops both.
@@ -98,33 +122,41 @@ impl Pair {
 /// `/` greets the caller, `/slow` sends half of its answer and waits, `/echo` is a WebSocket that says everything again.
 fn page(go_on: Arc<Notify>) -> Router {
     let greet = |Extension(ClientAddr(caller)): Extension<ClientAddr>| async move {
-        caller.map_or("hello, whoever you are".to_owned(), |address| format!("hello, {address}"))
+        caller.map_or("hello, whoever you are".to_owned(), |address| {
+            format!("hello, {address}")
+        })
     };
     let slow = move || {
         let go_on = Arc::clone(&go_on);
         async move {
-            let halves = futures_util::stream::iter(["first half, ", "second half"]).then(move |half| {
-                let go_on = Arc::clone(&go_on);
-                async move {
-                    if half.starts_with("second") {
-                        go_on.notified().await;
+            let halves =
+                futures_util::stream::iter(["first half, ", "second half"]).then(move |half| {
+                    let go_on = Arc::clone(&go_on);
+                    async move {
+                        if half.starts_with("second") {
+                            go_on.notified().await;
+                        }
+                        Ok::<_, std::convert::Infallible>(half)
                     }
-                    Ok::<_, std::convert::Infallible>(half)
-                }
-            });
+                });
             axum::body::Body::from_stream(halves)
         }
     };
     let echo = |upgrade: WebSocketUpgrade| async move {
         upgrade.on_upgrade(|mut socket| async move {
             while let Some(Ok(message)) = socket.recv().await {
-                if matches!(message, Message::Text(_) | Message::Binary(_)) && socket.send(message).await.is_err() {
+                if matches!(message, Message::Text(_) | Message::Binary(_))
+                    && socket.send(message).await.is_err()
+                {
                     return;
                 }
             }
         })
     };
-    Router::new().route("/", get(greet)).route("/slow", get(slow)).route("/echo", any(echo))
+    Router::new()
+        .route("/", get(greet))
+        .route("/slow", get(slow))
+        .route("/echo", any(echo))
 }
 
 /// A time limit for things that must happen at once.

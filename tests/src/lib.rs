@@ -5,5 +5,6 @@ pub mod mosquitto;
 pub mod origin;
 pub mod pki;
 pub mod process;
+pub mod proxy;
 pub mod public;
 pub mod wait;

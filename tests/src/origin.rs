@@ -24,24 +24,35 @@ use crate::pki::Pair;
 /// once `visitors` requests are waiting there.
 pub fn application(visitors: usize) -> Router {
     Router::new()
-        .route("/bytes/{count}", get(|Path(count): Path<usize>| async move { Body::from(pattern(count)) }))
+        .route(
+            "/bytes/{count}",
+            get(|Path(count): Path<usize>| async move { Body::from(pattern(count)) }),
+        )
         .route("/digest", post(|body: Bytes| async move { digest(&body) }))
-        .route("/meet", get(|State(barrier): State<Arc<Barrier>>| async move {
-            barrier.wait().await;
-            "met"
-        }))
+        .route(
+            "/meet",
+            get(|State(barrier): State<Arc<Barrier>>| async move {
+                barrier.wait().await;
+                "met"
+            }),
+        )
         .layer(axum::extract::DefaultBodyLimit::disable())
         .with_state(Arc::new(Barrier::new(visitors)))
 }
 
 /// Bytes that repeat only after a long while, so that a lost or doubled piece shows.
 pub fn pattern(count: usize) -> Vec<u8> {
-    (0..count as u64).map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8).collect()
+    (0..count as u64)
+        .map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8)
+        .collect()
 }
 
 /// SHA-256 in hex.
 pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// An HTTPS server on a loopback port, without any crate of ours. Ends when dropped.
@@ -55,12 +66,15 @@ pub struct Origin {
 impl Origin {
     /// Serves `application` under `certificate`.
     pub async fn start(certificate: &Pair, application: Router) -> anyhow::Result<Self> {
-        let chain = CertificateDer::pem_slice_iter(certificate.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+        let chain = CertificateDer::pem_slice_iter(certificate.certificate.as_bytes())
+            .collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes())?;
-        let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)?;
+        let config = rustls::ServerConfig::builder_with_provider(Arc::new(
+            rustls::crypto::ring::default_provider(),
+        ))
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)?;
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr().context("no address")?;
@@ -68,15 +82,25 @@ impl Origin {
         server.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, service) = (acceptor.clone(), TowerToHyperService::new(application.clone()));
+                let (acceptor, service) = (
+                    acceptor.clone(),
+                    TowerToHyperService::new(application.clone()),
+                );
                 connections.spawn(async move {
-                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let Ok(stream) = acceptor.accept(stream).await else {
+                        return;
+                    };
                     let builder = auto::Builder::new(TokioExecutor::new());
                     // How a connection ends is the client's affair.
-                    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+                    let _ = builder
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 });
             }
         });
-        Ok(Self { address, _server: server })
+        Ok(Self {
+            address,
+            _server: server,
+        })
     }
 }

@@ -17,7 +17,9 @@ use tokio_tungstenite::tungstenite::Message;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_registers_comes_online_is_reached_and_rotates() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
-    let seen = pair.seen_when("the device to be online", |seen| seen.online && seen.tunnel).await;
+    let seen = pair
+        .seen_when("the device to be online", |seen| seen.online && seen.tunnel)
+        .await;
     assert_eq!(seen.status_history, ["ONLINE"]);
     assert_eq!(pair.fetch("").await?, "hello, 127.0.0.1");
     let first = pair.served_serial().await?;
@@ -33,15 +35,24 @@ async fn a_device_registers_comes_online_is_reached_and_rotates() -> anyhow::Res
             }
         }
     };
-    assert_eq!(within("the certificate to be rotated", rotated).await?, second);
+    assert_eq!(
+        within("the certificate to be rotated", rotated).await?,
+        second
+    );
     assert_eq!(pair.served_serial().await?, second);
     assert_eq!(pair.fetch("").await?, "hello, 127.0.0.1");
     pair.seen_when("the rotation to be reported", |seen| {
-        seen.reported.as_ref().is_some_and(|reported| reported["remoteCertSn"] == second.as_str())
+        seen.reported
+            .as_ref()
+            .is_some_and(|reported| reported["remoteCertSn"] == second.as_str())
     })
     .await;
     let stored = Store::new(pair.base.path()).load()?.device.remote;
-    assert_eq!(stored.info().serial, second, "what is served is what is stored");
+    assert_eq!(
+        stored.info().serial,
+        second,
+        "what is served is what is stored"
+    );
 
     let control = pair.simulator.control();
     pair.cloud.stop().await;
@@ -56,19 +67,28 @@ async fn a_device_registers_comes_online_is_reached_and_rotates() -> anyhow::Res
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotation_cuts_neither_a_download_nor_a_websocket() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
-    let (relay, ca) = (pair.simulator.relay_addr(), pair.simulator.ca_pem().to_owned());
+    let (relay, ca) = (
+        pair.simulator.relay_addr(),
+        pair.simulator.ca_pem().to_owned(),
+    );
     let host = pair.seen().await?.access_point;
 
     let client = public::http_client(relay, &host, &ca)?;
-    let mut download = client.get(format!("https://{host}:{}/slow", relay.port())).send().await?;
+    let mut download = client
+        .get(format!("https://{host}:{}/slow", relay.port()))
+        .send()
+        .await?;
     let half = within("the first half", download.chunk()).await?;
     assert_eq!(half.as_deref(), Some(&b"first half, "[..]));
     let stream = public::connect(relay, &host, &ca).await?;
-    let (mut socket, _) = tokio_tungstenite::client_async(format!("ws://{host}/echo"), stream).await?;
+    let (mut socket, _) =
+        tokio_tungstenite::client_async(format!("ws://{host}/echo"), stream).await?;
 
     let second = pair.simulator.control().rotate(SERIAL).await?;
-    until("the new certificate to be served", || async { (pair.served_serial().await.ok()? == second).then_some(()) })
-        .await;
+    until("the new certificate to be served", || async {
+        (pair.served_serial().await.ok()? == second).then_some(())
+    })
+    .await;
 
     socket.send(Message::text("still there?")).await?;
     let echo = within("the echo", socket.next()).await;
@@ -86,7 +106,10 @@ async fn a_rotation_made_while_the_device_was_away_is_found() -> anyhow::Result<
     let serial = pair.simulator.control().rotate(SERIAL).await?;
     pair.cloud.initialize().await?;
     pair.reachable().await?;
-    until("the certificate to be served", || async { (pair.served_serial().await.ok()? == serial).then_some(()) }).await;
+    until("the certificate to be served", || async {
+        (pair.served_serial().await.ok()? == serial).then_some(())
+    })
+    .await;
     pair.stop().await;
     Ok(())
 }
@@ -97,20 +120,32 @@ async fn what_is_published_while_offline_arrives_in_order_after_online() -> anyh
     let control = pair.simulator.control();
     let mut status = pair.cloud.watch_status();
     control.fault(Fault::DropMqtt { sn: None }).await?;
-    within("the loss to be noticed", status.wait_for(|status| !status.iot.connected)).await?;
+    within(
+        "the loss to be noticed",
+        status.wait_for(|status| !status.iot.connected),
+    )
+    .await?;
     let topic = format!("c/d/{SERIAL}/status");
     let states: Vec<String> = (0..20).map(|n| format!("N{n}")).collect();
     let mut receipts = Vec::new();
     for state in &states {
         let payload = json!({ "state": state }).to_string();
-        receipts.push(pair.cloud.publish(topic.clone(), payload, QoS::AtLeastOnce, false)?);
+        receipts.push(
+            pair.cloud
+                .publish(topic.clone(), payload, QoS::AtLeastOnce, false)?,
+        );
     }
     for receipt in receipts {
         within("a message to be acknowledged", receipt).await?;
     }
-    let expected: Vec<&str> =
-        ["ONLINE", "OFFLINE", "ONLINE"].into_iter().chain(states.iter().map(String::as_str)).collect();
-    pair.seen_when("everything to have arrived", |seen| seen.status_history == expected).await;
+    let expected: Vec<&str> = ["ONLINE", "OFFLINE", "ONLINE"]
+        .into_iter()
+        .chain(states.iter().map(String::as_str))
+        .collect();
+    pair.seen_when("everything to have arrived", |seen| {
+        seen.status_history == expected
+    })
+    .await;
     pair.stop().await;
     Ok(())
 }
@@ -119,8 +154,15 @@ async fn what_is_published_while_offline_arrives_in_order_after_online() -> anyh
 async fn a_lost_tunnel_comes_back() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
     let mut status = pair.cloud.watch_status();
-    pair.simulator.control().fault(Fault::DropTunnel { sn: None }).await?;
-    within("the loss to be noticed", status.wait_for(|status| !status.remote.connected)).await?;
+    pair.simulator
+        .control()
+        .fault(Fault::DropTunnel { sn: None })
+        .await?;
+    within(
+        "the loss to be noticed",
+        status.wait_for(|status| !status.remote.connected),
+    )
+    .await?;
     assert!(status.borrow().remote.reason.is_some(), "it is told why");
     pair.reachable().await?;
     assert_eq!(pair.fetch("").await?, "hello, 127.0.0.1");
@@ -133,16 +175,30 @@ async fn a_token_that_nobody_asked_for_changes_nothing() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
     let mut events = pair.cloud.events();
     let control = pair.simulator.control();
-    control.fault(Fault::SendToken { sn: SERIAL.to_owned() }).await?;
+    control
+        .fault(Fault::SendToken {
+            sn: SERIAL.to_owned(),
+        })
+        .await?;
     // The broadcast comes behind the token on the same connection.
     control.broadcast(b"marker".to_vec()).await?;
     loop {
         match within("the marker", events.recv()).await? {
             Event::PlatformMessage { topic, payload } => {
-                assert_eq!((topic.as_str(), &payload[..]), ("c/platform", &b"marker"[..]), "secrets are not handed on");
+                assert_eq!(
+                    (topic.as_str(), &payload[..]),
+                    ("c/platform", &b"marker"[..]),
+                    "secrets are not handed on"
+                );
                 break;
             }
-            event => assert!(!matches!(event, Event::RemoteToken { .. } | Event::RemoteDisconnected { .. }), "{event:?}"),
+            event => assert!(
+                !matches!(
+                    event,
+                    Event::RemoteToken { .. } | Event::RemoteDisconnected { .. }
+                ),
+                "{event:?}"
+            ),
         }
     }
     assert_eq!(pair.fetch("").await?, "hello, 127.0.0.1");
@@ -154,8 +210,18 @@ async fn a_token_that_nobody_asked_for_changes_nothing() -> anyhow::Result<()> {
 async fn a_malformed_or_refused_token_is_asked_for_again() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;
     let control = pair.simulator.control();
-    control.fault(Fault::Token { answer: TokenAnswer::Malformed, times: 1 }).await?;
-    control.fault(Fault::Token { answer: TokenAnswer::Foreign, times: 1 }).await?;
+    control
+        .fault(Fault::Token {
+            answer: TokenAnswer::Malformed,
+            times: 1,
+        })
+        .await?;
+    control
+        .fault(Fault::Token {
+            answer: TokenAnswer::Foreign,
+            times: 1,
+        })
+        .await?;
     pair.cloud.initialize().await?;
     pair.reachable().await?;
     assert_eq!(pair.fetch("").await?, "hello, 127.0.0.1");
@@ -167,7 +233,9 @@ async fn bad_rotation(answer: CertificateAnswer) -> anyhow::Result<()> {
     let pair = Pair::running().await?;
     let (control, old) = (pair.simulator.control(), pair.served_serial().await?);
     let mut events = pair.cloud.events();
-    control.fault(Fault::Certificate { answer, times: 1 }).await?;
+    control
+        .fault(Fault::Certificate { answer, times: 1 })
+        .await?;
     let wished = control.rotate(SERIAL).await?;
     let failed = async {
         loop {
@@ -178,9 +246,24 @@ async fn bad_rotation(answer: CertificateAnswer) -> anyhow::Result<()> {
     };
     let (serial, reason) = within("the failure to be told", failed).await?;
     assert_eq!(serial, wished);
-    assert!(!reason.is_empty() && !reason.contains("PRIVATE"), "{reason}");
-    assert_eq!(pair.served_serial().await?, old, "the old certificate goes on serving");
-    assert_eq!(Store::new(pair.base.path()).load()?.device.remote.info().serial, old);
+    assert!(
+        !reason.is_empty() && !reason.contains("PRIVATE"),
+        "{reason}"
+    );
+    assert_eq!(
+        pair.served_serial().await?,
+        old,
+        "the old certificate goes on serving"
+    );
+    assert_eq!(
+        Store::new(pair.base.path())
+            .load()?
+            .device
+            .remote
+            .info()
+            .serial,
+        old
+    );
     pair.stop().await;
     Ok(())
 }
@@ -200,16 +283,26 @@ async fn the_public_without_tls_or_without_a_name_is_turned_away() -> anyhow::Re
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let pair = Pair::running().await?;
     let mut plain = tokio::net::TcpStream::connect(pair.simulator.relay_addr()).await?;
-    plain.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+    plain
+        .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await?;
     let mut rest = Vec::new();
     // Closed, be it with a reset.
     let _ = within("the relay to hang up", plain.read_to_end(&mut rest)).await;
     assert!(rest.is_empty());
 
     // An address is not sent as a server name.
-    let nameless = public::connect(pair.simulator.relay_addr(), "127.0.0.1", pair.simulator.ca_pem());
+    let nameless = public::connect(
+        pair.simulator.relay_addr(),
+        "127.0.0.1",
+        pair.simulator.ca_pem(),
+    );
     assert!(within("the relay to hang up", nameless).await.is_err());
-    assert_eq!(pair.fetch("").await?, "hello, 127.0.0.1", "everybody else is served");
+    assert_eq!(
+        pair.fetch("").await?,
+        "hello, 127.0.0.1",
+        "everybody else is served"
+    );
     pair.stop().await;
     Ok(())
 }
@@ -217,10 +310,16 @@ async fn the_public_without_tls_or_without_a_name_is_turned_away() -> anyhow::Re
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_visitor_who_leaves_half_way_harms_nobody() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
-    let (relay, ca) = (pair.simulator.relay_addr(), pair.simulator.ca_pem().to_owned());
+    let (relay, ca) = (
+        pair.simulator.relay_addr(),
+        pair.simulator.ca_pem().to_owned(),
+    );
     let host = pair.seen().await?.access_point;
     let client = public::http_client(relay, &host, &ca)?;
-    let mut download = client.get(format!("https://{host}:{}/slow", relay.port())).send().await?;
+    let mut download = client
+        .get(format!("https://{host}:{}/slow", relay.port()))
+        .send()
+        .await?;
     within("the first half", download.chunk()).await?;
     drop((download, client));
     pair.go_on.notify_one();
@@ -235,15 +334,27 @@ async fn starting_and_stopping_in_any_order() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;
     pair.cloud.stop().await;
     pair.cloud.initialize().await?;
-    assert!(matches!(pair.cloud.initialize().await, Err(InitializeError::Running)));
+    assert!(matches!(
+        pair.cloud.initialize().await,
+        Err(InitializeError::Running)
+    ));
 
     // Another instance on the same directory is told who has it.
-    let other = ClesydeCloud::new(DeviceSettings::new(SERIAL.parse()?, pair.base.path(), pair.simulator.api_url()));
+    let other = ClesydeCloud::new(DeviceSettings::new(
+        SERIAL.parse()?,
+        pair.base.path(),
+        pair.simulator.api_url(),
+    ));
     match other.initialize().await {
-        Err(InitializeError::Lock(LockError::InUse { pid, .. })) => assert_eq!(pid, Some(std::process::id())),
+        Err(InitializeError::Lock(LockError::InUse { pid, .. })) => {
+            assert_eq!(pid, Some(std::process::id()))
+        }
         otherwise => panic!("{otherwise:?}"),
     }
-    assert!(pair.cloud.remove_configuration().await.is_err(), "not under a running device");
+    assert!(
+        pair.cloud.remove_configuration().await.is_err(),
+        "not under a running device"
+    );
 
     // Twice at once, and again.
     tokio::join!(pair.cloud.stop(), pair.cloud.stop());
@@ -253,7 +364,10 @@ async fn starting_and_stopping_in_any_order() -> anyhow::Result<()> {
     assert!(pair.cloud.remove_configuration().await?);
     let error = pair.cloud.initialize().await.unwrap_err();
     assert!(error.is_not_provisioned(), "{error}");
-    assert!(!pair.base.path().join(".clesydecloud").exists(), "nothing is made by trying");
+    assert!(
+        !pair.base.path().join(".clesydecloud").exists(),
+        "nothing is made by trying"
+    );
     pair.stop().await;
     Ok(())
 }
@@ -261,13 +375,23 @@ async fn starting_and_stopping_in_any_order() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_does_not_wait_for_an_unreachable_platform() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;
-    let Pair { simulator, cloud, base, .. } = pair;
+    let Pair {
+        simulator,
+        cloud,
+        base,
+        ..
+    } = pair;
     simulator.stop().await;
     let mut events = cloud.events();
     cloud.initialize().await?;
     loop {
-        if let Event::IotDisconnected { reason, retry_in } = within("the failure", events.recv()).await? {
-            assert!(!reason.is_empty() && retry_in <= Duration::from_secs(60), "{reason}, {retry_in:?}");
+        if let Event::IotDisconnected { reason, retry_in } =
+            within("the failure", events.recv()).await?
+        {
+            assert!(
+                !reason.is_empty() && retry_in <= Duration::from_secs(60),
+                "{reason}, {retry_in:?}"
+            );
             break;
         }
     }
@@ -279,7 +403,10 @@ async fn a_stop_does_not_wait_for_an_unreachable_platform() -> anyhow::Result<()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_provisioned_device_is_left_alone() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;
-    let again = pair.cloud.provision(&ProvisioningKey::new("used up")?).await?;
+    let again = pair
+        .cloud
+        .provision(&ProvisioningKey::new("used up")?)
+        .await?;
     assert_eq!(again, Registered::Already);
     pair.stop().await;
     Ok(())
@@ -289,13 +416,21 @@ async fn a_provisioned_device_is_left_alone() -> anyhow::Result<()> {
 async fn the_shadow_of_the_device_can_be_read_and_reported_to() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
     let state = json!({ "firmware": { "version": "1.2.3" } });
-    pair.cloud.report(state.as_object().cloned().unwrap_or_default()).await?;
+    pair.cloud
+        .report(state.as_object().cloned().unwrap_or_default())
+        .await?;
     let seen = pair.seen().await?;
-    assert_eq!(seen.reported.unwrap_or_default()["firmware"]["version"], "1.2.3");
+    assert_eq!(
+        seen.reported.unwrap_or_default()["firmware"]["version"],
+        "1.2.3"
+    );
 
     let mut events = pair.cloud.events();
     let wanted = json!({ "brightness": 7 });
-    pair.simulator.control().set_desired(SERIAL, wanted.as_object().cloned().unwrap_or_default()).await?;
+    pair.simulator
+        .control()
+        .set_desired(SERIAL, wanted.as_object().cloned().unwrap_or_default())
+        .await?;
     loop {
         if let Event::ShadowDelta { state } = within("the delta", events.recv()).await? {
             assert_eq!(state["brightness"], 7);

@@ -21,9 +21,17 @@ async fn provisioned_by_python_taken_over_by_us() -> anyhow::Result<()> {
             .output(),
     )
     .await?;
-    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    anyhow::ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 
-    let cloud = ClesydeCloud::new(DeviceSettings::new("SN-PY".parse()?, base.path(), simulator.api_url()));
+    let cloud = ClesydeCloud::new(DeviceSettings::new(
+        "SN-PY".parse()?,
+        base.path(),
+        simulator.api_url(),
+    ));
     let again = cloud.provision(&ProvisioningKey::new("of no use")?).await?;
     assert_eq!(again, Registered::Already, "what is there is left alone");
     let mut status = cloud.watch_status();
@@ -38,12 +46,25 @@ async fn provisioned_by_python_taken_over_by_us() -> anyhow::Result<()> {
 async fn provisioned_by_us_read_by_python() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
-    let cloud = ClesydeCloud::new(DeviceSettings::new("SN-RS".parse()?, base.path(), simulator.api_url()));
-    cloud.provision(&ProvisioningKey::new(&simulator.provisioning_key())?).await?;
+    let cloud = ClesydeCloud::new(DeviceSettings::new(
+        "SN-RS".parse()?,
+        base.path(),
+        simulator.api_url(),
+    ));
+    cloud
+        .provision(&ProvisioningKey::new(&simulator.provisioning_key())?)
+        .await?;
 
-    let load = script(&python()?, "py_directory.py").arg("load").arg(base.path()).output();
+    let load = script(&python()?, "py_directory.py")
+        .arg("load")
+        .arg(base.path())
+        .output();
     let output = within("the Python library to load", load).await?;
-    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    anyhow::ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let read: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let stored = std::fs::read(base.path().join(".clesydecloud/cloud_config.json"))?;
     assert_eq!(read, serde_json::from_slice::<serde_json::Value>(&stored)?);

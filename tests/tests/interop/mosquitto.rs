@@ -8,6 +8,7 @@ use cloud_facade::iot::{Message, QoS, Session, SessionConfig, SessionHandle, Sub
 use cloud_facade::{ClesydeCloud, DeviceSettings};
 use integration_tests::mosquitto::Mosquitto;
 use integration_tests::pki::{Authority, Pair};
+use integration_tests::proxy::Line;
 use integration_tests::wait::within;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -19,6 +20,8 @@ const SERIAL: &str = "SN-MOSQ";
 /// A broker, a device whose directory leads to it, and somebody who listens to what the device says.
 struct Scene {
     broker: Mosquitto,
+    /// Between device and broker.
+    line: Line,
     cloud: ClesydeCloud,
     listener: SessionHandle,
     _base: tempfile::TempDir,
@@ -27,14 +30,22 @@ struct Scene {
 impl Scene {
     async fn set(subscription: &str) -> anyhow::Result<(Self, cloud_facade::iot::MessageStream)> {
         let (servers, devices) = (Authority::new("servers")?, Authority::new("devices")?);
-        let broker =
-            Mosquitto::start(&peers::mosquitto()?, &servers.server(&["localhost"])?, &devices.pem()).await?;
+        let broker = Mosquitto::start(
+            &peers::mosquitto()?,
+            &servers.server(&["localhost"])?,
+            &devices.pem(),
+        )
+        .await?;
+        let line = Line::to(([127, 0, 0, 1], broker.port()).into()).await?;
 
         let base = tempfile::tempdir()?;
-        let (iot, remote) = (devices.client(SERIAL)?, servers.server(&["device.example.com"])?);
+        let (iot, remote) = (
+            devices.client(SERIAL)?,
+            servers.server(&["device.example.com"])?,
+        );
         Store::new(base.path()).save(&DeviceConfig::from_pem_parts(PemParts {
             iot_thing_name: SERIAL,
-            iot_endpoint: &format!("localhost:{}", broker.port()),
+            iot_endpoint: &format!("localhost:{}", line.address().port()),
             remote_endpoint: "relay.example.com",
             access_point: "device.example.com",
             iot_ca: &servers.pem(),
@@ -43,12 +54,34 @@ impl Scene {
             remote_cert: &remote.certificate,
             remote_key: &remote.key,
         })?)?;
-        let cloud = ClesydeCloud::new(DeviceSettings::new(SERIAL.parse()?, base.path(), "https://api.example.com"));
+        let cloud = ClesydeCloud::new(DeviceSettings::new(
+            SERIAL.parse()?,
+            base.path(),
+            "https://api.example.com",
+        ));
 
-        let listener = listen(&broker, &servers, &devices.client("listener")?, subscription)?;
+        let listener = listen(
+            &broker,
+            &servers,
+            &devices.client("listener")?,
+            subscription,
+        )?;
         let messages = listener.messages(subscription)?;
-        within("the listener", listener.state().wait_for(|state| state.is_online())).await?;
-        Ok((Self { broker, cloud, listener, _base: base }, messages))
+        within(
+            "the listener",
+            listener.state().wait_for(|state| state.is_online()),
+        )
+        .await?;
+        Ok((
+            Self {
+                broker,
+                line,
+                cloud,
+                listener,
+                _base: base,
+            },
+            messages,
+        ))
     }
 
     async fn end(self) {
@@ -57,7 +90,12 @@ impl Scene {
     }
 }
 
-fn listen(broker: &Mosquitto, servers: &Authority, own: &Pair, filter: &str) -> anyhow::Result<SessionHandle> {
+fn listen(
+    broker: &Mosquitto,
+    servers: &Authority,
+    own: &Pair,
+    filter: &str,
+) -> anyhow::Result<SessionHandle> {
     let root = CertificateDer::from_pem_slice(servers.pem().as_bytes())?;
     let certificate = CertificateDer::from_pem_slice(own.certificate.as_bytes())?;
     let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes())?;
@@ -69,7 +107,9 @@ fn listen(broker: &Mosquitto, servers: &Authority, own: &Pair, filter: &str) -> 
 }
 
 async fn next(messages: &mut cloud_facade::iot::MessageStream) -> anyhow::Result<Message> {
-    Ok(within("a message", messages.recv()).await.context("the session has stopped")??)
+    Ok(within("a message", messages.recv())
+        .await
+        .context("the session has stopped")??)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,15 +123,18 @@ async fn online_and_offline() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The connection is cut by a thief of the client id: for the broker it ends without a DISCONNECT, so that the will is due.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_will_is_published_when_the_connection_is_killed() -> anyhow::Result<()> {
     let (scene, mut messages) = Scene::set("c/d/SN-MOSQ/status").await?;
     let mut status = scene.cloud.watch_status();
     scene.cloud.initialize().await?;
     assert_eq!(next(&mut messages).await?.payload, r#"{"state":"ONLINE"}"#);
-    within("the device to be online", status.wait_for(|status| status.iot.connected)).await?;
-    scene.broker.cut(SERIAL).await?;
+    within(
+        "the device to be online",
+        status.wait_for(|status| status.iot.connected),
+    )
+    .await?;
+    scene.line.cut();
     let will = next(&mut messages).await?;
     assert_eq!(will.payload, r#"{"state":"OFFLINE"}"#, "the will");
     // And the device comes back by itself.
@@ -106,27 +149,42 @@ async fn nothing_queued_is_lost_over_a_restart_of_the_broker() -> anyhow::Result
     let (mut scene, mut messages) = Scene::set(TOPIC).await?;
     let mut status = scene.cloud.watch_status();
     scene.cloud.initialize().await?;
-    within("the device to be online", status.wait_for(|status| status.iot.connected)).await?;
+    within(
+        "the device to be online",
+        status.wait_for(|status| status.iot.connected),
+    )
+    .await?;
 
     scene.broker.kill().await?;
-    within("the loss to be noticed", status.wait_for(|status| !status.iot.connected)).await?;
-    let publish = |n: usize| scene.cloud.publish(TOPIC, n.to_string(), QoS::AtLeastOnce, false);
+    within(
+        "the loss to be noticed",
+        status.wait_for(|status| !status.iot.connected),
+    )
+    .await?;
+    let publish = |n: usize| {
+        scene
+            .cloud
+            .publish(TOPIC, n.to_string(), QoS::AtLeastOnce, false)
+    };
     let receipts = (0..50).map(publish).collect::<Result<Vec<_>, _>>()?;
+    // The listener is there again before the device can be.
+    scene.line.hold(true);
     scene.broker.restart().await?;
+    within(
+        "the listener",
+        scene.listener.state().wait_for(|state| state.is_online()),
+    )
+    .await?;
+    scene.line.hold(false);
     for receipt in receipts {
         within("an acknowledgement", receipt).await?;
     }
-    // The listener may have been subscribed again only after some had come; what is due is order and completeness from
-    // the broker's acknowledgement on, so the rest is sent now that both are there.
-    within("the listener", scene.listener.state().wait_for(|state| state.is_online())).await?;
-    for n in 50..60 {
-        scene.cloud.publish(TOPIC, n.to_string(), QoS::AtLeastOnce, false)?.await?;
-    }
-    let mut last = None;
-    while last != Some(59) {
-        let n: usize = std::str::from_utf8(&next(&mut messages).await?.payload)?.parse()?;
-        assert!(last.is_none_or(|last| n == last + 1), "{n} after {last:?}");
-        last = Some(n);
+    for expected in 0..50 {
+        assert_eq!(
+            next(&mut messages).await?.payload,
+            expected.to_string(),
+            "all of them, in order"
+        );
     }
     scene.end().await;
     Ok(())

@@ -52,7 +52,12 @@ async fn python_client_against_our_server(
     let mut client = Process::spawn(
         "the Python client",
         script(python, "py_snitun_client.py")
-            .args(["--server", &relay.to_string(), "--to", &origin.address.to_string()])
+            .args([
+                "--server",
+                &relay.to_string(),
+                "--to",
+                &origin.address.to_string(),
+            ])
             .arg("--token-file")
             .arg(&token_file),
     )?;
@@ -76,8 +81,14 @@ async fn snitun_0_40_client() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snitun_0_47_client() -> anyhow::Result<()> {
-    let Some(python) = python_snitun_047() else { return Ok(()) };
-    for version in [ProtocolVersion::V0, ProtocolVersion::V1, ProtocolVersion::V2] {
+    let Some(python) = python_snitun_047() else {
+        return Ok(());
+    };
+    for version in [
+        ProtocolVersion::V0,
+        ProtocolVersion::V1,
+        ProtocolVersion::V2,
+    ] {
         for cipher in [Cipher::AesCbc, Cipher::AesGcm, Cipher::AesGcmSiv] {
             python_client_against_our_server(&python, version, cipher).await?;
         }

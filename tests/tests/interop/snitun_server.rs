@@ -6,8 +6,9 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cloud_remote::{
-    Application, CertificateAnswer, CertificatePem, CertificateRequest, CertificateSource, CertificateStore,
-    RemoteAccess, RemoteConfig, SourceError, StoreError, TokenAnswer, TokenRequest, TokenSource,
+    Application, CertificateAnswer, CertificatePem, CertificateRequest, CertificateSource,
+    CertificateStore, RemoteAccess, RemoteConfig, SourceError, StoreError, TokenAnswer,
+    TokenRequest, TokenSource,
 };
 use integration_tests::origin::application;
 use integration_tests::pki::Authority;
@@ -30,8 +31,11 @@ struct Platform {
 
 impl TokenSource for Platform {
     async fn request_token(&self, request: TokenRequest) -> Result<TokenAnswer, SourceError> {
-        let key = SessionKey::from_hex(request.key_hex(), request.iv_hex()).map_err(SourceError::unavailable)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(SourceError::unavailable)?;
+        let key = SessionKey::from_hex(request.key_hex(), request.iv_hex())
+            .map_err(SourceError::unavailable)?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_err(SourceError::unavailable)?;
         let valid = (now + Duration::from_secs(3600)).as_secs();
         let mut content = TokenContent::new(HOST, key, valid);
         (content.protocol_version, content.cipher) = (self.version, self.cipher);
@@ -50,7 +54,10 @@ impl TokenSource for Platform {
 struct NoRotation;
 
 impl CertificateSource for NoRotation {
-    async fn request_certificate(&self, _: CertificateRequest) -> Result<CertificateAnswer, SourceError> {
+    async fn request_certificate(
+        &self,
+        _: CertificateRequest,
+    ) -> Result<CertificateAnswer, SourceError> {
         Err(SourceError::TimedOut)
     }
 }
@@ -81,7 +88,10 @@ async fn our_device_against_the_python_server(
     let start_server = || {
         let port = relay.port().to_string();
         let mut command = script(python, "py_snitun_server.py");
-        Process::spawn("the Python server", command.args(["--fernet-key", &fernet_key, "--port", &port]))
+        Process::spawn(
+            "the Python server",
+            command.args(["--fernet-key", &fernet_key, "--port", &port]),
+        )
     };
     let mut server = start_server()?;
     server.event("ready").await?;
@@ -89,19 +99,39 @@ async fn our_device_against_the_python_server(
     let store = Memory(CertificatePem::new(pair.certificate, pair.key).into());
     let device = RemoteAccess::builder(RemoteConfig::new("127.0.0.1", relay.port(), HOST))
         .application(Application::service(application(VISITORS)))
-        .start(Platform { keys, version, cipher }, NoRotation, store)
+        .start(
+            Platform {
+                keys,
+                version,
+                cipher,
+            },
+            NoRotation,
+            store,
+        )
         .await?;
     let mut status = device.status();
     device.set_messaging_online(true);
-    within("the tunnel", status.wait_for(|status| status.is_connected())).await?;
+    within(
+        "the tunnel",
+        status.wait_for(|status| status.is_connected()),
+    )
+    .await?;
     exchange(relay, HOST, &authority.pem()).await?;
 
     // A server that dies and comes back is found again.
     server.kill().await?;
-    within("the loss to be noticed", status.wait_for(|status| !status.is_connected())).await?;
+    within(
+        "the loss to be noticed",
+        status.wait_for(|status| !status.is_connected()),
+    )
+    .await?;
     let mut server = start_server()?;
     server.event("ready").await?;
-    within("the tunnel to come back", status.wait_for(|status| status.is_connected())).await?;
+    within(
+        "the tunnel to come back",
+        status.wait_for(|status| status.is_connected()),
+    )
+    .await?;
     exchange(relay, HOST, &authority.pem()).await?;
 
     device.stop(Duration::from_secs(5)).await?;
@@ -130,7 +160,9 @@ async fn snitun_0_47_server_version_2() -> anyhow::Result<()> {
 }
 
 async fn against_0_47(version: ProtocolVersion) -> anyhow::Result<()> {
-    let Some(python) = python_snitun_047() else { return Ok(()) };
+    let Some(python) = python_snitun_047() else {
+        return Ok(());
+    };
     for cipher in [Cipher::AesCbc, Cipher::AesGcm, Cipher::AesGcmSiv] {
         our_device_against_the_python_server(&python, version, cipher).await?;
     }

@@ -9,20 +9,32 @@ use integration_tests::wait::within;
 use tokio::task::JoinSet;
 
 /// Channels open at the same time.
-pub const VISITORS: usize = 50;
+pub(crate) const VISITORS: usize = 50;
 
 /// Down and up.
 const BYTES: usize = 10_000_000;
 
 /// 10 MB each way with equal digests, then [`VISITORS`] connections at once, none of which is answered before all are there.
-pub async fn exchange(relay: SocketAddr, host: &str, ca_pem: &str) -> anyhow::Result<()> {
+pub(crate) async fn exchange(relay: SocketAddr, host: &str, ca_pem: &str) -> anyhow::Result<()> {
     let base = format!("https://{host}:{}", relay.port());
     let client = http_client(relay, host, ca_pem)?;
     let sent = pattern(BYTES);
     let expected = digest(&sent);
 
-    let down = within("the download", async { client.get(format!("{base}/bytes/{BYTES}")).send().await?.bytes().await }).await?;
-    ensure!(digest(&down) == expected, "what came down is not what was sent: {} of {BYTES} bytes", down.len());
+    let down = within("the download", async {
+        client
+            .get(format!("{base}/bytes/{BYTES}"))
+            .send()
+            .await?
+            .bytes()
+            .await
+    })
+    .await?;
+    ensure!(
+        digest(&down) == expected,
+        "what came down is not what was sent: {} of {BYTES} bytes",
+        down.len()
+    );
 
     let up = client.post(format!("{base}/digest")).body(sent);
     let up = within("the upload", async { up.send().await?.text().await }).await?;
