@@ -5,7 +5,6 @@
 
 mod forwarding;
 mod rotation;
-mod secrets;
 mod serving;
 mod stopping;
 mod support;

@@ -1,13 +1,19 @@
-//! No secret in any log line, at any level.
+//! No secret in any log line, at any level. In a binary of its own: whether a log line is wanted is decided once for a
+//! whole process.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test fails by panicking, in its helpers too.
+
+#[allow(dead_code)] // Shared with the other tests, which need more of it.
+#[path = "remote/support.rs"]
+mod support;
 
 use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cloud_remote::{CertificatePem, RemoteEvent};
+use cloud_remote::{Application, CertificatePem, RemoteEvent};
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::serving::web;
 use crate::support::{Cloud, Issue, TokenFault, event};
 
 /// Collects what is logged.
@@ -47,6 +53,7 @@ async fn none_over_a_life_with_connections_rotations_and_failures() {
     let guard = tracing::subscriber::set_default(subscriber);
 
     let cloud = Cloud::start().await;
+    let web = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
     cloud
         .platform
         .token_faults
@@ -54,7 +61,7 @@ async fn none_over_a_life_with_connections_rotations_and_failures() {
         .unwrap()
         .push_back(TokenFault::Malformed);
     let mut secrets = key_lines(&cloud.platform.stored.lock().unwrap());
-    let remote = cloud.device(web()).await;
+    let remote = cloud.device(Application::service(web)).await;
     let mut events = remote.events();
     let page = cloud
         .browser(&["h2"])
