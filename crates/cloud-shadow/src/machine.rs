@@ -462,7 +462,12 @@ impl Machine {
         } else {
             RETRY_MAX
         };
-        tracing::warn!(%error, failures, ?delay, "the shadow could not be fetched, trying again later");
+        if matches!(error, RequestError::Bus(_)) && error.is_retryable() {
+            // No connection, most of the time: the bus tells that itself, and `connected` ends the wait.
+            tracing::debug!(%error, failures, ?delay, "the shadow cannot be fetched now");
+        } else {
+            tracing::warn!(%error, failures, ?delay, "the shadow could not be fetched, trying again later");
+        }
         self.refresh = Refresh::Retry {
             at: now + delay,
             failures,
