@@ -111,8 +111,8 @@ impl RemoteAccessBuilder {
     /// Loads the certificate and starts. The tunnel comes up once [`RemoteHandle::set_messaging_online`] has told that
     /// the platform can be asked for a token.
     ///
-    /// An expired stored certificate, or one for another name, is served all the same, with a warning: the platform may be
-    /// about to replace it.
+    /// An expired stored certificate, or one for another name, is served all the same, with a warning: the platform
+    /// may be about to replace it.
     ///
     /// # Errors
     /// [`StartError`].

@@ -17,8 +17,8 @@
 //!
 //! What it does not do: it has no session to the platform and no files of its own. It asks for both through three small
 //! traits, [`TokenSource`], [`CertificateSource`] and [`CertificateStore`], and is told by
-//! [`RemoteHandle::set_messaging_online`] when asking makes sense and by [`RemoteHandle::desired_serial`] which certificate is
-//! wished for.
+//! [`RemoteHandle::set_messaging_online`] when asking makes sense and by [`RemoteHandle::desired_serial`] which
+//! certificate is wished for.
 //!
 //! ```
 //! use cloud_remote::{

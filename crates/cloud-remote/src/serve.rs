@@ -60,7 +60,8 @@ pub struct Limits {
     pub connections_per_address: usize,
     /// For a TLS handshake. Default 10 s.
     pub tls_handshake: Duration,
-    /// For a request's header, from the end of the request before; so an idle HTTP/1.1 connection lives this long. Default 30 s.
+    /// For a request's header, from the end of the request before; so an idle HTTP/1.1 connection lives this long.
+    /// Default 30 s.
     pub request_header: Duration,
 }
 

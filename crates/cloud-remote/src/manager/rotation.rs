@@ -1,6 +1,7 @@
 //! Getting, checking, storing and serving a new certificate.
 //!
-//! Checking and storing are one future, apart from asking: once a certificate has come, a lost session does not cut that short.
+//! Checking and storing are one future, apart from asking: once a certificate has come, a lost session does not cut
+//! that short.
 
 use std::sync::Arc;
 use std::time::Duration;

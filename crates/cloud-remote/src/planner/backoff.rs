@@ -1,4 +1,5 @@
-//! Delays that grow with the failures in a row, with jitter, so that devices that failed together do not come back together.
+//! Delays that grow with the failures in a row, with jitter, so that devices that failed together do not come back
+//! together.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -18,8 +19,8 @@ pub(super) const ROTATION_RETRY: Backoff = Backoff {
 };
 /// Before the first retry of the tunnel, in seconds.
 const TUNNEL_RETRY: RangeInclusive<f64> = 1.0..=15.0;
-/// The range doubles with each further failure, this often at most: two minutes are bearable for an owner, and gentle enough
-/// for a relay that has lost all its devices at once.
+/// The range doubles with each further failure, this often at most: two minutes are bearable for an owner, and gentle
+/// enough for a relay that has lost all its devices at once.
 const TUNNEL_DOUBLINGS: u32 = 3;
 
 /// A delay that doubles.
