@@ -15,6 +15,7 @@
 
 mod channel;
 mod queue;
+mod receive;
 mod timers;
 mod transmit;
 
@@ -26,23 +27,15 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::cipher::Role;
-use crate::close::{ChannelError, CloseReason, OpenError};
-use crate::decoder::Incoming;
+use crate::close::{ChannelError, OpenError};
 use crate::frame::ChannelId;
 use crate::limits::{Limits, Timeouts};
 use crate::version::ProtocolVersion;
 
-use channel::{Barrier, ChannelState, Phase};
+use channel::{ChannelState, Phase};
 use queue::Pool;
 use timers::Timers;
 use transmit::Control;
-
-/// Refusals (CLOSE for a channel that we do not take) that may wait to be written. A peer that makes more than this without
-/// reading them is ended.
-const MAX_REFUSALS: usize = 256;
-/// Answers to pings that may wait to be written, 17 bytes each; further pings are ignored until some are. A peer of our own
-/// kind may ask once for each channel that it closes.
-const MAX_PONGS: usize = 4096;
 
 /// What a multiplexer is told once.
 #[derive(Clone, Debug)]
@@ -163,145 +156,6 @@ impl Mux {
             received: 0,
             timers,
             ended: false,
-        }
-    }
-
-    /// Takes a frame that came in.
-    ///
-    /// # Errors
-    /// [`CloseReason::Flooded`]; the connection is to be ended.
-    pub fn handle(&mut self, incoming: Incoming, now: Instant) -> Result<(), CloseReason> {
-        match incoming {
-            Incoming::Data { id, data } => self.handle_data(id, data),
-            Incoming::New { id, caller } => return self.handle_new(id, caller),
-            Incoming::Close { id } => {
-                if let Some(key) = self.by_id.get(&id).copied() {
-                    self.finish(key, None);
-                }
-            }
-            Incoming::Ping { id } => {
-                if self.pongs < MAX_PONGS {
-                    self.pongs += 1;
-                    self.control.push_back(Control::Pong(id));
-                }
-            }
-            Incoming::Pong { id } => {
-                if let Some(elapsed) = self.timers.answered(id, now) {
-                    self.events.push_back(Event::Pong { id, elapsed });
-                } else {
-                    self.step_barrier(id);
-                }
-            }
-            Incoming::Pause { id } => self.set_peer_paused(id, true),
-            Incoming::Resume { id } => self.set_peer_paused(id, false),
-            Incoming::MalformedNew { .. } => {}
-        }
-        Ok(())
-    }
-
-    fn handle_new(&mut self, id: ChannelId, caller: Option<IpAddr>) -> Result<(), CloseReason> {
-        if let Some(key) = self.by_id.get(&id).copied() {
-            // The peer's mistake: neither of the two can be told apart any more.
-            self.cut(key, ChannelError::TunnelClosed);
-            return Ok(());
-        }
-        let welcome = self.config.role == Role::Client
-            && !self.ended
-            && !self.timers.is_draining()
-            && self.unaccepted.len() < self.config.limits.max_unaccepted;
-        match self.insert(id, caller) {
-            Ok(key) if welcome => {
-                self.unaccepted.push_back(key);
-                self.events.push_back(Event::Acceptable);
-                Ok(())
-            }
-            Ok(key) => {
-                self.forget(key);
-                self.refuse(id)
-            }
-            Err(_) => self.refuse(id),
-        }
-    }
-
-    fn refuse(&mut self, id: ChannelId) -> Result<(), CloseReason> {
-        if self.refusals >= MAX_REFUSALS {
-            return Err(CloseReason::Flooded);
-        }
-        self.refusals += 1;
-        self.control.push_back(Control::Refuse(id));
-        Ok(())
-    }
-
-    fn handle_data(&mut self, id: ChannelId, data: BytesMut) {
-        let Some(key) = self.by_id.get(&id).copied() else {
-            return;
-        };
-        let pause_mark = self.config.limits.pause_mark(self.by_id.len());
-        let Some(channel) = channel_mut(&mut self.slots, key) else {
-            return;
-        };
-        // Once we have closed it, its reader may have seen the end, and nothing may follow that.
-        if !channel.held || channel.phase != Phase::Open {
-            return;
-        }
-        if channel.recv.len() + data.len() > self.config.limits.receive_per_channel {
-            self.cut(key, ChannelError::Overrun);
-            return;
-        }
-        self.received += data.len();
-        channel.recv.push(data);
-        if std::mem::take(&mut channel.reader_waits) {
-            self.events.push_back(Event::Readable(key));
-        }
-        if self.config.version.has_flow_control() && channel.recv.len() > pause_mark {
-            channel.flow.desired_pause = true;
-            self.note_flow(key);
-        }
-        while self.received > self.config.limits.receive_total {
-            let Some(fullest) = self.fullest() else { break };
-            self.cut(fullest, ChannelError::Overrun);
-        }
-    }
-
-    /// The channel that holds most of what is received and not read.
-    fn fullest(&self) -> Option<ChannelKey> {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter_map(|(index, slot)| {
-                let len = slot.channel.as_ref()?.recv.len();
-                let generation = slot.generation;
-                (len > 0).then_some((len, ChannelKey { index, generation }))
-            })
-            .max_by_key(|(len, _)| *len)
-            .map(|(_, key)| key)
-    }
-
-    fn set_peer_paused(&mut self, id: ChannelId, paused: bool) {
-        if let Some(key) = self.by_id.get(&id).copied()
-            && let Some(channel) = channel_mut(&mut self.slots, key)
-        {
-            channel.flow.peer_paused = paused;
-            if !paused {
-                channel.flow.sent = 0;
-            }
-            self.schedule(key);
-        }
-    }
-
-    /// The peer has answered a ping that a closing channel sent.
-    fn step_barrier(&mut self, id: ChannelId) {
-        if let Some(key) = self.by_id.get(&id).copied()
-            && let Some(channel) = channel_mut(&mut self.slots, key)
-            && let Barrier::Waiting(rounds) = channel.flow.barrier
-        {
-            if rounds > 1 {
-                channel.flow.barrier = Barrier::Waiting(rounds - 1);
-                self.control.push_back(Control::Ping(id));
-            } else {
-                channel.flow.barrier = Barrier::Passed;
-                self.schedule(key);
-            }
         }
     }
 
