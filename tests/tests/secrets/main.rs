@@ -1,0 +1,376 @@
+//! Invariant 1: nothing that is logged at any level, by us or by what we build on, and nothing that a host can print,
+//! contains a secret; over a device's whole life, with everything going wrong that can.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "this is a test throughout"
+)]
+
+mod capture;
+mod secret;
+mod wire;
+
+use std::time::Duration;
+
+use anyhow::Context;
+use cloud_facade::config::{DeviceConfig, RootCertificates, Store};
+use cloud_facade::iot::QoS;
+use cloud_facade::provision::{Client, ProvisioningKey};
+use cloud_facade::remote::Application;
+use cloud_facade::{ClesydeCloud, DeviceSettings, Event, Existing, register};
+use cloud_sim::{
+    ApiAnswer, CertificateAnswer, Control, Fault, Part, SimConfig, Simulator, TokenAnswer,
+};
+use integration_tests::pki::Authority;
+use integration_tests::public;
+use integration_tests::wait::within;
+use tokio::sync::broadcast;
+
+use capture::Capture;
+use secret::Secrets;
+use wire::{Sides, Tap};
+
+const SERIAL: &str = "SN-0001";
+
+/// Modules that have to be heard, so that silence is not taken for discretion.
+const HEARD: [&str; 10] = [
+    "cloud_facade",
+    "cloud_iot",
+    "cloud_provision",
+    "cloud_remote",
+    "cloud_shadow",
+    "h2",
+    "hyper_util",
+    "rumqttc",
+    "rustls",
+    "snitun",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_that_is_logged_or_shown_contains_a_secret() -> anyhow::Result<()> {
+    let capture = Capture::install()?;
+    let simulator = Simulator::start(SimConfig::default()).await?;
+    let base = tempfile::tempdir()?;
+    let store = Store::new(base.path());
+    let api: std::net::SocketAddr = simulator
+        .api_url()
+        .trim_start_matches("http://")
+        .trim_end_matches('/')
+        .parse()?;
+    let api = Tap::start(api, None).await?;
+    let api_url = format!("http://{}", api.address);
+    let page = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
+    let settings = DeviceSettings::new(SERIAL.parse()?, base.path(), &api_url)
+        .with_application(Application::service(page));
+    capture.show(&settings);
+    let cloud = ClesydeCloud::new(settings);
+    let watcher = tokio::spawn(watch(cloud.events(), capture.clone()));
+
+    let key_text = simulator.provisioning_key().to_owned();
+    let key = ProvisioningKey::new(&key_text)?;
+    capture.show(&key);
+    provision_badly(&cloud, &simulator, &key, &capture).await?;
+    capture.show(&cloud.provision(&key).await?);
+    let client = Client::builder(&api_url).build()?;
+    capture.show(&client);
+    let again = register(&store, &client, &SERIAL.parse()?, &key, Existing::Replace).await;
+    capture.show_error(&again.err().context("the key was good twice")?);
+
+    let given = store.load()?.device;
+    capture.show(&given);
+    distrust(&cloud, &store, &given, &capture).await?;
+
+    // The real broker, with an ear on the line.
+    let ear = Authority::new("an ear")?;
+    let sides = Sides::new(&ear.server(&["localhost"])?, &given.iot, simulator.ca_pem())?;
+    let broker = Tap::start(simulator.mqtt_addr(), Some(sides)).await?;
+    let heard = DeviceConfig {
+        iot_endpoint: format!("localhost:{}", broker.address.port()).parse()?,
+        iot_roots: RootCertificates::from_pem(&ear.pem())?,
+        ..given.clone()
+    };
+    store.save(&heard)?;
+    bad_tokens(&cloud, &simulator.control()).await?;
+    live(&cloud, &simulator, &capture).await?;
+    let rotated = store.load()?.device;
+    assert_ne!(rotated.remote.info().serial, given.remote.info().serial);
+
+    let other = base.path().join(".clesydecloud/remote_key.pem");
+    std::fs::write(&other, given.remote.key_pem())?;
+    capture.show_error(
+        &cloud
+            .initialize()
+            .await
+            .err()
+            .context("a wrong key was taken")?,
+    );
+    capture.show_error(
+        &cloud
+            .publish("c/d/x/status", "{}", QoS::AtMostOnce, false)
+            .err()
+            .context("it is stopped")?,
+    );
+    capture.show(&cloud);
+    simulator.stop().await;
+    drop(cloud);
+    within("the events to end", watcher).await?;
+
+    let mut secrets = Secrets::default();
+    secrets.add_text("the provisioning key", &key_text);
+    for line in api.heard().iter().chain(&broker.heard()) {
+        secrets.add_heard(line);
+    }
+    judge(
+        &capture,
+        &secrets,
+        &[
+            given.iot.key_pem(),
+            given.remote.key_pem(),
+            rotated.remote.key_pem(),
+        ],
+    );
+    Ok(())
+}
+
+/// Everything that the platform may answer but the right thing.
+async fn provision_badly(
+    cloud: &ClesydeCloud,
+    simulator: &Simulator,
+    key: &ProvisioningKey,
+    capture: &Capture,
+) -> anyhow::Result<()> {
+    let refused = cloud
+        .provision(&ProvisioningKey::new("wrong-but-not-to-be-shown-either")?)
+        .await;
+    capture.show_error(&refused.err().context("a wrong key was good")?);
+    for answer in [
+        ApiAnswer::BrokenJson,
+        ApiAnswer::CutJson,
+        ApiAnswer::CutBody,
+        ApiAnswer::Error {
+            message: "not today".to_owned(),
+        },
+        ApiAnswer::MissingKey {
+            key: "remote.access_point".to_owned(),
+        },
+        ApiAnswer::MismatchedKey { part: Part::Iot },
+        ApiAnswer::MismatchedKey { part: Part::Remote },
+    ] {
+        let what = format!("{answer:?}");
+        simulator
+            .control()
+            .fault(Fault::Api { answer, times: 1 })
+            .await?;
+        let error = cloud
+            .provision(key)
+            .await
+            .err()
+            .with_context(|| format!("taken: {what}"))?;
+        capture.show_error(&error);
+    }
+    Ok(())
+}
+
+/// A broker that cannot prove itself.
+async fn distrust(
+    cloud: &ClesydeCloud,
+    store: &Store,
+    given: &DeviceConfig,
+    capture: &Capture,
+) -> anyhow::Result<()> {
+    let iot_roots = RootCertificates::from_pem(&Authority::new("somebody else")?.pem())?;
+    store.save(&DeviceConfig {
+        iot_roots,
+        ..given.clone()
+    })?;
+    let mut events = cloud.events();
+    cloud.initialize().await?;
+    wait_for(&mut events, "the refusal", |event| {
+        matches!(event, Event::IotDisconnected { .. })
+    })
+    .await?;
+    capture.show(&cloud.status());
+    cloud.stop().await;
+    Ok(())
+}
+
+/// Tokens that the relay refuses. The device tries each again after a while, which need not be waited for.
+async fn bad_tokens(cloud: &ClesydeCloud, control: &Control) -> anyhow::Result<()> {
+    for answer in [
+        TokenAnswer::Foreign,
+        TokenAnswer::WrongKey,
+        TokenAnswer::Expired,
+    ] {
+        control.fault(Fault::Token { answer, times: 1 }).await?;
+        let mut events = cloud.events();
+        cloud.initialize().await?;
+        wait_for(&mut events, "the refusal", |event| {
+            matches!(event, Event::RemoteDisconnected { .. })
+        })
+        .await?;
+        cloud.stop().await;
+    }
+    Ok(())
+}
+
+/// From the first connection to the last, with bad certificates, bad visitors and bad lines.
+async fn live(
+    cloud: &ClesydeCloud,
+    simulator: &Simulator,
+    capture: &Capture,
+) -> anyhow::Result<()> {
+    let control = simulator.control();
+    control
+        .fault(Fault::Token {
+            answer: TokenAnswer::Malformed,
+            times: 1,
+        })
+        .await?;
+    cloud.initialize().await?;
+    reachable(cloud).await?;
+    capture.show(cloud);
+    capture.show(&cloud.shadow()?.get().await?);
+    let (relay, host) = (
+        simulator.relay_addr(),
+        control.device(SERIAL).await?.access_point,
+    );
+    assert_eq!(
+        public::fetch(relay, &host, simulator.ca_pem(), "").await?,
+        "hello"
+    );
+    let distrusting = public::connect(relay, &host, &Authority::new("no friend")?.pem()).await;
+    assert!(distrusting.is_err());
+
+    rotate(cloud, &control).await?;
+    control
+        .fault(Fault::SendToken {
+            sn: SERIAL.to_owned(),
+        })
+        .await?;
+    control
+        .action(SERIAL, "remotecr", b"{\"pkey\": \"-----BEGIN\"}".to_vec())
+        .await?;
+    let unanswered = cloud
+        .request(&"nothing".parse()?, "{}", Duration::from_millis(50))
+        .await;
+    capture.show_error(&unanswered.err().context("an answer out of nowhere")?);
+
+    let mut status = cloud.watch_status();
+    control.fault(Fault::DropMqtt { sn: None }).await?;
+    within(
+        "the loss of the broker",
+        status.wait_for(|status| !status.iot.connected),
+    )
+    .await?;
+    capture.show(&cloud.status());
+    within(
+        "the broker again",
+        status.wait_for(|status| status.iot.connected),
+    )
+    .await?;
+    control.fault(Fault::DropTunnel { sn: None }).await?;
+    within(
+        "the loss of the tunnel",
+        status.wait_for(|status| !status.remote.connected),
+    )
+    .await?;
+    capture.show(&cloud.status());
+    cloud.stop().await;
+    Ok(())
+}
+
+/// Three rotations that must fail, and one that must not.
+async fn rotate(cloud: &ClesydeCloud, control: &Control) -> anyhow::Result<()> {
+    let mut events = cloud.events();
+    for answer in [
+        CertificateAnswer::Malformed,
+        CertificateAnswer::WrongKey,
+        CertificateAnswer::WrongSerial,
+    ] {
+        control
+            .fault(Fault::Certificate { answer, times: 1 })
+            .await?;
+        control.rotate(SERIAL).await?;
+        wait_for(&mut events, "the failure", |event| {
+            matches!(event, Event::RemoteCertificateFailed { .. })
+        })
+        .await?;
+    }
+    let last = control.rotate(SERIAL).await?;
+    let taken =
+        |event: &Event| matches!(event, Event::RemoteCertificate { serial, .. } if *serial == last);
+    wait_for(&mut events, "the new certificate", taken).await
+}
+
+async fn reachable(cloud: &ClesydeCloud) -> anyhow::Result<()> {
+    let mut status = cloud.watch_status();
+    within(
+        "the device to be reachable",
+        status.wait_for(|status| status.iot.connected && status.remote.connected),
+    )
+    .await?;
+    Ok(())
+}
+
+async fn wait_for(
+    events: &mut broadcast::Receiver<Event>,
+    what: &str,
+    fits: impl Fn(&Event) -> bool,
+) -> anyhow::Result<()> {
+    within(what, async {
+        while !fits(&events.recv().await?) {}
+        Ok(())
+    })
+    .await
+}
+
+/// Shows all events to the capture, until the device is gone.
+async fn watch(mut events: broadcast::Receiver<Event>, capture: Capture) {
+    loop {
+        match events.recv().await {
+            Ok(event) => capture.show(&event),
+            Err(broadcast::error::RecvError::Lagged(_)) => {}
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// First that the test has ears and knows what to look for, then that there is nothing to be found.
+fn judge(capture: &Capture, secrets: &Secrets, stored: &[&str]) {
+    assert!(
+        stored.iter().all(|pem| secrets.knows_key(pem)),
+        "the keys on the disk came over the lines"
+    );
+    assert!(
+        secrets.tokens >= 3 && secrets.aes >= 8 && secrets.keys > stored.len(),
+        "{secrets:?}"
+    );
+    let lines = capture.lines();
+    for name in HEARD {
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.target.split("::").next() == Some(name)),
+            "{name} says nothing"
+        );
+    }
+    let found: Vec<String> = lines
+        .iter()
+        .filter_map(|line| {
+            Some(format!(
+                "{} shows {}: {}",
+                line.target,
+                secrets.found_in(line)?,
+                line.text
+            ))
+        })
+        .collect();
+    assert!(
+        found.is_empty(),
+        "{} of {} lines:\n{}",
+        found.len(),
+        lines.len(),
+        found.join("\n")
+    );
+}
