@@ -45,8 +45,8 @@ pub(crate) fn clippy() -> Result<()> {
     ]))?;
     for features in [
         &["--no-default-features"][..],
-        &["--features", "client"],
-        &["--features", "server"],
+        &["--no-default-features", "--features", "client"],
+        &["--no-default-features", "--features", "server"],
     ] {
         run(cargo()
             .args(["clippy", "-p", "snitun", "--lib"])

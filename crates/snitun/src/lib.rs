@@ -8,6 +8,8 @@
 //!
 //! # What is in it
 //!
+//! Both ends are there by default; `default-features = false` leaves the protocol alone.
+//!
 //! | feature | what it adds |
 //! |---|---|
 //! | none | the protocol as state machines without I/O, clock or random source: [`Decoder`], [`Encoder`], [`Mux`], the handshakes, [`sni`] |

@@ -388,18 +388,39 @@ impl Model {
     }
 }
 
+/// A random schedule of `steps` operations, the same for the same seed.
+fn run_schedule(seed: u64, version: ProtocolVersion, cipher: Cipher, steps: usize) {
+    let pair = Pair::new(version, cipher, small_limits(), seed);
+    let mut model = Model {
+        pair,
+        channels: Vec::new(),
+        accepted: 0,
+    };
+    for _ in 0..steps {
+        model.step();
+    }
+    model.finish();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 30, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn random_schedules_match_the_model(seed: u64, version in 0_u8..3, cipher in 0_usize..3) {
         let version = ProtocolVersion::try_from(version).unwrap();
-        let pair = Pair::new(version, Cipher::ALL[cipher], small_limits(), seed);
-        let mut model = Model { pair, channels: Vec::new(), accepted: 0 };
-        for _ in 0..1000 {
-            model.step();
-        }
-        model.finish();
+        run_schedule(seed, version, Cipher::ALL[cipher], 1000);
     }
+}
+
+/// Schedules that found something once.
+#[test]
+fn schedules_that_failed_once_pass() {
+    // Both ends had paused and closed the same channel, and each waited for the other's RESUME.
+    run_schedule(
+        8_083_074_893_990_054_007,
+        ProtocolVersion::V1,
+        Cipher::AesCbc,
+        1000,
+    );
 }
 
 #[test]
@@ -417,6 +438,41 @@ fn data_written_before_close_arrives_and_then_the_end() {
     assert_eq!(pair.drain(CLIENT, client), (b"hello".to_vec(), Read::End));
     assert_eq!(pair.sides[CLIENT].mux.write(client, b"x"), Write::Closed);
     assert_eq!(pair.sides[CLIENT].mux.open_channels(), 0);
+}
+
+#[test]
+fn slices_are_queued_in_order_as_one_frame() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, small_limits(), 1);
+    let key = pair.open();
+    let slices = [&b"one"[..], b"", b" write", &[b'x'; 10_000]].map(IoSlice::new);
+    let written = pair.sides[SERVER].mux.write_vectored(key, &slices);
+    assert_eq!(written, Write::Taken(10_009));
+    // NEW and one DATA frame.
+    let encoder = &mut pair.sides[SERVER].encoder;
+    let batch = &mut pair.sides[SERVER].batch;
+    let now = pair.now;
+    pair.sides[SERVER]
+        .mux
+        .poll_transmit(encoder, batch, now)
+        .unwrap();
+    assert_eq!(batch.len(), 2 * 32 + 10_009);
+    pair.settle();
+    let accepted = pair.accept();
+    let (bytes, _) = pair.drain(CLIENT, accepted);
+    assert_eq!(bytes[..12], *b"one writexxx");
+    assert_eq!(bytes.len(), 10_009);
+
+    // More than there is room for: the front of it is taken, then nothing.
+    let big = [vec![1; 70_000], vec![2; 70_000]];
+    let slices = big.each_ref().map(|bytes| IoSlice::new(bytes));
+    let mux = &mut pair.sides[SERVER].mux;
+    assert_eq!(mux.write_vectored(key, &slices), Write::Taken(100_000));
+    assert_eq!(mux.write_vectored(key, &slices), Write::Wait);
+    pair.settle();
+    let (bytes, _) = pair.drain(CLIENT, accepted);
+    assert!(bytes[..70_000].iter().all(|byte| *byte == 1));
+    assert!(bytes[70_000..].iter().all(|byte| *byte == 2));
+    assert_eq!(bytes.len(), 100_000);
 }
 
 #[test]

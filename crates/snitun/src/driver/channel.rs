@@ -1,7 +1,7 @@
 //! A channel as an ordinary byte stream.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -163,9 +163,21 @@ impl AsyncWrite for ChannelWriter<'_> {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(data)])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let cooperation = ready!(tokio::task::coop::poll_proceed(cx));
         let written = self.end.shared.with(|state| {
-            let written = state.mux.write(self.end.key, data);
+            let written = state.mux.write_vectored(self.end.key, data);
             if written == Write::Wait {
                 state.park_writer(self.end.key, cx);
             }
@@ -220,6 +232,18 @@ impl AsyncWrite for Channel {
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.halves().1).poll_write(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.halves().1).poll_write_vectored(cx, data)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -20,6 +20,7 @@ mod timers;
 mod transmit;
 
 use std::collections::{HashMap, VecDeque};
+use std::io::IoSlice;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -244,6 +245,11 @@ impl Mux {
 
     /// Queues bytes to be sent, as many as there is room for.
     pub fn write(&mut self, key: ChannelKey, data: &[u8]) -> Write {
+        self.write_vectored(key, &[IoSlice::new(data)])
+    }
+
+    /// Queues the bytes of several slices in order, as many as there is room for: one write, however many there are.
+    pub fn write_vectored(&mut self, key: ChannelKey, data: &[IoSlice<'_>]) -> Write {
         let share = self.config.limits.send_share(self.by_id.len());
         let Some(channel) = channel_mut(&mut self.slots, key) else {
             return Write::Closed;
@@ -251,15 +257,21 @@ impl Mux {
         if channel.phase != Phase::Open {
             return Write::Closed;
         }
-        if data.is_empty() {
+        let offered = data.iter().map(|slice| slice.len()).sum::<usize>();
+        if offered == 0 {
             return Write::Taken(0);
         }
-        let taken = data.len().min(share.saturating_sub(channel.send.len()));
+        let taken = offered.min(share.saturating_sub(channel.send.len()));
         if taken == 0 {
             channel.writer_waits = true;
             return Write::Wait;
         }
-        channel.send.push(&data[..taken], &mut self.pool);
+        let mut left = taken;
+        for slice in data {
+            let now = slice.len().min(left);
+            channel.send.push(&slice[..now], left, &mut self.pool);
+            left -= now;
+        }
         self.schedule(key);
         Write::Taken(taken)
     }
@@ -271,6 +283,9 @@ impl Mux {
             && channel.phase == Phase::Open
         {
             channel.phase = Phase::Closing { give_up };
+            // Nothing more is taken from the peer, so there is nothing to hold it back for; and if it closes as well, its
+            // CLOSE waits for our RESUME as ours does for its.
+            channel.flow.desired_pause = false;
             if std::mem::take(&mut channel.reader_waits) {
                 self.events.push_back(Event::Readable(key));
             }
@@ -278,6 +293,7 @@ impl Mux {
                 self.events.push_back(Event::Writable(key));
             }
             self.timers.lingers(give_up);
+            self.note_flow(key);
             self.schedule(key);
         }
     }

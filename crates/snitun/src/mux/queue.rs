@@ -74,19 +74,22 @@ impl SendQueue {
         self.bytes
     }
 
-    /// Copies `data` in; fills the last buffer before it takes another one.
-    pub(super) fn push(&mut self, mut data: &[u8], pool: &mut Pool) {
+    /// Copies `data` in; fills the last buffer before it takes another one. `coming` bytes, `data` included, are about to be
+    /// pushed: the next buffer is chosen for them.
+    pub(super) fn push(&mut self, mut data: &[u8], mut coming: usize, pool: &mut Pool) {
         self.bytes += data.len();
         if let Some(tail) = self.chunks.back_mut() {
             let (now, later) = data.split_at(data.len().min(tail.capacity() - tail.len()));
             tail.extend_from_slice(now);
+            coming = coming.saturating_sub(now.len());
             data = later;
         }
         while !data.is_empty() {
-            let mut chunk = pool.get(data.len());
+            let mut chunk = pool.get(coming);
             let (now, later) = data.split_at(data.len().min(chunk.capacity()));
             chunk.extend_from_slice(now);
             self.chunks.push_back(chunk);
+            coming = coming.saturating_sub(now.len());
             data = later;
         }
     }
@@ -175,8 +178,8 @@ mod tests {
         let mut pool = Pool::default();
         let mut queue = SendQueue::default();
         let data: Vec<u8> = (0..FRAME_UP_TO * 2 + 10).map(|n| n as u8).collect();
-        queue.push(&data[..5], &mut pool);
-        queue.push(&data[5..], &mut pool);
+        queue.push(&data[..5], 5, &mut pool);
+        queue.push(&data[5..], data.len() - 5, &mut pool);
         assert_eq!(queue.len(), data.len());
         let mut seen = Vec::new();
         while let Some(chunk) = queue.pop() {
