@@ -12,3 +12,4 @@
 pub(crate) mod broker;
 pub(crate) mod peer;
 pub(crate) mod pki;
+pub(crate) mod tap;

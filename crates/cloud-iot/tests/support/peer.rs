@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnAckProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Packet,
-    PubAck, PubAckReason, SubAck, SubscribeReasonCode,
+    ConnAck, ConnAckProperties, Connect, ConnectReturnCode, Disconnect, DisconnectReasonCode,
+    Packet, PubAck, PubAckReason, SubAck, SubscribeReasonCode,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+use super::tap::{Tap, Wire};
 
 /// More than anything in a test takes on the slowest machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,7 +28,7 @@ pub(crate) struct Peer {
 }
 
 pub(crate) struct Link {
-    stream: TlsStream<TcpStream>,
+    stream: TlsStream<Tap>,
     buffer: BytesMut,
 }
 
@@ -41,13 +43,23 @@ impl Peer {
         }
     }
 
-    /// Accepts a connection and reads its CONNECT.
-    pub(crate) async fn accept(&self) -> Link {
+    /// Accepts a TCP connection.
+    pub(crate) async fn tcp(&self) -> Tap {
         let (stream, _) = timeout(PATIENCE, self.listener.accept())
             .await
             .unwrap()
             .unwrap();
-        let stream = timeout(PATIENCE, self.acceptor.accept(stream))
+        Tap::new(stream)
+    }
+
+    /// Accepts a connection and reads its CONNECT.
+    pub(crate) async fn accept(&self) -> Link {
+        self.accept_with_connect().await.0
+    }
+
+    /// Accepts a connection and reads its CONNECT.
+    pub(crate) async fn accept_with_connect(&self) -> (Link, Connect) {
+        let stream = timeout(PATIENCE, self.acceptor.accept(self.tcp().await))
             .await
             .unwrap()
             .unwrap();
@@ -55,18 +67,20 @@ impl Peer {
             stream,
             buffer: BytesMut::new(),
         };
-        let connect = link.read().await;
-        assert!(matches!(connect, Some(Packet::Connect(..))), "{connect:?}");
-        link
+        match link.read().await {
+            Some(Packet::Connect(connect, ..)) => (link, connect),
+            other => panic!("no CONNECT but {other:?}"),
+        }
     }
 
     /// Accepts a TLS connection, or reports the error of the handshake.
     pub(crate) async fn handshake(&self) -> std::io::Result<()> {
-        let (stream, _) = timeout(PATIENCE, self.listener.accept())
-            .await
-            .unwrap()
-            .unwrap();
-        timeout(PATIENCE, self.acceptor.accept(stream))
+        self.handshake_on(self.tcp().await).await
+    }
+
+    /// The same on a TCP connection that was accepted already.
+    pub(crate) async fn handshake_on(&self, tcp: Tap) -> std::io::Result<()> {
+        timeout(PATIENCE, self.acceptor.accept(tcp))
             .await
             .unwrap()
             .map(drop)
@@ -81,6 +95,11 @@ impl Peer {
 }
 
 impl Link {
+    /// The TLS records of this connection.
+    pub(crate) fn wire(&self) -> Wire {
+        self.stream.get_ref().0.wire.clone()
+    }
+
     /// The next packet; `None` at the end of the connection.
     pub(crate) async fn read(&mut self) -> Option<Packet> {
         loop {
@@ -129,9 +148,17 @@ impl Link {
     }
 
     pub(crate) async fn connack(&mut self, properties: Option<ConnAckProperties>) {
+        self.connack_with_session(false, properties).await;
+    }
+
+    pub(crate) async fn connack_with_session(
+        &mut self,
+        session_present: bool,
+        properties: Option<ConnAckProperties>,
+    ) {
         let code = ConnectReturnCode::Success;
         self.write(Packet::ConnAck(ConnAck {
-            session_present: false,
+            session_present,
             code,
             properties,
         }))

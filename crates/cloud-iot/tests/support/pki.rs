@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 pub(crate) struct Pki {
     ca: CertifiedIssuer<'static, KeyPair>,
@@ -20,14 +20,18 @@ pub(crate) enum Flaw {
     None,
     OtherName,
     Expired,
+    /// Six intermediate CAs with a lot to say: more than 16 KiB, so more than one TLS record.
+    LongChain,
 }
 
 impl Pki {
     pub(crate) fn new() -> Self {
+        Self::named("test CA")
+    }
+
+    pub(crate) fn named(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "test CA");
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
@@ -52,22 +56,72 @@ impl Pki {
         (vec![certificate.der().clone()], key)
     }
 
+    fn long_chain(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let mut chain = Vec::new();
+        let mut issuer: Option<CertifiedIssuer<'static, KeyPair>> = None;
+        for depth in 0..6 {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params
+                .distinguished_name
+                .push(DnType::CommonName, format!("intermediate {depth}"));
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            // An extension that nobody knows and that is not critical is passed over.
+            params.custom_extensions = vec![CustomExtension::from_oid_content(
+                &[1, 3, 6, 1, 4, 1, 99_999, 1],
+                vec![4; 3000],
+            )];
+            let parent = issuer.as_ref().unwrap_or(&self.ca);
+            let next =
+                CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), parent).unwrap();
+            chain.insert(0, next.der().clone());
+            issuer = Some(next);
+        }
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, issuer.as_ref().unwrap()).unwrap();
+        chain.insert(0, leaf.der().clone());
+        assert!(chain.iter().map(|c| c.len()).sum::<usize>() > 16 << 10);
+        (chain, PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+    }
+
     fn root(&self) -> CertificateDer<'static> {
         self.ca.der().clone()
     }
 
     /// A server for `localhost` that demands a certificate of this CA.
     pub(crate) fn server(&self, flaw: Flaw) -> Arc<ServerConfig> {
+        self.server_with(flaw, rustls::ALL_VERSIONS)
+    }
+
+    /// A server that speaks one version of TLS only.
+    pub(crate) fn server_of_version(
+        &self,
+        flaw: Flaw,
+        version: &'static SupportedProtocolVersion,
+    ) -> Arc<ServerConfig> {
+        self.server_with(flaw, &[version])
+    }
+
+    fn server_with(
+        &self,
+        flaw: Flaw,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Arc<ServerConfig> {
         let name = if flaw == Flaw::OtherName {
             "other.example"
         } else {
             "localhost"
         };
-        let (chain, key) = self.sign(
-            name,
-            ExtendedKeyUsagePurpose::ServerAuth,
-            flaw == Flaw::Expired,
-        );
+        let (chain, key) = match flaw {
+            Flaw::LongChain => self.long_chain(name),
+            _ => self.sign(
+                name,
+                ExtendedKeyUsagePurpose::ServerAuth,
+                flaw == Flaw::Expired,
+            ),
+        };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(self.root()).unwrap();
@@ -76,7 +130,7 @@ impl Pki {
                 .build()
                 .unwrap();
         let config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap()
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)

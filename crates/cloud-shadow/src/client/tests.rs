@@ -1,5 +1,7 @@
 //! The client as a whole: over a bus in memory with a fake cloud behind it, and over a mocked bus that fails.
 
+mod qualification;
+
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 

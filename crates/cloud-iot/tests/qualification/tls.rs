@@ -1,0 +1,168 @@
+//! TLS: what is offered, what is accepted, and what must be refused so that the server can see it.
+
+use std::io;
+
+use cloud_iot::{Cause, Session, TlsCause};
+use rumqttc::v5::mqttbytes::QoS as WireQoS;
+use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
+use rustls::{AlertDescription, CipherSuite};
+use tokio_rustls::LazyConfigAcceptor;
+
+use crate::common::*;
+use crate::support::pki::{Flaw, Pki};
+use crate::support::tap::{ALERT, APPLICATION_DATA};
+
+/// What AWS recommends, of TLS 1.3 and 1.2.
+const RECOMMENDED: [CipherSuite; 6] = [
+    CipherSuite::TLS13_AES_128_GCM_SHA256,
+    CipherSuite::TLS13_AES_256_GCM_SHA384,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+];
+
+/// What AWS takes beyond that; and what is no suite but the answer to an old attack.
+const SUPPORTED: [CipherSuite; 2] = [
+    CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+    CipherSuite::TLS_EMPTY_RENEGOTIATION_INFO_SCSV,
+];
+
+async fn connects_to(flaw: Flaw, version: &'static rustls::SupportedProtocolVersion) {
+    let pki = Pki::new();
+    let peer = Peer::listen(pki.server_of_version(flaw, version)).await;
+    let session = Session::builder(config(&pki, peer.port, "device"))
+        .start()
+        .unwrap();
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    online(&session).await;
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn tls_connect() {
+    connects_to(Flaw::None, &rustls::version::TLS13).await;
+    connects_to(Flaw::None, &rustls::version::TLS12).await;
+}
+
+#[tokio::test]
+async fn tls_receive_maximum_size_fragments() {
+    for version in rustls::ALL_VERSIONS {
+        let pki = Pki::new();
+        let peer = Peer::listen(pki.server_of_version(Flaw::None, version)).await;
+        let session = Session::builder(config(&pki, peer.port, "device"))
+            .start()
+            .unwrap();
+        let mut link = peer.connected().await;
+        link.suback(None).await;
+        online(&session).await;
+        let mut stream = session.messages("in/#").unwrap();
+        let payload: Vec<u8> = (0..128_u32 << 10).map(|n| (n % 251) as u8).collect();
+        let mut publish = Publish::new("in/large", WireQoS::AtLeastOnce, payload.clone(), None);
+        publish.pkid = 1;
+        link.write(Packet::Publish(publish)).await;
+        let received = soon(stream.recv()).await.unwrap().unwrap();
+        assert!(received.payload == payload, "the payload was damaged");
+        let Some(Packet::PubAck(ack)) = link.read().await else {
+            panic!("no PUBACK")
+        };
+        assert_eq!(ack.pkid, 1);
+        // A record holds at most 2^14 bytes, and encryption adds some.
+        let full = |record: &&crate::support::tap::Record| {
+            record.kind == APPLICATION_DATA && record.length > 1 << 14
+        };
+        let wire = link.wire();
+        let sent = wire.sent().seen.iter().filter(full).count();
+        assert!(sent >= 8, "{sent} records of the largest size");
+        session.stop(STOP).await;
+    }
+}
+
+#[tokio::test]
+async fn tls_device_support_of_aws_iot_cipher_suites() {
+    let (pki, peer) = scripted().await;
+    let session = Session::builder(config(&pki, peer.port, "device"))
+        .start()
+        .unwrap();
+    let acceptor = LazyConfigAcceptor::new(Default::default(), peer.tcp().await);
+    let start = soon(acceptor).await.unwrap();
+    let hello = start.client_hello();
+    let offered = hello.cipher_suites();
+    assert!(
+        offered.iter().any(|suite| RECOMMENDED.contains(suite)),
+        "{offered:?}"
+    );
+    for suite in offered {
+        assert!(
+            RECOMMENDED.contains(suite) || SUPPORTED.contains(suite),
+            "{suite:?} is not supported by AWS"
+        );
+    }
+    assert_eq!(hello.server_name(), Some("localhost"), "SNI");
+    drop(start);
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn tls_large_size_server_certificate() {
+    connects_to(Flaw::LongChain, &rustls::version::TLS13).await;
+    connects_to(Flaw::LongChain, &rustls::version::TLS12).await;
+}
+
+/// The device must refuse this server, say why, and say it to the server with an alert.
+async fn is_refused(pki: &Pki, device: &Pki, flaw: Flaw, cause: TlsCause, alert: AlertDescription) {
+    for version in rustls::ALL_VERSIONS {
+        let peer = Peer::listen(pki.server_of_version(flaw, version)).await;
+        let mut config = config(pki, peer.port, "device");
+        config.tls = pki.device_trusting(device);
+        let session = Session::builder(config).start().unwrap();
+        let mut events = session.events();
+        let tcp = peer.tcp().await;
+        let wire = tcp.wire.clone();
+        let server = peer.handshake_on(tcp).await;
+        let told = rustls_error(server.unwrap_err());
+        assert_eq!(told, rustls::Error::AlertReceived(alert), "{version:?}");
+        assert_eq!(*lost(&mut events).await, Cause::Tls(cause.clone()));
+        // TLS 1.3 hides the kind of what follows its hello.
+        if version.version == rustls::ProtocolVersion::TLSv1_2 {
+            let last = wire.received().seen.last().copied().unwrap();
+            assert_eq!((last.kind, last.length), (ALERT, 2));
+        }
+        session.stop(STOP).await;
+    }
+}
+
+fn rustls_error(error: io::Error) -> rustls::Error {
+    error
+        .into_inner()
+        .and_then(|inner| inner.downcast().ok())
+        .map(|error: Box<rustls::Error>| *error)
+        .expect("an error of TLS")
+}
+
+#[tokio::test]
+async fn tls_unsecure_server_cert_untrusted_ca() {
+    // One that is not known, and one that bears the name of one that is.
+    for (trusted, alert) in [
+        (Pki::named("another CA"), AlertDescription::UnknownCA),
+        (Pki::new(), AlertDescription::DecryptError),
+    ] {
+        let pki = Pki::new();
+        is_refused(&pki, &trusted, Flaw::None, TlsCause::UnknownIssuer, alert).await;
+    }
+}
+
+#[tokio::test]
+async fn tls_incorrect_subject_name_server_cert() {
+    let pki = Pki::new();
+    let alert = AlertDescription::BadCertificate;
+    is_refused(&pki, &pki, Flaw::OtherName, TlsCause::WrongName, alert).await;
+}
+
+#[tokio::test]
+async fn tls_expired_server_cert() {
+    let pki = Pki::new();
+    let alert = AlertDescription::CertificateExpired;
+    is_refused(&pki, &pki, Flaw::Expired, TlsCause::Expired, alert).await;
+}
