@@ -28,8 +28,6 @@ const DIRECTORY_MODE: Mode = Mode::RWXU;
 pub(crate) struct Dir {
     fd: OwnedFd,
     path: PathBuf,
-    #[cfg(test)]
-    pub(crate) faults: crate::faults::Faults,
 }
 
 impl Dir {
@@ -43,8 +41,6 @@ impl Dir {
         let dir = Self {
             fd,
             path: path.to_owned(),
-            #[cfg(test)]
-            faults: crate::faults::Faults::default(),
         };
         let stat = rustix::fs::fstat(&dir.fd)
             .map_err(|errno| AccessError::io("look at", path.to_owned(), errno))?;
@@ -61,15 +57,14 @@ impl Dir {
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
-        std::fs::create_dir_all(parent)
-            .map_err(|error| AccessError::io("create", parent.to_owned(), error))?;
-        match rustix::fs::mkdirat(CWD, path, DIRECTORY_MODE) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(AccessError::io("create", path.to_owned(), errno)),
-        }
-        File::open(parent)
-            .and_then(|parent| tolerate_unsupported(rustix::fs::fsync(&parent)))
-            .map_err(|error| AccessError::io("write", parent.to_owned(), error))?;
+        create_parents(parent)?;
+        step("create", path, || {
+            match rustix::fs::mkdirat(CWD, path, DIRECTORY_MODE) {
+                Err(Errno::EXIST) => Ok(()),
+                other => other,
+            }
+        })?;
+        sync_path(parent)?;
         Self::open(path)?.ok_or_else(|| AccessError::io("open", path.to_owned(), Errno::NOENT))
     }
 
@@ -88,12 +83,7 @@ impl Dir {
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(not_a_directory(&path, errno)),
         };
-        let dir = Self {
-            fd,
-            path,
-            #[cfg(test)]
-            faults: self.faults.clone(),
-        };
+        let dir = Self { fd, path };
         check_owner(&dir.path, &dir.own_stat()?)?;
         Ok(Some(dir))
     }
@@ -114,16 +104,16 @@ impl Dir {
         })?;
         let mut file = File::from(fd);
         #[cfg(test)]
-        self.faults.unsynced(self.join(name), &file);
+        crate::faults::unsynced(self.join(name), &file);
         self.step("write", name, || file.write_all(content))
             .inspect_err(|_| {
                 // What a full disk leaves behind: the beginning.
                 #[cfg(test)]
                 let _ = file.write_all(&content[..content.len() / 2]);
             })?;
-        self.step("write", name, || file.sync_all())?;
+        sync(&self.join(name), || file.sync_all())?;
         #[cfg(test)]
-        self.faults.synced(&self.join(name));
+        crate::faults::synced(&self.join(name));
         Ok(())
     }
 
@@ -183,7 +173,7 @@ impl Dir {
 
     /// Returns once all that happened to names in this directory is on the medium.
     pub(crate) fn sync(&self) -> Result<(), AccessError> {
-        self.step("write", ".", || {
+        sync(&self.path, || {
             tolerate_unsupported(rustix::fs::fsync(&self.fd))
         })
     }
@@ -224,6 +214,8 @@ impl Dir {
 
     /// Opens a file for a lock: made if it is not there, never truncated.
     pub(crate) fn open_lock_file(&self, name: &str) -> Result<File, Errno> {
+        #[cfg(test)]
+        crate::faults::check()?;
         let flags = OPEN_FILE | OFlags::RDWR | OFlags::CREATE;
         rustix::fs::openat(&self.fd, name, flags, FILE_MODE).map(File::from)
     }
@@ -233,19 +225,58 @@ impl Dir {
             .map_err(|errno| AccessError::io("look at", self.path.clone(), errno))
     }
 
-    /// One changing call. In tests it can be made to fail before it does anything.
     fn step<T, E: Into<io::Error>>(
         &self,
         action: &'static str,
         name: &str,
         call: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, AccessError> {
-        #[cfg(test)]
-        self.faults
-            .check()
-            .map_err(|error| AccessError::io(action, self.join(name), error))?;
-        call().map_err(|error| AccessError::io(action, self.join(name), error))
+        step(action, &self.join(name), call)
     }
+}
+
+/// One changing call. In tests it can be made to fail before it does anything.
+pub(crate) fn step<T, E: Into<io::Error>>(
+    action: &'static str,
+    path: &Path,
+    call: impl FnOnce() -> Result<T, E>,
+) -> Result<T, AccessError> {
+    #[cfg(test)]
+    crate::faults::check().map_err(|errno| AccessError::io(action, path.to_owned(), errno))?;
+    call().map_err(|error| AccessError::io(action, path.to_owned(), error))
+}
+
+/// One wait for the medium. Tests count them.
+fn sync(path: &Path, call: impl FnOnce() -> io::Result<()>) -> Result<(), AccessError> {
+    #[cfg(test)]
+    crate::faults::count_sync();
+    step("write", path, call)
+}
+
+fn sync_path(directory: &Path) -> Result<(), AccessError> {
+    sync(directory, || {
+        let directory = File::open(directory)?;
+        tolerate_unsupported(rustix::fs::fsync(&directory))
+    })
+}
+
+/// Makes a directory with those above it that are missing, and returns once their names are on the medium.
+fn create_parents(path: &Path) -> Result<(), AccessError> {
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .take_while(|ancestor| !ancestor.as_os_str().is_empty() && !ancestor.exists())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    step("create", path, || std::fs::create_dir_all(path))?;
+    for made in missing {
+        sync_path(match made.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        })?;
+    }
+    Ok(())
 }
 
 /// What was read of a file. Wiped on drop, as it may be a key.

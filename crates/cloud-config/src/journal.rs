@@ -5,12 +5,29 @@
 //!
 //! 1. `.staging/` is made, each new file written into it and synced, then the directory synced.
 //! 2. `.staging` becomes `.committed`, and the parent is synced. **From here on the new files count.**
-//! 3. Each file is moved from `.committed/` to its place, `cloud_config.json` last; the directories are synced;
+//! 3. Each file is moved from `.committed/` to its place, `cloud_config.json` last; the directory is synced;
 //!    `.committed` is removed.
+//!
+//! A removal begins with the rename of `cloud_config.json` to `.removed`, which decides; then the other files go, and
+//! `.removed` last.
 //!
 //! Found later, a `.staging` means a change that never was: it is discarded. A `.committed` means one that is not
 //! finished: its files take precedence over those outside, and [`recover`] finishes step 3, which can be cut short and
-//! repeated any number of times. The Python library looks at neither name.
+//! repeated any number of times. A `.removed` means keys that nobody wants any more: they are removed, unless somebody
+//! (the Python library) has provisioned the device since. That library looks at none of these names.
+//!
+//! # What is synced
+//!
+//! `fsync` is what wears the flash and takes the time, so there is one where an order or a promise hangs on it, and
+//! nowhere else. [`replace`] needs one for each file, and three:
+//!
+//! - each new file, and `.staging`: what is committed must have its content and its names;
+//! - the directory after the rename to `.committed`: the decision comes before the first move, and before we say `Ok`;
+//! - the directory after the moves: the names must be in their places before `.committed` goes.
+//!
+//! So 9 for a whole configuration and 5 for a pair. The removal of `.committed` has none: an empty one found later does
+//! no harm. A removal has two: after the decision, and after the other files are gone, so that a key that was said to be
+//! removed is. Making the directory costs one for each directory made.
 //!
 //! Protocol: `docs/protocol.md`, "On disk".
 
@@ -36,10 +53,17 @@ pub(crate) const CLOUD_CONFIG: &str = "cloud_config.json";
 
 pub(crate) const STAGING: &str = ".staging";
 pub(crate) const COMMITTED: &str = ".committed";
+/// Was `cloud_config.json` until its device was reset.
+pub(crate) const REMOVED: &str = ".removed";
 
 /// Whether there is anything for [`recover`] to do.
 pub(crate) fn is_pending(dir: &Dir) -> Result<bool, AccessError> {
-    Ok(dir.stat(STAGING)?.is_some() || dir.stat(COMMITTED)?.is_some())
+    for name in [STAGING, COMMITTED, REMOVED] {
+        if dir.stat(name)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Finishes what was committed and discards what was not. The caller holds the directory's lock.
@@ -50,6 +74,9 @@ pub(crate) fn recover(dir: &Dir) -> Result<Vec<Repair>, AccessError> {
     }
     if finish(dir)? {
         repairs.push(Repair::CommittedChangeFinished);
+    }
+    if finish_removal(dir)? {
+        repairs.push(Repair::RemovalFinished);
     }
     Ok(repairs)
 }
@@ -104,9 +131,7 @@ fn finish(dir: &Dir) -> Result<bool, AccessError> {
     }
     // The names must be safe in their new places before the directory that proves the commit goes away.
     dir.sync()?;
-    committed.sync()?;
     dir.remove_subdirectory(COMMITTED)?;
-    dir.sync()?;
     Ok(true)
 }
 
@@ -120,13 +145,32 @@ fn discard_staging(dir: &Dir) -> Result<bool, AccessError> {
     dir.remove_subdirectory(STAGING)
 }
 
-/// Removes every file of a configuration. The removal of `cloud_config.json` makes the device unprovisioned; what a cut
-/// leaves of the others is no configuration. The caller holds the directory's lock.
+/// Removes every file of a configuration. `Ok` means that none of them can come back, `Err` that the device is as it was
+/// or not provisioned any more, in which case the rest goes when the directory is next opened. The caller holds the
+/// directory's lock.
 pub(crate) fn remove_all(dir: &Dir) -> Result<(), AccessError> {
     // A committed change must not come back after its removal, and it may be half in place: so it is finished first.
     recover(dir)?;
-    dir.remove_file(CLOUD_CONFIG)?;
-    dir.sync()?;
+    if dir.stat(CLOUD_CONFIG)?.is_some() {
+        dir.rename(CLOUD_CONFIG, dir, REMOVED)?;
+        dir.sync()?;
+    }
+    remove_files(dir)?;
+    dir.remove_file(REMOVED)?;
+    Ok(())
+}
+
+fn finish_removal(dir: &Dir) -> Result<bool, AccessError> {
+    if dir.stat(REMOVED)?.is_none() {
+        return Ok(false);
+    }
+    if dir.stat(CLOUD_CONFIG)?.is_none() {
+        remove_files(dir)?;
+    }
+    dir.remove_file(REMOVED)
+}
+
+fn remove_files(dir: &Dir) -> Result<(), AccessError> {
     for name in FILES {
         dir.remove_file(name)?;
     }

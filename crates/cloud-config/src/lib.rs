@@ -16,7 +16,11 @@
 //! - **One process.** [`Store::lock`] is released by the operating system however its holder ends, and names the holder to
 //!   whoever comes second. Reading needs no lock.
 //! - **Shared with the Python library.** Both read what the other wrote, byte for byte; what this crate needs besides has
-//!   names that the other does not look at: `.lock`, and `.staging` and `.committed` during a change.
+//!   names that the other does not look at: `.lock`, and `.staging`, `.committed` or `.removed` during a change.
+//!
+//! The first of these is shown by tests that fail or cut off each single change of the disk (a kill, a power cut that takes
+//! what was not synced, a full disk, a read-only one), and by a process that is killed at each of its system calls and
+//! at random. A first provisioning waits for the medium ten times, a rotation five times; the `cost` example measures it.
 //!
 //! # Example
 //!

@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
 
-use crate::dir::Dir;
+use crate::dir::{Dir, step};
 use crate::error::{AccessError, LockError};
 
 pub(crate) const LOCK_FILE: &str = ".lock";
@@ -103,9 +103,10 @@ impl Held {
     /// A full disk must not keep us from locking: then the file stays without an id, and only the message suffers.
     fn write_pid(&self) {
         let mut file = &self.file;
-        let written = file
-            .set_len(0)
-            .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
+        let written = step("write", &self.dir.join(LOCK_FILE), || {
+            file.set_len(0)?;
+            file.write_all(format!("{}\n", std::process::id()).as_bytes())
+        });
         if let Err(error) = written {
             tracing::debug!(%error, "the process id could not be written into the lock file");
         }
@@ -115,7 +116,9 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         // So that nobody reads our id while the next holder has not written its own yet.
-        let _ = self.file.set_len(0);
+        let _ = step("write", &self.dir.join(LOCK_FILE), || self.file.set_len(0));
+        // Closing alone would leave it locked for as long as a process that another thread just forks has a copy.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
 

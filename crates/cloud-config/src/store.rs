@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use crate::credentials::{Credentials, CredentialsError, MAX_PEM, PairReport};
 use crate::device::{ConfigError, DeviceConfig, PemParts};
-use crate::dir::Dir;
+use crate::dir::{Dir, step};
 use crate::document::{self, Document};
 use crate::error::{AccessError, Damage, LoadError, LockError, StoreError};
 use crate::journal::{
@@ -47,6 +47,8 @@ pub enum Repair {
     CommittedChangeFinished,
     /// The remains of a replacement that had not been decided were removed.
     UnfinishedChangeDiscarded,
+    /// A removal that was interrupted was brought to its end: the keys that it had left are gone.
+    RemovalFinished,
 }
 
 impl fmt::Display for Repair {
@@ -65,6 +67,7 @@ impl fmt::Display for Repair {
             Self::UnfinishedChangeDiscarded => {
                 f.write_str("the remains of an interrupted replacement were removed")
             }
+            Self::RemovalFinished => f.write_str("an interrupted removal was finished"),
         }
     }
 }
@@ -101,8 +104,6 @@ struct Inner {
     directory: PathBuf,
     /// Serialises this process's own calls, and knows the lock while somebody holds it.
     held: Mutex<Weak<Held>>,
-    #[cfg(test)]
-    faults: Mutex<crate::faults::Faults>,
 }
 
 impl Store {
@@ -112,8 +113,6 @@ impl Store {
         let inner = Inner {
             directory: base_path.as_ref().join(DIRECTORY),
             held: Mutex::default(),
-            #[cfg(test)]
-            faults: Mutex::default(),
         };
         Self {
             inner: Arc::new(inner),
@@ -237,7 +236,10 @@ impl Store {
         journal::remove_all(&held.dir)?;
         held.dir.remove_file(LOCK_FILE)?;
         // Not empty: something of the owner's is in it, and stays.
-        if let Err(error) = std::fs::remove_dir(self.directory()) {
+        let removed = step("remove", self.directory(), || {
+            std::fs::remove_dir(self.directory())
+        });
+        if let Err(error) = removed {
             tracing::debug!(directory = %self.directory().display(), %error, "the directory stays");
         }
         Ok(was)
@@ -341,13 +343,7 @@ impl Store {
         if let Some(held) = self.current(slot)? {
             return Ok(held);
         }
-        #[allow(unused_mut, reason = "tests set its faults")]
-        let mut held = Held::acquire(self.directory())?;
-        #[cfg(test)]
-        {
-            held.dir.faults = self.inner.faults.lock().unwrap().clone();
-        }
-        Ok(Arc::new(held))
+        Ok(Arc::new(Held::acquire(self.directory())?))
     }
 }
 

@@ -405,6 +405,22 @@ fn a_directory_of_another_user_is_refused() {
     ));
 }
 
+/// A process that is being started has copies of all open files for a moment.
+#[test]
+fn a_lock_is_free_at_once_although_processes_are_being_started() {
+    let base = common::fast_directory();
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| {
+            for _ in 0..100 {
+                std::process::Command::new("true").status().unwrap();
+            }
+        });
+        while !starting.is_finished() {
+            drop(Store::new(base.path()).lock().unwrap());
+        }
+    });
+}
+
 #[test]
 fn removal_takes_what_is_ours_and_leaves_what_is_not() {
     let f = Fixture::new();

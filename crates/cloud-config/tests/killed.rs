@@ -1,7 +1,8 @@
-//! A process that writes without pause, killed with SIGKILL at moments of no particular kind: what the next one finds is
-//! whole, and the directory is free.
+//! A process killed with SIGKILL while it stores: what the next one finds is whole, and the directory is free.
 //!
-//! The process is this test binary itself, told to run nothing but [`writer`].
+//! The process is this test binary itself, told to run nothing but [`worker`]. It is killed at moments of no particular
+//! kind, 50 times or as often as `CLOUD_CONFIG_KILLS` says, and, where `strace` is to be had, at the entry of each system
+//! call of each change. What a killed process cannot show, a power cut, is in the store's own tests.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,116 +13,306 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use cloud_config::{DeviceConfig, LockError, Store};
+use cloud_config::{DeviceConfig, LoadError, LockError, Store};
 
 const DIRECTORY: &str = "CLOUD_CONFIG_TEST_DIRECTORY";
-const KILLS: u32 = 50;
+const WORK: &str = "CLOUD_CONFIG_TEST_WORK";
+const KILLS: &str = "CLOUD_CONFIG_KILLS";
+const DEFAULT_KILLS: u32 = 50;
 const NAMES: [&str; 2] = ["one", "two"];
 const FILES: [&str; 4] = ["iot.crt", "iot.key", "remote.crt", "remote.key"];
+/// Looked for by the worker, found by nobody: what lies between the two in a trace is the change.
+const MARKS: [&str; 2] = ["/cloud-config/begin", "/cloud-config/end"];
 
-/// Writes two configurations in turn, and swaps their remote certificates, until it is killed.
+/// The process to be killed: works until it is, or does one thing.
 #[test]
-#[ignore = "started by the other test as a process to be killed"]
-fn writer() {
+#[ignore = "started by the other tests as a process to be killed"]
+fn worker() {
     let Some(base) = std::env::var_os(DIRECTORY).map(PathBuf::from) else {
         return;
     };
     let [one, two] = NAMES.map(|name| read_material(&base, name));
     let store = Store::new(&base);
-    let _lock = store.lock().unwrap();
-    // The first load mends what the predecessor's end left.
-    let _ = store.load();
-    println!("\nready");
-    loop {
-        store.save(&one).unwrap();
-        store.replace_remote(&two.remote).unwrap();
-        store.save(&two).unwrap();
-        store.replace_remote(&one.remote).unwrap();
+    match std::env::var(WORK).unwrap().as_str() {
+        // Provisioned for good, under a lock that is kept.
+        "replace" => {
+            let _lock = store.lock().unwrap();
+            // The first load mends what the predecessor's end left.
+            let _ = store.load();
+            println!("\nready");
+            loop {
+                store.save(&one).unwrap();
+                store.replace_remote(&two.remote).unwrap();
+                store.save(&two).unwrap();
+                store.replace_remote(&one.remote).unwrap();
+            }
+        }
+        // A whole life, from no directory to none.
+        "live" => {
+            let _ = store.load();
+            println!("\nready");
+            loop {
+                store.save(&one).unwrap();
+                store.replace_remote(&two.remote).unwrap();
+                store.save(&two).unwrap();
+                store.remove().unwrap();
+            }
+        }
+        once => {
+            // Whoever traces does so from here on, this thread alone.
+            println!(
+                "\n{}",
+                fs::read_link("/proc/thread-self").unwrap().display()
+            );
+            std::io::stdin().read_line(&mut String::new()).unwrap();
+            let [begin, end] = MARKS;
+            let _ = fs::symlink_metadata(begin);
+            match once {
+                "provision" | "force" => store.save(&two).unwrap(),
+                "rotate" => store.replace_remote(&two.remote).unwrap(),
+                "reset" => drop(store.remove().unwrap()),
+                other => panic!("{other}"),
+            }
+            let _ = fs::symlink_metadata(end);
+        }
     }
 }
 
 #[test]
-fn a_killed_writer_leaves_a_whole_configuration_and_no_lock() {
+fn a_process_killed_at_any_moment_leaves_a_whole_configuration_and_no_lock() {
+    let kills = match std::env::var(KILLS) {
+        Ok(number) => number.parse().expect("a number of kills"),
+        Err(_) => DEFAULT_KILLS,
+    };
     let base = common::fast_directory();
-    let devices = NAMES.map(common::device);
-    for (name, device) in NAMES.iter().zip(&devices) {
-        write_material(base.path(), name, device);
-    }
+    let devices = material(base.path());
     let store = Store::new(base.path());
     store.save(&devices[0]).unwrap();
-    let mut repaired = 0;
-    for kill in 0..KILLS {
-        let writer = start_writer(base.path());
-        let refused = store.lock().expect_err("the writer has the lock");
-        assert!(
-            matches!(&refused, LockError::InUse { pid, .. } if *pid == Some(writer.0.id())),
-            "{refused}"
-        );
-        assert!(refused.to_string().contains(&writer.0.id().to_string()));
-        // Not a wait for anything: it is what spreads the kills over the writer's steps.
+    let (mut repaired, mut absent) = (0, 0);
+    for kill in 0..kills {
+        let lives = kill % 2 == 1;
+        let work = if lives { "live" } else { "replace" };
+        let (worker, _) = start_worker(base.path(), work, |line| line == "ready");
+        if !lives {
+            let refused = store.lock().expect_err("the worker has the lock");
+            assert!(
+                matches!(&refused, LockError::InUse { pid, .. } if *pid == Some(worker.0.id())),
+                "{refused}"
+            );
+            assert!(refused.to_string().contains(&worker.0.id().to_string()));
+        }
+        // Not a wait for anything: it is what spreads the kills over the worker's steps.
         std::thread::sleep(Duration::from_micros(u64::from(kill) * 613 % 10_000));
-        drop(writer);
-        let loaded = store.load().unwrap();
-        let found = loaded.device;
-        let iot = devices
-            .iter()
-            .find(|device| device.iot == found.iot)
-            .expect("no iot pair of ours");
-        assert_eq!(found.iot_thing_name, iot.iot_thing_name);
-        assert_eq!(found.access_point, iot.access_point);
-        assert!(
-            devices.iter().any(|device| device.remote == found.remote),
-            "no remote pair of ours"
-        );
-        repaired += u32::from(!loaded.repairs.is_empty());
+        drop(worker);
+        let (found, repairs) = match store.load() {
+            Ok(loaded) => (Some(loaded.device), !loaded.repairs.is_empty()),
+            Err(LoadError::NotProvisioned(_)) if lives => (None, false),
+            Err(error) => panic!("kill {kill}: {error}"),
+        };
+        match &found {
+            Some(found) => check_parts(found, &devices),
+            None => absent += 1,
+        }
+        check_leftovers(&store, found.is_some());
+        repaired += u32::from(repairs);
         drop(store.lock().expect("a dead process holds nothing"));
+        if found.is_none() {
+            store.save(&devices[0]).unwrap();
+        }
     }
-    println!("{repaired} of {KILLS} kills left something to repair");
-    assert!(repaired > 0, "no kill hit the writer while it wrote");
+    println!("of {kills} kills, {repaired} left something to repair and {absent} no configuration");
+    assert!(
+        repaired > 0 && absent > 0,
+        "no kill hit the worker while it wrote"
+    );
+}
+
+#[test]
+fn a_process_killed_at_each_system_call_leaves_the_old_or_the_new() {
+    for (work, provisioned) in [
+        ("provision", false),
+        ("force", true),
+        ("rotate", true),
+        ("reset", true),
+    ] {
+        let base = common::fast_directory();
+        let [one, two] = material(base.path());
+        let store = Store::new(base.path());
+        let before = provisioned.then(|| one.clone());
+        let after = match work {
+            "reset" => None,
+            "rotate" => Some(DeviceConfig {
+                remote: two.remote.clone(),
+                ..one.clone()
+            }),
+            _ => Some(two),
+        };
+        let begin = || match &before {
+            Some(before) => store.save(before).unwrap(),
+            None => drop(store.remove().unwrap()),
+        };
+        begin();
+        let Some(calls) = calls(base.path(), work) else {
+            println!("not run: strace is not there, or may not trace");
+            return;
+        };
+        let (mut old, mut new) = (0, 0);
+        for (name, number) in &calls {
+            begin();
+            let inject = format!("inject={name}:signal=KILL:when={number}");
+            let ended = traced(base.path(), work, &["-e", &inject]).expect("strace worked before");
+            assert!(!ended.success(), "{work}, {name} {number}: not killed");
+            let found = match store.load() {
+                Ok(loaded) => Some(loaded.device),
+                Err(LoadError::NotProvisioned(_)) => None,
+                Err(error) => panic!("{work}, {name} {number}: {error}"),
+            };
+            assert!(
+                found == before || found == after,
+                "{work}, {name} {number}: {found:?}"
+            );
+            check_leftovers(&store, found.is_some());
+            drop(store.lock().expect("a dead process holds nothing"));
+            old += u32::from(found == before);
+            new += u32::from(found == after);
+        }
+        println!(
+            "{work}: killed at {} system calls, {old} times the old was found, {new} times the new",
+            calls.len()
+        );
+        assert!(old > 0 && new > 0, "{work}");
+    }
+}
+
+/// Each system call of one change, as its name and its number among those of that name. `None` without a tracer.
+fn calls(base: &Path, work: &str) -> Option<Vec<(String, u32)>> {
+    let file = base.join("trace");
+    let ended = traced(base, work, &["-o", file.to_str().unwrap()])?;
+    assert!(ended.success(), "{work}, traced: {ended}");
+    let text = fs::read_to_string(&file).unwrap();
+    let [begin, end] = MARKS;
+    let mut counts = HashMap::new();
+    let mut calls = Vec::new();
+    let mut within = false;
+    for line in text.lines() {
+        let Some((name, _)) = line.split_once('(') else {
+            continue;
+        };
+        let count = counts.entry(name).or_insert(0);
+        *count += 1;
+        if line.contains(end) {
+            break;
+        }
+        if within {
+            calls.push((name.to_owned(), *count));
+        }
+        within |= line.contains(begin);
+    }
+    assert!(calls.len() > 10, "no trace of the change:\n{text}");
+    Some(calls)
+}
+
+/// How a worker ended whose one change was traced. `None` if that cannot be had here.
+fn traced(base: &Path, work: &str, options: &[&str]) -> Option<ExitStatus> {
+    let (mut worker, line) = start_worker(base, work, |line| line.contains("/task/"));
+    let thread = line.rsplit('/').next().unwrap();
+    let mut tracer = Command::new("strace")
+        .args(options)
+        .args(["-p", thread])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .ok()?;
+    let said = BufReader::new(tracer.stderr.take().unwrap()).lines();
+    let mut said = said.map_while(Result::ok);
+    if !said.any(|line| line.contains("attached")) {
+        tracer.wait().unwrap();
+        return None;
+    }
+    // A tracer with a full pipe would stop the worker.
+    let drain = std::thread::spawn(move || said.count());
+    worker.0.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    let ended = worker.0.wait().unwrap();
+    tracer.wait().unwrap();
+    drain.join().unwrap();
+    Some(ended)
+}
+
+fn check_parts(found: &DeviceConfig, devices: &[DeviceConfig; 2]) {
+    let iot = devices
+        .iter()
+        .find(|device| device.iot == found.iot)
+        .expect("no iot pair of ours");
+    assert_eq!(found.iot_thing_name, iot.iot_thing_name);
+    assert_eq!(found.access_point, iot.access_point);
+    assert!(
+        devices.iter().any(|device| device.remote == found.remote),
+        "no remote pair of ours"
+    );
+}
+
+/// A device has its six files and perhaps a lock's, one that is none has no key.
+fn check_leftovers(store: &Store, provisioned: bool) {
+    let Ok(entries) = fs::read_dir(store.directory()) else {
+        assert!(!provisioned);
+        return;
+    };
+    let others = entries
+        .filter(|entry| entry.as_ref().unwrap().file_name() != ".lock")
+        .count();
+    assert_eq!(others, if provisioned { 6 } else { 0 });
 }
 
 /// Killed, and waited for, when dropped.
-struct Writer(Child);
+struct Worker(Child);
 
-impl Drop for Writer {
+impl Drop for Worker {
     fn drop(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 }
 
-fn start_writer(base: &Path) -> Writer {
+/// A worker that has said a certain line, and the line.
+fn start_worker(base: &Path, work: &str, awaited: impl Fn(&str) -> bool) -> (Worker, String) {
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "writer", "--ignored", "--nocapture"])
+        .args(["--exact", "worker", "--ignored", "--nocapture"])
         .env(DIRECTORY, base)
+        .env(WORK, work)
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut writer = Writer(child);
-    let lines = BufReader::new(writer.0.stdout.take().unwrap()).lines();
-    assert!(
-        lines.map_while(Result::ok).any(|line| line == "ready"),
-        "the writer did not get to writing"
-    );
-    writer
+    let mut worker = Worker(child);
+    let mut lines = BufReader::new(worker.0.stdout.as_mut().unwrap()).lines();
+    let line = lines
+        .find_map(|line| line.ok().filter(|line| awaited(line)))
+        .expect("the worker got to its work");
+    (worker, line)
 }
 
-fn write_material(base: &Path, name: &str, device: &DeviceConfig) {
-    let texts = [
-        device.iot.chain_pem(),
-        device.iot.key_pem(),
-        device.remote.chain_pem(),
-        device.remote.key_pem(),
-    ];
-    for (file, text) in FILES.iter().zip(texts) {
-        fs::write(base.join(format!("{name}.{file}")), text).unwrap();
+/// Two configurations that have nothing in common, also laid out for a worker to read.
+fn material(base: &Path) -> [DeviceConfig; 2] {
+    let devices = NAMES.map(common::device);
+    for (name, device) in NAMES.iter().zip(&devices) {
+        let texts = [
+            device.iot.chain_pem(),
+            device.iot.key_pem(),
+            device.remote.chain_pem(),
+            device.remote.key_pem(),
+        ];
+        for (file, text) in FILES.iter().zip(texts) {
+            fs::write(base.join(format!("{name}.{file}")), text).unwrap();
+        }
     }
+    devices
 }
 
 fn read_material(base: &Path, name: &str) -> DeviceConfig {

@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use tempfile::TempDir;
 
 use super::*;
-use crate::faults::{Faults, Plan};
+use crate::faults::{Outcome, Plan, under};
 
 /// Two configurations that have nothing in common.
 static OLD: LazyLock<DeviceConfig> = LazyLock::new(|| device("old"));
@@ -94,11 +94,9 @@ impl Change {
     }
 }
 
-fn with_faults(base: &TempDir, plan: Plan) -> (Store, Faults) {
-    let store = Store::new(base.path());
-    let faults = Faults::new(plan);
-    *store.inner.faults.lock().unwrap() = faults.clone();
-    (store, faults)
+/// The work of a process of its own, which ends with it.
+fn process<T>(base: &TempDir, plan: Plan, work: impl FnOnce(&Store) -> T) -> (T, Outcome) {
+    under(plan, || work(&Store::new(base.path())))
 }
 
 /// What a process that starts afterwards finds. Also checks that it cleans up, and that nothing is open to others.
@@ -118,8 +116,11 @@ fn found(base: &TempDir) -> Option<DeviceConfig> {
         Err(LoadError::NotProvisioned(_)) => None,
         Err(other) => panic!("{other}"),
     };
-    for name in [journal::STAGING, COMMITTED] {
-        assert!(!store.directory().join(name).exists(), "{name} is left");
+    let exists = |name: &&str| store.directory().join(name).exists();
+    let leftovers = [journal::STAGING, COMMITTED, journal::REMOVED];
+    assert_eq!(leftovers.iter().find(|name| exists(name)), None);
+    if device.is_none() {
+        assert_eq!(FILES.iter().find(|name| exists(name)), None, "kept");
     }
     device
 }
@@ -146,12 +147,14 @@ fn a_full_disk_at_any_step_changes_nothing() {
     for change in changes() {
         for step in 0.. {
             let base = change.begin();
-            let (store, faults) = with_faults(&base, Plan::Full(step));
-            let result = (change.run)(&store);
+            let (result, faults) = process(&base, Plan::Full(step), change.run);
             let context = format!("{}, step {step}: {result:?}", change.name);
             let expected = match &result {
                 Ok(()) => &change.after,
-                Err(StoreError::Access(AccessError::DiskFull(_))) => &change.before,
+                Err(
+                    StoreError::Access(AccessError::DiskFull(_))
+                    | StoreError::Lock(LockError::Access(AccessError::DiskFull(_))),
+                ) => &change.before,
                 Err(other) => panic!("{context}: {other}"),
             };
             match (change.after.is_some(), found(&base)) {
@@ -165,9 +168,9 @@ fn a_full_disk_at_any_step_changes_nothing() {
             (change.run)(&Store::new(base.path()))
                 .unwrap_or_else(|error| panic!("{context}, again: {error}"));
             assert_eq!(found(&base), change.after, "{context}, again");
-            if !faults.struck() {
+            if !faults.struck {
                 assert!(
-                    step > 3,
+                    step > 5,
                     "{}: the faults do not reach the code",
                     change.name
                 );
@@ -184,9 +187,7 @@ fn a_power_cut_at_any_step_leaves_the_old_or_the_new() {
         let mut seen_after = false;
         for step in 0.. {
             let base = change.begin();
-            let (store, faults) = with_faults(&base, Plan::Cut(step));
-            let _ = (change.run)(&store);
-            drop(store);
+            let (_, faults) = process(&base, Plan::Cut(step), change.run);
             faults.lose_unsynced();
             let now = found(&base);
             seen_before |= now == change.before;
@@ -196,7 +197,7 @@ fn a_power_cut_at_any_step_leaves_the_old_or_the_new() {
                 "{}, step {step}: {now:?}",
                 change.name
             );
-            if !faults.struck() {
+            if !faults.struck {
                 break;
             }
         }
@@ -211,13 +212,13 @@ fn a_second_cut_while_the_first_is_being_repaired_does_no_harm() {
             let mut struck = true;
             for second in 0.. {
                 let base = change.begin();
-                let (store, faults) = with_faults(&base, Plan::Cut(first));
-                let _ = (change.run)(&store);
+                let (_, faults) = process(&base, Plan::Cut(first), change.run);
                 faults.lose_unsynced();
-                struck = faults.struck();
-                let (repairing, faults) = with_faults(&base, Plan::Cut(second));
+                struck = faults.struck;
                 // What is read although it cannot be repaired is what is found after the repair.
-                let read = repairing.load().ok().map(|loaded| loaded.device);
+                let (read, faults) = process(&base, Plan::Cut(second), |store| {
+                    store.load().ok().map(|loaded| loaded.device)
+                });
                 let now = found(&base);
                 assert_eq!(read, now, "{}, steps {first} and {second}", change.name);
                 assert!(
@@ -225,7 +226,7 @@ fn a_second_cut_while_the_first_is_being_repaired_does_no_harm() {
                     "{}, steps {first} and {second}",
                     change.name
                 );
-                if !faults.struck() {
+                if !faults.struck {
                     break;
                 }
             }
@@ -243,18 +244,16 @@ fn what_was_removed_does_not_come_back_from_an_unfinished_change() {
         for second in 0.. {
             let base = fast_directory();
             Store::new(base.path()).save(&OLD).unwrap();
-            let (store, faults) = with_faults(&base, Plan::Cut(first));
-            let _ = store.save(&NEW);
-            struck = faults.struck();
-            let (removing, faults) = with_faults(&base, Plan::Cut(second));
-            let removed = removing.remove();
+            let (_, faults) = process(&base, Plan::Cut(first), |store| store.save(&NEW));
+            struck = faults.struck;
+            let (removed, faults) = process(&base, Plan::Cut(second), Store::remove);
             let now = found(&base);
             let whole = now.is_none() || now.as_ref() == Some(&*OLD) || now.as_ref() == Some(&*NEW);
             assert!(
                 whole && !(removed.is_ok() && now.is_some()),
                 "steps {first} and {second}: {removed:?}, {now:?}"
             );
-            if !faults.struck() {
+            if !faults.struck {
                 break;
             }
         }
@@ -266,9 +265,77 @@ fn what_was_removed_does_not_come_back_from_an_unfinished_change() {
 
 #[test]
 fn a_read_only_file_system_is_named_as_such() {
-    let error = AccessError::io("create", PathBuf::from("x"), rustix::io::Errno::ROFS);
-    assert!(matches!(error, AccessError::ReadOnly(_)), "{error}");
-    assert!(!error.is_retryable());
+    for change in changes() {
+        let base = change.begin();
+        let (result, _) = process(&base, Plan::ReadOnly, change.run);
+        let error = match result {
+            Ok(()) => panic!("{}: nothing failed", change.name),
+            Err(StoreError::Access(error) | StoreError::Lock(LockError::Access(error))) => error,
+            Err(other) => panic!("{}: {other}", change.name),
+        };
+        assert!(
+            matches!(error, AccessError::ReadOnly(_)) && !error.is_retryable(),
+            "{error}"
+        );
+        assert_eq!(found(&base), change.before, "{}", change.name);
+    }
+}
+
+#[test]
+fn a_read_only_file_system_can_be_read_whatever_was_left_on_it() {
+    for change in changes() {
+        for step in 0.. {
+            let base = change.begin();
+            let (_, faults) = process(&base, Plan::Cut(step), change.run);
+            let (read, _) = process(&base, Plan::ReadOnly, |store| match store.load() {
+                Ok(loaded) => Some(loaded.device),
+                Err(LoadError::NotProvisioned(_)) => None,
+                Err(other) => panic!("{}, step {step}: {other}", change.name),
+            });
+            assert_eq!(read, found(&base), "{}, step {step}", change.name);
+            if !faults.struck {
+                break;
+            }
+        }
+    }
+}
+
+/// The numbers that the head of the journal gives reasons for.
+#[test]
+fn nothing_is_synced_without_need() {
+    for (change, syncs) in changes().iter().zip([1 + 9, 9, 5, 2]) {
+        let base = change.begin();
+        let (result, outcome) = process(&base, Plan::Healthy, change.run);
+        result.unwrap();
+        assert_eq!(outcome.syncs, syncs, "{}", change.name);
+    }
+    let base = fast_directory();
+    let deep = Store::new(base.path().join("not/there"));
+    let (result, outcome) = under(Plan::Healthy, || deep.save(&OLD));
+    result.unwrap();
+    assert_eq!(outcome.syncs, 3 + 9, "two directories above, and its own");
+    let (result, outcome) = under(Plan::Healthy, || deep.load());
+    result.unwrap();
+    assert_eq!(outcome.syncs, 0, "a start writes nothing");
+}
+
+#[test]
+fn what_the_python_library_stores_after_a_cut_removal_stays() {
+    let base = fast_directory();
+    Store::new(base.path()).save(&OLD).unwrap();
+    // The first change that a removal makes for good is its decision.
+    let cut = (0..).find(|step| {
+        let _ = process(&base, Plan::Cut(*step), Store::remove);
+        base.path().join(DIRECTORY).join(journal::REMOVED).exists()
+    });
+    assert!(cut.is_some());
+    let other = fast_directory();
+    Store::new(other.path()).save(&NEW).unwrap();
+    for name in FILES {
+        let path = |base: &TempDir| base.path().join(DIRECTORY).join(name);
+        fs::copy(path(&other), path(&base)).unwrap();
+    }
+    assert_eq!(found(&base), Some(NEW.clone()));
 }
 
 #[test]

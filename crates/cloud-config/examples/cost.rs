@@ -1,0 +1,71 @@
+//! What a change costs on this disk: how long it takes until it is on the medium.
+//!
+//! `cargo run --release -p cloud-config --example cost` measures in a temporary directory; with a path behind `--`, below
+//! that. Nearly all of it is the medium's share, so the figures say more about the disk than about the program.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use cloud_config::{Credentials, DeviceConfig, PemParts, Store};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const ROUNDS: usize = 25;
+
+fn main() -> Result<()> {
+    let parent = std::env::args_os()
+        .nth(1)
+        .map_or_else(std::env::temp_dir, PathBuf::from);
+    let base = tempfile::tempdir_in(parent)?;
+    let store = Store::new(base.path());
+    let device = new_device()?;
+    let remote = pair("sn0001.ui.example.com")?;
+    let remote = Credentials::from_pem(&remote.0, &remote.1)?;
+
+    let mut times: [Vec<Duration>; 5] = Default::default();
+    for _ in 0..ROUNDS {
+        let [provision, force, rotate, load, reset] = &mut times;
+        provision.push(timed(|| store.save(&device))?);
+        force.push(timed(|| store.save(&device))?);
+        rotate.push(timed(|| store.replace_remote(&remote))?);
+        load.push(timed(|| store.load())?);
+        reset.push(timed(|| store.remove())?);
+    }
+    println!("median and longest of {ROUNDS}:");
+    let names = ["provision", "re-provision", "rotate", "load", "reset"];
+    for (name, mut times) in names.into_iter().zip(times) {
+        times.sort();
+        let longest = times.last().copied().unwrap_or_default();
+        println!("{name:>13} {:>10.2?} {longest:>10.2?}", times[ROUNDS / 2]);
+    }
+    Ok(())
+}
+
+fn timed<T, E>(
+    work: impl FnOnce() -> std::result::Result<T, E>,
+) -> std::result::Result<Duration, E> {
+    let begun = Instant::now();
+    work()?;
+    Ok(begun.elapsed())
+}
+
+fn new_device() -> Result<DeviceConfig> {
+    let (iot_cert, iot_key) = pair("SN0001")?;
+    let (remote_cert, remote_key) = pair("sn0001.ui.example.com")?;
+    Ok(DeviceConfig::from_pem_parts(PemParts {
+        iot_thing_name: "SN0001",
+        iot_endpoint: "abc-ats.iot.eu-west-1.amazonaws.com",
+        remote_endpoint: "remote.example.com",
+        access_point: "sn0001.ui.example.com",
+        iot_ca: &iot_cert,
+        iot_cert: &iot_cert,
+        iot_key: &iot_key,
+        remote_cert: &remote_cert,
+        remote_key: &remote_key,
+    })?)
+}
+
+fn pair(name: &str) -> Result<(String, String)> {
+    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()])?;
+    Ok((made.cert.pem(), made.signing_key.serialize_pem()))
+}
