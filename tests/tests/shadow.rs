@@ -214,7 +214,7 @@ async fn agree(form: DeltaForm, name: Option<&str>, seed: u64) {
 
     // Half of the stories go on after the loss, with late messages of the lossy time still on their way. In the others, all
     // depends on what the device finds out by itself.
-    let loss_ends = if seed % 2 == 0 { 25 } else { STEPS };
+    let loss_ends = if seed.is_multiple_of(2) { 25 } else { STEPS };
     for step in 0..STEPS {
         if step == loss_ends {
             line.heal(&client).await;
