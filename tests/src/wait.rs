@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 /// How long a test waits for something that will happen. Generous: it only matters when a test fails.
-pub const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// Looks again and again until `condition` gives a value. Panics with `what` after [`LIMIT`].
 pub async fn until<T, F, Fut>(what: &str, mut condition: F) -> T
