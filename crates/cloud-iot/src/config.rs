@@ -42,6 +42,15 @@ pub struct SessionConfig {
     pub goodbye: Option<Message>,
     /// Asked for on each connection; each must be granted. Default: none.
     pub subscriptions: Vec<Subscription>,
+    /// How long the server keeps the session after a connection has ended, 1 s to 136 years in whole
+    /// seconds; it may allow less. Default: none, so that each connection begins with a clean start.
+    ///
+    /// What is published at QoS 1 meanwhile comes with the next connection. As long as the server
+    /// has the session, the subscriptions are not asked for again, except once in each process: the
+    /// one before may have asked for others.
+    pub session_expiry: Option<Duration>,
+    /// When a received QoS 1 message is acknowledged. Default: on receipt.
+    pub acknowledge: Acknowledge,
     /// Bounds of queues and sizes.
     pub limits: Limits,
     /// Waits between attempts to connect.
@@ -67,6 +76,8 @@ impl SessionConfig {
             birth: None,
             goodbye: None,
             subscriptions: Vec::new(),
+            session_expiry: None,
+            acknowledge: Acknowledge::default(),
             limits: Limits::default(),
             backoff: Backoff::default(),
             timeouts: Timeouts::default(),
@@ -92,6 +103,15 @@ impl SessionConfig {
             || keep_alive.subsec_nanos() != 0
         {
             return Err(ConfigError::KeepAlive(keep_alive));
+        }
+        if let Some(expiry) = self.session_expiry
+            && (expiry.subsec_nanos() != 0
+                || !(1..=u64::from(u32::MAX)).contains(&expiry.as_secs()))
+        {
+            return Err(ConfigError::OutOfRange {
+                name: "session_expiry",
+                range: "1 s to 4294967295 s in whole seconds",
+            });
         }
         self.limits.validate()?;
         self.timeouts.validate()?;
@@ -155,6 +175,25 @@ fn validate_backoff(backoff: &Backoff) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// When a received QoS 1 message is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Acknowledge {
+    /// At once. What a crash finds in a handler's queue is lost.
+    #[default]
+    OnReceipt,
+    /// When all [routes](crate::Router) that it falls under have handled it, whether well or not, or
+    /// dropped it because their queue was full. What was not acknowledged when the connection ended
+    /// comes again, if the server keeps the session
+    /// ([`session_expiry`](SessionConfig::session_expiry)); it is not handled twice unless the process
+    /// was started anew in between. Streams count as handled once they hold the message.
+    ///
+    /// Acknowledgements leave in the order in which the messages came, so that a slow handler delays
+    /// those of the others, and the server holds back new messages when
+    /// [`incoming_in_flight`](Limits::incoming_in_flight) are not acknowledged.
+    AfterHandlers,
+}
+
 /// Bounds of a session's queues, so that neither a long outage nor a busy server fills the memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -174,6 +213,9 @@ pub struct Limits {
     /// The largest packet that is received, in bytes, 1024–16 MiB; the server is told.
     /// Default: 150,000, just above what AWS IoT Core announces.
     pub incoming_packet_bytes: u32,
+    /// QoS 1 messages that the server may send before they are acknowledged, 1–1000, with
+    /// [`Acknowledge::AfterHandlers`]. Default: 32, half of what a route's queue holds.
+    pub incoming_in_flight: u16,
     /// Filters in one SUBSCRIBE packet, 1–100. Default: 8, AWS IoT Core's own limit.
     pub filters_per_subscribe: usize,
     /// Messages that wait in one [stream](crate::MessageStream), 1–100,000. Default: 64.
@@ -195,6 +237,7 @@ impl Default for Limits {
             payload_bytes: 128 << 10,
             topic_bytes: 256,
             incoming_packet_bytes: 150_000,
+            incoming_in_flight: 32,
             filters_per_subscribe: 8,
             stream_messages: 64,
             stream_bytes: 1 << 20,
@@ -232,6 +275,11 @@ impl Limits {
                 (1024..=16 << 20).contains(&self.incoming_packet_bytes),
                 "limits.incoming_packet_bytes",
                 "1024 to 16 MiB",
+            ),
+            (
+                (1..=1000).contains(&self.incoming_in_flight),
+                "limits.incoming_in_flight",
+                "1 to 1000",
             ),
             (
                 (1..=100).contains(&self.filters_per_subscribe),

@@ -20,6 +20,7 @@
 
 mod connecting;
 mod phase;
+mod receiving;
 mod stopping;
 
 use std::collections::VecDeque;
@@ -35,6 +36,7 @@ use crate::backoff::Failures;
 use crate::cause::Cause;
 use crate::config::SessionConfig;
 use crate::error::{PublishError, RequestError};
+use crate::inbound::Inbound;
 use crate::link::LinkEvent;
 use crate::message::Message;
 use crate::outbox::{MessageId, OutOfStep, Outbox};
@@ -51,6 +53,9 @@ pub(crate) struct Core {
     failures: Failures,
     outbox: Outbox,
     requests: Requests,
+    inbound: Inbound,
+    /// Whether the server has granted all subscriptions of the session that it keeps.
+    granted: bool,
     actions: VecDeque<Action>,
     report: StopReport,
 }
@@ -59,6 +64,7 @@ impl Core {
     /// A session that opens its first connection at once.
     pub(crate) fn new(config: Arc<SessionConfig>, random: Random, now: Instant) -> Self {
         let outbox = Outbox::new(config.limits.outbox_messages, config.limits.outbox_bytes);
+        let inbound = Inbound::new(config.limits.incoming_in_flight);
         let mut core = Self {
             config,
             random,
@@ -66,6 +72,8 @@ impl Core {
             failures: Failures::default(),
             outbox,
             requests: Requests::default(),
+            inbound,
+            granted: false,
             actions: VecDeque::new(),
             report: StopReport::default(),
         };
@@ -159,12 +167,7 @@ impl Core {
                 }
                 Err(OutOfStep) => self.out_of_step("PUBACK", now),
             },
-            LinkEvent::Message(message) => {
-                self.sign_of_life(now);
-                let answered = self.requests.answer(&message);
-                self.actions
-                    .push_back(Action::Deliver { message, answered });
-            }
+            LinkEvent::Message(incoming) => self.received(incoming, now),
             LinkEvent::Pinged => {
                 if let Some(link) = self.link() {
                     link.ping_due = Some(now + link.terms.keep_alive / 2);

@@ -14,7 +14,9 @@ use crate::cause::Cause;
 use crate::config::SessionConfig;
 use crate::core::{Action, Core, StopReport};
 use crate::event::{SessionEvent, SessionState};
+use crate::handled::Handled;
 use crate::hooks::Hooks;
+use crate::inbound::DeliveryId;
 use crate::link::LinkEvent;
 use crate::message::Message;
 use crate::pump::{Connection, EVENTS, NotTaken};
@@ -214,7 +216,12 @@ impl Running {
                 self.hooks.run_disconnect(cause, &mut self.hooking, limit);
                 self.hooks_started();
             }
-            Action::Deliver { message, answered } => self.deliver(&message, answered),
+            Action::Acknowledge(packet_id) => return self.send(|link| link.acknowledge(packet_id)),
+            Action::Deliver {
+                message,
+                answered,
+                delivery,
+            } => self.deliver(&message, answered, delivery),
             Action::State(state) => {
                 self.shared.state.send_replace(state);
             }
@@ -239,9 +246,10 @@ impl Running {
         }
     }
 
-    fn deliver(&mut self, message: &Message, answered: bool) {
+    fn deliver(&mut self, message: &Message, answered: bool, delivery: Option<DeliveryId>) {
+        let handled = delivery.map(|id| Arc::new(Handled::new(Arc::downgrade(&self.shared), id)));
         let streamed = self.shared.streams().deliver(message);
-        let routed = !answered && self.routes.deliver(message);
+        let routed = !answered && self.routes.deliver(message, handled.as_ref());
         if !(streamed || routed || answered) {
             tracing::debug!(topic = %message.topic, "a message for nobody");
         }

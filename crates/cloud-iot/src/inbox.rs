@@ -8,7 +8,25 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 
+use crate::handled::Handled;
 use crate::message::Message;
+
+/// A message on its way to a reader.
+#[derive(Debug, Clone)]
+pub(crate) struct Letter {
+    pub(crate) message: Message,
+    /// Held for as long as the reader works on the message.
+    pub(crate) handled: Option<Arc<Handled>>,
+}
+
+impl From<Message> for Letter {
+    fn from(message: Message) -> Self {
+        Self {
+            message,
+            handled: None,
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -27,14 +45,14 @@ pub(crate) enum NotDelivered {
 
 #[derive(Debug)]
 pub(crate) struct Sender {
-    queue: mpsc::Sender<Message>,
+    queue: mpsc::Sender<Letter>,
     shared: Arc<Shared>,
     max_bytes: usize,
 }
 
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    queue: mpsc::Receiver<Message>,
+    queue: mpsc::Receiver<Letter>,
     shared: Arc<Shared>,
 }
 
@@ -58,14 +76,15 @@ impl Sender {
     /// Puts a message into the queue, if it has room. There is one sender, so that the byte count
     /// cannot be passed by two at once. A single message larger than the bound is let through an
     /// empty queue.
-    pub(crate) fn send(&mut self, message: Message) -> Result<(), NotDelivered> {
-        let cost = message.cost();
+    pub(crate) fn send(&mut self, letter: impl Into<Letter>) -> Result<(), NotDelivered> {
+        let letter = letter.into();
+        let cost = letter.message.cost();
         let held = self.shared.bytes.load(Ordering::Acquire);
         if held > 0 && held.saturating_add(cost) > self.max_bytes {
             return Err(self.refuse());
         }
         self.shared.bytes.fetch_add(cost, Ordering::AcqRel);
-        self.queue.try_send(message).map_err(|error| {
+        self.queue.try_send(letter).map_err(|error| {
             self.shared.bytes.fetch_sub(cost, Ordering::AcqRel);
             match error {
                 mpsc::error::TrySendError::Full(_) => self.refuse(),
@@ -88,19 +107,19 @@ impl Sender {
 }
 
 impl Receiver {
-    pub(crate) async fn recv(&mut self) -> Option<Message> {
+    pub(crate) async fn recv(&mut self) -> Option<Letter> {
         std::future::poll_fn(|cx| self.poll_recv(cx)).await
     }
 
     pub(crate) fn poll_recv(
         &mut self,
         cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Message>> {
-        self.queue.poll_recv(cx).map(|message| {
-            message.inspect(|message| {
+    ) -> std::task::Poll<Option<Letter>> {
+        self.queue.poll_recv(cx).map(|letter| {
+            letter.inspect(|letter| {
                 self.shared
                     .bytes
-                    .fetch_sub(message.cost(), Ordering::AcqRel);
+                    .fetch_sub(letter.message.cost(), Ordering::AcqRel);
             })
         })
     }
@@ -131,7 +150,7 @@ mod tests {
         assert_eq!(receiver.take_dropped(), 1);
         receiver.recv().await.unwrap();
         sender.send(Message::new("a", vec![0; 1000])).unwrap();
-        assert_eq!(receiver.recv().await.unwrap().payload.len(), 1000);
+        assert_eq!(receiver.recv().await.unwrap().message.payload.len(), 1000);
         drop(receiver);
         assert_eq!(sender.send(small()), Err(NotDelivered::Closed));
         assert!(sender.is_closed());

@@ -18,11 +18,17 @@
 //!
 //! # What happens on each connection
 //!
-//! CONNECT, with a clean start and the will → SUBSCRIBE, every granted code checked → on-connect
+//! CONNECT, with the will → SUBSCRIBE, every granted code checked → on-connect
 //! hooks, all together → the birth message → the outbox in order → [`SessionEvent::Connected`].
 //! When the connection is lost the on-disconnect hooks run, and after a [back-off](Backoff) that
 //! grows, has jitter and is reset only by time spent connected, the next attempt is made. Messages
 //! at QoS 1 that were not acknowledged are sent again, in their old order.
+//!
+//! By default each connection begins with a clean start, and everything is made anew. With
+//! [`session_expiry`](SessionConfig::session_expiry) the server keeps the session in between: what
+//! is published to it meanwhile comes later, and SUBSCRIBE is left out while the server still has
+//! the subscriptions. With [`Acknowledge::AfterHandlers`] a received message at QoS 1 is
+//! acknowledged when its handlers have run, so that a crash in between loses nothing.
 //!
 //! # Example
 //!
@@ -73,7 +79,9 @@ mod core;
 mod driver;
 mod error;
 mod event;
+mod handled;
 mod hooks;
+mod inbound;
 mod inbox;
 mod link;
 mod message;
@@ -92,7 +100,7 @@ pub use tower::BoxError;
 
 pub use crate::backoff::Backoff;
 pub use crate::cause::{Cause, TlsCause};
-pub use crate::config::{Limits, SessionConfig, Timeouts};
+pub use crate::config::{Acknowledge, Limits, SessionConfig, Timeouts};
 pub use crate::core::StopReport;
 pub use crate::error::{ConfigError, DeliveryError, PublishError, RequestError, StreamError};
 pub use crate::event::{SessionEvent, SessionState};

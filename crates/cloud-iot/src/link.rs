@@ -21,7 +21,7 @@ pub(crate) enum LinkEvent {
     /// PUBACK came.
     Acknowledged(u16, ReasonCode),
     /// A message came.
-    Message(Message),
+    Message(Incoming),
     /// PINGREQ was written.
     Pinged,
     /// PINGRESP came.
@@ -30,6 +30,16 @@ pub(crate) enum LinkEvent {
     Disconnected,
     /// It is over.
     Lost(Cause),
+}
+
+/// A received PUBLISH.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) message: Message,
+    /// 0 at QoS 0.
+    pub(crate) packet_id: u16,
+    /// Whether the server says that it may have come before.
+    pub(crate) duplicate: bool,
 }
 
 /// What the server said in CONNACK that it takes.
@@ -45,6 +55,8 @@ pub(crate) struct ServerTerms {
     pub(crate) retain: bool,
     /// How often we probe on this connection.
     pub(crate) keep_alive: Duration,
+    /// Whether the server has kept the session of the connection before.
+    pub(crate) session_present: bool,
 }
 
 impl ServerTerms {

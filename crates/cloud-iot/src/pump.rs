@@ -20,8 +20,8 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::cause::Cause;
-use crate::config::SessionConfig;
-use crate::link::{LinkEvent, ServerTerms};
+use crate::config::{Acknowledge, SessionConfig};
+use crate::link::{Incoming, LinkEvent, ServerTerms};
 use crate::message::{Message, QoS, Subscription};
 
 /// Events on their way to the driver. The driver empties it without waiting; this only evens out
@@ -56,7 +56,9 @@ pub(crate) struct Connection {
 impl Connection {
     /// Starts to connect, with a task among `tasks`.
     pub(crate) fn open(config: &SessionConfig, tasks: &mut JoinSet<()>) -> Self {
-        let requests = usize::from(config.limits.in_flight) + SPARE_REQUESTS;
+        let limits = &config.limits;
+        let requests =
+            usize::from(limits.in_flight) + usize::from(limits.incoming_in_flight) + SPARE_REQUESTS;
         let (client, event_loop) = AsyncClient::new(options(config), requests);
         let (sender, events) = mpsc::channel(EVENTS);
         let pump = Pump {
@@ -110,6 +112,12 @@ impl Connection {
             .map_err(|_| NotTaken)
     }
 
+    pub(crate) fn acknowledge(&self, packet_id: u16) -> Result<(), NotTaken> {
+        let mut publish = Publish::new("", WireQoS::AtLeastOnce, Bytes::new(), None);
+        publish.pkid = packet_id;
+        self.client.try_ack(&publish).map_err(|_| NotTaken)
+    }
+
     pub(crate) fn disconnect(&self) -> Result<(), NotTaken> {
         self.client.try_disconnect().map_err(|_| NotTaken)
     }
@@ -132,11 +140,20 @@ fn options(config: &SessionConfig) -> MqttOptions {
             config.tls.clone(),
         )))
         .set_keep_alive(config.keep_alive)
-        .set_clean_start(true)
+        .set_clean_start(config.session_expiry.is_none())
         .set_connection_timeout(config.timeouts.connect.as_secs())
         .set_max_packet_size(Some(config.limits.incoming_packet_bytes))
         .set_outgoing_inflight_upper_limit(config.limits.in_flight)
         .set_network_options(network);
+    if let Some(expiry) = config.session_expiry {
+        let seconds = u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX);
+        options.set_session_expiry_interval(Some(seconds));
+    }
+    if config.acknowledge == Acknowledge::AfterHandlers {
+        options
+            .set_manual_acks(true)
+            .set_receive_maximum(Some(config.limits.incoming_in_flight));
+    }
     if let Some(will) = &config.will {
         let payload = will.payload.to_vec();
         options.set_last_will(LastWill::new(
@@ -240,11 +257,12 @@ impl Pump {
                 .and_then(|p| p.retain_available)
                 .is_none_or(|flag| flag == 1),
             keep_alive: self.keep_alive,
+            session_present: connack.session_present,
         }
     }
 }
 
-fn received(publish: Publish) -> Option<Message> {
+fn received(publish: Publish) -> Option<Incoming> {
     let Ok(topic) = String::from_utf8(publish.topic.into()) else {
         tracing::warn!("dropped a message: its topic is not UTF-8");
         return None;
@@ -257,11 +275,16 @@ fn received(publish: Publish) -> Option<Message> {
         WireQoS::AtMostOnce => QoS::AtMostOnce,
         WireQoS::AtLeastOnce | WireQoS::ExactlyOnce => QoS::AtLeastOnce,
     };
-    Some(Message {
+    let message = Message {
         topic,
         // The payload is a slice of the read buffer and would keep all of it alive.
         payload: Bytes::copy_from_slice(&publish.payload),
         qos,
         retain: publish.retain,
+    };
+    Some(Incoming {
+        message,
+        packet_id: publish.pkid,
+        duplicate: publish.dup,
     })
 }

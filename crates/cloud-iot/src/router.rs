@@ -13,7 +13,8 @@ use tower::util::BoxCloneService;
 use tower::{BoxError, Service, ServiceExt};
 
 use crate::event::SessionEvent;
-use crate::inbox::{NotDelivered, Receiver, Sender, inbox};
+use crate::handled::Handled;
+use crate::inbox::{Letter, NotDelivered, Receiver, Sender, inbox};
 use crate::message::Message;
 use crate::topic::{TopicError, TopicFilter};
 
@@ -172,14 +173,19 @@ pub(crate) struct Routes {
 
 impl Routes {
     /// Queues the message on each route whose filter it falls under; tells whether there is one.
-    pub(crate) fn deliver(&mut self, message: &Message) -> bool {
+    /// Each holds `handled` until it is done.
+    pub(crate) fn deliver(&mut self, message: &Message, handled: Option<&Arc<Handled>>) -> bool {
         let mut taken = false;
         for route in &mut self.senders {
             if !route.filter.matches(&message.topic) {
                 continue;
             }
             taken = true;
-            if route.sender.send(message.clone()) != Err(NotDelivered::Full) {
+            let letter = Letter {
+                message: message.clone(),
+                handled: handled.cloned(),
+            };
+            if route.sender.send(letter) != Err(NotDelivered::Full) {
                 route.overflowing = false;
                 continue;
             }
@@ -221,10 +227,10 @@ impl Worker {
                 }
             }
             tokio::select! {
-                message = queue.recv() => {
-                    let Some(message) = message else { break };
+                letter = queue.recv() => {
+                    let Some(letter) = letter else { break };
                     let (handler, limit) = (self.handler.clone(), self.options.timeout);
-                    running.spawn(handle(handler, message, limit));
+                    running.spawn(handle(handler, letter, limit));
                 }
                 Some(ended) = running.join_next() => self.report(ended),
             }
@@ -249,7 +255,12 @@ impl Worker {
     }
 }
 
-async fn handle(handler: Handler, message: Message, limit: Duration) -> Result<(), BoxError> {
+async fn handle(handler: Handler, letter: Letter, limit: Duration) -> Result<(), BoxError> {
+    // Dropped at the end, and by a panic.
+    let Letter {
+        message,
+        handled: _handled,
+    } = letter;
     match tokio::time::timeout(limit, handler.oneshot(message)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(format!("the handler took longer than {limit:?}").into()),

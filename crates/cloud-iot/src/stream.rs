@@ -50,7 +50,10 @@ impl Stream for MessageStream {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         // Something is dropped only while the queue is full, so that no reader waits then.
         match self.0.take_dropped() {
-            0 => self.0.poll_recv(cx).map(|message| message.map(Ok)),
+            0 => self
+                .0
+                .poll_recv(cx)
+                .map(|letter| letter.map(|letter| Ok(letter.message))),
             dropped => Poll::Ready(Some(Err(Lagged { dropped }))),
         }
     }

@@ -42,6 +42,10 @@ impl Core {
                 now,
             );
         }
+        if !terms.session_present || self.config.session_expiry.is_none() {
+            self.granted = false;
+            self.inbound.session_gone();
+        }
         let window = Window::new(terms.receive_maximum.min(self.config.limits.in_flight));
         let link = Link {
             since: now,
@@ -50,7 +54,13 @@ impl Core {
             patience: None,
             ping_due: None,
         };
-        self.subscribe(link, 0, now);
+        // Granted in this process, that is: one before it may have asked for others.
+        let from = if self.granted {
+            self.config.subscriptions.len()
+        } else {
+            0
+        };
+        self.subscribe(link, from, now);
     }
 
     /// Asks for the subscriptions from `from` on, or goes on if there are none left.
@@ -61,6 +71,7 @@ impl Core {
             .min(from + self.config.limits.filters_per_subscribe);
         let batch = all.get(from..to).unwrap_or_default();
         if batch.is_empty() {
+            self.granted = true;
             self.actions.push_back(Action::ConnectHooks);
             self.phase = Phase::Greeting { link };
             return;
@@ -146,6 +157,7 @@ impl Core {
             }
         };
         self.outbox.connection_lost();
+        self.inbound.connection_lost();
         let connected = link.map(|link| now.saturating_duration_since(link.since));
         let cause = match (cause, connected) {
             (Cause::Closed { .. }, _) => Cause::Closed {

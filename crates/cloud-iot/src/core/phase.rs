@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::cause::Cause;
 use crate::event::{SessionEvent, SessionState};
+use crate::inbound::DeliveryId;
 use crate::link::ServerTerms;
 use crate::message::{Message, Subscription};
 use crate::outbox::{MessageId, Window};
@@ -26,7 +27,11 @@ pub(crate) enum Action {
         message: Message,
         /// Whether a request has taken it as its answer.
         answered: bool,
+        /// What to tell with [`handled`](super::Core::handled) when its handlers have ended.
+        delivery: Option<DeliveryId>,
     },
+    /// Send a PUBACK.
+    Acknowledge(u16),
     /// Send DISCONNECT.
     Disconnect,
     /// Drop the connection, and hooks that still run.

@@ -1,6 +1,7 @@
 //! The core on virtual time: what it wants done, in which order, and when.
 
 mod bench;
+mod sessions;
 
 use bench::*;
 
@@ -350,10 +351,10 @@ fn an_answer_goes_to_its_request() {
         RequestError::Busy("a/res".into())
     );
     let message = Message::new("a/res", "!");
-    bench.event(LinkEvent::Message(message.clone()));
+    bench.receive(message.clone(), 0, false);
     bench.event(LinkEvent::Written(2));
-    bench.event(LinkEvent::Message(message.clone()));
-    bench.event(LinkEvent::Message(message.clone()));
+    bench.receive(message.clone(), 0, false);
+    bench.receive(message.clone(), 0, false);
     assert_eq!(
         bench.actions(),
         [

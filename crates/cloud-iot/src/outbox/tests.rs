@@ -11,6 +11,7 @@ fn terms() -> ServerTerms {
         at_least_once: true,
         retain: true,
         keep_alive: Duration::from_secs(60),
+        session_present: false,
     }
 }
 

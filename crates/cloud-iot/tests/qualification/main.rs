@@ -18,4 +18,5 @@ mod support;
 
 mod back_off;
 mod mqtt;
+mod sessions;
 mod tls;

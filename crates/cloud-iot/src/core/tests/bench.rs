@@ -10,7 +10,7 @@ use super::super::*;
 use crate::ReasonCode;
 use crate::error::DeliveryError;
 use crate::event::{SessionEvent, SessionState};
-use crate::link::ServerTerms;
+use crate::link::{Incoming, ServerTerms};
 use crate::message::{QoS, Subscription};
 use crate::receipt::Ack;
 
@@ -47,6 +47,7 @@ pub(super) fn terms() -> ServerTerms {
         at_least_once: true,
         retain: true,
         keep_alive: Duration::from_secs(60),
+        session_present: false,
     }
 }
 
@@ -84,6 +85,14 @@ impl Bench {
 
     pub(super) fn event(&mut self, event: LinkEvent) {
         self.core.link_event(event, self.now);
+    }
+
+    pub(super) fn receive(&mut self, message: Message, packet_id: u16, duplicate: bool) {
+        self.event(LinkEvent::Message(Incoming {
+            message,
+            packet_id,
+            duplicate,
+        }));
     }
 
     pub(super) fn wait(&mut self, time: Duration) {
@@ -133,6 +142,7 @@ pub(super) fn word(action: &Action) -> String {
             format!("publish {}", String::from_utf8_lossy(&message.payload))
         }
         Action::Deliver { answered, .. } => format!("deliver {answered}"),
+        Action::Acknowledge(id) => format!("acknowledge {id}"),
         Action::Disconnect => "disconnect".into(),
         Action::Close => "close".into(),
         Action::DisconnectHooks(_) => "disconnect hooks".into(),

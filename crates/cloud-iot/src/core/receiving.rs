@@ -1,0 +1,52 @@
+//! Received messages: to whom they go, and when they are acknowledged.
+
+use tokio::time::Instant;
+
+use super::Core;
+use super::phase::Action;
+use crate::cause::Cause;
+use crate::config::Acknowledge;
+use crate::inbound::{DeliveryId, Received};
+use crate::link::Incoming;
+use crate::message::QoS;
+
+impl Core {
+    pub(super) fn received(&mut self, incoming: Incoming, now: Instant) {
+        self.sign_of_life(now);
+        let Incoming {
+            message,
+            packet_id,
+            duplicate,
+        } = incoming;
+        let mut delivery = None;
+        if self.config.acknowledge == Acknowledge::AfterHandlers && message.qos == QoS::AtLeastOnce
+        {
+            match self.inbound.received(packet_id, duplicate) {
+                Received::New(id) => delivery = Some(id),
+                Received::Duplicate => return self.acknowledge(),
+                Received::TooMany => {
+                    let fault = "more unacknowledged messages than the receive maximum".into();
+                    return self.lost(Cause::Protocol(fault), now);
+                }
+            }
+        }
+        let answered = self.requests.answer(&message);
+        self.actions.push_back(Action::Deliver {
+            message,
+            answered,
+            delivery,
+        });
+    }
+
+    /// The handlers of a message have ended, in whatever way.
+    pub(crate) fn handled(&mut self, delivery: DeliveryId) {
+        self.inbound.handled(delivery);
+        self.acknowledge();
+    }
+
+    fn acknowledge(&mut self) {
+        while let Some(packet_id) = self.inbound.next_acknowledgement() {
+            self.actions.push_back(Action::Acknowledge(packet_id));
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Sessions that the server keeps, and acknowledgements that wait for handlers.
+
+use super::*;
+use crate::config::Acknowledge;
+
+fn persistent() -> SessionConfig {
+    let mut config = config();
+    config.session_expiry = Some(3600 * SECOND);
+    config.acknowledge = Acknowledge::AfterHandlers;
+    config.limits.incoming_in_flight = 3;
+    config
+}
+
+fn present(session_present: bool) -> LinkEvent {
+    LinkEvent::Connected(ServerTerms {
+        session_present,
+        ..terms()
+    })
+}
+
+/// Loses the connection and waits until the next one is being made.
+fn reconnect(bench: &mut Bench) {
+    bench.event(LinkEvent::Lost(Cause::KeepAlive));
+    bench.core.hooks_finished(bench.now);
+    bench.wait_until_due();
+    bench.actions();
+}
+
+#[test]
+fn subscribed_once_as_long_as_the_server_has_the_session() {
+    let mut bench = Bench::new(persistent());
+    bench.actions();
+    // Kept from another life of the device, which may have wanted other topics.
+    bench.event(present(true));
+    assert_eq!(bench.actions(), ["subscribe 2"]);
+    bench.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
+    bench.core.hooks_finished(bench.now);
+    reconnect(&mut bench);
+    bench.event(present(true));
+    assert_eq!(bench.actions(), ["connect hooks"]);
+    bench.core.hooks_finished(bench.now);
+    reconnect(&mut bench);
+    bench.event(present(false));
+    assert_eq!(bench.actions(), ["subscribe 2"]);
+    // Lost before they were granted.
+    bench.event(LinkEvent::Lost(Cause::KeepAlive));
+    bench.wait_until_due();
+    bench.actions();
+    bench.event(present(true));
+    assert_eq!(bench.actions(), ["subscribe 2"]);
+}
+
+#[test]
+fn a_clean_start_always_subscribes() {
+    let mut bench = Bench::online(config());
+    reconnect(&mut bench);
+    bench.event(present(true));
+    assert_eq!(bench.actions(), ["subscribe 2"]);
+}
+
+#[test]
+fn acknowledged_when_handled_and_not_delivered_twice() {
+    let mut bench = Bench::online(persistent());
+    let message = |text: &'static str| Message::new("a/x", text);
+    bench.receive(message("1"), 11, false);
+    bench.receive(message("2"), 12, false);
+    bench.receive(message("0").qos(crate::QoS::AtMostOnce), 0, false);
+    assert_eq!(bench.actions(), ["deliver false"; 3]);
+    bench.core.handled(2);
+    assert_eq!(bench.actions(), [""; 0], "the first one comes first");
+    reconnect(&mut bench);
+    bench.event(present(true));
+    // While it connects already.
+    bench.receive(message("1"), 11, true);
+    bench.receive(message("2"), 12, true);
+    bench.core.hooks_finished(bench.now);
+    let done = bench.actions();
+    assert!(!done.contains(&"deliver false".to_owned()), "{done:?}");
+    bench.core.handled(1);
+    assert_eq!(bench.actions(), ["acknowledge 11", "acknowledge 12"]);
+}
+
+#[test]
+fn a_server_that_passes_the_receive_maximum_is_left() {
+    let mut bench = Bench::online(persistent());
+    for id in 1..=4 {
+        bench.receive(Message::new("a/x", ""), id, false);
+    }
+    assert!(matches!(bench.cause(), Cause::Protocol(_)));
+}
