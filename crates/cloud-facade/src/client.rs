@@ -9,8 +9,11 @@ use crate::hooks::Hooks;
 
 /// The host application's side: who the device is, where its files are, and what it serves.
 ///
-/// Read once when [`ClesydeCloud`](crate::ClesydeCloud) is made. [`DeviceSettings`] is the ready-made implementation for hosts
-/// that know all of it up front.
+/// Serial number, base path and hooks are read once, when [`ClesydeCloud`](crate::ClesydeCloud) is made. The rest is asked for
+/// when it is needed, so that a host can change its mind: the API's address at each
+/// [`provision`](crate::ClesydeCloud::provision), the application and its access rules at each
+/// [`initialize`](crate::ClesydeCloud::initialize). [`DeviceSettings`] is the ready-made implementation for hosts that know all
+/// of it up front.
 pub trait CloudClient: Send + Sync + 'static {
     /// The device's serial number.
     fn serial_number(&self) -> SerialNumber;

@@ -1,11 +1,11 @@
 //! `ClesydeCloud`: what a host application holds.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cloud_config::{SerialNumber, Store, StoreError};
+use cloud_config::{SerialNumber, StoreError};
 use cloud_iot::{Message, PublishError, QoS, Receipt, RequestError};
 use cloud_provision::{Client, ProvisioningKey};
 use cloud_remote::AccessRules;
@@ -16,10 +16,9 @@ use tokio::sync::{broadcast, watch};
 use crate::adapters::Platform;
 use crate::client::CloudClient;
 use crate::event::Event;
-use crate::hooks::{Hooks, Moment};
 use crate::initialize::InitializeError;
-use crate::registration::{Existing, Registered, RegistrationError, blocking, register};
-use crate::running::{Running, Start};
+use crate::lifecycle::Inner;
+use crate::registration::{Existing, Registered, RegistrationError, blocking, passed_on, register};
 use crate::status::Status;
 use crate::topics::{Action, DeviceTopics};
 
@@ -31,23 +30,28 @@ pub const STOP_DEADLINE: Duration = Duration::from_millis(4500);
 
 /// A device's connection to the Clesyde cloud. Clones are the same one.
 ///
-/// When the last clone is dropped without [`stop`](Self::stop), everything ends in the background: OFFLINE is still said if
-/// the runtime lives long enough.
+/// When the last clone is dropped without [`stop`](Self::stop), the same is done in the background, as far as the runtime
+/// lives long enough.
 #[derive(Clone)]
 pub struct ClesydeCloud {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    client: Box<dyn CloudClient>,
-    serial_number: SerialNumber,
-    store: Store,
-    hooks: Hooks,
-    events: broadcast::Sender<Event>,
-    status: watch::Sender<Status>,
-    /// Starting and stopping, one at a time.
-    lifecycle: tokio::sync::Mutex<()>,
-    running: Mutex<Option<Running>>,
+/// A reference to a [`ClesydeCloud`] that does not keep it alive.
+#[derive(Clone)]
+pub struct WeakClesydeCloud(Weak<Inner>);
+
+impl WeakClesydeCloud {
+    /// The `ClesydeCloud`, as long as anybody holds it.
+    pub fn upgrade(&self) -> Option<ClesydeCloud> {
+        self.0.upgrade().map(|inner| ClesydeCloud { inner })
+    }
+}
+
+impl fmt::Debug for WeakClesydeCloud {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakClesydeCloud").finish_non_exhaustive()
+    }
 }
 
 /// It does not run: not initialized, or stopped.
@@ -73,19 +77,15 @@ pub enum SendError {
 impl ClesydeCloud {
     /// Reads the host's side. Nothing is touched or started.
     pub fn new(client: impl CloudClient) -> Self {
-        let inner = Inner {
-            serial_number: client.serial_number(),
-            store: Store::new(client.base_path()),
-            hooks: client.hooks(),
-            client: Box::new(client),
-            events: broadcast::channel(EVENTS).0,
-            status: watch::channel(Status::default()).0,
-            lifecycle: tokio::sync::Mutex::default(),
-            running: Mutex::default(),
-        };
+        let inner = Inner::new(Box::new(client), EVENTS);
         Self {
             inner: Arc::new(inner),
         }
+    }
+
+    /// A reference that does not keep it alive, for hooks and for the application that it serves.
+    pub fn downgrade(&self) -> WeakClesydeCloud {
+        WeakClesydeCloud(Arc::downgrade(&self.inner))
     }
 
     /// Registers the device with the platform, unless it is provisioned already, and stores what it gets.
@@ -94,74 +94,43 @@ impl ClesydeCloud {
     /// [`RegistrationError`]; what was stored before is still there, whole.
     ///
     /// # Cancel safety
-    /// Not cancel safe once the request is out: the platform may have used the key up.
+    /// The platform may use the key up with the first request, so dropping the future does not take it back: the registration
+    /// goes on by itself, and holds the directory until it has ended.
     pub async fn provision(&self, key: &ProvisioningKey) -> Result<Registered, RegistrationError> {
         let client = Client::builder(&self.inner.client.api_url()).build()?;
-        register(
-            &self.inner.store,
-            &client,
-            &self.inner.serial_number,
-            key,
-            Existing::Keep,
-        )
+        let (inner, key) = (Arc::clone(&self.inner), key.clone());
+        passed_on(tokio::spawn(async move {
+            let (store, serial_number) = (&inner.store, &inner.serial_number);
+            register(store, &client, serial_number, &key, Existing::Keep).await
+        }))
         .await
     }
 
-    /// Loads the configuration and starts everything. Returns once it runs, without waiting for a connection: see
-    /// [`status`](Self::watch_status) and [`events`](Self::events) for that.
+    /// Loads the configuration and starts everything. Returns once it runs and the hooks of [`Moment::Started`] have ended,
+    /// without waiting for a connection: see [`status`](Self::watch_status) and [`events`](Self::events) for that.
     ///
     /// # Errors
     /// [`InitializeError`]; nothing is left running. [`InitializeError::is_not_provisioned`] tells that there is no
     /// configuration yet.
     ///
     /// # Cancel safety
-    /// If the future is dropped, either everything runs or nothing does.
+    /// If the future is dropped before it has returned, all that was begun is undone, in good order and in the background. A
+    /// later call waits for that.
+    ///
+    /// [`Moment::Started`]: crate::Moment::Started
     pub async fn initialize(&self) -> Result<(), InitializeError> {
-        let inner = &self.inner;
-        let _one_at_a_time = inner.lifecycle.lock().await;
-        if inner.running().is_some() {
-            return Err(InitializeError::Running);
-        }
-        let start = Start {
-            serial_number: inner.serial_number.clone(),
-            store: inner.store.clone(),
-            application: inner.client.application(),
-            access: inner.client.access(),
-            hooks: inner.hooks.clone(),
-            events: inner.events.clone(),
-            status: inner.status.clone(),
-        };
-        let running = start.run().await?;
-        *inner.running() = Some(running);
-        inner.hooks.run(Moment::Started).await;
-        Ok(())
+        self.inner.initialize().await
     }
 
     /// Stops everything: the tunnel is closed, OFFLINE is published, the directory is let go. Takes [`STOP_DEADLINE`] at
-    /// most. Does nothing if it does not run.
+    /// most, even while it is being started: the start is given up then. Does nothing if it does not run.
+    ///
+    /// Called by a [hook](crate::Hooks), which it would have to wait for, it returns at once and goes on by itself.
     ///
     /// # Cancel safety
     /// Dropping the future does not take the stop back; it goes on by itself.
     pub async fn stop(&self) {
-        let inner = Arc::clone(&self.inner);
-        // In a task of its own, so that a caller who goes away half-way leaves nothing half-stopped.
-        let stopping = tokio::spawn(async move {
-            let _one_at_a_time = inner.lifecycle.lock().await;
-            let Some(running) = inner.running().take() else {
-                return;
-            };
-            let deadline = tokio::time::Instant::now() + STOP_DEADLINE;
-            running.stop(deadline).await;
-            inner.status.send_replace(Status::default());
-            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-            inner.hooks.run_within(Moment::Stopped, left).await;
-            let _ = inner.events.send(Event::Stopped);
-        });
-        if let Err(error) = stopping.await
-            && error.is_panic()
-        {
-            std::panic::resume_unwind(error.into_panic());
-        }
+        self.inner.stop().await;
     }
 
     /// How things stand now.
@@ -267,7 +236,7 @@ impl ClesydeCloud {
     /// # Errors
     /// [`StoreError`], if it runs here or elsewhere, or the disk refuses.
     pub async fn remove_configuration(&self) -> Result<bool, StoreError> {
-        let _one_at_a_time = self.inner.lifecycle.lock().await;
+        let _turn = self.inner.queue().await.await;
         let store = self.inner.store.clone();
         blocking(move || {
             // Refused while it runs: the lock is held then.
@@ -304,12 +273,6 @@ pub enum ReportError {
     /// The shadow service refused, or did not answer.
     #[error(transparent)]
     Shadow(#[from] cloud_shadow::RequestError),
-}
-
-impl Inner {
-    fn running(&self) -> MutexGuard<'_, Option<Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl fmt::Debug for ClesydeCloud {

@@ -12,6 +12,7 @@ use cloud_shadow::{Delta, Deltas, ShadowClient};
 use serde_json::{Map, Value};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::event::Event;
@@ -21,8 +22,14 @@ use crate::status::Status;
 /// The key of the shadow that names the certificate, in `desired` and in `reported`.
 const CERTIFICATE_KEY: &str = "remoteCertSn";
 
+/// What the hooks of remote access have left once everything else has been stopped.
+const LAST_HOOKS: Duration = Duration::from_millis(500);
+
 /// How long after a report that failed on a standing connection the next one is tried.
 const REPORT_AGAIN: Duration = Duration::from_secs(60);
+
+/// Where the serial number to be reported goes.
+type Report = watch::Sender<Option<String>>;
 
 pub(crate) struct Conductor {
     pub(crate) session: SessionHandle,
@@ -37,39 +44,53 @@ pub(crate) struct Conductor {
 }
 
 impl Conductor {
-    /// Runs until `ended`, or until the session is gone. What the parts say before this is first polled is not lost if the
-    /// receivers were made before they could say anything; see [`Ears`].
+    /// Runs until `ended`. What the parts say before this is first polled is not lost, because the receivers were made before
+    /// they could say anything; see [`Ears`].
     pub(crate) async fn run(self, mut ears: Ears) {
         let report = watch::channel(self.certificate_serial()).0;
-        let reporter = self.ended.child_token();
-        let _ends_with_us = reporter.clone().drop_guard();
-        tokio::spawn(report_certificate(
+        let mut reporter = JoinSet::new();
+        reporter.spawn(report_certificate(
             self.shadow.clone(),
             self.session.clone(),
             report.subscribe(),
-            reporter,
         ));
+        // Hooks of remote access run beside this task, so that a slow one does not hold it up.
+        let mut hooks = JoinSet::new();
         loop {
             tokio::select! {
-                () = self.ended.cancelled() => return,
+                () = self.ended.cancelled() => break,
                 event = ears.session.recv() => match event {
                     Ok(event) => self.session_event(event).await,
-                    Err(RecvError::Lagged(_)) => self.catch_up().await,
-                    Err(RecvError::Closed) => return,
+                    Err(RecvError::Lagged(_)) => self.session_events_missed().await,
+                    Err(RecvError::Closed) => break,
                 },
-                event = remote_event(&mut ears.remote) => match event {
-                    Ok(event) => self.remote_event(event, &report),
-                    // The status is read anew with the next event; what was missed is history.
-                    Err(RecvError::Lagged(missed)) => tracing::warn!(missed, "events of remote access were missed"),
+                event = next(&mut ears.remote) => match event {
+                    Ok(event) => self.remote_event(event, &report, &mut hooks),
+                    Err(RecvError::Lagged(missed)) => self.remote_events_missed(missed, &report),
                     Err(RecvError::Closed) => ears.remote = None,
                 },
-                delta = ears.deltas.next() => match delta {
+                delta = ears.deltas.next(), if !ears.no_more_deltas => match delta {
                     Some(delta) => self.delta(delta),
-                    None => return,
+                    // The session is being stopped.
+                    None => ears.no_more_deltas = true,
                 },
                 () = self.shadow_lost.notified() => self.shadow.resync().await,
+                Some(_) = hooks.join_next() => {}
             }
         }
+        reporter.shutdown().await;
+        // The last words, and what the host wants to do about them.
+        while let Some(Ok(event)) = ears.remote.as_mut().map(broadcast::Receiver::try_recv) {
+            self.remote_event(event, &report, &mut hooks);
+        }
+        let all = async { while hooks.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_HOOKS, all).await.is_err() {
+            tracing::warn!(
+                left = hooks.len(),
+                "hooks of remote access took too long and were ended"
+            );
+        }
+        hooks.shutdown().await;
     }
 
     async fn session_event(&self, event: SessionEvent) {
@@ -108,18 +129,39 @@ impl Conductor {
         self.status.send_modify(|status| status.iot.down(reason));
     }
 
-    /// Events of the session were missed: go by its state.
-    async fn catch_up(&self) {
-        let online = self.session.state().borrow().is_online();
-        let known = self.status.borrow().iot.connected;
-        if online && !known {
-            self.online().await;
-        } else if known && !online {
+    /// Events of the session were missed: go by its state. If there is a connection it may be another one than before.
+    async fn session_events_missed(&self) {
+        if self.status.borrow().iot.connected {
             self.offline("the connection was lost".to_owned());
+        }
+        if self.session.state().borrow().is_online() {
+            self.online().await;
         }
     }
 
-    fn remote_event(&self, event: RemoteEvent, report: &watch::Sender<Option<String>>) {
+    /// Events of remote access were missed: go by its state. What is told by the events still to come is told again.
+    fn remote_events_missed(&self, missed: u64, report: &Report) {
+        tracing::warn!(missed, "events of remote access were missed");
+        let Some(remote) = &self.remote else { return };
+        let now = remote.status().borrow().clone();
+        self.status.send_modify(
+            |status| match (now.is_connected(), status.remote.connected) {
+                (true, false) => status.remote.up(),
+                (false, true) => status.remote.down("the tunnel was lost".to_owned()),
+                _ => {}
+            },
+        );
+        self.certificate(now.certificate.serial.to_string(), report);
+    }
+
+    /// This certificate is served now.
+    fn certificate(&self, serial: String, report: &Report) {
+        self.status
+            .send_modify(|status| status.certificate_serial = Some(serial.clone()));
+        report.send_replace(Some(serial));
+    }
+
+    fn remote_event(&self, event: RemoteEvent, report: &Report, hooks: &mut JoinSet<()>) {
         match event {
             RemoteEvent::TokenReceived { valid } => self.tell(Event::RemoteToken { valid }),
             RemoteEvent::TokenFailed { error } => {
@@ -133,7 +175,7 @@ impl Conductor {
             RemoteEvent::Connected { url } => {
                 self.status.send_modify(|status| status.remote.up());
                 self.tell(Event::RemoteConnected { url });
-                self.run_hooks(Moment::RemoteConnected);
+                self.run_hooks(Moment::RemoteConnected, hooks);
             }
             RemoteEvent::ConnectFailed { reason } => {
                 self.status
@@ -144,13 +186,11 @@ impl Conductor {
                 self.status
                     .send_modify(|status| status.remote.down(reason.clone()));
                 self.tell(Event::RemoteDisconnected { reason });
-                self.run_hooks(Moment::RemoteDisconnected);
+                self.run_hooks(Moment::RemoteDisconnected, hooks);
             }
             RemoteEvent::CertificateRotated { serial, not_after } => {
                 let serial = serial.to_string();
-                self.status
-                    .send_modify(|status| status.certificate_serial = Some(serial.clone()));
-                report.send_replace(Some(serial.clone()));
+                self.certificate(serial.clone(), report);
                 self.tell(Event::RemoteCertificate {
                     serial,
                     not_after: SystemTime::from(not_after),
@@ -184,16 +224,17 @@ impl Conductor {
     }
 
     /// The certificate that is served; none without remote access.
-    fn certificate_serial(&self) -> Option<String> {
+    pub(crate) fn certificate_serial(&self) -> Option<String> {
         self.remote
             .as_ref()
             .map(|remote| remote.status().borrow().certificate.serial.to_string())
     }
 
-    /// Hooks of remote access run beside this task, so that a slow one does not hold it up.
-    fn run_hooks(&self, moment: Moment) {
-        let (hooks, ended) = (self.hooks.clone(), self.ended.clone());
-        tokio::spawn(async move { ended.run_until_cancelled(hooks.run(moment)).await });
+    fn run_hooks(&self, moment: Moment, running: &mut JoinSet<()>) {
+        if self.hooks.count(moment) > 0 {
+            let hooks = self.hooks.clone();
+            running.spawn(async move { hooks.run(moment).await });
+        }
     }
 
     fn tell(&self, event: Event) {
@@ -207,9 +248,11 @@ pub(crate) struct Ears {
     pub(crate) session: broadcast::Receiver<SessionEvent>,
     pub(crate) remote: Option<broadcast::Receiver<RemoteEvent>>,
     pub(crate) deltas: Deltas,
+    /// The shadow's task has ended.
+    pub(crate) no_more_deltas: bool,
 }
 
-async fn remote_event(
+async fn next(
     ear: &mut Option<broadcast::Receiver<RemoteEvent>>,
 ) -> Result<RemoteEvent, RecvError> {
     match ear {
@@ -223,32 +266,27 @@ async fn report_certificate(
     shadow: ShadowClient,
     session: SessionHandle,
     mut serial: watch::Receiver<Option<String>>,
-    ended: CancellationToken,
 ) {
     let mut state = session.state();
     drop(session);
-    let report = async {
-        loop {
-            if state.wait_for(|state| state.is_online()).await.is_err() {
-                return;
-            }
-            let current = serial.borrow_and_update().clone();
-            let mut failed = false;
-            if let Some(current) = current {
-                let reported =
-                    Map::from_iter([(CERTIFICATE_KEY.to_owned(), Value::String(current))]);
-                if let Err(error) = shadow.report(reported).await {
-                    tracing::warn!(%error, "the certificate's serial number could not be reported; tried again later");
-                    failed = true;
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(REPORT_AGAIN), if failed => {}
-                changed = serial.changed() => if changed.is_err() { return },
-                // The next connection, not this one.
-                lost = state.wait_for(|state| !state.is_online()) => if lost.is_err() { return },
+    loop {
+        if state.wait_for(|state| state.is_online()).await.is_err() {
+            return;
+        }
+        let current = serial.borrow_and_update().clone();
+        let mut failed = false;
+        if let Some(current) = current {
+            let reported = Map::from_iter([(CERTIFICATE_KEY.to_owned(), Value::String(current))]);
+            if let Err(error) = shadow.report(reported).await {
+                tracing::warn!(%error, "the certificate's serial number could not be reported; tried again later");
+                failed = true;
             }
         }
-    };
-    ended.run_until_cancelled(report).await;
+        tokio::select! {
+            () = tokio::time::sleep(REPORT_AGAIN), if failed => {}
+            changed = serial.changed() => if changed.is_err() { return },
+            // The next connection, not this one.
+            lost = state.wait_for(|state| !state.is_online()) => if lost.is_err() { return },
+        }
+    }
 }

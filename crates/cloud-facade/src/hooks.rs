@@ -1,7 +1,7 @@
 //! What the host application wants to be told while the cloud connection lives.
 //!
 //! Hooks of one moment run together. Each has [`HOOK_TIME_LIMIT`]; one that fails, panics or hangs is logged and harms neither
-//! the others nor the connection.
+//! the others nor the connection. A stop ends those that still run, except the ones that it has itself caused.
 
 use std::fmt;
 use std::future::Future;
@@ -35,11 +35,24 @@ pub enum Moment {
     RemoteDisconnected,
 }
 
+tokio::task_local! {
+    /// Set in the task of a hook.
+    static IN_HOOK: ();
+}
+
+/// Whether the caller is a hook: it must not wait for what waits for it.
+pub(crate) fn called_by_hook() -> bool {
+    IN_HOOK.try_with(|()| ()).is_ok()
+}
+
 type HookError = Box<dyn std::error::Error + Send + Sync>;
 type HookFuture = Pin<Box<dyn Future<Output = Result<(), HookError>> + Send>>;
 type Hook = Arc<dyn Fn() -> HookFuture + Send + Sync>;
 
 /// The host application's hooks, any number for each [`Moment`].
+///
+/// A hook may call [`ClesydeCloud::stop`](crate::ClesydeCloud::stop), which does not make it wait. It should hold a
+/// [`WeakClesydeCloud`](crate::WeakClesydeCloud): one that holds a `ClesydeCloud` keeps it alive for ever, being a part of it.
 ///
 /// ```
 /// use cloud_facade::{Hooks, Moment};
@@ -89,9 +102,11 @@ impl Hooks {
             .iter()
             .filter(|(at, _)| *at == moment)
             .map(|(_, hook)| {
-                let task = AbortOnDrop(tokio::spawn(hook()));
+                let hook = Arc::clone(hook);
+                // Called in there, so that a panic of the call itself is caught as well.
+                let call = IN_HOOK.scope((), async move { hook().await });
+                let mut task = AbortOnDrop(tokio::spawn(call));
                 async move {
-                    let mut task = task;
                     match tokio::time::timeout(limit, &mut task.0).await {
                         Ok(Ok(Ok(()))) => {}
                         Ok(Ok(Err(error))) => tracing::warn!(?moment, %error, "a hook failed"),
@@ -128,6 +143,22 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    fn panics_when_called() -> HookFuture {
+        panic!("on purpose")
+    }
+
+    #[tokio::test]
+    async fn a_hook_is_known_as_such() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let hooks = Hooks::new().on(Moment::Started, move || {
+            let sent = sender.send(called_by_hook());
+            async move { sent.map_err(Into::into) }
+        });
+        hooks.run(Moment::Started).await;
+        assert_eq!(receiver.try_recv(), Ok(true));
+        assert!(!called_by_hook());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_failing_a_panicking_and_a_hanging_hook_harm_nobody() {
         let ran = Arc::new(AtomicUsize::new(0));
@@ -144,6 +175,7 @@ mod tests {
         let hooks = Hooks::new()
             .on(Moment::Started, || async { Err("no".into()) })
             .on(Moment::Started, || async { panic!("on purpose") })
+            .on(Moment::Started, panics_when_called)
             .on(Moment::Started, std::future::pending)
             .on(Moment::Started, counted.clone())
             .on(Moment::Stopped, counted);

@@ -6,9 +6,12 @@ use cloud_config::{LoadError, LockError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InitializeError {
-    /// It runs already.
+    /// It runs already, or is being started.
     #[error("it is running already; stop it first")]
     Running,
+    /// It was stopped while it was being started.
+    #[error("it was stopped while it was being started")]
+    Stopped,
     /// The directory is in use by another process, or cannot be locked.
     #[error(transparent)]
     Lock(#[from] LockError),
@@ -46,6 +49,7 @@ impl InitializeError {
         match self {
             Self::Lock(error) => error.is_retryable(),
             Self::Load(error) => error.is_retryable(),
+            Self::Stopped => true,
             _ => false,
         }
     }

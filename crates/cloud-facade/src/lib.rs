@@ -48,13 +48,16 @@ mod connection;
 mod event;
 mod hooks;
 mod initialize;
+mod lifecycle;
 mod registration;
 mod running;
 mod status;
 mod topics;
 
 pub use client::{CloudClient, DeviceSettings};
-pub use cloud::{ClesydeCloud, NotRunning, ReportError, STOP_DEADLINE, SendError};
+pub use cloud::{
+    ClesydeCloud, NotRunning, ReportError, STOP_DEADLINE, SendError, WeakClesydeCloud,
+};
 pub use event::Event;
 pub use hooks::{HOOK_TIME_LIMIT, Hooks, Moment};
 pub use initialize::InitializeError;

@@ -1,12 +1,14 @@
 //! Registering a device: the one request, and its answer into the directory.
 //!
 //! The order matters: the directory is locked and looked at before anything is sent, because the platform uses the key up
-//! with its first success. What is there stays there until the new configuration is whole.
+//! with its first success. What is there stays there until the new configuration is whole. A configuration that is to be kept
+//! needs no lock to be found, so that a device that runs is told that it is registered, and not that it is in the way.
 
 use cloud_config::{
     AccessError, ConfigError, DeviceConfig, LockError, PemParts, SerialNumber, Store, StoreError,
 };
 use cloud_provision::{BuildError, Client, ProvisionError, Provisioned, ProvisioningKey};
+use tokio::task::{JoinError, JoinHandle};
 
 /// What to do with a configuration that is already there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -83,17 +85,25 @@ pub async fn register(
     key: &ProvisioningKey,
     existing: Existing,
 ) -> Result<Registered, RegistrationError> {
-    let (lock, provisioned) = {
+    let lock = {
         let store = store.clone();
         blocking(move || {
+            let keep = || match existing {
+                Existing::Keep => store.is_provisioned(),
+                Existing::Replace => Ok(false),
+            };
+            if keep()? {
+                return Ok::<_, RegistrationError>(None);
+            }
             let lock = store.lock()?;
-            Ok::<_, RegistrationError>((lock, store.is_provisioned()?))
+            // Again, because somebody else may have been quicker.
+            Ok((!keep()?).then_some(lock))
         })
         .await?
     };
-    if provisioned && existing == Existing::Keep {
+    let Some(lock) = lock else {
         return Ok(Registered::Already);
-    }
+    };
     let answer = client.register(serial_number.as_str(), key).await?;
     let device = device_config(&answer)?;
     let access_point = device.access_point.to_string();
@@ -124,8 +134,16 @@ fn device_config(answer: &Provisioned) -> Result<DeviceConfig, ConfigError> {
 
 /// Runs disk work off the async threads. A panic there is passed on.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
+    passed_on(tokio::task::spawn_blocking(work)).await
+}
+
+/// What a task of ours comes to. A panic there is passed on.
+///
+/// While the runtime goes down there is no result; whoever waits for it goes down as well.
+pub(crate) async fn passed_on<T>(task: JoinHandle<T>) -> T {
+    match task.await.map_err(JoinError::try_into_panic) {
         Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        Err(Err(_)) => std::future::pending().await,
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloud_config::{DirectoryLock, LoadError, SerialNumber, Store};
+use cloud_config::{DeviceConfig, DirectoryLock, LoadError, SerialNumber, Store};
 use cloud_iot::{Session, SessionHandle};
 use cloud_remote::{AccessRules, Application, RemoteAccess, RemoteConfig, RemoteHandle};
 use cloud_shadow::{ShadowClient, ShadowConfig};
@@ -28,8 +28,8 @@ const RELAY_PORT: u16 = 443;
 /// The part of a stop that open connections of the public may take. The rest is for OFFLINE and the hooks.
 const REMOTE_STOP: Duration = Duration::from_millis(1500);
 
-/// The part of a stop that is left to the hooks after everything has ended.
-const HOOK_RESERVE: Duration = Duration::from_millis(500);
+/// The part of a stop that is left to hooks: one half for those of remote access, the other for those of the stop itself.
+const HOOK_RESERVE: Duration = Duration::from_secs(1);
 
 /// What it takes to start.
 pub(crate) struct Start {
@@ -53,25 +53,36 @@ pub(crate) struct Running {
     _lock: DirectoryLock,
 }
 
+/// The configuration, and the directory that is this process's from now on.
+pub(crate) struct Loaded {
+    lock: DirectoryLock,
+    device: DeviceConfig,
+}
+
 impl Start {
-    pub(crate) async fn run(self) -> Result<Running, InitializeError> {
+    /// Takes the directory and loads the configuration.
+    pub(crate) async fn load(&self) -> Result<Loaded, InitializeError> {
         let store = self.store.clone();
-        let (lock, device) = blocking(move || {
+        blocking(move || {
             // A device without a configuration gets no directory either.
             if !store.is_provisioned().map_err(LoadError::from)? {
-                return Err(InitializeError::from(LoadError::NotProvisioned(
-                    store.directory().to_owned(),
-                )));
+                return Err(LoadError::NotProvisioned(store.directory().to_owned()).into());
             }
             let lock = store.lock()?;
-            Ok((lock, store.load()?.device))
+            let device = store.load()?.device;
+            Ok(Loaded { lock, device })
         })
-        .await?;
+        .await
+    }
+
+    /// Starts all parts. The conductor is yet to be started, by [`Prepared::go`].
+    ///
+    /// Nothing in here waits for anybody, so that there is nothing to give up half-way.
+    pub(crate) async fn prepare(self, loaded: Loaded) -> Result<Prepared, InitializeError> {
+        let Loaded { lock, device } = loaded;
         let topics = DeviceTopics::new(&self.serial_number);
         let config = session_config(&device, &self.serial_number, &topics)?;
         let router = router(&topics, &self.events)?;
-        let _ = self.events.send(Event::Initialized);
-        self.hooks.run(Moment::Initialized).await;
 
         let (connected, disconnected) = (self.hooks.clone(), self.hooks.clone());
         let session = Session::builder(config)
@@ -127,35 +138,53 @@ impl Start {
             session: session_events,
             remote: remote.as_ref().map(RemoteHandle::events),
             deltas: shadow.deltas(),
+            no_more_deltas: false,
         };
-        let served = remote
-            .as_ref()
-            .map(|remote| remote.status().borrow().certificate.serial.to_string());
-        self.status.send_replace(Status {
+        Ok(Prepared {
+            conductor: Conductor {
+                session,
+                shadow,
+                remote,
+                shadow_lost,
+                events: self.events,
+                status: self.status,
+                hooks: self.hooks,
+                ended: CancellationToken::new(),
+            },
+            ears,
+            lock,
+        })
+    }
+}
+
+/// All parts, started, and the conductor that is to join them.
+pub(crate) struct Prepared {
+    conductor: Conductor,
+    ears: Ears,
+    lock: DirectoryLock,
+}
+
+impl Prepared {
+    /// Joins the parts, and says that it runs.
+    pub(crate) fn go(self) -> Running {
+        let Self {
+            conductor,
+            ears,
+            lock,
+        } = self;
+        conductor.status.send_replace(Status {
             running: true,
-            certificate_serial: served,
+            certificate_serial: conductor.certificate_serial(),
             ..Status::default()
         });
-        let ended = CancellationToken::new();
-        let conductor = Conductor {
-            session: session.clone(),
-            shadow: shadow.clone(),
-            remote: remote.clone(),
-            shadow_lost,
-            events: self.events,
-            status: self.status,
-            hooks: self.hooks,
-            ended: ended.clone(),
-        };
-        let conductor = tokio::spawn(conductor.run(ears));
-        Ok(Running {
-            session,
-            shadow,
-            remote,
-            conductor,
-            ended,
+        Running {
+            session: conductor.session.clone(),
+            shadow: conductor.shadow.clone(),
+            remote: conductor.remote.clone(),
+            ended: conductor.ended.clone(),
+            conductor: tokio::spawn(conductor.run(ears)),
             _lock: lock,
-        })
+        }
     }
 }
 
@@ -180,7 +209,7 @@ impl Running {
         }
         self.shadow.stop().await;
         self.ended.cancel();
-        // Panics were reported by the panic hook already.
+        // Ends by itself: it waits for its hooks no longer than `LAST_HOOKS`. A panic was reported by the panic hook already.
         let _ = (&mut self.conductor).await;
     }
 }
