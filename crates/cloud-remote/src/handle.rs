@@ -17,6 +17,7 @@ use crate::slots::Slots;
 use crate::source::{CertificateSource, CertificateStore, StoreError, TokenSource};
 use crate::status::{EVENTS, RemoteEvent, RemoteStatus, TunnelStatus};
 use crate::tasks::Tasks;
+use crate::timing::Timing;
 use crate::tls::CurrentCertificate;
 
 /// The part of a stop's deadline, at most, that is kept for cutting what did not end by itself.
@@ -75,6 +76,7 @@ impl RemoteAccess {
             application: None,
             access: AccessRules::default(),
             limits: Limits::default(),
+            timing: Timing::default(),
         }
     }
 }
@@ -87,6 +89,7 @@ pub struct RemoteAccessBuilder {
     application: Option<Application>,
     access: AccessRules,
     limits: Limits,
+    timing: Timing,
 }
 
 impl RemoteAccessBuilder {
@@ -105,6 +108,12 @@ impl RemoteAccessBuilder {
     /// Bounds on what callers can take.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
+        self
+    }
+
+    /// Time spans, for a platform with other habits than today's. Spans under 100 ms count as that.
+    pub fn timing(mut self, timing: Timing) -> Self {
+        self.timing = timing.sane();
         self
     }
 
@@ -173,6 +182,7 @@ impl RemoteAccessBuilder {
         };
         let parts = Parts {
             config: self.config,
+            timing: self.timing,
             tokens: Arc::new(tokens),
             certificates: Arc::new(certificates),
             store: Arc::new(store),

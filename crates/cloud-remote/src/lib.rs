@@ -8,7 +8,8 @@
 //! What it does by itself, for years:
 //!
 //! - asks the platform for the tunnel's token, ahead of time, and again with growing delays when no good answer comes;
-//! - connects the tunnel, notices when it is dead, connects again; a new token never touches a running one;
+//! - connects the tunnel, notices when it is dead, connects again; moves to a new one before the relay would
+//!   end it for its token, at a moment at which nothing is open if there is one;
 //! - serves HTTP/1.1, HTTP/2 and WebSockets from a [`tower::Service`] (such as an axum router), or passes on to a local
 //!   address: as a reverse proxy, as plain bytes with the PROXY protocol, or TLS and all. See [`Application`];
 //! - replaces its certificate when the platform wishes: the new one is checked, stored, then served to new connections,
@@ -95,6 +96,7 @@ mod slots;
 mod source;
 mod status;
 mod tasks;
+mod timing;
 mod tls;
 mod token;
 mod tunnel;
@@ -112,6 +114,7 @@ pub use serial::{CertificateSerial, SerialError};
 pub use serve::Limits;
 pub use source::{CertificateSource, CertificateStore, SourceError, StoreError, TokenSource};
 pub use status::{CertificateStatus, RemoteEvent, RemoteStatus, RotationError, TunnelStatus};
+pub use timing::Timing;
 pub use token::{TokenAnswer, TokenRequest};
 pub use upstream::Upstream;
 

@@ -31,6 +31,7 @@ use crate::serve::Server;
 use crate::source::{CertificateSource, CertificateStore, SourceError, TokenSource};
 use crate::status::{RemoteEvent, RemoteStatus, RotationError, TunnelStatus};
 use crate::tasks::Tasks;
+use crate::timing::Timing;
 use crate::tls::CurrentCertificate;
 use crate::token::TokenAnswer;
 use crate::tunnel::TunnelError;
@@ -41,6 +42,7 @@ const CUT_LIMIT: Duration = Duration::from_millis(400);
 /// What the manager is made of.
 pub(crate) struct Parts<T, C, S> {
     pub config: RemoteConfig,
+    pub timing: Timing,
     pub tokens: Arc<T>,
     pub certificates: Arc<C>,
     pub store: Arc<S>,
@@ -114,6 +116,11 @@ pub(crate) struct Manager<T, C, S> {
     held: Option<Held>,
     connecting: Running<Result<Tunnel, TunnelError>>,
     tunnel: Option<(Id, Tunnel)>,
+    /// A tunnel that another has taken the place of. Most relays end it at once.
+    retiring: Option<(Id, Tunnel)>,
+    /// A tunnel that has ended while the one that is to take its place was being connected: if that comes up, nothing was
+    /// lost.
+    ended_early: Option<(Id, String)>,
     connected_since: SystemTime,
     certificate_request: Running<Result<CertificateAnswer, SourceError>>,
     /// A certificate that came and that the planner is deciding on.
@@ -133,8 +140,8 @@ where
 {
     pub(crate) fn new(parts: Parts<T, C, S>, serial: CertificateSerial) -> Self {
         Self {
+            planner: Planner::new(serial, rand::random(), parts.timing),
             parts,
-            planner: Planner::new(serial, rand::random()),
             started: Instant::now(),
             losses: 0,
             token_request: None,
@@ -142,6 +149,8 @@ where
             held: None,
             connecting: None,
             tunnel: None,
+            retiring: None,
+            ended_early: None,
             connected_since: UNIX_EPOCH,
             certificate_request: None,
             certificate_arrived: None,
@@ -169,6 +178,7 @@ where
                 Outcome::Installed(id, result) => self.installed(id, result),
                 Outcome::Stop => break,
             }
+            self.settle_tunnels();
             self.publish_status();
         }
         self.shut_down(&orders.kill).await;
@@ -191,6 +201,7 @@ where
             (id, result) = finished(&mut self.installing) => Outcome::Installed(id, result),
             () = sleep_until(wake) => Outcome::Event(Event::Tick),
             outcome = next_channel(&mut self.tunnel) => outcome,
+            outcome = next_channel(&mut self.retiring) => outcome,
         }
     }
 
@@ -208,6 +219,10 @@ where
         let now = Now {
             elapsed: self.started.elapsed(),
             unix: OffsetDateTime::now_utc().unix_timestamp(),
+            quiet: self
+                .tunnel
+                .as_ref()
+                .is_some_and(|(_, tunnel)| tunnel.handle().open_channels() == 0),
         };
         for action in self.planner.step(now, event) {
             self.carry_out(action);
@@ -236,6 +251,7 @@ where
                 "by this device's clock the fresh token makes no sense: the clock must be wrong; the token is used all the same"
             ),
             Action::Connect(id) => self.connect(id),
+            Action::HandOver { id, forced } => self.hand_over(id, forced),
             Action::AbandonConnect(_) => {
                 self.connecting = None;
                 self.connect_failed("the relay did not answer in time".to_owned());
@@ -314,17 +330,12 @@ where
             () = refuse_channels(&mut self.tunnel) => {}
         }
         tasks.kill();
-        if let Some((_, tunnel)) = self.tunnel.take() {
-            let handle = tunnel.handle();
-            handle.close();
-            let cut = async {
-                kill.cancelled().await;
-                sleep(CUT_LIMIT).await;
-            };
-            let reason = tokio::select! {
-                reason = handle.closed() => reason.to_string(),
-                () = cut => "the tunnel was cut on this side".to_owned(),
-            };
+        let ended_early = self.ended_early.take().map(|(_, reason)| reason);
+        let (reason, _) = tokio::join!(
+            close(self.tunnel.take(), kill),
+            close(self.retiring.take(), kill)
+        );
+        if let Some(reason) = reason.or(ended_early) {
             tracing::info!(reason, "the tunnel has ended");
             let _ = events.send(RemoteEvent::Disconnected { reason });
         }
@@ -372,6 +383,21 @@ async fn next_channel(tunnel: &mut Option<(Id, Tunnel)>) -> Outcome {
         Some(channel) => Outcome::Channel(channel),
         None => Outcome::TunnelEnded(*id),
     }
+}
+
+/// Closes a tunnel and waits for its end, soon after `kill` no longer. Returns why it has ended.
+async fn close(tunnel: Option<(Id, Tunnel)>, kill: &CancellationToken) -> Option<String> {
+    let (_, tunnel) = tunnel?;
+    let handle = tunnel.handle();
+    handle.close();
+    let cut = async {
+        kill.cancelled().await;
+        sleep(CUT_LIMIT).await;
+    };
+    Some(tokio::select! {
+        reason = handle.closed() => reason.to_string(),
+        () = cut => "the tunnel was cut on this side".to_owned(),
+    })
 }
 
 /// Closes each channel that still comes. Ends with the tunnel; waits for ever without one.

@@ -7,7 +7,7 @@
 //! Invariants
 //! - There is never more than one request for a token, one connection attempt and one request for a certificate.
 //! - What comes back is tied to its request by an id; an answer to another one changes nothing.
-//! - A new token never touches a running tunnel.
+//! - A new token cuts nothing that is open, as long as the relay itself would not: see [`handover`].
 //! - Nothing is repeated without a delay that grows and has jitter, whatever the wall clock says: it is looked at once,
 //!   when a token arrives; from then on only monotonic time counts.
 //!
@@ -15,6 +15,7 @@
 
 mod backoff;
 mod event;
+mod handover;
 mod rotation;
 mod token;
 mod tunnel;
@@ -25,16 +26,17 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 pub(crate) use self::event::{Action, ConnectFault, Event, Id, Now, TokenFacts};
+use self::handover::Handover;
+pub(crate) use self::handover::QUIET_CHECK;
 use self::token::HeldToken;
 use crate::serial::CertificateSerial;
+use crate::timing::Timing;
 
 /// The platform's answer to any request is waited for this long (as the other implementation does).
 pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 /// TCP connect, handshake and first pong together.
 pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(30);
-/// Everything is looked at again this often even if nothing happens, in case a timer was off (a suspended board).
-/// Also the least time between two refreshes, however short-lived the tokens are.
-pub(crate) const CHECK_INTERVAL: Duration = Duration::from_secs(300);
+
 #[derive(Debug)]
 enum TokenPhase {
     Idle,
@@ -50,14 +52,26 @@ pub(crate) enum TunnelPhase {
     Connecting {
         id: Id,
         until: Duration,
+        token: UsedToken,
     },
     Up {
         id: Id,
         since: Duration,
+        token: UsedToken,
+        handover: Handover,
     },
     Waiting {
         until: Duration,
     },
+}
+
+/// The token that a connection was made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct UsedToken {
+    /// Of the request that brought it.
+    id: Id,
+    /// `None` if only the relay can tell.
+    expires: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -81,6 +95,7 @@ enum RotationPhase {
 #[derive(Debug)]
 pub(crate) struct Planner {
     rng: StdRng,
+    timing: Timing,
     last_id: u64,
     checked: Duration,
     online: bool,
@@ -89,6 +104,7 @@ pub(crate) struct Planner {
     held: Option<HeldToken>,
     tunnel: TunnelPhase,
     tunnel_failures: u32,
+    handover_failures: u32,
     rotation: RotationPhase,
     rotation_failures: u32,
     desired: Option<CertificateSerial>,
@@ -97,9 +113,10 @@ pub(crate) struct Planner {
 
 impl Planner {
     /// A planner that serves the certificate `served` and knows nothing else yet. The seed decides the jitter.
-    pub(crate) fn new(served: CertificateSerial, seed: u64) -> Self {
+    pub(crate) fn new(served: CertificateSerial, seed: u64, timing: Timing) -> Self {
         Self {
             rng: StdRng::seed_from_u64(seed),
+            timing,
             last_id: 0,
             checked: Duration::ZERO,
             online: false,
@@ -108,6 +125,7 @@ impl Planner {
             held: None,
             tunnel: TunnelPhase::Down,
             tunnel_failures: 0,
+            handover_failures: 0,
             rotation: RotationPhase::Idle,
             rotation_failures: 0,
             desired: None,
@@ -122,12 +140,13 @@ impl Planner {
         self.note(now, event, &mut actions);
         self.give_up(now.elapsed, &mut actions);
         self.start(now.elapsed, &mut actions);
+        self.start_handover(now, &mut actions);
         actions
     }
 
     /// When `step` has to be called again even if nothing happens.
     pub(crate) fn next_wake(&self) -> Duration {
-        let mut wake = self.checked + CHECK_INTERVAL;
+        let mut wake = self.checked + self.timing.check_interval;
         let mut by = |time: Duration| wake = wake.min(time);
         match self.token {
             TokenPhase::Asked { until, .. } => by(until),
@@ -141,7 +160,12 @@ impl Planner {
         }
         match self.tunnel {
             TunnelPhase::Connecting { until, .. } | TunnelPhase::Waiting { until } => by(until),
-            TunnelPhase::Down | TunnelPhase::Up { .. } => {}
+            TunnelPhase::Up { .. } => {
+                if let Some(time) = self.handover_wake() {
+                    by(time);
+                }
+            }
+            TunnelPhase::Down => {}
         }
         match self.rotation {
             RotationPhase::Asked { until, .. } => by(until),
@@ -169,10 +193,7 @@ impl Planner {
             Event::Token { id, result } => self.token_answer(now, id, result, actions),
             Event::TunnelUp { id } => self.tunnel_up(now.elapsed, id),
             Event::TunnelFailed { id, fault } => {
-                if matches!(self.tunnel, TunnelPhase::Connecting { id: current, .. } if current == id)
-                {
-                    self.connect_failed(now.elapsed, fault, actions);
-                }
+                self.tunnel_failed(now.elapsed, id, fault, actions);
             }
             Event::TunnelLost { id } => self.tunnel_lost(now.elapsed, id),
             Event::Desired(serial) => {
@@ -220,9 +241,13 @@ impl Planner {
             _ => {}
         }
         match self.tunnel {
-            TunnelPhase::Connecting { id, until } if now >= until => {
+            TunnelPhase::Connecting { id, until, .. }
+            | TunnelPhase::Up {
+                handover: Handover::Connecting { id, until, .. },
+                ..
+            } if now >= until => {
                 actions.push(Action::AbandonConnect(id));
-                self.connect_failed(now, ConnectFault::Unreachable, actions);
+                self.tunnel_failed(now, id, ConnectFault::Unreachable, actions);
             }
             _ => {}
         }
@@ -257,10 +282,10 @@ impl Planner {
             let id = self.new_id();
             match &mut self.held {
                 Some(held) if held.usable(now) => {
-                    held.used = true;
                     self.tunnel = TunnelPhase::Connecting {
                         id,
                         until: now + CONNECT_LIMIT,
+                        token: held.take(),
                     };
                     actions.push(Action::Connect(id));
                 }
@@ -303,6 +328,8 @@ impl Planner {
     }
 }
 
+#[cfg(test)]
+mod handover_tests;
 #[cfg(test)]
 mod random_tests;
 #[cfg(test)]

@@ -100,6 +100,9 @@ pub enum RemoteEvent {
         /// Why.
         reason: String,
     },
+    /// The tunnel was replaced by a new one with the newest token, before the relay would have ended it. It was
+    /// connected all the time. If no moment without open connections has come in time, those were cut.
+    TunnelRenewed,
     /// The tunnel has ended. Unless remote access was stopped, it will be connected again.
     Disconnected {
         /// Why.

@@ -4,16 +4,23 @@
 //! dropped.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use snitun::client::{self, ClientConfig, ConnectError, Tunnel};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 use crate::planner::ConnectFault;
 
-/// For one address of the relay, so that a dead one leaves time for the next.
+/// For one address of the relay: one that takes longer is as good as dead.
 const ADDRESS_LIMIT: Duration = Duration::from_secs(8);
+/// Before the next address is tried too (RFC 8305 §5 recommends this).
+const HEAD_START: Duration = Duration::from_millis(250);
+/// All of them get their turn within the limit for connecting.
+const MAX_ADDRESSES: usize = 16;
 
 /// Why the tunnel could not be connected.
 #[derive(Debug, thiserror::Error)]
@@ -26,12 +33,15 @@ pub(crate) enum TunnelError {
     Unreachable(#[source] io::Error),
     #[error("the relay did not let us in: {0}")]
     Handshake(#[source] ConnectError),
+    #[error("the tunnel that was to be replaced is in use")]
+    NotQuiet,
 }
 
 impl TunnelError {
     /// Whether it was the relay's answer to our token, or something that another token cannot help.
     pub(crate) fn fault(&self) -> ConnectFault {
         match self {
+            Self::NotQuiet => ConnectFault::NotQuiet,
             // A tunnel that ends before it is up may well be due to a key that is not the token's.
             Self::Handshake(ConnectError::Ended(_)) => ConnectFault::Refused,
             Self::Handshake(error) if !error.is_retryable() => ConnectFault::Refused,
@@ -42,36 +52,136 @@ impl TunnelError {
     }
 }
 
-/// Connects the tunnel. Returns once the relay has answered a ping.
-pub(crate) async fn connect(
-    host: &str,
-    port: u16,
-    config: ClientConfig,
-) -> Result<Tunnel, TunnelError> {
-    let stream = dial(host, port).await?;
+/// Opens the tunnel over a connection to the relay. Returns once the relay has answered a ping.
+pub(crate) async fn open(stream: TcpStream, config: ClientConfig) -> Result<Tunnel, TunnelError> {
     client::connect(stream, config)
         .await
         .map_err(TunnelError::Handshake)
 }
 
-/// Tries the relay's addresses in the resolver's order.
-async fn dial(host: &str, port: u16) -> Result<TcpStream, TunnelError> {
-    let mut last = TunnelError::NoAddress;
-    for address in lookup_host((host, port))
+/// Connects to the relay. Its addresses race, each a little behind the one before, so that one that does not answer (IPv6
+/// that is configured and does not work) costs next to nothing.
+pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, TunnelError> {
+    let addresses = lookup_host((host, port))
         .await
-        .map_err(TunnelError::Resolve)?
-    {
+        .map_err(TunnelError::Resolve)?;
+    race(alternate(addresses), |address| async move {
         let attempt = timeout(ADDRESS_LIMIT, TcpStream::connect(address)).await;
         let connected = attempt
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
             .and_then(|stream| stream.set_nodelay(true).map(|()| stream));
-        match connected {
-            Ok(stream) => return Ok(stream),
-            Err(error) => {
-                tracing::debug!(%address, %error, "an address of the relay cannot be reached");
-                last = TunnelError::Unreachable(error);
+        if let Err(error) = &connected {
+            tracing::debug!(%address, %error, "an address of the relay cannot be reached");
+        }
+        connected
+    })
+    .await
+}
+
+/// The resolver's order, but with the families taking turns (RFC 8305 §4), and bounded.
+fn alternate(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let addresses: Vec<_> = addresses.take(MAX_ADDRESSES).collect();
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first_is_v6);
+    let mut alternating = Vec::with_capacity(first.len() + second.len());
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    loop {
+        let pair = [first.next(), second.next()];
+        if pair == [None, None] {
+            return alternating;
+        }
+        alternating.extend(pair.into_iter().flatten());
+    }
+}
+
+/// Starts with the first address, and with the next whenever one has failed or [`HEAD_START`] is over. The first to connect
+/// wins; the others are dropped.
+async fn race<T, F>(
+    addresses: Vec<SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<T, TunnelError>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let mut waiting = addresses.into_iter();
+    let mut running = FuturesUnordered::new();
+    let mut last = TunnelError::NoAddress;
+    loop {
+        running.extend(waiting.next().map(&connect));
+        let ended = if waiting.len() == 0 {
+            running.next().await
+        } else {
+            match timeout(HEAD_START, running.next()).await {
+                Ok(ended) => ended,
+                Err(_) => continue,
             }
+        };
+        match ended {
+            Some(Ok(connected)) => return Ok(connected),
+            Some(Err(error)) => last = TunnelError::Unreachable(error),
+            None => return Err(last),
         }
     }
-    Err(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    fn addresses(list: &[&str]) -> Vec<SocketAddr> {
+        list.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn families_take_turns_beginning_with_the_resolvers_first() {
+        let resolved = addresses(&["[2001:db8::1]:443", "[2001:db8::2]:443", "192.0.2.1:443"]);
+        let order = addresses(&["[2001:db8::1]:443", "192.0.2.1:443", "[2001:db8::2]:443"]);
+        assert_eq!(alternate(resolved.into_iter()), order);
+        let many = (1..100).map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+        assert_eq!(alternate(many).len(), MAX_ADDRESSES);
+    }
+
+    /// Address `n` behaves as the n-th of these says: it answers after so many milliseconds, well or not.
+    async fn race_of(behaviour: &[(u64, bool)]) -> (Duration, Result<u16, TunnelError>) {
+        let start = Instant::now();
+        let racers = (0..behaviour.len())
+            .map(|n| SocketAddr::from(([192, 0, 2, 1], u16::try_from(n).unwrap())))
+            .collect();
+        let winner = race(racers, |address| async move {
+            let (after, well) = behaviour[usize::from(address.port())];
+            sleep(Duration::from_millis(after)).await;
+            well.then_some(address.port())
+                .ok_or(io::ErrorKind::ConnectionRefused.into())
+        })
+        .await;
+        (start.elapsed(), winner)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_address_delays_the_next_by_no_more_than_its_head_start() {
+        let (after, winner) = race_of(&[(8_000, false), (8_000, false), (20, true)]).await;
+        assert_eq!(winner.unwrap(), 2);
+        assert_eq!(after, HEAD_START * 2 + Duration::from_millis(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failing_address_gives_way_at_once_and_a_slow_one_may_still_win() {
+        let (after, winner) = race_of(&[(10, false), (300, true), (8_000, true)]).await;
+        assert_eq!(winner.unwrap(), 1);
+        assert_eq!(after, Duration::from_millis(310));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_winner_the_last_failure_is_told() {
+        let (after, winner) = race_of(&[(10, false), (8_000, false)]).await;
+        assert!(matches!(winner, Err(TunnelError::Unreachable(_))));
+        assert_eq!(after, Duration::from_millis(8_010));
+        assert!(matches!(race_of(&[]).await.1, Err(TunnelError::NoAddress)));
+    }
 }

@@ -1,11 +1,11 @@
-//! Connecting the tunnel, and taking note of its end.
+//! Connecting the tunnel, moving to the next one, and taking note of its end.
 
 use std::time::SystemTime;
 
 use snitun::client::{ClientConfig, Tunnel};
 
 use super::{Id, Manager};
-use crate::planner::Event;
+use crate::planner::{Event, QUIET_CHECK};
 use crate::source::{CertificateSource, CertificateStore, TokenSource};
 use crate::status::RemoteEvent;
 use crate::tunnel::{self, TunnelError};
@@ -17,43 +17,99 @@ where
     S: CertificateStore,
 {
     pub(super) fn connect(&mut self, id: Id) {
-        let Some(held) = &self.held else { return };
+        let Some(config) = self.client_config() else {
+            return;
+        };
+        let (host, port) = self.relay();
+        tracing::debug!(host, port, "connecting the tunnel");
+        self.connecting = Some((
+            id,
+            Box::pin(async move {
+                let stream = tunnel::dial(&host, port).await?;
+                tunnel::open(stream, config).await
+            }),
+        ));
+    }
+
+    /// Connects a tunnel that is to take the place of the running one. The relay ends that one as soon as it has checked
+    /// the new one's token and answer, so before these are sent everything that the old one has carried has to be there:
+    /// a ping's answer shows it.
+    pub(super) fn hand_over(&mut self, id: Id, forced: bool) {
+        let (Some(config), Some((_, running))) = (self.client_config(), &self.tunnel) else {
+            return;
+        };
+        let running = running.handle();
+        let (host, port) = self.relay();
+        tracing::debug!(host, port, forced, "moving to a new tunnel");
+        self.connecting = Some((
+            id,
+            Box::pin(async move {
+                let stream = tunnel::dial(&host, port).await?;
+                let delivered = tokio::time::timeout(QUIET_CHECK, running.ping()).await;
+                let quiet = matches!(delivered, Ok(Ok(_))) && running.open_channels() == 0;
+                if !quiet && !forced {
+                    return Err(TunnelError::NotQuiet);
+                }
+                tunnel::open(stream, config).await
+            }),
+        ));
+    }
+
+    fn relay(&self) -> (String, u16) {
+        let config = &self.parts.config;
+        (config.relay_host.clone(), config.relay_port)
+    }
+
+    fn client_config(&self) -> Option<ClientConfig> {
+        let held = self.held.as_ref()?;
         let mut config = ClientConfig::new(held.answer.token().clone(), held.key.clone());
         config.version = held.answer.protocol_version();
         config.cipher = held.answer.cipher();
         config.throttling = held.answer.throttling();
-        let (host, port) = (
-            self.parts.config.relay_host.clone(),
-            self.parts.config.relay_port,
-        );
-        tracing::debug!(host, port, "connecting the tunnel");
-        self.connecting = Some((
-            id,
-            Box::pin(async move { tunnel::connect(&host, port, config).await }),
-        ));
+        config.timeouts.ping_interval = self.parts.timing.dead_link / 2;
+        config.timeouts.ping_answer = self.parts.timing.dead_link / 2;
+        Some(config)
     }
 
     pub(super) fn connected(&mut self, id: Id, result: Result<Tunnel, TunnelError>) {
         match result {
             Ok(tunnel) => {
-                let url = self.parts.config.url();
-                tracing::info!(url, "the tunnel is connected");
-                self.tunnel = Some((id, tunnel));
+                let moved = self.moving();
+                self.ended_early = None;
+                self.retiring = self.tunnel.replace((id, tunnel));
                 self.connected_since = SystemTime::now();
                 self.cause = None;
                 self.step(Event::TunnelUp { id });
                 self.publish_status();
-                self.emit(RemoteEvent::Connected { url });
+                let url = self.parts.config.url();
+                if moved {
+                    tracing::info!(url, "the tunnel was renewed");
+                    self.emit(RemoteEvent::TunnelRenewed);
+                } else {
+                    tracing::info!(url, "the tunnel is connected");
+                    self.emit(RemoteEvent::Connected { url });
+                }
             }
             Err(error) => {
                 let fault = error.fault();
-                self.connect_failed(error.to_string());
+                if matches!(error, TunnelError::NotQuiet) {
+                    tracing::debug!("the tunnel is in use again; it stays for now");
+                } else {
+                    self.connect_failed(error.to_string());
+                }
                 self.step(Event::TunnelFailed { id, fault });
             }
         }
     }
 
     pub(super) fn connect_failed(&mut self, reason: String) {
+        if self.moving() {
+            tracing::warn!(
+                reason,
+                "no new tunnel could be connected; the old one goes on, and it will be tried again"
+            );
+            return;
+        }
         tracing::warn!(
             reason,
             "the tunnel could not be connected; it will be tried again"
@@ -62,16 +118,48 @@ where
         self.emit(RemoteEvent::ConnectFailed { reason });
     }
 
+    /// Whether what is being connected is to take the place of another tunnel.
+    fn moving(&self) -> bool {
+        self.tunnel.is_some() || self.ended_early.is_some()
+    }
+
     pub(super) async fn tunnel_ended(&mut self, id: Id) {
+        if self.retiring.take_if(|(old, _)| *old == id).is_some() {
+            tracing::debug!("the tunnel that was replaced has ended");
+            return;
+        }
         let Some((_, tunnel)) = self.tunnel.take() else {
             return;
         };
         // It has ended, so this does not wait.
         let reason = tunnel.handle().closed().await.to_string();
+        if self.connecting.is_some() {
+            self.ended_early = Some((id, reason));
+        } else {
+            self.tunnel_lost(id, reason);
+        }
+    }
+
+    fn tunnel_lost(&mut self, id: Id, reason: String) {
         tracing::info!(reason, "the tunnel has ended");
         self.cause = Some(reason.clone());
         self.step(Event::TunnelLost { id });
         self.publish_status();
         self.emit(RemoteEvent::Disconnected { reason });
+    }
+
+    /// Brings to its end what a move has left over: a replaced tunnel that the relay lets live, and one that has ended
+    /// without anything having taken its place.
+    pub(super) fn settle_tunnels(&mut self) {
+        if let Some((_, tunnel)) = &self.retiring
+            && tunnel.handle().open_channels() == 0
+        {
+            tunnel.handle().close();
+        }
+        if self.connecting.is_none()
+            && let Some((id, reason)) = self.ended_early.take()
+        {
+            self.tunnel_lost(id, reason);
+        }
     }
 }

@@ -11,6 +11,8 @@ pub(crate) struct Now {
     pub elapsed: Duration,
     /// Unix seconds, as far as this device knows.
     pub unix: i64,
+    /// Whether there is a tunnel and nothing is open in it.
+    pub quiet: bool,
 }
 
 /// Ties an answer to its request. Unique over all requests of a planner.
@@ -59,6 +61,8 @@ pub(crate) enum ConnectFault {
     Unreachable,
     /// The relay was there and hung up during the handshake.
     Refused,
+    /// It was to take the place of a running tunnel, in which something is open again. The token was not used.
+    NotQuiet,
 }
 
 /// What is to be done.
@@ -76,6 +80,9 @@ pub(crate) enum Action {
     ClockDoubted { left: i64 },
     /// Connect the tunnel with the token that is kept.
     Connect(Id),
+    /// Connect another tunnel in place of the running one, with the token that is kept; unless `forced`, only if nothing
+    /// is open in the running one.
+    HandOver { id: Id, forced: bool },
     /// Give the attempt up: it takes too long.
     AbandonConnect(Id),
     /// Ask for a certificate.

@@ -13,6 +13,7 @@ struct World {
     token_asked: Option<Id>,
     connecting: Option<Id>,
     up: Option<Id>,
+    quiet: bool,
     certificate_asked: Option<Id>,
     installing: Option<(Id, CertificateSerial)>,
     kept: bool,
@@ -29,7 +30,7 @@ impl World {
         let mut rng = StdRng::seed_from_u64(seed);
         let served: CertificateSerial = "1".parse().unwrap();
         Self {
-            planner: Planner::new(served.clone(), seed),
+            planner: Planner::new(served.clone(), seed, Timing::default()),
             elapsed: Duration::ZERO,
             wall_error: rng.random_range(-2_000_000_000..2_000_000_000),
             single_use: rng.random_bool(0.3),
@@ -37,6 +38,7 @@ impl World {
             token_asked: None,
             connecting: None,
             up: None,
+            quiet: false,
             certificate_asked: None,
             installing: None,
             kept: false,
@@ -53,6 +55,7 @@ impl World {
             Now {
                 elapsed: self.elapsed,
                 unix,
+                quiet: self.quiet && self.up.is_some(),
             },
             event,
         );
@@ -86,6 +89,14 @@ impl World {
             Action::Connect(id) => {
                 assert!(self.kept, "connected without a token");
                 assert!(self.up.is_none(), "a running tunnel was replaced");
+                assert!(
+                    self.connecting.replace(id).is_none(),
+                    "two attempts at once"
+                );
+            }
+            Action::HandOver { id, .. } => {
+                assert!(self.kept, "moved without a token");
+                assert!(self.up.is_some(), "there is nothing to replace");
                 assert!(
                     self.connecting.replace(id).is_none(),
                     "two attempts at once"
@@ -132,15 +143,14 @@ impl World {
         }
         if let Some(id) = self.connecting.take() {
             if good {
-                self.up = Some(id);
+                self.stale.extend(self.up.replace(id));
                 self.step(Event::TunnelUp { id });
             } else {
                 self.stale.push(id);
-                let refused = self.rng.random_bool(0.5);
-                let fault = if refused {
-                    ConnectFault::Refused
-                } else {
-                    ConnectFault::Unreachable
+                let fault = match self.rng.random_range(0..3) {
+                    0 => ConnectFault::Refused,
+                    1 if self.up.is_some() => ConnectFault::NotQuiet,
+                    _ => ConnectFault::Unreachable,
                 };
                 self.step(Event::TunnelFailed { id, fault });
             }
@@ -164,7 +174,7 @@ impl World {
     }
 
     fn disturb(&mut self) {
-        match self.rng.random_range(0..9) {
+        match self.rng.random_range(0..10) {
             0 => {
                 let online = self.rng.random();
                 self.step(Event::Messaging(online));
@@ -185,6 +195,8 @@ impl World {
                 if !self.stale.is_empty() {
                     let id = self.stale[self.rng.random_range(0..self.stale.len())];
                     let facts = self.token_facts(true);
+                    // What is due anyway is none of its effects.
+                    self.step(Event::Tick);
                     let before = format!("{:?}", self.planner.tunnel());
                     self.step(Event::Token {
                         id,
@@ -201,7 +213,8 @@ impl World {
                     );
                 }
             }
-            5 | 6 => {
+            5 => self.quiet = self.rng.random(),
+            6 | 7 => {
                 let good = self.rng.random();
                 self.answer(good);
             }

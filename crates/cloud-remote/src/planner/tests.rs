@@ -1,26 +1,28 @@
 //! One test for each rule, on a clock that is moved by hand.
 
-use super::token::REFRESH_BEFORE;
 use super::tunnel::STABLE;
 use super::*;
 
 /// 2030-01-01: what the wall clock of these tests shows at the start.
 const WALL: i64 = 1_893_456_000;
-const HOUR: u64 = 3_600;
+pub(super) const HOUR: u64 = 3_600;
 
 /// A planner and its clocks.
-struct Bench {
-    planner: Planner,
-    elapsed: Duration,
+pub(super) struct Bench {
+    pub(super) planner: Planner,
+    pub(super) elapsed: Duration,
     wall_error: i64,
+    /// Whether nothing is open in the tunnel.
+    pub(super) quiet: bool,
 }
 
 impl Bench {
     fn new() -> Self {
         Self {
-            planner: Planner::new(serial(1), 7),
+            planner: Planner::new(serial(1), 7, Timing::default()),
             elapsed: Duration::ZERO,
             wall_error: 0,
+            quiet: false,
         }
     }
 
@@ -34,7 +36,7 @@ impl Bench {
     }
 
     /// A bench whose tunnel is up with a token valid for `seconds`.
-    fn up(seconds: u64, single_use: bool) -> (Self, Id) {
+    pub(super) fn up(seconds: u64, single_use: bool) -> (Self, Id) {
         let (mut bench, id) = Self::online();
         let actions = bench.token(id, seconds, single_use);
         let [Action::KeepToken(_), Action::Connect(tunnel)] = actions[..] else {
@@ -44,18 +46,19 @@ impl Bench {
         (bench, tunnel)
     }
 
-    fn step(&mut self, event: Event) -> Vec<Action> {
+    pub(super) fn step(&mut self, event: Event) -> Vec<Action> {
         let unix = WALL + i64::try_from(self.elapsed.as_secs()).unwrap() + self.wall_error;
         self.planner.step(
             Now {
                 elapsed: self.elapsed,
                 unix,
+                quiet: self.quiet,
             },
             event,
         )
     }
 
-    fn token(&mut self, id: Id, seconds: u64, single_use: bool) -> Vec<Action> {
+    pub(super) fn token(&mut self, id: Id, seconds: u64, single_use: bool) -> Vec<Action> {
         let valid = WALL + i64::try_from(self.elapsed.as_secs() + seconds).unwrap();
         self.step(Event::Token {
             id,
@@ -64,7 +67,7 @@ impl Bench {
     }
 
     /// Lets time pass, waking the planner whenever it wishes, until something is to be done.
-    fn until_action(&mut self, limit: Duration) -> Option<(Duration, Vec<Action>)> {
+    pub(super) fn until_action(&mut self, limit: Duration) -> Option<(Duration, Vec<Action>)> {
         let (start, end) = (self.elapsed, self.elapsed + limit);
         loop {
             let wake = self.planner.next_wake();
@@ -81,7 +84,7 @@ impl Bench {
         }
     }
 
-    fn expect(&mut self, limit: Duration) -> (Duration, Vec<Action>) {
+    pub(super) fn expect(&mut self, limit: Duration) -> (Duration, Vec<Action>) {
         self.until_action(limit)
             .expect("an action within the limit")
     }
@@ -91,7 +94,7 @@ fn serial(number: u32) -> CertificateSerial {
     number.to_string().parse().unwrap()
 }
 
-const fn secs(seconds: u64) -> Duration {
+pub(super) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
@@ -202,7 +205,7 @@ fn losing_the_session_abandons_the_request_and_its_return_asks_anew() {
 fn a_refresh_comes_fifteen_minutes_ahead_and_leaves_the_tunnel_alone() {
     let (mut bench, tunnel) = Bench::up(HOUR, false);
     let (after, actions) = bench.expect(secs(HOUR));
-    assert_eq!(after, secs(HOUR) - REFRESH_BEFORE);
+    assert_eq!(after, secs(HOUR) - Timing::default().refresh_before);
     let [Action::RequestToken(id)] = actions[..] else {
         panic!("{actions:?}")
     };
@@ -424,7 +427,7 @@ fn short_lived_tokens_are_refreshed_no_more_often_than_every_five_minutes() {
     let (mut bench, _) = Bench::up(10 * 60, false);
     for _ in 0..10 {
         let (after, actions) = bench.expect(secs(HOUR));
-        assert!(after >= CHECK_INTERVAL);
+        assert!(after >= Timing::default().check_interval);
         let [Action::RequestToken(id)] = actions[..] else {
             panic!("{actions:?}")
         };

@@ -6,16 +6,18 @@
 use std::time::Duration;
 
 use super::backoff::TOKEN_RETRY;
-use super::{Action, CHECK_INTERVAL, Id, Now, Planner, TokenFacts, TokenPhase, TunnelPhase};
+use super::{Action, Id, Now, Planner, TokenFacts, TokenPhase, TunnelPhase, UsedToken};
 
-/// A token is replaced when no more than this is left of it.
-pub(super) const REFRESH_BEFORE: Duration = Duration::from_secs(15 * 60);
 /// A token whose `valid` makes no sense by our clock is replaced after this time.
 const BLIND_REFRESH: Duration = Duration::from_secs(60 * 60);
 /// No token is made for longer than this; if `valid` says so, it is our clock that is wrong.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// The newest token.
 #[derive(Debug)]
 pub(super) struct HeldToken {
+    /// Of the request that brought it.
+    pub(super) id: Id,
     /// `None` if only the relay can tell.
     pub(super) expires: Option<Duration>,
     pub(super) refresh_at: Duration,
@@ -27,6 +29,15 @@ pub(super) struct HeldToken {
 impl HeldToken {
     pub(super) fn usable(&self, now: Duration) -> bool {
         self.expires.is_none_or(|expires| now < expires) && !(self.single_use && self.used)
+    }
+
+    /// For a connection.
+    pub(super) fn take(&mut self) -> UsedToken {
+        self.used = true;
+        UsedToken {
+            id: self.id,
+            expires: self.expires,
+        }
     }
 }
 
@@ -53,7 +64,8 @@ impl Planner {
         let (expires, refresh_in) = match trusted.filter(|left| *left <= LONGEST_LIFETIME) {
             Some(left) => (
                 Some(now.elapsed + left),
-                left.saturating_sub(REFRESH_BEFORE).max(CHECK_INTERVAL),
+                left.saturating_sub(self.timing.refresh_before)
+                    .max(self.timing.check_interval),
             ),
             None => {
                 actions.push(Action::ClockDoubted { left });
@@ -61,6 +73,7 @@ impl Planner {
             }
         };
         self.held = Some(HeldToken {
+            id,
             expires,
             refresh_at: now.elapsed + refresh_in,
             single_use: facts.single_use,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::backoff::tunnel_delay;
-use super::{Action, ConnectFault, Id, Planner, TokenPhase, TunnelPhase};
+use super::{Action, ConnectFault, Handover, Id, Planner, TokenPhase, TunnelPhase};
 
 /// A relay that hangs up during the handshake may have had a bad moment once; twice means that it refuses the token.
 const REFUSALS: u32 = 2;
@@ -12,43 +12,89 @@ pub(super) const STABLE: Duration = Duration::from_secs(60);
 
 impl Planner {
     pub(super) fn tunnel_up(&mut self, now: Duration, id: Id) {
-        if !matches!(self.tunnel, TunnelPhase::Connecting { id: current, .. } if current == id) {
-            return;
-        }
-        self.tunnel = TunnelPhase::Up { id, since: now };
+        let token = match self.tunnel {
+            TunnelPhase::Connecting {
+                id: current, token, ..
+            }
+            | TunnelPhase::Up {
+                handover:
+                    Handover::Connecting {
+                        id: current, token, ..
+                    },
+                ..
+            } if current == id => token,
+            _ => return,
+        };
+        self.tunnel = TunnelPhase::Up {
+            id,
+            since: now,
+            token,
+            handover: Handover::None {
+                not_before: now + self.timing.check_interval,
+            },
+        };
+        self.handover_failures = 0;
         self.token_failures = 0;
         if let Some(held) = &mut self.held {
             held.refusals = 0;
         }
     }
 
-    pub(super) fn connect_failed(
+    pub(super) fn tunnel_failed(
         &mut self,
         now: Duration,
+        id: Id,
         fault: ConnectFault,
         actions: &mut Vec<Action>,
     ) {
-        self.tunnel_failures += 1;
-        if fault == ConnectFault::Refused
-            && let Some(held) = &mut self.held
-        {
-            held.refusals += 1;
-            if held.refusals >= REFUSALS {
-                self.held = None;
-                actions.push(Action::DropToken);
-                // The request for the next token has the delay; that token is tried at once.
-                if !matches!(self.token, TokenPhase::Asked { .. }) {
-                    self.token_failed(now);
-                }
-                self.tunnel = TunnelPhase::Down;
-                return;
+        match self.tunnel {
+            TunnelPhase::Connecting { id: current, .. } if current == id => {
+                self.connect_failed(now, fault, actions);
             }
+            TunnelPhase::Up {
+                handover: Handover::Connecting { id: current, .. },
+                ..
+            } if current == id => self.handover_failed(now, fault, actions),
+            _ => {}
         }
-        self.tunnel_wait(now);
+    }
+
+    fn connect_failed(&mut self, now: Duration, fault: ConnectFault, actions: &mut Vec<Action>) {
+        self.tunnel_failures += 1;
+        if fault == ConnectFault::Refused && self.token_refused(now, actions) {
+            // That token is tried at once.
+            self.tunnel = TunnelPhase::Down;
+        } else {
+            self.tunnel_wait(now);
+        }
+    }
+
+    /// The relay seems to refuse the token. Returns whether it was given up.
+    pub(super) fn token_refused(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
+        let Some(held) = &mut self.held else {
+            return false;
+        };
+        held.refusals += 1;
+        if held.refusals < REFUSALS {
+            return false;
+        }
+        self.held = None;
+        actions.push(Action::DropToken);
+        // The request for the next token has the delay.
+        if !matches!(self.token, TokenPhase::Asked { .. }) {
+            self.token_failed(now);
+        }
+        true
     }
 
     pub(super) fn tunnel_lost(&mut self, now: Duration, id: Id) {
-        let TunnelPhase::Up { id: current, since } = self.tunnel else {
+        let TunnelPhase::Up {
+            id: current,
+            since,
+            handover,
+            ..
+        } = self.tunnel
+        else {
             return;
         };
         if current != id {
@@ -56,6 +102,11 @@ impl Planner {
         }
         if now.saturating_sub(since) >= STABLE {
             self.tunnel_failures = 0;
+        }
+        if let Handover::Connecting { id, until, token } = handover {
+            // What was to take its place may still come up.
+            self.tunnel = TunnelPhase::Connecting { id, until, token };
+            return;
         }
         self.tunnel_failures += 1;
         self.tunnel_wait(now);

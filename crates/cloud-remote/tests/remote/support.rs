@@ -216,11 +216,16 @@ impl Cloud {
     }
 
     pub(crate) async fn speaking(version: ProtocolVersion, cipher: Cipher) -> Self {
+        Self::with_relay(version, cipher, ServerConfig::default()).await
+    }
+
+    pub(crate) async fn with_relay(
+        version: ProtocolVersion,
+        cipher: Cipher,
+        config: ServerConfig,
+    ) -> Self {
         let key = FernetKeys::generate_key();
-        let server = Server::new(
-            FernetKeys::from_keys(&[key.as_str()]).unwrap(),
-            ServerConfig::default(),
-        );
+        let server = Server::new(FernetKeys::from_keys(&[key.as_str()]).unwrap(), config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let relay = server.handle();

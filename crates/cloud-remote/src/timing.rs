@@ -1,0 +1,56 @@
+//! Time spans that fit today's platform and can be set for another.
+
+use std::time::Duration;
+
+/// Time spans that fit today's platform. Other values are for a platform with other habits, and for tests.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// let mut timing = cloud_remote::Timing::default();
+/// timing.dead_link = Duration::from_secs(20);
+/// assert_eq!(timing.refresh_before, Duration::from_secs(15 * 60));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timing {
+    /// Everything is looked at again this often even if nothing happens, in case a timer was off (a suspended board).
+    /// Also the least time between two refreshes of the token, however short-lived tokens are. Default 300 s.
+    pub check_interval: Duration,
+    /// A token is replaced when no more than this is left of it. Default 15 min.
+    pub refresh_before: Duration,
+    /// How often the relay looks whether the token of a running tunnel has expired. Default 14,400 s.
+    pub relay_check: Duration,
+    /// A tunnel whose other end is gone without a word is noticed within this time: it is pinged each half of it, and
+    /// the answer may take the other half. Default 50 s. Relays drop a tunnel that is silent for 90 s, so no more than
+    /// 100 s make sense.
+    pub dead_link: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            check_interval: Duration::from_secs(300),
+            refresh_before: Duration::from_secs(15 * 60),
+            relay_check: Duration::from_secs(14_400),
+            dead_link: Duration::from_secs(50),
+        }
+    }
+}
+
+impl Timing {
+    /// Shorter spans would have the device do nothing else.
+    const LEAST: Duration = Duration::from_millis(100);
+
+    /// With no span so short that the device does nothing else.
+    pub(crate) fn sane(mut self) -> Self {
+        for span in [
+            &mut self.check_interval,
+            &mut self.relay_check,
+            &mut self.dead_link,
+        ] {
+            *span = (*span).max(Self::LEAST);
+        }
+        self
+    }
+}

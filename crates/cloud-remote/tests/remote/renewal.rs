@@ -1,0 +1,296 @@
+//! Newer tokens and certificates while callers are there, and links that die without a word.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::ws::WebSocketUpgrade;
+use axum::routing::{any, get};
+use cloud_remote::{Application, RemoteAccess, RemoteConfig, RemoteEvent, RemoteHandle, Timing};
+use futures_util::{SinkExt, StreamExt};
+use snitun::server::ServerConfig;
+use snitun::{Cipher, ProtocolVersion};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::watch;
+use tokio_tungstenite::tungstenite;
+
+use crate::serving::web;
+use crate::support::{Cloud, Issue, NAME, connected, event, eventually, shown_serial, within};
+
+/// Pages that show each lost byte: a download of counted numbers, and a WebSocket that echoes.
+fn counting() -> Application {
+    let count = || {
+        let next = Arc::new(AtomicU64::new(0));
+        Body::from_stream(futures_util::stream::repeat_with(move || {
+            let start = next.fetch_add(1024, Ordering::Relaxed);
+            let numbers: Vec<u8> = (start..start + 1024).flat_map(u64::to_be_bytes).collect();
+            Ok::<_, std::io::Error>(Bytes::from(numbers))
+        }))
+    };
+    let router = Router::new()
+        .route("/", get(|| async { "hello" }))
+        .route("/count", get(move || async move { count() }))
+        .route(
+            "/ws",
+            any(|upgrade: WebSocketUpgrade| async {
+                upgrade.on_upgrade(|mut socket| async move {
+                    while let Some(Ok(message)) = socket.recv().await {
+                        let _ = socket.send(message).await;
+                    }
+                })
+            }),
+        );
+    Application::service(router)
+}
+
+/// A running download of `/count`, of which each byte is looked at.
+struct Download {
+    response: reqwest::Response,
+    rest: Vec<u8>,
+    next: u64,
+}
+
+impl Download {
+    async fn start(cloud: &Cloud) -> Self {
+        let browser = cloud.browser(&["h2"]);
+        let response = browser.get(cloud.url("/count")).send().await.unwrap();
+        Self {
+            response,
+            rest: Vec::new(),
+            next: 0,
+        }
+    }
+
+    async fn go_on(&mut self) {
+        let chunk = within(self.response.chunk()).await.unwrap();
+        self.rest.extend(chunk.expect("an endless download"));
+        let whole = self.rest.len() / 8 * 8;
+        for number in self.rest[..whole].chunks(8) {
+            assert_eq!(number, self.next.to_be_bytes(), "bytes were lost");
+            self.next += 1;
+        }
+        self.rest.drain(..whole);
+    }
+}
+
+/// A token is asked for every 300 ms.
+fn restless() -> Timing {
+    let mut timing = Timing::default();
+    timing.check_interval = Duration::from_millis(300);
+    timing.refresh_before = Duration::from_secs(1_000_000);
+    timing
+}
+
+async fn started(cloud: &Cloud, application: Application, timing: Timing) -> RemoteHandle {
+    let builder = cloud.builder().application(application).timing(timing);
+    let remote = cloud.device_from(builder).await;
+    remote.set_messaging_online(true);
+    connected(&remote).await;
+    remote
+}
+
+fn tokens(cloud: &Cloud) -> usize {
+    cloud.platform.issued_tokens.lock().unwrap().len()
+}
+
+async fn renewed(events: &mut Receiver<RemoteEvent>) {
+    event(events, |event| match event {
+        RemoteEvent::TunnelRenewed => Some(()),
+        RemoteEvent::Connected { .. } | RemoteEvent::Disconnected { .. } => {
+            panic!("the tunnel was not there all the time: {event:?}")
+        }
+        _ => None,
+    })
+    .await;
+}
+
+/// Loads a page; again if a move has cut it, as a browser does.
+async fn hello(cloud: &Cloud) {
+    let browser = cloud.browser(&["h2"]);
+    let mut page = browser.get(cloud.url("/")).send().await;
+    if page.is_err() {
+        page = browser.get(cloud.url("/")).send().await;
+    }
+    assert_eq!(page.unwrap().text().await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_page_in_use_goes_on_through_refreshes_and_a_rotation_without_a_lost_byte() {
+    let cloud = Cloud::start().await;
+    let remote = started(&cloud, counting(), restless()).await;
+    let mut events = remote.events();
+    let stream = cloud.open(&["http/1.1"]).await.unwrap();
+    let url = format!("wss://{NAME}/ws");
+    let (mut socket, _) = within(tokio_tungstenite::client_async(url, stream))
+        .await
+        .unwrap();
+    let mut download = Download::start(&cloud).await;
+    let rotated = cloud.platform.ca.issue(&Issue::serial(2));
+    let (before, mut round) = (tokens(&cloud), 0_u64);
+    while tokens(&cloud) < before + 4 || remote.status().borrow().certificate.serial.as_str() != "2"
+    {
+        download.go_on().await;
+        let message = tungstenite::Message::text(round.to_string());
+        within(socket.send(message.clone())).await.unwrap();
+        assert_eq!(within(socket.next()).await.unwrap().unwrap(), message);
+        if tokens(&cloud) == before + 2 && round > 0 {
+            let mut answers = cloud.platform.certificates.lock().unwrap();
+            if answers.is_empty() {
+                answers.push_back(rotated.clone());
+            }
+            remote.desired_serial("2").unwrap();
+        }
+        round += 1;
+    }
+    assert!(download.next > 0 && round > 0);
+    while let Ok(event) = events.try_recv() {
+        assert!(
+            matches!(
+                event,
+                RemoteEvent::TokenReceived { .. } | RemoteEvent::CertificateRotated { .. }
+            ),
+            "{event:?}"
+        );
+    }
+    let new = cloud.open(&["http/1.1"]).await.unwrap();
+    assert_eq!(shown_serial(&new), "2");
+    drop((new, socket, download));
+
+    // Now nobody is there.
+    renewed(&mut events).await;
+    hello(&cloud).await;
+}
+
+#[tokio::test]
+async fn an_idle_tunnel_moves_to_each_newer_token_and_is_there_all_the_time() {
+    for cipher in [Cipher::AesCbc, Cipher::AesGcm] {
+        let cloud = Cloud::speaking(ProtocolVersion::V1, cipher).await;
+        let remote = started(&cloud, web(), restless()).await;
+        let mut events = remote.events();
+        for _ in 0..3 {
+            renewed(&mut events).await;
+            assert!(cloud.relay.is_connected(NAME));
+            assert!(remote.status().borrow().is_connected());
+        }
+        hello(&cloud).await;
+        remote.stop(Duration::from_secs(10)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_always_in_use_moves_before_the_relay_ends_it() {
+    let config = ServerConfig {
+        expiry_check: Duration::from_secs(2),
+        ..ServerConfig::default()
+    };
+    let cloud = Cloud::with_relay(ProtocolVersion::V0, Cipher::AesCbc, config).await;
+    *cloud.platform.valid_for.lock().unwrap() = (4, 4);
+    let mut timing = Timing::default();
+    timing.check_interval = Duration::from_millis(500);
+    timing.refresh_before = Duration::from_secs(3);
+    timing.relay_check = Duration::from_secs(2);
+    let remote = started(&cloud, counting(), timing).await;
+    let mut events = remote.events();
+    let start = Instant::now();
+    let mut download = Download::start(&cloud).await;
+    let reading =
+        tokio::spawn(async move { while let Ok(Some(_)) = download.response.chunk().await {} });
+    renewed(&mut events).await;
+    assert!(
+        start.elapsed() > Duration::from_secs(2),
+        "the download was cut too early: {:?}",
+        start.elapsed()
+    );
+    within(reading).await.unwrap();
+    hello(&cloud).await;
+}
+
+#[tokio::test]
+async fn a_new_tunnel_that_does_not_come_up_leaves_the_old_one() {
+    let cloud = Cloud::start().await;
+    let remote = started(&cloud, web(), restless()).await;
+    let mut events = remote.events();
+    // From now on the relay lets nobody in.
+    cloud.platform.valid_for.lock().unwrap().1 = -10;
+    let before = tokens(&cloud);
+    eventually(|| tokens(&cloud) >= before + 4).await;
+    while let Ok(event) = events.try_recv() {
+        assert!(
+            matches!(
+                event,
+                RemoteEvent::TokenReceived { .. } | RemoteEvent::TunnelRenewed
+            ),
+            "{event:?}"
+        );
+    }
+    hello(&cloud).await;
+}
+
+/// Carries bytes to the relay until it is frozen; then connections stay, and nothing moves.
+async fn freezer(relay: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (freeze, frozen) = watch::channel(false);
+    tokio::spawn(async move {
+        loop {
+            let (mut device, _) = listener.accept().await.unwrap();
+            let mut frozen = frozen.clone();
+            tokio::spawn(async move {
+                let mut relay = TcpStream::connect(relay).await.unwrap();
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut device, &mut relay) => {}
+                    () = until(&mut frozen, true) => until(&mut frozen, false).await,
+                }
+            });
+        }
+    });
+    (address, freeze)
+}
+
+async fn until(frozen: &mut watch::Receiver<bool>, state: bool) {
+    let _ = frozen.wait_for(|frozen| *frozen == state).await;
+}
+
+#[tokio::test]
+async fn a_dead_link_is_noticed_within_its_limit() {
+    let cloud = Cloud::start().await;
+    let (address, freeze) = freezer(cloud.address).await;
+    let mut timing = Timing::default();
+    timing.dead_link = Duration::from_secs(1);
+    let config = RemoteConfig::new("127.0.0.1", address.port(), NAME);
+    let builder = RemoteAccess::builder(config)
+        .application(web())
+        .timing(timing);
+    let remote = cloud.device_from(builder).await;
+    remote.set_messaging_online(true);
+    connected(&remote).await;
+    let mut events = remote.events();
+    // A link that lives is left alone.
+    tokio::time::sleep(timing.dead_link * 2).await;
+    assert!(
+        events
+            .try_recv()
+            .is_err_and(|_| remote.status().borrow().is_connected())
+    );
+
+    let start = Instant::now();
+    freeze.send_replace(true);
+    let reason = event(&mut events, |event| match event {
+        RemoteEvent::Disconnected { reason } => Some(reason),
+        _ => None,
+    })
+    .await;
+    assert!(reason.contains("ping"), "{reason}");
+    // With room for a busy machine.
+    assert!(
+        start.elapsed() < timing.dead_link * 3,
+        "{:?}",
+        start.elapsed()
+    );
+    freeze.send_replace(false);
+    connected(&remote).await;
+}
