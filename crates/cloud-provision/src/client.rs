@@ -10,9 +10,11 @@ use tower::ServiceExt;
 
 use crate::error::{BuildError, ProvisionError};
 use crate::exchange::{Exchange, Registration};
+use crate::keys::{KeySource, OwnKeys};
 use crate::provisioned::Provisioned;
-use crate::retry::{Backoff, Retry};
-use crate::secret::ProvisioningKey;
+use crate::proxy::Route;
+use crate::retry::{Backoff, Doubt, Retry};
+use crate::secret::{ProvisioningKey, ProxyUrl};
 use crate::{serial, tls, url};
 
 /// Time for name resolution, TCP and TLS together.
@@ -42,6 +44,7 @@ pub struct ClientBuilder {
     attempt_timeout: Duration,
     total_timeout: Duration,
     retry: Retry,
+    route: Route,
 }
 
 impl Client {
@@ -54,6 +57,7 @@ impl Client {
             attempt_timeout: ATTEMPT_TIMEOUT,
             total_timeout: TOTAL_TIMEOUT,
             retry: Retry::default(),
+            route: Route::Environment,
         }
     }
 
@@ -76,24 +80,73 @@ impl Client {
         serial: &str,
         key: &ProvisioningKey,
     ) -> Result<Provisioned, ProvisionError> {
+        self.register_within(serial, key, None, self.deadline())
+            .await
+    }
+
+    /// The same with private keys that are made here: the platform gets signing requests, and sends no keys. One that does
+    /// not know of this sends keys nevertheless, which are then taken: see [`KeyOrigin`](crate::KeyOrigin).
+    ///
+    /// # Errors
+    /// [`ProvisionError::OwnKey`] if a key cannot be made or used, in which case nothing was sent; otherwise as
+    /// [`Client::register`].
+    ///
+    /// # Cancel safety
+    /// As [`Client::register`].
+    pub async fn register_with_keys(
+        &self,
+        serial: &str,
+        key: &ProvisioningKey,
+        source: &impl KeySource,
+    ) -> Result<Provisioned, ProvisionError> {
         serial::check(serial).map_err(ProvisionError::SerialNumber)?;
-        let deadline = Instant::now() + self.total_timeout;
+        let deadline = self.deadline();
+        let keys = match tokio::time::timeout_at(deadline, OwnKeys::make(source, serial)).await {
+            Ok(Ok(keys)) => keys,
+            Ok(Err((purpose, error))) => return Err(ProvisionError::OwnKey { purpose, error }),
+            Err(_) => return Err(ProvisionError::OwnKeysTimedOut(self.total_timeout)),
+        };
+        self.register_within(serial, key, Some(keys), deadline)
+            .await
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.total_timeout
+    }
+
+    async fn register_within(
+        &self,
+        serial: &str,
+        key: &ProvisioningKey,
+        keys: Option<OwnKeys>,
+        deadline: Instant,
+    ) -> Result<Provisioned, ProvisionError> {
+        serial::check(serial).map_err(ProvisionError::SerialNumber)?;
+        let doubt = Arc::new(Doubt::default());
         let exchange = Arc::clone(&self.exchange);
+        let noticing = Arc::clone(&doubt);
         let once = tower::service_fn(move |request| {
-            let exchange = Arc::clone(&exchange);
-            async move { exchange.send(request).await }
+            let (exchange, doubt) = (Arc::clone(&exchange), Arc::clone(&noticing));
+            async move {
+                let result = exchange.send(request).await;
+                doubt.notice(&result);
+                result
+            }
         });
         let service = tower::retry::Retry::new(Backoff::new(self.retry, deadline), once);
-        tracing::info!(url = self.url(), serial, "registering");
-        let result =
-            tokio::time::timeout_at(deadline, service.oneshot(Registration::new(serial, key)))
-                .await;
-        match result {
+        tracing::info!(
+            url = self.url(),
+            serial,
+            own_keys = keys.is_some(),
+            "registering"
+        );
+        let request = Registration::new(serial, key, keys);
+        match tokio::time::timeout_at(deadline, service.oneshot(request)).await {
             Ok(Ok(provisioned)) => {
                 tracing::info!(serial, thing = provisioned.iot.thing_name, "registered");
                 Ok(provisioned)
             }
-            Ok(Err(error)) => Err(error),
+            Ok(Err(error)) => Err(doubt.explain(error)),
             Err(_) => Err(ProvisionError::TimedOut {
                 url: self.url().to_owned(),
                 limit: self.total_timeout,
@@ -133,6 +186,21 @@ impl ClientBuilder {
         self
     }
 
+    /// Goes through this proxy: `http://host:port`, or `https://` for one that speaks TLS itself, perhaps with
+    /// `user:password@`. Default: the one that `HTTPS_PROXY` or `ALL_PROXY` name in the environment, with the exceptions of
+    /// `NO_PROXY`; with a proxy set here, none of these variables count. What stays on this machine (`http://localhost`)
+    /// never goes through a proxy.
+    pub fn proxy(mut self, url: &str) -> Self {
+        self.route = Route::Through(ProxyUrl::new(url));
+        self
+    }
+
+    /// Goes through no proxy, whatever the environment says.
+    pub fn no_proxy(mut self) -> Self {
+        self.route = Route::Direct;
+        self
+    }
+
     /// Checks the settings and makes the client. Connects to nothing.
     ///
     /// # Errors
@@ -163,11 +231,15 @@ impl ClientBuilder {
         let builder = reqwest::Client::builder()
             .user_agent(concat!("clesyde-cloud/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
+            // What is asked again is decided by our own policy alone.
+            .retry(reqwest::retry::never())
             .connect_timeout(self.connect_timeout)
             // Each attempt on a connection of its own: a pooled one may be dead already, which looks like a break.
             .pool_max_idle_per_host(0);
         let builder = if url.scheme() == "https" {
-            builder.tls_backend_preconfigured(tls::client_config(&extra)?)
+            self.route
+                .apply(builder)?
+                .tls_backend_preconfigured(tls::client_config(&extra)?)
         } else {
             // Nothing that is not encrypted leaves this machine: neither through a proxy nor by an odd `localhost`.
             builder

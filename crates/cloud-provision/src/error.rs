@@ -3,7 +3,10 @@
 //! No message contains the provisioning key or anything of a private key; the platform's own words are shortened and
 //! freed of control characters before they get in here.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use crate::clock::Rough;
+use crate::keys::{KeyPurpose, KeySourceError};
 
 /// The client could not be set up. A mistake in the configuration; trying again cannot help.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,9 @@ pub enum BuildError {
         "no trusted root certificates on this system; install them (ca-certificates) or give one"
     )]
     NoRoots,
+    /// The proxy's URL is not usable. It is not repeated, as it may contain a password.
+    #[error("the proxy's URL {0}")]
+    Proxy(&'static str),
     /// A time limit or a number of attempts that makes no sense.
     #[error("{0}")]
     Limit(&'static str),
@@ -53,6 +59,21 @@ pub enum ProvisionError {
         status: u16,
         /// The platform's words, shortened and without control characters.
         message: String,
+    },
+    /// As [`Refused`](Self::Refused) or [`Unauthorized`](Self::Unauthorized), but after an attempt of the same call that
+    /// ended without a clear answer: it may have registered the device and used up the key, and be why this one was refused.
+    #[error(
+        "{url} refused the registration (HTTP {status}): {message}; an attempt just before ended with HTTP {earlier} and may have registered the device, which then needs a new key"
+    )]
+    RefusedLater {
+        /// What was asked.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// The platform's words, shortened and without control characters.
+        message: String,
+        /// The HTTP status of the attempt before.
+        earlier: u16,
     },
     /// 401 or 403: the key is wrong, used up, or not for this device.
     #[error(
@@ -112,13 +133,56 @@ pub enum ProvisionError {
     },
     /// There is a server, and it could not prove that it is the right one. Nothing was sent.
     #[error(
-        "{url} cannot be trusted: {reason}; check the clock, the URL, and whether the API needs a root certificate of its own"
+        "{url} cannot be trusted: {reason}; check the URL, whether the API needs a root certificate of its own, and whether a captive portal or an inspecting proxy stands in between"
     )]
     Untrusted {
         /// What was asked.
         url: String,
         /// What TLS says.
         reason: String,
+    },
+    /// The server's certificate is not valid yet at the time that our clock shows. Nothing was sent. A clock that starts
+    /// wrong and is set over the network makes this pass.
+    #[error(
+        "{url} cannot be trusted: by the clock of this device it is {}, and the certificate is valid from {}; the clock is wrong by at least {}, or the certificate is not meant for use yet",
+        httpdate::fmt_http_date(*.clock), httpdate::fmt_http_date(*.valid_from), between(*.clock, *.valid_from)
+    )]
+    NotValidYet {
+        /// What was asked.
+        url: String,
+        /// What our clock showed.
+        clock: SystemTime,
+        /// When the certificate begins to be valid.
+        valid_from: SystemTime,
+    },
+    /// The server's certificate is not valid any more at the time that our clock shows. Nothing was sent.
+    #[error(
+        "{url} cannot be trusted: by the clock of this device it is {}, and the certificate was valid until {}; it has run out, or the clock is wrong by at least {}",
+        httpdate::fmt_http_date(*.clock), httpdate::fmt_http_date(*.valid_until), between(*.valid_until, *.clock)
+    )]
+    Expired {
+        /// What was asked.
+        url: String,
+        /// What our clock showed.
+        clock: SystemTime,
+        /// When the certificate ceased to be valid.
+        valid_until: SystemTime,
+    },
+    /// The proxy could not be reached, or does not let us through. Nothing was sent.
+    #[error(
+        "no way to {url} through the proxy: {reason}; check its address, its rules, and the password"
+    )]
+    Proxy {
+        /// What was asked.
+        url: String,
+        /// What happened.
+        reason: String,
+    },
+    /// 511: the network wants somebody to sign in first. Nothing got to the platform.
+    #[error("a captive portal stands before {url} (HTTP 511); sign in to the network first")]
+    CaptivePortal {
+        /// What was asked.
+        url: String,
     },
     /// No connection within the time limit. Nothing was sent.
     #[error("{url} cannot be reached within {} s", limit.as_secs_f32())]
@@ -164,6 +228,27 @@ pub enum ProvisionError {
         /// The key's place in the answer.
         field: &'static str,
     },
+    /// A certificate is for another key than the one that it was asked for.
+    #[error(
+        "{url} sent a certificate at `{field}` that is not for the key that this device made; report this to the platform"
+    )]
+    ForeignCertificate {
+        /// What was asked.
+        url: String,
+        /// The certificate's place in the answer.
+        field: &'static str,
+    },
+    /// A key cannot be made on this device, or not be used. Nothing was sent.
+    #[error("this device cannot make its own key for {purpose}: {error}")]
+    OwnKey {
+        /// Which key.
+        purpose: KeyPurpose,
+        /// Why.
+        error: KeySourceError,
+    },
+    /// The keys were not made within the time limit for the whole. Nothing was sent.
+    #[error("this device did not make its own keys within {} s", .0.as_secs_f32())]
+    OwnKeysTimedOut(Duration),
     /// The answer is longer than [`crate::MAX_BODY`]; the rest was not read.
     #[error("{url} gave an answer of more than {limit} bytes; is the API's URL right?")]
     TooLarge {
@@ -238,6 +323,11 @@ fn wait(retry_after: Option<Duration>) -> String {
     }
 }
 
+/// The distance between two times, as people say it.
+fn between(earlier: SystemTime, later: SystemTime) -> Rough {
+    Rough(later.duration_since(earlier).unwrap_or_default())
+}
+
 impl ProvisionError {
     /// Whether the same call, made later, may succeed without anyone having changed anything here.
     #[must_use]
@@ -248,6 +338,9 @@ impl ProvisionError {
                 | Self::Server { .. }
                 | Self::Unreachable { .. }
                 | Self::ConnectTimedOut { .. }
+                | Self::NotValidYet { .. }
+                | Self::Proxy { .. }
+                | Self::CaptivePortal { .. }
         )
     }
 
@@ -259,9 +352,13 @@ impl ProvisionError {
             self,
             Self::TimedOut { .. }
                 | Self::Interrupted { .. }
+                | Self::RefusedLater { .. }
                 | Self::Malformed { .. }
                 | Self::Mismatched { .. }
+                | Self::ForeignCertificate { .. }
                 | Self::TooLarge { .. }
+                // A gateway that does not know what became of the request behind it.
+                | Self::Server { status: 502 | 504, .. }
         )
     }
 }

@@ -6,16 +6,21 @@
 
 use std::error::Error;
 use std::io;
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
+use rustls::CertificateError;
+use rustls_pki_types::UnixTime;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::answer::{self, printable};
+use crate::clock::ClockSkew;
 use crate::error::{Malformed, ProvisionError};
+use crate::keys::OwnKeys;
 use crate::provisioned::{Doubt, Provisioned};
 use crate::secret::ProvisioningKey;
 
@@ -27,30 +32,47 @@ pub const MAX_BODY: usize = 256 * 1024;
 pub(crate) struct Registration {
     body: Bytes,
     key: ProvisioningKey,
+    keys: Option<Arc<OwnKeys>>,
 }
 
 #[derive(Serialize)]
 struct Body<'a> {
     sn: &'a str,
     token: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    csr: Option<SigningRequests<'a>>,
+}
+
+#[derive(Serialize)]
+struct SigningRequests<'a> {
+    iot: &'a str,
+    remote: &'a str,
 }
 
 impl Registration {
     /// The request for a serial number that was checked.
-    pub(crate) fn new(serial: &str, key: &ProvisioningKey) -> Self {
+    pub(crate) fn new(serial: &str, key: &ProvisioningKey, keys: Option<OwnKeys>) -> Self {
+        let csr = keys.as_ref().map(|keys| SigningRequests {
+            iot: &keys.iot.request_pem,
+            remote: &keys.remote.request_pem,
+        });
+        let requests = csr
+            .as_ref()
+            .map_or(0, |csr| csr.iot.len() + csr.remote.len());
         let body = Body {
             sn: serial,
             token: key.expose(),
+            csr,
         };
-        // Room for an escape at every character of the key, so that the buffer does not move and leave a copy behind.
-        let mut buffer = Zeroizing::new(Vec::with_capacity(
-            64 + serial.len() + 2 * key.expose().len(),
-        ));
-        // Two strings into memory: this has no way to fail.
+        // Room for an escape at every character, so that the buffer does not move and leave a copy behind.
+        let room = 128 + serial.len() + 2 * (key.expose().len() + requests);
+        let mut buffer = Zeroizing::new(Vec::with_capacity(room));
+        // A few strings into memory: this has no way to fail.
         let _ = serde_json::to_writer(&mut *buffer, &body);
         Self {
             body: Bytes::from_owner(Wiped(buffer)),
             key: key.clone(),
+            keys: keys.map(Arc::new),
         }
     }
 }
@@ -84,6 +106,7 @@ impl Exchange {
     }
 
     async fn exchange(&self, request: Registration) -> Result<Provisioned, ProvisionError> {
+        let (sent, begun) = (SystemTime::now(), Instant::now());
         let response = self
             .http
             .post(self.url.clone())
@@ -93,6 +116,7 @@ impl Exchange {
             .send()
             .await
             .map_err(|error| self.not_sent_or_lost(&error))?;
+        let clock_skew = clock_skew(&response, sent, begun.elapsed());
         let status = response.status();
         if status.is_redirection() {
             return Err(self.redirected(&response));
@@ -119,13 +143,19 @@ impl Exchange {
         };
         let thing = answer::thing(&body)
             .map_err(|what| malformed(if is_html { Malformed::Html } else { what }))?;
-        Provisioned::check(thing).map_err(|doubt| match doubt {
-            Doubt::Malformed(what) => malformed(what),
-            Doubt::Mismatched(field) => ProvisionError::Mismatched {
-                url: self.url(),
-                field,
+        Provisioned::check(thing, request.keys.as_deref(), clock_skew).map_err(
+            |doubt| match doubt {
+                Doubt::Malformed(what) => malformed(what),
+                Doubt::Foreign(field) => ProvisionError::ForeignCertificate {
+                    url: self.url(),
+                    field,
+                },
+                Doubt::Mismatched(field) => ProvisionError::Mismatched {
+                    url: self.url(),
+                    field,
+                },
             },
-        })
+        )
     }
 
     /// The body, up to the limit, in one allocation that does not move.
@@ -162,6 +192,7 @@ impl Exchange {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
                 ProvisionError::Unauthorized { url, status: code }
             }
+            StatusCode::NETWORK_AUTHENTICATION_REQUIRED => ProvisionError::CaptivePortal { url },
             StatusCode::TOO_MANY_REQUESTS => ProvisionError::RateLimited { url, retry_after },
             _ if status.is_server_error() => ProvisionError::Server {
                 url,
@@ -196,8 +227,11 @@ impl Exchange {
                 limit: self.connect_timeout,
             };
         }
+        if let Some(reason) = proxy_error(error) {
+            return ProvisionError::Proxy { url, reason };
+        }
         match tls_error(error) {
-            Some(reason) => ProvisionError::Untrusted { url, reason },
+            Some(error) => untrusted(url, error),
             None => ProvisionError::Unreachable { url, reason },
         }
     }
@@ -226,11 +260,15 @@ fn retry_after(response: &Response) -> Option<Duration> {
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
+    // Against the answer's own date, since our clock may be wrong.
+    let now = date(response).unwrap_or_else(SystemTime::now);
     let at = httpdate::parse_http_date(value).ok()?;
-    Some(
-        at.duration_since(SystemTime::now())
-            .unwrap_or(Duration::ZERO),
-    )
+    Some(at.duration_since(now).unwrap_or(Duration::ZERO))
+}
+
+fn date(response: &Response) -> Option<SystemTime> {
+    let value = response.headers().get(DATE)?.to_str().ok()?;
+    httpdate::parse_http_date(value).ok()
 }
 
 /// The cause at the end of the chain, which is what a person can act on; the links before it say "error sending request".
@@ -242,21 +280,67 @@ fn innermost(error: &reqwest::Error) -> String {
     printable(&current.to_string())
 }
 
-/// What TLS had against the server, if it was TLS.
-fn tls_error(error: &reqwest::Error) -> Option<String> {
-    let mut current: Option<&dyn Error> = error.source();
-    while let Some(link) = current {
-        if let Some(tls) = link.downcast_ref::<rustls::Error>() {
-            return Some(printable(&tls.to_string()));
-        }
-        current = match link
+/// Each error that led to this one, outermost first.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(error.source(), |&link| {
+        match link
             .downcast_ref::<io::Error>()
             .and_then(io::Error::get_ref)
         {
             // An I/O error names as its source the source of what it wraps, and so passes over the wrapped error itself.
             Some(wrapped) => Some(wrapped),
             None => link.source(),
-        };
+        }
+    })
+}
+
+/// What went wrong between us and a proxy, if that is where it went wrong.
+fn proxy_error(error: &reqwest::Error) -> Option<String> {
+    // The type is not public; its words are.
+    let at = |link: &&(dyn Error + 'static)| link.to_string().starts_with("tunnel error: ");
+    let tunnel = causes(error).find(at)?.to_string();
+    let tunnel = tunnel.trim_start_matches("tunnel error: ");
+    Some(match innermost(error) {
+        cause if cause.ends_with(tunnel) => printable(tunnel),
+        cause => printable(&format!("{tunnel} ({cause})")),
+    })
+}
+
+/// What TLS had against the server, if it was TLS.
+fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
+    causes(error).find_map(|link| link.downcast_ref())
+}
+
+fn untrusted(url: String, error: &rustls::Error) -> ProvisionError {
+    let at = |time: UnixTime| SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
+    match error {
+        rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
+            time,
+            not_before,
+        }) => ProvisionError::NotValidYet {
+            url,
+            clock: at(*time),
+            valid_from: at(*not_before),
+        },
+        rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { time, not_after }) => {
+            ProvisionError::Expired {
+                url,
+                clock: at(*time),
+                valid_until: at(*not_after),
+            }
+        }
+        other => ProvisionError::Untrusted {
+            url,
+            reason: printable(&other.to_string()),
+        },
     }
-    None
+}
+
+/// Our clock against the answer's `Date`.
+fn clock_skew(response: &Response, sent: SystemTime, took: Duration) -> Option<ClockSkew> {
+    let skew = ClockSkew::measure(date(response)?, sent, took);
+    if skew.is_significant() {
+        tracing::warn!(clock = %skew, "the clock of this device is wrong");
+    }
+    Some(skew)
 }

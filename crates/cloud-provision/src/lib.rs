@@ -10,8 +10,13 @@
 //!   that it is given, always; `http` for loopback alone; redirects are errors.
 //! - **It asks again where that helps, and only where it cannot hurt.** A platform that is down, busy (429, with its
 //!   `Retry-After`) or in trouble (5xx) is asked again after a growing, partly random wait. An exchange that broke off
-//!   half-way is not: the key may be used up. [`ProvisionError::may_have_registered`] tells.
+//!   half-way is not: the key may be used up. [`ProvisionError::may_have_registered`] tells. No retry makes a second device.
 //! - **What it returns can be used.** Certificates parse, each key belongs to its certificate, endpoints are host names.
+//! - **It finds its way and says where it got lost.** HTTP proxies, set or from the environment; captive portals, proxies
+//!   that do not let it through, and a wrong clock have errors of their own. [`Provisioned::clock_skew`] is by how much
+//!   the clock is wrong.
+//! - **Keys can stay at home.** [`Client::register_with_keys`] sends signing requests for keys that a [`KeySource`] made on
+//!   the device, for platforms that take them. Feature `csr`: `GeneratedKeys`, a source that is ready to use.
 //! - **Nothing can swamp or stall it.** The body is bounded by [`MAX_BODY`] while it arrives; connecting, each request and
 //!   the whole have time limits.
 //! - **Errors say whose turn it is**, in one or two lines with the platform's own words where there are some, and with no
@@ -48,9 +53,12 @@
 
 mod answer;
 mod client;
+mod clock;
 mod error;
 mod exchange;
+mod keys;
 mod provisioned;
+mod proxy;
 mod retry;
 mod secret;
 mod serial;
@@ -58,8 +66,12 @@ mod tls;
 mod url;
 
 pub use client::{Client, ClientBuilder};
+pub use clock::ClockSkew;
 pub use error::{BuildError, Malformed, ProvisionError, SerialProblem};
 pub use exchange::MAX_BODY;
+#[cfg(feature = "csr")]
+pub use keys::GeneratedKeys;
+pub use keys::{KeyOrigin, KeyPurpose, KeySource, KeySourceError, OwnKey};
 pub use provisioned::{IotIdentity, Provisioned, RemoteIdentity};
 pub use retry::Retry;
 pub use secret::{InvalidKey, PrivateKeyPem, ProvisioningKey};

@@ -6,14 +6,18 @@
 //!
 //! Protocol: `docs/protocol.md`, "Provisioning".
 
+use std::sync::Arc;
+
 use rustls::RootCertStore;
 use rustls::crypto::ring::sign::any_supported_type;
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer};
 
 use crate::answer::Thing;
+use crate::clock::ClockSkew;
 use crate::error::Malformed;
+use crate::keys::{KeyOrigin, OwnKey, OwnKeys};
 use crate::secret::PrivateKeyPem;
 use crate::serial;
 
@@ -25,6 +29,8 @@ pub struct Provisioned {
     pub iot: IotIdentity,
     /// For remote access.
     pub remote: RemoteIdentity,
+    /// How far this device's clock is from the platform's. `None` if the answer had no date.
+    pub clock_skew: Option<ClockSkew>,
 }
 
 /// Who the device is for the MQTT broker, and where that is.
@@ -41,6 +47,8 @@ pub struct IotIdentity {
     pub root_ca: String,
     /// The key of the client certificate.
     pub private_key: PrivateKeyPem,
+    /// Where that key was made.
+    pub key_origin: KeyOrigin,
 }
 
 /// Who the device is for the public, and where the tunnel leads.
@@ -55,6 +63,8 @@ pub struct RemoteIdentity {
     pub certificate_chain: String,
     /// The key of the public certificate.
     pub private_key: PrivateKeyPem,
+    /// Where that key was made.
+    pub key_origin: KeyOrigin,
 }
 
 /// Why an answer is not believed.
@@ -62,6 +72,8 @@ pub(crate) enum Doubt {
     Malformed(Malformed),
     /// The key at this place does not belong to its certificate.
     Mismatched(&'static str),
+    /// The certificate at this place does not belong to the key that we made.
+    Foreign(&'static str),
 }
 
 impl From<Malformed> for Doubt {
@@ -71,27 +83,40 @@ impl From<Malformed> for Doubt {
 }
 
 impl Provisioned {
-    pub(crate) fn check(thing: Thing) -> Result<Self, Doubt> {
+    /// Believes an answer, or not. Keys of our own fill in for those that are not in it.
+    pub(crate) fn check(
+        thing: Thing,
+        keys: Option<&OwnKeys>,
+        clock_skew: Option<ClockSkew>,
+    ) -> Result<Self, Doubt> {
         let iot = required(thing.iot, "registration.thing.iot")?;
         let certificates = required(iot.certificates, "registration.thing.iot.certificates")?;
-        let key_pair = required(iot.key_pair, "registration.thing.iot.keyPair")?;
+        let iot_key = match (iot.key_pair, keys) {
+            (Some(pair), keys) => chosen(pair.private_key, keys.map(|keys| &keys.iot), IOT_KEY)?,
+            (None, Some(keys)) => chosen(None, Some(&keys.iot), IOT_KEY)?,
+            (None, None) => return Err(Malformed::Missing("registration.thing.iot.keyPair").into()),
+        };
         let remote = required(thing.remote, "registration.thing.remote")?;
+        let remote_key = chosen(remote.pkey, keys.map(|keys| &keys.remote), REMOTE_KEY)?;
         let provisioned = Self {
             iot: IotIdentity {
                 endpoint: required(iot.endpoint, IOT_ENDPOINT)?,
                 thing_name: required(iot.thing_name, THING_NAME)?,
                 device_certificate: required(certificates.device_certificate, DEVICE_CERTIFICATE)?,
                 root_ca: required(certificates.root_ca, ROOT_CA)?,
-                private_key: required(key_pair.private_key, IOT_KEY)?,
+                private_key: iot_key.0,
+                key_origin: iot_key.1,
             },
             remote: RemoteIdentity {
                 endpoint: required(remote.endpoint, REMOTE_ENDPOINT)?,
                 access_point: required(remote.access_point, ACCESS_POINT)?,
                 certificate_chain: required(remote.cert, REMOTE_CERT)?,
-                private_key: required(remote.pkey, REMOTE_KEY)?,
+                private_key: remote_key.0,
+                key_origin: remote_key.1,
             },
+            clock_skew,
         };
-        let Self { iot, remote } = &provisioned;
+        let Self { iot, remote, .. } = &provisioned;
         valid(
             serial::check(&iot.thing_name).is_ok(),
             THING_NAME,
@@ -122,12 +147,14 @@ impl Provisioned {
             DEVICE_CERTIFICATE,
             &iot.private_key,
             IOT_KEY,
+            iot.key_origin,
         )?;
         check_pair(
             &remote.certificate_chain,
             REMOTE_CERT,
             &remote.private_key,
             REMOTE_KEY,
+            remote.key_origin,
         )?;
         Ok(provisioned)
     }
@@ -145,6 +172,27 @@ const REMOTE_KEY: &str = "registration.thing.remote.pkey";
 
 fn required<T>(value: Option<T>, field: &'static str) -> Result<T, Malformed> {
     value.ok_or(Malformed::Missing(field))
+}
+
+/// The platform's key where it sent one, be it that we had asked for none: its certificate is for that key.
+fn chosen(
+    sent: Option<PrivateKeyPem>,
+    own: Option<&OwnKey>,
+    field: &'static str,
+) -> Result<(PrivateKeyPem, KeyOrigin), Malformed> {
+    match (sent, own) {
+        (Some(sent), own) => {
+            if own.is_some() {
+                tracing::warn!(
+                    field,
+                    "the platform made a key although this device has its own"
+                );
+            }
+            Ok((sent, KeyOrigin::Platform))
+        }
+        (None, Some(own)) => Ok((own.private_key.clone(), KeyOrigin::Device)),
+        (None, None) => Err(Malformed::Missing(field)),
+    }
 }
 
 fn valid(is_valid: bool, field: &'static str, problem: &'static str) -> Result<(), Malformed> {
@@ -198,14 +246,11 @@ fn check_pair(
     chain_field: &'static str,
     key: &PrivateKeyPem,
     key_field: &'static str,
+    origin: KeyOrigin,
 ) -> Result<(), Doubt> {
     let bad_chain = || Malformed::Invalid {
         field: chain_field,
         problem: "is not a certificate",
-    };
-    let bad_key = || Malformed::Invalid {
-        field: key_field,
-        problem: "is not a private key that can be used",
     };
     let chain = certificates(chain).ok_or_else(bad_chain)?;
     for certificate in &chain {
@@ -214,16 +259,34 @@ fn check_pair(
             _ => return Err(bad_chain().into()),
         }
     }
-    let key =
-        PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()).map_err(|_| bad_key())?;
-    let signer = any_supported_type(&key).map_err(|_| bad_key());
+    let signer = signer(key).ok_or(Malformed::Invalid {
+        field: key_field,
+        problem: "is not a private key that can be used",
+    })?;
+    match (CertifiedKey::new(chain, signer).keys_match(), origin) {
+        (Ok(()), _) => Ok(()),
+        (Err(rustls::Error::InconsistentKeys(_)), KeyOrigin::Platform) => {
+            Err(Doubt::Mismatched(key_field))
+        }
+        (Err(rustls::Error::InconsistentKeys(_)), KeyOrigin::Device) => {
+            Err(Doubt::Foreign(chain_field))
+        }
+        (Err(_), _) => Err(bad_chain().into()),
+    }
+}
+
+/// The key as TLS uses it, if it can.
+fn signer(key: &PrivateKeyPem) -> Option<Arc<dyn SigningKey>> {
+    let key = PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()).ok()?;
+    let signer = any_supported_type(&key).ok();
     // The DER outlives this function in the signer's own, encoded form only.
     wipe(key);
-    match CertifiedKey::new(chain, signer?).keys_match() {
-        Ok(()) => Ok(()),
-        Err(rustls::Error::InconsistentKeys(_)) => Err(Doubt::Mismatched(key_field)),
-        Err(_) => Err(bad_chain().into()),
-    }
+    signer
+}
+
+/// The public key that belongs to a private one, if TLS can use it.
+pub(crate) fn public_key_of(key: &PrivateKeyPem) -> Option<SubjectPublicKeyInfoDer<'static>> {
+    Some(signer(key)?.public_key()?.into_owned())
 }
 
 fn wipe(mut key: PrivateKeyDer<'static>) {

@@ -3,7 +3,12 @@
 //! Again only where nothing can have happened (no connection was made) or the platform itself says that it could not do
 //! it (429, 5xx). Not after a break or a silence with the request sent: the key may be used up by then, and the second
 //! answer would say "refused" about a device that is registered.
+//!
+//! No retry makes two devices of one. Each carries the same serial number, which is the device's identity, the same key,
+//! which the platform takes once, and the same signing requests, if any. A 5xx may hide a success (a gateway that gave
+//! up waiting); the next request is then refused, and [`Doubt`] tells that refusal from one that came first.
 
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
@@ -103,6 +108,47 @@ impl<Request: Clone, Answer> Policy<Request, Answer, ProvisionError> for Backoff
 
     fn clone_request(&mut self, request: &Request) -> Option<Request> {
         Some(request.clone())
+    }
+}
+
+/// Whether an attempt ended so that it may have registered the device, and another one followed.
+#[derive(Debug, Default)]
+pub(crate) struct Doubt {
+    /// The HTTP status of the last one; 0 for none.
+    status: AtomicU16,
+}
+
+impl Doubt {
+    pub(crate) fn notice<T>(&self, result: &Result<T, ProvisionError>) {
+        if let Err(ProvisionError::Server { status, .. }) = result {
+            self.status.store(*status, Ordering::Relaxed);
+        }
+    }
+
+    /// The error that a registration ends with, given what went before.
+    pub(crate) fn explain(&self, error: ProvisionError) -> ProvisionError {
+        let earlier = self.status.load(Ordering::Relaxed);
+        match error {
+            ProvisionError::Refused {
+                url,
+                status,
+                message,
+            } if earlier != 0 => ProvisionError::RefusedLater {
+                url,
+                status,
+                message,
+                earlier,
+            },
+            ProvisionError::Unauthorized { url, status } if earlier != 0 => {
+                ProvisionError::RefusedLater {
+                    url,
+                    status,
+                    message: "the provisioning key is not accepted".to_owned(),
+                    earlier,
+                }
+            }
+            other => other,
+        }
     }
 }
 

@@ -78,6 +78,12 @@ redacted!(ProvisioningKey);
 pub struct PrivateKeyPem(Zeroizing<String>);
 
 impl PrivateKeyPem {
+    /// Takes a key that was made here (PKCS#8, PKCS#1 or SEC1). Nothing is checked yet.
+    #[must_use]
+    pub fn new(pem: impl Into<String>) -> Self {
+        Self(Zeroizing::new(pem.into()))
+    }
+
     /// The text itself: for storing and for TLS, never for a message.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
@@ -92,3 +98,19 @@ impl<'de> Deserialize<'de> for PrivateKeyPem {
         String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
     }
 }
+
+/// A proxy's address, which may contain a password.
+#[derive(Clone)]
+pub(crate) struct ProxyUrl(Zeroizing<String>);
+
+impl ProxyUrl {
+    pub(crate) fn new(url: &str) -> Self {
+        Self(Zeroizing::new(url.to_owned()))
+    }
+
+    pub(crate) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+redacted!(ProxyUrl);

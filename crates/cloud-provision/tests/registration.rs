@@ -11,10 +11,10 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::body::{Body, Bytes};
-use axum::http::header::{LOCATION, RETRY_AFTER};
+use axum::http::header::{DATE, LOCATION, RETRY_AFTER};
 use axum::response::{Html, IntoResponse, Response};
 use cloud_provision::{BuildError, Client, MAX_BODY, Malformed, ProvisionError, SerialProblem};
 use serde_json::{Value, json};
@@ -208,6 +208,91 @@ async fn what_passes_is_waited_out() {
         assert_eq!(api.requests(), 2);
         assert_eq!(api.received(0).body, api.received(1).body);
     }
+}
+
+#[tokio::test]
+async fn a_refusal_after_an_unclear_attempt_is_told_apart_from_one_at_once() {
+    let used = json!({"registration": {"error": "already used", "thing": null}});
+    for (status, body) in [(409, used), (401, json!(null))] {
+        // A gateway gives up waiting for a platform that has meanwhile registered the device.
+        let (error, requests) = {
+            let api = Api::start(move |n| {
+                Some(match n {
+                    0 => with_status(504, "gateway timeout"),
+                    _ => with_status(status, axum::Json(body.clone())),
+                })
+            })
+            .await;
+            let error = api.client().register("SN0001", &key()).await.unwrap_err();
+            assert_eq!(api.received(0).body, api.received(1).body);
+            (error, api.requests())
+        };
+        assert_eq!(requests, 2);
+        assert!(error.may_have_registered() && !error.is_retryable());
+        assert!(
+            matches!(error, ProvisionError::RefusedLater { status: got, earlier: 504, .. } if got == status),
+            "{error}"
+        );
+        assert!(error.to_string().contains("needs a new key"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_date_that_is_far_from_ours_is_reported_as_the_clocks_skew() {
+    for (date, text) in [
+        ("Fri, 01 Jan 2100 00:00:00 GMT", " h slow"),
+        ("Wed, 01 Jan 2020 00:00:00 GMT", " h fast"),
+    ] {
+        let answer = granted();
+        let api = Api::start(move |_| Some(([(DATE, date)], ok(&answer)).into_response())).await;
+        let provisioned = api.client().register("SN0001", &key()).await.unwrap();
+        let skew = provisioned.clock_skew.unwrap();
+        assert!(
+            skew.is_significant() && skew.to_string().ends_with(text),
+            "{skew}"
+        );
+        let theirs = httpdate::parse_http_date(date).unwrap();
+        let ours = SystemTime::now();
+        let expected = match theirs.duration_since(ours) {
+            Ok(slow) => i64::try_from(slow.as_millis()).unwrap(),
+            Err(fast) => -i64::try_from(fast.duration().as_millis()).unwrap(),
+        };
+        let off = (skew.correction_ms() - expected).unsigned_abs();
+        assert!(off < 60_000, "{skew:?}, {expected}");
+    }
+    // The same machine, so the same clock.
+    let api = Api::start(|_| Some(ok(&granted()))).await;
+    let provisioned = api.client().register("SN0001", &key()).await.unwrap();
+    assert!(!provisioned.clock_skew.unwrap().is_significant());
+}
+
+#[tokio::test]
+async fn a_wrong_clock_does_not_bend_the_wait_that_the_platform_asks_for() {
+    let answer = granted();
+    let api = Api::start(move |n| {
+        let wait = [
+            (DATE, "Fri, 01 Jan 2100 00:00:00 GMT"),
+            (RETRY_AFTER, "Fri, 01 Jan 2100 00:00:01 GMT"),
+        ];
+        Some(match n {
+            0 => with_status(503, (wait, "")),
+            _ => ok(&answer),
+        })
+    })
+    .await;
+    api.client().register("SN0001", &key()).await.unwrap();
+    assert_eq!(api.requests(), 2);
+}
+
+#[tokio::test]
+async fn a_network_that_wants_a_sign_in_is_recognised() {
+    let (error, requests) = outcome(|| with_status(511, Html("<h1>sign in</h1>"))).await;
+    assert!(
+        matches!(error, ProvisionError::CaptivePortal { .. }),
+        "{error}"
+    );
+    assert!(error.is_retryable() && !error.may_have_registered());
+    assert_eq!(requests, 3);
 }
 
 #[tokio::test]

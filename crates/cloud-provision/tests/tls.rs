@@ -9,80 +9,11 @@
 
 mod common;
 
-use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
-
 use axum::http::Version;
-use axum::serve::Listener;
 use cloud_provision::{Client, ProvisionError};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
-use rustls_pki_types::PrivateKeyDer;
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
+use common::tls::{Ca, Dates, api, ca};
 use common::{Api, granted, key, ok, quick};
-
-type Ca = CertifiedIssuer<'static, KeyPair>;
-
-fn ca() -> Ca {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
-}
-
-struct TlsListener {
-    tcp: TcpListener,
-    acceptor: TlsAcceptor,
-}
-
-impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
-        loop {
-            let (stream, address) = self.tcp.accept().await.unwrap();
-            // A client that does not like us goes away here.
-            if let Ok(stream) = self.acceptor.accept(stream).await {
-                return (stream, address);
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp.local_addr()
-    }
-}
-
-/// An API behind a certificate of this CA for this name.
-async fn api(ca: &Ca, name: &str, expired: bool, alpn: &[&[u8]]) -> Api {
-    let server_key = KeyPair::generate().unwrap();
-    let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-    if expired {
-        params.not_before = date_time_ymd(2019, 1, 1);
-        params.not_after = date_time_ymd(2020, 1, 1);
-    }
-    let cert = params.signed_by(&server_key, ca).unwrap();
-    let private_key = PrivateKeyDer::try_from(server_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], private_key)
-        .unwrap();
-    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = tcp.local_addr().unwrap();
-    let listener = TlsListener {
-        tcp,
-        acceptor: TlsAcceptor::from(Arc::new(config)),
-    };
-    let answer = granted();
-    Api::serve(listener, address, move |_| Some(ok(&answer)))
-}
 
 fn client(api: &Api, ca: &Ca) -> Client {
     let url = format!("https://127.0.0.1:{}", api.address.port());
@@ -103,7 +34,7 @@ async fn a_server_of_a_trusted_ca_is_asked_over_the_best_http_that_it_speaks() {
         (&[b"http/1.1"], Version::HTTP_11),
         (&[], Version::HTTP_11),
     ] {
-        let api = api(&ca, "127.0.0.1", false, alpn).await;
+        let api = api(&ca, "127.0.0.1", Dates::Now, alpn).await;
         client(&api, &ca).register("SN0001", &key()).await.unwrap();
         assert_eq!(api.received(0).version, version);
     }
@@ -113,12 +44,14 @@ async fn a_server_of_a_trusted_ca_is_asked_over_the_best_http_that_it_speaks() {
 async fn a_server_that_cannot_prove_who_it_is_gets_no_key() {
     let (trusted, foreign) = (ca(), ca());
     for (api, what) in [
-        (api(&foreign, "127.0.0.1", false, &[]).await, "foreign CA"),
         (
-            api(&trusted, "other.example", false, &[]).await,
+            api(&foreign, "127.0.0.1", Dates::Now, &[]).await,
+            "foreign CA",
+        ),
+        (
+            api(&trusted, "other.example", Dates::Now, &[]).await,
             "other name",
         ),
-        (api(&trusted, "127.0.0.1", true, &[]).await, "expired"),
     ] {
         let error = client(&api, &trusted)
             .register("SN0001", &key())
@@ -149,4 +82,42 @@ async fn a_server_without_tls_is_not_spoken_to_in_clear() {
         "{error}"
     );
     assert_eq!(api.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_certificate_out_of_its_time_gets_no_key_and_throws_doubt_on_the_clock() {
+    let ca = ca();
+    let expired = api(&ca, "127.0.0.1", Dates::Past, &[]).await;
+    let error = client(&expired, &ca)
+        .register("SN0001", &key())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, ProvisionError::Expired { .. }) && !error.is_retryable(),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(
+        text.contains("until Wed, 01 Jan 2020 00:00:00 GMT"),
+        "{text}"
+    );
+
+    let early = api(&ca, "127.0.0.1", Dates::Future, &[]).await;
+    let error = client(&early, &ca)
+        .register("SN0001", &key())
+        .await
+        .unwrap_err();
+    // A clock that is set meanwhile makes it pass.
+    assert!(
+        matches!(error, ProvisionError::NotValidYet { .. }) && error.is_retryable(),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(text.contains("the clock is wrong by at least"), "{text}");
+    assert!(
+        text.contains("from Wed, 01 Jan 2098 00:00:00 GMT"),
+        "{text}"
+    );
+    assert!(!error.may_have_registered());
+    assert_eq!((expired.requests(), early.requests()), (0, 0));
 }

@@ -6,6 +6,8 @@
     reason = "each test binary uses a part of it"
 )]
 
+pub(crate) mod tls;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -45,6 +47,13 @@ impl Api {
     pub(crate) async fn start(
         answer: impl Fn(usize) -> Option<Response> + Clone + Send + Sync + 'static,
     ) -> Self {
+        Self::start_reading(move |n, _| answer(n)).await
+    }
+
+    /// The same with an answer that depends on what is asked.
+    pub(crate) async fn start_reading(
+        answer: impl Fn(usize, &[u8]) -> Option<Response> + Clone + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         Self::serve(listener, address, answer)
@@ -53,7 +62,7 @@ impl Api {
     pub(crate) fn serve<L: Listener>(
         listener: L,
         address: SocketAddr,
-        answer: impl Fn(usize) -> Option<Response> + Clone + Send + Sync + 'static,
+        answer: impl Fn(usize, &[u8]) -> Option<Response> + Clone + Send + Sync + 'static,
     ) -> Self
     where
         L::Addr: std::fmt::Debug,
@@ -71,9 +80,9 @@ impl Api {
                     uri: parts.uri,
                     version: parts.version,
                     headers: parts.headers,
-                    body,
+                    body: body.clone(),
                 });
-                match answer(counter.fetch_add(1, Ordering::SeqCst)) {
+                match answer(counter.fetch_add(1, Ordering::SeqCst), &body) {
                     Some(response) => response,
                     None => std::future::pending().await,
                 }

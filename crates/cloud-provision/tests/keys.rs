@@ -1,0 +1,246 @@
+//! Keys that are made on the device: what is sent for them, and what comes back.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this is a test throughout"
+)]
+
+mod common;
+
+use cloud_provision::{
+    KeyOrigin, KeyPurpose, KeySource, KeySourceError, OwnKey, PrivateKeyPem, ProvisionError,
+};
+use rcgen::{CertificateParams, CertificateSigningRequestParams, KeyPair};
+use serde_json::Value;
+
+use common::tls::{Ca, ca};
+use common::{Api, granted, key, ok, with_status};
+
+/// A key source that does it right, and remembers nothing.
+struct Source;
+
+fn own_key() -> OwnKey {
+    let key = KeyPair::generate().unwrap();
+    OwnKey::new(PrivateKeyPem::new(key.serialize_pem()), request(&key))
+}
+
+fn request(key: &KeyPair) -> String {
+    let params = CertificateParams::default();
+    params.serialize_request(key).unwrap().pem().unwrap()
+}
+
+impl KeySource for Source {
+    async fn make_key(&self, _: KeyPurpose, serial: &str) -> Result<OwnKey, KeySourceError> {
+        assert_eq!(serial, "SN0001");
+        Ok(own_key())
+    }
+}
+
+/// What a platform that takes requests answers to one.
+fn signed(ca: &Ca, request: &Value) -> Value {
+    let mut answer = granted();
+    let thing = &mut answer["registration"]["thing"];
+    let sign = |request: &Value| {
+        let request = CertificateSigningRequestParams::from_pem(request.as_str().unwrap()).unwrap();
+        Value::from(request.signed_by(ca).unwrap().pem())
+    };
+    thing["iot"]["certificates"]["device_certificate"] = sign(&request["csr"]["iot"]);
+    thing["remote"]["cert"] = sign(&request["csr"]["remote"]);
+    thing["iot"].as_object_mut().unwrap().remove("keyPair");
+    thing["remote"].as_object_mut().unwrap().remove("pkey");
+    answer
+}
+
+/// An API that takes requests, after `failures` answers of HTTP 500, and answers with `answer` of each.
+async fn api(
+    failures: usize,
+    answer: impl Fn(Value) -> Value + Clone + Send + Sync + 'static,
+) -> Api {
+    Api::start_reading(move |n, body| {
+        Some(match n {
+            n if n < failures => with_status(500, "oops"),
+            _ => ok(&answer(serde_json::from_slice(body).unwrap())),
+        })
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_platform_gets_requests_and_sends_no_key() {
+    let ca = std::sync::Arc::new(ca());
+    let api = api(1, move |request| signed(&ca, &request)).await;
+    let client = api.client();
+    let provisioned = client
+        .register_with_keys("SN0001", &key(), &Source)
+        .await
+        .unwrap();
+    assert_eq!(
+        api.received(0).body,
+        api.received(1).body,
+        "a retry asks for the same keys"
+    );
+    let (iot, remote) = (&provisioned.iot, &provisioned.remote);
+    assert_eq!(
+        (iot.key_origin, remote.key_origin),
+        (KeyOrigin::Device, KeyOrigin::Device)
+    );
+    assert_ne!(
+        iot.private_key.expose_secret(),
+        remote.private_key.expose_secret()
+    );
+    let sent = String::from_utf8(api.received(1).body.to_vec()).unwrap();
+    assert!(sent.contains("BEGIN CERTIFICATE REQUEST") && !sent.contains("PRIVATE KEY"));
+    for own in [&iot.private_key, &remote.private_key] {
+        let line = own.expose_secret().lines().nth(1).unwrap();
+        assert!(!sent.contains(line) && !format!("{provisioned:?}").contains(line));
+    }
+}
+
+#[tokio::test]
+async fn the_keys_of_a_platform_that_skips_requests_are_taken_and_marked() {
+    let api = api(0, |_| granted()).await;
+    let provisioned = api
+        .client()
+        .register_with_keys("SN0001", &key(), &Source)
+        .await
+        .unwrap();
+    assert_eq!(provisioned.iot.key_origin, KeyOrigin::Platform);
+    assert_eq!(provisioned.remote.key_origin, KeyOrigin::Platform);
+    let request = api.received(0);
+    assert!(request.body.starts_with(br#"{"sn":"SN0001","token":"#));
+}
+
+#[tokio::test]
+async fn a_certificate_for_another_key_is_not_taken() {
+    let ca = std::sync::Arc::new(ca());
+    let api = api(0, move |mut request| {
+        // The two are mixed up.
+        let csr = request["csr"].as_object_mut().unwrap();
+        let iot = csr["iot"].clone();
+        csr.insert("remote".into(), iot);
+        signed(&ca, &request)
+    })
+    .await;
+    let error = api
+        .client()
+        .register_with_keys("SN0001", &key(), &Source)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            ProvisionError::ForeignCertificate {
+                field: "registration.thing.remote.cert",
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(error.may_have_registered() && !error.is_retryable());
+}
+
+#[tokio::test]
+async fn an_answer_without_keys_is_not_taken_where_none_were_made() {
+    let ca = std::sync::Arc::new(ca());
+    let api = api(0, move |_| {
+        let key = KeyPair::generate().unwrap();
+        let request = request(&key);
+        signed(
+            &ca,
+            &serde_json::json!({"csr": {"iot": request, "remote": request}}),
+        )
+    })
+    .await;
+    let error = api.client().register("SN0001", &key()).await.unwrap_err();
+    assert!(error.to_string().contains("keyPair` is missing"), "{error}");
+}
+
+/// Makes what it is told to for remote access.
+struct Faulty(fn() -> Result<OwnKey, KeySourceError>);
+
+impl KeySource for Faulty {
+    async fn make_key(&self, purpose: KeyPurpose, _: &str) -> Result<OwnKey, KeySourceError> {
+        match purpose {
+            KeyPurpose::Iot => Ok(own_key()),
+            KeyPurpose::Remote => (self.0)(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_used_is_found_before_anything_is_sent() {
+    let api = api(0, |_| granted()).await;
+    for (source, words) in [
+        (
+            Faulty(|| Err(KeySourceError::new("the key store is locked"))),
+            "the key store is locked",
+        ),
+        (
+            Faulty(|| Ok(OwnKey::new(PrivateKeyPem::new("hello"), "hello"))),
+            "the key cannot be used",
+        ),
+        (
+            Faulty(|| {
+                let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+                Ok(OwnKey::new(
+                    PrivateKeyPem::new(key.serialize_pem()),
+                    request(&other),
+                ))
+            }),
+            "is for another key",
+        ),
+        (
+            Faulty(|| {
+                let key = KeyPair::generate().unwrap();
+                Ok(OwnKey::new(
+                    PrivateKeyPem::new(key.serialize_pem()),
+                    "hello",
+                ))
+            }),
+            "is not PEM",
+        ),
+    ] {
+        let error = api
+            .client()
+            .register_with_keys("SN0001", &key(), &source)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ProvisionError::OwnKey {
+                    purpose: KeyPurpose::Remote,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        let text = error.to_string();
+        assert!(
+            text.contains(words) && text.contains("for remote access"),
+            "{text}"
+        );
+        assert!(!error.may_have_registered());
+    }
+    assert_eq!(api.requests(), 0);
+}
+
+#[cfg(feature = "csr")]
+#[tokio::test]
+async fn generated_keys_are_fresh_and_good() {
+    let ca = std::sync::Arc::new(ca());
+    let api = api(0, move |request| signed(&ca, &request)).await;
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..2 {
+        let provisioned = api
+            .client()
+            .register_with_keys("SN0001", &key(), &cloud_provision::GeneratedKeys)
+            .await
+            .unwrap();
+        for key in [provisioned.iot.private_key, provisioned.remote.private_key] {
+            assert!(seen.insert(key.expose_secret().to_owned()));
+        }
+    }
+}
