@@ -7,6 +7,7 @@
 
 mod check;
 mod ci;
+mod fuzz;
 mod interop;
 mod layering;
 mod process;
@@ -27,6 +28,8 @@ usage: cargo xtask COMMAND
   test [ARGS..]      cargo test --workspace: unit, integration and doc tests, examples built
        --repeat N    the same N times in a row, stopping at the first failure
   interop [ARGS..]   run the device and the simulator against mosquitto and the Python packages
+  fuzz TARGET --secs N
+                     feed snitun with what a fuzzer comes up with (needs a nightly toolchain); without TARGET, names them
   layering           check which crate depends on which
   tidy               check the tree's text: leftovers, paths of one machine, conflict markers
   policy             check the dependencies' licences, sources and bans with cargo-deny
@@ -68,6 +71,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "setup" => alone().and_then(|()| setup::run().map(drop)),
         "test" => test::run(rest),
         "interop" => interop::run(rest),
+        "fuzz" => fuzz::run(rest),
         "layering" => alone().and_then(|()| layering::run()),
         "tidy" => alone().and_then(|()| tidy::run()),
         "policy" => alone().and_then(|()| check::policy()),

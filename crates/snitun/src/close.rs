@@ -27,8 +27,8 @@ pub enum CloseReason {
     /// What the peer sent cannot be understood.
     #[error("the peer broke the protocol: {0}")]
     Protocol(#[from] DecodeError),
-    /// The peer makes us refuse channels faster than it reads the refusals.
-    #[error("the peer opens channels faster than it reads that they are refused")]
+    /// The peer makes us refuse or close channels faster than it reads that we do.
+    #[error("the peer opens and overruns channels faster than it reads that they are closed")]
     Flooded,
     /// The session cipher cannot go on.
     #[error(transparent)]

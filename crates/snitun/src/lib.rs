@@ -96,6 +96,7 @@ mod version;
 pub mod client;
 #[cfg(feature = "driver")]
 mod driver;
+pub mod proxy;
 #[cfg(feature = "driver")]
 mod relay;
 #[cfg(feature = "server")]

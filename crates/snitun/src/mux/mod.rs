@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 
 use crate::cipher::Role;
-use crate::close::{ChannelError, OpenError};
+use crate::close::{ChannelError, CloseReason, OpenError};
 use crate::frame::ChannelId;
 use crate::limits::{Limits, Timeouts};
 use crate::version::ProtocolVersion;
@@ -219,6 +219,12 @@ impl Mux {
         self.received
     }
 
+    /// Frames that go ahead of data and wait to be written. A peer cannot drive this beyond a fixed number: it is
+    /// [ended](crate::CloseReason::Flooded) before.
+    pub fn control_frames_waiting(&self) -> usize {
+        self.control.len()
+    }
+
     /// Takes received bytes, whatever piece is at hand.
     pub fn read(&mut self, key: ChannelKey) -> Read {
         let resume_mark = self.config.limits.resume_mark(self.by_id.len());
@@ -365,17 +371,20 @@ impl Mux {
     }
 
     /// Closes a channel at once because of a failure: tells the peer, drops what is queued either way.
-    fn cut(&mut self, key: ChannelKey, failure: ChannelError) {
+    fn cut(&mut self, key: ChannelKey, failure: ChannelError) -> Result<(), CloseReason> {
+        let mut told = Ok(());
         if let Some(channel) = channel_mut(&mut self.slots, key)
             && channel.phase != Phase::Closed
         {
-            self.control.push_back(Control::Close(channel.id));
+            let id = channel.id;
+            told = self.refuse(id);
             self.finish(key, Some(failure));
         }
         if let Some(channel) = channel_mut(&mut self.slots, key) {
             self.received -= channel.recv.clear();
             channel.failure = Some(failure);
         }
+        told
     }
 
     /// A channel is over on the wire: its id may be used again.

@@ -16,12 +16,15 @@ use crate::close::{ChannelError, CloseReason};
 use crate::decoder::Incoming;
 use crate::frame::ChannelId;
 
-/// Refusals (CLOSE for a channel that we do not take) that may wait to be written. A peer that makes more than this without
-/// reading them is ended.
+/// Refusals (CLOSE for a channel that we do not take, or that ran over its limit) that may wait to be written. A peer that
+/// makes more than this without reading them is ended.
 const MAX_REFUSALS: usize = 256;
 /// Answers to pings that may wait to be written, 17 bytes each; further pings are ignored until some are. A peer of our own
 /// kind may ask once for each channel that it closes.
 const MAX_PONGS: usize = 4096;
+/// Frames ahead of data that may wait to be written, beside two for each channel (it is opened, and paused or resumed). Only
+/// notes of channels that are gone can add up to this: the peer opens, fills and closes them without reading.
+const MAX_CONTROL: usize = 8192;
 
 impl Mux {
     /// Takes a frame that came in.
@@ -29,8 +32,11 @@ impl Mux {
     /// # Errors
     /// [`CloseReason::Flooded`]; the connection is to be ended.
     pub fn handle(&mut self, incoming: Incoming, now: Instant) -> Result<(), CloseReason> {
+        if self.control.len() > MAX_CONTROL + 2 * self.config.limits.max_channels {
+            return Err(CloseReason::Flooded);
+        }
         match incoming {
-            Incoming::Data { id, data } => self.handle_data(id, data),
+            Incoming::Data { id, data } => return self.handle_data(id, data),
             Incoming::New { id, caller } => return self.handle_new(id, caller),
             Incoming::Close { id } => {
                 if let Some(key) = self.by_id.get(&id).copied() {
@@ -60,8 +66,7 @@ impl Mux {
     fn handle_new(&mut self, id: ChannelId, caller: Option<IpAddr>) -> Result<(), CloseReason> {
         if let Some(key) = self.by_id.get(&id).copied() {
             // The peer's mistake: neither of the two can be told apart any more.
-            self.cut(key, ChannelError::TunnelClosed);
-            return Ok(());
+            return self.cut(key, ChannelError::TunnelClosed);
         }
         let welcome = self.config.role == Role::Client
             && !self.ended
@@ -81,7 +86,7 @@ impl Mux {
         }
     }
 
-    fn refuse(&mut self, id: ChannelId) -> Result<(), CloseReason> {
+    pub(super) fn refuse(&mut self, id: ChannelId) -> Result<(), CloseReason> {
         if self.refusals >= MAX_REFUSALS {
             return Err(CloseReason::Flooded);
         }
@@ -90,21 +95,20 @@ impl Mux {
         Ok(())
     }
 
-    fn handle_data(&mut self, id: ChannelId, data: BytesMut) {
+    fn handle_data(&mut self, id: ChannelId, data: BytesMut) -> Result<(), CloseReason> {
         let Some(key) = self.by_id.get(&id).copied() else {
-            return;
+            return Ok(());
         };
         let pause_mark = self.config.limits.pause_mark(self.by_id.len());
         let Some(channel) = channel_mut(&mut self.slots, key) else {
-            return;
+            return Ok(());
         };
         // Once we have closed it, its reader may have seen the end, and nothing may follow that.
         if !channel.held || channel.phase != Phase::Open {
-            return;
+            return Ok(());
         }
         if channel.recv.len() + data.len() > self.config.limits.receive_per_channel {
-            self.cut(key, ChannelError::Overrun);
-            return;
+            return self.cut(key, ChannelError::Overrun);
         }
         self.received += data.len();
         channel.recv.push(data);
@@ -117,8 +121,9 @@ impl Mux {
         }
         while self.received > self.config.limits.receive_total {
             let Some(fullest) = self.fullest() else { break };
-            self.cut(fullest, ChannelError::Overrun);
+            self.cut(fullest, ChannelError::Overrun)?;
         }
+        Ok(())
     }
 
     /// The channel that holds most of what is received and not read.

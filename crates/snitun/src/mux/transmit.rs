@@ -23,9 +23,7 @@ pub(super) enum Control {
         id: ChannelId,
         caller: Option<IpAddr>,
     },
-    /// CLOSE for a channel whose data is dropped.
-    Close(ChannelId),
-    /// CLOSE for a channel that never was.
+    /// CLOSE for a channel that never was, or whose data is dropped.
     Refuse(ChannelId),
     /// PAUSE or RESUME, whichever the channel wants by the time that this is written.
     Flow(ChannelKey),
@@ -81,7 +79,6 @@ impl Mux {
     ) -> Result<(), SealError> {
         match control {
             Control::New { id, caller } => batch.append(|out| encoder.new_channel(id, caller, out)),
-            Control::Close(id) => batch.append(|out| encoder.bare(id, FrameType::Close, out)),
             Control::Refuse(id) => {
                 self.refusals -= 1;
                 batch.append(|out| encoder.bare(id, FrameType::Close, out))
