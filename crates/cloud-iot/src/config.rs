@@ -51,6 +51,9 @@ pub struct SessionConfig {
     pub session_expiry: Option<Duration>,
     /// When a received QoS 1 message is acknowledged. Default: on receipt.
     pub acknowledge: Acknowledge,
+    /// What happens when the outbox is full. Default: the new message is refused. Messages that have
+    /// been handed over to the connection never make room.
+    pub overflow: Overflow,
     /// Bounds of queues and sizes.
     pub limits: Limits,
     /// Waits between attempts to connect.
@@ -78,6 +81,7 @@ impl SessionConfig {
             subscriptions: Vec::new(),
             session_expiry: None,
             acknowledge: Acknowledge::default(),
+            overflow: Overflow::default(),
             limits: Limits::default(),
             backoff: Backoff::default(),
             timeouts: Timeouts::default(),
@@ -194,6 +198,21 @@ pub enum Acknowledge {
     AfterHandlers,
 }
 
+/// What happens to a message that finds the outbox full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Overflow {
+    /// It is [refused](crate::PublishError::OutboxFull); what was accepted stays.
+    #[default]
+    Refuse,
+    /// The oldest messages make room, whatever their quality of service; their receipts tell
+    /// ([`Displaced`](crate::DeliveryError::Displaced)). For values of which only the latest count.
+    DropOldest,
+    /// The oldest messages at QoS 0 make room, and their receipts tell. If there are not enough of
+    /// them the new one is refused: what was accepted at QoS 1 stays.
+    DropAtMostOnce,
+}
+
 /// Bounds of a session's queues, so that neither a long outage nor a busy server fills the memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -205,6 +224,13 @@ pub struct Limits {
     /// QoS 1 messages sent and not yet acknowledged, 1–1000; the server may lower it. Default: 100,
     /// AWS IoT Core's own limit.
     pub in_flight: u16,
+    /// Messages published in any one second, 10–1,000,000; `None` for any number. Default: 100, AWS
+    /// IoT Core's own limit. A tenth may leave at once, the others follow evenly.
+    pub publishes_per_second: Option<u32>,
+    /// Bytes of published packets in any one second, from 4096 up; `None` for any number. Default:
+    /// 512 KiB, AWS IoT Core's own limit. A quarter may leave at once. A single packet that is larger
+    /// than that waits until none has left for a while.
+    pub bytes_per_second: Option<u32>,
     /// The largest payload that is accepted, in bytes, 1–16 MiB. Default: 128 KiB, AWS IoT Core's
     /// own limit.
     pub payload_bytes: usize,
@@ -234,6 +260,8 @@ impl Default for Limits {
             outbox_messages: 1000,
             outbox_bytes: 4 << 20,
             in_flight: 100,
+            publishes_per_second: Some(100),
+            bytes_per_second: Some(512 << 10),
             payload_bytes: 128 << 10,
             topic_bytes: 256,
             incoming_packet_bytes: 150_000,
@@ -260,6 +288,17 @@ impl Limits {
                 (1..=1000).contains(&self.in_flight),
                 "limits.in_flight",
                 "1 to 1000",
+            ),
+            (
+                self.publishes_per_second
+                    .is_none_or(|rate| (10..=1_000_000).contains(&rate)),
+                "limits.publishes_per_second",
+                "10 to 1,000,000",
+            ),
+            (
+                self.bytes_per_second.is_none_or(|rate| rate >= 4096),
+                "limits.bytes_per_second",
+                "at least 4096",
             ),
             (
                 (1..=16 << 20).contains(&self.payload_bytes),

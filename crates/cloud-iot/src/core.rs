@@ -38,8 +38,8 @@ use crate::config::SessionConfig;
 use crate::error::{PublishError, RequestError};
 use crate::inbound::Inbound;
 use crate::link::LinkEvent;
-use crate::message::Message;
-use crate::outbox::{MessageId, OutOfStep, Outbox};
+use crate::message::{Message, PublishOptions};
+use crate::outbox::{MessageId, Next, OutOfStep, Outbox};
 use crate::receipt::Receipt;
 use crate::requests::Requests;
 
@@ -52,6 +52,8 @@ pub(crate) struct Core {
     phase: Phase,
     failures: Failures,
     outbox: Outbox,
+    /// When the pace lets the next message leave, if that is what it waits for.
+    resume_at: Option<Instant>,
     requests: Requests,
     inbound: Inbound,
     /// Whether the server has granted all subscriptions of the session that it keeps.
@@ -63,7 +65,7 @@ pub(crate) struct Core {
 impl Core {
     /// A session that opens its first connection at once.
     pub(crate) fn new(config: Arc<SessionConfig>, random: Random, now: Instant) -> Self {
-        let outbox = Outbox::new(config.limits.outbox_messages, config.limits.outbox_bytes);
+        let outbox = Outbox::new(&config.limits, config.overflow);
         let inbound = Inbound::new(config.limits.incoming_in_flight);
         let mut core = Self {
             config,
@@ -71,6 +73,7 @@ impl Core {
             phase: Phase::Stopped,
             failures: Failures::default(),
             outbox,
+            resume_at: None,
             requests: Requests::default(),
             inbound,
             granted: false,
@@ -92,11 +95,22 @@ impl Core {
     }
 
     /// Accepts a message for delivery.
-    pub(crate) fn publish(&mut self, message: Message) -> Result<Receipt, PublishError> {
-        self.accept(message).map(|(_, receipt)| receipt)
+    pub(crate) fn publish(
+        &mut self,
+        message: Message,
+        options: PublishOptions,
+        now: Instant,
+    ) -> Result<Receipt, PublishError> {
+        self.accept(message, options, now)
+            .map(|(_, receipt)| receipt)
     }
 
-    fn accept(&mut self, message: Message) -> Result<(MessageId, Receipt), PublishError> {
+    fn accept(
+        &mut self,
+        message: Message,
+        options: PublishOptions,
+        now: Instant,
+    ) -> Result<(MessageId, Receipt), PublishError> {
         if self.is_stopping() {
             return Err(PublishError::Stopped);
         }
@@ -106,8 +120,11 @@ impl Core {
             return Err(PublishError::TooLarge { size, limit });
         }
         let (reply, receiver) = oneshot::channel();
-        let id = self.outbox.accept(message, reply)?;
-        self.send_queued();
+        self.outbox.expire(now);
+        // A time too long to be counted is for ever.
+        let expires = options.expires_in.and_then(|time| now.checked_add(time));
+        let id = self.outbox.accept(message, expires, reply)?;
+        self.send_queued(now);
         Ok((id, Receipt::new(receiver)))
     }
 
@@ -117,10 +134,11 @@ impl Core {
         message: Message,
         reply_topic: String,
         answer: oneshot::Sender<Message>,
+        now: Instant,
     ) -> Result<(MessageId, Receipt), RequestError> {
         self.requests
             .check(&reply_topic, self.config.limits.requests)?;
-        let (id, receipt) = self.accept(message)?;
+        let (id, receipt) = self.accept(message, PublishOptions::new(), now)?;
         self.requests.add(id, reply_topic, answer);
         Ok((id, receipt))
     }
@@ -197,7 +215,7 @@ impl Core {
     /// All hooks that were started have ended.
     pub(crate) fn hooks_finished(&mut self, now: Instant) {
         match std::mem::replace(&mut self.phase, Phase::Stopped) {
-            Phase::Greeting { link } => self.go_online(link),
+            Phase::Greeting { link } => self.go_online(link, now),
             Phase::Waiting { until, .. } => {
                 self.phase = Phase::Waiting {
                     until,
@@ -212,6 +230,14 @@ impl Core {
 
     /// When [`handle_timeout`](Self::handle_timeout) is to be called.
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        earliest([
+            self.phase_deadline(),
+            self.resume_at,
+            self.outbox.next_expiry(),
+        ])
+    }
+
+    fn phase_deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Connecting { due } => Some(*due),
             Phase::Subscribing { link, due, .. } => earliest([Some(*due), link.ping_due]),
@@ -237,7 +263,12 @@ impl Core {
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        if self.next_deadline().is_none_or(|deadline| deadline > now) {
+        self.outbox.expire(now);
+        if self.resume_at.is_some_and(|time| time <= now) {
+            self.resume_at = None;
+            self.advance(now);
+        }
+        if self.phase_deadline().is_none_or(|deadline| deadline > now) {
             return;
         }
         match &self.phase {
@@ -263,8 +294,8 @@ impl Core {
         }
     }
 
-    /// Hands over what the window has room for.
-    fn send_queued(&mut self) {
+    /// Hands over what window and pace have room for.
+    fn send_queued(&mut self, now: Instant) {
         let link = match &mut self.phase {
             Phase::Online { link }
             | Phase::Draining {
@@ -274,9 +305,13 @@ impl Core {
             } => link,
             _ => return,
         };
-        while let Some(message) = self.outbox.hand_over(&mut link.window, &link.terms) {
-            self.actions.push_back(Action::Publish(message));
-        }
+        self.resume_at = loop {
+            match self.outbox.hand_over(&mut link.window, &link.terms, now) {
+                Next::Message(message) => self.actions.push_back(Action::Publish(message)),
+                Next::At(time) => break Some(time),
+                Next::Nothing => break None,
+            }
+        };
     }
 
     fn link(&mut self) -> Option<&mut Link> {

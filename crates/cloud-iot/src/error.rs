@@ -124,6 +124,13 @@ pub enum DeliveryError {
     /// The server does not support its quality of service, or retaining.
     #[error("the server does not support {0}")]
     NotSupported(&'static str),
+    /// It was not delivered in the time that it was given. At QoS 1 it may have arrived all the same.
+    #[error("the message was not delivered before it expired")]
+    Expired,
+    /// The outbox was full, and the message had to make room for a later one, as the
+    /// [`Overflow`](crate::Overflow) policy says.
+    #[error("the outbox was full and the message made room for a later one")]
+    Displaced,
     /// The session was stopped first. A message at QoS 1 may have arrived all the same.
     #[error("the session was stopped before the message was acknowledged")]
     Stopped,
@@ -135,7 +142,7 @@ impl DeliveryError {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self,
-            Self::Refused(ReasonCode::QUOTA_EXCEEDED | ReasonCode::UNSPECIFIED)
+            Self::Refused(ReasonCode::QUOTA_EXCEEDED | ReasonCode::UNSPECIFIED) | Self::Displaced
         )
     }
 }

@@ -8,7 +8,8 @@
 //! - [`Session::builder`] takes a [`SessionConfig`] and gives a [`SessionHandle`].
 //! - [`publish`](SessionHandle::publish) accepts a message at once, online or not, and returns a
 //!   [`Receipt`] to await the acknowledgement with. What is accepted is delivered in order, or the
-//!   receipt says why not. The outbox is bounded; when it is full the caller is told.
+//!   receipt says why not. The outbox is bounded; when it is full the caller is told, or what an
+//!   [`Overflow`] policy names makes room. It sends no faster than AWS IoT Core takes.
 //! - A [`Router`] leads received messages to [`tower`] services by topic filter, each route with a
 //!   queue and a task of its own. [`messages`](SessionHandle::messages) opens a stream at run time.
 //! - [`request`](SessionHandle::request) publishes and waits for the answer.
@@ -86,6 +87,7 @@ mod inbox;
 mod link;
 mod message;
 mod outbox;
+mod pace;
 mod pump;
 mod reason;
 mod receipt;
@@ -100,11 +102,11 @@ pub use tower::BoxError;
 
 pub use crate::backoff::Backoff;
 pub use crate::cause::{Cause, TlsCause};
-pub use crate::config::{Acknowledge, Limits, SessionConfig, Timeouts};
+pub use crate::config::{Acknowledge, Limits, Overflow, SessionConfig, Timeouts};
 pub use crate::core::StopReport;
 pub use crate::error::{ConfigError, DeliveryError, PublishError, RequestError, StreamError};
 pub use crate::event::{SessionEvent, SessionState};
-pub use crate::message::{Message, QoS, Subscription};
+pub use crate::message::{Message, PublishOptions, QoS, Subscription};
 pub use crate::reason::ReasonCode;
 pub use crate::receipt::{Ack, Receipt};
 pub use crate::router::{RouteOptions, Router};

@@ -62,9 +62,9 @@ pub(crate) struct ServerTerms {
 impl ServerTerms {
     /// Whether the server takes this message at all. Sending what it does not take would make it
     /// disconnect, and again after every reconnection.
-    pub(crate) fn check(&self, message: &Message) -> Result<(), DeliveryError> {
+    pub(crate) fn check(&self, message: &Message, expires: bool) -> Result<(), DeliveryError> {
         if let Some(limit) = self.maximum_packet {
-            let (size, limit) = (message.packet_bytes(), limit as usize);
+            let (size, limit) = (message.packet_bytes(expires), limit as usize);
             if size > limit {
                 return Err(DeliveryError::TooLarge { size, limit });
             }

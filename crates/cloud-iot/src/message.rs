@@ -1,6 +1,7 @@
 //! What travels: messages, their quality of service, subscriptions.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes as wire;
@@ -83,13 +84,15 @@ impl Message {
     }
 
     /// The size of its PUBLISH packet in bytes, as the server's limit counts it.
-    pub(crate) fn packet_bytes(&self) -> usize {
+    /// With `expires` it carries its expiry.
+    pub(crate) fn packet_bytes(&self, expires: bool) -> usize {
         let packet_id = match self.qos {
             QoS::AtMostOnce => 0,
             QoS::AtLeastOnce => 2,
         };
-        // Topic with its length, packet id, the length of no properties, payload.
-        let rest = 2 + self.topic.len() + packet_id + 1 + self.payload.len();
+        let properties = if expires { 5 } else { 0 };
+        // Topic with its length, packet id, properties with their length, payload.
+        let rest = 2 + self.topic.len() + packet_id + 1 + properties + self.payload.len();
         let length_field = match rest {
             0..=127 => 1,
             128..=16_383 => 2,
@@ -101,6 +104,40 @@ impl Message {
 
     pub(crate) fn check_topic(&self, limit: usize) -> Result<(), TopicError> {
         check_name(&self.topic, limit)
+    }
+}
+
+/// How a message is to be treated beyond what it says itself; see
+/// [`publish_with`](crate::SessionHandle::publish_with).
+///
+/// ```
+/// use std::time::Duration;
+/// use cloud_iot::PublishOptions;
+///
+/// let options = PublishOptions::new().expires_in(Duration::from_secs(60));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct PublishOptions {
+    /// How long the message is worth delivering, from now on. Default: for ever. After that time it
+    /// is given up here ([`Expired`](crate::DeliveryError::Expired)); the server, told what is left
+    /// in whole seconds rounded up, gives it up for subscribers that it has not reached.
+    pub expires_in: Option<Duration>,
+}
+
+impl PublishOptions {
+    /// The defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The same options with a time after which the message is given up.
+    #[must_use]
+    pub fn expires_in(self, time: Duration) -> Self {
+        Self {
+            expires_in: Some(time),
+        }
     }
 }
 
@@ -154,12 +191,20 @@ mod tests {
         for payload in [0, 100, 113, 114, 16_369, 16_370, 131_072] {
             for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
                 let message = Message::new("some/topic", vec![0; payload]).qos(qos);
-                let mut publish =
-                    wire::v5::Publish::new("some/topic", qos.into(), vec![0; payload], None);
-                publish.pkid = 7;
-                let mut written = bytes::BytesMut::new();
-                publish.write(&mut written).unwrap();
-                assert_eq!(message.packet_bytes(), written.len(), "{payload} {qos:?}");
+                for expires in [false, true] {
+                    let properties = expires.then(|| wire::v5::PublishProperties {
+                        message_expiry_interval: Some(60),
+                        ..Default::default()
+                    });
+                    let body = vec![0; payload];
+                    let mut publish =
+                        wire::v5::Publish::new("some/topic", qos.into(), body, properties);
+                    publish.pkid = 7;
+                    let mut written = bytes::BytesMut::new();
+                    publish.write(&mut written).unwrap();
+                    let counted = message.packet_bytes(expires);
+                    assert_eq!(counted, written.len(), "{payload} {qos:?} {expires}");
+                }
             }
         }
     }

@@ -6,6 +6,9 @@
 //!
 //! Not here: when to hand over (the [core](crate::core) asks), and anything that touches a socket.
 //!
+//! A message that has expired, or that must make room for a later one, leaves the queue with its receipt resolved.
+//! What is in flight stays.
+//!
 //! Invariants: messages and bytes stay within their limits; every accepted message's receipt is
 //! resolved exactly once; in flight, what was written comes before what was not; no two messages
 //! in flight have the same packet id (rumqttc would hold back the second one for ever).
@@ -16,9 +19,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::config::{Limits, Overflow};
 use crate::error::{DeliveryError, PublishError};
 use crate::link::ServerTerms;
 use crate::message::{Message, QoS};
+use crate::pace::Pace;
 use crate::reason::ReasonCode;
 use crate::receipt::Ack;
 
@@ -31,7 +36,33 @@ type Reply = oneshot::Sender<Result<Ack, DeliveryError>>;
 struct Entry {
     id: MessageId,
     message: Message,
+    expires: Option<Instant>,
     owner: Owner,
+}
+
+impl Entry {
+    fn has_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+}
+
+/// A message for the connection.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) message: Message,
+    /// What is left of its time.
+    pub(crate) expires_in: Option<Duration>,
+}
+
+/// What can be handed over.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// This.
+    Message(Outgoing),
+    /// Nothing before that time.
+    At(Instant),
+    /// Nothing before something changes.
+    Nothing,
 }
 
 /// Whose message it is.
@@ -94,19 +125,26 @@ pub(crate) struct Outbox {
     bytes: usize,
     max_messages: usize,
     max_bytes: usize,
+    overflow: Overflow,
+    pace: Pace,
+    /// No message in the queue expires before this.
+    next_expiry: Option<Instant>,
     next_id: MessageId,
 }
 
 impl Outbox {
-    pub(crate) fn new(max_messages: usize, max_bytes: usize) -> Self {
+    pub(crate) fn new(limits: &Limits, overflow: Overflow) -> Self {
         Self {
             queue: VecDeque::new(),
             in_flight: VecDeque::new(),
             unwritten: 0,
             messages: 0,
             bytes: 0,
-            max_messages,
-            max_bytes,
+            max_messages: limits.outbox_messages,
+            max_bytes: limits.outbox_bytes,
+            overflow,
+            pace: Pace::new(limits),
+            next_expiry: None,
             next_id: 1,
         }
     }
@@ -115,24 +153,77 @@ impl Outbox {
     pub(crate) fn accept(
         &mut self,
         message: Message,
+        expires: Option<Instant>,
         reply: Reply,
     ) -> Result<MessageId, PublishError> {
-        let bytes = self.bytes.saturating_add(message.cost());
-        if self.messages >= self.max_messages || bytes > self.max_bytes {
-            return Err(PublishError::OutboxFull {
-                messages: self.messages,
-                bytes: self.bytes,
-            });
-        }
+        self.make_room(message.cost())?;
         self.messages += 1;
-        self.bytes = bytes;
+        self.bytes += message.cost();
+        self.next_expiry = earlier(self.next_expiry, expires);
         let id = self.new_id();
         self.queue.push_back(Entry {
             id,
             message,
+            expires,
             owner: Owner::Caller(reply),
         });
         Ok(id)
+    }
+
+    /// Makes room for one message of that cost by the policy, or changes nothing.
+    fn make_room(&mut self, cost: usize) -> Result<(), PublishError> {
+        let fits = |messages: usize, bytes: usize| {
+            messages < self.max_messages && bytes.saturating_add(cost) <= self.max_bytes
+        };
+        if fits(self.messages, self.bytes) {
+            return Ok(());
+        }
+        let overflow = self.overflow;
+        let droppable = |entry: &Entry| match overflow {
+            Overflow::Refuse => false,
+            Overflow::DropOldest => true,
+            Overflow::DropAtMostOnce => entry.message.qos == QoS::AtMostOnce,
+        };
+        let (mut messages, mut bytes, mut drop) = (self.messages, self.bytes, 0);
+        for entry in self.queue.iter().filter(|entry| droppable(entry)) {
+            messages -= 1;
+            bytes -= entry.message.cost();
+            drop += 1;
+            if fits(messages, bytes) {
+                for _ in 0..drop {
+                    let oldest = self.queue.iter().position(droppable);
+                    if let Some(entry) = oldest.and_then(|index| self.queue.remove(index)) {
+                        self.resolve(entry, Err(DeliveryError::Displaced));
+                    }
+                }
+                return Ok(());
+            }
+        }
+        Err(PublishError::OutboxFull {
+            messages: self.messages,
+            bytes: self.bytes,
+        })
+    }
+
+    /// When [`expire`](Self::expire) is to be called.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        self.next_expiry
+    }
+
+    /// Gives up what waits and has expired.
+    pub(crate) fn expire(&mut self, now: Instant) {
+        if self.next_expiry.is_none_or(|expiry| expiry > now) {
+            return;
+        }
+        let (expired, left) = std::mem::take(&mut self.queue)
+            .into_iter()
+            .partition(|entry: &Entry| entry.has_expired(now));
+        self.queue = left;
+        let expired: VecDeque<Entry> = expired;
+        for entry in expired {
+            self.resolve(entry, Err(DeliveryError::Expired));
+        }
+        self.next_expiry = self.queue.iter().filter_map(|entry| entry.expires).min();
     }
 
     fn new_id(&mut self) -> MessageId {
@@ -152,47 +243,62 @@ impl Outbox {
         true
     }
 
-    /// Takes the next message to hand over, if the window has room. Messages that this server
-    /// cannot take are failed on the way.
+    /// Takes the next message to hand over, if window and pace have room. Messages that have expired
+    /// or that this server cannot take are failed on the way.
     pub(crate) fn hand_over(
         &mut self,
         window: &mut Window,
         terms: &ServerTerms,
-    ) -> Option<Message> {
+        now: Instant,
+    ) -> Next {
         loop {
-            let next = self.queue.front()?;
-            if let Err(error) = terms.check(&next.message) {
-                let entry = self.queue.pop_front()?;
-                self.resolve(entry, Err(error));
-                continue;
+            let Some(next) = self.queue.front() else {
+                return Next::Nothing;
+            };
+            let expires = next.expires.is_some();
+            let fit = if next.has_expired(now) {
+                Err(DeliveryError::Expired)
+            } else {
+                terms.check(&next.message, expires)
+            };
+            if fit.is_ok() {
+                if !self.has_room(window, next.message.qos) {
+                    return Next::Nothing;
+                }
+                let ready = self.pace.ready_at(next.message.packet_bytes(expires), now);
+                if ready > now {
+                    return Next::At(ready);
+                }
             }
-            if !self.has_room(window, next.message.qos) {
-                return None;
+            let Some(entry) = self.queue.pop_front() else {
+                return Next::Nothing;
+            };
+            match fit {
+                Ok(()) => return Next::Message(self.launch(entry, window, now)),
+                Err(error) => self.resolve(entry, Err(error)),
             }
-            let entry = self.queue.pop_front()?;
-            return Some(self.launch(entry, window));
         }
     }
 
-    /// Hands over a message of the session's own, ahead of the queue. `None` if the window is full.
+    /// Hands over a message of the session's own, ahead of the queue and of the pace. `None` if the
+    /// window is full.
     pub(crate) fn hand_over_own(
         &mut self,
         message: Message,
         window: &mut Window,
-    ) -> Option<(MessageId, Message)> {
+        now: Instant,
+    ) -> Option<(MessageId, Outgoing)> {
         if !self.has_room(window, message.qos) {
             return None;
         }
         let id = self.new_id();
-        let message = self.launch(
-            Entry {
-                id,
-                message,
-                owner: Owner::Session,
-            },
-            window,
-        );
-        Some((id, message))
+        let entry = Entry {
+            id,
+            message,
+            expires: None,
+            owner: Owner::Session,
+        };
+        Some((id, self.launch(entry, window, now)))
     }
 
     fn has_room(&self, window: &Window, qos: QoS) -> bool {
@@ -201,8 +307,13 @@ impl Outbox {
             && (qos == QoS::AtMostOnce || !taken(window.peek()))
     }
 
-    fn launch(&mut self, entry: Entry, window: &mut Window) -> Message {
+    fn launch(&mut self, entry: Entry, window: &mut Window, now: Instant) -> Outgoing {
         let message = entry.message.clone();
+        let expires_in = entry
+            .expires
+            .map(|expires| expires.saturating_duration_since(now));
+        self.pace
+            .spend(message.packet_bytes(expires_in.is_some()), now);
         let packet_id = match message.qos {
             QoS::AtMostOnce => 0,
             QoS::AtLeastOnce => window.take(),
@@ -213,7 +324,10 @@ impl Outbox {
             due: None,
         });
         self.unwritten += 1;
-        message
+        Outgoing {
+            message,
+            expires_in,
+        }
     }
 
     /// The connection has written the oldest message that it was given and had not written.
@@ -277,7 +391,10 @@ impl Outbox {
         self.unwritten = 0;
         while let Some(flight) = self.in_flight.pop_back() {
             match flight.entry.owner {
-                Owner::Caller(_) => self.queue.push_front(flight.entry),
+                Owner::Caller(_) => {
+                    self.next_expiry = earlier(self.next_expiry, flight.entry.expires);
+                    self.queue.push_front(flight.entry);
+                }
                 Owner::Session => {}
             }
         }
@@ -335,6 +452,10 @@ impl Outbox {
             let _ = reply.send(outcome);
         }
     }
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    one.into_iter().chain(other).min()
 }
 
 #[cfg(test)]

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::QoS as WireQoS;
-use rumqttc::v5::mqttbytes::v5::{ConnAck, Filter, LastWill, Packet, Publish};
+use rumqttc::v5::mqttbytes::v5::{ConnAck, Filter, LastWill, Packet, Publish, PublishProperties};
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
-use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport};
+use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
@@ -23,6 +23,7 @@ use crate::cause::Cause;
 use crate::config::{Acknowledge, SessionConfig};
 use crate::link::{Incoming, LinkEvent, ServerTerms};
 use crate::message::{Message, QoS, Subscription};
+use crate::outbox::Outgoing;
 
 /// Events on their way to the driver. The driver empties it without waiting; this only evens out
 /// bursts, and back-pressure on the socket begins beyond it.
@@ -100,16 +101,36 @@ impl Connection {
             .map_err(|_| NotTaken)
     }
 
-    pub(crate) fn publish(&self, message: Message) -> Result<(), NotTaken> {
-        let Message {
-            topic,
-            payload,
-            qos,
-            retain,
+    pub(crate) fn publish(&self, message: Outgoing) -> Result<(), NotTaken> {
+        let Outgoing {
+            message:
+                Message {
+                    topic,
+                    payload,
+                    qos,
+                    retain,
+                },
+            expires_in,
         } = message;
-        self.client
-            .try_publish(topic, qos.into(), retain, payload)
-            .map_err(|_| NotTaken)
+        let done = match expires_in {
+            None => self.client.try_publish(topic, qos.into(), retain, payload),
+            Some(left) => {
+                // Rounded up: 0 would be no time at all.
+                let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
+                let properties = PublishProperties {
+                    message_expiry_interval: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
+                    ..PublishProperties::default()
+                };
+                self.client.try_publish_with_properties(
+                    topic,
+                    qos.into(),
+                    retain,
+                    payload,
+                    properties,
+                )
+            }
+        };
+        done.map_err(|_| NotTaken)
     }
 
     pub(crate) fn acknowledge(&self, packet_id: u16) -> Result<(), NotTaken> {
@@ -226,9 +247,9 @@ impl Pump {
             }
             Event::Incoming(Packet::PingResp(_)) => Some(LinkEvent::Ponged),
             Event::Incoming(Packet::Publish(publish)) => received(publish).map(LinkEvent::Message),
-            Event::Outgoing(Outgoing::Publish(id)) => Some(LinkEvent::Written(id)),
-            Event::Outgoing(Outgoing::PingReq) => Some(LinkEvent::Pinged),
-            Event::Outgoing(Outgoing::Disconnect) => Some(LinkEvent::Disconnected),
+            Event::Outgoing(rumqttc::Outgoing::Publish(id)) => Some(LinkEvent::Written(id)),
+            Event::Outgoing(rumqttc::Outgoing::PingReq) => Some(LinkEvent::Pinged),
+            Event::Outgoing(rumqttc::Outgoing::Disconnect) => Some(LinkEvent::Disconnected),
             _ => None,
         }
     }

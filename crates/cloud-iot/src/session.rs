@@ -17,7 +17,7 @@ use crate::driver::{Driver, Shared};
 use crate::error::{ConfigError, PublishError, RequestError, StreamError};
 use crate::event::{SessionEvent, SessionState};
 use crate::hooks::Hooks;
-use crate::message::{Message, QoS};
+use crate::message::{Message, PublishOptions, QoS};
 use crate::outbox::MessageId;
 use crate::receipt::Receipt;
 use crate::router::Router;
@@ -203,7 +203,22 @@ impl SessionHandle {
     /// [`PublishError`] if the topic or size is not allowed, the outbox is full, or the session is
     /// stopping. Then nothing of the message was kept.
     pub fn publish(&self, message: Message) -> Result<Receipt, PublishError> {
-        self.shared().with_core(|core| core.publish(message))
+        self.publish_with(message, PublishOptions::new())
+    }
+
+    /// The same with options: a time after which the message is given up.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`](Self::publish).
+    pub fn publish_with(
+        &self,
+        message: Message,
+        options: PublishOptions,
+    ) -> Result<Receipt, PublishError> {
+        let now = Instant::now();
+        self.shared()
+            .with_core(|core| core.publish(message, options, now))
     }
 
     /// Opens a stream of the received messages that fall under `filter`, from now on. It is a view
@@ -252,7 +267,7 @@ impl SessionHandle {
         let message = Message::new(topic, payload).qos(qos);
         let (id, mut receipt) = self
             .shared()
-            .with_core(|core| core.request(message, reply_topic, sender))?;
+            .with_core(|core| core.request(message, reply_topic, sender, Instant::now()))?;
         let _forget = Forget {
             shared: self.shared(),
             id,

@@ -120,11 +120,12 @@ impl Core {
         self.subscribe(link, to, now);
     }
 
-    pub(super) fn go_online(&mut self, mut link: Link) {
+    pub(super) fn go_online(&mut self, mut link: Link, now: Instant) {
         if let Some(birth) = self.config.birth.clone() {
-            match link.terms.check(&birth) {
+            match link.terms.check(&birth, false) {
                 Ok(()) => {
-                    if let Some((_, birth)) = self.outbox.hand_over_own(birth, &mut link.window) {
+                    let window = &mut link.window;
+                    if let Some((_, birth)) = self.outbox.hand_over_own(birth, window, now) {
                         self.actions.push_back(Action::Publish(birth));
                     }
                 }
@@ -135,7 +136,7 @@ impl Core {
         }
         let since = link.since.into_std();
         self.phase = Phase::Online { link };
-        self.send_queued();
+        self.send_queued(now);
         self.actions
             .push_back(Action::State(SessionState::Online { since }));
         self.actions
@@ -156,6 +157,7 @@ impl Core {
                 return;
             }
         };
+        self.resume_at = None;
         self.outbox.connection_lost();
         self.inbound.connection_lost();
         let connected = link.map(|link| now.saturating_duration_since(link.since));

@@ -9,7 +9,7 @@ use crate::event::{SessionEvent, SessionState};
 use crate::inbound::DeliveryId;
 use crate::link::ServerTerms;
 use crate::message::{Message, Subscription};
-use crate::outbox::{MessageId, Window};
+use crate::outbox::{MessageId, Outgoing, Window};
 
 /// What the driver is to do.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(crate) enum Action {
     /// Start the on-connect hooks; report with [`hooks_finished`](super::Core::hooks_finished).
     ConnectHooks,
     /// Send a PUBLISH.
-    Publish(Message),
+    Publish(Outgoing),
     /// Hand a received message to routes and streams.
     Deliver {
         message: Message,

@@ -77,7 +77,7 @@ impl Core {
 
     /// Takes the next step after something was delivered.
     pub(super) fn advance(&mut self, now: Instant) {
-        self.send_queued();
+        self.send_queued(now);
         let Phase::Draining { link, step, .. } = &mut self.phase else {
             return;
         };
@@ -86,8 +86,9 @@ impl Core {
         {
             *step = Drain::Leaving;
             if let Some(goodbye) = self.config.goodbye.clone()
-                && link.terms.check(&goodbye).is_ok()
-                && let Some((id, goodbye)) = self.outbox.hand_over_own(goodbye, &mut link.window)
+                && link.terms.check(&goodbye, false).is_ok()
+                && let Some((id, goodbye)) =
+                    self.outbox.hand_over_own(goodbye, &mut link.window, now)
             {
                 self.actions.push_back(Action::Publish(goodbye));
                 *step = Drain::Goodbye(id);

@@ -1,6 +1,7 @@
 //! The core on virtual time: what it wants done, in which order, and when.
 
 mod bench;
+mod pace;
 mod sessions;
 
 use bench::*;
@@ -198,7 +199,7 @@ fn stop_flushes_then_says_goodbye_then_leaves() {
     bench.core.stop(bench.now + 10 * SECOND, bench.now);
     assert_eq!(bench.actions(), ["publish 1", "stopping"]);
     assert_eq!(
-        bench.core.publish(Message::new("t", "2")).unwrap_err(),
+        bench.try_publish(Message::new("t", "2")).unwrap_err(),
         PublishError::Stopped
     );
     bench.event(LinkEvent::Written(2));
@@ -321,14 +322,14 @@ fn what_cannot_be_sent_is_not_accepted() {
     let mut bench = Bench::new(config());
     let large = Message::new("t", vec![0; (128 << 10) + 1]);
     assert_eq!(
-        bench.core.publish(large).unwrap_err(),
+        bench.try_publish(large).unwrap_err(),
         PublishError::TooLarge {
             size: 131_073,
             limit: 131_072
         }
     );
     assert!(matches!(
-        bench.core.publish(Message::new("t/+", "")).unwrap_err(),
+        bench.try_publish(Message::new("t/+", "")).unwrap_err(),
         PublishError::Topic(_)
     ));
 }
@@ -340,13 +341,13 @@ fn an_answer_goes_to_its_request() {
     let request = Message::new("req", "?");
     let (id, _receipt) = bench
         .core
-        .request(request.clone(), "a/res".into(), sender)
+        .request(request.clone(), "a/res".into(), sender, bench.now)
         .unwrap();
     let (second, _) = oneshot::channel();
     assert_eq!(
         bench
             .core
-            .request(request, "a/res".into(), second)
+            .request(request, "a/res".into(), second, bench.now)
             .unwrap_err(),
         RequestError::Busy("a/res".into())
     );
@@ -374,7 +375,7 @@ fn a_request_given_up_offline_never_leaves() {
     let (sender, _answer) = oneshot::channel();
     let (id, _receipt) = bench
         .core
-        .request(Message::new("req", "?"), "a/res".into(), sender)
+        .request(Message::new("req", "?"), "a/res".into(), sender, bench.now)
         .unwrap();
     bench.core.forget_request(id);
     bench.actions();

@@ -15,9 +15,31 @@ fn terms() -> ServerTerms {
     }
 }
 
+fn bounded(outbox_messages: usize, outbox_bytes: usize) -> Outbox {
+    with_policy(outbox_messages, outbox_bytes, Overflow::Refuse)
+}
+
+fn with_policy(outbox_messages: usize, outbox_bytes: usize, overflow: Overflow) -> Outbox {
+    let limits = Limits {
+        outbox_messages,
+        outbox_bytes,
+        publishes_per_second: None,
+        bytes_per_second: None,
+        ..Limits::default()
+    };
+    Outbox::new(&limits, overflow)
+}
+
+fn hand_over(outbox: &mut Outbox, window: &mut Window, terms: &ServerTerms) -> Option<Message> {
+    match outbox.hand_over(window, terms, Instant::now()) {
+        Next::Message(out) => Some(out.message),
+        Next::At(_) | Next::Nothing => None,
+    }
+}
+
 fn accept(outbox: &mut Outbox, message: Message) -> oneshot::Receiver<Result<Ack, DeliveryError>> {
     let (reply, receiver) = oneshot::channel();
-    outbox.accept(message, reply).unwrap();
+    outbox.accept(message, None, reply).unwrap();
     receiver
 }
 
@@ -27,11 +49,11 @@ fn numbered(n: usize, qos: QoS) -> Message {
 
 #[test]
 fn bounded_in_messages_and_in_bytes() {
-    let mut outbox = Outbox::new(2, 10_000);
+    let mut outbox = bounded(2, 10_000);
     let _one = accept(&mut outbox, Message::new("t", "1"));
     let _two = accept(&mut outbox, Message::new("t", "2"));
     let (reply, mut receiver) = oneshot::channel();
-    let refused = outbox.accept(Message::new("t", "3"), reply);
+    let refused = outbox.accept(Message::new("t", "3"), None, reply);
     assert!(matches!(
         refused,
         Err(PublishError::OutboxFull { messages: 2, .. })
@@ -41,19 +63,19 @@ fn bounded_in_messages_and_in_bytes() {
         "a refused message has no receipt to resolve"
     );
 
-    let mut outbox = Outbox::new(100, 1000);
+    let mut outbox = bounded(100, 1000);
     let _one = accept(&mut outbox, Message::new("t", vec![0; 500]));
     let (reply, _receiver) = oneshot::channel();
     assert!(
         outbox
-            .accept(Message::new("t", vec![0; 500]), reply)
+            .accept(Message::new("t", vec![0; 500]), None, reply)
             .is_err()
     );
 }
 
 #[test]
 fn every_receipt_tells_how_it_ended() {
-    let mut outbox = Outbox::new(10, 100_000);
+    let mut outbox = bounded(10, 100_000);
     let mut window = Window::new(10);
     let terms = ServerTerms {
         maximum_packet: Some(100),
@@ -66,7 +88,7 @@ fn every_receipt_tells_how_it_ended() {
     let mut acknowledged = accept(&mut outbox, numbered(1, QoS::AtLeastOnce));
     let mut refused = accept(&mut outbox, numbered(2, QoS::AtLeastOnce));
     let mut waiting = accept(&mut outbox, numbered(3, QoS::AtLeastOnce));
-    while outbox.hand_over(&mut window, &terms).is_some() {}
+    while hand_over(&mut outbox, &mut window, &terms).is_some() {}
     let now = Instant::now();
     for id in [0, 1, 2] {
         outbox.written(id, now, LIMIT).unwrap();
@@ -95,32 +117,32 @@ fn every_receipt_tells_how_it_ended() {
 
 #[test]
 fn the_window_is_never_passed_and_no_packet_id_used_twice() {
-    let mut outbox = Outbox::new(100, 100_000);
+    let mut outbox = bounded(100, 100_000);
     let mut window = Window::new(3);
     let _receipts: Vec<_> = (0..8)
         .map(|n| accept(&mut outbox, numbered(n, QoS::AtLeastOnce)))
         .collect();
     let mut handed = 0;
-    while outbox.hand_over(&mut window, &terms()).is_some() {
+    while hand_over(&mut outbox, &mut window, &terms()).is_some() {
         handed += 1;
         outbox.written(handed, Instant::now(), LIMIT).unwrap();
     }
     assert_eq!(handed, 3);
     // The last one is acknowledged first: the next id is 1, which is still taken.
     outbox.acknowledged(3, ReasonCode::SUCCESS).unwrap();
-    assert!(outbox.hand_over(&mut window, &terms()).is_none());
+    assert!(hand_over(&mut outbox, &mut window, &terms()).is_none());
     outbox.acknowledged(1, ReasonCode::SUCCESS).unwrap();
-    assert!(outbox.hand_over(&mut window, &terms()).is_some());
+    assert!(hand_over(&mut outbox, &mut window, &terms()).is_some());
     outbox.written(1, Instant::now(), LIMIT).unwrap();
 }
 
 #[test]
 fn what_does_not_fit_is_noticed() {
-    let mut outbox = Outbox::new(10, 100_000);
+    let mut outbox = bounded(10, 100_000);
     let mut window = Window::new(10);
     let _receipt = accept(&mut outbox, numbered(0, QoS::AtLeastOnce));
     assert_eq!(outbox.written(1, Instant::now(), LIMIT), Err(OutOfStep));
-    outbox.hand_over(&mut window, &terms()).unwrap();
+    hand_over(&mut outbox, &mut window, &terms()).unwrap();
     assert_eq!(
         outbox.acknowledged(1, ReasonCode::SUCCESS),
         Err(OutOfStep),
@@ -133,18 +155,124 @@ fn what_does_not_fit_is_noticed() {
 
 #[test]
 fn a_withdrawn_message_never_leaves() {
-    let mut outbox = Outbox::new(10, 100_000);
+    let mut outbox = bounded(10, 100_000);
     let mut window = Window::new(10);
     let (reply, _receiver) = oneshot::channel();
-    let id = outbox.accept(numbered(0, QoS::AtLeastOnce), reply).unwrap();
+    let id = outbox
+        .accept(numbered(0, QoS::AtLeastOnce), None, reply)
+        .unwrap();
     let _other = accept(&mut outbox, numbered(1, QoS::AtLeastOnce));
     assert!(outbox.withdraw(id));
     assert!(!outbox.withdraw(id));
     assert_eq!(
-        outbox.hand_over(&mut window, &terms()).unwrap().payload,
+        hand_over(&mut outbox, &mut window, &terms())
+            .unwrap()
+            .payload,
         "1"
     );
     assert_eq!(outbox.len(), 1);
+}
+
+type Replies = Vec<oneshot::Receiver<Result<Ack, DeliveryError>>>;
+
+/// Accepts messages numbered from 0 and offers one more; tells whether it was taken and which ones made room.
+fn offer(outbox: &mut Outbox, held: &[QoS], last: Message) -> (bool, Vec<usize>) {
+    let mut replies: Replies = (0..)
+        .zip(held)
+        .map(|(n, qos)| accept(outbox, numbered(n, *qos)))
+        .collect();
+    let (reply, _receiver) = oneshot::channel();
+    let taken = outbox.accept(last, None, reply).is_ok();
+    let displaced = |reply: &mut oneshot::Receiver<_>| {
+        matches!(reply.try_recv(), Ok(Err(DeliveryError::Displaced)))
+    };
+    let gone = (0..held.len()).filter(|n| displaced(&mut replies[*n]));
+    (taken, gone.collect())
+}
+
+#[test]
+fn a_full_outbox_follows_its_policy() {
+    use QoS::{AtLeastOnce as Sure, AtMostOnce as Unsure};
+    let held = [Sure, Unsure, Sure, Unsure];
+    let small = || numbered(9, Sure);
+    // 129 bytes each, and 2; 400 more are what three of them leave.
+    let large = || Message::new("t", vec![0; 250]);
+    let try_it = |policy, held: &[QoS], last| offer(&mut with_policy(4, 520, policy), held, last);
+
+    assert_eq!(try_it(Overflow::Refuse, &held, small()), (false, vec![]));
+    assert_eq!(
+        try_it(Overflow::DropOldest, &held, small()),
+        (true, vec![0])
+    );
+    assert_eq!(
+        try_it(Overflow::DropOldest, &held, large()),
+        (true, vec![0, 1, 2])
+    );
+    assert_eq!(
+        try_it(Overflow::DropAtMostOnce, &held, small()),
+        (true, vec![1])
+    );
+    // The two at QoS 0 would not be enough, so they stay.
+    assert_eq!(
+        try_it(Overflow::DropAtMostOnce, &held, large()),
+        (false, vec![])
+    );
+    assert_eq!(
+        try_it(Overflow::DropAtMostOnce, &[Sure; 4], small()),
+        (false, vec![])
+    );
+    // What never fits displaces nobody.
+    let huge = Message::new("t", vec![0; 500]);
+    assert_eq!(try_it(Overflow::DropOldest, &held, huge), (false, vec![]));
+}
+
+#[test]
+fn what_is_in_flight_makes_no_room() {
+    let mut outbox = with_policy(2, 10_000, Overflow::DropOldest);
+    let mut window = Window::new(10);
+    let mut first = accept(&mut outbox, numbered(0, QoS::AtLeastOnce));
+    hand_over(&mut outbox, &mut window, &terms()).unwrap();
+    let mut second = accept(&mut outbox, numbered(1, QoS::AtLeastOnce));
+    let _third = accept(&mut outbox, numbered(2, QoS::AtLeastOnce));
+    assert!(first.try_recv().is_err());
+    assert_eq!(second.try_recv().unwrap(), Err(DeliveryError::Displaced));
+    assert_eq!(outbox.len(), 2);
+}
+
+#[test]
+fn messages_expire_in_the_queue_and_tell_the_server_what_is_left() {
+    let start = Instant::now();
+    let after = |seconds| start + Duration::from_secs(seconds);
+    let mut outbox = bounded(10, 10_000);
+    let mut window = Window::new(10);
+    let mut expiring = |seconds: Option<u64>| {
+        let (reply, receiver) = oneshot::channel();
+        let expires = seconds.map(after);
+        outbox
+            .accept(numbered(0, QoS::AtLeastOnce), expires, reply)
+            .unwrap();
+        receiver
+    };
+    let mut ten = expiring(Some(10));
+    let mut never = expiring(None);
+    let mut five = expiring(Some(5));
+    assert_eq!(outbox.next_expiry(), Some(after(5)));
+    outbox.expire(after(5));
+    assert_eq!(five.try_recv().unwrap(), Err(DeliveryError::Expired));
+    assert_eq!(outbox.next_expiry(), Some(after(10)));
+
+    let Next::Message(out) = outbox.hand_over(&mut window, &terms(), after(7)) else {
+        panic!("nothing to hand over")
+    };
+    assert_eq!(out.expires_in, Some(Duration::from_secs(3)));
+    // In flight it is not taken back; but it is not sent again either.
+    outbox.expire(after(20));
+    assert!(ten.try_recv().is_err());
+    outbox.connection_lost();
+    outbox.expire(after(20));
+    assert_eq!(ten.try_recv().unwrap(), Err(DeliveryError::Expired));
+    assert!(never.try_recv().is_err());
+    assert_eq!((outbox.len(), outbox.next_expiry()), (1, None));
 }
 
 #[derive(Debug, Clone)]
@@ -174,7 +302,7 @@ proptest! {
     fn nothing_is_lost_and_order_is_kept(
         steps in prop::collection::vec(step(), 0..200), size in 1_u16..5,
     ) {
-        let mut outbox = Outbox::new(1000, 1 << 20);
+        let mut outbox = bounded(1000, 1 << 20);
         let mut window = Window::new(size);
         let mut receipts = Vec::new();
         let mut arrived: Vec<usize> = Vec::new();
@@ -193,7 +321,7 @@ proptest! {
                     let message = numbered(receipts.len(), qos);
                     receipts.push(accept(&mut outbox, message));
                 }
-                Step::HandOver => if let Some(message) = outbox.hand_over(&mut window, &terms()) {
+                Step::HandOver => if let Some(message) = hand_over(&mut outbox, &mut window, &terms()) {
                     let id = if message.qos == QoS::AtLeastOnce { ids.take() } else { 0 };
                     prop_assert!(id == 0 || !unanswered.contains(&id), "a collision");
                     handed.push_back((id, message));

@@ -64,6 +64,8 @@ pub(crate) fn config(pki: &Pki, port: u16, client_id: &str) -> SessionConfig {
         ..Backoff::default()
     };
     config.subscriptions = vec![Subscription::new("in/#").unwrap()];
+    config.limits.publishes_per_second = None;
+    config.limits.bytes_per_second = None;
     config
 }
 

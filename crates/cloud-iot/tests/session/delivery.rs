@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use cloud_iot::{Ack, Cause, DeliveryError, Message, PublishError, ReasonCode, Session};
+use cloud_iot::{
+    Ack, Cause, DeliveryError, Message, PublishError, PublishOptions, ReasonCode, Session,
+};
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
 
 use crate::common::*;
@@ -214,5 +216,52 @@ async fn a_withheld_acknowledgement_is_repeated_on_a_new_connection() {
     link.suback(None).await;
     assert_eq!(link.publish(Some(PubAckReason::Success)).await, "1");
     assert_eq!(soon(receipt).await, Ok(Ack::Acknowledged));
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn the_server_is_told_when_a_message_expires() {
+    let (pki, peer) = scripted().await;
+    let session = Session::builder(config(&pki, peer.port, "device"))
+        .start()
+        .unwrap();
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    online(&session).await;
+    let options = PublishOptions::new().expires_in(Duration::from_secs(60));
+    let receipt = session
+        .publish_with(Message::new("t", "1"), options)
+        .unwrap();
+    let Some(rumqttc::v5::mqttbytes::v5::Packet::Publish(publish)) = link.read().await else {
+        panic!("no PUBLISH")
+    };
+    let expiry = publish.properties.unwrap().message_expiry_interval.unwrap();
+    assert!((30..=60).contains(&expiry), "{expiry}");
+    session.stop(Duration::ZERO).await;
+    assert_eq!(receipt.await, Err(DeliveryError::Stopped));
+}
+
+#[tokio::test]
+async fn the_latest_values_win_if_so_configured() {
+    let (pki, peer) = scripted().await;
+    let mut config = config(&pki, peer.port, "device");
+    config.overflow = cloud_iot::Overflow::DropOldest;
+    config.limits.outbox_messages = 2;
+    let session = Session::builder(config).start().unwrap();
+    let receipts: Vec<_> = (0..5)
+        .map(|n| session.publish(Message::new("t", n.to_string())).unwrap())
+        .collect();
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    assert_eq!(link.publish(Some(PubAckReason::Success)).await, "3");
+    assert_eq!(link.publish(Some(PubAckReason::Success)).await, "4");
+    for (n, receipt) in receipts.into_iter().enumerate() {
+        let expected = if n < 3 {
+            Err(DeliveryError::Displaced)
+        } else {
+            Ok(Ack::Acknowledged)
+        };
+        assert_eq!(soon(receipt).await, expected, "{n}");
+    }
     session.stop(STOP).await;
 }

@@ -115,9 +115,12 @@ impl Bench {
     }
 
     pub(super) fn publish(&mut self, payload: &str) -> Receipt {
-        self.core
-            .publish(Message::new("t", payload.to_owned()))
+        self.try_publish(Message::new("t", payload.to_owned()))
             .unwrap()
+    }
+
+    pub(super) fn try_publish(&mut self, message: Message) -> Result<Receipt, PublishError> {
+        self.core.publish(message, PublishOptions::new(), self.now)
     }
 
     pub(super) fn cause(&mut self) -> Cause {
@@ -138,8 +141,8 @@ pub(super) fn word(action: &Action) -> String {
         Action::Open => "open".into(),
         Action::Subscribe(filters) => format!("subscribe {}", filters.len()),
         Action::ConnectHooks => "connect hooks".into(),
-        Action::Publish(message) => {
-            format!("publish {}", String::from_utf8_lossy(&message.payload))
+        Action::Publish(out) => {
+            format!("publish {}", String::from_utf8_lossy(&out.message.payload))
         }
         Action::Deliver { answered, .. } => format!("deliver {answered}"),
         Action::Acknowledge(id) => format!("acknowledge {id}"),
