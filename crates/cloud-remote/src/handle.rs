@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::{AccessRules, SharedAccess};
 use crate::application::Application;
+use crate::clock::Clock;
 use crate::config::RemoteConfig;
 use crate::manager::{Manager, Messaging, Orders, Parts};
 use crate::rotation::{CertificateError, CheckedCertificate};
@@ -168,7 +169,9 @@ impl RemoteAccessBuilder {
             CancellationToken::new(),
             CancellationToken::new(),
         );
+        let clock = Clock::default();
         let inner = Inner {
+            clock: clock.clone(),
             online,
             desired,
             access,
@@ -183,6 +186,7 @@ impl RemoteAccessBuilder {
         let parts = Parts {
             config: self.config,
             timing: self.timing,
+            clock,
             tokens: Arc::new(tokens),
             certificates: Arc::new(certificates),
             store: Arc::new(store),
@@ -228,6 +232,7 @@ pub struct RemoteHandle {
 
 #[derive(Debug)]
 struct Inner {
+    clock: Clock,
     online: watch::Sender<Messaging>,
     desired: watch::Sender<Option<CertificateSerial>>,
     access: SharedAccess,
@@ -266,6 +271,14 @@ impl RemoteHandle {
     pub fn desired_serial(&self, serial: &str) -> Result<(), SerialError> {
         self.inner.desired.send_replace(Some(serial.parse()?));
         Ok(())
+    }
+
+    /// Tells what time it is by the platform's clock, in Unix seconds, for instance from an answer over HTTPS or a shadow's
+    /// timestamp. From then on, tokens and certificates are judged by that, carried on by a clock that only goes forward,
+    /// whatever the wall clock says. Each token tells it anew, so this helps where something has to be judged before the
+    /// first one comes, or where tokens do not say when they were made.
+    pub fn set_platform_time(&self, unix: i64) {
+        self.inner.clock.told(unix);
     }
 
     /// Replaces the rules for who may connect. They hold for new connections; those that are open stay.

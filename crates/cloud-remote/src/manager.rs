@@ -17,13 +17,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use futures_util::future::{FutureExt, pending};
 use snitun::client::Tunnel;
 use snitun::{Channel, SessionKey};
-use time::OffsetDateTime;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::certificate::{CertificateAnswer, CertificatePem};
+use crate::clock::Clock;
 use crate::config::RemoteConfig;
+use crate::expiry::ExpiryWatch;
 use crate::planner::{Action, Event, Id, Now, Planner, TunnelPhase};
 use crate::rotation::CheckedCertificate;
 use crate::serial::CertificateSerial;
@@ -43,6 +44,7 @@ const CUT_LIMIT: Duration = Duration::from_millis(400);
 pub(crate) struct Parts<T, C, S> {
     pub config: RemoteConfig,
     pub timing: Timing,
+    pub clock: Clock,
     pub tokens: Arc<T>,
     pub certificates: Arc<C>,
     pub store: Arc<S>,
@@ -126,6 +128,7 @@ pub(crate) struct Manager<T, C, S> {
     /// A certificate that came and that the planner is deciding on.
     certificate_arrived: Option<CertificatePem>,
     installing: Running<Result<CheckedCertificate, RotationError>>,
+    expiry: ExpiryWatch,
     /// The serial number of the request or installation under way.
     wanted: Option<CertificateSerial>,
     /// Why there is no tunnel, for the status.
@@ -155,6 +158,7 @@ where
             certificate_request: None,
             certificate_arrived: None,
             installing: None,
+            expiry: ExpiryWatch::default(),
             wanted: None,
             cause: None,
         }
@@ -179,6 +183,7 @@ where
                 Outcome::Stop => break,
             }
             self.settle_tunnels();
+            self.watch_expiry();
             self.publish_status();
         }
         self.shut_down(&orders.kill).await;
@@ -218,7 +223,7 @@ where
     fn step(&mut self, event: Event) {
         let now = Now {
             elapsed: self.started.elapsed(),
-            unix: OffsetDateTime::now_utc().unix_timestamp(),
+            unix: self.parts.clock.unix(),
             quiet: self
                 .tunnel
                 .as_ref()

@@ -1,16 +1,18 @@
 //! Checks a certificate before it is stored or served.
 //!
 //! A new certificate replaces the old one only if it parses, belongs to its key, is the one that was asked for, can be
-//! valid now and covers the access point. Whether a public authority vouches for it is not asked: the device serves it,
+//! valid now, covers the access point and is certified by the chain that comes with it. Whether a public authority vouches for it is not asked: the device serves it,
 //! the caller judges it.
 //!
 //! Protocol: `docs/protocol.md`, "Remote access" (certificate rotation).
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustls::client::verify_server_name;
+use rustls::RootCertStore;
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
@@ -165,6 +167,33 @@ impl CheckedCertificate {
             .map_err(|_| CertificateError::Chain("its first certificate is not X.509"))?;
         verify_server_name(&leaf, &name).map_err(|_| wrong())
     }
+
+    /// Whether each certificate of the chain certifies the one before it, as TLS clients want it. A chain of one has
+    /// nothing to show; the last one is taken as it is.
+    pub(crate) fn check_chain(&self) -> Result<(), CertificateError> {
+        let [leaf, authorities @ ..] = &self.key.cert[..] else {
+            return Err(CertificateError::Chain("it is empty"));
+        };
+        let Some(last) = authorities.last() else {
+            return Ok(());
+        };
+        let broken = || CertificateError::Chain("its certificates do not certify each other");
+        let mut roots = RootCertStore::empty();
+        roots.add(last.clone()).map_err(|_| broken())?;
+        let leaf = ParsedCertificate::try_from(leaf).map_err(|_| broken())?;
+        // The leaf's dates are judged elsewhere, with a tolerance.
+        let seconds = u64::try_from(self.not_before.unix_timestamp()).unwrap_or(0);
+        verify_server_cert_signed_by_trust_anchor(
+            &leaf,
+            &roots,
+            authorities,
+            UnixTime::since_unix_epoch(Duration::from_secs(seconds)),
+            rustls::crypto::ring::default_provider()
+                .signature_verification_algorithms
+                .all,
+        )
+        .map_err(|_| broken())
+    }
 }
 
 /// All checks that a new certificate has to pass.
@@ -178,6 +207,7 @@ pub(crate) fn check(
     certificate.check_serial(wanted)?;
     certificate.check_dates(now)?;
     certificate.check_name(access_point)?;
+    certificate.check_chain()?;
     Ok(certificate)
 }
 
@@ -229,6 +259,49 @@ mod tests {
         let certificate = checked(&issue(params())).unwrap();
         assert_eq!(certificate.serial.as_str(), "4711");
         assert_eq!(certificate.not_after, now() + time::Duration::days(90));
+    }
+
+    #[test]
+    fn a_chain_has_to_hang_together() {
+        let authority = |name: &str| {
+            let mut params = CertificateParams::new([]).unwrap();
+            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            params
+                .distinguished_name
+                .push(rcgen::DnType::CommonName, name);
+            params.not_before = now() - time::Duration::days(400);
+            params.not_after = now() + time::Duration::days(400);
+            params
+        };
+        let [root_key, middle_key, key] = [(); 3].map(|()| KeyPair::generate().unwrap());
+        let root = rcgen::Issuer::new(authority("root"), &root_key);
+        let middle = authority("middle").signed_by(&middle_key, &root).unwrap();
+        let issuer = rcgen::Issuer::new(authority("middle"), &middle_key);
+        let leaf = params().signed_by(&key, &issuer).unwrap().pem();
+        let root = authority("root").self_signed(&root_key).unwrap().pem();
+        let chain =
+            |chain: &[&str]| checked(&CertificatePem::new(chain.concat(), key.serialize_pem()));
+        assert!(chain(&[&leaf]).is_ok());
+        assert!(chain(&[&leaf, &middle.pem()]).is_ok());
+        assert!(chain(&[&leaf, &middle.pem(), &root]).is_ok());
+
+        // The same name, another key.
+        let impostor = authority("middle")
+            .self_signed(&KeyPair::generate().unwrap())
+            .unwrap()
+            .pem();
+        for broken in [
+            &[&leaf[..], &root][..],
+            &[&leaf, &impostor],
+            &[&leaf, &middle.pem(), &impostor],
+            &[
+                &leaf,
+                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            ],
+        ] {
+            let error = chain(broken).unwrap_err();
+            assert!(matches!(error, CertificateError::Chain(_)), "{error}");
+        }
     }
 
     #[test]

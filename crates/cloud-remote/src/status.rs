@@ -115,6 +115,16 @@ pub enum RemoteEvent {
         /// The last moment of its validity.
         not_after: OffsetDateTime,
     },
+    /// The certificate that is served comes near its end, and no other has been wished for or could be had. Told 30, 14
+    /// and 3 days before, once each.
+    CertificateExpiring {
+        /// Its serial number.
+        serial: CertificateSerial,
+        /// The last moment of its validity.
+        not_after: OffsetDateTime,
+        /// No more than this many days before the end: 30, 14 or 3.
+        days: u16,
+    },
     /// The certificate that was wished for could not be had. The old one goes on serving; it will be tried again.
     RotationFailed {
         /// The serial number that was wished for.

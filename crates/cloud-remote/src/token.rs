@@ -19,6 +19,22 @@ use crate::answer::{AnswerError, Fields};
 
 /// A tunnel server reads at most this many bytes of token.
 const MAX_TOKEN: usize = 2_048;
+/// The first byte of a Fernet token.
+const FERNET_VERSION: u128 = 0x80;
+/// No token is made for longer than ten years.
+const LONGEST_LIFETIME: i64 = 10 * 365 * 24 * 60 * 60;
+
+/// The value of a digit of URL-safe base64.
+fn base64_value(digit: u8) -> Option<u8> {
+    Some(match digit {
+        b'A'..=b'Z' => digit - b'A',
+        b'a'..=b'z' => digit - b'a' + 26,
+        b'0'..=b'9' => digit - b'0' + 52,
+        b'-' => 62,
+        b'_' => 63,
+        _ => return None,
+    })
+}
 
 /// A request for a token: the session key that the platform is to seal into it.
 ///
@@ -123,6 +139,21 @@ impl TokenAnswer {
     #[must_use]
     pub fn valid(&self) -> i64 {
         self.valid
+    }
+
+    /// When the token was made, in Unix seconds by the platform's clock: a Fernet token says so in its first bytes. `None`
+    /// if it is no Fernet token, or if it would have been made after its end or more than ten years before.
+    pub(crate) fn issued(&self) -> Option<i64> {
+        let head = self.token.expose().as_bytes().first_chunk::<12>()?;
+        // 72 bits: the version, then the time.
+        let mut bits = 0_u128;
+        for digit in head {
+            bits = (bits << 6) | u128::from(base64_value(*digit)?);
+        }
+        let issued = i64::try_from(bits & u128::from(u64::MAX)).ok()?;
+        let lifetime = self.valid.checked_sub(issued)?;
+        (bits >> 64 == FERNET_VERSION && (1..=LONGEST_LIFETIME).contains(&lifetime))
+            .then_some(issued)
     }
 
     /// How many messages per second the device may send, or `None` for as many as it likes.
@@ -233,6 +264,28 @@ mod tests {
         let answer =
             TokenAnswer::from_json(br#"{"valid": 1.9, "token": "gAA", "throttling": 0}"#).unwrap();
         assert_eq!((answer.valid(), answer.throttling()), (1, None));
+    }
+
+    #[test]
+    fn a_fernet_token_tells_when_it_was_made() {
+        // The example of the Fernet specification, of 1985.
+        let example = "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODy021cpGVWKZ_eEwCGM4BLLF_5CV9dOPmrhuVUPgJobwOz7JcbmrR64jVmpU4IwqDA==";
+        let issued = |valid: i64, token: &str| {
+            let json = serde_json::json!({"valid": valid, "token": token}).to_string();
+            TokenAnswer::from_json(json.as_bytes()).unwrap().issued()
+        };
+        assert_eq!(issued(499_162_860, example), Some(499_162_800));
+        for (valid, token) in [
+            (499_162_800, example),
+            (0, example),
+            (1_893_456_000, example),
+            (499_162_860, "gAAAAAAdwJ"),
+            (499_162_860, "gAAAAAAdwJ+wAAEC"),
+            (499_162_860, "hAAAAAAdwJ6wAAEC"),
+            (499_162_860, "gP________8AAAEC"),
+        ] {
+            assert_eq!(issued(valid, token), None, "{valid} {token}");
+        }
     }
 
     #[test]

@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use super::{Id, Manager, guarded};
 use crate::certificate::{CertificateAnswer, CertificateRequest};
+use crate::expiry::ExpiryWatch;
 use crate::planner::Event;
 use crate::rotation::{self, CheckedCertificate};
 use crate::serial::CertificateSerial;
@@ -60,9 +60,9 @@ where
         };
         let store = Arc::clone(&self.parts.store);
         let access_point = self.parts.config.access_point.clone();
+        let now = self.parts.clock.now();
         let install = async move {
-            let certificate =
-                rotation::check(&pem, &serial, &access_point, OffsetDateTime::now_utc())?;
+            let certificate = rotation::check(&pem, &serial, &access_point, now)?;
             let store = guarded(async move { store.store(&pem).await }, || {
                 StoreError::new("the certificate store panicked")
             });
@@ -79,6 +79,7 @@ where
         let result = match result {
             Ok(certificate) => {
                 self.parts.served.swap(Arc::clone(&certificate.key));
+                self.expiry = ExpiryWatch::default();
                 let (serial, not_after) = (certificate.serial.clone(), certificate.not_after);
                 tracing::info!(%serial, %not_after, "a new certificate is served");
                 self.parts
@@ -93,6 +94,24 @@ where
             }
         };
         self.step(Event::Installed { id, result });
+    }
+
+    /// Gives notice of the certificate's end. Not before a token has come: until then the date may be anything.
+    pub(super) fn watch_expiry(&mut self) {
+        if self.held.is_none() && !self.parts.clock.is_told() {
+            return;
+        }
+        let status = self.parts.status.borrow().certificate.clone();
+        let left = status.not_after - self.parts.clock.now();
+        if let Some(days) = self.expiry.due(left) {
+            let (serial, not_after) = (status.serial, status.not_after);
+            tracing::warn!(%serial, %not_after, days, "the certificate comes near its end");
+            self.emit(RemoteEvent::CertificateExpiring {
+                serial,
+                not_after,
+                days,
+            });
+        }
     }
 
     pub(super) fn rotation_failed(&mut self, error: RotationError) {

@@ -35,6 +35,9 @@ where
     pub(super) fn token(&mut self, id: Id, result: Result<Held, SourceError>) {
         let result = match result {
             Ok(held) => {
+                if let Some(issued) = held.answer.issued() {
+                    self.parts.clock.told(issued);
+                }
                 let facts = TokenFacts {
                     valid: held.answer.valid(),
                     single_use: held.answer.cipher() == Cipher::AesGcm,

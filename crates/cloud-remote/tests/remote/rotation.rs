@@ -1,12 +1,15 @@
 //! The certificate changes without cutting a connection, and stays when the new one is not good.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use cloud_remote::{CertificateError, CertificatePem, RemoteEvent, RotationError};
+use cloud_remote::{CertificateError, CertificatePem, RemoteEvent, RotationError, Timing};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::serving::web;
-use crate::support::{Cloud, Issue, NAME, event, eventually, serial_of_pem, shown_serial, within};
+use crate::support::{
+    Ca, Cloud, Issue, NAME, TokenFault, event, eventually, serial_of_pem, shown_serial, within,
+};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: sn0001.ui.example.com\r\n\r\n";
 
@@ -108,7 +111,7 @@ async fn a_wrong_serial_number_keeps_the_old_certificate() {
 async fn an_expired_one_keeps_the_old_certificate() {
     let cloud = Cloud::start().await;
     let expired = Issue {
-        expired: true,
+        days: -1,
         ..Issue::serial(2)
     };
     let error = refused(&cloud, cloud.platform.ca.issue(&expired)).await;
@@ -116,6 +119,127 @@ async fn an_expired_one_keeps_the_old_certificate() {
         matches!(
             &*error,
             RotationError::Certificate(CertificateError::Expired { .. })
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn dates_are_judged_by_the_platforms_clock() {
+    let cloud = Cloud::start().await;
+    let remote = cloud.device_from(cloud.builder().application(web())).await;
+    let mut events = remote.events();
+    // No token comes that would tell the time.
+    let faults = [TokenFault::Silent; 9];
+    cloud.platform.token_faults.lock().unwrap().extend(faults);
+    let years = 5 * 365 * 86_400;
+    remote.set_platform_time(time::OffsetDateTime::now_utc().unix_timestamp() + years);
+    let certificate = cloud.platform.ca.issue(&Issue::serial(2));
+    cloud
+        .platform
+        .certificates
+        .lock()
+        .unwrap()
+        .push_back(certificate);
+    remote.set_messaging_online(true);
+    remote.desired_serial("2").unwrap();
+    let error = event(&mut events, |event| match event {
+        RemoteEvent::RotationFailed { error, .. } => Some(error),
+        _ => None,
+    })
+    .await;
+    assert!(
+        matches!(
+            &*error,
+            RotationError::Certificate(CertificateError::Expired { .. })
+        ),
+        "{error}"
+    );
+}
+
+/// No sockets take part, so half a minute need not last half a minute.
+#[tokio::test(start_paused = true)]
+async fn a_failed_rotation_is_tried_again_until_it_is_done() {
+    let cloud = Cloud::start().await;
+    let faults = [TokenFault::Silent; 99];
+    cloud.platform.token_faults.lock().unwrap().extend(faults);
+    let remote = cloud.device_from(cloud.builder().application(web())).await;
+    let mut events = remote.events();
+    let ca = &cloud.platform.ca;
+    let wrong = ca.issue(&Issue::serial(3));
+    let right = ca.issue(&Issue::serial(2));
+    cloud.platform.certificates.lock().unwrap().extend([
+        wrong,
+        CertificatePem::new("hello", "there".to_owned()),
+        right,
+    ]);
+    remote.set_messaging_online(true);
+    remote.desired_serial("2").unwrap();
+    let mut failures = Vec::new();
+    loop {
+        match events.recv().await.unwrap() {
+            RemoteEvent::RotationFailed { .. } => failures.push(tokio::time::Instant::now()),
+            RemoteEvent::CertificateRotated { .. } => break,
+            _ => {}
+        }
+    }
+    let [first, second] = failures[..] else {
+        panic!("{failures:?}")
+    };
+    assert!(second - first >= Duration::from_secs(15));
+    assert!(second.elapsed() >= Duration::from_secs(30));
+}
+
+#[tokio::test]
+async fn notice_is_given_of_the_certificates_end_once_for_each() {
+    let cloud = Cloud::start().await;
+    let ending = |serial, days| {
+        cloud.platform.ca.issue(&Issue {
+            days,
+            ..Issue::serial(serial)
+        })
+    };
+    *cloud.platform.stored.lock().unwrap() = ending(1, 20);
+    let mut timing = Timing::default();
+    timing.check_interval = Duration::from_millis(100);
+    let builder = cloud.builder().application(web()).timing(timing);
+    let remote = cloud.device_from(builder).await;
+    let mut events = remote.events();
+    let mut notices = async || {
+        event(&mut events, |event| match event {
+            RemoteEvent::CertificateExpiring { serial, days, .. } => {
+                Some((serial.to_string(), days))
+            }
+            _ => None,
+        })
+        .await
+    };
+    remote.set_messaging_online(true);
+    assert_eq!(notices().await, ("1".to_owned(), 30));
+    // Days go by.
+    let day = |days: i64| time::OffsetDateTime::now_utc().unix_timestamp() + days * 86_400;
+    remote.set_platform_time(day(10));
+    assert_eq!(notices().await, ("1".to_owned(), 14));
+    let next = ending(2, 12);
+    cloud.platform.certificates.lock().unwrap().push_back(next);
+    remote.desired_serial("2").unwrap();
+    assert_eq!(notices().await, ("2".to_owned(), 3));
+}
+
+#[tokio::test]
+async fn one_that_its_chain_does_not_certify_keeps_the_old_certificate() {
+    let cloud = Cloud::start().await;
+    let certificate = cloud.platform.ca.issue(&Issue::serial(2));
+    let stranger = Ca::new().issue(&Issue::serial(9));
+    let mixed = CertificatePem::new(
+        [certificate.chain(), stranger.chain()].concat(),
+        certificate.key().to_owned(),
+    );
+    let error = refused(&cloud, mixed).await;
+    assert!(
+        matches!(
+            &*error,
+            RotationError::Certificate(CertificateError::Chain(_))
         ),
         "{error}"
     );

@@ -47,7 +47,8 @@ pub(crate) async fn eventually(mut condition: impl FnMut() -> bool) {
 pub(crate) struct Issue {
     pub(crate) serial: u64,
     pub(crate) name: &'static str,
-    pub(crate) expired: bool,
+    /// Days from now to its end.
+    pub(crate) days: i64,
 }
 
 impl Issue {
@@ -55,7 +56,7 @@ impl Issue {
         Self {
             serial,
             name: NAME,
-            expired: false,
+            days: 90,
         }
     }
 }
@@ -87,7 +88,7 @@ impl Ca {
         params.serial_number = Some(SerialNumber::from(issue.serial));
         let now = time::OffsetDateTime::now_utc();
         params.not_before = now - time::Duration::days(30);
-        params.not_after = now + time::Duration::days(if issue.expired { -1 } else { 30 });
+        params.not_after = now + time::Duration::days(issue.days);
         CertificatePem::new(
             params.signed_by(&key, &self.issuer).unwrap().pem(),
             key.serialize_pem(),
@@ -339,7 +340,7 @@ pub(crate) async fn connected(remote: &RemoteHandle) {
 /// The next event that a test wants to see.
 pub(crate) async fn event<T>(
     events: &mut broadcast::Receiver<RemoteEvent>,
-    pick: impl Fn(RemoteEvent) -> Option<T>,
+    mut pick: impl FnMut(RemoteEvent) -> Option<T>,
 ) -> T {
     within(async {
         loop {

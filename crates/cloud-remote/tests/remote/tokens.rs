@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloud_remote::{Application, RemoteEvent, SourceError, TunnelStatus};
+use cloud_remote::{Application, RemoteEvent, SourceError, Timing, TunnelStatus};
 
 use crate::serving::web;
 use crate::support::{Cloud, TokenFault, connected, event, eventually, within};
@@ -136,6 +136,27 @@ async fn a_clock_that_calls_every_token_expired_does_not_keep_the_tunnel_down() 
     let remote = cloud.device(web()).await;
     assert!(remote.status().borrow().token_valid.is_some());
     assert_eq!(requests(&cloud), 1);
+}
+
+/// The platform's clock is 100 days behind ours, and the relay goes by its own.
+#[tokio::test]
+async fn a_wrong_clock_is_corrected_by_what_the_platform_tells() {
+    let cloud = Cloud::start().await;
+    let error = -100 * 86_400;
+    *cloud.platform.valid_for.lock().unwrap() = (error + 86_400, 86_400);
+    let mut timing = Timing::default();
+    timing.check_interval = Duration::from_millis(500);
+    timing.refresh_before = Duration::from_secs(86_398);
+    let builder = cloud.builder().application(web()).timing(timing);
+    let remote = cloud.device_from(builder).await;
+    remote.set_platform_time(time::OffsetDateTime::now_utc().unix_timestamp() + error);
+    let start = tokio::time::Instant::now();
+    remote.set_messaging_online(true);
+    connected(&remote).await;
+    // A token of a day is asked for again when it is time: not blindly after an hour, and not at once.
+    eventually(|| requests(&cloud) >= 3).await;
+    assert!(start.elapsed() > Duration::from_secs(2), "a loop");
+    assert!(remote.status().borrow().is_connected());
 }
 
 #[tokio::test]

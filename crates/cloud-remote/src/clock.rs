@@ -1,0 +1,89 @@
+//! What time it is by the platform's clock.
+//!
+//! The wall clock of a device may be wrong by years: a flat battery, no time server yet. What has to be judged by a date (a
+//! token's `valid`, a certificate's validity) is therefore judged by what the platform has last told, carried on by a clock
+//! that only goes forward. Until it has told anything, the wall clock has to do; whatever depends on it must then neither
+//! block nor loop.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+/// A difference of this many seconds is worth a warning; less is usual without a time server.
+const WORTH_A_WARNING: i64 = 300;
+
+/// Shared by all who need it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Clock(Arc<Mutex<Option<Told>>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    unix: i64,
+    at: Instant,
+}
+
+impl Clock {
+    /// The platform's clock shows `unix` seconds.
+    pub(crate) fn told(&self, unix: i64) {
+        let wall_ahead = OffsetDateTime::now_utc().unix_timestamp() - unix;
+        if wall_ahead.abs() >= WORTH_A_WARNING {
+            tracing::warn!(
+                wall_ahead,
+                "this device's clock is wrong by so many seconds; the platform's is used"
+            );
+        }
+        let told = Told {
+            unix,
+            at: Instant::now(),
+        };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+    }
+
+    /// Whether the platform has told the time.
+    pub(crate) fn is_told(&self) -> bool {
+        self.get().is_some()
+    }
+
+    /// Unix seconds.
+    pub(crate) fn unix(&self) -> i64 {
+        match self.get() {
+            Some(told) => {
+                let since = i64::try_from(told.at.elapsed().as_secs()).unwrap_or(i64::MAX);
+                told.unix.saturating_add(since)
+            }
+            None => OffsetDateTime::now_utc().unix_timestamp(),
+        }
+    }
+
+    /// The same as a date.
+    pub(crate) fn now(&self) -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp(self.unix())
+            .unwrap_or_else(|_| OffsetDateTime::now_utc())
+    }
+
+    fn get(&self) -> Option<Told> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_told_goes_on_whatever_the_wall_clock_says() {
+        let clock = Clock::default();
+        let wall = OffsetDateTime::now_utc().unix_timestamp();
+        assert!(!clock.is_told() && clock.unix() >= wall);
+        clock.told(1_893_456_000);
+        tokio::time::advance(Duration::from_secs(3_600)).await;
+        assert_eq!(clock.unix(), 1_893_459_600);
+        assert_eq!(clock.now().unix_timestamp(), 1_893_459_600);
+        assert!(clock.clone().is_told());
+        clock.told(i64::MAX);
+        assert!(clock.now().unix_timestamp() >= wall, "no date at all");
+    }
+}

@@ -1,0 +1,59 @@
+//! Tells when the certificate that is served comes near its end: 30, 14 and 3 days before, once each.
+//!
+//! Whoever operates the platform should have wished for a new one by then. Which of these were told is not kept over a
+//! restart: then the nearest one is told again.
+
+use time::Duration;
+
+/// Days before the end, nearest last.
+const NOTICES: [u16; 3] = [30, 14, 3];
+
+/// Of one certificate.
+#[derive(Debug, Default)]
+pub(crate) struct ExpiryWatch {
+    told: Option<u16>,
+}
+
+impl ExpiryWatch {
+    /// How many days' notice is due with so much time left, if one is. One that was missed is not told after a nearer one.
+    pub(crate) fn due(&mut self, left: Duration) -> Option<u16> {
+        let nearest = NOTICES
+            .into_iter()
+            .filter(|days| left <= Duration::days(i64::from(*days)))
+            .min()?;
+        if self.told.is_some_and(|told| told <= nearest) {
+            return None;
+        }
+        self.told = Some(nearest);
+        Some(nearest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_notice_is_given_once() {
+        let mut watch = ExpiryWatch::default();
+        let mut notices = Vec::new();
+        for hours_left in (-48..90 * 24).rev() {
+            notices.extend(
+                watch
+                    .due(Duration::hours(hours_left))
+                    .map(|days| (hours_left, days)),
+            );
+        }
+        assert_eq!(notices, [(30 * 24, 30), (14 * 24, 14), (3 * 24, 3)]);
+    }
+
+    #[test]
+    fn a_late_start_tells_the_nearest_alone_and_a_clock_that_goes_back_tells_nothing() {
+        let mut watch = ExpiryWatch::default();
+        assert_eq!(watch.due(Duration::days(10)), Some(14));
+        assert_eq!(watch.due(Duration::days(29)), None);
+        assert_eq!(watch.due(Duration::days(10)), None);
+        assert_eq!(watch.due(Duration::days(-1)), Some(3));
+        assert_eq!(ExpiryWatch::default().due(Duration::days(31)), None);
+    }
+}
