@@ -3,6 +3,7 @@
 pub mod device;
 pub mod mosquitto;
 pub mod origin;
+pub mod patient_clock;
 pub mod pki;
 pub mod process;
 pub mod proxy;
