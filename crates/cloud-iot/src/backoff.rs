@@ -5,9 +5,24 @@
 //! only when a connection has stayed up for `reset_after`: a server that accepts and drops at once
 //! makes the wait grow like one that is down.
 //!
+//! A cause that does not pass by itself waits longer; see [`Retry`].
+//!
 //! See docs/protocol.md, "IoT messaging".
 
 use std::time::Duration;
+
+/// How a failure delays the next attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Retry {
+    /// It may pass at any time, by itself: by the formula.
+    Ordinary,
+    /// The server is busy or a quota is used up; more attempts make it worse: two steps further on.
+    Busy,
+    /// Somebody has to act: a certificate, a policy, or a second device with the same client id. It
+    /// begins where the formula ends and doubles from there up to the ceiling.
+    Stubborn,
+}
 
 /// The waits between attempts to connect.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,10 +55,13 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The wait after the `failures`-th failure in a row; `random` is uniform in 0–1.
-    pub(crate) fn delay(&self, failures: u32, random: f64) -> Duration {
-        let doubled = self
-            .unit
-            .saturating_mul(1 << failures.min(self.max_exponent).min(16));
+    pub(crate) fn delay(&self, retry: Retry, failures: u32, random: f64) -> Duration {
+        let exponent = match retry {
+            Retry::Ordinary => failures.min(self.max_exponent),
+            Retry::Busy => failures.saturating_add(2).min(self.max_exponent),
+            Retry::Stubborn => failures.saturating_add(self.max_exponent),
+        };
+        let doubled = self.unit.saturating_mul(1 << exponent.min(16));
         let jitter = self.jitter.saturating_mul(failures).min(self.ceiling);
         doubled
             .saturating_add(jitter.mul_f64(random.clamp(0.0, 1.0)))
@@ -78,13 +96,26 @@ mod tests {
     #[test]
     fn grows_by_the_formula() {
         let backoff = Backoff::default();
-        let seconds = |n, random| backoff.delay(n, random).as_secs();
+        let seconds = |n, random| backoff.delay(Retry::Ordinary, n, random).as_secs();
         assert_eq!([1, 2, 3, 4, 5].map(|n| seconds(n, 0.0)), [2, 4, 8, 16, 16]);
         assert_eq!(
             [1, 2, 3, 4, 5].map(|n| seconds(n, 1.0)),
             [6, 12, 20, 32, 36]
         );
         assert_eq!(seconds(u32::MAX, 1.0), 300);
+    }
+
+    #[test]
+    fn what_does_not_pass_by_itself_waits_longer() {
+        let backoff = Backoff::default();
+        let waits = |retry| [1, 2, 3, 4, 5, 6].map(|n| backoff.delay(retry, n, 0.0).as_secs());
+        assert_eq!(waits(Retry::Ordinary), [2, 4, 8, 16, 16, 16]);
+        assert_eq!(waits(Retry::Busy), [8, 16, 16, 16, 16, 16]);
+        assert_eq!(waits(Retry::Stubborn), [32, 64, 128, 256, 300, 300]);
+        assert_eq!(
+            backoff.delay(Retry::Stubborn, u32::MAX, 1.0),
+            backoff.ceiling
+        );
     }
 
     #[test]
@@ -102,9 +133,9 @@ mod tests {
         #[test]
         fn stays_within_its_bounds(failures in any::<u32>(), random in 0.0..1.0_f64) {
             let backoff = Backoff::default();
-            let delay = backoff.delay(failures, random);
+            let delay = backoff.delay(Retry::Ordinary, failures, random);
             prop_assert!(delay <= backoff.ceiling);
-            prop_assert!(delay >= backoff.delay(failures, 0.0));
+            prop_assert!(delay >= backoff.delay(Retry::Ordinary, failures, 0.0));
         }
     }
 }

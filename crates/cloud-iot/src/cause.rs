@@ -5,12 +5,14 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::time::Duration;
 
 use rumqttc::v5::mqttbytes::Error as WireError;
 use rumqttc::v5::{ConnectionError, StateError, TlsError};
 use rustls::{AlertDescription, CertificateError};
 use thiserror::Error;
 
+use crate::backoff::Retry;
 use crate::reason::ReasonCode;
 use crate::topic::TopicFilter;
 
@@ -55,6 +57,10 @@ pub enum Cause {
     /// A ping was not answered in time.
     #[error("the server no longer answers; the connection is dead")]
     KeepAlive,
+    /// The clock jumped ahead: the device was suspended, or its clock was set. What the server thinks
+    /// of the connection is not known any more.
+    #[error("the clock jumped ahead by {0:?}; the connection is made anew")]
+    ClockJump(Duration),
     /// Neither reading nor writing got ahead.
     #[error("the connection stalled; the server takes nothing any more")]
     Stalled,
@@ -143,6 +149,35 @@ impl Cause {
                 reason: ReasonCode::SESSION_TAKEN_OVER,
                 ..
             } | Self::Closed { soon: true }
+        )
+    }
+
+    /// How this failure delays the next attempt.
+    #[must_use]
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Disconnected {
+                reason: ReasonCode::SESSION_TAKEN_OVER,
+                ..
+            } => Retry::Stubborn,
+            // Server busy, message rate too high, quota exceeded, connection rate exceeded.
+            Self::NotAccepted(ReasonCode(0x89 | 0x96 | 0x97 | 0x9F))
+            | Self::Disconnected {
+                reason: ReasonCode(0x89 | 0x96 | 0x97 | 0x9F),
+                ..
+            } => Retry::Busy,
+            // A device without a clock of its own is right as soon as the network has told it the time.
+            Self::Tls(TlsCause::Expired | TlsCause::NotYetValid) => Retry::Ordinary,
+            other if other.is_retryable() => Retry::Ordinary,
+            _ => Retry::Stubborn,
+        }
+    }
+
+    /// Whether the way to the server's port is blocked, so that another port may help.
+    pub(crate) fn is_unreachable(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused | Self::Unreachable | Self::ConnectTimeout
         )
     }
 
@@ -330,6 +365,39 @@ mod tests {
             Cause::Tls(TlsCause::ClientCertificateRejected(_))
         ));
         assert!(!alert.is_retryable());
+    }
+
+    #[test]
+    fn each_cause_has_its_own_pace() {
+        let disconnected = |code| Cause::Disconnected {
+            reason: ReasonCode(code),
+            message: None,
+        };
+        for (cause, retry) in [
+            (Cause::Unreachable, Retry::Ordinary),
+            (Cause::NameNotFound, Retry::Ordinary),
+            (Cause::KeepAlive, Retry::Ordinary),
+            (Cause::Closed { soon: true }, Retry::Ordinary),
+            // Server shutting down.
+            (disconnected(0x8B), Retry::Ordinary),
+            (disconnected(0x97), Retry::Busy),
+            (Cause::NotAccepted(ReasonCode(0x9F)), Retry::Busy),
+            (disconnected(0x8E), Retry::Stubborn),
+            (disconnected(0x87), Retry::Stubborn),
+            (
+                Cause::NotAccepted(ReasonCode::NOT_AUTHORIZED),
+                Retry::Stubborn,
+            ),
+            (Cause::Tls(TlsCause::NotYetValid), Retry::Ordinary),
+            (Cause::Tls(TlsCause::Expired), Retry::Ordinary),
+            (Cause::Tls(TlsCause::UnknownIssuer), Retry::Stubborn),
+            (
+                Cause::Tls(TlsCause::ClientCertificateRejected(String::new())),
+                Retry::Stubborn,
+            ),
+        ] {
+            assert_eq!(cause.retry(), retry, "{cause}");
+        }
     }
 
     #[test]

@@ -16,6 +16,12 @@ const MAX_CLIENT_ID_BYTES: usize = 128;
 /// rumqttc panics below this.
 const MIN_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
+/// The port of MQTT over TLS.
+const MQTT_PORT: u16 = 8883;
+
+/// The port that nearly every firewall lets through.
+const HTTPS_PORT: u16 = 443;
+
 /// AWS IoT Core takes this many subscriptions on one connection.
 const MAX_SUBSCRIPTIONS: usize = 50;
 
@@ -26,6 +32,10 @@ pub struct SessionConfig {
     pub host: String,
     /// Its TCP port. With 443 and no ALPN name in `tls`, the name that AWS wants there is added.
     pub port: u16,
+    /// Another port for when this one cannot be reached, because a firewall lets only some through.
+    /// The attempts then take turns, and the port on which a connection was made is kept until it
+    /// cannot be reached any more. Default: [`FallbackPort::Auto`].
+    pub fallback_port: FallbackPort,
     /// The MQTT client id, 1–128 bytes. The server allows one connection for each id.
     pub client_id: String,
     /// How to verify the server and to prove who this device is; see [`tls`](crate::tls).
@@ -71,7 +81,8 @@ impl SessionConfig {
     ) -> Self {
         Self {
             host: host.into(),
-            port: 8883,
+            port: MQTT_PORT,
+            fallback_port: FallbackPort::default(),
             client_id: client_id.into(),
             tls,
             keep_alive: Duration::from_secs(60),
@@ -92,7 +103,7 @@ impl SessionConfig {
         if ServerName::try_from(self.host.as_str()).is_err() {
             return Err(ConfigError::Host(self.host.clone()));
         }
-        if self.port == 0 {
+        if self.port == 0 || self.fallback_port == FallbackPort::Port(0) {
             return Err(ConfigError::Port);
         }
         if self.client_id.is_empty() || self.client_id.len() > MAX_CLIENT_ID_BYTES {
@@ -177,6 +188,30 @@ fn validate_backoff(backoff: &Backoff) -> Result<(), ConfigError> {
         return out_of_range("backoff.ceiling", "at least backoff.unit");
     }
     Ok(())
+}
+
+/// The port that is tried when the main one cannot be reached, always with the ALPN name
+/// [`ALPN_AWS_MQTT`](crate::tls::ALPN_AWS_MQTT) unless the TLS configuration has others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum FallbackPort {
+    /// 443 beside 8883, as AWS IoT Core has it; none beside any other port.
+    #[default]
+    Auto,
+    /// None.
+    Never,
+    /// This one.
+    Port(u16),
+}
+
+impl FallbackPort {
+    pub(crate) fn beside(self, main: u16) -> Option<u16> {
+        match self {
+            Self::Auto => (main == MQTT_PORT).then_some(HTTPS_PORT),
+            Self::Never => None,
+            Self::Port(port) => Some(port),
+        }
+    }
 }
 
 /// When a received QoS 1 message is acknowledged.

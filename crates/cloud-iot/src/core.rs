@@ -29,7 +29,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-pub(crate) use self::phase::Action;
+pub(crate) use self::phase::{Action, Port};
 use self::phase::{Drain, Link, Phase};
 pub use self::stopping::StopReport;
 use crate::backoff::Failures;
@@ -51,6 +51,8 @@ pub(crate) struct Core {
     random: Random,
     phase: Phase,
     failures: Failures,
+    /// Where the next attempt goes.
+    port: Port,
     outbox: Outbox,
     /// When the pace lets the next message leave, if that is what it waits for.
     resume_at: Option<Instant>,
@@ -72,6 +74,7 @@ impl Core {
             random,
             phase: Phase::Stopped,
             failures: Failures::default(),
+            port: Port::Main,
             outbox,
             resume_at: None,
             requests: Requests::default(),

@@ -5,14 +5,16 @@
 //! the hooks' and the routes'. When it ends, none is left.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::cause::Cause;
+use crate::clock::Clocks;
 use crate::config::SessionConfig;
-use crate::core::{Action, Core, StopReport};
+use crate::core::{Action, Core, Port, StopReport};
 use crate::event::{SessionEvent, SessionState};
 use crate::handled::Handled;
 use crate::hooks::Hooks;
@@ -135,8 +137,15 @@ struct Running {
 
 impl Running {
     async fn serve(&mut self) {
+        let keep_alive = self.shared.config.keep_alive;
+        let mut clocks = Clocks::new(Instant::now(), SystemTime::now());
         while !self.carry_out() {
-            let deadline = lock(&self.shared.core).next_deadline();
+            let deadline = {
+                let core = lock(&self.shared.core);
+                // A connection wakes us with every ping; without one we have to look by ourselves.
+                let look = core.is_waiting().then(|| Instant::now() + keep_alive);
+                core.next_deadline().into_iter().chain(look).min()
+            };
             tokio::select! {
                 () = self.shared.wake.notified() => {}
                 event = next_event(&mut self.connection) => self.link_events(event),
@@ -149,6 +158,11 @@ impl Running {
                     }
                 }
                 () = until(deadline) => lock(&self.shared.core).handle_timeout(Instant::now()),
+            }
+            let now = Instant::now();
+            if let Some(gain) = clocks.jump(now, SystemTime::now(), keep_alive) {
+                tracing::info!(?gain, "the clock jumped ahead");
+                lock(&self.shared.core).clock_jumped(gain, now);
             }
         }
     }
@@ -195,9 +209,16 @@ impl Running {
     fn perform(&mut self, action: Action) -> Result<(), NotTaken> {
         let limit = self.shared.config.timeouts.hook;
         match action {
-            Action::Open => {
+            Action::Open(port) => {
                 while self.pumps.try_join_next().is_some() {}
-                self.connection = Some(Connection::open(&self.shared.config, &mut self.pumps));
+                if let Port::Fallback(port) = port {
+                    tracing::info!(
+                        port,
+                        "the main port cannot be reached; trying the other one"
+                    );
+                }
+                let connection = Connection::open(&self.shared.config, port, &mut self.pumps);
+                self.connection = Some(connection);
             }
             Action::Subscribe(subscriptions) => {
                 return self.send(|link| link.subscribe(&subscriptions));

@@ -75,6 +75,7 @@
 
 mod backoff;
 mod cause;
+mod clock;
 mod config;
 mod core;
 mod driver;
@@ -100,9 +101,9 @@ mod topic;
 
 pub use tower::BoxError;
 
-pub use crate::backoff::Backoff;
+pub use crate::backoff::{Backoff, Retry};
 pub use crate::cause::{Cause, TlsCause};
-pub use crate::config::{Acknowledge, Limits, Overflow, SessionConfig, Timeouts};
+pub use crate::config::{Acknowledge, FallbackPort, Limits, Overflow, SessionConfig, Timeouts};
 pub use crate::core::StopReport;
 pub use crate::error::{ConfigError, DeliveryError, PublishError, RequestError, StreamError};
 pub use crate::event::{SessionEvent, SessionState};

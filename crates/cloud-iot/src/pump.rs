@@ -8,6 +8,7 @@
 //! holding requests of its own, being handed more than the window, packets larger than the server
 //! takes, topic aliases.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,9 +22,11 @@ use tokio::time::timeout;
 
 use crate::cause::Cause;
 use crate::config::{Acknowledge, SessionConfig};
+use crate::core::Port;
 use crate::link::{Incoming, LinkEvent, ServerTerms};
 use crate::message::{Message, QoS, Subscription};
 use crate::outbox::Outgoing;
+use crate::tls;
 
 /// Events on their way to the driver. The driver empties it without waiting; this only evens out
 /// bursts, and back-pressure on the socket begins beyond it.
@@ -56,11 +59,11 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Starts to connect, with a task among `tasks`.
-    pub(crate) fn open(config: &SessionConfig, tasks: &mut JoinSet<()>) -> Self {
+    pub(crate) fn open(config: &SessionConfig, port: Port, tasks: &mut JoinSet<()>) -> Self {
         let limits = &config.limits;
         let requests =
             usize::from(limits.in_flight) + usize::from(limits.incoming_in_flight) + SPARE_REQUESTS;
-        let (client, event_loop) = AsyncClient::new(options(config), requests);
+        let (client, event_loop) = AsyncClient::new(options(config, port), requests);
         let (sender, events) = mpsc::channel(EVENTS);
         let pump = Pump {
             event_loop,
@@ -150,16 +153,18 @@ impl Drop for Connection {
     }
 }
 
-fn options(config: &SessionConfig) -> MqttOptions {
+fn options(config: &SessionConfig, port: Port) -> MqttOptions {
+    let (port, tls) = match port {
+        Port::Main => (config.port, Arc::clone(&config.tls)),
+        Port::Fallback(port) => (port, tls::with_alpn(Arc::clone(&config.tls))),
+    };
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);
     network.set_tcp_send_buffer_size(SEND_BUFFER_BYTES);
     network.set_connection_timeout(config.timeouts.connect.as_secs());
-    let mut options = MqttOptions::new(&config.client_id, &config.host, config.port);
+    let mut options = MqttOptions::new(&config.client_id, &config.host, port);
     options
-        .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(
-            config.tls.clone(),
-        )))
+        .set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)))
         .set_keep_alive(config.keep_alive)
         .set_clean_start(config.session_expiry.is_none())
         .set_connection_timeout(config.timeouts.connect.as_secs())

@@ -67,7 +67,12 @@ pub fn client_config(
 
 /// The same configuration, with the ALPN name that port 443 needs if it has none.
 pub(crate) fn for_port(tls: Arc<ClientConfig>, port: u16) -> Arc<ClientConfig> {
-    if port != 443 || !tls.alpn_protocols.is_empty() {
+    if port == 443 { with_alpn(tls) } else { tls }
+}
+
+/// The same configuration, with AWS's ALPN name for MQTT if it has none.
+pub(crate) fn with_alpn(tls: Arc<ClientConfig>) -> Arc<ClientConfig> {
+    if !tls.alpn_protocols.is_empty() {
         return tls;
     }
     let mut tls = ClientConfig::clone(&tls);

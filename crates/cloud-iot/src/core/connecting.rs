@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Core;
-use super::phase::{Action, Link, Phase};
+use super::phase::{Action, Link, Phase, Port};
+use crate::backoff::Retry;
 use crate::cause::Cause;
 use crate::event::{SessionEvent, SessionState};
 use crate::link::ServerTerms;
@@ -29,7 +30,46 @@ impl Core {
         let attempt = self.failures.count().saturating_add(1);
         self.actions
             .push_back(Action::State(SessionState::Connecting { attempt }));
-        self.actions.push_back(Action::Open);
+        self.actions.push_back(Action::Open(self.port));
+    }
+
+    /// The next attempt goes to the other port, if there is one. It stays with the one that works.
+    fn other_port(&mut self) {
+        if let Some(fallback) = self.config.fallback_port.beside(self.config.port) {
+            self.port = match self.port {
+                Port::Main => Port::Fallback(fallback),
+                Port::Fallback(_) => Port::Main,
+            };
+        }
+    }
+
+    /// The wall clock has gained so much: what was known of the network and of the connection is out of date.
+    pub(crate) fn clock_jumped(&mut self, gain: Duration, now: Instant) {
+        match &mut self.phase {
+            Phase::Subscribing { .. } | Phase::Greeting { .. } | Phase::Online { .. } => {
+                self.lost(Cause::ClockJump(gain), now);
+            }
+            // The time that was slept through counts, all but the last bit, which spreads the devices that woke
+            // together.
+            Phase::Waiting { until, .. } => {
+                *until = (*until).min(
+                    now + self
+                        .config
+                        .backoff
+                        .delay(Retry::Ordinary, 1, (self.random)()),
+                );
+            }
+            // These have short limits of their own.
+            Phase::Connecting { .. }
+            | Phase::Draining { .. }
+            | Phase::Closing { .. }
+            | Phase::Stopped => {}
+        }
+    }
+
+    /// Whether it waits for its next attempt and nothing else would wake it up in time.
+    pub(crate) fn is_waiting(&self) -> bool {
+        matches!(self.phase, Phase::Waiting { .. })
     }
 
     pub(super) fn connected(&mut self, terms: ServerTerms, now: Instant) {
@@ -173,7 +213,10 @@ impl Core {
         // wait, so that time spent connected must not count, or this would go on at full pace.
         let credited = if cause.is_takeover() { None } else { connected };
         let failures = self.failures.record(&self.config.backoff, credited);
-        let retry_in = self.config.backoff.delay(failures, (self.random)());
+        let retry_in = (self.config.backoff).delay(cause.retry(), failures, (self.random)());
+        if connected.is_none() && cause.is_unreachable() {
+            self.other_port();
+        }
         let cause = Arc::new(cause);
         self.phase = Phase::Waiting {
             until: now + retry_in,

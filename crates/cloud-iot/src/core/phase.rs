@@ -15,7 +15,7 @@ use crate::outbox::{MessageId, Outgoing, Window};
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Make a new connection.
-    Open,
+    Open(Port),
     /// Send a SUBSCRIBE.
     Subscribe(Vec<Subscription>),
     /// Start the on-connect hooks; report with [`hooks_finished`](super::Core::hooks_finished).
@@ -44,6 +44,14 @@ pub(crate) enum Action {
     Event(SessionEvent),
     /// Nothing is left to do.
     End,
+}
+
+/// Where to connect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Port {
+    Main,
+    /// With the ALPN name that tells MQTT from what else is served there.
+    Fallback(u16),
 }
 
 /// What belongs to one connection.

@@ -305,3 +305,30 @@ async fn a_hostile_server_keep_alive_does_no_harm() {
     }
     session.stop(Duration::from_millis(100)).await;
 }
+
+#[tokio::test]
+async fn the_fallback_port_is_used_with_its_alpn_name() {
+    let pki = Pki::new();
+    let peer =
+        crate::support::peer::Peer::listen_with_alpn(&pki, cloud_iot::tls::ALPN_AWS_MQTT).await;
+    // Nothing listens on port 1.
+    let mut config = config(&pki, 1, "device");
+    config.fallback_port = cloud_iot::FallbackPort::Port(peer.port);
+    let session = Session::builder(config).start().unwrap();
+    let mut events = session.events();
+    assert_eq!(*lost(&mut events).await, cloud_iot::Cause::Refused);
+    for _ in 0..2 {
+        let mut link = peer.connected().await;
+        assert_eq!(link.alpn(), Some(cloud_iot::tls::ALPN_AWS_MQTT));
+        link.suback(None).await;
+        online(&session).await;
+        drop(link);
+        // And again there, at once.
+        let cause = lost(&mut events).await;
+        assert!(
+            matches!(*cause, cloud_iot::Cause::Closed { .. }),
+            "{cause:?}"
+        );
+    }
+    session.stop(STOP).await;
+}

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::pki::{Flaw, Pki};
 use super::tap::{Tap, Wire};
 
 /// More than anything in a test takes on the slowest machine.
@@ -41,6 +42,13 @@ impl Peer {
             listener,
             acceptor: tls.into(),
         }
+    }
+
+    /// A peer that speaks under this ALPN name only.
+    pub(crate) async fn listen_with_alpn(pki: &Pki, name: &[u8]) -> Self {
+        let mut tls = ServerConfig::clone(&pki.server(Flaw::None));
+        tls.alpn_protocols = vec![name.to_vec()];
+        Self::listen(Arc::new(tls)).await
     }
 
     /// Accepts a TCP connection.
@@ -95,6 +103,11 @@ impl Peer {
 }
 
 impl Link {
+    /// The ALPN name that both sides agreed on.
+    pub(crate) fn alpn(&self) -> Option<&[u8]> {
+        self.stream.get_ref().1.alpn_protocol()
+    }
+
     /// The TLS records of this connection.
     pub(crate) fn wire(&self) -> Wire {
         self.stream.get_ref().0.wire.clone()

@@ -138,7 +138,8 @@ impl Bench {
 
 pub(super) fn word(action: &Action) -> String {
     match action {
-        Action::Open => "open".into(),
+        Action::Open(Port::Main) => "open".into(),
+        Action::Open(Port::Fallback(port)) => format!("open {port}"),
         Action::Subscribe(filters) => format!("subscribe {}", filters.len()),
         Action::ConnectHooks => "connect hooks".into(),
         Action::Publish(out) => {
