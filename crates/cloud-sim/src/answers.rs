@@ -225,14 +225,19 @@ impl Cloud {
                 });
             }
             Some(CertificateAnswer::WrongKey) => {
-                issued.key_pem = self.authority.issue_remote(&access_point).ok()?.key_pem
+                issued.key_pem = self
+                    .authority
+                    .issue_remote(&access_point, None)
+                    .ok()?
+                    .key_pem
             }
             Some(CertificateAnswer::WrongSerial) => {
-                issued = self.authority.issue_remote(&access_point).ok()?
+                issued = self.authority.issue_remote(&access_point, None).ok()?
             }
         }
-        let payload =
-            json!({ "cert": issued.chain_pem, "pkey": issued.key_pem.as_str() }).to_string();
+        // Null for the first certificate of a device that made its own key; each later one comes with a key.
+        let key = issued.key_pem.as_ref().map(|key| key.as_str());
+        let payload = json!({ "cert": issued.chain_pem, "pkey": key }).to_string();
         Some(Reply {
             topic,
             payload,

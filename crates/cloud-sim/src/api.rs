@@ -13,10 +13,11 @@ use futures_util::stream::{self, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::authority::SigningRequest;
 use crate::faults::{ApiAnswer, Part};
-use crate::platform::{Cloud, RegisterError};
+use crate::platform::{Cloud, Enrolment, RegisterError};
 
-/// A request is a serial number and a key.
+/// A request is a serial number and a key, and perhaps two signing requests; with RSA keys they have 2 KiB each.
 const MAX_REQUEST: usize = 16 * 1024;
 
 /// How long the first half of a body has to get out before its connection breaks.
@@ -36,6 +37,34 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
 struct Request {
     sn: String,
     token: String,
+    #[serde(default)]
+    csr: Option<SigningRequests>,
+}
+
+/// For keys that the device has made; each of the two can be absent.
+#[derive(Deserialize)]
+struct SigningRequests {
+    iot: Option<String>,
+    remote: Option<String>,
+}
+
+impl Request {
+    fn enrolment(&self) -> Option<Enrolment<'_>> {
+        let read = |pem: &Option<String>| match pem {
+            Some(pem) => SigningRequest::from_pem(pem).map(Some),
+            None => Some(None),
+        };
+        let (iot, remote) = match &self.csr {
+            Some(csr) => (read(&csr.iot)?, read(&csr.remote)?),
+            None => (None, None),
+        };
+        Some(Enrolment {
+            sn: &self.sn,
+            key: &self.token,
+            iot,
+            remote,
+        })
+    }
 }
 
 async fn register(State(cloud): State<Arc<Cloud>>, body: Bytes) -> Response {
@@ -45,19 +74,29 @@ async fn register(State(cloud): State<Arc<Cloud>>, body: Bytes) -> Response {
             "the request must be a JSON object with sn and token",
         );
     };
+    let Some(enrolment) = request.enrolment() else {
+        return refusal(
+            StatusCode::BAD_REQUEST,
+            "a signing request is damaged, or not signed with its own key",
+        );
+    };
     match cloud.faults().next_api() {
         Some(ApiAnswer::Delay { ms }) => {
             tokio::time::sleep(Duration::from_millis(ms)).await;
-            answer(cloud.register(&request.sn, &request.token))
+            answer(cloud.register(&enrolment))
         }
+        Some(ApiAnswer::Lost) => match cloud.register(&enrolment) {
+            Ok(thing) => cut_off(registration(&thing).to_string()),
+            Err(refused) => answer(Err(refused)),
+        },
         Some(wrong) => {
             tracing::info!(sn = %request.sn, answer = ?wrong, "answering a registration wrongly");
-            match cloud.preview(&request.sn, &request.token) {
+            match cloud.preview(&enrolment) {
                 Ok(thing) => wrong_answer(wrong, thing),
                 Err(refused) => answer(Err(refused)),
             }
         }
-        None => answer(cloud.register(&request.sn, &request.token)),
+        None => answer(cloud.register(&enrolment)),
     }
 }
 
@@ -107,22 +146,10 @@ fn wrong_answer(wrong: ApiAnswer, mut thing: Value) -> Response {
             response
         }
         // Carried out before by whoever registers.
-        ApiAnswer::Delay { .. } => json_text(right),
+        ApiAnswer::Delay { .. } | ApiAnswer::Lost => json_text(right),
         ApiAnswer::BrokenJson => json_text("{\"registration\": {\"error\": null, thing: <oops>"),
         ApiAnswer::CutJson => json_text(right.get(..half).unwrap_or_default().to_owned()),
-        ApiAnswer::CutBody => {
-            let length = right.len();
-            let part = Bytes::from(right).slice(..half);
-            let broken = stream::iter([Ok(part)]).chain(stream::once(async {
-                tokio::time::sleep(BEFORE_THE_CUT).await;
-                Err(std::io::Error::other("cut off on purpose"))
-            }));
-            let mut response = json_text(Body::from_stream(broken));
-            response
-                .headers_mut()
-                .insert(header::CONTENT_LENGTH, length.into());
-            response
-        }
+        ApiAnswer::CutBody => cut_off(right),
         ApiAnswer::Html => {
             let page =
                 "<!doctype html><html><body><h1>Please sign in to this network</h1></body></html>";
@@ -139,6 +166,21 @@ fn wrong_answer(wrong: ApiAnswer, mut thing: Value) -> Response {
             json_text(registration(&thing).to_string())
         }
     }
+}
+
+/// The first half of an answer, and then the end of the connection.
+fn cut_off(right: String) -> Response {
+    let length = right.len();
+    let part = Bytes::from(right).slice(..length / 2);
+    let broken = stream::iter([Ok(part)]).chain(stream::once(async {
+        tokio::time::sleep(BEFORE_THE_CUT).await;
+        Err(std::io::Error::other("cut off on purpose"))
+    }));
+    let mut response = json_text(Body::from_stream(broken));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, length.into());
+    response
 }
 
 /// A JSON string that goes on for so many bytes, made while it is sent.

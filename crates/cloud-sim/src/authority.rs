@@ -6,8 +6,9 @@
 //! any worth outside of this simulator: the keys are ordinary text in the data directory.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKey, PublicKeyData,
+    SerialNumber,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -55,7 +56,8 @@ pub(crate) enum AuthorityError {
 #[derive(Clone)]
 pub(crate) struct Issued {
     pub(crate) chain_pem: String,
-    pub(crate) key_pem: Zeroizing<String>,
+    /// `None` where the device has made the key: then nobody else has it.
+    pub(crate) key_pem: Option<Zeroizing<String>>,
     /// Serial number of the leaf, in decimal text.
     pub(crate) serial: String,
 }
@@ -68,9 +70,22 @@ impl Issued {
         let chain = CertificateDer::pem_slice_iter(self.chain_pem.as_bytes())
             .collect::<Result<Vec<_>, _>>()
             .map_err(|error| AuthorityError::Read(error.to_string()))?;
-        let key = PrivateKeyDer::from_pem_slice(self.key_pem.as_bytes())
+        let key = self.key_pem.as_ref().map_or("", |key| key);
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
             .map_err(|error| AuthorityError::Read(error.to_string()))?;
         Ok((chain, key))
+    }
+}
+
+/// A device's request for a certificate for a key of its own. Only the public key of it counts; whether who asks has the
+/// private one was found out by reading it.
+pub(crate) struct SigningRequest(PublicKey);
+
+impl SigningRequest {
+    /// `None` if it is damaged, or not signed with its own key.
+    pub(crate) fn from_pem(pem: &str) -> Option<Self> {
+        let request = CertificateSigningRequestParams::from_pem(pem).ok()?;
+        Some(Self(request.public_key))
     }
 }
 
@@ -169,18 +184,26 @@ impl Authority {
         issue(params, &self.server_root, false)
     }
 
-    /// A client certificate whose common name is the thing.
-    pub(crate) fn issue_device(&self, thing: &str) -> Result<Issued, AuthorityError> {
+    /// A client certificate whose common name is the thing, for the key asked for or a new one.
+    pub(crate) fn issue_device(
+        &self,
+        thing: &str,
+        request: Option<&SigningRequest>,
+    ) -> Result<Issued, AuthorityError> {
         let mut params = leaf(&[], thing, DEVICE_LIFE)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        issue(params, &self.device_issuer, false)
+        issue_for(request, params, &self.device_issuer, false)
     }
 
-    /// A certificate for a device's page.
-    pub(crate) fn issue_remote(&self, access_point: &str) -> Result<Issued, AuthorityError> {
+    /// A certificate for a device's page, for the key asked for or a new one.
+    pub(crate) fn issue_remote(
+        &self,
+        access_point: &str,
+        request: Option<&SigningRequest>,
+    ) -> Result<Issued, AuthorityError> {
         let mut params = leaf(&[access_point], access_point, REMOTE_LIFE)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        issue(params, &self.public_issuer, true)
+        issue_for(request, params, &self.public_issuer, true)
     }
 }
 
@@ -271,13 +294,38 @@ fn new_serial() -> SerialNumber {
     SerialNumber::from_slice(&bytes)
 }
 
+fn issue_for(
+    request: Option<&SigningRequest>,
+    params: CertificateParams,
+    by: &IssuingAuthority,
+    with_chain: bool,
+) -> Result<Issued, AuthorityError> {
+    match request {
+        Some(SigningRequest(key)) => sign(params, key, by, with_chain),
+        None => issue(params, by, with_chain),
+    }
+}
+
 fn issue(
     params: CertificateParams,
     by: &IssuingAuthority,
     with_chain: bool,
 ) -> Result<Issued, AuthorityError> {
     let key = KeyPair::generate()?;
-    let certificate = params.signed_by(&key, &by.issuer)?;
+    let issued = sign(params, &key, by, with_chain)?;
+    Ok(Issued {
+        key_pem: Some(Zeroizing::new(key.serialize_pem())),
+        ..issued
+    })
+}
+
+fn sign(
+    params: CertificateParams,
+    key: &impl PublicKeyData,
+    by: &IssuingAuthority,
+    with_chain: bool,
+) -> Result<Issued, AuthorityError> {
+    let certificate = params.signed_by(key, &by.issuer)?;
     let (_, parsed) = X509Certificate::from_der(certificate.der())
         .map_err(|error| AuthorityError::Read(error.to_string()))?;
     let serial = parsed.tbs_certificate.serial.to_string();
@@ -287,7 +335,7 @@ fn issue(
     }
     Ok(Issued {
         chain_pem,
-        key_pem: Zeroizing::new(key.serialize_pem()),
+        key_pem: None,
         serial,
     })
 }
@@ -305,7 +353,7 @@ mod tests {
 
         // Issued by the second, verified with what the first one told its clients.
         let (chain, _) = second
-            .issue_remote("sn.ui.localhost")
+            .issue_remote("sn.ui.localhost", None)
             .unwrap()
             .to_der()
             .unwrap();
@@ -337,7 +385,7 @@ mod tests {
     #[test]
     fn a_device_certificate_names_its_thing_and_not_the_iot_root() {
         let authority = Authority::generate().unwrap();
-        let issued = authority.issue_device(&"S:".repeat(64)).unwrap();
+        let issued = authority.issue_device(&"S:".repeat(64), None).unwrap();
         let (chain, _) = issued.to_der().unwrap();
         assert_eq!(thing_of(&chain[0]).unwrap(), "S:".repeat(64));
         assert_ne!(authority.iot_root_pem(), authority.device_issuer_pem());
@@ -347,7 +395,12 @@ mod tests {
     fn serial_numbers_are_fresh_decimal_and_of_one_length() {
         let authority = Authority::generate().unwrap();
         let serials: std::collections::HashSet<_> = (0..20)
-            .map(|_| authority.issue_remote("a.ui.localhost").unwrap().serial)
+            .map(|_| {
+                authority
+                    .issue_remote("a.ui.localhost", None)
+                    .unwrap()
+                    .serial
+            })
             .collect();
         assert_eq!(serials.len(), 20);
         assert!(
@@ -355,5 +408,50 @@ mod tests {
                 .iter()
                 .all(|serial| serial.bytes().all(|b| b.is_ascii_digit()))
         );
+    }
+
+    #[test]
+    fn a_request_gives_its_key_and_nothing_else() {
+        let authority = Authority::generate().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut wishes = CertificateParams::new(vec!["bank.example".to_owned()]).unwrap();
+        wishes.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let request = wishes.serialize_request(&key).unwrap().pem().unwrap();
+        let request = SigningRequest::from_pem(&request).unwrap();
+        let issued = authority
+            .issue_remote("a.ui.localhost", Some(&request))
+            .unwrap();
+        assert!(issued.key_pem.is_none());
+        let leaf = CertificateDer::from_pem_slice(issued.chain_pem.as_bytes()).unwrap();
+        let (_, leaf) = X509Certificate::from_der(&leaf).unwrap();
+        assert_eq!(
+            leaf.public_key().subject_public_key.data.as_ref(),
+            key.der_bytes()
+        );
+        assert!(!leaf.is_ca());
+        let names = leaf.subject_alternative_name().unwrap().unwrap();
+        assert_eq!(names.value.general_names.len(), 1);
+        assert_eq!(
+            thing_of(&CertificateDer::from_pem_slice(issued.chain_pem.as_bytes()).unwrap())
+                .unwrap(),
+            "a.ui.localhost"
+        );
+    }
+
+    #[test]
+    fn a_request_that_its_key_did_not_sign_is_refused() {
+        let key = KeyPair::generate().unwrap();
+        let request = CertificateParams::default()
+            .serialize_request(&key)
+            .unwrap();
+        let good = request.pem().unwrap();
+        // A bit in the middle of the signature, which is at the end.
+        let at = good.trim_end().rfind("-----END").unwrap() - 30;
+        let other = if &good[at..=at] == "A" { "B" } else { "A" };
+        let mut forged = good.clone();
+        forged.replace_range(at..=at, other);
+        assert!(SigningRequest::from_pem(&good).is_some());
+        assert!(SigningRequest::from_pem(&forged).is_none());
+        assert!(SigningRequest::from_pem("hello").is_none());
     }
 }

@@ -115,7 +115,7 @@ pub(crate) struct SavedDevice {
 struct SavedCertificate {
     serial: String,
     chain: String,
-    key: String,
+    key: Option<String>,
 }
 
 /// The table is full.
@@ -196,7 +196,7 @@ impl DeviceTable {
                 .map(|issued| SavedCertificate {
                     serial: issued.serial.clone(),
                     chain: issued.chain_pem.clone(),
-                    key: issued.key_pem.to_string(),
+                    key: issued.key_pem.as_ref().map(|key| key.to_string()),
                 })
                 .collect(),
         };
@@ -209,7 +209,7 @@ impl DeviceTable {
         for device in saved {
             let mut certificates = device.certificates.into_iter().map(|saved| Issued {
                 chain_pem: saved.chain,
-                key_pem: Zeroizing::new(saved.key),
+                key_pem: saved.key.map(Zeroizing::new),
                 serial: saved.serial,
             });
             let Some(first) = certificates.next().filter(|_| names::is_serial(&device.sn)) else {
@@ -237,7 +237,7 @@ mod tests {
     fn issued(serial: usize) -> Issued {
         Issued {
             chain_pem: String::new(),
-            key_pem: Zeroizing::default(),
+            key_pem: None,
             serial: serial.to_string(),
         }
     }

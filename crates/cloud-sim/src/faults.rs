@@ -54,7 +54,8 @@ pub enum Fault {
         #[serde(default)]
         sn: Option<String>,
     },
-    /// Answers calls of the provisioning API wrongly. No key is used up by such a call, except with [`ApiAnswer::Delay`].
+    /// Answers calls of the provisioning API wrongly. No key is used up by such a call, except with [`ApiAnswer::Delay`] and
+    /// [`ApiAnswer::Lost`].
     Api {
         /// The answer.
         answer: ApiAnswer,
@@ -126,6 +127,8 @@ pub enum ApiAnswer {
     CutJson,
     /// 200 announcing the whole answer; the connection breaks in the middle of it.
     CutBody,
+    /// As `CutBody`, but the device is registered and its key used up.
+    Lost,
     /// 200 with a web page, as a captive portal would send it.
     Html,
     /// 200 with a JSON text of this many bytes.

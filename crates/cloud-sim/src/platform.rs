@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use crate::authority::{Authority, AuthorityError, Issued};
+use crate::authority::{Authority, AuthorityError, Issued, SigningRequest};
 use crate::broker::Broker;
 use crate::broker::rights::Identity;
 use crate::device::{Device, DeviceStatus, DeviceTable, TableFull};
@@ -40,6 +40,15 @@ pub(crate) struct Cloud {
     broker: Arc<Broker>,
     relay: Relay,
     store: Option<Store>,
+}
+
+/// What a device asks to be registered with.
+pub(crate) struct Enrolment<'a> {
+    pub(crate) sn: &'a str,
+    pub(crate) key: &'a str,
+    /// For keys that the device has made; it gets one where there is none.
+    pub(crate) iot: Option<SigningRequest>,
+    pub(crate) remote: Option<SigningRequest>,
 }
 
 /// Why a device was not registered.
@@ -91,9 +100,10 @@ impl Cloud {
     }
 
     /// Registers a device and returns what it is to know.
-    pub(crate) fn register(&self, sn: &str, key: &str) -> Result<Value, RegisterError> {
+    pub(crate) fn register(&self, enrolment: &Enrolment<'_>) -> Result<Value, RegisterError> {
+        let sn = enrolment.sn;
         let mut devices = locked(&self.devices);
-        let (thing, access_point, remote) = self.prepare(&devices, sn, key)?;
+        let (thing, access_point, remote) = self.prepare(&devices, enrolment)?;
         devices.insert(sn, &access_point, remote)?;
         self.keep(&devices);
         tracing::info!(sn, %access_point, "registered a device");
@@ -101,17 +111,17 @@ impl Cloud {
     }
 
     /// What [`register`](Self::register) would return, without registering anything.
-    pub(crate) fn preview(&self, sn: &str, key: &str) -> Result<Value, RegisterError> {
-        self.prepare(&locked(&self.devices), sn, key)
+    pub(crate) fn preview(&self, enrolment: &Enrolment<'_>) -> Result<Value, RegisterError> {
+        self.prepare(&locked(&self.devices), enrolment)
             .map(|(thing, ..)| thing)
     }
 
     fn prepare(
         &self,
         devices: &DeviceTable,
-        sn: &str,
-        key: &str,
+        enrolment: &Enrolment<'_>,
     ) -> Result<(Value, String, Issued), RegisterError> {
+        let Enrolment { sn, key, .. } = *enrolment;
         if !names::is_serial(sn) {
             return Err(RegisterError::Serial(sn.chars().take(200).collect()));
         }
@@ -123,22 +133,30 @@ impl Cloud {
         }
         let thing_name = names::thing_name(sn);
         let access_point = devices.free_access_point(sn);
-        let iot = self.authority.issue_device(&thing_name)?;
-        let remote = self.authority.issue_remote(&access_point)?;
-        let thing = json!({
+        let iot = self
+            .authority
+            .issue_device(&thing_name, enrolment.iot.as_ref())?;
+        let remote = self
+            .authority
+            .issue_remote(&access_point, enrolment.remote.as_ref())?;
+        let mut thing = json!({
             "iot": {
                 "endpoint": self.terms.mqtt_endpoint,
                 "thing_name": thing_name,
                 "certificates": { "device_certificate": iot.chain_pem, "root_ca": self.authority.iot_root_pem() },
-                "keyPair": { "privateKey": iot.key_pem.as_str() },
             },
             "remote": {
                 "endpoint": self.terms.relay_endpoint,
                 "access_point": access_point,
                 "cert": remote.chain_pem,
-                "pkey": remote.key_pem.as_str(),
             },
         });
+        if let Some(key) = &iot.key_pem {
+            thing["iot"]["keyPair"] = json!({ "privateKey": key.as_str() });
+        }
+        if let Some(key) = &remote.key_pem {
+            thing["remote"]["pkey"] = json!(key.as_str());
+        }
         Ok((thing, access_point, remote))
     }
 
@@ -230,7 +248,7 @@ impl Cloud {
         thing: &str,
         access_point: &str,
     ) -> Result<String, RotateError> {
-        let issued = self.authority.issue_remote(access_point)?;
+        let issued = self.authority.issue_remote(access_point, None)?;
         let serial = issued.serial.clone();
         {
             let mut devices = locked(&self.devices);

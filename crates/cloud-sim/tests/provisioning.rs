@@ -11,6 +11,7 @@ mod common;
 
 use cloud_sim::{ApiAnswer, Fault, Part, SimConfig, Simulator};
 use common::{call_register, register, start, text};
+use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
@@ -243,4 +244,59 @@ async fn a_data_directory_brings_devices_back() {
     assert_eq!(call_register(&second, "SN1", &key).await.status(), 409);
     common::Device::connect(&second, &thing).await;
     second.stop().await;
+}
+
+#[tokio::test]
+async fn a_device_that_has_its_own_keys_gets_certificates_and_no_keys() {
+    let sim = start().await;
+    let (iot, remote) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let request = |key: &KeyPair| {
+        let params = CertificateParams::default();
+        params.serialize_request(key).unwrap().pem().unwrap()
+    };
+    let ask = async |csr: Value| {
+        let body = json!({ "sn": "SN1", "token": sim.provisioning_key(), "csr": csr });
+        let url = format!("{}/device/register", sim.api_url());
+        let call = common::http(&sim).post(url).json(&body);
+        call.send().await.unwrap()
+    };
+
+    let broken = request(&iot).replace("A", "B");
+    for damaged in ["hello", &broken] {
+        let refused = ask(json!({ "iot": damaged, "remote": request(&remote) })).await;
+        assert_eq!(refused.status(), 400);
+    }
+    assert!(
+        sim.control().devices().await.is_empty(),
+        "no key is used up"
+    );
+
+    let answer = ask(json!({ "iot": request(&iot), "remote": request(&remote) })).await;
+    assert_eq!(answer.status(), 200);
+    let body: Value = answer.json().await.unwrap();
+    let mut thing = body["registration"]["thing"].clone();
+    assert!(!thing.to_string().contains("PRIVATE KEY"), "{thing}");
+    let certificate = text(&thing["iot"]["certificates"]["device_certificate"]);
+    assert!(matches(certificate, &iot.serialize_pem()));
+    assert!(matches(
+        text(&thing["remote"]["cert"]),
+        &remote.serialize_pem()
+    ));
+    // And the certificate is as good as any other.
+    thing["iot"]["keyPair"] = json!({ "privateKey": iot.serialize_pem() });
+    common::Device::connect(&sim, &thing).await;
+    sim.stop().await;
+}
+
+#[tokio::test]
+async fn an_answer_can_be_lost_after_it_used_the_key_up() {
+    let sim = start().await;
+    let key = sim.provisioning_key().to_owned();
+    api_fault(&sim, ApiAnswer::Lost).await;
+    let answer = call_register(&sim, "SN1", &key).await;
+    assert_eq!(answer.status(), 200);
+    assert!(answer.bytes().await.is_err(), "the connection breaks");
+    assert_eq!(sim.control().devices().await.len(), 1);
+    assert_eq!(call_register(&sim, "SN1", &key).await.status(), 409);
+    sim.stop().await;
 }
