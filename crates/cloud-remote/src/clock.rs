@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// A difference of this many seconds is worth a warning; less is usual without a time server.
-const WORTH_A_WARNING: i64 = 300;
+const WORTH_A_WARNING: u64 = 300;
 
 /// Shared by all who need it.
 #[derive(Debug, Clone, Default)]
@@ -26,8 +26,10 @@ struct Told {
 impl Clock {
     /// The platform's clock shows `unix` seconds.
     pub(crate) fn told(&self, unix: i64) {
-        let wall_ahead = OffsetDateTime::now_utc().unix_timestamp() - unix;
-        if wall_ahead.abs() >= WORTH_A_WARNING {
+        let wall_ahead = OffsetDateTime::now_utc()
+            .unix_timestamp()
+            .saturating_sub(unix);
+        if wall_ahead.unsigned_abs() >= WORTH_A_WARNING {
             tracing::warn!(
                 wall_ahead,
                 "this device's clock is wrong by so many seconds; the platform's is used"
@@ -83,7 +85,9 @@ mod tests {
         assert_eq!(clock.unix(), 1_893_459_600);
         assert_eq!(clock.now().unix_timestamp(), 1_893_459_600);
         assert!(clock.clone().is_told());
-        clock.told(i64::MAX);
-        assert!(clock.now().unix_timestamp() >= wall, "no date at all");
+        for no_date in [i64::MAX, i64::MIN] {
+            clock.told(no_date);
+            assert!(clock.now().unix_timestamp() >= wall);
+        }
     }
 }

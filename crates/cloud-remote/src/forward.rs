@@ -25,7 +25,6 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 use tower::util::{BoxCloneSyncService, service_fn};
 
 use self::headers::{join_cookies, remove_hop_by_hop, requested_upgrade, tell_caller};
@@ -34,7 +33,7 @@ use crate::application::{ClientAddr, HttpService, ResponseBody};
 use crate::relay;
 use crate::seldom::Seldom;
 use crate::tasks::Tasks;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, UpstreamStream};
 
 /// How long the application may take until its answer begins, once it has the request: the relay drops a connection that
 /// is idle for 90 s or so anyway.
@@ -51,7 +50,7 @@ type Pool = Client<Dial, Upload<Incoming>>;
 struct Dial(Upstream);
 
 impl tower::Service<Uri> for Dial {
-    type Response = TokioIo<TcpStream>;
+    type Response = TokioIo<UpstreamStream>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
@@ -60,7 +59,7 @@ impl tower::Service<Uri> for Dial {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let upstream = self.0;
+        let upstream = self.0.clone();
         Box::pin(async move { upstream.connect().await.map(TokioIo::new) })
     }
 }
@@ -71,7 +70,7 @@ pub(crate) fn service(upstream: Upstream, tasks: Tasks) -> HttpService {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_LIMIT)
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
-        .build(Dial(upstream));
+        .build(Dial(upstream.clone()));
     let proxy = Proxy {
         upstream,
         pool,
@@ -107,7 +106,7 @@ impl Proxy {
             .and_then(|address| address.0);
         let upgrade = requested_upgrade(request.headers());
         let upgraded = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-        let Some(request) = outgoing(request, self.upstream, caller, upgrade) else {
+        let Some(request) = outgoing(request, &self.upstream, caller, upgrade) else {
             return page(
                 StatusCode::BAD_REQUEST,
                 "The request's address makes no sense.",
@@ -177,7 +176,7 @@ impl Proxy {
 /// The request as the application gets it. `None` if it cannot be put into HTTP/1.1.
 fn outgoing(
     request: Request<Incoming>,
-    upstream: Upstream,
+    upstream: &Upstream,
     caller: Option<IpAddr>,
     upgrade: Option<HeaderValue>,
 ) -> Option<Request<Incoming>> {
@@ -188,7 +187,7 @@ fn outgoing(
     };
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(Scheme::HTTP);
-    uri.authority = Some(upstream.to_string().parse::<Authority>().ok()?);
+    uri.authority = Some(upstream.authority().parse::<Authority>().ok()?);
     uri.path_and_query = Some(parts.uri.path_and_query().cloned()?);
     parts.uri = Uri::from_parts(uri).ok()?;
     parts.version = Version::HTTP_11;

@@ -305,7 +305,7 @@ impl RemoteHandle {
     }
 
     /// Ends remote access: no new connections; those that are open may end by themselves for most of `deadline`, and
-    /// are cut then. Returns as soon as nothing is left. May be called again, and from several places.
+    /// are cut then. Upgraded ones (WebSockets), which would go on for ever, are cut after a second. Returns as soon as nothing is left. May be called again, and from several places.
     ///
     /// # Errors
     /// [`StopError`] if something is left at the deadline: the application holds on to an upgraded connection without

@@ -86,6 +86,7 @@ mod config;
 mod expiry;
 mod forward;
 mod handle;
+mod leash;
 mod manager;
 mod planner;
 mod proxy_protocol;

@@ -9,6 +9,7 @@ mod rotation;
 mod token;
 mod tunnel;
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,6 +40,9 @@ use crate::tunnel::TunnelError;
 
 /// After everything was cut, tasks only have to notice.
 const CUT_LIMIT: Duration = Duration::from_millis(400);
+
+/// At the end, an application has this long to say goodbye over its WebSockets, if it knows of the end.
+const UPGRADED_GRACE: Duration = Duration::from_secs(1);
 
 /// What the manager is made of.
 pub(crate) struct Parts<T, C, S> {
@@ -333,6 +337,7 @@ where
             () = kill.cancelled() => tracing::debug!(left = tasks.count(), "open connections are cut"),
             () = tasks.ended() => {}
             () = refuse_channels(&mut self.tunnel) => {}
+            never = cut_upgraded(&tasks) => match never {},
         }
         tasks.kill();
         let ended_early = self.ended_early.take().map(|(_, reason)| reason);
@@ -403,6 +408,13 @@ async fn close(tunnel: Option<(Id, Tunnel)>, kill: &CancellationToken) -> Option
         reason = handle.closed() => reason.to_string(),
         () = cut => "the tunnel was cut on this side".to_owned(),
     })
+}
+
+/// Cuts WebSockets and the like once their grace is over.
+async fn cut_upgraded(tasks: &Tasks) -> Infallible {
+    sleep(UPGRADED_GRACE).await;
+    tasks.cut_upgraded();
+    pending().await
 }
 
 /// Closes each channel that still comes. Ends with the tunnel; waits for ever without one.

@@ -17,7 +17,7 @@ const LINGER: Duration = Duration::from_secs(60);
 
 /// Connects to the application, sends `preface` if there is one, then carries bytes until both directions have ended,
 /// or one has and the other does not within [`LINGER`].
-pub(crate) async fn to_upstream<S>(caller: S, upstream: Upstream, preface: &[u8]) -> io::Result<()>
+pub(crate) async fn to_upstream<S>(caller: S, upstream: &Upstream, preface: &[u8]) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

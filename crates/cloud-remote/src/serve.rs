@@ -6,7 +6,7 @@
 //!
 //! Invariants
 //! - Handing a connection over never waits.
-//! - Each stage has a time limit: TLS handshake, request header, and for what follows the relay's own idle limit.
+//! - Each stage has a time limit: TLS handshake, request header, and for what follows a limit on being idle.
 //!
 //! Protocol: `docs/protocol.md`, "Remote access".
 
@@ -32,6 +32,7 @@ use crate::BoxError;
 use crate::access::SharedAccess;
 use crate::application::{Application, ClientAddr, HttpService};
 use crate::forward::{self, page};
+use crate::leash::{Counted, Leash, Usage};
 use crate::proxy_protocol::ProxyProtocol;
 use crate::relay;
 use crate::seldom::Seldom;
@@ -63,6 +64,9 @@ pub struct Limits {
     /// For a request's header, from the end of the request before; so an idle HTTP/1.1 connection lives this long.
     /// Default 30 s.
     pub request_header: Duration,
+    /// A connection over which nothing goes either way for this long is ended, whatever it is used for. Default 180 s:
+    /// relays themselves end one after 90–120 s.
+    pub idle: Duration,
 }
 
 impl Default for Limits {
@@ -72,6 +76,7 @@ impl Default for Limits {
             connections_per_address: 64,
             tls_handshake: Duration::from_secs(10),
             request_header: Duration::from_secs(30),
+            idle: Duration::from_secs(180),
         }
     }
 }
@@ -189,9 +194,16 @@ impl Server {
             }
         };
         let stream = Slotted::new(stream, slot, self.tasks.token());
+        let usage = Arc::new(Usage::default());
+        let stream = Leash::new(
+            stream,
+            self.limits.idle,
+            Arc::clone(&usage),
+            self.tasks.upgraded_cut(),
+        );
         let server = Arc::clone(self);
         self.tasks.spawn(async move {
-            match server.serve(stream, address).await {
+            match server.serve(stream, address, usage).await {
                 Ok(()) => tracing::trace!(caller = ?address, "a public connection has ended"),
                 Err(error) => {
                     tracing::debug!(caller = ?address, %error, "a public connection has ended")
@@ -200,7 +212,12 @@ impl Server {
         });
     }
 
-    async fn serve<S>(&self, stream: S, address: Option<IpAddr>) -> Result<(), BoxError>
+    async fn serve<S>(
+        &self,
+        stream: S,
+        address: Option<IpAddr>,
+        usage: Arc<Usage>,
+    ) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -216,7 +233,7 @@ impl Server {
                 } else {
                     &builders.http1
                 };
-                self.serve_http(stream, builder, service.clone(), address)
+                self.serve_http(stream, builder, service.clone(), address, usage)
                     .await
             }
             Serving::Tcp {
@@ -228,10 +245,10 @@ impl Server {
                 let header = proxy_protocol
                     .map(|version| version.header(address))
                     .unwrap_or_default();
-                Ok(relay::to_upstream(stream, *upstream, &header).await?)
+                Ok(relay::to_upstream(stream, upstream, &header).await?)
             }
             Serving::Passthrough { upstream } => {
-                Ok(relay::to_upstream(stream, *upstream, &[]).await?)
+                Ok(relay::to_upstream(stream, upstream, &[]).await?)
             }
         }
     }
@@ -252,16 +269,19 @@ impl Server {
         builder: &auto::Builder<Tasks>,
         service: HttpService,
         address: Option<IpAddr>,
+        usage: Arc<Usage>,
     ) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let warnings = Arc::clone(&self.failure_warnings);
+        let seen = Arc::clone(&usage);
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(ClientAddr(address));
             let (service, warnings) = (service.clone(), Arc::clone(&warnings));
+            let exchange = seen.begin(&request);
             async move {
-                Ok::<_, Infallible>(service.oneshot(request).await.unwrap_or_else(|error| {
+                let response = service.oneshot(request).await.unwrap_or_else(|error| {
                     if warnings.due() {
                         tracing::warn!(%error, "the application failed to answer a request");
                     }
@@ -269,16 +289,22 @@ impl Server {
                         StatusCode::INTERNAL_SERVER_ERROR,
                         "The application on this device has failed.",
                     )
-                }))
+                });
+                Ok::<_, Infallible>(response.map(|body| Counted::new(body, exchange)))
             }
         });
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
         tokio::pin!(connection);
         tokio::select! {
-            ended = connection.as_mut() => return ended,
+            ended = connection.as_mut() => {
+                usage.upgraded();
+                return ended;
+            }
             () = self.tasks.draining() => connection.as_mut().graceful_shutdown(),
         }
-        connection.await
+        let ended = connection.await;
+        usage.upgraded();
+        ended
     }
 }
 

@@ -10,6 +10,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 pub(crate) struct Tasks {
     tracker: TaskTracker,
     drain: CancellationToken,
+    upgraded_cut: CancellationToken,
     kill: CancellationToken,
 }
 
@@ -38,6 +39,16 @@ impl Tasks {
     /// Until [`Tasks::drain`] is called.
     pub(crate) async fn draining(&self) {
         self.drain.cancelled().await;
+    }
+
+    /// Cuts connections that would never end by themselves.
+    pub(crate) fn cut_upgraded(&self) {
+        self.upgraded_cut.cancel();
+    }
+
+    /// Cancelled by [`Tasks::cut_upgraded`].
+    pub(crate) fn upgraded_cut(&self) -> CancellationToken {
+        self.upgraded_cut.clone()
     }
 
     /// Ends everything, wherever it is.

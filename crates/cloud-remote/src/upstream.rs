@@ -1,10 +1,18 @@
 //! Where a local application listens.
 
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
+#[cfg(unix)]
+use std::path::Path;
+use std::pin::Pin;
+#[cfg(unix)]
+use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -18,27 +26,58 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 ///
 /// let upstream = Upstream::from(std::net::SocketAddr::from(([127, 0, 0, 1], 8080)));
 /// assert_eq!(upstream.to_string(), "127.0.0.1:8080");
+/// # #[cfg(unix)]
+/// assert_eq!(Upstream::unix("/run/ui.sock").to_string(), "/run/ui.sock");
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Upstream {
     /// A TCP port, on this device or beside it.
     Tcp(SocketAddr),
+    /// A Unix socket, which only those on this device reach who may open its file.
+    #[cfg(unix)]
+    Unix(Arc<Path>),
 }
 
 impl Upstream {
-    pub(crate) async fn connect(self) -> io::Result<TcpStream> {
-        let Self::Tcp(address) = self;
-        let stream = timeout(CONNECT_LIMIT, TcpStream::connect(address))
+    /// A Unix socket.
+    #[cfg(unix)]
+    pub fn unix(path: impl AsRef<Path>) -> Self {
+        Self::Unix(path.as_ref().into())
+    }
+
+    pub(crate) async fn connect(&self) -> io::Result<UpstreamStream> {
+        timeout(CONNECT_LIMIT, self.connect_without_limit())
             .await
-            .map_err(|_| {
-                io::Error::new(
+            .unwrap_or_else(|_| {
+                Err(io::Error::new(
                     io::ErrorKind::TimedOut,
                     "the local application does not accept the connection",
-                )
-            })??;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+                ))
+            })
+    }
+
+    async fn connect_without_limit(&self) -> io::Result<UpstreamStream> {
+        Ok(match self {
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                UpstreamStream(Box::pin(stream))
+            }
+            #[cfg(unix)]
+            Self::Unix(path) => {
+                UpstreamStream(Box::pin(tokio::net::UnixStream::connect(path).await?))
+            }
+        })
+    }
+
+    /// What stands for it in a URI. (The application is told the public host name all the same.)
+    pub(crate) fn authority(&self) -> String {
+        match self {
+            Self::Tcp(address) => address.to_string(),
+            #[cfg(unix)]
+            Self::Unix(_) => "localhost".to_owned(),
+        }
     }
 }
 
@@ -50,7 +89,62 @@ impl From<SocketAddr> for Upstream {
 
 impl fmt::Display for Upstream {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::Tcp(address) = self;
-        address.fmt(formatter)
+        match self {
+            Self::Tcp(address) => address.fmt(formatter),
+            #[cfg(unix)]
+            Self::Unix(path) => path.display().fmt(formatter),
+        }
+    }
+}
+
+trait ReadWrite: AsyncRead + AsyncWrite {}
+impl<S: AsyncRead + AsyncWrite> ReadWrite for S {}
+
+/// A connection to a local application, whatever it goes over.
+pub(crate) struct UpstreamStream(Pin<Box<dyn ReadWrite + Send>>);
+
+impl Connection for UpstreamStream {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl AsyncRead for UpstreamStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0.as_mut().poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for UpstreamStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.0.as_mut().poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.as_mut().poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.as_mut().poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.as_mut().poll_shutdown(context)
     }
 }

@@ -211,6 +211,51 @@ async fn a_caller_that_goes_away_frees_the_connection_to_the_application() {
     eventually(|| remote.open_connections() == 0).await;
 }
 
+/// The reverse proxy and plain bytes, over a Unix socket.
+#[cfg(unix)]
+#[tokio::test]
+async fn an_application_at_a_unix_socket() {
+    use cloud_remote::Upstream;
+    use tokio::net::UnixListener;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ui.sock");
+    let cloud = Cloud::start().await;
+    let remote = cloud
+        .device(Application::forward(Upstream::unix(&path)))
+        .await;
+    let browser = cloud.browser(&["h2"]);
+    let response = browser.get(cloud.url("/host")).send().await.unwrap();
+    assert_eq!(response.status(), 502);
+
+    let listener = UnixListener::bind(&path).unwrap();
+    let router = Router::new().route(
+        "/host",
+        get(|headers: HeaderMap| async move { headers["host"].to_str().unwrap().to_owned() }),
+    );
+    let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let response = browser.get(cloud.url("/host")).send().await.unwrap();
+    let host = response.text().await.unwrap();
+    assert!(host.starts_with(NAME), "{host}");
+    remote
+        .stop(std::time::Duration::from_secs(10))
+        .await
+        .unwrap();
+    serving.abort();
+
+    std::fs::remove_file(&path).unwrap();
+    let listener = UnixListener::bind(&path).unwrap();
+    let _remote = cloud
+        .device(Application::forward_tcp(Upstream::unix(&path), None))
+        .await;
+    let mut stream = cloud.open(&[]).await.unwrap();
+    stream.write_all(b"question").await.unwrap();
+    let (mut application, _) = within(listener.accept()).await.unwrap();
+    let mut seen = [0; 8];
+    within(application.read_exact(&mut seen)).await.unwrap();
+    assert_eq!(&seen, b"question");
+}
+
 /// Takes one connection, reads `length` bytes from it, answers, and hands back what it read.
 async fn take_one(listener: TcpListener, length: usize) -> Vec<u8> {
     let (mut stream, _) = listener.accept().await.unwrap();

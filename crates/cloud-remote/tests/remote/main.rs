@@ -8,5 +8,6 @@ mod renewal;
 mod rotation;
 mod serving;
 mod stopping;
+mod streams;
 mod support;
 mod tokens;

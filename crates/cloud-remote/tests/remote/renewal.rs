@@ -1,14 +1,8 @@
 //! Newer tokens and certificates while callers are there, and links that die without a word.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::ws::WebSocketUpgrade;
-use axum::routing::{any, get};
 use cloud_remote::{Application, RemoteAccess, RemoteConfig, RemoteEvent, RemoteHandle, Timing};
 use futures_util::{SinkExt, StreamExt};
 use snitun::server::ServerConfig;
@@ -19,63 +13,8 @@ use tokio::sync::watch;
 use tokio_tungstenite::tungstenite;
 
 use crate::serving::web;
+use crate::streams::{Download, counting};
 use crate::support::{Cloud, Issue, NAME, connected, event, eventually, shown_serial, within};
-
-/// Pages that show each lost byte: a download of counted numbers, and a WebSocket that echoes.
-fn counting() -> Application {
-    let count = || {
-        let next = Arc::new(AtomicU64::new(0));
-        Body::from_stream(futures_util::stream::repeat_with(move || {
-            let start = next.fetch_add(1024, Ordering::Relaxed);
-            let numbers: Vec<u8> = (start..start + 1024).flat_map(u64::to_be_bytes).collect();
-            Ok::<_, std::io::Error>(Bytes::from(numbers))
-        }))
-    };
-    let router = Router::new()
-        .route("/", get(|| async { "hello" }))
-        .route("/count", get(move || async move { count() }))
-        .route(
-            "/ws",
-            any(|upgrade: WebSocketUpgrade| async {
-                upgrade.on_upgrade(|mut socket| async move {
-                    while let Some(Ok(message)) = socket.recv().await {
-                        let _ = socket.send(message).await;
-                    }
-                })
-            }),
-        );
-    Application::service(router)
-}
-
-/// A running download of `/count`, of which each byte is looked at.
-struct Download {
-    response: reqwest::Response,
-    rest: Vec<u8>,
-    next: u64,
-}
-
-impl Download {
-    async fn start(cloud: &Cloud) -> Self {
-        let browser = cloud.browser(&["h2"]);
-        let response = browser.get(cloud.url("/count")).send().await.unwrap();
-        Self {
-            response,
-            rest: Vec::new(),
-            next: 0,
-        }
-    }
-
-    async fn go_on(&mut self) {
-        let chunk = within(self.response.chunk()).await.unwrap();
-        self.rest.extend(chunk.expect("an endless download"));
-        let whole = self.rest.len() / 8 * 8;
-        for number in self.rest[..whole].chunks(8) {
-            assert_eq!(number, self.next.to_be_bytes(), "bytes were lost");
-            self.next += 1;
-        }
-        self.rest.drain(..whole);
-    }
-}
 
 /// A token is asked for every 300 ms.
 fn restless() -> Timing {
@@ -121,14 +60,14 @@ async fn hello(cloud: &Cloud) {
 #[tokio::test]
 async fn a_page_in_use_goes_on_through_refreshes_and_a_rotation_without_a_lost_byte() {
     let cloud = Cloud::start().await;
-    let remote = started(&cloud, counting(), restless()).await;
+    let remote = started(&cloud, counting().0, restless()).await;
     let mut events = remote.events();
     let stream = cloud.open(&["http/1.1"]).await.unwrap();
     let url = format!("wss://{NAME}/ws");
     let (mut socket, _) = within(tokio_tungstenite::client_async(url, stream))
         .await
         .unwrap();
-    let mut download = Download::start(&cloud).await;
+    let mut download = Download::start(&cloud, "h2").await;
     let rotated = cloud.platform.ca.issue(&Issue::serial(2));
     let (before, mut round) = (tokens(&cloud), 0_u64);
     while tokens(&cloud) < before + 4 || remote.status().borrow().certificate.serial.as_str() != "2"
@@ -193,10 +132,10 @@ async fn a_tunnel_that_is_always_in_use_moves_before_the_relay_ends_it() {
     timing.check_interval = Duration::from_millis(500);
     timing.refresh_before = Duration::from_secs(3);
     timing.relay_check = Duration::from_secs(2);
-    let remote = started(&cloud, counting(), timing).await;
+    let remote = started(&cloud, counting().0, timing).await;
     let mut events = remote.events();
     let start = Instant::now();
-    let mut download = Download::start(&cloud).await;
+    let mut download = Download::start(&cloud, "h2").await;
     let reading =
         tokio::spawn(async move { while let Ok(Some(_)) = download.response.chunk().await {} });
     renewed(&mut events).await;

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite;
 
 use crate::serving::web;
+use crate::streams::{counting, websocket_over_http2};
 use crate::support::{Cloud, NAME, TokenFault, event, eventually, within};
 
 fn tasks() -> usize {
@@ -124,6 +125,35 @@ async fn what_does_not_end_is_cut_at_the_deadline() {
     );
     assert_eq!(remote.open_connections(), 0);
     drop((socket, endless));
+    eventually(|| tasks() <= before).await;
+}
+
+#[tokio::test]
+async fn an_open_websocket_does_not_hold_up_the_end() {
+    let cloud = Cloud::start().await;
+    let before = tasks();
+    let remote = cloud.device(counting().0).await;
+    let stream = cloud.open(&["http/1.1"]).await.unwrap();
+    let url = format!("wss://{NAME}/ws");
+    let (mut over_http1, _) = within(tokio_tungstenite::client_async(url, stream))
+        .await
+        .unwrap();
+    let mut over_http2 = websocket_over_http2(&cloud).await;
+    let hello = || tungstenite::Message::text("hello");
+    over_http1.send(hello()).await.unwrap();
+    within(over_http1.next()).await.unwrap().unwrap();
+    over_http2.send(hello()).await.unwrap();
+    within(over_http2.next()).await.unwrap().unwrap();
+
+    let start = Instant::now();
+    remote.stop(Duration::from_secs(30)).await.unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(remote.open_connections(), 0);
+    drop((over_http1, over_http2));
     eventually(|| tasks() <= before).await;
 }
 
