@@ -345,7 +345,8 @@ impl ProvisionError {
     }
 
     /// Whether the platform may have registered the device although its answer did not arrive. The provisioning key may
-    /// then be used up; trying again does no harm, and is refused in that case.
+    /// then be used up; trying again does no harm, and is refused in that case. This is about the attempt that the error tells
+    /// of, the last one of the call.
     #[must_use]
     pub fn may_have_registered(&self) -> bool {
         matches!(

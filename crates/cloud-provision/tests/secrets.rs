@@ -12,6 +12,7 @@ mod common;
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use cloud_provision::{KeyPurpose, KeySource, KeySourceError, OwnKey, PrivateKeyPem};
 use tracing_subscriber::filter::LevelFilter;
 
 use common::{Api, KEY, granted, key, ok, with_status};
@@ -27,6 +28,20 @@ impl io::Write for Captured {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// Makes keys, and remembers them in PEM.
+#[derive(Default)]
+struct OwnKeys(Mutex<Vec<String>>);
+
+impl KeySource for OwnKeys {
+    async fn make_key(&self, _: KeyPurpose, _: &str) -> Result<OwnKey, KeySourceError> {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let request = rcgen::CertificateParams::default().serialize_request(&key);
+        self.0.lock().unwrap().push(key.serialize_pem());
+        let private_key = PrivateKeyPem::new(key.serialize_pem());
+        Ok(OwnKey::new(private_key, request.unwrap().pem().unwrap()))
     }
 }
 
@@ -64,6 +79,9 @@ async fn no_log_line_contains_a_secret() {
         tracing::error!(%error, ?error, key = ?key(), "as a host would log it");
         said.push_str(&format!("{error} {error:?}"));
     }
+    let own = OwnKeys::default();
+    let registered = client.register_with_keys("SN0001", &key(), &own).await;
+    said.push_str(&format!("{registered:?}"));
     drop(guard);
 
     said.push_str(&String::from_utf8(captured.0.lock().unwrap().clone()).unwrap());
@@ -86,7 +104,12 @@ async fn no_log_line_contains_a_secret() {
             .lines()
             .filter(|line| !line.starts_with("-----"))
     });
-    for secret in lines.chain([KEY]) {
+    let own = own.0.lock().unwrap().clone();
+    assert_eq!(own.len(), 2, "the platform was asked with keys of our own");
+    let own_lines = own
+        .iter()
+        .flat_map(|pem| pem.lines().filter(|line| !line.starts_with("-----")));
+    for secret in lines.chain(own_lines).chain([KEY]) {
         assert!(!said.contains(secret), "{secret} in {said}");
     }
 }
