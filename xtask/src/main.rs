@@ -24,7 +24,7 @@ use anyhow::{Result, bail};
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  setup              prepare this machine for `interop`: mosquitto, openssl, curl and the Python peers
+  setup              prepare this machine for `interop`: mosquitto, openssl, curl, strace and the Python peers
   test [ARGS..]      cargo test --workspace: unit, integration and doc tests, examples built
        --repeat N    the same N times in a row, stopping at the first failure
   interop [ARGS..]   run the device and the simulator against mosquitto and the Python packages

@@ -21,6 +21,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mosquitto", "mosquitto"),
     ("openssl", "openssl"),
     ("curl", "curl"),
+    // For cloud-config's test that kills at each system call.
+    ("strace", "strace"),
 ];
 
 pub(crate) fn run() -> Result<Tools> {
