@@ -193,6 +193,25 @@ fn a_start_that_is_given_up_anywhere_leaves_nothing_behind() -> anyhow::Result<(
 }
 
 #[test]
+fn a_start_whose_end_nobody_hears_is_undone() -> anyhow::Result<()> {
+    beside_a_platform(async |platform| {
+        let cloud = platform.device(Hooks::new()).await?;
+        for _ in 0..10 {
+            let mut start = Box::pin(cloud.initialize());
+            assert!(futures_util::poll!(&mut start).is_pending());
+            reachable(&cloud).await?;
+            drop(start);
+            // In the order of the calls, also after this.
+            cloud.initialize().await?;
+            cloud.stop().await;
+            nothing_runs().await;
+        }
+        platform.offline().await;
+        Ok(())
+    })
+}
+
+#[test]
 fn a_stop_that_is_given_up_anywhere_goes_on() -> anyhow::Result<()> {
     beside_a_platform(async |platform| {
         let cloud = platform.device(dawdling()).await?;

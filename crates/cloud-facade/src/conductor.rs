@@ -196,6 +196,15 @@ impl Conductor {
                     not_after: SystemTime::from(not_after),
                 });
             }
+            RemoteEvent::CertificateExpiring {
+                serial,
+                not_after,
+                days,
+            } => self.tell(Event::RemoteCertificateExpiring {
+                serial: serial.to_string(),
+                not_after: SystemTime::from(not_after),
+                days,
+            }),
             RemoteEvent::RotationFailed { serial, error } => {
                 self.tell(Event::RemoteCertificateFailed {
                     serial: serial.to_string(),

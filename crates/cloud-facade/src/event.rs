@@ -42,6 +42,15 @@ pub enum Event {
         /// When it runs out.
         not_after: SystemTime,
     },
+    /// The certificate that is served comes near its end, and there is no newer one. Told 30, 14 and 3 days ahead, once each.
+    RemoteCertificateExpiring {
+        /// Its serial number, decimal.
+        serial: String,
+        /// When it runs out.
+        not_after: SystemTime,
+        /// No more than this many days are left: 30, 14 or 3.
+        days: u16,
+    },
     /// A new certificate was asked for and could not be taken over. The old one stays in use.
     RemoteCertificateFailed {
         /// The serial number that was asked for, decimal.

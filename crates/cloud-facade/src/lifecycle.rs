@@ -82,21 +82,28 @@ impl Inner {
             }
             *starting = Some(given_up.clone());
         }
-        // However this ends, the start that it belongs to is over or to be given up.
-        let _over = given_up.clone().drop_guard();
+        let mut caller = Caller {
+            inner: self,
+            given_up: given_up.clone(),
+            gone: CancellationToken::new(),
+            answered: false,
+        };
+        let (inner, gone) = (Arc::clone(self), caller.gone.clone());
         let place = self.queue().await;
-        let inner = Arc::clone(self);
-        passed_on(tokio::spawn(async move {
+        let started = passed_on(tokio::spawn(async move {
             let turn = place.await;
-            inner.start(turn, given_up).await
+            inner.start(turn, given_up, gone).await
         }))
-        .await
+        .await;
+        caller.answered = true;
+        started
     }
 
     async fn start(
         &self,
         turn: OwnedMutexGuard<Turn>,
         given_up: CancellationToken,
+        caller_gone: CancellationToken,
     ) -> Result<(), InitializeError> {
         if self.running().is_some() {
             return Err(InitializeError::Running);
@@ -109,6 +116,7 @@ impl Inner {
             hooks: self.hooks.clone(),
             events: self.events.clone(),
             status: self.status.clone(),
+            caller_gone,
         };
         let loaded = start.load().await?;
         if given_up.is_cancelled() {
@@ -155,6 +163,15 @@ impl Inner {
         }
     }
 
+    /// Ends what a caller has started who went away before he could be told.
+    async fn end_if_unwanted(&self, turn: OwnedMutexGuard<Turn>) {
+        let unwanted = |running: &Running| running.caller_gone.is_cancelled();
+        let unwanted = self.running().as_ref().is_some_and(unwanted);
+        if unwanted {
+            self.end(turn).await;
+        }
+    }
+
     /// Stops what runs, if anything does, and says so.
     async fn end(&self, turn: OwnedMutexGuard<Turn>) {
         let running = self.running().take();
@@ -169,6 +186,37 @@ impl Inner {
     fn tell(&self, event: Event) {
         // An error means that nobody listens.
         let _ = self.events.send(event);
+    }
+}
+
+/// Whoever waits for a start.
+struct Caller<'a> {
+    inner: &'a Arc<Inner>,
+    given_up: CancellationToken,
+    gone: CancellationToken,
+    answered: bool,
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        // The start is over, or is to be given up.
+        self.given_up.cancel();
+        if self.answered {
+            return;
+        }
+        self.gone.cancel();
+        // It may have come to its end since it was last asked. If the turn can be had now, nobody gets in between.
+        let turn = Arc::clone(&self.inner.turn).try_lock_owned();
+        let inner = Arc::clone(self.inner);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let turn = match turn {
+                    Ok(turn) => turn,
+                    Err(_) => inner.queue().await.await,
+                };
+                inner.end_if_unwanted(turn).await;
+            });
+        }
     }
 }
 

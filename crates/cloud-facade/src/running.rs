@@ -40,6 +40,8 @@ pub(crate) struct Start {
     pub(crate) hooks: Hooks,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) status: watch::Sender<Status>,
+    /// Cancelled if whoever starts it goes away before he is told.
+    pub(crate) caller_gone: CancellationToken,
 }
 
 /// What runs. Dropping it ends all of it in the background; [`Running::stop`] does so in good order.
@@ -47,6 +49,7 @@ pub(crate) struct Running {
     pub(crate) session: SessionHandle,
     pub(crate) shadow: ShadowClient,
     pub(crate) remote: Option<RemoteHandle>,
+    pub(crate) caller_gone: CancellationToken,
     conductor: JoinHandle<()>,
     ended: CancellationToken,
     /// Let go last: whoever holds it owns the directory.
@@ -152,6 +155,7 @@ impl Start {
                 ended: CancellationToken::new(),
             },
             ears,
+            caller_gone: self.caller_gone,
             lock,
         })
     }
@@ -161,6 +165,7 @@ impl Start {
 pub(crate) struct Prepared {
     conductor: Conductor,
     ears: Ears,
+    caller_gone: CancellationToken,
     lock: DirectoryLock,
 }
 
@@ -170,6 +175,7 @@ impl Prepared {
         let Self {
             conductor,
             ears,
+            caller_gone,
             lock,
         } = self;
         conductor.status.send_replace(Status {
@@ -182,6 +188,7 @@ impl Prepared {
             shadow: conductor.shadow.clone(),
             remote: conductor.remote.clone(),
             ended: conductor.ended.clone(),
+            caller_gone,
             conductor: tokio::spawn(conductor.run(ears)),
             _lock: lock,
         }
