@@ -32,7 +32,7 @@ Faults:
   {"fault":"withhold","packet":"suback","times":1}  also connack, puback, pingresp
   {"fault":"drop_tunnel","sn":"SN0001"}             cut tunnels (all, without sn)
   {"fault":"api","answer":{"status":{"code":503}}}  also {"delay":{"ms":500}}, "broken_json", "cut_json", "cut_body",
-                                                    "html", {"huge":{"bytes":50000000}}, {"error":{"message":"no"}},
+                                                    "html", "lost", {"huge":{"bytes":50000000}}, {"error":{"message":"no"}},
                                                     {"missing_key":{"key":"remote.pkey"}}, {"mismatched_key":{"part":"remote"}}
   {"fault":"token","answer":"hold"}                 also "malformed", "expired", "foreign", "wrong_key", {"late":{"ms":500}}
   {"fault":"send_token","sn":"SN0001"}              send a token that nobody asked for
