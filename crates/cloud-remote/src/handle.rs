@@ -11,6 +11,7 @@ use crate::application::Application;
 use crate::clock::Clock;
 use crate::config::RemoteConfig;
 use crate::manager::{Manager, Messaging, Orders, Parts};
+use crate::probe::Probe;
 use crate::rotation::{CertificateError, CheckedCertificate};
 use crate::serial::{CertificateSerial, SerialError};
 use crate::serve::{Limits, Server};
@@ -45,6 +46,11 @@ pub enum StartError {
     /// There is nothing to serve.
     #[error("remote access was given no application to serve")]
     NoApplication,
+    /// A probe was asked for, but TLS does not end here. A fault of the configuration.
+    #[error(
+        "a probe cannot tell whether an application with a certificate of its own is reachable"
+    )]
+    Probe,
     /// The certificate could not be loaded. Trying again can help.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -78,6 +84,7 @@ impl RemoteAccess {
             access: AccessRules::default(),
             limits: Limits::default(),
             timing: Timing::default(),
+            probe: None,
         }
     }
 }
@@ -91,6 +98,7 @@ pub struct RemoteAccessBuilder {
     access: AccessRules,
     limits: Limits,
     timing: Timing,
+    probe: Option<Probe>,
 }
 
 impl RemoteAccessBuilder {
@@ -118,6 +126,16 @@ impl RemoteAccessBuilder {
         self
     }
 
+    /// Looks from outside whether the device is reachable: it calls itself up through its public access point, and tells
+    /// by [`RemoteEvent::Reachable`] and [`RemoteEvent::ProbeFailed`]. Default: not.
+    ///
+    /// The access rules have to let in the address that the device has in public. Not for [`Application::Passthrough`],
+    /// whose certificate is not known here.
+    pub fn probe(mut self, probe: Probe) -> Self {
+        self.probe = Some(probe);
+        self
+    }
+
     /// Loads the certificate and starts. The tunnel comes up once [`RemoteHandle::set_messaging_online`] has told that
     /// the platform can be asked for a token.
     ///
@@ -142,6 +160,9 @@ impl RemoteAccessBuilder {
     {
         self.config.check()?;
         let application = self.application.ok_or(StartError::NoApplication)?;
+        if self.probe.is_some() && matches!(application, Application::Passthrough(_)) {
+            return Err(StartError::Probe);
+        }
         let certificate = CheckedCertificate::read(&store.load().await?)?;
         warn_if_doubtful(&certificate, &self.config.access_point);
 
@@ -187,6 +208,7 @@ impl RemoteAccessBuilder {
             config: self.config,
             timing: self.timing,
             clock,
+            probe: self.probe,
             tokens: Arc::new(tokens),
             certificates: Arc::new(certificates),
             store: Arc::new(store),

@@ -5,28 +5,31 @@
 //!
 //! Protocol: `docs/protocol.md`, "Remote access".
 
+mod probe;
 mod rotation;
+mod stopping;
 mod token;
 mod tunnel;
 
-use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::future::{FutureExt, pending};
 use snitun::client::Tunnel;
 use snitun::{Channel, SessionKey};
 use tokio::sync::{broadcast, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use self::probe::Probing;
 use crate::certificate::{CertificateAnswer, CertificatePem};
 use crate::clock::Clock;
 use crate::config::RemoteConfig;
 use crate::expiry::ExpiryWatch;
 use crate::planner::{Action, Event, Id, Now, Planner, TunnelPhase};
+use crate::probe::{Probe, ProbeError};
 use crate::rotation::CheckedCertificate;
 use crate::serial::CertificateSerial;
 use crate::serve::Server;
@@ -38,17 +41,12 @@ use crate::tls::CurrentCertificate;
 use crate::token::TokenAnswer;
 use crate::tunnel::TunnelError;
 
-/// After everything was cut, tasks only have to notice.
-const CUT_LIMIT: Duration = Duration::from_millis(400);
-
-/// At the end, an application has this long to say goodbye over its WebSockets, if it knows of the end.
-const UPGRADED_GRACE: Duration = Duration::from_secs(1);
-
 /// What the manager is made of.
 pub(crate) struct Parts<T, C, S> {
     pub config: RemoteConfig,
     pub timing: Timing,
     pub clock: Clock,
+    pub probe: Option<Probe>,
     pub tokens: Arc<T>,
     pub certificates: Arc<C>,
     pub store: Arc<S>,
@@ -106,6 +104,7 @@ enum Outcome {
     TunnelEnded(Id),
     Certificate(Id, Result<CertificateAnswer, SourceError>),
     Installed(Id, Result<CheckedCertificate, RotationError>),
+    Probed(Option<Result<(), ProbeError>>),
     Stop,
 }
 
@@ -133,6 +132,7 @@ pub(crate) struct Manager<T, C, S> {
     certificate_arrived: Option<CertificatePem>,
     installing: Running<Result<CheckedCertificate, RotationError>>,
     expiry: ExpiryWatch,
+    probing: Probing,
     /// The serial number of the request or installation under way.
     wanted: Option<CertificateSerial>,
     /// Why there is no tunnel, for the status.
@@ -163,6 +163,7 @@ where
             certificate_arrived: None,
             installing: None,
             expiry: ExpiryWatch::default(),
+            probing: Probing::default(),
             wanted: None,
             cause: None,
         }
@@ -184,10 +185,12 @@ where
                 Outcome::TunnelEnded(id) => self.tunnel_ended(id).await,
                 Outcome::Certificate(id, result) => self.certificate(id, result),
                 Outcome::Installed(id, result) => self.installed(id, result),
+                Outcome::Probed(news) => self.probed(news),
                 Outcome::Stop => break,
             }
             self.settle_tunnels();
             self.watch_expiry();
+            self.watch_reachability();
             self.publish_status();
         }
         self.shut_down(&orders.kill).await;
@@ -209,6 +212,7 @@ where
             (id, result) = finished(&mut self.certificate_request) => Outcome::Certificate(id, result),
             (id, result) = finished(&mut self.installing) => Outcome::Installed(id, result),
             () = sleep_until(wake) => Outcome::Event(Event::Tick),
+            news = self.probing.news() => Outcome::Probed(news),
             outcome = next_channel(&mut self.tunnel) => outcome,
             outcome = next_channel(&mut self.retiring) => outcome,
         }
@@ -313,53 +317,6 @@ where
             changed
         });
     }
-
-    /// Gives open connections time to end, until `kill`; then cuts them. Returns when nothing is left.
-    async fn shut_down(mut self, kill: &CancellationToken) {
-        // New connections and requests are over; so are the secrets.
-        self.token_request = None;
-        self.connecting = None;
-        self.certificate_request = None;
-        self.installing = None;
-        self.held = None;
-        let Parts {
-            server,
-            tasks,
-            status,
-            events,
-            ..
-        } = self.parts;
-        // With the server goes what it keeps open (the reverse proxy's idle connections), once its connections are done.
-        drop(server);
-        tasks.drain();
-        tokio::select! {
-            biased;
-            () = kill.cancelled() => tracing::debug!(left = tasks.count(), "open connections are cut"),
-            () = tasks.ended() => {}
-            () = refuse_channels(&mut self.tunnel) => {}
-            never = cut_upgraded(&tasks) => match never {},
-        }
-        tasks.kill();
-        let ended_early = self.ended_early.take().map(|(_, reason)| reason);
-        let (reason, _) = tokio::join!(
-            close(self.tunnel.take(), kill),
-            close(self.retiring.take(), kill)
-        );
-        if let Some(reason) = reason.or(ended_early) {
-            tracing::info!(reason, "the tunnel has ended");
-            let _ = events.send(RemoteEvent::Disconnected { reason });
-        }
-        if timeout(CUT_LIMIT, tasks.ended()).await.is_err() {
-            tracing::warn!(
-                left = tasks.count(),
-                "the application holds on to connections that are cut"
-            );
-        }
-        status.send_modify(|status| {
-            status.tunnel = TunnelStatus::Stopped;
-            status.token_valid = None;
-        });
-    }
 }
 
 /// Runs somebody else's future; a panic in it becomes an error instead of the end of remote access.
@@ -393,34 +350,4 @@ async fn next_channel(tunnel: &mut Option<(Id, Tunnel)>) -> Outcome {
         Some(channel) => Outcome::Channel(channel),
         None => Outcome::TunnelEnded(*id),
     }
-}
-
-/// Closes a tunnel and waits for its end, soon after `kill` no longer. Returns why it has ended.
-async fn close(tunnel: Option<(Id, Tunnel)>, kill: &CancellationToken) -> Option<String> {
-    let (_, tunnel) = tunnel?;
-    let handle = tunnel.handle();
-    handle.close();
-    let cut = async {
-        kill.cancelled().await;
-        sleep(CUT_LIMIT).await;
-    };
-    Some(tokio::select! {
-        reason = handle.closed() => reason.to_string(),
-        () = cut => "the tunnel was cut on this side".to_owned(),
-    })
-}
-
-/// Cuts WebSockets and the like once their grace is over.
-async fn cut_upgraded(tasks: &Tasks) -> Infallible {
-    sleep(UPGRADED_GRACE).await;
-    tasks.cut_upgraded();
-    pending().await
-}
-
-/// Closes each channel that still comes. Ends with the tunnel; waits for ever without one.
-async fn refuse_channels(tunnel: &mut Option<(Id, Tunnel)>) {
-    let Some((_, tunnel)) = tunnel else {
-        return pending().await;
-    };
-    while tunnel.accept().await.is_some() {}
 }

@@ -100,6 +100,16 @@ pub enum RemoteEvent {
         /// Why.
         reason: String,
     },
+    /// The device has reached itself through its public access point; see
+    /// [`RemoteAccessBuilder::probe`](crate::RemoteAccessBuilder::probe). Told once for each connected tunnel, and when
+    /// it succeeds again after a failure.
+    Reachable,
+    /// The tunnel is connected, but the device could not reach itself through its public access point. Told when that
+    /// begins.
+    ProbeFailed {
+        /// Why.
+        reason: String,
+    },
     /// The tunnel was replaced by a new one with the newest token, before the relay would have ended it. It was
     /// connected all the time. If no moment without open connections has come in time, those were cut.
     TunnelRenewed,

@@ -28,7 +28,7 @@ impl CurrentCertificate {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = key;
     }
 
-    fn current(&self) -> Arc<CertifiedKey> {
+    pub(crate) fn current(&self) -> Arc<CertifiedKey> {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -1,0 +1,93 @@
+//! Looking from outside, while the tunnel is connected, whether the public gets through.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::pending;
+use tokio::time::{Instant, sleep_until};
+
+use super::Manager;
+use crate::probe::{self, ProbeError};
+use crate::source::{CertificateSource, CertificateStore, TokenSource};
+use crate::status::RemoteEvent;
+
+/// After a failure, so that the end of an outage is not told late.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// What is known of the way from the public to the device, and what is under way to find out.
+#[derive(Default)]
+pub(super) struct Probing {
+    next: Option<Instant>,
+    call: Option<futures_util::future::BoxFuture<'static, Result<(), ProbeError>>>,
+    /// Since the tunnel was connected.
+    reachable: Option<bool>,
+}
+
+impl Probing {
+    /// A call's result; `None` when it is time for the next one. Waits for ever if none is to be made. Cancel safe.
+    pub(super) async fn news(&mut self) -> Option<Result<(), ProbeError>> {
+        if let Some(call) = &mut self.call {
+            let result = call.await;
+            self.call = None;
+            return Some(result);
+        }
+        match self.next {
+            Some(next) => sleep_until(next).await,
+            None => pending().await,
+        }
+        None
+    }
+}
+
+impl<T, C, S> Manager<T, C, S>
+where
+    T: TokenSource,
+    C: CertificateSource,
+    S: CertificateStore,
+{
+    /// Begins with a tunnel that is connected, and ends with it.
+    pub(super) fn watch_reachability(&mut self) {
+        if self.parts.probe.is_none() {
+            return;
+        }
+        if self.tunnel.is_none() {
+            self.probing = Probing::default();
+        } else if self.probing.next.is_none() && self.probing.call.is_none() {
+            self.probing.next = Some(Instant::now());
+        }
+    }
+
+    pub(super) fn probed(&mut self, news: Option<Result<(), ProbeError>>) {
+        let Some(probe) = self.parts.probe.clone() else {
+            return;
+        };
+        let Some(result) = news else {
+            let access_point = self.parts.config.access_point.clone();
+            let served = Arc::clone(&self.parts.served);
+            self.probing.next = None;
+            self.probing.call = Some(Box::pin(probe::call(probe, access_point, served)));
+            return;
+        };
+        let reachable = result.is_ok();
+        let wait = if reachable {
+            probe.interval
+        } else {
+            probe.interval.min(AGAIN)
+        };
+        self.probing.next = Some(Instant::now() + wait);
+        if self.probing.reachable.replace(reachable) == Some(reachable) {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                tracing::info!("the device is reachable from outside");
+                self.emit(RemoteEvent::Reachable);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the tunnel is connected, but the device does not seem reachable from outside");
+                let reason = error.to_string();
+                self.emit(RemoteEvent::ProbeFailed { reason });
+            }
+        }
+    }
+}
