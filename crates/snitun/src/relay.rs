@@ -3,19 +3,24 @@
 //! There is no half-close in the protocol, so the end of one direction is the end of both: what is already on its way is
 //! still delivered, then both are closed.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use bytes::Buf;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::Instant;
 
 use crate::driver::{Channel, ChannelReader, ChannelWriter};
 
-/// Read from the TCP connection at a time: one full frame.
-const BUFFER: usize = 64 * 1024;
+/// Taken from a channel at a time, about: four full frames in one system call. It is held beyond what the channel's own
+/// limits count.
+const AT_A_TIME: usize = 256 * 1024;
+/// Pieces given to one vectored write: what the largest frames and the ends of their predecessors come to.
+const SLICES: usize = 16;
 /// After our end, how long a caller may go on sending before we cut it off. Closing with bytes unread would make the
 /// system reset the connection, and the caller could lose the last of what we sent.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -70,37 +75,29 @@ async fn into_channel(
     channel: &mut ChannelWriter<'_>,
     progress: &Progress,
 ) -> io::Result<()> {
-    let mut buffer = Vec::new();
     loop {
-        // No buffer is kept while nothing comes: many connections are idle.
+        // No buffer is taken while nothing comes: many connections are idle.
         tcp.readable().await?;
-        buffer.reserve_exact(BUFFER);
-        loop {
-            buffer.clear();
-            match tcp.try_read_buf(&mut buffer) {
-                Ok(0) => {
-                    channel.shutdown().await?;
-                    return Ok(());
-                }
-                Ok(count) => {
-                    match channel.write_all(&buffer).await {
-                        Ok(()) => {}
-                        // The other direction sees the channel's end.
-                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                            return Ok(());
-                        }
-                        Err(error) => return Err(error),
-                    }
-                    progress.moved(&progress.into_channel, count);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => {
-                    channel.shutdown().await?;
-                    return Err(error);
-                }
+        let mut buffer = channel.take_buffer();
+        // One read for each time that there is something: one that does not fill the buffer has emptied the socket, and
+        // reading again would only cost a system call.
+        let count = match tcp.read_buf(&mut buffer).await {
+            Ok(0) => {
+                channel.shutdown().await?;
+                return Ok(());
             }
+            Ok(count) => count,
+            Err(error) => {
+                channel.shutdown().await?;
+                return Err(error);
+            }
+        };
+        match channel.write_buffer(buffer).await {
+            Ok(()) => progress.moved(&progress.into_channel, count),
+            // The other direction sees the channel's end.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(error),
         }
-        buffer = Vec::new();
     }
 }
 
@@ -109,18 +106,37 @@ async fn from_channel(
     tcp: &mut OwnedWriteHalf,
     progress: &Progress,
 ) -> io::Result<()> {
+    let mut pieces = VecDeque::new();
     loop {
-        let piece = channel.fill_buf().await?;
-        if piece.is_empty() {
+        channel.read_pieces(&mut pieces, AT_A_TIME).await?;
+        if pieces.is_empty() {
             tcp.shutdown().await?;
             return Ok(());
         }
-        let count = tcp.write(piece).await?;
-        if count == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
+        while !pieces.is_empty() {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let used = pieces
+                .iter()
+                .zip(&mut slices)
+                .map(|(piece, slice)| *slice = IoSlice::new(piece))
+                .count();
+            let mut count = match &slices[..used] {
+                [one] => tcp.write(one).await?,
+                several => tcp.write_vectored(several).await?,
+            };
+            if count == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            progress.moved(&progress.from_channel, count);
+            while let Some(first) = pieces.front_mut() {
+                if count < first.len() {
+                    first.advance(count);
+                    break;
+                }
+                count -= first.len();
+                pieces.pop_front();
+            }
         }
-        channel.consume(count);
-        progress.moved(&progress.from_channel, count);
     }
 }
 

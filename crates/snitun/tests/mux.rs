@@ -13,6 +13,7 @@ mod model;
 #[path = "support/pair.rs"]
 mod pair;
 
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::time::Duration;
 
@@ -123,6 +124,50 @@ fn slices_are_queued_in_order_as_one_frame() {
     assert!(bytes[..70_000].iter().all(|byte| *byte == 1));
     assert!(bytes[70_000..].iter().all(|byte| *byte == 2));
     assert_eq!(bytes.len(), 100_000);
+}
+
+#[test]
+fn buffers_are_queued_within_the_limit_and_arrive_in_order() {
+    for send_per_channel in [100_000, 20_000] {
+        let limits = Limits {
+            send_per_channel,
+            ..small_limits()
+        };
+        let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
+        let server = pair.open();
+        pair.settle();
+        let client = pair.accept();
+        let mut sent = Vec::new();
+        let mut received = Vec::new();
+        for (round, len) in [60_000, 10, 16_384, 65_536, 1, 30_000]
+            .into_iter()
+            .enumerate()
+        {
+            let mut buffer = pair.sides[SERVER].mux.take_buffer();
+            assert!(buffer.is_empty() && buffer.capacity() >= 65_536);
+            buffer.resize(len, round as u8);
+            sent.extend_from_slice(&buffer);
+            while !buffer.is_empty() {
+                let queued = sent.len() - received.len() - buffer.len();
+                assert!(queued <= send_per_channel, "{queued} are queued");
+                if pair.sides[SERVER].mux.write_buffer(server, &mut buffer) == Write::Wait {
+                    pair.settle();
+                    let mut pieces = VecDeque::new();
+                    let mux = &mut pair.sides[CLIENT].mux;
+                    assert_eq!(mux.read_pieces(client, &mut pieces, usize::MAX), None);
+                    received.extend(pieces.into_iter().flatten());
+                    let mut none = VecDeque::new();
+                    assert_eq!(mux.read_pieces(client, &mut none, 1), Some(Read::Wait));
+                }
+            }
+        }
+        pair.settle();
+        received.extend(pair.drain(CLIENT, client).0);
+        assert!(received == sent);
+        pair.sides[SERVER].mux.close(server, pair.now);
+        let closed = pair.sides[SERVER].mux.write_buffer(server, &mut vec![1]);
+        assert_eq!(closed, Write::Closed);
+    }
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! A channel as an ordinary byte stream.
 
+use std::collections::VecDeque;
 use std::fmt;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -122,6 +124,80 @@ impl ChannelReader<'_> {
             // Lets go of the connection's input buffer.
             *self.current = BytesMut::new();
         }
+    }
+}
+
+impl ChannelReader<'_> {
+    /// Takes what has been received, in pieces, up to about `enough` bytes; nothing once the channel has ended.
+    ///
+    /// # Cancel safety
+    /// Yes: what is taken is in `pieces`.
+    pub(crate) async fn read_pieces(
+        &mut self,
+        pieces: &mut VecDeque<BytesMut>,
+        enough: usize,
+    ) -> io::Result<()> {
+        if !self.current.is_empty() {
+            pieces.push_back(std::mem::take(self.current));
+            return Ok(());
+        }
+        poll_fn(|cx| {
+            let cooperation = ready!(tokio::task::coop::poll_proceed(cx));
+            let nothing = self.end.shared.with(|state| {
+                let nothing = state.mux.read_pieces(self.end.key, pieces, enough);
+                if nothing == Some(Read::Wait) {
+                    state.park_reader(self.end.key, cx);
+                }
+                nothing
+            });
+            match nothing {
+                Some(Read::Wait) => return Poll::Pending,
+                Some(Read::Failed(error)) => return Poll::Ready(Err(reset(error))),
+                None | Some(Read::End | Read::Data(_)) => {}
+            }
+            cooperation.made_progress();
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+}
+
+impl ChannelWriter<'_> {
+    /// An empty buffer with room for one frame, for [`write_buffer`](Self::write_buffer).
+    pub(crate) fn take_buffer(&self) -> Vec<u8> {
+        self.end.shared.with(|state| state.mux.take_buffer())
+    }
+
+    /// Writes a whole buffer.
+    ///
+    /// # Cancel safety
+    /// No: part of it may have been written.
+    pub(crate) async fn write_buffer(&mut self, mut buffer: Vec<u8>) -> io::Result<()> {
+        poll_fn(|cx| {
+            let cooperation = ready!(tokio::task::coop::poll_proceed(cx));
+            let closed = self.end.shared.with(|state| {
+                while !buffer.is_empty() {
+                    match state.mux.write_buffer(self.end.key, &mut buffer) {
+                        Write::Taken(_) => {}
+                        Write::Wait => {
+                            state.park_writer(self.end.key, cx);
+                            return false;
+                        }
+                        Write::Closed => return true,
+                    }
+                }
+                false
+            });
+            if closed {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            if !buffer.is_empty() {
+                return Poll::Pending;
+            }
+            cooperation.made_progress();
+            Poll::Ready(Ok(()))
+        })
+        .await
     }
 }
 

@@ -34,7 +34,7 @@ use crate::limits::{Limits, Timeouts};
 use crate::version::ProtocolVersion;
 
 use channel::{ChannelState, Phase};
-use queue::Pool;
+use queue::{FRAME_UP_TO, Pool, SendQueue};
 use timers::Timers;
 use transmit::Control;
 
@@ -249,6 +249,32 @@ impl Mux {
         Read::End
     }
 
+    /// Takes received bytes like [`Mux::read`], in as many pieces as there are, up to about `enough` bytes: they are appended
+    /// to `pieces`. When there are none, yields what [`Mux::read`] would.
+    pub fn read_pieces(
+        &mut self,
+        key: ChannelKey,
+        pieces: &mut VecDeque<BytesMut>,
+        enough: usize,
+    ) -> Option<Read> {
+        let mut taken = 0;
+        while taken < enough {
+            let waiting =
+                channel_mut(&mut self.slots, key).is_some_and(|channel| channel.recv.len() > 0);
+            if taken > 0 && !waiting {
+                break;
+            }
+            match self.read(key) {
+                Read::Data(data) => {
+                    taken += data.len();
+                    pieces.push_back(data);
+                }
+                other => return Some(other),
+            }
+        }
+        None
+    }
+
     /// Queues bytes to be sent, as many as there is room for.
     pub fn write(&mut self, key: ChannelKey, data: &[u8]) -> Write {
         self.write_vectored(key, &[IoSlice::new(data)])
@@ -280,6 +306,46 @@ impl Mux {
         }
         self.schedule(key);
         Write::Taken(taken)
+    }
+
+    /// Like [`Mux::write`], for a buffer of [`Mux::take_buffer`]: a mostly full one becomes a frame as it is, without copying.
+    /// What was taken is gone from the buffer; there is a rest only where a channel's whole room is less than a frame.
+    pub fn write_buffer(&mut self, key: ChannelKey, buffer: &mut Vec<u8>) -> Write {
+        let share = self.config.limits.send_share(self.by_id.len());
+        let Some(channel) = channel_mut(&mut self.slots, key) else {
+            return Write::Closed;
+        };
+        if channel.phase != Phase::Open {
+            return Write::Closed;
+        }
+        let room = share.saturating_sub(channel.send.len());
+        if buffer.len() > room {
+            if buffer.len() <= share {
+                // There will be room for all of it.
+                channel.writer_waits = true;
+                return Write::Wait;
+            }
+            let written = self.write(key, buffer);
+            if let Write::Taken(count) = written {
+                buffer.drain(..count);
+            }
+            return written;
+        }
+        let taken = buffer.len();
+        let buffer = std::mem::take(buffer);
+        if SendQueue::is_worth_keeping(&buffer) {
+            channel.send.push_whole(buffer);
+        } else {
+            channel.send.push(&buffer, taken, &mut self.pool);
+            self.pool.put(buffer);
+        }
+        self.schedule(key);
+        Write::Taken(taken)
+    }
+
+    /// An empty buffer with room for one frame, for [`Mux::write_buffer`].
+    pub fn take_buffer(&mut self) -> Vec<u8> {
+        self.pool.get(FRAME_UP_TO)
     }
 
     /// Closes a channel in both directions: CLOSE goes out behind what was written. What was received can still be read.

@@ -94,6 +94,18 @@ impl SendQueue {
         }
     }
 
+    /// Whether a buffer of [`FRAME_UP_TO`] is better queued as it is than copied. What is kept is at most four times what is
+    /// queued, as it is for received pieces.
+    pub(super) fn is_worth_keeping(buffer: &Vec<u8>) -> bool {
+        buffer.capacity() == FRAME_UP_TO && buffer.len() >= SHARE_FROM
+    }
+
+    /// Queues a buffer as it is.
+    pub(super) fn push_whole(&mut self, chunk: Vec<u8>) {
+        self.bytes += chunk.len();
+        self.chunks.push_back(chunk);
+    }
+
     /// How much the next frame carries.
     pub(super) fn front_len(&self) -> usize {
         self.chunks.front().map_or(0, Vec::len)
@@ -128,7 +140,7 @@ impl Pool {
     const KEEP_SMALL: usize = 64;
     const KEEP_LARGE: usize = 8;
 
-    fn get(&mut self, wanted: usize) -> Vec<u8> {
+    pub(super) fn get(&mut self, wanted: usize) -> Vec<u8> {
         if wanted <= COPY_UP_TO {
             self.small
                 .pop()
