@@ -12,7 +12,7 @@ mod support;
 use std::time::Duration;
 
 use snitun::client::{ClientConfig, ConnectError};
-use snitun::server::{ServerConfig, ServerEvent, TokenContent};
+use snitun::server::{PortRole, ServerConfig, ServerEvent, TokenContent};
 use snitun::{
     ChannelError, Cipher, CloseReason, HandshakeError, KeyError, ProtocolVersion, SessionKey,
 };
@@ -489,4 +489,75 @@ async fn a_silent_server_is_not_waited_for_forever() {
     let mut sent = Vec::new();
     within(theirs.read_to_end(&mut sent)).await.unwrap();
     assert_eq!(sent.len(), 4 + 32 + 32);
+}
+
+/// Sends `bytes` to the server and tells whether it hangs up without having sent anything.
+async fn is_closed(address: std::net::SocketAddr, bytes: &[u8]) -> bool {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    matches!(within(stream.read(&mut [0; 10])).await, Ok(0) | Err(_))
+}
+
+#[tokio::test]
+async fn ports_for_devices_and_for_callers_take_nobody_else() {
+    let relay = Relay::start(ServerConfig::default()).await;
+    let (devices, _) = relay.port(PortRole::Devices, false).await;
+    let (callers, _) = relay.port(PortRole::Callers, true).await;
+    let config = relay.invite("device.example.com", ProtocolVersion::V2, Cipher::AesCbc);
+    let token = config.token.expose().to_owned();
+    let hello = client_hello("device.example.com");
+    let proxied = b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n";
+    assert!(is_closed(devices, &hello).await);
+    assert!(is_closed(callers, &[&proxied[..], token.as_bytes()].concat()).await);
+    // A header is demanded where it is switched on, and no ClientHello where it is not.
+    assert!(is_closed(callers, &hello).await);
+    assert!(is_closed(relay.address, &[&proxied[..], &hello].concat()).await);
+
+    let stream = TcpStream::connect(devices).await.unwrap();
+    let mut tunnel = within(snitun::client::connect(stream, config))
+        .await
+        .unwrap();
+    // The header may come in pieces, and together with what follows.
+    let mut caller = TcpStream::connect(callers).await.unwrap();
+    caller.set_nodelay(true).unwrap();
+    for byte in &proxied[..20] {
+        caller.write_all(&[*byte]).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    let rest = [&proxied[20..], &hello].concat();
+    caller.write_all(&rest).await.unwrap();
+    let mut channel = within(tunnel.accept()).await.unwrap();
+    assert_eq!(channel.peer_ip(), Some("2001:db8::7".parse().unwrap()));
+    let mut first = vec![0; hello.len()];
+    within(channel.read_exact(&mut first)).await.unwrap();
+    assert_eq!(first, hello);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_are_limited() {
+    for (max_in_flight, max_in_flight_per_address) in [(3, 100), (100, 3)] {
+        let relay = Relay::start(ServerConfig {
+            max_in_flight,
+            max_in_flight_per_address,
+            first_byte_timeout: support::LIMIT,
+            ..ServerConfig::default()
+        })
+        .await;
+        let mut silent = Vec::new();
+        for _ in 0..3 {
+            silent.push(TcpStream::connect(relay.address).await.unwrap());
+        }
+        assert!(is_closed(relay.address, b"").await);
+        // Once they have gone there is room again: a caller gets as far as to be told that nobody is there.
+        drop(silent);
+        let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
+        within(async {
+            while relay.device(config.clone()).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        relay.stop().await;
+    }
 }

@@ -1,9 +1,10 @@
 //! The public end: lets devices in by their tokens and connects callers to them by the host name in their ClientHello.
 //!
 //! One port serves both: a connection that begins with a TLS handshake record is a caller, one that begins like a Fernet
-//! token is a device, anything else is closed. TLS is never ended here: the server sees the ClientHello and then bytes
+//! token is a device, anything else is closed. A [`Port`] may also be for one of them alone. TLS is never ended here: the server sees the ClientHello and then bytes
 //! that it cannot read (docs/protocol.md, "SniTun").
 
+mod port;
 mod public;
 mod registry;
 mod token;
@@ -11,7 +12,7 @@ mod tunnel;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ use tokio_util::task::TaskTracker;
 use crate::close::CloseReason;
 use crate::limits::{Limits, Timeouts};
 
+use port::PerAddress;
+pub use port::{Port, PortRole};
 use registry::Registry;
 pub use registry::ServerEvent;
 use token::DynAuthenticator;
@@ -46,6 +49,8 @@ pub struct ServerConfig {
     pub throttling: Option<NonZeroU32>,
     /// How long a connection may take to send its first byte. Default 10 s.
     pub first_byte_timeout: Duration,
+    /// The same where only devices connect ([`PortRole::Devices`]). Default 2 s.
+    pub token_timeout: Duration,
     /// How long a caller may take from there to a complete ClientHello. Default 2 s.
     pub hello_timeout: Duration,
     /// How long a public connection may be idle. Default 105 s, in the middle of what the reference does.
@@ -54,6 +59,9 @@ pub struct ServerConfig {
     pub expiry_check: Duration,
     /// Connections that have not yet shown what they want. Beyond it, new ones are closed at once. Default 512.
     pub max_in_flight: usize,
+    /// Such connections from one address. Beyond it, new ones are closed at once. Default 128: a whole office behind one
+    /// address, or a load balancer that does not say for whom it speaks, gets by; nobody fills all places alone.
+    pub max_in_flight_per_address: usize,
     /// Connections in all. Beyond it, new ones are closed at once. Default 16,384.
     pub max_connections: usize,
 }
@@ -65,10 +73,12 @@ impl Default for ServerConfig {
             timeouts: Timeouts::default(),
             throttling: None,
             first_byte_timeout: Duration::from_secs(10),
+            token_timeout: Duration::from_secs(2),
             hello_timeout: Duration::from_secs(2),
             public_idle: Duration::from_secs(105),
             expiry_check: Duration::from_secs(14_400),
             max_in_flight: 512,
+            max_in_flight_per_address: 128,
             max_connections: 16_384,
         }
     }
@@ -85,13 +95,18 @@ struct Inner {
     config: ServerConfig,
     registry: Arc<Registry>,
     in_flight: Arc<Semaphore>,
+    per_address: Arc<PerAddress>,
     connections: Arc<Semaphore>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
 
-/// Held while a connection has not yet shown what it wants.
-type InFlight = OwnedSemaphorePermit;
+/// Held while a connection has not yet shown what it wants: its place among all and among those of its address.
+#[expect(dead_code, reason = "the places are given up when it is dropped")]
+struct InFlight {
+    all: OwnedSemaphorePermit,
+    of_address: port::Place,
+}
 
 impl Server {
     /// A server that lets in whom `authenticator` lets in.
@@ -101,6 +116,7 @@ impl Server {
                 authenticator: Box::new(authenticator),
                 registry: Arc::new(Registry::new()),
                 in_flight: Arc::new(Semaphore::new(config.max_in_flight)),
+                per_address: Arc::new(PerAddress::new(config.max_in_flight_per_address)),
                 connections: Arc::new(Semaphore::new(config.max_connections)),
                 tasks: TaskTracker::new(),
                 stopping: CancellationToken::new(),
@@ -122,6 +138,20 @@ impl Server {
     /// # Cancel safety
     /// Dropping the future only stops accepting; connections go on until [`stop`](Self::stop).
     pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
+        self.serve_port(listener, Port::default(), shutdown).await;
+    }
+
+    /// Like [`serve`](Self::serve), for a port that takes devices or callers only, or that has a load balancer in front of
+    /// it. A server may have any number of ports; when one is shut down, all are.
+    ///
+    /// # Cancel safety
+    /// As [`serve`](Self::serve).
+    pub async fn serve_port(
+        &self,
+        listener: TcpListener,
+        port: Port,
+        shutdown: impl Future<Output = ()> + Send,
+    ) {
         tokio::pin!(shutdown);
         loop {
             let accepted = tokio::select! {
@@ -130,7 +160,7 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, caller)) => self.spawn(stream, caller),
+                Ok((stream, caller)) => self.spawn_on(stream, caller, port),
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     tokio::time::sleep(ACCEPT_AGAIN).await;
@@ -144,10 +174,14 @@ impl Server {
     /// Serves one connection that was accepted elsewhere, in a task of its own. `caller` is the address that the device
     /// gets to see.
     pub fn spawn(&self, stream: TcpStream, caller: SocketAddr) {
+        self.spawn_on(stream, caller, Port::default());
+    }
+
+    fn spawn_on(&self, stream: TcpStream, caller: SocketAddr, port: Port) {
         let server = self.clone();
         // The task ends with the connection, and all connections end when the server stops.
         self.inner.tasks.spawn(async move {
-            server.handle_connection(stream, caller).await;
+            server.handle_on(stream, caller, port).await;
         });
     }
 
@@ -156,16 +190,20 @@ impl Server {
     /// # Cancel safety
     /// Dropping the future ends the connection, and with a device's connection its tunnel.
     pub async fn handle_connection(&self, stream: TcpStream, caller: SocketAddr) {
+        self.handle_on(stream, caller, Port::default()).await;
+    }
+
+    async fn handle_on(&self, stream: TcpStream, caller: SocketAddr, port: Port) {
         let inner = &self.inner;
-        let permits = (
+        let places = (
             Arc::clone(&inner.connections).try_acquire_owned(),
-            Arc::clone(&inner.in_flight).try_acquire_owned(),
+            inner.begin(caller.ip(), port),
         );
-        let (Ok(_connection), Ok(in_flight)) = permits else {
+        let (Ok(_connection), Some(in_flight)) = places else {
             tracing::debug!(%caller, "connection closed: too many are open");
             return;
         };
-        if let Err(error) = inner.sort_out(stream, caller, in_flight).await {
+        if let Err(error) = inner.sort_out(stream, caller, port, in_flight).await {
             tracing::debug!(%caller, %error, "connection failed");
         }
     }
@@ -180,17 +218,40 @@ impl Server {
 }
 
 impl Inner {
+    /// A place for a connection that has just begun, if there is one.
+    fn begin(&self, address: IpAddr, port: Port) -> Option<InFlight> {
+        // All connections of a load balancer have its address: whom they are for is only seen later.
+        let of_address = if port.proxy_protocol {
+            PerAddress::uncounted(&self.per_address)
+        } else {
+            PerAddress::take(&self.per_address, address)?
+        };
+        Some(InFlight {
+            all: Arc::clone(&self.in_flight).try_acquire_owned().ok()?,
+            of_address,
+        })
+    }
+
     async fn sort_out(
         &self,
         mut stream: TcpStream,
-        caller: SocketAddr,
-        in_flight: InFlight,
+        mut caller: SocketAddr,
+        port: Port,
+        mut in_flight: InFlight,
     ) -> io::Result<()> {
         // Frames and TLS records are complete when they are written: waiting for more only costs time.
         stream.set_nodelay(true)?;
         let mut first = Vec::with_capacity(FIRST_READ);
-        let wait = self.config.first_byte_timeout;
+        let wait = match port.role {
+            PortRole::Any | PortRole::Callers => self.config.first_byte_timeout,
+            PortRole::Devices => self.config.token_timeout,
+        };
         let begin = async {
+            let source = if port.proxy_protocol {
+                port::read_proxy_header(&mut stream, &mut first).await?
+            } else {
+                None
+            };
             // Two bytes tell what it is.
             while first.len() < 2
                 && (&mut stream)
@@ -199,17 +260,25 @@ impl Inner {
                     .await?
                     > 0
             {}
-            io::Result::Ok(())
+            io::Result::Ok(source)
         };
-        tokio::select! {
+        let source = tokio::select! {
             () = self.stopping.cancelled() => return Ok(()),
             begun = tokio::time::timeout(wait, begin) => match begun {
                 Ok(begun) => begun?,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             },
+        };
+        if let Some(source) = source {
+            caller = source;
+            let Some(place) = PerAddress::take(&self.per_address, caller.ip()) else {
+                tracing::debug!(%caller, "connection closed: too many are open from its address");
+                return Ok(());
+            };
+            in_flight.of_address = place;
         }
         match first.as_slice() {
-            [0x16, ..] => {
+            [0x16, ..] if port.role != PortRole::Devices => {
                 let public = self.public(stream, first, caller.ip(), in_flight);
                 tokio::select! {
                     () = self.stopping.cancelled() => {}
@@ -220,12 +289,12 @@ impl Inner {
                 }
             }
             // A tunnel that is up says goodbye by itself when the server stops.
-            [b'g', b'A', ..] => {
+            [b'g', b'A', ..] if port.role != PortRole::Callers => {
                 if let Err(error) = self.tunnel(stream, first, in_flight).await {
                     tracing::info!(%caller, %error, "device refused");
                 }
             }
-            _ => tracing::debug!(%caller, "connection closed: neither TLS nor a token"),
+            _ => tracing::debug!(%caller, "connection closed: not what this port is for"),
         }
         Ok(())
     }

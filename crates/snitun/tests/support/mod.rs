@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use snitun::client::{self, ClientConfig, ConnectError, Tunnel};
-use snitun::server::{FernetKeys, Server, ServerConfig, ServerHandle, TokenContent};
+use snitun::server::{
+    FernetKeys, Port, PortRole, Server, ServerConfig, ServerHandle, TokenContent,
+};
 use snitun::{Channel, Cipher, ProtocolVersion, SessionKey};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -27,6 +29,7 @@ pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     pub(crate) keys: FernetKeys,
     pub(crate) handle: ServerHandle,
+    server: Server,
     stop: Option<oneshot::Sender<()>>,
     task: JoinHandle<()>,
 }
@@ -39,8 +42,9 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
+        let serving = server.clone();
         let task = tokio::spawn(async move {
-            server
+            serving
                 .serve(listener, async {
                     let _ = stopped.await;
                 })
@@ -50,9 +54,31 @@ impl Relay {
             address,
             keys,
             handle,
+            server,
             stop: Some(stop),
             task,
         }
+    }
+
+    /// Another port of the same server, which stops with it.
+    pub(crate) async fn port(
+        &self,
+        role: PortRole,
+        proxy_protocol: bool,
+    ) -> (SocketAddr, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = self.server.clone();
+        let port = Port {
+            role,
+            proxy_protocol,
+        };
+        let task = tokio::spawn(async move {
+            server
+                .serve_port(listener, port, std::future::pending())
+                .await;
+        });
+        (address, task)
     }
 
     pub(crate) async fn stop(mut self) {
