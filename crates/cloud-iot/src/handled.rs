@@ -2,6 +2,8 @@
 
 use std::sync::Weak;
 
+use tokio::time::Instant;
+
 use crate::driver::Shared;
 use crate::inbound::DeliveryId;
 
@@ -22,7 +24,8 @@ impl Handled {
 impl Drop for Handled {
     fn drop(&mut self) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.with_core(|core| core.handled(self.delivery));
+            let now = Instant::now();
+            shared.with_core(|core| core.handled(self.delivery, now));
         }
     }
 }

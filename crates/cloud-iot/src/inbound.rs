@@ -101,6 +101,11 @@ impl Inbound {
         self.pending.remove(index).map(|p| p.packet_id)
     }
 
+    /// Whether all that came on this connection is acknowledged.
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.pending.iter().any(|p| p.current)
+    }
+
     /// What was not acknowledged will come again, if the server keeps the session.
     pub(crate) fn connection_lost(&mut self) {
         for pending in &mut self.pending {

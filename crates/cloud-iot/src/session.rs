@@ -300,7 +300,8 @@ impl SessionHandle {
         self.shared().events.subscribe()
     }
 
-    /// Stops the session: what is queued and the goodbye are sent, if there is a connection, then
+    /// Stops the session: what is queued is sent, handlers finish what waits for its acknowledgement
+    /// ([`Acknowledge::AfterHandlers`](crate::Acknowledge)), the goodbye is sent, if there is a connection, then
     /// DISCONNECT, then the on-disconnect hooks run. All within `limit`; what is not done by then
     /// is given up, and the receipts of undelivered messages say so. No task is left afterwards.
     ///

@@ -109,7 +109,7 @@ pub(super) enum Phase {
 /// How far a goodbye has come.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Drain {
-    /// The outbox is being emptied, until then.
+    /// The outbox is being emptied, and handlers finish what is to be acknowledged, until then.
     Flushing(Instant),
     /// The goodbye is on its way.
     Goodbye(MessageId),

@@ -39,9 +39,11 @@ impl Core {
     }
 
     /// The handlers of a message have ended, in whatever way.
-    pub(crate) fn handled(&mut self, delivery: DeliveryId) {
+    pub(crate) fn handled(&mut self, delivery: DeliveryId, now: Instant) {
         self.inbound.handled(delivery);
         self.acknowledge();
+        // A stop may have waited for it.
+        self.advance(now);
     }
 
     fn acknowledge(&mut self) {

@@ -82,7 +82,7 @@ impl Core {
             return;
         };
         if let Drain::Flushing(until) = *step
-            && (self.outbox.is_empty() || until <= now)
+            && (until <= now || self.outbox.is_empty() && self.inbound.is_idle())
         {
             *step = Drain::Leaving;
             if let Some(goodbye) = self.config.goodbye.clone()

@@ -66,7 +66,7 @@ fn acknowledged_when_handled_and_not_delivered_twice() {
     bench.receive(message("2"), 12, false);
     bench.receive(message("0").qos(crate::QoS::AtMostOnce), 0, false);
     assert_eq!(bench.actions(), ["deliver false"; 3]);
-    bench.core.handled(2);
+    bench.core.handled(2, bench.now);
     assert_eq!(bench.actions(), [""; 0], "the first one comes first");
     reconnect(&mut bench);
     bench.event(present(true));
@@ -76,7 +76,7 @@ fn acknowledged_when_handled_and_not_delivered_twice() {
     bench.core.hooks_finished(bench.now);
     let done = bench.actions();
     assert!(!done.contains(&"deliver false".to_owned()), "{done:?}");
-    bench.core.handled(1);
+    bench.core.handled(1, bench.now);
     assert_eq!(bench.actions(), ["acknowledge 11", "acknowledge 12"]);
 }
 
@@ -87,4 +87,23 @@ fn a_server_that_passes_the_receive_maximum_is_left() {
         bench.receive(Message::new("a/x", ""), id, false);
     }
     assert!(matches!(bench.cause(), Cause::Protocol(_)));
+}
+
+#[test]
+fn a_stop_lets_the_handlers_finish() {
+    let mut bench = Bench::online(persistent());
+    bench.receive(Message::new("a/x", "1"), 11, false);
+    bench.actions();
+    bench.core.stop(bench.now + 8 * SECOND, bench.now);
+    assert_eq!(bench.actions(), ["stopping"]);
+    bench.core.handled(1, bench.now);
+    assert_eq!(bench.actions(), ["acknowledge 11", "publish OFFLINE"]);
+
+    // But not for ever.
+    let mut bench = Bench::online(persistent());
+    bench.receive(Message::new("a/x", "1"), 11, false);
+    bench.core.stop(bench.now + 8 * SECOND, bench.now);
+    bench.actions();
+    assert_eq!(bench.wait_until_due(), 6 * SECOND);
+    assert_eq!(bench.actions(), ["publish OFFLINE"]);
 }

@@ -1,0 +1,218 @@
+//! AWS's long run on virtual time: ten hours of traffic, late acknowledgements, random drops and an outage of an hour,
+//! against a model of the event loop and of a server that does what the standard says.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::*;
+use crate::event::SessionState;
+use crate::message::QoS;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// What a payload begins with, if that is a number.
+fn number(message: &Message) -> Option<u64> {
+    let digits = message.payload.iter().take(20);
+    let digits: Vec<u8> = digits.copied().take_while(u8::is_ascii_digit).collect();
+    std::str::from_utf8(&digits).ok()?.parse().ok()
+}
+
+/// What happens on the connection, and when.
+struct World {
+    bench: Bench,
+    random: StdRng,
+    start: Instant,
+    /// What is to come; empty while there is no connection.
+    agenda: BTreeMap<(Instant, u64), LinkEvent>,
+    planned: u64,
+    /// The packet id that the event loop gave last.
+    last_id: u16,
+    /// Acknowledgements are sent in order.
+    last_answer: Instant,
+    /// What the server received, by first arrival.
+    arrived: Vec<u64>,
+    online: bool,
+    connections: usize,
+    receipts: VecDeque<(QoS, Receipt)>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut config = config();
+        config.limits.outbox_bytes = 64 << 20;
+        let bench = Bench::new(config);
+        let start = bench.now;
+        Self {
+            bench,
+            random: StdRng::seed_from_u64(seed),
+            start,
+            agenda: BTreeMap::new(),
+            planned: 0,
+            last_id: 0,
+            last_answer: start,
+            arrived: Vec::new(),
+            online: false,
+            connections: 0,
+            receipts: VecDeque::new(),
+        }
+    }
+
+    fn plan(&mut self, at: Instant, event: LinkEvent) {
+        self.planned += 1;
+        self.agenda.insert((at, self.planned), event);
+    }
+
+    fn outage(&self) -> bool {
+        (3 * HOUR..4 * HOUR).contains(&(self.bench.now - self.start))
+    }
+
+    fn take_id(&mut self) -> u16 {
+        self.last_id = self.last_id % 100 + 1;
+        self.last_id
+    }
+
+    /// What the server and the event loop make of what the session wants.
+    fn perform(&mut self, action: Action) {
+        let now = self.bench.now;
+        let soon = now + Duration::from_millis(self.random.random_range(20..200));
+        match action {
+            Action::Open(_) if self.outage() => {
+                self.plan(soon, LinkEvent::Lost(Cause::Unreachable));
+            }
+            Action::Open(_) => {
+                self.last_id = 0;
+                self.plan(soon, LinkEvent::Connected(terms()));
+                // It holds for a while: seconds or hours.
+                let exponent = self.random.random_range(3..14);
+                let end = soon + Duration::from_secs(self.random.random_range(1..1 << exponent));
+                self.plan(end, LinkEvent::Lost(Cause::Closed { soon: false }));
+            }
+            Action::Subscribe(filters) => {
+                self.take_id();
+                self.plan(
+                    soon,
+                    LinkEvent::Subscribed(vec![ReasonCode(1); filters.len()]),
+                );
+            }
+            Action::ConnectHooks | Action::DisconnectHooks(_) => {
+                self.bench.core.hooks_finished(now)
+            }
+            Action::Publish(out) => {
+                let sure = out.message.qos == QoS::AtLeastOnce;
+                let id = if sure { self.take_id() } else { 0 };
+                self.bench.event(LinkEvent::Written(id));
+                if let Some(number) = number(&out.message)
+                    && !self.arrived.contains(&number)
+                {
+                    self.arrived.push(number);
+                }
+                if sure {
+                    let late = match self.random.random_range(0..100) {
+                        0..5 => Duration::from_secs(15),
+                        // Never: the session has to notice.
+                        5 if self.random.random_bool(0.1) => return,
+                        _ => Duration::from_millis(50),
+                    };
+                    self.last_answer = self.last_answer.max(now + late);
+                    let answer = LinkEvent::Acknowledged(id, ReasonCode::SUCCESS);
+                    self.plan(self.last_answer, answer);
+                }
+            }
+            Action::Close => {
+                self.agenda.clear();
+                self.last_answer = now;
+                self.online = false;
+            }
+            Action::State(SessionState::Online { .. }) => {
+                self.online = true;
+                self.connections += 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// Lets time pass until `end`, one event after the other.
+    fn run_until(&mut self, end: Instant) {
+        loop {
+            while let Some(action) = self.bench.core.poll_action() {
+                self.perform(action);
+            }
+            let event = self.agenda.first_key_value().map(|((at, _), _)| *at);
+            let deadline = self.bench.core.next_deadline();
+            let Some(next) = event.into_iter().chain(deadline).min() else {
+                break;
+            };
+            if next > end {
+                break;
+            }
+            self.bench.now = self.bench.now.max(next);
+            if event == Some(next) {
+                if let Some((_, event)) = self.agenda.pop_first() {
+                    self.bench.event(event);
+                }
+            } else {
+                self.bench.core.handle_timeout(self.bench.now);
+            }
+        }
+        self.bench.now = self.bench.now.max(end);
+    }
+}
+
+#[test]
+fn mqtt_long_duration() {
+    for seed in 0..10 {
+        let mut world = World::new(seed);
+        let mut number = 0_u64;
+        while world.bench.now - world.start < 10 * HOUR {
+            let qos = if number.is_multiple_of(3) {
+                QoS::AtMostOnce
+            } else {
+                QoS::AtLeastOnce
+            };
+            // One in ten is large.
+            let size = if number.is_multiple_of(10) {
+                100_000
+            } else {
+                0
+            };
+            // A number, and blanks to make it large.
+            let payload = format!("{number}{}", " ".repeat(size));
+            let receipt = world.bench.try_publish(Message::new("t", payload).qos(qos));
+            world.receipts.push_back((qos, receipt.unwrap()));
+            number += 1;
+            let pause = Duration::from_secs(world.random.random_range(1..30));
+            let next = world.bench.now + pause;
+            world.run_until(next);
+        }
+        // What is still on its way arrives, over however many connections.
+        let end = world.bench.now + HOUR;
+        world.run_until(end);
+        for (qos, mut receipt) in std::mem::take(&mut world.receipts) {
+            let expected = match qos {
+                QoS::AtMostOnce => Ack::Sent,
+                QoS::AtLeastOnce => Ack::Acknowledged,
+            };
+            assert_eq!(outcome(&mut receipt), Some(Ok(expected)), "seed {seed}");
+        }
+        assert_eq!(
+            world.arrived,
+            (0..number).collect::<Vec<_>>(),
+            "seed {seed}"
+        );
+        assert!(world.connections > 5, "{}", world.connections);
+        let outbox = &world.bench.core.outbox;
+        assert_eq!((outbox.len(), outbox.bytes()), (0, 0), "nothing is kept");
+        // Connected, or on the way to it.
+        for _ in 0..10 {
+            if world.online {
+                break;
+            }
+            let end = world.bench.now + 60 * SECOND;
+            world.run_until(end);
+        }
+        assert!(world.online, "seed {seed}");
+    }
+}
