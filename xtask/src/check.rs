@@ -28,6 +28,17 @@ const ALONE: &[&str] = &[
     "snitun",
 ];
 
+/// What snitun's core must not be built from.
+const IMPURE: &[&str] = &[
+    "tokio",
+    "mio",
+    "socket2",
+    "getrandom",
+    "rand",
+    "rand_core",
+    "time",
+];
+
 /// Formatting of all crates.
 pub(crate) fn format() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))
@@ -67,7 +78,31 @@ pub(crate) fn docs() -> Result<()> {
 pub(crate) fn each_alone() -> Result<()> {
     ALONE
         .iter()
-        .try_for_each(|name| run(cargo().args(["check", "--lib", "-p", name])))
+        .try_for_each(|name| run(cargo().args(["check", "--lib", "-p", name])))?;
+    sans_io()
+}
+
+/// snitun without features is a pure protocol: what it is built from knows no runtime, clock or random source.
+fn sans_io() -> Result<()> {
+    run(cargo().args(["check", "--lib", "-p", "snitun", "--no-default-features"]))?;
+    let tree = output_of(cargo().args([
+        "tree",
+        "-p",
+        "snitun",
+        "--no-default-features",
+        "--edges=normal",
+        "--prefix=none",
+    ]))
+    .context("could not list what snitun is built from")?;
+    let impure: Vec<&str> = tree
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|name| IMPURE.contains(name))
+        .collect();
+    if !impure.is_empty() {
+        bail!("snitun without features depends on {}", impure.join(", "));
+    }
+    Ok(())
 }
 
 /// Licences, sources and bans of all dependencies; advisories where their database is on this machine.
