@@ -14,6 +14,8 @@
 //!   address: as a reverse proxy, as plain bytes with the PROXY protocol, or TLS and all. See [`Application`];
 //! - replaces its certificate when the platform wishes: the new one is checked, stored, then served to new connections,
 //!   while open ones go on. If anything is wrong with it, the old one stays;
+//! - judges dates by the platform's clock, and tells when its certificate comes near its end;
+//! - looks from outside, if asked to, whether the public really gets through ([`Probe`]);
 //! - keeps strangers within bounds: access rules by address range, limits on connections, time limits.
 //!
 //! What it does not do: it has no session to the platform and no files of its own. It asks for both through three small
