@@ -9,8 +9,8 @@ use cloud_facade::{ClesydeCloud, DeviceSettings, Event, InitializeError, Registe
 use cloud_sim::{CertificateAnswer, Fault, TokenAnswer};
 use futures_util::{SinkExt, StreamExt};
 use integration_tests::device::{Pair, SERIAL};
-use integration_tests::public;
 use integration_tests::wait::{until, within};
+use integration_tests::{patient_clock, public};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -439,4 +439,32 @@ async fn the_shadow_of_the_device_can_be_read_and_reported_to() -> anyhow::Resul
     }
     pair.stop().await;
     Ok(())
+}
+
+#[test]
+fn a_report_that_somebody_spoils_is_put_right() -> anyhow::Result<()> {
+    patient_clock::run(async {
+        let pair = Pair::running().await?;
+        let served = pair.served_serial().await?;
+        let reported = |serial: String| {
+            move |seen: &cloud_sim::DeviceStatus| {
+                let reported = seen.reported.as_ref();
+                reported.is_some_and(|reported| reported["remoteCertSn"] == serial.as_str())
+            }
+        };
+        pair.seen_when("the certificate to be reported", reported(served.clone()))
+            .await;
+        let spoilt = json!({ "remoteCertSn": "1" });
+        pair.cloud
+            .report(spoilt.as_object().cloned().unwrap_or_default())
+            .await?;
+        pair.seen_when("the report to be spoilt", reported("1".to_owned()))
+            .await;
+        // It takes its time, so that two who disagree do not keep each other busy.
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        pair.seen_when("the certificate to be reported again", reported(served))
+            .await;
+        pair.stop().await;
+        Ok(())
+    })?
 }

@@ -120,7 +120,10 @@ impl MessageBus for Bus {
         if !self.session.state().borrow().is_online() {
             return Err(BusError::temporary("there is no connection to the broker"));
         }
-        match self.session.publish(Message::new(topic, payload)) {
+        // At most once: a request has an answer of its own, and one that is repeated on the next connection could undo a later
+        // one that has been carried out already.
+        let message = Message::new(topic, payload).qos(QoS::AtMostOnce);
+        match self.session.publish(message) {
             Ok(_receipt) => Ok(()),
             Err(error) if error.is_retryable() => Err(BusError::temporary(error)),
             Err(error) => Err(BusError::permanent(error)),

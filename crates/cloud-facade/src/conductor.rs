@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use cloud_iot::{SessionEvent, SessionHandle};
 use cloud_remote::{RemoteEvent, RemoteHandle};
-use cloud_shadow::{Delta, Deltas, ShadowClient};
+use cloud_shadow::{Delta, Deltas, Document, ShadowClient};
 use serde_json::{Map, Value};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast, watch};
@@ -270,7 +270,8 @@ async fn next(
     }
 }
 
-/// Keeps the shadow's reported certificate true: after each connection and each rotation, it is written if it differs.
+/// Keeps the shadow's reported certificate true: after each connection and each rotation it is written if it differs, and some
+/// time after somebody else has made it differ.
 async fn report_certificate(
     shadow: ShadowClient,
     session: SessionHandle,
@@ -278,21 +279,33 @@ async fn report_certificate(
 ) {
     let mut state = session.state();
     drop(session);
+    let mut document = shadow.document();
     loop {
         if state.wait_for(|state| state.is_online()).await.is_err() {
             return;
         }
-        let current = serial.borrow_and_update().clone();
+        let current = serial.borrow_and_update().clone().map(Value::String);
         let mut failed = false;
-        if let Some(current) = current {
-            let reported = Map::from_iter([(CERTIFICATE_KEY.to_owned(), Value::String(current))]);
+        if let Some(current) = current.clone() {
+            let reported = Map::from_iter([(CERTIFICATE_KEY.to_owned(), current)]);
             if let Err(error) = shadow.report(reported).await {
                 tracing::warn!(%error, "the certificate's serial number could not be reported; tried again later");
                 failed = true;
             }
         }
+        let again = async {
+            let differs = |document: &Option<Document>| {
+                let reported = document.as_ref().map(|it| it.reported.get(CERTIFICATE_KEY));
+                current.is_some() && reported.is_some_and(|reported| reported != current.as_ref())
+            };
+            if !failed && document.wait_for(differs).await.is_err() {
+                // The shadow's task has ended, and so will this one.
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(REPORT_AGAIN).await;
+        };
         tokio::select! {
-            () = tokio::time::sleep(REPORT_AGAIN), if failed => {}
+            () = again => {}
             changed = serial.changed() => if changed.is_err() { return },
             // The next connection, not this one.
             lost = state.wait_for(|state| !state.is_online()) => if lost.is_err() { return },
