@@ -36,7 +36,7 @@ use crate::backoff::Failures;
 use crate::cause::Cause;
 use crate::config::SessionConfig;
 use crate::error::{PublishError, RequestError};
-use crate::inbound::Inbound;
+use crate::inbound::{Inbound, MAX_UNACKNOWLEDGED};
 use crate::link::LinkEvent;
 use crate::message::{Message, PublishOptions};
 use crate::outbox::{MessageId, Next, OutOfStep, Outbox};
@@ -68,7 +68,7 @@ impl Core {
     /// A session that opens its first connection at once.
     pub(crate) fn new(config: Arc<SessionConfig>, random: Random, now: Instant) -> Self {
         let outbox = Outbox::new(&config.limits, config.overflow);
-        let inbound = Inbound::new(config.limits.incoming_in_flight);
+        let inbound = Inbound::new(MAX_UNACKNOWLEDGED);
         let mut core = Self {
             config,
             random,

@@ -12,6 +12,10 @@
 
 use std::collections::VecDeque;
 
+/// Unacknowledged messages that are borne before the connection is given up. Mosquitto 2.0.11 passes the receive maximum
+/// that it is told when it resumes a session, so this is far above; it bounds the table.
+pub(crate) const MAX_UNACKNOWLEDGED: u16 = 1000;
+
 /// Names a message that was given to handlers.
 pub(crate) type DeliveryId = u64;
 
@@ -31,7 +35,7 @@ pub(crate) enum Received {
     New(DeliveryId),
     /// Do not deliver it again.
     Duplicate,
-    /// The server sends more than it was told to.
+    /// The server sends far more than it was told to.
     TooMany,
 }
 
@@ -43,7 +47,7 @@ pub(crate) struct Inbound {
 }
 
 impl Inbound {
-    /// `maximum` is the receive maximum that the server is told.
+    /// `maximum` bounds what is not acknowledged on one connection.
     pub(crate) fn new(maximum: u16) -> Self {
         Self {
             pending: VecDeque::new(),

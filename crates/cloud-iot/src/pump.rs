@@ -23,6 +23,7 @@ use tokio::time::timeout;
 use crate::cause::Cause;
 use crate::config::{Acknowledge, SessionConfig};
 use crate::core::Port;
+use crate::inbound::MAX_UNACKNOWLEDGED;
 use crate::link::{Incoming, LinkEvent, ServerTerms};
 use crate::message::{Message, QoS, Subscription};
 use crate::outbox::Outgoing;
@@ -32,8 +33,8 @@ use crate::tls;
 /// bursts, and back-pressure on the socket begins beyond it.
 pub(crate) const EVENTS: usize = 64;
 
-/// Requests that may stand before the event loop besides those of the window: a SUBSCRIBE and a
-/// DISCONNECT, with some room.
+/// Requests that may stand before the event loop besides messages and acknowledgements: a SUBSCRIBE
+/// and a DISCONNECT, with some room.
 const SPARE_REQUESTS: usize = 8;
 
 /// What the system may hold for sending (Linux doubles it). Left to itself it takes megabytes,
@@ -62,7 +63,7 @@ impl Connection {
     pub(crate) fn open(config: &SessionConfig, port: Port, tasks: &mut JoinSet<()>) -> Self {
         let limits = &config.limits;
         let requests =
-            usize::from(limits.in_flight) + usize::from(limits.incoming_in_flight) + SPARE_REQUESTS;
+            usize::from(limits.in_flight) + usize::from(MAX_UNACKNOWLEDGED) + SPARE_REQUESTS;
         let (client, event_loop) = AsyncClient::new(options(config, port), requests);
         let (sender, events) = mpsc::channel(EVENTS);
         let pump = Pump {

@@ -25,7 +25,7 @@ impl Core {
                 Received::New(id) => delivery = Some(id),
                 Received::Duplicate => return self.acknowledge(),
                 Received::TooMany => {
-                    let fault = "more unacknowledged messages than the receive maximum".into();
+                    let fault = "far more unacknowledged messages than the receive maximum".into();
                     return self.lost(Cause::Protocol(fault), now);
                 }
             }

@@ -81,11 +81,14 @@ fn acknowledged_when_handled_and_not_delivered_twice() {
 }
 
 #[test]
-fn a_server_that_passes_the_receive_maximum_is_left() {
+fn a_server_that_passes_the_receive_maximum_by_far_is_left() {
     let mut bench = Bench::online(persistent());
-    for id in 1..=4 {
+    for id in 1..=1000 {
         bench.receive(Message::new("a/x", ""), id, false);
     }
+    let done = bench.actions();
+    assert!(done.iter().all(|action| action == "deliver false"));
+    bench.receive(Message::new("a/x", ""), 1001, false);
     assert!(matches!(bench.cause(), Cause::Protocol(_)));
 }
 
