@@ -76,27 +76,33 @@ async fn into_channel(
     progress: &Progress,
 ) -> io::Result<()> {
     loop {
-        // No buffer is taken while nothing comes: many connections are idle.
+        // No buffer is kept while nothing comes: many connections are idle.
         tcp.readable().await?;
-        let mut buffer = channel.take_buffer();
-        // One read for each time that there is something: one that does not fill the buffer has emptied the socket, and
-        // reading again would only cost a system call.
-        let count = match tcp.read_buf(&mut buffer).await {
-            Ok(0) => {
-                channel.shutdown().await?;
-                return Ok(());
+        // Until the socket is empty, rather than waiting to be told of what has come meanwhile: a stream comes in larger
+        // pieces then.
+        loop {
+            let mut buffer = channel.take_buffer();
+            let count = match tcp.try_read_buf(&mut buffer) {
+                Ok(0) => {
+                    channel.shutdown().await?;
+                    return Ok(());
+                }
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    channel.return_buffer(buffer);
+                    break;
+                }
+                Err(error) => {
+                    channel.shutdown().await?;
+                    return Err(error);
+                }
+            };
+            match channel.write_buffer(buffer).await {
+                Ok(()) => progress.moved(&progress.into_channel, count),
+                // The other direction sees the channel's end.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                Err(error) => return Err(error),
             }
-            Ok(count) => count,
-            Err(error) => {
-                channel.shutdown().await?;
-                return Err(error);
-            }
-        };
-        match channel.write_buffer(buffer).await {
-            Ok(()) => progress.moved(&progress.into_channel, count),
-            // The other direction sees the channel's end.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            Err(error) => return Err(error),
         }
     }
 }

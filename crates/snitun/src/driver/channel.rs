@@ -168,6 +168,13 @@ impl ChannelWriter<'_> {
         self.end.shared.with(|state| state.mux.take_buffer())
     }
 
+    /// Takes back a buffer that was not needed.
+    pub(crate) fn return_buffer(&self, buffer: Vec<u8>) {
+        self.end
+            .shared
+            .with(|state| state.mux.return_buffer(buffer));
+    }
+
     /// Writes a whole buffer.
     ///
     /// # Cancel safety

@@ -348,6 +348,11 @@ impl Mux {
         self.pool.get(FRAME_UP_TO)
     }
 
+    /// Takes back a buffer that was not needed.
+    pub fn return_buffer(&mut self, buffer: Vec<u8>) {
+        self.pool.put(buffer);
+    }
+
     /// Closes a channel in both directions: CLOSE goes out behind what was written. What was received can still be read.
     pub fn close(&mut self, key: ChannelKey, now: Instant) {
         let give_up = now + self.config.timeouts.linger;

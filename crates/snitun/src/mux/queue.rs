@@ -94,10 +94,10 @@ impl SendQueue {
         }
     }
 
-    /// Whether a buffer of [`FRAME_UP_TO`] is better queued as it is than copied. What is kept is at most four times what is
-    /// queued, as it is for received pieces.
+    /// Whether a buffer of [`FRAME_UP_TO`] is better queued as it is than copied: half full, so that frames stay large, and
+    /// what is kept is at most twice what is queued.
     pub(super) fn is_worth_keeping(buffer: &Vec<u8>) -> bool {
-        buffer.capacity() == FRAME_UP_TO && buffer.len() >= SHARE_FROM
+        buffer.capacity() == FRAME_UP_TO && buffer.len() >= FRAME_UP_TO / 2
     }
 
     /// Queues a buffer as it is.
