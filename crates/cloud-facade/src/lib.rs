@@ -34,6 +34,10 @@
 //! by [`Hooks`], which run at their [`Moment`] and cannot do harm. [`ClesydeCloud::stop`] says OFFLINE and leaves nothing
 //! running, within [`STOP_DEADLINE`].
 //!
+//! Both may be called at any time, by anybody, twice, and be given up half-way: they take effect in the order of the calls, a
+//! start that nobody waits for any more is undone, and a stop goes on. A process may have as many [`ClesydeCloud`]s as it has
+//! devices; they share nothing.
+//!
 //! # What it is not
 //!
 //! It is thin. Each part is a crate of its own that knows none of the others, and is there under its short name: [`config`],
