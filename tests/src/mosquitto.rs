@@ -69,6 +69,14 @@ impl Mosquitto {
         Ok(())
     }
 
+    /// What it shows to clients when it is started again.
+    pub fn exchange_certificate(&self, server: &Pair) -> anyhow::Result<()> {
+        let file = |name: &str| self.directory.path().join(name);
+        std::fs::write(file("cert.pem"), &server.certificate)?;
+        std::fs::write(file("key.pem"), &server.key)?;
+        Ok(())
+    }
+
     /// Kills it at once; its connections break.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {

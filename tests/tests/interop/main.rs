@@ -6,6 +6,7 @@
 
 mod directory;
 mod mosquitto;
+mod mosquitto_session;
 mod peers;
 mod python_device;
 mod snitun_client;

@@ -1,0 +1,274 @@
+//! The session alone against the real mosquitto: brokers that die, sessions that are kept, twins, and a wrong CA.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use cloud_iot::{
+    Acknowledge, Backoff, BoxError, Cause, Message, MessageStream, QoS, Receipt, Router, Session,
+    SessionConfig, SessionEvent, SessionHandle, Subscription, TlsCause, tls,
+};
+use integration_tests::mosquitto::Mosquitto;
+use integration_tests::pki::Authority;
+use integration_tests::proxy::Line;
+use integration_tests::wait::within;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::sync::{broadcast, mpsc};
+
+use crate::peers;
+
+const STOP: Duration = Duration::from_secs(5);
+
+/// A broker and those who may connect to it.
+struct Site {
+    broker: Mosquitto,
+    servers: Authority,
+    devices: Authority,
+}
+
+impl Site {
+    async fn new() -> anyhow::Result<Self> {
+        let (servers, devices) = (Authority::new("servers")?, Authority::new("devices")?);
+        let certificate = servers.server(&["localhost"])?;
+        let program = peers::mosquitto()?;
+        let broker = Mosquitto::start(&program, &certificate, &devices.pem()).await?;
+        Ok(Self {
+            broker,
+            servers,
+            devices,
+        })
+    }
+
+    /// A client that comes back fast and sends as fast as it can.
+    fn config(&self, client_id: &str, filter: &str) -> anyhow::Result<SessionConfig> {
+        let own = self.devices.client(client_id)?;
+        let root = CertificateDer::from_pem_slice(self.servers.pem().as_bytes())?;
+        let certificate = CertificateDer::from_pem_slice(own.certificate.as_bytes())?;
+        let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes())?;
+        let tls = tls::client_config([root], vec![certificate], key)?;
+        let mut config = SessionConfig::new("localhost", client_id, tls);
+        config.port = self.broker.port();
+        config.subscriptions = vec![Subscription::new(filter)?.qos(QoS::AtMostOnce)];
+        config.backoff = Backoff {
+            unit: Duration::from_millis(20),
+            jitter: Duration::from_millis(5),
+            ..Backoff::default()
+        };
+        config.limits.publishes_per_second = None;
+        config.limits.bytes_per_second = None;
+        config.limits.outbox_messages = 20_000;
+        config.limits.stream_messages = 50_000;
+        config.limits.stream_bytes = 64 << 20;
+        Ok(config)
+    }
+}
+
+async fn online(session: &SessionHandle) -> anyhow::Result<()> {
+    within(
+        "online",
+        session.state().wait_for(|state| state.is_online()),
+    )
+    .await?;
+    Ok(())
+}
+
+async fn offline(session: &SessionHandle) -> anyhow::Result<()> {
+    let mut state = session.state();
+    within("offline", state.wait_for(|state| !state.is_online())).await?;
+    Ok(())
+}
+
+async fn lost(
+    events: &mut broadcast::Receiver<SessionEvent>,
+) -> anyhow::Result<(Arc<Cause>, Duration)> {
+    loop {
+        if let SessionEvent::Disconnected { reason, retry_in } =
+            within("a disconnection", events.recv()).await?
+        {
+            return Ok((reason, retry_in));
+        }
+    }
+}
+
+/// Collects numbers by topic, in the order of their first arrival, until there are so many.
+async fn collect(mut messages: MessageStream, count: usize) -> anyhow::Result<Numbers> {
+    let mut seen = Numbers::new();
+    let mut left = count;
+    while left > 0 {
+        let message = messages
+            .recv()
+            .await
+            .context("the listener has stopped")??;
+        let number: usize = std::str::from_utf8(&message.payload)?.parse()?;
+        let numbers = seen.entry(message.topic).or_default();
+        // Only what was in flight comes again, so that it is found near the end.
+        if !numbers.iter().rev().take(500).any(|old| *old == number) {
+            numbers.push(number);
+            left -= 1;
+        }
+    }
+    Ok(seen)
+}
+
+type Numbers = HashMap<String, Vec<usize>>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_messages_over_ten_deaths_of_the_broker() -> anyhow::Result<()> {
+    const ROUNDS: usize = 10;
+    const EACH: usize = 1000;
+    const TOPICS: usize = 10;
+    let mut site = Site::new().await?;
+    let line = Line::to(([127, 0, 0, 1], site.broker.port()).into()).await?;
+    // At QoS 0 the listener sends nothing, so that nothing unread makes the dying broker's system throw away what
+    // is on its way to it. Mosquitto writes to subscribers before it acknowledges.
+    let listener = Session::builder(site.config("listener", "load/#")?).start()?;
+    let messages = listener.messages("load/#")?;
+    online(&listener).await?;
+    let collected = tokio::spawn(collect(messages, ROUNDS * EACH));
+
+    let mut config = site.config("device", "in/#")?;
+    config.port = line.address().port();
+    let device = Session::builder(config).start()?;
+    online(&device).await?;
+    let mut open: Vec<Receipt> = Vec::new();
+    for round in 0..ROUNDS {
+        let mut receipts = Vec::with_capacity(EACH);
+        for n in round * EACH..(round + 1) * EACH {
+            let topic = format!("load/{}", n % TOPICS);
+            receipts.push(device.publish(Message::new(topic, n.to_string()))?);
+        }
+        // Some are through, many are on their way.
+        let rest = receipts.split_off(300);
+        for receipt in open.drain(..).chain(receipts) {
+            within("an acknowledgement", receipt).await?;
+        }
+        open = rest;
+        line.hold(true);
+        site.broker.kill().await?;
+        offline(&device).await?;
+        offline(&listener).await?;
+        site.broker.restart().await?;
+        online(&listener).await?;
+        line.hold(false);
+    }
+    for receipt in open {
+        within("an acknowledgement", receipt).await?;
+    }
+    let seen = within("all messages", collected).await??;
+    assert_eq!(seen.len(), TOPICS);
+    for topic in 0..TOPICS {
+        let expected: Vec<_> = (topic..ROUNDS * EACH).step_by(TOPICS).collect();
+        assert!(
+            seen[&format!("load/{topic}")] == expected,
+            "load/{topic}: one is missing or out of order"
+        );
+    }
+    device.stop(STOP).await;
+    listener.stop(STOP).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_persistent_session_outlives_a_restart_of_the_device() -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    let (sender, mut handled) = mpsc::unbounded_channel();
+    let start = || -> anyhow::Result<SessionHandle> {
+        let sender = sender.clone();
+        let handler = tower::service_fn(move |message: Message| {
+            let sent = sender.send(message.payload);
+            async move { Ok::<(), BoxError>(sent?) }
+        });
+        let mut config = site.config("device", "in/#")?;
+        config.subscriptions = vec![Subscription::new("in/#")?];
+        config.session_expiry = Some(Duration::from_secs(3600));
+        config.acknowledge = Acknowledge::AfterHandlers;
+        let router = Router::new().route("in/#", handler)?;
+        Ok(Session::builder(config).router(router).start()?)
+    };
+    let platform = Session::builder(site.config("platform", "x/#")?).start()?;
+    let device = start()?;
+    online(&device).await?;
+    device.stop(STOP).await;
+
+    for n in 0..50 {
+        let receipt = platform.publish(Message::new("in/stored", n.to_string()))?;
+        within("an acknowledgement", receipt).await?;
+    }
+    let device = start()?;
+    let mut stored = Vec::new();
+    while stored.len() < 50 {
+        let payload = within("a stored message", handled.recv()).await;
+        let number: usize = std::str::from_utf8(&payload.context("a handler")?)?.parse()?;
+        stored.push(number);
+    }
+    assert_eq!(stored, (0..50).collect::<Vec<_>>());
+    online(&device).await?;
+    device.stop(STOP).await;
+
+    // All were acknowledged: nothing comes again.
+    let device = start()?;
+    online(&device).await?;
+    let receipt = platform.publish(Message::new("in/last", "last"))?;
+    within("an acknowledgement", receipt).await?;
+    let payload = within("the last message", handled.recv()).await;
+    assert_eq!(payload.context("a handler")?, "last");
+    device.stop(STOP).await;
+    platform.stop(STOP).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_clients_with_one_id_slow_down() -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    let first = Session::builder(site.config("twin", "in/#")?).start()?;
+    let mut events = first.events();
+    online(&first).await?;
+    let second = Session::builder(site.config("twin", "in/#")?).start()?;
+    let mut last = Duration::ZERO;
+    for _ in 0..4 {
+        let (cause, retry_in) = lost(&mut events).await?;
+        assert!(cause.is_takeover(), "{cause:?}");
+        assert!(retry_in > last, "{retry_in:?} after {last:?}");
+        last = retry_in;
+    }
+    first.stop(STOP).await;
+    online(&second).await?;
+    second.stop(STOP).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_whose_certificate_is_from_another_ca() -> anyhow::Result<()> {
+    let mut site = Site::new().await?;
+    let device = Session::builder(site.config("device", "in/#")?).start()?;
+    online(&device).await?;
+    let mut events = device.events();
+
+    site.broker.kill().await?;
+    let foreign = Authority::new("foreign")?.server(&["localhost"])?;
+    site.broker.exchange_certificate(&foreign)?;
+    site.broker.restart().await?;
+    let receipt = device.publish(Message::new("out", "kept"))?;
+    loop {
+        let (cause, _) = lost(&mut events).await?;
+        match &*cause {
+            Cause::Tls(tls) => {
+                assert_eq!(*tls, TlsCause::UnknownIssuer);
+                break;
+            }
+            // While it was down.
+            Cause::Refused | Cause::Closed { .. } => {}
+            other => anyhow::bail!("{other}"),
+        }
+    }
+    site.broker.kill().await?;
+    let own = site.servers.server(&["localhost"])?;
+    site.broker.exchange_certificate(&own)?;
+    site.broker.restart().await?;
+    online(&device).await?;
+    within("the kept message", receipt).await?;
+    device.stop(STOP).await;
+    Ok(())
+}
