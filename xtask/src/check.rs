@@ -50,6 +50,8 @@ pub(crate) fn clippy() -> Result<()> {
         "clippy",
         "--workspace",
         "--all-targets",
+        "--features",
+        "integration-tests/interop",
         "--",
         "-D",
         "warnings",

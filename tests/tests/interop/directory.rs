@@ -52,7 +52,7 @@ async fn provisioned_by_us_read_by_python() -> anyhow::Result<()> {
         simulator.api_url(),
     ));
     cloud
-        .provision(&ProvisioningKey::new(&simulator.provisioning_key())?)
+        .provision(&ProvisioningKey::new(simulator.provisioning_key())?)
         .await?;
 
     let load = script(&python()?, "py_directory.py")

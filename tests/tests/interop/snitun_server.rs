@@ -66,11 +66,15 @@ struct Memory(Mutex<CertificatePem>);
 
 impl CertificateStore for Memory {
     async fn load(&self) -> Result<CertificatePem, StoreError> {
-        Ok(self.0.lock().unwrap().clone())
+        Ok(self
+            .0
+            .lock()
+            .map_err(|_| StoreError::new("poisoned"))?
+            .clone())
     }
 
     async fn store(&self, certificate: &CertificatePem) -> Result<(), StoreError> {
-        *self.0.lock().unwrap() = certificate.clone();
+        *self.0.lock().map_err(|_| StoreError::new("poisoned"))? = certificate.clone();
         Ok(())
     }
 }
