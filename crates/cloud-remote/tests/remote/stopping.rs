@@ -1,11 +1,13 @@
 //! The end: in good order, in time, with nothing left.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cloud_remote::{Application, RemoteEvent, TunnelStatus};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite;
 
 use crate::serving::web;
@@ -73,11 +75,16 @@ async fn the_reverse_proxys_kept_connections_end_too() {
 #[tokio::test]
 async fn a_request_under_way_may_finish() {
     let cloud = Cloud::start().await;
+    let (arrived, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let slow = axum::Router::new().route(
         "/",
-        axum::routing::get(|| async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            "slow"
+        axum::routing::get({
+            let (arrived, go_on) = (Arc::clone(&arrived), Arc::clone(&go_on));
+            || async move {
+                arrived.notify_one();
+                go_on.notified().await;
+                "slow"
+            }
         }),
     );
     let remote = cloud.device(Application::service(slow)).await;
@@ -85,10 +92,12 @@ async fn a_request_under_way_may_finish() {
     let url = cloud.url("/");
     let page =
         tokio::spawn(async move { browser.get(url).send().await.unwrap().text().await.unwrap() });
-    eventually(|| remote.open_connections() == 1).await;
-    // The handshake is over and the request is there when the handler sleeps; give it the time to get that far.
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    remote.stop(Duration::from_secs(30)).await.unwrap();
+    within(arrived.notified()).await;
+    // The handler goes on only after the stop has begun.
+    let (stopped, ()) = tokio::join!(remote.stop(Duration::from_secs(30)), async {
+        go_on.notify_one();
+    });
+    stopped.unwrap();
     assert_eq!(within(page).await.unwrap(), "slow");
 }
 
