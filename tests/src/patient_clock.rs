@@ -5,7 +5,7 @@
 //! takes seconds, and the real limits and delays can stay what they are.
 //!
 //! It is not exact: a socket that the system makes ready a little later (a delayed acknowledgement of TCP) may find that time
-//! has passed meanwhile. To keep that small, the clock does not move further than [`STRIDE`] without a [`BREATH`] of real time.
+//! has passed meanwhile. To keep that small, the clock does not move further than `STRIDE` without a `BREATH` of real time.
 
 use std::future::Future;
 use std::time::Duration;
