@@ -18,7 +18,8 @@ use crate::error::{AccessError, LockError};
 
 pub(crate) const LOCK_FILE: &str = ".lock";
 
-/// How often to try when the file is removed under our hands by a process that resets the directory.
+/// How often to try when the file is removed under our hands by a process that resets the directory, or is held by
+/// somebody for one call: nearly a second, as each look for the holder's process id takes up to 50 ms.
 const ATTEMPTS: usize = 16;
 /// How often, 5 ms apart, to look for the process id of a holder that has only just taken the lock.
 const PID_READS: usize = 10;
@@ -51,8 +52,16 @@ impl std::fmt::Debug for Held {
 }
 
 impl Held {
-    /// Takes the lock of the directory at `path`, which is made if it is not there.
+    /// Takes the lock of the directory at `path`, which is made if it is not there, and says whose it is.
     pub(crate) fn acquire(path: &Path) -> Result<Self, LockError> {
+        let held = Self::acquire_for_a_call(path)?;
+        held.write_pid();
+        Ok(held)
+    }
+
+    /// The same for the milliseconds that one call takes. Without a process id in it, whoever finds it taken looks again
+    /// rather than giving up.
+    pub(crate) fn acquire_for_a_call(path: &Path) -> Result<Self, LockError> {
         for _ in 0..ATTEMPTS {
             let dir = Dir::open_or_create(path)?;
             let mut file = match dir.open_lock_file(LOCK_FILE) {
@@ -66,19 +75,22 @@ impl Held {
             };
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
-                Err(Errno::WOULDBLOCK) => {
-                    return Err(LockError::InUse {
-                        directory: path.to_owned(),
-                        pid: read_pid(&mut file),
-                    });
-                }
+                Err(Errno::WOULDBLOCK) => match read_pid(&mut file) {
+                    // Held for a call, or just let go.
+                    None => continue,
+                    pid => {
+                        return Err(LockError::InUse {
+                            directory: path.to_owned(),
+                            pid,
+                        });
+                    }
+                },
                 Err(errno) => {
                     return Err(AccessError::io("lock", dir.join(LOCK_FILE), errno).into());
                 }
             }
             let held = Self { file, dir };
             if held.is_current(path)? {
-                held.write_pid();
                 return Ok(held);
             }
         }

@@ -343,7 +343,7 @@ impl Store {
         if let Some(held) = self.current(slot)? {
             return Ok(held);
         }
-        Ok(Arc::new(Held::acquire(self.directory())?))
+        Ok(Arc::new(Held::acquire_for_a_call(self.directory())?))
     }
 }
 
