@@ -2,8 +2,9 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,30 @@ pub(crate) fn run_within(command: &mut Command, limit: Option<Duration>) -> Resu
             }
         }
     };
+    succeeded(&shown, status)
+}
+
+/// Like [`run`], and shows `each` line that the program prints on standard output as it passes it on.
+pub(crate) fn run_reading(command: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
+    let shown = show(command);
+    println!("$ {shown}");
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("could not start `{shown}`"))?;
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).split(b'\n') {
+            let line = line.with_context(|| format!("could not read what `{shown}` prints"))?;
+            let line = String::from_utf8_lossy(&line);
+            println!("{line}");
+            each(&line);
+        }
+    }
+    succeeded(&shown, child.wait()?)
+}
+
+fn succeeded(shown: &str, status: ExitStatus) -> Result<()> {
     if !status.success() {
         bail!("`{shown}` failed ({status})");
     }

@@ -1,10 +1,13 @@
 //! The workspace's tests: unit, integration and documentation tests, and the examples built.
+//!
+//! `cargo test` closes with the figures of each test program; the sum of them is printed at the very end.
 
+use std::fmt;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
-use crate::process::{cargo, run as run_command};
+use crate::process::{cargo, run_reading};
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let (times, rest) = split_repeat(arguments)?;
@@ -12,10 +15,66 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         if times > 1 {
             println!("== run {number} of {times}");
         }
-        run_command(&mut command(rest.clone()))
+        let mut sum = Sum::default();
+        run_reading(&mut command(rest.clone()), |line| sum.add(line))
             .with_context(|| format!("run {number} of {times}"))?;
+        // Arguments may ask for something else than a run, such as `-- --list`.
+        ensure!(
+            sum.programs > 0 || !rest.is_empty(),
+            "`cargo test` ran no test program"
+        );
+        if sum.programs > 0 {
+            println!("\n{sum}");
+        }
     }
     Ok(())
+}
+
+/// What the test programs of one run say at their end.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sum {
+    programs: u32,
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+impl Sum {
+    /// Counts a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`; any other is nothing to it.
+    fn add(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else {
+            return;
+        };
+        self.programs += 1;
+        let figures = result.split_once(". ").map_or("", |(_, figures)| figures);
+        for figure in figures.split("; ") {
+            let Some((number, what)) = figure.split_once(' ') else {
+                continue;
+            };
+            let number = number.parse().unwrap_or(0);
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.skipped += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+impl fmt::Display for Sum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            passed,
+            failed,
+            skipped,
+            ..
+        } = self;
+        write!(
+            f,
+            "tests: {passed} passed, {failed} failed, {skipped} skipped"
+        )
+    }
 }
 
 fn command(arguments: Vec<String>) -> Command {
@@ -57,10 +116,25 @@ fn split_repeat(arguments: &[String]) -> Result<(u32, Vec<String>)> {
 
 #[cfg(test)]
 mod tests {
-    use super::split_repeat;
+    use super::{Sum, split_repeat};
 
     fn words(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_figures_of_all_programs_are_summed() {
+        let mut sum = Sum::default();
+        for line in [
+            "test wire::one ... ok",
+            "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.52s",
+            "",
+            "test result: FAILED. 4 passed; 2 failed; 0 ignored; 0 measured; 7 filtered out; finished in 1.00s",
+        ] {
+            sum.add(line);
+        }
+        assert_eq!(sum.programs, 2);
+        assert_eq!(sum.to_string(), "tests: 7 passed, 2 failed, 1 skipped");
     }
 
     #[test]
