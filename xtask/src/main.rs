@@ -5,6 +5,7 @@
 //!
 //! Not here: what `cargo` does well by itself, and anything that a test can check.
 
+mod bench;
 mod check;
 mod ci;
 mod fuzz;
@@ -28,6 +29,8 @@ usage: cargo xtask COMMAND
   test [ARGS..]      cargo test --workspace: unit, integration and doc tests, examples built
        --repeat N    the same N times in a row, stopping at the first failure
   interop [ARGS..]   run the device and the simulator against mosquitto and the Python packages
+  bench [NAME ARGS..]
+                     measure ours beside what others wrote; without NAME, names the benchmarks
   fuzz TARGET --secs N
                      feed snitun with what a fuzzer comes up with (needs a nightly toolchain); without TARGET, names them
   layering           check which crate depends on which
@@ -71,6 +74,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "setup" => alone().and_then(|()| setup::run().map(drop)),
         "test" => test::run(rest),
         "interop" => interop::run(rest),
+        "bench" => bench::run(rest),
         "fuzz" => fuzz::run(rest),
         "layering" => alone().and_then(|()| layering::run()),
         "tidy" => alone().and_then(|()| tidy::run()),

@@ -59,22 +59,27 @@ pub(crate) fn prepare() -> Result<Peers> {
         "no Python 3.11 or newer with the `venv` module: install one (Debian: python3 and python3-venv)",
     )?;
     let clesyde = CLESYDE.make(&usable)?;
-    let newer = interpreters()
-        .into_iter()
-        .find(|(version, _)| *version >= FOR_SNITUN_047);
-    let snitun_047 = match newer {
-        Some((_, python)) => Some(SNITUN_047.make(&python)?),
-        None => {
-            println!(
-                "!! NOT TESTED against snitun 0.47.0: it needs Python 3.13, and there is none on this machine"
-            );
-            None
-        }
-    };
+    let snitun_047 = snitun_047()?;
     Ok(Peers {
         clesyde,
         snitun_047,
     })
+}
+
+/// The environment with snitun 0.47.0, or `None`, said loudly, without a Python for it.
+pub(crate) fn snitun_047() -> Result<Option<PathBuf>> {
+    let newer = interpreters()
+        .into_iter()
+        .find(|(version, _)| *version >= FOR_SNITUN_047);
+    match newer {
+        Some((_, python)) => Ok(Some(SNITUN_047.make(&python)?)),
+        None => {
+            println!(
+                "!! NOT TESTED against snitun 0.47.0: it needs Python 3.13, and there is none on this machine"
+            );
+            Ok(None)
+        }
+    }
 }
 
 impl Environment {

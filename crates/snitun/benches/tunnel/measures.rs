@@ -1,0 +1,233 @@
+//! What is measured, one function for each line of the table.
+
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio::time::MissedTickBehavior;
+
+use super::client::Client;
+use super::ways::{FILE_SIZE, Way};
+
+/// Figures that are taken together.
+pub(super) struct Measure {
+    pub(super) name: &'static str,
+    pub(super) figures: &'static [&'static str],
+    pub(super) take: fn(&Client, &Way) -> Vec<f64>,
+}
+
+pub(super) const MEASURES: &[Measure] = &[
+    Measure {
+        name: "download",
+        figures: &[
+            "download, 1 connection, MB/s",
+            "processor time of the device, s/GB",
+        ],
+        take: download,
+    },
+    Measure {
+        name: "parallel",
+        figures: &["download, 16 connections, MB/s"],
+        take: parallel,
+    },
+    Measure {
+        name: "upload",
+        figures: &["upload, 1 connection, MB/s"],
+        take: upload,
+    },
+    Measure {
+        name: "requests",
+        figures: &[
+            "small requests, 32 connections, 1/s",
+            "processor time of the device, s/1000 requests",
+        ],
+        take: requests,
+    },
+    Measure {
+        name: "latency",
+        figures: &["latency of a small request, p50, µs", "the same, p99, µs"],
+        take: latency,
+    },
+    Measure {
+        name: "connections",
+        figures: &["new TLS connections, 16 at a time, 1/s"],
+        take: connections,
+    },
+    Measure {
+        name: "beside",
+        figures: &[
+            "p99 of a small request beside a download, ms",
+            "what is left of the download",
+        ],
+        take: beside,
+    },
+];
+
+pub(super) const WARM_UP: fn(&Client, &Way) = |client, way| {
+    download(client, way);
+    requests(client, way);
+    connections(client, way);
+};
+
+const MIB: u64 = 1024 * 1024;
+/// How long the download beside small requests is watched.
+const BESIDE: Duration = Duration::from_millis(1500);
+/// One small request in this time while a download runs: few enough to cost it little.
+const EVERY: Duration = Duration::from_millis(4);
+
+/// Less to do for the slow ones: a round is about as long for each.
+fn amount(way: &Way, amount: u64) -> u64 {
+    if way.slow { amount / 8 } else { amount }
+}
+
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(work)
+}
+
+fn megabytes_per_second(bytes: u64, took: Duration) -> f64 {
+    bytes as f64 / took.as_secs_f64() / 1e6
+}
+
+fn download(client: &Client, way: &Way) -> Vec<f64> {
+    let bytes = amount(way, FILE_SIZE);
+    let used = way.device_time();
+    let took = run(async {
+        let mut connection = client.connect(way).await;
+        let start = Instant::now();
+        for _ in 0..2 {
+            connection.download(bytes).await;
+        }
+        start.elapsed()
+    });
+    let used = way.device_time() - used;
+    vec![
+        megabytes_per_second(2 * bytes, took),
+        used / (2e-9 * bytes as f64),
+    ]
+}
+
+fn parallel(client: &Client, way: &Way) -> Vec<f64> {
+    let bytes = amount(way, 32 * MIB);
+    let took = run(async {
+        let mut all = join_all((0..16).map(|_| client.connect(way))).await;
+        let start = Instant::now();
+        join_all(all.iter_mut().map(|connection| connection.download(bytes))).await;
+        start.elapsed()
+    });
+    vec![megabytes_per_second(16 * bytes, took)]
+}
+
+fn upload(client: &Client, way: &Way) -> Vec<f64> {
+    let bytes = amount(way, FILE_SIZE);
+    let took = run(async {
+        let mut connection = client.connect(way).await;
+        let start = Instant::now();
+        connection.upload(bytes).await;
+        start.elapsed()
+    });
+    vec![megabytes_per_second(bytes, took)]
+}
+
+fn requests(client: &Client, way: &Way) -> Vec<f64> {
+    let each = amount(way, 800);
+    let used = way.device_time();
+    let took = run(async {
+        let mut all = join_all((0..32).map(|_| client.connect(way))).await;
+        let start = Instant::now();
+        join_all(all.iter_mut().map(async |connection| {
+            for _ in 0..each {
+                connection.small().await;
+            }
+        }))
+        .await;
+        start.elapsed()
+    });
+    let used = way.device_time() - used;
+    let count = 32.0 * each as f64;
+    vec![count / took.as_secs_f64(), used / (count / 1000.0)]
+}
+
+fn latency(client: &Client, way: &Way) -> Vec<f64> {
+    let took = run(async {
+        let mut connection = client.connect(way).await;
+        let mut took = Vec::new();
+        for _ in 0..2000 {
+            let start = Instant::now();
+            connection.small().await;
+            took.push(start.elapsed());
+        }
+        took
+    });
+    let micros = |part| percentile(&took, part).as_secs_f64() * 1e6;
+    vec![micros(50), micros(99)]
+}
+
+fn connections(client: &Client, way: &Way) -> Vec<f64> {
+    const EACH: u32 = 30;
+    let took = run(async {
+        let start = Instant::now();
+        join_all((0..16).map(async |_| {
+            for _ in 0..EACH {
+                client.connect(way).await.small().await;
+            }
+        }))
+        .await;
+        start.elapsed()
+    });
+    vec![f64::from(16 * EACH) / took.as_secs_f64()]
+}
+
+/// A download on one thread, small requests on another one.
+fn beside(client: &Client, way: &Way) -> Vec<f64> {
+    let start = Instant::now();
+    let alone = run(bulk(client, way, || start.elapsed() >= BESIDE));
+    let done = AtomicBool::new(false);
+    let (rate, took) = thread::scope(|scope| {
+        let download = scope.spawn(|| run(bulk(client, way, || done.load(Ordering::Relaxed))));
+        let took = run(async {
+            // The download goes first: the process of nginx that has it is busy then, and another takes the small ones.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let mut connection = client.connect(way).await;
+            let mut took = Vec::new();
+            let start = Instant::now();
+            let mut due = tokio::time::interval(EVERY);
+            due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while start.elapsed() < BESIDE {
+                due.tick().await;
+                let start = Instant::now();
+                connection.small().await;
+                took.push(start.elapsed());
+            }
+            took
+        });
+        done.store(true, Ordering::Relaxed);
+        (download.join().unwrap(), took)
+    });
+    let millis = percentile(&took, 99).as_secs_f64() * 1e3;
+    vec![millis, rate / alone]
+}
+
+/// Downloads piece by piece until it is `done`; yields the rate.
+async fn bulk(client: &Client, way: &Way, done: impl Fn() -> bool) -> f64 {
+    let mut connection = client.connect(way).await;
+    let piece = amount(way, 64 * MIB);
+    let start = Instant::now();
+    let mut bytes = 0;
+    while !done() {
+        connection.download(piece).await;
+        bytes += piece;
+    }
+    megabytes_per_second(bytes, start.elapsed())
+}
+
+fn percentile(values: &[Duration], part: usize) -> Duration {
+    let mut values = values.to_vec();
+    values.sort();
+    values[values.len() * part / 100]
+}
