@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use crate::error::{BuildError, ProvisionError};
-use crate::exchange::{Exchange, Registration};
+use crate::exchange::{Exchange, Reached, Registration};
 use crate::keys::{KeySource, OwnKeys};
 use crate::provisioned::Provisioned;
 use crate::proxy::Route;
@@ -108,6 +108,19 @@ impl Client {
         };
         self.register_within(serial, key, Some(keys), deadline)
             .await
+    }
+
+    /// Looks whether the API can be reached and be trusted, and what time it is there. Registers nothing and sends no key:
+    /// it is a GET where registering is a POST, asked once.
+    ///
+    /// # Errors
+    /// [`ProvisionError`], where the way there is at fault, something else answers in the API's place, or the API has a
+    /// problem of its own. Never one that [may have registered](ProvisionError::may_have_registered).
+    ///
+    /// # Cancel safety
+    /// Nothing is lost by dropping the future.
+    pub async fn reach(&self) -> Result<Reached, ProvisionError> {
+        self.exchange.reach().await
     }
 
     fn deadline(&self) -> Instant {

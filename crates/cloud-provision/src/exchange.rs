@@ -85,6 +85,16 @@ impl AsRef<[u8]> for Wiped {
     }
 }
 
+/// What [`Client::reach`](crate::Client::reach) found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Reached {
+    /// The HTTP status of the answer. It is not success on any platform that takes nothing but POST, which does not matter.
+    pub status: u16,
+    /// How far this device's clock is from the platform's. `None` if the answer had no date.
+    pub clock_skew: Option<ClockSkew>,
+}
+
 /// Where and how to ask.
 #[derive(Debug)]
 pub(crate) struct Exchange {
@@ -101,6 +111,43 @@ impl Exchange {
             Err(_) => Err(ProvisionError::TimedOut {
                 url: self.url(),
                 limit: self.attempt_timeout,
+            }),
+        }
+    }
+
+    /// See [`Client::reach`](crate::Client::reach).
+    pub(crate) async fn reach(&self) -> Result<Reached, ProvisionError> {
+        let (sent, begun) = (SystemTime::now(), Instant::now());
+        let unreachable = |reason| ProvisionError::Unreachable {
+            url: self.url(),
+            reason,
+        };
+        let response =
+            tokio::time::timeout(self.attempt_timeout, self.http.get(self.url.clone()).send())
+                .await
+                .map_err(|_| ProvisionError::ConnectTimedOut {
+                    url: self.url(),
+                    limit: self.attempt_timeout,
+                })?
+                .map_err(|error| match self.not_sent_or_lost(&error) {
+                    // There was nothing in it that could have been lost.
+                    ProvisionError::Interrupted { reason, .. } => unreachable(reason),
+                    other => other,
+                })?;
+        let status = response.status();
+        match self.failed(status, retry_after(&response)) {
+            _ if status.is_redirection() => Err(self.redirected(&response)),
+            // A browser's page with status 200 is no API's answer.
+            _ if status.is_success() && is_html(&response) => Err(ProvisionError::Malformed {
+                url: self.url(),
+                what: Malformed::Html,
+            }),
+            error @ (ProvisionError::CaptivePortal { .. } | ProvisionError::Server { .. }) => {
+                Err(error)
+            }
+            _ => Ok(Reached {
+                status: status.as_u16(),
+                clock_skew: clock_skew(&response, sent, begun.elapsed()),
             }),
         }
     }

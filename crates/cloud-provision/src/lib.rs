@@ -15,6 +15,7 @@
 //! - **It finds its way and says where it got lost.** HTTP proxies, set or from the environment; captive portals, proxies
 //!   that do not let it through, and a wrong clock have errors of their own. [`Provisioned::clock_skew`] is by how much
 //!   the clock is wrong.
+//! - **It can look before it leaps.** [`Client::reach`] tells whether the API can be reached, and sends no key.
 //! - **Keys can stay at home.** [`Client::register_with_keys`] sends signing requests for keys that a [`KeySource`] made on
 //!   the device, for platforms that take them. Feature `csr`: `GeneratedKeys`, a source that is ready to use.
 //! - **Nothing can swamp or stall it.** The body is bounded by [`MAX_BODY`] while it arrives; connecting, each request and
@@ -68,7 +69,7 @@ mod url;
 pub use client::{Client, ClientBuilder};
 pub use clock::ClockSkew;
 pub use error::{BuildError, Malformed, ProvisionError, SerialProblem};
-pub use exchange::MAX_BODY;
+pub use exchange::{MAX_BODY, Reached};
 #[cfg(feature = "csr")]
 pub use keys::GeneratedKeys;
 pub use keys::{KeyOrigin, KeyPurpose, KeySource, KeySourceError, OwnKey};

@@ -19,7 +19,7 @@ use axum::extract::Request;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::serve::Listener;
-use cloud_provision::{Client, ClientBuilder, ProvisioningKey, Retry};
+use cloud_provision::{Client, ClientBuilder, ProvisionError, ProvisioningKey, Retry};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -167,4 +167,15 @@ pub(crate) fn with_status(status: u16, body: impl IntoResponse) -> Response {
 
 pub(crate) fn ok(body: &Value) -> Response {
     with_status(200, axum::Json(body.clone()))
+}
+
+/// The error that one fixed answer leads to, and how often it was asked for.
+pub(crate) async fn outcome(
+    answer: impl Fn() -> Response + Clone + Send + Sync + 'static,
+) -> (ProvisionError, usize) {
+    let api = Api::start(move |_| Some(answer())).await;
+    let error = api.client().register("SN0001", &key()).await.unwrap_err();
+    assert!(error.to_string().contains(&api.url()), "{error}");
+    assert!(!format!("{error} {error:?}").contains(KEY), "{error:?}");
+    (error, api.requests())
 }

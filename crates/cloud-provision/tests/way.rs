@@ -1,0 +1,191 @@
+//! The way to the platform: what is told when it is blocked, breaks off or takes too long, and what a look at it tells.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "this is a test throughout"
+)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::http::header::{DATE, LOCATION};
+use axum::response::{Html, IntoResponse, Response};
+use cloud_provision::{Client, ProvisionError};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use common::{Api, key, quick, with_status};
+
+#[tokio::test]
+async fn a_server_that_is_down_is_tried_again_and_then_named() {
+    let unused = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let client = quick(Client::builder(&format!("http://{unused}")))
+        .build()
+        .unwrap();
+    let error = client.register("SN0001", &key()).await.unwrap_err();
+    assert!(
+        matches!(error, ProvisionError::Unreachable { .. }),
+        "{error}"
+    );
+    assert!(error.is_retryable() && !error.may_have_registered());
+    let text = error.to_string();
+    assert!(
+        text.contains(&unused.to_string()) && text.contains("refused"),
+        "{text}"
+    );
+
+    let client = quick(Client::builder("https://no-such-host.invalid"))
+        .build()
+        .unwrap();
+    let error = client.register("SN0001", &key()).await.unwrap_err();
+    assert!(
+        matches!(error, ProvisionError::Unreachable { .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_after_the_request_is_not_tried_again() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&connections);
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let n = counter.fetch_add(1, Ordering::SeqCst);
+            let mut buffer = [0; 4096];
+            let _ = stream.read(&mut buffer).await;
+            if n > 0 {
+                // The second of the two cases: the answer begins and stops.
+                let _ = stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"regis")
+                    .await;
+            }
+        }
+    });
+    let client = quick(Client::builder(&format!("http://{address}")))
+        .build()
+        .unwrap();
+    for connection in 1..=2 {
+        let error = client.register("SN0001", &key()).await.unwrap_err();
+        assert!(
+            matches!(error, ProvisionError::Interrupted { .. }),
+            "{error}"
+        );
+        assert!(error.may_have_registered() && !error.is_retryable());
+        assert_eq!(connections.load(Ordering::SeqCst), connection);
+    }
+    server.abort();
+}
+
+#[tokio::test]
+async fn every_wait_has_its_limit() {
+    let api = Api::start(|_| None).await;
+    let limit = Duration::from_millis(200);
+    let client = quick(Client::builder(&api.url()))
+        .attempt_timeout(limit)
+        .build()
+        .unwrap();
+    let error = client.register("SN0001", &key()).await.unwrap_err();
+    assert!(
+        matches!(error, ProvisionError::TimedOut { limit: got, .. } if got == limit),
+        "{error}"
+    );
+    assert!(error.may_have_registered());
+    assert_eq!(api.requests(), 1, "the key may be used up");
+
+    let client = Client::builder(&api.url())
+        .total_timeout(limit)
+        .build()
+        .unwrap();
+    let error = client.register("SN0001", &key()).await.unwrap_err();
+    assert!(
+        matches!(error, ProvisionError::TimedOut { limit: got, .. } if got == limit),
+        "{error}"
+    );
+
+    // It listens, and never says anything: TLS cannot come about.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", silent.local_addr().unwrap());
+    let (root, _) = common::pair("ca.example");
+    let client = quick(Client::builder(&url))
+        .additional_roots_pem(root)
+        .connect_timeout(limit)
+        .build()
+        .unwrap();
+    let error = client.register("SN0001", &key()).await.unwrap_err();
+    assert!(
+        matches!(error, ProvisionError::ConnectTimedOut { limit: got, .. } if got == limit),
+        "{error}"
+    );
+    assert!(!error.may_have_registered());
+}
+
+#[tokio::test]
+async fn a_look_asks_once_sends_nothing_and_tells_the_time() {
+    for status in [200, 403, 404, 405] {
+        let date = [(DATE, "Wed, 01 Jan 2020 00:00:00 GMT")];
+        let api = Api::start(move |_| Some(with_status(status, (date.clone(), "")))).await;
+        let reached = api.client().reach().await.unwrap();
+        assert_eq!(reached.status, status);
+        assert!(reached.clock_skew.unwrap().is_significant());
+        let request = api.received(0);
+        assert_eq!((request.method.as_str(), request.body.len()), ("GET", 0));
+        assert_eq!(request.uri.path(), "/device/register");
+    }
+}
+
+#[tokio::test]
+async fn a_look_tells_what_stands_in_the_way_and_never_that_a_key_may_be_used_up() {
+    let look = async |answer: fn() -> Option<Response>| {
+        let api = Api::start(move |_| answer()).await;
+        let client = quick(Client::builder(&api.url()))
+            .attempt_timeout(Duration::from_millis(200))
+            .build()
+            .unwrap();
+        let error = client.reach().await.unwrap_err();
+        assert_eq!(api.requests(), 1, "{error}");
+        assert!(!error.to_string().contains("new key"), "{error}");
+        error
+    };
+    let error = look(|| Some(Html("<h1>welcome</h1>").into_response())).await;
+    assert!(error.to_string().contains("captive portal"), "{error}");
+    let error = look(|| Some(with_status(307, [(LOCATION, "http://portal.example")]))).await;
+    assert!(error.to_string().contains("portal.example"), "{error}");
+    let error = look(|| Some(with_status(503, ""))).await;
+    assert!(matches!(error, ProvisionError::Server { .. }), "{error}");
+    let error = look(|| None).await;
+    assert!(
+        matches!(error, ProvisionError::ConnectTimedOut { .. }),
+        "{error}"
+    );
+
+    // It takes the request and hangs up.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.read(&mut [0; 4096]).await.unwrap()
+    });
+    let error = Client::builder(&url)
+        .build()
+        .unwrap()
+        .reach()
+        .await
+        .unwrap_err();
+    assert!(server.await.unwrap() > 0);
+    assert!(
+        matches!(error, ProvisionError::Unreachable { .. }) && !error.may_have_registered(),
+        "{error}"
+    );
+}
