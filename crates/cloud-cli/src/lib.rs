@@ -31,6 +31,7 @@
 //!
 //! The example `demo` runs the demonstration: `cargo run -p cloud-cli --example demo`.
 
+mod api;
 mod cli;
 mod commands;
 mod device;

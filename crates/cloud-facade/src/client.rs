@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use cloud_config::SerialNumber;
+use cloud_provision::{Client, ClientBuilder};
 use cloud_remote::{AccessRules, Application};
 
 use crate::hooks::Hooks;
@@ -10,7 +11,7 @@ use crate::hooks::Hooks;
 /// The host application's side: who the device is, where its files are, and what it serves.
 ///
 /// Serial number, base path and hooks are read once, when [`ClesydeCloud`](crate::ClesydeCloud) is made. The rest is asked for
-/// when it is needed, so that a host can change its mind: the API's address at each
+/// when it is needed, so that a host can change its mind: the API's address and the way to it at each
 /// [`provision`](crate::ClesydeCloud::provision), the application and its access rules at each
 /// [`initialize`](crate::ClesydeCloud::initialize). [`DeviceSettings`] is the ready-made implementation for hosts that know all
 /// of it up front.
@@ -23,6 +24,12 @@ pub trait CloudClient: Send + Sync + 'static {
 
     /// The base URL of the provisioning API. `https`, or `http` on a loopback address.
     fn api_url(&self) -> String;
+
+    /// How that API is asked: through which proxy, with which roots besides the system's, how often and how long. By default
+    /// as [`Client::builder`] says.
+    fn registration(&self) -> ClientBuilder {
+        Client::builder(&self.api_url())
+    }
 
     /// What the public reaches through the tunnel; without one there is no remote access.
     fn application(&self) -> Option<Application> {
@@ -46,6 +53,7 @@ pub struct DeviceSettings {
     serial_number: SerialNumber,
     base_path: PathBuf,
     api_url: String,
+    registration: Option<ClientBuilder>,
     application: Option<Application>,
     access: AccessRules,
     hooks: Hooks,
@@ -62,10 +70,30 @@ impl DeviceSettings {
             serial_number,
             base_path: base_path.into(),
             api_url: api_url.into(),
+            registration: None,
             application: None,
             access: AccessRules::default(),
             hooks: Hooks::new(),
         }
+    }
+
+    /// Changes how the provisioning API is asked.
+    ///
+    /// ```
+    /// # let root_pem = String::new();
+    /// use cloud_facade::DeviceSettings;
+    ///
+    /// let settings = DeviceSettings::new("SN0001".parse()?, "/var/lib/device", "https://api.example.com")
+    ///     .with_registration(|api| api.proxy("http://proxy.example.com:3128").additional_roots_pem(root_pem));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn with_registration(
+        mut self,
+        change: impl FnOnce(ClientBuilder) -> ClientBuilder,
+    ) -> Self {
+        self.registration = Some(change(self.registration()));
+        self
     }
 
     /// Serves an application through the tunnel.
@@ -101,6 +129,13 @@ impl CloudClient for DeviceSettings {
 
     fn api_url(&self) -> String {
         self.api_url.clone()
+    }
+
+    fn registration(&self) -> ClientBuilder {
+        match &self.registration {
+            Some(changed) => changed.clone(),
+            None => Client::builder(&self.api_url),
+        }
     }
 
     fn application(&self) -> Option<Application> {

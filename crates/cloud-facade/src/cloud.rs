@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cloud_config::{SerialNumber, StoreError};
 use cloud_iot::{Message, PublishError, QoS, Receipt, RequestError};
-use cloud_provision::{Client, ProvisioningKey};
+use cloud_provision::{KeySource, ProvisioningKey};
 use cloud_remote::AccessRules;
 use cloud_shadow::ShadowClient;
 use serde_json::Value;
@@ -18,7 +18,9 @@ use crate::client::CloudClient;
 use crate::event::Event;
 use crate::initialize::InitializeError;
 use crate::lifecycle::Inner;
-use crate::registration::{Existing, Registered, RegistrationError, blocking, passed_on, register};
+use crate::registration::{
+    Existing, Registered, RegistrationError, blocking, passed_on, register, register_with_keys,
+};
 use crate::status::Status;
 use crate::topics::{Action, DeviceTopics};
 
@@ -97,11 +99,34 @@ impl ClesydeCloud {
     /// The platform may use the key up with the first request, so dropping the future does not take it back: the registration
     /// goes on by itself, and holds the directory until it has ended.
     pub async fn provision(&self, key: &ProvisioningKey) -> Result<Registered, RegistrationError> {
-        let client = Client::builder(&self.inner.client.api_url()).build()?;
+        let client = self.inner.client.registration().build()?;
         let (inner, key) = (Arc::clone(&self.inner), key.clone());
         passed_on(tokio::spawn(async move {
-            let (store, serial_number) = (&inner.store, &inner.serial_number);
-            register(store, &client, serial_number, &key, Existing::Keep).await
+            let (store, sn) = (&inner.store, &inner.serial_number);
+            register(store, &client, sn, &key, Existing::Keep).await
+        }))
+        .await
+    }
+
+    /// The same with private keys that `source` makes on this device and that never leave it, for platforms that take signing
+    /// requests. [`Registered::Now`] tells whether this one did. With the feature `csr` there is a source that is ready to
+    /// use, `cloud_facade::provision::GeneratedKeys`.
+    ///
+    /// # Errors
+    /// As [`provision`](Self::provision); also if `source` makes no usable keys, in which case nothing was sent.
+    ///
+    /// # Cancel safety
+    /// As [`provision`](Self::provision).
+    pub async fn provision_with_keys(
+        &self,
+        key: &ProvisioningKey,
+        source: impl KeySource + Send + 'static,
+    ) -> Result<Registered, RegistrationError> {
+        let client = self.inner.client.registration().build()?;
+        let (inner, key) = (Arc::clone(&self.inner), key.clone());
+        passed_on(tokio::spawn(async move {
+            let (store, sn) = (&inner.store, &inner.serial_number);
+            register_with_keys(store, &client, sn, &key, &source, Existing::Keep).await
         }))
         .await
     }

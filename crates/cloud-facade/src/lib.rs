@@ -65,7 +65,7 @@ pub use cloud::{
 pub use event::Event;
 pub use hooks::{HOOK_TIME_LIMIT, Hooks, Moment};
 pub use initialize::InitializeError;
-pub use registration::{Existing, Registered, RegistrationError, register};
+pub use registration::{Existing, Registered, RegistrationError, register, register_with_keys};
 pub use status::{Link, Status};
 pub use topics::{Action, InvalidAction};
 

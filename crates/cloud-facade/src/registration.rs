@@ -7,7 +7,10 @@
 use cloud_config::{
     AccessError, ConfigError, DeviceConfig, LockError, PemParts, SerialNumber, Store, StoreError,
 };
-use cloud_provision::{BuildError, Client, ProvisionError, Provisioned, ProvisioningKey};
+use cloud_provision::{
+    BuildError, Client, ClockSkew, KeyOrigin, KeySource, ProvisionError, Provisioned,
+    ProvisioningKey,
+};
 use tokio::task::{JoinError, JoinHandle};
 
 /// What to do with a configuration that is already there.
@@ -28,6 +31,10 @@ pub enum Registered {
     Now {
         /// The name under which the public reaches the device.
         access_point: String,
+        /// Whether both private keys were made on this device, so that nobody else has them.
+        own_keys: bool,
+        /// How far this device's clock is from the platform's, if the platform told the time.
+        clock_skew: Option<ClockSkew>,
     },
     /// The device was provisioned before; nothing was sent.
     Already,
@@ -85,6 +92,37 @@ pub async fn register(
     key: &ProvisioningKey,
     existing: Existing,
 ) -> Result<Registered, RegistrationError> {
+    let answer = client.register(serial_number.as_str(), key);
+    ask_and_store(store, serial_number, existing, answer).await
+}
+
+/// The same with private keys of the device's own, which `source` makes once the directory is locked: the platform gets
+/// signing requests. Where it sends keys nevertheless, those are stored, and [`Registered::Now`] says so.
+///
+/// # Errors
+/// As [`register`].
+///
+/// # Cancel safety
+/// As [`register`].
+pub async fn register_with_keys(
+    store: &Store,
+    client: &Client,
+    serial_number: &SerialNumber,
+    key: &ProvisioningKey,
+    source: &impl KeySource,
+    existing: Existing,
+) -> Result<Registered, RegistrationError> {
+    let answer = client.register_with_keys(serial_number.as_str(), key, source);
+    ask_and_store(store, serial_number, existing, answer).await
+}
+
+/// `ask` does nothing before it is polled, which is when the directory is ours.
+async fn ask_and_store(
+    store: &Store,
+    serial_number: &SerialNumber,
+    existing: Existing,
+    ask: impl Future<Output = Result<Provisioned, ProvisionError>>,
+) -> Result<Registered, RegistrationError> {
     let lock = {
         let store = store.clone();
         blocking(move || {
@@ -104,9 +142,13 @@ pub async fn register(
     let Some(lock) = lock else {
         return Ok(Registered::Already);
     };
-    let answer = client.register(serial_number.as_str(), key).await?;
+    let answer = ask.await?;
     let device = device_config(&answer)?;
-    let access_point = device.access_point.to_string();
+    let registered = Registered::Now {
+        access_point: device.access_point.to_string(),
+        own_keys: [answer.iot.key_origin, answer.remote.key_origin] == [KeyOrigin::Device; 2],
+        clock_skew: answer.clock_skew,
+    };
     let store = store.clone();
     blocking(move || {
         let stored = store.save(&device);
@@ -114,8 +156,8 @@ pub async fn register(
         stored
     })
     .await?;
-    tracing::info!(%serial_number, access_point, "registered");
-    Ok(Registered::Now { access_point })
+    tracing::info!(%serial_number, access_point = %answer.remote.access_point, "registered");
+    Ok(registered)
 }
 
 fn device_config(answer: &Provisioned) -> Result<DeviceConfig, ConfigError> {

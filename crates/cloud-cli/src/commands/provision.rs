@@ -5,10 +5,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use cloud_facade::provision::Client;
-use cloud_facade::{Existing, Registered, register};
+use cloud_facade::provision::{ClockSkew, GeneratedKeys};
+use cloud_facade::{Existing, Registered, register, register_with_keys};
 use serde_json::json;
 
+use crate::api::ApiArgs;
 use crate::cli::GlobalOptions;
 use crate::commands::{access_failure, store};
 use crate::failure::{Failure, Outcome, chain};
@@ -22,7 +23,8 @@ a file that only you can read, pipe it in (--token-file -), or set CLESYDE_TOKEN
 
 Examples:
   clesyde-cloud provision --sn SN0001 --api-url https://api.example.com --token-file key.txt
-  pass clesyde/SN0001 | clesyde-cloud provision --sn SN0001 --api-url https://api.example.com --token-file -";
+  pass clesyde/SN0001 | clesyde-cloud provision --sn SN0001 --api-url https://api.example.com --token-file -
+  clesyde-cloud provision --sn SN0001 --api-url https://api.example.com --token-file key.txt --own-keys";
 
 /// What `provision` takes.
 #[derive(Debug, Args)]
@@ -36,9 +38,13 @@ pub(crate) struct ProvisionArgs {
     #[arg(long)]
     force: bool,
 
-    /// Trust the root certificates in this PEM file for the API, besides the system's
-    #[arg(long, value_name = "FILE")]
-    ca_file: Option<PathBuf>,
+    /// Make the private keys on this device and send signing requests; a platform that does not take them sends its own
+    /// keys nevertheless
+    #[arg(long)]
+    own_keys: bool,
+
+    #[command(flatten)]
+    api: ApiArgs,
 }
 
 pub(crate) async fn run(
@@ -58,24 +64,22 @@ pub(crate) async fn run(
         return already(sn.as_str(), output);
     }
     let key = key::read(arguments.token_file.as_deref())?;
-    let mut client = Client::builder(&url.to_string());
-    if let Some(path) = &arguments.ca_file {
-        let pem = std::fs::read(path).map_err(|error| {
-            Failure::at("could not read the root certificates in", path, &error)
-        })?;
-        client = client.additional_roots_pem(pem);
-    }
-    let client = client
-        .build()
-        .map_err(|error| Failure::Failed(chain(&error)))?;
+    let client = arguments.api.client(url)?;
 
     let existing = if arguments.force {
         Existing::Replace
     } else {
         Existing::Keep
     };
+    let asked = async {
+        if arguments.own_keys {
+            register_with_keys(&store, &client, sn, &key, &GeneratedKeys, existing).await
+        } else {
+            register(&store, &client, sn, &key, existing).await
+        }
+    };
     let registered = tokio::select! {
-        registered = register(&store, &client, sn, &key, existing) => registered,
+        registered = asked => registered,
         () = shutdown.requested() => {
             return Err(Failure::Failed(format!(
                 "interrupted while {url} was asked; it may have registered the device all the same, and then needs a new key"
@@ -83,13 +87,27 @@ pub(crate) async fn run(
         }
     };
     match registered.map_err(|error| Failure::Failed(chain(&error)))? {
-        Registered::Now { access_point } => {
-            let result =
-                json!({ "event": "provisioned", "sn": sn.as_str(), "access_point": access_point });
-            output.result(
-                &result,
-                format_args!("registered {sn}; its page will be at https://{access_point}/"),
-            )
+        Registered::Now {
+            access_point,
+            own_keys,
+            clock_skew,
+        } => {
+            // People are told by the log.
+            let wrong_clock = clock_skew.filter(ClockSkew::is_significant);
+            let result = json!({
+                "event": "provisioned",
+                "sn": sn.as_str(),
+                "access_point": access_point,
+                "own_keys": own_keys,
+                "clock_correction_ms": wrong_clock.map(|skew| skew.correction_ms()),
+            });
+            let mut line = format!("registered {sn}; its page will be at https://{access_point}/");
+            if own_keys {
+                line += "\nits private keys were made on this device and have not left it";
+            } else if arguments.own_keys {
+                line += "\nthe platform takes no signing requests: it made the private keys itself";
+            }
+            output.result(&result, line)
         }
         _ => already(sn.as_str(), output),
     }

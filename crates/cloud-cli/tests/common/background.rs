@@ -92,6 +92,22 @@ impl Background {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// Waits for an end that comes by itself. Returns the exit code and standard error.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> (Option<i32>, String) {
+        let end = Instant::now() + LIMIT;
+        while self.is_running() {
+            if Instant::now() > end {
+                self.give_up("it does not end");
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        let status = self.child.wait().unwrap();
+        let stderr = self.stderr.take().unwrap().join().unwrap();
+        self.seen.extend(self.lines.iter());
+        (status.code(), stderr)
+    }
+
     /// The names of all events so far, in order.
     pub(crate) fn events(&self) -> Vec<&str> {
         self.seen

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod background;
+pub(crate) mod dated;
 pub(crate) mod world;
 
 use std::io::Write;
