@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use futures_util::future::{FutureExt, pending};
+use snitun::Channel;
 use snitun::client::Tunnel;
-use snitun::{Channel, SessionKey};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -39,7 +39,7 @@ use crate::tasks::Tasks;
 use crate::timing::Timing;
 use crate::tls::CurrentCertificate;
 use crate::token::TokenAnswer;
-use crate::tunnel::TunnelError;
+use crate::tunnel::{SessionKeys, TunnelError};
 
 /// What the manager is made of.
 pub(crate) struct Parts<T, C, S> {
@@ -90,7 +90,7 @@ type Running<T> = Option<(Id, Pin<Box<dyn Future<Output = T> + Send>>)>;
 
 /// A token with the keys that are sealed into it.
 struct Held {
-    key: SessionKey,
+    keys: SessionKeys,
     answer: TokenAnswer,
 }
 

@@ -5,10 +5,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use snitun::ConnectionKey;
 use snitun::client::{self, ClientConfig, ConnectError, Tunnel};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
@@ -39,6 +41,8 @@ pub(crate) enum TunnelError {
     Handshake(#[source] ConnectError),
     #[error("the tunnel that was to be replaced is in use")]
     NotQuiet,
+    #[error("the token's key is used up; it was good for one connection")]
+    KeySpent,
 }
 
 impl TunnelError {
@@ -47,12 +51,30 @@ impl TunnelError {
         match self {
             Self::NotQuiet => ConnectFault::NotQuiet,
             // A tunnel that ends before it is up may well be due to a key that is not the token's.
-            Self::Handshake(ConnectError::Ended(_)) => ConnectFault::Refused,
+            Self::Handshake(ConnectError::Ended(_)) | Self::KeySpent => ConnectFault::Refused,
             Self::Handshake(error) if !error.is_retryable() => ConnectFault::Refused,
             Self::Resolve(_) | Self::NoAddress | Self::Unreachable(_) | Self::Handshake(_) => {
                 ConnectFault::Unreachable
             }
         }
+    }
+}
+
+/// The session key of a token: one for every connection, or for the first one alone, as its cipher demands.
+#[derive(Clone)]
+pub(crate) struct SessionKeys(Arc<Mutex<Option<ConnectionKey>>>);
+
+impl SessionKeys {
+    pub(crate) fn new(key: ConnectionKey) -> Self {
+        Self(Arc::new(Mutex::new(Some(key))))
+    }
+
+    /// A key for one connection.
+    pub(crate) fn take(&self) -> Result<ConnectionKey, TunnelError> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = held.take().ok_or(TunnelError::KeySpent)?;
+        *held = key.for_further().map(Into::into);
+        Ok(key)
     }
 }
 
@@ -153,6 +175,17 @@ mod tests {
     use tokio::time::{Instant, sleep};
 
     use super::*;
+
+    #[test]
+    fn a_key_is_there_for_as_many_connections_as_its_cipher_permits() {
+        for cipher in snitun::Cipher::ALL {
+            let key = snitun::SessionKey::new([1; 32], [2; 16]);
+            let keys = SessionKeys::new(key.with_cipher(cipher));
+            assert!(keys.take().is_ok());
+            let again = keys.clone().take();
+            assert_eq!(again.is_ok(), cipher != snitun::Cipher::AesGcm);
+        }
+    }
 
     fn addresses(list: &[&str]) -> Vec<SocketAddr> {
         list.iter().map(|text| text.parse().unwrap()).collect()

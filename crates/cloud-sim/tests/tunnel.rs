@@ -31,9 +31,9 @@ async fn open_tunnel(
     let request = json!({ "aesKey": *key.key_hex(), "aesIv": *key.iv_hex() }).to_string();
     device.publish("c/d/SN1/remotetoken/req", request).await;
     let (_, answer) = device.json().await;
+    let key = key.with_cipher(config.cipher);
     let mut tunnel = ClientConfig::new(text(&answer["token"]), key);
     tunnel.version = config.protocol_version;
-    tunnel.cipher = config.cipher;
     let stream = TcpStream::connect(sim.relay_addr()).await.unwrap();
     tokio::time::timeout(LIMIT, client::connect(stream, tunnel))
         .await
@@ -164,9 +164,8 @@ async fn a_token_outlives_the_simulator_if_its_directory_does() {
 
     let second = Simulator::start(config).await.unwrap();
     let stream = TcpStream::connect(second.relay_addr()).await.unwrap();
-    let tunnel = client::connect(stream, ClientConfig::new(text(&answer["token"]), key))
-        .await
-        .unwrap();
+    let config = ClientConfig::new(text(&answer["token"]), key.aes_cbc());
+    let tunnel = client::connect(stream, config).await.unwrap();
     status(&second, "SN1", |device| device.tunnel).await;
     drop(tunnel);
     second.stop().await;

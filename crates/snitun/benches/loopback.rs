@@ -196,9 +196,9 @@ fn relay_and_device(
         let key = SessionKey::generate().unwrap();
         let valid = SystemTime::now() + Duration::from_secs(3600);
         let valid = valid.duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let mut content = TokenContent::new("a.test", key.clone(), valid);
+        let mut content = TokenContent::new("a.test", key, valid);
         content.protocol_version = version;
-        let mut config = ClientConfig::new(keys.issue(&content).unwrap(), key);
+        let mut config = ClientConfig::new(keys.issue(&content).unwrap(), content.key.aes_cbc());
         config.version = version;
         let server = Server::new(keys, ServerConfig::default());
         let (up, is_up) = mpsc::channel();

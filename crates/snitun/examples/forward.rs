@@ -13,8 +13,8 @@ use std::collections::HashMap;
 use std::error::Error;
 use std::time::Duration;
 
-use snitun::SessionKey;
 use snitun::client::{self, ClientConfig};
+use snitun::{Cipher, SessionKey};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -42,14 +42,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let iv = get("iv").or(from_file("aes_iv")).ok_or("--iv is missing")?;
     let token = from_file("token").unwrap_or(file.trim());
 
-    let mut config = ClientConfig::new(token, SessionKey::from_hex(key, iv)?);
+    let cipher = match get("cipher").or(from_file("cipher")) {
+        Some(cipher) => cipher.parse()?,
+        None => Cipher::default(),
+    };
+    let key = SessionKey::from_hex(key, iv)?.with_cipher(cipher);
+    let mut config = ClientConfig::new(token, key);
     if let Some(version) = get("protocol-version") {
         config.version = version.parse::<u8>()?.try_into()?;
     } else if let Some(version) = issued["protocol_version"].as_u64() {
         config.version = u8::try_from(version)?.try_into()?;
-    }
-    if let Some(cipher) = get("cipher").or(from_file("cipher")) {
-        config.cipher = cipher.parse()?;
     }
     config.throttling = get("throttling").map(str::parse).transpose()?;
 
@@ -159,9 +161,10 @@ mod demo {
         let key = SessionKey::generate()?;
         let valid = SystemTime::now() + Duration::from_secs(60);
         let valid = valid.duration_since(UNIX_EPOCH)?.as_secs();
-        let token = fernet.issue(&TokenContent::new("a.test", key.clone(), valid))?;
+        let content = TokenContent::new("a.test", key, valid);
+        let config = ClientConfig::new(fernet.issue(&content)?, content.key.aes_cbc());
         let stream = TcpStream::connect(address).await?;
-        let mut tunnel = client::connect(stream, ClientConfig::new(token, key)).await?;
+        let mut tunnel = client::connect(stream, config).await?;
         println!("tunnel up; ping took {:?}", tunnel.handle().ping().await?);
 
         let mut caller = TcpStream::connect(address).await?;

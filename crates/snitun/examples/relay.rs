@@ -126,13 +126,13 @@ fn issue(
 ) -> Result<(), Box<dyn Error>> {
     let key = SessionKey::generate()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let mut content = TokenContent::new(hostname, key.clone(), now + options.valid);
+    let mut content = TokenContent::new(hostname, key, now + options.valid);
     content.protocol_version = options.version;
     content.cipher = options.cipher;
     let issued = serde_json::json!({
         "token": fernet.issue(&content)?,
-        "aes_key": *key.key_hex(),
-        "aes_iv": *key.iv_hex(),
+        "aes_key": *content.key.key_hex(),
+        "aes_iv": *content.key.iv_hex(),
         "hostname": hostname,
         "protocol_version": u8::from(options.version),
         "cipher": options.cipher.name(),

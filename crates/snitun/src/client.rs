@@ -6,16 +6,17 @@
 use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
-use crate::cipher::{Cipher, Role};
+use crate::cipher::Role;
 use crate::close::CloseReason;
+use crate::connection_key::ConnectionKey;
 use crate::driver::{self, Channel, NoRandomness, Random};
 use crate::handshake::{ClientHandshake, HandshakeError, MAX_TOKEN_LEN, Session};
-use crate::key::{KeyError, SessionKey};
 use crate::limits::{Limits, Timeouts};
 use crate::mux::MuxConfig;
 use crate::version::ProtocolVersion;
@@ -58,16 +59,49 @@ impl fmt::Display for Token {
 }
 
 /// What a client needs to know to connect.
+///
+/// [`connect`] takes it by value. With a [`ReusableKey`](crate::ReusableKey) it can be cloned, to connect again with the
+/// same token; with a [`OneTimeKey`](crate::OneTimeKey), or one of which that is not known, it cannot:
+///
+/// ```
+/// # fn main() -> Result<(), snitun::KeyError> {
+/// use snitun::SessionKey;
+/// use snitun::client::ClientConfig;
+///
+/// let key = SessionKey::from_hex(&"5a".repeat(32), &"c3".repeat(16))?;
+/// let config = ClientConfig::new("gAAAAAB", key.aes_cbc());
+/// let again = config.clone();
+/// # drop((config, again));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// ```compile_fail,E0382
+/// # use snitun::SessionKey;
+/// # use snitun::client::{self, ClientConfig};
+/// # async fn run(key: SessionKey, one: tokio::io::DuplexStream, two: tokio::io::DuplexStream) {
+/// let config = ClientConfig::new("gAAAAAB", key.aes_gcm());
+/// let first = client::connect(one, config).await;
+/// let second = client::connect(two, config).await; // `config` has been moved
+/// # }
+/// ```
+///
+/// ```compile_fail,E0599
+/// # use snitun::SessionKey;
+/// # use snitun::client::{self, ClientConfig};
+/// # async fn run(key: SessionKey, one: tokio::io::DuplexStream) {
+/// let config = ClientConfig::new("gAAAAAB", key.aes_gcm());
+/// let first = client::connect(one, config.clone()).await; // there is no `clone`
+/// # }
+/// ```
 #[derive(Clone, Debug)]
-pub struct ClientConfig {
+pub struct ClientConfig<K = ConnectionKey> {
     /// Lets us in.
     pub token: Token,
-    /// The key that the token names too. `aes-gcm` takes each key once.
-    pub key: SessionKey,
+    /// The key and the cipher that the token names too.
+    pub key: K,
     /// The version that the token names too. Default 0.
     pub version: ProtocolVersion,
-    /// The cipher that the token names too. Default `aes-cbc`.
-    pub cipher: Cipher,
     /// Messages of 8 KiB or more to send in a second at most; `None`, the default, for no limit.
     pub throttling: Option<NonZeroU32>,
     /// Bounds on what the tunnel holds.
@@ -76,14 +110,13 @@ pub struct ClientConfig {
     pub timeouts: Timeouts,
 }
 
-impl ClientConfig {
+impl<K: Into<ConnectionKey>> ClientConfig<K> {
     /// A configuration with defaults for all but the token and its key.
-    pub fn new(token: impl Into<Token>, key: SessionKey) -> Self {
+    pub fn new(token: impl Into<Token>, key: K) -> Self {
         Self {
             token: token.into(),
             key,
             version: ProtocolVersion::default(),
-            cipher: Cipher::default(),
             throttling: None,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -111,7 +144,7 @@ pub enum ConnectError {
         "the server closed the connection after our answer to its challenge; the session key, cipher or version is not the token's"
     )]
     AnswerRefused,
-    /// The handshake could not be done with this key.
+    /// What the server sent does not fit this key.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
     /// The connection failed.
@@ -126,8 +159,7 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether trying again with the same token and key can help. (With `aes-gcm` it never does once a handshake has begun,
-    /// since that uses the key up.)
+    /// Whether trying again with the same token and key can help, given a key that can be used again.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::TimedOut(_) | Self::Io(_) | Self::Ended(_) => true,
@@ -140,12 +172,6 @@ impl ConnectError {
     }
 }
 
-impl From<KeyError> for ConnectError {
-    fn from(error: KeyError) -> Self {
-        HandshakeError::from(error).into()
-    }
-}
-
 /// Opens a tunnel over a connected stream, and returns once the server has answered a ping over it: only then is it known
 /// that the server took the token and the answer to its challenge. Turn Nagle's algorithm off on a TCP stream first.
 ///
@@ -155,13 +181,15 @@ impl From<KeyError> for ConnectError {
 /// [`ConnectError`].
 ///
 /// # Cancel safety
-/// Dropping the future drops the stream; with `aes-gcm` the key is used up all the same.
-pub async fn connect<S>(mut stream: S, config: ClientConfig) -> Result<Tunnel, ConnectError>
+/// Dropping the future drops the stream; a key for one connection is used up all the same.
+pub async fn connect<S, K>(mut stream: S, config: ClientConfig<K>) -> Result<Tunnel, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    K: Into<ConnectionKey>,
 {
     let limit = config.timeouts.handshake;
-    let session = handshake(&mut stream, &config).await?;
+    let begun = ClientHandshake::new(config.key);
+    let session = handshake(&mut stream, &config.token, begun, limit).await?;
     let mux = MuxConfig {
         role: Role::Client,
         version: config.version,
@@ -189,16 +217,19 @@ where
     }
 }
 
-async fn handshake<S>(stream: &mut S, config: &ClientConfig) -> Result<Session, ConnectError>
+async fn handshake<S>(
+    stream: &mut S,
+    token: &Token,
+    handshake: ClientHandshake,
+    limit: Duration,
+) -> Result<Session, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let token = config.token.expose().as_bytes();
+    let token = token.expose().as_bytes();
     if token.is_empty() || token.len() > MAX_TOKEN_LEN {
         return Err(ConnectError::TokenSize(token.len()));
     }
-    let handshake = ClientHandshake::new(&config.key, config.cipher)?;
-    let limit = config.timeouts.handshake;
     let timed_out = |step| move |_| ConnectError::TimedOut(step);
 
     let mut challenge = vec![0; handshake.challenge_len()];

@@ -7,8 +7,8 @@
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::cipher::{BadUnit, Cipher, Entropy, Opener, Role, SealError, Sealer};
-use crate::key::{KeyError, SessionKey};
+use crate::cipher::{BadUnit, Entropy, Opener, Role, SealError, Sealer};
+use crate::connection_key::ConnectionKey;
 
 /// Bytes of the challenge and of the answer before encryption.
 pub const CHALLENGE_LEN: usize = 32;
@@ -20,9 +20,6 @@ pub const MAX_TOKEN_LEN: usize = 2048;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// The key may not be used for this connection.
-    #[error(transparent)]
-    Key(#[from] KeyError),
     /// What the peer sent does not decrypt.
     #[error(transparent)]
     BadUnit(#[from] BadUnit),
@@ -46,12 +43,12 @@ pub struct Session {
 }
 
 impl Session {
-    fn new(key: &SessionKey, cipher: Cipher, role: Role) -> Result<Self, KeyError> {
-        key.claim(cipher, role)?;
-        Ok(Self {
+    fn new(key: &ConnectionKey, role: Role) -> Self {
+        let (cipher, key) = (key.cipher(), key.session_key());
+        Self {
             sealer: Sealer::new(key, cipher, role),
             opener: Opener::new(key, cipher),
-        })
+        }
     }
 }
 
@@ -60,12 +57,9 @@ impl Session {
 pub struct ClientHandshake(Session);
 
 impl ClientHandshake {
-    /// Starts a handshake with `key`.
-    ///
-    /// # Errors
-    /// [`KeyError::AlreadyUsed`] where the cipher needs a fresh key and this one has been used.
-    pub fn new(key: &SessionKey, cipher: Cipher) -> Result<Self, HandshakeError> {
-        Ok(Self(Session::new(key, cipher, Role::Client)?))
+    /// Starts a handshake with `key`, which is used up by it.
+    pub fn new(key: impl Into<ConnectionKey>) -> Self {
+        Self(Session::new(&key.into(), Role::Client))
     }
 
     /// How many bytes the encrypted challenge has.
@@ -99,17 +93,16 @@ pub struct ServerHandshake {
 }
 
 impl ServerHandshake {
-    /// Makes a challenge of 32 bytes from `entropy` and appends it, encrypted, to `out`.
+    /// Makes a challenge of 32 bytes from `entropy` and appends it, encrypted with `key`, to `out`. That uses the key up.
     ///
     /// # Errors
-    /// [`KeyError::AlreadyUsed`] where the cipher needs a fresh key and this one has been used.
+    /// [`HandshakeError::Seal`].
     pub fn new(
-        key: &SessionKey,
-        cipher: Cipher,
+        key: impl Into<ConnectionKey>,
         entropy: &mut dyn Entropy,
         out: &mut Vec<u8>,
     ) -> Result<Self, HandshakeError> {
-        let mut session = Session::new(key, cipher, Role::Server)?;
+        let mut session = Session::new(&key.into(), Role::Server);
         let mut challenge = Zeroizing::new([0; CHALLENGE_LEN]);
         entropy.fill(challenge.as_mut_slice());
         session.sealer.seal(challenge.as_slice(), entropy, out)?;
@@ -147,6 +140,8 @@ impl ServerHandshake {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cipher::Cipher;
+    use crate::key::SessionKey;
 
     fn entropy() -> impl FnMut(&mut [u8]) + Send {
         let mut next = 0_u8;
@@ -158,10 +153,10 @@ mod tests {
         }
     }
 
-    fn run(cipher: Cipher, server: &SessionKey, client: &SessionKey) -> Result<(), HandshakeError> {
+    fn run(server: ConnectionKey, client: ConnectionKey) -> Result<(), HandshakeError> {
         let (mut challenge, mut answer) = (Vec::new(), Vec::new());
-        let server = ServerHandshake::new(server, cipher, &mut entropy(), &mut challenge)?;
-        let client = ClientHandshake::new(client, cipher)?;
+        let server = ServerHandshake::new(server, &mut entropy(), &mut challenge)?;
+        let client = ClientHandshake::new(client);
         assert_eq!(challenge.len(), client.challenge_len());
         client.answer(&mut challenge, &mut entropy(), &mut answer)?;
         assert_eq!(answer.len(), server.answer_len());
@@ -171,21 +166,9 @@ mod tests {
     #[test]
     fn the_same_key_gets_in_and_another_does_not() {
         for cipher in Cipher::ALL {
-            let key = SessionKey::new([1; 32], [2; 16]);
-            let other = SessionKey::new([3; 32], [2; 16]);
-            assert_eq!(run(cipher, &key, &key.clone()), Ok(()));
-            let key = SessionKey::new([1; 32], [2; 16]);
-            assert!(run(cipher, &key, &other).is_err());
+            let key = |byte| SessionKey::new([byte; 32], [2; 16]).with_cipher(cipher);
+            assert_eq!(run(key(1), key(1)), Ok(()));
+            assert!(run(key(1), key(3)).is_err());
         }
-    }
-
-    #[test]
-    fn gcm_refuses_a_second_handshake_with_the_same_key() {
-        let key = SessionKey::new([1; 32], [2; 16]);
-        assert!(ClientHandshake::new(&key, Cipher::AesGcm).is_ok());
-        assert_eq!(
-            ClientHandshake::new(&key.clone(), Cipher::AesGcm).unwrap_err(),
-            HandshakeError::Key(KeyError::AlreadyUsed)
-        );
     }
 }

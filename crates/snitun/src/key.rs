@@ -1,16 +1,11 @@
 //! The session key: what both ends share for one token.
 //!
-//! The key remembers which end has opened a connection with it. `aes-gcm` derives its nonces from a counter that starts
-//! at zero on every connection, so a second connection with the same key would repeat them; the handshake refuses that,
-//! and because clones share the memory, cloning does not get around it.
+//! Not here: how often it may be used. That depends on the cipher, and `connection_key` binds the two together.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 
 use zeroize::Zeroizing;
 
-use crate::cipher::{Cipher, Role};
 use crate::hex;
 
 /// Bytes of an AES-256 key.
@@ -20,7 +15,8 @@ pub const IV_LEN: usize = 16;
 
 /// An AES-256 key with the initial vector that goes with it. Wiped on drop; never printed.
 ///
-/// Clones are the same key: what one has been used for, all have been used for.
+/// It is not `Clone`, since one of the ciphers must not get it twice: name the cipher ([`aes_cbc`](Self::aes_cbc) and its
+/// like), and what that gives says whether there can be another connection with it.
 ///
 /// ```
 /// # fn main() -> Result<(), snitun::KeyError> {
@@ -29,14 +25,12 @@ pub const IV_LEN: usize = 16;
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
 pub struct SessionKey {
     key: Zeroizing<[u8; KEY_LEN]>,
     iv: Zeroizing<[u8; IV_LEN]>,
-    used_by: Arc<AtomicU8>,
 }
 
-/// Why a session key cannot be had or used.
+/// Why a session key cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
@@ -49,11 +43,6 @@ pub enum KeyError {
     /// The operating system gave no random bytes.
     #[error("the operating system gave no random bytes for a session key")]
     NoRandomness,
-    /// `aes-gcm` needs a fresh key for every connection and this one has been used.
-    #[error(
-        "this session key has already been used for a connection, and aes-gcm needs a fresh one each time; ask for a new token"
-    )]
-    AlreadyUsed,
 }
 
 impl SessionKey {
@@ -62,7 +51,6 @@ impl SessionKey {
         Self {
             key: Zeroizing::new(key),
             iv: Zeroizing::new(iv),
-            used_by: Arc::new(AtomicU8::new(0)),
         }
     }
 
@@ -106,19 +94,6 @@ impl SessionKey {
     pub(crate) fn iv(&self) -> &[u8; IV_LEN] {
         &self.iv
     }
-
-    /// Notes that `role` opens a connection with this key, and refuses where that would repeat nonces.
-    pub(crate) fn claim(&self, cipher: Cipher, role: Role) -> Result<(), KeyError> {
-        let bit = match role {
-            Role::Client => 1,
-            Role::Server => 2,
-        };
-        let before = self.used_by.fetch_or(bit, Ordering::AcqRel);
-        if cipher == Cipher::AesGcm && before & bit != 0 {
-            return Err(KeyError::AlreadyUsed);
-        }
-        Ok(())
-    }
 }
 
 impl fmt::Debug for SessionKey {
@@ -151,18 +126,5 @@ mod tests {
             KeyError::MalformedIv
         );
         assert!(!format!("{key:?} {key}").contains("ab"));
-    }
-
-    #[test]
-    fn gcm_takes_a_key_once_for_each_end_and_clones_share_that() {
-        let key = SessionKey::new([1; 32], [2; 16]);
-        assert_eq!(key.claim(Cipher::AesGcm, Role::Client), Ok(()));
-        assert_eq!(key.claim(Cipher::AesGcm, Role::Server), Ok(()));
-        assert_eq!(
-            key.clone().claim(Cipher::AesGcm, Role::Client),
-            Err(KeyError::AlreadyUsed)
-        );
-        assert_eq!(key.claim(Cipher::AesCbc, Role::Client), Ok(()));
-        assert_eq!(key.claim(Cipher::AesGcmSiv, Role::Client), Ok(()));
     }
 }

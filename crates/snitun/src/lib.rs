@@ -52,11 +52,12 @@
 //! // Whoever runs it gives the device a token for a key and a host name.
 //! let key = SessionKey::generate()?;
 //! let valid = (SystemTime::now() + Duration::from_secs(3600)).duration_since(UNIX_EPOCH)?.as_secs();
-//! let token = fernet.issue(&TokenContent::new("device.example.com", key.clone(), valid))?;
+//! let content = TokenContent::new("device.example.com", key, valid);
+//! let token = fernet.issue(&content)?;
 //!
 //! // The device.
 //! let stream = TcpStream::connect(address).await?;
-//! let tunnel = client::connect(stream, ClientConfig::new(token, key)).await?;
+//! let tunnel = client::connect(stream, ClientConfig::new(token, content.key.aes_cbc())).await?;
 //! assert!(relay.is_connected("device.example.com"));
 //! println!("the relay is {:?} away", tunnel.handle().ping().await?);
 //! // `tunnel.accept()` now yields a channel for each caller: do TLS on it, or hand it to `snitun::relay`.
@@ -82,6 +83,7 @@
 mod batch;
 mod cipher;
 mod close;
+mod connection_key;
 mod decoder;
 mod encoder;
 mod frame;
@@ -102,10 +104,12 @@ mod relay;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod sni;
+mod stats;
 
 pub use batch::WriteBatch;
 pub use cipher::{BadUnit, Cipher, Entropy, Opener, Role, SealError, Sealer, UnsupportedCipher};
 pub use close::{ChannelError, CloseReason, OpenError};
+pub use connection_key::{ConnectionKey, OneTimeKey, ReusableKey};
 pub use decoder::{DecodeError, Decoder, Incoming};
 #[cfg(feature = "driver")]
 pub use driver::{Channel, ChannelReader, ChannelWriter, NoRandomness, PingError, TunnelHandle};
@@ -119,4 +123,5 @@ pub use limits::{Limits, Timeouts};
 pub use mux::{ChannelKey, Event, Mux, MuxConfig, Read, Write};
 #[cfg(feature = "driver")]
 pub use relay::{Relayed, relay};
+pub use stats::TunnelStats;
 pub use version::{ProtocolVersion, UnsupportedVersion};

@@ -30,7 +30,7 @@ use snitun::{
 /// A random schedule of `steps` operations, the same for the same seed.
 fn run_schedule(seed: u64, version: ProtocolVersion, cipher: Cipher, steps: usize) {
     let pair = Pair::new(version, cipher, small_limits(), seed);
-    model::run_schedule(pair, &mut StdRng::seed_from_u64(seed), steps);
+    model::run_schedule(pair, &mut StdRng::seed_from_u64(seed), steps, 200_000);
 }
 
 proptest! {

@@ -1,4 +1,4 @@
-//! Client and server over real sockets on loopback.
+//! Channels through a client and a server over real sockets on loopback: what they carry, how they end, who waits for whom.
 
 #![allow(
     clippy::unwrap_used,
@@ -9,14 +9,10 @@
 
 mod support;
 
-use std::time::Duration;
-
 use snitun::client::{ClientConfig, ConnectError};
-use snitun::server::{PortRole, ServerConfig, ServerEvent, TokenContent};
-use snitun::{
-    ChannelError, Cipher, CloseReason, HandshakeError, KeyError, ProtocolVersion, SessionKey,
-};
-use support::{Relay, client_hello, noise, seconds_from_now, within};
+use snitun::server::ServerConfig;
+use snitun::{ChannelError, Cipher, CloseReason, ProtocolVersion, SessionKey};
+use support::{Relay, client_hello, noise, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -106,118 +102,6 @@ async fn every_version_and_cipher_carries_data_and_addresses() {
             assert_eq!((&down, &up), (b"down", b"up"));
         }
     }
-    relay.stop().await;
-}
-
-#[tokio::test]
-async fn whoever_should_not_get_in_is_told_why() {
-    let relay = Relay::start(ServerConfig::default()).await;
-    let good = || relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
-
-    let mut config = good();
-    config.token = "gAAAAABnot-a-token".into();
-    let refused = relay.device(config).await.unwrap_err();
-    assert!(matches!(refused, ConnectError::TokenRefused), "{refused}");
-    assert!(!refused.is_retryable());
-
-    let key = SessionKey::generate().unwrap();
-    let expired = TokenContent::new("device.example.com", key.clone(), seconds_from_now(-2));
-    let config = ClientConfig::new(relay.keys.issue(&expired).unwrap(), key);
-    let refused = relay.device(config).await.unwrap_err();
-    assert!(matches!(refused, ConnectError::TokenRefused), "{refused}");
-
-    for cipher in Cipher::ALL {
-        let mut config = relay.invite("device.example.com", ProtocolVersion::V0, cipher);
-        config.key = SessionKey::generate().unwrap();
-        let refused = relay.device(config).await.unwrap_err();
-        // With an authenticated cipher we see it ourselves.
-        let expected = match cipher {
-            Cipher::AesCbc => matches!(refused, ConnectError::AnswerRefused),
-            _ => matches!(refused, ConnectError::Handshake(HandshakeError::BadUnit(_))),
-        };
-        assert!(expected, "{cipher}: {refused}");
-    }
-
-    let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesGcm);
-    drop(relay.device(config.clone()).await.unwrap());
-    let refused = relay.device(config).await.unwrap_err();
-    let reused = HandshakeError::Key(KeyError::AlreadyUsed);
-    assert!(matches!(refused, ConnectError::Handshake(error) if error == reused));
-
-    let mut config = good();
-    config.token = "x".repeat(2049).into();
-    let refused = relay.device(config).await.unwrap_err();
-    assert!(matches!(refused, ConnectError::TokenSize(2049)));
-    relay.stop().await;
-}
-
-#[tokio::test]
-async fn a_token_in_two_pieces_is_taken() {
-    let relay = Relay::start(ServerConfig::default()).await;
-    let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
-    let mut stream = TcpStream::connect(relay.address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
-    let (first, second) = config.token.expose().split_at(50);
-    stream.write_all(first.as_bytes()).await.unwrap();
-    tokio::task::yield_now().await;
-    stream.write_all(second.as_bytes()).await.unwrap();
-    let mut challenge = [0; 32];
-    within(stream.read_exact(&mut challenge)).await.unwrap();
-    relay.stop().await;
-}
-
-#[tokio::test]
-async fn callers_that_cannot_be_served_are_closed() {
-    let relay = Relay::start(ServerConfig::default()).await;
-    let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
-    let mut tunnel = relay.device(config).await.unwrap();
-    let nameless = {
-        let mut hello = client_hello("x");
-        // The only extension becomes one that is not server_name.
-        let at = hello.len() - 10;
-        hello[at + 1] = 99;
-        hello
-    };
-    let unknown = client_hello("other.example.com");
-    let half = &client_hello("device.example.com")[..30];
-    for bytes in [
-        &nameless[..],
-        &unknown,
-        b"GET / HTTP/1.1\r\n\r\n",
-        half,
-        b"",
-    ] {
-        let mut caller = TcpStream::connect(relay.address).await.unwrap();
-        caller.write_all(bytes).await.unwrap();
-        if bytes.is_empty() {
-            caller.shutdown().await.unwrap();
-        }
-        // The half hello is given two seconds, the others none.
-        let closed = within(caller.read(&mut [0; 10])).await;
-        assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
-    }
-    // The tunnel has seen none of it.
-    assert_eq!(tunnel.handle().open_channels(), 0);
-    let (_caller, _channel) = relay.call(&mut tunnel, "device.example.com").await;
-    relay.stop().await;
-}
-
-#[tokio::test]
-async fn a_hello_may_come_byte_by_byte() {
-    let relay = Relay::start(ServerConfig::default()).await;
-    let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
-    let mut tunnel = relay.device(config).await.unwrap();
-    let mut caller = TcpStream::connect(relay.address).await.unwrap();
-    caller.set_nodelay(true).unwrap();
-    let hello = client_hello("DEVICE.example.COM");
-    for byte in &hello {
-        caller.write_all(&[*byte]).await.unwrap();
-        tokio::task::yield_now().await;
-    }
-    let mut channel = within(tunnel.accept()).await.unwrap();
-    let mut first = vec![0; hello.len()];
-    within(channel.read_exact(&mut first)).await.unwrap();
-    assert_eq!(first, hello);
     relay.stop().await;
 }
 
@@ -342,116 +226,6 @@ async fn a_slow_reader_loses_its_channel_where_the_version_cannot_wait() {
 }
 
 #[tokio::test]
-async fn devices_come_go_and_take_over() {
-    let relay = Relay::start(ServerConfig::default()).await;
-    let mut events = relay.handle.subscribe();
-    let invite = || relay.invite("Device.Example.com", ProtocolVersion::V0, Cipher::AesCbc);
-    let connected = || ServerEvent::Connected {
-        hostname: "device.example.com".into(),
-    };
-    let disconnected = |reason| ServerEvent::Disconnected {
-        hostname: "device.example.com".into(),
-        reason,
-    };
-
-    let first = relay.device(invite()).await.unwrap();
-    assert_eq!(within(events.recv()).await.unwrap(), connected());
-    let mut second = relay.device(invite()).await.unwrap();
-    let replaced = disconnected(CloseReason::Replaced);
-    assert_eq!(within(events.recv()).await.unwrap(), replaced);
-    assert_eq!(within(events.recv()).await.unwrap(), connected());
-    assert_eq!(*within(first.handle().closed()).await, CloseReason::Peer);
-    assert_eq!(relay.handle.hostnames(), ["device.example.com"]);
-
-    // The one that took over is reached; the end of the old one does not disturb it.
-    drop(first);
-    let (caller, channel) = relay.call(&mut second, "device.example.com.").await;
-    drop((caller, channel));
-
-    assert!(relay.handle.disconnect("DEVICE.example.com"));
-    assert_eq!(*within(second.handle().closed()).await, CloseReason::Peer);
-    assert!(within(second.accept()).await.is_none());
-    let by_us = disconnected(CloseReason::Local);
-    assert_eq!(within(events.recv()).await.unwrap(), by_us);
-    assert!(!relay.handle.is_connected("device.example.com"));
-    assert!(!relay.handle.disconnect("device.example.com"));
-
-    let third = relay.device(invite()).await.unwrap();
-    assert_eq!(within(events.recv()).await.unwrap(), connected());
-    drop(third);
-    let by_peer = disconnected(CloseReason::Peer);
-    assert_eq!(within(events.recv()).await.unwrap(), by_peer);
-    relay.stop().await;
-}
-
-#[tokio::test]
-async fn a_device_is_found_by_its_aliases_too() {
-    let relay = Relay::start(ServerConfig::default()).await;
-    let key = SessionKey::generate().unwrap();
-    let mut content = TokenContent::new("device.example.com", key.clone(), seconds_from_now(60));
-    content.alias = vec!["Alias.example.com".into()];
-    let config = ClientConfig::new(relay.keys.issue(&content).unwrap(), key);
-    let mut tunnel = relay.device(config).await.unwrap();
-    let (_caller, _channel) = relay.call(&mut tunnel, "alias.example.com").await;
-    assert!(relay.handle.is_connected("alias.example.com"));
-    assert_eq!(relay.handle.hostnames(), ["device.example.com"]);
-    drop(tunnel);
-    within(async {
-        while relay.handle.is_connected("alias.example.com") {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-    relay.stop().await;
-}
-
-#[tokio::test]
-async fn a_tunnel_ends_when_its_token_has_run_out() {
-    let config = ServerConfig {
-        expiry_check: Duration::from_millis(100),
-        ..ServerConfig::default()
-    };
-    let relay = Relay::start(config).await;
-    let mut events = relay.handle.subscribe();
-    let key = SessionKey::generate().unwrap();
-    let content = TokenContent::new("device.example.com", key.clone(), seconds_from_now(1));
-    let config = ClientConfig::new(relay.keys.issue(&content).unwrap(), key);
-    let tunnel = relay.device(config).await.unwrap();
-    within(events.recv()).await.unwrap();
-    let expired = ServerEvent::Disconnected {
-        hostname: "device.example.com".into(),
-        reason: CloseReason::Expired,
-    };
-    assert_eq!(within(events.recv()).await.unwrap(), expired);
-    assert_eq!(*within(tunnel.handle().closed()).await, CloseReason::Peer);
-    relay.stop().await;
-}
-
-#[tokio::test]
-async fn stopping_the_server_ends_tunnels_channels_and_callers() {
-    let relay = Relay::start(ServerConfig::default()).await;
-    let mut events = relay.handle.subscribe();
-    let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
-    let mut tunnel = relay.device(config).await.unwrap();
-    within(events.recv()).await.unwrap();
-    let (mut caller, mut channel) = relay.call(&mut tunnel, "device.example.com").await;
-    // Someone who has not even said what it wants does not hold it up.
-    let _silent = TcpStream::connect(relay.address).await.unwrap();
-    relay.stop().await;
-    let stopped = ServerEvent::Disconnected {
-        hostname: "device.example.com".into(),
-        reason: CloseReason::Shutdown,
-    };
-    assert_eq!(within(events.recv()).await.unwrap(), stopped);
-    assert_eq!(*within(tunnel.handle().closed()).await, CloseReason::Peer);
-    assert!(within(tunnel.accept()).await.is_none());
-    assert!(within(tunnel.handle().ping()).await.is_err());
-    within(channel.read_to_end(&mut Vec::new())).await.unwrap();
-    let closed = within(caller.read(&mut [0; 10])).await;
-    assert!(matches!(closed, Ok(0) | Err(_)));
-}
-
-#[tokio::test]
 async fn closing_a_tunnel_delivers_what_its_channels_have_written() {
     let relay = Relay::start(ServerConfig::default()).await;
     let config = relay.invite("device.example.com", ProtocolVersion::V2, Cipher::AesGcmSiv);
@@ -472,7 +246,7 @@ async fn closing_a_tunnel_delivers_what_its_channels_have_written() {
 
 #[tokio::test(start_paused = true)]
 async fn a_silent_server_is_not_waited_for_forever() {
-    let key = SessionKey::generate().unwrap();
+    let key = SessionKey::generate().unwrap().aes_cbc();
     let config = || ClientConfig::new("gAAA", key.clone());
     let (ours, theirs) = tokio::io::duplex(4096);
     let failed = snitun::client::connect(ours, config()).await.unwrap_err();
@@ -489,75 +263,4 @@ async fn a_silent_server_is_not_waited_for_forever() {
     let mut sent = Vec::new();
     within(theirs.read_to_end(&mut sent)).await.unwrap();
     assert_eq!(sent.len(), 4 + 32 + 32);
-}
-
-/// Sends `bytes` to the server and tells whether it hangs up without having sent anything.
-async fn is_closed(address: std::net::SocketAddr, bytes: &[u8]) -> bool {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(bytes).await.unwrap();
-    matches!(within(stream.read(&mut [0; 10])).await, Ok(0) | Err(_))
-}
-
-#[tokio::test]
-async fn ports_for_devices_and_for_callers_take_nobody_else() {
-    let relay = Relay::start(ServerConfig::default()).await;
-    let (devices, _) = relay.port(PortRole::Devices, false).await;
-    let (callers, _) = relay.port(PortRole::Callers, true).await;
-    let config = relay.invite("device.example.com", ProtocolVersion::V2, Cipher::AesCbc);
-    let token = config.token.expose().to_owned();
-    let hello = client_hello("device.example.com");
-    let proxied = b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n";
-    assert!(is_closed(devices, &hello).await);
-    assert!(is_closed(callers, &[&proxied[..], token.as_bytes()].concat()).await);
-    // A header is demanded where it is switched on, and no ClientHello where it is not.
-    assert!(is_closed(callers, &hello).await);
-    assert!(is_closed(relay.address, &[&proxied[..], &hello].concat()).await);
-
-    let stream = TcpStream::connect(devices).await.unwrap();
-    let mut tunnel = within(snitun::client::connect(stream, config))
-        .await
-        .unwrap();
-    // The header may come in pieces, and together with what follows.
-    let mut caller = TcpStream::connect(callers).await.unwrap();
-    caller.set_nodelay(true).unwrap();
-    for byte in &proxied[..20] {
-        caller.write_all(&[*byte]).await.unwrap();
-        tokio::task::yield_now().await;
-    }
-    let rest = [&proxied[20..], &hello].concat();
-    caller.write_all(&rest).await.unwrap();
-    let mut channel = within(tunnel.accept()).await.unwrap();
-    assert_eq!(channel.peer_ip(), Some("2001:db8::7".parse().unwrap()));
-    let mut first = vec![0; hello.len()];
-    within(channel.read_exact(&mut first)).await.unwrap();
-    assert_eq!(first, hello);
-    relay.stop().await;
-}
-
-#[tokio::test]
-async fn connections_that_say_nothing_are_limited() {
-    for (max_in_flight, max_in_flight_per_address) in [(3, 100), (100, 3)] {
-        let relay = Relay::start(ServerConfig {
-            max_in_flight,
-            max_in_flight_per_address,
-            first_byte_timeout: support::LIMIT,
-            ..ServerConfig::default()
-        })
-        .await;
-        let mut silent = Vec::new();
-        for _ in 0..3 {
-            silent.push(TcpStream::connect(relay.address).await.unwrap());
-        }
-        assert!(is_closed(relay.address, b"").await);
-        // Once they have gone there is room again: a caller gets as far as to be told that nobody is there.
-        drop(silent);
-        let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
-        within(async {
-            while relay.device(config.clone()).await.is_err() {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        relay.stop().await;
-    }
 }

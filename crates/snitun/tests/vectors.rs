@@ -12,8 +12,8 @@ use std::net::IpAddr;
 use bytes::BytesMut;
 use serde::Deserialize;
 use snitun::{
-    ChannelId, Cipher, ClientHandshake, Decoder, Encoder, FrameType, HEADER_LEN, Header, Incoming,
-    Opener, ProtocolVersion, ServerHandshake, Session, SessionKey,
+    ChannelId, Cipher, ClientHandshake, ConnectionKey, Decoder, Encoder, FrameType, HEADER_LEN,
+    Header, Incoming, Opener, ProtocolVersion, ServerHandshake, Session, SessionKey,
 };
 
 #[derive(Deserialize)]
@@ -83,8 +83,10 @@ impl Case {
         self.protocol_version.try_into().unwrap()
     }
 
-    fn key(&self) -> SessionKey {
-        SessionKey::from_hex(&self.aes_key, &self.aes_iv).unwrap()
+    fn key(&self) -> ConnectionKey {
+        SessionKey::from_hex(&self.aes_key, &self.aes_iv)
+            .unwrap()
+            .with_cipher(self.cipher())
     }
 
     /// Does the recorded handshake as the recorded side, checks its bytes, and yields its session.
@@ -96,21 +98,19 @@ impl Case {
         let mut wire = Vec::new();
         if self.role == "server" {
             let mut random = playback([&challenge, nonce].concat());
-            let server = ServerHandshake::new(&self.key(), cipher, &mut random, &mut wire).unwrap();
+            let server = ServerHandshake::new(self.key(), &mut random, &mut wire).unwrap();
             assert_eq!(wire, recorded);
             // A client with the same key is let in.
             let mut answer = Vec::new();
-            ClientHandshake::new(&self.key(), cipher)
-                .unwrap()
+            ClientHandshake::new(self.key())
                 .answer(&mut wire, &mut |dest: &mut [u8]| dest.fill(5), &mut answer)
                 .unwrap();
             server.verify(&mut answer).unwrap()
         } else {
             let mut sent = Vec::new();
             let mut random = playback([&challenge[..], &[9; 12]].concat());
-            let server = ServerHandshake::new(&self.key(), cipher, &mut random, &mut sent).unwrap();
-            let session = ClientHandshake::new(&self.key(), cipher)
-                .unwrap()
+            let server = ServerHandshake::new(self.key(), &mut random, &mut sent).unwrap();
+            let session = ClientHandshake::new(self.key())
                 .answer(&mut sent, &mut playback(nonce.to_vec()), &mut wire)
                 .unwrap();
             assert_eq!(wire, recorded);
@@ -121,17 +121,16 @@ impl Case {
 
     /// The reading state that the other side has after the recorded handshake.
     fn opener(&self) -> Opener {
-        let cipher = self.cipher();
         let mut wire = unhex(&self.handshake.wire);
         if self.role == "server" {
-            let client = ClientHandshake::new(&self.key(), cipher).unwrap();
+            let client = ClientHandshake::new(self.key());
             let mut fixed = |dest: &mut [u8]| dest.fill(7);
             let session = client.answer(&mut wire, &mut fixed, &mut Vec::new());
             return session.unwrap().opener;
         }
         let challenge = unhex(&self.handshake.challenge_token);
         let mut random = playback([&challenge[..], &[9; 12]].concat());
-        let server = ServerHandshake::new(&self.key(), cipher, &mut random, &mut Vec::new());
+        let server = ServerHandshake::new(self.key(), &mut random, &mut Vec::new());
         server.unwrap().verify(&mut wire).unwrap().opener
     }
 

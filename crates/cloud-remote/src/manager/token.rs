@@ -9,6 +9,7 @@ use crate::planner::{Event, TokenFacts};
 use crate::source::{CertificateSource, CertificateStore, SourceError, TokenSource};
 use crate::status::RemoteEvent;
 use crate::token::TokenRequest;
+use crate::tunnel::SessionKeys;
 
 impl<T, C, S> Manager<T, C, S>
 where
@@ -22,7 +23,8 @@ where
         let request = async move {
             let key = SessionKey::generate().map_err(SourceError::unavailable)?;
             let answer = source.request_token(TokenRequest::new(&key)).await?;
-            Ok(Held { key, answer })
+            let keys = SessionKeys::new(key.with_cipher(answer.cipher()));
+            Ok(Held { keys, answer })
         };
         self.token_request = Some((
             id,

@@ -26,7 +26,7 @@ where
             id,
             Box::pin(async move {
                 let stream = tunnel::dial(&host, port).await?;
-                tunnel::open(stream, config).await
+                tunnel::open(stream, config()?).await
             }),
         ));
     }
@@ -50,7 +50,7 @@ where
                 if !quiet && !forced {
                     return Err(TunnelError::NotQuiet);
                 }
-                tunnel::open(stream, config).await
+                tunnel::open(stream, config()?).await
             }),
         ));
     }
@@ -60,15 +60,24 @@ where
         (config.relay_host.clone(), config.relay_port)
     }
 
-    fn client_config(&self) -> Option<ClientConfig> {
+    /// Makes the tunnel's configuration, and is called only when the relay has been reached: a key that is good for one
+    /// connection is used up by it.
+    fn client_config(
+        &self,
+    ) -> Option<impl FnOnce() -> Result<ClientConfig, TunnelError> + Send + 'static> {
         let held = self.held.as_ref()?;
-        let mut config = ClientConfig::new(held.answer.token().clone(), held.key.clone());
-        config.version = held.answer.protocol_version();
-        config.cipher = held.answer.cipher();
-        config.throttling = held.answer.throttling();
-        config.timeouts.ping_interval = self.parts.timing.dead_link / 2;
-        config.timeouts.ping_answer = self.parts.timing.dead_link / 2;
-        Some(config)
+        let (keys, token) = (held.keys.clone(), held.answer.token().clone());
+        let version = held.answer.protocol_version();
+        let throttling = held.answer.throttling();
+        let ping = self.parts.timing.dead_link / 2;
+        Some(move || {
+            let mut config = ClientConfig::new(token, keys.take()?);
+            config.version = version;
+            config.throttling = throttling;
+            config.timeouts.ping_interval = ping;
+            config.timeouts.ping_answer = ping;
+            Ok(config)
+        })
     }
 
     pub(super) fn connected(&mut self, id: Id, result: Result<Tunnel, TunnelError>) {

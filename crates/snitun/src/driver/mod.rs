@@ -36,6 +36,7 @@ use crate::decoder::Decoder;
 use crate::encoder::Encoder;
 use crate::handshake::Session;
 use crate::mux::{ChannelKey, Mux, MuxConfig};
+use crate::stats::TunnelStats;
 
 /// Begins to carry frames over `stream`, whose handshake yielded `session`. The future that comes with the handle does the
 /// work and ends with the tunnel.
@@ -107,6 +108,11 @@ impl TunnelHandle {
     /// How many channels are open.
     pub fn open_channels(&self) -> usize {
         self.shared.with(|state| state.mux.open_channels())
+    }
+
+    /// What the tunnel has carried so far; the last word on it once it has ended.
+    pub fn stats(&self) -> TunnelStats {
+        self.shared.with(|state| state.mux.stats())
     }
 
     /// Sends a ping and waits for the answer; yields how long it took. A ping that is not answered in time

@@ -31,6 +31,7 @@ use crate::cipher::Role;
 use crate::close::{ChannelError, CloseReason, OpenError};
 use crate::frame::ChannelId;
 use crate::limits::{Limits, Timeouts};
+use crate::stats::TunnelStats;
 use crate::version::ProtocolVersion;
 
 use channel::{ChannelState, Phase};
@@ -135,6 +136,7 @@ pub struct Mux {
     pool: Pool,
     received: usize,
     timers: Timers,
+    stats: TunnelStats,
     ended: bool,
 }
 
@@ -156,6 +158,7 @@ impl Mux {
             pool: Pool::default(),
             received: 0,
             timers,
+            stats: TunnelStats::default(),
             ended: false,
         }
     }
@@ -178,6 +181,7 @@ impl Mux {
 
     fn insert(&mut self, id: ChannelId, caller: Option<IpAddr>) -> Result<ChannelKey, OpenError> {
         if self.slots.len() - self.free.len() >= self.config.limits.max_channels {
+            self.stats.channels_refused += 1;
             return Err(OpenError::TooManyChannels);
         }
         let index = self.free.pop().unwrap_or_else(|| {
@@ -191,6 +195,7 @@ impl Mux {
             generation: slot.generation,
         };
         self.by_id.insert(id, key);
+        self.stats.channels_opened += 1;
         Ok(key)
     }
 
@@ -217,6 +222,11 @@ impl Mux {
     /// Bytes received and not yet read, over all channels.
     pub fn bytes_received_unread(&self) -> usize {
         self.received
+    }
+
+    /// What the connection has carried so far.
+    pub fn stats(&self) -> TunnelStats {
+        self.stats
     }
 
     /// Frames that go ahead of data and wait to be written. A peer cannot drive this beyond a fixed number: it is
@@ -443,6 +453,9 @@ impl Mux {
 
     /// Closes a channel at once because of a failure: tells the peer, drops what is queued either way.
     fn cut(&mut self, key: ChannelKey, failure: ChannelError) -> Result<(), CloseReason> {
+        if failure == ChannelError::Overrun {
+            self.stats.channels_overrun += 1;
+        }
         let mut told = Ok(());
         if let Some(channel) = channel_mut(&mut self.slots, key)
             && channel.phase != Phase::Closed

@@ -79,6 +79,8 @@ impl Mux {
                 Ok(())
             }
             Ok(key) => {
+                self.stats.channels_opened -= 1;
+                self.stats.channels_refused += 1;
                 self.forget(key);
                 self.refuse(id)
             }
@@ -111,6 +113,7 @@ impl Mux {
             return self.cut(key, ChannelError::Overrun);
         }
         self.received += data.len();
+        self.stats.bytes_received += data.len() as u64;
         channel.recv.push(data);
         if std::mem::take(&mut channel.reader_waits) {
             self.events.push_back(Event::Readable(key));
@@ -145,6 +148,7 @@ impl Mux {
             && let Some(channel) = channel_mut(&mut self.slots, key)
         {
             channel.flow.peer_paused = paused;
+            self.stats.pauses_received += u64::from(paused);
             if !paused {
                 channel.flow.sent = 0;
             }

@@ -54,8 +54,10 @@ impl Timers {
         self.throttled_until.is_some_and(|until| now < until)
     }
 
-    pub(super) fn throttle(&mut self, now: Instant) {
+    /// Begins the pause after a large message, if there is to be one.
+    pub(super) fn throttle(&mut self, now: Instant) -> bool {
         self.throttled_until = self.throttle_pause.map(|pause| now + pause);
+        self.throttled_until.is_some()
     }
 
     pub(super) fn lingers(&mut self, give_up: Instant) {

@@ -99,6 +99,7 @@ impl Mux {
                 }
                 flow.advertised_pause = flow.desired_pause;
                 let kind = if flow.desired_pause {
+                    self.stats.pauses_sent += 1;
                     FrameType::Pause
                 } else {
                     FrameType::Resume
@@ -153,6 +154,7 @@ impl Mux {
             self.events.push_back(Event::Writable(key));
         }
         channel.flow.sent = channel.flow.sent.saturating_add(chunk.len());
+        self.stats.bytes_sent += chunk.len() as u64;
         // A chunk is at most 64 KiB.
         let size = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
         batch.append(|out| encoder.data(id, size, out))?;
@@ -166,7 +168,7 @@ impl Mux {
             batch.chain(chunk);
         }
         if bulk {
-            self.timers.throttle(now);
+            self.stats.throttled += u64::from(self.timers.throttle(now));
         }
         self.schedule(key);
         Ok(true)

@@ -4,9 +4,11 @@
 //! token is a device, anything else is closed. A [`Port`] may also be for one of them alone. TLS is never ended here: the server sees the ClientHello and then bytes
 //! that it cannot read (docs/protocol.md, "SniTun").
 
+mod metrics;
 mod port;
 mod public;
 mod registry;
+mod spent;
 mod token;
 mod tunnel;
 
@@ -26,10 +28,13 @@ use tokio_util::task::TaskTracker;
 use crate::close::CloseReason;
 use crate::limits::{Limits, Timeouts};
 
+pub use metrics::ServerMetrics;
+use metrics::{Metrics, count};
 use port::PerAddress;
 pub use port::{Port, PortRole};
 use registry::Registry;
 pub use registry::ServerEvent;
+use spent::SpentKeys;
 use token::DynAuthenticator;
 pub use token::{Authenticator, FernetKeys, TokenContent, TokenError};
 
@@ -64,6 +69,10 @@ pub struct ServerConfig {
     pub max_in_flight_per_address: usize,
     /// Connections in all. Beyond it, new ones are closed at once. Default 16,384.
     pub max_connections: usize,
+    /// `aes-gcm` keys that are remembered until their tokens have run out, so that none is taken twice. Beyond it, devices
+    /// that want `aes-gcm` are refused. Default 65,536, at 40 bytes each: 60 new tokens a minute, each good for a day, fit
+    /// well; no others are remembered.
+    pub max_spent_keys: usize,
 }
 
 impl Default for ServerConfig {
@@ -80,6 +89,7 @@ impl Default for ServerConfig {
             max_in_flight: 512,
             max_in_flight_per_address: 128,
             max_connections: 16_384,
+            max_spent_keys: 65_536,
         }
     }
 }
@@ -97,6 +107,8 @@ struct Inner {
     in_flight: Arc<Semaphore>,
     per_address: Arc<PerAddress>,
     connections: Arc<Semaphore>,
+    spent: SpentKeys,
+    metrics: Arc<Metrics>,
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
@@ -118,6 +130,8 @@ impl Server {
                 in_flight: Arc::new(Semaphore::new(config.max_in_flight)),
                 per_address: Arc::new(PerAddress::new(config.max_in_flight_per_address)),
                 connections: Arc::new(Semaphore::new(config.max_connections)),
+                spent: SpentKeys::new(config.max_spent_keys),
+                metrics: Arc::default(),
                 tasks: TaskTracker::new(),
                 stopping: CancellationToken::new(),
                 config,
@@ -129,6 +143,7 @@ impl Server {
     pub fn handle(&self) -> ServerHandle {
         ServerHandle {
             registry: Arc::clone(&self.inner.registry),
+            metrics: Arc::clone(&self.inner.metrics),
         }
     }
 
@@ -195,15 +210,18 @@ impl Server {
 
     async fn handle_on(&self, stream: TcpStream, caller: SocketAddr, port: Port) {
         let inner = &self.inner;
-        let places = (
-            Arc::clone(&inner.connections).try_acquire_owned(),
-            inner.begin(caller.ip(), port),
-        );
-        let (Ok(_connection), Some(in_flight)) = places else {
+        count(&inner.metrics.counters.connections);
+        let Ok(_connection) = Arc::clone(&inner.connections).try_acquire_owned() else {
+            count(&inner.metrics.counters.refused_busy);
             tracing::debug!(%caller, "connection closed: too many are open");
             return;
         };
+        let Some(in_flight) = inner.begin(caller.ip(), port) else {
+            tracing::debug!(%caller, "connection closed: too many are in flight");
+            return;
+        };
         if let Err(error) = inner.sort_out(stream, caller, port, in_flight).await {
+            count(&inner.metrics.counters.refused_unknown);
             tracing::debug!(%caller, %error, "connection failed");
         }
     }
@@ -224,12 +242,21 @@ impl Inner {
         let of_address = if port.proxy_protocol {
             PerAddress::uncounted(&self.per_address)
         } else {
-            PerAddress::take(&self.per_address, address)?
+            self.place_of(address)?
         };
-        Some(InFlight {
-            all: Arc::clone(&self.in_flight).try_acquire_owned().ok()?,
-            of_address,
-        })
+        let Ok(all) = Arc::clone(&self.in_flight).try_acquire_owned() else {
+            count(&self.metrics.counters.refused_busy);
+            return None;
+        };
+        Some(InFlight { all, of_address })
+    }
+
+    fn place_of(&self, address: IpAddr) -> Option<port::Place> {
+        let place = PerAddress::take(&self.per_address, address);
+        if place.is_none() {
+            count(&self.metrics.counters.refused_address);
+        }
+        place
     }
 
     async fn sort_out(
@@ -271,7 +298,7 @@ impl Inner {
         };
         if let Some(source) = source {
             caller = source;
-            let Some(place) = PerAddress::take(&self.per_address, caller.ip()) else {
+            let Some(place) = self.place_of(caller.ip()) else {
                 tracing::debug!(%caller, "connection closed: too many are open from its address");
                 return Ok(());
             };
@@ -284,17 +311,24 @@ impl Inner {
                     () = self.stopping.cancelled() => {}
                     ended = public => match ended {
                         Ok(relayed) => tracing::debug!(%caller, ?relayed, "public connection ended"),
-                        Err(error) => tracing::debug!(%caller, %error, "public connection closed"),
+                        Err(error) => {
+                            self.metrics.rejection(&error);
+                            tracing::debug!(%caller, %error, "public connection closed");
+                        }
                     },
                 }
             }
             // A tunnel that is up says goodbye by itself when the server stops.
             [b'g', b'A', ..] if port.role != PortRole::Callers => {
                 if let Err(error) = self.tunnel(stream, first, in_flight).await {
+                    self.metrics.refusal(&error);
                     tracing::info!(%caller, %error, "device refused");
                 }
             }
-            _ => tracing::debug!(%caller, "connection closed: not what this port is for"),
+            _ => {
+                count(&self.metrics.counters.refused_unknown);
+                tracing::debug!(%caller, "connection closed: not what this port is for");
+            }
         }
         Ok(())
     }
@@ -312,6 +346,7 @@ impl fmt::Debug for Server {
 #[derive(Clone, Debug)]
 pub struct ServerHandle {
     registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
 }
 
 impl ServerHandle {
@@ -332,6 +367,12 @@ impl ServerHandle {
             peer.tunnel.close_because(CloseReason::Local);
         }
         peer.is_some()
+    }
+
+    /// What the server has done so far: connections, refusals by their reason, and what the tunnels have carried. Looks at
+    /// each tunnel in turn, so it is for every few seconds rather than for every request.
+    pub fn metrics(&self) -> ServerMetrics {
+        self.metrics.snapshot()
     }
 
     /// What happens from now on.

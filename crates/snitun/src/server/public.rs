@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::metrics::count;
 use super::{InFlight, Inner};
 use crate::close::OpenError;
 use crate::relay::{Relayed, relay};
@@ -24,8 +25,10 @@ pub(super) enum Rejection {
     NoDevice(String),
     #[error("the device takes no further channel: {0}")]
     Open(#[from] OpenError),
+    #[error("the connection failed before its ClientHello was complete: {0}")]
+    Hello(#[source] io::Error),
     #[error("the connection failed: {0}")]
-    Io(#[from] io::Error),
+    Relay(#[source] io::Error),
 }
 
 impl Inner {
@@ -45,10 +48,13 @@ impl Inner {
         let mut channel = peer.tunnel.open(Some(caller))?;
         drop(in_flight);
         // A new channel has room for this.
-        channel.write_all(&hello).await?;
+        channel.write_all(&hello).await.map_err(Rejection::Relay)?;
         drop(hello);
+        count(&self.metrics.counters.callers_connected);
         tracing::debug!(hostname = peer.hostname, channel = %channel.id(), "channel opened");
-        Ok(relay(stream, channel, self.config.public_idle).await?)
+        relay(stream, channel, self.config.public_idle)
+            .await
+            .map_err(Rejection::Relay)
     }
 }
 
@@ -62,7 +68,8 @@ async fn read_hello(
             return Ok((hello, name));
         }
         let room = sni::MAX_CLIENT_HELLO.saturating_sub(hello.len()) as u64;
-        if (&mut *stream).take(room).read_buf(&mut hello).await? == 0 {
+        let mut more = (&mut *stream).take(room);
+        if more.read_buf(&mut hello).await.map_err(Rejection::Hello)? == 0 {
             return Err(Rejection::Gone);
         }
     }

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::broadcast;
 
-use super::TokenContent;
 use crate::close::CloseReason;
 use crate::driver::TunnelHandle;
 
@@ -39,10 +38,10 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(content: &TokenContent, tunnel: TunnelHandle) -> Self {
+    pub(super) fn new(hostname: &str, aliases: &[String], tunnel: TunnelHandle) -> Self {
         Self {
-            hostname: canonical(&content.hostname),
-            aliases: content.alias.iter().map(|alias| canonical(alias)).collect(),
+            hostname: canonical(hostname),
+            aliases: aliases.iter().map(|alias| canonical(alias)).collect(),
             tunnel,
         }
     }

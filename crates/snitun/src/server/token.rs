@@ -19,8 +19,8 @@ use crate::version::ProtocolVersion;
 /// Names that a token may claim beside its own; more would only be a way to fill the table.
 const MAX_ALIASES: usize = 64;
 
-/// What a token says.
-#[derive(Clone, Debug)]
+/// What a token says. Not `Clone`, because its key is not: who issues a token to itself takes the key out of it afterwards.
+#[derive(Debug)]
 pub struct TokenContent {
     /// Until when the token is good, in seconds since 1970.
     pub valid: u64,
@@ -92,11 +92,16 @@ impl TokenContent {
 
     /// Whether the token has run out.
     pub fn is_expired(&self, now: SystemTime) -> bool {
-        self.valid < unix_seconds(now)
+        is_expired(self.valid, now)
     }
 }
 
-fn unix_seconds(time: SystemTime) -> u64 {
+/// Whether a token that was good until `valid` has run out.
+pub(super) fn is_expired(valid: u64, now: SystemTime) -> bool {
+    valid < unix_seconds(now)
+}
+
+pub(super) fn unix_seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
 }

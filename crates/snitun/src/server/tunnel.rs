@@ -7,14 +7,18 @@ use std::time::{Duration, SystemTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::metrics::{Metrics, count};
 use super::registry::{Peer, Registry};
-use super::token::{TokenContent, TokenError};
+use super::spent::KeyRefused;
+use super::token::{self, TokenContent, TokenError};
 use super::{InFlight, Inner};
 use crate::cipher::Role;
 use crate::close::CloseReason;
+use crate::connection_key::ConnectionKey;
 use crate::driver::{self, NoRandomness, Random};
 use crate::handshake::{HandshakeError, MAX_TOKEN_LEN, ServerHandshake, Session};
 use crate::mux::MuxConfig;
+use crate::version::ProtocolVersion;
 
 /// How long the rest of a token that came in more than one segment may take. The reference gives it no time at all.
 const TOKEN_REST: Duration = Duration::from_millis(500);
@@ -24,6 +28,8 @@ const TOKEN_REST: Duration = Duration::from_millis(500);
 pub(super) enum Refusal {
     #[error("the token was refused: {0}")]
     Token(#[from] TokenError),
+    #[error("the token was refused: {0}")]
+    Key(#[from] KeyRefused),
     #[error("the handshake failed: {0}")]
     Handshake(#[from] HandshakeError),
     #[error("the answer to the challenge did not come in time")]
@@ -47,10 +53,9 @@ impl Inner {
         let limit = self.config.timeouts.handshake;
         let handshake = async {
             let content = self.read_token(&mut stream, first).await?;
-            let session = challenge(&mut stream, &content).await?;
-            Ok::<_, Refusal>((content, session))
+            self.admit(&mut stream, content).await
         };
-        let (content, session) = tokio::select! {
+        let (guest, session) = tokio::select! {
             () = self.stopping.cancelled() => return Err(Refusal::Stopping),
             done = tokio::time::timeout(limit, handshake) => done.map_err(|_| Refusal::TimedOut)??,
         };
@@ -58,18 +63,20 @@ impl Inner {
 
         let mux = MuxConfig {
             role: Role::Server,
-            version: content.protocol_version,
+            version: guest.version,
             throttling: self.config.throttling,
             limits: self.config.limits.clone(),
             timeouts: self.config.timeouts.clone(),
         };
         let (tunnel, run) = driver::start(stream, session, mux)?;
-        let peer = Arc::new(Peer::new(&content, tunnel));
+        count(&self.metrics.counters.devices_connected);
+        let _carrying = Metrics::carry(&self.metrics, tunnel.clone());
+        let peer = Arc::new(Peer::new(&guest.hostname, &guest.alias, tunnel));
         let mut entry = Entry::new(&self.registry, &peer);
         tracing::info!(hostname = peer.hostname, "device connected");
         let reason = tokio::select! {
             reason = run => reason,
-            never = self.supervise(&peer, &content) => match never {},
+            never = self.supervise(&peer, guest.valid) => match never {},
         };
         tracing::info!(hostname = peer.hostname, %reason, "device disconnected");
         entry.reason = reason;
@@ -101,14 +108,38 @@ impl Inner {
         }
     }
 
+    /// Lets the bearer of a token in if it has the token's key.
+    async fn admit(
+        &self,
+        stream: &mut TcpStream,
+        content: TokenContent,
+    ) -> Result<(Guest, Session), Refusal> {
+        let now = SystemTime::now();
+        if content.is_expired(now) {
+            return Err(TokenError::Expired.into());
+        }
+        let TokenContent { key, cipher, .. } = content;
+        // Before the challenge, which is the first thing that is encrypted with the key.
+        self.spent
+            .spend(&key, cipher, content.valid, token::unix_seconds(now))?;
+        let session = challenge(stream, key.with_cipher(cipher)).await?;
+        let guest = Guest {
+            hostname: content.hostname,
+            alias: content.alias,
+            valid: content.valid,
+            version: content.protocol_version,
+        };
+        Ok((guest, session))
+    }
+
     /// Ends a tunnel whose token has run out, or when the server stops. Never returns: the tunnel's end does.
-    async fn supervise(&self, peer: &Peer, content: &TokenContent) -> std::convert::Infallible {
+    async fn supervise(&self, peer: &Peer, valid: u64) -> std::convert::Infallible {
         let mut check = tokio::time::interval(self.config.expiry_check);
         check.tick().await;
         let reason = loop {
             tokio::select! {
                 () = self.stopping.cancelled() => break CloseReason::Shutdown,
-                _ = check.tick() => if content.is_expired(SystemTime::now()) {
+                _ = check.tick() => if token::is_expired(valid, SystemTime::now()) {
                     break CloseReason::Expired;
                 },
             }
@@ -116,6 +147,14 @@ impl Inner {
         peer.tunnel.close_because(reason);
         std::future::pending().await
     }
+}
+
+/// What is kept of a token once its key has gone into the handshake.
+struct Guest {
+    hostname: String,
+    alias: Vec<String>,
+    valid: u64,
+    version: ProtocolVersion,
 }
 
 /// A peer's place in the registry, given up however its connection ends.
@@ -142,14 +181,9 @@ impl Drop for Entry<'_> {
     }
 }
 
-async fn challenge(stream: &mut TcpStream, content: &TokenContent) -> Result<Session, Refusal> {
+async fn challenge(stream: &mut TcpStream, key: ConnectionKey) -> Result<Session, Refusal> {
     let mut challenge = Vec::new();
-    let handshake = ServerHandshake::new(
-        &content.key,
-        content.cipher,
-        &mut Random::new()?,
-        &mut challenge,
-    )?;
+    let handshake = ServerHandshake::new(key, &mut Random::new()?, &mut challenge)?;
     stream.write_all(&challenge).await?;
     let mut answer = vec![0; handshake.answer_len()];
     stream.read_exact(&mut answer).await?;

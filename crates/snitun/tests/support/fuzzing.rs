@@ -11,13 +11,13 @@ use bytes::BytesMut;
 use rand::{Rng, TryRng};
 use snitun::server::{FernetKeys, TokenContent};
 use snitun::{
-    CHALLENGE_LEN, ChannelId, Cipher, ClientHandshake, Decoder, FrameType, HEADER_LEN, Header,
-    Incoming, Limits, Mux, MuxConfig, Opener, ProtocolVersion, Role, Sealer, ServerHandshake,
-    SessionKey, Timeouts, proxy, sni,
+    CHALLENGE_LEN, ChannelId, Cipher, ClientHandshake, ConnectionKey, Decoder, FrameType,
+    HEADER_LEN, Header, Incoming, Limits, Mux, MuxConfig, Opener, ProtocolVersion, Role, Sealer,
+    ServerHandshake, SessionKey, Timeouts, proxy, sni,
 };
 
 use super::model;
-use super::pair::{Pair, entropy, small_limits};
+use super::pair::{Pair, entropy, limits_for};
 
 type Target = fn(&[u8]);
 
@@ -32,7 +32,9 @@ pub(crate) const TARGETS: [(&str, Target); 7] = [
     ("hostile", hostile),
 ];
 
-const KEY: ([u8; 32], [u8; 16]) = ([3; 32], [4; 16]);
+fn key(cipher: Cipher) -> ConnectionKey {
+    SessionKey::new([3; 32], [4; 16]).with_cipher(cipher)
+}
 
 /// The input as a source of choices; zeros once it is used up.
 struct Choices<'a>(&'a [u8]);
@@ -75,12 +77,10 @@ impl TryRng for Choices<'_> {
 
 /// A writer and the reader that understands it.
 fn session(cipher: Cipher) -> (Sealer, Opener) {
-    let key = SessionKey::new(KEY.0, KEY.1);
     let (mut challenge, mut answer) = (Vec::new(), Vec::new());
     let mut random = |dest: &mut [u8]| dest.fill(1);
-    let server = ServerHandshake::new(&key, cipher, &mut random, &mut challenge).unwrap();
-    let client = ClientHandshake::new(&key, cipher)
-        .unwrap()
+    let server = ServerHandshake::new(key(cipher), &mut random, &mut challenge).unwrap();
+    let client = ClientHandshake::new(key(cipher))
         .answer(&mut challenge, &mut random, &mut answer)
         .unwrap();
     (server.verify(&mut answer).unwrap().sealer, client.opener)
@@ -172,11 +172,10 @@ pub(crate) fn handshake(data: &[u8]) {
         return;
     };
     let cipher = Cipher::ALL[usize::from(first) % 3];
-    let key = SessionKey::new(KEY.0, KEY.1);
     let mut random = |dest: &mut [u8]| dest.fill(1);
     let (mut challenge, mut right) = (Vec::new(), Vec::new());
-    let server = ServerHandshake::new(&key, cipher, &mut random, &mut challenge).unwrap();
-    let client = || ClientHandshake::new(&SessionKey::new(KEY.0, KEY.1), cipher).unwrap();
+    let server = ServerHandshake::new(key(cipher), &mut random, &mut challenge).unwrap();
+    let client = || ClientHandshake::new(key(cipher));
     client()
         .answer(&mut challenge, &mut random, &mut right)
         .unwrap();
@@ -274,16 +273,20 @@ pub(crate) fn token(data: &[u8]) {
     }
 }
 
+/// Most bytes that a step of [`mux`] moves. A fuzzer learns from the order of things, not from their size: enough for frames
+/// of either kind (copied and chained), and hundreds of schedules a second rather than one.
+const MUX_LARGEST: usize = 12_000;
+
 /// Two multiplexers do what the model says in whatever order things happen.
 pub(crate) fn mux(data: &[u8]) {
     let mut choices = Choices(data);
     let first = choices.byte();
     let cipher = Cipher::ALL[usize::from(first) % 3];
     let version = ProtocolVersion::ALL[usize::from(first >> 2) % 3];
-    let pair = Pair::new(version, cipher, small_limits(), first.into());
+    let pair = Pair::new(version, cipher, limits_for(MUX_LARGEST), first.into());
     // The choices that are missing are zeros, which open channels: a schedule ends with its input.
     let steps = (data.len() / 12).min(2000);
-    model::run_schedule(pair, &mut choices, steps);
+    model::run_schedule(pair, &mut choices, steps, MUX_LARGEST);
 }
 
 /// A peer that sends whatever frames it likes stays within the limits, and so does what waits to be written for it.

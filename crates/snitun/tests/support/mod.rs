@@ -9,7 +9,7 @@ use snitun::client::{self, ClientConfig, ConnectError, Tunnel};
 use snitun::server::{
     FernetKeys, Port, PortRole, Server, ServerConfig, ServerHandle, TokenContent,
 };
-use snitun::{Channel, Cipher, ProtocolVersion, SessionKey};
+use snitun::{Channel, Cipher, ConnectionKey, ProtocolVersion, SessionKey};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -36,7 +36,10 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) async fn start(config: ServerConfig) -> Self {
-        let keys = FernetKeys::generate();
+        Self::with_keys(FernetKeys::generate(), config).await
+    }
+
+    pub(crate) async fn with_keys(keys: FernetKeys, config: ServerConfig) -> Self {
         let server = Server::new(keys.clone(), config);
         let handle = server.handle();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -94,16 +97,19 @@ impl Relay {
         cipher: Cipher,
     ) -> ClientConfig {
         let key = SessionKey::generate().unwrap();
-        let mut content = TokenContent::new(hostname, key.clone(), seconds_from_now(3600));
+        let mut content = TokenContent::new(hostname, key, seconds_from_now(3600));
         content.protocol_version = version;
         content.cipher = cipher;
-        let mut config = ClientConfig::new(self.keys.issue(&content).unwrap(), key);
+        let token = self.keys.issue(&content).unwrap();
+        let mut config = ClientConfig::new(token, content.key.with_cipher(cipher));
         config.version = version;
-        config.cipher = cipher;
         config
     }
 
-    pub(crate) async fn device(&self, config: ClientConfig) -> Result<Tunnel, ConnectError> {
+    pub(crate) async fn device(
+        &self,
+        config: ClientConfig<impl Into<ConnectionKey>>,
+    ) -> Result<Tunnel, ConnectError> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         within(client::connect(stream, config)).await

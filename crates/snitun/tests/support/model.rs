@@ -31,6 +31,8 @@ struct Model {
     channels: Vec<[End; 2]>,
     /// In the order in which the server opened them, which is the order of accepting.
     accepted: usize,
+    /// Most bytes that are written or moved at a time.
+    largest: usize,
 }
 
 impl Model {
@@ -40,8 +42,8 @@ impl Model {
         let size = match random.random_range(0..4) {
             0 => 1,
             1 => random.random_range(1..100),
-            2 => random.random_range(1..10_000),
-            _ => random.random_range(1..200_000),
+            2 => random.random_range(1..self.largest / 20),
+            _ => random.random_range(1..self.largest),
         };
         match random.random_range(0..100) {
             0..4 if self.channels.len() < 40 => {
@@ -179,12 +181,13 @@ impl Model {
     }
 }
 
-/// A schedule of `steps` operations, picked by `random`.
-pub(crate) fn run_schedule(pair: Pair, random: &mut impl Rng, steps: usize) {
+/// A schedule of `steps` operations on up to `largest` bytes each, picked by `random`.
+pub(crate) fn run_schedule(pair: Pair, random: &mut impl Rng, steps: usize, largest: usize) {
     let mut model = Model {
         pair,
         channels: Vec::new(),
         accepted: 0,
+        largest,
     };
     for _ in 0..steps {
         model.step(random);

@@ -2,7 +2,6 @@
 
 #![allow(dead_code, reason = "each user takes some of it")]
 
-use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
@@ -24,7 +23,7 @@ pub(crate) struct Side {
     pub(crate) decoder: Decoder,
     pub(crate) batch: WriteBatch,
     /// On their way here.
-    pub(crate) wire: VecDeque<u8>,
+    pub(crate) wire: BytesMut,
     pub(crate) input: BytesMut,
     pub(crate) events: Vec<Event>,
     pub(crate) ended: Option<CloseReason>,
@@ -54,12 +53,11 @@ impl Pair {
         throttling: Option<u32>,
         seed: u64,
     ) -> Self {
-        let key = SessionKey::new([3; 32], [4; 16]);
+        let key = || SessionKey::new([3; 32], [4; 16]).with_cipher(cipher);
         let (mut challenge, mut answer) = (Vec::new(), Vec::new());
         let mut random = |dest: &mut [u8]| dest.fill(1);
-        let server = ServerHandshake::new(&key, cipher, &mut random, &mut challenge).unwrap();
-        let client = ClientHandshake::new(&key, cipher)
-            .unwrap()
+        let server = ServerHandshake::new(key(), &mut random, &mut challenge).unwrap();
+        let client = ClientHandshake::new(key())
             .answer(&mut challenge, &mut random, &mut answer)
             .unwrap();
         let server = server.verify(&mut answer).unwrap();
@@ -78,7 +76,7 @@ impl Pair {
             encoder: Encoder::new(session.sealer, version, entropy(seed)),
             decoder: Decoder::new(session.opener, version),
             batch: WriteBatch::new(),
-            wire: VecDeque::new(),
+            wire: BytesMut::new(),
             input: BytesMut::new(),
             events: Vec::new(),
             ended: None,
@@ -121,7 +119,7 @@ impl Pair {
             let mut slices = [IoSlice::new(&[]); 3];
             side.batch.slices(&mut slices);
             let taken = left.min(slices[0].len());
-            other.wire.extend(&slices[0][..taken]);
+            other.wire.extend_from_slice(&slices[0][..taken]);
             side.batch.advance(taken);
             left -= taken;
             side.mux.handle_sent(now);
@@ -136,7 +134,7 @@ impl Pair {
         if count == 0 || side.ended.is_some() {
             return;
         }
-        let bytes: Vec<u8> = side.wire.drain(..count).collect();
+        let bytes = side.wire.split_to(count);
         side.input.extend_from_slice(&bytes);
         side.mux.handle_received(now);
         while let Some(incoming) = side.decoder.decode(&mut side.input).unwrap() {
@@ -206,13 +204,18 @@ impl Pair {
     }
 }
 
-pub(crate) fn small_limits() -> Limits {
+/// Limits that are soon reached by whoever moves pieces of up to `largest` bytes.
+pub(crate) fn limits_for(largest: usize) -> Limits {
     Limits {
-        receive_per_channel: 400_000,
-        receive_total: 1_000_000,
-        pause_above: 50_000,
-        resume_below: 10_000,
-        send_per_channel: 100_000,
+        receive_per_channel: 2 * largest,
+        receive_total: 5 * largest,
+        pause_above: largest / 4,
+        resume_below: largest / 20,
+        send_per_channel: largest / 2,
         ..Limits::default()
     }
+}
+
+pub(crate) fn small_limits() -> Limits {
+    limits_for(200_000)
 }
