@@ -61,6 +61,10 @@ pub enum Cause {
     /// of the connection is not known any more.
     #[error("the clock jumped ahead by {0:?}; the connection is made anew")]
     ClockJump(Duration),
+    /// The device itself makes the connection anew, with other TLS settings; see
+    /// [`SessionHandle::reconnect_with`](crate::SessionHandle::reconnect_with).
+    #[error("the connection is made anew, with other TLS settings")]
+    Renewed,
     /// Neither reading nor writing got ahead.
     #[error("the connection stalled; the server takes nothing any more")]
     Stalled,

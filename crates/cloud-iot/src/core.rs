@@ -11,6 +11,8 @@
 //!      └───────── Waiting ←──────┴─────────┘
 //! ```
 //!
+//! `Renewing` lies between `Online` and `Waiting` where a connection is left for another one.
+//!
 //! Invariants: exactly one phase, which carries all that belongs to it alone; nothing but the
 //! birth message leaves before the subscriptions are granted and the on-connect hooks have ended;
 //! every phase but `Online` (which has keep-alive) and `Stopped` has a deadline, or waits for hooks,
@@ -21,6 +23,7 @@
 mod connecting;
 mod phase;
 mod receiving;
+mod renewing;
 mod stopping;
 
 use std::collections::VecDeque;
@@ -58,6 +61,8 @@ pub(crate) struct Core {
     resume_at: Option<Instant>,
     requests: Requests,
     inbound: Inbound,
+    /// Until when a quiet moment to leave this connection for another one is waited for.
+    renew_by: Option<Instant>,
     /// Whether the server has granted all subscriptions of the session that it keeps.
     granted: bool,
     actions: VecDeque<Action>,
@@ -79,6 +84,7 @@ impl Core {
             resume_at: None,
             requests: Requests::default(),
             inbound,
+            renew_by: None,
             granted: false,
             actions: VecDeque::new(),
             report: StopReport::default(),
@@ -209,16 +215,22 @@ impl Core {
                 ) {
                     self.report.clean = true;
                     self.close(now);
+                } else if matches!(self.phase, Phase::Renewing { .. }) {
+                    self.lost(Cause::Renewed, now);
                 }
             }
             LinkEvent::Lost(cause) => self.lost(cause, now),
         }
+        self.leave_if_quiet(now);
     }
 
     /// All hooks that were started have ended.
     pub(crate) fn hooks_finished(&mut self, now: Instant) {
         match std::mem::replace(&mut self.phase, Phase::Stopped) {
-            Phase::Greeting { link } => self.go_online(link, now),
+            Phase::Greeting { link } => {
+                self.go_online(link, now);
+                self.leave_if_quiet(now);
+            }
             Phase::Waiting { until, .. } => {
                 self.phase = Phase::Waiting {
                     until,
@@ -237,6 +249,8 @@ impl Core {
             self.phase_deadline(),
             self.resume_at,
             self.outbox.next_expiry(),
+            self.renew_by
+                .filter(|_| matches!(self.phase, Phase::Online { .. })),
         ])
     }
 
@@ -255,6 +269,7 @@ impl Core {
                 Drain::Flushing(until) => Some((*until).min(*deadline)),
                 Drain::Goodbye(_) | Drain::Leaving => Some(*deadline),
             },
+            Phase::Renewing { due, .. } => Some(*due),
             Phase::Closing { deadline } => Some(*deadline),
             Phase::Waiting { hooks: true, .. } | Phase::Stopped => None,
             Phase::Waiting {
@@ -271,6 +286,7 @@ impl Core {
             self.resume_at = None;
             self.advance(now);
         }
+        self.leave_if_quiet(now);
         if self.phase_deadline().is_none_or(|deadline| deadline > now) {
             return;
         }
@@ -291,6 +307,7 @@ impl Core {
                 ..
             } if *deadline > now => self.advance(now),
             Phase::Draining { .. } => self.close(now),
+            Phase::Renewing { .. } => self.lost(Cause::Renewed, now),
             Phase::Closing { .. } => self.end(),
             Phase::Waiting { .. } => self.open(now),
             Phase::Stopped => {}
@@ -322,6 +339,7 @@ impl Core {
             Phase::Subscribing { link, .. }
             | Phase::Greeting { link }
             | Phase::Online { link }
+            | Phase::Renewing { link, .. }
             | Phase::Draining { link, .. } => Some(link),
             _ => None,
         }

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use rustls::ClientConfig;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -33,6 +34,8 @@ pub(crate) struct Shared {
     core: Mutex<Core>,
     streams: Mutex<Streams>,
     stop_by: Mutex<Option<Instant>>,
+    /// For connections from now on, in place of the configuration's.
+    tls: Mutex<Option<Arc<ClientConfig>>>,
     wake: Notify,
 }
 
@@ -49,6 +52,7 @@ impl Shared {
             core: Mutex::new(core),
             streams: Mutex::default(),
             stop_by: Mutex::default(),
+            tls: Mutex::default(),
             wake: Notify::new(),
         }
     }
@@ -73,6 +77,12 @@ impl Shared {
             deadline
         };
         self.with_core(|core| core.stop(deadline, Instant::now()));
+    }
+
+    /// Makes connections with other TLS settings from now on, beginning with the next quiet moment.
+    pub(crate) fn reconnect_with(&self, tls: Arc<ClientConfig>) {
+        *lock(&self.tls) = Some(tls);
+        self.with_core(|core| core.renew(Instant::now()));
     }
 
     pub(crate) fn report(&self) -> StopReport {
@@ -111,6 +121,7 @@ impl Driver {
         } = self;
         let last_word = LastWord(Arc::clone(&shared));
         let mut running = Running {
+            config: Arc::clone(&shared.config),
             shared,
             hooks,
             routes,
@@ -126,6 +137,8 @@ impl Driver {
 
 struct Running {
     shared: Arc<Shared>,
+    /// The configuration that connections are made by.
+    config: Arc<SessionConfig>,
     hooks: Hooks,
     routes: Routes,
     connection: Option<Connection>,
@@ -217,7 +230,10 @@ impl Running {
                         "the main port cannot be reached; trying the other one"
                     );
                 }
-                let connection = Connection::open(&self.shared.config, port, &mut self.pumps);
+                if let Some(tls) = lock(&self.shared.tls).take() {
+                    Arc::make_mut(&mut self.config).tls = tls;
+                }
+                let connection = Connection::open(&self.config, port, &mut self.pumps);
                 self.connection = Some(connection);
             }
             Action::Subscribe(subscriptions) => {

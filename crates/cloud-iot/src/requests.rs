@@ -51,6 +51,10 @@ impl Requests {
         });
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The request has left: from now on its answer may come.
     pub(crate) fn written(&mut self, request: MessageId) {
         for waiting in &mut self.0 {

@@ -287,6 +287,17 @@ impl SessionHandle {
             .unwrap_or(Err(RequestError::Timeout(limit)))
     }
 
+    /// Makes connections with other TLS settings from now on: those of a new client certificate. The
+    /// connection that is there is left for a new one as soon as nothing is under way on it (no
+    /// message, request or handler), and after a minute in any case; with the goodbye, and without
+    /// the wait that a failure has. Messages stay in the outbox meanwhile.
+    ///
+    /// Whether the server takes the new settings is not tried first. If it does not, the session
+    /// goes on trying with them, until there are others.
+    pub fn reconnect_with(&self, tls: Arc<rustls::ClientConfig>) {
+        self.shared().reconnect_with(tls);
+    }
+
     /// Where the session stands, now and whenever it changes.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<SessionState> {

@@ -24,6 +24,7 @@ const SOON: Duration = Duration::from_secs(10);
 
 impl Core {
     pub(super) fn open(&mut self, now: Instant) {
+        self.renew_by = None;
         self.phase = Phase::Connecting {
             due: now + self.config.timeouts.connect + CONNECT_GRACE,
         };
@@ -61,6 +62,7 @@ impl Core {
             }
             // These have short limits of their own.
             Phase::Connecting { .. }
+            | Phase::Renewing { .. }
             | Phase::Draining { .. }
             | Phase::Closing { .. }
             | Phase::Stopped => {}
@@ -184,10 +186,12 @@ impl Core {
     }
 
     pub(super) fn lost(&mut self, cause: Cause, now: Instant) {
-        let (link, greeted) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
-            Phase::Connecting { .. } => (None, false),
-            Phase::Subscribing { link, .. } => (Some(link), false),
-            Phase::Greeting { link } | Phase::Online { link } => (Some(link), true),
+        let (cause, link, greeted) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
+            Phase::Connecting { .. } => (cause, None, false),
+            Phase::Subscribing { link, .. } => (cause, Some(link), false),
+            Phase::Greeting { link } | Phase::Online { link } => (cause, Some(link), true),
+            // However it ends, it was to end.
+            Phase::Renewing { link, .. } => (Cause::Renewed, Some(link), true),
             phase @ Phase::Draining { .. } => {
                 self.phase = phase;
                 return self.close(now);
@@ -212,8 +216,12 @@ impl Core {
         // Two clients with one id take the session from each other. Each is online in the other's
         // wait, so that time spent connected must not count, or this would go on at full pace.
         let credited = if cause.is_takeover() { None } else { connected };
-        let failures = self.failures.record(&self.config.backoff, credited);
-        let retry_in = (self.config.backoff).delay(cause.retry(), failures, (self.random)());
+        let retry_in = if cause == Cause::Renewed {
+            Duration::ZERO
+        } else {
+            let failures = self.failures.record(&self.config.backoff, credited);
+            (self.config.backoff).delay(cause.retry(), failures, (self.random)())
+        };
         if connected.is_none() && cause.is_unreachable() {
             self.other_port();
         }

@@ -87,6 +87,12 @@ pub(super) enum Phase {
     Online {
         link: Link,
     },
+    /// Leaving this connection for another one until `due`.
+    Renewing {
+        link: Link,
+        step: Drain,
+        due: Instant,
+    },
     /// Saying goodbye until `deadline`. `greeted`: on-connect hooks have been started.
     Draining {
         link: Link,

@@ -30,6 +30,18 @@ impl Core {
                 let time = deadline.saturating_duration_since(now).mul_f64(FLUSH_SHARE);
                 (link, Drain::Flushing(now + time), true)
             }
+            // Its goodbye and DISCONNECT are on their way already.
+            Phase::Renewing { link, step, .. } => {
+                self.actions
+                    .push_back(Action::State(SessionState::Stopping));
+                self.phase = Phase::Draining {
+                    link,
+                    step,
+                    deadline,
+                    greeted: true,
+                };
+                return;
+            }
             Phase::Greeting { link } => (link, Drain::Leaving, true),
             Phase::Subscribing { link, .. } => (link, Drain::Leaving, false),
             Phase::Waiting { hooks: true, .. } => {
@@ -78,7 +90,9 @@ impl Core {
     /// Takes the next step after something was delivered.
     pub(super) fn advance(&mut self, now: Instant) {
         self.send_queued(now);
-        let Phase::Draining { link, step, .. } = &mut self.phase else {
+        let (Phase::Draining { link, step, .. } | Phase::Renewing { link, step, .. }) =
+            &mut self.phase
+        else {
             return;
         };
         if let Drain::Flushing(until) = *step

@@ -4,6 +4,7 @@ mod bench;
 mod long_run;
 mod pace;
 mod reconnecting;
+mod renewing;
 mod sessions;
 
 use bench::*;
