@@ -221,6 +221,20 @@ impl Store {
         )
     }
 
+    /// Replaces the certificate and key for the broker: both, or nothing changes.
+    ///
+    /// # Errors
+    /// As [`Store::replace_remote`].
+    pub fn replace_iot(&self, iot: &Credentials) -> Result<(), StoreError> {
+        self.write(
+            true,
+            &[
+                (IOT_CERT, iot.chain_pem().as_bytes()),
+                (IOT_KEY, iot.key_pem().as_bytes()),
+            ],
+        )
+    }
+
     /// Removes the configuration, sound or not, and the directory if nothing foreign is left in it. Says whether there
     /// was a configuration. A [`DirectoryLock`] of this store ends with it.
     ///

@@ -169,10 +169,12 @@ fn nothing_is_touched_before_there_is_something_to_store() {
     assert!(
         matches!(store.load(), Err(LoadError::NotProvisioned(path)) if path == store.directory())
     );
-    assert!(matches!(
+    for refused in [
         store.replace_remote(&common::device("x").remote),
-        Err(StoreError::NotProvisioned(_))
-    ));
+        store.replace_iot(&common::device("x").iot),
+    ] {
+        assert!(matches!(refused, Err(StoreError::NotProvisioned(_))));
+    }
     assert!(!store.remove().unwrap());
     assert!(!base.path().join("not").exists());
     store.save(&common::device("x")).unwrap();
@@ -459,4 +461,8 @@ fn no_message_and_no_debug_text_shows_a_key() {
             "{text}"
         );
     }
+    assert_eq!(
+        format!("{:?}", f.device.iot_roots),
+        "RootCertificates { count: 1 }"
+    );
 }

@@ -52,6 +52,7 @@ fn worker() {
                 store.replace_remote(&two.remote).unwrap();
                 store.save(&two).unwrap();
                 store.replace_remote(&one.remote).unwrap();
+                store.replace_iot(&one.iot).unwrap();
             }
         }
         // A whole life, from no directory to none.
@@ -77,6 +78,7 @@ fn worker() {
             match once {
                 "provision" | "force" => store.save(&two).unwrap(),
                 "rotate" => store.replace_remote(&two.remote).unwrap(),
+                "rotate-iot" => store.replace_iot(&two.iot).unwrap(),
                 "reset" => drop(store.remove().unwrap()),
                 other => panic!("{other}"),
             }
@@ -140,6 +142,7 @@ fn a_process_killed_at_each_system_call_leaves_the_old_or_the_new() {
         ("provision", false),
         ("force", true),
         ("rotate", true),
+        ("rotate-iot", true),
         ("reset", true),
     ] {
         let base = common::fast_directory();
@@ -150,6 +153,10 @@ fn a_process_killed_at_each_system_call_leaves_the_old_or_the_new() {
             "reset" => None,
             "rotate" => Some(DeviceConfig {
                 remote: two.remote.clone(),
+                ..one.clone()
+            }),
+            "rotate-iot" => Some(DeviceConfig {
+                iot: two.iot.clone(),
                 ..one.clone()
             }),
             _ => Some(two),
@@ -250,12 +257,15 @@ fn traced(base: &Path, work: &str, options: &[&str]) -> Option<ExitStatus> {
 }
 
 fn check_parts(found: &DeviceConfig, devices: &[DeviceConfig; 2]) {
-    let iot = devices
+    let whole = devices
         .iter()
-        .find(|device| device.iot == found.iot)
-        .expect("no iot pair of ours");
-    assert_eq!(found.iot_thing_name, iot.iot_thing_name);
-    assert_eq!(found.access_point, iot.access_point);
+        .find(|device| device.iot_thing_name == found.iot_thing_name)
+        .expect("no name of ours");
+    assert_eq!(found.access_point, whole.access_point);
+    assert!(
+        devices.iter().any(|device| device.iot == found.iot),
+        "no iot pair of ours"
+    );
     assert!(
         devices.iter().any(|device| device.remote == found.remote),
         "no remote pair of ours"

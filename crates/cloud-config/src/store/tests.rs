@@ -54,6 +54,10 @@ fn changes() -> Vec<Change> {
         remote: NEW.remote.clone(),
         ..OLD.clone()
     };
+    let rotated_iot = DeviceConfig {
+        iot: NEW.iot.clone(),
+        ..OLD.clone()
+    };
     let old = || Some(OLD.clone());
     let save = |store: &Store| store.save(&NEW);
     vec![
@@ -74,6 +78,12 @@ fn changes() -> Vec<Change> {
             before: old(),
             after: Some(rotated),
             run: |store| store.replace_remote(&NEW.remote),
+        },
+        Change {
+            name: "rotate the broker's",
+            before: old(),
+            after: Some(rotated_iot),
+            run: |store| store.replace_iot(&NEW.iot),
         },
         Change {
             name: "remove",
@@ -303,7 +313,7 @@ fn a_read_only_file_system_can_be_read_whatever_was_left_on_it() {
 /// The numbers that the head of the journal gives reasons for.
 #[test]
 fn nothing_is_synced_without_need() {
-    for (change, syncs) in changes().iter().zip([1 + 9, 9, 5, 2]) {
+    for (change, syncs) in changes().iter().zip([1 + 9, 9, 5, 5, 2]) {
         let base = change.begin();
         let (result, outcome) = process(&base, Plan::Healthy, change.run);
         result.unwrap();
