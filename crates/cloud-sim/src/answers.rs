@@ -13,12 +13,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::PlatformSession;
-use crate::faults::{CertificateAnswer, TokenAnswer};
+use crate::faults::{CertificateAnswer, Part, TokenAnswer};
 use crate::locked;
 use crate::platform::Cloud;
 
-/// What the platform listens to: the devices' states, and their requests.
-pub(crate) const PLATFORM_FILTERS: [&str; 2] = ["c/d/+/status", "c/d/+/+/req"];
+/// What the platform listens to: the devices' states, their requests, and what they report.
+pub(crate) const PLATFORM_FILTERS: [&str; 3] = [
+    "c/d/+/status",
+    "c/d/+/+/req",
+    "$aws/things/+/shadow/name/config/update/accepted",
+];
 
 /// Answers that are being held back at a time.
 const MAX_LATE: usize = 256;
@@ -32,12 +36,6 @@ struct TokenRequest {
     key: String,
     #[serde(rename = "aesIv")]
     iv: String,
-}
-
-#[derive(Deserialize)]
-struct CertificateRequest {
-    #[serde(rename = "remoteCertSn")]
-    serial: String,
 }
 
 /// An answer to publish, and how late.
@@ -82,6 +80,15 @@ impl Cloud {
 
     /// Takes note of what a device says, and finds the answer if it asks for something.
     fn hear(&self, topic: &str, payload: &[u8]) -> Option<Reply> {
+        if let Some((thing, _)) = topic
+            .strip_prefix("$aws/things/")
+            .and_then(|rest| rest.split_once('/'))
+        {
+            if let Ok(update) = serde_json::from_slice::<Value>(payload) {
+                self.note_reported(thing, &update["state"]["reported"]);
+            }
+            return None;
+        }
         let mut levels = topic.strip_prefix("c/d/")?.split('/');
         let sn = levels.next()?;
         match (levels.next()?, levels.next()) {
@@ -90,7 +97,8 @@ impl Cloud {
                 None
             }
             ("remotetoken", Some("req")) => self.answer_token(sn, payload),
-            ("remotecr", Some("req")) => self.answer_certificate(sn, payload),
+            ("remotecr", Some("req")) => self.answer_certificate(sn, Part::Remote, payload),
+            ("iotcr", Some("req")) => self.answer_certificate(sn, Part::Iot, payload),
             (action, _) => {
                 tracing::info!(
                     sn,
@@ -190,31 +198,49 @@ impl Cloud {
         })
     }
 
-    fn answer_certificate(&self, sn: &str, payload: &[u8]) -> Option<Reply> {
-        let Ok(request) = serde_json::from_slice::<CertificateRequest>(payload) else {
+    fn answer_certificate(&self, sn: &str, part: Part, payload: &[u8]) -> Option<Reply> {
+        let request = serde_json::from_slice::<Value>(payload).unwrap_or_default();
+        let Some(serial) = request[part.key()].as_str() else {
             tracing::warn!(sn, "a certificate request cannot be read; not answering");
             return None;
         };
-        let wrong = self.faults().next_certificate();
+        let wrong = self.faults().next_certificate(part);
         if let Some(answer) = &wrong {
             tracing::info!(sn, ?answer, "answering a certificate request wrongly");
         }
-        let (issued, access_point) = {
-            let devices = locked(&self.devices);
-            let device = devices.get(sn)?;
-            (
-                device.certificate(&request.serial).cloned(),
-                device.access_point.clone(),
-            )
+        let (issued, name) = {
+            let mut devices = locked(&self.devices);
+            let device = devices.get_mut(sn)?;
+            if part == Part::Iot {
+                let refused = wrong == Some(CertificateAnswer::Refused);
+                device.refuse_iot(refused.then(|| serial.to_owned()));
+            }
+            let name = match part {
+                Part::Iot => device.thing.clone(),
+                Part::Remote => device.access_point.clone(),
+            };
+            (device.certificates(part).find(serial).cloned(), name)
         };
         let Some(mut issued) = issued else {
-            tracing::warn!(sn, serial = %request.serial, "a device asks for a certificate that was never made for it");
+            tracing::warn!(
+                sn,
+                serial,
+                "a device asks for a certificate that was never made for it"
+            );
             return None;
         };
-        let topic = format!("c/d/{sn}/remotecr/res");
+        let another = || match part {
+            Part::Iot => self.authority.issue_device(&name, None).ok(),
+            Part::Remote => self.authority.issue_remote(&name, None).ok(),
+        };
+        let action = match part {
+            Part::Iot => "iotcr",
+            Part::Remote => "remotecr",
+        };
+        let topic = format!("c/d/{sn}/{action}/res");
         let mut after = Duration::ZERO;
         match wrong {
-            None => {}
+            None | Some(CertificateAnswer::Refused) => {}
             Some(CertificateAnswer::Hold) => return None,
             Some(CertificateAnswer::Late { ms }) => after = Duration::from_millis(ms),
             Some(CertificateAnswer::Malformed) => {
@@ -224,15 +250,14 @@ impl Cloud {
                     after,
                 });
             }
-            Some(CertificateAnswer::WrongKey) => {
-                issued.key_pem = self
+            Some(CertificateAnswer::WrongKey) => issued.key_pem = another()?.key_pem,
+            Some(CertificateAnswer::WrongSerial) => issued = another()?,
+            Some(untimely @ (CertificateAnswer::Expired | CertificateAnswer::NotYetValid)) => {
+                let over = untimely == CertificateAnswer::Expired;
+                issued = self
                     .authority
-                    .issue_remote(&access_point, None)
-                    .ok()?
-                    .key_pem
-            }
-            Some(CertificateAnswer::WrongSerial) => {
-                issued = self.authority.issue_remote(&access_point, None).ok()?
+                    .issue_untimely(part, &name, &issued, over)
+                    .ok()?;
             }
         }
         // Null for the first certificate of a device that made its own key; each later one comes with a key.

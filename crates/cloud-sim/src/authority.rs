@@ -18,6 +18,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::config::BrokerCertificate;
+use crate::faults::Part;
 
 /// Certificates begin a little in the past, for devices whose clock is slow.
 const CLOCK_TOLERANCE: Duration = Duration::hours(1);
@@ -25,7 +26,7 @@ const CLOCK_TOLERANCE: Duration = Duration::hours(1);
 /// How long an authority is good for; a data directory may be kept for long.
 const AUTHORITY_LIFE: Duration = Duration::days(3650);
 
-/// How long a device's certificate is good for: nothing renews it.
+/// How long a device's certificate is good for, as long as on AWS or so.
 const DEVICE_LIFE: Duration = Duration::days(3650);
 
 /// How long a server's certificate is good for; each start makes a new one.
@@ -190,9 +191,7 @@ impl Authority {
         thing: &str,
         request: Option<&SigningRequest>,
     ) -> Result<Issued, AuthorityError> {
-        let mut params = leaf(&[], thing, DEVICE_LIFE)?;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        issue_for(request, params, &self.device_issuer, false)
+        issue_for(request, device_leaf(thing)?, &self.device_issuer, false)
     }
 
     /// A certificate for a device's page, for the key asked for or a new one.
@@ -201,9 +200,39 @@ impl Authority {
         access_point: &str,
         request: Option<&SigningRequest>,
     ) -> Result<Issued, AuthorityError> {
-        let mut params = leaf(&[access_point], access_point, REMOTE_LIFE)?;
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        issue_for(request, params, &self.public_issuer, true)
+        issue_for(
+            request,
+            remote_leaf(access_point)?,
+            &self.public_issuer,
+            true,
+        )
+    }
+
+    /// One with the serial number of `like`, but whose time is over or yet to come. `name` is the thing or access point.
+    pub(crate) fn issue_untimely(
+        &self,
+        part: Part,
+        name: &str,
+        like: &Issued,
+        over: bool,
+    ) -> Result<Issued, AuthorityError> {
+        let (mut params, by) = match part {
+            Part::Iot => (device_leaf(name)?, &self.device_issuer),
+            Part::Remote => (remote_leaf(name)?, &self.public_issuer),
+        };
+        if over {
+            params.not_after = params.not_before;
+            params.not_before -= REMOTE_LIFE;
+        } else {
+            params.not_before += REMOTE_LIFE;
+            params.not_after += REMOTE_LIFE;
+        }
+        let leaf = CertificateDer::from_pem_slice(like.chain_pem.as_bytes())
+            .map_err(|error| AuthorityError::Read(error.to_string()))?;
+        let (_, parsed) = X509Certificate::from_der(&leaf)
+            .map_err(|error| AuthorityError::Read(error.to_string()))?;
+        params.serial_number = Some(SerialNumber::from_slice(parsed.raw_serial()));
+        issue(params, by, part == Part::Remote)
     }
 }
 
@@ -217,11 +246,11 @@ impl SavedIssuer {
     }
 }
 
-/// The common name in a client's certificate: the thing that it belongs to.
-pub(crate) fn thing_of(certificate: &CertificateDer<'_>) -> Option<String> {
+/// The common name in a client's certificate, which is the thing that it belongs to, and its serial number in decimal.
+pub(crate) fn thing_of(certificate: &CertificateDer<'_>) -> Option<(String, String)> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
-    Some(name.to_owned())
+    Some((name.to_owned(), parsed.tbs_certificate.serial.to_string()))
 }
 
 fn new_root(name: &str) -> Result<(SavedIssuer, Issuer<'static, KeyPair>), AuthorityError> {
@@ -275,6 +304,18 @@ fn leaf(
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
     date(&mut params, life);
+    Ok(params)
+}
+
+fn device_leaf(thing: &str) -> Result<CertificateParams, AuthorityError> {
+    let mut params = leaf(&[], thing, DEVICE_LIFE)?;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    Ok(params)
+}
+
+fn remote_leaf(access_point: &str) -> Result<CertificateParams, AuthorityError> {
+    let mut params = leaf(&[access_point], access_point, REMOTE_LIFE)?;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     Ok(params)
 }
 
@@ -387,7 +428,10 @@ mod tests {
         let authority = Authority::generate().unwrap();
         let issued = authority.issue_device(&"S:".repeat(64), None).unwrap();
         let (chain, _) = issued.to_der().unwrap();
-        assert_eq!(thing_of(&chain[0]).unwrap(), "S:".repeat(64));
+        assert_eq!(
+            thing_of(&chain[0]).unwrap(),
+            ("S:".repeat(64), issued.serial)
+        );
         assert_ne!(authority.iot_root_pem(), authority.device_issuer_pem());
     }
 
@@ -434,7 +478,7 @@ mod tests {
         assert_eq!(
             thing_of(&CertificateDer::from_pem_slice(issued.chain_pem.as_bytes()).unwrap())
                 .unwrap(),
-            "a.ui.localhost"
+            ("a.ui.localhost".to_owned(), issued.serial)
         );
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::broker::rights::BROADCAST_TOPIC;
 use crate::device::DeviceStatus;
-use crate::faults::{ApiAnswer, Fault};
+use crate::faults::{ApiAnswer, Fault, Part};
 use crate::names;
 use crate::platform::{Cloud, RotateError};
 use crate::shadow::Rejection;
@@ -75,12 +75,21 @@ impl Control {
     /// # Errors
     /// [`ControlError::NoSuchDevice`], [`ControlError::Shadow`] if the shadow is full, [`ControlError::Internal`].
     pub async fn rotate(&self, sn: &str) -> Result<String, ControlError> {
-        match self
-            .cloud
-            .rotate(sn)
-            .await
-            .ok_or_else(|| no_such_device(sn))?
-        {
+        self.rotate_part(sn, Part::Remote).await
+    }
+
+    /// The same for the client certificate with which the device connects to the broker. The broker takes the old one too,
+    /// until the device has reported the new one.
+    ///
+    /// # Errors
+    /// As [`rotate`](Self::rotate).
+    pub async fn rotate_iot(&self, sn: &str) -> Result<String, ControlError> {
+        self.rotate_part(sn, Part::Iot).await
+    }
+
+    async fn rotate_part(&self, sn: &str, part: Part) -> Result<String, ControlError> {
+        let rotated = self.cloud.rotate(sn, part).await;
+        match rotated.ok_or_else(|| no_such_device(sn))? {
             Ok(serial) => Ok(serial),
             Err(RotateError::Shadow(refused)) => Err(ControlError::Shadow(refused)),
             Err(error) => Err(ControlError::Internal(error.to_string())),
@@ -199,7 +208,12 @@ impl Control {
             }
             Fault::Api { answer, times } => faults.add_api(answer, times),
             Fault::Token { answer, times } => faults.add_token(answer, times),
-            Fault::Certificate { answer, times } => faults.add_certificate(answer, times),
+            Fault::Certificate { answer, times } => {
+                faults.add_certificate(Part::Remote, answer, times)
+            }
+            Fault::IotCertificate { answer, times } => {
+                faults.add_certificate(Part::Iot, answer, times)
+            }
             Fault::Clear => {
                 faults.clear();
                 true

@@ -1,7 +1,7 @@
 //! The control API over HTTP: each route is one function of [`Control`], in JSON.
 //!
-//! `GET /devices`, `GET` and `DELETE /devices/<sn>`, `POST /devices/<sn>/rotate`, `PUT /devices/<sn>/shadow/desired`,
-//! `POST /devices/<sn>/actions/<action>`, `POST /broadcast`, `POST /faults`. A failure is `{"error": "…"}` with a
+//! `GET /devices`, `GET` and `DELETE /devices/<sn>`, `POST /devices/<sn>/rotate` and `rotate-iot`,
+//! `PUT /devices/<sn>/shadow/desired`, `POST /devices/<sn>/actions/<action>`, `POST /broadcast`, `POST /faults`. A failure is `{"error": "…"}` with a
 //! fitting status.
 
 use axum::Router;
@@ -25,6 +25,7 @@ pub(crate) fn router(control: Control) -> Router {
         .route("/devices", get(devices))
         .route("/devices/{sn}", get(device).delete(forget))
         .route("/devices/{sn}/rotate", post(rotate))
+        .route("/devices/{sn}/rotate-iot", post(rotate_iot))
         .route("/devices/{sn}/shadow/desired", put(set_desired))
         .route("/devices/{sn}/actions/{action}", post(action))
         .route("/broadcast", post(broadcast))
@@ -84,6 +85,11 @@ async fn forget(State(control): State<Control>, Path(sn): Path<String>) -> Answe
 
 async fn rotate(State(control): State<Control>, Path(sn): Path<String>) -> Answer {
     let serial = control.rotate(&sn).await?;
+    Ok(Json(json!({ "serial": serial })))
+}
+
+async fn rotate_iot(State(control): State<Control>, Path(sn): Path<String>) -> Answer {
+    let serial = control.rotate_iot(&sn).await?;
     Ok(Json(json!({ "serial": serial })))
 }
 

@@ -4,21 +4,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::certificates::{Certificates, SavedCertificate};
+use crate::faults::Part;
+use crate::names;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use zeroize::Zeroizing;
 
-use crate::authority::Issued;
-use crate::names;
-
-/// Devices held at once: a simulated fleet, and within what the shadow service holds.
-const MAX_DEVICES: usize = 500;
+/// Devices held at once: a gateway's thousand and some more; and within what the shadow service holds.
+const MAX_DEVICES: usize = 1_200;
 
 /// States remembered of each device; the oldest go first.
 const MAX_HISTORY: usize = 100;
-
-/// Certificates remembered of each device: the one that it has, and the ones that it was told to fetch since.
-const MAX_CERTIFICATES: usize = 4;
 
 /// Longest state kept; the ones of the protocol have 4 to 7 characters.
 const MAX_STATE: usize = 64;
@@ -49,6 +45,13 @@ pub struct DeviceStatus {
     pub tokens_issued: u64,
     /// Serial number, in decimal text, of the certificate that its page should have.
     pub remote_cert_serial: String,
+    /// Serial number, in decimal text, of the client certificate that it should have.
+    #[serde(default)]
+    pub iot_cert_serial: String,
+    /// The serial numbers of the client certificates that the broker takes from it: the one that it has said to have, and
+    /// those that it has been told to fetch since.
+    #[serde(default)]
+    pub iot_cert_accepted: Vec<String>,
 }
 
 /// One device.
@@ -58,25 +61,38 @@ pub(crate) struct Device {
     pub(crate) access_point: String,
     pub(crate) tokens_issued: u64,
     status_history: VecDeque<String>,
-    /// Never empty; the newest is the last.
-    certificates: VecDeque<Issued>,
+    /// Never empty.
+    remote: Certificates,
+    /// Empty for a device of a data directory that did not keep them; then any of the device authority's is taken.
+    iot: Certificates,
+    /// Of a certificate that was handed out and that the broker is not to take.
+    iot_refused: Option<String>,
 }
 
 impl Device {
-    /// The serial number that its page's certificate should have.
-    pub(crate) fn current_serial(&self) -> &str {
-        self.certificates.back().map_or("", |issued| &issued.serial)
+    pub(crate) fn certificates(&self, part: Part) -> &Certificates {
+        match part {
+            Part::Iot => &self.iot,
+            Part::Remote => &self.remote,
+        }
     }
 
-    pub(crate) fn certificate(&self, serial: &str) -> Option<&Issued> {
-        self.certificates
-            .iter()
-            .find(|issued| issued.serial == serial)
+    pub(crate) fn certificates_mut(&mut self, part: Part) -> &mut Certificates {
+        match part {
+            Part::Iot => &mut self.iot,
+            Part::Remote => &mut self.remote,
+        }
     }
 
-    /// Makes this the certificate that the device should have.
-    pub(crate) fn add_certificate(&mut self, issued: Issued) {
-        push_bounded(&mut self.certificates, issued, MAX_CERTIFICATES);
+    /// Has the broker refuse this certificate, or none.
+    pub(crate) fn refuse_iot(&mut self, serial: Option<String>) {
+        self.iot_refused = serial;
+    }
+
+    /// Whether the broker takes a client certificate with this serial number from it.
+    pub(crate) fn accepts_iot(&self, serial: &str) -> bool {
+        self.iot_refused.as_deref() != Some(serial)
+            && (self.iot.is_empty() || self.iot.find(serial).is_some())
     }
 
     pub(crate) fn record_status(&mut self, state: &str) {
@@ -96,7 +112,7 @@ impl Device {
     }
 }
 
-fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, bound: usize) {
+pub(crate) fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, bound: usize) {
     if queue.len() >= bound {
         queue.pop_front();
     }
@@ -109,13 +125,8 @@ pub(crate) struct SavedDevice {
     sn: String,
     access_point: String,
     certificates: Vec<SavedCertificate>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct SavedCertificate {
-    serial: String,
-    chain: String,
-    key: Option<String>,
+    #[serde(default)]
+    iot_certificates: Vec<SavedCertificate>,
 }
 
 /// The table is full.
@@ -165,7 +176,8 @@ impl DeviceTable {
         &mut self,
         sn: &str,
         access_point: &str,
-        first: Issued,
+        iot: Certificates,
+        remote: Certificates,
     ) -> Result<(), TableFull> {
         if self.devices.len() >= MAX_DEVICES {
             return Err(TableFull);
@@ -176,7 +188,9 @@ impl DeviceTable {
             access_point: access_point.to_owned(),
             tokens_issued: 0,
             status_history: VecDeque::new(),
-            certificates: VecDeque::from([first]),
+            remote,
+            iot,
+            iot_refused: None,
         };
         self.devices.insert(sn.to_owned(), device);
         Ok(())
@@ -190,15 +204,8 @@ impl DeviceTable {
         let saved = |device: &Device| SavedDevice {
             sn: device.sn.clone(),
             access_point: device.access_point.clone(),
-            certificates: device
-                .certificates
-                .iter()
-                .map(|issued| SavedCertificate {
-                    serial: issued.serial.clone(),
-                    chain: issued.chain_pem.clone(),
-                    key: issued.key_pem.as_ref().map(|key| key.to_string()),
-                })
-                .collect(),
+            certificates: device.remote.saved(),
+            iot_certificates: device.iot.saved(),
         };
         self.devices.values().map(saved).collect()
     }
@@ -207,23 +214,17 @@ impl DeviceTable {
     pub(crate) fn restore(saved: Vec<SavedDevice>) -> Self {
         let mut table = Self::default();
         for device in saved {
-            let mut certificates = device.certificates.into_iter().map(|saved| Issued {
-                chain_pem: saved.chain,
-                key_pem: saved.key.map(Zeroizing::new),
-                serial: saved.serial,
-            });
-            let Some(first) = certificates.next().filter(|_| names::is_serial(&device.sn)) else {
+            let remote = Certificates::restore(device.certificates);
+            if remote.is_empty() || !names::is_serial(&device.sn) {
                 tracing::warn!(sn = %device.sn, "left a damaged device of the data directory out");
                 continue;
-            };
+            }
+            let iot = Certificates::restore(device.iot_certificates);
             if table
-                .insert(&device.sn, &device.access_point, first)
+                .insert(&device.sn, &device.access_point, iot, remote)
                 .is_err()
             {
                 break;
-            }
-            if let Some(entry) = table.get_mut(&device.sn) {
-                certificates.for_each(|issued| entry.add_certificate(issued));
             }
         }
         table
@@ -233,26 +234,28 @@ impl DeviceTable {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authority::Issued;
 
-    fn issued(serial: usize) -> Issued {
-        Issued {
+    fn certificate(serial: usize) -> Certificates {
+        Certificates::new(Issued {
             chain_pem: String::new(),
             key_pem: None,
             serial: serial.to_string(),
-        }
+        })
+    }
+
+    fn insert(table: &mut DeviceTable, sn: &str, serial: usize) -> Result<(), TableFull> {
+        table.insert(sn, "x", certificate(serial), certificate(serial))
     }
 
     #[test]
-    fn history_and_certificates_are_bounded() {
+    fn history_is_bounded() {
         let mut table = DeviceTable::default();
-        table.insert("A", "a.ui.localhost", issued(0)).unwrap();
+        insert(&mut table, "A", 0).unwrap();
         let device = table.get_mut("A").unwrap();
-        for round in 1..500 {
-            device.add_certificate(issued(round));
+        for _ in 1..500 {
             device.record_status(&"x".repeat(1000));
         }
-        assert_eq!(device.certificates.len(), MAX_CERTIFICATES);
-        assert_eq!(device.current_serial(), "499");
         assert_eq!(device.status_history().len(), MAX_HISTORY);
         assert_eq!(device.status_history()[0].len(), MAX_STATE);
     }
@@ -260,14 +263,14 @@ mod tests {
     #[test]
     fn the_table_is_bounded_and_finds_things() {
         let mut table = DeviceTable::default();
-        let added = (0..1000)
-            .take_while(|n| table.insert(&format!("S{n}"), "x", issued(*n)).is_ok())
+        let added = (0..MAX_DEVICES * 2)
+            .take_while(|n| insert(&mut table, &format!("S{n}"), *n).is_ok())
             .count();
         assert_eq!(added, MAX_DEVICES);
         assert_eq!(table.by_thing("S7").unwrap().sn, "S7");
         table.remove("S7");
         assert!(table.by_thing("S7").is_none());
-        table.insert("cert:7", "x", issued(7)).unwrap();
+        insert(&mut table, "cert:7", 7).unwrap();
         assert!(table.by_thing("cert:7").is_none());
         assert_eq!(
             table.by_thing(&names::thing_name("cert:7")).unwrap().sn,
@@ -278,15 +281,24 @@ mod tests {
     #[test]
     fn a_kept_table_comes_back() {
         let mut table = DeviceTable::default();
-        table.insert("A", "a.ui.localhost", issued(1)).unwrap();
-        table.get_mut("A").unwrap().add_certificate(issued(2));
+        insert(&mut table, "A", 1).unwrap();
         let kept = serde_json::to_string(&table.saved()).unwrap();
         let back = DeviceTable::restore(serde_json::from_str(&kept).unwrap());
         let device = back.get("A").unwrap();
-        assert_eq!(
-            (device.current_serial(), device.access_point.as_str()),
-            ("2", "a.ui.localhost")
-        );
-        assert!(device.certificate("1").is_some());
+        assert_eq!(device.access_point, "x");
+        for part in [Part::Iot, Part::Remote] {
+            assert_eq!(device.certificates(part).serials(), ["1"]);
+        }
+        assert!(device.accepts_iot("1") && !device.accepts_iot("2"));
+    }
+
+    #[test]
+    fn a_table_kept_without_client_certificates_takes_any() {
+        let mut table = DeviceTable::default();
+        insert(&mut table, "A", 1).unwrap();
+        let mut kept = serde_json::to_value(table.saved()).unwrap();
+        kept[0].as_object_mut().unwrap().remove("iot_certificates");
+        let back = DeviceTable::restore(serde_json::from_value(kept).unwrap());
+        assert!(back.get("A").unwrap().accepts_iot("2"));
     }
 }

@@ -84,6 +84,14 @@ pub enum Fault {
         #[serde(default = "once")]
         times: u32,
     },
+    /// Answers requests for a client certificate wrongly.
+    IotCertificate {
+        /// The answer.
+        answer: CertificateAnswer,
+        /// For how many requests.
+        #[serde(default = "once")]
+        times: u32,
+    },
     /// Ends every fault that still waits.
     Clear,
 }
@@ -203,6 +211,23 @@ pub enum CertificateAnswer {
     WrongKey,
     /// A good pair with another serial number than the one asked for.
     WrongSerial,
+    /// A pair with the serial number asked for, whose time is over.
+    Expired,
+    /// A pair with the serial number asked for, whose time is yet to come.
+    NotYetValid,
+    /// The right pair, but the broker does not take it until it has been asked for again. For client certificates; one for
+    /// a page is good.
+    Refused,
+}
+
+impl Part {
+    /// Its key in the shadow `config`, and in a request for a certificate.
+    pub(crate) fn key(self) -> &'static str {
+        match self {
+            Self::Iot => "iotCertSn",
+            Self::Remote => "remoteCertSn",
+        }
+    }
 }
 
 fn once() -> u32 {
@@ -254,6 +279,7 @@ pub(crate) struct FaultBoard {
     api: Script<ApiAnswer>,
     token: Script<TokenAnswer>,
     certificate: Script<CertificateAnswer>,
+    iot_certificate: Script<CertificateAnswer>,
     withheld: Mutex<BTreeMap<AckPacket, u32>>,
     refuse_until: Mutex<Option<Instant>>,
     frozen_until: Mutex<Option<Instant>>,
@@ -265,6 +291,7 @@ impl FaultBoard {
             api: Script::new(),
             token: Script::new(),
             certificate: Script::new(),
+            iot_certificate: Script::new(),
             withheld: Mutex::new(BTreeMap::new()),
             refuse_until: Mutex::new(None),
             frozen_until: Mutex::new(None),
@@ -287,12 +314,24 @@ impl FaultBoard {
         self.token.next()
     }
 
-    pub(crate) fn add_certificate(&self, answer: CertificateAnswer, times: u32) -> bool {
-        self.certificate.add(answer, times)
+    pub(crate) fn add_certificate(
+        &self,
+        part: Part,
+        answer: CertificateAnswer,
+        times: u32,
+    ) -> bool {
+        self.certificates(part).add(answer, times)
     }
 
-    pub(crate) fn next_certificate(&self) -> Option<CertificateAnswer> {
-        self.certificate.next()
+    pub(crate) fn next_certificate(&self, part: Part) -> Option<CertificateAnswer> {
+        self.certificates(part).next()
+    }
+
+    fn certificates(&self, part: Part) -> &Script<CertificateAnswer> {
+        match part {
+            Part::Iot => &self.iot_certificate,
+            Part::Remote => &self.certificate,
+        }
     }
 
     pub(crate) fn withhold(&self, packet: AckPacket, times: u32) {
@@ -338,6 +377,7 @@ impl FaultBoard {
         self.api.clear();
         self.token.clear();
         self.certificate.clear();
+        self.iot_certificate.clear();
         locked(&self.withheld).clear();
         *locked(&self.refuse_until) = None;
         *locked(&self.frozen_until) = None;

@@ -49,7 +49,8 @@
 //! # Control
 //!
 //! [`Simulator::control`] and, with the same functions over HTTP and in JSON, [`Simulator::control_url`]:
-//! `GET /devices`, `GET` and `DELETE /devices/<sn>`, `POST /devices/<sn>/rotate`, `PUT /devices/<sn>/shadow/desired`,
+//! `GET /devices`, `GET` and `DELETE /devices/<sn>`, `POST /devices/<sn>/rotate` and `rotate-iot`,
+//! `PUT /devices/<sn>/shadow/desired`,
 //! `POST /devices/<sn>/actions/<action>`, `POST /broadcast`, `POST /faults`. What can go wrong on purpose, and how it is
 //! written in JSON, stands at [`Fault`].
 //!
@@ -59,6 +60,7 @@ mod answers;
 mod api;
 mod authority;
 mod broker;
+mod certificates;
 mod config;
 mod control;
 mod control_api;

@@ -12,8 +12,9 @@ use serde_json::{Map, Value, json};
 use crate::authority::{Authority, AuthorityError, Issued, SigningRequest};
 use crate::broker::Broker;
 use crate::broker::rights::Identity;
+use crate::certificates::Certificates;
 use crate::device::{Device, DeviceStatus, DeviceTable, TableFull};
-use crate::faults::FaultBoard;
+use crate::faults::{FaultBoard, Part};
 use crate::relay::{Relay, TokenTerms};
 use crate::shadow::{Rejection, ShadowId};
 use crate::store::{SavedState, Store};
@@ -49,6 +50,15 @@ pub(crate) struct Enrolment<'a> {
     /// For keys that the device has made; it gets one where there is none.
     pub(crate) iot: Option<SigningRequest>,
     pub(crate) remote: Option<SigningRequest>,
+}
+
+/// A registration that is yet to be entered.
+struct Prepared {
+    /// What the device is to know.
+    thing: Value,
+    access_point: String,
+    iot: Issued,
+    remote: Issued,
 }
 
 /// Why a device was not registered.
@@ -103,8 +113,14 @@ impl Cloud {
     pub(crate) fn register(&self, enrolment: &Enrolment<'_>) -> Result<Value, RegisterError> {
         let sn = enrolment.sn;
         let mut devices = locked(&self.devices);
-        let (thing, access_point, remote) = self.prepare(&devices, enrolment)?;
-        devices.insert(sn, &access_point, remote)?;
+        let Prepared {
+            thing,
+            access_point,
+            iot,
+            remote,
+        } = self.prepare(&devices, enrolment)?;
+        let (iot, remote) = (Certificates::new(iot), Certificates::new(remote));
+        devices.insert(sn, &access_point, iot, remote)?;
         self.keep(&devices);
         tracing::info!(sn, %access_point, "registered a device");
         Ok(thing)
@@ -113,14 +129,14 @@ impl Cloud {
     /// What [`register`](Self::register) would return, without registering anything.
     pub(crate) fn preview(&self, enrolment: &Enrolment<'_>) -> Result<Value, RegisterError> {
         self.prepare(&locked(&self.devices), enrolment)
-            .map(|(thing, ..)| thing)
+            .map(|prepared| prepared.thing)
     }
 
     fn prepare(
         &self,
         devices: &DeviceTable,
         enrolment: &Enrolment<'_>,
-    ) -> Result<(Value, String, Issued), RegisterError> {
+    ) -> Result<Prepared, RegisterError> {
         let Enrolment { sn, key, .. } = *enrolment;
         if !names::is_serial(sn) {
             return Err(RegisterError::Serial(sn.chars().take(200).collect()));
@@ -157,13 +173,21 @@ impl Cloud {
         if let Some(key) = &remote.key_pem {
             thing["remote"]["pkey"] = json!(key.as_str());
         }
-        Ok((thing, access_point, remote))
+        Ok(Prepared {
+            thing,
+            access_point,
+            iot,
+            remote,
+        })
     }
 
-    /// The device that a client certificate's thing is.
-    pub(crate) fn identify(&self, thing: &str) -> Option<Identity> {
+    /// The device that a client certificate's thing is, if the certificate with this serial number is taken from it.
+    pub(crate) fn identify(&self, thing: &str, serial: &str) -> Option<Identity> {
         let devices = locked(&self.devices);
         let device = devices.by_thing(thing)?;
+        if !device.accepts_iot(serial) {
+            return None;
+        }
         Some(Identity {
             sn: device.sn.clone(),
             thing: device.thing.clone(),
@@ -209,7 +233,12 @@ impl Cloud {
             reported: reported.map(Value::Object),
             desired: desired.map(Value::Object),
             tokens_issued: device.tokens_issued,
-            remote_cert_serial: device.current_serial().to_owned(),
+            remote_cert_serial: device
+                .certificates(Part::Remote)
+                .current_serial()
+                .to_owned(),
+            iot_cert_serial: device.certificates(Part::Iot).current_serial().to_owned(),
+            iot_cert_accepted: device.certificates(Part::Iot).serials(),
         }
     }
 
@@ -235,32 +264,61 @@ impl Cloud {
         true
     }
 
-    /// Makes a new certificate for a device's page and tells the device, through its shadow, to fetch it. Returns the
-    /// serial number; `None` if the device is not known.
-    pub(crate) async fn rotate(&self, sn: &str) -> Option<Result<String, RotateError>> {
+    /// Makes a new certificate for a device and tells the device, through its shadow, to fetch it. Returns the serial
+    /// number; `None` if the device is not known.
+    pub(crate) async fn rotate(&self, sn: &str, part: Part) -> Option<Result<String, RotateError>> {
         let (thing, access_point) = self.names_of(sn)?;
-        Some(self.rotate_known(sn, &thing, &access_point).await)
+        Some(self.rotate_known(sn, part, &thing, &access_point).await)
     }
 
     async fn rotate_known(
         &self,
         sn: &str,
+        part: Part,
         thing: &str,
         access_point: &str,
     ) -> Result<String, RotateError> {
-        let issued = self.authority.issue_remote(access_point, None)?;
+        let issued = match part {
+            Part::Iot => self.authority.issue_device(thing, None)?,
+            Part::Remote => self.authority.issue_remote(access_point, None)?,
+        };
         let serial = issued.serial.clone();
         {
             let mut devices = locked(&self.devices);
             if let Some(device) = devices.get_mut(sn) {
-                device.add_certificate(issued);
+                device.certificates_mut(part).add(issued);
             }
             self.keep(&devices);
         }
-        let desired = Map::from_iter([("remoteCertSn".to_owned(), Value::from(serial.clone()))]);
+        let desired = Map::from_iter([(part.key().to_owned(), Value::from(serial.clone()))]);
         self.set_desired(thing, desired).await?;
-        tracing::info!(sn, %serial, "rotating a certificate");
+        tracing::info!(sn, %serial, ?part, "rotating a certificate");
         Ok(serial)
+    }
+
+    /// A device reports its state. With a client certificate that it has, those before it are revoked, and what is still
+    /// connected with one of them is cut.
+    pub(crate) fn note_reported(&self, thing: &str, reported: &Value) {
+        let Some(serial) = reported[Part::Iot.key()].as_str() else {
+            return;
+        };
+        let mut devices = locked(&self.devices);
+        let Some(sn) = devices.by_thing(thing).map(|device| device.sn.clone()) else {
+            return;
+        };
+        let retired = devices
+            .get_mut(&sn)
+            .is_some_and(|device| device.certificates_mut(Part::Iot).retire_before(serial));
+        if retired {
+            tracing::info!(
+                sn,
+                serial,
+                "a device has its new client certificate; the old one is revoked"
+            );
+            self.keep(&devices);
+            let accepts = |serial: &str| devices.get(&sn).is_some_and(|it| it.accepts_iot(serial));
+            self.broker.cut_revoked(thing, accepts);
+        }
     }
 
     /// Merges into the desired section of the shadow `config`.

@@ -131,7 +131,7 @@ impl Simulator {
         let mut tasks = JoinSet::new();
         let identify = {
             let cloud = Arc::clone(&cloud);
-            move |thing: &str| cloud.identify(thing)
+            move |thing: &str, serial: &str| cloud.identify(thing, serial)
         };
         tasks.spawn(http::serve(
             api_listener,

@@ -21,6 +21,7 @@ Control API (HTTP, JSON) at control_url:
   GET    /devices/SN                   one of them
   DELETE /devices/SN                   forget it; the key works for it again
   POST   /devices/SN/rotate            make it fetch a new certificate; answers {"serial": ...}
+  POST   /devices/SN/rotate-iot        the same for its client certificate
   PUT    /devices/SN/shadow/desired    merge an object into the shadow's desired state
   POST   /devices/SN/actions/ACTION    publish the body as the platform's message
   POST   /broadcast                    publish the body to all devices

@@ -43,7 +43,7 @@ use crate::locked;
 use crate::shadow::DeltaForm;
 
 /// Connections at once: every device of a full table, and some more that are being refused.
-const MAX_CONNECTIONS: usize = 600;
+const MAX_CONNECTIONS: usize = 1_300;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -91,6 +91,8 @@ pub(crate) struct Broker {
 
 struct Connection {
     thing: String,
+    /// Of its client certificate.
+    serial: String,
     cut: CancellationToken,
 }
 
@@ -180,13 +182,22 @@ impl Broker {
         meant.map(|connection| connection.cut.cancel()).count()
     }
 
-    /// Accepts connections until `shutdown`, and then says goodbye to all of them. `identify` tells which device a
-    /// thing is.
+    /// Cuts the connections of a thing that were made with client certificates that are not taken any more.
+    pub(crate) fn cut_revoked(&self, thing: &str, is_taken: impl Fn(&str) -> bool) {
+        for connection in locked(&self.connections).values() {
+            if connection.thing == thing && !is_taken(&connection.serial) {
+                connection.cut.cancel();
+            }
+        }
+    }
+
+    /// Accepts connections until `shutdown`, and then says goodbye to all of them. `identify` tells by a client
+    /// certificate, the thing in it and its serial number, which device it is.
     pub(crate) async fn serve(
         self: Arc<Self>,
         listener: TcpListener,
         tls: TlsAcceptor,
-        identify: impl Fn(&str) -> Option<Identity> + Send + Sync + Clone + 'static,
+        identify: impl Fn(&str, &str) -> Option<Identity> + Send + Sync + Clone + 'static,
         shutdown: CancellationToken,
     ) {
         let mut tasks = JoinSet::new();
@@ -223,7 +234,7 @@ impl Broker {
         stream: TcpStream,
         peer: SocketAddr,
         tls: TlsAcceptor,
-        identify: impl Fn(&str) -> Option<Identity>,
+        identify: impl Fn(&str, &str) -> Option<Identity>,
     ) {
         // Subscribed first, so that a stop during the handshake is not missed.
         let stopping = self.stopping.subscribe();
@@ -239,15 +250,16 @@ impl Broker {
                 return;
             }
         };
-        let thing = device
+        let (thing, serial) = device
             .get_ref()
             .1
             .peer_certificates()
             .and_then(<[_]>::first)
-            .and_then(authority::thing_of);
-        let identity = thing.as_deref().and_then(identify);
+            .and_then(authority::thing_of)
+            .unwrap_or_default();
+        let identity = identify(&thing, &serial);
         if identity.is_none() {
-            tracing::warn!(%peer, thing = thing.as_deref(), "refusing a certificate that belongs to no known device");
+            tracing::warn!(%peer, thing, serial, "refusing a certificate that belongs to no known device, or is revoked");
         }
         let (near, far) = match pipe::socket_pair().await {
             Ok(pair) => pair,
@@ -256,7 +268,7 @@ impl Broker {
                 return;
             }
         };
-        let (id, cut) = self.enter(thing.unwrap_or_default());
+        let (id, cut) = self.enter(thing, serial);
         let handler = ClientHandler::new(
             BrokerTransport::tcp(far),
             peer,
@@ -285,13 +297,14 @@ impl Broker {
         locked(&self.connections).remove(&id);
     }
 
-    fn enter(&self, thing: String) -> (u64, CancellationToken) {
+    fn enter(&self, thing: String, serial: String) -> (u64, CancellationToken) {
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let cut = CancellationToken::new();
         locked(&self.connections).insert(
             id,
             Connection {
                 thing,
+                serial,
                 cut: cut.clone(),
             },
         );

@@ -1,7 +1,8 @@
 //! What a device may publish and subscribe to: its own topics, and reading the broadcast.
 //!
 //! A connection's rights come from its client certificate alone. The client id has to be the thing that the certificate
-//! names, as the policies of AWS IoT Core demand it; nothing else that CONNECT carries is looked at.
+//! names, as the policies of AWS IoT Core demand it, or that with [`PROOF`] behind it; nothing else that CONNECT carries is
+//! looked at.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -16,6 +17,10 @@ use crate::shadow::ShadowService;
 /// The topic on which the platform speaks to all devices.
 pub(crate) const BROADCAST_TOPIC: &str = "c/platform";
 
+/// Stands behind the thing's name in the client id under which a device tries a new certificate out, beside the
+/// connection that it has.
+const PROOF: &str = "-proof";
+
 /// Whom a client certificate belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -24,6 +29,10 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    fn may_connect_as(&self, client_id: &str) -> bool {
+        client_id.strip_suffix(PROOF).unwrap_or(client_id) == self.thing || client_id == self.thing
+    }
+
     fn may_publish(&self, topic: &str) -> bool {
         self.is_own_topic(topic) || (self.is_own_shadow(topic) && ShadowService::is_request(topic))
     }
@@ -60,7 +69,7 @@ impl AuthProvider for ConnectionRights {
         _client: SocketAddr,
     ) -> Pin<Box<dyn Future<Output = mqtt5::Result<AuthResult>> + Send + 'a>> {
         let result = match &self.0 {
-            Some(identity) if identity.thing == connect.client_id => {
+            Some(identity) if identity.may_connect_as(&connect.client_id) => {
                 AuthResult::success_with_user(identity.thing.clone())
             }
             Some(identity) => {
@@ -107,6 +116,20 @@ mod tests {
         Identity {
             sn: "SN1".into(),
             thing: "thing-1".into(),
+        }
+    }
+
+    #[test]
+    fn connecting_is_for_the_thing_and_its_proof() {
+        for (client_id, may) in [
+            ("thing-1", true),
+            ("thing-1-proof", true),
+            ("thing-1-proof-proof", false),
+            ("thing-2-proof", false),
+            ("thing", false),
+            ("-proof", false),
+        ] {
+            assert_eq!(device().may_connect_as(client_id), may, "{client_id}");
         }
     }
 
