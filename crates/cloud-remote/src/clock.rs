@@ -13,9 +13,16 @@ use tokio::time::Instant;
 /// A difference of this many seconds is worth a warning; less is usual without a time server.
 const WORTH_A_WARNING: u64 = 300;
 
-/// Shared by all who need it.
+/// The platform's clock, as far as it is known. Clones are the same one, shared by all who need it.
+///
+/// ```
+/// let clock = cloud_remote::PlatformClock::default();
+/// assert!(!clock.is_told(), "until then it shows what the wall clock does");
+/// clock.told(1_893_456_000);
+/// assert!(clock.unix() >= 1_893_456_000);
+/// ```
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Clock(Arc<Mutex<Option<Told>>>);
+pub struct PlatformClock(Arc<Mutex<Option<Told>>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Told {
@@ -23,9 +30,9 @@ struct Told {
     at: Instant,
 }
 
-impl Clock {
-    /// The platform's clock shows `unix` seconds.
-    pub(crate) fn told(&self, unix: i64) {
+impl PlatformClock {
+    /// The platform's clock shows `unix` seconds now. What it was told before is forgotten.
+    pub fn told(&self, unix: i64) {
         let wall_ahead = OffsetDateTime::now_utc()
             .unix_timestamp()
             .saturating_sub(unix);
@@ -43,12 +50,14 @@ impl Clock {
     }
 
     /// Whether the platform has told the time.
-    pub(crate) fn is_told(&self) -> bool {
+    #[must_use]
+    pub fn is_told(&self) -> bool {
         self.get().is_some()
     }
 
-    /// Unix seconds.
-    pub(crate) fn unix(&self) -> i64 {
+    /// Unix seconds: what was told last, carried on by a clock that only goes forward, or else the wall clock.
+    #[must_use]
+    pub fn unix(&self) -> i64 {
         match self.get() {
             Some(told) => {
                 let since = i64::try_from(told.at.elapsed().as_secs()).unwrap_or(i64::MAX);
@@ -59,7 +68,8 @@ impl Clock {
     }
 
     /// The same as a date.
-    pub(crate) fn now(&self) -> OffsetDateTime {
+    #[must_use]
+    pub fn now(&self) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp(self.unix())
             .unwrap_or_else(|_| OffsetDateTime::now_utc())
     }
@@ -77,7 +87,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_was_told_goes_on_whatever_the_wall_clock_says() {
-        let clock = Clock::default();
+        let clock = PlatformClock::default();
         let wall = OffsetDateTime::now_utc().unix_timestamp();
         assert!(!clock.is_told() && clock.unix() >= wall);
         clock.told(1_893_456_000);

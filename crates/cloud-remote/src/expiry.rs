@@ -9,14 +9,21 @@ use time::Duration;
 const NOTICES: [u16; 3] = [30, 14, 3];
 
 /// Of one certificate.
+///
+/// ```
+/// let mut watch = cloud_remote::ExpiryWatch::default();
+/// assert_eq!(watch.due(time::Duration::days(31)), None);
+/// assert_eq!(watch.due(time::Duration::days(29)), Some(30));
+/// assert_eq!(watch.due(time::Duration::days(28)), None, "told already");
+/// ```
 #[derive(Debug, Default)]
-pub(crate) struct ExpiryWatch {
+pub struct ExpiryWatch {
     told: Option<u16>,
 }
 
 impl ExpiryWatch {
     /// How many days' notice is due with so much time left, if one is. One that was missed is not told after a nearer one.
-    pub(crate) fn due(&mut self, left: Duration) -> Option<u16> {
+    pub fn due(&mut self, left: Duration) -> Option<u16> {
         let nearest = NOTICES
             .into_iter()
             .filter(|days| left <= Duration::days(i64::from(*days)))

@@ -8,11 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access::{AccessRules, SharedAccess};
 use crate::application::Application;
-use crate::clock::Clock;
+use crate::clock::PlatformClock;
 use crate::config::RemoteConfig;
+use crate::manager::rotation::Serve;
 use crate::manager::{Manager, Messaging, Orders, Parts};
 use crate::probe::Probe;
-use crate::rotation::{CertificateError, CheckedCertificate};
+use crate::rotation::{CertificateError, CheckedCertificate, Rotation};
 use crate::serial::{CertificateSerial, SerialError};
 use crate::serve::{Limits, Server};
 use crate::slots::Slots;
@@ -84,6 +85,7 @@ impl RemoteAccess {
             access: AccessRules::default(),
             limits: Limits::default(),
             timing: Timing::default(),
+            clock: PlatformClock::default(),
             probe: None,
         }
     }
@@ -98,6 +100,7 @@ pub struct RemoteAccessBuilder {
     access: AccessRules,
     limits: Limits,
     timing: Timing,
+    clock: PlatformClock,
     probe: Option<Probe>,
 }
 
@@ -123,6 +126,13 @@ impl RemoteAccessBuilder {
     /// Time spans, for a platform with other habits than today's. Spans under 100 ms count as that.
     pub fn timing(mut self, timing: Timing) -> Self {
         self.timing = timing.sane();
+        self
+    }
+
+    /// The platform's clock, where others tell it the time, too. Default: one of its own, which tokens and
+    /// [`RemoteHandle::set_platform_time`] set.
+    pub fn clock(mut self, clock: PlatformClock) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -190,7 +200,7 @@ impl RemoteAccessBuilder {
             CancellationToken::new(),
             CancellationToken::new(),
         );
-        let clock = Clock::default();
+        let clock = self.clock;
         let inner = Inner {
             clock: clock.clone(),
             online,
@@ -204,21 +214,27 @@ impl RemoteAccessBuilder {
             kill: kill.clone(),
             ended: ended.clone(),
         };
+        let replacement = Serve {
+            source: certificates,
+            store,
+            served: Arc::clone(&served),
+            access_point: self.config.access_point.clone(),
+            clock: clock.clone(),
+        };
         let parts = Parts {
             config: self.config,
             timing: self.timing,
             clock,
             probe: self.probe,
             tokens: Arc::new(tokens),
-            certificates: Arc::new(certificates),
-            store: Arc::new(store),
+            rotation: Rotation::new("remote access", replacement, certificate.serial),
             server: Arc::new(server),
             served,
             tasks,
             status,
             events,
         };
-        let manager = Manager::new(parts, certificate.serial);
+        let manager = Manager::new(parts);
         let orders = Orders {
             online: online_orders,
             desired: desired_orders,
@@ -254,7 +270,7 @@ pub struct RemoteHandle {
 
 #[derive(Debug)]
 struct Inner {
-    clock: Clock,
+    clock: PlatformClock,
     online: watch::Sender<Messaging>,
     desired: watch::Sender<Option<CertificateSerial>>,
     access: SharedAccess,

@@ -6,17 +6,16 @@
 //! Protocol: `docs/protocol.md`, "Remote access".
 
 mod probe;
-mod rotation;
+pub(crate) mod rotation;
 mod stopping;
 mod token;
 mod tunnel;
 
-use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use futures_util::future::{FutureExt, pending};
+use futures_util::future::pending;
 use snitun::Channel;
 use snitun::client::Tunnel;
 use tokio::sync::{broadcast, watch};
@@ -24,17 +23,17 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use self::probe::Probing;
-use crate::certificate::{CertificateAnswer, CertificatePem};
-use crate::clock::Clock;
+use self::rotation::Serve;
+use crate::clock::PlatformClock;
 use crate::config::RemoteConfig;
 use crate::expiry::ExpiryWatch;
 use crate::planner::{Action, Event, Id, Now, Planner, TunnelPhase};
 use crate::probe::{Probe, ProbeError};
-use crate::rotation::CheckedCertificate;
+use crate::rotation::{Rotation, RotationOutcome};
 use crate::serial::CertificateSerial;
 use crate::serve::Server;
 use crate::source::{CertificateSource, CertificateStore, SourceError, TokenSource};
-use crate::status::{RemoteEvent, RemoteStatus, RotationError, TunnelStatus};
+use crate::status::{RemoteEvent, RemoteStatus, TunnelStatus};
 use crate::tasks::Tasks;
 use crate::timing::Timing;
 use crate::tls::CurrentCertificate;
@@ -45,11 +44,10 @@ use crate::tunnel::{SessionKeys, TunnelError};
 pub(crate) struct Parts<T, C, S> {
     pub config: RemoteConfig,
     pub timing: Timing,
-    pub clock: Clock,
+    pub clock: PlatformClock,
     pub probe: Option<Probe>,
     pub tokens: Arc<T>,
-    pub certificates: Arc<C>,
-    pub store: Arc<S>,
+    pub rotation: Rotation<Serve<C, S>>,
     pub server: Arc<Server>,
     pub served: Arc<CurrentCertificate>,
     pub tasks: Tasks,
@@ -102,8 +100,8 @@ enum Outcome {
     Connected(Id, Result<Tunnel, TunnelError>),
     Channel(Channel),
     TunnelEnded(Id),
-    Certificate(Id, Result<CertificateAnswer, SourceError>),
-    Installed(Id, Result<CheckedCertificate, RotationError>),
+    Desired(Option<CertificateSerial>),
+    Rotation(RotationOutcome),
     Probed(Option<Result<(), ProbeError>>),
     Stop,
 }
@@ -127,14 +125,8 @@ pub(crate) struct Manager<T, C, S> {
     /// lost.
     ended_early: Option<(Id, String)>,
     connected_since: SystemTime,
-    certificate_request: Running<Result<CertificateAnswer, SourceError>>,
-    /// A certificate that came and that the planner is deciding on.
-    certificate_arrived: Option<CertificatePem>,
-    installing: Running<Result<CheckedCertificate, RotationError>>,
     expiry: ExpiryWatch,
     probing: Probing,
-    /// The serial number of the request or installation under way.
-    wanted: Option<CertificateSerial>,
     /// Why there is no tunnel, for the status.
     cause: Option<String>,
 }
@@ -145,9 +137,9 @@ where
     C: CertificateSource,
     S: CertificateStore,
 {
-    pub(crate) fn new(parts: Parts<T, C, S>, serial: CertificateSerial) -> Self {
+    pub(crate) fn new(parts: Parts<T, C, S>) -> Self {
         Self {
-            planner: Planner::new(serial, rand::random(), parts.timing),
+            planner: Planner::new(rand::random(), parts.timing),
             parts,
             started: Instant::now(),
             losses: 0,
@@ -159,12 +151,8 @@ where
             retiring: None,
             ended_early: None,
             connected_since: UNIX_EPOCH,
-            certificate_request: None,
-            certificate_arrived: None,
-            installing: None,
             expiry: ExpiryWatch::default(),
             probing: Probing::default(),
-            wanted: None,
             cause: None,
         }
     }
@@ -183,8 +171,9 @@ where
                     continue;
                 }
                 Outcome::TunnelEnded(id) => self.tunnel_ended(id).await,
-                Outcome::Certificate(id, result) => self.certificate(id, result),
-                Outcome::Installed(id, result) => self.installed(id, result),
+                Outcome::Desired(None) => {}
+                Outcome::Desired(Some(serial)) => self.parts.rotation.desired(serial),
+                Outcome::Rotation(outcome) => self.rotation_outcome(outcome),
                 Outcome::Probed(news) => self.probed(news),
                 Outcome::Stop => break,
             }
@@ -204,13 +193,11 @@ where
             // Both senders live in the handle, whose end is a stop.
             Ok(()) = orders.online.changed() => Outcome::Messaging(*orders.online.borrow_and_update()),
             Ok(()) = orders.desired.changed() => {
-                let desired = orders.desired.borrow_and_update().clone();
-                Outcome::Event(desired.map_or(Event::Tick, Event::Desired))
+                Outcome::Desired(orders.desired.borrow_and_update().clone())
             }
             (id, result) = finished(&mut self.token_request) => Outcome::Token(id, result),
             (id, result) = finished(&mut self.connecting) => Outcome::Connected(id, result),
-            (id, result) = finished(&mut self.certificate_request) => Outcome::Certificate(id, result),
-            (id, result) = finished(&mut self.installing) => Outcome::Installed(id, result),
+            outcome = self.parts.rotation.next() => Outcome::Rotation(outcome),
             () = sleep_until(wake) => Outcome::Event(Event::Tick),
             news = self.probing.news() => Outcome::Probed(news),
             outcome = next_channel(&mut self.tunnel) => outcome,
@@ -221,9 +208,11 @@ where
     fn messaging(&mut self, messaging: Messaging) {
         if messaging.losses != self.losses {
             self.losses = messaging.losses;
+            self.parts.rotation.set_online(false);
             self.step(Event::Messaging(false));
         }
         if messaging.online {
+            self.parts.rotation.set_online(true);
             self.step(Event::Messaging(true));
         }
     }
@@ -242,7 +231,6 @@ where
         }
         // What the planner did not want belongs to a request that is gone.
         self.token_arrived = None;
-        self.certificate_arrived = None;
     }
 
     fn carry_out(&mut self, action: Action) {
@@ -269,14 +257,6 @@ where
                 self.connecting = None;
                 self.connect_failed("the relay did not answer in time".to_owned());
             }
-            Action::RequestCertificate(id, serial) => self.request_certificate(id, serial),
-            Action::AbandonCertificate { timed_out, .. } => {
-                self.certificate_request = None;
-                if timed_out {
-                    self.rotation_failed(SourceError::TimedOut.into());
-                }
-            }
-            Action::Install(id, serial) => self.install(id, serial),
         }
     }
 
@@ -317,17 +297,6 @@ where
             changed
         });
     }
-}
-
-/// Runs somebody else's future; a panic in it becomes an error instead of the end of remote access.
-async fn guarded<T, E>(
-    future: impl Future<Output = Result<T, E>>,
-    panicked: impl FnOnce() -> E,
-) -> Result<T, E> {
-    AssertUnwindSafe(future)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|_| Err(panicked()))
 }
 
 /// The result of what is under way; waits for ever if nothing is. Cancel safe: the future stays where it is.

@@ -1,11 +1,11 @@
-//! Decides what remote access does next: ask for a token, connect the tunnel, ask for a certificate.
+//! Decides what remote access does next: ask for a token, connect the tunnel.
 //!
 //! Pure: `step(now, event)` returns actions; there is no clock, no socket, no task and no secret in here. The
-//! [manager](crate::manager) carries the actions out and reports what came of them. Three small machines (token, tunnel,
-//! rotation) run side by side, each with its own phase.
+//! [manager](crate::manager) carries the actions out and reports what came of them. Two small machines (token, tunnel)
+//! run side by side, each with its own phase. The certificate has a [planner of its own](crate::rotation).
 //!
 //! Invariants
-//! - There is never more than one request for a token, one connection attempt and one request for a certificate.
+//! - There is never more than one request for a token and one connection attempt.
 //! - What comes back is tied to its request by an id; an answer to another one changes nothing.
 //! - A new token cuts nothing that is open, as long as the relay itself would not: see [`handover`].
 //! - Nothing is repeated without a delay that grows and has jitter, whatever the wall clock says: it is looked at once,
@@ -13,10 +13,8 @@
 //!
 //! Protocol: `docs/protocol.md`, "Remote access".
 
-mod backoff;
 mod event;
 mod handover;
-mod rotation;
 mod token;
 mod tunnel;
 
@@ -29,7 +27,6 @@ pub(crate) use self::event::{Action, ConnectFault, Event, Id, Now, TokenFacts};
 use self::handover::Handover;
 pub(crate) use self::handover::QUIET_CHECK;
 use self::token::HeldToken;
-use crate::serial::CertificateSerial;
 use crate::timing::Timing;
 
 /// The platform's answer to any request is waited for this long (as the other implementation does).
@@ -74,23 +71,6 @@ pub(crate) struct UsedToken {
     expires: Option<Duration>,
 }
 
-#[derive(Debug)]
-enum RotationPhase {
-    Idle,
-    Asked {
-        id: Id,
-        serial: CertificateSerial,
-        until: Duration,
-    },
-    Installing {
-        id: Id,
-        serial: CertificateSerial,
-    },
-    Waiting {
-        until: Duration,
-    },
-}
-
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Planner {
@@ -105,15 +85,11 @@ pub(crate) struct Planner {
     tunnel: TunnelPhase,
     tunnel_failures: u32,
     handover_failures: u32,
-    rotation: RotationPhase,
-    rotation_failures: u32,
-    desired: Option<CertificateSerial>,
-    served: CertificateSerial,
 }
 
 impl Planner {
-    /// A planner that serves the certificate `served` and knows nothing else yet. The seed decides the jitter.
-    pub(crate) fn new(served: CertificateSerial, seed: u64, timing: Timing) -> Self {
+    /// A planner that knows nothing yet. The seed decides the jitter.
+    pub(crate) fn new(seed: u64, timing: Timing) -> Self {
         Self {
             rng: StdRng::seed_from_u64(seed),
             timing,
@@ -126,10 +102,6 @@ impl Planner {
             tunnel: TunnelPhase::Down,
             tunnel_failures: 0,
             handover_failures: 0,
-            rotation: RotationPhase::Idle,
-            rotation_failures: 0,
-            desired: None,
-            served,
         }
     }
 
@@ -167,13 +139,6 @@ impl Planner {
             }
             TunnelPhase::Down => {}
         }
-        match self.rotation {
-            RotationPhase::Asked { until, .. } => by(until),
-            RotationPhase::Waiting { until } if self.online => by(until),
-            RotationPhase::Waiting { .. }
-            | RotationPhase::Idle
-            | RotationPhase::Installing { .. } => {}
-        }
         wake
     }
 
@@ -196,17 +161,6 @@ impl Planner {
                 self.tunnel_failed(now.elapsed, id, fault, actions);
             }
             Event::TunnelLost { id } => self.tunnel_lost(now.elapsed, id),
-            Event::Desired(serial) => {
-                if self.desired.as_ref() != Some(&serial) {
-                    self.desired = Some(serial);
-                    self.rotation_failures = 0;
-                    self.abandon_certificate(actions);
-                }
-            }
-            Event::Certificate { id, result } => {
-                self.certificate_answer(now.elapsed, id, result, actions)
-            }
-            Event::Installed { id, result } => self.installed(now.elapsed, id, result),
         }
     }
 
@@ -222,9 +176,6 @@ impl Planner {
                 timed_out: false,
             });
             self.token = TokenPhase::Idle;
-        }
-        if matches!(self.rotation, RotationPhase::Asked { .. }) {
-            self.abandon_certificate(actions);
         }
     }
 
@@ -248,16 +199,6 @@ impl Planner {
             } if now >= until => {
                 actions.push(Action::AbandonConnect(id));
                 self.tunnel_failed(now, id, ConnectFault::Unreachable, actions);
-            }
-            _ => {}
-        }
-        match self.rotation {
-            RotationPhase::Asked { id, until, .. } if now >= until => {
-                actions.push(Action::AbandonCertificate {
-                    id,
-                    timed_out: true,
-                });
-                self.rotation_failed(now);
             }
             _ => {}
         }
@@ -304,26 +245,6 @@ impl Planner {
                 until: now + ANSWER_LIMIT,
             };
             actions.push(Action::RequestToken(id));
-        }
-        let may_ask = match self.rotation {
-            RotationPhase::Idle => true,
-            RotationPhase::Waiting { until } => now >= until,
-            RotationPhase::Asked { .. } | RotationPhase::Installing { .. } => false,
-        };
-        if self.online
-            && may_ask
-            && let Some(serial) = self
-                .desired
-                .clone()
-                .filter(|desired| *desired != self.served)
-        {
-            let id = self.new_id();
-            self.rotation = RotationPhase::Asked {
-                id,
-                serial: serial.clone(),
-                until: now + ANSWER_LIMIT,
-            };
-            actions.push(Action::RequestCertificate(id, serial));
         }
     }
 }

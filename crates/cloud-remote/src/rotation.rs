@@ -1,398 +1,282 @@
-//! Checks a certificate before it is stored or served.
+//! Replaces a certificate whenever the platform wishes for another: asks for it, has it installed, and tries again with
+//! growing delays when anything is wrong. Until the new one is in use the old one is.
 //!
-//! A new certificate replaces the old one only if it parses, belongs to its key, is the one that was asked for, can be
-//! valid now, covers the access point and is certified by the chain that comes with it. Whether a public authority vouches for it is not asked: the device serves it,
-//! the caller judges it.
+//! This is how both certificates of a device are rotated. What differs between them is a [`Replacement`]: how the platform
+//! is asked, and what it takes to put a new one into use. [`RemoteAccess`](crate::RemoteAccess) has its own; the one for the
+//! broker is up to whoever has the session.
 //!
-//! Protocol: `docs/protocol.md`, "Remote access" (certificate rotation).
+//! Not here: what the certificate is for. Decisions are made by a planner of its own, on virtual time; this carries them out.
+//!
+//! Invariants
+//! - There is one request, or one installation, at a time; an installation is never cut short while this is polled.
+//! - Whatever takes time is a future held here: dropping this ends it.
+//!
+//! Protocol: `docs/protocol.md`, "Remote access" (certificate rotation) and "IoT messaging" (client certificate).
+
+mod check;
+mod planner;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::RootCertStore;
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::sign::CertifiedKey;
-use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use futures_util::future::{BoxFuture, pending};
+use tokio::time::{Instant, sleep_until};
 
-use crate::certificate::CertificatePem;
+pub use self::check::{CertificateError, check_client};
+pub(crate) use self::check::{CheckedCertificate, check_server};
+use self::planner::{Action, Event, Planner};
+use crate::certificate::{CertificateAnswer, CertificatePem};
+use crate::guarded::guarded;
 use crate::serial::CertificateSerial;
-use crate::status::CertificateStatus;
+use crate::source::{SourceError, StoreError};
+use crate::status::{CertificateStatus, RotationError};
 
-/// Real chains have two to four certificates; each handshake sends all of them.
-const MAX_CHAIN: usize = 10;
-/// A certificate that becomes valid within this time is taken: the device's clock may be behind the platform's.
-const NOT_BEFORE_TOLERANCE: time::Duration = time::Duration::DAY;
-/// A wall clock before 2025-01-01 was never set (a board without a battery): dates are not judged by it.
-const CLOCK_SET_SINCE: i64 = 1_735_689_600;
+/// How the platform is asked for a new certificate, and what is done with it.
+pub trait Replacement: Send + Sync + 'static {
+    /// Asks the platform for the certificate with this serial number.
+    ///
+    /// # Cancel safety
+    /// The future is dropped when no answer came within a minute, when messaging is lost, and when another certificate is
+    /// wished for.
+    fn request(
+        &self,
+        serial: &CertificateSerial,
+    ) -> impl Future<Output = Result<CertificateAnswer, SourceError>> + Send;
 
-/// Why a certificate cannot be served. Never quotes the key.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+    /// Checks the certificate that came, stores it, and puts it into use: all of that, or nothing. Has to keep time limits
+    /// of its own.
+    ///
+    /// # Cancel safety
+    /// The future is dropped only together with the [`Rotation`]. The old or the new certificate is stored then, whole.
+    fn install(
+        &self,
+        certificate: CertificatePem,
+        wanted: &CertificateSerial,
+    ) -> impl Future<Output = Result<CertificateStatus, RotationError>> + Send;
+}
+
+/// What came of a wish.
+#[derive(Debug)]
 #[non_exhaustive]
-pub enum CertificateError {
-    /// The PEM text holds no usable chain, or too long a one.
-    #[error("the certificate chain cannot be read: {0}")]
-    Chain(&'static str),
-    /// The PEM text holds no usable private key.
-    #[error("the private key cannot be read")]
-    Key,
-    /// The private key belongs to another certificate.
-    #[error("the private key does not belong to the certificate")]
-    KeyMismatch,
-    /// Not the certificate that was asked for.
-    #[error("the certificate has the serial number {found}, but {wanted} was asked for")]
-    WrongSerial {
-        /// The serial number that was asked for.
-        wanted: CertificateSerial,
-        /// The serial number that came.
-        found: CertificateSerial,
-    },
-    /// No longer valid.
-    #[error("the certificate has expired on {not_after}")]
-    Expired {
-        /// The last moment of its validity.
-        not_after: OffsetDateTime,
-    },
-    /// Not valid for more than a day to come.
-    #[error("the certificate is not valid before {not_before}")]
-    NotYetValid {
-        /// The first moment of its validity.
-        not_before: OffsetDateTime,
-    },
-    /// For another host.
-    #[error("the certificate does not cover the host name {name}")]
-    WrongName {
-        /// The access point's host name.
-        name: String,
+pub enum RotationOutcome {
+    /// A new certificate is in use.
+    Rotated(CertificateStatus),
+    /// It is not. The old one still is, and it will be tried again.
+    Failed {
+        /// The serial number that was wished for.
+        serial: CertificateSerial,
+        /// Why.
+        error: RotationError,
     },
 }
 
-/// A certificate that passed the checks, ready to be served.
-#[derive(Debug, Clone)]
-pub(crate) struct CheckedCertificate {
-    pub key: Arc<CertifiedKey>,
-    pub serial: CertificateSerial,
-    pub not_before: OffsetDateTime,
-    pub not_after: OffsetDateTime,
+/// See the [module](self).
+///
+/// ```
+/// use cloud_remote::rotation::{Replacement, Rotation, RotationOutcome};
+/// use cloud_remote::{
+///     CertificateAnswer, CertificatePem, CertificateSerial, CertificateStatus, RotationError, SourceError,
+/// };
+///
+/// /// A platform that never answers well.
+/// struct Mute;
+///
+/// impl Replacement for Mute {
+///     async fn request(&self, _: &CertificateSerial) -> Result<CertificateAnswer, SourceError> {
+///         Err(SourceError::TimedOut)
+///     }
+///     async fn install(&self, _: CertificatePem, _: &CertificateSerial) -> Result<CertificateStatus, RotationError> {
+///         unreachable!("there is nothing to install")
+///     }
+/// }
+///
+/// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// # runtime.block_on(async {
+/// let mut rotation = Rotation::new("broker", Mute, "41".parse()?);
+/// rotation.set_online(true);
+/// rotation.desired("42".parse()?);
+/// let outcome = rotation.next().await;
+/// assert!(matches!(outcome, RotationOutcome::Failed { serial, .. } if serial.as_str() == "42"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Rotation<R> {
+    /// For the log: whose certificate it is.
+    of: &'static str,
+    replacement: Arc<R>,
+    planner: Planner,
+    started: Instant,
+    work: Work,
+    /// Came of a change of orders, and is yet to be told.
+    outcome: Option<RotationOutcome>,
 }
 
-impl CheckedCertificate {
-    /// Reads a chain and key and checks that they belong together. This much has to hold even for the certificate that
-    /// is already in the store.
-    pub(crate) fn read(pem: &CertificatePem) -> Result<Self, CertificateError> {
-        let chain = read_chain(pem.chain())?;
-        let leaf = chain
-            .first()
-            .ok_or(CertificateError::Chain("it is empty"))?
-            .clone();
-        let key = PrivateKeyDer::from_pem_slice(pem.key().as_bytes())
-            .map_err(|_| CertificateError::Key)?;
-        let key = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
-            .map_err(|error| match error {
-                rustls::Error::InconsistentKeys(_) => CertificateError::KeyMismatch,
-                rustls::Error::InvalidCertificate(_) => {
-                    CertificateError::Chain("its first certificate is not X.509")
+/// What is under way.
+enum Work {
+    None,
+    Asking(
+        CertificateSerial,
+        BoxFuture<'static, Result<CertificateAnswer, SourceError>>,
+    ),
+    Installing(
+        CertificateSerial,
+        BoxFuture<'static, Result<CertificateStatus, RotationError>>,
+    ),
+}
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::None => formatter.write_str("None"),
+            Self::Asking(serial, _) => write!(formatter, "Asking({serial})"),
+            Self::Installing(serial, _) => write!(formatter, "Installing({serial})"),
+        }
+    }
+}
+
+/// What has come to its end.
+enum Ended {
+    Answer(CertificateSerial, Result<CertificateAnswer, SourceError>),
+    Installation(CertificateSerial, Result<CertificateStatus, RotationError>),
+    Wait,
+}
+
+impl<R: Replacement> Rotation<R> {
+    /// With the certificate that is in use. `of` says in the log whose it is. Nothing happens until messaging is online
+    /// and another one is wished for.
+    #[must_use]
+    pub fn new(of: &'static str, replacement: R, in_use: CertificateSerial) -> Self {
+        Self {
+            of,
+            replacement: Arc::new(replacement),
+            planner: Planner::new(in_use, rand::random()),
+            started: Instant::now(),
+            work: Work::None,
+            outcome: None,
+        }
+    }
+
+    /// Tells whether the platform can be asked. A change to `false` gives a request up that is under way.
+    pub fn set_online(&mut self, online: bool) {
+        self.step(Event::Online(online));
+    }
+
+    /// Tells which certificate is wished for.
+    pub fn desired(&mut self, serial: CertificateSerial) {
+        self.step(Event::Desired(serial));
+    }
+
+    /// What came of the next attempt. Does all the work, so it has to be polled; waits for ever where there is none.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped; the work goes on with the next call.
+    pub async fn next(&mut self) -> RotationOutcome {
+        loop {
+            if let Some(outcome) = self.outcome.take() {
+                return outcome;
+            }
+            let wake = self.planner.next_wake().map(|wake| self.started + wake);
+            let ended = tokio::select! {
+                biased;
+                ended = self.work.ended() => ended,
+                () = until(wake) => Ended::Wait,
+            };
+            match ended {
+                Ended::Wait => self.step(Event::Tick),
+                Ended::Answer(serial, answer) => self.answered(serial, answer),
+                Ended::Installation(serial, Ok(status)) => {
+                    tracing::info!(of = self.of, %serial, not_after = %status.not_after, "a new certificate is in use");
+                    self.outcome = Some(RotationOutcome::Rotated(status));
+                    self.step(Event::Installed(Ok(())));
                 }
-                _ => CertificateError::Key,
-            })?;
-        let (_, parsed) = X509Certificate::from_der(&leaf)
-            .map_err(|_| CertificateError::Chain("its first certificate is not X.509"))?;
-        let serial = parsed.tbs_certificate.serial.to_str_radix(10);
-        Ok(Self {
-            key: Arc::new(key),
-            serial: serial
-                .parse()
-                .map_err(|_| CertificateError::Chain("its serial number is too long"))?,
-            not_before: parsed.validity().not_before.to_datetime(),
-            not_after: parsed.validity().not_after.to_datetime(),
-        })
-    }
-
-    pub(crate) fn status(&self) -> CertificateStatus {
-        CertificateStatus {
-            serial: self.serial.clone(),
-            not_before: self.not_before,
-            not_after: self.not_after,
+                Ended::Installation(serial, Err(error)) => {
+                    self.failed(serial, error);
+                    self.step(Event::Installed(Err(())));
+                }
+            }
         }
     }
 
-    /// Whether it is the one that was asked for.
-    pub(crate) fn check_serial(&self, wanted: &CertificateSerial) -> Result<(), CertificateError> {
-        if self.serial == *wanted {
-            return Ok(());
+    fn answered(
+        &mut self,
+        serial: CertificateSerial,
+        answer: Result<CertificateAnswer, SourceError>,
+    ) {
+        match answer {
+            Ok(answer) => {
+                let replacement = Arc::clone(&self.replacement);
+                let (certificate, wanted) = (answer.into_certificate(), serial.clone());
+                let install = guarded(
+                    async move { replacement.install(certificate, &wanted).await },
+                    || StoreError::new("the installation panicked").into(),
+                );
+                self.work = Work::Installing(serial, Box::pin(install));
+                self.step(Event::Answered(Ok(())));
+            }
+            Err(error) => {
+                self.failed(serial, error.into());
+                self.step(Event::Answered(Err(())));
+            }
         }
-        Err(CertificateError::WrongSerial {
-            wanted: wanted.clone(),
-            found: self.serial.clone(),
-        })
     }
 
-    /// Whether it can be valid at `now`.
-    pub(crate) fn check_dates(&self, now: OffsetDateTime) -> Result<(), CertificateError> {
-        if now.unix_timestamp() < CLOCK_SET_SINCE {
-            tracing::warn!(%now, "the clock was never set: the certificate's dates are not checked");
-            return Ok(());
+    fn step(&mut self, event: Event) {
+        for action in self.planner.step(self.started.elapsed(), event) {
+            match action {
+                Action::Request(serial) => {
+                    tracing::info!(of = self.of, %serial, "asking for a new certificate");
+                    let replacement = Arc::clone(&self.replacement);
+                    let wanted = serial.clone();
+                    let request =
+                        guarded(async move { replacement.request(&wanted).await }, || {
+                            SourceError::unavailable("the certificate source panicked")
+                        });
+                    self.work = Work::Asking(serial, Box::pin(request));
+                }
+                Action::Abandon { timed_out } => {
+                    if let Work::Asking(serial, _) = std::mem::replace(&mut self.work, Work::None)
+                        && timed_out
+                    {
+                        self.failed(serial, SourceError::TimedOut.into());
+                    }
+                }
+            }
         }
-        if now > self.not_after {
-            return Err(CertificateError::Expired {
-                not_after: self.not_after,
-            });
-        }
-        if self
-            .not_before
-            .checked_sub(NOT_BEFORE_TOLERANCE)
-            .is_some_and(|earliest| now < earliest)
-        {
-            return Err(CertificateError::NotYetValid {
-                not_before: self.not_before,
-            });
-        }
-        Ok(())
     }
 
-    /// Whether it covers the access point, by the rules of a TLS client.
-    pub(crate) fn check_name(&self, access_point: &str) -> Result<(), CertificateError> {
-        let wrong = || CertificateError::WrongName {
-            name: access_point.to_owned(),
-        };
-        let name = ServerName::try_from(access_point).map_err(|_| wrong())?;
-        let leaf = self
-            .key
-            .end_entity_cert()
-            .map_err(|_| CertificateError::Chain("it is empty"))?;
-        let leaf = ParsedCertificate::try_from(leaf)
-            .map_err(|_| CertificateError::Chain("its first certificate is not X.509"))?;
-        verify_server_name(&leaf, &name).map_err(|_| wrong())
-    }
-
-    /// Whether each certificate of the chain certifies the one before it, as TLS clients want it. A chain of one has
-    /// nothing to show; the last one is taken as it is.
-    pub(crate) fn check_chain(&self) -> Result<(), CertificateError> {
-        let [leaf, authorities @ ..] = &self.key.cert[..] else {
-            return Err(CertificateError::Chain("it is empty"));
-        };
-        let Some(last) = authorities.last() else {
-            return Ok(());
-        };
-        let broken = || CertificateError::Chain("its certificates do not certify each other");
-        let mut roots = RootCertStore::empty();
-        roots.add(last.clone()).map_err(|_| broken())?;
-        let leaf = ParsedCertificate::try_from(leaf).map_err(|_| broken())?;
-        // The leaf's dates are judged elsewhere, with a tolerance.
-        let seconds = u64::try_from(self.not_before.unix_timestamp()).unwrap_or(0);
-        verify_server_cert_signed_by_trust_anchor(
-            &leaf,
-            &roots,
-            authorities,
-            UnixTime::since_unix_epoch(Duration::from_secs(seconds)),
-            rustls::crypto::ring::default_provider()
-                .signature_verification_algorithms
-                .all,
-        )
-        .map_err(|_| broken())
+    fn failed(&mut self, serial: CertificateSerial, error: RotationError) {
+        tracing::warn!(of = self.of, %serial, %error, "the certificate was not replaced; it will be tried again");
+        self.outcome = Some(RotationOutcome::Failed { serial, error });
     }
 }
 
-/// All checks that a new certificate has to pass.
-pub(crate) fn check(
-    pem: &CertificatePem,
-    wanted: &CertificateSerial,
-    access_point: &str,
-    now: OffsetDateTime,
-) -> Result<CheckedCertificate, CertificateError> {
-    let certificate = CheckedCertificate::read(pem)?;
-    certificate.check_serial(wanted)?;
-    certificate.check_dates(now)?;
-    certificate.check_name(access_point)?;
-    certificate.check_chain()?;
-    Ok(certificate)
-}
-
-fn read_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let mut chain = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        if chain.len() == MAX_CHAIN {
-            return Err(CertificateError::Chain("it has more than 10 certificates"));
-        }
-        chain.push(certificate.map_err(|_| CertificateError::Chain("it is not PEM"))?);
-    }
-    if chain.is_empty() {
-        return Err(CertificateError::Chain("it holds no certificate"));
-    }
-    Ok(chain)
-}
-
-#[cfg(test)]
-mod tests {
-    use rcgen::{CertificateParams, KeyPair, SerialNumber};
-
-    use super::*;
-
-    const NAME: &str = "sn0001.ui.example.com";
-
-    fn now() -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp(1_893_456_000).unwrap()
-    }
-
-    fn params() -> CertificateParams {
-        let mut params = CertificateParams::new([NAME.to_owned()]).unwrap();
-        params.serial_number = Some(SerialNumber::from(4_711));
-        params.not_before = now() - time::Duration::days(1);
-        params.not_after = now() + time::Duration::days(90);
-        params
-    }
-
-    fn issue(params: CertificateParams) -> CertificatePem {
-        let key = KeyPair::generate().unwrap();
-        CertificatePem::new(params.self_signed(&key).unwrap().pem(), key.serialize_pem())
-    }
-
-    fn checked(pem: &CertificatePem) -> Result<CheckedCertificate, CertificateError> {
-        check(pem, &"4711".parse().unwrap(), NAME, now())
-    }
-
-    #[test]
-    fn a_good_certificate_passes() {
-        let certificate = checked(&issue(params())).unwrap();
-        assert_eq!(certificate.serial.as_str(), "4711");
-        assert_eq!(certificate.not_after, now() + time::Duration::days(90));
-    }
-
-    #[test]
-    fn a_chain_has_to_hang_together() {
-        let authority = |name: &str| {
-            let mut params = CertificateParams::new([]).unwrap();
-            params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-            params
-                .distinguished_name
-                .push(rcgen::DnType::CommonName, name);
-            params.not_before = now() - time::Duration::days(400);
-            params.not_after = now() + time::Duration::days(400);
-            params
+impl Work {
+    /// Waits for ever if nothing is under way. Cancel safe.
+    async fn ended(&mut self) -> Ended {
+        let ended = match self {
+            Self::None => pending().await,
+            Self::Asking(serial, request) => {
+                let answer = request.await;
+                Ended::Answer(serial.clone(), answer)
+            }
+            Self::Installing(serial, installation) => {
+                let installed = installation.await;
+                Ended::Installation(serial.clone(), installed)
+            }
         };
-        let [root_key, middle_key, key] = [(); 3].map(|()| KeyPair::generate().unwrap());
-        let root = rcgen::Issuer::new(authority("root"), &root_key);
-        let middle = authority("middle").signed_by(&middle_key, &root).unwrap();
-        let issuer = rcgen::Issuer::new(authority("middle"), &middle_key);
-        let leaf = params().signed_by(&key, &issuer).unwrap().pem();
-        let root = authority("root").self_signed(&root_key).unwrap().pem();
-        let chain =
-            |chain: &[&str]| checked(&CertificatePem::new(chain.concat(), key.serialize_pem()));
-        assert!(chain(&[&leaf]).is_ok());
-        assert!(chain(&[&leaf, &middle.pem()]).is_ok());
-        assert!(chain(&[&leaf, &middle.pem(), &root]).is_ok());
-
-        // The same name, another key.
-        let impostor = authority("middle")
-            .self_signed(&KeyPair::generate().unwrap())
-            .unwrap()
-            .pem();
-        for broken in [
-            &[&leaf[..], &root][..],
-            &[&leaf, &impostor],
-            &[&leaf, &middle.pem(), &impostor],
-            &[
-                &leaf,
-                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-            ],
-        ] {
-            let error = chain(broken).unwrap_err();
-            assert!(matches!(error, CertificateError::Chain(_)), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_serial_number_of_twenty_octets_is_compared_in_full() {
-        let mut params = params();
-        params.serial_number = Some(SerialNumber::from_slice(&[0x7f; 20]));
-        let certificate = CheckedCertificate::read(&issue(params)).unwrap();
-        assert_eq!(
-            certificate.serial.as_str(),
-            "727885129180488904360266563744972327436484050815"
-        );
-        assert!(certificate.check_serial(&"4711".parse().unwrap()).is_err());
-    }
-
-    #[test]
-    fn another_key_is_refused() {
-        let pem = issue(params());
-        let other = issue(params());
-        let mixed = CertificatePem::new(pem.chain(), other.key().to_owned());
-        assert_eq!(checked(&mixed).unwrap_err(), CertificateError::KeyMismatch);
-    }
-
-    #[test]
-    fn another_serial_number_is_refused() {
-        let mut params = params();
-        params.serial_number = Some(SerialNumber::from(4_712));
-        let error = checked(&issue(params)).unwrap_err();
-        assert!(
-            matches!(&error, CertificateError::WrongSerial { found, .. } if found.as_str() == "4712"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn dates_are_judged_with_a_day_of_tolerance_and_only_by_a_clock_that_was_set() {
-        let mut expired = params();
-        expired.not_after = now() - time::Duration::seconds(1);
-        let expired = issue(expired);
-        assert!(matches!(
-            checked(&expired).unwrap_err(),
-            CertificateError::Expired { .. }
-        ));
-
-        let mut future = params();
-        future.not_before = now() + time::Duration::hours(23);
-        assert!(checked(&issue(future.clone())).is_ok());
-        future.not_before = now() + time::Duration::hours(25);
-        assert!(matches!(
-            checked(&issue(future)).unwrap_err(),
-            CertificateError::NotYetValid { .. }
-        ));
-
-        let epoch = OffsetDateTime::UNIX_EPOCH;
-        assert!(check(&expired, &"4711".parse().unwrap(), NAME, epoch).is_ok());
-    }
-
-    #[test]
-    fn the_name_has_to_be_covered_wildcards_included() {
-        let certificate = |name: &str| {
-            let mut params = params();
-            params.subject_alt_names = vec![rcgen::SanType::DnsName(name.try_into().unwrap())];
-            checked(&issue(params))
-        };
-        assert!(certificate("*.ui.example.com").is_ok());
-        for name in ["sn0002.ui.example.com", "*.example.com", "ui.example.com"] {
-            assert!(
-                matches!(certificate(name), Err(CertificateError::WrongName { .. })),
-                "{name}"
-            );
-        }
-    }
-
-    #[test]
-    fn text_that_is_no_certificate_or_key_is_refused() {
-        let pem = issue(params());
-        let cut = &pem.chain()[..pem.chain().len() / 2];
-        for chain in [
-            "",
-            "hello",
-            cut,
-            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
-        ] {
-            let error = checked(&CertificatePem::new(chain, pem.key().to_owned())).unwrap_err();
-            assert!(matches!(error, CertificateError::Chain(_)), "{error}");
-        }
-        let long = pem.chain().repeat(MAX_CHAIN + 1);
-        let error = checked(&CertificatePem::new(long, pem.key().to_owned())).unwrap_err();
-        assert!(matches!(error, CertificateError::Chain(_)), "{error}");
-        for key in ["", "hello", pem.chain()] {
-            let error = checked(&CertificatePem::new(pem.chain(), key.to_owned())).unwrap_err();
-            assert_eq!(error, CertificateError::Key);
-        }
+        *self = Self::None;
+        ended
     }
 }
+
+async fn until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => sleep_until(wake).await,
+        None => pending().await,
+    }
+}
+
+/// Storing two small files: a flash card may be slow, but not this slow.
+pub const STORE_LIMIT: Duration = Duration::from_secs(60);

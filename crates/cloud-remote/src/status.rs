@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use time::OffsetDateTime;
 
+use crate::BoxError;
 use crate::rotation::CertificateError;
 use crate::serial::CertificateSerial;
 use crate::source::{SourceError, StoreError};
@@ -151,10 +152,13 @@ pub enum RotationError {
     /// The platform could not be asked, or its answer could not be read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The platform sent a certificate that cannot be served.
+    /// The platform sent a certificate that cannot be used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
-    /// The new certificate could not be stored, so it is not served either.
+    /// The new certificate could not be stored, so it is not used either.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The new certificate was tried out, and does not do what it is for.
+    #[error("the new certificate does not work: {0}")]
+    Unproven(#[source] BoxError),
 }

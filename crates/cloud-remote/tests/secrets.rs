@@ -103,7 +103,7 @@ async fn none_over_a_life_with_connections_rotations_and_failures() {
     for needed in [
         "a token for remote access has come",
         "the tunnel is connected",
-        "a new certificate is served",
+        "a new certificate is in use",
     ] {
         assert!(
             log.contains(needed),

@@ -1,24 +1,49 @@
-//! Getting, checking, storing and serving a new certificate.
-//!
-//! Checking and storing are one future, apart from asking: once a certificate has come, a lost session does not cut
-//! that short.
+//! The certificate that the public is shown: how a new one is checked, stored and served, and notice of its end.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::{Id, Manager, guarded};
-use crate::certificate::{CertificateAnswer, CertificateRequest};
+use super::Manager;
+use crate::certificate::{CertificateAnswer, CertificatePem, CertificateRequest};
+use crate::clock::PlatformClock;
 use crate::expiry::ExpiryWatch;
-use crate::planner::Event;
-use crate::rotation::{self, CheckedCertificate};
+use crate::rotation::{Replacement, RotationOutcome, STORE_LIMIT, check_server};
 use crate::serial::CertificateSerial;
 use crate::source::{CertificateSource, CertificateStore, SourceError, StoreError, TokenSource};
-use crate::status::{RemoteEvent, RotationError};
+use crate::status::{CertificateStatus, RemoteEvent, RotationError};
+use crate::tls::CurrentCertificate;
 
-/// Storing two small files: a flash card may be slow, but not this slow.
-const STORE_LIMIT: Duration = Duration::from_secs(60);
+/// For remote access.
+pub(crate) struct Serve<C, S> {
+    pub(crate) source: C,
+    pub(crate) store: S,
+    pub(crate) served: Arc<CurrentCertificate>,
+    pub(crate) access_point: String,
+    pub(crate) clock: PlatformClock,
+}
+
+impl<C: CertificateSource, S: CertificateStore> Replacement for Serve<C, S> {
+    async fn request(&self, serial: &CertificateSerial) -> Result<CertificateAnswer, SourceError> {
+        let request = CertificateRequest::new(serial.clone());
+        self.source.request_certificate(request).await
+    }
+
+    async fn install(
+        &self,
+        certificate: CertificatePem,
+        wanted: &CertificateSerial,
+    ) -> Result<CertificateStatus, RotationError> {
+        let now = self.clock.now();
+        let checked = check_server(&certificate, wanted, &self.access_point, now)?;
+        match timeout(STORE_LIMIT, self.store.store(&certificate)).await {
+            Ok(stored) => stored?,
+            Err(_) => return Err(StoreError::new("it took too long").into()),
+        }
+        self.served.swap(Arc::clone(&checked.key));
+        Ok(checked.status())
+    }
+}
 
 impl<T, C, S> Manager<T, C, S>
 where
@@ -26,74 +51,21 @@ where
     C: CertificateSource,
     S: CertificateStore,
 {
-    pub(super) fn request_certificate(&mut self, id: Id, serial: CertificateSerial) {
-        let source = Arc::clone(&self.parts.certificates);
-        let request = CertificateRequest::new(serial.clone());
-        tracing::info!(%serial, "asking for a new certificate");
-        self.wanted = Some(serial);
-        self.certificate_request = Some((
-            id,
-            Box::pin(guarded(
-                async move { source.request_certificate(request).await },
-                || SourceError::unavailable("the certificate source panicked"),
-            )),
-        ));
-    }
-
-    pub(super) fn certificate(&mut self, id: Id, result: Result<CertificateAnswer, SourceError>) {
-        let result = match result {
-            Ok(answer) => {
-                self.certificate_arrived = Some(answer.into_certificate());
-                Ok(())
-            }
-            Err(error) => {
-                self.rotation_failed(error.into());
-                Err(())
-            }
-        };
-        self.step(Event::Certificate { id, result });
-    }
-
-    pub(super) fn install(&mut self, id: Id, serial: CertificateSerial) {
-        let Some(pem) = self.certificate_arrived.take() else {
-            return;
-        };
-        let store = Arc::clone(&self.parts.store);
-        let access_point = self.parts.config.access_point.clone();
-        let now = self.parts.clock.now();
-        let install = async move {
-            let certificate = rotation::check(&pem, &serial, &access_point, now)?;
-            let store = guarded(async move { store.store(&pem).await }, || {
-                StoreError::new("the certificate store panicked")
-            });
-            match timeout(STORE_LIMIT, store).await {
-                Ok(stored) => stored?,
-                Err(_) => return Err(StoreError::new("it took too long").into()),
-            }
-            Ok(certificate)
-        };
-        self.installing = Some((id, Box::pin(install)));
-    }
-
-    pub(super) fn installed(&mut self, id: Id, result: Result<CheckedCertificate, RotationError>) {
-        let result = match result {
-            Ok(certificate) => {
-                self.parts.served.swap(Arc::clone(&certificate.key));
+    pub(super) fn rotation_outcome(&mut self, outcome: RotationOutcome) {
+        match outcome {
+            RotationOutcome::Rotated(certificate) => {
                 self.expiry = ExpiryWatch::default();
                 let (serial, not_after) = (certificate.serial.clone(), certificate.not_after);
-                tracing::info!(%serial, %not_after, "a new certificate is served");
                 self.parts
                     .status
-                    .send_modify(|status| status.certificate = certificate.status());
+                    .send_modify(|status| status.certificate = certificate);
                 self.emit(RemoteEvent::CertificateRotated { serial, not_after });
-                Ok(())
             }
-            Err(error) => {
-                self.rotation_failed(error);
-                Err(())
-            }
-        };
-        self.step(Event::Installed { id, result });
+            RotationOutcome::Failed { serial, error } => self.emit(RemoteEvent::RotationFailed {
+                serial,
+                error: Arc::new(error),
+            }),
+        }
     }
 
     /// Gives notice of the certificate's end. Not before a token has come: until then the date may be anything.
@@ -112,16 +84,5 @@ where
                 days,
             });
         }
-    }
-
-    pub(super) fn rotation_failed(&mut self, error: RotationError) {
-        let Some(serial) = self.wanted.clone() else {
-            return;
-        };
-        tracing::warn!(%serial, %error, "the certificate was not replaced; it will be tried again");
-        self.emit(RemoteEvent::RotationFailed {
-            serial,
-            error: Arc::new(error),
-        });
     }
 }

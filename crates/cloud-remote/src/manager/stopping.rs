@@ -31,17 +31,17 @@ where
         // New connections and requests are over; so are the secrets.
         self.token_request = None;
         self.connecting = None;
-        self.certificate_request = None;
-        self.installing = None;
         self.probing = Probing::default();
         self.held = None;
         let Parts {
             server,
+            rotation,
             tasks,
             status,
             events,
             ..
         } = self.parts;
+        drop(rotation);
         // With the server goes what it keeps open (the reverse proxy's idle connections), once its connections are done.
         drop(server);
         tasks.drain();

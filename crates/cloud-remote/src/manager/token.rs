@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use snitun::{Cipher, SessionKey};
 
-use super::{Held, Id, Manager, guarded};
+use super::{Held, Id, Manager};
+use crate::guarded::guarded;
 use crate::planner::{Event, TokenFacts};
 use crate::source::{CertificateSource, CertificateStore, SourceError, TokenSource};
 use crate::status::RemoteEvent;

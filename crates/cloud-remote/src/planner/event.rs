@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::serial::CertificateSerial;
-
 /// What time it is: on a clock that only goes forward, and on the wall.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Now {
@@ -37,12 +35,6 @@ pub(crate) enum Event {
     TunnelFailed { id: Id, fault: ConnectFault },
     /// A tunnel that was up has ended.
     TunnelLost { id: Id },
-    /// The platform wishes this certificate to be served.
-    Desired(CertificateSerial),
-    /// A certificate came, or the request failed.
-    Certificate { id: Id, result: Result<(), ()> },
-    /// The certificate that came is checked, stored and served, or was not good.
-    Installed { id: Id, result: Result<(), ()> },
 }
 
 /// What the planner has to know of a token. (The token itself stays with the manager.)
@@ -85,10 +77,4 @@ pub(crate) enum Action {
     HandOver { id: Id, forced: bool },
     /// Give the attempt up: it takes too long.
     AbandonConnect(Id),
-    /// Ask for a certificate.
-    RequestCertificate(Id, CertificateSerial),
-    /// Give the request up, likewise.
-    AbandonCertificate { id: Id, timed_out: bool },
-    /// Check, store and serve the certificate that came.
-    Install(Id, CertificateSerial),
 }

@@ -18,8 +18,8 @@
 
 use std::time::Duration;
 
-use super::backoff::tunnel_delay;
 use super::{Action, CONNECT_LIMIT, ConnectFault, Id, Now, Planner, TunnelPhase, UsedToken};
+use crate::backoff::tunnel_delay;
 
 /// How often a moment without open connections is looked for.
 pub(crate) const QUIET_CHECK: Duration = Duration::from_secs(1);

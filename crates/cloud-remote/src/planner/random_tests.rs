@@ -1,5 +1,5 @@
 //! Random schedules: a platform, a relay and a clock that misbehave by seed. After each step the planner's invariants
-//! hold; after the misbehaviour ends, the tunnel is up and the certificate is the newest.
+//! hold; after the misbehaviour ends, the tunnel is up.
 
 use rand::RngExt;
 
@@ -14,11 +14,7 @@ struct World {
     connecting: Option<Id>,
     up: Option<Id>,
     quiet: bool,
-    certificate_asked: Option<Id>,
-    installing: Option<(Id, CertificateSerial)>,
     kept: bool,
-    served: CertificateSerial,
-    desired: CertificateSerial,
     /// Every id that was ever given out, for answers that come too late.
     stale: Vec<Id>,
     requests: u32,
@@ -28,9 +24,8 @@ struct World {
 impl World {
     fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
-        let served: CertificateSerial = "1".parse().unwrap();
         Self {
-            planner: Planner::new(served.clone(), seed, Timing::default()),
+            planner: Planner::new(seed, Timing::default()),
             elapsed: Duration::ZERO,
             wall_error: rng.random_range(-2_000_000_000..2_000_000_000),
             single_use: rng.random_bool(0.3),
@@ -39,11 +34,7 @@ impl World {
             connecting: None,
             up: None,
             quiet: false,
-            certificate_asked: None,
-            installing: None,
             kept: false,
-            desired: served.clone(),
-            served,
             stale: Vec::new(),
             requests: 0,
         }
@@ -106,15 +97,6 @@ impl World {
                 assert_eq!(self.connecting.take(), Some(id));
                 self.stale.push(id);
             }
-            Action::RequestCertificate(id, serial) => {
-                assert_eq!(serial, self.desired);
-                assert!(self.installing.is_none() && self.certificate_asked.replace(id).is_none());
-            }
-            Action::AbandonCertificate { id, .. } => {
-                assert_eq!(self.certificate_asked.take(), Some(id));
-                self.stale.push(id);
-            }
-            Action::Install(id, serial) => assert!(self.installing.replace((id, serial)).is_none()),
         }
     }
 
@@ -155,22 +137,6 @@ impl World {
                 self.step(Event::TunnelFailed { id, fault });
             }
         }
-        if let Some(id) = self.certificate_asked.take() {
-            self.stale.push(id);
-            self.step(Event::Certificate {
-                id,
-                result: if good { Ok(()) } else { Err(()) },
-            });
-        }
-        if let Some((id, serial)) = self.installing.take() {
-            if good {
-                self.served = serial;
-            }
-            self.step(Event::Installed {
-                id,
-                result: if good { Ok(()) } else { Err(()) },
-            });
-        }
     }
 
     fn disturb(&mut self) {
@@ -185,11 +151,7 @@ impl World {
                     self.step(Event::TunnelLost { id });
                 }
             }
-            2 => {
-                self.desired = self.rng.random_range(1..5_u32).to_string().parse().unwrap();
-                self.step(Event::Desired(self.desired.clone()));
-            }
-            3 => self.wall_error = self.rng.random_range(-2_000_000_000..2_000_000_000),
+            2 | 3 => self.wall_error = self.rng.random_range(-2_000_000_000..2_000_000_000),
             4 => {
                 // Something of long ago comes back.
                 if !self.stale.is_empty() {
@@ -204,8 +166,6 @@ impl World {
                     });
                     self.step(Event::TunnelUp { id });
                     self.step(Event::TunnelLost { id });
-                    self.step(Event::Certificate { id, result: Ok(()) });
-                    self.step(Event::Installed { id, result: Ok(()) });
                     assert_eq!(
                         before,
                         format!("{:?}", self.planner.tunnel()),
@@ -255,7 +215,6 @@ fn invariants_hold_under_random_schedules_and_calm_brings_everything_up() {
             "seed {seed}: {:?}",
             world.planner
         );
-        assert_eq!(world.served, world.desired, "seed {seed}");
         assert!(
             world.requests - before <= 40,
             "seed {seed}: {} requests in three hours",

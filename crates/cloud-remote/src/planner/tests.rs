@@ -19,7 +19,7 @@ pub(super) struct Bench {
 impl Bench {
     fn new() -> Self {
         Self {
-            planner: Planner::new(serial(1), 7, Timing::default()),
+            planner: Planner::new(7, Timing::default()),
             elapsed: Duration::ZERO,
             wall_error: 0,
             quiet: false,
@@ -90,10 +90,6 @@ impl Bench {
     }
 }
 
-fn serial(number: u32) -> CertificateSerial {
-    number.to_string().parse().unwrap()
-}
-
 pub(super) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
@@ -101,7 +97,6 @@ pub(super) const fn secs(seconds: u64) -> Duration {
 #[test]
 fn nothing_is_asked_while_offline() {
     let mut bench = Bench::new();
-    assert_eq!(bench.step(Event::Desired(serial(2))), []);
     assert_eq!(bench.until_action(secs(24 * HOUR)), None);
 }
 
@@ -433,136 +428,4 @@ fn short_lived_tokens_are_refreshed_no_more_often_than_every_five_minutes() {
         };
         bench.token(id, 10 * 60, false);
     }
-}
-
-#[test]
-fn a_wished_for_certificate_is_asked_for_installed_and_then_left_alone() {
-    let (mut bench, _) = Bench::up(240 * HOUR, false);
-    assert_eq!(bench.step(Event::Desired(serial(1))), [], "served already");
-    let actions = bench.step(Event::Desired(serial(2)));
-    let [Action::RequestCertificate(id, ref wanted)] = actions[..] else {
-        panic!("{actions:?}")
-    };
-    assert_eq!(*wanted, serial(2));
-    assert_eq!(
-        bench.step(Event::Desired(serial(2))),
-        [],
-        "asked for already"
-    );
-    let actions = bench.step(Event::Certificate { id, result: Ok(()) });
-    assert_eq!(actions, [Action::Install(id, serial(2))]);
-    assert_eq!(bench.step(Event::Installed { id, result: Ok(()) }), []);
-    assert_eq!(bench.until_action(secs(24 * HOUR)), None);
-}
-
-#[test]
-fn a_failed_rotation_is_tried_again_with_growing_delays() {
-    let (mut bench, _) = Bench::up(24_000 * HOUR, false);
-    let mut actions = bench.step(Event::Desired(serial(2)));
-    let mut delays = Vec::new();
-    for round in 0..12 {
-        let [Action::RequestCertificate(id, _)] = actions[..] else {
-            panic!("{actions:?}")
-        };
-        if round % 2 == 0 {
-            assert_eq!(
-                bench.step(Event::Certificate {
-                    id,
-                    result: Err(())
-                }),
-                []
-            );
-        } else {
-            bench.step(Event::Certificate { id, result: Ok(()) });
-            assert_eq!(
-                bench.step(Event::Installed {
-                    id,
-                    result: Err(())
-                }),
-                []
-            );
-        }
-        let (delay, next) = bench.expect(secs(2 * HOUR));
-        delays.push(delay);
-        actions = next;
-    }
-    assert!(
-        delays[0] <= secs(30) && delays[11] >= secs(1_800) && delays[11] <= secs(3_600),
-        "{delays:?}"
-    );
-}
-
-#[test]
-fn a_newer_wish_replaces_the_request_and_its_answer_is_ignored() {
-    let (mut bench, _) = Bench::up(24 * HOUR, false);
-    let actions = bench.step(Event::Desired(serial(2)));
-    let [Action::RequestCertificate(old, _)] = actions[..] else {
-        panic!("{actions:?}")
-    };
-    let actions = bench.step(Event::Desired(serial(3)));
-    let [
-        Action::AbandonCertificate {
-            id,
-            timed_out: false,
-        },
-        Action::RequestCertificate(new, _),
-    ] = actions[..]
-    else {
-        panic!("{actions:?}")
-    };
-    assert_eq!(id, old);
-    assert_eq!(
-        bench.step(Event::Certificate {
-            id: old,
-            result: Ok(())
-        }),
-        []
-    );
-    assert!(matches!(
-        bench.step(Event::Certificate {
-            id: new,
-            result: Ok(())
-        })[..],
-        [Action::Install(..)]
-    ));
-}
-
-#[test]
-fn a_wish_during_an_installation_is_served_after_it() {
-    let (mut bench, _) = Bench::up(24 * HOUR, false);
-    let actions = bench.step(Event::Desired(serial(2)));
-    let [Action::RequestCertificate(id, _)] = actions[..] else {
-        panic!("{actions:?}")
-    };
-    bench.step(Event::Certificate { id, result: Ok(()) });
-    assert_eq!(
-        bench.step(Event::Messaging(false)),
-        [],
-        "an installation is never cut short"
-    );
-    assert_eq!(bench.step(Event::Messaging(true)), []);
-    assert_eq!(bench.step(Event::Desired(serial(3))), []);
-    let actions = bench.step(Event::Installed { id, result: Ok(()) });
-    assert!(
-        matches!(&actions[..], [Action::RequestCertificate(_, wanted)] if *wanted == serial(3)),
-        "{actions:?}"
-    );
-}
-
-#[test]
-fn a_certificate_answer_is_waited_for_a_minute() {
-    let (mut bench, _) = Bench::up(24 * HOUR, false);
-    bench.step(Event::Desired(serial(2)));
-    let (after, actions) = bench.expect(secs(120));
-    assert_eq!(after, ANSWER_LIMIT);
-    assert!(
-        matches!(
-            actions[..],
-            [Action::AbandonCertificate {
-                timed_out: true,
-                ..
-            }]
-        ),
-        "{actions:?}"
-    );
 }

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::backoff::TOKEN_RETRY;
 use super::{Action, Id, Now, Planner, TokenFacts, TokenPhase, TunnelPhase, UsedToken};
+use crate::backoff::TOKEN_RETRY;
 
 /// A token whose `valid` makes no sense by our clock is replaced after this time.
 const BLIND_REFRESH: Duration = Duration::from_secs(60 * 60);

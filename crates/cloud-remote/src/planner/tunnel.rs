@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::backoff::tunnel_delay;
 use super::{Action, ConnectFault, Handover, Id, Planner, TokenPhase, TunnelPhase};
+use crate::backoff::tunnel_delay;
 
 /// A relay that hangs up during the handshake may have had a bad moment once; twice means that it refuses the token.
 const REFUSALS: u32 = 2;

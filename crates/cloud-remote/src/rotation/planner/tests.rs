@@ -1,0 +1,189 @@
+//! One test for each rule, on a clock that is moved by hand; then random schedules.
+
+use rand::RngExt;
+
+use super::*;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn serial(number: u32) -> CertificateSerial {
+    number.to_string().parse().unwrap()
+}
+
+struct Bench {
+    planner: Planner,
+    now: Duration,
+}
+
+impl Bench {
+    /// Online, with certificate 1.
+    fn online() -> Self {
+        let mut bench = Self {
+            planner: Planner::new(serial(1), 7),
+            now: Duration::ZERO,
+        };
+        assert_eq!(bench.step(Event::Desired(serial(1))), []);
+        assert_eq!(bench.step(Event::Online(true)), [], "in use already");
+        bench
+    }
+
+    fn step(&mut self, event: Event) -> Vec<Action> {
+        self.planner.step(self.now, event)
+    }
+
+    /// Waits until the planner wants to be called, and calls it.
+    fn wake(&mut self) -> (Duration, Vec<Action>) {
+        let wake = self.planner.next_wake().expect("something is awaited");
+        let waited = wake - self.now;
+        self.now = wake;
+        (waited, self.step(Event::Tick))
+    }
+}
+
+fn request(number: u32) -> Action {
+    Action::Request(serial(number))
+}
+
+#[test]
+fn a_wished_for_certificate_is_asked_for_installed_and_then_left_alone() {
+    let mut bench = Bench::online();
+    assert_eq!(bench.step(Event::Desired(serial(2))), [request(2)]);
+    assert_eq!(bench.step(Event::Desired(serial(2))), [], "asked already");
+    assert_eq!(bench.step(Event::Answered(Ok(()))), []);
+    assert_eq!(bench.planner.next_wake(), None);
+    assert_eq!(bench.step(Event::Installed(Ok(()))), []);
+    assert_eq!(bench.step(Event::Online(false)), []);
+    assert_eq!(bench.step(Event::Online(true)), []);
+    assert_eq!(bench.planner.next_wake(), None);
+}
+
+#[test]
+fn nothing_is_asked_while_offline_and_a_loss_asks_anew() {
+    let mut bench = Bench::online();
+    bench.step(Event::Online(false));
+    assert_eq!(bench.step(Event::Desired(serial(2))), []);
+    assert_eq!(bench.step(Event::Online(true)), [request(2)]);
+    let abandoned = Action::Abandon { timed_out: false };
+    assert_eq!(bench.step(Event::Online(false)), [abandoned]);
+    assert_eq!(
+        bench.step(Event::Answered(Ok(()))),
+        [],
+        "not wanted any more"
+    );
+    assert_eq!(bench.step(Event::Online(true)), [request(2)]);
+}
+
+#[test]
+fn failures_are_tried_again_with_growing_delays() {
+    let mut bench = Bench::online();
+    bench.step(Event::Desired(serial(2)));
+    let mut delays = Vec::new();
+    for round in 0..12 {
+        if round % 2 == 0 {
+            assert_eq!(bench.step(Event::Answered(Err(()))), []);
+        } else {
+            bench.step(Event::Answered(Ok(())));
+            assert_eq!(bench.step(Event::Installed(Err(()))), []);
+        }
+        let (delay, actions) = bench.wake();
+        assert_eq!(actions, [request(2)]);
+        delays.push(delay);
+    }
+    assert!(
+        delays[0] <= Duration::from_secs(30) && delays[11] >= HOUR / 2 && delays[11] <= HOUR,
+        "{delays:?}"
+    );
+}
+
+#[test]
+fn an_answer_is_waited_for_a_minute() {
+    let mut bench = Bench::online();
+    bench.step(Event::Desired(serial(2)));
+    let (after, actions) = bench.wake();
+    assert_eq!(after, ANSWER_LIMIT);
+    assert_eq!(actions, [Action::Abandon { timed_out: true }]);
+    assert_eq!(bench.wake().1, [request(2)]);
+}
+
+#[test]
+fn a_newer_wish_replaces_the_request_or_the_wait_for_it() {
+    let mut bench = Bench::online();
+    bench.step(Event::Desired(serial(2)));
+    let abandoned = Action::Abandon { timed_out: false };
+    assert_eq!(
+        bench.step(Event::Desired(serial(3))),
+        [abandoned.clone(), request(3)]
+    );
+    bench.step(Event::Answered(Err(())));
+    assert_eq!(bench.step(Event::Desired(serial(4))), [request(4)]);
+    // What is in use is wished for again.
+    assert_eq!(bench.step(Event::Desired(serial(1))), [abandoned]);
+    assert_eq!(bench.planner.next_wake(), None);
+}
+
+#[test]
+fn a_wish_during_an_installation_is_served_after_it() {
+    for result in [Ok(()), Err(())] {
+        let mut bench = Bench::online();
+        bench.step(Event::Desired(serial(2)));
+        bench.step(Event::Answered(Ok(())));
+        assert_eq!(bench.step(Event::Online(false)), [], "never cut short");
+        assert_eq!(bench.step(Event::Online(true)), []);
+        assert_eq!(bench.step(Event::Desired(serial(3))), []);
+        assert_eq!(bench.step(Event::Installed(result)), [request(3)]);
+    }
+}
+
+#[test]
+fn under_random_schedules_there_is_one_thing_at_a_time_and_calm_brings_the_newest() {
+    for seed in 0..500 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut bench = Bench::online();
+        let mut asking: Option<CertificateSerial> = None;
+        let (mut installing, mut desired, mut in_use) = (None, serial(1), serial(1));
+        for round in 0..600 {
+            let calm = round >= 400;
+            let event = match rng.random_range(0..6) {
+                0 if !calm => Event::Online(rng.random()),
+                1 if !calm => {
+                    desired = serial(rng.random_range(1..5));
+                    Event::Desired(desired.clone())
+                }
+                _ if calm && round == 400 => Event::Online(true),
+                2 | 3 if asking.is_some() => {
+                    let good = calm || rng.random();
+                    let asked = asking.take();
+                    if good {
+                        installing = asked;
+                    }
+                    Event::Answered(if good { Ok(()) } else { Err(()) })
+                }
+                2..=4 if installing.is_some() => {
+                    let good = calm || rng.random();
+                    let installed = installing.take();
+                    if let (true, Some(serial)) = (good, installed) {
+                        in_use = serial;
+                    }
+                    Event::Installed(if good { Ok(()) } else { Err(()) })
+                }
+                _ => {
+                    bench.now += Duration::from_secs(rng.random_range(0..600));
+                    Event::Tick
+                }
+            };
+            for action in bench.step(event) {
+                match action {
+                    Action::Request(serial) => {
+                        assert_eq!(serial, desired, "seed {seed}");
+                        assert_ne!(serial, in_use, "seed {seed}");
+                        assert!(installing.is_none() && asking.replace(serial).is_none());
+                    }
+                    Action::Abandon { .. } => assert!(asking.take().is_some(), "seed {seed}"),
+                }
+            }
+            let wake = bench.planner.next_wake();
+            assert!(wake.is_none_or(|wake| wake > bench.now), "it would spin");
+        }
+        assert_eq!(in_use, desired, "seed {seed}: {:?}", bench.planner);
+    }
+}
