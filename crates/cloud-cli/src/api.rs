@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use cloud_facade::provision::Client;
+use cloud_facade::provision::{Client, ClientBuilder};
 
 use crate::failure::{Failure, Outcome, chain};
 use crate::values::ApiUrl;
@@ -11,9 +11,9 @@ use crate::values::ApiUrl;
 /// What such a command takes.
 #[derive(Debug, Args)]
 pub(crate) struct ApiArgs {
-    /// Trust the root certificates in this PEM file for the API, besides the system's
+    /// Trust the root certificates in this PEM file, besides the system's
     #[arg(long, value_name = "FILE")]
-    pub(crate) ca_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
 
     /// Ask the API through this proxy, http://HOST:PORT [default: HTTPS_PROXY or ALL_PROXY, but for what NO_PROXY names]
     #[arg(long, value_name = "URL")]
@@ -23,6 +23,11 @@ pub(crate) struct ApiArgs {
 impl ApiArgs {
     /// A client for the API at this address.
     pub(crate) fn client(&self, url: &ApiUrl) -> Outcome<Client> {
+        build(self.builder(url)?)
+    }
+
+    /// The same, for whoever wants to change more of it.
+    pub(crate) fn builder(&self, url: &ApiUrl) -> Outcome<ClientBuilder> {
         let mut client = Client::builder(&url.to_string());
         if let Some(pem) = self.roots()? {
             client = client.additional_roots_pem(pem);
@@ -30,9 +35,16 @@ impl ApiArgs {
         if let Some(proxy) = &self.proxy {
             client = client.proxy(public(proxy)?);
         }
-        client
-            .build()
-            .map_err(|error| Failure::Failed(chain(&error)))
+        Ok(client)
+    }
+
+    /// Whether a proxy finds the API's name, so that it need not be known here.
+    pub(crate) fn is_proxied(&self) -> bool {
+        let named = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+        self.proxy.is_some()
+            || ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
+                .into_iter()
+                .any(named)
     }
 
     /// The roots to trust besides the system's, in PEM.
@@ -46,6 +58,12 @@ impl ApiArgs {
             })
             .transpose()
     }
+}
+
+pub(crate) fn build(client: ClientBuilder) -> Outcome<Client> {
+    client
+        .build()
+        .map_err(|error| Failure::Failed(chain(&error)))
 }
 
 /// A proxy's address as it may stand on a command line. What is wrong with it is told without repeating it, as it may hold

@@ -8,7 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use cloud_facade::config::SerialNumber;
 use directories::ProjectDirs;
 
-use crate::commands::{cert, demo, generate, messages, provision, reset, run, shadow, sim};
+use crate::commands::{cert, demo, doctor, generate, messages, provision, reset, run, shadow, sim};
 use crate::failure::{Failure, Outcome};
 use crate::logging::LogFormat;
 use crate::values::ApiUrl;
@@ -154,6 +154,8 @@ pub(crate) enum Command {
     Run(run::RunArgs),
     /// Show what is provisioned, and how a running instance is connected
     Status,
+    /// Check the whole path to the cloud, and say what to do about what is wrong
+    Doctor(doctor::DoctorArgs),
     /// Look at the device's certificates
     #[command(subcommand)]
     Cert(cert::CertCommand),

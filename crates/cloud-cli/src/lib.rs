@@ -5,6 +5,7 @@
 //! | `provision` | registers the device, once |
 //! | `run` | connects and stays connected; what the tunnel serves is a status page, a local web application or a local port |
 //! | `status` | tells what is provisioned, and how a running instance is connected |
+//! | `doctor` | checks the whole path, and tells what to do about what is wrong |
 //! | `cert show` | tells what the device's certificates say |
 //! | `shadow get`, `report`, `watch` | the device's configuration shadow |
 //! | `publish`, `request` | one message; one question and its answer |
@@ -45,6 +46,7 @@ mod output;
 mod shutdown;
 mod status_page;
 mod values;
+mod visitor;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -55,7 +57,8 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command};
 use crate::commands::{
-    cert, demo, generate, messages, provision, reset, run as run_command, shadow, sim, status,
+    cert, demo, doctor, generate, messages, provision, reset, run as run_command, shadow, sim,
+    status,
 };
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
@@ -101,6 +104,7 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Provision(arguments) => run_async(provision::run(global, arguments, output)),
         Command::Run(arguments) => run_async(run_command::run(global, arguments, output)),
         Command::Status => status::show(global, output),
+        Command::Doctor(arguments) => run_async(doctor::run(global, arguments, output)),
         Command::Cert(cert::CertCommand::Show) => cert::show(global, output),
         Command::Shadow(command) => run_async(shadow::run(global, command, output)),
         Command::Publish(arguments) => run_async(messages::publish(global, arguments, output)),

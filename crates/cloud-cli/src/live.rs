@@ -23,8 +23,8 @@ const SOCKET: &str = "clesyde-cloud.sock";
 /// Both ends are on this machine and have nothing to compute.
 const LIMIT: Duration = Duration::from_secs(2);
 
-/// Far more than the one line that is sent.
-const MAX_ANSWER: u64 = 4096;
+/// Far more than the one line that is sent, reasons of a peer's own wording included.
+const MAX_ANSWER: u64 = 16 * 1024;
 
 /// The live state of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +32,11 @@ pub(crate) struct Live {
     pub(crate) pid: u32,
     pub(crate) iot_connected: bool,
     pub(crate) remote_connected: bool,
+    /// Why not, once it has been tried.
+    #[serde(default)]
+    pub(crate) iot_reason: Option<String>,
+    #[serde(default)]
+    pub(crate) remote_reason: Option<String>,
 }
 
 /// The socket of this instance; gone when dropped.
@@ -89,6 +94,8 @@ async fn answer(listener: UnixListener, status: watch::Receiver<Status>) {
                 pid: std::process::id(),
                 iot_connected: status.iot.connected,
                 remote_connected: status.remote.connected,
+                iot_reason: status.iot.reason.clone(),
+                remote_reason: status.remote.reason.clone(),
             }
         };
         let Ok(line) = serde_json::to_vec(&live) else {

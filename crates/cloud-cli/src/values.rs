@@ -82,6 +82,17 @@ impl FromStr for ApiUrl {
     }
 }
 
+impl ApiUrl {
+    /// Its host, without the brackets of an IPv6 address.
+    pub(crate) fn host(&self) -> &str {
+        self.0
+            .host_str()
+            .unwrap_or_default()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+    }
+}
+
 impl fmt::Display for ApiUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.as_str().fmt(f)

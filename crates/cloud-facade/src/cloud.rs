@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cloud_config::{SerialNumber, StoreError};
-use cloud_iot::{Message, PublishError, QoS, Receipt, RequestError};
+use cloud_iot::{Message, PublishError, QoS, Receipt, RequestError, SessionHandle};
 use cloud_provision::{KeySource, ProvisioningKey};
-use cloud_remote::AccessRules;
+use cloud_remote::{AccessRules, RemoteHandle};
 use cloud_shadow::ShadowClient;
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
@@ -216,6 +216,30 @@ impl ClesydeCloud {
             .platform()?
             .request(action, payload.into(), QoS::AtLeastOnce, limit)
             .await?)
+    }
+
+    /// The session to the broker: its state with the cause of each failure, its events, what comes under a filter. It is
+    /// started and stopped from here; who [stops](SessionHandle::stop) it himself has a `ClesydeCloud` without messaging.
+    ///
+    /// # Errors
+    /// [`NotRunning`].
+    pub fn iot(&self) -> Result<SessionHandle, NotRunning> {
+        Ok(self.platform()?.session)
+    }
+
+    /// Remote access: its status with causes, its events, the connections that are open. None without an application. As
+    /// with [`iot`](Self::iot), it is started and stopped from here.
+    ///
+    /// # Errors
+    /// [`NotRunning`].
+    pub fn remote(&self) -> Result<Option<RemoteHandle>, NotRunning> {
+        Ok(self
+            .inner
+            .running()
+            .as_ref()
+            .ok_or(NotRunning)?
+            .remote
+            .clone())
     }
 
     /// The device's configuration shadow. Its requests need a connection; while there is none they fail at once.

@@ -2,6 +2,7 @@
 
 pub(crate) mod cert;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod messages;
 pub(crate) mod online;

@@ -4,7 +4,6 @@
 //! the device's directory is temporary.
 
 mod narrator;
-mod visitor;
 
 use std::time::Duration;
 
@@ -17,13 +16,13 @@ use cloud_sim::{SimConfig, Simulator};
 use tokio::time::timeout;
 
 use self::narrator::Narrator;
-use self::visitor::{Visit, Visitor};
 use crate::cli::GlobalOptions;
 use crate::commands::load_failure;
 use crate::device::{Device, DeviceOptions, Served};
 use crate::failure::{Failure, Outcome, chain};
 use crate::output::Output;
 use crate::shutdown::Shutdown;
+use crate::visitor::{Visit, Visitor};
 
 /// Each step takes well under a second; a machine that needs longer than this has a problem worth hearing of.
 const STEP_LIMIT: Duration = Duration::from_secs(30);
@@ -158,7 +157,9 @@ async fn tour(
 
     let roots = RootCertificates::from_pem(simulator.ca_pem())
         .map_err(|error| Failure::Failed(chain(&error)))?;
-    let early = Visitor::new(access_point, simulator.relay_addr(), &roots)?;
+    let relay = simulator.relay_addr();
+    let visitor = || Visitor::new(access_point, &[relay], relay.port(), roots.root_store());
+    let early = visitor()?;
     let before = early.fetch().await?;
     check(&before, sn, first_serial)?;
     narrator.step(
@@ -197,7 +198,7 @@ async fn tour(
 
     let kept = early.fetch().await?;
     check(&kept, sn, first_serial)?;
-    let late = Visitor::new(access_point, simulator.relay_addr(), &roots)?;
+    let late = visitor()?;
     let after = late.fetch().await?;
     check(&after, sn, &rotated)?;
     narrator.step(
@@ -241,7 +242,10 @@ fn check(visit: &Visit, sn: &SerialNumber, serial: &str) -> Outcome {
             visit.serial
         )));
     }
-    if !visit.body.contains(sn.as_str()) || !visit.body.contains("Remote access") {
+    if !visit.status.is_success()
+        || !visit.body.contains(sn.as_str())
+        || !visit.body.contains("Remote access")
+    {
         return Err(Failure::Failed(format!(
             "what the visitor got is not the device's page: {:?}",
             visit.body

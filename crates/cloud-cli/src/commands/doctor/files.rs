@@ -1,0 +1,120 @@
+//! What is on the disk: the configuration as a whole, and the two certificates.
+
+use cloud_facade::config::{DeviceConfig, LoadError, Pair, Repair, Store};
+use time::{Duration, OffsetDateTime};
+
+use super::report::Finding;
+use crate::failure::chain;
+use crate::moment::rfc3339;
+
+/// The platform should have replaced a certificate long before so little is left of it.
+const SOON: Duration = Duration::days(14);
+
+const REGISTER_ANEW: &str =
+    "restore it from a backup, or register anew with `clesyde-cloud provision --force`";
+
+/// Reads the configuration, which also puts modes right and tidies up after a power cut.
+pub(super) fn configuration(store: &Store) -> (Finding, Option<DeviceConfig>) {
+    let loaded = match store.load() {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            let advice = match &error {
+                LoadError::NotProvisioned(_) => {
+                    "register the device: clesyde-cloud provision --sn SN --api-url URL --token-file FILE"
+                }
+                LoadError::Damaged { .. } => REGISTER_ANEW,
+                LoadError::Busy(_) => "ask again in a moment",
+                _ => "look at the owner and the rights of the directory, and at the disk",
+            };
+            return (Finding::bad(chain(&error), advice), None);
+        }
+    };
+    let open_to_others = |repair: &Repair| matches!(repair, Repair::Mode { .. });
+    let repairs: Vec<_> = loaded.repairs.iter().map(ToString::to_string).collect();
+    let finding = if repairs.is_empty() {
+        Finding::Good(format!(
+            "whole, and closed to other users: {}",
+            store.directory().display()
+        ))
+    } else if loaded.repairs.iter().any(open_to_others) {
+        Finding::warning(
+            repairs.join("; "),
+            "it is closed now; if somebody else uses this machine, he may have read the keys: register anew with \
+             `clesyde-cloud provision --force`",
+        )
+    } else {
+        Finding::warning(repairs.join("; "), "nothing, it is in order now")
+    };
+    (finding, Some(loaded.device))
+}
+
+/// Looks at one certificate and its key, at this moment of this device's clock.
+pub(super) fn certificate(store: &Store, pair: Pair, now: OffsetDateTime) -> Finding {
+    let report = match store.inspect(pair) {
+        Ok(report) => report,
+        Err(error) => return Finding::bad(chain(&error), REGISTER_ANEW),
+    };
+    if !report.key_matches {
+        let cause = match report.key_problem {
+            Some(problem) => problem.to_string(),
+            None => "the private key does not belong to the certificate".to_owned(),
+        };
+        return Finding::bad(cause, REGISTER_ANEW);
+    }
+    let (begin, end) = (report.info.not_before, report.info.not_after);
+    if now < begin {
+        return Finding::bad(
+            format!(
+                "valid from {} on; by the clock of this device it is {}",
+                rfc3339(begin),
+                rfc3339(now)
+            ),
+            "set the clock",
+        );
+    }
+    let (expired, soon) = match pair {
+        Pair::Iot => (
+            "see whether the clock is right; if it is, register anew with `clesyde-cloud provision --force`",
+            "register anew in time, with `clesyde-cloud provision --force`",
+        ),
+        Pair::Remote => (
+            "see whether the clock is right; if it is, the platform has to ask for a new certificate, or register anew \
+             with `clesyde-cloud provision --force`",
+            "keep `clesyde-cloud run` running, so that the platform can replace it; if it does not, tell its operator",
+        ),
+    };
+    if now > end {
+        return Finding::bad(format!("expired on {}", rfc3339(end)), expired);
+    }
+    if end - now < SOON {
+        let days = (end - now).whole_days();
+        return Finding::warning(format!("expires in {days} days, on {}", rfc3339(end)), soon);
+    }
+    Finding::Good(format!(
+        "serial {}, until {}, the key fits",
+        report.info.serial,
+        rfc3339(end)
+    ))
+}
+
+/// The same for the certificate that the public sees, which must have the device's public name.
+pub(super) fn public_certificate(
+    store: &Store,
+    device: Option<&DeviceConfig>,
+    now: OffsetDateTime,
+) -> Finding {
+    let finding = certificate(store, Pair::Remote, now);
+    match device {
+        Some(device) if finding.holds() && !device.remote.info().covers(&device.access_point) => {
+            Finding::bad(
+                format!(
+                    "it is for {}, and not for {}",
+                    device.remote.info().names.join(", "),
+                    device.access_point
+                ),
+                REGISTER_ANEW,
+            )
+        }
+        _ => finding,
+    }
+}

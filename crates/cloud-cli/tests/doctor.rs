@@ -1,0 +1,373 @@
+//! `doctor` before a path that is in order, and before each thing that can be wrong with one.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test's helpers fail by panicking too"
+)]
+
+mod common;
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+
+use common::background::Background;
+use common::dated::DatedApi;
+use common::world::{SN, World};
+use common::{Ended, finish, program};
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+const STEPS: [&str; 16] = [
+    "files",
+    "certificate.iot",
+    "certificate.remote",
+    "name.api",
+    "name.broker",
+    "name.relay",
+    "name.page",
+    "api",
+    "clock",
+    "mqtt",
+    "mqtt.443",
+    "client_certificate",
+    "subscriptions",
+    "token",
+    "tunnel",
+    "page",
+];
+
+/// What the doctor found.
+struct Findings(Vec<Value>);
+
+impl Findings {
+    /// Each step is told once and in order, with cause and advice where there is something to do.
+    #[track_caller]
+    fn of(ended: &Ended) -> Self {
+        let lines = ended.json();
+        let steps: Vec<_> = lines
+            .iter()
+            .map(|line| line["step"].as_str().unwrap())
+            .collect();
+        assert_eq!(steps, STEPS);
+        for line in &lines {
+            let status = line["status"].as_str().unwrap();
+            assert_eq!(line["detail"].is_string(), status == "ok", "{line}");
+            assert_eq!(line["cause"].is_string(), status != "ok", "{line}");
+            let troubled = matches!(status, "warning" | "failure");
+            assert_eq!(line["advice"].is_string(), troubled, "{line}");
+        }
+        Self(lines)
+    }
+
+    #[track_caller]
+    fn line(&self, step: &str) -> &Value {
+        self.0.iter().find(|line| line["step"] == step).unwrap()
+    }
+
+    /// That these steps have this status.
+    #[track_caller]
+    fn expect(&self, status: &str, steps: &[&str]) -> &Self {
+        for step in steps {
+            assert_eq!(self.line(step)["status"], status, "{}", self.line(step));
+        }
+        self
+    }
+
+    /// That these steps failed, and no others.
+    #[track_caller]
+    fn failed(&self, steps: &[&str]) -> &Self {
+        let failed: Vec<_> = self
+            .0
+            .iter()
+            .filter(|line| line["status"] == "failure")
+            .map(|line| line["step"].as_str().unwrap())
+            .collect();
+        assert_eq!(failed, steps, "{:#?}", self.0);
+        self
+    }
+
+    #[track_caller]
+    fn says(&self, step: &str, words: &str) -> &Self {
+        let line = self.line(step);
+        assert!(line.to_string().contains(words), "{words:?}: {line}");
+        self
+    }
+}
+
+/// What it finds in this world, where the page's authority is known.
+#[track_caller]
+fn examine(world: &World, code: i32) -> Findings {
+    let roots = world.ready["ca_file"].as_str().unwrap();
+    Findings::of(&finish(&mut world.device(&["doctor", "--ca-file", roots])).expect(code))
+}
+
+/// Sets a value of `cloud_config.json`.
+fn configure(world: &World, key: &str, value: &str) {
+    let path = world.config().join("cloud_config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    config[key] = value.into();
+    fs::write(path, config.to_string()).unwrap();
+}
+
+fn fault(world: &World, fault: Value) {
+    world.control(Method::POST, "/faults", Some(fault));
+}
+
+#[test]
+fn all_in_order() {
+    let world = World::provisioned();
+    let found = examine(&world, 0);
+    let others: Vec<_> = STEPS
+        .into_iter()
+        .filter(|step| *step != "mqtt.443")
+        .collect();
+    found.expect("ok", &others).expect("skipped", &["mqtt.443"]);
+    assert_eq!(
+        world.device_status()["status_history"],
+        json!(["ONLINE", "OFFLINE"])
+    );
+
+    // The same for people, who are not told of the page's private authority: that is worth a warning.
+    let mut command = program(&world.home);
+    command.arg("doctor").env("CLESYDE_BASE_PATH", world.base());
+    let text = finish(&mut command).expect(0).stdout;
+    assert!(text.contains("\nok       tunnel "), "{text}");
+    assert!(text.contains("\nwarning  page "), "{text}");
+    assert!(text.contains("\nskipped  api "), "{text}");
+    assert!(text.ends_with("\nit works, with one warning\n"), "{text}");
+    assert!(!text.contains('\u{1b}'), "no colours but on a terminal");
+}
+
+#[test]
+fn an_instance_that_runs_is_asked_and_not_disturbed() {
+    let world = World::provisioned();
+    let mut run = Background::start(&mut world.device(&["run"]));
+    run.wait_for("remote.connected");
+    let found = examine(&world, 0);
+    let live = ["client_certificate", "subscriptions", "token", "tunnel"];
+    found.expect("ok", &live).expect("ok", &["page"]);
+    let pid = format!("process {}", run.pid());
+    found.says("tunnel", &pid);
+    run.terminate();
+    assert!(!run.events().contains(&"iot.disconnected"));
+    assert_eq!(
+        world.device_status()["status_history"],
+        json!(["ONLINE", "OFFLINE"])
+    );
+
+    // One that does not tell how it fares is left alone, too.
+    let mut watch = Background::start(&mut world.device(&["shadow", "watch"]));
+    world.wait_until_online();
+    let found = examine(&world, 0);
+    found.expect("skipped", &live).expect("skipped", &["page"]);
+    found.says("client_certificate", &format!("process {}", watch.pid()));
+    watch.interrupt();
+}
+
+#[test]
+fn a_device_that_is_not_provisioned_learns_whether_it_could_be() {
+    let world = World::new();
+    let ended = finish(&mut world.device(&["doctor"])).expect(3);
+    let ended = ended.says(&["not provisioned", "clesyde-cloud provision"]);
+    let found = Findings::of(&ended);
+    found.failed(&["files"]).expect("ok", &["api", "clock"]);
+    found.expect("skipped", &["mqtt", "token", "page"]);
+    assert!(!world.base().exists(), "looking makes no directory");
+}
+
+#[test]
+fn the_api_is_down_or_its_clock_is_another() {
+    let world = World::provisioned();
+    let at = |url: &str, code| {
+        let mut command = world.device(&["doctor"]);
+        Findings::of(&finish(command.env("CLESYDE_API_URL", url)).expect(code))
+    };
+    let unused = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let found = at(&format!("http://{unused}"), 1);
+    found.failed(&["api"]).expect("skipped", &["clock"]);
+    found
+        .says("api", &unused.to_string())
+        .expect("ok", &["tunnel"]);
+
+    let api = world.ready["api_url"].as_str().unwrap();
+    let other = DatedApi::start(api, "Wed, 01 Jan 2020 00:00:00 GMT");
+    let found = at(other.url(), 1);
+    found
+        .failed(&["clock"])
+        .says("clock", " fast")
+        .says("clock", "NTP");
+}
+
+#[test]
+fn the_broker_is_down() {
+    let world = World::provisioned();
+    fault(&world, json!({ "fault": "refuse_mqtt", "seconds": 600 }));
+    let found = examine(&world, 1);
+    found.failed(&["mqtt"]);
+    let after = [
+        "client_certificate",
+        "subscriptions",
+        "token",
+        "tunnel",
+        "page",
+    ];
+    found.expect("skipped", &after);
+    fault(&world, json!({ "fault": "clear" }));
+    configure(&world, "iot_endpoint", "no-such-broker.invalid");
+    let found = examine(&world, 1);
+    found
+        .failed(&["name.broker"])
+        .expect("skipped", &["mqtt", "mqtt.443"]);
+    found
+        .says("name.broker", "no-such-broker.invalid")
+        .expect("skipped", &after);
+}
+
+#[test]
+fn the_broker_is_not_ours() {
+    let world = World::provisioned();
+    let other = World::provisioned();
+    let roots = |world: &World| world.config().join("iot_ca.pem");
+    fs::copy(roots(&other), roots(&world)).unwrap();
+    let found = examine(&world, 1);
+    found
+        .failed(&["mqtt"])
+        .says("mqtt", "unknown CA")
+        .says("mqtt", "iot_ca.pem");
+
+    // The roots are right, and the broker does not know who we are.
+    for file in ["iot_cert.pem", "iot_key.pem"] {
+        fs::copy(world.config().join(file), other.config().join(file)).unwrap();
+    }
+    let found = examine(&other, 1);
+    found
+        .expect("ok", &["mqtt"])
+        .failed(&["client_certificate"]);
+    found
+        .says("client_certificate", "certificate")
+        .says("client_certificate", "--force");
+}
+
+#[test]
+fn subscriptions_are_not_granted() {
+    let world = World::provisioned();
+    fault(
+        &world,
+        json!({ "fault": "withhold", "packet": "suback", "times": 0 }),
+    );
+    let found = examine(&world, 1);
+    found
+        .expect("ok", &["client_certificate"])
+        .failed(&["subscriptions"]);
+    found.expect("skipped", &["token", "tunnel", "page"]);
+}
+
+#[test]
+fn tokens_or_the_relay_are_out_of_order() {
+    let world = World::provisioned();
+    fault(
+        &world,
+        json!({ "fault": "token", "answer": "malformed", "times": 0 }),
+    );
+    let found = examine(&world, 1);
+    found
+        .failed(&["token"])
+        .expect("skipped", &["tunnel", "page"]);
+
+    fault(&world, json!({ "fault": "clear" }));
+    fault(
+        &world,
+        json!({ "fault": "token", "answer": "foreign", "times": 0 }),
+    );
+    let found = examine(&world, 1);
+    found
+        .failed(&["tunnel"])
+        .says("tunnel", "token")
+        .expect("skipped", &["page"]);
+
+    fault(&world, json!({ "fault": "clear" }));
+    let unused = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    configure(
+        &world,
+        "remote_endpoint",
+        &format!("localhost:{}", unused.port()),
+    );
+    let found = examine(&world, 1);
+    found
+        .failed(&["tunnel"])
+        .says("tunnel", "refused")
+        .expect("skipped", &["page"]);
+}
+
+#[test]
+fn a_certificate_has_expired_or_will_soon() {
+    let world = World::provisioned();
+    let name = world.device_status()["access_point"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let issue = |change: &dyn Fn(&mut CertificateParams)| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.clone()]).unwrap();
+        change(&mut params);
+        let certificate = params.self_signed(&key).unwrap();
+        fs::write(world.config().join("remote_cert.pem"), certificate.pem()).unwrap();
+        fs::write(world.config().join("remote_key.pem"), key.serialize_pem()).unwrap();
+    };
+    issue(&|params| params.not_after = date_time_ymd(2020, 1, 1));
+    let found = examine(&world, 1);
+    found.failed(&["certificate.remote", "page"]);
+    found
+        .says("certificate.remote", "expired on 2020-01-01")
+        .says("page", "xpired");
+
+    issue(&|params| params.not_before = date_time_ymd(2199, 1, 1));
+    let found = examine(&world, 1);
+    found
+        .failed(&["certificate.remote", "page"])
+        .says("certificate.remote", "set the clock");
+
+    let soon = time::OffsetDateTime::now_utc() + time::Duration::days(5);
+    issue(&|params| params.not_after = soon);
+    examine(&world, 1)
+        .expect("warning", &["certificate.remote"])
+        .failed(&["page"]);
+}
+
+#[test]
+fn files_are_open_to_others_damaged_or_mixed_up() {
+    let world = World::provisioned();
+    let key = world.config().join("iot_key.pem");
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    let found = examine(&world, 0);
+    found
+        .expect("warning", &["files"])
+        .says("files", "644")
+        .says("files", "provision --force");
+    assert_eq!(
+        fs::metadata(&key).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+    examine(&world, 0).expect("ok", &["files"]);
+
+    fs::copy(world.config().join("remote_key.pem"), &key).unwrap();
+    let found = examine(&world, 1);
+    found
+        .failed(&["files", "certificate.iot"])
+        .says("files", "iot_");
+    found
+        .expect("ok", &["certificate.remote", "api"])
+        .expect("skipped", &["mqtt", "page"]);
+
+    fs::write(world.config().join("cloud_config.json"), "{").unwrap();
+    examine(&world, 1).says("files", "cloud_config.json");
+    assert_eq!(world.device_status()["sn"], SN);
+}
