@@ -1,8 +1,9 @@
-//! The device as the program runs it: the facade's `ClesydeCloud` with its events, and the page that follows them.
+//! The device as the program runs it: the facade's `ClesydeCloud` with its events, and the page and the counts that follow
+//! them.
 
 use std::path::PathBuf;
 
-use cloud_facade::config::{DeviceConfig, SerialNumber};
+use cloud_facade::config::{DeviceConfig, SerialNumber, Store};
 use cloud_facade::remote::{AccessRules, Application};
 use cloud_facade::{ClesydeCloud, DeviceSettings, Event};
 use tokio::sync::broadcast;
@@ -10,6 +11,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::commands::initialize_failure;
 use crate::failure::Outcome;
+use crate::health::Vitals;
 use crate::live::LiveSocket;
 use crate::status_page::Page;
 
@@ -37,6 +39,7 @@ pub(crate) struct Device {
     cloud: ClesydeCloud,
     events: broadcast::Receiver<Event>,
     page: Page,
+    vitals: Vitals,
     _live: Option<LiveSocket>,
 }
 
@@ -54,6 +57,7 @@ impl Device {
             .with_access(options.access);
         let cloud = ClesydeCloud::new(settings);
         let events = cloud.events();
+        let vitals = Vitals::new(&cloud, Store::new(&options.base_path));
         cloud
             .initialize()
             .await
@@ -63,8 +67,14 @@ impl Device {
             cloud,
             events,
             page,
+            vitals,
             _live: live,
         })
+    }
+
+    /// How it fares, for as long as it lives.
+    pub(crate) fn vitals(&self) -> &Vitals {
+        &self.vitals
     }
 
     /// The next event; `None` once the device has been stopped.
@@ -76,9 +86,11 @@ impl Device {
             match self.events.recv().await {
                 Ok(event) => {
                     self.page.note(&event);
+                    self.vitals.note(&event);
                     return Some(event);
                 }
                 Err(RecvError::Lagged(missed)) => {
+                    self.vitals.missed(missed);
                     tracing::warn!(missed, "events came faster than they could be told");
                 }
                 Err(RecvError::Closed) => return None,

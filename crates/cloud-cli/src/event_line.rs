@@ -1,5 +1,7 @@
 //! Events of a running device as JSON lines: the names and fields that scripts may count on.
 
+use std::net::SocketAddr;
+
 use cloud_facade::Event;
 use serde_json::{Value, json};
 
@@ -34,6 +36,11 @@ pub(crate) fn event_line(event: &Event) -> Option<Value> {
     };
     line["ts"] = now().into();
     Some(line)
+}
+
+/// The line that tells where `run --health` answers, which is not known before with port 0.
+pub(crate) fn health_line(address: SocketAddr) -> Value {
+    json!({ "event": "health", "address": address.to_string(), "ts": now() })
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ mod commands;
 mod device;
 mod event_line;
 mod failure;
+mod health;
 mod key;
 mod live;
 mod logging;
@@ -45,6 +46,7 @@ mod moment;
 mod output;
 mod shutdown;
 mod status_page;
+mod supervisor;
 mod values;
 mod visitor;
 

@@ -1,6 +1,6 @@
 //! `run`: connects the device and keeps it connected until SIGINT or SIGTERM.
 //!
-//! The facade does the work; here are what the tunnel serves, the events as lines, and the orderly end.
+//! The facade does the work; here are what the tunnel serves, the events as lines, what supervisors ask, and the orderly end.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,14 +8,17 @@ use clap::{Args, ValueEnum};
 use cloud_facade::Event;
 use cloud_facade::remote::{AccessRules, Application, ProxyProtocol};
 use ipnet::IpNet;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cli::GlobalOptions;
 use crate::commands::{load_failure, serial_number, store};
 use crate::device::{Device, DeviceOptions, Served};
-use crate::event_line::event_line;
+use crate::event_line::{event_line, health_line};
 use crate::failure::{Failure, Outcome};
+use crate::health::{HealthSocket, PULSE, loopback};
 use crate::output::Output;
 use crate::shutdown::Shutdown;
+use crate::supervisor::Supervisor;
 use crate::values::Address;
 
 const EXAMPLES: &str = "\
@@ -27,7 +30,12 @@ Examples:
       clesyde-cloud run --sn SN0001 --forward 127.0.0.1:8080 --allow 192.0.2.0/24 --allow 2001:db8::/32
 
   Hand plain bytes to a program that wants to know the caller's address
-      clesyde-cloud run --sn SN0001 --forward-tcp 127.0.0.1:9000 --proxy-protocol v2";
+      clesyde-cloud run --sn SN0001 --forward-tcp 127.0.0.1:9000 --proxy-protocol v2
+
+  Tell a supervisor and Prometheus how it fares
+      clesyde-cloud run --sn SN0001 --health 127.0.0.1:9100
+
+systemd is told when it runs, how it fares and that it is alive (Type=notify, WatchdogSec=).";
 
 /// What `run` takes.
 #[derive(Debug, Args)]
@@ -66,6 +74,11 @@ pub(crate) struct RunArgs {
     /// Keep out callers with an address in this range, even if --allow lets them in; may be given several times
     #[arg(long, value_name = "CIDR", value_parser = range)]
     deny: Vec<IpNet>,
+
+    /// Answer /healthz (alive), /readyz (connected) and /metrics (for Prometheus) at this loopback address; port 0 is
+    /// any free one
+    #[arg(long, value_name = "ADDR", value_parser = loopback)]
+    health: Option<SocketAddr>,
 }
 
 /// Versions of the PROXY protocol.
@@ -108,24 +121,44 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
             arguments.deny.iter().copied(),
         ),
     };
+    let health = match arguments.health {
+        Some(address) => Some(HealthSocket::bind(address).await?),
+        None => None,
+    };
     let mut device = tokio::select! {
         device = Device::start(options, &config) => device?,
         () = shutdown.requested() => return Ok(()),
     };
+    let vitals = device.vitals().clone();
+    let health = health.map(|socket| socket.serve(vitals.clone()));
+    let mut told = match &health {
+        Some(health) => tell_health(health.address(), output),
+        None => Ok(()),
+    };
+    let mut supervisor = Supervisor::from_environment();
+    supervisor.ready();
 
-    let mut told = Ok(());
-    loop {
+    let mut pulse = interval(PULSE);
+    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while told.is_ok() {
         tokio::select! {
             event = device.next() => match event {
-                Some(event) => told = tell(&event, output),
+                Some(event) => {
+                    if let Some(line) = status_line(&event) {
+                        supervisor.status(&line);
+                    }
+                    told = tell(&event, output);
+                }
                 None => break,
             },
+            _ = pulse.tick() => {
+                vitals.beat();
+                supervisor.alive();
+            }
             () = shutdown.requested() => break,
         }
-        if told.is_err() {
-            break;
-        }
     }
+    supervisor.stopping();
     device.stop().await;
     while told.is_ok()
         && let Some(event) = device.next().await
@@ -136,6 +169,24 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
         }
     }
     told
+}
+
+fn tell_health(address: SocketAddr, output: Output) -> Outcome {
+    output.result(
+        &health_line(address),
+        format_args!("tells how it fares at http://{address}/healthz, /readyz and /metrics"),
+    )
+}
+
+/// What an operator wants to see of an instance first.
+fn status_line(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::IotConnected => "online".to_owned(),
+        Event::IotDisconnected { reason, .. } => format!("not connected to the broker: {reason}"),
+        Event::RemoteConnected { url } => format!("reachable at {url}"),
+        Event::RemoteDisconnected { reason } => format!("not reachable: {reason}"),
+        _ => return None,
+    })
 }
 
 /// People read the log; on standard output they get the one thing that they came for.

@@ -1,0 +1,216 @@
+//! `/metrics`: the same in the text form that Prometheus and its kin read.
+//!
+//! The form is a few lines of text, so it is written here rather than by a library with a registry of its own. Names begin
+//! with `clesyde_` and are kept; a new one may come at any time.
+
+use std::fmt::{Display, Write};
+use std::time::SystemTime;
+
+use axum::http::header;
+use axum::response::IntoResponse;
+use cloud_facade::Status;
+use cloud_facade::config::Pair;
+
+use super::vitals::{Counts, Vitals};
+
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The whole page.
+pub(super) async fn page(vitals: Vitals) -> impl IntoResponse {
+    let store = vitals.store();
+    // From the disk, so that it is right whoever has replaced them.
+    let ends = tokio::task::spawn_blocking(move || {
+        [("iot", Pair::Iot), ("remote", Pair::Remote)].map(|(name, pair)| {
+            let end = store.inspect(pair).map(|report| report.info.not_after);
+            (name, end.ok().map(time::OffsetDateTime::unix_timestamp))
+        })
+    });
+    let mut text = Text::default();
+    text.state(&vitals);
+    text.counts(&vitals.counts());
+    text.certificates(&ends.await.unwrap_or_default());
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], text.0)
+}
+
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    /// One metric: its name, what it is, and its samples, each with its label.
+    fn metric<V: Display>(
+        &mut self,
+        kind: &str,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (Option<(&'static str, &'static str)>, V)>,
+    ) {
+        // Writing to a String cannot fail.
+        let _ = write!(
+            self.0,
+            "# HELP clesyde_{name} {help}\n# TYPE clesyde_{name} {kind}\n"
+        );
+        for (label, value) in samples {
+            let _ = match label {
+                Some((label, of)) => writeln!(self.0, "clesyde_{name}{{{label}=\"{of}\"}} {value}"),
+                None => writeln!(self.0, "clesyde_{name} {value}"),
+            };
+        }
+    }
+
+    fn gauge<V: Display>(&mut self, name: &str, help: &str, value: impl IntoIterator<Item = V>) {
+        self.metric(
+            "gauge",
+            name,
+            help,
+            value.into_iter().map(|value| (None, value)),
+        );
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) {
+        self.metric("counter", name, help, [(None, value)]);
+    }
+
+    fn state(&mut self, vitals: &Vitals) {
+        let cloud = vitals.cloud();
+        let status: Status = cloud
+            .as_ref()
+            .map(|cloud| cloud.status())
+            .unwrap_or_default();
+        let remote = cloud.and_then(|cloud| cloud.remote().ok()).flatten();
+        let version = Some(("version", env!("CARGO_PKG_VERSION")));
+        self.metric(
+            "gauge",
+            "build_info",
+            "Always 1; the label tells the version.",
+            [(version, 1)],
+        );
+        self.gauge(
+            "start_time_seconds",
+            "When this instance was started, in Unix seconds.",
+            vitals
+                .started()
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .map(|time| time.as_secs()),
+        );
+        self.gauge(
+            "iot_connected",
+            "1 while subscriptions are granted and ONLINE is out.",
+            [u8::from(status.iot.connected)],
+        );
+        self.gauge(
+            "remote_connected",
+            "1 while the tunnel is up.",
+            [u8::from(status.remote.connected)],
+        );
+        self.gauge(
+            "remote_open_connections",
+            "Connections of the public that are open.",
+            remote.as_ref().map(|remote| remote.open_connections()),
+        );
+        self.gauge(
+            "remote_token_valid_until_seconds",
+            "The end of the tunnel's token, in Unix seconds of the platform's clock; absent without a token.",
+            remote.and_then(|remote| remote.status().borrow().token_valid),
+        );
+    }
+
+    fn counts(&mut self, counts: &Counts) {
+        for (name, help, value) in [
+            (
+                "iot_connections_total",
+                "Sessions with the broker that came up.",
+                counts.iot_connections,
+            ),
+            (
+                "iot_connections_lost_total",
+                "Sessions with the broker that were lost.",
+                counts.iot_losses,
+            ),
+            (
+                "iot_connect_failures_total",
+                "Attempts to connect to the broker that failed.",
+                counts.iot_failures,
+            ),
+            (
+                "remote_tokens_total",
+                "Tokens for the tunnel that came.",
+                counts.tokens,
+            ),
+            (
+                "remote_tunnels_total",
+                "Tunnels that came up.",
+                counts.tunnels,
+            ),
+            (
+                "remote_tunnels_lost_total",
+                "Tunnels that were lost.",
+                counts.tunnel_losses,
+            ),
+            (
+                "remote_connect_failures_total",
+                "Attempts to open a tunnel that failed.",
+                counts.tunnel_failures,
+            ),
+            (
+                "certificate_rotations_total",
+                "Certificates for remote access that were taken over.",
+                counts.rotations,
+            ),
+            (
+                "certificate_rotation_failures_total",
+                "Certificates that could not be taken over.",
+                counts.rotation_failures,
+            ),
+            (
+                "shadow_deltas_total",
+                "Deltas of the configuration shadow.",
+                counts.deltas,
+            ),
+            (
+                "platform_messages_total",
+                "Messages of the platform for the host.",
+                counts.messages,
+            ),
+            (
+                "events_missed_total",
+                "Events that came too fast to be counted here.",
+                counts.missed,
+            ),
+        ] {
+            self.counter(name, help, value);
+        }
+    }
+
+    fn certificates(&mut self, ends: &[(&'static str, Option<i64>)]) {
+        let known = ends
+            .iter()
+            .filter_map(|(name, end)| Some((Some(("certificate", *name)), (*end)?)));
+        self.metric(
+            "gauge",
+            "certificate_not_after_seconds",
+            "The end of a certificate, in Unix seconds.",
+            known,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_written_as_prometheus_reads_them() {
+        let mut text = Text::default();
+        text.counter("x_total", "Some.", 3);
+        text.gauge("y", "None.", None::<u8>);
+        text.certificates(&[("iot", Some(17)), ("remote", None)]);
+        assert_eq!(
+            text.0,
+            "# HELP clesyde_x_total Some.\n# TYPE clesyde_x_total counter\nclesyde_x_total 3\n\
+             # HELP clesyde_y None.\n# TYPE clesyde_y gauge\n\
+             # HELP clesyde_certificate_not_after_seconds The end of a certificate, in Unix seconds.\n\
+             # TYPE clesyde_certificate_not_after_seconds gauge\n\
+             clesyde_certificate_not_after_seconds{certificate=\"iot\"} 17\n"
+        );
+    }
+}

@@ -1,0 +1,240 @@
+//! What supervisors and monitoring are told of a running instance.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test's helpers fail by panicking too"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use common::background::Background;
+use common::world::World;
+use common::{finish, http_client};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+/// Generous, as everywhere.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Whoever asks an instance how it fares.
+struct Asker {
+    address: String,
+    runtime: Runtime,
+}
+
+impl Asker {
+    fn of(run: &mut Background) -> Self {
+        let address = run.wait_for("health")["address"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        Self { address, runtime }
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        self.runtime.block_on(async {
+            let client = http_client(&[], |builder| builder);
+            let answer = client
+                .get(format!("http://{}{path}", self.address))
+                .send()
+                .await
+                .unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        })
+    }
+
+    fn json(&self, path: &str) -> (u16, Value) {
+        let (status, body) = self.get(path);
+        (status, serde_json::from_str(&body).unwrap())
+    }
+
+    /// The samples, each under its name with its label.
+    fn metrics(&self) -> BTreeMap<String, f64> {
+        let (status, body) = self.get("/metrics");
+        assert_eq!(status, 200);
+        let samples = body.lines().filter(|line| !line.starts_with('#'));
+        samples
+            .map(|line| {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                (name.to_owned(), value.parse().unwrap())
+            })
+            .collect()
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, found: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + LIMIT;
+        while !found(self) {
+            assert!(Instant::now() < end, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn an_instance_tells_how_it_fares() {
+    let mut world = World::provisioned();
+    let mut run = Background::start(&mut world.device(&["run", "--health", "127.0.0.1:0"]));
+    let asker = Asker::of(&mut run);
+    run.wait_for("remote.connected");
+    assert_eq!(
+        asker.json("/healthz"),
+        (200, json!({ "alive": true, "stuck_for_s": null }))
+    );
+    assert_eq!(
+        asker.json("/readyz"),
+        (200, json!({ "ready": true, "missing": [] }))
+    );
+    assert_eq!(asker.get("/elsewhere").0, 404);
+
+    let metrics = asker.metrics();
+    for (name, value) in [
+        ("clesyde_iot_connected", 1.0),
+        ("clesyde_remote_connected", 1.0),
+        ("clesyde_iot_connections_total", 1.0),
+        ("clesyde_iot_connections_lost_total", 0.0),
+        ("clesyde_remote_tunnels_total", 1.0),
+        ("clesyde_remote_tokens_total", 1.0),
+        ("clesyde_remote_open_connections", 0.0),
+        ("clesyde_events_missed_total", 0.0),
+    ] {
+        assert_eq!(metrics[name], value, "{name}");
+    }
+    for name in [
+        "clesyde_certificate_not_after_seconds{certificate=\"iot\"}",
+        "clesyde_certificate_not_after_seconds{certificate=\"remote\"}",
+        "clesyde_remote_token_valid_until_seconds",
+        "clesyde_start_time_seconds",
+    ] {
+        assert!(metrics[name] > 1_700_000_000.0, "{name}");
+    }
+
+    // A rotation and a lost session leave their traces.
+    let before = metrics["clesyde_certificate_not_after_seconds{certificate=\"remote\"}"];
+    world.control(Method::POST, "/devices/SN-0001/rotate", None);
+    run.wait_for("remote.certificate");
+    asker.until("the rotation is counted", |asker| {
+        asker.metrics()["clesyde_certificate_rotations_total"] == 1.0
+    });
+    let after = asker.metrics()["clesyde_certificate_not_after_seconds{certificate=\"remote\"}"];
+    assert!(after >= before, "{after} {before}");
+    world.control(
+        Method::POST,
+        "/faults",
+        Some(json!({ "fault": "drop_mqtt" })),
+    );
+    asker.until("the loss is counted", |asker| {
+        let metrics = asker.metrics();
+        metrics["clesyde_iot_connections_lost_total"] == 1.0
+            && metrics["clesyde_iot_connections_total"] == 2.0
+    });
+
+    // Without a platform it is alive and not ready, and says what is missing.
+    world.sim.terminate();
+    asker.until("it is not ready", |asker| asker.get("/readyz").0 == 503);
+    asker.until("both are missing", |asker| {
+        let (_, body) = asker.json("/readyz");
+        let parts: Vec<_> = body["missing"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|part| &part["part"])
+            .collect();
+        parts == ["iot", "remote"]
+    });
+    let (_, body) = asker.json("/readyz");
+    assert!(body["missing"][0]["reason"].is_string(), "{body}");
+    assert_eq!(asker.get("/healthz").0, 200);
+    assert_eq!(asker.metrics()["clesyde_iot_connected"], 0.0);
+    run.terminate();
+    assert!(TcpStream::connect(&asker.address).is_err());
+}
+
+#[test]
+fn callers_that_hang_hold_up_nobody_for_long() {
+    let world = World::provisioned();
+    let mut run = Background::start(&mut world.device(&["run", "--health", "[::1]:0"]));
+    let asker = Asker::of(&mut run);
+    let mut hanging: Vec<_> = (0..32)
+        .map(|_| TcpStream::connect(&asker.address).unwrap())
+        .collect();
+    let begun = Instant::now();
+    assert_eq!(asker.get("/healthz").0, 200);
+    assert!(begun.elapsed() < LIMIT);
+    for stream in &mut hanging {
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        assert!(
+            stream.read_to_end(&mut Vec::new()).is_ok(),
+            "it is hung up on"
+        );
+    }
+    run.terminate();
+}
+
+#[test]
+fn it_listens_to_this_machine_alone() {
+    let world = World::provisioned();
+    for address in [
+        "0.0.0.0:9100",
+        "192.0.2.1:9100",
+        "127.0.0.1",
+        "127.0.0.1:65536",
+        "[::]:1",
+    ] {
+        finish(&mut world.device(&["run", "--health", address]))
+            .expect(2)
+            .says(&["--health", address]);
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    finish(&mut world.device(&["run", "--health", &address]))
+        .expect(1)
+        .says(&["--health", &address, "in use"]);
+}
+
+#[test]
+fn systemd_is_told() {
+    let world = World::provisioned();
+    let path = world.home.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    let hear = || {
+        let mut message = [0; 1024];
+        let length = socket.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length])
+            .trim_end()
+            .to_owned()
+    };
+    let mut command = world.device(&["run"]);
+    command
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "2000000");
+    let mut run = Background::start(&mut command);
+    assert_eq!(hear(), "READY=1");
+    let mut heard = Vec::new();
+    while !(heard
+        .iter()
+        .any(|line: &String| line.starts_with("STATUS=reachable at https://"))
+        && heard.iter().filter(|line| *line == "WATCHDOG=1").count() > 1)
+    {
+        heard.push(hear());
+    }
+    assert!(heard.contains(&"STATUS=online".to_owned()), "{heard:?}");
+    run.terminate();
+    let mut last = hear();
+    while last != "STOPPING=1" {
+        last = hear();
+    }
+}
