@@ -3,6 +3,7 @@
 //! ```text
 //! relay --listen ADDR --fernet-key KEY[,KEY…] [--public ADDR] [--issue HOSTNAME:FILE]…
 //!       [--protocol-version 0|1|2] [--cipher aes-cbc|aes-gcm|aes-gcm-siv] [--valid SECONDS] [--throttling MESSAGES_PER_SECOND]
+//!       [--receive-buffer BYTES]
 //! ```
 //!
 //! `--public` is a second port that does the same. `--issue` writes a token with its key and initial vector as JSON, for the
@@ -17,7 +18,8 @@ use snitun::{Cipher, ProtocolVersion, SessionKey};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-#[tokio::main]
+// One thread, enough for gigabits: a server of your own, with many devices, may have more.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::read()?;
     let fernet = FernetKeys::from_keys(&options.fernet_keys)?;
@@ -26,6 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let config = ServerConfig {
         throttling: options.throttling,
+        receive_buffer: options.receive_buffer,
         ..ServerConfig::default()
     };
     let server = Server::new(fernet, config);
@@ -72,6 +75,7 @@ struct Options {
     cipher: Cipher,
     valid: u64,
     throttling: Option<std::num::NonZeroU32>,
+    receive_buffer: Option<usize>,
 }
 
 impl Options {
@@ -86,6 +90,7 @@ impl Options {
             cipher: Cipher::default(),
             valid: 24 * 3600,
             throttling: None,
+            receive_buffer: None,
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
@@ -105,6 +110,7 @@ impl Options {
                 "--protocol-version" => options.version = value.parse::<u8>()?.try_into()?,
                 "--cipher" => options.cipher = value.parse()?,
                 "--valid" => options.valid = value.parse()?,
+                "--receive-buffer" => options.receive_buffer = Some(value.parse()?),
                 "--throttling" => options.throttling = Some(value.parse()?),
                 _ => return Err(format!("what is {name}?").into()),
             }

@@ -9,9 +9,9 @@ use std::io::IoSlice;
 /// Data up to this size is copied behind its header; above, it is chained. A piece of a vectored write costs about as
 /// much as copying this many bytes.
 pub(crate) const COPY_UP_TO: usize = 4096;
-/// A batch takes no further frame from here on: enough to make the system call cheap, little enough that a control frame
+/// A batch takes no further frame from here on: enough to make the system call cheap, little enough that what becomes urgent
 /// does not wait long behind it.
-const FULL_BYTES: usize = 256 * 1024;
+const FULL_BYTES: usize = 128 * 1024;
 /// Pieces of one batch; vectored writes take up to 1024 on Linux, more than 64 gain nothing at our sizes.
 const FULL_PIECES: usize = 62;
 

@@ -104,6 +104,8 @@ mod relay;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod sni;
+#[cfg(feature = "driver")]
+mod socket;
 mod stats;
 
 pub use batch::WriteBatch;
@@ -123,5 +125,7 @@ pub use limits::{Limits, Timeouts};
 pub use mux::{ChannelKey, Event, Mux, MuxConfig, Read, Write};
 #[cfg(feature = "driver")]
 pub use relay::{Relayed, relay};
+#[cfg(feature = "driver")]
+pub use socket::prepare_tcp;
 pub use stats::TunnelStats;
 pub use version::{ProtocolVersion, UnsupportedVersion};

@@ -4,8 +4,11 @@
 //! still delivered, then both are closed.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Buf;
@@ -14,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::Instant;
 
-use crate::driver::{Channel, ChannelReader, ChannelWriter};
+use crate::driver::{Channel, ChannelReader, ChannelWriter, TURN};
 
 /// Taken from a channel at a time, about: four full frames in one system call. It is held beyond what the channel's own
 /// limits count.
@@ -75,36 +78,43 @@ async fn into_channel(
     channel: &mut ChannelWriter<'_>,
     progress: &Progress,
 ) -> io::Result<()> {
+    let mut turn = Turn::default();
     loop {
-        // No buffer is kept while nothing comes: many connections are idle.
-        tcp.readable().await?;
-        // Until the socket is empty, rather than waiting to be told of what has come meanwhile: a stream comes in larger
-        // pieces then.
-        loop {
-            let mut buffer = channel.take_buffer();
-            let count = match tcp.try_read_buf(&mut buffer) {
-                Ok(0) => {
-                    channel.shutdown().await?;
-                    return Ok(());
-                }
-                Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    channel.return_buffer(buffer);
-                    break;
-                }
-                Err(error) => {
-                    channel.shutdown().await?;
-                    return Err(error);
-                }
-            };
-            match channel.write_buffer(buffer).await {
-                Ok(()) => progress.moved(&progress.into_channel, count),
-                // The other direction sees the channel's end.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-                Err(error) => return Err(error),
+        let buffer = match receive(tcp, channel).await {
+            Ok(buffer) if !buffer.is_empty() => buffer,
+            ended => {
+                channel.shutdown().await?;
+                return ended.map(drop);
+            }
+        };
+        let count = buffer.len();
+        match channel.write_buffer(buffer).await {
+            Ok(()) => progress.moved(&progress.into_channel, count),
+            // The other direction sees the channel's end.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        turn.moved(count).await;
+    }
+}
+
+/// What the next read yields; nothing at the end. No buffer is kept while nothing comes: many connections are idle.
+async fn receive(tcp: &mut OwnedReadHalf, channel: &ChannelWriter<'_>) -> io::Result<Vec<u8>> {
+    poll_fn(|cx| {
+        ready!(tcp.as_ref().poll_read_ready(cx))?;
+        let mut buffer = channel.take_buffer();
+        // `read_buf` keeps nothing between polls, so that making it anew each time loses nothing. It knows from a buffer that
+        // it did not fill that the socket is empty, and spares the system call that would say so.
+        let read = pin!(tcp.read_buf(&mut buffer)).poll(cx);
+        match read {
+            Poll::Ready(read) => Poll::Ready(read.map(|_| buffer)),
+            Poll::Pending => {
+                channel.return_buffer(buffer);
+                Poll::Pending
             }
         }
-    }
+    })
+    .await
 }
 
 async fn from_channel(
@@ -113,6 +123,7 @@ async fn from_channel(
     progress: &Progress,
 ) -> io::Result<()> {
     let mut pieces = VecDeque::new();
+    let mut turn = Turn::default();
     loop {
         channel.read_pieces(&mut pieces, AT_A_TIME).await?;
         if pieces.is_empty() {
@@ -134,6 +145,7 @@ async fn from_channel(
                 return Err(io::ErrorKind::WriteZero.into());
             }
             progress.moved(&progress.from_channel, count);
+            turn.moved(count).await;
             while let Some(first) = pieces.front_mut() {
                 if count < first.len() {
                     first.advance(count);
@@ -142,6 +154,22 @@ async fn from_channel(
                 count -= first.len();
                 pieces.pop_front();
             }
+        }
+    }
+}
+
+/// Ends a task's turn when it has moved enough.
+#[derive(Default)]
+struct Turn {
+    bytes: usize,
+}
+
+impl Turn {
+    async fn moved(&mut self, count: usize) {
+        self.bytes += count;
+        if self.bytes >= TURN {
+            self.bytes = 0;
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -16,6 +16,8 @@ use super::client::Client;
 pub(super) const OURS: &str = "ours";
 /// A limit on everything that a program does before it is ready.
 const READY: Duration = Duration::from_secs(20);
+/// Receive buffer of our tunnels, in bytes: with a round trip of microseconds there is no use for more.
+const RECEIVE_BUFFER: &str = "524288";
 /// What nginx has to send.
 pub(super) const FILE_SIZE: u64 = 256 * 1024 * 1024;
 
@@ -290,6 +292,7 @@ impl Running {
             let mut command = Command::new(&programs.relay);
             command.args(["--listen", "127.0.0.1:0", "--fernet-key", &fernet_key]);
             command.args(["--protocol-version", &programs.version]);
+            command.args(["--receive-buffer", RECEIVE_BUFFER]);
             for (hostname, file) in issue {
                 command.arg("--issue").arg(format!("{hostname}:{file}"));
             }
@@ -317,7 +320,11 @@ impl Running {
                     command.arg(scripts.join("py_snitun_client.py"));
                     command
                 }
-                _ => Command::new(&programs.forward),
+                _ => {
+                    let mut command = Command::new(&programs.forward);
+                    command.args(["--receive-buffer", RECEIVE_BUFFER]);
+                    command
+                }
             };
             command.args([
                 "--server",

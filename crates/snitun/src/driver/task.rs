@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Sleep;
 
+use super::TURN;
 use super::shared::{Shared, now};
 use crate::batch::WriteBatch;
 use crate::close::CloseReason;
@@ -41,6 +42,8 @@ pub(crate) struct Task<S> {
     armed: Instant,
     /// Something was written since the last flush.
     unflushed: bool,
+    /// Bytes received in this turn.
+    received: usize,
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
@@ -56,6 +59,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             sleep: Box::pin(tokio::time::sleep_until(armed.into())),
             armed,
             unflushed: false,
+            received: 0,
         }
     }
 
@@ -70,6 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        self.received = 0;
         loop {
             let now = now();
             match self.poll_write(cx, now) {
@@ -78,7 +83,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             }
             match self.poll_read(cx) {
                 Poll::Ready(Err(reason)) => return Poll::Ready(reason),
-                Poll::Ready(Ok(())) => continue,
+                Poll::Ready(Ok(())) if self.received < TURN => continue,
+                Poll::Ready(Ok(())) => {
+                    // Wakes us once the runtime has looked around; nothing else is waited for.
+                    let _ = pin!(tokio::task::yield_now()).poll(cx);
+                    return Poll::Pending;
+                }
                 Poll::Pending => {}
             }
             match self.poll_time(cx, now) {
@@ -164,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
         let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx));
         match read {
             Ok(0) => return Poll::Ready(Err(CloseReason::Peer)),
-            Ok(_) => {}
+            Ok(count) => self.received += count,
             Err(error) => return Poll::Ready(Err(failed(&error))),
         }
         let now = now();

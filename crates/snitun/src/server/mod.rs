@@ -58,6 +58,9 @@ pub struct ServerConfig {
     pub token_timeout: Duration,
     /// How long a caller may take from there to a complete ClientHello. Default 2 s.
     pub hello_timeout: Duration,
+    /// Size of the receive buffer of a device's connection, in bytes. Default `None`: the system decides. See
+    /// [`prepare_tcp`](crate::prepare_tcp) for what a bound is good for, and what it costs.
+    pub receive_buffer: Option<usize>,
     /// How long a public connection may be idle. Default 105 s, in the middle of what the reference does.
     pub public_idle: Duration,
     /// How often a running tunnel's token is looked at. Default 14,400 s.
@@ -84,6 +87,7 @@ impl Default for ServerConfig {
             first_byte_timeout: Duration::from_secs(10),
             token_timeout: Duration::from_secs(2),
             hello_timeout: Duration::from_secs(2),
+            receive_buffer: None,
             public_idle: Duration::from_secs(105),
             expiry_check: Duration::from_secs(14_400),
             max_in_flight: 512,

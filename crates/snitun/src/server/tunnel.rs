@@ -18,6 +18,7 @@ use crate::connection_key::ConnectionKey;
 use crate::driver::{self, NoRandomness, Random};
 use crate::handshake::{HandshakeError, MAX_TOKEN_LEN, ServerHandshake, Session};
 use crate::mux::MuxConfig;
+use crate::socket::prepare_tcp;
 use crate::version::ProtocolVersion;
 
 /// How long the rest of a token that came in more than one segment may take. The reference gives it no time at all.
@@ -68,6 +69,7 @@ impl Inner {
             limits: self.config.limits.clone(),
             timeouts: self.config.timeouts.clone(),
         };
+        prepare_tcp(&stream, self.config.receive_buffer)?;
         let (tunnel, run) = driver::start(stream, session, mux)?;
         count(&self.metrics.counters.devices_connected);
         let _carrying = Metrics::carry(&self.metrics, tunnel.clone());

@@ -1,0 +1,27 @@
+//! What a tunnel wants of the TCP connection below it.
+
+use std::io;
+
+use tokio::net::TcpStream;
+
+/// Bytes that the system may keep for a connection beyond what it has sent. What lies there is ahead of every frame that
+/// becomes urgent meanwhile: a caller who wants one small answer would wait behind megabytes of another's download. Enough to
+/// bridge the time until the writer is woken.
+const UNSENT: u32 = 128 * 1024;
+
+/// Prepares a TCP connection for a tunnel: Nagle's algorithm off, little kept unsent in the system (on Linux and Android), and
+/// its receive buffer as large as `receive_buffer` says, in bytes; `None` leaves that to the system.
+///
+/// A bound on the receive buffer keeps small transfers quick beside large ones where the receiver's processor is the
+/// bottleneck, since everything in the buffer is ahead of them. It also bounds the throughput, to about the buffer's size in
+/// each round trip: on the internet, better leave it to the system.
+///
+/// # Errors
+/// What the system says.
+pub fn prepare_tcp(stream: &TcpStream, receive_buffer: Option<usize>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(stream);
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    receive_buffer.map_or(Ok(()), |size| socket.set_recv_buffer_size(size))
+}
