@@ -3,12 +3,13 @@
 //! `cargo run --release -p cloud-config --example cost` measures in a temporary directory; with a path behind `--`, below
 //! that. Nearly all of it is the medium's share, so the figures say more about the disk than about the program.
 
+mod common;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use cloud_config::{Credentials, DeviceConfig, PemParts, Store};
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use cloud_config::{Credentials, Store};
+use common::{Result, new_device, new_pair};
 
 const ROUNDS: usize = 25;
 
@@ -19,7 +20,7 @@ fn main() -> Result<()> {
     let base = tempfile::tempdir_in(parent)?;
     let store = Store::new(base.path());
     let device = new_device()?;
-    let remote = pair("sn0001.ui.example.com")?;
+    let remote = new_pair("sn0001.ui.example.com")?;
     let remote = Credentials::from_pem(&remote.0, &remote.1)?;
 
     let mut times: [Vec<Duration>; 5] = Default::default();
@@ -47,25 +48,4 @@ fn timed<T, E>(
     let begun = Instant::now();
     work()?;
     Ok(begun.elapsed())
-}
-
-fn new_device() -> Result<DeviceConfig> {
-    let (iot_cert, iot_key) = pair("SN0001")?;
-    let (remote_cert, remote_key) = pair("sn0001.ui.example.com")?;
-    Ok(DeviceConfig::from_pem_parts(PemParts {
-        iot_thing_name: "SN0001",
-        iot_endpoint: "abc-ats.iot.eu-west-1.amazonaws.com",
-        remote_endpoint: "remote.example.com",
-        access_point: "sn0001.ui.example.com",
-        iot_ca: &iot_cert,
-        iot_cert: &iot_cert,
-        iot_key: &iot_key,
-        remote_cert: &remote_cert,
-        remote_key: &remote_key,
-    })?)
-}
-
-fn pair(name: &str) -> Result<(String, String)> {
-    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()])?;
-    Ok((made.cert.pem(), made.signing_key.serialize_pem()))
 }

@@ -3,9 +3,10 @@
 //! `cargo run -p cloud-config --example directory` makes one in a temporary directory; with a base path behind `--` it
 //! looks at the one that is there.
 
-use cloud_config::{Credentials, DeviceConfig, Pair, PemParts, Store};
+mod common;
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use cloud_config::{Credentials, Pair, Store};
+use common::{Result, new_device, new_pair};
 
 fn main() -> Result<()> {
     if let Some(base) = std::env::args_os().nth(1) {
@@ -62,25 +63,4 @@ fn show(store: &Store) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn new_device() -> Result<DeviceConfig> {
-    let (iot_cert, iot_key) = new_pair("SN0001")?;
-    let (remote_cert, remote_key) = new_pair("sn0001.ui.example.com")?;
-    Ok(DeviceConfig::from_pem_parts(PemParts {
-        iot_thing_name: "SN0001",
-        iot_endpoint: "abc-ats.iot.eu-west-1.amazonaws.com",
-        remote_endpoint: "remote.example.com",
-        access_point: "sn0001.ui.example.com",
-        iot_ca: &iot_cert,
-        iot_cert: &iot_cert,
-        iot_key: &iot_key,
-        remote_cert: &remote_cert,
-        remote_key: &remote_key,
-    })?)
-}
-
-fn new_pair(name: &str) -> Result<(String, String)> {
-    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()])?;
-    Ok((made.cert.pem(), made.signing_key.serialize_pem()))
 }

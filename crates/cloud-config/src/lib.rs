@@ -70,6 +70,7 @@ mod journal;
 mod lock;
 mod names;
 mod pem;
+mod reading;
 mod store;
 
 pub use certificate::CertificateInfo;

@@ -12,21 +12,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use zeroize::Zeroizing;
 
-use crate::credentials::{Credentials, CredentialsError, MAX_PEM, PairReport};
-use crate::device::{ConfigError, DeviceConfig, PemParts};
+use crate::credentials::{Credentials, MAX_PEM, PairReport};
+use crate::device::DeviceConfig;
 use crate::dir::{Dir, step};
-use crate::document::{self, Document};
-use crate::error::{AccessError, Damage, LoadError, LockError, StoreError};
+use crate::document;
+use crate::error::{AccessError, LoadError, LockError, StoreError};
 use crate::journal::{
-    self, CLOUD_CONFIG, COMMITTED, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
+    self, CLOUD_CONFIG, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
 };
 use crate::lock::{DirectoryLock, Held, LOCK_FILE};
+use crate::reading::{Source, fingerprint, is_provisioned, read_device};
 
 /// The directory's name below the base path.
 pub const DIRECTORY: &str = ".clesydecloud";
-
-/// Longest `cloud_config.json` read, in bytes. Four names of at most 255 characters need a sixteenth of it.
-const MAX_DOCUMENT: usize = 16 * 1024;
 
 /// How often reading starts again because another process replaced files meanwhile. Replacing takes milliseconds and
 /// happens a few times a year.
@@ -317,10 +315,7 @@ impl Store {
             if !is_provisioned(dir)? {
                 return Err(self.nothing_there());
             }
-            let result = read(&Source {
-                dir,
-                committed: dir.subdirectory(COMMITTED)?,
-            });
+            let result = read(&Source::new(dir)?);
             if fingerprint(dir)? == before {
                 return result;
             }
@@ -359,110 +354,6 @@ impl Store {
         }
         Ok(Arc::new(Held::acquire_for_a_call(self.directory())?))
     }
-}
-
-/// Where files are read from: what is committed counts before what lies in place.
-struct Source<'a> {
-    dir: &'a Dir,
-    committed: Option<Dir>,
-}
-
-impl Source<'_> {
-    fn text(&self, name: &'static str, limit: usize) -> Result<Zeroizing<String>, LoadError> {
-        // In this order: a file moves from there to here, so looking the other way round could miss it in both.
-        let committed = match &self.committed {
-            Some(committed) => committed.read(name, limit)?,
-            None => None,
-        };
-        let content = match committed {
-            Some(content) => content,
-            None => self
-                .dir
-                .read(name, limit)?
-                .ok_or_else(|| self.damaged(name, Damage::Missing))?,
-        };
-        if content.length > limit as u64 {
-            return Err(self.damaged(name, Damage::TooLarge(content.length)));
-        }
-        match std::str::from_utf8(&content.bytes) {
-            Ok(text) => Ok(Zeroizing::new(text.to_owned())),
-            Err(_) => Err(self.damaged(name, Damage::NotText)),
-        }
-    }
-
-    fn damaged(&self, name: &str, what: impl Into<Damage>) -> LoadError {
-        LoadError::Damaged {
-            file: self.dir.join(name),
-            what: what.into(),
-        }
-    }
-}
-
-fn read_device(source: &Source<'_>) -> Result<DeviceConfig, LoadError> {
-    let text = source.text(CLOUD_CONFIG, MAX_DOCUMENT)?;
-    let Document {
-        iot_thing_name,
-        iot_endpoint,
-        remote_endpoint,
-        access_point,
-    } = document::parse(&text).map_err(|error| source.damaged(CLOUD_CONFIG, error))?;
-    let [iot_ca, iot_cert, iot_key, remote_cert, remote_key] = [
-        source.text(IOT_CA, MAX_PEM)?,
-        source.text(IOT_CERT, MAX_PEM)?,
-        source.text(IOT_KEY, MAX_PEM)?,
-        source.text(REMOTE_CERT, MAX_PEM)?,
-        source.text(REMOTE_KEY, MAX_PEM)?,
-    ];
-    let parts = PemParts {
-        iot_thing_name: &iot_thing_name,
-        iot_endpoint: &iot_endpoint,
-        remote_endpoint: &remote_endpoint,
-        access_point: &access_point,
-        iot_ca: &iot_ca,
-        iot_cert: &iot_cert,
-        iot_key: &iot_key,
-        remote_cert: &remote_cert,
-        remote_key: &remote_key,
-    };
-    DeviceConfig::from_pem_parts(parts).map_err(|error| match error {
-        ConfigError::Roots(error) => source.damaged(IOT_CA, error),
-        ConfigError::Iot(error) => source.damaged(at_fault(&error, IOT_CERT, IOT_KEY), error),
-        ConfigError::Remote(error) => {
-            source.damaged(at_fault(&error, REMOTE_CERT, REMOTE_KEY), error)
-        }
-        error @ ConfigError::Name { .. } => source.damaged(CLOUD_CONFIG, error),
-    })
-}
-
-/// Which file of a pair an error is about.
-fn at_fault(error: &CredentialsError, cert: &'static str, key: &'static str) -> &'static str {
-    match error {
-        CredentialsError::Certificate(_)
-        | CredentialsError::NotX509
-        | CredentialsError::TooLong => cert,
-        CredentialsError::Key(_)
-        | CredentialsError::UnsupportedKey
-        | CredentialsError::Mismatch => key,
-    }
-}
-
-fn is_provisioned(dir: &Dir) -> Result<bool, AccessError> {
-    if let Some(committed) = dir.subdirectory(COMMITTED)?
-        && committed.stat(CLOUD_CONFIG)?.is_some()
-    {
-        return Ok(true);
-    }
-    Ok(dir.stat(CLOUD_CONFIG)?.is_some())
-}
-
-/// Changes whenever a file was replaced or a change committed: inode and time of change of each name that counts.
-fn fingerprint(dir: &Dir) -> Result<Vec<impl PartialEq + use<>>, AccessError> {
-    let mut seen = Vec::with_capacity(FILES.len() + 1);
-    for name in FILES.into_iter().chain([COMMITTED]) {
-        let stat = dir.stat(name)?;
-        seen.push(stat.map(|stat| (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec)));
-    }
-    Ok(seen)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The store under faults: a full disk and a power cut at every single step of every change.
 
+mod sharing;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::LazyLock;
@@ -7,7 +9,9 @@ use std::sync::LazyLock;
 use tempfile::TempDir;
 
 use super::*;
+use crate::device::PemParts;
 use crate::faults::{Outcome, Plan, under};
+use crate::journal::COMMITTED;
 
 /// Two configurations that have nothing in common.
 static OLD: LazyLock<DeviceConfig> = LazyLock::new(|| device("old"));
@@ -346,83 +350,4 @@ fn what_the_python_library_stores_after_a_cut_removal_stays() {
         fs::copy(path(&other), path(&base)).unwrap();
     }
     assert_eq!(found(&base), Some(NEW.clone()));
-}
-
-#[test]
-fn a_reader_beside_a_writer_gets_whole_configurations() {
-    let base = fast_directory();
-    let writing = Store::new(base.path());
-    writing.save(&OLD).unwrap();
-    let reading = Store::new(base.path());
-    std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            let _lock = writing.lock().unwrap();
-            for turn in 0..40 {
-                writing
-                    .save(if turn % 2 == 0 { &NEW } else { &OLD })
-                    .unwrap();
-            }
-        });
-        let mut read = 0;
-        while !writer.is_finished() || read == 0 {
-            match reading.load() {
-                Ok(loaded) => {
-                    assert!(loaded.device == *OLD || loaded.device == *NEW);
-                    read += 1;
-                }
-                Err(error) => assert!(error.is_retryable(), "{error}"),
-            }
-        }
-    });
-}
-
-#[test]
-fn a_reader_beside_a_removal_gets_all_or_nothing() {
-    let base = fast_directory();
-    let writing = Store::new(base.path());
-    let reading = Store::new(base.path());
-    std::thread::scope(|scope| {
-        let writer = scope.spawn(|| {
-            for _ in 0..40 {
-                writing.save(&OLD).unwrap();
-                writing.remove().unwrap();
-            }
-        });
-        while !writer.is_finished() {
-            match reading.load() {
-                Ok(loaded) => assert!(loaded.device == *OLD),
-                Err(LoadError::NotProvisioned(_) | LoadError::Busy(_)) => {}
-                Err(other) => panic!("{other}"),
-            }
-        }
-    });
-}
-
-#[test]
-fn one_store_is_locked_once_and_writes_under_its_own_lock() {
-    let base = fast_directory();
-    let store = Store::new(base.path());
-    let lock = store.lock().unwrap();
-    for other in [store.clone(), Store::new(base.path())] {
-        let Err(LockError::InUse { pid, .. }) = other.lock() else {
-            panic!("locked twice")
-        };
-        assert_eq!(pid, Some(std::process::id()));
-    }
-    store.save(&OLD).unwrap();
-    let other = Store::new(base.path());
-    assert!(matches!(
-        other.replace_remote(&NEW.remote),
-        Err(StoreError::Lock(LockError::InUse { .. }))
-    ));
-    assert_eq!(other.load().unwrap().device, *OLD);
-    drop(lock);
-    other.replace_remote(&NEW.remote).unwrap();
-
-    let lock = store.lock().unwrap();
-    assert!(store.remove().unwrap());
-    assert!(!store.directory().exists());
-    // The lock ended with the directory: a new one can be had while the old value is still around.
-    let _again = other.lock().unwrap();
-    drop(lock);
 }

@@ -2,13 +2,18 @@
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-use cloud_config::{DeviceConfig, PemParts};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use cloud_config::{AccessError, Damage, DeviceConfig, LoadError, PemParts, Store};
+use tempfile::TempDir;
 
 /// A directory in memory where there is such a thing: the tests sync thousands of files, and what a slow disk adds to that
 /// is time alone.
-pub(crate) fn fast_directory() -> tempfile::TempDir {
-    tempfile::TempDir::new_in("/dev/shm")
-        .or_else(|_| tempfile::TempDir::new())
+pub(crate) fn fast_directory() -> TempDir {
+    TempDir::new_in("/dev/shm")
+        .or_else(|_| TempDir::new())
         .unwrap()
 }
 
@@ -41,4 +46,59 @@ pub(crate) fn device_of(
         remote_key,
     })
     .unwrap()
+}
+
+/// A stored configuration and where it lies.
+pub(crate) struct Fixture {
+    _base: TempDir,
+    pub(crate) store: Store,
+    pub(crate) device: DeviceConfig,
+}
+
+impl Fixture {
+    pub(crate) fn new() -> Self {
+        let base = TempDir::new().unwrap();
+        let store = Store::new(base.path());
+        let device = device("SN0001");
+        store.save(&device).unwrap();
+        Self {
+            _base: base,
+            store,
+            device,
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.store.directory().join(name)
+    }
+
+    pub(crate) fn mode(&self, name: &str) -> u32 {
+        fs::symlink_metadata(self.path(name))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    }
+
+    /// Loads a directory in which `name` has this content, and expects to be told what is wrong with it.
+    pub(crate) fn damage(&self, name: &str, content: impl AsRef<[u8]>) -> Damage {
+        let sound = fs::read(self.path(name)).unwrap();
+        fs::write(self.path(name), content).unwrap();
+        let result = self.store.load();
+        fs::write(self.path(name), sound).unwrap();
+        match result {
+            Err(LoadError::Damaged { file, what }) => {
+                assert_eq!(file, self.path(name), "{what}");
+                what
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    pub(crate) fn refusal(&self) -> AccessError {
+        match self.store.load() {
+            Err(LoadError::Access(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
 }

@@ -1,0 +1,135 @@
+//! Reading a configuration out of its directory, as it is at one moment: file by file, then the whole, checked.
+//!
+//! It takes no lock and changes nothing. That nobody replaced a file meanwhile is seen by a [`fingerprint`] before and after;
+//! who compares the two is the store.
+//!
+//! Protocol: `docs/protocol.md`, "On disk".
+
+use zeroize::Zeroizing;
+
+use crate::credentials::{CredentialsError, MAX_PEM};
+use crate::device::{ConfigError, DeviceConfig, PemParts};
+use crate::dir::Dir;
+use crate::document::{self, Document};
+use crate::error::{AccessError, Damage, LoadError};
+use crate::journal::{
+    CLOUD_CONFIG, COMMITTED, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
+};
+
+/// Longest `cloud_config.json` read, in bytes. Four names of at most 255 characters need a sixteenth of it.
+const MAX_DOCUMENT: usize = 16 * 1024;
+
+/// Where files are read from: what is committed counts before what lies in place.
+pub(crate) struct Source<'a> {
+    dir: &'a Dir,
+    committed: Option<Dir>,
+}
+
+impl<'a> Source<'a> {
+    pub(crate) fn new(dir: &'a Dir) -> Result<Self, AccessError> {
+        Ok(Self {
+            dir,
+            committed: dir.subdirectory(COMMITTED)?,
+        })
+    }
+
+    pub(crate) fn text(
+        &self,
+        name: &'static str,
+        limit: usize,
+    ) -> Result<Zeroizing<String>, LoadError> {
+        // In this order: a file moves from there to here, so looking the other way round could miss it in both.
+        let committed = match &self.committed {
+            Some(committed) => committed.read(name, limit)?,
+            None => None,
+        };
+        let content = match committed {
+            Some(content) => content,
+            None => self
+                .dir
+                .read(name, limit)?
+                .ok_or_else(|| self.damaged(name, Damage::Missing))?,
+        };
+        if content.length > limit as u64 {
+            return Err(self.damaged(name, Damage::TooLarge(content.length)));
+        }
+        match std::str::from_utf8(&content.bytes) {
+            Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+            Err(_) => Err(self.damaged(name, Damage::NotText)),
+        }
+    }
+
+    pub(crate) fn damaged(&self, name: &str, what: impl Into<Damage>) -> LoadError {
+        LoadError::Damaged {
+            file: self.dir.join(name),
+            what: what.into(),
+        }
+    }
+}
+
+pub(crate) fn read_device(source: &Source<'_>) -> Result<DeviceConfig, LoadError> {
+    let text = source.text(CLOUD_CONFIG, MAX_DOCUMENT)?;
+    let Document {
+        iot_thing_name,
+        iot_endpoint,
+        remote_endpoint,
+        access_point,
+    } = document::parse(&text).map_err(|error| source.damaged(CLOUD_CONFIG, error))?;
+    let [iot_ca, iot_cert, iot_key, remote_cert, remote_key] = [
+        source.text(IOT_CA, MAX_PEM)?,
+        source.text(IOT_CERT, MAX_PEM)?,
+        source.text(IOT_KEY, MAX_PEM)?,
+        source.text(REMOTE_CERT, MAX_PEM)?,
+        source.text(REMOTE_KEY, MAX_PEM)?,
+    ];
+    let parts = PemParts {
+        iot_thing_name: &iot_thing_name,
+        iot_endpoint: &iot_endpoint,
+        remote_endpoint: &remote_endpoint,
+        access_point: &access_point,
+        iot_ca: &iot_ca,
+        iot_cert: &iot_cert,
+        iot_key: &iot_key,
+        remote_cert: &remote_cert,
+        remote_key: &remote_key,
+    };
+    DeviceConfig::from_pem_parts(parts).map_err(|error| match error {
+        ConfigError::Roots(error) => source.damaged(IOT_CA, error),
+        ConfigError::Iot(error) => source.damaged(at_fault(&error, IOT_CERT, IOT_KEY), error),
+        ConfigError::Remote(error) => {
+            source.damaged(at_fault(&error, REMOTE_CERT, REMOTE_KEY), error)
+        }
+        error @ ConfigError::Name { .. } => source.damaged(CLOUD_CONFIG, error),
+    })
+}
+
+/// Which file of a pair an error is about.
+fn at_fault(error: &CredentialsError, cert: &'static str, key: &'static str) -> &'static str {
+    match error {
+        CredentialsError::Certificate(_)
+        | CredentialsError::NotX509
+        | CredentialsError::TooLong => cert,
+        CredentialsError::Key(_)
+        | CredentialsError::UnsupportedKey
+        | CredentialsError::Mismatch => key,
+    }
+}
+
+pub(crate) fn is_provisioned(dir: &Dir) -> Result<bool, AccessError> {
+    if let Some(committed) = dir.subdirectory(COMMITTED)?
+        && committed.stat(CLOUD_CONFIG)?.is_some()
+    {
+        return Ok(true);
+    }
+    Ok(dir.stat(CLOUD_CONFIG)?.is_some())
+}
+
+/// Changes whenever a file was replaced or a change committed: inode and time of change of each name that counts.
+pub(crate) fn fingerprint(dir: &Dir) -> Result<Vec<impl PartialEq + use<>>, AccessError> {
+    let mut seen = Vec::with_capacity(FILES.len() + 1);
+    for name in FILES.into_iter().chain([COMMITTED]) {
+        let stat = dir.stat(name)?;
+        seen.push(stat.map(|stat| (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec)));
+    }
+    Ok(seen)
+}
