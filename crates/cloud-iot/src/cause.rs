@@ -3,14 +3,16 @@
 //! Each [`Cause`] says what happened and what to do about it. None of them ends a session: the
 //! device must come back by itself once the cause is gone, however long that takes.
 
-use std::error::Error as StdError;
+mod proxy;
+mod tls;
+
 use std::io;
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::Error as WireError;
-use rumqttc::v5::{ConnectionError, StateError, TlsError};
-use rustls::{AlertDescription, CertificateError};
 use thiserror::Error;
+
+pub use self::proxy::ProxyCause;
+pub use self::tls::TlsCause;
 
 use crate::backoff::Retry;
 use crate::reason::ReasonCode;
@@ -34,6 +36,9 @@ pub enum Cause {
         "no connection was made within the time limit; the server or the way to it is too slow"
     )]
     ConnectTimeout,
+    /// There is no way through the HTTP proxy.
+    #[error("no way through the proxy: {0}")]
+    Proxy(#[from] ProxyCause),
     /// The TLS handshake failed.
     #[error("TLS failed: {0}")]
     Tls(#[from] TlsCause),
@@ -65,7 +70,7 @@ pub enum Cause {
     /// [`SessionHandle::reconnect_with`](crate::SessionHandle::reconnect_with).
     #[error("the connection is made anew, with other TLS settings")]
     Renewed,
-    /// Neither reading nor writing got ahead.
+    /// Neither reading nor writing got ahead: not even a ping could be written.
     #[error("the connection stalled; the server takes nothing any more")]
     Stalled,
     /// The server said goodbye with a reason.
@@ -76,7 +81,7 @@ pub enum Cause {
         /// The server's own words, cut to 200 characters.
         message: Option<String>,
     },
-    /// The connection ended without a reason being given, or with one that cannot be read.
+    /// The connection ended without a reason being given.
     #[error("the connection was closed{}", if *.soon { " right after it was made; does another client use the same client id?" } else { "" })]
     Closed {
         /// Whether it ended so soon that another client with the same id is likely.
@@ -93,36 +98,6 @@ pub enum Cause {
     Internal(String),
 }
 
-/// What went wrong in TLS.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum TlsCause {
-    /// The server's certificate comes from no CA that is trusted here.
-    #[error("the server's certificate is from an unknown CA")]
-    UnknownIssuer,
-    /// The server's certificate is for other names.
-    #[error("the server's certificate is for another name")]
-    WrongName,
-    /// The server's certificate has expired.
-    #[error("the server's certificate has expired, or this device's clock is wrong")]
-    Expired,
-    /// The server's certificate is not valid yet.
-    #[error("the server's certificate is not valid yet; this device's clock is probably wrong")]
-    NotYetValid,
-    /// The server's certificate is bad in another way.
-    #[error("the server's certificate is not acceptable: {0}")]
-    BadCertificate(String),
-    /// The server refused this device's certificate.
-    #[error("the server refused this device's certificate: {0}")]
-    ClientCertificateRejected(String),
-    /// Both sides have no version, cipher suite or ALPN name in common.
-    #[error("server and device have no TLS parameters in common: {0}")]
-    NothingInCommon(String),
-    /// Another failure.
-    #[error("{0}")]
-    Other(String),
-}
-
 impl Cause {
     /// Whether the same attempt may succeed later without anybody changing the device's
     /// configuration. The session tries again in any case, because the change may be made on the
@@ -133,6 +108,7 @@ impl Cause {
             self,
             Self::Tls(TlsCause::UnknownIssuer | TlsCause::WrongName | TlsCause::BadCertificate(_))
                 | Self::Tls(TlsCause::ClientCertificateRejected(_))
+                | Self::Proxy(ProxyCause::Authentication)
                 | Self::SubscriptionRefused { .. }
         ) && !matches!(
             self,
@@ -181,15 +157,57 @@ impl Cause {
     pub(crate) fn is_unreachable(&self) -> bool {
         matches!(
             self,
-            Self::Refused | Self::Unreachable | Self::ConnectTimeout
+            Self::Refused
+                | Self::Unreachable
+                | Self::ConnectTimeout
+                // Many proxies open a way to 443 and to nothing else.
+                | Self::Proxy(ProxyCause::Refused { .. } | ProxyCause::ServerUnreachable { .. })
         )
+    }
+
+    /// Whether the fault may be with the network that the device is on.
+    pub(crate) fn is_of_the_network(&self) -> bool {
+        match self {
+            Self::NameNotFound
+            | Self::Refused
+            | Self::Unreachable
+            | Self::ConnectTimeout
+            | Self::Proxy(_)
+            | Self::SubscribeTimeout
+            | Self::AcknowledgeTimeout
+            | Self::KeepAlive
+            | Self::ClockJump(_)
+            | Self::Stalled
+            | Self::Closed { soon: false }
+            | Self::Io(_) => true,
+            // A captive portal, and a clock that only the network can set right.
+            Self::Tls(tls) => !matches!(tls, TlsCause::ClientCertificateRejected(_)),
+            Self::NotAccepted(_)
+            | Self::SubscriptionRefused { .. }
+            | Self::Disconnected { .. }
+            | Self::Closed { soon: true }
+            | Self::Renewed
+            | Self::Protocol(_)
+            | Self::Internal(_) => false,
+        }
     }
 
     /// The longest text of a peer that is repeated in a message: enough to be understood, too
     /// little to flood a log.
     const MAX_PEER_TEXT: usize = 200;
 
-    fn from_io(error: &io::Error) -> Self {
+    /// The server said goodbye with this reason.
+    pub(crate) fn disconnected(reason: ReasonCode, message: Option<String>) -> Self {
+        if reason == ReasonCode::SUCCESS {
+            return Self::Closed { soon: false };
+        }
+        let message = message.map(|text| text.chars().take(Self::MAX_PEER_TEXT).collect());
+        Self::Disconnected { reason, message }
+    }
+}
+
+impl From<&io::Error> for Cause {
+    fn from(error: &io::Error) -> Self {
         if let Some(tls) = error
             .get_ref()
             .and_then(|inner| inner.downcast_ref::<rustls::Error>())
@@ -207,115 +225,7 @@ impl Cause {
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::BrokenPipe
             | io::ErrorKind::UnexpectedEof => Self::Closed { soon: false },
-            // The resolver's errors have no kind of their own; the text is std's own.
-            _ if error.to_string().starts_with("failed to lookup address") => Self::NameNotFound,
-            io::ErrorKind::InvalidInput => Self::NameNotFound,
             _ => Self::Io(error.to_string()),
-        }
-    }
-
-    fn from_wire(error: &WireError) -> Self {
-        match error {
-            WireError::Io(error) => Self::from_io(error),
-            // A DISCONNECT without a reason: two bytes, which the decoder does not take.
-            WireError::PayloadRequired => Self::Closed { soon: false },
-            // A DISCONNECT with a reason and no properties ends here too: the standard allows it
-            // and mosquitto sends it, but the decoder loses the reason.
-            WireError::MalformedPacket => Self::Closed { soon: false },
-            other => Self::Protocol(other.to_string()),
-        }
-    }
-
-    fn from_state(error: &StateError) -> Self {
-        match error {
-            StateError::Io(error) => Self::from_io(error),
-            StateError::AwaitPingResp => Self::KeepAlive,
-            StateError::ConnectionAborted => Self::Closed { soon: false },
-            StateError::ConnFail { reason } => Self::NotAccepted((*reason).into()),
-            StateError::CollisionTimeout => Self::AcknowledgeTimeout,
-            StateError::ServerDisconnect {
-                reason_code,
-                reason_string,
-            } => Self::Disconnected {
-                reason: (*reason_code).into(),
-                message: reason_string
-                    .as_ref()
-                    .map(|text| text.chars().take(Self::MAX_PEER_TEXT).collect()),
-            },
-            StateError::Deserialization(error) => Self::from_wire(error),
-            other => Self::Protocol(other.to_string()),
-        }
-    }
-}
-
-impl From<&ConnectionError> for Cause {
-    fn from(error: &ConnectionError) -> Self {
-        match error {
-            ConnectionError::Timeout(_) => Self::ConnectTimeout,
-            ConnectionError::ConnectionRefused(code) => Self::NotAccepted((*code).into()),
-            ConnectionError::Io(error) => Self::from_io(error),
-            ConnectionError::MqttState(error) => Self::from_state(error),
-            ConnectionError::Tls(TlsError::Io(error)) => match Self::from_io(error) {
-                Self::Closed { .. } => {
-                    TlsCause::Other("the server broke off the handshake".into()).into()
-                }
-                cause => cause,
-            },
-            ConnectionError::Tls(TlsError::TLS(error)) => TlsCause::from(error).into(),
-            ConnectionError::Tls(other) => TlsCause::Other(other.to_string()).into(),
-            ConnectionError::NotConnAck(_) => {
-                Self::Protocol("CONNECT was answered with another packet than CONNACK".into())
-            }
-            other => Self::Internal(describe(other)),
-        }
-    }
-}
-
-fn describe(error: &dyn StdError) -> String {
-    error.to_string()
-}
-
-impl From<&rustls::Error> for TlsCause {
-    fn from(error: &rustls::Error) -> Self {
-        use AlertDescription as Alert;
-        match error {
-            rustls::Error::InvalidCertificate(bad) => match bad {
-                CertificateError::UnknownIssuer | CertificateError::BadSignature => {
-                    Self::UnknownIssuer
-                }
-                CertificateError::NotValidForName
-                | CertificateError::NotValidForNameContext { .. } => Self::WrongName,
-                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                    Self::Expired
-                }
-                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                    Self::NotYetValid
-                }
-                other => Self::BadCertificate(other.to_string()),
-            },
-            // These alerts speak about the certificate that we sent.
-            rustls::Error::AlertReceived(
-                alert @ (Alert::BadCertificate
-                | Alert::NoCertificate
-                | Alert::UnsupportedCertificate
-                | Alert::CertificateRevoked
-                | Alert::CertificateExpired
-                | Alert::CertificateUnknown
-                | Alert::UnknownCA
-                | Alert::AccessDenied
-                | Alert::CertificateRequired
-                | Alert::DecryptError),
-            ) => Self::ClientCertificateRejected(format!("{alert:?}")),
-            rustls::Error::AlertReceived(
-                alert @ (Alert::HandshakeFailure
-                | Alert::ProtocolVersion
-                | Alert::InsufficientSecurity
-                | Alert::NoApplicationProtocol),
-            ) => Self::NothingInCommon(format!("{alert:?}")),
-            rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
-                Self::NothingInCommon(error.to_string())
-            }
-            other => Self::Other(other.to_string()),
         }
     }
 }
@@ -334,41 +244,8 @@ mod tests {
                 Cause::Closed { soon: false },
             ),
         ] {
-            assert_eq!(Cause::from(&ConnectionError::Io(kind.into())), cause);
+            assert_eq!(Cause::from(&io::Error::from(kind)), cause);
         }
-        let dns =
-            io::Error::other("failed to lookup address information: Name or service not known");
-        assert_eq!(Cause::from(&ConnectionError::Io(dns)), Cause::NameNotFound);
-    }
-
-    #[test]
-    fn tells_certificate_errors_apart() {
-        let cause = |error: rustls::Error| {
-            // As tokio-rustls hands it on.
-            let io = io::Error::new(io::ErrorKind::InvalidData, error);
-            Cause::from(&ConnectionError::Tls(TlsError::Io(io)))
-        };
-        let bad = |e| cause(rustls::Error::InvalidCertificate(e));
-        assert_eq!(
-            bad(CertificateError::Expired),
-            Cause::Tls(TlsCause::Expired)
-        );
-        assert_eq!(
-            bad(CertificateError::NotValidYet),
-            Cause::Tls(TlsCause::NotYetValid)
-        );
-        assert_eq!(
-            bad(CertificateError::UnknownIssuer),
-            Cause::Tls(TlsCause::UnknownIssuer)
-        );
-        let alert = cause(rustls::Error::AlertReceived(
-            AlertDescription::CertificateUnknown,
-        ));
-        assert!(matches!(
-            alert,
-            Cause::Tls(TlsCause::ClientCertificateRejected(_))
-        ));
-        assert!(!alert.is_retryable());
     }
 
     #[test]
@@ -382,6 +259,11 @@ mod tests {
             (Cause::NameNotFound, Retry::Ordinary),
             (Cause::KeepAlive, Retry::Ordinary),
             (Cause::Closed { soon: true }, Retry::Ordinary),
+            (
+                Cause::Proxy(ProxyCause::Refused { status: 403 }),
+                Retry::Ordinary,
+            ),
+            (Cause::Proxy(ProxyCause::Authentication), Retry::Stubborn),
             // Server shutting down.
             (disconnected(0x8B), Retry::Ordinary),
             (disconnected(0x97), Retry::Busy),

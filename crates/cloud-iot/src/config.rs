@@ -9,11 +9,12 @@ use rustls::pki_types::ServerName;
 use crate::backoff::Backoff;
 use crate::error::ConfigError;
 use crate::message::{Message, Subscription};
+use crate::proxy::Proxy;
 
 /// AWS IoT Core's longest client id, in bytes.
 const MAX_CLIENT_ID_BYTES: usize = 128;
 
-/// rumqttc panics below this.
+/// Below this it is the network's own delays that are measured. AWS IoT Core allows 30 s and more.
 const MIN_KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// The port of MQTT over TLS.
@@ -40,8 +41,9 @@ pub struct SessionConfig {
     pub client_id: String,
     /// How to verify the server and to prove who this device is; see [`tls`](crate::tls).
     pub tls: Arc<rustls::ClientConfig>,
-    /// How often the connection is probed, 5–65535 s in whole seconds. Default: 60 s. A dead peer
-    /// is noticed after one and a half intervals.
+    /// How long a dead connection may go unnoticed, 5–65535 s in whole seconds. Default: 60 s. After
+    /// half of it without a packet from the server it is probed, and the answer has the other half.
+    /// The server is told as well, and may ask for another interval.
     pub keep_alive: Duration,
     /// Published by the server when the connection ends without a goodbye. Default: none.
     pub will: Option<Message>,
@@ -70,6 +72,15 @@ pub struct SessionConfig {
     pub backoff: Backoff,
     /// Time limits.
     pub timeouts: Timeouts,
+    /// An HTTP proxy to go through, such as [`Proxy::from_env`] finds. Default: none, whatever the
+    /// environment says.
+    pub proxy: Option<Proxy>,
+    /// The port on which a connection was made last time, as [`SessionHandle::port`] told: the first
+    /// attempt goes there. Default: none, and any other than `port` and the fallback port counts as
+    /// none, so that it may come from a file that is out of date.
+    ///
+    /// [`SessionHandle::port`]: crate::SessionHandle::port
+    pub last_port: Option<u16>,
 }
 
 impl SessionConfig {
@@ -96,6 +107,8 @@ impl SessionConfig {
             limits: Limits::default(),
             backoff: Backoff::default(),
             timeouts: Timeouts::default(),
+            proxy: None,
+            last_port: None,
         }
     }
 

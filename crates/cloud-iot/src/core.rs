@@ -15,13 +15,14 @@
 //!
 //! Invariants: exactly one phase, which carries all that belongs to it alone; nothing but the
 //! birth message leaves before the subscriptions are granted and the on-connect hooks have ended;
-//! every phase but `Online` (which has keep-alive) and `Stopped` has a deadline, or waits for hooks,
-//! which have their own.
+//! every phase but `Stopped` has a deadline (that of `Online` is keep-alive), or waits for hooks, which
+//! have their own.
 //!
 //! See docs/protocol.md, "IoT messaging".
 
 mod connecting;
 mod phase;
+mod pulse;
 mod receiving;
 mod renewing;
 mod stopping;
@@ -56,6 +57,8 @@ pub(crate) struct Core {
     failures: Failures,
     /// Where the next attempt goes.
     port: Port,
+    /// When the last one was begun.
+    opened: Instant,
     outbox: Outbox,
     /// When the pace lets the next message leave, if that is what it waits for.
     resume_at: Option<Instant>,
@@ -74,12 +77,18 @@ impl Core {
     pub(crate) fn new(config: Arc<SessionConfig>, random: Random, now: Instant) -> Self {
         let outbox = Outbox::new(&config.limits, config.overflow);
         let inbound = Inbound::new(MAX_UNACKNOWLEDGED);
+        let fallback = config.fallback_port.beside(config.port);
+        let port = match fallback.filter(|port| config.last_port == Some(*port)) {
+            Some(port) => Port::Fallback(port),
+            None => Port::Main,
+        };
         let mut core = Self {
             config,
             random,
             phase: Phase::Stopped,
             failures: Failures::default(),
-            port: Port::Main,
+            port,
+            opened: now,
             outbox,
             resume_at: None,
             requests: Requests::default(),
@@ -96,6 +105,14 @@ impl Core {
     /// The next thing to do, in order.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
+    }
+
+    /// The port of the connection that there is, or of the next one.
+    pub(crate) fn port(&self) -> u16 {
+        match self.port {
+            Port::Main => self.config.port,
+            Port::Fallback(port) => port,
+        }
     }
 
     /// How the session ended, once it has.
@@ -197,22 +214,16 @@ impl Core {
             LinkEvent::Message(incoming) => self.received(incoming, now),
             LinkEvent::Pinged => {
                 if let Some(link) = self.link() {
-                    link.ping_due = Some(now + link.terms.keep_alive / 2);
+                    link.pulse.pinged();
                 }
             }
             LinkEvent::Ponged => {
                 if let Some(link) = self.link() {
-                    link.ping_due = None;
+                    link.pulse.ponged(now);
                 }
             }
             LinkEvent::Disconnected => {
-                if matches!(
-                    self.phase,
-                    Phase::Draining {
-                        step: Drain::Leaving,
-                        ..
-                    }
-                ) {
+                if self.is_leaving() {
                     self.report.clean = true;
                     self.close(now);
                 } else if matches!(self.phase, Phase::Renewing { .. }) {
@@ -231,10 +242,11 @@ impl Core {
                 self.go_online(link, now);
                 self.leave_if_quiet(now);
             }
-            Phase::Waiting { until, .. } => {
+            Phase::Waiting { until, network, .. } => {
                 self.phase = Phase::Waiting {
                     until,
                     hooks: false,
+                    network,
                 };
                 self.handle_timeout(now);
             }
@@ -257,17 +269,20 @@ impl Core {
     fn phase_deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Connecting { due } => Some(*due),
-            Phase::Subscribing { link, due, .. } => earliest([Some(*due), link.ping_due]),
-            Phase::Greeting { link } => link.ping_due,
+            Phase::Subscribing { link, due, .. } => Some(link.pulse.due().min(*due)),
+            Phase::Greeting { link } => Some(link.pulse.due()),
             Phase::Online { link } => {
-                let due = self.outbox.next_due();
-                let patient =
-                    due.map(|due| link.patience.map_or(due, |patience| due.max(patience)));
-                earliest([link.ping_due, patient])
+                earliest([Some(link.pulse.due()), self.acknowledgement_due(link)])
             }
-            Phase::Draining { step, deadline, .. } => match step {
-                Drain::Flushing(until) => Some((*until).min(*deadline)),
-                Drain::Goodbye(_) | Drain::Leaving => Some(*deadline),
+            Phase::Draining {
+                link,
+                step,
+                deadline,
+                ..
+            } => match step {
+                Drain::Flushing(until) => Some(link.pulse.due().min(*until).min(*deadline)),
+                Drain::Goodbye(_) => Some(link.pulse.due().min(*deadline)),
+                Drain::Leaving => Some(*deadline),
             },
             Phase::Renewing { due, .. } => Some(*due),
             Phase::Closing { deadline } => Some(*deadline),
@@ -275,8 +290,15 @@ impl Core {
             Phase::Waiting {
                 until,
                 hooks: false,
+                ..
             } => Some(*until),
         }
+    }
+
+    /// When the next acknowledgement is overdue. They come one after the other.
+    fn acknowledgement_due(&self, link: &Link) -> Option<Instant> {
+        let due = self.outbox.next_due()?;
+        Some(link.patience.map_or(due, |patience| patience.max(due)))
     }
 
     /// Does what is due.
@@ -290,23 +312,32 @@ impl Core {
         if self.phase_deadline().is_none_or(|deadline| deadline > now) {
             return;
         }
+        let leaving = self.is_leaving() || matches!(self.phase, Phase::Renewing { .. });
+        if !leaving && let Some(link) = self.link() {
+            match link.pulse.beat(now) {
+                Ok(false) => {}
+                Ok(true) => self.actions.push_back(Action::Ping),
+                Err(cause) => return self.lost(cause, now),
+            }
+        }
         match &self.phase {
             Phase::Connecting { .. } => self.lost(Cause::ConnectTimeout, now),
             Phase::Subscribing { due, .. } if *due <= now => {
                 self.lost(Cause::SubscribeTimeout, now)
             }
-            Phase::Online { link } if link.ping_due.is_none_or(|due| due > now) => {
+            Phase::Online { link }
+                if self.acknowledgement_due(link).is_some_and(|due| due <= now) =>
+            {
                 self.lost(Cause::AcknowledgeTimeout, now);
             }
-            Phase::Subscribing { .. } | Phase::Greeting { .. } | Phase::Online { .. } => {
-                self.lost(Cause::KeepAlive, now);
-            }
+            Phase::Subscribing { .. } | Phase::Greeting { .. } | Phase::Online { .. } => {}
             Phase::Draining {
                 step: Drain::Flushing(_),
                 deadline,
                 ..
             } if *deadline > now => self.advance(now),
-            Phase::Draining { .. } => self.close(now),
+            Phase::Draining { deadline, .. } if *deadline <= now => self.close(now),
+            Phase::Draining { .. } => {}
             Phase::Renewing { .. } => self.lost(Cause::Renewed, now),
             Phase::Closing { .. } => self.end(),
             Phase::Waiting { .. } => self.open(now),
@@ -327,7 +358,10 @@ impl Core {
         };
         self.resume_at = loop {
             match self.outbox.hand_over(&mut link.window, &link.terms, now) {
-                Next::Message(message) => self.actions.push_back(Action::Publish(message)),
+                Next::Message(message) => {
+                    link.pulse.said(now);
+                    self.actions.push_back(Action::Publish(message));
+                }
                 Next::At(time) => break Some(time),
                 Next::Nothing => break None,
             }
@@ -345,12 +379,21 @@ impl Core {
         }
     }
 
-    /// On a slow network a ping and its answer may stand behind much else that does come through.
     fn sign_of_life(&mut self, now: Instant) {
         if let Some(link) = self.link() {
-            let later = now + link.terms.keep_alive / 2;
-            link.ping_due = link.ping_due.map(|due| due.max(later));
+            link.pulse.heard(now);
         }
+    }
+
+    /// Whether DISCONNECT is on its way, after which nothing may be sent.
+    fn is_leaving(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Draining {
+                step: Drain::Leaving,
+                ..
+            }
+        )
     }
 
     fn out_of_step(&mut self, packet: &str, now: Instant) {

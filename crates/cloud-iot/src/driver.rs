@@ -1,8 +1,8 @@
 //! The session's task: carries out what the [core](crate::core) decides, and tells it what happened.
 //!
 //! It waits for one thing at a time (a call, an event of the connection, a hook's end, a deadline)
-//! and nothing that it does blocks. All tasks of the session are its children: the connection's,
-//! the hooks' and the routes'. When it ends, none is left.
+//! and nothing that it does blocks. The connection lives in it; the tasks of the hooks and of the
+//! routes are its children. When it ends, none is left.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::cause::Cause;
 use crate::clock::Clocks;
 use crate::config::SessionConfig;
+use crate::connection::{Connection, EVENTS, NotTaken};
 use crate::core::{Action, Core, Port, StopReport};
 use crate::event::{SessionEvent, SessionState};
 use crate::handled::Handled;
@@ -22,7 +23,6 @@ use crate::hooks::Hooks;
 use crate::inbound::DeliveryId;
 use crate::link::LinkEvent;
 use crate::message::Message;
-use crate::pump::{Connection, EVENTS, NotTaken};
 use crate::router::Routes;
 use crate::stream::Streams;
 
@@ -55,6 +55,11 @@ impl Shared {
             tls: Mutex::default(),
             wake: Notify::new(),
         }
+    }
+
+    /// The port of the connection that there is, or of the next one.
+    pub(crate) fn port(&self) -> u16 {
+        lock(&self.core).port()
     }
 
     /// Does something with the core and lets the driver carry out what comes of it.
@@ -126,7 +131,6 @@ impl Driver {
             hooks,
             routes,
             connection: None,
-            pumps: JoinSet::new(),
             hooking: JoinSet::new(),
         };
         running.serve().await;
@@ -142,8 +146,6 @@ struct Running {
     hooks: Hooks,
     routes: Routes,
     connection: Option<Connection>,
-    /// The tasks of this connection and of those before it that are still ending.
-    pumps: JoinSet<()>,
     /// Hooks that run, and aborted ones that are still ending.
     hooking: JoinSet<()>,
 }
@@ -155,7 +157,7 @@ impl Running {
         while !self.carry_out() {
             let deadline = {
                 let core = lock(&self.shared.core);
-                // A connection wakes us with every ping; without one we have to look by ourselves.
+                // A connection wakes us for every ping; without one we have to look by ourselves.
                 let look = core.is_waiting().then(|| Instant::now() + keep_alive);
                 core.next_deadline().into_iter().chain(look).min()
             };
@@ -180,8 +182,7 @@ impl Running {
         }
     }
 
-    /// Takes the event and those that have come already, so that a burst costs one wake-up; no
-    /// more than the channel holds, so that what comes of them is carried out in between.
+    /// Takes the event and those that have come already, so that a burst costs one wake-up.
     fn link_events(&mut self, first: LinkEvent) {
         let now = Instant::now();
         let mut core = lock(&self.shared.core);
@@ -191,7 +192,7 @@ impl Running {
         }
     }
 
-    /// Tells the core what had still come before the event loop stopped taking requests, which is
+    /// Tells the core what had still come before the connection stopped taking packets, which is
     /// most likely the true cause of its end.
     fn not_taken(&mut self) {
         let now = Instant::now();
@@ -200,7 +201,7 @@ impl Running {
             core.link_event(event, now);
         }
         // Without effect if the connection is known to be lost by now.
-        let cause = Cause::Internal("the event loop took no request".into());
+        let cause = Cause::Internal("the connection took no packet".into());
         core.link_event(LinkEvent::Lost(cause), now);
     }
 
@@ -223,7 +224,6 @@ impl Running {
         let limit = self.shared.config.timeouts.hook;
         match action {
             Action::Open(port) => {
-                while self.pumps.try_join_next().is_some() {}
                 if let Port::Fallback(port) = port {
                     tracing::info!(
                         port,
@@ -233,12 +233,12 @@ impl Running {
                 if let Some(tls) = lock(&self.shared.tls).take() {
                     Arc::make_mut(&mut self.config).tls = tls;
                 }
-                let connection = Connection::open(&self.config, port, &mut self.pumps);
-                self.connection = Some(connection);
+                self.connection = Some(Connection::open(&self.config, port));
             }
-            Action::Subscribe(subscriptions) => {
-                return self.send(|link| link.subscribe(&subscriptions));
+            Action::Subscribe(packet_id, subscriptions) => {
+                return self.send(|link| link.subscribe(packet_id, &subscriptions));
             }
+            Action::Ping => return self.send(Connection::ping),
             Action::Publish(message) => return self.send(|link| link.publish(message)),
             Action::Disconnect => return self.send(Connection::disconnect),
             Action::Close => {
@@ -273,8 +273,11 @@ impl Running {
     }
 
     /// After `Close` what is left to send belongs to no connection any more.
-    fn send(&self, f: impl FnOnce(&Connection) -> Result<(), NotTaken>) -> Result<(), NotTaken> {
-        self.connection.as_ref().map_or(Ok(()), f)
+    fn send(
+        &mut self,
+        f: impl FnOnce(&mut Connection) -> Result<(), NotTaken>,
+    ) -> Result<(), NotTaken> {
+        self.connection.as_mut().map_or(Ok(()), f)
     }
 
     fn hooks_started(&self) {
@@ -294,7 +297,6 @@ impl Running {
 
     async fn finish(mut self) {
         self.connection = None;
-        self.pumps.shutdown().await;
         self.hooking.shutdown().await;
         let deadline = lock(&self.shared.stop_by).unwrap_or_else(Instant::now);
         if timeout_at(deadline, self.routes.finish()).await.is_err() {
@@ -317,7 +319,7 @@ fn tell(event: &SessionEvent) {
     }
 }
 
-/// The events that have come already, no more than the channel holds.
+/// The events that have come already; no more than come at once, so that what comes of them is carried out in between.
 fn queued(connection: &mut Option<Connection>) -> impl Iterator<Item = LinkEvent> {
     std::iter::from_fn(|| connection.as_mut().and_then(Connection::try_event)).take(EVENTS)
 }

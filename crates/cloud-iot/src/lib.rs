@@ -68,16 +68,19 @@
 //! # Inside
 //!
 //! `core` decides, purely, with time and randomness as inputs; `driver` is the one task that
-//! carries decisions out; `pump` is the task that alone owns rumqttc's event loop, one for each
-//! connection. The rest is around these: `outbox`, `requests`, `backoff` belong to the core;
-//! `router`, `stream`, `hooks` to the driver. The protocol's facts are in docs/protocol.md, "IoT
-//! messaging".
+//! carries decisions out; `connection` is the socket with rumqttc's codec on it, made anew by
+//! `connect` (with `dial` and `proxy`) each time. The rest is around these: `outbox`, `requests`,
+//! `backoff` belong to the core; `router`, `stream`, `hooks` to the driver. The protocol's facts are
+//! in docs/protocol.md, "IoT messaging".
 
 mod backoff;
 mod cause;
 mod clock;
 mod config;
+mod connect;
+mod connection;
 mod core;
+mod dial;
 mod driver;
 mod error;
 mod event;
@@ -89,7 +92,7 @@ mod link;
 mod message;
 mod outbox;
 mod pace;
-mod pump;
+mod proxy;
 mod reason;
 mod receipt;
 mod requests;
@@ -98,16 +101,18 @@ mod session;
 mod stream;
 pub mod tls;
 mod topic;
+mod wire;
 
 pub use tower::BoxError;
 
 pub use crate::backoff::{Backoff, Retry};
-pub use crate::cause::{Cause, TlsCause};
+pub use crate::cause::{Cause, ProxyCause, TlsCause};
 pub use crate::config::{Acknowledge, FallbackPort, Limits, Overflow, SessionConfig, Timeouts};
 pub use crate::core::StopReport;
 pub use crate::error::{ConfigError, DeliveryError, PublishError, RequestError, StreamError};
 pub use crate::event::{SessionEvent, SessionState};
 pub use crate::message::{Message, PublishOptions, QoS, Subscription};
+pub use crate::proxy::{InvalidProxy, Proxy};
 pub use crate::reason::ReasonCode;
 pub use crate::receipt::{Ack, Receipt};
 pub use crate::router::{RouteOptions, Router};

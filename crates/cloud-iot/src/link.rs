@@ -1,6 +1,6 @@
 //! One connection, as the [core](crate::core) sees it: what happens on it, and on what terms.
 //!
-//! Not here: the connection itself, see [`pump`](crate::pump).
+//! Not here: the connection itself, see [`connection`](crate::connection).
 
 use std::time::Duration;
 

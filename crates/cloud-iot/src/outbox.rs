@@ -11,7 +11,7 @@
 //!
 //! Invariants: messages and bytes stay within their limits; every accepted message's receipt is
 //! resolved exactly once; in flight, what was written comes before what was not; no two messages
-//! in flight have the same packet id (rumqttc would hold back the second one for ever).
+//! in flight have the same packet id.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -52,6 +52,8 @@ pub(crate) struct Outgoing {
     pub(crate) message: Message,
     /// What is left of its time.
     pub(crate) expires_in: Option<Duration>,
+    /// 0 at QoS 0.
+    pub(crate) packet_id: u16,
 }
 
 /// What can be handed over.
@@ -83,7 +85,7 @@ struct InFlight {
     due: Option<Instant>,
 }
 
-/// The packet ids that rumqttc will give, and how many messages it may hold.
+/// The packet ids of a connection, and how many messages may be in flight on it.
 #[derive(Debug)]
 pub(crate) struct Window {
     size: u16,
@@ -111,7 +113,7 @@ impl Window {
     }
 }
 
-/// rumqttc reported a packet that does not fit what it was given.
+/// The connection reported a packet that does not fit what it was given.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct OutOfStep;
 
@@ -327,6 +329,7 @@ impl Outbox {
         Outgoing {
             message,
             expires_in,
+            packet_id,
         }
     }
 

@@ -298,6 +298,27 @@ impl SessionHandle {
         self.shared().reconnect_with(tls);
     }
 
+    /// Tells the session that the device's network has changed: an interface came up or went, or has
+    /// another address. For a host that watches its network; without it a dead connection is noticed
+    /// by [keep-alive](SessionConfig::keep_alive) alone.
+    ///
+    /// The connection that there is is probed at once, and given up if it shows no life within 5 s
+    /// (or half the keep-alive interval, if that is shorter). An attempt that is under way gets no more
+    /// than that either. A wait ends, unless it was the server that refused, though there are never two
+    /// attempts within a second. Calling it too often, or for nothing, does no harm.
+    pub fn network_changed(&self) {
+        self.shared()
+            .with_core(|core| core.network_changed(Instant::now()));
+    }
+
+    /// The port of the connection that there is, or where the next attempt goes. One that is read when
+    /// the session comes [online](SessionEvent::Connected) is worth being kept for
+    /// [`SessionConfig::last_port`].
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.shared().port()
+    }
+
     /// Where the session stands, now and whenever it changes.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<SessionState> {

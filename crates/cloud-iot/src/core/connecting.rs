@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::Core;
 use super::phase::{Action, Link, Phase, Port};
+use super::pulse::{PROBE, Pulse};
 use crate::backoff::Retry;
 use crate::cause::Cause;
 use crate::event::{SessionEvent, SessionState};
@@ -15,8 +16,11 @@ use crate::link::ServerTerms;
 use crate::outbox::Window;
 use crate::reason::ReasonCode;
 
-/// How long the core waits beyond rumqttc's own limit for a connection before it gives up.
+/// How long the core waits beyond the connection's own limit, which knows better what took the time.
 const CONNECT_GRACE: Duration = Duration::from_secs(1);
+
+/// AWS IoT Core takes one CONNECT a second from a client, however often its network changes.
+const CONNECT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A connection that ends within this time without a word is likely to have been ended in favour
 /// of another client with the same id.
@@ -25,6 +29,7 @@ const SOON: Duration = Duration::from_secs(10);
 impl Core {
     pub(super) fn open(&mut self, now: Instant) {
         self.renew_by = None;
+        self.opened = now;
         self.phase = Phase::Connecting {
             due: now + self.config.timeouts.connect + CONNECT_GRACE,
         };
@@ -69,6 +74,30 @@ impl Core {
         }
     }
 
+    /// The device may be on another network now. What is under way must show life soon, and a wait for the network
+    /// to come back is over.
+    pub(crate) fn network_changed(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Subscribing { link, .. } | Phase::Greeting { link } | Phase::Online { link } => {
+                if link.pulse.hurry(now) {
+                    self.actions.push_back(Action::Ping);
+                }
+            }
+            Phase::Connecting { due } => *due = (*due).min(now + PROBE),
+            Phase::Waiting {
+                until,
+                network: true,
+                ..
+            } => *until = (*until).min(now.max(self.opened + CONNECT_INTERVAL)),
+            // The server's refusals, and two clients with one id, are the same on every network.
+            Phase::Waiting { .. }
+            | Phase::Draining { .. }
+            | Phase::Renewing { .. }
+            | Phase::Closing { .. }
+            | Phase::Stopped => {}
+        }
+    }
+
     /// Whether it waits for its next attempt and nothing else would wake it up in time.
     pub(crate) fn is_waiting(&self) -> bool {
         matches!(self.phase, Phase::Waiting { .. })
@@ -91,10 +120,10 @@ impl Core {
         let window = Window::new(terms.receive_maximum.min(self.config.limits.in_flight));
         let link = Link {
             since: now,
+            pulse: Pulse::new(terms.keep_alive, now),
             terms,
             window,
             patience: None,
-            ping_due: None,
         };
         // Granted in this process, that is: one before it may have asked for others.
         let from = if self.granted {
@@ -118,8 +147,9 @@ impl Core {
             self.phase = Phase::Greeting { link };
             return;
         }
-        link.window.take();
-        self.actions.push_back(Action::Subscribe(batch.to_vec()));
+        let packet_id = link.window.take();
+        self.actions
+            .push_back(Action::Subscribe(packet_id, batch.to_vec()));
         let due = now + self.config.timeouts.subscribe;
         self.phase = Phase::Subscribing {
             link,
@@ -229,6 +259,7 @@ impl Core {
         self.phase = Phase::Waiting {
             until: now + retry_in,
             hooks: greeted,
+            network: cause.is_of_the_network(),
         };
         self.actions.push_back(Action::Close);
         let state = SessionState::Waiting {

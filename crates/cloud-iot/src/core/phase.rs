@@ -11,13 +11,15 @@ use crate::link::ServerTerms;
 use crate::message::{Message, Subscription};
 use crate::outbox::{MessageId, Outgoing, Window};
 
+use super::pulse::Pulse;
+
 /// What the driver is to do.
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Make a new connection.
     Open(Port),
-    /// Send a SUBSCRIBE.
-    Subscribe(Vec<Subscription>),
+    /// Send a SUBSCRIBE with this packet id.
+    Subscribe(u16, Vec<Subscription>),
     /// Start the on-connect hooks; report with [`hooks_finished`](super::Core::hooks_finished).
     ConnectHooks,
     /// Send a PUBLISH.
@@ -32,6 +34,8 @@ pub(crate) enum Action {
     },
     /// Send a PUBACK.
     Acknowledge(u16),
+    /// Send a PINGREQ.
+    Ping,
     /// Send DISCONNECT.
     Disconnect,
     /// Drop the connection, and hooks that still run.
@@ -62,8 +66,7 @@ pub(super) struct Link {
     pub(super) window: Window,
     /// Acknowledgements come one after the other; no message is overdue before this.
     pub(super) patience: Option<Instant>,
-    /// When the answer to a ping is overdue.
-    pub(super) ping_due: Option<Instant>,
+    pub(super) pulse: Pulse,
 }
 
 #[derive(Debug)]
@@ -104,10 +107,12 @@ pub(super) enum Phase {
     Closing {
         deadline: Instant,
     },
-    /// Waiting before the next attempt: for the time, and for hooks that still run.
+    /// Waiting before the next attempt: for the time, and for hooks that still run. `network`: another
+    /// network may be the cure.
     Waiting {
         until: Instant,
         hooks: bool,
+        network: bool,
     },
     Stopped,
 }

@@ -306,7 +306,7 @@ proptest! {
         let mut window = Window::new(size);
         let mut receipts = Vec::new();
         let mut arrived: Vec<usize> = Vec::new();
-        // What the event loop was handed and has not written; what was written and not answered.
+        // What the connection was handed and has not written; what was written and not answered.
         let mut handed: VecDeque<(u16, Message)> = VecDeque::new();
         let mut unanswered: Vec<u16> = Vec::new();
         let mut ids = Window::new(size);

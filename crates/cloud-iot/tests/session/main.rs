@@ -16,3 +16,4 @@ mod diagnosis;
 mod faults;
 mod inbound;
 mod lifecycle;
+mod proxy;

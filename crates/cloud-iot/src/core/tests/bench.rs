@@ -140,7 +140,8 @@ pub(super) fn word(action: &Action) -> String {
     match action {
         Action::Open(Port::Main) => "open".into(),
         Action::Open(Port::Fallback(port)) => format!("open {port}"),
-        Action::Subscribe(filters) => format!("subscribe {}", filters.len()),
+        Action::Subscribe(_, filters) => format!("subscribe {}", filters.len()),
+        Action::Ping => "ping".into(),
         Action::ConnectHooks => "connect hooks".into(),
         Action::Publish(out) => {
             format!("publish {}", String::from_utf8_lossy(&out.message.payload))

@@ -1,5 +1,5 @@
 //! AWS's long run on virtual time: ten hours of traffic, late acknowledgements, random drops and an outage of an hour,
-//! against a model of the event loop and of a server that does what the standard says.
+//! against a model of the connection and of a server that does what the standard says.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -69,12 +69,7 @@ impl World {
         (3 * HOUR..4 * HOUR).contains(&(self.bench.now - self.start))
     }
 
-    fn take_id(&mut self) -> u16 {
-        self.last_id = self.last_id % 100 + 1;
-        self.last_id
-    }
-
-    /// What the server and the event loop make of what the session wants.
+    /// What the server and the connection make of what the session wants.
     fn perform(&mut self, action: Action) {
         let now = self.bench.now;
         let soon = now + Duration::from_millis(self.random.random_range(20..200));
@@ -90,8 +85,11 @@ impl World {
                 let end = soon + Duration::from_secs(self.random.random_range(1..1 << exponent));
                 self.plan(end, LinkEvent::Lost(Cause::Closed { soon: false }));
             }
-            Action::Subscribe(filters) => {
-                self.take_id();
+            Action::Ping => {
+                self.bench.event(LinkEvent::Pinged);
+                self.plan(soon, LinkEvent::Ponged);
+            }
+            Action::Subscribe(_, filters) => {
                 self.plan(
                     soon,
                     LinkEvent::Subscribed(vec![ReasonCode(1); filters.len()]),
@@ -102,7 +100,7 @@ impl World {
             }
             Action::Publish(out) => {
                 let sure = out.message.qos == QoS::AtLeastOnce;
-                let id = if sure { self.take_id() } else { 0 };
+                let id = out.packet_id;
                 self.bench.event(LinkEvent::Written(id));
                 if let Some(number) = number(&out.message)
                     && !self.arrived.contains(&number)

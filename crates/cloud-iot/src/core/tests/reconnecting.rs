@@ -1,6 +1,7 @@
 //! Where and when the next attempt is made, by what ended the last one.
 
 use super::*;
+use crate::ProxyCause;
 use crate::config::FallbackPort;
 
 /// Lets the attempt fail and returns what the next one does.
@@ -68,4 +69,78 @@ fn a_clock_jump_shortens_the_wait() {
     // Nothing to do while connecting, which has its limit.
     bench.core.clock_jumped(3600 * SECOND, bench.now);
     assert_eq!(bench.wait_until_due(), 21 * SECOND);
+}
+
+#[test]
+fn the_port_of_last_time_is_tried_first() {
+    for (last, first) in [(443, "open 443"), (8883, "open"), (8884, "open")] {
+        let mut config = config();
+        config.last_port = Some(last);
+        let mut bench = Bench::new(config);
+        assert_eq!(bench.actions(), ["connecting 1", first]);
+    }
+    let mut config = config();
+    config.last_port = Some(443);
+    let mut bench = Bench::new(config);
+    assert_eq!(bench.core.port(), 443);
+    assert_eq!(next_attempt(&mut bench, Cause::Refused), "open");
+    assert_eq!(bench.core.port(), 8883);
+}
+
+#[test]
+fn a_proxy_that_lets_443_through_only() {
+    let mut bench = Bench::new(config());
+    let refused = Cause::Proxy(ProxyCause::Refused { status: 403 });
+    assert_eq!(next_attempt(&mut bench, refused), "open 443");
+    // Without the password there is no way to either.
+    let password = Cause::Proxy(ProxyCause::Authentication);
+    assert_eq!(next_attempt(&mut bench, password), "open 443");
+}
+
+#[test]
+fn a_changed_network_shows_a_dead_connection_within_seconds() {
+    let mut bench = Bench::online(config());
+    bench.wait(10 * SECOND);
+    bench.core.network_changed(bench.now);
+    bench.core.network_changed(bench.now);
+    assert_eq!(bench.actions(), ["ping"]);
+    bench.event(LinkEvent::Pinged);
+    assert_eq!(bench.wait_until_due(), 5 * SECOND);
+    assert_eq!(bench.cause(), Cause::KeepAlive);
+
+    // One that is alive stays.
+    let mut bench = Bench::online(config());
+    bench.core.network_changed(bench.now);
+    bench.event(LinkEvent::Pinged);
+    bench.event(LinkEvent::Ponged);
+    bench.wait(10 * SECOND);
+    assert_eq!(bench.actions(), ["ping"]);
+}
+
+#[test]
+fn a_changed_network_ends_a_wait_for_it_but_no_other() {
+    let mut bench = Bench::new(config());
+    bench.actions();
+    bench.event(LinkEvent::Lost(Cause::Unreachable));
+    bench.core.network_changed(bench.now);
+    assert_eq!(
+        bench.wait_until_due(),
+        SECOND,
+        "no two attempts in a second"
+    );
+    assert!(bench.actions().contains(&"open 443".to_owned()));
+
+    let mut bench = Bench::new(config());
+    let refused = Cause::NotAccepted(ReasonCode::NOT_AUTHORIZED);
+    bench.event(LinkEvent::Lost(refused));
+    bench.core.network_changed(bench.now);
+    assert_eq!(bench.wait_until_due(), 32 * SECOND);
+}
+
+#[test]
+fn a_changed_network_gives_an_attempt_that_is_under_way_little_time() {
+    let mut bench = Bench::new(config());
+    bench.core.network_changed(bench.now);
+    assert_eq!(bench.wait_until_due(), 5 * SECOND);
+    assert_eq!(bench.cause(), Cause::ConnectTimeout);
 }

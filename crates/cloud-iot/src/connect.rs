@@ -1,0 +1,126 @@
+//! From nothing to a connection on which MQTT is spoken: TCP, perhaps through a proxy, then TLS, CONNECT and CONNACK.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, Connect, ConnectProperties, ConnectReturnCode, LastWill, Packet,
+};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::cause::{Cause, TlsCause};
+use crate::config::{Acknowledge, SessionConfig};
+use crate::core::Port;
+use crate::dial::dial;
+use crate::link::ServerTerms;
+use crate::tls;
+use crate::wire::Wire;
+
+/// A connection that the server has accepted, and on what terms.
+pub(crate) type Accepted<S> = (Wire<S>, ServerTerms);
+
+/// Makes a connection within [`Timeouts::connect`](crate::Timeouts::connect).
+pub(crate) async fn connect(
+    config: Arc<SessionConfig>,
+    port: Port,
+) -> Result<Accepted<TlsStream<TcpStream>>, Cause> {
+    let deadline = Instant::now() + config.timeouts.connect;
+    let (port, tls) = match port {
+        Port::Main => (config.port, Arc::clone(&config.tls)),
+        Port::Fallback(port) => (port, tls::with_alpn(Arc::clone(&config.tls))),
+    };
+    let way = async {
+        let host = config.host.as_str();
+        let stream = match config.proxy.as_ref().and_then(|proxy| proxy.way_to(host)) {
+            Some(proxy) => proxy.tunnel(host, port, deadline).await?,
+            None => dial(host, port, deadline).await?,
+        };
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| Cause::NameNotFound)?;
+        let stream = TlsConnector::from(tls).connect(name, stream).await;
+        greet(stream.map_err(|error| handshake_failed(&error))?, &config).await
+    };
+    timeout_at(deadline, way)
+        .await
+        .unwrap_or(Err(Cause::ConnectTimeout))
+}
+
+fn handshake_failed(error: &io::Error) -> Cause {
+    match Cause::from(error) {
+        Cause::Closed { .. } => TlsCause::Other("the server broke off the handshake".into()).into(),
+        cause => cause,
+    }
+}
+
+/// CONNECT and CONNACK.
+async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    config: &SessionConfig,
+) -> Result<Accepted<S>, Cause> {
+    let mut wire = Wire::new(stream, config.limits.incoming_packet_bytes);
+    wire.send(&request(config)).await?;
+    match wire.receive().await? {
+        Packet::ConnAck(connack) if connack.code == ConnectReturnCode::Success => {
+            let terms = terms(&connack, config);
+            Ok((wire, terms))
+        }
+        Packet::ConnAck(connack) => Err(Cause::NotAccepted(connack.code.into())),
+        _ => Err(Cause::Protocol(
+            "CONNECT was answered with another packet than CONNACK".into(),
+        )),
+    }
+}
+
+fn request(config: &SessionConfig) -> Packet {
+    // Topic aliases are not offered: they would have to be kept, for nothing that a device needs.
+    let properties = ConnectProperties {
+        session_expiry_interval: config
+            .session_expiry
+            .map(|expiry| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
+        receive_maximum: (config.acknowledge == Acknowledge::AfterHandlers)
+            .then_some(config.limits.incoming_in_flight),
+        max_packet_size: Some(config.limits.incoming_packet_bytes),
+        ..ConnectProperties::new()
+    };
+    let connect = Connect {
+        keep_alive: u16::try_from(config.keep_alive.as_secs()).unwrap_or(u16::MAX),
+        client_id: config.client_id.clone(),
+        clean_start: config.session_expiry.is_none(),
+        properties: Some(properties),
+    };
+    let will = config.will.as_ref().map(|will| {
+        let payload = will.payload.to_vec();
+        LastWill::new(&will.topic, payload, will.qos.into(), will.retain, None)
+    });
+    Packet::Connect(connect, will, None)
+}
+
+fn terms(connack: &ConnAck, config: &SessionConfig) -> ServerTerms {
+    let properties = connack.properties.as_ref();
+    let keep_alive = properties
+        .and_then(|p| p.server_keep_alive)
+        // The server does without; we want to know when it is gone.
+        .filter(|seconds| *seconds > 0)
+        .map_or(config.keep_alive, |seconds| {
+            Duration::from_secs(seconds.into())
+        });
+    ServerTerms {
+        receive_maximum: properties
+            .and_then(|p| p.receive_max)
+            .unwrap_or(config.limits.in_flight),
+        maximum_packet: properties.and_then(|p| p.max_packet_size),
+        at_least_once: properties
+            .and_then(|p| p.max_qos)
+            .is_none_or(|qos| qos >= 1),
+        retain: properties
+            .and_then(|p| p.retain_available)
+            .is_none_or(|flag| flag == 1),
+        keep_alive,
+        session_present: connack.session_present,
+    }
+}

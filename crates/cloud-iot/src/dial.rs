@@ -1,0 +1,212 @@
+//! From a name to a TCP connection: all addresses of both families, raced.
+//!
+//! The addresses are tried in turns of IPv6 and IPv4, beginning with the family that the system prefers. The next one
+//! is tried when the one before has failed or has not answered for a moment; the first that answers wins and the others
+//! are given up ("happy eyeballs", RFC 8305). So a broken IPv6 costs a quarter of a second and not a time-out.
+//!
+//! Not here: the time limit of it all, and what is said on the connection.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::cause::Cause;
+
+/// How long an address may be silent before the next one is tried as well: what RFC 8305 recommends.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Addresses of one name that are tried at most. AWS IoT Core's names have up to 16.
+const MAX_ADDRESSES: usize = 16;
+
+/// What the system may hold for sending (Linux doubles it). Left to itself it takes megabytes,
+/// behind which pings and acknowledgements of a slow uplink come too late. This is half a second
+/// at the rate that AWS IoT Core allows.
+const SEND_BUFFER_BYTES: u32 = 128 << 10;
+
+/// Connects to the first address of `host` that answers. Of several failures the most telling one is returned.
+///
+/// A name server that does not answer until `deadline` counts as one that does not know the name.
+pub(crate) async fn dial(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, Cause> {
+    let found = timeout_at(deadline, lookup_host((host, port))).await;
+    let addresses = match found {
+        Ok(Ok(addresses)) => addresses.collect(),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, host, "the name was not resolved");
+            return Err(Cause::NameNotFound);
+        }
+        Err(_) => return Err(Cause::NameNotFound),
+    };
+    race(addresses, connect).await
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, Cause> {
+    let attempt = async {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_nodelay(true)?;
+        socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
+        socket.connect(address).await
+    };
+    attempt.await.map_err(|error: io::Error| {
+        tracing::debug!(%address, %error, "no connection to this address");
+        Cause::from(&error)
+    })
+}
+
+async fn race<S, F>(
+    addresses: Vec<SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<S, Cause>
+where
+    F: Future<Output = Result<S, Cause>>,
+{
+    let mut queue = in_turns(addresses).into_iter();
+    let mut running: FuturesUnordered<F> = queue.next().map(&connect).into_iter().collect();
+    let mut told = None;
+    while !running.is_empty() {
+        tokio::select! {
+            Some(outcome) = running.next() => match outcome {
+                Ok(stream) => return Ok(stream),
+                Err(cause) => told = more_telling(told, cause),
+            },
+            () = sleep(STAGGER), if queue.len() > 0 => {}
+        }
+        running.extend(queue.next().map(&connect));
+    }
+    // A name without any address was not found.
+    Err(told.unwrap_or(Cause::NameNotFound))
+}
+
+/// The addresses of both families by turns, each family in its old order.
+fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) = addresses
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first_is_v6);
+    let (mut first, mut second) = (first.into_iter(), second.into_iter());
+    let turns = std::iter::from_fn(|| match (first.next(), second.next()) {
+        (None, None) => None,
+        (one, other) => Some(one.into_iter().chain(other)),
+    });
+    turns.flatten().take(MAX_ADDRESSES).collect()
+}
+
+/// Of two failures the one from further on the way; a device without IPv6 fails there in any case.
+fn more_telling(told: Option<Cause>, cause: Cause) -> Option<Cause> {
+    let rank = |cause: &Cause| match cause {
+        Cause::Unreachable => 0,
+        Cause::ConnectTimeout => 1,
+        Cause::Refused => 3,
+        _ => 2,
+    };
+    match told {
+        Some(told) if rank(&told) >= rank(&cause) => Some(told),
+        _ => Some(cause),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
+        let address = |text: &&str| SocketAddr::new(text.parse().unwrap(), 1);
+        texts.iter().map(address).collect()
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let sorted = in_turns(addresses(&["::1", "::2", "::3", "1.1.1.1", "1.1.1.2"]));
+        assert_eq!(
+            sorted,
+            addresses(&["::1", "1.1.1.1", "::2", "1.1.1.2", "::3"])
+        );
+        let sorted = in_turns(addresses(&["1.1.1.1", "1.1.1.2", "::1"]));
+        assert_eq!(sorted, addresses(&["1.1.1.1", "::1", "1.1.1.2"]));
+        assert_eq!(in_turns(vec![addresses(&["::1"])[0]; 100]).len(), 16);
+    }
+
+    /// Races against a network where `answers` says what each address does, and when.
+    async fn run(
+        texts: &[&str],
+        answers: impl Fn(&str) -> (u64, Result<(), Cause>),
+    ) -> (Result<String, Cause>, Vec<(u64, String)>) {
+        let begun = Instant::now();
+        let tried = Mutex::new(Vec::new());
+        let outcome = race(addresses(texts), |address| {
+            let name = address.ip().to_string();
+            let at = begun.elapsed().as_millis().try_into().unwrap();
+            tried.lock().unwrap().push((at, name.clone()));
+            let (after, outcome) = answers(&name);
+            async move {
+                sleep(Duration::from_millis(after)).await;
+                outcome.map(|()| name)
+            }
+        })
+        .await;
+        (outcome, tried.into_inner().unwrap())
+    }
+
+    fn at(millis: u64, name: &str) -> (u64, String) {
+        (millis, name.to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_black_hole_costs_a_quarter_of_a_second() {
+        let (winner, tried) = run(&["::1", "::2", "1.1.1.1"], |name| match name {
+            "1.1.1.1" => (20, Ok(())),
+            _ => (60_000, Err(Cause::ConnectTimeout)),
+        })
+        .await;
+        assert_eq!(winner.unwrap(), "1.1.1.1");
+        assert_eq!(tried, [at(0, "::1"), at(250, "1.1.1.1")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_starts_the_next_at_once() {
+        let (winner, tried) = run(&["::1", "1.1.1.1", "1.1.1.2"], |name| match name {
+            "::1" => (0, Err(Cause::Unreachable)),
+            "1.1.1.1" => (5, Err(Cause::Refused)),
+            _ => (5, Ok(())),
+        })
+        .await;
+        assert_eq!(winner.unwrap(), "1.1.1.2");
+        assert_eq!(tried, [at(0, "::1"), at(0, "1.1.1.1"), at(5, "1.1.1.2")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_first_one_may_still_win() {
+        let (winner, tried) = run(&["::1", "1.1.1.1"], |name| match name {
+            "::1" => (300, Ok(())),
+            _ => (200, Ok(())),
+        })
+        .await;
+        assert_eq!(winner.unwrap(), "::1");
+        assert_eq!(tried.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_most_telling_failure_is_told() {
+        let failures = |name: &str| match name {
+            "::1" => (0, Err(Cause::Unreachable)),
+            "1.1.1.1" => (10, Err(Cause::Refused)),
+            _ => (20, Err(Cause::ConnectTimeout)),
+        };
+        let (outcome, _) = run(&["::1", "1.1.1.1", "1.1.1.2"], failures).await;
+        assert_eq!(outcome.unwrap_err(), Cause::Refused);
+        let (outcome, _) = run(&["::1", "1.1.1.2"], failures).await;
+        assert_eq!(outcome.unwrap_err(), Cause::ConnectTimeout);
+        let (outcome, _) = run(&[], failures).await;
+        assert_eq!(outcome.unwrap_err(), Cause::NameNotFound);
+    }
+}

@@ -1,0 +1,140 @@
+use futures_util::FutureExt;
+use proptest::prelude::*;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{PingReq, Publish};
+use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+
+use super::*;
+
+const LIMIT: u32 = 10_000;
+
+fn pair(buffer: usize) -> (Wire<DuplexStream>, DuplexStream) {
+    let (near, far) = duplex(buffer);
+    (Wire::new(near, LIMIT), far)
+}
+
+/// What a server's bytes become, up to the end of the connection.
+async fn received(bytes: &[u8]) -> (usize, Cause) {
+    let (mut wire, mut far) = pair(4096);
+    far.write_all(bytes).await.unwrap();
+    drop(far);
+    let mut packets = 0;
+    loop {
+        match wire.receive().await {
+            Ok(_) => packets += 1,
+            Err(cause) => return (packets, cause),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_reason_of_every_form_of_disconnect_is_read() {
+    let told = |code: u8, message: Option<&str>| Cause::Disconnected {
+        reason: ReasonCode(code),
+        message: message.map(Into::into),
+    };
+    for (bytes, cause) in [
+        (&[0xE0, 0x01, 0x8E][..], told(0x8E, None)),
+        (&[0xE0, 0x02, 0x8B, 0x00], told(0x8B, None)),
+        // A code that the standard does not have.
+        (&[0xE0, 0x01, 0xFE], told(0xFE, None)),
+        (
+            &[0xE0, 0x07, 0x97, 0x05, 0x1F, 0x00, 0x02, b'n', b'o'],
+            told(0x97, Some("no")),
+        ),
+        (&[0xE0, 0x00], Cause::Closed { soon: false }),
+        (&[0xE0, 0x01, 0x00], Cause::Closed { soon: false }),
+        (&[], Cause::Closed { soon: false }),
+    ] {
+        assert_eq!(received(bytes).await, (0, cause), "{bytes:x?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_proper_packet_is_an_error_and_never_waited_for() {
+    for bytes in [
+        // A type that does not exist, and one that a server does not send.
+        &[0x00, 0x02, 0x00, 0x00][..],
+        // More than was allowed, before a byte of it came.
+        &[0x30, 0xFF, 0xFF, 0xFF, 0x7F],
+        // A length of five bytes.
+        &[0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x01],
+        // Properties whose length does not end within the packet.
+        &[0x40, 0x04, 0x00, 0x01, 0x00, 0x80],
+        // A string that is longer than its packet.
+        &[0x30, 0x03, 0x00, 0x09, b'a'],
+    ] {
+        let (mut wire, mut far) = pair(1024);
+        far.write_all(bytes).await.unwrap();
+        let cause = wire.receive().now_or_never();
+        let cause = cause.unwrap_or_else(|| panic!("{bytes:x?} was waited for"));
+        assert!(
+            matches!(cause, Err(Cause::Protocol(_))),
+            "{bytes:x?}: {cause:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_came_before_a_broken_pipe_is_read() {
+    let (mut wire, mut far) = pair(1024);
+    far.write_all(&[0xE0, 0x01, 0x8E]).await.unwrap();
+    drop(far);
+    wire.send(&Packet::PingReq(PingReq)).await.unwrap();
+    assert!(wire.broken.is_some(), "the peer is gone");
+    let cause = wire.receive().await.unwrap_err();
+    assert_eq!(
+        cause,
+        Cause::disconnected(ReasonCode::SESSION_TAKEN_OVER, None)
+    );
+
+    let (mut wire, far) = pair(1024);
+    drop(far);
+    wire.send(&Packet::PingReq(PingReq)).await.unwrap();
+    assert_eq!(wire.receive().await, Err(Cause::Closed { soon: false }));
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_nothing_holds_nobody_up() {
+    let (mut wire, _far) = pair(16);
+    let publish = Publish::new("t", QoS::AtMostOnce, vec![0; 1000], None);
+    let end = wire.queue(&Packet::Publish(publish)).unwrap();
+    assert!(wire.receive().now_or_never().is_none());
+    assert_eq!(wire.written(), 16);
+    assert_eq!(wire.backlog() as u64, end - 16);
+}
+
+#[tokio::test]
+async fn a_large_packet_leaves_no_large_buffer() {
+    let (near, mut far) = duplex(1 << 20);
+    let mut wire = Wire::new(near, 1 << 20);
+    let publish = Publish::new("t", QoS::AtMostOnce, vec![0; 200_000], None);
+    wire.send(&Packet::Publish(publish.clone())).await.unwrap();
+    assert!(wire.outgoing.capacity() <= KEEP_BYTES);
+    let mut bytes = BytesMut::new();
+    publish.write(&mut bytes).unwrap();
+    far.write_all(&bytes).await.unwrap();
+    assert_eq!(wire.receive().await, Ok(Packet::Publish(publish)));
+    assert!(wire.receive().now_or_never().is_none());
+    assert!(wire.incoming.capacity() <= KEEP_BYTES);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn no_bytes_make_it_panic_or_grow(
+        first in prop::sample::select(vec![0x20_u8, 0x30, 0x32, 0x3D, 0x40, 0x50, 0x62, 0x70, 0x90, 0xB0, 0xD0, 0xE0, 0xF0]),
+        body in prop::collection::vec(prop_oneof![Just(0_u8), Just(1), 0_u8..64, any::<u8>()], 0..100),
+        loose in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let mut bytes = vec![first, body.len() as u8];
+        bytes.extend(body);
+        bytes.extend(loose);
+        let (_, cause) = received(&bytes).now_or_never().unwrap();
+        prop_assert!(
+            matches!(cause, Cause::Protocol(_) | Cause::Closed { .. } | Cause::Disconnected { .. }),
+            "{:?}", cause
+        );
+    }
+}
