@@ -1,7 +1,7 @@
 """The Python snitun client, forwarding each channel to a TCP address, for tests.
 
 Works with 0.40.0 and 0.47.0. The token file holds what our relay issues: `token`, `aes_key`, `aes_iv`, and from 0.47.0 on
-`protocol_version` and `cipher` as well. Prints one JSON line when connected; ends on SIGTERM or when the tunnel does.
+`protocol_version` and `cipher` as well. Prints one JSON line when a ping was answered; ends on SIGTERM or when the tunnel does.
 """
 
 import argparse
@@ -44,6 +44,8 @@ async def main() -> None:
         bytes.fromhex(issued["aes_iv"]),
         **options,
     )
+    # Both versions have this only inside; the one of its own would come after 50 s.
+    await peer._multiplexer.ping()
     print(json.dumps({"event": "ready"}), flush=True)
 
     ended = asyncio.ensure_future(peer.wait())

@@ -11,8 +11,8 @@ pub struct Limits {
     /// Channels open at a time; a NEW beyond that is answered with CLOSE. Default 1024: a browser opens six to ten, so
     /// this is a hundred visitors.
     pub max_channels: usize,
-    /// Channels that nobody has accepted yet; a NEW beyond that is answered with CLOSE. Default 128, the customary
-    /// backlog of a listening socket.
+    /// Channels that nobody has accepted yet; a NEW beyond that is answered with CLOSE. Default 512: more than one read
+    /// brings when callers come in a burst (64 KiB, about 400 channels), which nobody can accept in between.
     pub max_unaccepted: usize,
     /// Received and not yet read, for one channel. Beyond it that channel alone is closed and what it holds is dropped.
     ///
@@ -40,7 +40,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_channels: 1024,
-            max_unaccepted: 128,
+            max_unaccepted: 512,
             receive_per_channel: 64 * MIB,
             receive_total: 128 * MIB,
             pause_above: 2 * MIB,

@@ -5,10 +5,10 @@
 #![cfg(feature = "interop")]
 
 mod directory;
+mod matrix;
 mod mosquitto;
 mod mosquitto_session;
 mod peers;
 mod python_device;
-mod snitun_client;
 mod snitun_server;
 mod traffic;

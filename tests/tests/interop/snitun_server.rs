@@ -149,25 +149,16 @@ async fn snitun_0_40_server() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn snitun_0_47_server_version_0() -> anyhow::Result<()> {
-    against_0_47(ProtocolVersion::V0).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn snitun_0_47_server_version_1() -> anyhow::Result<()> {
-    against_0_47(ProtocolVersion::V1).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn snitun_0_47_server_version_2() -> anyhow::Result<()> {
-    against_0_47(ProtocolVersion::V2).await
-}
-
-async fn against_0_47(version: ProtocolVersion) -> anyhow::Result<()> {
+async fn snitun_0_47_server() -> anyhow::Result<()> {
     let Some(python) = python_snitun_047() else {
         return Ok(());
     };
-    for cipher in [Cipher::AesCbc, Cipher::AesGcm, Cipher::AesGcmSiv] {
+    // All pairs of the two are in `matrix`; here it is about what stands on the tunnel.
+    for (version, cipher) in [
+        (ProtocolVersion::V0, Cipher::AesCbc),
+        (ProtocolVersion::V1, Cipher::AesGcm),
+        (ProtocolVersion::V2, Cipher::AesGcmSiv),
+    ] {
         our_device_against_the_python_server(&python, version, cipher).await?;
     }
     Ok(())

@@ -1,0 +1,126 @@
+//! What goes through each tunnel, from the callers' side.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, ensure};
+use integration_tests::origin::pattern;
+use integration_tests::wait::{until, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use super::HOST;
+use super::service::{
+    BULK, DOWNLOAD, ECHO, MEET, MEETING, SAME, SLOW, SLOW_DOWNLOAD, SLOW_UPLOAD, Service, UPLOAD,
+};
+
+/// Round trips beside a connection that somebody does not read.
+const BESIDE_A_SLOW_READER: usize = 50;
+
+/// 20 MB each way, a slow reader at each end, 200 connections at once, and a close from each side.
+pub(super) async fn everything(relay: SocketAddr, service: &Service) -> anyhow::Result<()> {
+    let mut stream = call(relay, DOWNLOAD).await?;
+    ensure!(read_all(&mut stream).await? == pattern(BULK), "download");
+    upload(relay, UPLOAD, BULK).await.context("upload")?;
+    slow_service(relay, service)
+        .await
+        .context("a device that reads late")?;
+    slow_caller(relay)
+        .await
+        .context("a caller that reads late")?;
+    meeting(relay).await.context("200 callers at once")?;
+    // Those of the two uploads.
+    until("the service to see that callers have gone", async || {
+        (service.closed_by_caller.load(Ordering::SeqCst) == 2).then_some(())
+    })
+    .await;
+    Ok(())
+}
+
+/// Bytes there and back, one at a time.
+pub(super) async fn round_trips(relay: SocketAddr, count: usize) -> anyhow::Result<()> {
+    let mut stream = call(relay, ECHO).await?;
+    for number in 0..count {
+        let byte = number as u8;
+        stream.write_u8(byte).await?;
+        let back = within("a byte to come back", stream.read_u8()).await?;
+        ensure!(back == byte);
+    }
+    Ok(())
+}
+
+async fn call(relay: SocketAddr, purpose: u8) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect(relay).await?;
+    stream.set_nodelay(true)?;
+    let mut begin = client_hello(HOST);
+    begin.push(purpose);
+    stream.write_all(&begin).await?;
+    Ok(stream)
+}
+
+async fn read_all(stream: &mut TcpStream) -> anyhow::Result<Vec<u8>> {
+    let mut received = Vec::new();
+    within("the end of a download", stream.read_to_end(&mut received)).await?;
+    Ok(received)
+}
+
+async fn upload(relay: SocketAddr, purpose: u8, count: usize) -> anyhow::Result<()> {
+    let mut stream = call(relay, purpose).await?;
+    within("an upload", stream.write_all(&pattern(count))).await?;
+    let mut answer = [0; SAME.len()];
+    within("an upload's answer", stream.read_exact(&mut answer)).await?;
+    ensure!(answer == *SAME);
+    Ok(())
+}
+
+async fn slow_service(relay: SocketAddr, service: &Service) -> anyhow::Result<()> {
+    let upload = tokio::spawn(upload(relay, SLOW_UPLOAD, SLOW));
+    round_trips(relay, BESIDE_A_SLOW_READER).await?;
+    service.release.notify_one();
+    upload.await?
+}
+
+async fn slow_caller(relay: SocketAddr) -> anyhow::Result<()> {
+    let mut slow = call(relay, SLOW_DOWNLOAD).await?;
+    // From here on bytes wait for it.
+    within("the first bytes", slow.readable()).await?;
+    round_trips(relay, BESIDE_A_SLOW_READER).await?;
+    ensure!(read_all(&mut slow).await? == pattern(SLOW));
+    Ok(())
+}
+
+/// None of the callers is answered before all are there.
+async fn meeting(relay: SocketAddr) -> anyhow::Result<()> {
+    let mut callers = JoinSet::new();
+    for _ in 0..MEETING {
+        callers.spawn(async move {
+            let mut stream = call(relay, MEET).await?;
+            read_all(&mut stream).await
+        });
+    }
+    for met in callers.join_all().await {
+        ensure!(met? == b"met");
+    }
+    Ok(())
+}
+
+/// A ClientHello that asks for `name`, as small as can be.
+pub(super) fn client_hello(name: &str) -> Vec<u8> {
+    fn block(bytes: &[u8]) -> Vec<u8> {
+        [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat()
+    }
+    let host = [&[0][..], &block(name.as_bytes())].concat();
+    let server_name = [&[0, 0][..], &block(&block(&host))].concat();
+    let body = [
+        &[3, 3][..],
+        &[7; 32],
+        &[0],
+        &block(&[0x13, 0x01]),
+        &[1, 0],
+        &block(&server_name),
+    ]
+    .concat();
+    let message = [&[1, 0][..], &block(&body)].concat();
+    [&[0x16, 3, 1][..], &block(&message)].concat()
+}

@@ -1,0 +1,119 @@
+//! Every pair of a SniTun client and a SniTun server of which at least one is ours, in every version with every cipher.
+//!
+//! The callers' ClientHello is real, what follows is not TLS: to a relay it is all the same, and it leaves the time to the
+//! tunnel. TLS and HTTP through the tunnel are in `snitun_server`.
+
+mod battery;
+mod device;
+mod relay;
+mod service;
+
+use std::path::PathBuf;
+
+use integration_tests::process::free_port;
+use snitun::server::FernetKeys;
+use snitun::{Cipher, ProtocolVersion};
+
+use self::device::Device;
+use self::relay::Relay;
+use self::service::Service;
+use crate::peers::{python, python_snitun_047};
+
+const HOST: &str = "device.example.com";
+
+/// Who wrote a program.
+#[derive(Clone)]
+enum Maker {
+    Us,
+    /// The Python package of this interpreter.
+    Python(PathBuf),
+}
+
+/// What both ends are told by whoever made the token.
+#[derive(Clone, Copy, Debug)]
+struct Terms {
+    version: ProtocolVersion,
+    cipher: Cipher,
+}
+
+/// One cell: everything through the tunnel, the relay's end and return, and a little through the next tunnel.
+async fn cell(device: &Maker, relay: &Maker, terms: Terms) -> anyhow::Result<()> {
+    let fernet_key = FernetKeys::generate_key();
+    let keys = FernetKeys::from_keys(&[&*fernet_key])?;
+    let port = free_port()?;
+    let service = Service::new();
+    for first in [true, false] {
+        let relay = Relay::start(relay, &fernet_key, port).await?;
+        let device = Device::connect(device, relay.address, &keys, terms, &service).await?;
+        if first {
+            battery::everything(relay.address, &service).await?;
+        } else {
+            battery::round_trips(relay.address, 3).await?;
+        }
+        relay.stop().await?;
+        device.sees_the_end().await?;
+    }
+    Ok(())
+}
+
+/// All ciphers in one version.
+async fn row(device: Maker, relay: Maker, version: ProtocolVersion) -> anyhow::Result<()> {
+    for cipher in Cipher::ALL {
+        let terms = Terms { version, cipher };
+        cell(&device, &relay, terms)
+            .await
+            .map_err(|error| error.context(format!("{terms:?}")))?;
+    }
+    Ok(())
+}
+
+fn snitun_047() -> Option<Maker> {
+    python_snitun_047().map(Maker::Python)
+}
+
+/// What 0.40.0 speaks.
+const BEFORE_VERSIONS: Terms = Terms {
+    version: ProtocolVersion::V0,
+    cipher: Cipher::AesCbc,
+};
+
+macro_rules! rows {
+    ($($version:ident: $ours:ident, $our_device:ident, $our_relay:ident;)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $ours() -> anyhow::Result<()> {
+            row(Maker::Us, Maker::Us, ProtocolVersion::$version).await
+        }
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $our_device() -> anyhow::Result<()> {
+            match snitun_047() {
+                Some(python) => row(Maker::Us, python, ProtocolVersion::$version).await,
+                None => Ok(()),
+            }
+        }
+
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $our_relay() -> anyhow::Result<()> {
+            match snitun_047() {
+                Some(python) => row(python, Maker::Us, ProtocolVersion::$version).await,
+                None => Ok(()),
+            }
+        }
+    )*};
+}
+
+rows! {
+    V0: both_ours_version_0, our_client_python_server_version_0, python_client_our_server_version_0;
+    V1: both_ours_version_1, our_client_python_server_version_1, python_client_our_server_version_1;
+    V2: both_ours_version_2, our_client_python_server_version_2, python_client_our_server_version_2;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_client_python_server_0_40() -> anyhow::Result<()> {
+    cell(&Maker::Us, &Maker::Python(python()?), BEFORE_VERSIONS).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_0_40_client_our_server() -> anyhow::Result<()> {
+    cell(&Maker::Python(python()?), &Maker::Us, BEFORE_VERSIONS).await
+}
