@@ -4,6 +4,7 @@
 //! target of the crate in question. Figures and what they mean: `docs/benchmarks.md`. Not run by `ci`: they need a quiet
 //! machine, and nothing fails when they are slow.
 
+mod codec;
 mod tunnel;
 
 use anyhow::{Result, bail};
@@ -11,7 +12,7 @@ use anyhow::{Result, bail};
 /// Runs a benchmark with the arguments behind its name.
 type Bench = fn(&[String]) -> Result<()>;
 
-const BENCHES: &[(&str, Bench)] = &[("tunnel", tunnel::run)];
+const BENCHES: &[(&str, Bench)] = &[("codec", codec::run), ("tunnel", tunnel::run)];
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();

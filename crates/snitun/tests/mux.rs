@@ -1,5 +1,5 @@
 //! Two multiplexers, joined by byte pipes on virtual time: random schedules against a simple model, and the cases that the
-//! protocol names one by one.
+//! protocol names one by one. What they may hold and how long they wait is in `limits.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,19 +13,14 @@ mod model;
 #[path = "support/pair.rs"]
 mod pair;
 
-use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::time::Duration;
 
-use bytes::BytesMut;
 use pair::{CLIENT, Pair, SERVER, small_limits};
 use proptest::prelude::*;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use snitun::{
-    ChannelError, ChannelId, Cipher, CloseReason, Event, Incoming, Limits, OpenError,
-    ProtocolVersion, Read, Timeouts, Write,
-};
+use snitun::{ChannelError, Cipher, Event, Limits, ProtocolVersion, Read, Timeouts, Write};
 
 /// A random schedule of `steps` operations, the same for the same seed.
 fn run_schedule(seed: u64, version: ProtocolVersion, cipher: Cipher, steps: usize) {
@@ -127,50 +122,6 @@ fn slices_are_queued_in_order_as_one_frame() {
 }
 
 #[test]
-fn buffers_are_queued_within_the_limit_and_arrive_in_order() {
-    for send_per_channel in [100_000, 20_000] {
-        let limits = Limits {
-            send_per_channel,
-            ..small_limits()
-        };
-        let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
-        let server = pair.open();
-        pair.settle();
-        let client = pair.accept();
-        let mut sent = Vec::new();
-        let mut received = Vec::new();
-        for (round, len) in [60_000, 10, 16_384, 65_536, 1, 30_000]
-            .into_iter()
-            .enumerate()
-        {
-            let mut buffer = pair.sides[SERVER].mux.take_buffer();
-            assert!(buffer.is_empty() && buffer.capacity() >= 65_536);
-            buffer.resize(len, round as u8);
-            sent.extend_from_slice(&buffer);
-            while !buffer.is_empty() {
-                let queued = sent.len() - received.len() - buffer.len();
-                assert!(queued <= send_per_channel, "{queued} are queued");
-                if pair.sides[SERVER].mux.write_buffer(server, &mut buffer) == Write::Wait {
-                    pair.settle();
-                    let mut pieces = VecDeque::new();
-                    let mux = &mut pair.sides[CLIENT].mux;
-                    assert_eq!(mux.read_pieces(client, &mut pieces, usize::MAX), None);
-                    received.extend(pieces.into_iter().flatten());
-                    let mut none = VecDeque::new();
-                    assert_eq!(mux.read_pieces(client, &mut none, 1), Some(Read::Wait));
-                }
-            }
-        }
-        pair.settle();
-        received.extend(pair.drain(CLIENT, client).0);
-        assert!(received == sent);
-        pair.sides[SERVER].mux.close(server, pair.now);
-        let closed = pair.sides[SERVER].mux.write_buffer(server, &mut vec![1]);
-        assert_eq!(closed, Write::Closed);
-    }
-}
-
-#[test]
 fn crossing_closes_leave_nothing_behind() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, Limits::default(), 1);
     let server = pair.open();
@@ -186,57 +137,6 @@ fn crossing_closes_leave_nothing_behind() {
         assert_eq!(side.mux.bytes_received_unread(), 0);
         assert_eq!(side.ended, None);
     }
-}
-
-#[test]
-fn a_channel_at_its_receive_limit_is_closed_alone() {
-    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, small_limits(), 1);
-    let (slow, quick) = (pair.open(), pair.open());
-    pair.settle();
-    let (slow_end, quick_end) = (pair.accept(), pair.accept());
-    pair.sides[SERVER].mux.write(quick, b"fine");
-    let block = vec![1; 50_000];
-    let mut written = 0;
-    while pair.sides[SERVER].mux.write(slow, &block) == Write::Taken(block.len()) {
-        written += block.len();
-        pair.settle();
-        assert!(written < 1_000_000, "the limit is never reached");
-    }
-    let failed = Read::Failed(ChannelError::Overrun);
-    assert_eq!(pair.drain(CLIENT, slow_end), (Vec::new(), failed));
-    assert_eq!(pair.drain(SERVER, slow), (Vec::new(), Read::End));
-    assert_eq!(
-        pair.drain(CLIENT, quick_end),
-        (b"fine".to_vec(), Read::Wait)
-    );
-    assert_eq!(pair.sides[CLIENT].mux.bytes_received_unread(), 0);
-    assert_eq!(pair.sides[CLIENT].mux.open_channels(), 1);
-}
-
-#[test]
-fn at_the_total_limit_the_fullest_channel_goes() {
-    let limits = Limits {
-        receive_total: 300_000,
-        ..small_limits()
-    };
-    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
-    let keys: Vec<_> = (0..4).map(|_| pair.open()).collect();
-    for (index, key) in keys.iter().enumerate() {
-        let size = if index == 2 { 100_000 } else { 60_000 };
-        let taken = pair.sides[SERVER].mux.write(*key, &vec![0; size]);
-        assert_eq!(taken, Write::Taken(size));
-        pair.settle();
-    }
-    assert_eq!(pair.sides[CLIENT].mux.bytes_received_unread(), 280_000);
-    let fifth = pair.open();
-    pair.sides[SERVER].mux.write(fifth, &[0; 30_000]);
-    pair.settle();
-    let ends: Vec<_> = (0..5).map(|_| pair.accept()).collect();
-    let lens: Vec<_> = ends
-        .iter()
-        .map(|end| pair.drain(CLIENT, *end).0.len())
-        .collect();
-    assert_eq!(lens, [60_000, 60_000, 0, 60_000, 30_000]);
 }
 
 #[test]
@@ -292,156 +192,6 @@ fn a_pause_that_is_taken_back_before_it_is_sent_is_never_sent() {
     let before = pair.sides[SERVER].wire.len();
     pair.write(CLIENT, usize::MAX);
     assert_eq!(pair.sides[SERVER].wire.len(), before);
-}
-
-#[test]
-fn a_closed_channel_that_the_peer_paused_gives_up_in_the_end() {
-    let timeouts = Timeouts {
-        linger: Duration::from_secs(30),
-        ..Timeouts::default()
-    };
-    let mut pair = Pair::with(
-        ProtocolVersion::V2,
-        Cipher::AesCbc,
-        small_limits(),
-        timeouts,
-        None,
-        1,
-    );
-    let server = pair.open();
-    pair.settle();
-    let client = pair.accept();
-    while let Write::Taken(_) = pair.sides[SERVER].mux.write(server, &[0; 50_000]) {
-        pair.settle();
-    }
-    pair.sides[SERVER].mux.release(server, pair.now);
-    pair.settle();
-    assert_eq!(pair.sides[SERVER].mux.open_channels(), 1, "data waits");
-    pair.advance(Duration::from_secs(31));
-    pair.settle();
-    assert_eq!(pair.sides[SERVER].mux.open_channels(), 0);
-    assert_eq!(pair.drain(CLIENT, client).1, Read::End);
-}
-
-#[test]
-fn channels_beyond_the_limits_are_refused_without_harm() {
-    let limits = Limits {
-        max_unaccepted: 2,
-        ..Limits::default()
-    };
-    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
-    let keys = [pair.open(), pair.open(), pair.open()];
-    pair.settle();
-    assert_eq!(pair.drain(SERVER, keys[2]).1, Read::End, "refused");
-    assert_eq!(pair.drain(SERVER, keys[0]).1, Read::Wait);
-    pair.accept();
-    pair.accept();
-    assert_eq!(pair.sides[CLIENT].mux.accept(), None);
-
-    let limits = Limits {
-        max_channels: 1,
-        ..Limits::default()
-    };
-    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
-    pair.open();
-    let id = pair.id();
-    let refused = pair.sides[SERVER].mux.open(id, None);
-    assert_eq!(refused.unwrap_err(), OpenError::TooManyChannels);
-}
-
-#[test]
-fn a_device_does_not_let_itself_be_flooded() {
-    let limits = Limits {
-        max_unaccepted: 0,
-        ..Limits::default()
-    };
-    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
-    for _ in 0..300 {
-        pair.open();
-    }
-    while pair.sides[SERVER].mux.has_output() {
-        pair.write(SERVER, usize::MAX);
-    }
-    // The device reads all of it and gets to write nothing.
-    pair.read(CLIENT, usize::MAX);
-    assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::Flooded));
-}
-
-/// However a peer makes us close channels, what waits to tell it so has an end.
-#[test]
-fn a_peer_that_does_not_read_what_it_makes_us_close_is_ended() {
-    let limits = || Limits {
-        receive_per_channel: 1000,
-        ..Limits::default()
-    };
-    for overrun in [false, true] {
-        let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits(), 1);
-        let (mux, now) = (&mut pair.sides[CLIENT].mux, pair.now);
-        let id = ChannelId([1; 16]);
-        let mut rounds = 0;
-        let reason = loop {
-            rounds += 1;
-            assert!(rounds < 1000, "still not ended");
-            let handled = mux.handle(Incoming::New { id, caller: None }, now);
-            assert_eq!(handled, Ok(()));
-            let key = mux.accept().unwrap();
-            let again = if overrun {
-                let data = BytesMut::zeroed(1001);
-                Incoming::Data { id, data }
-            } else {
-                Incoming::New { id, caller: None }
-            };
-            if let Err(reason) = mux.handle(again, now) {
-                break reason;
-            }
-            mux.release(key, now);
-        };
-        assert_eq!(reason, CloseReason::Flooded);
-        assert!(mux.control_frames_waiting() <= rounds);
-    }
-}
-
-#[test]
-fn pings_are_sent_answered_and_missed() {
-    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
-    for _ in 0..10 {
-        pair.advance(Duration::from_secs(50));
-        pair.settle();
-    }
-    let events = &pair.sides[CLIENT].events;
-    let pongs = |event: &&Event| matches!(event, Event::Pong { .. });
-    assert_eq!(events.iter().filter(pongs).count(), 10);
-    assert!(
-        pair.sides[SERVER].events.is_empty(),
-        "a server does not ping"
-    );
-
-    // From now on nothing arrives any more; the ping at 50 s has until 140 s.
-    pair.advance(Duration::from_secs(50));
-    pair.write(CLIENT, usize::MAX);
-    for _ in 0..8 {
-        pair.advance(Duration::from_secs(10));
-        pair.write(CLIENT, usize::MAX);
-        assert_eq!(pair.sides[CLIENT].ended, None);
-    }
-    pair.advance(Duration::from_secs(10));
-    assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::PingTimeout));
-    // The other end has heard nothing for longer than it waits.
-    pair.advance(Duration::from_secs(10));
-    assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::Idle));
-}
-
-#[test]
-fn a_peer_that_reads_nothing_is_given_up() {
-    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
-    pair.sides[SERVER].mux.handle_write_blocked(pair.now);
-    for _ in 0..11 {
-        pair.advance(Duration::from_secs(10));
-        pair.sides[SERVER].mux.handle_received(pair.now);
-        assert_eq!(pair.sides[SERVER].ended, None);
-    }
-    pair.advance(Duration::from_secs(10));
-    assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::WriteStalled));
 }
 
 #[test]

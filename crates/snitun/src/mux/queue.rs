@@ -10,8 +10,8 @@ use crate::batch::COPY_UP_TO;
 /// channels get their turn after some tens of microseconds.
 pub(crate) const FRAME_UP_TO: usize = 64 * 1024;
 
-/// Pieces below this size are copied out of the input buffer, so that a few bytes waiting to be read do not keep 64 KiB
-/// alive; what is kept is at most four times what is queued.
+/// Pieces below this size that nobody waits for are copied out of the input buffer, so that a few bytes waiting to be read do
+/// not keep 64 KiB alive; what is kept is at most four times what is queued.
 const SHARE_FROM: usize = 16 * 1024;
 
 /// Room in a buffer that collects small pieces.
@@ -29,9 +29,10 @@ impl RecvQueue {
         self.bytes
     }
 
-    pub(super) fn push(&mut self, piece: BytesMut) {
+    /// Takes a piece of the input buffer. One for which a reader `waits` will be read at once, and is passed on as it is.
+    pub(super) fn push(&mut self, piece: BytesMut, waits: bool) {
         self.bytes += piece.len();
-        if piece.len() >= SHARE_FROM {
+        if piece.len() >= SHARE_FROM || waits {
             self.pieces.push_back(piece);
             return;
         }
@@ -173,9 +174,9 @@ mod tests {
     fn small_pieces_are_collected_and_large_ones_shared() {
         let mut queue = RecvQueue::default();
         for _ in 0..100 {
-            queue.push(BytesMut::from(&[1; 30][..]));
+            queue.push(BytesMut::from(&[1; 30][..]), false);
         }
-        queue.push(BytesMut::zeroed(SHARE_FROM));
+        queue.push(BytesMut::zeroed(SHARE_FROM), false);
         assert_eq!(queue.len(), 3000 + SHARE_FROM);
         assert!(queue.pieces.len() <= 3);
         let mut total = 0;

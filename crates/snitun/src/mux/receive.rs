@@ -114,8 +114,9 @@ impl Mux {
         }
         self.received += data.len();
         self.stats.bytes_received += data.len() as u64;
-        channel.recv.push(data);
-        if std::mem::take(&mut channel.reader_waits) {
+        let reader_waits = std::mem::take(&mut channel.reader_waits);
+        channel.recv.push(data, reader_waits);
+        if reader_waits {
             self.events.push_back(Event::Readable(key));
         }
         if self.config.version.has_flow_control() && channel.recv.len() > pause_mark {

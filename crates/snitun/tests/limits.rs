@@ -1,0 +1,449 @@
+//! What a connection may hold and how long it may wait, one test for each limit; and what it allocates.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "support/pair.rs"]
+mod pair;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pair::{CLIENT, Pair, SERVER, limits_for, small_limits};
+use snitun::{
+    ChannelError, ChannelId, Cipher, CloseReason, Event, FrameType, HEADER_LEN, Header, Incoming,
+    Limits, OpenError, ProtocolVersion, Read, Timeouts, Write, sni,
+};
+
+#[test]
+fn buffers_are_queued_within_the_limit_and_arrive_in_order() {
+    for send_per_channel in [100_000, 20_000] {
+        let limits = Limits {
+            send_per_channel,
+            ..small_limits()
+        };
+        let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
+        let server = pair.open();
+        pair.settle();
+        let client = pair.accept();
+        let mut sent = Vec::new();
+        let mut received = Vec::new();
+        for (round, len) in [60_000, 10, 16_384, 65_536, 1, 30_000]
+            .into_iter()
+            .enumerate()
+        {
+            let mut buffer = pair.sides[SERVER].mux.take_buffer();
+            assert!(buffer.is_empty() && buffer.capacity() >= 65_536);
+            buffer.resize(len, round as u8);
+            sent.extend_from_slice(&buffer);
+            while !buffer.is_empty() {
+                let queued = sent.len() - received.len() - buffer.len();
+                assert!(queued <= send_per_channel, "{queued} are queued");
+                if pair.sides[SERVER].mux.write_buffer(server, &mut buffer) == Write::Wait {
+                    pair.settle();
+                    let mut pieces = VecDeque::new();
+                    let mux = &mut pair.sides[CLIENT].mux;
+                    assert_eq!(mux.read_pieces(client, &mut pieces, usize::MAX), None);
+                    received.extend(pieces.into_iter().flatten());
+                    let mut none = VecDeque::new();
+                    assert_eq!(mux.read_pieces(client, &mut none, 1), Some(Read::Wait));
+                }
+            }
+        }
+        pair.settle();
+        received.extend(pair.drain(CLIENT, client).0);
+        assert!(received == sent);
+        pair.sides[SERVER].mux.close(server, pair.now);
+        let closed = pair.sides[SERVER].mux.write_buffer(server, &mut vec![1]);
+        assert_eq!(closed, Write::Closed);
+    }
+}
+
+#[test]
+fn a_channel_at_its_receive_limit_is_closed_alone() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, small_limits(), 1);
+    let (slow, quick) = (pair.open(), pair.open());
+    pair.settle();
+    let (slow_end, quick_end) = (pair.accept(), pair.accept());
+    pair.sides[SERVER].mux.write(quick, b"fine");
+    let block = vec![1; 50_000];
+    let mut written = 0;
+    while pair.sides[SERVER].mux.write(slow, &block) == Write::Taken(block.len()) {
+        written += block.len();
+        pair.settle();
+        assert!(written < 1_000_000, "the limit is never reached");
+    }
+    let failed = Read::Failed(ChannelError::Overrun);
+    assert_eq!(pair.drain(CLIENT, slow_end), (Vec::new(), failed));
+    assert_eq!(pair.drain(SERVER, slow), (Vec::new(), Read::End));
+    assert_eq!(
+        pair.drain(CLIENT, quick_end),
+        (b"fine".to_vec(), Read::Wait)
+    );
+    assert_eq!(pair.sides[CLIENT].mux.bytes_received_unread(), 0);
+    assert_eq!(pair.sides[CLIENT].mux.open_channels(), 1);
+}
+
+#[test]
+fn at_the_total_limit_the_fullest_channel_goes() {
+    let limits = Limits {
+        receive_total: 300_000,
+        ..small_limits()
+    };
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
+    let keys: Vec<_> = (0..4).map(|_| pair.open()).collect();
+    for (index, key) in keys.iter().enumerate() {
+        let size = if index == 2 { 100_000 } else { 60_000 };
+        let taken = pair.sides[SERVER].mux.write(*key, &vec![0; size]);
+        assert_eq!(taken, Write::Taken(size));
+        pair.settle();
+    }
+    assert_eq!(pair.sides[CLIENT].mux.bytes_received_unread(), 280_000);
+    let fifth = pair.open();
+    pair.sides[SERVER].mux.write(fifth, &[0; 30_000]);
+    pair.settle();
+    let ends: Vec<_> = (0..5).map(|_| pair.accept()).collect();
+    let lens: Vec<_> = ends
+        .iter()
+        .map(|end| pair.drain(CLIENT, *end).0.len())
+        .collect();
+    assert_eq!(lens, [60_000, 60_000, 0, 60_000, 30_000]);
+}
+
+#[test]
+fn a_closed_channel_that_the_peer_paused_gives_up_in_the_end() {
+    let timeouts = Timeouts {
+        linger: Duration::from_secs(30),
+        ..Timeouts::default()
+    };
+    let mut pair = Pair::with(
+        ProtocolVersion::V2,
+        Cipher::AesCbc,
+        small_limits(),
+        timeouts,
+        None,
+        1,
+    );
+    let server = pair.open();
+    pair.settle();
+    let client = pair.accept();
+    while let Write::Taken(_) = pair.sides[SERVER].mux.write(server, &[0; 50_000]) {
+        pair.settle();
+    }
+    pair.sides[SERVER].mux.release(server, pair.now);
+    pair.settle();
+    assert_eq!(pair.sides[SERVER].mux.open_channels(), 1, "data waits");
+    pair.advance(Duration::from_secs(31));
+    pair.settle();
+    assert_eq!(pair.sides[SERVER].mux.open_channels(), 0);
+    assert_eq!(pair.drain(CLIENT, client).1, Read::End);
+}
+
+#[test]
+fn channels_beyond_the_limits_are_refused_without_harm() {
+    let limits = Limits {
+        max_unaccepted: 2,
+        ..Limits::default()
+    };
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
+    let keys = [pair.open(), pair.open(), pair.open()];
+    pair.settle();
+    assert_eq!(pair.drain(SERVER, keys[2]).1, Read::End, "refused");
+    assert_eq!(pair.drain(SERVER, keys[0]).1, Read::Wait);
+    pair.accept();
+    pair.accept();
+    assert_eq!(pair.sides[CLIENT].mux.accept(), None);
+
+    let limits = Limits {
+        max_channels: 1,
+        ..Limits::default()
+    };
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
+    pair.open();
+    let id = pair.id();
+    let refused = pair.sides[SERVER].mux.open(id, None);
+    assert_eq!(refused.unwrap_err(), OpenError::TooManyChannels);
+}
+
+#[test]
+fn a_device_does_not_let_itself_be_flooded() {
+    let limits = Limits {
+        max_unaccepted: 0,
+        ..Limits::default()
+    };
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
+    for _ in 0..300 {
+        pair.open();
+    }
+    while pair.sides[SERVER].mux.has_output() {
+        pair.write(SERVER, usize::MAX);
+    }
+    // The device reads all of it and gets to write nothing.
+    pair.read(CLIENT, usize::MAX);
+    assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::Flooded));
+}
+
+/// However a peer makes us close channels, what waits to tell it so has an end.
+#[test]
+fn a_peer_that_does_not_read_what_it_makes_us_close_is_ended() {
+    let limits = || Limits {
+        receive_per_channel: 1000,
+        ..Limits::default()
+    };
+    for overrun in [false, true] {
+        let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits(), 1);
+        let (mux, now) = (&mut pair.sides[CLIENT].mux, pair.now);
+        let id = ChannelId([1; 16]);
+        let mut rounds = 0;
+        let reason = loop {
+            rounds += 1;
+            assert!(rounds < 1000, "still not ended");
+            let handled = mux.handle(Incoming::New { id, caller: None }, now);
+            assert_eq!(handled, Ok(()));
+            let key = mux.accept().unwrap();
+            let again = if overrun {
+                let data = BytesMut::zeroed(1001);
+                Incoming::Data { id, data }
+            } else {
+                Incoming::New { id, caller: None }
+            };
+            if let Err(reason) = mux.handle(again, now) {
+                break reason;
+            }
+            mux.release(key, now);
+        };
+        assert_eq!(reason, CloseReason::Flooded);
+        assert!(mux.control_frames_waiting() <= rounds);
+    }
+}
+
+#[test]
+fn pings_are_sent_answered_and_missed() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    for _ in 0..10 {
+        pair.advance(Duration::from_secs(50));
+        pair.settle();
+    }
+    let events = &pair.sides[CLIENT].events;
+    let pongs = |event: &&Event| matches!(event, Event::Pong { .. });
+    assert_eq!(events.iter().filter(pongs).count(), 10);
+    assert!(
+        pair.sides[SERVER].events.is_empty(),
+        "a server does not ping"
+    );
+
+    // From now on nothing arrives any more; the ping at 50 s has until 140 s.
+    pair.advance(Duration::from_secs(50));
+    pair.write(CLIENT, usize::MAX);
+    for _ in 0..8 {
+        pair.advance(Duration::from_secs(10));
+        pair.write(CLIENT, usize::MAX);
+        assert_eq!(pair.sides[CLIENT].ended, None);
+    }
+    pair.advance(Duration::from_secs(10));
+    assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::PingTimeout));
+    // The other end has heard nothing for longer than it waits.
+    pair.advance(Duration::from_secs(10));
+    assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::Idle));
+}
+
+#[test]
+fn a_peer_that_reads_nothing_is_given_up() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    pair.sides[SERVER].mux.handle_write_blocked(pair.now);
+    for _ in 0..11 {
+        pair.advance(Duration::from_secs(10));
+        pair.sides[SERVER].mux.handle_received(pair.now);
+        assert_eq!(pair.sides[SERVER].ended, None);
+    }
+    pair.advance(Duration::from_secs(10));
+    assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::WriteStalled));
+}
+
+/// What is written and cannot go out is bounded in total, and a paused channel takes nobody else's room.
+#[test]
+fn room_for_sending_is_shared_out_evenly() {
+    let limits = Limits {
+        send_per_channel: 200_000,
+        send_total: 400_000,
+        ..Limits::default()
+    };
+    let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, limits, 1);
+    let now = pair.now;
+    let keys: Vec<_> = (0..8).map(|_| pair.open()).collect();
+    let mux = &mut pair.sides[SERVER].mux;
+    let data = vec![0; 300_000];
+    for key in &keys {
+        assert_eq!(mux.write(*key, &data), Write::Taken(50_000));
+        assert_eq!(mux.write(*key, &data), Write::Wait);
+    }
+    // However many there are, each has room for a TLS record.
+    for _ in 0..92 {
+        pair.open();
+    }
+    let key = pair.open();
+    let mux = &mut pair.sides[SERVER].mux;
+    assert_eq!(mux.write(key, &data), Write::Taken(16 * 1024));
+    // Those that go make room.
+    mux.end(now);
+    assert_eq!(mux.write(key, &data), Write::Closed);
+}
+
+/// A tunnel that is being closed waits for its peer, but not for long.
+#[test]
+fn draining_has_an_end() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    let key = pair.open();
+    let mux = &mut pair.sides[SERVER].mux;
+    mux.write(key, b"goodbye");
+    mux.drain(pair.now);
+    pair.advance(Duration::from_millis(1999));
+    assert_eq!(pair.sides[SERVER].ended, None);
+    assert!(!pair.sides[SERVER].mux.is_drained());
+    pair.advance(Duration::from_millis(1));
+    assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::Local));
+}
+
+/// Version 0, whatever the sender does: at its limit the channel goes, the others and the connection stay, again and again.
+#[test]
+fn a_version_without_flow_control_bounds_every_channel_for_itself() {
+    let limits = limits_for(20_000);
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits.clone(), 1);
+    let quick = pair.open();
+    pair.settle();
+    let quick_end = pair.accept();
+    for round in 1..=50 {
+        let slow = pair.open();
+        pair.settle();
+        let slow_end = pair.accept();
+        while let Write::Taken(_) = pair.sides[SERVER].mux.write(slow, &[1; 9000]) {
+            pair.settle();
+            let held = pair.sides[CLIENT].mux.bytes_received_unread();
+            assert!(held <= limits.receive_per_channel);
+        }
+        let failed = Read::Failed(ChannelError::Overrun);
+        assert_eq!(pair.drain(CLIENT, slow_end), (Vec::new(), failed));
+        let now = pair.now;
+        pair.sides[CLIENT].mux.release(slow_end, now);
+        pair.sides[SERVER].mux.release(slow, now);
+        pair.sides[SERVER].mux.write(quick, b"fine");
+        pair.settle();
+        assert_eq!(pair.drain(CLIENT, quick_end).0, b"fine");
+        let client = &pair.sides[CLIENT].mux;
+        assert_eq!(
+            (client.open_channels(), client.bytes_received_unread()),
+            (1, 0)
+        );
+        assert_eq!(client.stats().channels_overrun, round);
+    }
+}
+
+/// Frames that announce 4 GiB each, in every type, cost no memory until the bytes come.
+#[test]
+fn an_announcement_allocates_nothing() {
+    let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, small_limits(), 1);
+    let server = pair.open();
+    let id = pair.sides[SERVER].mux.id(server).unwrap();
+    pair.settle();
+    let client = pair.accept();
+    for kind in [
+        FrameType::Data as u8,
+        FrameType::Close as u8,
+        FrameType::Ping as u8,
+        0x77,
+    ] {
+        let header = Header {
+            // DATA is for the channel that is open, the others for one that is not.
+            id: if kind == FrameType::Data as u8 {
+                id
+            } else {
+                ChannelId([9; 16])
+            },
+            kind,
+            size: 60_000,
+            extra: *b"ping       ",
+        };
+        let mut wire = Vec::new();
+        pair.sides[SERVER].encoder.raw(&header, &mut wire).unwrap();
+        wire.resize(HEADER_LEN + 60_000, 0);
+        pair.sides[CLIENT].wire.extend_from_slice(&wire);
+        pair.read(CLIENT, usize::MAX);
+        pair.drain(CLIENT, client);
+    }
+    let header = Header {
+        id,
+        kind: FrameType::Data as u8,
+        size: u32::MAX,
+        extra: [0; 11],
+    };
+    let mut wire = Vec::with_capacity(HEADER_LEN);
+    pair.sides[SERVER].encoder.raw(&header, &mut wire).unwrap();
+    pair.sides[CLIENT].wire.extend_from_slice(&wire);
+    let announced = allocation_counter::measure(|| pair.read(CLIENT, usize::MAX));
+    assert!(announced.bytes_max < 1024, "{announced:?}");
+    // A hundred megabytes of it pass through while no more than a few pieces are held.
+    let piece = vec![0; 10_000];
+    let passed = allocation_counter::measure(|| {
+        for _ in 0..10_000 {
+            pair.sides[CLIENT].wire.extend_from_slice(&piece);
+            pair.read(CLIENT, usize::MAX);
+            let Read::Data(data) = pair.sides[CLIENT].mux.read(client) else {
+                panic!("nothing came");
+            };
+            assert_eq!(data.len(), piece.len());
+        }
+    });
+    assert!(passed.bytes_max < 200_000, "{passed:?}");
+
+    // A ClientHello that announces more than there may be is refused on sight.
+    let hello = [0x16, 3, 1, 0xff, 0xff, 1, 0xff, 0xff, 0xff];
+    let read = allocation_counter::measure(|| {
+        for len in 0..hello.len() {
+            let _ = sni::server_name(&hello[..len]);
+        }
+    });
+    assert!(read.bytes_max < 1024, "{read:?}");
+}
+
+/// Small frames back and forth, once everything is warm: each side has all the buffers that it needs.
+#[test]
+fn a_small_frame_allocates_nothing() {
+    for version in ProtocolVersion::ALL {
+        for cipher in Cipher::ALL {
+            let mut pair = Pair::new(version, cipher, Limits::default(), 1);
+            let server = pair.open();
+            pair.settle();
+            let client = pair.accept();
+            let mut frames = |count: usize| {
+                for _ in 0..count {
+                    for (from, key, to, end) in [
+                        (SERVER, server, CLIENT, client),
+                        (CLIENT, client, SERVER, server),
+                    ] {
+                        assert_eq!(pair.sides[to].mux.read(end), Read::Wait);
+                        pair.sides[from].mux.write(key, &[7; 100]);
+                        pair.write(from, usize::MAX);
+                        pair.read(to, usize::MAX);
+                        while pair.sides[to].mux.poll_event().is_some() {}
+                        let Read::Data(data) = pair.sides[to].mux.read(end) else {
+                            panic!("nothing came");
+                        };
+                        assert_eq!(data.len(), 100);
+                    }
+                }
+            };
+            frames(1000);
+            let counted = allocation_counter::measure(|| frames(10_000));
+            // The pipes of this test get new buffers now and then; 20,000 frames do not.
+            assert!(
+                counted.count_total < 200,
+                "{version:?} {cipher}: {counted:?}"
+            );
+        }
+    }
+}
