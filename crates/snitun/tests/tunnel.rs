@@ -9,11 +9,17 @@
 
 mod support;
 
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
 use snitun::client::{ClientConfig, ConnectError};
 use snitun::server::ServerConfig;
 use snitun::{ChannelError, Cipher, CloseReason, ProtocolVersion, SessionKey};
 use support::{Relay, client_hello, noise, within};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -263,4 +269,81 @@ async fn a_silent_server_is_not_waited_for_forever() {
     let mut sent = Vec::new();
     within(theirs.read_to_end(&mut sent)).await.unwrap();
     assert_eq!(sent.len(), 4 + 32 + 32);
+}
+
+/// A connection that counts how often it is written to: each time is a system call.
+struct Counting {
+    stream: TcpStream,
+    writes: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counting {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counting {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.stream).poll_write(cx, data)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn many_frames_go_out_in_one_system_call() {
+    const CHANNELS: usize = 100;
+    let relay = Relay::start(ServerConfig::default()).await;
+    let config = relay.invite("device.example.com", ProtocolVersion::V1, Cipher::AesCbc);
+    let writes = Arc::new(AtomicUsize::new(0));
+    let stream = Counting {
+        stream: TcpStream::connect(relay.address).await.unwrap(),
+        writes: Arc::clone(&writes),
+    };
+    let mut tunnel = within(snitun::client::connect(stream, config))
+        .await
+        .unwrap();
+    let mut joined = Vec::new();
+    for _ in 0..CHANNELS {
+        joined.push(relay.call(&mut tunnel, "device.example.com").await);
+    }
+    let before = writes.load(Ordering::Relaxed);
+    for (_, channel) in &mut joined {
+        channel.write_all(&[1; 1000]).await.unwrap();
+    }
+    for (caller, _) in &mut joined {
+        within(caller.read_exact(&mut [0; 1000])).await.unwrap();
+    }
+    let writes = writes.load(Ordering::Relaxed) - before;
+    assert!(writes <= 3, "{CHANNELS} frames took {writes} writes");
+    relay.stop().await;
 }
