@@ -8,14 +8,16 @@
 
 mod common;
 
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::background::Background;
 use common::finish;
 use common::world::{SN, World};
 use reqwest::Method;
 use serde_json::json;
+
+/// How long an answer may take before it is given again.
+const AGAIN: Duration = Duration::from_millis(50);
 
 #[test]
 fn a_state_is_reported_shown_and_followed() {
@@ -73,17 +75,16 @@ fn a_question_gets_its_answer() {
     let mut request =
         Background::start(&mut world.device(&["request", "weather", r#"{"place":"here"}"#]));
     world.wait_until_online();
-    // The simulator does not know this action; we answer in its place, again until the question has been asked.
-    let end = Instant::now() + Duration::from_secs(20);
-    while request.is_running() && Instant::now() < end {
+    // The simulator does not know this action. We answer in its place, again until the question has been asked.
+    let answer = || {
         world.control(
             Method::POST,
             &format!("/devices/{SN}/actions/weather"),
             Some(json!({ "sun": true })),
         );
-        thread::sleep(Duration::from_millis(50));
-    }
-    assert_eq!(request.wait_for("answer")["answer"], json!({ "sun": true }));
+    };
+    let line = request.wait_for_doing("answer", AGAIN, answer);
+    assert_eq!(line["answer"], json!({ "sun": true }));
 }
 
 #[test]

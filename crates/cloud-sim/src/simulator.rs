@@ -25,7 +25,7 @@ use crate::device::DeviceTable;
 use crate::faults::FaultBoard;
 use crate::platform::{Cloud, Terms};
 use crate::relay::{Relay, TokenTerms};
-use crate::store::{SavedState, Store};
+use crate::store::{DirectoryLock, SavedState, Store};
 use crate::{api, control_api, http, relay};
 
 /// The host name of the broker and the relay in what devices are told. Each is bound to 127.0.0.1 alone.
@@ -45,7 +45,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running cloud on 127.0.0.1.
 ///
-/// Dropping it stops everything soon; [`stop`](Self::stop) waits until it has.
+/// Dropping it stops everything soon; [`stop`](Self::stop) waits until it has. A data directory is one simulator's at a time.
 pub struct Simulator {
     api: SocketAddr,
     mqtt: SocketAddr,
@@ -57,6 +57,7 @@ pub struct Simulator {
     control: Control,
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
+    _lock: DirectoryLock,
     /// Holds the file of roots where there is no data directory; removed with the simulator.
     _scratch: Option<tempfile::TempDir>,
 }
@@ -84,6 +85,7 @@ impl Simulator {
             source,
         };
         let store = Store::open(&directory).map_err(unusable)?;
+        let lock = store.lock().map_err(unusable)?;
         let state = store.load().map_err(unusable)?;
         let Opened {
             authority,
@@ -159,6 +161,7 @@ impl Simulator {
             control,
             shutdown,
             tasks,
+            _lock: lock,
             _scratch: scratch,
         })
     }

@@ -1,10 +1,11 @@
 //! The data directory: what lets a simulator be started again with the same devices.
 //!
-//! Two files: `simulator.json` with the authorities, the keys and the devices, and `ca.pem` for clients. Shadows and
+//! Two files: `simulator.json` with the authorities, the keys and the devices, and `ca.pem` for clients; and a lock, so that it
+//! is one simulator's at a time. Shadows and
 //! messages are not kept. The secrets in it protect nothing but simulated devices, and are readable by the owner alone
 //! all the same.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ const MAX_STATE: u64 = 64 * 1024 * 1024;
 
 const STATE_FILE: &str = "simulator.json";
 const CA_FILE: &str = "ca.pem";
+const LOCK_FILE: &str = "simulator.lock";
 
 /// What is kept.
 #[derive(Serialize, Deserialize)]
@@ -27,6 +29,16 @@ pub(crate) struct SavedState {
     pub(crate) provisioning_key: String,
     pub(crate) fernet_key: String,
     pub(crate) devices: Vec<SavedDevice>,
+}
+
+/// The directory is this simulator's until this is dropped, or its process ends in whatever way.
+pub(crate) struct DirectoryLock(File);
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Closing alone would leave it locked for as long as a process that is just being started has a copy.
+        let _ = self.0.unlock();
+    }
 }
 
 /// A directory of our own.
@@ -41,6 +53,24 @@ impl Store {
         Ok(Self {
             directory: directory.to_owned(),
         })
+    }
+
+    /// Takes the directory for one simulator: two would each overwrite what the other one keeps.
+    pub(crate) fn lock(&self) -> io::Result<DirectoryLock> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(self.directory.join(LOCK_FILE))?;
+        match file.try_lock() {
+            Ok(()) => Ok(DirectoryLock(file)),
+            Err(TryLockError::WouldBlock) => Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "another simulator runs on it; stop that first",
+            )),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
     }
 
     /// What the last simulator on this directory kept, if there was one.
@@ -114,6 +144,17 @@ mod tests {
             .permissions()
             .mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_directory_is_one_simulators_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Store::open(directory.path()).unwrap();
+        let held = open().lock().unwrap();
+        let error = open().lock().err().unwrap();
+        assert!(error.to_string().contains("another simulator"), "{error}");
+        drop(held);
+        open().lock().unwrap();
     }
 
     #[test]

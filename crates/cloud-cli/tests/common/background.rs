@@ -60,18 +60,28 @@ impl Background {
     /// The next line with this event; what comes before it is passed over.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, event: &str) -> Value {
+        self.wait_for_doing(event, LIMIT, || {})
+    }
+
+    /// The same, with something done first and then again whenever so much time has passed without a line.
+    #[track_caller]
+    pub(crate) fn wait_for_doing(
+        &mut self,
+        event: &str,
+        every: Duration,
+        mut done: impl FnMut(),
+    ) -> Value {
         let end = Instant::now() + LIMIT;
+        done();
         loop {
-            match self
-                .lines
-                .recv_timeout(end.saturating_duration_since(Instant::now()))
-            {
+            match self.lines.recv_timeout(every) {
                 Ok(line) => {
                     self.seen.push(line.clone());
                     if line["event"] == event {
                         return line;
                     }
                 }
+                Err(RecvTimeoutError::Timeout) if Instant::now() < end => done(),
                 Err(RecvTimeoutError::Timeout) => {
                     self.give_up(&format!("no {event} within {} s", LIMIT.as_secs()))
                 }
