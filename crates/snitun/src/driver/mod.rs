@@ -9,6 +9,7 @@
 )]
 
 mod channel;
+mod input;
 mod random;
 mod shared;
 mod task;

@@ -10,21 +10,17 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Sleep;
 
 use super::TURN;
+use super::input::Input;
 use super::shared::{Shared, now};
 use crate::batch::WriteBatch;
 use crate::close::CloseReason;
 use crate::decoder::{Decoder, Incoming};
 use crate::encoder::Encoder;
 
-/// Room for one read. A system call for 64 KiB is cheap enough, and a piece of it that waits to be read pins no more.
-const READ_CHUNK: usize = 64 * 1024;
-/// With less room than this left in the buffer, a new one is begun.
-const READ_LEAST: usize = 16 * 1024;
 /// Pieces given to one vectored write.
 const SLICES: usize = 64;
 /// How long the connection's own end may take. What was to be said has been said.
@@ -36,7 +32,7 @@ pub(crate) struct Task<S> {
     decoder: Decoder,
     encoder: Encoder,
     batch: WriteBatch,
-    input: BytesMut,
+    input: Input,
     sleep: Pin<Box<Sleep>>,
     /// When `sleep` is set to go off.
     armed: Instant,
@@ -55,7 +51,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             decoder,
             encoder,
             batch: WriteBatch::new(),
-            input: BytesMut::new(),
+            input: Input::default(),
             sleep: Box::pin(tokio::time::sleep_until(armed.into())),
             armed,
             unflushed: false,
@@ -167,18 +163,15 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
 
     /// One read, and all the frames in it.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        if self.input.capacity() - self.input.len() < READ_LEAST {
-            self.input.reserve(READ_CHUNK);
-        }
         // `read_buf` keeps nothing between polls, so that making it anew each time loses nothing.
-        let read = ready!(pin!(self.stream.read_buf(&mut self.input)).poll(cx));
+        let read = ready!(pin!(self.stream.read_buf(self.input.with_room())).poll(cx));
         match read {
             Ok(0) => return Poll::Ready(Err(CloseReason::Peer)),
             Ok(count) => self.received += count,
             Err(error) => return Poll::Ready(Err(failed(&error))),
         }
         let now = now();
-        let (decoder, input) = (&mut self.decoder, &mut self.input);
+        let (decoder, input) = (&mut self.decoder, self.input.bytes());
         Poll::Ready(self.shared.with(|state| {
             state.mux.handle_received(now);
             while let Some(incoming) = decoder.decode(input)? {
@@ -212,7 +205,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             self.armed = timeout;
             self.sleep.as_mut().reset(timeout.into());
         }
-        self.sleep.as_mut().poll(cx).map(Ok)
+        ready!(self.sleep.as_mut().poll(cx));
+        // A good moment, since it comes every minute or two.
+        self.input.forget();
+        Poll::Ready(Ok(()))
     }
 }
 
