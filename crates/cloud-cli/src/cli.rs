@@ -82,6 +82,11 @@ pub(crate) struct GlobalOptions {
     )]
     pub(crate) api_url: Option<ApiUrl>,
 
+    /// Reach API and broker through this HTTP proxy, http://HOST:PORT [default: HTTPS_PROXY or ALL_PROXY, but for what
+    /// NO_PROXY names]
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) proxy: Option<String>,
+
     /// How log lines on standard error look
     #[arg(
         long,

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 
 use cloud_facade::config::{DeviceConfig, SerialNumber, Store};
+use cloud_facade::iot::Proxy;
 use cloud_facade::remote::{AccessRules, Application};
 use cloud_facade::{ClesydeCloud, DeviceSettings, Event};
 use tokio::sync::broadcast;
@@ -31,6 +32,8 @@ pub(crate) struct DeviceOptions {
     pub(crate) base_path: PathBuf,
     pub(crate) served: Served,
     pub(crate) access: AccessRules,
+    /// On the way to the broker.
+    pub(crate) proxy: Option<Proxy>,
 }
 
 /// A running device.
@@ -52,9 +55,12 @@ impl Device {
             Served::Other(application) => application,
         };
         // The API is for registering alone, which `provision` does with settings of its own.
-        let settings = DeviceSettings::new(options.sn, &options.base_path, "")
+        let mut settings = DeviceSettings::new(options.sn, &options.base_path, "")
             .with_application(application)
             .with_access(options.access);
+        if let Some(proxy) = options.proxy {
+            settings = settings.with_broker_proxy(proxy);
+        }
         let cloud = ClesydeCloud::new(settings);
         let events = cloud.events();
         let vitals = Vitals::new(&cloud, Store::new(&options.base_path));

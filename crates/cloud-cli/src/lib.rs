@@ -44,6 +44,7 @@ mod live;
 mod logging;
 mod moment;
 mod output;
+mod proxy;
 mod shutdown;
 mod status_page;
 mod supervisor;

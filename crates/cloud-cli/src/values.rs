@@ -112,7 +112,8 @@ pub(crate) fn json_object(text: &str) -> Result<Map<String, Value>, String> {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+/// Whether this is a name or an address of this machine.
+pub(crate) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"
         || bare

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use cloud_config::SerialNumber;
+use cloud_iot::Proxy;
 use cloud_provision::{Client, ClientBuilder};
 use cloud_remote::{AccessRules, Application};
 
@@ -12,7 +13,7 @@ use crate::hooks::Hooks;
 ///
 /// Serial number, base path and hooks are read once, when [`ClesydeCloud`](crate::ClesydeCloud) is made. The rest is asked for
 /// when it is needed, so that a host can change its mind: the API's address and the way to it at each
-/// [`provision`](crate::ClesydeCloud::provision), the application and its access rules at each
+/// [`provision`](crate::ClesydeCloud::provision), the application, its access rules and the broker's proxy at each
 /// [`initialize`](crate::ClesydeCloud::initialize). [`DeviceSettings`] is the ready-made implementation for hosts that know all
 /// of it up front.
 pub trait CloudClient: Send + Sync + 'static {
@@ -29,6 +30,12 @@ pub trait CloudClient: Send + Sync + 'static {
     /// as [`Client::builder`] says.
     fn registration(&self) -> ClientBuilder {
         Client::builder(&self.api_url())
+    }
+
+    /// The HTTP proxy that the broker is reached through; see [`Proxy::from_env`]. None by default, whatever the environment
+    /// says. Registering has [one of its own](Self::registration), and the tunnel always goes straight to the relay.
+    fn broker_proxy(&self) -> Option<Proxy> {
+        None
     }
 
     /// What the public reaches through the tunnel; without one there is no remote access.
@@ -54,6 +61,7 @@ pub struct DeviceSettings {
     base_path: PathBuf,
     api_url: String,
     registration: Option<ClientBuilder>,
+    broker_proxy: Option<Proxy>,
     application: Option<Application>,
     access: AccessRules,
     hooks: Hooks,
@@ -71,6 +79,7 @@ impl DeviceSettings {
             base_path: base_path.into(),
             api_url: api_url.into(),
             registration: None,
+            broker_proxy: None,
             application: None,
             access: AccessRules::default(),
             hooks: Hooks::new(),
@@ -93,6 +102,13 @@ impl DeviceSettings {
         change: impl FnOnce(ClientBuilder) -> ClientBuilder,
     ) -> Self {
         self.registration = Some(change(self.registration()));
+        self
+    }
+
+    /// Reaches the broker through an HTTP proxy.
+    #[must_use]
+    pub fn with_broker_proxy(mut self, proxy: Proxy) -> Self {
+        self.broker_proxy = Some(proxy);
         self
     }
 
@@ -136,6 +152,10 @@ impl CloudClient for DeviceSettings {
             Some(changed) => changed.clone(),
             None => Client::builder(&self.api_url),
         }
+    }
+
+    fn broker_proxy(&self) -> Option<Proxy> {
+        self.broker_proxy.clone()
     }
 
     fn application(&self) -> Option<Application> {

@@ -113,6 +113,7 @@ impl Inner {
             store: self.store.clone(),
             application: self.client.application(),
             access: self.client.access(),
+            broker_proxy: self.client.broker_proxy(),
             hooks: self.hooks.clone(),
             events: self.events.clone(),
             status: self.status.clone(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_config::{DeviceConfig, DirectoryLock, LoadError, SerialNumber, Store};
-use cloud_iot::{Session, SessionHandle};
+use cloud_iot::{Proxy, Session, SessionHandle};
 use cloud_remote::{AccessRules, Application, RemoteAccess, RemoteConfig, RemoteHandle};
 use cloud_shadow::{ShadowClient, ShadowConfig};
 use tokio::sync::{Notify, broadcast, watch};
@@ -37,6 +37,7 @@ pub(crate) struct Start {
     pub(crate) store: Store,
     pub(crate) application: Option<Application>,
     pub(crate) access: AccessRules,
+    pub(crate) broker_proxy: Option<Proxy>,
     pub(crate) hooks: Hooks,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) status: watch::Sender<Status>,
@@ -84,7 +85,8 @@ impl Start {
     pub(crate) async fn prepare(self, loaded: Loaded) -> Result<Prepared, InitializeError> {
         let Loaded { lock, device } = loaded;
         let topics = DeviceTopics::new(&self.serial_number);
-        let config = session_config(&device, &self.serial_number, &topics)?;
+        let mut config = session_config(&device, &self.serial_number, &topics)?;
+        config.proxy = self.broker_proxy;
         let router = router(&topics, &self.events)?;
 
         let (connected, disconnected) = (self.hooks.clone(), self.hooks.clone());

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use crate::cli::GlobalOptions;
 use crate::commands::{initialize_failure, load_failure, serial_number, store};
 use crate::failure::{Failure, Outcome};
+use crate::proxy;
 use crate::shutdown::Shutdown;
 
 /// How long a person waits for a connection before wanting to know why there is none.
@@ -30,7 +31,11 @@ pub(crate) async fn online(
         .device;
     let sn = serial_number(global, &config)?;
     // The API is for registering alone.
-    let cloud = ClesydeCloud::new(DeviceSettings::new(sn, global.base_path()?, ""));
+    let mut settings = DeviceSettings::new(sn, global.base_path()?, "");
+    if let Some(proxy) = proxy::to_broker(global, config.iot_endpoint.host.as_str())? {
+        settings = settings.with_broker_proxy(proxy);
+    }
+    let cloud = ClesydeCloud::new(settings);
     cloud
         .initialize()
         .await

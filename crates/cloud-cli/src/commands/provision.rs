@@ -64,7 +64,7 @@ pub(crate) async fn run(
         return already(sn.as_str(), output);
     }
     let key = key::read(arguments.token_file.as_deref())?;
-    let client = arguments.api.client(url)?;
+    let client = arguments.api.client(global, url)?;
 
     let existing = if arguments.force {
         Existing::Replace

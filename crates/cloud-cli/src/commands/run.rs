@@ -17,6 +17,7 @@ use crate::event_line::{event_line, health_line};
 use crate::failure::{Failure, Outcome};
 use crate::health::{HealthSocket, PULSE, loopback};
 use crate::output::Output;
+use crate::proxy;
 use crate::shutdown::Shutdown;
 use crate::supervisor::Supervisor;
 use crate::values::Address;
@@ -120,6 +121,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
             arguments.allow.iter().copied(),
             arguments.deny.iter().copied(),
         ),
+        proxy: proxy::to_broker(global, config.iot_endpoint.host.as_str())?,
     };
     let health = match arguments.health {
         Some(address) => Some(HealthSocket::bind(address).await?),

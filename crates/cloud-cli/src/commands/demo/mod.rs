@@ -107,6 +107,7 @@ async fn show(
         base_path: directory.path().to_owned(),
         served: Served::StatusPage,
         access: AccessRules::default(),
+        proxy: None,
     };
     let mut device = Device::start(options, &config).await?;
     let toured = tokio::select! {

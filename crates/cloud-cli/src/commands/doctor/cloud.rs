@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Router;
 use cloud_facade::config::{LockError, SerialNumber};
-use cloud_facade::iot::{Cause, SessionState, TlsCause};
+use cloud_facade::iot::{Cause, Proxy, SessionState, TlsCause};
 use cloud_facade::remote::{Application, RemoteStatus, TunnelStatus};
 use cloud_facade::{ClesydeCloud, DeviceSettings, InitializeError};
 use time::OffsetDateTime;
@@ -44,14 +44,21 @@ pub(super) struct Patient {
 
 impl Patient {
     /// Starts the device, unless somebody else has its directory, and then says who.
-    pub(super) async fn start(sn: SerialNumber, base_path: PathBuf) -> Result<Self, Finding> {
+    pub(super) async fn start(
+        sn: SerialNumber,
+        base_path: PathBuf,
+        proxy: Option<Proxy>,
+    ) -> Result<Self, Finding> {
         // Recognised among pages that anybody else might show; no secret.
         let mark = format!("clesyde-cloud doctor {}", std::process::id());
         let page = mark.clone();
         let app = Router::new().fallback(move || std::future::ready(page.clone()));
         // The API is for registering alone.
-        let settings =
+        let mut settings =
             DeviceSettings::new(sn, base_path, "").with_application(Application::service(app));
+        if let Some(proxy) = proxy {
+            settings = settings.with_broker_proxy(proxy);
+        }
         let cloud = ClesydeCloud::new(settings);
         match cloud.initialize().await {
             Ok(()) => Ok(Self { cloud, mark }),
@@ -184,6 +191,7 @@ fn advice(cause: &Cause) -> &'static str {
         Cause::Tls(TlsCause::ClientCertificateRejected(_)) | Cause::NotAccepted(_) => {
             "the platform does not know this certificate, or has withdrawn it: register anew with `clesyde-cloud provision --force`"
         }
+        Cause::Proxy(_) => "correct --proxy or HTTPS_PROXY, or the proxy's rules",
         cause if cause.is_takeover() => {
             "another device or program uses this identity: stop it (the original library takes no notice of ours), or register anew"
         }

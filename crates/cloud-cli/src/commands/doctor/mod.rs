@@ -28,6 +28,7 @@ use crate::commands::{serial_number, store};
 use crate::failure::{Failure, Outcome, chain};
 use crate::live;
 use crate::output::Output;
+use crate::proxy;
 use crate::shutdown::Shutdown;
 use crate::visitor;
 
@@ -111,7 +112,8 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
         return report.end();
     }
     let sn = serial_number(global, &device)?;
-    let patient = match Patient::start(sn, global.base_path()?).await {
+    let proxy = proxy::to_broker(global, device.iot_endpoint.host.as_str())?;
+    let patient = match Patient::start(sn, global.base_path()?, proxy).await {
         Ok(patient) => patient,
         Err(finding) => {
             report.tell(cloud::CLIENT_CERTIFICATE, &finding)?;
@@ -167,12 +169,17 @@ async fn way(
     report: &mut Report,
 ) -> Outcome<Option<Found>> {
     let api_host = match &global.api_url {
-        Some(_) if arguments.api.is_proxied() => Err("a proxy finds it"),
+        Some(_) if proxy::finds_names(global) => Err("a proxy finds it"),
         Some(url) => Ok(url.host()),
         None => Err("no --api-url is given; it is for registering alone"),
     };
     let host = |host: fn(&DeviceConfig) -> &str| device.map(host);
     let broker = host(|device| device.iot_endpoint.host.as_str());
+    let proxied = match broker {
+        Some(host) => proxy::to_broker(global, host)?.is_some(),
+        None => false,
+    };
+    let broker = broker.filter(|_| !proxied);
     let relay = host(|device| device.remote_endpoint.host.as_str());
     let page = host(|device| device.access_point.as_str());
     let (api_found, broker_found, relay_found, page_found) = tokio::join!(
@@ -193,6 +200,7 @@ async fn way(
     ] {
         let finding = match (host, found) {
             (Some(host), Some(found)) => way::name(host, found),
+            _ if proxied => Finding::Skipped("a proxy finds it".to_owned()),
             _ => Finding::after(FILES),
         };
         report.tell(step, &finding)?;
@@ -203,7 +211,12 @@ async fn way(
             (Finding::after(API_NAME), Finding::after(API))
         }
         Some(url) => {
-            let client = api::build(arguments.api.builder(url)?.attempt_timeout(API_LIMIT))?;
+            let client = api::build(
+                arguments
+                    .api
+                    .builder(global, url)?
+                    .attempt_timeout(API_LIMIT),
+            )?;
             way::api(&client).await
         }
         None => {
@@ -214,22 +227,26 @@ async fn way(
     report.tell(API, &api)?;
     report.tell(CLOCK, &clock)?;
 
-    let (Some(device), Some(broker), Some(page)) = (device, broker_found, page_found) else {
+    let (Some(device), Some(page)) = (device, page_found) else {
         for step in [MQTT, MQTT_443] {
             report.tell(step, &Finding::after(FILES))?;
         }
         skip(report, &Finding::after(FILES))?;
         return Ok(None);
     };
-    let (main, other) = match broker {
-        Ok(addresses) if !addresses.is_empty() => ports(device, &addresses).await,
+    let (main, other) = match broker_found {
+        _ if proxied => {
+            let because = Finding::Skipped("a proxy leads there; the session shows it".to_owned());
+            (because.clone(), because)
+        }
+        Some(Ok(addresses)) if !addresses.is_empty() => ports(device, &addresses).await,
         _ => (Finding::after(BROKER_NAME), Finding::after(BROKER_NAME)),
     };
     let main_answers = report.tell(MQTT, &main)?;
     let other_answers = report.tell(MQTT_443, &other)?;
     Ok(Some(Found {
         page,
-        broker_answers: main_answers || other_answers,
+        broker_answers: proxied || main_answers || other_answers,
     }))
 }
 
