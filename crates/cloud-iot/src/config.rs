@@ -26,6 +26,9 @@ const HTTPS_PORT: u16 = 443;
 /// AWS IoT Core takes this many subscriptions on one connection.
 const MAX_SUBSCRIPTIONS: usize = 50;
 
+/// What somebody who waits for a message to be stored can be asked to wait.
+const MAX_STORE_DELAY: Duration = Duration::from_secs(60);
+
 /// Everything a session needs, by value. [`SessionConfig::new`] fills in the defaults.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
@@ -66,6 +69,11 @@ pub struct SessionConfig {
     /// What happens when the outbox is full. Default: the new message is refused. Messages that have
     /// been handed over to the connection never make room.
     pub overflow: Overflow,
+    /// How long accepted messages wait to be written together, if the session has a
+    /// [store](crate::SessionBuilder::outbox_store), 0 to 60 s. What is acknowledged within that time is
+    /// not written at all. Default: 200 ms, more than most servers take to acknowledge, so that the
+    /// flash of a device that is online hardly wears.
+    pub store_delay: Duration,
     /// Bounds of queues and sizes.
     pub limits: Limits,
     /// Waits between attempts to connect.
@@ -104,6 +112,7 @@ impl SessionConfig {
             session_expiry: None,
             acknowledge: Acknowledge::default(),
             overflow: Overflow::default(),
+            store_delay: Duration::from_millis(200),
             limits: Limits::default(),
             backoff: Backoff::default(),
             timeouts: Timeouts::default(),
@@ -139,6 +148,12 @@ impl SessionConfig {
             return Err(ConfigError::OutOfRange {
                 name: "session_expiry",
                 range: "1 s to 4294967295 s in whole seconds",
+            });
+        }
+        if self.store_delay > MAX_STORE_DELAY {
+            return Err(ConfigError::OutOfRange {
+                name: "store_delay",
+                range: "0 to 60 s",
             });
         }
         self.limits.validate()?;

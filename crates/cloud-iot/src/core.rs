@@ -40,12 +40,15 @@ use crate::backoff::Failures;
 use crate::cause::Cause;
 use crate::config::SessionConfig;
 use crate::error::{PublishError, RequestError};
+use crate::event::SessionEvent;
 use crate::inbound::{Inbound, MAX_UNACKNOWLEDGED};
+use crate::ledger::Batch;
 use crate::link::LinkEvent;
-use crate::message::{Message, PublishOptions};
-use crate::outbox::{MessageId, Next, OutOfStep, Outbox};
+use crate::message::{Message, PublishOptions, QoS};
+use crate::outbox::{MessageId, Next, OutOfStep, Outbox, Restored};
 use crate::receipt::Receipt;
 use crate::requests::Requests;
+use crate::store::StoreError;
 
 /// The source of random numbers, uniform in 0–1.
 pub(crate) type Random = Box<dyn FnMut() -> f64 + Send>;
@@ -102,6 +105,11 @@ impl Core {
         core
     }
 
+    /// Begins with what a store has kept, and has what is accepted from now on stored.
+    pub(crate) fn restore(&mut self, former: Vec<Restored>) {
+        self.outbox.restore(former, self.config.store_delay);
+    }
+
     /// The next thing to do, in order.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -116,8 +124,11 @@ impl Core {
     }
 
     /// How the session ended, once it has.
-    pub(crate) fn report(&self) -> StopReport {
-        self.report
+    pub(crate) fn report(&mut self) -> StopReport {
+        StopReport {
+            kept: self.outbox.ledger().map_or(0, |ledger| ledger.kept()),
+            ..self.report
+        }
     }
 
     /// Accepts a message for delivery.
@@ -127,14 +138,33 @@ impl Core {
         options: PublishOptions,
         now: Instant,
     ) -> Result<Receipt, PublishError> {
-        self.accept(message, options, now)
+        self.accept(message, options, true, now)
             .map(|(_, receipt)| receipt)
+    }
+
+    /// Accepts a message that is to be given up if it cannot be stored.
+    pub(crate) fn publish_stored(
+        &mut self,
+        message: Message,
+        options: PublishOptions,
+        now: Instant,
+    ) -> Result<(MessageId, Receipt), PublishError> {
+        if message.qos == QoS::AtMostOnce || self.outbox.ledger().is_none() {
+            return Err(PublishError::NotStored(StoreError::NotKept));
+        }
+        self.accept(message, options, true, now)
+    }
+
+    /// Takes back a message that has not left.
+    pub(crate) fn withdraw(&mut self, id: MessageId, now: Instant) {
+        self.outbox.withdraw(id, now);
     }
 
     fn accept(
         &mut self,
         message: Message,
         options: PublishOptions,
+        keep: bool,
         now: Instant,
     ) -> Result<(MessageId, Receipt), PublishError> {
         if self.is_stopping() {
@@ -149,9 +179,14 @@ impl Core {
         self.outbox.expire(now);
         // A time too long to be counted is for ever.
         let expires = options.expires_in.and_then(|time| now.checked_add(time));
-        let id = self.outbox.accept(message, expires, reply)?;
+        let id = self.outbox.accept(message, expires, reply, now)?;
+        let stored = if keep {
+            self.outbox.keep_newest(now)
+        } else {
+            None
+        };
         self.send_queued(now);
-        Ok((id, Receipt::new(receiver)))
+        Ok((id, Receipt::new(receiver, stored)))
     }
 
     /// Accepts a request: a message whose answer is the next message on `reply_topic`.
@@ -164,15 +199,15 @@ impl Core {
     ) -> Result<(MessageId, Receipt), RequestError> {
         self.requests
             .check(&reply_topic, self.config.limits.requests)?;
-        let (id, receipt) = self.accept(message, PublishOptions::new(), now)?;
+        let (id, receipt) = self.accept(message, PublishOptions::new(), false, now)?;
         self.requests.add(id, reply_topic, answer);
         Ok((id, receipt))
     }
 
     /// Nobody waits for the answer any more. A request that has not left will not.
-    pub(crate) fn forget_request(&mut self, id: MessageId) {
+    pub(crate) fn forget_request(&mut self, id: MessageId, now: Instant) {
         self.requests.remove(id);
-        self.outbox.withdraw(id);
+        self.outbox.withdraw(id, now);
     }
 
     /// Whether the session has been told to stop.
@@ -200,17 +235,19 @@ impl Core {
                     Err(OutOfStep) => self.out_of_step("PUBLISH", now),
                 }
             }
-            LinkEvent::Acknowledged(id, reason) => match self.outbox.acknowledged(id, reason) {
-                Ok(oldest) => {
-                    self.sign_of_life(now);
-                    let limit = self.config.timeouts.acknowledge;
-                    if let Some(link) = self.link().filter(|_| oldest) {
-                        link.patience = Some(now + limit);
+            LinkEvent::Acknowledged(id, reason) => {
+                match self.outbox.acknowledged(id, reason, now) {
+                    Ok(oldest) => {
+                        self.sign_of_life(now);
+                        let limit = self.config.timeouts.acknowledge;
+                        if let Some(link) = self.link().filter(|_| oldest) {
+                            link.patience = Some(now + limit);
+                        }
+                        self.advance(now);
                     }
-                    self.advance(now);
+                    Err(OutOfStep) => self.out_of_step("PUBACK", now),
                 }
-                Err(OutOfStep) => self.out_of_step("PUBACK", now),
-            },
+            }
             LinkEvent::Message(incoming) => self.received(incoming, now),
             LinkEvent::Pinged => {
                 if let Some(link) = self.link() {
@@ -233,6 +270,19 @@ impl Core {
             LinkEvent::Lost(cause) => self.lost(cause, now),
         }
         self.leave_if_quiet(now);
+    }
+
+    /// How the writing of a batch to the store went.
+    pub(crate) fn stored(&mut self, outcome: Result<(), StoreError>, now: Instant) {
+        if let Some(error) = self.outbox.stored(outcome, now) {
+            let event = SessionEvent::StoreFailed { error };
+            self.actions.push_back(Action::Event(event));
+        }
+    }
+
+    /// What is left to be stored when the session has ended; again and again until nothing is.
+    pub(crate) fn last_batch(&mut self) -> Option<Batch> {
+        self.outbox.ledger()?.collect_last()
     }
 
     /// All hooks that were started have ended.
@@ -263,6 +313,7 @@ impl Core {
             self.outbox.next_expiry(),
             self.renew_by
                 .filter(|_| matches!(self.phase, Phase::Online { .. })),
+            self.outbox.store_due(),
         ])
     }
 
@@ -304,6 +355,9 @@ impl Core {
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         self.outbox.expire(now);
+        if let Some(batch) = self.outbox.ledger().and_then(|ledger| ledger.collect(now)) {
+            self.actions.push_back(Action::Store(batch));
+        }
         if self.resume_at.is_some_and(|time| time <= now) {
             self.resume_at = None;
             self.advance(now);

@@ -21,6 +21,7 @@ use crate::event::{SessionEvent, SessionState};
 use crate::handled::Handled;
 use crate::hooks::Hooks;
 use crate::inbound::DeliveryId;
+use crate::keeper::Keeper;
 use crate::link::LinkEvent;
 use crate::message::Message;
 use crate::router::Routes;
@@ -104,6 +105,7 @@ pub(crate) struct Driver {
     pub(crate) shared: Arc<Shared>,
     pub(crate) hooks: Hooks,
     pub(crate) routes: Routes,
+    pub(crate) keeper: Keeper,
 }
 
 /// Ends the session for its handles however the driver ends, even by a panic or with the runtime.
@@ -123,6 +125,7 @@ impl Driver {
             shared,
             hooks,
             routes,
+            keeper,
         } = self;
         let last_word = LastWord(Arc::clone(&shared));
         let mut running = Running {
@@ -130,6 +133,7 @@ impl Driver {
             shared,
             hooks,
             routes,
+            keeper,
             connection: None,
             hooking: JoinSet::new(),
         };
@@ -145,6 +149,7 @@ struct Running {
     config: Arc<SessionConfig>,
     hooks: Hooks,
     routes: Routes,
+    keeper: Keeper,
     connection: Option<Connection>,
     /// Hooks that run, and aborted ones that are still ending.
     hooking: JoinSet<()>,
@@ -171,6 +176,9 @@ impl Running {
                     if self.hooking.is_empty() {
                         lock(&self.shared.core).hooks_finished(Instant::now());
                     }
+                }
+                outcome = self.keeper.written() => {
+                    lock(&self.shared.core).stored(outcome, Instant::now());
                 }
                 () = until(deadline) => lock(&self.shared.core).handle_timeout(Instant::now()),
             }
@@ -253,6 +261,7 @@ impl Running {
                 self.hooks.run_disconnect(cause, &mut self.hooking, limit);
                 self.hooks_started();
             }
+            Action::Store(batch) => self.keeper.write(batch),
             Action::Acknowledge(packet_id) => return self.send(|link| link.acknowledge(packet_id)),
             Action::Deliver {
                 message,
@@ -299,8 +308,40 @@ impl Running {
         self.connection = None;
         self.hooking.shutdown().await;
         let deadline = lock(&self.shared.stop_by).unwrap_or_else(Instant::now);
-        if timeout_at(deadline, self.routes.finish()).await.is_err() {
+        let Self {
+            shared,
+            mut keeper,
+            routes,
+            ..
+        } = self;
+        let (stored, handled) = tokio::join!(
+            timeout_at(deadline, store_rest(&shared, &mut keeper)),
+            timeout_at(deadline, routes.finish()),
+        );
+        if stored.is_err() {
+            tracing::warn!("the outbox's store did not finish before the session ended");
+        }
+        if handled.is_err() {
             tracing::warn!("handlers were still running when the session ended and were given up");
+        }
+    }
+}
+
+/// Writes what is left to the store.
+async fn store_rest(shared: &Shared, keeper: &mut Keeper) {
+    loop {
+        if !keeper.is_writing() {
+            let Some(batch) = lock(&shared.core).last_batch() else {
+                return;
+            };
+            keeper.write(batch);
+        }
+        let outcome = keeper.written().await;
+        let failed = outcome.as_ref().err().cloned();
+        lock(&shared.core).stored(outcome, Instant::now());
+        if let Some(error) = failed {
+            tracing::error!(%error, "the end of the outbox was not stored");
+            return;
         }
     }
 }
@@ -313,6 +354,9 @@ fn tell(event: &SessionEvent) {
         }
         SessionEvent::Disconnected { reason, retry_in } => {
             tracing::warn!(%reason, ?retry_in, "offline");
+        }
+        SessionEvent::StoreFailed { error } => {
+            tracing::error!(%error, "accepted messages are held in memory only");
         }
         SessionEvent::Stopped => tracing::info!("stopped"),
         _ => {}

@@ -5,6 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::reason::ReasonCode;
+use crate::store::StoreError;
 use crate::topic::{TopicError, TopicFilter};
 
 /// Why a session cannot be started with this configuration. It is the caller's mistake.
@@ -93,6 +94,9 @@ pub enum PublishError {
         /// What they count, in bytes.
         bytes: usize,
     },
+    /// The message could not be [stored](crate::SessionHandle::publish_stored).
+    #[error(transparent)]
+    NotStored(StoreError),
     /// The session is stopping or has stopped.
     #[error("the session has been stopped")]
     Stopped,
@@ -102,7 +106,11 @@ impl PublishError {
     /// Whether the same message may be accepted later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::OutboxFull { .. })
+        match self {
+            Self::OutboxFull { .. } => true,
+            Self::NotStored(error) => error.is_retryable(),
+            Self::Topic(_) | Self::TooLarge { .. } | Self::Stopped => false,
+        }
     }
 }
 
@@ -131,7 +139,8 @@ pub enum DeliveryError {
     /// [`Overflow`](crate::Overflow) policy says.
     #[error("the outbox was full and the message made room for a later one")]
     Displaced,
-    /// The session was stopped first. A message at QoS 1 may have arrived all the same.
+    /// The session was stopped first. A message at QoS 1 may have arrived all the same, and if it is
+    /// [stored](crate::SessionBuilder::outbox_store) the next session sends it.
     #[error("the session was stopped before the message was acknowledged")]
     Stopped,
 }

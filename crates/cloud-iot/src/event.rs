@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cause::Cause;
+use crate::store::StoreError;
 use crate::topic::TopicFilter;
 
 /// Where a session stands.
@@ -70,5 +71,11 @@ pub enum SessionEvent {
         filter: TopicFilter,
         /// What happened.
         error: Arc<str>,
+    },
+    /// The outbox cannot be stored. Until it can, messages are held in memory only, and
+    /// [`Receipt::stored`](crate::Receipt::stored) says so. Told once for each run of failures.
+    StoreFailed {
+        /// Why.
+        error: StoreError,
     },
 }

@@ -10,6 +10,8 @@
 //!   [`Receipt`] to await the acknowledgement with. What is accepted is delivered in order, or the
 //!   receipt says why not. The outbox is bounded; when it is full the caller is told, or what an
 //!   [`Overflow`] policy names makes room. It sends no faster than AWS IoT Core takes.
+//! - With an [`OutboxStore`], what is accepted at QoS 1 survives the process. The feature `durable`
+//!   brings one, `DurableOutbox`: a file that withstands `kill -9` and the loss of power.
 //! - A [`Router`] leads received messages to [`tower`] services by topic filter, each route with a
 //!   queue and a task of its own. [`messages`](SessionHandle::messages) opens a stream at run time.
 //! - [`request`](SessionHandle::request) publishes and waits for the answer.
@@ -69,9 +71,9 @@
 //!
 //! `core` decides, purely, with time and randomness as inputs; `driver` is the one task that
 //! carries decisions out; `connection` is the socket with rumqttc's codec on it, made anew by
-//! `connect` (with `dial` and `proxy`) each time. The rest is around these: `outbox`, `requests`,
-//! `backoff` belong to the core; `router`, `stream`, `hooks` to the driver. The protocol's facts are
-//! in docs/protocol.md, "IoT messaging".
+//! `connect` (with `dial` and `proxy`) each time. The rest is around these: `outbox`, `ledger`,
+//! `requests`, `backoff` belong to the core; `router`, `stream`, `hooks`, `keeper` to the driver. The
+//! protocol's facts are in docs/protocol.md, "IoT messaging".
 
 mod backoff;
 mod cause;
@@ -82,12 +84,16 @@ mod connection;
 mod core;
 mod dial;
 mod driver;
+#[cfg(feature = "durable")]
+mod durable;
 mod error;
 mod event;
 mod handled;
 mod hooks;
 mod inbound;
 mod inbox;
+mod keeper;
+mod ledger;
 mod link;
 mod message;
 mod outbox;
@@ -98,6 +104,7 @@ mod receipt;
 mod requests;
 mod router;
 mod session;
+mod store;
 mod stream;
 pub mod tls;
 mod topic;
@@ -109,6 +116,8 @@ pub use crate::backoff::{Backoff, Retry};
 pub use crate::cause::{Cause, ProxyCause, TlsCause};
 pub use crate::config::{Acknowledge, FallbackPort, Limits, Overflow, SessionConfig, Timeouts};
 pub use crate::core::StopReport;
+#[cfg(feature = "durable")]
+pub use crate::durable::{Damage, DurableOutbox};
 pub use crate::error::{ConfigError, DeliveryError, PublishError, RequestError, StreamError};
 pub use crate::event::{SessionEvent, SessionState};
 pub use crate::message::{Message, PublishOptions, QoS, Subscription};
@@ -117,5 +126,6 @@ pub use crate::reason::ReasonCode;
 pub use crate::receipt::{Ack, Receipt};
 pub use crate::router::{RouteOptions, Router};
 pub use crate::session::{Request, Session, SessionBuilder, SessionHandle};
+pub use crate::store::{OutboxStore, StoreBatch, StoreError, StoredMessage};
 pub use crate::stream::{Lagged, MessageStream};
 pub use crate::topic::{TopicError, TopicFilter};

@@ -21,11 +21,13 @@ use tokio::time::Instant;
 
 use crate::config::{Limits, Overflow};
 use crate::error::{DeliveryError, PublishError};
+use crate::ledger::{Ledger, Put, Written};
 use crate::link::ServerTerms;
 use crate::message::{Message, QoS};
 use crate::pace::Pace;
 use crate::reason::ReasonCode;
 use crate::receipt::Ack;
+use crate::store::StoreError;
 
 /// Names an accepted message for as long as the session lives.
 pub(crate) type MessageId = u64;
@@ -44,6 +46,25 @@ impl Entry {
     fn has_expired(&self, now: Instant) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
     }
+
+    fn put(&self, now: Instant) -> Put {
+        Put {
+            id: self.id,
+            message: self.message.clone(),
+            accepted: now,
+            expires_in: self
+                .expires
+                .map(|expires| expires.saturating_duration_since(now)),
+        }
+    }
+}
+
+/// A message from the store.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    pub(crate) id: MessageId,
+    pub(crate) message: Message,
+    pub(crate) expires: Option<Instant>,
 }
 
 /// A message for the connection.
@@ -72,6 +93,8 @@ pub(crate) enum Next {
 enum Owner {
     /// A caller's, who holds the receipt.
     Caller(Reply),
+    /// A caller's of an earlier process, from the store.
+    Former,
     /// The session's own, which ends with its connection.
     Session,
 }
@@ -132,6 +155,8 @@ pub(crate) struct Outbox {
     /// No message in the queue expires before this.
     next_expiry: Option<Instant>,
     next_id: MessageId,
+    /// What of it is on disk, if there is a store.
+    ledger: Option<Ledger>,
 }
 
 impl Outbox {
@@ -148,6 +173,25 @@ impl Outbox {
             pace: Pace::new(limits),
             next_expiry: None,
             next_id: 1,
+            ledger: None,
+        }
+    }
+
+    /// Takes over what a store has kept, in order, and keeps the store's ledger from now on. It comes
+    /// before anything else, and counts towards the limits even if it passes them.
+    pub(crate) fn restore(&mut self, former: Vec<Restored>, store_delay: Duration) {
+        self.ledger = Some(Ledger::new(
+            store_delay,
+            former.iter().map(|r| r.id).collect(),
+        ));
+        for Restored {
+            id,
+            message,
+            expires,
+        } in former
+        {
+            self.next_id = self.next_id.max(id + 1);
+            self.enter(id, message, expires, Owner::Former);
         }
     }
 
@@ -157,23 +201,72 @@ impl Outbox {
         message: Message,
         expires: Option<Instant>,
         reply: Reply,
+        now: Instant,
     ) -> Result<MessageId, PublishError> {
-        self.make_room(message.cost())?;
+        self.make_room(message.cost(), now)?;
+        let id = self.new_id();
+        self.enter(id, message, expires, Owner::Caller(reply));
+        Ok(id)
+    }
+
+    fn enter(&mut self, id: MessageId, message: Message, expires: Option<Instant>, owner: Owner) {
         self.messages += 1;
         self.bytes += message.cost();
         self.next_expiry = earlier(self.next_expiry, expires);
-        let id = self.new_id();
         self.queue.push_back(Entry {
             id,
             message,
             expires,
-            owner: Owner::Caller(reply),
+            owner,
         });
-        Ok(id)
+    }
+
+    /// Has the message that was accepted last stored, if it is of that kind and there is a store. What
+    /// is returned tells when that is done.
+    pub(crate) fn keep_newest(
+        &mut self,
+        now: Instant,
+    ) -> Option<oneshot::Receiver<Result<(), StoreError>>> {
+        let ledger = self.ledger.as_mut()?;
+        let entry = self.queue.back()?;
+        if entry.message.qos == QoS::AtMostOnce {
+            return None;
+        }
+        let (stage, stored) = oneshot::channel();
+        ledger.enter(entry.put(now), Some(stage));
+        Some(stored)
+    }
+
+    pub(crate) fn ledger(&mut self) -> Option<&mut Ledger> {
+        self.ledger.as_mut()
+    }
+
+    /// When the ledger has something to write.
+    pub(crate) fn store_due(&self) -> Option<Instant> {
+        self.ledger.as_ref().and_then(Ledger::due)
+    }
+
+    /// How the writing of a batch went. Tells of a failure if it is news.
+    pub(crate) fn stored(
+        &mut self,
+        outcome: Result<(), StoreError>,
+        now: Instant,
+    ) -> Option<StoreError> {
+        let ledger = self.ledger.as_mut()?;
+        let Written { news, lost } = ledger.written(outcome, now);
+        if !lost.is_empty() {
+            let in_flight = self.in_flight.iter().map(|flight| &flight.entry);
+            for entry in in_flight.chain(&self.queue) {
+                if lost.contains(&entry.id) {
+                    ledger.enter(entry.put(now), None);
+                }
+            }
+        }
+        news
     }
 
     /// Makes room for one message of that cost by the policy, or changes nothing.
-    fn make_room(&mut self, cost: usize) -> Result<(), PublishError> {
+    fn make_room(&mut self, cost: usize, now: Instant) -> Result<(), PublishError> {
         let fits = |messages: usize, bytes: usize| {
             messages < self.max_messages && bytes.saturating_add(cost) <= self.max_bytes
         };
@@ -195,7 +288,7 @@ impl Outbox {
                 for _ in 0..drop {
                     let oldest = self.queue.iter().position(droppable);
                     if let Some(entry) = oldest.and_then(|index| self.queue.remove(index)) {
-                        self.resolve(entry, Err(DeliveryError::Displaced));
+                        self.resolve(entry, Err(DeliveryError::Displaced), now);
                     }
                 }
                 return Ok(());
@@ -223,7 +316,7 @@ impl Outbox {
         self.queue = left;
         let expired: VecDeque<Entry> = expired;
         for entry in expired {
-            self.resolve(entry, Err(DeliveryError::Expired));
+            self.resolve(entry, Err(DeliveryError::Expired), now);
         }
         self.next_expiry = self.queue.iter().filter_map(|entry| entry.expires).min();
     }
@@ -235,11 +328,12 @@ impl Outbox {
     }
 
     /// Takes back a message that has not been handed over yet.
-    pub(crate) fn withdraw(&mut self, id: MessageId) -> bool {
+    pub(crate) fn withdraw(&mut self, id: MessageId, now: Instant) -> bool {
         let Some(index) = self.queue.iter().position(|entry| entry.id == id) else {
             return false;
         };
         if let Some(entry) = self.queue.remove(index) {
+            self.settle(id, now);
             self.forget(entry);
         }
         true
@@ -277,7 +371,7 @@ impl Outbox {
             };
             match fit {
                 Ok(()) => return Next::Message(self.launch(entry, window, now)),
-                Err(error) => self.resolve(entry, Err(error)),
+                Err(error) => self.resolve(entry, Err(error), now),
             }
         }
     }
@@ -353,7 +447,7 @@ impl Outbox {
         let id = flight.entry.id;
         if packet_id == 0 {
             if let Some(flight) = self.in_flight.remove(index) {
-                self.resolve(flight.entry, Ok(Ack::Sent));
+                self.resolve(flight.entry, Ok(Ack::Sent), now);
             }
         } else {
             flight.due = Some(now + limit);
@@ -367,6 +461,7 @@ impl Outbox {
         &mut self,
         packet_id: u16,
         reason: ReasonCode,
+        now: Instant,
     ) -> Result<bool, OutOfStep> {
         let written = self.in_flight.len() - self.unwritten;
         let index = self
@@ -384,7 +479,7 @@ impl Outbox {
             } else {
                 Ok(Ack::Acknowledged)
             };
-            self.resolve(flight.entry, outcome);
+            self.resolve(flight.entry, outcome, now);
         }
         Ok(index == 0)
     }
@@ -394,7 +489,7 @@ impl Outbox {
         self.unwritten = 0;
         while let Some(flight) = self.in_flight.pop_back() {
             match flight.entry.owner {
-                Owner::Caller(_) => {
+                Owner::Caller(_) | Owner::Former => {
                     self.next_expiry = earlier(self.next_expiry, flight.entry.expires);
                     self.queue.push_front(flight.entry);
                 }
@@ -430,28 +525,40 @@ impl Outbox {
         self.bytes
     }
 
-    /// Ends everything with the same error.
-    pub(crate) fn fail_all(&mut self, error: DeliveryError) {
+    /// Ends the session's part in everything. What is on disk stays there for the next session.
+    pub(crate) fn stop(&mut self) {
         self.connection_lost();
         while let Some(entry) = self.queue.pop_front() {
-            self.resolve(entry, Err(error));
+            if let Some(reply) = self.forget(entry) {
+                // The caller may have dropped the receipt; that is its right.
+                let _ = reply.send(Err(DeliveryError::Stopped));
+            }
         }
     }
 
     fn forget(&mut self, entry: Entry) -> Option<Reply> {
-        match entry.owner {
-            Owner::Caller(reply) => {
-                self.messages -= 1;
-                self.bytes -= entry.message.cost();
-                Some(reply)
-            }
-            Owner::Session => None,
+        let reply = match entry.owner {
+            Owner::Caller(reply) => Some(reply),
+            Owner::Former => None,
+            Owner::Session => return None,
+        };
+        self.messages -= 1;
+        self.bytes -= entry.message.cost();
+        reply
+    }
+
+    fn settle(&mut self, id: MessageId, now: Instant) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.settle(id, now);
         }
     }
 
-    fn resolve(&mut self, entry: Entry, outcome: Result<Ack, DeliveryError>) {
+    fn resolve(&mut self, entry: Entry, outcome: Result<Ack, DeliveryError>, now: Instant) {
+        self.settle(entry.id, now);
+        if let (Owner::Former, Err(error)) = (&entry.owner, &outcome) {
+            tracing::warn!(topic = %entry.message.topic, %error, "a message of an earlier process was not delivered");
+        }
         if let Some(reply) = self.forget(entry) {
-            // The caller may have dropped the receipt; that is its right.
             let _ = reply.send(outcome);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::sync::{broadcast, oneshot, watch};
@@ -17,10 +17,12 @@ use crate::driver::{Driver, Shared};
 use crate::error::{ConfigError, PublishError, RequestError, StreamError};
 use crate::event::{SessionEvent, SessionState};
 use crate::hooks::Hooks;
+use crate::keeper::Keeper;
 use crate::message::{Message, PublishOptions, QoS};
 use crate::outbox::MessageId;
 use crate::receipt::Receipt;
 use crate::router::Router;
+use crate::store::OutboxStore;
 use crate::stream::MessageStream;
 use crate::tls;
 use crate::topic::TopicFilter;
@@ -43,6 +45,7 @@ impl Session {
             config,
             router: Router::new(),
             hooks: Hooks::default(),
+            store: None,
         }
     }
 }
@@ -53,6 +56,7 @@ pub struct SessionBuilder {
     config: SessionConfig,
     router: Router,
     hooks: Hooks,
+    store: Option<Box<dyn OutboxStore>>,
 }
 
 impl std::fmt::Debug for SessionBuilder {
@@ -97,6 +101,23 @@ impl SessionBuilder {
         self
     }
 
+    /// Keeps what is accepted at QoS 1 in `store`, so that it survives the end of the process,
+    /// `kill -9` and the loss of power, and is sent by the next session with the same store. What the
+    /// store holds already is sent before everything else, in its old order. Requests are not stored:
+    /// nobody would be left to take their answers.
+    ///
+    /// The flash below is spared: what comes within [`SessionConfig::store_delay`] is written
+    /// together, and what is acknowledged within that time not at all. So a message is safe not when
+    /// [`publish`](SessionHandle::publish) returns but when [`Receipt::stored`] does, or
+    /// [`publish_stored`](SessionHandle::publish_stored). Delivered messages leave the store some
+    /// seconds later; after a crash in between they are sent once more, as QoS 1 allows.
+    ///
+    /// A store belongs to one client id: its messages go to whatever server the session talks to.
+    pub fn outbox_store(mut self, store: impl OutboxStore) -> Self {
+        self.store = Some(Box::new(store));
+        self
+    }
+
     /// Starts the session: it connects, and stays connected until it is stopped.
     ///
     /// # Errors
@@ -107,6 +128,7 @@ impl SessionBuilder {
             mut config,
             router,
             hooks,
+            store,
         } = self;
         config.validate()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConfigError::NoRuntime)?;
@@ -116,17 +138,19 @@ impl SessionBuilder {
             "session", host = %config.host, port = config.port, client_id = %config.client_id
         );
         let (events, _) = broadcast::channel(EVENTS);
-        let core = Core::new(
-            Arc::clone(&config),
-            Box::new(rand::random::<f64>),
-            Instant::now(),
-        );
+        let now = Instant::now();
+        let mut core = Core::new(Arc::clone(&config), Box::new(rand::random::<f64>), now);
+        let mut keeper = Keeper::new(store);
+        if let Some(former) = keeper.restore(now, SystemTime::now()) {
+            core.restore(former);
+        }
         let routes = span.in_scope(|| router.start(&events));
         let shared = Arc::new(Shared::new(config, core, events));
         let driver = Driver {
             shared: Arc::clone(&shared),
             hooks,
             routes,
+            keeper,
         };
         runtime.spawn(driver.run().instrument(span));
         Ok(SessionHandle {
@@ -219,6 +243,40 @@ impl SessionHandle {
         let now = Instant::now();
         self.shared()
             .with_core(|core| core.publish(message, options, now))
+    }
+
+    /// Accepts a message at QoS 1 and waits until it is [stored](SessionBuilder::outbox_store), or was
+    /// delivered before that was needed: what this returns a receipt for is delivered even if the
+    /// process is killed now.
+    ///
+    /// Messages leave in the order in which this was first polled. To have many stored together, poll
+    /// them together, or [`publish`](Self::publish) them and await [`Receipt::stored`] of each.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError`]: as with [`publish`](Self::publish), and [`PublishError::NotStored`] if the
+    /// disk is full or fails, the message is not at QoS 1, or the session has no store. The message
+    /// is then given up; if it had left by that time it may arrive all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future after it was polled leaves the message accepted, as by
+    /// [`publish`](Self::publish).
+    pub async fn publish_stored(
+        &self,
+        message: Message,
+        options: PublishOptions,
+    ) -> Result<Receipt, PublishError> {
+        let shared = self.shared();
+        let (id, mut receipt) =
+            shared.with_core(|core| core.publish_stored(message, options, Instant::now()))?;
+        match receipt.stored().await {
+            Ok(()) => Ok(receipt),
+            Err(error) => {
+                shared.with_core(|core| core.withdraw(id, Instant::now()));
+                Err(PublishError::NotStored(error))
+            }
+        }
     }
 
     /// Opens a stream of the received messages that fall under `filter`, from now on. It is a view
@@ -362,6 +420,7 @@ struct Forget<'a> {
 
 impl Drop for Forget<'_> {
     fn drop(&mut self) {
-        self.shared.with_core(|core| core.forget_request(self.id));
+        self.shared
+            .with_core(|core| core.forget_request(self.id, Instant::now()));
     }
 }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use crate::cause::Cause;
 use crate::event::{SessionEvent, SessionState};
 use crate::inbound::DeliveryId;
+use crate::ledger::Batch;
 use crate::link::ServerTerms;
 use crate::message::{Message, Subscription};
 use crate::outbox::{MessageId, Outgoing, Window};
@@ -32,6 +33,8 @@ pub(crate) enum Action {
         /// What to tell with [`handled`](super::Core::handled) when its handlers have ended.
         delivery: Option<DeliveryId>,
     },
+    /// Write to the store; report with [`stored`](super::Core::stored).
+    Store(Batch),
     /// Send a PUBACK.
     Acknowledge(u16),
     /// Send a PINGREQ.

@@ -5,7 +5,6 @@ use tokio::time::Instant;
 
 use super::Core;
 use super::phase::{Action, Drain, Phase};
-use crate::error::DeliveryError;
 use crate::event::{SessionEvent, SessionState};
 
 /// The part of a stop's time that emptying the outbox may take; the rest is kept for the goodbye.
@@ -20,6 +19,9 @@ pub struct StopReport {
     pub clean: bool,
     /// Accepted messages that were not delivered; their receipts say so.
     pub undelivered: usize,
+    /// Of these, how many are [stored](crate::SessionBuilder::outbox_store): the next session with
+    /// the same store sends them.
+    pub kept: usize,
 }
 
 impl Core {
@@ -68,6 +70,9 @@ impl Core {
         };
         self.actions
             .push_back(Action::State(SessionState::Stopping));
+        if let Some(ledger) = self.outbox.ledger() {
+            ledger.hurry(now);
+        }
         if matches!(step, Drain::Leaving) {
             self.actions.push_back(Action::Disconnect);
         }
@@ -135,7 +140,7 @@ impl Core {
 
     pub(super) fn end(&mut self) {
         self.report.undelivered = self.outbox.len();
-        self.outbox.fail_all(DeliveryError::Stopped);
+        self.outbox.stop();
         self.requests.clear();
         self.phase = Phase::Stopped;
         self.actions.push_back(Action::Event(SessionEvent::Stopped));

@@ -223,7 +223,8 @@ fn stop_flushes_then_says_goodbye_then_leaves() {
         bench.core.report(),
         StopReport {
             clean: true,
-            undelivered: 0
+            undelivered: 0,
+            kept: 0,
         }
     );
 }
@@ -248,7 +249,8 @@ fn stop_keeps_its_deadline_when_the_server_does_not_answer() {
         bench.core.report(),
         StopReport {
             clean: false,
-            undelivered: 1
+            undelivered: 1,
+            kept: 0,
         }
     );
 }
@@ -372,7 +374,7 @@ fn an_answer_goes_to_its_request() {
         ]
     );
     assert_eq!(answer.try_recv().unwrap(), message);
-    bench.core.forget_request(id);
+    bench.core.forget_request(id, bench.now);
 }
 
 #[test]
@@ -383,7 +385,7 @@ fn a_request_given_up_offline_never_leaves() {
         .core
         .request(Message::new("req", "?"), "a/res".into(), sender, bench.now)
         .unwrap();
-    bench.core.forget_request(id);
+    bench.core.forget_request(id, bench.now);
     bench.actions();
     bench.connect();
     assert!(!bench.actions().contains(&"publish ?".to_owned()));

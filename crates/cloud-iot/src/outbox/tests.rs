@@ -39,7 +39,7 @@ fn hand_over(outbox: &mut Outbox, window: &mut Window, terms: &ServerTerms) -> O
 
 fn accept(outbox: &mut Outbox, message: Message) -> oneshot::Receiver<Result<Ack, DeliveryError>> {
     let (reply, receiver) = oneshot::channel();
-    outbox.accept(message, None, reply).unwrap();
+    outbox.accept(message, None, reply, Instant::now()).unwrap();
     receiver
 }
 
@@ -53,7 +53,7 @@ fn bounded_in_messages_and_in_bytes() {
     let _one = accept(&mut outbox, Message::new("t", "1"));
     let _two = accept(&mut outbox, Message::new("t", "2"));
     let (reply, mut receiver) = oneshot::channel();
-    let refused = outbox.accept(Message::new("t", "3"), None, reply);
+    let refused = outbox.accept(Message::new("t", "3"), None, reply, Instant::now());
     assert!(matches!(
         refused,
         Err(PublishError::OutboxFull { messages: 2, .. })
@@ -68,7 +68,7 @@ fn bounded_in_messages_and_in_bytes() {
     let (reply, _receiver) = oneshot::channel();
     assert!(
         outbox
-            .accept(Message::new("t", vec![0; 500]), None, reply)
+            .accept(Message::new("t", vec![0; 500]), None, reply, Instant::now())
             .is_err()
     );
 }
@@ -93,9 +93,13 @@ fn every_receipt_tells_how_it_ended() {
     for id in [0, 1, 2] {
         outbox.written(id, now, LIMIT).unwrap();
     }
-    outbox.acknowledged(2, ReasonCode::QUOTA_EXCEEDED).unwrap();
-    outbox.acknowledged(1, ReasonCode(0x10)).unwrap();
-    outbox.fail_all(DeliveryError::Stopped);
+    outbox
+        .acknowledged(2, ReasonCode::QUOTA_EXCEEDED, Instant::now())
+        .unwrap();
+    outbox
+        .acknowledged(1, ReasonCode(0x10), Instant::now())
+        .unwrap();
+    outbox.stop();
 
     assert!(matches!(
         large.try_recv().unwrap(),
@@ -129,9 +133,13 @@ fn the_window_is_never_passed_and_no_packet_id_used_twice() {
     }
     assert_eq!(handed, 3);
     // The last one is acknowledged first: the next id is 1, which is still taken.
-    outbox.acknowledged(3, ReasonCode::SUCCESS).unwrap();
+    outbox
+        .acknowledged(3, ReasonCode::SUCCESS, Instant::now())
+        .unwrap();
     assert!(hand_over(&mut outbox, &mut window, &terms()).is_none());
-    outbox.acknowledged(1, ReasonCode::SUCCESS).unwrap();
+    outbox
+        .acknowledged(1, ReasonCode::SUCCESS, Instant::now())
+        .unwrap();
     assert!(hand_over(&mut outbox, &mut window, &terms()).is_some());
     outbox.written(1, Instant::now(), LIMIT).unwrap();
 }
@@ -144,13 +152,16 @@ fn what_does_not_fit_is_noticed() {
     assert_eq!(outbox.written(1, Instant::now(), LIMIT), Err(OutOfStep));
     hand_over(&mut outbox, &mut window, &terms()).unwrap();
     assert_eq!(
-        outbox.acknowledged(1, ReasonCode::SUCCESS),
+        outbox.acknowledged(1, ReasonCode::SUCCESS, Instant::now()),
         Err(OutOfStep),
         "not written yet"
     );
     assert_eq!(outbox.written(2, Instant::now(), LIMIT), Err(OutOfStep));
     outbox.written(1, Instant::now(), LIMIT).unwrap();
-    assert_eq!(outbox.acknowledged(0, ReasonCode::SUCCESS), Err(OutOfStep));
+    assert_eq!(
+        outbox.acknowledged(0, ReasonCode::SUCCESS, Instant::now()),
+        Err(OutOfStep)
+    );
 }
 
 #[test]
@@ -159,11 +170,11 @@ fn a_withdrawn_message_never_leaves() {
     let mut window = Window::new(10);
     let (reply, _receiver) = oneshot::channel();
     let id = outbox
-        .accept(numbered(0, QoS::AtLeastOnce), None, reply)
+        .accept(numbered(0, QoS::AtLeastOnce), None, reply, Instant::now())
         .unwrap();
     let _other = accept(&mut outbox, numbered(1, QoS::AtLeastOnce));
-    assert!(outbox.withdraw(id));
-    assert!(!outbox.withdraw(id));
+    assert!(outbox.withdraw(id, Instant::now()));
+    assert!(!outbox.withdraw(id, Instant::now()));
     assert_eq!(
         hand_over(&mut outbox, &mut window, &terms())
             .unwrap()
@@ -182,7 +193,7 @@ fn offer(outbox: &mut Outbox, held: &[QoS], last: Message) -> (bool, Vec<usize>)
         .map(|(n, qos)| accept(outbox, numbered(n, *qos)))
         .collect();
     let (reply, _receiver) = oneshot::channel();
-    let taken = outbox.accept(last, None, reply).is_ok();
+    let taken = outbox.accept(last, None, reply, Instant::now()).is_ok();
     let displaced = |reply: &mut oneshot::Receiver<_>| {
         matches!(reply.try_recv(), Ok(Err(DeliveryError::Displaced)))
     };
@@ -249,7 +260,12 @@ fn messages_expire_in_the_queue_and_tell_the_server_what_is_left() {
         let (reply, receiver) = oneshot::channel();
         let expires = seconds.map(after);
         outbox
-            .accept(numbered(0, QoS::AtLeastOnce), expires, reply)
+            .accept(
+                numbered(0, QoS::AtLeastOnce),
+                expires,
+                reply,
+                Instant::now(),
+            )
             .unwrap();
         receiver
     };
@@ -338,7 +354,7 @@ proptest! {
                     }
                 },
                 Step::Acknowledge(n) => if n < unanswered.len() {
-                    outbox.acknowledged(unanswered.remove(n), ReasonCode::SUCCESS).unwrap();
+                    outbox.acknowledged(unanswered.remove(n), ReasonCode::SUCCESS, Instant::now()).unwrap();
                 },
                 Step::Lose => {
                     outbox.connection_lost();

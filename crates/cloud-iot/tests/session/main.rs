@@ -17,3 +17,4 @@ mod faults;
 mod inbound;
 mod lifecycle;
 mod proxy;
+mod stored;

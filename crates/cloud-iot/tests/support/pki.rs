@@ -1,5 +1,7 @@
 //! A CA and what it signs.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{
@@ -143,9 +145,26 @@ impl Pki {
         self.device_trusting(self)
     }
 
+    /// Writes what a device of this CA needs into a directory, for [`read_device`] in another process.
+    pub(crate) fn write_device(&self, directory: &Path) {
+        let (chain, key) = self.sign("device", ExtendedKeyUsagePurpose::ClientAuth, false);
+        let write = |name: &str, der: &[u8]| fs::write(directory.join(name), der).unwrap();
+        write("root", &self.root());
+        write("certificate", &chain[0]);
+        write("key", key.secret_der());
+    }
+
     /// A device of this CA that trusts another one.
     pub(crate) fn device_trusting(&self, other: &Self) -> Arc<ClientConfig> {
         let (chain, key) = self.sign("device", ExtendedKeyUsagePurpose::ClientAuth, false);
         cloud_iot::tls::client_config([other.root()], chain, key).unwrap()
     }
+}
+
+/// A device from what [`Pki::write_device`] wrote.
+pub(crate) fn read_device(directory: &Path) -> Arc<ClientConfig> {
+    let read = |name: &str| fs::read(directory.join(name)).unwrap();
+    let key = PrivateKeyDer::try_from(read("key")).unwrap();
+    let certificate = read("certificate").into();
+    cloud_iot::tls::client_config([read("root").into()], vec![certificate], key).unwrap()
 }

@@ -147,6 +147,7 @@ pub(super) fn word(action: &Action) -> String {
             format!("publish {}", String::from_utf8_lossy(&out.message.payload))
         }
         Action::Deliver { answered, .. } => format!("deliver {answered}"),
+        Action::Store(batch) => format!("store {} {}", batch.put.len(), batch.remove.len()),
         Action::Acknowledge(id) => format!("acknowledge {id}"),
         Action::Disconnect => "disconnect".into(),
         Action::Close => "close".into(),
