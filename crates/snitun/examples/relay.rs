@@ -1,19 +1,23 @@
-//! A SniTun server on one port.
+//! A SniTun server on one port, or on two.
 //!
 //! ```text
-//! relay --listen ADDR --fernet-key KEY[,KEY…] [--public ADDR] [--issue HOSTNAME:FILE]…
+//! relay --listen ADDR --fernet-key KEY[,KEY…] [--public ADDR] [--proxy-protocol] [--issue HOSTNAME:FILE]…
 //!       [--protocol-version 0|1|2] [--cipher aes-cbc|aes-gcm|aes-gcm-siv] [--valid SECONDS] [--throttling MESSAGES_PER_SECOND]
 //!       [--receive-buffer BYTES]
 //! ```
 //!
-//! `--public` is a second port that does the same. `--issue` writes a token with its key and initial vector as JSON, for the
-//! `forward` example and for tests. One JSON line says when the server listens and where; SIGTERM or Ctrl-C stops it.
-//! Without arguments it listens on a free port with a fresh Fernet key, says so, and stops.
+//! With `--public`, callers connect there and devices to `--listen`; without it, both to the one port. `--proxy-protocol`
+//! demands a PROXY protocol header on the port for callers, of devices as well where they share it. `--issue` writes a token
+//! with its key and initial vector as JSON, for the `forward` example and for tests. One JSON line says when the server
+//! listens and where, another what it has done: on SIGUSR1, and when SIGTERM or Ctrl-C has stopped it. Without arguments it
+//! listens on a free port with a fresh Fernet key, says so, and stops.
 
 use std::error::Error;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use snitun::server::{FernetKeys, Server, ServerConfig, TokenContent};
+use snitun::server::{
+    FernetKeys, Port, PortRole, Server, ServerConfig, ServerHandle, TokenContent,
+};
 use snitun::{Cipher, ProtocolVersion, SessionKey};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -34,34 +38,55 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::new(fernet, config);
     let mut listeners = Vec::new();
     let mut addresses = Vec::new();
-    for address in [Some(&options.listen), options.public.as_ref()]
-        .into_iter()
-        .flatten()
-    {
+    for (address, port) in options.ports() {
         let listener = TcpListener::bind(address).await?;
         addresses.push(listener.local_addr()?.to_string());
-        listeners.push(listener);
+        listeners.push((listener, port));
     }
     // Before anyone is told that we are ready, so that no signal is missed.
     let stop = stop_signal(options.demo)?;
+    report_on_signal(server.handle())?;
     println!(
         "{}",
         serde_json::json!({ "ready": true, "listen": addresses[0], "public": addresses.last() })
     );
     let mut serving = tokio::task::JoinSet::new();
-    for listener in listeners {
+    for (listener, port) in listeners {
         let (server, mut stop) = (server.clone(), stop.clone());
         serving.spawn(async move {
             let stopped = async {
                 // An error means that whoever could have told us is gone: stop as well.
                 let _ = stop.wait_for(|stop| *stop).await;
             };
-            server.serve(listener, stopped).await;
+            server.serve_port(listener, port, stopped).await;
         });
     }
     while let Some(ended) = serving.join_next().await {
         ended?;
     }
+    report_metrics(&server.handle());
+    Ok(())
+}
+
+fn report_metrics(server: &ServerHandle) {
+    println!("{}", serde_json::json!({ "metrics": server.metrics() }));
+}
+
+/// Says on each SIGUSR1 what the server has done.
+#[cfg(unix)]
+fn report_on_signal(server: ServerHandle) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut asked = signal(SignalKind::user_defined1())?;
+    tokio::spawn(async move {
+        while asked.recv().await.is_some() {
+            report_metrics(&server);
+        }
+    });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn report_on_signal(_: ServerHandle) -> std::io::Result<()> {
     Ok(())
 }
 
@@ -69,6 +94,7 @@ struct Options {
     demo: bool,
     listen: String,
     public: Option<String>,
+    proxy_protocol: bool,
     fernet_keys: Vec<String>,
     issue: Vec<(String, String)>,
     version: ProtocolVersion,
@@ -84,6 +110,7 @@ impl Options {
             demo: std::env::args().len() == 1,
             listen: "127.0.0.1:0".to_owned(),
             public: None,
+            proxy_protocol: false,
             fernet_keys: Vec::new(),
             issue: Vec::new(),
             version: ProtocolVersion::default(),
@@ -94,6 +121,10 @@ impl Options {
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
+            if name == "--proxy-protocol" {
+                options.proxy_protocol = true;
+                continue;
+            }
             let value = arguments.next().ok_or(format!("{name} needs a value"))?;
             match name.as_str() {
                 "--listen" => options.listen = value,
@@ -121,6 +152,21 @@ impl Options {
                 .push(FernetKeys::generate_key().to_string());
         }
         Ok(options)
+    }
+
+    /// Where to listen, and for whom.
+    fn ports(&self) -> Vec<(&str, Port)> {
+        let port = |role, proxy_protocol| Port {
+            role,
+            proxy_protocol,
+        };
+        match &self.public {
+            None => vec![(&self.listen, port(PortRole::Any, self.proxy_protocol))],
+            Some(public) => vec![
+                (&self.listen, port(PortRole::Devices, false)),
+                (public, port(PortRole::Callers, self.proxy_protocol)),
+            ],
+        }
     }
 }
 
