@@ -10,10 +10,11 @@ use cloud_config::{Credentials, Store};
 use cloud_iot::{Message, QoS, Request, RequestError, SessionHandle};
 use cloud_remote::{
     CertificateAnswer, CertificatePem, CertificateRequest, CertificateSource, CertificateStore,
-    SourceError, StoreError, TokenAnswer, TokenRequest, TokenSource,
+    PlatformClock, SourceError, StoreError, TokenAnswer, TokenRequest, TokenSource,
 };
 use cloud_shadow::{BusError, BusMessage, BusSubscription, MessageBus};
 use futures_util::StreamExt;
+use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::registration::blocking;
@@ -48,7 +49,7 @@ impl Platform {
         Ok(self.session.request(request).await?.payload)
     }
 
-    async fn ask(&self, action: &Action, payload: Bytes) -> Result<Bytes, SourceError> {
+    pub(crate) async fn ask(&self, action: &Action, payload: Bytes) -> Result<Bytes, SourceError> {
         match self
             .request(action, payload, QoS::AtMostOnce, ANSWER_LIMIT)
             .await
@@ -112,6 +113,8 @@ pub(crate) struct Bus {
     pub(crate) session: SessionHandle,
     /// Told when messages for the shadow were lost, so that it is fetched anew.
     pub(crate) lost: Arc<Notify>,
+    /// Told the time by the answers to `get`, each of which comes right after a connection.
+    pub(crate) clock: PlatformClock,
 }
 
 impl MessageBus for Bus {
@@ -132,13 +135,18 @@ impl MessageBus for Bus {
 
     async fn subscribe(&self, filter: String) -> Result<BusSubscription, BusError> {
         let messages = self.session.messages(filter).map_err(BusError::permanent)?;
-        let lost = Arc::clone(&self.lost);
+        let (lost, clock) = (Arc::clone(&self.lost), self.clock.clone());
         let messages = messages.filter_map(move |message| {
             let message = match message {
-                Ok(Message { topic, payload, .. }) => Some(BusMessage {
-                    topic,
-                    payload: payload.into(),
-                }),
+                Ok(Message { topic, payload, .. }) => {
+                    if topic.ends_with("/get/accepted") {
+                        tell_time(&clock, &payload);
+                    }
+                    Some(BusMessage {
+                        topic,
+                        payload: payload.into(),
+                    })
+                }
                 Err(lagged) => {
                     tracing::warn!(
                         lagged.dropped,
@@ -151,5 +159,13 @@ impl MessageBus for Bus {
             std::future::ready(message)
         });
         Ok(BusSubscription::new(messages))
+    }
+}
+
+/// When the shadow service wrote this, by its own clock.
+fn tell_time(clock: &PlatformClock, document: &[u8]) {
+    let document = serde_json::from_slice::<Value>(document).ok();
+    if let Some(unix) = document.and_then(|document| document.get("timestamp")?.as_i64()) {
+        clock.told(unix);
     }
 }

@@ -103,7 +103,8 @@ impl ClesydeCloud {
         let (inner, key) = (Arc::clone(&self.inner), key.clone());
         passed_on(tokio::spawn(async move {
             let (store, sn) = (&inner.store, &inner.serial_number);
-            register(store, &client, sn, &key, Existing::Keep).await
+            let registered = register(store, &client, sn, &key, Existing::Keep).await;
+            registered.inspect(|registered| inner.tell_time(registered))
         }))
         .await
     }
@@ -126,7 +127,9 @@ impl ClesydeCloud {
         let (inner, key) = (Arc::clone(&self.inner), key.clone());
         passed_on(tokio::spawn(async move {
             let (store, sn) = (&inner.store, &inner.serial_number);
-            register_with_keys(store, &client, sn, &key, &source, Existing::Keep).await
+            let registered =
+                register_with_keys(store, &client, sn, &key, &source, Existing::Keep).await;
+            registered.inspect(|registered| inner.tell_time(registered))
         }))
         .await
     }

@@ -1,13 +1,15 @@
 //! The one task that listens to all parts and tells each what it needs to know of the others.
 //!
 //! Messaging is up → the shadow is fetched and remote access may ask. The shadow wants another certificate → remote access
-//! gets it. A new certificate is served → the shadow is told. It decides nothing beyond that.
+//! gets it, or the keeper of the client certificate. A new certificate is in use → the shadow is told. It decides nothing
+//! beyond that.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cloud_iot::{SessionEvent, SessionHandle};
-use cloud_remote::{RemoteEvent, RemoteHandle};
+use cloud_remote::rotation::RotationOutcome;
+use cloud_remote::{CertificateSerial, RemoteEvent, RemoteHandle, SerialError};
 use cloud_shadow::{Delta, Deltas, Document, ShadowClient};
 use serde_json::{Map, Value};
 use tokio::sync::broadcast::error::RecvError;
@@ -15,6 +17,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::broker_certificate::{IOT_CERTIFICATE_KEY, Keeper, News};
 use crate::event::Event;
 use crate::hooks::{Hooks, Moment};
 use crate::status::Status;
@@ -28,8 +31,27 @@ const LAST_HOOKS: Duration = Duration::from_millis(500);
 /// How long after a report that failed on a standing connection the next one is tried.
 const REPORT_AGAIN: Duration = Duration::from_secs(60);
 
-/// Where the serial number to be reported goes.
-type Report = watch::Sender<Option<String>>;
+/// The serial numbers to be reported; none of what there is nothing to say about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Certificates {
+    remote: Option<String>,
+    iot: Option<String>,
+}
+
+impl Certificates {
+    fn state(&self) -> Map<String, Value> {
+        [
+            (CERTIFICATE_KEY, &self.remote),
+            (IOT_CERTIFICATE_KEY, &self.iot),
+        ]
+        .into_iter()
+        .filter_map(|(key, serial)| Some((key.to_owned(), serial.clone()?.into())))
+        .collect()
+    }
+}
+
+/// Where they go.
+type Report = watch::Sender<Certificates>;
 
 pub(crate) struct Conductor {
     pub(crate) session: SessionHandle,
@@ -46,10 +68,14 @@ pub(crate) struct Conductor {
 impl Conductor {
     /// Runs until `ended`. What the parts say before this is first polled is not lost, because the receivers were made before
     /// they could say anything; see [`Ears`].
-    pub(crate) async fn run(self, mut ears: Ears) {
-        let report = watch::channel(self.certificate_serial()).0;
+    pub(crate) async fn run(self, mut ears: Ears, mut keeper: Option<Keeper>) {
+        let report = watch::channel(Certificates {
+            remote: self.certificate_serial(),
+            iot: None,
+        })
+        .0;
         let mut reporter = JoinSet::new();
-        reporter.spawn(report_certificate(
+        reporter.spawn(report_certificates(
             self.shadow.clone(),
             self.session.clone(),
             report.subscribe(),
@@ -59,18 +85,36 @@ impl Conductor {
         loop {
             tokio::select! {
                 () = self.ended.cancelled() => break,
-                event = ears.session.recv() => match event {
-                    Ok(event) => self.session_event(event).await,
-                    Err(RecvError::Lagged(_)) => self.session_events_missed().await,
-                    Err(RecvError::Closed) => break,
-                },
+                event = ears.session.recv() => {
+                    match event {
+                        Ok(event) => {
+                            if let Some(keeper) = &mut keeper {
+                                keeper.session_event(&event);
+                            }
+                            self.session_event(event).await;
+                        }
+                        Err(RecvError::Lagged(_)) => {
+                            if let Some(keeper) = &mut keeper {
+                                keeper.set_online(false);
+                                keeper.set_online(self.session.state().borrow().is_online());
+                            }
+                            self.session_events_missed().await;
+                        }
+                        Err(RecvError::Closed) => break,
+                    }
+                    report_iot(&report, &keeper);
+                }
+                news = next_news(&mut keeper) => self.keeper_news(news, &keeper),
                 event = next(&mut ears.remote) => match event {
                     Ok(event) => self.remote_event(event, &report, &mut hooks),
                     Err(RecvError::Lagged(missed)) => self.remote_events_missed(missed, &report),
                     Err(RecvError::Closed) => ears.remote = None,
                 },
                 delta = ears.deltas.next(), if !ears.no_more_deltas => match delta {
-                    Some(delta) => self.delta(delta),
+                    Some(delta) => {
+                        self.delta(delta, &mut keeper);
+                        report_iot(&report, &keeper);
+                    }
                     // The session is being stopped.
                     None => ears.no_more_deltas = true,
                 },
@@ -158,7 +202,7 @@ impl Conductor {
     fn certificate(&self, serial: String, report: &Report) {
         self.status
             .send_modify(|status| status.certificate_serial = Some(serial.clone()));
-        report.send_replace(Some(serial));
+        report.send_modify(|report| report.remote = Some(serial));
     }
 
     fn remote_event(&self, event: RemoteEvent, report: &Report, hooks: &mut JoinSet<()>) {
@@ -215,17 +259,49 @@ impl Conductor {
         }
     }
 
-    fn delta(&self, delta: Delta) {
-        if let (Some(remote), Some(wanted)) = (&self.remote, delta.state.get(CERTIFICATE_KEY)) {
-            let wished = wanted.as_str().ok_or("it is not a string".to_owned());
-            if let Err(error) =
-                wished.and_then(|serial| remote.desired_serial(serial).map_err(|e| e.to_string()))
-            {
-                tracing::warn!(
-                    error,
-                    "the shadow's {CERTIFICATE_KEY} is not a serial number; it is ignored"
-                );
+    fn keeper_news(&self, news: News, keeper: &Option<Keeper>) {
+        match news {
+            News::Rotation(RotationOutcome::Rotated(certificate)) => {
+                let serial = certificate.serial.to_string();
+                self.status
+                    .send_modify(|status| status.iot_certificate_serial = Some(serial.clone()));
+                self.tell(Event::IotCertificate {
+                    serial,
+                    not_after: SystemTime::from(certificate.not_after),
+                });
             }
+            News::Rotation(RotationOutcome::Failed { serial, error }) => {
+                self.tell(Event::IotCertificateFailed {
+                    serial: serial.to_string(),
+                    reason: error.to_string(),
+                });
+            }
+            News::Expiring(days) => {
+                let Some(certificate) = keeper.as_ref().map(Keeper::status) else {
+                    return;
+                };
+                let (serial, not_after) = (certificate.serial.to_string(), certificate.not_after);
+                tracing::warn!(serial, %not_after, days, "the client certificate comes near its end");
+                self.tell(Event::IotCertificateExpiring {
+                    serial,
+                    not_after: SystemTime::from(not_after),
+                    days,
+                });
+            }
+            News::Rotation(_) => {}
+        }
+    }
+
+    fn delta(&self, delta: Delta, keeper: &mut Option<Keeper>) {
+        if let Some(remote) = &self.remote
+            && let Some(serial) = wished(&delta, CERTIFICATE_KEY)
+        {
+            remote.desired(serial);
+        }
+        if let Some(keeper) = keeper
+            && let Some(serial) = wished(&delta, IOT_CERTIFICATE_KEY)
+        {
+            keeper.desired(serial);
         }
         self.tell(Event::ShadowDelta {
             state: Value::Object(delta.state),
@@ -261,6 +337,44 @@ pub(crate) struct Ears {
     pub(crate) no_more_deltas: bool,
 }
 
+/// The certificate that is wished for under a key of the shadow.
+fn wished(delta: &Delta, key: &str) -> Option<CertificateSerial> {
+    let wish = delta.state.get(key)?;
+    let wish = wish.as_str().ok_or("it is not a string".to_owned());
+    match wish.and_then(|serial| {
+        serial
+            .parse()
+            .map_err(|error: SerialError| error.to_string())
+    }) {
+        Ok(serial) => Some(serial),
+        Err(error) => {
+            tracing::warn!(
+                error,
+                "the shadow's {key} is not a serial number; it is ignored"
+            );
+            None
+        }
+    }
+}
+
+fn report_iot(report: &Report, keeper: &Option<Keeper>) {
+    let iot = keeper.as_ref().and_then(Keeper::reportable);
+    report.send_if_modified(|report| {
+        let news = iot.is_some() && report.iot != iot;
+        if news {
+            report.iot = iot;
+        }
+        news
+    });
+}
+
+async fn next_news(keeper: &mut Option<Keeper>) -> News {
+    match keeper {
+        Some(keeper) => keeper.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn next(
     ear: &mut Option<broadcast::Receiver<RemoteEvent>>,
 ) -> Result<RemoteEvent, RecvError> {
@@ -270,12 +384,12 @@ async fn next(
     }
 }
 
-/// Keeps the shadow's reported certificate true: after each connection and each rotation it is written if it differs, and some
-/// time after somebody else has made it differ.
-async fn report_certificate(
+/// Keeps the shadow's reported certificates true: after each connection and each rotation they are written if they differ, and
+/// some time after somebody else has made them differ.
+async fn report_certificates(
     shadow: ShadowClient,
     session: SessionHandle,
-    mut serial: watch::Receiver<Option<String>>,
+    mut certificates: watch::Receiver<Certificates>,
 ) {
     let mut state = session.state();
     drop(session);
@@ -284,19 +398,20 @@ async fn report_certificate(
         if state.wait_for(|state| state.is_online()).await.is_err() {
             return;
         }
-        let current = serial.borrow_and_update().clone().map(Value::String);
+        let current = certificates.borrow_and_update().state();
         let mut failed = false;
-        if let Some(current) = current.clone() {
-            let reported = Map::from_iter([(CERTIFICATE_KEY.to_owned(), current)]);
-            if let Err(error) = shadow.report(reported).await {
-                tracing::warn!(%error, "the certificate's serial number could not be reported; tried again later");
-                failed = true;
-            }
+        if !current.is_empty()
+            && let Err(error) = shadow.report(current.clone()).await
+        {
+            tracing::warn!(%error, "the certificates' serial numbers could not be reported; tried again later");
+            failed = true;
         }
         let again = async {
             let differs = |document: &Option<Document>| {
-                let reported = document.as_ref().map(|it| it.reported.get(CERTIFICATE_KEY));
-                current.is_some() && reported.is_some_and(|reported| reported != current.as_ref())
+                document.as_ref().is_some_and(|it| {
+                    let mut current = current.iter();
+                    current.any(|(key, serial)| it.reported.get(key) != Some(serial))
+                })
             };
             if !failed && document.wait_for(differs).await.is_err() {
                 // The shadow's task has ended, and so will this one.
@@ -306,7 +421,7 @@ async fn report_certificate(
         };
         tokio::select! {
             () = again => {}
-            changed = serial.changed() => if changed.is_err() { return },
+            changed = certificates.changed() => if changed.is_err() { return },
             // The next connection, not this one.
             lost = state.wait_for(|state| !state.is_online()) => if lost.is_err() { return },
         }

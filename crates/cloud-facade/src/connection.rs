@@ -8,7 +8,9 @@ use tower::BoxError;
 
 use crate::event::Event;
 use crate::initialize::InitializeError;
-use crate::topics::{CERTIFICATE, CONFIG_SHADOW, DeviceTopics, OFFLINE, ONLINE, PLATFORM, TOKEN};
+use crate::topics::{
+    CERTIFICATE, CONFIG_SHADOW, DeviceTopics, IOT_CERTIFICATE, OFFLINE, ONLINE, PLATFORM, TOKEN,
+};
 
 /// AWS IoT Core's port for MQTT with client certificates.
 const MQTT_PORT: u16 = 8883;
@@ -59,7 +61,7 @@ pub(crate) fn router(
     events: &broadcast::Sender<Event>,
 ) -> Result<Router, InitializeError> {
     // Late answers to these carry secrets for keys that are gone; nobody may see them, and nobody needs them.
-    let secret = [topics.answer(&TOKEN), topics.answer(&CERTIFICATE)];
+    let secret = [&TOKEN, &CERTIFICATE, &IOT_CERTIFICATE].map(|action| topics.answer(action));
     let events = events.clone();
     let tell = tower::service_fn(move |message: Message| {
         if secret.contains(&message.topic) {

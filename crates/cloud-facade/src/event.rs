@@ -58,6 +58,31 @@ pub enum Event {
         /// Why, in one line.
         reason: String,
     },
+    /// A new client certificate for the broker has proven itself and is stored; the session moves to it at the next quiet
+    /// moment.
+    IotCertificate {
+        /// Its serial number, decimal.
+        serial: String,
+        /// When it runs out.
+        not_after: SystemTime,
+    },
+    /// The client certificate for the broker comes near its end, and there is no newer one. Told 30, 14 and 3 days ahead,
+    /// once each.
+    IotCertificateExpiring {
+        /// Its serial number, decimal.
+        serial: String,
+        /// When it runs out.
+        not_after: SystemTime,
+        /// No more than this many days are left: 30, 14 or 3.
+        days: u16,
+    },
+    /// A new client certificate was asked for and could not be taken over. The old one stays in use.
+    IotCertificateFailed {
+        /// The serial number that was asked for, decimal.
+        serial: String,
+        /// Why, in one line.
+        reason: String,
+    },
     /// The configuration shadow's desired state differs from the reported one.
     ShadowDelta {
         /// What differs, with the desired values.

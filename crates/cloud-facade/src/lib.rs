@@ -45,6 +45,7 @@
 //! for; its `conductor` passes news between them. Who needs only one part takes that one.
 
 mod adapters;
+mod broker_certificate;
 mod client;
 mod cloud;
 mod conductor;

@@ -10,6 +10,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cloud_config::{SerialNumber, Store};
+use cloud_remote::PlatformClock;
 use futures_util::future::{Either, ready};
 use tokio::sync::{OwnedMutexGuard, broadcast, watch};
 use tokio::time::Instant;
@@ -20,7 +21,7 @@ use crate::cloud::STOP_DEADLINE;
 use crate::event::Event;
 use crate::hooks::{Hooks, Moment, called_by_hook};
 use crate::initialize::InitializeError;
-use crate::registration::passed_on;
+use crate::registration::{Registered, passed_on};
 use crate::running::{Running, Start};
 use crate::status::Status;
 
@@ -31,6 +32,8 @@ pub(crate) struct Inner {
     pub(crate) store: Store,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) status: watch::Sender<Status>,
+    /// What is known of the platform's clock, over all starts.
+    pub(crate) clock: PlatformClock,
     hooks: Hooks,
     turn: Arc<tokio::sync::Mutex<Turn>>,
     /// Cancelled when the start that is under way is to be given up.
@@ -49,6 +52,7 @@ impl Inner {
             store: Store::new(client.base_path()),
             hooks: client.hooks(),
             client,
+            clock: PlatformClock::default(),
             events: broadcast::channel(events).0,
             status: watch::channel(Status::default()).0,
             turn: Arc::new(tokio::sync::Mutex::new(Turn)),
@@ -59,6 +63,17 @@ impl Inner {
 
     pub(crate) fn running(&self) -> MutexGuard<'_, Option<Running>> {
         lock(&self.running)
+    }
+
+    /// Takes up what a registration has told of the platform's clock.
+    pub(crate) fn tell_time(&self, registered: &Registered) {
+        if let Registered::Now {
+            clock_skew: Some(skew),
+            ..
+        } = registered
+        {
+            self.clock.corrected_by(skew.correction_ms());
+        }
     }
 
     /// Takes a place in the queue at once, and waits there for the turn.
@@ -115,6 +130,7 @@ impl Inner {
             access: self.client.access(),
             broker_proxy: self.client.broker_proxy(),
             hooks: self.hooks.clone(),
+            clock: self.clock.clone(),
             events: self.events.clone(),
             status: self.status.clone(),
             caller_gone,

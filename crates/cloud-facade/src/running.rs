@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use cloud_config::{DeviceConfig, DirectoryLock, LoadError, SerialNumber, Store};
 use cloud_iot::{Proxy, Session, SessionHandle};
-use cloud_remote::{AccessRules, Application, RemoteAccess, RemoteConfig, RemoteHandle};
+use cloud_remote::{
+    AccessRules, Application, PlatformClock, RemoteAccess, RemoteConfig, RemoteHandle,
+};
 use cloud_shadow::{ShadowClient, ShadowConfig};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
@@ -13,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::{Bus, Directory, Platform};
+use crate::broker_certificate::{BrokerCertificate, Keeper};
 use crate::conductor::{Conductor, Ears};
 use crate::connection::{config_shadow, router, session_config};
 use crate::event::Event;
@@ -39,6 +42,7 @@ pub(crate) struct Start {
     pub(crate) access: AccessRules,
     pub(crate) broker_proxy: Option<Proxy>,
     pub(crate) hooks: Hooks,
+    pub(crate) clock: PlatformClock,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) status: watch::Sender<Status>,
     /// Cancelled if whoever starts it goes away before he is told.
@@ -90,7 +94,7 @@ impl Start {
         let router = router(&topics, &self.events)?;
 
         let (connected, disconnected) = (self.hooks.clone(), self.hooks.clone());
-        let session = Session::builder(config)
+        let session = Session::builder(config.clone())
             .router(router)
             .on_connect(move || {
                 let hooks = connected.clone();
@@ -112,6 +116,7 @@ impl Start {
         let bus = Bus {
             session: session.clone(),
             lost: Arc::clone(&shadow_lost),
+            clock: self.clock.clone(),
         };
         let shadow = ShadowClient::start(bus, ShadowConfig::new(config_shadow(&device)?)).await?;
 
@@ -119,6 +124,15 @@ impl Start {
             session: session.clone(),
             topics,
         };
+        let parts = BrokerCertificate {
+            platform: platform.clone(),
+            session: session.clone(),
+            store: self.store.clone(),
+            roots: device.iot_roots.clone(),
+            config,
+            clock: self.clock.clone(),
+        };
+        let keeper = Keeper::new(&device, parts);
         let remote = match self.application {
             None => None,
             Some(application) => {
@@ -134,6 +148,7 @@ impl Start {
                 };
                 let builder = RemoteAccess::builder(config)
                     .application(application)
+                    .clock(self.clock)
                     .access(self.access);
                 Some(builder.start(platform.clone(), platform, directory).await?)
             }
@@ -157,6 +172,7 @@ impl Start {
                 ended: CancellationToken::new(),
             },
             ears,
+            keeper,
             caller_gone: self.caller_gone,
             lock,
         })
@@ -167,6 +183,7 @@ impl Start {
 pub(crate) struct Prepared {
     conductor: Conductor,
     ears: Ears,
+    keeper: Option<Keeper>,
     caller_gone: CancellationToken,
     lock: DirectoryLock,
 }
@@ -177,12 +194,16 @@ impl Prepared {
         let Self {
             conductor,
             ears,
+            keeper,
             caller_gone,
             lock,
         } = self;
         conductor.status.send_replace(Status {
             running: true,
             certificate_serial: conductor.certificate_serial(),
+            iot_certificate_serial: keeper
+                .as_ref()
+                .map(|keeper| keeper.status().serial.to_string()),
             ..Status::default()
         });
         Running {
@@ -191,7 +212,7 @@ impl Prepared {
             remote: conductor.remote.clone(),
             ended: conductor.ended.clone(),
             caller_gone,
-            conductor: tokio::spawn(conductor.run(ears)),
+            conductor: tokio::spawn(conductor.run(ears, keeper)),
             _lock: lock,
         }
     }

@@ -14,6 +14,8 @@ pub struct Status {
     pub remote: Link,
     /// The serial number, decimal, of the certificate that is served; none while not running.
     pub certificate_serial: Option<String>,
+    /// The serial number, decimal, of the client certificate for the broker; none while not running.
+    pub iot_certificate_serial: Option<String>,
 }
 
 /// One of the two connections.

@@ -20,6 +20,9 @@ pub(crate) const TOKEN: Action = Action(std::borrow::Cow::Borrowed("remotetoken"
 /// The action by which a new certificate for the device's page is asked for.
 pub(crate) const CERTIFICATE: Action = Action(std::borrow::Cow::Borrowed("remotecr"));
 
+/// The action by which a new client certificate for the broker is asked for.
+pub(crate) const IOT_CERTIFICATE: Action = Action(std::borrow::Cow::Borrowed("iotcr"));
+
 /// The shadow that carries the device's configuration.
 pub(crate) const CONFIG_SHADOW: &str = "config";
 

@@ -49,6 +49,12 @@ impl PlatformClock {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
     }
 
+    /// The device's own clock shows so many milliseconds too little (or, if negative, too much).
+    pub fn corrected_by(&self, milliseconds: i64) {
+        let wall = OffsetDateTime::now_utc().unix_timestamp();
+        self.told(wall.saturating_add(milliseconds / 1000));
+    }
+
     /// Whether the platform has told the time.
     #[must_use]
     pub fn is_told(&self) -> bool {

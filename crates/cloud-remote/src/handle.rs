@@ -307,8 +307,13 @@ impl RemoteHandle {
     /// # Errors
     /// [`SerialError`] if this is not a serial number in decimal; then nothing changes.
     pub fn desired_serial(&self, serial: &str) -> Result<(), SerialError> {
-        self.inner.desired.send_replace(Some(serial.parse()?));
+        self.desired(serial.parse()?);
         Ok(())
+    }
+
+    /// The same with a serial number that is one.
+    pub fn desired(&self, serial: CertificateSerial) {
+        self.inner.desired.send_replace(Some(serial));
     }
 
     /// Tells what time it is by the platform's clock, in Unix seconds, for instance from an answer over HTTPS or a shadow's

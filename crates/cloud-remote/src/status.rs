@@ -65,7 +65,7 @@ pub enum TunnelStatus {
     Stopped,
 }
 
-/// The certificate that is served.
+/// What is known of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CertificateStatus {
@@ -75,6 +75,22 @@ pub struct CertificateStatus {
     pub not_before: OffsetDateTime,
     /// The last moment of its validity.
     pub not_after: OffsetDateTime,
+}
+
+impl CertificateStatus {
+    /// Of a certificate that somebody else has read.
+    #[must_use]
+    pub fn new(
+        serial: CertificateSerial,
+        not_before: OffsetDateTime,
+        not_after: OffsetDateTime,
+    ) -> Self {
+        Self {
+            serial,
+            not_before,
+            not_after,
+        }
+    }
 }
 
 /// Something that has happened.

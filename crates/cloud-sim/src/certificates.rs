@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::authority::Issued;
-use crate::device::push_bounded;
 
-/// Remembered of each kind: the one that the device has, and the ones that it was told to fetch since.
-const MAX_CERTIFICATES: usize = 4;
+/// Remembered of each kind: the one that the device has, and the ones that it was told to fetch since. Many, because it may
+/// have one of these already and not have come to say so; that one must be taken.
+const MAX_CERTIFICATES: usize = 64;
 
 /// The newest is the last.
 #[derive(Default)]
@@ -39,7 +39,11 @@ impl Certificates {
 
     /// Makes this the one that the device should have.
     pub(crate) fn add(&mut self, issued: Issued) {
-        push_bounded(&mut self.0, issued, MAX_CERTIFICATES);
+        if self.0.len() >= MAX_CERTIFICATES {
+            // The first is the one that the device has said to have.
+            self.0.remove(1);
+        }
+        self.0.push_back(issued);
     }
 
     /// The device has this one: those before it are of no use any more. Whether there were any.
@@ -96,7 +100,8 @@ mod tests {
         for round in 1..500 {
             certificates.add(issued(round));
         }
-        assert_eq!(certificates.serials(), ["496", "497", "498", "499"]);
+        assert_eq!(certificates.serials().len(), MAX_CERTIFICATES);
+        assert_eq!(certificates.serials()[..2], ["0", "437"]);
         assert!(!certificates.retire_before("1"));
         assert!(certificates.retire_before("498"));
         assert!(!certificates.retire_before("498"));

@@ -112,7 +112,7 @@ impl Device {
     }
 }
 
-pub(crate) fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, bound: usize) {
+fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, bound: usize) {
     if queue.len() >= bound {
         queue.pop_front();
     }

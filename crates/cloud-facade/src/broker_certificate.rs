@@ -1,0 +1,210 @@
+//! The client certificate for the broker: how another one is asked for, proven, stored and put into use, and notice of its
+//! end.
+//!
+//! Nothing goes without this certificate, so a new one has to prove itself before the old one is given up: a second
+//! connection is made with it, under a client id of its own because the broker allows one connection for each, and it has to be
+//! granted the device's subscriptions. Then it is stored, and the session moves to it at a quiet moment. Not before the
+//! session is back is it reported: that is what lets the platform revoke the old one.
+//!
+//! Protocol: docs/protocol.md, "IoT messaging" (client certificate).
+
+use std::time::Duration;
+
+use cloud_config::{Credentials, DeviceConfig, RootCertificates, Store};
+use cloud_iot::{BoxError, Session, SessionConfig, SessionEvent, SessionHandle, SessionState, tls};
+use cloud_remote::rotation::{Replacement, Rotation, RotationOutcome, STORE_LIMIT, check_client};
+use cloud_remote::{
+    CertificateAnswer, CertificatePem, CertificateSerial, CertificateStatus, ExpiryWatch,
+    PlatformClock, RotationError, SourceError, StoreError,
+};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::adapters::Platform;
+use crate::registration::blocking;
+use crate::topics::IOT_CERTIFICATE;
+
+/// The key of the shadow that names the client certificate, in `desired` and in `reported`, and of a request for one.
+pub(crate) const IOT_CERTIFICATE_KEY: &str = "iotCertSn";
+
+/// Stands behind the thing's name in the client id of the connection that tries a new certificate out.
+const PROOF: &str = "-proof";
+
+/// For that connection to be made and to be granted its subscriptions; a slow line needs some seconds.
+const PROOF_LIMIT: Duration = Duration::from_secs(60);
+
+/// For that connection to be taken down.
+const PROOF_END: Duration = Duration::from_secs(2);
+
+/// How often the certificate's end is looked at. Its notices are days apart.
+const LOOK: Duration = Duration::from_secs(3600);
+
+/// What the keeper needs of the device and its parts.
+pub(crate) struct BrokerCertificate {
+    pub(crate) platform: Platform,
+    pub(crate) session: SessionHandle,
+    pub(crate) store: Store,
+    pub(crate) roots: RootCertificates,
+    /// Of the session, to be tried with another certificate.
+    pub(crate) config: SessionConfig,
+    pub(crate) clock: PlatformClock,
+}
+
+impl BrokerCertificate {
+    /// Connects with the new certificate beside the connection that there is.
+    async fn prove(&self, tls: std::sync::Arc<rustls::ClientConfig>) -> Result<(), BoxError> {
+        let mut config = self.config.clone();
+        config.client_id.push_str(PROOF);
+        config.tls = tls;
+        // It speaks for nobody.
+        (config.will, config.birth, config.goodbye) = (None, None, None);
+        let session = Session::builder(config).start()?;
+        let mut state = session.state();
+        let settled = state.wait_for(|state| {
+            matches!(
+                state,
+                SessionState::Online { .. } | SessionState::Waiting { .. }
+            )
+        });
+        let proven = match timeout(PROOF_LIMIT, settled).await {
+            Ok(Ok(state)) => match &*state {
+                SessionState::Waiting { cause, .. } => Err(cause.to_string().into()),
+                _ => Ok(()),
+            },
+            Ok(Err(_)) => Err("the connection's task has ended".into()),
+            Err(_) => Err("no connection was made with it in time".into()),
+        };
+        session.stop(PROOF_END).await;
+        proven
+    }
+}
+
+impl Replacement for BrokerCertificate {
+    async fn request(&self, serial: &CertificateSerial) -> Result<CertificateAnswer, SourceError> {
+        // Digits need no escaping.
+        let request = format!(r#"{{"{IOT_CERTIFICATE_KEY}":"{serial}"}}"#);
+        let answer = self.platform.ask(&IOT_CERTIFICATE, request.into()).await?;
+        Ok(CertificateAnswer::from_json(&answer)?)
+    }
+
+    async fn install(
+        &self,
+        certificate: CertificatePem,
+        wanted: &CertificateSerial,
+    ) -> Result<CertificateStatus, RotationError> {
+        let status = check_client(&certificate, wanted, &self.clock)?;
+        let credentials = Credentials::from_pem(certificate.chain(), certificate.key())
+            .map_err(StoreError::new)?;
+        let roots = self.roots.certificates().iter().cloned();
+        let tls = tls::client_config(roots, credentials.chain().to_vec(), credentials.key())
+            .map_err(|error| RotationError::Unproven(error.into()))?;
+        self.prove(tls.clone())
+            .await
+            .map_err(RotationError::Unproven)?;
+        let store = self.store.clone();
+        let stored = blocking(move || store.replace_iot(&credentials));
+        match timeout(STORE_LIMIT, stored).await {
+            Ok(stored) => stored.map_err(StoreError::new)?,
+            Err(_) => return Err(StoreError::new("it took too long").into()),
+        }
+        self.session.reconnect_with(tls);
+        Ok(status)
+    }
+}
+
+/// What the keeper has to tell.
+pub(crate) enum News {
+    Rotation(RotationOutcome),
+    /// No more than so many days are left.
+    Expiring(u16),
+}
+
+/// Keeps the client certificate: follows wishes, and watches its end.
+pub(crate) struct Keeper {
+    rotation: Rotation<BrokerCertificate>,
+    status: CertificateStatus,
+    expiry: ExpiryWatch,
+    clock: PlatformClock,
+    look: Instant,
+    online: bool,
+    /// Whether the platform has ever wished for one. Others need not be told.
+    wished: bool,
+    /// Whether the session has yet to connect with the newest.
+    moving: bool,
+}
+
+impl Keeper {
+    /// `None` for a certificate whose serial number makes no sense, which nothing can be wished in place of.
+    pub(crate) fn new(device: &DeviceConfig, parts: BrokerCertificate) -> Option<Self> {
+        let info = device.iot.info();
+        let serial: CertificateSerial = info.serial.parse().ok()?;
+        Some(Self {
+            clock: parts.clock.clone(),
+            rotation: Rotation::new("the broker", parts, serial.clone()),
+            status: CertificateStatus::new(serial, info.not_before, info.not_after),
+            expiry: ExpiryWatch::default(),
+            look: Instant::now() + LOOK,
+            online: false,
+            wished: false,
+            moving: false,
+        })
+    }
+
+    pub(crate) fn status(&self) -> &CertificateStatus {
+        &self.status
+    }
+
+    /// The serial number that the platform is to be told: none while it has not asked, or while the session still has the one
+    /// before.
+    pub(crate) fn reportable(&self) -> Option<String> {
+        (self.wished && !self.moving).then(|| self.status.serial.to_string())
+    }
+
+    pub(crate) fn session_event(&mut self, event: &SessionEvent) {
+        match event {
+            SessionEvent::Connected => {
+                self.moving = false;
+                self.set_online(true);
+            }
+            SessionEvent::Disconnected { .. } => self.set_online(false),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn set_online(&mut self, online: bool) {
+        if online && !self.online {
+            // By now a date can be judged.
+            self.look = Instant::now();
+        }
+        self.online = online;
+        self.rotation.set_online(online);
+    }
+
+    /// The platform wishes for this one.
+    pub(crate) fn desired(&mut self, serial: CertificateSerial) {
+        self.wished = true;
+        self.rotation.desired(serial);
+    }
+
+    /// Does the work as it waits. Cancel safe.
+    pub(crate) async fn next(&mut self) -> News {
+        loop {
+            tokio::select! {
+                outcome = self.rotation.next() => {
+                    if let RotationOutcome::Rotated(status) = &outcome {
+                        self.status = status.clone();
+                        self.expiry = ExpiryWatch::default();
+                        self.moving = true;
+                    }
+                    return News::Rotation(outcome);
+                }
+                () = sleep_until(self.look) => {
+                    self.look = Instant::now() + LOOK;
+                    let left = self.status.not_after - self.clock.now();
+                    if self.online && let Some(days) = self.expiry.due(left) {
+                        return News::Expiring(days);
+                    }
+                }
+            }
+        }
+    }
+}
