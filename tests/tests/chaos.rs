@@ -1,10 +1,11 @@
 //! Faults in random order against devices that run, are stopped and started: whatever the platform does wrong, once it has
-//! stopped doing so, every device is online, its page is reached under its newest certificate, its shadow says so, and no
-//! message that was accepted is lost.
+//! stopped doing so, every device is online, its page is reached under its newest certificate, its client certificate is the
+//! newest, its shadow says so, no message that was accepted is lost, and nothing has piled up: there are as many tasks as before,
+//! and the process is hardly larger.
 //!
-//! Each seed is one run: [`DEVICES`] devices, one simulator, [`STEPS`] steps. `CHAOS_SEEDS=500 cargo test --test chaos` makes
-//! 500 runs with fresh seeds, `CHAOS_SEED=7 cargo test --test chaos` makes that one again, with everything that it does told.
-//! Sockets are real and so a run is not repeated exactly, but its steps are.
+//! Each seed is one run: [`DEVICES`] devices, one simulator, [`STEPS`] steps. `cargo xtask chaos` makes 500 runs with fresh
+//! seeds (`CHAOS_SEEDS=500 cargo test -p integration-tests --test chaos` is the same); `CHAOS_SEED=7` makes that one again, with
+//! everything that it does told. Sockets are real and so a run is not repeated exactly, but its steps are.
 
 #![allow(clippy::panic, reason = "these are tests")]
 
@@ -42,6 +43,16 @@ const STEPS: usize = 40;
 /// Messages of one device; with its ONLINE and OFFLINE they must stay within the 100 that the simulator remembers.
 const MESSAGES: usize = 30;
 
+/// Runs that a core makes at a time: they wait for the system more than they compute.
+const RUNS_PER_CORE: usize = 6;
+
+/// What a process may grow by while it makes its runs, in KiB, after the first ones: less than half of what one run takes, so
+/// that one that leaves its things behind is noticed in a few hundred.
+const MAX_GROWTH: usize = 48 * 1024;
+
+/// Runs after which a process has its size: each worker's heap has then been through all that there is.
+const WARM_UP: usize = 4;
+
 /// How long after the last fault all must be well. The longest delays are those of a certificate that was often refused.
 const WELL_WITHIN: Duration = Duration::from_secs(2 * 3600);
 
@@ -50,6 +61,8 @@ struct World {
     control: Control,
     devices: Vec<Device>,
     random: StdRng,
+    /// For what has to do with client certificates, so that the rest of a seed stays what it was.
+    random_iot: StdRng,
     log: Arc<Mutex<String>>,
     begun: Instant,
 }
@@ -115,10 +128,23 @@ impl Device {
                 status.certificate_serial
             )));
         }
-        let stored = Store::new(self.base.path()).load()?.device.remote;
+        let stored = Store::new(self.base.path()).load()?.device;
         ensure!(
-            stored.info().serial == wanted,
+            stored.remote.info().serial == wanted,
             "another certificate is stored"
+        );
+        let wanted_iot = seen.iot_cert_serial.as_str();
+        if seen.iot_cert_accepted != [wanted_iot]
+            || status.iot_certificate_serial.as_deref() != Some(wanted_iot)
+        {
+            return Ok(Some(format!(
+                "client certificate {wanted_iot} is wanted, {:?} are taken, {:?} is in the status",
+                seen.iot_cert_accepted, status.iot_certificate_serial
+            )));
+        }
+        ensure!(
+            stored.iot.info().serial == wanted_iot,
+            "another client certificate is stored"
         );
         let (relay, ca) = (simulator.relay_addr(), simulator.ca_pem());
         let looked = async {
@@ -184,6 +210,7 @@ impl World {
             simulator,
             devices,
             random: StdRng::seed_from_u64(seed),
+            random_iot: StdRng::seed_from_u64(!seed),
             log,
             begun: Instant::now(),
         })
@@ -251,6 +278,41 @@ impl World {
         }
     }
 
+    /// Something about a client certificate, now and then.
+    async fn step_iot(&mut self) -> anyhow::Result<()> {
+        let number = self.random_iot.random_range(0..self.devices.len());
+        let serial = self.devices[number].serial.clone();
+        let what = match self.random_iot.random_range(0..12) {
+            0 => {
+                let rotated = self.control.rotate_iot(&serial).await?;
+                format!("rotate the client certificate to {rotated}")
+            }
+            1 => {
+                let ms = self.random_iot.random_range(100..70_000);
+                let answers = [
+                    CertificateAnswer::Hold,
+                    CertificateAnswer::Late { ms },
+                    CertificateAnswer::Malformed,
+                    CertificateAnswer::WrongKey,
+                    CertificateAnswer::WrongSerial,
+                    CertificateAnswer::Expired,
+                    CertificateAnswer::NotYetValid,
+                    CertificateAnswer::Refused,
+                ];
+                let fault = Fault::IotCertificate {
+                    answer: answers[self.random_iot.random_range(0..answers.len())].clone(),
+                    times: self.random_iot.random_range(1..=2),
+                };
+                let told = format!("{fault:?}");
+                self.control.fault(fault).await?;
+                told
+            }
+            _ => return Ok(()),
+        };
+        self.note(&format!("{serial}: {what}"));
+        Ok(())
+    }
+
     async fn step(&mut self) -> anyhow::Result<()> {
         let number = self.random.random_range(0..self.devices.len());
         let device = &mut self.devices[number];
@@ -310,7 +372,12 @@ impl World {
         for device in &self.devices {
             device.cloud.initialize().await?;
         }
+        self.well().await?;
+        // What the HTTP clients of this test leave behind ends soon.
+        sleep(Duration::from_secs(120)).await;
+        let tasks = Handle::current().metrics().num_alive_tasks();
         for _ in 0..STEPS {
+            self.step_iot().await?;
             self.step().await?;
         }
         self.note("all faults end");
@@ -319,20 +386,8 @@ impl World {
             // Those that run already say so.
             let _ = device.cloud.initialize().await;
         }
-        let ended = Instant::now();
-        for device in &self.devices {
-            loop {
-                let Some(complaint) = device.complaint(&self.simulator).await? else {
-                    break;
-                };
-                ensure!(
-                    ended.elapsed() < WELL_WITHIN,
-                    "{}: {complaint}",
-                    device.serial
-                );
-                sleep(Duration::from_secs(1)).await;
-            }
-        }
+        self.well().await?;
+        tasks_at_most(tasks).await?;
         self.note("all is well");
         for device in &mut self.devices {
             device
@@ -346,15 +401,44 @@ impl World {
             let last = seen.status_history.last().map(String::as_str);
             ensure!(last == Some("OFFLINE"), "the last state is {last:?}");
         }
-        self.simulator.stop().await;
-        drop(self.devices);
-        // What the HTTP clients of this test leave behind ends soon.
+        let Self {
+            simulator, devices, ..
+        } = self;
+        simulator.stop().await;
+        drop(devices);
+        tasks_at_most(0).await
+    }
+
+    /// Waits until there is nothing to complain about.
+    async fn well(&self) -> anyhow::Result<()> {
         let begun = Instant::now();
-        while Handle::current().metrics().num_alive_tasks() > 0 {
-            ensure!(begun.elapsed() < Duration::from_secs(600), "tasks are left");
-            sleep(Duration::from_secs(1)).await;
+        for device in &self.devices {
+            while let Some(complaint) = device.complaint(&self.simulator).await? {
+                ensure!(
+                    begun.elapsed() < WELL_WITHIN,
+                    "{}: {complaint}",
+                    device.serial
+                );
+                sleep(Duration::from_secs(1)).await;
+            }
         }
         Ok(())
+    }
+}
+
+/// Waits until no more than so many tasks are left.
+async fn tasks_at_most(limit: usize) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    loop {
+        let tasks = Handle::current().metrics().num_alive_tasks();
+        if tasks <= limit {
+            return Ok(());
+        }
+        ensure!(
+            begun.elapsed() < Duration::from_secs(600),
+            "{tasks} tasks are left, where there were {limit} before"
+        );
+        sleep(Duration::from_secs(1)).await;
     }
 }
 
@@ -396,9 +480,12 @@ fn after_the_faults_have_ended_all_is_well() {
             (first..first + count).collect()
         }
     };
+    let workers = std::thread::available_parallelism().map_or(2, usize::from) * RUNS_PER_CORE;
+    let count = seeds.len();
     let next = Mutex::new(seeds.into_iter());
     let failures = Mutex::new(Vec::new());
-    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    // What the process takes after each run.
+    let sizes = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
@@ -412,6 +499,15 @@ fn after_the_faults_have_ended_all_is_well() {
                             .unwrap_or_else(PoisonError::into_inner)
                             .push(seed);
                     }
+                    let mut sizes = sizes.lock().unwrap_or_else(PoisonError::into_inner);
+                    sizes.push(resident_kib());
+                    if sizes.len() % 50 == 0 {
+                        println!(
+                            "{} of {count} runs made, {:?} KiB",
+                            sizes.len(),
+                            sizes.last()
+                        );
+                    }
                 }
             });
         }
@@ -420,4 +516,17 @@ fn after_the_faults_have_ended_all_is_well() {
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner);
     assert!(failures.is_empty(), "seeds that failed: {failures:?}");
+    let sizes = sizes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let (Some(begin), Some(end)) = (sizes.get(workers * WARM_UP), sizes.last()) {
+        println!("{begin} KiB after the first runs, {end} KiB after the last");
+        assert!(*end <= begin + MAX_GROWTH, "memory piles up");
+    }
+}
+
+/// What this process takes.
+fn resident_kib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = size.and_then(|size| size.split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use cargo_metadata::MetadataCommand;
 
-use crate::{check, interop, layering, test, tidy, workspace};
+use crate::{chaos, check, interop, layering, test, tidy, workspace};
 
 type Step = (&'static str, fn() -> Result<()>);
 
@@ -25,6 +25,7 @@ const STEPS: &[Step] = &[
     ("examples", check::examples),
     ("demo", check::demo),
     ("interop", || interop::run(&[])),
+    ("chaos", || chaos::run(&[])),
 ];
 
 pub(crate) fn run() -> Result<()> {

@@ -6,6 +6,7 @@
 //! Not here: what `cargo` does well by itself, and anything that a test can check.
 
 mod bench;
+mod chaos;
 mod check;
 mod ci;
 mod fuzz;
@@ -29,6 +30,8 @@ usage: cargo xtask COMMAND
   test [ARGS..]      cargo test --workspace: unit, integration and doc tests, examples built
        --repeat N    the same N times in a row, stopping at the first failure
   interop [ARGS..]   run the device and the simulator against mosquitto and the Python packages
+  chaos              500 fresh runs of devices against a platform that does wrong whatever it can
+       --seeds N     so many; --seed SEED: that one again, telling all that it does
   bench [NAME ARGS..]
                      measure ours beside what others wrote; without NAME, names the benchmarks
   fuzz TARGET --secs N
@@ -74,6 +77,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "setup" => alone().and_then(|()| setup::run().map(drop)),
         "test" => test::run(rest),
         "interop" => interop::run(rest),
+        "chaos" => chaos::run(rest),
         "bench" => bench::run(rest),
         "fuzz" => fuzz::run(rest),
         "layering" => alone().and_then(|()| layering::run()),
