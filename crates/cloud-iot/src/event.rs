@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cause::Cause;
+use crate::json::Malformed;
 use crate::store::StoreError;
 use crate::topic::TopicFilter;
 
@@ -71,6 +72,15 @@ pub enum SessionEvent {
         filter: TopicFilter,
         /// What happened.
         error: Arc<str>,
+    },
+    /// A message was not what a route's [JSON handler](crate::Router::json) takes.
+    RouteMalformed {
+        /// The route.
+        filter: TopicFilter,
+        /// What is wrong with it.
+        error: Malformed,
+        /// How many such messages the route has had since the session was started.
+        count: u64,
     },
     /// The outbox cannot be stored. Until it can, messages are held in memory only, and
     /// [`Receipt::stored`](crate::Receipt::stored) says so. Told once for each run of failures.

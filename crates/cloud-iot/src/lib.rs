@@ -12,8 +12,8 @@
 //!   [`Overflow`] policy names makes room. It sends no faster than AWS IoT Core takes.
 //! - With an [`OutboxStore`], what is accepted at QoS 1 survives the process. The feature `durable`
 //!   brings one, `DurableOutbox`: a file that withstands `kill -9` and the loss of power.
-//! - A [`Router`] leads received messages to [`tower`] services by topic filter, each route with a
-//!   queue and a task of its own. [`messages`](SessionHandle::messages) opens a stream at run time.
+//! - A [`Router`] leads received messages to [`tower`] services by topic filter, as they are or
+//!   [read as JSON](Router::json), each route with a queue and a task of its own. [`messages`](SessionHandle::messages) opens a stream at run time.
 //! - [`request`](SessionHandle::request) publishes and waits for the answer.
 //! - [`state`](SessionHandle::state) and [`events`](SessionHandle::events) tell where the session
 //!   stands and why; a [`Cause`] tells network, DNS, TLS, and each refusal of the server apart.
@@ -92,6 +92,7 @@ mod handled;
 mod hooks;
 mod inbound;
 mod inbox;
+mod json;
 mod keeper;
 mod ledger;
 mod link;
@@ -108,6 +109,7 @@ mod store;
 mod stream;
 pub mod tls;
 mod topic;
+mod turns;
 mod wire;
 
 pub use tower::BoxError;
@@ -120,6 +122,7 @@ pub use crate::core::StopReport;
 pub use crate::durable::{Damage, DurableOutbox};
 pub use crate::error::{ConfigError, DeliveryError, PublishError, RequestError, StreamError};
 pub use crate::event::{SessionEvent, SessionState};
+pub use crate::json::{Json, Malformed};
 pub use crate::message::{Message, PublishOptions, QoS, Subscription};
 pub use crate::proxy::{InvalidProxy, Proxy};
 pub use crate::reason::ReasonCode;

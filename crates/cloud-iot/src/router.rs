@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 use tokio::task::{JoinError, JoinSet};
 use tower::util::BoxCloneService;
@@ -15,17 +16,21 @@ use tower::{BoxError, Service, ServiceExt};
 use crate::event::SessionEvent;
 use crate::handled::Handled;
 use crate::inbox::{Letter, NotDelivered, Receiver, Sender, inbox};
+use crate::json::{Json, Malformed, extracting};
 use crate::message::Message;
 use crate::topic::{TopicError, TopicFilter};
+use crate::turns::Turns;
 
 /// How one route treats its handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteOptions {
-    /// Messages handled at the same time, at least 1. Default: 1, which keeps their order.
+    /// Messages handled at the same time, at least 1. Default: 1, which keeps the order of all. With
+    /// more, those of one topic are still handled one after the other, in order.
     pub concurrency: usize,
-    /// Messages that wait, at least 1. Default: 64. When it is full the newest are dropped.
+    /// Messages that wait, at least 1. Default: 64. When it is full the newest are dropped. With a
+    /// concurrency above 1 as many again may wait for another one of their topic to end.
     pub queue_messages: usize,
-    /// What these count together, in bytes. Default: 1 MiB.
+    /// What these count together, in bytes. Default: 1 MiB. What waits for its topic is not counted.
     pub queue_bytes: usize,
     /// How long one message may take. Default: 30 s.
     pub timeout: Duration,
@@ -125,6 +130,62 @@ impl Router {
         Ok(self)
     }
 
+    /// Adds a handler of what is inside the messages, with the default [`RouteOptions`]. A payload that
+    /// cannot be read as a `T` does not reach it; see [`SessionEvent::RouteMalformed`].
+    ///
+    /// ```
+    /// use cloud_iot::{BoxError, Json, Router};
+    /// use serde::Deserialize;
+    /// use tower::service_fn;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Reboot {
+    ///     delay_s: u32,
+    /// }
+    ///
+    /// let router = Router::new().json(
+    ///     "c/d/7/reboot/res",
+    ///     service_fn(|Json { topic, value }: Json<Reboot>| async move {
+    ///         println!("{topic}: in {} s", value.delay_s);
+    ///         Ok::<(), BoxError>(())
+    ///     }),
+    /// )?;
+    /// # Ok::<(), cloud_iot::TopicError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`TopicError`] if the filter is not valid.
+    pub fn json<T, S>(self, filter: impl Into<String>, handler: S) -> Result<Self, TopicError>
+    where
+        T: DeserializeOwned + Send + 'static,
+        S: Service<Json<T>, Response = ()> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+    {
+        self.json_with(filter, RouteOptions::default(), handler)
+    }
+
+    /// The same with options of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`TopicError`] if the filter is not valid.
+    pub fn json_with<T, S>(
+        self,
+        filter: impl Into<String>,
+        options: RouteOptions,
+        handler: S,
+    ) -> Result<Self, TopicError>
+    where
+        T: DeserializeOwned + Send + 'static,
+        S: Service<Json<T>, Response = ()> + Clone + Send + 'static,
+        S::Error: Into<BoxError>,
+        S::Future: Send + 'static,
+    {
+        self.route_with(filter, options, extracting(handler))
+    }
+
     /// Starts a task for each route.
     pub(crate) fn start(self, events: &broadcast::Sender<SessionEvent>) -> Routes {
         let mut routes = Routes {
@@ -150,6 +211,7 @@ impl Router {
                 options,
                 handler,
                 events: events.clone(),
+                malformed: 0,
             };
             routes.workers.spawn(worker.run(receiver));
         }
@@ -214,44 +276,68 @@ struct Worker {
     options: RouteOptions,
     handler: Handler,
     events: broadcast::Sender<SessionEvent>,
+    malformed: u64,
 }
 
 impl Worker {
-    async fn run(self, mut queue: Receiver) {
+    async fn run(mut self, mut queue: Receiver) {
         // Each message in a task of its own, which catches panics; dropping the set aborts them.
         let mut running = JoinSet::new();
-        loop {
-            while running.len() >= self.options.concurrency.max(1) {
-                if let Some(ended) = running.join_next().await {
-                    self.report(ended);
-                }
+        let mut turns = Turns::new(self.options.concurrency, self.options.queue_messages);
+        let mut open = true;
+        while open || !turns.is_idle() {
+            while let Some(letter) = turns.next() {
+                let topic = letter.message.topic.clone();
+                let (handler, limit) = (self.handler.clone(), self.options.timeout);
+                let task = running.spawn(handle(handler, letter, limit));
+                turns.begun(task.id(), topic);
             }
             tokio::select! {
-                letter = queue.recv() => {
-                    let Some(letter) = letter else { break };
-                    let (handler, limit) = (self.handler.clone(), self.options.timeout);
-                    running.spawn(handle(handler, letter, limit));
+                letter = queue.recv(), if open && turns.has_room() => match letter {
+                    Some(letter) => turns.add(letter),
+                    None => open = false,
+                },
+                Some(ended) = running.join_next_with_id() => {
+                    let (id, outcome) = match ended {
+                        Ok((id, outcome)) => (id, outcome),
+                        Err(error) => (error.id(), Err(fault(&error))),
+                    };
+                    turns.ended(&id);
+                    if let Err(error) = outcome {
+                        self.report(&error);
+                    }
                 }
-                Some(ended) = running.join_next() => self.report(ended),
             }
-        }
-        while let Some(ended) = running.join_next().await {
-            self.report(ended);
         }
     }
 
-    fn report(&self, ended: Result<Result<(), BoxError>, JoinError>) {
-        let error: Arc<str> = match ended {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string().into(),
-            Err(error) if error.is_panic() => "the handler panicked".into(),
-            Err(_) => return,
+    fn report(&mut self, error: &BoxError) {
+        let filter = self.filter.clone();
+        let event = if let Some(malformed) = error.downcast_ref::<Malformed>() {
+            self.malformed += 1;
+            let (error, count) = (*malformed, self.malformed);
+            tracing::warn!(%filter, %error, count, "a message was not understood");
+            SessionEvent::RouteMalformed {
+                filter,
+                error,
+                count,
+            }
+        } else {
+            let error: Arc<str> = error.to_string().into();
+            tracing::warn!(%filter, %error, "a handler failed");
+            SessionEvent::RouteFailed { filter, error }
         };
-        tracing::warn!(filter = %self.filter, %error, "a handler failed");
-        let _ = self.events.send(SessionEvent::RouteFailed {
-            filter: self.filter.clone(),
-            error,
-        });
+        // Nobody needs to listen.
+        let _ = self.events.send(event);
+    }
+}
+
+/// Handlers are not aborted before their worker is.
+fn fault(error: &JoinError) -> BoxError {
+    if error.is_panic() {
+        "the handler panicked".into()
+    } else {
+        "the handler was aborted".into()
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloud_iot::{
-    BoxError, Lagged, Message, Request, RequestError, RouteOptions, Router, Session, SessionEvent,
-    SessionHandle, StreamError,
+    BoxError, Json, Lagged, Message, Request, RequestError, RouteOptions, Router, Session,
+    SessionEvent, SessionHandle, StreamError,
 };
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
@@ -104,6 +104,98 @@ async fn a_slow_handler_delays_nobody_and_its_overflow_is_told() {
     gate.add_permits(100);
     for n in 0..4 {
         assert_eq!(soon(handled.recv()).await.unwrap().payload, n.to_string());
+    }
+    session.stop(STOP).await;
+}
+
+#[derive(serde::Deserialize)]
+struct Step {
+    number: u32,
+}
+
+#[tokio::test]
+async fn json_is_read_and_what_is_not_understood_is_told() {
+    let site = Site::new().await;
+    let (sender, mut handled) = mpsc::unbounded_channel();
+    let handler = service_fn(move |Json { topic, value }: Json<Step>| {
+        let sent = sender.send((topic, value.number));
+        async move { sent }
+    });
+    let router = Router::new().json("in/#", handler).unwrap();
+    let session = Session::builder(site.config("device"))
+        .router(router)
+        .start()
+        .unwrap();
+    online(&session).await;
+    let mut events = session.events();
+    for (n, (payload, json)) in [("{\"number\":\"secret\"}", true), ("secret", false)]
+        .into_iter()
+        .enumerate()
+    {
+        publish(&session, "in/a", payload).await;
+        match soon(events.recv()).await.unwrap() {
+            SessionEvent::RouteMalformed { error, count, .. } => {
+                assert_eq!((error.is_json, count), (json, n as u64 + 1));
+                assert!(!error.to_string().contains("secret"), "{error}");
+            }
+            event => panic!("{event:?}"),
+        }
+    }
+    publish(&session, "in/a", "{\"number\":7}").await;
+    let (topic, number) = soon(handled.recv()).await.unwrap();
+    assert_eq!((topic.as_str(), number), ("in/a", 7));
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn with_concurrency_each_topic_keeps_its_order_and_holds_up_no_other() {
+    let site = Site::new().await;
+    let gate = Arc::new(Semaphore::new(0));
+    let (sender, mut handled) = mpsc::unbounded_channel();
+    let handler = {
+        let gate = Arc::clone(&gate);
+        service_fn(move |message: Message| {
+            let (gate, sender) = (Arc::clone(&gate), sender.clone());
+            async move {
+                if message.topic == "in/slow" {
+                    gate.acquire().await?.forget();
+                }
+                if message.payload == "panic" {
+                    panic!("a handler of a test panics");
+                }
+                sender.send((message.topic, message.payload))?;
+                Ok::<(), BoxError>(())
+            }
+        })
+    };
+    let options = RouteOptions {
+        concurrency: 3,
+        ..RouteOptions::default()
+    };
+    let router = Router::new().route_with("in/#", options, handler).unwrap();
+    let session = Session::builder(site.config("device"))
+        .router(router)
+        .start()
+        .unwrap();
+    online(&session).await;
+    for n in 0..5 {
+        publish(&session, "in/slow", &n.to_string()).await;
+    }
+    publish(&session, "in/slow", "panic").await;
+    publish(&session, "in/slow", "5").await;
+    for n in 0..5 {
+        publish(&session, "in/quick", &n.to_string()).await;
+    }
+    let mut expect = async |topic: &str, n: usize| {
+        let (on, payload) = soon(handled.recv()).await.unwrap();
+        assert_eq!((on.as_str(), payload), (topic, n.to_string().into()));
+    };
+    for n in 0..5 {
+        expect("in/quick", n).await;
+    }
+    gate.add_permits(100);
+    for n in 0..6 {
+        expect("in/slow", n).await;
     }
     session.stop(STOP).await;
 }
