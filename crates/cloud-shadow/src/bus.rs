@@ -19,7 +19,11 @@ use tokio::sync::mpsc;
 /// futures may be dropped at any time; the message is then published, or not.
 #[cfg_attr(test, mockall::automock)]
 pub trait MessageBus: Send + Sync + 'static {
-    /// Publishes `payload` on `topic`; done when the bus has taken it over.
+    /// Publishes `payload` on `topic`, at most once (QoS 0); done when the bus has taken it over.
+    ///
+    /// Not at least once: a bus repeats an update that was not acknowledged on its next connection, and by then a later
+    /// one may have been carried out, which the repetition undoes. Nothing is lost by it: each request has an answer of
+    /// its own, and one that has none in time fails, and the document is fetched anew.
     fn publish(
         &self,
         topic: String,
