@@ -87,11 +87,11 @@ pub(crate) fn each_alone() -> Result<()> {
     sans_io()
 }
 
-/// snitun without features is a pure protocol: what it is built from knows no runtime, clock or random source, and it builds
-/// for a target that has none of them, where that is installed.
+/// snitun without features is a pure protocol: its tests run, what it is built from knows no runtime, clock or random source,
+/// and it builds for a target that has none of them, where that is installed.
 fn sans_io() -> Result<()> {
     let check = ["check", "--lib", "-p", "snitun", "--no-default-features"];
-    run(cargo().args(check))?;
+    run(cargo().args(["test", "-p", "snitun", "--no-default-features", "--tests"]))?;
     let installed = output_of(Command::new("rustup").args(["target", "list", "--installed"]));
     if installed.is_some_and(|targets| targets.lines().any(|target| target == BARE_TARGET)) {
         run(cargo().args(check).args(["--target", BARE_TARGET]))?;

@@ -1,5 +1,7 @@
 //! What two multiplexers are to do, said simply: bytes arrive as they were written, ends are seen, nothing stays behind.
 
+#![allow(dead_code, reason = "each user takes some of it")]
+
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
@@ -191,6 +193,40 @@ pub(crate) fn run_schedule(pair: Pair, random: &mut impl Rng, steps: usize, larg
     };
     for _ in 0..steps {
         model.step(random);
+    }
+    model.finish();
+}
+
+/// What can happen to a channel: each of the two ends writes more than the other one takes without pausing it, reads, closes,
+/// or all that it has sent so far arrives.
+pub(crate) const HAPPENINGS: usize = 8;
+
+/// One open channel, to which `happenings` happen in this order. From the fifth on (closing and arriving), doing the same
+/// twice in a row changes nothing.
+pub(crate) fn run_interleaving(mut pair: Pair, happenings: &[usize], largest: usize) {
+    let server = pair.open();
+    pair.settle();
+    let client = pair.accept();
+    let mut ends = <[End; 2]>::default();
+    ends[SERVER].key = Some(server);
+    ends[CLIENT].key = Some(client);
+    let mut model = Model {
+        pair,
+        channels: vec![ends],
+        accepted: 1,
+        largest,
+    };
+    for happening in happenings {
+        let side = happening % 2;
+        match happening / 2 {
+            0 => model.write(0, side, largest / 3),
+            1 => model.read(0, side),
+            2 => model.close(0, side),
+            _ => {
+                model.pair.write(side, usize::MAX);
+                model.pair.read(1 - side, usize::MAX);
+            }
+        }
     }
     model.finish();
 }
