@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use cloud_config::SerialNumber;
 use cloud_iot::Proxy;
 use cloud_provision::{Client, ClientBuilder};
-use cloud_remote::{AccessRules, Application};
+use cloud_remote::{AccessRules, Application, Probe};
 
 use crate::hooks::Hooks;
 
@@ -48,6 +48,12 @@ pub trait CloudClient: Send + Sync + 'static {
         AccessRules::default()
     }
 
+    /// How the device looks from outside whether the public gets through; the access rules have to let it in. Not at all by
+    /// default.
+    fn probe(&self) -> Option<Probe> {
+        None
+    }
+
     /// What the host wants to be told. None by default.
     fn hooks(&self) -> Hooks {
         Hooks::new()
@@ -64,6 +70,7 @@ pub struct DeviceSettings {
     broker_proxy: Option<Proxy>,
     application: Option<Application>,
     access: AccessRules,
+    probe: Option<Probe>,
     hooks: Hooks,
 }
 
@@ -82,6 +89,7 @@ impl DeviceSettings {
             broker_proxy: None,
             application: None,
             access: AccessRules::default(),
+            probe: None,
             hooks: Hooks::new(),
         }
     }
@@ -126,6 +134,13 @@ impl DeviceSettings {
         self
     }
 
+    /// Looks from outside whether the public gets through.
+    #[must_use]
+    pub fn with_probe(mut self, probe: Probe) -> Self {
+        self.probe = Some(probe);
+        self
+    }
+
     /// Attaches hooks, in place of those attached before.
     #[must_use]
     pub fn with_hooks(mut self, hooks: Hooks) -> Self {
@@ -164,6 +179,10 @@ impl CloudClient for DeviceSettings {
 
     fn access(&self) -> AccessRules {
         self.access.clone()
+    }
+
+    fn probe(&self) -> Option<Probe> {
+        self.probe.clone()
     }
 
     fn hooks(&self) -> Hooks {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cloud_config::{SerialNumber, StoreError};
 use cloud_iot::{Message, PublishError, QoS, Receipt, RequestError, SessionHandle};
 use cloud_provision::{KeySource, ProvisioningKey};
-use cloud_remote::{AccessRules, RemoteHandle};
+use cloud_remote::{AccessRules, Application, RemoteHandle};
 use cloud_shadow::ShadowClient;
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
@@ -283,6 +283,18 @@ impl ClesydeCloud {
         Ok(())
     }
 
+    /// Serves another application to connections that are made from now on; those that are open go on with the one that they
+    /// have begun with. Until the next [`initialize`](Self::initialize), which asks the host again.
+    ///
+    /// # Errors
+    /// [`ApplicationError`]; then nothing changes.
+    pub fn set_application(&self, application: Application) -> Result<(), ApplicationError> {
+        let running = self.inner.running();
+        let remote = &running.as_ref().ok_or(NotRunning)?.remote;
+        let remote = remote.as_ref().ok_or(ApplicationError::NoRemoteAccess)?;
+        Ok(remote.set_application(application)?)
+    }
+
     /// Removes the configuration from the disk, after a [`stop`](Self::stop). Says whether there was one.
     ///
     /// # Errors
@@ -313,6 +325,21 @@ impl ClesydeCloud {
             topics: DeviceTopics::new(&self.inner.serial_number),
         })
     }
+}
+
+/// Why another application could not be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ApplicationError {
+    /// It does not run.
+    #[error(transparent)]
+    NotRunning(#[from] NotRunning),
+    /// It was started without an application, so that there is no tunnel. Stop it and start it again.
+    #[error("it was started without an application, so there is no remote access")]
+    NoRemoteAccess,
+    /// The application cannot be served.
+    #[error(transparent)]
+    Application(#[from] cloud_remote::StartError),
 }
 
 /// Why the state could not be reported.

@@ -191,7 +191,10 @@ impl Conductor {
         self.status.send_modify(
             |status| match (now.is_connected(), status.remote.connected) {
                 (true, false) => status.remote.up(),
-                (false, true) => status.remote.down("the tunnel was lost".to_owned()),
+                (false, true) => {
+                    status.remote.down("the tunnel was lost".to_owned());
+                    status.reachable = None;
+                }
                 _ => {}
             },
         );
@@ -212,9 +215,21 @@ impl Conductor {
                 let reason = error.to_string();
                 self.status.send_modify(|status| {
                     if !status.remote.connected {
-                        status.remote.down(reason);
+                        status.remote.down(reason.clone());
                     }
                 });
+                self.tell(Event::RemoteTokenFailed { reason });
+            }
+            RemoteEvent::TunnelRenewed => self.tell(Event::RemoteRenewed),
+            RemoteEvent::Reachable => {
+                self.status
+                    .send_modify(|status| status.reachable = Some(true));
+                self.tell(Event::RemoteReachable);
+            }
+            RemoteEvent::ProbeFailed { reason } => {
+                self.status
+                    .send_modify(|status| status.reachable = Some(false));
+                self.tell(Event::RemoteUnreachable { reason });
             }
             RemoteEvent::Connected { url } => {
                 self.status.send_modify(|status| status.remote.up());
@@ -227,8 +242,10 @@ impl Conductor {
                 self.tell(Event::RemoteDisconnected { reason });
             }
             RemoteEvent::Disconnected { reason } => {
-                self.status
-                    .send_modify(|status| status.remote.down(reason.clone()));
+                self.status.send_modify(|status| {
+                    status.remote.down(reason.clone());
+                    status.reachable = None;
+                });
                 self.tell(Event::RemoteDisconnected { reason });
                 self.run_hooks(Moment::RemoteDisconnected, hooks);
             }

@@ -25,6 +25,21 @@ pub enum Event {
         /// Until when it is valid, in Unix seconds.
         valid: i64,
     },
+    /// No token for the tunnel has come; it will be asked for again. A tunnel that is up stays so.
+    RemoteTokenFailed {
+        /// Why, in one line.
+        reason: String,
+    },
+    /// The tunnel was replaced by one with a newer token; it was up all the time.
+    RemoteRenewed,
+    /// The device has reached itself through its public access point. Told once for each tunnel, and when it succeeds again;
+    /// only with a probe, see [`CloudClient::probe`](crate::CloudClient::probe).
+    RemoteReachable,
+    /// The tunnel is up, but the device could not reach itself through its public access point.
+    RemoteUnreachable {
+        /// Why, in one line.
+        reason: String,
+    },
     /// The tunnel is up and has answered.
     RemoteConnected {
         /// Where the public reaches the device.

@@ -61,7 +61,8 @@ mod topics;
 
 pub use client::{CloudClient, DeviceSettings};
 pub use cloud::{
-    ClesydeCloud, NotRunning, ReportError, STOP_DEADLINE, SendError, WeakClesydeCloud,
+    ApplicationError, ClesydeCloud, NotRunning, ReportError, STOP_DEADLINE, SendError,
+    WeakClesydeCloud,
 };
 pub use event::Event;
 pub use hooks::{HOOK_TIME_LIMIT, Hooks, Moment};

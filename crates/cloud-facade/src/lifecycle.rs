@@ -128,6 +128,7 @@ impl Inner {
             store: self.store.clone(),
             application: self.client.application(),
             access: self.client.access(),
+            probe: self.client.probe(),
             broker_proxy: self.client.broker_proxy(),
             hooks: self.hooks.clone(),
             clock: self.clock.clone(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use cloud_config::{DeviceConfig, DirectoryLock, LoadError, SerialNumber, Store};
 use cloud_iot::{Proxy, Session, SessionHandle};
 use cloud_remote::{
-    AccessRules, Application, PlatformClock, RemoteAccess, RemoteConfig, RemoteHandle,
+    AccessRules, Application, PlatformClock, Probe, RemoteAccess, RemoteConfig, RemoteHandle,
 };
 use cloud_shadow::{ShadowClient, ShadowConfig};
 use tokio::sync::{Notify, broadcast, watch};
@@ -40,6 +40,7 @@ pub(crate) struct Start {
     pub(crate) store: Store,
     pub(crate) application: Option<Application>,
     pub(crate) access: AccessRules,
+    pub(crate) probe: Option<Probe>,
     pub(crate) broker_proxy: Option<Proxy>,
     pub(crate) hooks: Hooks,
     pub(crate) clock: PlatformClock,
@@ -146,10 +147,13 @@ impl Start {
                     store: self.store,
                     credentials: device.remote,
                 };
-                let builder = RemoteAccess::builder(config)
+                let mut builder = RemoteAccess::builder(config)
                     .application(application)
                     .clock(self.clock)
                     .access(self.access);
+                if let Some(probe) = self.probe {
+                    builder = builder.probe(probe);
+                }
                 Some(builder.start(platform.clone(), platform, directory).await?)
             }
         };

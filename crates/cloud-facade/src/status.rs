@@ -12,6 +12,8 @@ pub struct Status {
     pub iot: Link,
     /// The tunnel.
     pub remote: Link,
+    /// Whether the public gets through to the device, as a probe has last found out; none without a probe or a tunnel.
+    pub reachable: Option<bool>,
     /// The serial number, decimal, of the certificate that is served; none while not running.
     pub certificate_serial: Option<String>,
     /// The serial number, decimal, of the client certificate for the broker; none while not running.

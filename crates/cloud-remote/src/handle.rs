@@ -1,6 +1,6 @@
 //! Starting remote access, and what the one who started it can do.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, watch};
@@ -186,6 +186,7 @@ impl RemoteAccessBuilder {
             self.limits,
             tasks.clone(),
         )?;
+        let server = Arc::new(server);
         let slots = server.slots();
         let (status, _) = watch::channel(RemoteStatus {
             tunnel: TunnelStatus::WaitingForToken { cause: None },
@@ -207,6 +208,8 @@ impl RemoteAccessBuilder {
             desired,
             access,
             slots,
+            server: Arc::downgrade(&server),
+            probing: self.probe.is_some(),
             status: status.subscribe(),
             events: events.clone(),
             tasks: tasks.clone(),
@@ -228,7 +231,7 @@ impl RemoteAccessBuilder {
             probe: self.probe,
             tokens: Arc::new(tokens),
             rotation: Rotation::new("remote access", replacement, certificate.serial),
-            server: Arc::new(server),
+            server,
             served,
             tasks,
             status,
@@ -275,6 +278,9 @@ struct Inner {
     desired: watch::Sender<Option<CertificateSerial>>,
     access: SharedAccess,
     slots: Slots,
+    /// Its end closes what it keeps open, so it must not be held here.
+    server: Weak<Server>,
+    probing: bool,
     status: watch::Receiver<RemoteStatus>,
     events: broadcast::Sender<RemoteEvent>,
     tasks: Tasks,
@@ -327,6 +333,21 @@ impl RemoteHandle {
     /// Replaces the rules for who may connect. They hold for new connections; those that are open stay.
     pub fn set_access(&self, rules: AccessRules) {
         self.inner.access.set(rules);
+    }
+
+    /// Serves another application, to connections that are made from now on. Those that are open go on with the one that they
+    /// have begun with. Without effect once remote access is being stopped.
+    ///
+    /// # Errors
+    /// [`StartError::Probe`] or [`StartError::Tls`]; then nothing changes.
+    pub fn set_application(&self, application: Application) -> Result<(), StartError> {
+        if self.inner.probing && matches!(application, Application::Passthrough(_)) {
+            return Err(StartError::Probe);
+        }
+        if let Some(server) = self.inner.server.upgrade() {
+            server.set_application(application)?;
+        }
+        Ok(())
     }
 
     /// The state of remote access, now and on each change.

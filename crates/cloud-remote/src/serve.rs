@@ -13,7 +13,7 @@
 use std::convert::Infallible;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use http::{Request, StatusCode};
@@ -83,7 +83,9 @@ impl Default for Limits {
 
 /// See the [module](self).
 pub(crate) struct Server {
-    serving: Serving,
+    /// For connections from now on; each that is open keeps what it has begun with.
+    serving: RwLock<Arc<Serving>>,
+    certificate: Arc<CurrentCertificate>,
     access: SharedAccess,
     limits: Limits,
     slots: Slots,
@@ -109,6 +111,48 @@ enum Serving {
     },
 }
 
+impl Serving {
+    fn new(
+        application: Application,
+        certificate: &Arc<CurrentCertificate>,
+        limits: &Limits,
+        tasks: &Tasks,
+    ) -> Result<Self, rustls::Error> {
+        let http = |service, websocket_over_http2| {
+            let builders = Box::new(Builders::new(limits, tasks, websocket_over_http2));
+            let tls = TlsAcceptor::from(tls::server_config(
+                Arc::clone(certificate),
+                &[b"h2", b"http/1.1"],
+            )?);
+            Ok::<_, rustls::Error>(Serving::Http {
+                tls,
+                service,
+                builders,
+            })
+        };
+        Ok(match application {
+            Application::Service(service) => http(service.0, true)?,
+            // The application behind speaks HTTP/1.1, where WebSockets start in another way.
+            Application::Forward(upstream) => {
+                http(forward::service(upstream, tasks.clone()), false)?
+            }
+            Application::ForwardTcp {
+                upstream,
+                proxy_protocol,
+            } => {
+                // Nothing is known of what is spoken inside, so nothing is agreed on.
+                let tls = TlsAcceptor::from(tls::server_config(Arc::clone(certificate), &[])?);
+                Serving::Tcp {
+                    tls,
+                    upstream,
+                    proxy_protocol,
+                }
+            }
+            Application::Passthrough(upstream) => Serving::Passthrough { upstream },
+        })
+    }
+}
+
 impl Server {
     pub(crate) fn new(
         application: Application,
@@ -117,40 +161,11 @@ impl Server {
         limits: Limits,
         tasks: Tasks,
     ) -> Result<Self, rustls::Error> {
-        let http = |service, certificate, websocket_over_http2| {
-            let builders = Box::new(Builders::new(&limits, &tasks, websocket_over_http2));
-            let tls = TlsAcceptor::from(tls::server_config(certificate, &[b"h2", b"http/1.1"])?);
-            Ok::<_, rustls::Error>(Serving::Http {
-                tls,
-                service,
-                builders,
-            })
-        };
-        let serving = match application {
-            Application::Service(service) => http(service.0, certificate, true)?,
-            // The application behind speaks HTTP/1.1, where WebSockets start in another way.
-            Application::Forward(upstream) => http(
-                forward::service(upstream, tasks.clone()),
-                certificate,
-                false,
-            )?,
-            Application::ForwardTcp {
-                upstream,
-                proxy_protocol,
-            } => {
-                // Nothing is known of what is spoken inside, so nothing is agreed on.
-                let tls = TlsAcceptor::from(tls::server_config(certificate, &[])?);
-                Serving::Tcp {
-                    tls,
-                    upstream,
-                    proxy_protocol,
-                }
-            }
-            Application::Passthrough(upstream) => Serving::Passthrough { upstream },
-        };
+        let serving = Serving::new(application, &certificate, &limits, &tasks)?;
         let slots = Slots::new(limits.connections, limits.connections_per_address);
         Ok(Self {
-            serving,
+            serving: RwLock::new(Arc::new(serving)),
+            certificate,
             access,
             limits,
             slots,
@@ -158,6 +173,17 @@ impl Server {
             full_warnings: Seldom::default(),
             failure_warnings: Arc::default(),
         })
+    }
+
+    /// Serves another application to connections from now on.
+    pub(crate) fn set_application(&self, application: Application) -> Result<(), rustls::Error> {
+        let serving = Serving::new(application, &self.certificate, &self.limits, &self.tasks)?;
+        *self.serving.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(serving);
+        Ok(())
+    }
+
+    fn serving(&self) -> Arc<Serving> {
+        Arc::clone(&self.serving.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Where it counts its connections.
@@ -221,7 +247,7 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        match &self.serving {
+        match &*self.serving() {
             Serving::Http {
                 tls,
                 service,

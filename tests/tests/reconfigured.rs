@@ -1,0 +1,99 @@
+//! What a host can change while the device runs.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use cloud_facade::remote::{Application, Probe};
+use cloud_facade::{ApplicationError, ClesydeCloud, DeviceSettings, Event};
+use cloud_sim::{SimConfig, Simulator};
+use integration_tests::device::{Pair, SERIAL, page};
+use integration_tests::public;
+use integration_tests::wait::within;
+use tokio::sync::Notify;
+
+fn says(words: &'static str) -> Application {
+    Application::service(Router::new().route("/", get(move || async move { words })))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_application_is_for_new_connections_and_open_ones_finish() -> anyhow::Result<()> {
+    let pair = Pair::running().await?;
+    let (relay, ca) = (
+        pair.simulator.relay_addr(),
+        pair.simulator.ca_pem().to_owned(),
+    );
+    let host = pair.seen().await?.access_point;
+    let client = public::http_client(relay, &host, &ca)?;
+    let slow = format!("https://{host}:{}/slow", relay.port());
+    let mut download = client.get(slow).send().await?;
+    let half = within("the first half", download.chunk()).await?;
+    assert_eq!(half.as_deref(), Some(&b"first half, "[..]));
+
+    pair.cloud.set_application(says("something else"))?;
+    assert_eq!(pair.fetch("").await?, "something else");
+    pair.go_on.notify_one();
+    let half = within("the second half", download.chunk()).await?;
+    assert_eq!(half.as_deref(), Some(&b"second half"[..]));
+
+    // The next start asks the host again.
+    pair.cloud.stop().await;
+    assert!(matches!(
+        pair.cloud.set_application(says("nothing runs")),
+        Err(ApplicationError::NotRunning(_))
+    ));
+    pair.cloud.initialize().await?;
+    pair.reachable().await?;
+    assert_eq!(pair.fetch("").await?, "hello, 127.0.0.1");
+    pair.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_remote_access_there_is_nothing_to_serve() -> anyhow::Result<()> {
+    let pair = Pair::provisioned().await?;
+    let settings = DeviceSettings::new(SERIAL.parse()?, pair.base.path(), pair.simulator.api_url());
+    let cloud = ClesydeCloud::new(settings);
+    cloud.initialize().await?;
+    assert!(matches!(
+        cloud.set_application(says("hello")),
+        Err(ApplicationError::NoRemoteAccess)
+    ));
+    cloud.stop().await;
+    pair.stop().await;
+    Ok(())
+}
+
+/// Whether the public gets through is told apart from whether there is a tunnel.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_probe_tells_whether_the_public_gets_through() -> anyhow::Result<()> {
+    let simulator = Simulator::start(SimConfig::default()).await?;
+    let base = tempfile::tempdir()?;
+    let mut probe = Probe::default();
+    probe.host = Some("127.0.0.1".to_owned());
+    probe.port = simulator.relay_addr().port();
+    let settings = DeviceSettings::new(SERIAL.parse()?, base.path(), simulator.api_url())
+        .with_application(Application::service(page(Arc::new(Notify::new()))))
+        .with_probe(probe);
+    let cloud = ClesydeCloud::new(settings);
+    let key = cloud_facade::provision::ProvisioningKey::new(simulator.provisioning_key())?;
+    cloud.provision(&key).await?;
+    let mut events = cloud.events();
+    cloud.initialize().await?;
+    let told = async {
+        loop {
+            match events.recv().await? {
+                Event::RemoteReachable => return anyhow::Ok(true),
+                Event::RemoteUnreachable { .. } => return Ok(false),
+                _ => {}
+            }
+        }
+    };
+    assert!(within("the probe", told).await?);
+    assert_eq!(cloud.status().reachable, Some(true));
+    assert!(cloud.status().remote.connected);
+    cloud.stop().await;
+    assert_eq!(cloud.status().reachable, None);
+    simulator.stop().await;
+    Ok(())
+}
