@@ -38,6 +38,13 @@ pub trait CloudClient: Send + Sync + 'static {
         None
     }
 
+    /// Below which directory messages to the platform that were accepted at QoS 1 are kept, so that they survive the
+    /// process. None by default: they are held in memory.
+    #[cfg(feature = "durable")]
+    fn outbox_directory(&self) -> Option<PathBuf> {
+        None
+    }
+
     /// What the public reaches through the tunnel; without one there is no remote access.
     fn application(&self) -> Option<Application> {
         None
@@ -68,6 +75,8 @@ pub struct DeviceSettings {
     api_url: String,
     registration: Option<ClientBuilder>,
     broker_proxy: Option<Proxy>,
+    #[cfg(feature = "durable")]
+    outbox_directory: Option<PathBuf>,
     application: Option<Application>,
     access: AccessRules,
     probe: Option<Probe>,
@@ -87,6 +96,8 @@ impl DeviceSettings {
             api_url: api_url.into(),
             registration: None,
             broker_proxy: None,
+            #[cfg(feature = "durable")]
+            outbox_directory: None,
             application: None,
             access: AccessRules::default(),
             probe: None,
@@ -117,6 +128,19 @@ impl DeviceSettings {
     #[must_use]
     pub fn with_broker_proxy(mut self, proxy: Proxy) -> Self {
         self.broker_proxy = Some(proxy);
+        self
+    }
+
+    /// Keeps messages to the platform that are accepted at QoS 1 below this directory, so that they survive the process,
+    /// `kill -9` and the loss of power, and are sent by the next one. Each thing has a subdirectory, so that another
+    /// registration does not send the messages of the one before.
+    ///
+    /// A message is safe once [`Receipt::stored`](cloud_iot::Receipt::stored) says so. If the directory cannot be used,
+    /// [`Event::OutboxNotStored`](crate::Event::OutboxNotStored) tells, and messages are held in memory.
+    #[cfg(feature = "durable")]
+    #[must_use]
+    pub fn with_outbox_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.outbox_directory = Some(directory.into());
         self
     }
 
@@ -171,6 +195,11 @@ impl CloudClient for DeviceSettings {
 
     fn broker_proxy(&self) -> Option<Proxy> {
         self.broker_proxy.clone()
+    }
+
+    #[cfg(feature = "durable")]
+    fn outbox_directory(&self) -> Option<PathBuf> {
+        self.outbox_directory.clone()
     }
 
     fn application(&self) -> Option<Application> {

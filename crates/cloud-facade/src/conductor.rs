@@ -146,6 +146,10 @@ impl Conductor {
                 self.offline(reason.clone());
                 self.tell(Event::IotDisconnected { reason, retry_in });
             }
+            SessionEvent::StoreFailed { error } => {
+                let reason = error.to_string();
+                self.tell(Event::OutboxNotStored { reason });
+            }
             SessionEvent::RouteOverflow { dropped, .. } => {
                 tracing::warn!(
                     dropped,

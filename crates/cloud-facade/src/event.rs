@@ -20,6 +20,12 @@ pub enum Event {
         /// When the next attempt is made.
         retry_in: Duration,
     },
+    /// Messages to the platform cannot be kept on disk, or those that were kept there are lost. They are held in memory as
+    /// long as that lasts.
+    OutboxNotStored {
+        /// Why, in one line.
+        reason: String,
+    },
     /// A token for the tunnel has come.
     RemoteToken {
         /// Until when it is valid, in Unix seconds.

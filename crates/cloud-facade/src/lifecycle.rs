@@ -130,6 +130,8 @@ impl Inner {
             access: self.client.access(),
             probe: self.client.probe(),
             broker_proxy: self.client.broker_proxy(),
+            #[cfg(feature = "durable")]
+            outbox_directory: self.client.outbox_directory(),
             hooks: self.hooks.clone(),
             clock: self.clock.clone(),
             events: self.events.clone(),

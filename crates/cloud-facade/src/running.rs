@@ -42,6 +42,8 @@ pub(crate) struct Start {
     pub(crate) access: AccessRules,
     pub(crate) probe: Option<Probe>,
     pub(crate) broker_proxy: Option<Proxy>,
+    #[cfg(feature = "durable")]
+    pub(crate) outbox_directory: Option<std::path::PathBuf>,
     pub(crate) hooks: Hooks,
     pub(crate) clock: PlatformClock,
     pub(crate) events: broadcast::Sender<Event>,
@@ -66,12 +68,37 @@ pub(crate) struct Running {
 pub(crate) struct Loaded {
     lock: DirectoryLock,
     device: DeviceConfig,
+    #[cfg(feature = "durable")]
+    outbox: Option<cloud_iot::DurableOutbox>,
+}
+
+/// Opens the outbox of this thing. A device goes without one rather than stay away from its cloud.
+#[cfg(feature = "durable")]
+fn open_outbox(
+    directory: &std::path::Path,
+    device: &DeviceConfig,
+    events: &broadcast::Sender<Event>,
+) -> Option<cloud_iot::DurableOutbox> {
+    let directory = directory.join(format!("outbox-{}", device.iot_thing_name.as_str()));
+    let opened = cloud_iot::DurableOutbox::open(&directory);
+    let problem = match &opened {
+        Ok(outbox) => outbox.damage().map(ToString::to_string),
+        Err(error) => Some(error.to_string()),
+    };
+    if let Some(reason) = problem {
+        tracing::error!(directory = %directory.display(), reason, "the outbox on disk is not as it should be");
+        // An error means that nobody listens.
+        let _ = events.send(Event::OutboxNotStored { reason });
+    }
+    opened.ok()
 }
 
 impl Start {
     /// Takes the directory and loads the configuration.
     pub(crate) async fn load(&self) -> Result<Loaded, InitializeError> {
         let store = self.store.clone();
+        #[cfg(feature = "durable")]
+        let (directory, events) = (self.outbox_directory.clone(), self.events.clone());
         blocking(move || {
             // A device without a configuration gets no directory either.
             if !store.is_provisioned().map_err(LoadError::from)? {
@@ -79,7 +106,12 @@ impl Start {
             }
             let lock = store.lock()?;
             let device = store.load()?.device;
-            Ok(Loaded { lock, device })
+            Ok(Loaded {
+                #[cfg(feature = "durable")]
+                outbox: directory.and_then(|path| open_outbox(&path, &device, &events)),
+                lock,
+                device,
+            })
         })
         .await
     }
@@ -88,14 +120,19 @@ impl Start {
     ///
     /// Nothing in here waits for anybody, so that there is nothing to give up half-way.
     pub(crate) async fn prepare(self, loaded: Loaded) -> Result<Prepared, InitializeError> {
-        let Loaded { lock, device } = loaded;
+        let Loaded {
+            lock,
+            device,
+            #[cfg(feature = "durable")]
+            outbox,
+        } = loaded;
         let topics = DeviceTopics::new(&self.serial_number);
         let mut config = session_config(&device, &self.serial_number, &topics)?;
         config.proxy = self.broker_proxy;
         let router = router(&topics, &self.events)?;
 
         let (connected, disconnected) = (self.hooks.clone(), self.hooks.clone());
-        let session = Session::builder(config.clone())
+        let builder = Session::builder(config.clone())
             .router(router)
             .on_connect(move || {
                 let hooks = connected.clone();
@@ -110,8 +147,13 @@ impl Start {
                     hooks.run(Moment::IotDisconnected).await;
                     Ok(())
                 }
-            })
-            .start()?;
+            });
+        #[cfg(feature = "durable")]
+        let builder = match outbox {
+            Some(outbox) => builder.outbox_store(outbox),
+            None => builder,
+        };
+        let session = builder.start()?;
         let session_events = session.events();
         let shadow_lost = Arc::new(Notify::new());
         let bus = Bus {
