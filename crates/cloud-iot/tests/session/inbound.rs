@@ -363,6 +363,35 @@ async fn requests_and_answers() {
 }
 
 #[tokio::test]
+async fn a_dropped_request_frees_its_place_and_its_late_answer_is_nobodys() {
+    let site = Site::new().await;
+    let (platform, mut asked) = site.watcher().await;
+    let mut config = site.config("device");
+    config.limits.requests = 1;
+    let session = Session::builder(config).start().unwrap();
+    online(&session).await;
+    let mut unasked = session.messages("in/ask/res").unwrap();
+    let request = |session: SessionHandle| async move { session.request(ask(PATIENCE)).await };
+
+    let dropped = tokio::spawn(request(session.clone()));
+    assert_eq!(next(&mut asked).await, "?");
+    let refused = request(session.clone()).await;
+    assert!(matches!(refused, Err(RequestError::Busy(_))), "{refused:?}");
+    dropped.abort();
+    assert!(soon(dropped).await.unwrap_err().is_cancelled());
+    publish(&platform, "in/ask/res", "late").await;
+    assert_eq!(next(&mut asked).await, "late");
+    assert_eq!(next(&mut unasked).await, "late");
+
+    let answered = tokio::spawn(request(session.clone()));
+    assert_eq!(next(&mut asked).await, "?");
+    publish(&platform, "in/ask/res", "!").await;
+    assert_eq!(soon(answered).await.unwrap().unwrap().payload, "!");
+    session.stop(STOP).await;
+    platform.stop(STOP).await;
+}
+
+#[tokio::test]
 async fn what_came_before_a_request_left_is_not_its_answer() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(config(&pki, peer.port, "device"))
