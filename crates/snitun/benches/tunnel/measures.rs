@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use tokio::time::MissedTickBehavior;
 
-use super::client::Client;
+use super::client::{Client, Connection};
 use super::ways::{FILE_SIZE, Way};
 
 /// Figures that are taken together.
@@ -191,9 +191,7 @@ fn beside(client: &Client, way: &Way) -> Vec<f64> {
     let (rate, took) = thread::scope(|scope| {
         let download = scope.spawn(|| run(bulk(client, way, || done.load(Ordering::Relaxed))));
         let took = run(async {
-            // The download goes first: the process of nginx that has it is busy then, and another takes the small ones.
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            let mut connection = client.connect(way).await;
+            let mut connection = quickest(client, way).await;
             let mut took = Vec::new();
             let start = Instant::now();
             let mut due = tokio::time::interval(EVERY);
@@ -211,6 +209,24 @@ fn beside(client: &Client, way: &Way) -> Vec<f64> {
     });
     let millis = percentile(&took, 99).as_secs_f64() * 1e3;
     vec![millis, rate / alone]
+}
+
+/// A connection that does not share a process of nginx with the download: that would measure nginx, which serves a fast
+/// download for many milliseconds before it looks at another connection.
+async fn quickest(client: &Client, way: &Way) -> Connection {
+    let mut best = None;
+    for _ in 0..6 {
+        let mut connection = client.connect(way).await;
+        let start = Instant::now();
+        for _ in 0..10 {
+            connection.small().await;
+        }
+        let took = start.elapsed();
+        if best.as_ref().is_none_or(|(least, _)| took < *least) {
+            best = Some((took, connection));
+        }
+    }
+    best.unwrap().1
 }
 
 /// Downloads piece by piece until it is `done`; yields the rate.

@@ -17,7 +17,7 @@ pub(super) const OURS: &str = "ours";
 /// A limit on everything that a program does before it is ready.
 const READY: Duration = Duration::from_secs(20);
 /// Receive buffer of our tunnels, in bytes: with a round trip of microseconds there is no use for more.
-const RECEIVE_BUFFER: &str = "524288";
+const RECEIVE_BUFFER: &str = "262144";
 /// What nginx has to send.
 pub(super) const FILE_SIZE: u64 = 256 * 1024 * 1024;
 
