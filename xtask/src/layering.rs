@@ -49,7 +49,7 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "cloud-cli",
-        uses: &[Edge("cloud-facade", &[]), Edge("cloud-sim", &[])],
+        uses: &[Edge("cloud-facade", &["csr"]), Edge("cloud-sim", &[])],
         tests_use: &[],
     },
     independent("xtask"),

@@ -14,6 +14,7 @@ mod interop;
 mod layering;
 mod process;
 mod python;
+mod release;
 mod setup;
 mod test;
 mod tidy;
@@ -41,7 +42,9 @@ usage: cargo xtask COMMAND
   policy             check the dependencies' licences, sources and bans with cargo-deny
   alone              check that each crate builds by itself, with the features it asks for
   examples           build every example and run it; each must exit 0
-  ci                 everything above and formatting, lints, documentation, the demo; tests last
+  release            make what is handed out: an archive of the program with manual, completions and licence,
+                     tried before it is packed, and the crates' packages; publishes nothing
+  ci                 all the checks above and formatting, lints, documentation, the demo; tests last
 
 ARGS go to the test runner, for example `cargo xtask test -p snitun`.
 ";
@@ -85,6 +88,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "policy" => alone().and_then(|()| check::policy()),
         "alone" => alone().and_then(|()| check::each_alone()),
         "examples" => alone().and_then(|()| check::examples()),
+        "release" => release::run_release(rest),
         "ci" => alone().and_then(|()| ci::run()),
         other => bail!("there is no command `{other}`\n\n{USAGE}"),
     }

@@ -1,0 +1,233 @@
+//! `release`: what is handed out, made from a commit: one archive with the program, its manual and its licence,
+//! and the packages of the library's crates.
+//!
+//! It publishes nothing and tags nothing: both are a person's decision, and the last lines say how.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::process::{cargo, output_of, run, run_within};
+use crate::workspace;
+
+/// The program's file name.
+const PROGRAM: &str = "clesyde-cloud";
+
+/// Shells whose completion scripts go into the archive.
+const SHELLS: &[&str] = &["bash", "zsh", "fish"];
+
+/// Files of the tree that go into the archive as they are.
+const DOCUMENTS: &[&str] = &[
+    "README.md",
+    "CHANGELOG.md",
+    "LICENSE",
+    "docs/systemd/clesyde-cloud.service",
+];
+
+/// The demonstration takes under a second; this is for a machine that does something else as well.
+const DEMO_LIMIT: Duration = Duration::from_secs(180);
+
+pub(crate) fn run_release(arguments: &[String]) -> Result<()> {
+    let allow_dirty = match arguments {
+        [] => false,
+        [flag] if flag == "--allow-dirty" => true,
+        other => bail!("`release` takes nothing but `--allow-dirty`, but was given {other:?}"),
+    };
+    if !allow_dirty {
+        tree_is_clean()?;
+    }
+    let version = version()?;
+    if !allow_dirty {
+        changelog_tells_of(&version)?;
+    }
+    let host = host_triple()?;
+    let dist = workspace::target_directory()?.join("dist");
+    let name = format!("{PROGRAM}-{version}-{host}");
+    let stage = dist.join(&name);
+    if stage.exists() {
+        fs::remove_dir_all(&stage)
+            .with_context(|| format!("could not clear {}", stage.display()))?;
+    }
+    fs::create_dir_all(&stage).with_context(|| format!("could not make {}", stage.display()))?;
+
+    let program = build(&stage)?;
+    generate(&program, &stage)?;
+    for document in DOCUMENTS {
+        let from = workspace::root().join(document);
+        let name = from.file_name().context("a document has no name")?;
+        copy(&from, &stage.join(name))?;
+    }
+    works(&program, &version)?;
+    let archive = pack(&dist, &name)?;
+    packages(allow_dirty)?;
+    checksums(&dist, &archive)?;
+
+    println!("\n{}", archive.display());
+    println!(
+        "the crates' packages are in {}",
+        dist.with_file_name("package").display()
+    );
+    println!(
+        "next: `git tag v{version}`, push the tag, hand out the archive with SHA256SUMS, `cargo publish --workspace`"
+    );
+    Ok(())
+}
+
+/// What is handed out must be what is in the history.
+fn tree_is_clean() -> Result<()> {
+    let changes = output_of(
+        Command::new("git")
+            .args(["status", "--porcelain"])
+            .current_dir(workspace::root()),
+    )
+    .context("`git status` failed: a release is made from a git clone")?;
+    ensure!(
+        changes.is_empty(),
+        "not everything is committed; commit it, or try a release with `--allow-dirty`:\n{changes}"
+    );
+    Ok(())
+}
+
+fn version() -> Result<String> {
+    let metadata = workspace::metadata()?;
+    let package = metadata
+        .packages
+        .iter()
+        .find(|package| package.name.as_str() == "cloud-cli")
+        .context("there is no package `cloud-cli`")?;
+    Ok(package.version.to_string())
+}
+
+/// The changelog has a section for the version, so that its users learn what they get.
+fn changelog_tells_of(version: &str) -> Result<()> {
+    let path = workspace::root().join("CHANGELOG.md");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+    ensure!(
+        has_section(&text, version),
+        "CHANGELOG.md has no section `## {version}`: give what stands under `## Unreleased` its version and date, \
+         or try a release with `--allow-dirty`"
+    );
+    Ok(())
+}
+
+fn has_section(changelog: &str, version: &str) -> bool {
+    changelog
+        .lines()
+        .filter_map(|line| line.strip_prefix("## "))
+        .any(|title| title.split_whitespace().next() == Some(version))
+}
+
+fn host_triple() -> Result<String> {
+    let text = output_of(Command::new("rustc").arg("-vV")).context("`rustc -vV` failed")?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .context("`rustc -vV` names no host")
+}
+
+/// Builds the program in the profile `dist` and puts it into `stage`.
+fn build(stage: &Path) -> Result<PathBuf> {
+    run(cargo().args(["build", "--locked", "--profile", "dist", "-p", "cloud-cli"]))?;
+    // The profile's own directory happens to have the name of ours.
+    let built = workspace::target_directory()?.join("dist").join(PROGRAM);
+    let program = stage.join(PROGRAM);
+    copy(&built, &program)?;
+    let bytes = fs::metadata(&program)?.len();
+    println!("{PROGRAM}: {:.1} MB", bytes as f64 / 1e6);
+    Ok(program)
+}
+
+/// The manual and the completion scripts, as the program itself prints them.
+fn generate(program: &Path, stage: &Path) -> Result<()> {
+    let print = |arguments: &[&str], file: &str| -> Result<()> {
+        let text = output_of(Command::new(program).args(arguments))
+            .with_context(|| format!("`{PROGRAM} {}` failed", arguments.join(" ")))?;
+        let path = stage.join(file);
+        fs::write(&path, text + "\n").with_context(|| format!("could not write {}", path.display()))
+    };
+    print(&["man"], &format!("{PROGRAM}.1"))?;
+    SHELLS
+        .iter()
+        .try_for_each(|shell| print(&["completions", shell], &format!("{PROGRAM}.{shell}")))
+}
+
+/// The very file that is handed out says its version and does the whole job once.
+fn works(program: &Path, version: &str) -> Result<()> {
+    let said = output_of(Command::new(program).arg("--version")).unwrap_or_default();
+    ensure!(
+        said.split_whitespace().any(|word| word == version),
+        "the program says `{said}` and not version {version}"
+    );
+    run_within(
+        Command::new(program).args(["demo", "--once"]),
+        Some(DEMO_LIMIT),
+    )
+}
+
+/// An archive whose bytes depend on its content alone.
+fn pack(dist: &Path, name: &str) -> Result<PathBuf> {
+    let archive = dist.join(format!("{name}.tar.gz"));
+    let date = output_of(
+        Command::new("git")
+            .args(["log", "-1", "--format=%ct"])
+            .current_dir(workspace::root()),
+    )
+    .context("`git log` failed")?;
+    run(Command::new("tar")
+        .current_dir(dist)
+        .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
+        .arg(format!("--mtime=@{date}"))
+        .args(["--use-compress-program=gzip -n9", "-cf"])
+        .arg(&archive)
+        .arg(name))?;
+    Ok(archive)
+}
+
+/// Packages every crate that can be published and builds each from its package, as crates.io would have it.
+fn packages(allow_dirty: bool) -> Result<()> {
+    let mut command = cargo();
+    command.args([
+        "package",
+        "--locked",
+        "--workspace",
+        "--exclude",
+        "integration-tests",
+        "--exclude",
+        "xtask",
+    ]);
+    if allow_dirty {
+        command.arg("--allow-dirty");
+    }
+    run(&mut command)
+}
+
+fn checksums(dist: &Path, archive: &Path) -> Result<()> {
+    let name = archive.file_name().context("the archive has no name")?;
+    let sum = output_of(Command::new("sha256sum").current_dir(dist).arg(name))
+        .context("`sha256sum` failed")?;
+    println!("{sum}");
+    fs::write(dist.join("SHA256SUMS"), sum + "\n").context("could not write SHA256SUMS")
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to)
+        .map(drop)
+        .with_context(|| format!("could not copy {} to {}", from.display(), to.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_section;
+
+    #[test]
+    fn a_section_is_found_by_its_whole_version() {
+        let text = "# Changelog\n\n## Unreleased\n\n## 0.2.0 - 2026-12-01\n\n### Added\n";
+        assert!(has_section(text, "0.2.0"));
+        assert!(!has_section(text, "0.2"));
+        assert!(!has_section(text, "0.1.0"));
+    }
+}
