@@ -13,128 +13,26 @@
 //! resolved exactly once; in flight, what was written comes before what was not; no two messages
 //! in flight have the same packet id.
 
+mod entry;
+mod keeping;
+mod window;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::entry::{Entry, InFlight, Owner, Reply};
+pub(crate) use self::entry::{MessageId, Next, Outgoing, Restored};
+pub(crate) use self::window::Window;
 use crate::config::{Limits, Overflow};
 use crate::error::{DeliveryError, PublishError};
-use crate::ledger::{Ledger, Put, Written};
+use crate::ledger::Ledger;
 use crate::link::ServerTerms;
 use crate::message::{Message, QoS};
 use crate::pace::Pace;
 use crate::reason::ReasonCode;
 use crate::receipt::Ack;
-use crate::store::StoreError;
-
-/// Names an accepted message for as long as the session lives.
-pub(crate) type MessageId = u64;
-
-type Reply = oneshot::Sender<Result<Ack, DeliveryError>>;
-
-#[derive(Debug)]
-struct Entry {
-    id: MessageId,
-    message: Message,
-    expires: Option<Instant>,
-    owner: Owner,
-}
-
-impl Entry {
-    fn has_expired(&self, now: Instant) -> bool {
-        self.expires.is_some_and(|expires| expires <= now)
-    }
-
-    fn put(&self, now: Instant) -> Put {
-        Put {
-            id: self.id,
-            message: self.message.clone(),
-            accepted: now,
-            expires_in: self
-                .expires
-                .map(|expires| expires.saturating_duration_since(now)),
-        }
-    }
-}
-
-/// A message from the store.
-#[derive(Debug)]
-pub(crate) struct Restored {
-    pub(crate) id: MessageId,
-    pub(crate) message: Message,
-    pub(crate) expires: Option<Instant>,
-}
-
-/// A message for the connection.
-#[derive(Debug)]
-pub(crate) struct Outgoing {
-    pub(crate) message: Message,
-    /// What is left of its time.
-    pub(crate) expires_in: Option<Duration>,
-    /// 0 at QoS 0.
-    pub(crate) packet_id: u16,
-}
-
-/// What can be handed over.
-#[derive(Debug)]
-pub(crate) enum Next {
-    /// This.
-    Message(Outgoing),
-    /// Nothing before that time.
-    At(Instant),
-    /// Nothing before something changes.
-    Nothing,
-}
-
-/// Whose message it is.
-#[derive(Debug)]
-enum Owner {
-    /// A caller's, who holds the receipt.
-    Caller(Reply),
-    /// A caller's of an earlier process, from the store.
-    Former,
-    /// The session's own, which ends with its connection.
-    Session,
-}
-
-#[derive(Debug)]
-struct InFlight {
-    entry: Entry,
-    /// 0 at QoS 0.
-    packet_id: u16,
-    /// When its acknowledgement is overdue; `None` until it is written.
-    due: Option<Instant>,
-}
-
-/// The packet ids of a connection, and how many messages may be in flight on it.
-#[derive(Debug)]
-pub(crate) struct Window {
-    size: u16,
-    last: u16,
-}
-
-impl Window {
-    /// `size` is the smaller of the server's receive maximum and our own limit; at least 1.
-    pub(crate) fn new(size: u16) -> Self {
-        Self {
-            size: size.max(1),
-            last: 0,
-        }
-    }
-
-    fn peek(&self) -> u16 {
-        self.last + 1
-    }
-
-    /// Takes the next packet id, for a QoS 1 message or a SUBSCRIBE.
-    pub(crate) fn take(&mut self) -> u16 {
-        let id = self.peek();
-        self.last = if id >= self.size { 0 } else { id };
-        id
-    }
-}
 
 /// The connection reported a packet that does not fit what it was given.
 #[derive(Debug, PartialEq, Eq)]
@@ -177,24 +75,6 @@ impl Outbox {
         }
     }
 
-    /// Takes over what a store has kept, in order, and keeps the store's ledger from now on. It comes
-    /// before anything else, and counts towards the limits even if it passes them.
-    pub(crate) fn restore(&mut self, former: Vec<Restored>, store_delay: Duration) {
-        self.ledger = Some(Ledger::new(
-            store_delay,
-            former.iter().map(|r| r.id).collect(),
-        ));
-        for Restored {
-            id,
-            message,
-            expires,
-        } in former
-        {
-            self.next_id = self.next_id.max(id + 1);
-            self.enter(id, message, expires, Owner::Former);
-        }
-    }
-
     /// Accepts a caller's message, or refuses it because of the limits.
     pub(crate) fn accept(
         &mut self,
@@ -219,50 +99,6 @@ impl Outbox {
             expires,
             owner,
         });
-    }
-
-    /// Has the message that was accepted last stored, if it is of that kind and there is a store. What
-    /// is returned tells when that is done.
-    pub(crate) fn keep_newest(
-        &mut self,
-        now: Instant,
-    ) -> Option<oneshot::Receiver<Result<(), StoreError>>> {
-        let ledger = self.ledger.as_mut()?;
-        let entry = self.queue.back()?;
-        if entry.message.qos == QoS::AtMostOnce {
-            return None;
-        }
-        let (stage, stored) = oneshot::channel();
-        ledger.enter(entry.put(now), Some(stage));
-        Some(stored)
-    }
-
-    pub(crate) fn ledger(&mut self) -> Option<&mut Ledger> {
-        self.ledger.as_mut()
-    }
-
-    /// When the ledger has something to write.
-    pub(crate) fn store_due(&self) -> Option<Instant> {
-        self.ledger.as_ref().and_then(Ledger::due)
-    }
-
-    /// How the writing of a batch went. Tells of a failure if it is news.
-    pub(crate) fn stored(
-        &mut self,
-        outcome: Result<(), StoreError>,
-        now: Instant,
-    ) -> Option<StoreError> {
-        let ledger = self.ledger.as_mut()?;
-        let Written { news, lost } = ledger.written(outcome, now);
-        if !lost.is_empty() {
-            let in_flight = self.in_flight.iter().map(|flight| &flight.entry);
-            for entry in in_flight.chain(&self.queue) {
-                if lost.contains(&entry.id) {
-                    ledger.enter(entry.put(now), None);
-                }
-            }
-        }
-        news
     }
 
     /// Makes room for one message of that cost by the policy, or changes nothing.
@@ -545,12 +381,6 @@ impl Outbox {
         self.messages -= 1;
         self.bytes -= entry.message.cost();
         reply
-    }
-
-    fn settle(&mut self, id: MessageId, now: Instant) {
-        if let Some(ledger) = &mut self.ledger {
-            ledger.settle(id, now);
-        }
     }
 
     fn resolve(&mut self, entry: Entry, outcome: Result<Ack, DeliveryError>, now: Instant) {

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use tokio::sync::oneshot;
+
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(30);

@@ -1,0 +1,90 @@
+//! A message in the outbox, from its acceptance to its end.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::error::DeliveryError;
+use crate::ledger::Put;
+use crate::message::Message;
+use crate::receipt::Ack;
+
+/// Names an accepted message for as long as the session lives.
+pub(crate) type MessageId = u64;
+
+pub(super) type Reply = oneshot::Sender<Result<Ack, DeliveryError>>;
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: MessageId,
+    pub(super) message: Message,
+    pub(super) expires: Option<Instant>,
+    pub(super) owner: Owner,
+}
+
+impl Entry {
+    pub(super) fn has_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    pub(super) fn put(&self, now: Instant) -> Put {
+        Put {
+            id: self.id,
+            message: self.message.clone(),
+            accepted: now,
+            expires_in: self
+                .expires
+                .map(|expires| expires.saturating_duration_since(now)),
+        }
+    }
+}
+
+/// A message from the store.
+#[derive(Debug)]
+pub(crate) struct Restored {
+    pub(crate) id: MessageId,
+    pub(crate) message: Message,
+    pub(crate) expires: Option<Instant>,
+}
+
+/// A message for the connection.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    pub(crate) message: Message,
+    /// What is left of its time.
+    pub(crate) expires_in: Option<Duration>,
+    /// 0 at QoS 0.
+    pub(crate) packet_id: u16,
+}
+
+/// What can be handed over.
+#[derive(Debug)]
+pub(crate) enum Next {
+    /// This.
+    Message(Outgoing),
+    /// Nothing before that time.
+    At(Instant),
+    /// Nothing before something changes.
+    Nothing,
+}
+
+/// Whose message it is.
+#[derive(Debug)]
+pub(super) enum Owner {
+    /// A caller's, who holds the receipt.
+    Caller(Reply),
+    /// A caller's of an earlier process, from the store.
+    Former,
+    /// The session's own, which ends with its connection.
+    Session,
+}
+
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) entry: Entry,
+    /// 0 at QoS 0.
+    pub(super) packet_id: u16,
+    /// When its acknowledgement is overdue; `None` until it is written.
+    pub(super) due: Option<Instant>,
+}
