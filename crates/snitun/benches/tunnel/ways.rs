@@ -348,12 +348,9 @@ impl Running {
         let theirs = free_address();
         let mut command = Command::new(python);
         command.arg(scripts.join("py_snitun_server.py"));
-        command.args([
-            "--fernet-key",
-            &fernet_key,
-            "--port",
-            &theirs.port().to_string(),
-        ]);
+        // One word: a key may begin with a dash.
+        command.arg(format!("--fernet-key={fernet_key}"));
+        command.args(["--port", &theirs.port().to_string()]);
         self.spawn_ready(&mut command);
         device(self, "Python", theirs, PYTHON, &issued[3]);
         device(self, "our client, Python server", theirs, SELF, &issued[2]);
