@@ -120,6 +120,32 @@ impl Cause {
         )
     }
 
+    /// A short name for counting: the variant's own, in small letters.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::NameNotFound => "name_not_found",
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::Proxy(_) => "proxy",
+            Self::Tls(_) => "tls",
+            Self::NotAccepted(_) => "not_accepted",
+            Self::SubscriptionRefused { .. } => "subscription_refused",
+            Self::SubscribeTimeout => "subscribe_timeout",
+            Self::AcknowledgeTimeout => "acknowledge_timeout",
+            Self::KeepAlive => "keep_alive",
+            Self::ClockJump(_) => "clock_jump",
+            Self::Renewed => "renewed",
+            Self::Stalled => "stalled",
+            Self::Disconnected { .. } => "disconnected",
+            Self::Closed { .. } => "closed",
+            Self::Protocol(_) => "protocol",
+            Self::Io(_) => "io",
+            Self::Internal(_) => "internal",
+        }
+    }
+
     /// Whether another client with the same client id is the likely reason.
     #[must_use]
     pub fn is_takeover(&self) -> bool {

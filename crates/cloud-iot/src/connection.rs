@@ -45,8 +45,8 @@ use crate::wire::Wire;
 pub(crate) const EVENTS: usize = 64;
 
 /// Packets that may stand in line besides messages and acknowledgements: a SUBSCRIBE, a PINGREQ and a
-/// DISCONNECT, with some room.
-const SPARE_PACKETS: usize = 8;
+/// DISCONNECT, with some room, and the acknowledgements of what was taken in at the last moment.
+const SPARE_PACKETS: usize = 8 + EVENTS;
 
 /// Packets are coded ahead of what the socket takes up to this size: enough for a full write, and little beside the
 /// messages themselves, which are kept once until then.
@@ -62,8 +62,8 @@ type Opening = Pin<Box<dyn Future<Output = Result<Accepted<TlsStream<TcpStream>>
 pub(crate) struct Connection {
     state: State,
     events: VecDeque<LinkEvent>,
-    /// See [`Line::capacity`].
-    capacity: usize,
+    /// See [`Line::crowd`].
+    crowd: usize,
     acknowledge: Acknowledge,
 }
 
@@ -86,7 +86,7 @@ impl Connection {
         Self {
             state: State::Opening(Box::pin(connect(Arc::clone(config), port))),
             events: VecDeque::new(),
-            capacity: in_flight + usize::from(MAX_UNACKNOWLEDGED) + SPARE_PACKETS,
+            crowd: in_flight + usize::from(MAX_UNACKNOWLEDGED),
             acknowledge: config.acknowledge,
         }
     }
@@ -115,7 +115,7 @@ impl Connection {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok((wire, terms))) => {
                         self.events.push_back(LinkEvent::Connected(terms));
-                        let line = Line::new(wire, self.capacity, self.acknowledge);
+                        let line = Line::new(wire, self.crowd, self.acknowledge);
                         self.state = State::Open(Box::new(line));
                         continue;
                     }
@@ -194,7 +194,7 @@ impl Connection {
 
     fn take(&mut self, packet: Packet) -> Result<(), NotTaken> {
         match &mut self.state {
-            State::Open(line) if line.has_room() => {
+            State::Open(line) if line.waiting.len() < line.crowd + SPARE_PACKETS => {
                 line.waiting.push_back(packet);
                 Ok(())
             }
@@ -210,24 +210,20 @@ struct Line<S> {
     waiting: VecDeque<Packet>,
     /// What to tell when the stream has taken all up to a position.
     marks: VecDeque<(u64, LinkEvent)>,
-    /// Packets that may wait.
-    capacity: usize,
+    /// With so many packets waiting, all messages and acknowledgements that there can be, nothing more is received.
+    crowd: usize,
     acknowledge: Acknowledge,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
-    fn new(wire: Wire<S>, capacity: usize, acknowledge: Acknowledge) -> Self {
+    fn new(wire: Wire<S>, crowd: usize, acknowledge: Acknowledge) -> Self {
         Self {
             wire,
             waiting: VecDeque::new(),
             marks: VecDeque::new(),
-            capacity,
+            crowd,
             acknowledge,
         }
-    }
-
-    fn has_room(&self) -> bool {
-        self.waiting.len() < self.capacity
     }
 
     /// Sends and receives what is possible now.
@@ -238,7 +234,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     ) -> Result<(), Cause> {
         self.write(cx, events)?;
         // Acknowledgements that the server does not take must not add up.
-        while events.len() < EVENTS && self.has_room() {
+        while events.len() < EVENTS && self.waiting.len() < self.crowd {
             match self.wire.poll_packet(cx) {
                 Poll::Pending => break,
                 Poll::Ready(packet) => events.extend(self.received(packet?)?),

@@ -44,8 +44,10 @@ use crate::event::SessionEvent;
 use crate::inbound::{Inbound, MAX_UNACKNOWLEDGED};
 use crate::ledger::Batch;
 use crate::link::LinkEvent;
+use crate::measures::Measures;
 use crate::message::{Message, PublishOptions, QoS};
 use crate::outbox::{MessageId, Next, OutOfStep, Outbox, Restored};
+use crate::reason::ReasonCode;
 use crate::receipt::Receipt;
 use crate::requests::Requests;
 use crate::store::StoreError;
@@ -73,6 +75,7 @@ pub(crate) struct Core {
     granted: bool,
     actions: VecDeque<Action>,
     report: StopReport,
+    measures: Measures,
 }
 
 impl Core {
@@ -85,8 +88,10 @@ impl Core {
             Some(port) => Port::Fallback(port),
             None => Port::Main,
         };
+        let measures = Measures::new(&config.client_id);
         let mut core = Self {
             config,
+            measures,
             random,
             phase: Phase::Stopped,
             failures: Failures::default(),
@@ -235,19 +240,7 @@ impl Core {
                     Err(OutOfStep) => self.out_of_step("PUBLISH", now),
                 }
             }
-            LinkEvent::Acknowledged(id, reason) => {
-                match self.outbox.acknowledged(id, reason, now) {
-                    Ok(oldest) => {
-                        self.sign_of_life(now);
-                        let limit = self.config.timeouts.acknowledge;
-                        if let Some(link) = self.link().filter(|_| oldest) {
-                            link.patience = Some(now + limit);
-                        }
-                        self.advance(now);
-                    }
-                    Err(OutOfStep) => self.out_of_step("PUBACK", now),
-                }
-            }
+            LinkEvent::Acknowledged(id, reason) => self.acknowledged(id, reason, now),
             LinkEvent::Message(incoming) => self.received(incoming, now),
             LinkEvent::Pinged => {
                 if let Some(link) = self.link() {
@@ -283,6 +276,28 @@ impl Core {
     /// What is left to be stored when the session has ended; again and again until nothing is.
     pub(crate) fn last_batch(&mut self) -> Option<Batch> {
         self.outbox.ledger()?.collect_last()
+    }
+
+    fn acknowledged(&mut self, packet_id: u16, reason: ReasonCode, now: Instant) {
+        let limit = self.config.timeouts.acknowledge;
+        let due = self.outbox.due(packet_id);
+        let Ok(oldest) = self.outbox.acknowledged(packet_id, reason, now) else {
+            return self.out_of_step("PUBACK", now);
+        };
+        // It was written the limit before it is due.
+        let after = due.map(|due| (now + limit).saturating_duration_since(due));
+        self.measures.acknowledged(after, reason.is_failure());
+        self.sign_of_life(now);
+        if let Some(link) = self.link().filter(|_| oldest) {
+            link.patience = Some(now + limit);
+        }
+        self.advance(now);
+    }
+
+    /// Tells the measures how it stands.
+    pub(crate) fn measure(&mut self, now: Instant) {
+        let (queued, in_flight) = self.outbox.counts();
+        self.measures.tell(queued, in_flight, now);
     }
 
     /// All hooks that were started have ended.

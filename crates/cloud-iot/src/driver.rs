@@ -161,7 +161,8 @@ impl Running {
         let mut clocks = Clocks::new(Instant::now(), SystemTime::now());
         while !self.carry_out() {
             let deadline = {
-                let core = lock(&self.shared.core);
+                let mut core = lock(&self.shared.core);
+                core.measure(Instant::now());
                 // A connection wakes us for every ping; without one we have to look by ourselves.
                 let look = core.is_waiting().then(|| Instant::now() + keep_alive);
                 core.next_deadline().into_iter().chain(look).min()

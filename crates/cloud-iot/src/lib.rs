@@ -67,6 +67,22 @@
 //! # }
 //! ```
 //!
+//! # Measures
+//!
+//! With the feature `metrics` a session counts through the [`metrics`](https://docs.rs/metrics) facade, for whatever
+//! recorder the program has. All of them bear the label `client_id`.
+//!
+//! | name | kind | what |
+//! |---|---|---|
+//! | `cloud_iot_connected` | gauge | 1 while the session is online, else 0 |
+//! | `cloud_iot_connected_seconds_total` | counter | seconds spent online |
+//! | `cloud_iot_disconnections_total` | counter | connections lost or not made, by label `cause`: [`Cause::name`] |
+//! | `cloud_iot_queued_messages` | gauge | accepted messages that wait |
+//! | `cloud_iot_in_flight_messages` | gauge | messages given to the connection and not yet delivered |
+//! | `cloud_iot_acknowledged_total` | counter | QoS 1 messages that the server has taken |
+//! | `cloud_iot_refused_total` | counter | QoS 1 messages that it answered with a failure |
+//! | `cloud_iot_acknowledgement_seconds` | histogram | from writing a QoS 1 message to its acknowledgement |
+//!
 //! # Inside
 //!
 //! `core` decides, purely, with time and randomness as inputs; `driver` is the one task that
@@ -96,6 +112,7 @@ mod json;
 mod keeper;
 mod ledger;
 mod link;
+mod measures;
 mod message;
 mod outbox;
 mod pace;

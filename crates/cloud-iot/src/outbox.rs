@@ -350,6 +350,20 @@ impl Outbox {
             || self.queue.iter().any(|entry| entry.id == id)
     }
 
+    /// Messages that wait, and those that were handed over to the connection.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.queue.len(), self.in_flight.len())
+    }
+
+    /// When the acknowledgement of this message is overdue.
+    pub(crate) fn due(&self, packet_id: u16) -> Option<Instant> {
+        let flight = self
+            .in_flight
+            .iter()
+            .find(|flight| flight.packet_id == packet_id);
+        flight?.due
+    }
+
     /// Messages accepted from callers and not yet delivered.
     pub(crate) fn len(&self) -> usize {
         self.messages

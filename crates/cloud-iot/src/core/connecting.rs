@@ -206,6 +206,7 @@ impl Core {
                 }
             }
         }
+        self.measures.online(now);
         let since = link.since.into_std();
         self.phase = Phase::Online { link };
         self.send_queued(now);
@@ -255,6 +256,7 @@ impl Core {
         if connected.is_none() && cause.is_unreachable() {
             self.other_port();
         }
+        self.measures.lost(&cause, now);
         let cause = Arc::new(cause);
         self.phase = Phase::Waiting {
             until: now + retry_in,

@@ -141,6 +141,7 @@ impl Core {
     pub(super) fn end(&mut self) {
         self.report.undelivered = self.outbox.len();
         self.outbox.stop();
+        self.measures.ended();
         self.requests.clear();
         self.phase = Phase::Stopped;
         self.actions.push_back(Action::Event(SessionEvent::Stopped));

@@ -2,6 +2,8 @@
 
 mod bench;
 mod long_run;
+#[cfg(feature = "metrics")]
+mod measures;
 mod pace;
 mod reconnecting;
 mod renewing;
