@@ -1,4 +1,4 @@
-//! What a connection may hold and how long it may wait, one test for each limit; and what it allocates.
+//! What a connection may hold and how long it may wait, one test for each limit.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,8 +16,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use pair::{CLIENT, Pair, SERVER, limits_for, small_limits};
 use snitun::{
-    ChannelError, ChannelId, Cipher, CloseReason, Event, FrameType, HEADER_LEN, Header, Incoming,
-    Limits, OpenError, ProtocolVersion, Read, Timeouts, Write, sni,
+    ChannelError, ChannelId, Cipher, CloseReason, Event, Incoming, Limits, OpenError,
+    ProtocolVersion, Read, Timeouts, Write,
 };
 
 #[test]
@@ -340,110 +340,5 @@ fn a_version_without_flow_control_bounds_every_channel_for_itself() {
             (1, 0)
         );
         assert_eq!(client.stats().channels_overrun, round);
-    }
-}
-
-/// Frames that announce 4 GiB each, in every type, cost no memory until the bytes come.
-#[test]
-fn an_announcement_allocates_nothing() {
-    let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, small_limits(), 1);
-    let server = pair.open();
-    let id = pair.sides[SERVER].mux.id(server).unwrap();
-    pair.settle();
-    let client = pair.accept();
-    for kind in [
-        FrameType::Data as u8,
-        FrameType::Close as u8,
-        FrameType::Ping as u8,
-        0x77,
-    ] {
-        let header = Header {
-            // DATA is for the channel that is open, the others for one that is not.
-            id: if kind == FrameType::Data as u8 {
-                id
-            } else {
-                ChannelId([9; 16])
-            },
-            kind,
-            size: 60_000,
-            extra: *b"ping       ",
-        };
-        let mut wire = Vec::new();
-        pair.sides[SERVER].encoder.raw(&header, &mut wire).unwrap();
-        wire.resize(HEADER_LEN + 60_000, 0);
-        pair.sides[CLIENT].wire.extend_from_slice(&wire);
-        pair.read(CLIENT, usize::MAX);
-        pair.drain(CLIENT, client);
-    }
-    let header = Header {
-        id,
-        kind: FrameType::Data as u8,
-        size: u32::MAX,
-        extra: [0; 11],
-    };
-    let mut wire = Vec::with_capacity(HEADER_LEN);
-    pair.sides[SERVER].encoder.raw(&header, &mut wire).unwrap();
-    pair.sides[CLIENT].wire.extend_from_slice(&wire);
-    let announced = allocation_counter::measure(|| pair.read(CLIENT, usize::MAX));
-    assert!(announced.bytes_max < 1024, "{announced:?}");
-    // Ten megabytes of it pass through while no more than a few pieces are held.
-    let piece = vec![0; 10_000];
-    let passed = allocation_counter::measure(|| {
-        for _ in 0..1000 {
-            pair.sides[CLIENT].wire.extend_from_slice(&piece);
-            pair.read(CLIENT, usize::MAX);
-            let Read::Data(data) = pair.sides[CLIENT].mux.read(client) else {
-                panic!("nothing came");
-            };
-            assert_eq!(data.len(), piece.len());
-        }
-    });
-    assert!(passed.bytes_max < 200_000, "{passed:?}");
-
-    // A ClientHello that announces more than there may be is refused on sight.
-    let hello = [0x16, 3, 1, 0xff, 0xff, 1, 0xff, 0xff, 0xff];
-    let read = allocation_counter::measure(|| {
-        for len in 0..hello.len() {
-            let _ = sni::server_name(&hello[..len]);
-        }
-    });
-    assert!(read.bytes_max < 1024, "{read:?}");
-}
-
-/// Small frames back and forth, once everything is warm: each side has all the buffers that it needs.
-#[test]
-fn a_small_frame_allocates_nothing() {
-    for version in ProtocolVersion::ALL {
-        for cipher in Cipher::ALL {
-            let mut pair = Pair::new(version, cipher, Limits::default(), 1);
-            let server = pair.open();
-            pair.settle();
-            let client = pair.accept();
-            let mut frames = |count: usize| {
-                for _ in 0..count {
-                    for (from, key, to, end) in [
-                        (SERVER, server, CLIENT, client),
-                        (CLIENT, client, SERVER, server),
-                    ] {
-                        assert_eq!(pair.sides[to].mux.read(end), Read::Wait);
-                        pair.sides[from].mux.write(key, &[7; 100]);
-                        pair.write(from, usize::MAX);
-                        pair.read(to, usize::MAX);
-                        while pair.sides[to].mux.poll_event().is_some() {}
-                        let Read::Data(data) = pair.sides[to].mux.read(end) else {
-                            panic!("nothing came");
-                        };
-                        assert_eq!(data.len(), 100);
-                    }
-                }
-            };
-            frames(100);
-            let counted = allocation_counter::measure(|| frames(1000));
-            // The pipes of this test get new buffers now and then; 2000 frames do not.
-            assert!(
-                counted.count_total < 100,
-                "{version:?} {cipher}: {counted:?}"
-            );
-        }
     }
 }

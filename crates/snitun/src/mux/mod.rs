@@ -16,11 +16,11 @@
 mod channel;
 mod queue;
 mod receive;
+mod stream;
 mod timers;
 mod transmit;
 
 use std::collections::{HashMap, VecDeque};
-use std::io::IoSlice;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
@@ -35,7 +35,7 @@ use crate::stats::TunnelStats;
 use crate::version::ProtocolVersion;
 
 use channel::{ChannelState, Phase};
-use queue::{FRAME_UP_TO, Pool, SendQueue};
+use queue::Pool;
 use timers::Timers;
 use transmit::Control;
 
@@ -233,134 +233,6 @@ impl Mux {
     /// [ended](crate::CloseReason::Flooded) before.
     pub fn control_frames_waiting(&self) -> usize {
         self.control.len()
-    }
-
-    /// Takes received bytes, whatever piece is at hand.
-    pub fn read(&mut self, key: ChannelKey) -> Read {
-        let resume_mark = self.config.limits.resume_mark(self.by_id.len());
-        let Some(channel) = channel_mut(&mut self.slots, key) else {
-            return Read::End;
-        };
-        if let Some(data) = channel.recv.pop() {
-            self.received -= data.len();
-            if channel.flow.desired_pause && channel.recv.len() < resume_mark {
-                channel.flow.desired_pause = false;
-                self.note_flow(key);
-            }
-            return Read::Data(data);
-        }
-        if let Some(failure) = channel.failure {
-            return Read::Failed(failure);
-        }
-        if channel.phase == Phase::Open {
-            channel.reader_waits = true;
-            return Read::Wait;
-        }
-        Read::End
-    }
-
-    /// Takes received bytes like [`Mux::read`], in as many pieces as there are, up to about `enough` bytes: they are appended
-    /// to `pieces`. When there are none, yields what [`Mux::read`] would.
-    pub fn read_pieces(
-        &mut self,
-        key: ChannelKey,
-        pieces: &mut VecDeque<BytesMut>,
-        enough: usize,
-    ) -> Option<Read> {
-        let mut taken = 0;
-        while taken < enough {
-            let waiting =
-                channel_mut(&mut self.slots, key).is_some_and(|channel| channel.recv.len() > 0);
-            if taken > 0 && !waiting {
-                break;
-            }
-            match self.read(key) {
-                Read::Data(data) => {
-                    taken += data.len();
-                    pieces.push_back(data);
-                }
-                other => return Some(other),
-            }
-        }
-        None
-    }
-
-    /// Queues bytes to be sent, as many as there is room for.
-    pub fn write(&mut self, key: ChannelKey, data: &[u8]) -> Write {
-        self.write_vectored(key, &[IoSlice::new(data)])
-    }
-
-    /// Queues the bytes of several slices in order, as many as there is room for: one write, however many there are.
-    pub fn write_vectored(&mut self, key: ChannelKey, data: &[IoSlice<'_>]) -> Write {
-        let share = self.config.limits.send_share(self.by_id.len());
-        let Some(channel) = channel_mut(&mut self.slots, key) else {
-            return Write::Closed;
-        };
-        if channel.phase != Phase::Open {
-            return Write::Closed;
-        }
-        let offered = data.iter().map(|slice| slice.len()).sum::<usize>();
-        if offered == 0 {
-            return Write::Taken(0);
-        }
-        let taken = offered.min(share.saturating_sub(channel.send.len()));
-        if taken == 0 {
-            channel.writer_waits = true;
-            return Write::Wait;
-        }
-        let mut left = taken;
-        for slice in data {
-            let now = slice.len().min(left);
-            channel.send.push(&slice[..now], left, &mut self.pool);
-            left -= now;
-        }
-        self.schedule(key);
-        Write::Taken(taken)
-    }
-
-    /// Like [`Mux::write`], for a buffer of [`Mux::take_buffer`]: a mostly full one becomes a frame as it is, without copying.
-    /// What was taken is gone from the buffer; there is a rest only where a channel's whole room is less than a frame.
-    pub fn write_buffer(&mut self, key: ChannelKey, buffer: &mut Vec<u8>) -> Write {
-        let share = self.config.limits.send_share(self.by_id.len());
-        let Some(channel) = channel_mut(&mut self.slots, key) else {
-            return Write::Closed;
-        };
-        if channel.phase != Phase::Open {
-            return Write::Closed;
-        }
-        let room = share.saturating_sub(channel.send.len());
-        if buffer.len() > room {
-            if buffer.len() <= share {
-                // There will be room for all of it.
-                channel.writer_waits = true;
-                return Write::Wait;
-            }
-            let written = self.write(key, buffer);
-            if let Write::Taken(count) = written {
-                buffer.drain(..count);
-            }
-            return written;
-        }
-        let taken = buffer.len();
-        let buffer = std::mem::take(buffer);
-        if SendQueue::is_worth_keeping(&buffer) {
-            channel.send.push_whole(buffer);
-        } else {
-            channel.send.push(&buffer, taken, &mut self.pool);
-            self.pool.put(buffer);
-        }
-        self.schedule(key);
-        Write::Taken(taken)
-    }
-
-    /// An empty buffer with room for one frame, for [`Mux::write_buffer`].
-    pub fn take_buffer(&mut self) -> Vec<u8> {
-        self.pool.get(FRAME_UP_TO)
-    }
-
-    /// Takes back a buffer that was not needed.
-    pub fn return_buffer(&mut self, buffer: Vec<u8>) {
-        self.pool.put(buffer);
     }
 
     /// Closes a channel in both directions: CLOSE goes out behind what was written. What was received can still be read.

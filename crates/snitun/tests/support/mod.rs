@@ -10,7 +10,7 @@ use snitun::server::{
     FernetKeys, Port, PortRole, Server, ServerConfig, ServerHandle, TokenContent,
 };
 use snitun::{Channel, Cipher, ConnectionKey, ProtocolVersion, SessionKey};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -164,4 +164,11 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     rand::rngs::StdRng::seed_from_u64(seed).fill_bytes(&mut bytes);
     bytes
+}
+
+/// Sends `bytes` to the server and tells whether it hangs up without having sent anything.
+pub(crate) async fn is_closed(address: SocketAddr, bytes: &[u8]) -> bool {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    matches!(within(stream.read(&mut [0; 10])).await, Ok(0) | Err(_))
 }

@@ -1,0 +1,238 @@
+//! What the server bounds, and what it counts, over real sockets on loopback.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use snitun::client::ClientConfig;
+use snitun::server::{PortRole, ServerConfig, ServerMetrics, TokenContent};
+use snitun::{Cipher, ProtocolVersion, SessionKey};
+use support::{Relay, client_hello, is_closed, noise, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const HOST: &str = "device.example.com";
+
+#[tokio::test]
+async fn connections_that_say_nothing_are_limited() {
+    for (max_in_flight, max_in_flight_per_address) in [(3, 100), (100, 3)] {
+        let relay = Relay::start(ServerConfig {
+            max_in_flight,
+            max_in_flight_per_address,
+            first_byte_timeout: support::LIMIT,
+            ..ServerConfig::default()
+        })
+        .await;
+        let mut silent = Vec::new();
+        for _ in 0..3 {
+            silent.push(TcpStream::connect(relay.address).await.unwrap());
+        }
+        assert!(is_closed(relay.address, b"").await);
+        // Once they have gone there is room again: a caller gets as far as to be told that nobody is there.
+        drop(silent);
+        let config = || relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
+        within(async {
+            while relay.device(config()).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        relay.stop().await;
+    }
+}
+
+/// Waits until the server's counts are as `expected` says.
+async fn counted(relay: &Relay, expected: impl Fn(&ServerMetrics) -> bool) -> ServerMetrics {
+    within(async {
+        loop {
+            let metrics = relay.handle.metrics();
+            if expected(&metrics) {
+                break metrics;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_carried_is_counted_on_both_sides() {
+    let relay = Relay::start(ServerConfig::default()).await;
+    let config = relay.invite(HOST, ProtocolVersion::V1, Cipher::AesCbc);
+    let mut tunnel = relay.device(config).await.unwrap();
+    let handle = tunnel.handle();
+    let (mut caller, mut channel) = relay.call(&mut tunnel, HOST).await;
+    let up = (client_hello(HOST).len() + 1000) as u64;
+    caller.write_all(&[1; 1000]).await.unwrap();
+    channel.write_all(&[2; 70_000]).await.unwrap();
+    within(channel.read_exact(&mut [0; 1000])).await.unwrap();
+    within(caller.read_exact(&mut [0; 70_000])).await.unwrap();
+    let stats = handle.stats();
+    assert_eq!((stats.bytes_received, stats.bytes_sent), (up, 70_000));
+    assert_eq!((stats.channels_opened, stats.channels_refused), (1, 0));
+    let metrics = relay.handle.metrics();
+    assert_eq!(metrics.tunnels_up, 1);
+    assert_eq!((metrics.connections, metrics.callers_connected), (2, 1));
+    let carried = metrics.tunnels;
+    assert_eq!((carried.bytes_received, carried.bytes_sent), (70_000, up));
+
+    // A tunnel's counts outlive it.
+    drop((caller, channel, tunnel));
+    let metrics = counted(&relay, |metrics| metrics.tunnels_up == 0).await;
+    assert_eq!(metrics.tunnels, carried);
+    assert_eq!(handle.stats().bytes_sent, 70_000);
+    let json = serde_json::to_value(&metrics).unwrap();
+    assert_eq!(json["tunnels"]["channels_opened"], 1);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_or_connected_is_counted_by_the_reason() {
+    let relay = Relay::start(ServerConfig {
+        hello_timeout: Duration::from_millis(50),
+        max_spent_keys: 1,
+        ..ServerConfig::default()
+    })
+    .await;
+    let invite = |cipher| relay.invite(HOST, ProtocolVersion::V0, cipher);
+    let mut forged = invite(Cipher::AesCbc);
+    forged.token = "gAAAAABnot-a-token".into();
+    let mut expired = TokenContent::new(HOST, SessionKey::generate().unwrap(), 1);
+    expired.cipher = Cipher::AesGcm;
+    let expired = relay.keys.issue(&expired).unwrap();
+    let expired = ClientConfig::new(expired, SessionKey::generate().unwrap().aes_gcm().into());
+    let mut impostor = invite(Cipher::AesCbc);
+    impostor.key = SessionKey::generate().unwrap().aes_cbc().into();
+    for config in [forged, expired, impostor] {
+        relay.device(config).await.unwrap_err();
+    }
+    let mut tunnel = relay.device(invite(Cipher::AesGcm)).await.unwrap();
+    relay.device(invite(Cipher::AesGcm)).await.unwrap_err();
+
+    assert!(is_closed(relay.address, b"GET / HTTP/1.1\r\n\r\n").await);
+    assert!(is_closed(relay.address, b"\x16\x03\x01\x00\x02\x02\x00").await);
+    assert!(is_closed(relay.address, &client_hello("other.example.com")).await);
+    assert!(is_closed(relay.address, &client_hello(HOST)[..30]).await);
+    let _served = relay.call(&mut tunnel, HOST).await;
+    let expected = |metrics: &ServerMetrics| {
+        [
+            metrics.connections,
+            metrics.devices_bad_token,
+            metrics.devices_expired_token,
+            metrics.devices_wrong_answer,
+            metrics.devices_spent_key,
+            metrics.devices_connected,
+            metrics.refused_unknown,
+            metrics.callers_bad_hello,
+            metrics.callers_no_device,
+            metrics.callers_gave_up,
+            metrics.callers_connected,
+        ] == [10, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+    };
+    counted(&relay, expected).await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_throttled_server_spaces_what_it_sends() {
+    let relay = Relay::start(ServerConfig {
+        throttling: NonZeroU32::new(50),
+        ..ServerConfig::default()
+    })
+    .await;
+    let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
+    let mut tunnel = relay.device(config).await.unwrap();
+    let (mut caller, mut channel) = relay.call(&mut tunnel, HOST).await;
+    let begun = Instant::now();
+    // Ten frames at least, of 64 KiB at most, with 20 ms behind each.
+    let sent = noise(1, 10 * 64 * 1024);
+    let mut received = vec![0; sent.len()];
+    let (written, read) =
+        within(async { tokio::join!(caller.write_all(&sent), channel.read_exact(&mut received)) })
+            .await;
+    written.unwrap();
+    read.unwrap();
+    assert!(sent == received);
+    assert!(begun.elapsed() >= Duration::from_millis(9 * 20));
+    assert!(relay.handle.metrics().tunnels.throttled >= 9);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn connections_are_limited_in_number_and_in_time() {
+    let mut config = ServerConfig {
+        max_connections: 2,
+        public_idle: Duration::from_millis(300),
+        ..ServerConfig::default()
+    };
+    config.timeouts.handshake = Duration::from_millis(300);
+    let relay = Relay::start(config).await;
+    // A device that does not answer its challenge has its time.
+    let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
+    let mut silent = TcpStream::connect(relay.address).await.unwrap();
+    let token = config.token.expose().as_bytes();
+    silent.write_all(token).await.unwrap();
+    let mut challenge = Vec::new();
+    within(silent.read_to_end(&mut challenge)).await.unwrap();
+    assert_eq!(challenge.len(), 32);
+    counted(&relay, |metrics| metrics.devices_gave_up == 1).await;
+
+    let mut tunnel = relay.device(config).await.unwrap();
+    let (mut caller, _channel) = relay.call(&mut tunnel, HOST).await;
+    assert!(is_closed(relay.address, &client_hello(HOST)).await);
+    assert_eq!(relay.handle.metrics().refused_busy, 1);
+    // The caller says nothing more, and makes room.
+    let idle = within(caller.read(&mut [0; 10])).await;
+    assert!(matches!(idle, Ok(0) | Err(_)), "{idle:?}");
+    let _next = relay.call(&mut tunnel, HOST).await;
+    relay.stop().await;
+}
+
+/// Behind a load balancer all connections come from one address: whom they are for counts.
+#[tokio::test]
+async fn proxied_callers_are_limited_by_their_own_address() {
+    let relay = Relay::start(ServerConfig {
+        max_in_flight_per_address: 1,
+        hello_timeout: support::LIMIT,
+        first_byte_timeout: support::LIMIT,
+        ..ServerConfig::default()
+    })
+    .await;
+    let (port, _) = relay.port(PortRole::Callers, true).await;
+    let header = |last: u8| {
+        // Version 2, PROXY, TCP over IPv4, 12 bytes: source, destination, ports.
+        let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+        header.extend([203, 0, 113, last, 192, 0, 2, 1, 0x12, 0x34, 1, 0xbb]);
+        header
+    };
+    let mut first = TcpStream::connect(port).await.unwrap();
+    let hello = client_hello(HOST);
+    let begun = [&header(9), &hello[..20]].concat();
+    first.write_all(&begun).await.unwrap();
+    // The first has been read as soon as a second one is refused.
+    within(async {
+        while relay.handle.metrics().refused_address == 0 {
+            let mut second = TcpStream::connect(port).await.unwrap();
+            second.write_all(&header(9)).await.unwrap();
+            second.write_all(&hello).await.unwrap();
+            let _ = second.read(&mut [0; 10]).await;
+        }
+    })
+    .await;
+    let config = relay.invite(HOST, ProtocolVersion::V2, Cipher::AesCbc);
+    let mut tunnel = relay.device(config).await.unwrap();
+    let mut other = TcpStream::connect(port).await.unwrap();
+    let whole = [&header(10), &hello[..]].concat();
+    other.write_all(&whole).await.unwrap();
+    let channel = within(tunnel.accept()).await.unwrap();
+    assert_eq!(channel.peer_ip(), Some("203.0.113.10".parse().unwrap()));
+    relay.stop().await;
+}
