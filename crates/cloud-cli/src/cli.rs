@@ -164,9 +164,8 @@ pub(crate) enum Command {
     /// Look at the device's certificates
     #[command(subcommand)]
     Cert(cert::CertCommand),
-    /// Look at the device's configuration shadow, report to it, follow it
-    #[command(subcommand)]
-    Shadow(shadow::ShadowCommand),
+    /// Look at a shadow of the device, report to it, follow it
+    Shadow(shadow::ShadowArgs),
     /// Publish one message
     Publish(messages::PublishArgs),
     /// Ask the platform one question, and show its answer

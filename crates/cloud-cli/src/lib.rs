@@ -7,7 +7,7 @@
 //! | `status` | tells what is provisioned, and how a running instance is connected |
 //! | `doctor` | checks the whole path, and tells what to do about what is wrong |
 //! | `cert show` | tells what the device's certificates say |
-//! | `shadow get`, `report`, `watch` | the device's configuration shadow |
+//! | `shadow get`, `report`, `watch` | the device's configuration shadow, or another one by `--name` |
 //! | `publish`, `request` | one message; one question and its answer |
 //! | `reset` | removes the configuration |
 //! | `sim` | a Clesyde cloud on this machine |
@@ -109,7 +109,7 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Status => status::show(global, output),
         Command::Doctor(arguments) => run_async(doctor::run(global, arguments, output)),
         Command::Cert(cert::CertCommand::Show) => cert::show(global, output),
-        Command::Shadow(command) => run_async(shadow::run(global, command, output)),
+        Command::Shadow(arguments) => run_async(shadow::run(global, arguments, output)),
         Command::Publish(arguments) => run_async(messages::publish(global, arguments, output)),
         Command::Request(arguments) => run_async(messages::request(global, arguments, output)),
         Command::Reset(arguments) => reset::run(global, arguments, output),

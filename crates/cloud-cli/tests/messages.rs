@@ -56,6 +56,28 @@ fn a_state_is_reported_shown_and_followed() {
 }
 
 #[test]
+fn another_shadow_is_reached_by_its_name() {
+    let world = World::provisioned();
+    let shadow = |arguments: &[&str]| {
+        finish(&mut world.device(&[&["shadow", "--name", "light"], arguments].concat()))
+    };
+    shadow(&["get"]).expect(1).says(&["no shadow yet"]);
+    let reported = shadow(&["report", r#"{"on":true}"#]).expect(0).json();
+    assert_eq!(reported[0]["event"], "reported");
+    assert_eq!(
+        shadow(&["get"]).expect(0).json()[0]["reported"],
+        json!({ "on": true })
+    );
+    // Two shadows, and two states.
+    finish(&mut world.device(&["shadow", "get", "--name", "config"]))
+        .expect(1)
+        .says(&["no shadow yet"]);
+    finish(&mut world.device(&["shadow", "get", "--name", "a/b"]))
+        .expect(2)
+        .says(&["--name", "a/b"]);
+}
+
+#[test]
 fn a_message_is_published() {
     let world = World::provisioned();
     let topic = format!("c/d/{SN}/status");

@@ -108,7 +108,7 @@ impl CertificateStore for Directory {
 }
 
 /// The session as the shadow's message bus.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Bus {
     pub(crate) session: SessionHandle,
     /// Told when messages for the shadow were lost, so that it is fetched anew.

@@ -45,6 +45,12 @@ pub trait CloudClient: Send + Sync + 'static {
         None
     }
 
+    /// Named shadows that the host wants besides `config`, 11 at most, as the broker allows 50 subscriptions. None by default.
+    /// They are asked for when it is initialized; [`named_shadow`](crate::ClesydeCloud::named_shadow) gives access.
+    fn shadows(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// What the public reaches through the tunnel; without one there is no remote access.
     fn application(&self) -> Option<Application> {
         None
@@ -77,6 +83,7 @@ pub struct DeviceSettings {
     broker_proxy: Option<Proxy>,
     #[cfg(feature = "durable")]
     outbox_directory: Option<PathBuf>,
+    shadows: Vec<String>,
     application: Option<Application>,
     access: AccessRules,
     probe: Option<Probe>,
@@ -98,6 +105,7 @@ impl DeviceSettings {
             broker_proxy: None,
             #[cfg(feature = "durable")]
             outbox_directory: None,
+            shadows: Vec::new(),
             application: None,
             access: AccessRules::default(),
             probe: None,
@@ -141,6 +149,13 @@ impl DeviceSettings {
     #[must_use]
     pub fn with_outbox_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.outbox_directory = Some(directory.into());
+        self
+    }
+
+    /// Takes part in one more named shadow.
+    #[must_use]
+    pub fn with_shadow(mut self, name: impl Into<String>) -> Self {
+        self.shadows.push(name.into());
         self
     }
 
@@ -200,6 +215,10 @@ impl CloudClient for DeviceSettings {
     #[cfg(feature = "durable")]
     fn outbox_directory(&self) -> Option<PathBuf> {
         self.outbox_directory.clone()
+    }
+
+    fn shadows(&self) -> Vec<String> {
+        self.shadows.clone()
     }
 
     fn application(&self) -> Option<Application> {

@@ -22,7 +22,7 @@ use crate::registration::{
     Existing, Registered, RegistrationError, blocking, passed_on, register, register_with_keys,
 };
 use crate::status::Status;
-use crate::topics::{Action, DeviceTopics};
+use crate::topics::{Action, CONFIG_SHADOW, DeviceTopics};
 
 /// Events kept for a slow reader; beyond them it is told how many it missed. A message of the platform may have 128 KiB.
 const EVENTS: usize = 64;
@@ -257,6 +257,19 @@ impl ClesydeCloud {
             .ok_or(NotRunning)?
             .shadow
             .clone())
+    }
+
+    /// One of the [named shadows](crate::CloudClient::shadows) that the host asked for, `config` included. None if it did not.
+    ///
+    /// # Errors
+    /// [`NotRunning`].
+    pub fn named_shadow(&self, name: &str) -> Result<Option<ShadowClient>, NotRunning> {
+        let running = self.inner.running();
+        let running = running.as_ref().ok_or(NotRunning)?;
+        Ok(match name {
+            CONFIG_SHADOW => Some(running.shadow.clone()),
+            name => running.shadows.get(name),
+        })
     }
 
     /// Reports a part of the device's state in the configuration shadow: only what differs is sent.

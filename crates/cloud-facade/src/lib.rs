@@ -56,6 +56,7 @@ mod initialize;
 mod lifecycle;
 mod registration;
 mod running;
+mod shadows;
 mod status;
 mod topics;
 

@@ -132,6 +132,7 @@ impl Inner {
             broker_proxy: self.client.broker_proxy(),
             #[cfg(feature = "durable")]
             outbox_directory: self.client.outbox_directory(),
+            shadows: self.client.shadows(),
             hooks: self.hooks.clone(),
             clock: self.clock.clone(),
             events: self.events.clone(),

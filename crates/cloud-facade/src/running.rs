@@ -22,6 +22,7 @@ use crate::event::Event;
 use crate::hooks::{Hooks, Moment};
 use crate::initialize::InitializeError;
 use crate::registration::blocking;
+use crate::shadows::{self, Shadows};
 use crate::status::Status;
 use crate::topics::DeviceTopics;
 
@@ -44,6 +45,7 @@ pub(crate) struct Start {
     pub(crate) broker_proxy: Option<Proxy>,
     #[cfg(feature = "durable")]
     pub(crate) outbox_directory: Option<std::path::PathBuf>,
+    pub(crate) shadows: Vec<String>,
     pub(crate) hooks: Hooks,
     pub(crate) clock: PlatformClock,
     pub(crate) events: broadcast::Sender<Event>,
@@ -56,6 +58,7 @@ pub(crate) struct Start {
 pub(crate) struct Running {
     pub(crate) session: SessionHandle,
     pub(crate) shadow: ShadowClient,
+    pub(crate) shadows: Shadows,
     pub(crate) remote: Option<RemoteHandle>,
     pub(crate) caller_gone: CancellationToken,
     conductor: JoinHandle<()>,
@@ -129,6 +132,10 @@ impl Start {
         let topics = DeviceTopics::new(&self.serial_number);
         let mut config = session_config(&device, &self.serial_number, &topics)?;
         config.proxy = self.broker_proxy;
+        let more_shadows = shadows::ids(&device, &self.shadows)?;
+        config
+            .subscriptions
+            .extend(shadows::subscriptions(&more_shadows)?);
         let router = router(&topics, &self.events)?;
 
         let (connected, disconnected) = (self.hooks.clone(), self.hooks.clone());
@@ -161,6 +168,7 @@ impl Start {
             lost: Arc::clone(&shadow_lost),
             clock: self.clock.clone(),
         };
+        let shadows = Shadows::start(&bus, more_shadows).await?;
         let shadow = ShadowClient::start(bus, ShadowConfig::new(config_shadow(&device)?)).await?;
 
         let platform = Platform {
@@ -219,6 +227,7 @@ impl Start {
             },
             ears,
             keeper,
+            shadows,
             caller_gone: self.caller_gone,
             lock,
         })
@@ -230,6 +239,7 @@ pub(crate) struct Prepared {
     conductor: Conductor,
     ears: Ears,
     keeper: Option<Keeper>,
+    shadows: Shadows,
     caller_gone: CancellationToken,
     lock: DirectoryLock,
 }
@@ -241,6 +251,7 @@ impl Prepared {
             conductor,
             ears,
             keeper,
+            shadows,
             caller_gone,
             lock,
         } = self;
@@ -255,6 +266,7 @@ impl Prepared {
         Running {
             session: conductor.session.clone(),
             shadow: conductor.shadow.clone(),
+            shadows,
             remote: conductor.remote.clone(),
             ended: conductor.ended.clone(),
             caller_gone,
@@ -284,6 +296,7 @@ impl Running {
             );
         }
         self.shadow.stop().await;
+        self.shadows.stop().await;
         self.ended.cancel();
         // Ends by itself: it waits for its hooks no longer than `LAST_HOOKS`. A panic was reported by the panic hook already.
         let _ = (&mut self.conductor).await;

@@ -62,24 +62,29 @@ pub(crate) async fn publish(
             error,
         )
     };
-    online(global, unfinished(), async |cloud| {
-        let qos = if *at_most_once {
-            QoS::AtMostOnce
-        } else {
-            QoS::AtLeastOnce
-        };
-        let receipt = cloud
-            .publish(topic.as_str(), payload.clone(), qos, false)
-            .map_err(|error| failed(&error))?;
-        timeout(ANSWER_LIMIT, receipt)
-            .await
-            .map_err(|error| failed(&error))?
-            .map_err(|error| failed(&error))?;
-        output.result(
-            &json!({ "event": "published", "topic": topic }),
-            format_args!("published to {topic}"),
-        )
-    })
+    online(
+        global,
+        std::convert::identity,
+        unfinished(),
+        async |cloud| {
+            let qos = if *at_most_once {
+                QoS::AtMostOnce
+            } else {
+                QoS::AtLeastOnce
+            };
+            let receipt = cloud
+                .publish(topic.as_str(), payload.clone(), qos, false)
+                .map_err(|error| failed(&error))?;
+            timeout(ANSWER_LIMIT, receipt)
+                .await
+                .map_err(|error| failed(&error))?
+                .map_err(|error| failed(&error))?;
+            output.result(
+                &json!({ "event": "published", "topic": topic }),
+                format_args!("published to {topic}"),
+            )
+        },
+    )
     .await
 }
 
@@ -89,19 +94,25 @@ pub(crate) async fn request(
     output: Output,
 ) -> Outcome {
     let RequestArgs { action, payload } = arguments;
-    online(global, unfinished(), async |cloud| {
-        let answer = cloud
-            .request(action, payload.to_string(), ANSWER_LIMIT)
-            .await
-            .map_err(|error| {
-                Failure::Failed(format!("the request {action} failed: {}", chain(&error)))
-            })?;
-        let text = String::from_utf8_lossy(&answer);
-        let value = serde_json::from_slice(&answer).unwrap_or_else(|_| Value::from(text.as_ref()));
-        output.result(
-            &json!({ "event": "answer", "action": action.as_str(), "answer": value }),
-            text,
-        )
-    })
+    online(
+        global,
+        std::convert::identity,
+        unfinished(),
+        async |cloud| {
+            let answer = cloud
+                .request(action, payload.to_string(), ANSWER_LIMIT)
+                .await
+                .map_err(|error| {
+                    Failure::Failed(format!("the request {action} failed: {}", chain(&error)))
+                })?;
+            let text = String::from_utf8_lossy(&answer);
+            let value =
+                serde_json::from_slice(&answer).unwrap_or_else(|_| Value::from(text.as_ref()));
+            output.result(
+                &json!({ "event": "answer", "action": action.as_str(), "answer": value }),
+                text,
+            )
+        },
+    )
     .await
 }

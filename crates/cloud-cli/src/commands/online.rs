@@ -17,9 +17,10 @@ use crate::shutdown::Shutdown;
 /// How long a person waits for a connection before wanting to know why there is none.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
-/// Connects, does `work`, and disconnects. `interrupted` is the outcome of a signal.
+/// Connects, with the settings changed by `change`, does `work`, and disconnects. `interrupted` is the outcome of a signal.
 pub(crate) async fn online(
     global: &GlobalOptions,
+    change: impl FnOnce(DeviceSettings) -> DeviceSettings,
     interrupted: Outcome,
     work: impl AsyncFnOnce(&ClesydeCloud) -> Outcome,
 ) -> Outcome {
@@ -31,7 +32,7 @@ pub(crate) async fn online(
         .device;
     let sn = serial_number(global, &config)?;
     // The API is for registering alone.
-    let mut settings = DeviceSettings::new(sn, global.base_path()?, "");
+    let mut settings = change(DeviceSettings::new(sn, global.base_path()?, ""));
     if let Some(proxy) = proxy::to_broker(global, config.iot_endpoint.host.as_str())? {
         settings = settings.with_broker_proxy(proxy);
     }

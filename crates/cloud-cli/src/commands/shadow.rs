@@ -1,8 +1,8 @@
-//! `shadow`: the device's configuration shadow, looked at, reported to, and followed.
+//! `shadow`: a named shadow of the device, `config` unless another one is meant, looked at, reported to, and followed.
 
-use clap::Subcommand;
-use cloud_facade::ClesydeCloud;
-use cloud_facade::shadow::{RequestError, ShadowClient};
+use clap::{Args, Subcommand};
+use cloud_facade::shadow::{RequestError, ShadowClient, ShadowId};
+use cloud_facade::{ClesydeCloud, DeviceSettings};
 use serde_json::{Map, Value, json};
 
 use crate::cli::GlobalOptions;
@@ -11,6 +11,27 @@ use crate::failure::{Failure, Outcome};
 use crate::moment::now;
 use crate::output::Output;
 use crate::values::json_object;
+
+/// The configuration's.
+const DEFAULT_NAME: &str = "config";
+
+/// What `shadow` takes.
+#[derive(Debug, Args)]
+pub(crate) struct ShadowArgs {
+    /// The shadow's name: 1 to 64 of a-z A-Z 0-9 : _ -
+    #[arg(long, global = true, default_value = DEFAULT_NAME, value_parser = shadow_name)]
+    name: String,
+
+    #[command(subcommand)]
+    command: ShadowCommand,
+}
+
+fn shadow_name(name: &str) -> Result<String, String> {
+    match ShadowId::named("thing", name) {
+        Ok(_) => Ok(name.to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
 
 /// What `shadow` can do.
 #[derive(Debug, Subcommand)]
@@ -28,37 +49,29 @@ pub(crate) enum ShadowCommand {
     Watch,
 }
 
-pub(crate) async fn run(
-    global: &GlobalOptions,
-    command: &ShadowCommand,
-    output: Output,
-) -> Outcome {
-    match command {
-        ShadowCommand::Get => {
-            online(global, unfinished(), async |cloud| {
-                get(&shadow(cloud)?, output).await
-            })
-            .await
+pub(crate) async fn run(global: &GlobalOptions, arguments: &ShadowArgs, output: Output) -> Outcome {
+    let ShadowArgs { name, command } = arguments;
+    let interrupted = match command {
+        ShadowCommand::Watch => Ok(()),
+        _ => unfinished(),
+    };
+    let settings = |settings: DeviceSettings| settings.with_shadow(name);
+    online(global, settings, interrupted, async |cloud| {
+        let shadow = shadow(cloud, name)?;
+        match command {
+            ShadowCommand::Get => get(&shadow, output).await,
+            ShadowCommand::Report { state } => report(&shadow, state, output).await,
+            ShadowCommand::Watch => watch(&shadow, output).await,
         }
-        ShadowCommand::Report { state } => {
-            online(global, unfinished(), async |cloud| {
-                report(&shadow(cloud)?, state, output).await
-            })
-            .await
-        }
-        ShadowCommand::Watch => {
-            online(global, Ok(()), async |cloud| {
-                watch(&shadow(cloud)?, output).await
-            })
-            .await
-        }
-    }
+    })
+    .await
 }
 
-fn shadow(cloud: &ClesydeCloud) -> Outcome<ShadowClient> {
+fn shadow(cloud: &ClesydeCloud, name: &str) -> Outcome<ShadowClient> {
     cloud
-        .shadow()
-        .map_err(|error| Failure::because("the shadow cannot be reached", &error))
+        .named_shadow(name)
+        .map_err(|error| Failure::because("the shadow cannot be reached", &error))?
+        .ok_or_else(|| Failure::Failed(format!("the shadow {name} was not asked for")))
 }
 
 async fn get(shadow: &ShadowClient, output: Output) -> Outcome {
