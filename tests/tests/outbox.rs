@@ -1,0 +1,42 @@
+//! An outbox on disk, from the host's call to the platform.
+
+use cloud_facade::iot::QoS;
+use cloud_facade::provision::ProvisioningKey;
+use cloud_facade::{ClesydeCloud, DeviceSettings};
+use cloud_sim::{Fault, SimConfig, Simulator};
+use integration_tests::device::SERIAL;
+use integration_tests::wait::{until, within};
+
+#[tokio::test]
+async fn what_a_device_had_stored_is_sent_after_its_restart() -> anyhow::Result<()> {
+    let simulator = Simulator::start(SimConfig::default()).await?;
+    let base = tempfile::tempdir()?;
+    let settings = DeviceSettings::new(SERIAL.parse()?, base.path(), simulator.api_url())
+        .with_outbox_directory(base.path().join("outbox"));
+    let device = ClesydeCloud::new(settings.clone());
+    let key = ProvisioningKey::new(simulator.provisioning_key())?;
+    device.provision(&key).await?;
+
+    let control = simulator.control();
+    control.fault(Fault::RefuseMqtt { seconds: 3600 }).await?;
+    device.initialize().await?;
+    let status = format!("c/d/{SERIAL}/status");
+    let mut receipt = device.publish(status, r#"{"state":"PING"}"#, QoS::AtLeastOnce, false)?;
+    within("the message to be stored", receipt.stored()).await?;
+    within("the device to stop", device.stop()).await;
+    drop(device);
+
+    control.fault(Fault::Clear).await?;
+    let device = ClesydeCloud::new(settings);
+    device.initialize().await?;
+    until("the message of the life before", || async {
+        let seen = control.device(SERIAL).await.ok()?;
+        seen.status_history
+            .contains(&"PING".to_owned())
+            .then_some(())
+    })
+    .await;
+    within("the device to stop", device.stop()).await;
+    within("the simulator to stop", simulator.stop()).await;
+    Ok(())
+}
