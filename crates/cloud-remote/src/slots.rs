@@ -131,35 +131,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Slotted<S> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
-    /// A stream that takes one slice at a time gets one after the other. TLS writes a failed handshake's last flight and
-    /// its alert as two slices of one write, and does not try again.
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.stream.is_write_vectored() {
-            return Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        }
-        let mut total = 0;
-        for slice in slices.iter().filter(|slice| !slice.is_empty()) {
-            match Pin::new(&mut self.stream).poll_write(context, slice) {
-                Poll::Ready(Ok(count)) => {
-                    total += count;
-                    if count < slice.len() {
-                        break;
-                    }
-                }
-                // The next write comes to the same.
-                Poll::Ready(Err(_)) | Poll::Pending if total > 0 => break,
-                nothing_written => return nothing_written,
-            }
-        }
-        Poll::Ready(Ok(total))
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        true
+        self.stream.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -174,21 +155,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Slotted<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test]
-    async fn slices_are_written_together() {
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-        let (stream, mut other) = tokio::io::duplex(8);
-        let slot = Slots::new(1, 1).take(None).unwrap();
-        let mut slotted = Slotted::new(stream, slot, tokio_util::task::TaskTracker::new().token());
-        let slices = [&b"one"[..], b"", b"two", b"three"].map(IoSlice::new);
-        assert_eq!(slotted.write_vectored(&slices).await.unwrap(), 8);
-        drop(slotted);
-        let mut seen = String::new();
-        other.read_to_string(&mut seen).await.unwrap();
-        assert_eq!(seen, "onetwoth");
-    }
 
     #[test]
     fn both_limits_hold_and_a_dropped_slot_is_free_again() {
