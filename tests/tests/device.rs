@@ -279,6 +279,16 @@ async fn a_rotation_with_a_wrong_serial_keeps_the_old_certificate() -> anyhow::R
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_to_one_that_is_over_keeps_the_old_certificate() -> anyhow::Result<()> {
+    bad_rotation(CertificateAnswer::Expired).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_to_one_that_is_not_yet_valid_keeps_the_old_certificate() -> anyhow::Result<()> {
+    bad_rotation(CertificateAnswer::NotYetValid).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_public_without_tls_or_without_a_name_is_turned_away() -> anyhow::Result<()> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let pair = Pair::running().await?;

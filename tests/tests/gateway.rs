@@ -1,7 +1,7 @@
 //! A gateway: many devices in one process, each with a connection, a tunnel and an application of its own.
 //!
-//! The platform is another process, so that what is measured here are the devices. `GATEWAY_DEVICES=500 cargo test --release
-//! --test gateway -- --nocapture` measures as many as the simulator holds; figures are in docs/architecture.md.
+//! The platform is another process, so that what is measured here are the devices. `GATEWAY_DEVICES=1000 cargo test --test
+//! gateway -- --nocapture` measures a thousand; figures are in docs/architecture.md.
 
 use std::time::Instant;
 

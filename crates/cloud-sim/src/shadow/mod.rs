@@ -34,9 +34,9 @@ pub use self::topic::ShadowId;
 use self::request::{Change, Envelope, Update, checked};
 use self::topic::Operation;
 
-/// Shadows held at once, deleted ones whose version is remembered included. A simulated fleet has tens of devices, with
+/// Shadows held at once, deleted ones whose version is remembered included. A simulated gateway has a thousand devices, with
 /// one or two shadows each; full of largest documents, the table takes some tens of megabytes.
-const MAX_SHADOWS: usize = 1024;
+const MAX_SHADOWS: usize = 2_048;
 
 /// Shadows of one thing, so that one device cannot use up the room of all.
 const MAX_SHADOWS_PER_THING: usize = 32;
