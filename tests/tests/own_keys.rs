@@ -8,12 +8,9 @@
 
 use axum::Router;
 use axum::routing::get;
-use cloud_config::{Credentials, DeviceConfig, PemParts, Store};
 use cloud_facade::remote::Application;
-use cloud_facade::{ClesydeCloud, DeviceSettings};
-use cloud_provision::{
-    Client, GeneratedKeys, KeyOrigin, ProvisionError, Provisioned, ProvisioningKey,
-};
+use cloud_facade::{ClesydeCloud, DeviceSettings, Registered};
+use cloud_provision::{Client, GeneratedKeys, ProvisionError, ProvisioningKey};
 use cloud_sim::{ApiAnswer, Fault, SimConfig, Simulator};
 use integration_tests::wait::within;
 
@@ -24,42 +21,32 @@ fn client(simulator: &Simulator) -> anyhow::Result<(Client, ProvisioningKey)> {
     Ok((Client::builder(&simulator.api_url()).build()?, key))
 }
 
-fn device_config(provisioned: &Provisioned) -> anyhow::Result<DeviceConfig> {
-    let (iot, remote) = (&provisioned.iot, &provisioned.remote);
-    Ok(DeviceConfig::from_pem_parts(PemParts {
-        iot_thing_name: &iot.thing_name,
-        iot_endpoint: &iot.endpoint,
-        remote_endpoint: &remote.endpoint,
-        access_point: &remote.access_point,
-        iot_ca: &iot.root_ca,
-        iot_cert: &iot.device_certificate,
-        iot_key: iot.private_key.expose_secret(),
-        remote_cert: &remote.certificate_chain,
-        remote_key: remote.private_key.expose_secret(),
-    })?)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_goes_online_with_keys_that_never_left_it() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
-    let (client, key) = client(&simulator)?;
-    let provisioned = within(
-        "the registration",
-        client.register_with_keys(SERIAL, &key, &GeneratedKeys),
-    )
-    .await?;
-    assert_eq!(provisioned.iot.key_origin, KeyOrigin::Device);
-    assert_eq!(provisioned.remote.key_origin, KeyOrigin::Device);
-    assert!(!provisioned.clock_skew.unwrap().is_significant());
-
     let base = tempfile::tempdir()?;
-    let store = Store::new(base.path());
-    let device = device_config(&provisioned)?;
-    store.save(&device)?;
     let page = Router::new().route("/", get(async || "hello"));
     let settings = DeviceSettings::new(SERIAL.parse()?, base.path(), simulator.api_url())
+        .with_registration(cloud_provision::ClientBuilder::no_proxy)
         .with_application(Application::service(page));
     let cloud = ClesydeCloud::new(settings);
+    let key = ProvisioningKey::new(simulator.provisioning_key())?;
+    let registered = within(
+        "the registration",
+        cloud.provision_with_keys(&key, GeneratedKeys),
+    )
+    .await?;
+    let Registered::Now {
+        own_keys,
+        clock_skew,
+        ..
+    } = registered
+    else {
+        panic!("{registered:?}")
+    };
+    assert!(own_keys && !clock_skew.unwrap().is_significant());
+    let again = cloud.provision_with_keys(&key, GeneratedKeys).await?;
+    assert_eq!(again, Registered::Already);
     cloud.initialize().await?;
     let mut status = cloud.watch_status();
     within(
@@ -68,11 +55,6 @@ async fn a_device_goes_online_with_keys_that_never_left_it() -> anyhow::Result<(
     )
     .await?;
     assert!(simulator.control().device(SERIAL).await?.tunnel);
-    let stored: Credentials = store.load()?.device.iot;
-    assert_eq!(
-        stored.key_pem(),
-        provisioned.iot.private_key.expose_secret()
-    );
     cloud.stop().await;
     simulator.stop().await;
     Ok(())
