@@ -26,6 +26,12 @@ pub(crate) fn event_line(event: &Event) -> Option<Value> {
         Event::RemoteCertificateFailed { serial, reason } => {
             json!({ "event": "remote.certificate_failed", "serial": serial, "reason": reason })
         }
+        Event::IotCertificate { serial, not_after } => {
+            json!({ "event": "iot.certificate", "serial": serial, "not_after": rfc3339((*not_after).into()) })
+        }
+        Event::IotCertificateFailed { serial, reason } => {
+            json!({ "event": "iot.certificate_failed", "serial": serial, "reason": reason })
+        }
         Event::ShadowDelta { state } => json!({ "event": "shadow.delta", "state": state }),
         Event::PlatformMessage { topic, payload } => {
             // As text whatever it holds, so that a reader need not guess the type.
