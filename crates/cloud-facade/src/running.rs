@@ -8,7 +8,7 @@ use cloud_iot::{Proxy, Session, SessionHandle};
 use cloud_remote::{
     AccessRules, Application, PlatformClock, Probe, RemoteAccess, RemoteConfig, RemoteHandle,
 };
-use cloud_shadow::{ShadowClient, ShadowConfig};
+use cloud_shadow::{RequestBudget, ShadowClient, ShadowConfig};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -168,8 +168,11 @@ impl Start {
             lost: Arc::clone(&shadow_lost),
             clock: self.clock.clone(),
         };
-        let shadows = Shadows::start(&bus, more_shadows).await?;
-        let shadow = ShadowClient::start(bus, ShadowConfig::new(config_shadow(&device)?)).await?;
+        // The service counts the requests of a connection, whatever the shadow.
+        let budget = RequestBudget::default();
+        let shadows = Shadows::start(&bus, more_shadows, &budget).await?;
+        let config_shadow = ShadowConfig::new(config_shadow(&device)?).budget(budget);
+        let shadow = ShadowClient::start(bus, config_shadow).await?;
 
         let platform = Platform {
             session: session.clone(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cloud_config::DeviceConfig;
 use cloud_iot::{SessionEvent, SessionHandle, Subscription, TopicError};
-use cloud_shadow::{ShadowClient, ShadowConfig, ShadowId};
+use cloud_shadow::{RequestBudget, ShadowClient, ShadowConfig, ShadowId};
 use tokio::sync::Notify;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -47,7 +47,11 @@ pub(crate) struct Shadows {
 }
 
 impl Shadows {
-    pub(crate) async fn start(bus: &Bus, ids: Vec<ShadowId>) -> Result<Self, InitializeError> {
+    pub(crate) async fn start(
+        bus: &Bus,
+        ids: Vec<ShadowId>,
+        budget: &RequestBudget,
+    ) -> Result<Self, InitializeError> {
         let lost = Arc::new(Notify::new());
         let mut clients = Vec::with_capacity(ids.len());
         for id in ids {
@@ -55,7 +59,8 @@ impl Shadows {
                 lost: Arc::clone(&lost),
                 ..bus.clone()
             };
-            clients.push(ShadowClient::start(bus, ShadowConfig::new(id)).await?);
+            let config = ShadowConfig::new(id).budget(budget.clone());
+            clients.push(ShadowClient::start(bus, config).await?);
         }
         let mut follower = JoinSet::new();
         if !clients.is_empty() {
