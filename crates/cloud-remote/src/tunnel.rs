@@ -17,10 +17,6 @@ use tokio::time::timeout;
 
 use crate::planner::ConnectFault;
 
-/// Bytes that may wait in the operating system without being on their way: a quarter of a second at 4 Mbit/s, and enough to
-/// keep a fast line busy.
-#[cfg(any(target_os = "android", target_os = "linux"))]
-const UNSENT: u32 = 128 * 1024;
 /// For one address of the relay: one that takes longer is as good as dead.
 const ADDRESS_LIMIT: Duration = Duration::from_secs(8);
 /// Before the next address is tried too (RFC 8305 §5 recommends this).
@@ -96,8 +92,7 @@ pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, TunnelError
         let connected = attempt
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
             .and_then(|stream| {
-                stream.set_nodelay(true)?;
-                bound_unsent(&stream)?;
+                snitun::prepare_tcp(&stream, None)?;
                 Ok(stream)
             });
         if let Err(error) = &connected {
@@ -106,18 +101,6 @@ pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, TunnelError
         connected
     })
     .await
-}
-
-/// Keeps what the operating system holds back to little: a ping waits behind it, and megabytes on a slow uplink would make a
-/// link that lives look dead.
-#[cfg(any(target_os = "android", target_os = "linux"))]
-fn bound_unsent(stream: &TcpStream) -> io::Result<()> {
-    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT)
-}
-
-#[cfg(not(any(target_os = "android", target_os = "linux")))]
-fn bound_unsent(_: &TcpStream) -> io::Result<()> {
-    Ok(())
 }
 
 /// The resolver's order, but with the families taking turns (RFC 8305 §4), and bounded.

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 /// Bytes that the system may keep for a connection beyond what it has sent. What lies there is ahead of every frame that
 /// becomes urgent meanwhile: a caller who wants one small answer would wait behind megabytes of another's download. Enough to
 /// bridge the time until the writer is woken.
+#[cfg(any(target_os = "android", target_os = "linux"))]
 const UNSENT: u32 = 128 * 1024;
 
 /// Prepares a TCP connection for a tunnel: Nagle's algorithm off, little kept unsent in the system (on Linux and Android), and

@@ -94,7 +94,8 @@ async fn our_device_against_the_python_server(
         let mut command = script(python, "py_snitun_server.py");
         Process::spawn(
             "the Python server",
-            command.args(["--fernet-key", &fernet_key, "--port", &port]),
+            // In one word with its name: a key may begin with `-`, which the script would take for another option.
+            command.args([&format!("--fernet-key={}", *fernet_key), "--port", &port]),
         )
     };
     let mut server = start_server()?;

@@ -46,8 +46,8 @@ impl Relay {
                 let mut process = Process::spawn(
                     "the Python server",
                     script(python, "py_snitun_server.py").args([
-                        "--fernet-key",
-                        fernet_key,
+                        // In one word: a key may begin with `-`, which the script would take for another option.
+                        &format!("--fernet-key={fernet_key}"),
                         "--port",
                         &port.to_string(),
                     ]),
