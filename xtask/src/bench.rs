@@ -5,6 +5,7 @@
 //! machine, and nothing fails when they are slow.
 
 mod codec;
+mod messaging;
 mod tunnel;
 
 use anyhow::{Result, bail};
@@ -12,7 +13,11 @@ use anyhow::{Result, bail};
 /// Runs a benchmark with the arguments behind its name.
 type Bench = fn(&[String]) -> Result<()>;
 
-const BENCHES: &[(&str, Bench)] = &[("codec", codec::run), ("tunnel", tunnel::run)];
+const BENCHES: &[(&str, Bench)] = &[
+    ("codec", codec::run),
+    ("messaging", messaging::run),
+    ("tunnel", tunnel::run),
+];
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();

@@ -39,6 +39,12 @@ const SNITUN_047: Environment = Environment {
     imports: "import snitun.client.client_peer, snitun.server.run",
 };
 
+const AIOMQTT: Environment = Environment {
+    name: "aiomqtt",
+    packages: &["aiomqtt==2.0.0"],
+    imports: "import aiomqtt",
+};
+
 /// The oldest Python that clesyde_cloud_lib 0.1.2 runs on, and the oldest for snitun 0.47.0.
 const FOR_CLESYDE: (u32, u32) = (3, 11);
 const FOR_SNITUN_047: (u32, u32) = (3, 13);
@@ -80,6 +86,12 @@ pub(crate) fn snitun_047() -> Result<Option<PathBuf>> {
             Ok(None)
         }
     }
+}
+
+/// The environment with aiomqtt 2.0.0.
+pub(crate) fn aiomqtt() -> Result<PathBuf> {
+    let usable = oldest_usable().context("no Python 3.11 or newer with the `venv` module")?;
+    AIOMQTT.make(&usable)
 }
 
 impl Environment {

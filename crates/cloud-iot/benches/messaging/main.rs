@@ -1,0 +1,219 @@
+//! The session beside bare rumqttc v5 and Python's aiomqtt, on the same mosquitto with mutual TLS.
+//!
+//! ```text
+//! cargo xtask bench messaging [--rounds N] [--only MEASURE,…]
+//! ```
+//!
+//! looks for mosquitto and makes the Python environment, then starts this. Each client is a process of its own (this program
+//! again, or `aiomqtt_client.py`) that does one thing, says in one line what it measured, and ends. The clients take turns
+//! within a round; medians are printed, and of the ratios the median over the rounds. Only ratios mean anything: the machine
+//! is what it is. Rate limits are off, and every client has at most [`IN_FLIGHT`] messages unacknowledged.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a measurement that cannot be made ends the program"
+)]
+
+mod bare;
+mod broker;
+mod ours;
+mod source;
+mod usage;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use broker::Site;
+
+/// AWS IoT Core's own limit.
+const IN_FLIGHT: u16 = 100;
+const PAYLOAD: usize = 100;
+/// The shortest that all clients take.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Keep-alive intervals that an idle session is watched for.
+const IDLE_INTERVALS: u32 = 4;
+
+struct Measure {
+    name: &'static str,
+    /// Messages, for a client in Rust and for the one in Python.
+    count: [u32; 2],
+    figures: &'static [&'static str],
+}
+
+const MEASURES: &[Measure] = &[
+    Measure {
+        name: "publish",
+        count: [50_000, 5_000],
+        figures: &["QoS 1 publishes, 1/s"],
+    },
+    Measure {
+        name: "deliver",
+        count: [50_000, 5_000],
+        figures: &["QoS 1 messages to a handler, 1/s"],
+    },
+    Measure {
+        name: "latency",
+        count: [5_000, 1_000],
+        figures: &["publish to acknowledgement, p50, µs", "p99, µs"],
+    },
+    Measure {
+        name: "idle",
+        count: [0, 0],
+        figures: &[
+            "idle: wake-ups in a keep-alive interval",
+            "idle: resident memory, KiB",
+        ],
+    },
+];
+
+const CLIENTS: [&str; 3] = ["ours", "rumqttc", "aiomqtt"];
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let of = |name: &str| {
+        let place = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(place + 1).cloned()
+    };
+    if let Some(client) = of("--client") {
+        let task = Task {
+            measure: of("--measure").unwrap(),
+            count: of("--count").unwrap().parse().unwrap(),
+            port: of("--port").unwrap().parse().unwrap(),
+            directory: of("--directory").unwrap().into(),
+        };
+        // As many threads as a small board has cores, for both.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        match client.as_str() {
+            "ours" => runtime.block_on(ours::run(&task)),
+            _ => runtime.block_on(bare::run(&task)),
+        }
+        return;
+    }
+    let rounds: usize = of("--rounds").map_or(5, |rounds| rounds.parse().unwrap());
+    let only = of("--only");
+    let Some(mosquitto) = of("--mosquitto") else {
+        eprintln!("run `cargo xtask bench messaging`");
+        return;
+    };
+    let python = of("--python").map(PathBuf::from);
+    compare(
+        Path::new(&mosquitto),
+        python.as_deref(),
+        rounds,
+        only.as_deref(),
+    );
+}
+
+/// What a client is to do.
+struct Task {
+    measure: String,
+    count: u32,
+    port: u16,
+    /// Of the certificates.
+    directory: PathBuf,
+}
+
+fn compare(mosquitto: &Path, python: Option<&Path>, rounds: usize, only: Option<&str>) {
+    let site = Site::start(mosquitto);
+    let wanted =
+        |measure: &&Measure| only.is_none_or(|only| only.split(',').any(|n| n == measure.name));
+    let measures: Vec<&Measure> = MEASURES.iter().filter(wanted).collect();
+    let clients: Vec<&str> = CLIENTS
+        .into_iter()
+        .filter(|client| *client != "aiomqtt" || python.is_some())
+        .collect();
+    let mut results: HashMap<(&str, &str), Vec<f64>> = HashMap::new();
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        for measure in &measures {
+            for client in &clients {
+                let figures = run_client(&site, measure, client, python);
+                assert_eq!(figures.len(), measure.figures.len(), "{client}");
+                eprintln!("  {} {client}: {figures:?}", measure.name);
+                for (figure, value) in measure.figures.iter().zip(figures) {
+                    results.entry((figure, client)).or_default().push(value);
+                }
+            }
+        }
+    }
+    print_table(&measures, &clients, &results);
+}
+
+fn run_client(site: &Site, measure: &Measure, client: &str, python: Option<&Path>) -> Vec<f64> {
+    let count = measure.count[usize::from(client == "aiomqtt")];
+    let mut command = match python.filter(|_| client == "aiomqtt") {
+        Some(python) => {
+            let mut command = Command::new(python);
+            let script = "benches/messaging/aiomqtt_client.py";
+            command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(script));
+            command
+        }
+        None => Command::new(std::env::current_exe().unwrap()),
+    };
+    let mut child = command
+        .args(["--client", client, "--measure", measure.name])
+        .args(["--count", &count.to_string()])
+        .args(["--port", &site.port.to_string()])
+        .arg("--directory")
+        .arg(site.directory.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut line = || lines.next().expect("the client ended").unwrap();
+    if measure.name == "deliver" {
+        assert_eq!(line(), "ready");
+        source::publish(site, count);
+    }
+    let figures = line()
+        .split_whitespace()
+        .map(|n| n.parse().unwrap())
+        .collect();
+    finish(child);
+    figures
+}
+
+fn finish(mut child: Child) {
+    assert!(child.wait().unwrap().success());
+}
+
+/// Medians of every client, and behind them the ratio of ours to it.
+fn print_table(measures: &[&Measure], clients: &[&str], results: &HashMap<(&str, &str), Vec<f64>>) {
+    println!("| measure | {} |", clients.join(" | "));
+    println!("|---|{}", "---|".repeat(clients.len()));
+    for figure in measures.iter().flat_map(|measure| measure.figures) {
+        print!("| {figure} |");
+        for client in clients {
+            let values = &results[&(*figure, *client)];
+            print!(" {:.0}", median(values.clone()));
+            if *client != "ours" {
+                let ours = &results[&(*figure, "ours")];
+                let ratios = ours.iter().zip(values).map(|(ours, other)| ours / other);
+                print!(" (×{:.2})", median(ratios.collect()));
+            }
+            print!(" |");
+        }
+        println!();
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The p50 and p99 of waits, in µs.
+fn quantiles(mut waits: Vec<Duration>) -> String {
+    waits.sort();
+    let at = |share: usize| waits[(waits.len() - 1) * share / 100].as_micros();
+    format!("{} {}", at(50), at(99))
+}

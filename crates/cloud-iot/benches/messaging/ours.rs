@@ -1,0 +1,98 @@
+//! The session of this crate.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use cloud_iot::{
+    BoxError, FallbackPort, Message, Receipt, RouteOptions, Router, Session, SessionConfig,
+    SessionHandle, SessionState, Subscription,
+};
+use tokio::sync::mpsc;
+
+use crate::broker::tls;
+use crate::{IDLE_INTERVALS, IN_FLIGHT, KEEP_ALIVE, PAYLOAD, Task, quantiles, usage};
+
+/// Messages that wait in the outbox.
+const AHEAD: usize = 500;
+
+pub(crate) async fn run(task: &Task) {
+    let mut config = SessionConfig::new("localhost", "ours", tls(&task.directory));
+    config.port = task.port;
+    config.fallback_port = FallbackPort::Never;
+    config.keep_alive = KEEP_ALIVE;
+    config.limits.in_flight = IN_FLIGHT;
+    config.limits.publishes_per_second = None;
+    config.limits.bytes_per_second = None;
+    let (sender, mut handled) = mpsc::unbounded_channel();
+    let mut router = Router::new();
+    if task.measure == "deliver" {
+        config.subscriptions = vec![Subscription::new("bench").unwrap()];
+        let options = RouteOptions {
+            queue_messages: task.count as usize,
+            queue_bytes: 1 << 30,
+            ..RouteOptions::default()
+        };
+        let handler = tower::service_fn(move |_: Message| {
+            let _ = sender.send(());
+            async { Ok::<(), BoxError>(()) }
+        });
+        router = router.route_with("bench", options, handler).unwrap();
+    }
+    let session = Session::builder(config).router(router).start().unwrap();
+    let mut state = session.state();
+    state.wait_for(SessionState::is_online).await.unwrap();
+    match task.measure.as_str() {
+        "publish" => publish(&session, task.count).await,
+        "latency" => latency(&session, task.count).await,
+        "deliver" => {
+            println!("ready");
+            handled.recv().await.unwrap();
+            let begun = Instant::now();
+            for _ in 1..task.count {
+                handled.recv().await.unwrap();
+            }
+            println!("{}", f64::from(task.count) / begun.elapsed().as_secs_f64());
+        }
+        _ => {
+            tokio::time::sleep(KEEP_ALIVE).await;
+            let before = usage::wake_ups();
+            tokio::time::sleep(KEEP_ALIVE * IDLE_INTERVALS).await;
+            let woken = usage::wake_ups() - before;
+            println!(
+                "{} {}",
+                woken as f64 / f64::from(IDLE_INTERVALS),
+                usage::resident()
+            );
+        }
+    }
+    session.stop(Duration::from_secs(5)).await;
+}
+
+async fn publish(session: &SessionHandle, count: u32) {
+    let begun = Instant::now();
+    let mut receipts: VecDeque<Receipt> = VecDeque::new();
+    for _ in 0..count {
+        if receipts.len() >= AHEAD
+            && let Some(oldest) = receipts.pop_front()
+        {
+            oldest.await.unwrap();
+        }
+        let message = Message::new("bench", vec![7; PAYLOAD]);
+        receipts.push_back(session.publish(message).unwrap());
+    }
+    for receipt in receipts {
+        receipt.await.unwrap();
+    }
+    println!("{}", f64::from(count) / begun.elapsed().as_secs_f64());
+}
+
+async fn latency(session: &SessionHandle, count: u32) {
+    let mut waits = Vec::new();
+    for _ in 0..count {
+        let begun = Instant::now();
+        let message = Message::new("bench", vec![7; PAYLOAD]);
+        session.publish(message).unwrap().await.unwrap();
+        waits.push(begun.elapsed());
+    }
+    println!("{}", quantiles(waits));
+}
