@@ -48,6 +48,7 @@ mod proxy;
 mod shutdown;
 mod status_page;
 mod supervisor;
+mod telling;
 mod values;
 mod visitor;
 

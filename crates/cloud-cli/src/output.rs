@@ -20,6 +20,10 @@ impl Output {
         Self { json }
     }
 
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     /// A line for people; nothing with `--json`.
     pub(crate) fn text(self, line: impl fmt::Display) -> Outcome {
         if self.json {
@@ -62,7 +66,8 @@ fn write(text: fmt::Arguments<'_>) -> Outcome {
     write_raw(text.to_string().as_bytes())
 }
 
-fn failure(error: io::Error) -> Failure {
+/// What it means that standard output takes nothing.
+pub(crate) fn failure(error: io::Error) -> Failure {
     match error.kind() {
         io::ErrorKind::BrokenPipe => Failure::OutputClosed,
         _ => Failure::because("could not write to standard output", &error),

@@ -9,11 +9,16 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use common::background::Background;
 use common::world::{SN, World};
 use common::{finish, finish_with_input, program};
 use reqwest::Method;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -230,6 +235,39 @@ fn a_stop_ends_the_wait_for_a_reconnection() {
     );
     run.interrupt();
     assert_eq!(run.events().last(), Some(&"stopped"));
+}
+
+/// A pipe on Linux holds 64 KiB; one that is full blocks whoever writes to it.
+#[test]
+fn a_reader_that_has_stopped_reading_holds_up_neither_the_device_nor_the_end() {
+    let world = World::new();
+    world.provision(&[]).expect(0);
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(&[b'x'; 64 << 10]).unwrap();
+
+    let mut run = world.device(&["run"]);
+    let mut run = run.stdout(writer).stderr(Stdio::null()).spawn().unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while world.device_status()["tunnel"] != true {
+        assert!(Instant::now() < end, "{}", world.device_status());
+        sleep(Duration::from_millis(50));
+    }
+
+    let pid = Pid::from_raw(i32::try_from(run.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let end = Instant::now() + Duration::from_secs(15);
+    let status = loop {
+        if let Some(status) = run.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > end {
+            run.kill().unwrap();
+            panic!("it does not end");
+        }
+        sleep(Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(world.device_status()["online"], false);
 }
 
 #[test]

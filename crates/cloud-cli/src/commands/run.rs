@@ -20,6 +20,7 @@ use crate::output::Output;
 use crate::proxy;
 use crate::shutdown::Shutdown;
 use crate::supervisor::Supervisor;
+use crate::telling::Telling;
 use crate::values::Address;
 
 const EXAMPLES: &str = "\
@@ -35,6 +36,9 @@ Examples:
 
   Tell a supervisor and Prometheus how it fares
       clesyde-cloud run --sn SN0001 --health 127.0.0.1:9100
+
+With --json each event is a line. A reader that stops reading holds up nothing: lines that find no room are left out,
+and `missed` tells how many.
 
 systemd is told when it runs, how it fares and that it is alive (Type=notify, WatchdogSec=).";
 
@@ -133,51 +137,52 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
     };
     let vitals = device.vitals().clone();
     let health = health.map(|socket| socket.serve(vitals.clone()));
-    let mut told = match &health {
-        Some(health) => tell_health(health.address(), output),
-        None => Ok(()),
-    };
+    let mut telling = Telling::start(output)?;
+    if let Some(health) = &health {
+        tell_health(health.address(), &mut telling);
+    }
     let mut supervisor = Supervisor::from_environment();
     supervisor.ready();
 
     let mut pulse = interval(PULSE);
     pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while told.is_ok() {
+    let told = loop {
         tokio::select! {
             event = device.next() => match event {
                 Some(event) => {
                     if let Some(line) = status_line(&event) {
                         supervisor.status(&line);
                     }
-                    told = tell(&event, output);
+                    tell(&event, &mut telling);
                 }
-                None => break,
+                None => break Ok(()),
             },
+            told = telling.ended() => break told,
             _ = pulse.tick() => {
                 vitals.beat();
                 supervisor.alive();
             }
-            () = shutdown.requested() => break,
+            () = shutdown.requested() => break Ok(()),
         }
-    }
+    };
     supervisor.stopping();
     device.stop().await;
-    while told.is_ok()
-        && let Some(event) = device.next().await
-    {
-        told = tell(&event, output);
+    // Whoever read the lines has gone, and that ended it.
+    told?;
+    while let Some(event) = device.next().await {
+        tell(&event, &mut telling);
         if matches!(event, Event::Stopped) {
             break;
         }
     }
-    told
+    telling.finish().await
 }
 
-fn tell_health(address: SocketAddr, output: Output) -> Outcome {
-    output.result(
-        &health_line(address),
-        format_args!("tells how it fares at http://{address}/healthz, /readyz and /metrics"),
-    )
+fn tell_health(address: SocketAddr, telling: &mut Telling) {
+    telling.text(format_args!(
+        "tells how it fares at http://{address}/healthz, /readyz and /metrics"
+    ));
+    telling.json(&health_line(address));
 }
 
 /// What an operator wants to see of an instance first.
@@ -192,13 +197,12 @@ fn status_line(event: &Event) -> Option<String> {
 }
 
 /// People read the log; on standard output they get the one thing that they came for.
-fn tell(event: &Event, output: Output) -> Outcome {
+fn tell(event: &Event, telling: &mut Telling) {
     if let Event::RemoteConnected { url } = event {
-        output.text(format_args!("reachable at {url}"))?;
+        telling.text(format_args!("reachable at {url}"));
     }
-    match event_line(event) {
-        Some(line) => output.json(&line),
-        None => Ok(()),
+    if let Some(line) = event_line(event) {
+        telling.json(&line);
     }
 }
 
