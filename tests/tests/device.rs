@@ -163,8 +163,15 @@ async fn a_lost_tunnel_comes_back() -> anyhow::Result<()> {
         status.wait_for(|status| !status.remote.connected),
     )
     .await?;
-    assert!(status.borrow().remote.reason.is_some(), "it is told why");
+    let lost = status.borrow_and_update().remote.clone();
+    assert!(lost.reason.is_some(), "it is told why");
     pair.reachable().await?;
+    let back = status.borrow().remote.clone();
+    assert!(
+        lost.since.is_some() && lost.since <= back.since,
+        "and since when"
+    );
+    assert_eq!(back.reason, None);
     assert_eq!(pair.fetch("").await?, "hello, 127.0.0.1");
     pair.stop().await;
     Ok(())

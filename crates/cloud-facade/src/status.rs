@@ -50,3 +50,29 @@ impl Link {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_link_is_down_since_it_went_down_whatever_is_tried_meanwhile() {
+        let mut link = Link::default();
+        link.down("refused".into());
+        assert!(!link.connected && link.since.is_some());
+
+        link.up();
+        assert!(link.connected && link.reason.is_none());
+
+        let before = SystemTime::now();
+        link.down("cut".into());
+        assert!(link.since.is_some_and(|since| since >= before));
+        let long_ago = before - Duration::from_secs(3600);
+        link.since = Some(long_ago);
+        link.down("refused".into());
+        assert_eq!(link.since, Some(long_ago));
+        assert_eq!(link.reason.as_deref(), Some("refused"));
+    }
+}
