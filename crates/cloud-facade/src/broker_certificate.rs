@@ -55,8 +55,9 @@ impl BrokerCertificate {
         let mut config = self.config.clone();
         config.client_id.push_str(PROOF);
         config.tls = tls;
-        // It speaks for nobody.
+        // It speaks for nobody, and the broker is to remember nothing of it.
         (config.will, config.birth, config.goodbye) = (None, None, None);
+        config.session_expiry = None;
         let session = Session::builder(config).start()?;
         let mut state = session.state();
         let settled = state.wait_for(|state| {
