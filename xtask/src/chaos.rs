@@ -21,11 +21,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         bail!("`{value}` is not a number");
     }
     let mut command = cargo();
+    // Of the whole workspace, with its features: for one package alone half the tree would be built again.
     command
         .args([
             "test",
-            "-p",
-            "integration-tests",
+            "--workspace",
             "--test",
             "chaos",
             "--",
