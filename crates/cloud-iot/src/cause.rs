@@ -191,6 +191,15 @@ impl Cause {
         )
     }
 
+    /// Whether an attempt that ended so may have met something else than the server: a firewall that breaks TLS off
+    /// or answers itself, or a web server where MQTT was meant.
+    pub(crate) fn is_by_a_stranger(&self) -> bool {
+        matches!(
+            self,
+            Self::Tls(_) | Self::Closed { .. } | Self::Protocol(_) | Self::Io(_)
+        )
+    }
+
     /// Whether the fault may be with the network that the device is on.
     pub(crate) fn is_of_the_network(&self) -> bool {
         match self {

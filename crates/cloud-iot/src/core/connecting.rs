@@ -253,7 +253,9 @@ impl Core {
             let failures = self.failures.record(&self.config.backoff, credited);
             (self.config.backoff).delay(cause.retry(), failures, (self.random)())
         };
-        if connected.is_none() && cause.is_unreachable() {
+        // On the other port something else may listen, which is no way to the server either.
+        let stray = matches!(self.port, Port::Fallback(_)) && cause.is_by_a_stranger();
+        if connected.is_none() && (cause.is_unreachable() || stray) {
             self.other_port();
         }
         self.measures.lost(&cause, now);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ProxyCause;
+use crate::TlsCause;
 use crate::config::FallbackPort;
 
 /// Lets the attempt fail and returns what the next one does.
@@ -33,6 +34,39 @@ fn the_other_port_is_tried_and_remembered() {
         "open 443"
     );
     assert_eq!(next_attempt(&mut bench, Cause::Refused), "open");
+}
+
+#[test]
+fn a_stranger_on_the_other_port_does_not_hold_it_there() {
+    for stranger in [
+        Cause::Tls(TlsCause::NothingInCommon("ALPN".into())),
+        Cause::Tls(TlsCause::UnknownIssuer),
+        Cause::Protocol("HTTP/1.1 400 Bad Request".into()),
+        Cause::Closed { soon: false },
+        Cause::Io("something".into()),
+    ] {
+        let mut bench = Bench::new(config());
+        assert_eq!(next_attempt(&mut bench, Cause::Refused), "open 443");
+        assert_eq!(next_attempt(&mut bench, stranger.clone()), "open");
+        // On the main port it says nothing about the way.
+        assert_eq!(next_attempt(&mut bench, stranger), "open");
+    }
+    // These are the server's own words, or of the way to either port.
+    for other in [
+        Cause::NotAccepted(ReasonCode::NOT_AUTHORIZED),
+        Cause::NameNotFound,
+        Cause::Proxy(ProxyCause::Authentication),
+    ] {
+        let mut bench = Bench::new(config());
+        assert_eq!(next_attempt(&mut bench, Cause::Refused), "open 443");
+        assert_eq!(next_attempt(&mut bench, other), "open 443");
+    }
+    // Once it has been the server that answered there, it is kept.
+    let mut bench = Bench::new(config());
+    assert_eq!(next_attempt(&mut bench, Cause::Refused), "open 443");
+    bench.connect();
+    let closed = Cause::Closed { soon: false };
+    assert_eq!(next_attempt(&mut bench, closed), "open 443");
 }
 
 #[test]
