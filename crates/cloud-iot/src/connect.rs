@@ -7,6 +7,7 @@ use std::time::Duration;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, Connect, ConnectProperties, ConnectReturnCode, LastWill, Packet,
 };
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -31,10 +32,7 @@ pub(crate) async fn connect(
     port: Port,
 ) -> Result<Accepted<TlsStream<TcpStream>>, Cause> {
     let deadline = Instant::now() + config.timeouts.connect;
-    let (port, tls) = match port {
-        Port::Main => (config.port, Arc::clone(&config.tls)),
-        Port::Fallback(port) => (port, tls::with_alpn(Arc::clone(&config.tls))),
-    };
+    let (port, tls) = peer(&config, port);
     let way = async {
         let host = config.host.as_str();
         let stream = match config.proxy.as_ref().and_then(|proxy| proxy.way_to(host)) {
@@ -48,6 +46,15 @@ pub(crate) async fn connect(
     timeout_at(deadline, way)
         .await
         .unwrap_or(Err(Cause::ConnectTimeout))
+}
+
+/// The TCP port, and the TLS settings with the ALPN name that is needed there.
+fn peer(config: &SessionConfig, port: Port) -> (u16, Arc<ClientConfig>) {
+    let tls = Arc::clone(&config.tls);
+    match port {
+        Port::Main => (config.port, tls::for_port(tls, config.port)),
+        Port::Fallback(port) => (port, tls::with_alpn(tls)),
+    }
 }
 
 fn handshake_failed(error: &io::Error) -> Cause {
@@ -122,5 +129,41 @@ fn terms(connack: &ConnAck, config: &SessionConfig) -> ServerTerms {
             .is_none_or(|flag| flag == 1),
         keep_alive,
         session_present: connack.session_present,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::ALPN_AWS_MQTT;
+
+    #[test]
+    fn other_tls_settings_get_the_alpn_name_that_the_port_needs() {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let bare = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        let mut config = SessionConfig::new("localhost", "device", Arc::new(bare));
+        for (main, port, expected, named) in [
+            (8883, Port::Main, 8883, false),
+            (8883, Port::Fallback(443), 443, true),
+            (443, Port::Main, 443, true),
+        ] {
+            config.port = main;
+            let (port, tls) = peer(&config, port);
+            let names: &[Vec<u8>] = if named {
+                &[ALPN_AWS_MQTT.to_vec()]
+            } else {
+                &[]
+            };
+            assert_eq!((port, &tls.alpn_protocols[..]), (expected, names));
+        }
+        // A name that was chosen stays.
+        let mut tls = ClientConfig::clone(&config.tls);
+        tls.alpn_protocols = vec![b"mqtt".to_vec()];
+        config.tls = Arc::new(tls);
+        assert_eq!(peer(&config, Port::Main).1.alpn_protocols, [b"mqtt"]);
     }
 }

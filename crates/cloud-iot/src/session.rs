@@ -24,7 +24,6 @@ use crate::receipt::Receipt;
 use crate::router::Router;
 use crate::store::OutboxStore;
 use crate::stream::MessageStream;
-use crate::tls;
 use crate::topic::TopicFilter;
 
 /// Events kept for a slow reader; beyond them it is told how many it missed.
@@ -125,14 +124,13 @@ impl SessionBuilder {
     /// [`ConfigError`] if the configuration is not valid, or if called outside a Tokio runtime.
     pub fn start(self) -> Result<SessionHandle, ConfigError> {
         let Self {
-            mut config,
+            config,
             router,
             hooks,
             store,
         } = self;
         config.validate()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConfigError::NoRuntime)?;
-        config.tls = tls::for_port(config.tls, config.port);
         let config = Arc::new(config);
         let span = tracing::info_span!(
             "session", host = %config.host, port = config.port, client_id = %config.client_id
