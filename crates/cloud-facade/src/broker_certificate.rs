@@ -8,6 +8,7 @@
 //!
 //! Protocol: docs/protocol.md, "IoT messaging" (client certificate).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_config::{Credentials, DeviceConfig, RootCertificates, Store};
@@ -17,6 +18,7 @@ use cloud_remote::{
     CertificateAnswer, CertificatePem, CertificateSerial, CertificateStatus, ExpiryWatch,
     PlatformClock, RotationError, SourceError, StoreError,
 };
+use rustls::ClientConfig;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::adapters::Platform;
@@ -51,13 +53,8 @@ pub(crate) struct BrokerCertificate {
 
 impl BrokerCertificate {
     /// Connects with the new certificate beside the connection that there is.
-    async fn prove(&self, tls: std::sync::Arc<rustls::ClientConfig>) -> Result<(), BoxError> {
-        let mut config = self.config.clone();
-        config.client_id.push_str(PROOF);
-        config.tls = tls;
-        // It speaks for nobody, and the broker is to remember nothing of it.
-        (config.will, config.birth, config.goodbye) = (None, None, None);
-        config.session_expiry = None;
+    async fn prove(&self, tls: Arc<ClientConfig>) -> Result<(), BoxError> {
+        let config = proof_config(&self.config, self.session.port(), tls);
         let session = Session::builder(config).start()?;
         let mut state = session.state();
         let settled = state.wait_for(|state| {
@@ -77,6 +74,19 @@ impl BrokerCertificate {
         session.stop(PROOF_END).await;
         proven
     }
+}
+
+/// For a connection beside the `session`, which holds or looks for one at `port`, with another certificate.
+fn proof_config(session: &SessionConfig, port: u16, tls: Arc<ClientConfig>) -> SessionConfig {
+    let mut config = session.clone();
+    config.client_id.push_str(PROOF);
+    config.tls = tls;
+    // The proof has one attempt, so it goes where the session has found a way already.
+    config.last_port = Some(port);
+    // It speaks for nobody, and the broker is to remember nothing of it.
+    (config.will, config.birth, config.goodbye) = (None, None, None);
+    config.session_expiry = None;
+    config
 }
 
 impl Replacement for BrokerCertificate {
@@ -207,5 +217,43 @@ impl Keeper {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cloud_iot::Message;
+
+    use super::*;
+
+    fn tls() -> Arc<ClientConfig> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        Arc::new(config)
+    }
+
+    #[tokio::test]
+    async fn the_proof_goes_where_the_session_gets_through() {
+        let mut config = SessionConfig::new("127.0.0.1", "thing", tls());
+        config.will = Some(Message::new("status", "OFFLINE"));
+        config.last_port = Some(443);
+        // It has not been polled, so it still looks where it is told to look first.
+        let session = Session::builder(config.clone()).start().unwrap();
+        config.last_port = None;
+        let other = tls();
+        let proof = proof_config(&config, session.port(), Arc::clone(&other));
+        assert_eq!(proof.last_port, Some(443));
+        assert_eq!(proof.client_id, "thing-proof");
+        assert!(Arc::ptr_eq(&proof.tls, &other));
+        assert!(proof.will.is_none() && proof.session_expiry.is_none());
+        session.stop(PROOF_END).await;
+        // A session with this configuration begins there.
+        let proof = Session::builder(proof).start().unwrap();
+        assert_eq!(proof.port(), 443);
+        proof.stop(PROOF_END).await;
     }
 }
