@@ -13,6 +13,8 @@ mod input;
 mod random;
 mod shared;
 mod task;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::future::poll_fn;

@@ -81,6 +81,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
                 Poll::Ready(Err(reason)) => return Poll::Ready(reason),
                 Poll::Ready(Ok(())) if self.received < TURN => continue,
                 Poll::Ready(Ok(())) => {
+                    // Time goes on for a peer that always has something to read as well.
+                    if let Poll::Ready(Err(reason)) = self.poll_time(cx, now) {
+                        return Poll::Ready(reason);
+                    }
                     // Wakes us once the runtime has looked around; nothing else is waited for.
                     let _ = pin!(tokio::task::yield_now()).poll(cx);
                     return Poll::Pending;
@@ -187,18 +191,19 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
 
     /// Ready when something was due.
     fn poll_time(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), CloseReason>> {
-        let timeout = self.shared.with(|state| state.mux.poll_timeout());
-        let Some(timeout) = timeout else {
-            return Poll::Pending;
+        let timeout = self.shared.with(|state| {
+            let timeout = state.mux.poll_timeout();
+            if timeout.is_none_or(|timeout| timeout > now) {
+                return Ok(timeout);
+            }
+            let handled = state.mux.handle_timeout(now);
+            Err(handled.map_err(|reason| state.closing.clone().unwrap_or(reason)))
+        });
+        let timeout = match timeout {
+            Ok(Some(timeout)) => timeout,
+            Ok(None) => return Poll::Pending,
+            Err(handled) => return Poll::Ready(handled),
         };
-        if timeout <= now {
-            return Poll::Ready(self.shared.with(|state| {
-                state
-                    .mux
-                    .handle_timeout(now)
-                    .map_err(|reason| state.closing.clone().unwrap_or(reason))
-            }));
-        }
         // Deadlines mostly move away as bytes come and go. The timer is left where it is then and set again when it
         // goes off: cheaper than moving it with every read.
         if timeout < self.armed || self.armed <= now {

@@ -132,6 +132,8 @@ pub struct Mux {
     pongs: usize,
     /// Channels with something to send, in turn.
     ring: VecDeque<ChannelKey>,
+    /// Channels whose turn came during a pause for throttling; back in the ring once it is over.
+    held_back: VecDeque<ChannelKey>,
     events: VecDeque<Event>,
     pool: Pool,
     received: usize,
@@ -154,6 +156,7 @@ impl Mux {
             refusals: 0,
             pongs: 0,
             ring: VecDeque::new(),
+            held_back: VecDeque::new(),
             events: VecDeque::new(),
             pool: Pool::default(),
             received: 0,
@@ -298,6 +301,7 @@ impl Mux {
             self.finish(key, Some(ChannelError::TunnelClosed));
         }
         self.ring.clear();
+        self.held_back.clear();
         self.release_unaccepted(now);
     }
 

@@ -117,7 +117,9 @@ impl Mux {
         let timers = &self.timers;
         let idle = timers.timeouts.idle;
         let answer = timers.timeouts.ping_answer;
-        let throttled = timers.throttled_until.filter(|_| !self.ring.is_empty());
+        let throttled = timers
+            .throttled_until
+            .filter(|_| !self.held_back.is_empty());
         [
             Some(timers.last_activity + idle),
             timers.stalled_since.map(|since| since + idle),
@@ -166,6 +168,7 @@ impl Mux {
             .is_some_and(|until| until <= now)
         {
             self.timers.throttled_until = None;
+            self.return_held_back();
         }
         if self.timers.next_linger.is_some_and(|due| due <= now) {
             self.end_lingering(now);

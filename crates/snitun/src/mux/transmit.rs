@@ -32,7 +32,8 @@ pub(super) enum Control {
 }
 
 impl Mux {
-    /// Whether [`Mux::poll_transmit`] may have something to write.
+    /// Whether [`Mux::poll_transmit`] may have something to write now. What waits for a pause to end is not counted:
+    /// [`Mux::poll_timeout`] tells when that is.
     pub fn has_output(&self) -> bool {
         !self.control.is_empty() || !self.ring.is_empty()
     }
@@ -56,19 +57,24 @@ impl Mux {
             };
             self.transmit_control(control, encoder, batch)?;
         }
-        // Each channel that is only held back by throttling is looked at once.
-        let mut held_back = 0;
-        while !batch.is_full() && held_back < self.ring.len() {
+        if !self.timers.is_throttled(now) {
+            self.return_held_back();
+        }
+        while !batch.is_full() {
             let Some(key) = self.ring.pop_front() else {
                 break;
             };
-            if self.transmit_channel(key, encoder, batch, now)? {
-                held_back = 0;
-            } else {
-                held_back += 1;
-            }
+            self.transmit_channel(key, encoder, batch, now)?;
         }
         Ok(())
+    }
+
+    /// A pause for throttling is over: those that have waited for it are the next ones.
+    pub(super) fn return_held_back(&mut self) {
+        if !self.held_back.is_empty() {
+            self.held_back.append(&mut self.ring);
+            std::mem::swap(&mut self.held_back, &mut self.ring);
+        }
     }
 
     fn transmit_control(
@@ -110,28 +116,28 @@ impl Mux {
         }
     }
 
-    /// A channel's turn. Returns whether it was taken or given up, rather than put off by throttling.
+    /// A channel's turn, unless throttling puts it off.
     fn transmit_channel(
         &mut self,
         key: ChannelKey,
         encoder: &mut Encoder,
         batch: &mut WriteBatch,
         now: Instant,
-    ) -> Result<bool, SealError> {
+    ) -> Result<(), SealError> {
         let share = self.config.limits.send_share(self.by_id.len());
         let Some(channel) = channel_mut(&mut self.slots, key) else {
-            return Ok(true);
+            return Ok(());
         };
         channel.scheduled = false;
         if !channel.has_output() {
-            return Ok(true);
+            return Ok(());
         }
         let id = channel.id;
         let bulk = channel.send.front_len() >= THROTTLED_FROM;
         if bulk && self.timers.is_throttled(now) {
             channel.scheduled = true;
-            self.ring.push_back(key);
-            return Ok(false);
+            self.held_back.push_back(key);
+            return Ok(());
         }
         let Some(chunk) = channel.send.pop() else {
             let flow = &mut channel.flow;
@@ -142,11 +148,11 @@ impl Mux {
                 flow.barrier = Barrier::Waiting(Barrier::ROUNDS);
                 // The channel's own id is as good as any, and tells whom the answer is for.
                 batch.append(|out| encoder.ping(id, false, out))?;
-                return Ok(true);
+                return Ok(());
             }
             batch.append(|out| encoder.bare(id, FrameType::Close, out))?;
             self.finish(key, None);
-            return Ok(true);
+            return Ok(());
         };
         // Half of its room free again: worth waking the writer for.
         if channel.writer_waits && channel.send.len() <= share / 2 {
@@ -171,6 +177,6 @@ impl Mux {
             self.stats.throttled += u64::from(self.timers.throttle(now));
         }
         self.schedule(key);
-        Ok(true)
+        Ok(())
     }
 }

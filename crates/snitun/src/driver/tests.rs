@@ -1,0 +1,165 @@
+//! The connection's task over streams that behave as no socket does for long.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::*;
+use crate::cipher::{Cipher, Role};
+use crate::frame::ChannelId;
+use crate::handshake::{ClientHandshake, ServerHandshake};
+use crate::key::SessionKey;
+use crate::limits::{Limits, Timeouts};
+use crate::version::ProtocolVersion;
+
+/// What the peer does.
+struct Peer {
+    /// Seals what it sends.
+    encoder: Encoder,
+    /// Sends pings as fast as they are read, rather than nothing.
+    floods: bool,
+    /// Takes whatever is written, rather than nothing.
+    reads: bool,
+    /// How often we tried to read from it.
+    reads_tried: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Peer {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.reads_tried.fetch_add(1, Ordering::Relaxed);
+        if !self.floods {
+            return Poll::Pending;
+        }
+        let mut wire = Vec::new();
+        while buf.remaining() - wire.len() >= 32 {
+            self.encoder
+                .ping(ChannelId([1; 16]), false, &mut wire)
+                .unwrap();
+        }
+        buf.put_slice(&wire);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Peer {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.reads {
+            Poll::Ready(Ok(bytes.len()))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+struct Run {
+    handle: TunnelHandle,
+    reads_tried: Arc<AtomicUsize>,
+}
+
+/// Runs the server's end of a tunnel with such a peer.
+fn run(floods: bool, reads: bool, throttling: Option<u32>, timeouts: Timeouts) -> Run {
+    let key = || SessionKey::new([3; 32], [4; 16]).with_cipher(Cipher::AesCbc);
+    let (mut challenge, mut answer) = (Vec::new(), Vec::new());
+    let mut random = |dest: &mut [u8]| dest.fill(1);
+    let server = ServerHandshake::new(key(), &mut random, &mut challenge).unwrap();
+    let client = ClientHandshake::new(key())
+        .answer(&mut challenge, &mut random, &mut answer)
+        .unwrap();
+    let version = ProtocolVersion::V0;
+    let reads_tried = Arc::new(AtomicUsize::new(0));
+    let peer = Peer {
+        encoder: Encoder::new(
+            client.sealer,
+            version,
+            Box::new(|dest: &mut [u8]| dest.fill(2)),
+        ),
+        floods,
+        reads,
+        reads_tried: Arc::clone(&reads_tried),
+    };
+    let config = MuxConfig {
+        role: Role::Server,
+        version,
+        throttling: throttling.and_then(|rate| rate.try_into().ok()),
+        limits: Limits::default(),
+        timeouts,
+    };
+    let (handle, work) = start(peer, server.verify(&mut answer).unwrap(), config).unwrap();
+    tokio::spawn(work);
+    Run {
+        handle,
+        reads_tried,
+    }
+}
+
+/// Lets `time` pass in small steps, with the task running in between.
+async fn pass(time: Duration) {
+    const STEPS: u32 = 10;
+    for _ in 0..STEPS {
+        tokio::time::advance(time / STEPS).await;
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_only_sends_stops_no_timer() {
+    let timeouts = Timeouts {
+        drain: Duration::from_millis(100),
+        ..Timeouts::default()
+    };
+    let flooded = run(true, false, None, timeouts);
+    pass(Duration::from_millis(10)).await;
+    flooded.handle.close();
+    pass(Duration::from_millis(90)).await;
+    assert!(!flooded.handle.is_closed(), "the limit has not come");
+    pass(Duration::from_millis(50)).await;
+    assert!(flooded.handle.is_closed());
+
+    let flooded = run(true, false, None, Timeouts::default());
+    pass(Duration::from_secs(150)).await;
+    assert!(flooded.handle.is_closed());
+    assert_eq!(*flooded.handle.closed().await, CloseReason::WriteStalled);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_task_sleeps_while_throttling_makes_a_channel_wait() {
+    let run = run(false, true, Some(1), Timeouts::default());
+    let mut channel = run.handle.open(None).unwrap();
+    // One frame goes, the next one waits for a second.
+    channel.write_all(&[0; 128 * 1024]).await.unwrap();
+    pass(Duration::from_millis(100)).await;
+    assert_eq!(run.handle.stats().bytes_sent, 64 * 1024);
+    let before = run.reads_tried.load(Ordering::Relaxed);
+    pass(Duration::from_millis(800)).await;
+    // Somebody else who looks in or writes a little does not change that.
+    run.handle.stats();
+    let mut other = run.handle.open(None).unwrap();
+    other.write_all(b"small").await.unwrap();
+    pass(Duration::from_millis(50)).await;
+    let tried = run.reads_tried.load(Ordering::Relaxed) - before;
+    assert!(tried <= 5, "polled {tried} times during one pause");
+    assert_eq!(run.handle.stats().bytes_sent, 64 * 1024 + 5);
+    pass(Duration::from_millis(100)).await;
+    assert_eq!(run.handle.stats().bytes_sent, 128 * 1024 + 5);
+}
