@@ -9,11 +9,15 @@
 
 #[path = "support/pair.rs"]
 mod pair;
+mod support;
 
 use pair::{CLIENT, Pair, SERVER, small_limits};
+use snitun::server::ServerConfig;
 use snitun::{
     ChannelId, Cipher, FrameType, HEADER_LEN, Header, Limits, ProtocolVersion, Read, sni,
 };
+use support::Relay;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Frames that announce 4 GiB each, in every type, cost no memory until the bytes come.
 #[test]
@@ -118,4 +122,46 @@ fn a_small_frame_allocates_nothing() {
             );
         }
     }
+}
+
+/// The same with the driver: a caller's bytes through server, tunnel and device and back, all on one thread. What tokio
+/// does for its sockets and timers allocates nothing either.
+#[test]
+fn a_small_frame_allocates_nothing_in_the_driver() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let counted = runtime.block_on(async {
+        let relay = Relay::start(ServerConfig::default()).await;
+        let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
+        let mut tunnel = relay.device(config).await.unwrap();
+        let (caller, channel) = relay.call(&mut tunnel, "device.example.com").await;
+        (relay, tunnel, caller, channel)
+    });
+    let (relay, tunnel, mut caller, mut channel) = counted;
+    let mut frames = |count: usize| {
+        runtime.block_on(async {
+            for _ in 0..count {
+                let (mut there, mut back) = ([0; 100], [0; 100]);
+                let (read, written) =
+                    tokio::join!(channel.read_exact(&mut there), caller.write_all(&[7; 100]));
+                read.unwrap();
+                written.unwrap();
+                let (read, written) =
+                    tokio::join!(caller.read_exact(&mut back), channel.write_all(&there));
+                read.unwrap();
+                written.unwrap();
+                assert_eq!(back, [7; 100]);
+            }
+        });
+    };
+    frames(500);
+    let counted = allocation_counter::measure(|| frames(1000));
+    println!("{counted:?}");
+    assert!(counted.count_total < 20, "{counted:?}");
+    runtime.block_on(async {
+        drop((caller, channel, tunnel));
+        relay.stop().await;
+    });
 }

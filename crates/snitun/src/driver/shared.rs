@@ -49,12 +49,24 @@ struct Waiting {
 #[derive(Default)]
 pub(crate) struct Wakes {
     task: Option<Waker>,
+    /// The first reader or writer. There is seldom another one, and a place for it alone costs no allocation.
+    first: Option<Waker>,
     others: Vec<Waker>,
+}
+
+impl Wakes {
+    fn add(&mut self, waker: Waker) {
+        if self.first.is_none() {
+            self.first = Some(waker);
+        } else {
+            self.others.push(waker);
+        }
+    }
 }
 
 impl Drop for Wakes {
     fn drop(&mut self) {
-        for waker in self.others.drain(..) {
+        for waker in self.first.take().into_iter().chain(self.others.drain(..)) {
             waker.wake();
         }
         if let Some(task) = self.task.take() {
@@ -186,7 +198,9 @@ impl State {
                     None
                 }
             };
-            wakes.others.extend(waker);
+            if let Some(waker) = waker {
+                wakes.add(waker);
+            }
         }
         if self.task_is_idle && self.mux.has_output() {
             self.task_is_idle = false;
