@@ -252,6 +252,28 @@ fn pings_are_sent_answered_and_missed() {
     assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::Idle));
 }
 
+/// Whoever waits for a ping is told, even when the peer leaves it out.
+#[test]
+fn the_answer_to_a_later_ping_answers_the_earlier_ones() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    let ids = [pair.id(), pair.id(), pair.id()];
+    let mux = &mut pair.sides[CLIENT].mux;
+    let mut now = pair.now;
+    for id in ids {
+        assert!(mux.ping(id, now));
+        now += Duration::from_secs(1);
+    }
+    mux.handle(Incoming::Pong { id: ids[1] }, now).unwrap();
+    for (id, seconds) in [(ids[0], 3), (ids[1], 2)] {
+        let elapsed = Duration::from_secs(seconds);
+        assert_eq!(mux.poll_event(), Some(Event::Pong { id, elapsed }));
+    }
+    assert_eq!(mux.poll_event(), None, "the third one is still out");
+    // An answer that nobody asked for answers nothing.
+    mux.handle(Incoming::Pong { id: ids[0] }, now).unwrap();
+    assert_eq!(mux.poll_event(), None);
+}
+
 #[test]
 fn a_peer_that_reads_nothing_is_given_up() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);

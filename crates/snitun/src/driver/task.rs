@@ -40,6 +40,8 @@ pub(crate) struct Task<S> {
     unflushed: bool,
     /// Bytes received in this turn.
     received: usize,
+    /// A NEW with a malformed address was told of: a peer that sends one may send a thousand.
+    told_malformed: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
@@ -56,6 +58,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             armed,
             unflushed: false,
             received: 0,
+            told_malformed: false,
         }
     }
 
@@ -176,11 +179,14 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
         }
         let now = now();
         let (decoder, input) = (&mut self.decoder, self.input.bytes());
+        let told = &mut self.told_malformed;
         Poll::Ready(self.shared.with(|state| {
             state.mux.handle_received(now);
             while let Some(incoming) = decoder.decode(input)? {
-                if let Incoming::MalformedNew { id } = &incoming {
-                    tracing::warn!(%id, "the peer opened a channel with a malformed address; ignored");
+                if let Incoming::MalformedNew { id } = &incoming
+                    && !std::mem::replace(told, true)
+                {
+                    tracing::warn!(%id, "the peer opened a channel with a malformed address; ignored, as will be others");
                 }
                 tracing::trace!(frame = incoming.name(), id = %incoming.id(), "received");
                 state.mux.handle(incoming, now)?;

@@ -79,11 +79,11 @@ pub enum Event {
     Writable(ChannelKey),
     /// It is time for a ping: call [`Mux::ping`] with a random id.
     PingDue,
-    /// A ping was answered.
+    /// A ping was answered, or a later one was, which answers it as well.
     Pong {
         /// The id that the ping was given.
         id: ChannelId,
-        /// How long the answer took.
+        /// How long the answer, whichever it was, took to come.
         elapsed: Duration,
     },
 }

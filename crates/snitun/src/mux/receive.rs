@@ -50,9 +50,7 @@ impl Mux {
                 }
             }
             Incoming::Pong { id } => {
-                if let Some(elapsed) = self.timers.answered(id, now) {
-                    self.events.push_back(Event::Pong { id, elapsed });
-                } else {
+                if !self.handle_pong(id, now) {
                     self.step_barrier(id);
                 }
             }

@@ -72,12 +72,12 @@ impl Timers {
         self.drain_until = Some(now + self.timeouts.drain);
     }
 
-    /// How long the answer to a ping of ours took; any answer shows that the earlier pings arrived too.
-    pub(super) fn answered(&mut self, id: ChannelId, now: Instant) -> Option<Duration> {
-        let position = self.pings.iter().position(|(ping, _)| *ping == id)?;
-        let (_, sent) = self.pings[position];
-        self.pings.drain(..=position);
-        Some(now.saturating_duration_since(sent))
+    /// The pings of ours that an answer to the one with this `id` answers, none if it is not ours: any answer shows that
+    /// the earlier pings arrived too.
+    fn answered(&mut self, id: ChannelId) -> impl Iterator<Item = (ChannelId, Instant)> {
+        let position = self.pings.iter().position(|(ping, _)| *ping == id);
+        self.pings
+            .drain(..position.map_or(0, |position| position + 1))
     }
 }
 
@@ -94,6 +94,17 @@ impl Mux {
         self.timers.pings.push_back((id, now));
         self.control.push_back(Control::Ping(id));
         true
+    }
+
+    /// Tells of each ping that the answer to this one answers. Returns whether it is a ping of ours.
+    pub(super) fn handle_pong(&mut self, id: ChannelId, now: Instant) -> bool {
+        let before = self.events.len();
+        let answered = self.timers.answered(id).map(|(id, sent)| Event::Pong {
+            id,
+            elapsed: now.saturating_duration_since(sent),
+        });
+        self.events.extend(answered);
+        self.events.len() > before
     }
 
     /// Notes that bytes were read from the connection.
