@@ -4,19 +4,24 @@
 //! gets it, or the keeper of the client certificate. A new certificate is in use → the shadow is told. It decides nothing
 //! beyond that.
 
+mod report;
+mod wish;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cloud_iot::{SessionEvent, SessionHandle};
 use cloud_remote::rotation::RotationOutcome;
-use cloud_remote::{CertificateSerial, RemoteEvent, RemoteHandle, SerialError};
-use cloud_shadow::{Delta, Deltas, Document, ShadowClient};
-use serde_json::{Map, Value};
+use cloud_remote::{RemoteEvent, RemoteHandle};
+use cloud_shadow::{Delta, ShadowClient};
+use serde_json::Value;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::report::{Certificates, Report, report_certificates, report_iot};
+use self::wish::{Wishes, wished};
 use crate::broker_certificate::{IOT_CERTIFICATE_KEY, Keeper, News};
 use crate::event::Event;
 use crate::hooks::{Hooks, Moment};
@@ -27,31 +32,6 @@ const CERTIFICATE_KEY: &str = "remoteCertSn";
 
 /// What the hooks of remote access have left once everything else has been stopped.
 const LAST_HOOKS: Duration = Duration::from_millis(500);
-
-/// How long after a report that failed on a standing connection the next one is tried.
-const REPORT_AGAIN: Duration = Duration::from_secs(60);
-
-/// The serial numbers to be reported; none of what there is nothing to say about.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct Certificates {
-    remote: Option<String>,
-    iot: Option<String>,
-}
-
-impl Certificates {
-    fn state(&self) -> Map<String, Value> {
-        [
-            (CERTIFICATE_KEY, &self.remote),
-            (IOT_CERTIFICATE_KEY, &self.iot),
-        ]
-        .into_iter()
-        .filter_map(|(key, serial)| Some((key.to_owned(), serial.clone()?.into())))
-        .collect()
-    }
-}
-
-/// Where they go.
-type Report = watch::Sender<Certificates>;
 
 pub(crate) struct Conductor {
     pub(crate) session: SessionHandle,
@@ -80,6 +60,7 @@ impl Conductor {
             self.session.clone(),
             report.subscribe(),
         ));
+        let mut wishes = Wishes::default();
         // Hooks of remote access run beside this task, so that a slow one does not hold it up.
         let mut hooks = JoinSet::new();
         loop {
@@ -110,13 +91,14 @@ impl Conductor {
                     Err(RecvError::Lagged(missed)) => self.remote_events_missed(missed, &report),
                     Err(RecvError::Closed) => ears.remote = None,
                 },
-                delta = ears.deltas.next(), if !ears.no_more_deltas => match delta {
-                    Some(delta) => {
-                        self.delta(delta, &mut keeper);
+                changed = ears.delta.changed(), if !ears.no_more_deltas => match changed {
+                    Ok(()) => {
+                        let delta = ears.delta.borrow_and_update().clone();
+                        self.delta(delta, &mut wishes, &mut keeper);
                         report_iot(&report, &keeper);
                     }
                     // The session is being stopped.
-                    None => ears.no_more_deltas = true,
+                    Err(_) => ears.no_more_deltas = true,
                 },
                 () = self.shadow_lost.notified() => self.shadow.resync().await,
                 Some(_) = hooks.join_next() => {}
@@ -313,20 +295,26 @@ impl Conductor {
         }
     }
 
-    fn delta(&self, delta: Delta, keeper: &mut Option<Keeper>) {
-        if let Some(remote) = &self.remote
-            && let Some(serial) = wished(&delta, CERTIFICATE_KEY)
-        {
-            remote.desired(serial);
+    /// A delta is all that is still to be done, so a wish that it does not hold any more is met or taken back. An empty one
+    /// is for the parts alone: it asks nothing of the host.
+    fn delta(&self, delta: Delta, wishes: &mut Wishes, keeper: &mut Option<Keeper>) {
+        if let Some(remote) = &self.remote {
+            let in_use = || remote.status().borrow().certificate.serial.clone();
+            if let Some(serial) = wishes.remote.next(wished(&delta, CERTIFICATE_KEY), in_use) {
+                remote.desired(serial);
+            }
         }
-        if let Some(keeper) = keeper
-            && let Some(serial) = wished(&delta, IOT_CERTIFICATE_KEY)
-        {
-            keeper.desired(serial);
+        if let Some(keeper) = keeper {
+            let in_use = || keeper.status().serial.clone();
+            if let Some(serial) = wishes.iot.next(wished(&delta, IOT_CERTIFICATE_KEY), in_use) {
+                keeper.desired(serial);
+            }
         }
-        self.tell(Event::ShadowDelta {
-            state: Value::Object(delta.state),
-        });
+        if !delta.is_empty() {
+            self.tell(Event::ShadowDelta {
+                state: Value::Object(delta.state),
+            });
+        }
     }
 
     /// The certificate that is served; none without remote access.
@@ -353,40 +341,9 @@ impl Conductor {
 pub(crate) struct Ears {
     pub(crate) session: broadcast::Receiver<SessionEvent>,
     pub(crate) remote: Option<broadcast::Receiver<RemoteEvent>>,
-    pub(crate) deltas: Deltas,
+    pub(crate) delta: watch::Receiver<Delta>,
     /// The shadow's task has ended.
     pub(crate) no_more_deltas: bool,
-}
-
-/// The certificate that is wished for under a key of the shadow.
-fn wished(delta: &Delta, key: &str) -> Option<CertificateSerial> {
-    let wish = delta.state.get(key)?;
-    let wish = wish.as_str().ok_or("it is not a string".to_owned());
-    match wish.and_then(|serial| {
-        serial
-            .parse()
-            .map_err(|error: SerialError| error.to_string())
-    }) {
-        Ok(serial) => Some(serial),
-        Err(error) => {
-            tracing::warn!(
-                error,
-                "the shadow's {key} is not a serial number; it is ignored"
-            );
-            None
-        }
-    }
-}
-
-fn report_iot(report: &Report, keeper: &Option<Keeper>) {
-    let iot = keeper.as_ref().and_then(Keeper::reportable);
-    report.send_if_modified(|report| {
-        let news = iot.is_some() && report.iot != iot;
-        if news {
-            report.iot = iot;
-        }
-        news
-    });
 }
 
 async fn next_news(keeper: &mut Option<Keeper>) -> News {
@@ -402,49 +359,5 @@ async fn next(
     match ear {
         Some(events) => events.recv().await,
         None => std::future::pending().await,
-    }
-}
-
-/// Keeps the shadow's reported certificates true: after each connection and each rotation they are written if they differ, and
-/// some time after somebody else has made them differ.
-async fn report_certificates(
-    shadow: ShadowClient,
-    session: SessionHandle,
-    mut certificates: watch::Receiver<Certificates>,
-) {
-    let mut state = session.state();
-    drop(session);
-    let mut document = shadow.document();
-    loop {
-        if state.wait_for(|state| state.is_online()).await.is_err() {
-            return;
-        }
-        let current = certificates.borrow_and_update().state();
-        let mut failed = false;
-        if !current.is_empty()
-            && let Err(error) = shadow.report(current.clone()).await
-        {
-            tracing::warn!(%error, "the certificates' serial numbers could not be reported; tried again later");
-            failed = true;
-        }
-        let again = async {
-            let differs = |document: &Option<Document>| {
-                document.as_ref().is_some_and(|it| {
-                    let mut current = current.iter();
-                    current.any(|(key, serial)| it.reported.get(key) != Some(serial))
-                })
-            };
-            if !failed && document.wait_for(differs).await.is_err() {
-                // The shadow's task has ended, and so will this one.
-                std::future::pending::<()>().await;
-            }
-            tokio::time::sleep(REPORT_AGAIN).await;
-        };
-        tokio::select! {
-            () = again => {}
-            changed = certificates.changed() => if changed.is_err() { return },
-            // The next connection, not this one.
-            lost = state.wait_for(|state| !state.is_online()) => if lost.is_err() { return },
-        }
     }
 }

@@ -214,7 +214,7 @@ impl Start {
         let ears = Ears {
             session: session_events,
             remote: remote.as_ref().map(RemoteHandle::events),
-            deltas: shadow.deltas(),
+            delta: shadow.delta(),
             no_more_deltas: false,
         };
         Ok(Prepared {

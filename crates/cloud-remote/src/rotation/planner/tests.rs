@@ -122,6 +122,17 @@ fn a_newer_wish_replaces_the_request_or_the_wait_for_it() {
 }
 
 #[test]
+fn a_wish_for_what_is_in_use_ends_the_attempts_for_another() {
+    let mut bench = Bench::online();
+    bench.step(Event::Desired(serial(2)));
+    assert_eq!(bench.step(Event::Answered(Err(()))), []);
+    assert_eq!(bench.step(Event::Desired(serial(1))), []);
+    assert_eq!(bench.planner.next_wake(), None);
+    bench.now += HOUR;
+    assert_eq!(bench.step(Event::Tick), []);
+}
+
+#[test]
 fn a_wish_during_an_installation_is_served_after_it() {
     for result in [Ok(()), Err(())] {
         let mut bench = Bench::online();
