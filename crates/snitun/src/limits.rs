@@ -32,7 +32,10 @@ pub struct Limits {
     /// enough to keep the connection busy while the writer is woken.
     pub send_per_channel: usize,
     /// Written and not yet handed to the connection, for all channels together. Default 16 MiB. It is shared out evenly
-    /// (with at least 16 KiB for each channel), so that a paused channel never takes the room of another.
+    /// among the channels that are open when something is written. Where paused ones have filled it, each channel still gets
+    /// 16 KiB (or [`send_per_channel`](Self::send_per_channel), if that is less), so that no channel stands still because of
+    /// others: the most that can be queued is this and 16 KiB for each of [`max_channels`](Self::max_channels), by default
+    /// 32 MiB.
     pub send_total: usize,
 }
 
@@ -56,6 +59,21 @@ impl Limits {
     const MIN_SEND_SHARE: usize = 16 * KIB;
     /// Least that a channel may hold before it is paused, however many there are.
     const MIN_PAUSE_MARK: usize = 64 * KIB;
+
+    /// How much more a channel that has `own` bytes queued for sending may queue when it is one of `channels`, which have
+    /// `all` bytes queued together.
+    pub(crate) fn send_room(&self, channels: usize, own: usize, all: usize) -> usize {
+        let share = self.send_share(channels);
+        let least = share.min(Self::MIN_SEND_SHARE).saturating_sub(own);
+        let left = self.send_total.saturating_sub(all).max(least);
+        share.saturating_sub(own).min(left)
+    }
+
+    /// Whether so much of [`send_total`](Self::send_total) is free with `all` bytes queued that those who found it full had
+    /// better try again.
+    pub(crate) fn send_total_has_room(&self, all: usize) -> bool {
+        all <= self.send_total - self.send_total / 8
+    }
 
     /// How much one of `channels` channels may have queued for sending.
     pub(crate) fn send_share(&self, channels: usize) -> usize {

@@ -74,6 +74,8 @@ pub(super) struct ChannelState {
     /// A reader found nothing, a writer found no room: tell them when that changes.
     pub(super) reader_waits: bool,
     pub(super) writer_waits: bool,
+    /// Stands among those that wait for others to leave room.
+    pub(super) wants_total: bool,
 }
 
 impl ChannelState {
@@ -90,6 +92,7 @@ impl ChannelState {
             scheduled: false,
             reader_waits: false,
             writer_waits: false,
+            wants_total: false,
         }
     }
 

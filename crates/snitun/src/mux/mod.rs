@@ -137,6 +137,10 @@ pub struct Mux {
     events: VecDeque<Event>,
     pool: Pool,
     received: usize,
+    /// Written and not sent, over all channels.
+    unsent: usize,
+    /// Channels whose writer found no room because of the others, each once; those that are gone may still stand here.
+    want_total: Vec<ChannelKey>,
     timers: Timers,
     stats: TunnelStats,
     ended: bool,
@@ -160,6 +164,8 @@ impl Mux {
             events: VecDeque::new(),
             pool: Pool::default(),
             received: 0,
+            unsent: 0,
+            want_total: Vec::new(),
             timers,
             stats: TunnelStats::default(),
             ended: false,
@@ -225,6 +231,11 @@ impl Mux {
     /// Bytes received and not yet read, over all channels.
     pub fn bytes_received_unread(&self) -> usize {
         self.received
+    }
+
+    /// Bytes written and not yet handed to the connection, over all channels.
+    pub fn bytes_unsent(&self) -> usize {
+        self.unsent
     }
 
     /// What the connection has carried so far.
@@ -357,7 +368,7 @@ impl Mux {
         }
         channel.phase = Phase::Closed;
         channel.failure = channel.failure.or(failure);
-        channel.send.clear(&mut self.pool);
+        let cleared = channel.send.clear(&mut self.pool);
         self.by_id.remove(&channel.id);
         if std::mem::take(&mut channel.reader_waits) {
             self.events.push_back(Event::Readable(key));
@@ -368,6 +379,7 @@ impl Mux {
         if !channel.held {
             self.forget(key);
         }
+        self.make_room(cleared);
     }
 
     /// Frees the slot of a channel that neither the wire nor the application knows any more.

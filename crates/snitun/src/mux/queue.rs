@@ -10,6 +10,9 @@ use crate::batch::COPY_UP_TO;
 /// channels get their turn after some tens of microseconds.
 pub(crate) const FRAME_UP_TO: usize = 64 * 1024;
 
+/// A buffer for one TLS record, which is what most writes of some size are: four times as large, and it would be mostly empty.
+const RECORD: usize = 17 * 1024;
+
 /// Pieces below this size that nobody waits for are copied out of the input buffer, so that a few bytes waiting to be read do
 /// not keep 64 KiB alive; what is kept is at most four times what is queued.
 const SHARE_FROM: usize = 16 * 1024;
@@ -76,8 +79,10 @@ impl SendQueue {
     }
 
     /// Copies `data` in; fills the last buffer before it takes another one. `coming` bytes, `data` included, are about to be
-    /// pushed: the next buffer is chosen for them.
+    /// pushed: the next buffer is chosen for them, and for more of the like where others wait already, so that what is kept is
+    /// about four times what is queued at most.
     pub(super) fn push(&mut self, mut data: &[u8], mut coming: usize, pool: &mut Pool) {
+        let before = self.bytes;
         self.bytes += data.len();
         if let Some(tail) = self.chunks.back_mut() {
             let (now, later) = data.split_at(data.len().min(tail.capacity() - tail.len()));
@@ -86,7 +91,8 @@ impl SendQueue {
             data = later;
         }
         while !data.is_empty() {
-            let mut chunk = pool.get(coming);
+            let more = if coming > COPY_UP_TO { before } else { 0 };
+            let mut chunk = pool.get(coming + more);
             let (now, later) = data.split_at(data.len().min(chunk.capacity()));
             chunk.extend_from_slice(now);
             self.chunks.push_back(chunk);
@@ -119,6 +125,7 @@ impl SendQueue {
     }
 
     /// Drops everything; returns how much it was.
+    #[must_use]
     pub(super) fn clear(&mut self, pool: &mut Pool) -> usize {
         for chunk in self.chunks.drain(..) {
             pool.put(chunk);
@@ -128,35 +135,37 @@ impl SendQueue {
     }
 }
 
-/// Buffers to be used again, in two sizes: for small frames, which are copied into the batch, and for large ones, which
-/// are chained.
+/// Buffers to be used again, in three sizes: for small frames, which are copied into the batch, and for those of a record
+/// and for large ones, which are chained.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     small: Vec<Vec<u8>>,
+    record: Vec<Vec<u8>>,
     large: Vec<Vec<u8>>,
 }
 
 impl Pool {
-    /// Kept for later: 256 KiB and 512 KiB, so that a quiet tunnel holds less than a megabyte.
+    /// Kept for later: 256 KiB, 136 KiB and 512 KiB, so that a quiet tunnel holds less than a megabyte.
     const KEEP_SMALL: usize = 64;
+    const KEEP_RECORD: usize = 8;
     const KEEP_LARGE: usize = 8;
 
     pub(super) fn get(&mut self, wanted: usize) -> Vec<u8> {
-        if wanted <= COPY_UP_TO {
-            self.small
-                .pop()
-                .unwrap_or_else(|| Vec::with_capacity(COPY_UP_TO))
+        let (kept, size) = if wanted <= COPY_UP_TO {
+            (&mut self.small, COPY_UP_TO)
+        } else if wanted <= RECORD {
+            (&mut self.record, RECORD)
         } else {
-            self.large
-                .pop()
-                .unwrap_or_else(|| Vec::with_capacity(FRAME_UP_TO))
-        }
+            (&mut self.large, FRAME_UP_TO)
+        };
+        kept.pop().unwrap_or_else(|| Vec::with_capacity(size))
     }
 
     pub(super) fn put(&mut self, mut chunk: Vec<u8>) {
         chunk.clear();
         let (kept, keep) = match chunk.capacity() {
             COPY_UP_TO => (&mut self.small, Self::KEEP_SMALL),
+            RECORD => (&mut self.record, Self::KEEP_RECORD),
             FRAME_UP_TO => (&mut self.large, Self::KEEP_LARGE),
             _ => return,
         };
@@ -184,6 +193,24 @@ mod tests {
             total += piece.len();
         }
         assert_eq!((total, queue.len()), (3000 + SHARE_FROM, 0));
+    }
+
+    #[test]
+    fn what_is_kept_for_sending_is_about_four_times_what_is_queued_at_most() {
+        let mut pool = Pool::default();
+        for size in [1, 4095, 4097, 8192, 16_406, 17_500, 40_000, 65_536] {
+            let mut queue = SendQueue::default();
+            for _ in 0..20 {
+                queue.push(&vec![0; size], size, &mut pool);
+                let kept: usize = queue.chunks.iter().map(Vec::capacity).sum();
+                let queued = queue.len();
+                assert!(
+                    kept <= (queued * 43 / 10).max(COPY_UP_TO),
+                    "{kept} for {queued} of {size}"
+                );
+            }
+            assert_eq!(queue.clear(&mut pool), 20 * size);
+        }
     }
 
     #[test]

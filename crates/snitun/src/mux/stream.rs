@@ -9,7 +9,7 @@ use bytes::BytesMut;
 
 use super::channel::Phase;
 use super::queue::{FRAME_UP_TO, SendQueue};
-use super::{ChannelKey, Mux, Read, Write, channel_mut};
+use super::{ChannelKey, Event, Mux, Read, Write, channel_mut};
 
 impl Mux {
     /// Takes received bytes, whatever piece is at hand.
@@ -69,7 +69,7 @@ impl Mux {
 
     /// Queues the bytes of several slices in order, as many as there is room for: one write, however many there are.
     pub fn write_vectored(&mut self, key: ChannelKey, data: &[IoSlice<'_>]) -> Write {
-        let share = self.config.limits.send_share(self.by_id.len());
+        let (limits, channels) = (&self.config.limits, self.by_id.len());
         let Some(channel) = channel_mut(&mut self.slots, key) else {
             return Write::Closed;
         };
@@ -80,10 +80,10 @@ impl Mux {
         if offered == 0 {
             return Write::Taken(0);
         }
-        let taken = offered.min(share.saturating_sub(channel.send.len()));
+        let room = limits.send_room(channels, channel.send.len(), self.unsent);
+        let taken = offered.min(room);
         if taken == 0 {
-            channel.writer_waits = true;
-            return Write::Wait;
+            return self.wait_for_room(key, 1);
         }
         let mut left = taken;
         for slice in data {
@@ -91,6 +91,7 @@ impl Mux {
             channel.send.push(&slice[..now], left, &mut self.pool);
             left -= now;
         }
+        self.unsent += taken;
         self.schedule(key);
         Write::Taken(taken)
     }
@@ -98,19 +99,18 @@ impl Mux {
     /// Like [`Mux::write`], for a buffer of [`Mux::take_buffer`]: a mostly full one becomes a frame as it is, without copying.
     /// What was taken is gone from the buffer; there is a rest only where a channel's whole room is less than a frame.
     pub fn write_buffer(&mut self, key: ChannelKey, buffer: &mut Vec<u8>) -> Write {
-        let share = self.config.limits.send_share(self.by_id.len());
+        let (limits, channels) = (&self.config.limits, self.by_id.len());
         let Some(channel) = channel_mut(&mut self.slots, key) else {
             return Write::Closed;
         };
         if channel.phase != Phase::Open {
             return Write::Closed;
         }
-        let room = share.saturating_sub(channel.send.len());
-        if buffer.len() > room {
-            if buffer.len() <= share {
-                // There will be room for all of it.
-                channel.writer_waits = true;
-                return Write::Wait;
+        let queued = channel.send.len();
+        if buffer.len() > limits.send_room(channels, queued, self.unsent) {
+            if queued > 0 && buffer.len() <= limits.send_share(channels) {
+                // There will be room for all of it, or nothing of this channel's own to wait for any more.
+                return self.wait_for_room(key, buffer.len());
             }
             let written = self.write(key, buffer);
             if let Write::Taken(count) = written {
@@ -126,8 +126,40 @@ impl Mux {
             channel.send.push(&buffer, taken, &mut self.pool);
             self.pool.put(buffer);
         }
+        self.unsent += taken;
         self.schedule(key);
         Write::Taken(taken)
+    }
+
+    /// Makes a note that the channel's writer waits for room for so many bytes: for its own channel's, which comes as that is
+    /// sent, and where the channel has it already, for what others leave.
+    fn wait_for_room(&mut self, key: ChannelKey, wanted: usize) -> Write {
+        let share = self.config.limits.send_share(self.by_id.len());
+        if let Some(channel) = channel_mut(&mut self.slots, key) {
+            channel.writer_waits = true;
+            if channel.send.len() + wanted <= share && !channel.wants_total {
+                channel.wants_total = true;
+                self.want_total.push(key);
+            }
+        }
+        Write::Wait
+    }
+
+    /// So many bytes are no longer queued: tells the writers that waited for others to leave room, once there is some.
+    pub(super) fn make_room(&mut self, freed: usize) {
+        self.unsent -= freed;
+        if self.want_total.is_empty() || !self.config.limits.send_total_has_room(self.unsent) {
+            return;
+        }
+        for key in self.want_total.drain(..) {
+            let Some(channel) = channel_mut(&mut self.slots, key) else {
+                continue;
+            };
+            channel.wants_total = false;
+            if std::mem::take(&mut channel.writer_waits) {
+                self.events.push_back(Event::Writable(key));
+            }
+        }
     }
 
     /// An empty buffer with room for one frame, for [`Mux::write_buffer`].

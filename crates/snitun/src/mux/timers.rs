@@ -196,9 +196,10 @@ impl Mux {
             };
             if let Phase::Closing { give_up } = channel.phase {
                 if give_up <= now {
-                    channel.send.clear(&mut self.pool);
+                    let cleared = channel.send.clear(&mut self.pool);
                     channel.flow.peer_paused = false;
                     channel.flow.barrier = Barrier::Passed;
+                    self.make_room(cleared);
                     self.schedule(key);
                 } else {
                     let next = self.timers.next_linger.get_or_insert(give_up);

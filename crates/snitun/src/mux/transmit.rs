@@ -160,6 +160,7 @@ impl Mux {
             self.events.push_back(Event::Writable(key));
         }
         channel.flow.sent = channel.flow.sent.saturating_add(chunk.len());
+        self.make_room(chunk.len());
         self.stats.bytes_sent += chunk.len() as u64;
         // A chunk is at most 64 KiB.
         let size = u32::try_from(chunk.len()).unwrap_or(u32::MAX);

@@ -306,7 +306,8 @@ pub(crate) fn hostile(data: &[u8]) {
         receive_total: 90_000,
         pause_above: 20_000,
         resume_below: 5_000,
-        ..Limits::default()
+        send_per_channel: 60_000,
+        send_total: 80_000,
     };
     let mut now = std::time::Instant::now();
     let config = MuxConfig {
@@ -388,6 +389,8 @@ pub(crate) fn hostile(data: &[u8]) {
         while mux.poll_event().is_some() {}
         assert!(mux.open_channels() <= limits.max_channels);
         assert!(mux.bytes_received_unread() <= limits.receive_total);
+        // Each channel has 16 KiB for certain.
+        assert!(mux.bytes_unsent() <= limits.send_total + limits.max_channels * 16 * 1024);
         assert!(mux.control_frames_waiting() <= 20_000);
         // Headers go past the batch's mark by at most one frame.
         assert!(batch.len() <= 256 * 1024 + 64 * 1024 + 64);
@@ -397,5 +400,6 @@ pub(crate) fn hostile(data: &[u8]) {
         mux.release(key, now);
     }
     assert_eq!(mux.bytes_received_unread(), 0);
+    assert_eq!(mux.bytes_unsent(), 0);
     assert_eq!(mux.open_channels(), 0);
 }

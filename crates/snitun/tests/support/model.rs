@@ -179,6 +179,7 @@ impl Model {
         for side in &self.pair.sides {
             assert_eq!(side.mux.open_channels(), 0);
             assert_eq!(side.mux.bytes_received_unread(), 0);
+            assert_eq!(side.mux.bytes_unsent(), 0);
         }
     }
 }
