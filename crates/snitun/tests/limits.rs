@@ -245,14 +245,6 @@ fn a_peer_that_reads_nothing_is_given_up() {
     assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::WriteStalled));
 }
 
-/// What is written and cannot go out is bounded in total, and a paused channel takes nobody else's room.
-
-/// Channels that are opened, filled and paused one after the other: each finds more room than an even share of what there
-
-/// will be, and together they stay within the total all the same.
-
-/// A writer that waits because others have taken the total, and whose own channel stands still, is told when they leave room.
-
 /// A tunnel that is being closed waits for its peer, but not for long.
 
 #[test]

@@ -59,6 +59,7 @@ fn buffers_are_queued_within_the_limit_and_arrive_in_order() {
     }
 }
 
+/// What is written and cannot go out is bounded in total, and a paused channel takes nobody else's room.
 #[test]
 fn room_for_sending_is_shared_out_evenly() {
     let limits = Limits {
@@ -87,6 +88,7 @@ fn room_for_sending_is_shared_out_evenly() {
     assert_eq!(mux.write(key, &data), Write::Closed);
 }
 
+/// Channels that are opened, filled and paused one after the other: each finds more room than an even share of what there
 #[test]
 fn the_total_for_sending_holds_however_it_is_filled() {
     let limits = Limits {
@@ -122,6 +124,7 @@ fn the_total_for_sending_holds_however_it_is_filled() {
     assert_eq!(mux.bytes_unsent(), 0);
 }
 
+/// will be, and together they stay within the total all the same.
 #[test]
 fn who_waits_for_the_total_is_told_when_others_leave_room() {
     let limits = Limits {
