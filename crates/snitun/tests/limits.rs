@@ -145,7 +145,6 @@ fn a_device_does_not_let_itself_be_flooded() {
 }
 
 /// However a peer makes us close channels, what waits to tell it so has an end.
-
 #[test]
 fn a_peer_that_does_not_read_what_it_makes_us_close_is_ended() {
     let limits = || Limits {
@@ -210,7 +209,6 @@ fn pings_are_sent_answered_and_missed() {
 }
 
 /// Whoever waits for a ping is told, even when the peer leaves it out.
-
 #[test]
 fn the_answer_to_a_later_ping_answers_the_earlier_ones() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
@@ -246,7 +244,6 @@ fn a_peer_that_reads_nothing_is_given_up() {
 }
 
 /// A tunnel that is being closed waits for its peer, but not for long.
-
 #[test]
 fn draining_has_an_end() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
@@ -262,7 +259,6 @@ fn draining_has_an_end() {
 }
 
 /// Version 0, whatever the sender does: at its limit the channel goes, the others and the connection stay, again and again.
-
 #[test]
 fn a_version_without_flow_control_bounds_every_channel_for_itself() {
     let limits = limits_for(20_000);

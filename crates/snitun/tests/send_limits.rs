@@ -89,6 +89,7 @@ fn room_for_sending_is_shared_out_evenly() {
 }
 
 /// Channels that are opened, filled and paused one after the other: each finds more room than an even share of what there
+/// will be, and together they stay within the total all the same.
 #[test]
 fn the_total_for_sending_holds_however_it_is_filled() {
     let limits = Limits {
@@ -124,7 +125,7 @@ fn the_total_for_sending_holds_however_it_is_filled() {
     assert_eq!(mux.bytes_unsent(), 0);
 }
 
-/// will be, and together they stay within the total all the same.
+/// A writer that waits because others have taken the total, and whose own channel stands still, is told when they leave room.
 #[test]
 fn who_waits_for_the_total_is_told_when_others_leave_room() {
     let limits = Limits {
