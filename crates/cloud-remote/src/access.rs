@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 /// Longer lists are cut by [`AccessRules::new`]: the list is walked for each connection.
 pub const MAX_RULES: usize = 1_024;
@@ -32,15 +32,16 @@ pub struct AccessRules {
 }
 
 impl AccessRules {
-    /// Makes rules of two lists. Ranges that contain each other are merged. If there are more than [`MAX_RULES`] of a
+    /// Makes rules of two lists. Ranges that contain each other are merged, and one within `::ffff:0:0/96` is the range of
+    /// IPv4 addresses that it stands for. If there are more than [`MAX_RULES`] of a
     /// kind after that, the rules refuse everybody rather than let in someone who was meant to be kept out.
     #[must_use]
     pub fn new(
         allow: impl IntoIterator<Item = IpNet>,
         deny: impl IntoIterator<Item = IpNet>,
     ) -> Self {
-        let allow = IpNet::aggregate(&allow.into_iter().collect());
-        let deny = IpNet::aggregate(&deny.into_iter().collect());
+        let allow = IpNet::aggregate(&allow.into_iter().map(canonical).collect());
+        let deny = IpNet::aggregate(&deny.into_iter().map(canonical).collect());
         if allow.len() > MAX_RULES || deny.len() > MAX_RULES {
             tracing::warn!(
                 allow = allow.len(),
@@ -77,6 +78,18 @@ impl AccessRules {
         let on = |list: &[IpNet]| list.iter().any(|range| range.contains(&address));
         !on(&self.deny) && (self.allow.is_empty() || on(&self.allow))
     }
+}
+
+/// As callers' addresses are compared: IPv4 as such.
+fn canonical(range: IpNet) -> IpNet {
+    let IpAddr::V6(address) = range.addr() else {
+        return range;
+    };
+    let mapped = address
+        .to_ipv4_mapped()
+        .zip(range.prefix_len().checked_sub(96))
+        .and_then(|(address, length)| Ipv4Net::new(address, length).ok());
+    mapped.map_or(range, IpNet::V4)
 }
 
 /// The rules in force, shared by whoever changes them and whoever asks.
@@ -133,6 +146,20 @@ mod tests {
     fn an_ipv4_address_in_ipv6_clothes_is_still_denied() {
         let rules = AccessRules::new([], nets(&["203.0.113.0/24"]));
         assert!(!rules.permits(ip("::ffff:203.0.113.9")));
+    }
+
+    #[test]
+    fn a_range_of_ipv4_addresses_in_ipv6_clothes_is_one_of_ipv4() {
+        let rules = AccessRules::new(
+            nets(&["::ffff:192.0.2.0/120", "2001:db8::/32"]),
+            nets(&["::ffff:192.0.2.9/128"]),
+        );
+        assert!(rules.permits(ip("192.0.2.1")) && rules.permits(ip("2001:db8::1")));
+        assert!(!rules.permits(ip("192.0.2.9")) && !rules.permits(ip("192.0.3.1")));
+        let all = AccessRules::new([], nets(&["::ffff:0:0/96"]));
+        assert!(!all.permits(ip("203.0.113.9")) && all.permits(ip("2001:db8::1")));
+        let wider = AccessRules::new([], nets(&["::/0"]));
+        assert!(wider.permits(ip("203.0.113.9")) && !wider.permits(ip("2001:db8::1")));
     }
 
     #[test]
