@@ -1,5 +1,8 @@
 //! How many connections there may be at once, in all and from one address.
 //!
+//! Callers with an unknown address cannot be told apart: one of them may be all of them. They get half of the connections at
+//! most, so that the others still get in.
+//!
 //! A connection's slot goes with its stream, so that it is held by whoever has the stream in the end: an upgraded
 //! connection belongs to the application.
 
@@ -24,6 +27,7 @@ pub(crate) struct Slots {
 #[derive(Debug, Default)]
 struct Taken {
     total: usize,
+    unknown: usize,
     by_address: HashMap<IpAddr, usize>,
 }
 
@@ -32,6 +36,7 @@ struct Taken {
 pub(crate) enum Full {
     Total,
     Address,
+    Unknown,
 }
 
 /// One connection's place; free again on drop.
@@ -50,7 +55,7 @@ impl Slots {
         }
     }
 
-    /// Takes a slot. Callers with an unknown address are limited by the total alone: they may be many.
+    /// Takes a slot.
     pub(crate) fn take(&self, address: Option<IpAddr>) -> Result<Slot, Full> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.total >= self.limit {
@@ -62,6 +67,11 @@ impl Slots {
                 return Err(Full::Address);
             }
             taken.by_address.insert(address, count + 1);
+        } else {
+            if taken.unknown >= self.limit.div_ceil(2) {
+                return Err(Full::Unknown);
+            }
+            taken.unknown += 1;
         }
         taken.total += 1;
         Ok(Slot {
@@ -83,9 +93,11 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.total = taken.total.saturating_sub(1);
-        if let Some(address) = self.address
-            && let Some(count) = taken.by_address.get_mut(&address)
-        {
+        let Some(address) = self.address else {
+            taken.unknown = taken.unknown.saturating_sub(1);
+            return;
+        };
+        if let Some(count) = taken.by_address.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
                 taken.by_address.remove(&address);
@@ -174,5 +186,17 @@ mod tests {
         drop((second, third, fourth));
         assert_eq!(slots.in_use(), 0);
         assert!(slots.taken.lock().unwrap().by_address.is_empty());
+    }
+
+    #[test]
+    fn callers_of_unknown_address_leave_half_to_the_others() {
+        let slots = Slots::new(4, 2);
+        let first = slots.take(None).unwrap();
+        let _second = slots.take(None).unwrap();
+        assert_eq!(slots.take(None).unwrap_err(), Full::Unknown);
+        let _third = slots.take(Some(IpAddr::from([192, 0, 2, 1]))).unwrap();
+        drop(first);
+        assert!(slots.take(None).is_ok());
+        assert!(Slots::new(1, 1).take(None).is_ok());
     }
 }
