@@ -1,7 +1,7 @@
 //! A reverse proxy: requests go to a local web server as HTTP/1.1, connections to which are kept and used again.
 //!
 //! Headers that concern one connection only are removed both ways. The application is told who the caller is, and
-//! whatever the caller wrote into those headers is removed. An upgraded connection (WebSocket) is passed on as bytes.
+//! whatever the caller wrote into those headers is removed. A WebSocket is passed on as bytes; no other upgrade is.
 //! Nothing is rewritten: the application sees the public host name, and its redirects and cookies work as they are.
 //!
 //! Specification: RFC 9110 §7.6 (intermediaries), §7.8 (upgrades).

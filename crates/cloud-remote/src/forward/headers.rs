@@ -10,18 +10,6 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Headers by which applications let themselves be told who calls. Only we may do that.
-const TOLD_BY_PROXIES: [HeaderName; 8] = [
-    header::FORWARDED,
-    X_FORWARDED_FOR,
-    X_FORWARDED_HOST,
-    X_FORWARDED_PROTO,
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-prefix"),
-    HeaderName::from_static("x-forwarded-server"),
-    HeaderName::from_static("x-real-ip"),
-];
-
 /// Headers that concern one connection only, beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
@@ -34,12 +22,26 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
-/// The protocol that the caller wants to change to, if it says so properly.
+/// The protocol that the caller wants to change to, if it says so properly and it is WebSocket. In others (`h2c`) it could
+/// make requests that nobody here looks at.
 pub(super) fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let wanted = headers.get(header::UPGRADE)?;
-    connection_options(headers)
-        .any(|option| option.eq_ignore_ascii_case("upgrade"))
-        .then(|| wanted.clone())
+    let properly = wanted.as_bytes().eq_ignore_ascii_case(b"websocket")
+        && connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    properly.then(|| wanted.clone())
+}
+
+/// Whether applications let themselves be told who calls by a header of this name. Only we may do that. Interfaces as old
+/// as CGI know no difference between `-` and `_`.
+fn is_told_by_proxies(name: &HeaderName) -> bool {
+    let letters = || {
+        let name = name.as_str().bytes();
+        name.map(|letter| if letter == b'_' { b'-' } else { letter })
+    };
+    let prefix = b"x-forwarded-";
+    letters().take(prefix.len()).eq(*prefix)
+        || letters().eq(*b"x-real-ip")
+        || *name == header::FORWARDED
 }
 
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -80,7 +82,12 @@ pub(super) fn tell_caller(
     caller: Option<IpAddr>,
     host: Option<&HeaderValue>,
 ) {
-    for name in &TOLD_BY_PROXIES {
+    let told: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| is_told_by_proxies(name))
+        .cloned()
+        .collect();
+    for name in &told {
         headers.remove(name);
     }
     let mut forwarded = match caller {
@@ -149,6 +156,12 @@ mod tests {
             ("upgrade", "websocket"),
         ]);
         assert_eq!(requested_upgrade(&good).unwrap(), "websocket");
+        let shouted = headers(&[("connection", "UPGRADE"), ("upgrade", "WebSocket")]);
+        assert_eq!(requested_upgrade(&shouted).unwrap(), "WebSocket");
+        for other in ["h2c", "TLS/1.0", "h2c, websocket", "websocket2", ""] {
+            let other = headers(&[("connection", "upgrade"), ("upgrade", other)]);
+            assert_eq!(requested_upgrade(&other), None);
+        }
         assert_eq!(
             requested_upgrade(&headers(&[("upgrade", "websocket")])),
             None
@@ -167,6 +180,30 @@ mod tests {
         join_cookies(&mut map);
         let cookies: Vec<_> = map.get_all(header::COOKIE).iter().collect();
         assert_eq!(cookies, ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn what_the_caller_says_of_itself_is_removed_however_it_is_spelled() {
+        let mut map = headers(&[
+            ("forwarded", "for=6.6.6.6"),
+            ("x-forwarded-for", "6.6.6.6"),
+            ("x_forwarded_for", "6.6.6.6"),
+            ("x-forwarded_host", "evil"),
+            ("x-forwarded-scheme", "gopher"),
+            ("x_forwarded_ssl", "on"),
+            ("x-real-ip", "6.6.6.6"),
+            ("x_real-ip", "6.6.6.6"),
+            ("x-real-ipad", "kept"),
+            ("x-forwarder", "kept"),
+        ]);
+        tell_caller(&mut map, None, None);
+        let expected = headers(&[
+            ("x-real-ipad", "kept"),
+            ("x-forwarder", "kept"),
+            ("x-forwarded-proto", "https"),
+            ("forwarded", "for=unknown;proto=https"),
+        ]);
+        assert_eq!(map, expected);
     }
 
     #[test]

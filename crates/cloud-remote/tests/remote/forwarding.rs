@@ -98,6 +98,8 @@ async fn the_application_is_told_the_truth_about_the_caller() {
             .header("X-Forwarded-Proto", "gopher")
             .header("X-Forwarded-Host", "evil.example.com")
             .header("X-Real-IP", "6.6.6.6")
+            .header("X_Forwarded_For", "6.6.6.6")
+            .header("X-Forwarded-Scheme", "gopher")
             .header("Forwarded", "for=6.6.6.6")
             .header("Proxy-Authorization", "secret")
             .header("X-Own", "kept");
@@ -175,6 +177,26 @@ async fn websockets_are_passed_on() {
     let remote = cloud.device(Application::forward(local.address)).await;
     echo_over_websocket(&cloud).await;
     eventually(|| remote.open_connections() == 0).await;
+}
+
+/// Behind an upgrade to HTTP/2 the caller could tell the application whatever it likes.
+#[tokio::test]
+async fn a_request_to_change_to_anything_but_websocket_is_an_ordinary_one() {
+    let cloud = Cloud::start().await;
+    let local = local_web().await;
+    let _remote = cloud.device(Application::forward(local.address)).await;
+    let request = cloud
+        .browser(&["http/1.1"])
+        .get(cloud.url("/headers"))
+        .header("Connection", "Upgrade, HTTP2-Settings")
+        .header("Upgrade", "h2c")
+        .header("HTTP2-Settings", "AAMAAABkAAQAAP__");
+    let response = request.send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let seen = response.text().await.unwrap();
+    for word in ["h2c", "upgrade", "http2-settings", "connection"] {
+        assert!(!seen.contains(word), "{word} in\n{seen}");
+    }
 }
 
 #[tokio::test]
