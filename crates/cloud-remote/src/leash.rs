@@ -1,30 +1,43 @@
 //! Ends a public connection that nobody uses, and at the end of remote access one that never ends by itself.
 //!
-//! Nothing has gone over it for too long: then it is ended at any time. Or remote access is coming to its end: HTTP ends its
+//! Nothing has gone over it for too long: then it is ended at any time, and HTTP without a request for as long comes to its
+//! end too, though pings may go over it. Or remote access is coming to its end: HTTP ends its
 //! connections by itself once the requests under way are done, but a connection that was upgraded (a WebSocket, over
 //! HTTP/1.1 or as a stream of HTTP/2) would go on for ever. It is cut after a short grace, unless other requests are still
 //! under way on it. Whoever has such a connection sees an error when reading or writing.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Method, Request};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// What a connection is used for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Usage {
     /// Some of it belongs to the application, which alone knows when it is done.
     upgraded: AtomicBool,
     /// Requests whose answers are not yet complete.
     exchanges: AtomicUsize,
+    /// When the last of them ended; at first, when the connection began.
+    last: Mutex<Instant>,
+}
+
+impl Default for Usage {
+    fn default() -> Self {
+        Self {
+            upgraded: AtomicBool::default(),
+            exchanges: AtomicUsize::default(),
+            last: Mutex::new(Instant::now()),
+        }
+    }
 }
 
 impl Usage {
@@ -43,6 +56,21 @@ impl Usage {
         Some(Exchange(Arc::clone(self)))
     }
 
+    /// Until there has been no request for so long. What answers pings and does nothing else is not used.
+    pub(crate) async fn unused(&self, limit: Duration) {
+        loop {
+            let since = match self.exchanges.load(Ordering::Relaxed) {
+                0 => *self.last.lock().unwrap_or_else(PoisonError::into_inner),
+                _ => Instant::now(),
+            };
+            let end = since + limit;
+            if Instant::now() >= end {
+                return;
+            }
+            sleep_until(end).await;
+        }
+    }
+
     fn only_upgraded(&self) -> bool {
         self.upgraded.load(Ordering::Relaxed) && self.exchanges.load(Ordering::Relaxed) == 0
     }
@@ -54,6 +82,7 @@ pub(crate) struct Exchange(Arc<Usage>);
 
 impl Drop for Exchange {
     fn drop(&mut self) {
+        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.0.exchanges.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -45,7 +45,8 @@ use crate::upstream::Upstream;
 const STREAMS: u32 = 100;
 /// Of one request, both versions of HTTP: large cookies fit.
 const HEADER_SIZE: usize = 64 * 1024;
-/// An HTTP/2 connection with requests under way is asked whether it is alive this often, and given as long to answer.
+/// An HTTP/2 connection is asked whether it is alive this often, and given as long to answer. This goes on while nobody uses it,
+/// so the answers keep it from being idle on its way; [`Limits::idle`] without a request ends it all the same.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Of one HTTP/2 stream, waiting for its caller to read. Many streams are open at once; a full tunnel needs no more.
@@ -55,7 +56,8 @@ const SEND_BUFFER: usize = 64 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections at once, in all. Default 256.
+    /// Connections at once, in all. Default 256. Half of them are for callers whose address is known, which those over IPv6
+    /// are not on the oldest version of the tunnel's protocol: others may all be the same.
     pub connections: usize,
     /// Connections at once from one address. Default 64: a household behind one address, with several browsers.
     pub connections_per_address: usize,
@@ -64,8 +66,9 @@ pub struct Limits {
     /// For a request's header, from the end of the request before; so an idle HTTP/1.1 connection lives this long.
     /// Default 30 s.
     pub request_header: Duration,
-    /// A connection over which nothing goes either way for this long is ended, whatever it is used for. Default 180 s:
-    /// relays themselves end one after 90–120 s.
+    /// A connection over which nothing goes either way for this long is ended, whatever it is used for, and so is HTTP
+    /// without a request for this long, once what is open on it (a WebSocket) is done. Default 180 s: relays themselves end
+    /// one after 90–120 s.
     pub idle: Duration,
 }
 
@@ -326,8 +329,10 @@ impl Server {
                 usage.upgraded();
                 return ended;
             }
-            () = self.tasks.draining() => connection.as_mut().graceful_shutdown(),
+            () = self.tasks.draining() => {}
+            () = usage.unused(self.limits.idle) => {}
         }
+        connection.as_mut().graceful_shutdown();
         let ended = connection.await;
         usage.upgraded();
         ended
@@ -373,3 +378,6 @@ impl Builders {
         Self { http1, http2 }
     }
 }
+
+#[cfg(test)]
+mod tests;
