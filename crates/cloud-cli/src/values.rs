@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use cloud_facade::config::{Endpoint, NameError};
+use cloud_facade::remote::Upstream;
 use reqwest::Url;
 use serde_json::{Map, Value};
 
@@ -34,6 +35,13 @@ impl FromStr for Address {
             host: endpoint.host.as_str().to_owned(),
             port,
         })
+    }
+}
+
+impl Address {
+    /// A local application here.
+    pub(crate) fn upstream(&self) -> Upstream {
+        Upstream::host(&self.host, self.port)
     }
 }
 

@@ -2,22 +2,24 @@
 
 use std::fmt;
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 #[cfg(unix)]
 use std::path::Path;
 use std::pin::Pin;
-#[cfg(unix)]
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
 /// A local application accepts at once or is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Of one name; there is rarely more than one of each family.
+const MAX_ADDRESSES: usize = 8;
 
 /// The address of a local application.
 ///
@@ -26,6 +28,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 ///
 /// let upstream = Upstream::from(std::net::SocketAddr::from(([127, 0, 0, 1], 8080)));
 /// assert_eq!(upstream.to_string(), "127.0.0.1:8080");
+/// assert_eq!(Upstream::host("127.0.0.1", 8080), upstream);
+/// assert_eq!(Upstream::host("localhost", 8080).to_string(), "localhost:8080");
 /// # #[cfg(unix)]
 /// assert_eq!(Upstream::unix("/run/ui.sock").to_string(), "/run/ui.sock");
 /// ```
@@ -34,12 +38,30 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 pub enum Upstream {
     /// A TCP port, on this device or beside it.
     Tcp(SocketAddr),
+    /// A TCP port at whatever address the name has when a connection is made.
+    Host {
+        /// The name.
+        name: Arc<str>,
+        /// The port.
+        port: u16,
+    },
     /// A Unix socket, which only those on this device reach who may open its file.
     #[cfg(unix)]
     Unix(Arc<Path>),
 }
 
 impl Upstream {
+    /// A TCP port of a host, looked up again for each connection. An address in place of a name is taken as such.
+    pub fn host(name: &str, port: u16) -> Self {
+        match name.parse::<IpAddr>() {
+            Ok(address) => Self::Tcp((address, port).into()),
+            Err(_) => Self::Host {
+                name: name.into(),
+                port,
+            },
+        }
+    }
+
     /// A Unix socket.
     #[cfg(unix)]
     pub fn unix(path: impl AsRef<Path>) -> Self {
@@ -59,10 +81,13 @@ impl Upstream {
 
     async fn connect_without_limit(&self) -> io::Result<UpstreamStream> {
         Ok(match self {
-            Self::Tcp(address) => {
-                let stream = TcpStream::connect(address).await?;
-                stream.set_nodelay(true)?;
-                UpstreamStream(Box::pin(stream))
+            Self::Tcp(address) => connect_tcp(&[*address]).await?,
+            Self::Host { name, port } => {
+                let found = lookup_host((&**name, *port)).await?;
+                let mut addresses: Vec<_> = found.take(MAX_ADDRESSES).collect();
+                // Where `localhost` is both, servers that listen on one alone mostly chose IPv4.
+                addresses.sort_by_key(SocketAddr::is_ipv6);
+                connect_tcp(&addresses).await?
             }
             #[cfg(unix)]
             Self::Unix(path) => {
@@ -75,10 +100,18 @@ impl Upstream {
     pub(crate) fn authority(&self) -> String {
         match self {
             Self::Tcp(address) => address.to_string(),
+            Self::Host { .. } => "localhost".to_owned(),
             #[cfg(unix)]
             Self::Unix(_) => "localhost".to_owned(),
         }
     }
+}
+
+/// Connects to the first of them that accepts.
+async fn connect_tcp(addresses: &[SocketAddr]) -> io::Result<UpstreamStream> {
+    let stream = TcpStream::connect(addresses).await?;
+    stream.set_nodelay(true)?;
+    Ok(UpstreamStream(Box::pin(stream)))
 }
 
 impl From<SocketAddr> for Upstream {
@@ -91,6 +124,7 @@ impl fmt::Display for Upstream {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(formatter),
+            Self::Host { name, port } => write!(formatter, "{name}:{port}"),
             #[cfg(unix)]
             Self::Unix(path) => path.display().fmt(formatter),
         }

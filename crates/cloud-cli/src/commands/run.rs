@@ -14,7 +14,7 @@ use crate::cli::GlobalOptions;
 use crate::commands::{load_failure, serial_number, store};
 use crate::device::{Device, DeviceOptions, Served};
 use crate::event_line::{event_line, health_line};
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::health::{HealthSocket, PULSE, loopback};
 use crate::output::Output;
 use crate::proxy;
@@ -120,7 +120,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
     let options = DeviceOptions {
         sn,
         base_path: global.base_path()?,
-        served: arguments.served().await?,
+        served: arguments.served(),
         access: AccessRules::new(
             arguments.allow.iter().copied(),
             arguments.deny.iter().copied(),
@@ -207,40 +207,16 @@ fn tell(event: &Event, telling: &mut Telling) {
 }
 
 impl RunArgs {
-    async fn served(&self) -> Outcome<Served> {
-        Ok(if let Some(address) = &self.forward {
-            Served::Other(Application::forward(resolve("--forward", address).await?))
+    fn served(&self) -> Served {
+        if let Some(address) = &self.forward {
+            Served::Other(Application::forward(address.upstream()))
         } else if let Some(address) = &self.forward_tcp {
             let version = self.proxy_protocol.map(ProxyProtocol::from);
-            Served::Other(Application::forward_tcp(
-                resolve("--forward-tcp", address).await?,
-                version,
-            ))
+            Served::Other(Application::forward_tcp(address.upstream(), version))
         } else if let Some(address) = &self.passthrough {
-            Served::Other(Application::passthrough(
-                resolve("--passthrough", address).await?,
-            ))
+            Served::Other(Application::passthrough(address.upstream()))
         } else {
             Served::StatusPage
-        })
+        }
     }
-}
-
-/// The address behind a name. Of several, IPv4 comes first: where `localhost` is both, servers that listen on one
-/// alone mostly chose that.
-async fn resolve(option: &str, address: &Address) -> Outcome<SocketAddr> {
-    let found = tokio::net::lookup_host((address.host.as_str(), address.port)).await;
-    let mut addresses: Vec<_> = found
-        .map_err(|error| {
-            Failure::because(
-                format_args!("cannot find {address}, given with {option}"),
-                &error,
-            )
-        })?
-        .collect();
-    addresses.sort_by_key(SocketAddr::is_ipv6);
-    addresses
-        .first()
-        .copied()
-        .ok_or_else(|| Failure::Failed(format!("{address}, given with {option}, has no address")))
 }

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::http::HeaderMap;
 use axum::routing::{any, get, post};
-use cloud_remote::{Application, CertificatePem, ProxyProtocol};
+use cloud_remote::{Application, CertificatePem, ProxyProtocol, Upstream};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -133,6 +133,22 @@ async fn the_application_is_told_the_truth_about_the_caller() {
 }
 
 #[tokio::test]
+async fn an_application_is_found_by_its_name() {
+    let cloud = Cloud::start().await;
+    let local = local_web().await;
+    let upstream = Upstream::host("localhost", local.address.port());
+    let _remote = cloud.device(Application::forward(upstream)).await;
+    let response = cloud.browser(&["h2"]).get(cloud.url("/query")).send().await;
+    assert_eq!(response.unwrap().text().await.unwrap(), "/query");
+
+    let upstream = Upstream::host("no-such-host.invalid", 1);
+    let cloud = Cloud::start().await;
+    let _remote = cloud.device(Application::forward(upstream)).await;
+    let response = cloud.browser(&["h2"]).get(cloud.url("/")).send().await;
+    assert_eq!(response.unwrap().status(), 502);
+}
+
+#[tokio::test]
 async fn bodies_addresses_and_answers_are_passed_on() {
     let cloud = Cloud::start().await;
     let local = local_web().await;
@@ -237,7 +253,6 @@ async fn a_caller_that_goes_away_frees_the_connection_to_the_application() {
 #[cfg(unix)]
 #[tokio::test]
 async fn an_application_at_a_unix_socket() {
-    use cloud_remote::Upstream;
     use tokio::net::UnixListener;
 
     let directory = tempfile::tempdir().unwrap();
