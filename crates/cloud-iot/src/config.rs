@@ -166,7 +166,7 @@ impl SessionConfig {
         ] {
             let Some(message) = message else { continue };
             message
-                .check_topic(self.limits.topic_bytes)
+                .check_topic(&self.limits)
                 .map_err(|error| ConfigError::Topic {
                     message: name,
                     error,
@@ -299,6 +299,9 @@ pub struct Limits {
     pub payload_bytes: usize,
     /// The longest topic to publish to, in bytes, 1–65535. Default: 256, AWS IoT Core's own limit.
     pub topic_bytes: usize,
+    /// The most slashes in a topic to publish to, 0–65535; in topics that begin with `$aws/` the first
+    /// three do not count. Default: 7, AWS IoT Core's own limit.
+    pub topic_slashes: usize,
     /// The largest packet that is received, in bytes, 1024–16 MiB; the server is told.
     /// Default: 150,000, just above what AWS IoT Core announces.
     pub incoming_packet_bytes: u32,
@@ -327,6 +330,7 @@ impl Default for Limits {
             bytes_per_second: Some(512 << 10),
             payload_bytes: 128 << 10,
             topic_bytes: 256,
+            topic_slashes: 7,
             incoming_packet_bytes: 150_000,
             incoming_in_flight: 32,
             filters_per_subscribe: 8,
@@ -372,6 +376,11 @@ impl Limits {
                 (1..=65_535).contains(&self.topic_bytes),
                 "limits.topic_bytes",
                 "1 to 65535",
+            ),
+            (
+                self.topic_slashes <= 65_535,
+                "limits.topic_slashes",
+                "0 to 65535",
             ),
             (
                 (1024..=16 << 20).contains(&self.incoming_packet_bytes),

@@ -175,7 +175,7 @@ impl Core {
         if self.is_stopping() {
             return Err(PublishError::Stopped);
         }
-        message.check_topic(self.config.limits.topic_bytes)?;
+        message.check_topic(&self.config.limits)?;
         let (size, limit) = (message.payload.len(), self.config.limits.payload_bytes);
         if size > limit {
             return Err(PublishError::TooLarge { size, limit });

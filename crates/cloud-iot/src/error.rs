@@ -118,7 +118,8 @@ impl PublishError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DeliveryError {
-    /// The server refused it, by the reason code of its PUBACK.
+    /// The server refused it, by the reason code of its PUBACK; or of the DISCONNECT with which it has ended
+    /// three connections in answer to this message.
     #[error("the server refused the message: {0}")]
     Refused(ReasonCode),
     /// Its packet is larger than this server takes.

@@ -6,7 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes as wire;
 
-use crate::topic::{TopicError, TopicFilter, check_name};
+use crate::config::Limits;
+use crate::topic::{TopicError, TopicFilter, check_depth, check_name};
 
 /// What a message costs in a queue beyond its topic and payload, in bytes: the bookkeeping around
 /// it. Without it a queue bounded in bytes would hold any number of empty messages.
@@ -102,8 +103,9 @@ impl Message {
         1 + length_field + rest
     }
 
-    pub(crate) fn check_topic(&self, limit: usize) -> Result<(), TopicError> {
-        check_name(&self.topic, limit)
+    pub(crate) fn check_topic(&self, limits: &Limits) -> Result<(), TopicError> {
+        check_name(&self.topic, limits.topic_bytes)?;
+        check_depth(&self.topic, limits.topic_slashes)
     }
 }
 

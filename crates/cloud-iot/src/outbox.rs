@@ -15,6 +15,7 @@
 
 mod entry;
 mod keeping;
+mod loss;
 mod window;
 
 use std::collections::VecDeque;
@@ -98,6 +99,7 @@ impl Outbox {
             message,
             expires,
             owner,
+            strikes: 0,
         });
     }
 
@@ -229,14 +231,25 @@ impl Outbox {
             message,
             expires: None,
             owner: Owner::Session,
+            strikes: 0,
         };
         Some((id, self.launch(entry, window, now)))
     }
 
     fn has_room(&self, window: &Window, qos: QoS) -> bool {
         let taken = |id| self.in_flight.iter().any(|flight| flight.packet_id == id);
-        self.in_flight.len() < usize::from(window.size)
+        self.in_flight.len() < self.room(window)
             && (qos == QoS::AtMostOnce || !taken(window.peek()))
+    }
+
+    /// How many messages may be in flight.
+    fn room(&self, window: &Window) -> usize {
+        let size = if self.is_under_suspicion() {
+            1
+        } else {
+            window.size
+        };
+        usize::from(size)
     }
 
     fn launch(&mut self, entry: Entry, window: &mut Window, now: Instant) -> Outgoing {
@@ -318,20 +331,6 @@ impl Outbox {
             self.resolve(flight.entry, outcome, now);
         }
         Ok(index == 0)
-    }
-
-    /// The connection is gone: what it did not deliver goes back to the head of the queue.
-    pub(crate) fn connection_lost(&mut self) {
-        self.unwritten = 0;
-        while let Some(flight) = self.in_flight.pop_back() {
-            match flight.entry.owner {
-                Owner::Caller(_) | Owner::Former => {
-                    self.next_expiry = earlier(self.next_expiry, flight.entry.expires);
-                    self.queue.push_front(flight.entry);
-                }
-                Owner::Session => {}
-            }
-        }
     }
 
     /// When the oldest unacknowledged message is overdue.

@@ -26,6 +26,14 @@ impl ReasonCode {
     /// A limit of the server was passed.
     pub const QUOTA_EXCEEDED: Self = Self(0x97);
 
+    /// Whether a DISCONNECT with this code is the answer to a packet of ours, which may be a message.
+    pub(crate) fn blames_a_packet(self) -> bool {
+        matches!(
+            self.0,
+            0x81 | 0x82 | 0x87 | 0x90 | 0x95 | 0x99 | 0x9A | 0x9B
+        )
+    }
+
     /// Whether the code tells of a failure.
     #[must_use]
     pub fn is_failure(self) -> bool {

@@ -1,7 +1,7 @@
 //! Topic names and topic filters: validity and matching, by the rules of MQTT.
 //!
-//! Not here: who may publish where (the broker decides), and AWS's own limits on depth and length
-//! (a [limit](crate::Limits::topic_bytes) of the session).
+//! Not here: who may publish where (the broker decides), and how long and deep AWS takes them
+//! ([limits](crate::Limits::topic_bytes) of the session).
 //!
 //! See docs/protocol.md, "IoT messaging".
 
@@ -29,6 +29,14 @@ pub enum TopicError {
         /// The longest allowed, in bytes.
         limit: usize,
     },
+    /// It has more levels than allowed.
+    #[error("the topic has {slashes} slashes, at most {limit} are allowed")]
+    TooDeep {
+        /// Its slashes, without those that do not count.
+        slashes: usize,
+        /// The most allowed.
+        limit: usize,
+    },
     /// It contains the character U+0000.
     #[error("a topic must not contain the character U+0000")]
     NulCharacter,
@@ -50,6 +58,17 @@ pub(crate) fn check_name(topic: &str, limit: usize) -> Result<(), TopicError> {
     check_text(topic, limit)?;
     if topic.contains(['+', '#']) {
         return Err(TopicError::Wildcard(topic.to_owned()));
+    }
+    Ok(())
+}
+
+/// Checks that a topic has no more than `limit` slashes. AWS does not count those that end the first three levels of its
+/// own topics.
+pub(crate) fn check_depth(topic: &str, limit: usize) -> Result<(), TopicError> {
+    let free = if topic.starts_with("$aws/") { 3 } else { 0 };
+    let slashes = topic.matches('/').count().saturating_sub(free);
+    if slashes > limit {
+        return Err(TopicError::TooDeep { slashes, limit });
     }
     Ok(())
 }
@@ -285,6 +304,20 @@ mod tests {
             })
         );
         assert_eq!(check_name("$aws/things/a/shadow/get", 256), Ok(()));
+    }
+
+    #[test]
+    fn depth_is_counted_as_aws_does() {
+        assert_eq!(check_depth("1/2/3/4/5/6/7/8", 7), Ok(()));
+        let deep = TopicError::TooDeep {
+            slashes: 8,
+            limit: 7,
+        };
+        assert_eq!(check_depth("1/2/3/4/5/6/7/8/", 7), Err(deep.clone()));
+        assert_eq!(check_depth("$aws/things/x/1/2/3/4/5/6/7/8", 7), Ok(()));
+        let topic = "$aws/things/x/1/2/3/4/5/6/7/8/9";
+        assert_eq!(check_depth(topic, 7), Err(deep));
+        assert_eq!(check_depth("$aws/x", 0), Ok(()));
     }
 
     #[test]

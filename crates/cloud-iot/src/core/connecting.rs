@@ -233,6 +233,11 @@ impl Core {
             }
         };
         self.resume_at = None;
+        if let Cause::Disconnected { reason, .. } = cause
+            && reason.blames_a_packet()
+        {
+            self.outbox.blame(reason, now);
+        }
         self.outbox.connection_lost();
         self.inbound.connection_lost();
         let connected = link.map(|link| now.saturating_duration_since(link.since));

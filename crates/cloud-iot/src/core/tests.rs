@@ -1,6 +1,7 @@
 //! The core on virtual time: what it wants done, in which order, and when.
 
 mod bench;
+mod blame;
 mod long_run;
 #[cfg(feature = "metrics")]
 mod measures;

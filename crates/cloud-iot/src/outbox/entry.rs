@@ -21,6 +21,8 @@ pub(super) struct Entry {
     pub(super) message: Message,
     pub(super) expires: Option<Instant>,
     pub(super) owner: Owner,
+    /// How many connections the server has ended that it may have been the reason for.
+    pub(super) strikes: u8,
 }
 
 impl Entry {

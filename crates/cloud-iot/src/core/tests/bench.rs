@@ -78,7 +78,8 @@ impl Bench {
         self.event(LinkEvent::Connected(terms()));
         self.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
         self.core.hooks_finished(self.now);
-        if self.core.config.birth.is_some() {
+        let birth = self.core.config.birth.as_ref();
+        if birth.is_some_and(|birth| birth.qos == QoS::AtMostOnce) {
             self.event(LinkEvent::Written(0));
         }
     }

@@ -1,0 +1,69 @@
+//! What the end of a connection means for what it did not deliver: it is sent again, unless it is the reason of the end.
+//!
+//! A server answers some messages with DISCONNECT: a topic that the policy does not allow, a payload it cannot take. Sent
+//! again on each connection, such a message would keep the device offline and all others waiting for ever. Whose fault
+//! it was is not told, so the oldest message that the server had not acknowledged is suspected. It leaves alone from then
+//! on, after the session's own messages were acknowledged, which clears the innocent and convicts no other; and at the third
+//! time it is given up.
+
+use tokio::time::Instant;
+
+use super::entry::Owner;
+use super::{Outbox, earlier};
+use crate::error::DeliveryError;
+use crate::reason::ReasonCode;
+
+/// So many connections may end for one message. One may be chance, as others were on their way with it; the next two
+/// carried it alone.
+const STRIKES: u8 = 3;
+
+impl Outbox {
+    /// The server has ended the connection because of some packet.
+    pub(crate) fn blame(&mut self, reason: ReasonCode, now: Instant) {
+        let written = self.in_flight.len() - self.unwritten;
+        let suspect = self
+            .in_flight
+            .iter()
+            .take(written)
+            .position(|flight| !matches!(flight.entry.owner, Owner::Session));
+        let Some(index) = suspect else {
+            return;
+        };
+        if let Some(flight) = self.in_flight.get_mut(index) {
+            flight.entry.strikes += 1;
+            if flight.entry.strikes < STRIKES {
+                return;
+            }
+        }
+        if let Some(flight) = self.in_flight.remove(index) {
+            tracing::warn!(
+                topic = %flight.entry.message.topic, %reason,
+                "gave up a message that the server has ended {STRIKES} connections for"
+            );
+            self.resolve(flight.entry, Err(DeliveryError::Refused(reason)), now);
+        }
+    }
+
+    /// Whether the next message, or the one in flight, is suspected.
+    pub(super) fn is_under_suspicion(&self) -> bool {
+        let first = self.in_flight.front().map(|flight| &flight.entry);
+        first
+            .into_iter()
+            .chain(self.queue.front())
+            .any(|entry| entry.strikes > 0)
+    }
+
+    /// The connection is gone: what it did not deliver goes back to the head of the queue.
+    pub(crate) fn connection_lost(&mut self) {
+        self.unwritten = 0;
+        while let Some(flight) = self.in_flight.pop_back() {
+            match flight.entry.owner {
+                Owner::Caller(_) | Owner::Former => {
+                    self.next_expiry = earlier(self.next_expiry, flight.entry.expires);
+                    self.queue.push_front(flight.entry);
+                }
+                Owner::Session => {}
+            }
+        }
+    }
+}
