@@ -214,16 +214,16 @@ impl Outbox {
         }
     }
 
-    /// Hands over a message of the session's own, ahead of the queue and of the pace. `None` if the
-    /// window is full.
+    /// Hands over a message of the session's own, ahead of the queue and of the pace; at QoS 0 if the window has no
+    /// room for it.
     pub(crate) fn hand_over_own(
         &mut self,
-        message: Message,
+        mut message: Message,
         window: &mut Window,
         now: Instant,
-    ) -> Option<(MessageId, Outgoing)> {
+    ) -> (MessageId, Outgoing) {
         if !self.has_room(window, message.qos) {
-            return None;
+            message.qos = QoS::AtMostOnce;
         }
         let id = self.new_id();
         let entry = Entry {
@@ -233,7 +233,7 @@ impl Outbox {
             owner: Owner::Session,
             strikes: 0,
         };
-        Some((id, self.launch(entry, window, now)))
+        (id, self.launch(entry, window, now))
     }
 
     fn has_room(&self, window: &Window, qos: QoS) -> bool {

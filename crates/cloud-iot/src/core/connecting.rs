@@ -197,9 +197,8 @@ impl Core {
             match link.terms.check(&birth, false) {
                 Ok(()) => {
                     let window = &mut link.window;
-                    if let Some((_, birth)) = self.outbox.hand_over_own(birth, window, now) {
-                        self.actions.push_back(Action::Publish(birth));
-                    }
+                    let (_, birth) = self.outbox.hand_over_own(birth, window, now);
+                    self.actions.push_back(Action::Publish(birth));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the birth message cannot be sent to this server")

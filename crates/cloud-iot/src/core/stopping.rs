@@ -106,9 +106,9 @@ impl Core {
             *step = Drain::Leaving;
             if let Some(goodbye) = self.config.goodbye.clone()
                 && link.terms.check(&goodbye, false).is_ok()
-                && let Some((id, goodbye)) =
-                    self.outbox.hand_over_own(goodbye, &mut link.window, now)
             {
+                let window = &mut link.window;
+                let (id, goodbye) = self.outbox.hand_over_own(goodbye, window, now);
                 self.actions.push_back(Action::Publish(goodbye));
                 *step = Drain::Goodbye(id);
                 return;

@@ -16,7 +16,7 @@ use super::*;
 use crate::config::SessionConfig;
 use crate::error::DeliveryError;
 use crate::link::ServerTerms;
-use crate::message::Subscription;
+use crate::message::{QoS, Subscription};
 use crate::reason::ReasonCode;
 use crate::receipt::Ack;
 
@@ -256,6 +256,26 @@ fn stop_keeps_its_deadline_when_the_server_does_not_answer() {
             kept: 0,
         }
     );
+}
+
+#[test]
+fn a_goodbye_needs_no_room_in_the_window() {
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+        let mut config = config();
+        config.limits.in_flight = 1;
+        config.goodbye = Some(Message::new("status", "OFFLINE").qos(qos));
+        let mut bench = Bench::online(config);
+        let _receipt = bench.publish("1");
+        bench.event(LinkEvent::Written(1));
+        bench.core.stop(bench.now + 8 * SECOND, bench.now);
+        assert_eq!(bench.actions(), ["publish 1", "stopping"]);
+        assert_eq!(bench.wait_until_due(), 6 * SECOND);
+        assert_eq!(bench.actions(), ["publish OFFLINE"]);
+        bench.event(LinkEvent::Written(0));
+        assert_eq!(bench.actions(), ["disconnect"]);
+        bench.event(LinkEvent::Disconnected);
+        assert!(bench.core.report().clean);
+    }
 }
 
 #[test]
