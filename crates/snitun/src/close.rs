@@ -64,6 +64,9 @@ pub enum ChannelError {
     /// More came in than the application read; the channel was closed and its data dropped.
     #[error("the channel was closed because more arrived than its receive limit allows")]
     Overrun,
+    /// The peer opened another channel under the same id, by mistake; which of the two its data is for cannot be told.
+    #[error("the channel was closed because the peer opened another one under the same id")]
+    OpenedAgain,
     /// The tunnel ended.
     #[error("the tunnel ended while the channel was open")]
     TunnelClosed,

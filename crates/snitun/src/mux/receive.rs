@@ -64,7 +64,7 @@ impl Mux {
     fn handle_new(&mut self, id: ChannelId, caller: Option<IpAddr>) -> Result<(), CloseReason> {
         if let Some(key) = self.by_id.get(&id).copied() {
             // The peer's mistake: neither of the two can be told apart any more.
-            return self.cut(key, ChannelError::TunnelClosed);
+            return self.cut(key, ChannelError::OpenedAgain);
         }
         let welcome = self.config.role == Role::Client
             && !self.ended
