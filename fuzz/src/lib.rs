@@ -1,5 +1,7 @@
 //! The fuzz targets. What they do is in `crates/snitun/tests/support/fuzzing.rs`, where a plain `cargo test` replays the corpus.
 
+#[path = "../../crates/snitun/tests/support/choices.rs"]
+mod choices;
 #[path = "../../crates/snitun/tests/support/fuzzing.rs"]
 mod fuzzing;
 #[path = "../../crates/snitun/tests/support/model.rs"]

@@ -7,6 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "support/choices.rs"]
+mod choices;
 #[path = "support/fuzzing.rs"]
 mod fuzzing;
 #[path = "support/model.rs"]

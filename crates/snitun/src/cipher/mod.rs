@@ -113,6 +113,15 @@ mod tests {
     }
 
     #[test]
+    fn a_running_stream_takes_whole_blocks_only() {
+        let key = SessionKey::new([7; 32], [9; 16]);
+        let mut sealer = Sealer::new(&key, Cipher::AesCbc, Role::Client);
+        let mut entropy = |dest: &mut [u8]| dest.fill(3);
+        let sealed = sealer.seal(&[0; 17], &mut entropy, &mut Vec::new());
+        assert_eq!(sealed, Err(SealError::UnitLength));
+    }
+
+    #[test]
     fn units_of_any_length_open_again_and_tampering_shows() {
         let key = SessionKey::new([7; 32], [9; 16]);
         for cipher in Cipher::ALL {

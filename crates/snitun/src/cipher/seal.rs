@@ -33,9 +33,15 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealError {
-    /// The nonces of this session are used up, or the unit is not a multiple of 16 bytes.
+    /// The nonces of this session are used up.
     #[error("the session cipher cannot encrypt another unit; open a new connection with a new key")]
     Exhausted,
+    /// The unit's length is not one that the cipher can encrypt: a mistake of the caller, as none of the protocol's own units
+    /// is like that.
+    #[error(
+        "a unit to encrypt has a length that the session cipher does not take; make it a multiple of 16 bytes"
+    )]
+    UnitLength,
 }
 
 impl Sealer {
@@ -67,7 +73,7 @@ impl Sealer {
     /// Appends `plain`, encrypted, to `out`. With `aes-cbc` a unit is a multiple of 16 bytes.
     ///
     /// # Errors
-    /// [`SealError::Exhausted`]; `out` then holds no usable unit and the session is over.
+    /// [`SealError`]; `out` then holds no usable unit and the session is over.
     pub fn seal(
         &mut self,
         plain: &[u8],
@@ -80,7 +86,7 @@ impl Sealer {
                 out.extend_from_slice(plain);
                 let (blocks, rest) = Array::slice_as_chunks_mut(&mut out[start..]);
                 if !rest.is_empty() {
-                    return Err(SealError::Exhausted);
+                    return Err(SealError::UnitLength);
                 }
                 encryptor.encrypt_blocks(blocks);
                 Ok(())
@@ -121,7 +127,7 @@ where
     out.extend_from_slice(plain);
     let tag = aead
         .encrypt_inout_detached(&Array(nonce), &[], (&mut out[start..]).into())
-        .map_err(|_| SealError::Exhausted)?;
+        .map_err(|_| SealError::UnitLength)?;
     out.extend_from_slice(&tag);
     Ok(())
 }

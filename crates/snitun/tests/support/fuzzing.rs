@@ -4,11 +4,9 @@
 
 #![allow(dead_code, reason = "each user takes some of it")]
 
-use std::convert::Infallible;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::BytesMut;
-use rand::{Rng, TryRng};
 use snitun::server::{FernetKeys, TokenContent};
 use snitun::{
     CHALLENGE_LEN, ChannelId, Cipher, ClientHandshake, ConnectionKey, Decoder, FrameType,
@@ -16,6 +14,7 @@ use snitun::{
     ServerHandshake, SessionKey, Timeouts, proxy, sni,
 };
 
+use super::choices::Choices;
 use super::model;
 use super::pair::{Pair, entropy, limits_for};
 
@@ -34,45 +33,6 @@ pub(crate) const TARGETS: [(&str, Target); 7] = [
 
 fn key(cipher: Cipher) -> ConnectionKey {
     SessionKey::new([3; 32], [4; 16]).with_cipher(cipher)
-}
-
-/// The input as a source of choices; zeros once it is used up.
-struct Choices<'a>(&'a [u8]);
-
-impl Choices<'_> {
-    fn byte(&mut self) -> u8 {
-        let mut byte = [0];
-        self.fill_bytes(&mut byte);
-        byte[0]
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
-impl TryRng for Choices<'_> {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        let mut bytes = [0; 4];
-        self.try_fill_bytes(&mut bytes)?;
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        let mut bytes = [0; 8];
-        self.try_fill_bytes(&mut bytes)?;
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    fn try_fill_bytes(&mut self, dest: &mut [u8]) -> Result<(), Infallible> {
-        let (now, later) = self.0.split_at(dest.len().min(self.0.len()));
-        dest[..now.len()].copy_from_slice(now);
-        dest[now.len()..].fill(0);
-        self.0 = later;
-        Ok(())
-    }
 }
 
 /// A writer and the reader that understands it.
