@@ -198,7 +198,7 @@ impl Planner {
                 ..
             } if now >= until => {
                 actions.push(Action::AbandonConnect(id));
-                self.tunnel_failed(now, id, ConnectFault::Unreachable, actions);
+                self.tunnel_failed(now, id, ConnectFault::Broken, actions);
             }
             _ => {}
         }

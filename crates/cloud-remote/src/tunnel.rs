@@ -49,9 +49,8 @@ impl TunnelError {
             // A tunnel that ends before it is up may well be due to a key that is not the token's.
             Self::Handshake(ConnectError::Ended(_)) | Self::KeySpent => ConnectFault::Refused,
             Self::Handshake(error) if !error.is_retryable() => ConnectFault::Refused,
-            Self::Resolve(_) | Self::NoAddress | Self::Unreachable(_) | Self::Handshake(_) => {
-                ConnectFault::Unreachable
-            }
+            Self::Handshake(_) => ConnectFault::Broken,
+            Self::Resolve(_) | Self::NoAddress | Self::Unreachable(_) => ConnectFault::Unreachable,
         }
     }
 }

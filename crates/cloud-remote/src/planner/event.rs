@@ -49,8 +49,10 @@ pub(crate) struct TokenFacts {
 /// Why a connection attempt failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectFault {
-    /// The relay could not be reached or did not answer.
+    /// The relay could not be reached. The token was not used.
     Unreachable,
+    /// The relay was reached, but the connection broke or took too long. The token may have been used.
+    Broken,
     /// The relay was there and hung up during the handshake.
     Refused,
     /// It was to take the place of a running tunnel, in which something is open again. The token was not used.

@@ -113,17 +113,16 @@ impl Planner {
         fault: ConnectFault,
         actions: &mut Vec<Action>,
     ) {
-        if fault == ConnectFault::Refused {
-            self.token_refused(now, actions);
+        match fault {
+            ConnectFault::Refused => {
+                self.token_refused(now, actions);
+            }
+            ConnectFault::Unreachable | ConnectFault::NotQuiet => self.token_unused(),
+            ConnectFault::Broken => {}
         }
         let not_before = match fault {
-            ConnectFault::NotQuiet => {
-                if let Some(held) = &mut self.held {
-                    held.used = false;
-                }
-                now + QUIET_CHECK
-            }
-            ConnectFault::Unreachable | ConnectFault::Refused => {
+            ConnectFault::NotQuiet => now + QUIET_CHECK,
+            ConnectFault::Unreachable | ConnectFault::Broken | ConnectFault::Refused => {
                 self.handover_failures += 1;
                 now + tunnel_delay(self.handover_failures, &mut self.rng)
             }

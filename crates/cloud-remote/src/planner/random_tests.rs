@@ -129,7 +129,8 @@ impl World {
                 self.step(Event::TunnelUp { id });
             } else {
                 self.stale.push(id);
-                let fault = match self.rng.random_range(0..3) {
+                let fault = match self.rng.random_range(0..4) {
+                    2 => ConnectFault::Broken,
                     0 => ConnectFault::Refused,
                     1 if self.up.is_some() => ConnectFault::NotQuiet,
                     _ => ConnectFault::Unreachable,

@@ -370,6 +370,15 @@ fn a_single_use_token_is_replaced_before_each_connection() {
         id: attempt,
         fault: ConnectFault::Unreachable,
     });
+    assert_eq!(actions, [], "its keys are as good as new");
+    let (_, actions) = bench.expect(secs(300));
+    let [Action::Connect(attempt)] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    let actions = bench.step(Event::TunnelFailed {
+        id: attempt,
+        fault: ConnectFault::Broken,
+    });
     assert!(
         matches!(actions[..], [Action::RequestToken(_)]),
         "its keys may have been used: {actions:?}"

@@ -87,6 +87,13 @@ impl Planner {
         }
     }
 
+    /// The attempt to connect ended before the token was needed.
+    pub(super) fn token_unused(&mut self) {
+        if let Some(held) = &mut self.held {
+            held.used = false;
+        }
+    }
+
     /// The next request comes after a delay.
     pub(super) fn token_failed(&mut self, now: Duration) {
         self.token_failures += 1;

@@ -61,6 +61,9 @@ impl Planner {
 
     fn connect_failed(&mut self, now: Duration, fault: ConnectFault, actions: &mut Vec<Action>) {
         self.tunnel_failures += 1;
+        if fault == ConnectFault::Unreachable {
+            self.token_unused();
+        }
         if fault == ConnectFault::Refused && self.token_refused(now, actions) {
             // That token is tried at once.
             self.tunnel = TunnelPhase::Down;
