@@ -36,8 +36,8 @@ pub enum CloseReason {
     /// A ping was not answered in time.
     #[error("the peer did not answer a ping in time")]
     PingTimeout,
-    /// Nothing was read or written for too long.
-    #[error("nothing came or went for too long")]
+    /// Nothing was read (at a client: nor written) for too long.
+    #[error("nothing came from the peer for too long")]
     Idle,
     /// The peer does not take what we have to write.
     #[error("the peer did not read from the connection for too long")]

@@ -105,7 +105,8 @@ pub struct Timeouts {
     pub ping_interval: Duration,
     /// How long the answer to a ping may take. Default 90 s.
     pub ping_answer: Duration,
-    /// How long a connection may neither read nor write, or not get rid of what it has to write. Default 120 s.
+    /// How long a connection may stand still, or not get rid of what it has to write. Default 120 s. For a client, reading or
+    /// writing is enough; a server, which does not ping, has to hear from its peer (clients ping every 50 s or so).
     pub idle: Duration,
     /// How long a closed channel goes on trying to deliver what was written before to a peer that has paused it.
     /// Default 120 s, as long as anything may stand still.

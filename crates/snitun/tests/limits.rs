@@ -243,6 +243,26 @@ fn a_peer_that_reads_nothing_is_given_up() {
     assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::WriteStalled));
 }
 
+/// A device whose line has gone silent: what callers make the server write to it is no sign of life.
+#[test]
+fn a_server_hears_from_its_peer_or_gives_it_up() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, small_limits(), 1);
+    pair.settle();
+    for second in 1..120 {
+        pair.now += Duration::from_secs(1);
+        if second % 10 == 0 {
+            pair.open();
+        }
+        // The system takes it; the peer never gets it.
+        pair.write(SERVER, usize::MAX);
+        let server = &mut pair.sides[SERVER];
+        assert!(server.mux.poll_timeout().is_some_and(|due| due > pair.now));
+    }
+    pair.now += Duration::from_secs(1);
+    let server = &mut pair.sides[SERVER].mux;
+    assert_eq!(server.handle_timeout(pair.now), Err(CloseReason::Idle));
+}
+
 /// A tunnel that is being closed waits for its peer, but not for long.
 #[test]
 fn draining_has_an_end() {

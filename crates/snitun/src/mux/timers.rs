@@ -20,7 +20,9 @@ pub(super) struct Timers {
     /// Pause after each large message.
     throttle_pause: Option<Duration>,
     throttled_until: Option<Instant>,
+    /// When something was last read or, at a client, written: a client's own pings show it that the peer lives.
     last_activity: Instant,
+    writes_are_activity: bool,
     /// Since when the connection takes nothing although there is something to write.
     stalled_since: Option<Instant>,
     /// `None` for an end that does not ping, and between [`Event::PingDue`] and the ping.
@@ -41,6 +43,7 @@ impl Timers {
                 .map(|rate| Duration::from_secs(1) / rate.get()),
             throttled_until: None,
             last_activity: now,
+            writes_are_activity: config.role == Role::Client,
             stalled_since: None,
             next_ping: (config.role == Role::Client).then(|| now + timeouts.ping_interval),
             pings: VecDeque::new(),
@@ -112,9 +115,12 @@ impl Mux {
         self.timers.last_activity = now;
     }
 
-    /// Notes that the connection took bytes.
+    /// Notes that the connection took bytes. For a server that is no sign of life of its peer: it does not ping, and the
+    /// system takes bytes for a dead peer as long as its buffers have room.
     pub fn handle_sent(&mut self, now: Instant) {
-        self.timers.last_activity = now;
+        if self.timers.writes_are_activity {
+            self.timers.last_activity = now;
+        }
         self.timers.stalled_since = None;
     }
 
