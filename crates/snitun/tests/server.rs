@@ -219,6 +219,45 @@ async fn a_device_is_found_by_its_aliases_too() {
     relay.stop().await;
 }
 
+/// A name that one device has as its own and another as an alias.
+#[tokio::test]
+async fn an_alias_takes_no_device_its_own_name() {
+    const OTHER: &str = "other.example.com";
+    let relay = Relay::start(ServerConfig::default()).await;
+    let mut events = relay.handle.subscribe();
+    let own = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
+    let mut first = relay.device(own).await.unwrap();
+    let key = SessionKey::generate().unwrap();
+    let mut content = TokenContent::new(OTHER, key, seconds_from_now(60));
+    content.alias = vec![HOST.to_uppercase()];
+    let token = relay.keys.issue(&content).unwrap();
+    let config = ClientConfig::new(token, content.key.aes_cbc());
+    let mut second = relay.device(config).await.unwrap();
+
+    assert_eq!(relay.handle.hostnames(), [HOST, OTHER]);
+    drop(relay.call(&mut first, HOST).await);
+    drop(relay.call(&mut second, OTHER).await);
+    drop(first);
+    for expected in [
+        ServerEvent::Connected {
+            hostname: HOST.into(),
+        },
+        ServerEvent::Connected {
+            hostname: OTHER.into(),
+        },
+        ServerEvent::Disconnected {
+            hostname: HOST.into(),
+            reason: CloseReason::Peer,
+        },
+    ] {
+        assert_eq!(within(events.recv()).await.unwrap(), expected);
+    }
+    // Now that its owner has gone, the alias leads somewhere.
+    drop(relay.call(&mut second, HOST).await);
+    assert_eq!(relay.handle.hostnames(), [OTHER]);
+    relay.stop().await;
+}
+
 #[tokio::test]
 async fn a_tunnel_ends_when_its_token_has_run_out() {
     let config = ServerConfig {

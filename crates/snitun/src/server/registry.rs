@@ -52,10 +52,39 @@ pub(super) fn canonical(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
+/// A device's own host name always leads to it; an alias that another device goes by leads there while no device of that
+/// host name is connected.
 #[derive(Debug)]
 pub(super) struct Registry {
-    names: Mutex<HashMap<String, Arc<Peer>>>,
+    names: Mutex<Names>,
     events: broadcast::Sender<ServerEvent>,
+}
+
+#[derive(Debug, Default)]
+struct Names {
+    peers: HashMap<String, Arc<Peer>>,
+    aliases: HashMap<String, Arc<Peer>>,
+}
+
+impl Names {
+    /// Takes a peer out; tells whether it was there.
+    fn remove(&mut self, peer: &Arc<Peer>) -> bool {
+        for alias in &peer.aliases {
+            take_own(&mut self.aliases, alias, peer);
+        }
+        take_own(&mut self.peers, &peer.hostname, peer)
+    }
+}
+
+/// Removes an entry if it is the peer's.
+fn take_own(names: &mut HashMap<String, Arc<Peer>>, name: &str, peer: &Arc<Peer>) -> bool {
+    let own = names
+        .get(name)
+        .is_some_and(|entry| Arc::ptr_eq(entry, peer));
+    if own {
+        names.remove(name);
+    }
+    own
 }
 
 impl Registry {
@@ -71,15 +100,13 @@ impl Registry {
     pub(super) fn insert(&self, peer: &Arc<Peer>) {
         let replaced = {
             let mut names = self.lock();
-            let replaced = names
-                .get(&peer.hostname)
-                .filter(|old| old.hostname == peer.hostname)
-                .cloned();
+            let replaced = names.peers.get(&peer.hostname).cloned();
             if let Some(old) = &replaced {
-                names.retain(|_, entry| !Arc::ptr_eq(entry, old));
+                names.remove(old);
             }
-            for name in peer.aliases.iter().chain([&peer.hostname]) {
-                names.insert(name.clone(), Arc::clone(peer));
+            names.peers.insert(peer.hostname.clone(), Arc::clone(peer));
+            for alias in &peer.aliases {
+                names.aliases.insert(alias.clone(), Arc::clone(peer));
             }
             replaced
         };
@@ -97,14 +124,7 @@ impl Registry {
 
     /// Takes a peer out, unless another has taken its place already.
     pub(super) fn remove(&self, peer: &Arc<Peer>, reason: CloseReason) {
-        let was_there = {
-            let mut names = self.lock();
-            let was_there = names
-                .get(&peer.hostname)
-                .is_some_and(|entry| Arc::ptr_eq(entry, peer));
-            names.retain(|_, entry| !Arc::ptr_eq(entry, peer));
-            was_there
-        };
+        let was_there = self.lock().remove(peer);
         if was_there {
             self.tell(ServerEvent::Disconnected {
                 hostname: peer.hostname.clone(),
@@ -114,17 +134,15 @@ impl Registry {
     }
 
     pub(super) fn find(&self, name: &str) -> Option<Arc<Peer>> {
-        self.lock().get(&canonical(name)).cloned()
+        let name = canonical(name);
+        let names = self.lock();
+        let found = names.peers.get(&name).or_else(|| names.aliases.get(&name));
+        found.cloned()
     }
 
     /// The host names, without aliases, in order.
     pub(super) fn hostnames(&self) -> Vec<String> {
-        let mut hostnames: Vec<_> = self
-            .lock()
-            .iter()
-            .filter(|(name, peer)| **name == peer.hostname)
-            .map(|(name, _)| name.clone())
-            .collect();
+        let mut hostnames: Vec<_> = self.lock().peers.keys().cloned().collect();
         hostnames.sort_unstable();
         hostnames
     }
@@ -138,7 +156,7 @@ impl Registry {
         let _ = self.events.send(event);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Peer>>> {
+    fn lock(&self) -> MutexGuard<'_, Names> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
