@@ -10,10 +10,12 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use snitun::client::{ClientConfig, ConnectError};
-use snitun::server::{FernetKeys, PortRole, ServerConfig, ServerEvent, TokenContent};
+use snitun::server::{
+    Authenticator, FernetKeys, PortRole, ServerConfig, ServerEvent, TokenContent, TokenError,
+};
 use snitun::{Cipher, CloseReason, HandshakeError, ProtocolVersion, SessionKey};
 use support::{Relay, client_hello, is_closed, seconds_from_now, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -338,6 +340,52 @@ async fn ports_for_devices_and_for_callers_take_nobody_else() {
     let mut first = vec![0; hello.len()];
     within(channel.read_exact(&mut first)).await.unwrap();
     assert_eq!(first, hello);
+    relay.stop().await;
+}
+
+/// Knows tokens of another kind, unless whoever knows them is away.
+struct PassPhrase;
+
+impl Authenticator for PassPhrase {
+    async fn authenticate(&self, token: &str, _: SystemTime) -> Result<TokenContent, TokenError> {
+        match token {
+            "open, sesame" => {
+                let key = SessionKey::new([7; 32], [9; 16]);
+                Ok(TokenContent::new(HOST, key, seconds_from_now(60)))
+            }
+            "are you there?" => Err(TokenError::Unavailable),
+            _ => Err(TokenError::Invalid),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_port_for_devices_takes_whatever_token_the_authenticator_knows() {
+    let relay = Relay::start_with(PassPhrase, ServerConfig::default()).await;
+    let (devices, _) = relay.port(PortRole::Devices, false).await;
+    let connect = async |address, token: &str| {
+        let key = SessionKey::new([7; 32], [9; 16]).aes_cbc();
+        let stream = TcpStream::connect(address).await.unwrap();
+        within(snitun::client::connect(
+            stream,
+            ClientConfig::new(token, key),
+        ))
+        .await
+    };
+    let mut tunnel = connect(devices, "open, sesame").await.unwrap();
+    drop(relay.call(&mut tunnel, HOST).await);
+    let refused = connect(devices, "open, pepper").await.unwrap_err();
+    assert!(matches!(refused, ConnectError::TokenRefused), "{refused}");
+    let refused = connect(devices, "are you there?").await.unwrap_err();
+    assert!(matches!(refused, ConnectError::TokenRefused), "{refused}");
+    // Where callers come too, they are told apart by the first bytes.
+    let refused = connect(relay.address, "open, sesame").await.unwrap_err();
+    assert!(matches!(refused, ConnectError::TokenRefused), "{refused}");
+    let metrics = relay.handle.metrics();
+    assert_eq!(metrics.devices_connected, 1);
+    assert_eq!(metrics.devices_bad_token, 1);
+    assert_eq!(metrics.devices_unchecked_token, 1);
+    assert_eq!(metrics.refused_unknown, 1);
     relay.stop().await;
 }
 

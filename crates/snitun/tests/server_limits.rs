@@ -196,6 +196,51 @@ async fn connections_are_limited_in_number_and_in_time() {
     relay.stop().await;
 }
 
+/// However little of a token comes at a time, there is one limit for all of it.
+#[tokio::test]
+async fn a_token_has_to_be_there_in_time() {
+    let relay = Relay::start(ServerConfig {
+        first_byte_timeout: Duration::from_millis(600),
+        token_timeout: Duration::from_millis(500),
+        ..ServerConfig::default()
+    })
+    .await;
+    let (devices, _) = relay.port(PortRole::Devices, false).await;
+    let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
+    let token = config.token.expose().as_bytes();
+    for (address, limit) in [(relay.address, 600), (devices, 500)] {
+        let begun = Instant::now();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (mut reader, mut writer) = stream.split();
+        let trickle = async {
+            for byte in token.chunks(1) {
+                // Each comes well within what a piece may take; the server's end is noticed by the reader.
+                if writer.write_all(byte).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        let mut answer = [0];
+        let closed = async { reader.read(&mut answer).await };
+        let closed = within(async {
+            tokio::select! {
+                closed = closed => closed,
+                () = trickle => panic!("the whole token was taken"),
+            }
+        })
+        .await;
+        assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+        assert!(begun.elapsed() >= Duration::from_millis(limit));
+        // Well before so many pieces have come that it would be closed for their number.
+        assert!(begun.elapsed() < Duration::from_millis(1400));
+    }
+    let metrics = counted(&relay, |metrics| metrics.devices_bad_token == 2).await;
+    assert_eq!(metrics.devices_connected, 0);
+    relay.stop().await;
+}
+
 /// Behind a load balancer all connections come from one address: whom they are for counts.
 #[tokio::test]
 async fn proxied_callers_are_limited_by_their_own_address() {

@@ -65,6 +65,8 @@ counters! {
     devices_bad_token,
     /// Devices with a token that has run out.
     devices_expired_token,
+    /// Devices whose token could not be checked, because the authenticator was unavailable.
+    devices_unchecked_token,
     /// Devices whose `aes-gcm` key was used before, or could not be remembered.
     devices_spent_key,
     /// Devices that gave a wrong answer to their challenge.
@@ -137,6 +139,7 @@ impl Metrics {
         let counters = &self.counters;
         match refusal {
             Refusal::Token(TokenError::Expired) => count(&counters.devices_expired_token),
+            Refusal::Token(TokenError::Unavailable) => count(&counters.devices_unchecked_token),
             Refusal::Token(_) => count(&counters.devices_bad_token),
             Refusal::Key(_) => count(&counters.devices_spent_key),
             Refusal::Handshake(_) => count(&counters.devices_wrong_answer),

@@ -1,8 +1,8 @@
 //! The public end: lets devices in by their tokens and connects callers to them by the host name in their ClientHello.
 //!
 //! One port serves both: a connection that begins with a TLS handshake record is a caller, one that begins like a Fernet
-//! token is a device, anything else is closed. A [`Port`] may also be for one of them alone. TLS is never ended here: the server sees the ClientHello and then bytes
-//! that it cannot read (docs/protocol.md, "SniTun").
+//! token is a device, anything else is closed. A [`Port`] may also be for one of them alone. TLS is never ended here: the
+//! server sees the ClientHello and then bytes that it cannot read (docs/protocol.md, "SniTun").
 
 mod metrics;
 mod port;
@@ -22,6 +22,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +41,8 @@ pub use token::{Authenticator, FernetKeys, TokenContent, TokenError};
 
 /// Read at first, to see what a connection is.
 const FIRST_READ: usize = 2048;
+/// How a TLS connection begins: the type of a record with a ClientHello.
+const TLS_HANDSHAKE: u8 = 0x16;
 /// After accepting failed (most likely no file descriptors are left), how long to wait before trying again.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -52,7 +55,8 @@ pub struct ServerConfig {
     pub timeouts: Timeouts,
     /// Messages of 8 KiB or more sent to a device in a second at most; `None`, the default, for no limit.
     pub throttling: Option<NonZeroU32>,
-    /// How long a connection may take to send its first byte. Default 10 s.
+    /// How long a connection may take until it has shown what it is, and a device until its whole token is there.
+    /// Default 10 s.
     pub first_byte_timeout: Duration,
     /// The same where only devices connect ([`PortRole::Devices`]). Default 2 s.
     pub token_timeout: Duration,
@@ -179,7 +183,7 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, caller)) => self.spawn_on(stream, caller, port),
+                Ok((stream, caller)) => self.spawn(stream, caller, port),
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     tokio::time::sleep(ACCEPT_AGAIN).await;
@@ -190,29 +194,21 @@ impl Server {
         self.stop().await;
     }
 
-    /// Serves one connection that was accepted elsewhere, in a task of its own. `caller` is the address that the device
-    /// gets to see.
-    pub fn spawn(&self, stream: TcpStream, caller: SocketAddr) {
-        self.spawn_on(stream, caller, Port::default());
-    }
-
-    fn spawn_on(&self, stream: TcpStream, caller: SocketAddr, port: Port) {
+    /// Serves one connection that was accepted elsewhere, in a task of its own, as `port` would. `caller` is the address that
+    /// the device gets to see, unless a PROXY header names another.
+    pub fn spawn(&self, stream: TcpStream, caller: SocketAddr, port: Port) {
         let server = self.clone();
         // The task ends with the connection, and all connections end when the server stops.
         self.inner.tasks.spawn(async move {
-            server.handle_on(stream, caller, port).await;
+            server.handle_connection(stream, caller, port).await;
         });
     }
 
-    /// Serves one connection that was accepted elsewhere, to its end. `caller` is the address that the device gets to see.
+    /// Serves one connection that was accepted elsewhere, to its end; otherwise like [`spawn`](Self::spawn).
     ///
     /// # Cancel safety
     /// Dropping the future ends the connection, and with a device's connection its tunnel.
-    pub async fn handle_connection(&self, stream: TcpStream, caller: SocketAddr) {
-        self.handle_on(stream, caller, Port::default()).await;
-    }
-
-    async fn handle_on(&self, stream: TcpStream, caller: SocketAddr, port: Port) {
+    pub async fn handle_connection(&self, stream: TcpStream, caller: SocketAddr, port: Port) {
         let inner = &self.inner;
         count(&inner.metrics.counters.connections);
         let Ok(_connection) = Arc::clone(&inner.connections).try_acquire_owned() else {
@@ -273,10 +269,11 @@ impl Inner {
         // Frames and TLS records are complete when they are written: waiting for more only costs time.
         stream.set_nodelay(true)?;
         let mut first = Vec::with_capacity(FIRST_READ);
-        let wait = match port.role {
-            PortRole::Any | PortRole::Callers => self.config.first_byte_timeout,
-            PortRole::Devices => self.config.token_timeout,
-        };
+        let until = Instant::now()
+            + match port.role {
+                PortRole::Any | PortRole::Callers => self.config.first_byte_timeout,
+                PortRole::Devices => self.config.token_timeout,
+            };
         let begin = async {
             let source = if port.proxy_protocol {
                 port::read_proxy_header(&mut stream, &mut first).await?
@@ -295,7 +292,7 @@ impl Inner {
         };
         let source = tokio::select! {
             () = self.stopping.cancelled() => return Ok(()),
-            begun = tokio::time::timeout(wait, begin) => match begun {
+            begun = tokio::time::timeout_at(until, begin) => match begun {
                 Ok(begun) => begun?,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
             },
@@ -308,8 +305,8 @@ impl Inner {
             };
             in_flight.of_address = place;
         }
-        match first.as_slice() {
-            [0x16, ..] if port.role != PortRole::Devices => {
+        match (first.as_slice(), port.role) {
+            ([TLS_HANDSHAKE, ..], PortRole::Any | PortRole::Callers) => {
                 let public = self.public(stream, first, caller.ip(), in_flight);
                 tokio::select! {
                     () = self.stopping.cancelled() => {}
@@ -322,9 +319,10 @@ impl Inner {
                     },
                 }
             }
-            // A tunnel that is up says goodbye by itself when the server stops.
-            [b'g', b'A', ..] if port.role != PortRole::Callers => {
-                if let Err(error) = self.tunnel(stream, first, in_flight).await {
+            // Where callers may come as well, a token has to look like one of Fernet.
+            ([b'g', b'A', ..], PortRole::Any) | ([0x20..=0x7e, ..], PortRole::Devices) => {
+                // A tunnel that is up says goodbye by itself when the server stops.
+                if let Err(error) = self.tunnel(stream, first, until, in_flight).await {
                     self.metrics.refusal(&error);
                     tracing::info!(%caller, %error, "device refused");
                 }

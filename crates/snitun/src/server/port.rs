@@ -23,10 +23,11 @@ pub struct Port {
 /// Who connects to a port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PortRole {
-    /// Devices and callers, told apart by the first bytes.
+    /// Devices and callers, told apart by the first bytes. A device's token has to begin with `gA` here, as every Fernet token
+    /// does.
     #[default]
     Any,
-    /// Devices only.
+    /// Devices only. Their tokens may be any printable text that the [`Authenticator`](super::Authenticator) knows.
     Devices,
     /// Callers only.
     Callers,

@@ -161,6 +161,9 @@ pub enum TokenError {
     /// It asks for a protocol version or cipher that we do not have.
     #[error("the token asks for a protocol version or cipher that is not supported")]
     Unsupported,
+    /// Whoever decides about tokens cannot be asked now. The protocol has no way to say so: the device sees a refusal.
+    #[error("the token cannot be checked at the moment; see what the authenticator depends on")]
+    Unavailable,
     /// The text of a Fernet key is not 32 bytes in URL-safe base64.
     #[error("a Fernet key must be 32 bytes in URL-safe base64")]
     BadFernetKey,
@@ -180,6 +183,13 @@ impl From<KeyError> for TokenError {
 
 /// Decides who may connect.
 ///
+/// Tokens are up to 2,048 bytes of printable text. On a port for devices and callers alike ([`PortRole::Any`]) they have to
+/// begin with `gA`, as those of Fernet do, since callers are told apart by that; on a port for devices alone they need not.
+/// A token has no end mark: one that came in several TCP segments is looked at after each of them, so a decision has to be
+/// about the whole text. The device waits meanwhile, for [`Timeouts::handshake`](crate::Timeouts::handshake) at most.
+///
+/// [`PortRole::Any`]: super::PortRole::Any
+///
 /// ```
 /// use snitun::server::{Authenticator, TokenContent, TokenError};
 /// # use std::time::SystemTime;
@@ -197,7 +207,7 @@ pub trait Authenticator: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`TokenError::Invalid`] for what is no token (it may yet be the beginning of one), [`TokenError::Expired`] for one
-    /// that was.
+    /// that was, [`TokenError::Unavailable`] where that cannot be found out now.
     fn authenticate(
         &self,
         token: &str,

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use snitun::client::{self, ClientConfig, ConnectError, Tunnel};
 use snitun::server::{
-    FernetKeys, Port, PortRole, Server, ServerConfig, ServerHandle, TokenContent,
+    Authenticator, FernetKeys, Port, PortRole, Server, ServerConfig, ServerHandle, TokenContent,
 };
 use snitun::{Channel, Cipher, ConnectionKey, ProtocolVersion, SessionKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -40,7 +40,18 @@ impl Relay {
     }
 
     pub(crate) async fn with_keys(keys: FernetKeys, config: ServerConfig) -> Self {
-        let server = Server::new(keys.clone(), config);
+        Self::serve(Server::new(keys.clone(), config), keys).await
+    }
+
+    /// A server that asks `authenticator`, and nobody else.
+    pub(crate) async fn start_with(
+        authenticator: impl Authenticator,
+        config: ServerConfig,
+    ) -> Self {
+        Self::serve(Server::new(authenticator, config), FernetKeys::generate()).await
+    }
+
+    async fn serve(server: Server, keys: FernetKeys) -> Self {
         let handle = server.handle();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
