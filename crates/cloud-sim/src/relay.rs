@@ -4,6 +4,7 @@
 //! Fernet keys, and nothing else.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use snitun::server::{FernetKeys, Server, ServerConfig, ServerHandle, TokenContent, TokenError};
@@ -84,7 +85,12 @@ impl Relay {
     pub(crate) fn new(secret: Option<String>) -> Result<(Self, Server), RelayError> {
         let secret = secret.unwrap_or_else(|| FernetKeys::generate_key().to_string());
         let keys = FernetKeys::from_keys(&[&secret])?;
-        let server = Server::new(keys.clone(), ServerConfig::default());
+        // Whoever stops a simulator has no callers whose answers matter.
+        let config = ServerConfig {
+            stop_grace: Duration::ZERO,
+            ..ServerConfig::default()
+        };
+        let server = Server::new(keys.clone(), config);
         let handle = server.handle();
         Ok((
             Self {

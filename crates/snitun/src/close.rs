@@ -85,4 +85,7 @@ pub enum OpenError {
     /// The tunnel has ended.
     #[error("the tunnel has ended")]
     Closed,
+    /// No device is connected under the host name that was asked for. Only a server's handle says so.
+    #[error("no device is connected under this host name")]
+    NoDevice,
 }

@@ -16,8 +16,8 @@ use snitun::client::{ClientConfig, ConnectError};
 use snitun::server::{
     Authenticator, FernetKeys, PortRole, ServerConfig, ServerEvent, TokenContent, TokenError,
 };
-use snitun::{Cipher, CloseReason, HandshakeError, ProtocolVersion, SessionKey};
-use support::{Relay, client_hello, is_closed, seconds_from_now, within};
+use snitun::{Cipher, CloseReason, HandshakeError, OpenError, ProtocolVersion, SessionKey};
+use support::{Relay, client_hello, is_closed, noise, seconds_from_now, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -25,7 +25,7 @@ const HOST: &str = "device.example.com";
 
 #[tokio::test]
 async fn whoever_should_not_get_in_is_told_why() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let good = || relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
 
     let mut config = good();
@@ -63,7 +63,7 @@ async fn whoever_should_not_get_in_is_told_why() {
 /// The same token, and so the same key, in the hands of two devices.
 #[tokio::test]
 async fn a_token_is_taken_again_unless_its_cipher_forbids_it() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     for cipher in Cipher::ALL {
         let key = || SessionKey::new([0x5a; 32], [0xc3; 16]);
         let mut content = TokenContent::new(HOST, key(), seconds_from_now(60));
@@ -88,7 +88,7 @@ async fn a_token_is_taken_again_unless_its_cipher_forbids_it() {
 
 #[tokio::test]
 async fn a_token_in_two_pieces_is_taken() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
     let mut stream = TcpStream::connect(relay.address).await.unwrap();
     stream.set_nodelay(true).unwrap();
@@ -103,7 +103,7 @@ async fn a_token_in_two_pieces_is_taken() {
 
 #[tokio::test]
 async fn callers_that_cannot_be_served_are_closed() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
     let nameless = {
@@ -139,7 +139,7 @@ async fn callers_that_cannot_be_served_are_closed() {
 
 #[tokio::test]
 async fn a_hello_may_come_byte_by_byte() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
     let mut caller = TcpStream::connect(relay.address).await.unwrap();
@@ -158,7 +158,7 @@ async fn a_hello_may_come_byte_by_byte() {
 
 #[tokio::test]
 async fn devices_come_go_and_take_over() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let mut events = relay.handle.subscribe();
     let invite = || relay.invite("Device.Example.com", ProtocolVersion::V0, Cipher::AesCbc);
     let connected = || ServerEvent::Connected {
@@ -201,7 +201,7 @@ async fn devices_come_go_and_take_over() {
 
 #[tokio::test]
 async fn a_device_is_found_by_its_aliases_too() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let key = SessionKey::generate().unwrap();
     let mut content = TokenContent::new(HOST, key, seconds_from_now(60));
     content.alias = vec!["Alias.example.com".into()];
@@ -225,7 +225,7 @@ async fn a_device_is_found_by_its_aliases_too() {
 #[tokio::test]
 async fn an_alias_takes_no_device_its_own_name() {
     const OTHER: &str = "other.example.com";
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let mut events = relay.handle.subscribe();
     let own = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
     let mut first = relay.device(own).await.unwrap();
@@ -264,7 +264,7 @@ async fn an_alias_takes_no_device_its_own_name() {
 async fn a_tunnel_ends_when_its_token_has_run_out() {
     let config = ServerConfig {
         expiry_check: Duration::from_millis(100),
-        ..ServerConfig::default()
+        ..support::server_config()
     };
     let relay = Relay::start(config).await;
     let mut events = relay.handle.subscribe();
@@ -285,7 +285,7 @@ async fn a_tunnel_ends_when_its_token_has_run_out() {
 
 #[tokio::test]
 async fn stopping_the_server_ends_tunnels_channels_and_callers() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let mut events = relay.handle.subscribe();
     let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
@@ -307,9 +307,85 @@ async fn stopping_the_server_ends_tunnels_channels_and_callers() {
     assert!(matches!(closed, Ok(0) | Err(_)));
 }
 
+/// An answer that is under way when the server is told to stop arrives whole; nobody new gets in meanwhile.
+#[tokio::test]
+async fn a_stopping_server_leaves_its_callers_to_finish() {
+    let relay = Relay::start(ServerConfig {
+        stop_grace: support::LIMIT,
+        ..ServerConfig::default()
+    })
+    .await;
+    let config = relay.invite(HOST, ProtocolVersion::V1, Cipher::AesCbc);
+    let mut tunnel = relay.device(config).await.unwrap();
+    let (mut caller, mut channel) = relay.call(&mut tunnel, HOST).await;
+    let address = relay.address;
+    let mut begun = TcpStream::connect(address).await.unwrap();
+    begun.write_all(&client_hello(HOST)[..30]).await.unwrap();
+    let sent = noise(1, 4_000_000);
+    let (first, rest) = sent.split_at(1_000_000);
+    channel.write_all(first).await.unwrap();
+    let mut received = vec![0; first.len()];
+    within(caller.read_exact(&mut received)).await.unwrap();
+
+    let stopping = tokio::spawn(relay.stop());
+    // The port is closed, and whoever had not got through is sent away.
+    let closed = within(begun.read(&mut [0; 10])).await;
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    within(async {
+        while TcpStream::connect(address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert!(!stopping.is_finished());
+    let answering = async {
+        channel.write_all(rest).await.unwrap();
+        channel.shutdown().await.unwrap();
+    };
+    let ((), read) =
+        within(async { tokio::join!(answering, caller.read_to_end(&mut received)) }).await;
+    read.unwrap();
+    assert!(received == sent);
+    drop(caller);
+    within(stopping).await.unwrap();
+    assert_eq!(*within(tunnel.handle().closed()).await, CloseReason::Peer);
+}
+
+/// Not by the ClientHello, but as whoever runs the server likes.
+#[tokio::test]
+async fn a_channel_can_be_opened_through_the_handle() {
+    let relay = Relay::start(support::server_config()).await;
+    let refused = relay.handle.open(HOST, None).unwrap_err();
+    assert_eq!(refused, OpenError::NoDevice);
+    let config = relay.invite(HOST, ProtocolVersion::V2, Cipher::AesGcmSiv);
+    let mut device = relay.device(config).await.unwrap();
+    let caller = "2001:db8::7".parse().unwrap();
+    let mut ours = relay
+        .handle
+        .open("Device.Example.com.", Some(caller))
+        .unwrap();
+    let mut theirs = within(device.accept()).await.unwrap();
+    assert_eq!(theirs.peer_ip(), Some(caller));
+    ours.write_all(b"question").await.unwrap();
+    within(theirs.read_exact(&mut [0; 8])).await.unwrap();
+    theirs.write_all(b"answer").await.unwrap();
+    drop(theirs);
+    let mut answer = String::new();
+    within(ours.read_to_string(&mut answer)).await.unwrap();
+    assert_eq!(answer, "answer");
+
+    assert!(relay.handle.tunnel("other.example.com").is_none());
+    let tunnel = relay.handle.tunnel(HOST).unwrap();
+    within(tunnel.ping()).await.unwrap();
+    let stats = tunnel.stats();
+    assert_eq!((stats.bytes_sent, stats.bytes_received), (8, 6));
+    relay.stop().await;
+    assert_eq!(*within(tunnel.closed()).await, CloseReason::Shutdown);
+}
+
 #[tokio::test]
 async fn ports_for_devices_and_for_callers_take_nobody_else() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let (devices, _) = relay.port(PortRole::Devices, false).await;
     let (callers, _) = relay.port(PortRole::Callers, true).await;
     let config = relay.invite(HOST, ProtocolVersion::V2, Cipher::AesCbc);
@@ -361,7 +437,7 @@ impl Authenticator for PassPhrase {
 
 #[tokio::test]
 async fn a_port_for_devices_takes_whatever_token_the_authenticator_knows() {
-    let relay = Relay::start_with(PassPhrase, ServerConfig::default()).await;
+    let relay = Relay::start_with(PassPhrase, support::server_config()).await;
     let (devices, _) = relay.port(PortRole::Devices, false).await;
     let connect = async |address, token: &str| {
         let key = SessionKey::new([7; 32], [9; 16]).aes_cbc();
@@ -393,7 +469,7 @@ async fn a_port_for_devices_takes_whatever_token_the_authenticator_knows() {
 async fn fernet_keys_are_replaced_without_refusing_older_tokens() {
     let (old, new) = (FernetKeys::generate_key(), FernetKeys::generate_key());
     let both = FernetKeys::from_keys(&[&*new, &*old]).unwrap();
-    let relay = Relay::with_keys(both, ServerConfig::default()).await;
+    let relay = Relay::with_keys(both, support::server_config()).await;
     for (key, let_in) in [
         (&*old, true),
         (&*new, true),

@@ -28,7 +28,7 @@ async fn connections_that_say_nothing_are_limited() {
             max_in_flight,
             max_in_flight_per_address,
             first_byte_timeout: support::LIMIT,
-            ..ServerConfig::default()
+            ..support::server_config()
         })
         .await;
         let mut silent = Vec::new();
@@ -65,7 +65,7 @@ async fn counted(relay: &Relay, expected: impl Fn(&ServerMetrics) -> bool) -> Se
 
 #[tokio::test]
 async fn what_is_carried_is_counted_on_both_sides() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let config = relay.invite(HOST, ProtocolVersion::V1, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
     let handle = tunnel.handle();
@@ -99,7 +99,7 @@ async fn who_is_not_let_in_or_connected_is_counted_by_the_reason() {
     let relay = Relay::start(ServerConfig {
         hello_timeout: Duration::from_millis(50),
         max_spent_keys: 1,
-        ..ServerConfig::default()
+        ..support::server_config()
     })
     .await;
     let invite = |cipher| relay.invite(HOST, ProtocolVersion::V0, cipher);
@@ -145,7 +145,7 @@ async fn who_is_not_let_in_or_connected_is_counted_by_the_reason() {
 async fn a_throttled_server_spaces_what_it_sends() {
     let relay = Relay::start(ServerConfig {
         throttling: NonZeroU32::new(50),
-        ..ServerConfig::default()
+        ..support::server_config()
     })
     .await;
     let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
@@ -171,7 +171,7 @@ async fn connections_are_limited_in_number_and_in_time() {
     let mut config = ServerConfig {
         max_connections: 2,
         public_idle: Duration::from_millis(300),
-        ..ServerConfig::default()
+        ..support::server_config()
     };
     config.timeouts.handshake = Duration::from_millis(300);
     let relay = Relay::start(config).await;
@@ -196,13 +196,53 @@ async fn connections_are_limited_in_number_and_in_time() {
     relay.stop().await;
 }
 
+/// One address does not get all channels of a device.
+#[tokio::test]
+async fn callers_are_limited_by_their_address() {
+    let relay = Relay::start(ServerConfig {
+        max_callers_per_address: 2,
+        ..support::server_config()
+    })
+    .await;
+    let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
+    let mut tunnel = relay.device(config).await.unwrap();
+    let first = relay.call(&mut tunnel, HOST).await;
+    let _second = relay.call(&mut tunnel, HOST).await;
+    assert!(is_closed(relay.address, &client_hello(HOST)).await);
+    counted(&relay, |metrics| metrics.callers_refused_address == 1).await;
+    // Others have their own places.
+    let (port, _) = relay.port(PortRole::Callers, true).await;
+    let mut other = TcpStream::connect(port).await.unwrap();
+    other
+        .write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n")
+        .await
+        .unwrap();
+    other.write_all(&client_hello(HOST)).await.unwrap();
+    let _others = within(tunnel.accept()).await.unwrap();
+    // And who goes makes room.
+    drop(first);
+    within(async {
+        loop {
+            let mut caller = TcpStream::connect(relay.address).await.unwrap();
+            caller.write_all(&client_hello(HOST)).await.unwrap();
+            let mut answer = [0];
+            tokio::select! {
+                _closed = caller.read(&mut answer) => {}
+                _served = tunnel.accept() => break,
+            }
+        }
+    })
+    .await;
+    relay.stop().await;
+}
+
 /// However little of a token comes at a time, there is one limit for all of it.
 #[tokio::test]
 async fn a_token_has_to_be_there_in_time() {
     let relay = Relay::start(ServerConfig {
         first_byte_timeout: Duration::from_millis(600),
         token_timeout: Duration::from_millis(500),
-        ..ServerConfig::default()
+        ..support::server_config()
     })
     .await;
     let (devices, _) = relay.port(PortRole::Devices, false).await;
@@ -248,7 +288,7 @@ async fn proxied_callers_are_limited_by_their_own_address() {
         max_in_flight_per_address: 1,
         hello_timeout: support::LIMIT,
         first_byte_timeout: support::LIMIT,
-        ..ServerConfig::default()
+        ..support::server_config()
     })
     .await;
     let (port, _) = relay.port(PortRole::Callers, true).await;

@@ -31,7 +31,7 @@ async fn fifty_channels_carry_megabytes_both_ways() {
     let relay = Relay::start(ServerConfig {
         first_byte_timeout: support::LIMIT,
         hello_timeout: support::LIMIT,
-        ..ServerConfig::default()
+        ..support::server_config()
     })
     .await;
     let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
@@ -93,7 +93,7 @@ async fn fifty_channels_carry_megabytes_both_ways() {
 
 #[tokio::test]
 async fn every_version_and_cipher_carries_data_and_addresses() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     for version in ProtocolVersion::ALL {
         for cipher in Cipher::ALL {
             let config = relay.invite("device.example.com", version, cipher);
@@ -113,7 +113,7 @@ async fn every_version_and_cipher_carries_data_and_addresses() {
 
 #[tokio::test]
 async fn a_close_on_either_side_delivers_what_was_written() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let config = relay.invite("device.example.com", ProtocolVersion::V1, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
     let data = noise(1, 1_000_000);
@@ -149,7 +149,7 @@ async fn a_close_on_either_side_delivers_what_was_written() {
 
 #[tokio::test]
 async fn a_caller_that_goes_away_mid_transfer_ends_its_channel_only() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
     let (mut caller, mut channel) = relay.call(&mut tunnel, "device.example.com").await;
@@ -177,7 +177,7 @@ async fn a_caller_that_goes_away_mid_transfer_ends_its_channel_only() {
 
 /// A device that does not read one channel; yields what became of it once `total` bytes were sent on that one.
 async fn slow_reader(version: ProtocolVersion, total: usize) -> std::io::Result<usize> {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let mut config = relay.invite("device.example.com", version, Cipher::AesCbc);
     // What is under way when PAUSE goes out, in the buffers of two sockets, has to fit.
     config.limits.receive_per_channel = 16_000_000;
@@ -233,7 +233,7 @@ async fn a_slow_reader_loses_its_channel_where_the_version_cannot_wait() {
 
 #[tokio::test]
 async fn closing_a_tunnel_delivers_what_its_channels_have_written() {
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let config = relay.invite("device.example.com", ProtocolVersion::V2, Cipher::AesGcmSiv);
     let mut tunnel = relay.device(config).await.unwrap();
     let (mut caller, mut channel) = relay.call(&mut tunnel, "device.example.com").await;
@@ -322,7 +322,7 @@ impl AsyncWrite for Counting {
 #[tokio::test]
 async fn many_frames_go_out_in_one_system_call() {
     const CHANNELS: usize = 100;
-    let relay = Relay::start(ServerConfig::default()).await;
+    let relay = Relay::start(support::server_config()).await;
     let config = relay.invite("device.example.com", ProtocolVersion::V1, Cipher::AesCbc);
     let writes = Arc::new(AtomicUsize::new(0));
     let stream = Counting {

@@ -81,6 +81,8 @@ counters! {
     callers_no_device,
     /// Callers whose device takes no further channel.
     callers_no_channel,
+    /// Callers closed because too many of their address were being served.
+    callers_refused_address,
     /// Callers that went away, or took too long, before their ClientHello was complete.
     callers_gave_up,
 }
@@ -158,8 +160,9 @@ impl Metrics {
             Rejection::TimedOut | Rejection::Gone | Rejection::Hello(_) => {
                 count(&counters.callers_gave_up);
             }
-            // It was connected before.
-            Rejection::Relay(_) => {}
+            Rejection::TooMany => count(&counters.callers_refused_address),
+            // It was connected before, or it is not the caller's doing.
+            Rejection::Relay(_) | Rejection::Stopping => {}
         }
     }
 

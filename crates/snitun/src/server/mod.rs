@@ -4,6 +4,8 @@
 //! token is a device, anything else is closed. A [`Port`] may also be for one of them alone. TLS is never ended here: the
 //! server sees the ClientHello and then bytes that it cannot read (docs/protocol.md, "SniTun").
 
+mod config;
+mod handle;
 mod metrics;
 mod port;
 mod public;
@@ -15,20 +17,18 @@ mod tunnel;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::close::CloseReason;
-use crate::limits::{Limits, Timeouts};
-
+pub use config::ServerConfig;
+pub use handle::ServerHandle;
 pub use metrics::ServerMetrics;
 use metrics::{Metrics, count};
 use port::PerAddress;
@@ -46,62 +46,6 @@ const TLS_HANDSHAKE: u8 = 0x16;
 /// After accepting failed (most likely no file descriptors are left), how long to wait before trying again.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
-/// How a server behaves.
-#[derive(Clone, Debug)]
-pub struct ServerConfig {
-    /// Bounds on what each tunnel holds.
-    pub limits: Limits,
-    /// Bounds on waiting, for each tunnel.
-    pub timeouts: Timeouts,
-    /// Messages of 8 KiB or more sent to a device in a second at most; `None`, the default, for no limit.
-    pub throttling: Option<NonZeroU32>,
-    /// How long a connection may take until it has shown what it is, and a device until its whole token is there.
-    /// Default 10 s.
-    pub first_byte_timeout: Duration,
-    /// The same where only devices connect ([`PortRole::Devices`]). Default 2 s.
-    pub token_timeout: Duration,
-    /// How long a caller may take from there to a complete ClientHello. Default 2 s.
-    pub hello_timeout: Duration,
-    /// Size of the receive buffer of a device's connection, in bytes. Default `None`: the system decides. See
-    /// [`prepare_tcp`](crate::prepare_tcp) for what a bound is good for, and what it costs.
-    pub receive_buffer: Option<usize>,
-    /// How long a public connection may be idle. Default 105 s, in the middle of what the reference does.
-    pub public_idle: Duration,
-    /// How often a running tunnel's token is looked at. Default 14,400 s.
-    pub expiry_check: Duration,
-    /// Connections that have not yet shown what they want. Beyond it, new ones are closed at once. Default 512.
-    pub max_in_flight: usize,
-    /// Such connections from one address. Beyond it, new ones are closed at once. Default 128: a whole office behind one
-    /// address, or a load balancer that does not say for whom it speaks, gets by; nobody fills all places alone.
-    pub max_in_flight_per_address: usize,
-    /// Connections in all. Beyond it, new ones are closed at once. Default 16,384.
-    pub max_connections: usize,
-    /// `aes-gcm` keys that are remembered until their tokens have run out, so that none is taken twice. Beyond it, devices
-    /// that want `aes-gcm` are refused. Default 65,536, at 40 bytes each: 60 new tokens a minute, each good for a day, fit
-    /// well; no others are remembered.
-    pub max_spent_keys: usize,
-}
-
-impl Default for ServerConfig {
-    fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            timeouts: Timeouts::default(),
-            throttling: None,
-            first_byte_timeout: Duration::from_secs(10),
-            token_timeout: Duration::from_secs(2),
-            hello_timeout: Duration::from_secs(2),
-            receive_buffer: None,
-            public_idle: Duration::from_secs(105),
-            expiry_check: Duration::from_secs(14_400),
-            max_in_flight: 512,
-            max_in_flight_per_address: 128,
-            max_connections: 16_384,
-            max_spent_keys: 65_536,
-        }
-    }
-}
-
 /// A SniTun server. Cheap to clone; clones are the same server.
 #[derive(Clone)]
 pub struct Server {
@@ -114,10 +58,16 @@ struct Inner {
     registry: Arc<Registry>,
     in_flight: Arc<Semaphore>,
     per_address: Arc<PerAddress>,
+    callers_per_address: Arc<PerAddress>,
     connections: Arc<Semaphore>,
     spent: SpentKeys,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
+    /// The callers that are being served.
+    callers: TaskTracker,
+    /// Nobody new is let in.
+    closing: CancellationToken,
+    /// Callers are cut off and tunnels drained.
     stopping: CancellationToken,
 }
 
@@ -137,10 +87,13 @@ impl Server {
                 registry: Arc::new(Registry::new()),
                 in_flight: Arc::new(Semaphore::new(config.max_in_flight)),
                 per_address: Arc::new(PerAddress::new(config.max_in_flight_per_address)),
+                callers_per_address: Arc::new(PerAddress::new(config.max_callers_per_address)),
                 connections: Arc::new(Semaphore::new(config.max_connections)),
                 spent: SpentKeys::new(config.max_spent_keys),
                 metrics: Arc::default(),
                 tasks: TaskTracker::new(),
+                callers: TaskTracker::new(),
+                closing: CancellationToken::new(),
                 stopping: CancellationToken::new(),
                 config,
             }),
@@ -179,7 +132,7 @@ impl Server {
         loop {
             let accepted = tokio::select! {
                 () = &mut shutdown => break,
-                () = self.inner.stopping.cancelled() => break,
+                () = self.inner.closing.cancelled() => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -226,12 +179,30 @@ impl Server {
         }
     }
 
-    /// Closes all tunnels, saying why, and all connections, and waits until every task has ended: at most a few seconds
-    /// (see [`Timeouts::drain`]). The server lets nobody in afterwards.
+    /// Lets nobody new in, leaves the callers that are being served to finish, for
+    /// [`stop_grace`](ServerConfig::stop_grace) at most, then closes all tunnels, saying why, and waits until every task has
+    /// ended: a few seconds more (see [`Timeouts::drain`](crate::Timeouts::drain)).
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves what is still going on to another call of this function, or to its own end.
     pub async fn stop(&self) {
-        self.inner.stopping.cancel();
-        self.inner.tasks.close();
-        self.inner.tasks.wait().await;
+        let inner = &self.inner;
+        inner.closing.cancel();
+        inner.tasks.close();
+        inner.callers.close();
+        let grace = inner.config.stop_grace;
+        if tokio::time::timeout(grace, inner.callers.wait())
+            .await
+            .is_err()
+        {
+            let callers = inner.callers.len();
+            tracing::info!(
+                callers,
+                "callers are cut off, they have not finished in time"
+            );
+        }
+        inner.stopping.cancel();
+        inner.tasks.wait().await;
     }
 }
 
@@ -291,7 +262,7 @@ impl Inner {
             io::Result::Ok(source)
         };
         let source = tokio::select! {
-            () = self.stopping.cancelled() => return Ok(()),
+            () = self.closing.cancelled() => return Ok(()),
             begun = tokio::time::timeout_at(until, begin) => match begun {
                 Ok(begun) => begun?,
                 Err(_) => return Err(io::ErrorKind::TimedOut.into()),
@@ -307,16 +278,12 @@ impl Inner {
         }
         match (first.as_slice(), port.role) {
             ([TLS_HANDSHAKE, ..], PortRole::Any | PortRole::Callers) => {
-                let public = self.public(stream, first, caller.ip(), in_flight);
-                tokio::select! {
-                    () = self.stopping.cancelled() => {}
-                    ended = public => match ended {
-                        Ok(relayed) => tracing::debug!(%caller, ?relayed, "public connection ended"),
-                        Err(error) => {
-                            self.metrics.rejection(&error);
-                            tracing::debug!(%caller, %error, "public connection closed");
-                        }
-                    },
+                match self.public(stream, first, caller.ip(), in_flight).await {
+                    Ok(relayed) => tracing::debug!(%caller, ?relayed, "public connection ended"),
+                    Err(error) => {
+                        self.metrics.rejection(&error);
+                        tracing::debug!(%caller, %error, "public connection closed");
+                    }
                 }
             }
             // Where callers may come as well, a token has to look like one of Fernet.
@@ -341,44 +308,5 @@ impl fmt::Debug for Server {
         f.debug_struct("Server")
             .field("hostnames", &self.inner.registry.hostnames())
             .finish_non_exhaustive()
-    }
-}
-
-/// A server, seen from outside. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct ServerHandle {
-    registry: Arc<Registry>,
-    metrics: Arc<Metrics>,
-}
-
-impl ServerHandle {
-    /// Whether a device is connected under this host name or alias.
-    pub fn is_connected(&self, hostname: &str) -> bool {
-        self.registry.find(hostname).is_some()
-    }
-
-    /// The host names of all connected devices, in lower case and in order.
-    pub fn hostnames(&self) -> Vec<String> {
-        self.registry.hostnames()
-    }
-
-    /// Closes the tunnel of the device under this host name or alias; returns whether there was one.
-    pub fn disconnect(&self, hostname: &str) -> bool {
-        let peer = self.registry.find(hostname);
-        if let Some(peer) = &peer {
-            peer.tunnel.close_because(CloseReason::Local);
-        }
-        peer.is_some()
-    }
-
-    /// What the server has done so far: connections, refusals by their reason, and what the tunnels have carried. Looks at
-    /// each tunnel in turn, so it is for every few seconds rather than for every request.
-    pub fn metrics(&self) -> ServerMetrics {
-        self.metrics.snapshot()
-    }
-
-    /// What happens from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<ServerEvent> {
-        self.registry.subscribe()
     }
 }

@@ -52,11 +52,11 @@ pub(super) async fn read_proxy_header(
     }
 }
 
-/// How many connections of each address have not yet shown what they want.
+/// How many connections of one kind each address has: those that have not yet shown what they want, or callers that are served.
 #[derive(Debug)]
 pub(super) struct PerAddress {
     limit: usize,
-    /// No larger than the number of connections in flight.
+    /// No larger than the number of connections of that kind, which has a limit of its own.
     taken: Mutex<HashMap<IpAddr, usize>>,
 }
 

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::metrics::count;
+use super::port::PerAddress;
 use super::{InFlight, Inner};
 use crate::close::OpenError;
 use crate::relay::{Relayed, relay};
@@ -25,6 +26,10 @@ pub(super) enum Rejection {
     NoDevice(String),
     #[error("the device takes no further channel: {0}")]
     Open(#[from] OpenError),
+    #[error("too many callers of its address are being served")]
+    TooMany,
+    #[error("the server is stopping")]
+    Stopping,
     #[error("the connection failed before its ClientHello was complete: {0}")]
     Hello(#[source] io::Error),
     #[error("the connection failed: {0}")]
@@ -41,10 +46,16 @@ impl Inner {
         in_flight: InFlight,
     ) -> Result<Relayed, Rejection> {
         let limit = self.config.hello_timeout;
-        let (hello, name) = tokio::time::timeout(limit, read_hello(&mut stream, first))
-            .await
-            .map_err(|_| Rejection::TimedOut)??;
+        let (hello, name) = tokio::select! {
+            () = self.closing.cancelled() => return Err(Rejection::Stopping),
+            read = tokio::time::timeout(limit, read_hello(&mut stream, first)) => {
+                read.map_err(|_| Rejection::TimedOut)??
+            }
+        };
         let peer = self.registry.find(&name).ok_or(Rejection::NoDevice(name))?;
+        let _place =
+            PerAddress::take(&self.callers_per_address, caller).ok_or(Rejection::TooMany)?;
+        let _served = self.callers.token();
         let mut channel = peer.tunnel.open(Some(caller))?;
         drop(in_flight);
         // A new channel has room for this.
@@ -52,9 +63,12 @@ impl Inner {
         drop(hello);
         count(&self.metrics.counters.callers_connected);
         tracing::debug!(hostname = peer.hostname, channel = %channel.id(), "channel opened");
-        relay(stream, channel, self.config.public_idle)
-            .await
-            .map_err(Rejection::Relay)
+        tokio::select! {
+            () = self.stopping.cancelled() => Err(Rejection::Stopping),
+            relayed = relay(stream, channel, self.config.public_idle) => {
+                relayed.map_err(Rejection::Relay)
+            }
+        }
     }
 }
 

@@ -63,7 +63,7 @@ impl Inner {
             self.admit(&mut stream, content).await
         };
         let (guest, session) = tokio::select! {
-            () = self.stopping.cancelled() => return Err(Refusal::Stopping),
+            () = self.closing.cancelled() => return Err(Refusal::Stopping),
             done = tokio::time::timeout(limit, handshake) => done.map_err(|_| Refusal::TimedOut)??,
         };
         drop(in_flight);

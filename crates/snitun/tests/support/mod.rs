@@ -25,6 +25,14 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
         .expect("took too long")
 }
 
+/// The defaults, but for a stop that waits for no caller: tests end with callers that have not finished.
+pub(crate) fn server_config() -> ServerConfig {
+    ServerConfig {
+        stop_grace: Duration::ZERO,
+        ..ServerConfig::default()
+    }
+}
+
 pub(crate) struct Relay {
     pub(crate) address: SocketAddr,
     pub(crate) keys: FernetKeys,
