@@ -53,7 +53,9 @@ pub async fn relay(tcp: TcpStream, mut channel: Channel, idle: Duration) -> io::
         let into = into_channel(&mut tcp_reader, &mut writer, &progress);
         let from = from_channel(&mut reader, &mut tcp_writer, &progress);
         tokio::pin!(into, from);
+        // In order: drawing lots each time would gain nothing, since both are asked whenever neither has ended.
         tokio::select! {
+            biased;
             // The caller is done: the channel now yields what is left in it, then its end.
             ended = &mut into => from.await.and(ended),
             // The channel is done: whatever else the caller sends has nowhere to go.
@@ -61,6 +63,7 @@ pub async fn relay(tcp: TcpStream, mut channel: Channel, idle: Duration) -> io::
         }
     };
     tokio::select! {
+        biased;
         ended = both => ended?,
         () = progress.idle_for(idle) => return Err(io::ErrorKind::TimedOut.into()),
     }

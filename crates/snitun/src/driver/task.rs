@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -36,6 +36,10 @@ pub(crate) struct Task<S> {
     sleep: Pin<Box<Sleep>>,
     /// When `sleep` is set to go off.
     armed: Instant,
+    /// Whom `sleep` will wake: as long as that is us, and it is not yet time, there is no need to ask it.
+    sleeper: Option<Waker>,
+    /// When the multiplexer has something to do, as of the last time that the task was parked.
+    timeout: Option<Instant>,
     /// Something was written since the last flush.
     unflushed: bool,
     /// Bytes received in this turn.
@@ -56,6 +60,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             input: Input::default(),
             sleep: Box::pin(tokio::time::sleep_until(armed.into())),
             armed,
+            sleeper: None,
+            timeout: None,
             unflushed: false,
             received: 0,
             told_malformed: false,
@@ -74,41 +80,52 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         self.received = 0;
+        // Whether something may have come up to be written since the task was last parked.
+        let mut stale = true;
         loop {
             let now = now();
-            match self.poll_write(cx, now) {
+            // Before writing: what has come may ask for an answer, and a connection that takes all we have must not keep us
+            // from hearing PAUSE.
+            let read = match self.poll_read(cx, now) {
                 Poll::Ready(Err(reason)) => return Poll::Ready(reason),
-                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Ready(Ok(())) => true,
+                Poll::Pending => false,
+            };
+            if (read || stale)
+                && let Poll::Ready(Err(reason)) = self.poll_write(cx, now)
+            {
+                return Poll::Ready(reason);
             }
-            match self.poll_read(cx) {
+            stale = false;
+            if read && self.received < TURN {
+                continue;
+            }
+            // Time goes on for a peer that always has something to read as well.
+            match self.poll_time(cx, now) {
                 Poll::Ready(Err(reason)) => return Poll::Ready(reason),
-                Poll::Ready(Ok(())) if self.received < TURN => continue,
-                Poll::Ready(Ok(())) => {
-                    // Time goes on for a peer that always has something to read as well.
-                    if let Poll::Ready(Err(reason)) = self.poll_time(cx, now) {
-                        return Poll::Ready(reason);
-                    }
+                Poll::Ready(Ok(())) if !read => stale = true,
+                Poll::Pending if !read => return Poll::Pending,
+                Poll::Ready(Ok(())) | Poll::Pending => {
                     // Wakes us once the runtime has looked around; nothing else is waited for.
                     let _ = pin!(tokio::task::yield_now()).poll(cx);
                     return Poll::Pending;
                 }
-                Poll::Pending => {}
-            }
-            match self.poll_time(cx, now) {
-                Poll::Ready(Err(reason)) => return Poll::Ready(reason),
-                Poll::Ready(Ok(())) => continue,
-                Poll::Pending => return Poll::Pending,
             }
         }
     }
 
     /// Writes until there is nothing to write (ready, the task parked as idle) or the connection is full (pending).
     fn poll_write(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), CloseReason>> {
+        let mut sent = false;
         loop {
             if self.batch.is_empty() {
                 let (encoder, batch) = (&mut self.encoder, &mut self.batch);
+                let timeout = &mut self.timeout;
                 let done = self.shared.with(|state| {
                     state.unpark_task();
+                    if std::mem::take(&mut sent) {
+                        state.mux.handle_sent(now);
+                    }
                     if let Some(reason) = &state.closing {
                         let reason = reason.clone();
                         state.mux.drain(now);
@@ -121,6 +138,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
                     }
                     if batch.is_empty() {
                         state.park_task(cx, true);
+                        *timeout = state.mux.poll_timeout();
                     }
                     Ok(batch.is_empty())
                 })?;
@@ -143,16 +161,20 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
                 Poll::Ready(Ok(written)) => {
                     self.batch.advance(written);
                     self.unflushed = true;
-                    self.shared.with(|state| state.mux.handle_sent(now));
+                    sent = true;
                 }
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(failed(&error))),
                 Poll::Pending => {
-                    self.shared.with(|state| {
+                    self.timeout = self.shared.with(|state| {
+                        if sent {
+                            state.mux.handle_sent(now);
+                        }
                         state.mux.handle_write_blocked(now);
                         if state.closing.is_some() {
                             state.mux.drain(now);
                         }
                         state.park_task(cx, false);
+                        state.mux.poll_timeout()
                     });
                     return Poll::Pending;
                 }
@@ -169,15 +191,17 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
     }
 
     /// One read, and all the frames in it.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), CloseReason>> {
         // `read_buf` keeps nothing between polls, so that making it anew each time loses nothing.
         let read = ready!(pin!(self.stream.read_buf(self.input.with_room())).poll(cx));
         match read {
-            Ok(0) => return Poll::Ready(Err(CloseReason::Peer)),
+            Ok(0) => {
+                let closing = self.shared.with(|state| state.closing.clone());
+                return Poll::Ready(Err(closing.unwrap_or(CloseReason::Peer)));
+            }
             Ok(count) => self.received += count,
             Err(error) => return Poll::Ready(Err(failed(&error))),
         }
-        let now = now();
         let (decoder, input) = (&mut self.decoder, self.input.bytes());
         let told = &mut self.told_malformed;
         Poll::Ready(self.shared.with(|state| {
@@ -197,25 +221,28 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
 
     /// Ready when something was due.
     fn poll_time(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), CloseReason>> {
-        let timeout = self.shared.with(|state| {
-            let timeout = state.mux.poll_timeout();
-            if timeout.is_none_or(|timeout| timeout > now) {
-                return Ok(timeout);
-            }
-            let handled = state.mux.handle_timeout(now);
-            Err(handled.map_err(|reason| state.closing.clone().unwrap_or(reason)))
-        });
-        let timeout = match timeout {
-            Ok(Some(timeout)) => timeout,
-            Ok(None) => return Poll::Pending,
-            Err(handled) => return Poll::Ready(handled),
+        let Some(timeout) = self.timeout else {
+            return Poll::Pending;
         };
+        if timeout <= now {
+            return Poll::Ready(self.shared.with(|state| {
+                let handled = state.mux.handle_timeout(now);
+                handled.map_err(|reason| state.closing.clone().unwrap_or(reason))
+            }));
+        }
         // Deadlines mostly move away as bytes come and go. The timer is left where it is then and set again when it
         // goes off: cheaper than moving it with every read.
         if timeout < self.armed || self.armed <= now {
             self.armed = timeout;
             self.sleep.as_mut().reset(timeout.into());
+        } else if self
+            .sleeper
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
+            return Poll::Pending;
         }
+        self.sleeper = Some(cx.waker().clone());
         ready!(self.sleep.as_mut().poll(cx));
         // A good moment, since it comes every minute or two.
         self.input.forget();
