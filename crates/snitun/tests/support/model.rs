@@ -1,13 +1,14 @@
-//! What two multiplexers are to do, said simply: bytes arrive as they were written, ends are seen, nothing stays behind.
+//! What two multiplexers are to do, said simply: bytes arrive as they were written, ends are seen, whoever was told to wait is
+//! told when that is over, nothing stays behind.
 
 #![allow(dead_code, reason = "each user takes some of it")]
 
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
-use snitun::{ChannelKey, Read, Write};
+use snitun::{ChannelError, ChannelKey, Event, Limits, Read, Write};
 
-use super::pair::{CLIENT, Pair, SERVER};
+use super::pair::{CLIENT, Pair, SERVER, limits_for};
 
 /// The byte at `offset` of what `side` writes on channel `index`.
 fn pattern(index: usize, side: usize, offset: usize) -> u8 {
@@ -25,6 +26,9 @@ struct End {
     released: bool,
     /// It told us that it is over.
     over: Option<Read>,
+    /// We were told to wait and have heard nothing since.
+    reader_waits: bool,
+    writer_waits: bool,
 }
 
 struct Model {
@@ -33,6 +37,9 @@ struct Model {
     channels: Vec<[End; 2]>,
     /// In the order in which the server opened them, which is the order of accepting.
     accepted: usize,
+    /// How often we heard that there is something to accept.
+    acceptable: usize,
+    limits: Limits,
     /// Most bytes that are written or moved at a time.
     largest: usize,
 }
@@ -55,10 +62,7 @@ impl Model {
                 self.channels.push(ends);
             }
             4..10 => {
-                if let Some(key) = self.pair.sides[CLIENT].mux.accept() {
-                    self.channels[self.accepted][CLIENT].key = Some(key);
-                    self.accepted += 1;
-                }
+                self.accept();
             }
             10..35 => self.write(pick, side, size),
             35..60 => self.read(pick, side),
@@ -70,6 +74,44 @@ impl Model {
         }
     }
 
+    fn accept(&mut self) -> bool {
+        self.hear();
+        let Some(key) = self.pair.sides[CLIENT].mux.accept() else {
+            return false;
+        };
+        self.channels[self.accepted][CLIENT].key = Some(key);
+        self.accepted += 1;
+        assert!(self.accepted <= self.acceptable, "accepted without a word");
+        true
+    }
+
+    /// Takes the news of both sides.
+    fn hear(&mut self) {
+        for side in [CLIENT, SERVER] {
+            self.pair.take_events(side);
+            for event in self.pair.sides[side].events.drain(..) {
+                let mut ends = self.channels.iter_mut().map(|ends| &mut ends[side]);
+                let mut of = |key| ends.find(|end| end.key == Some(key));
+                match event {
+                    Event::Readable(key) => {
+                        of(key).into_iter().for_each(|end| end.reader_waits = false);
+                    }
+                    Event::Writable(key) => {
+                        of(key).into_iter().for_each(|end| end.writer_waits = false);
+                    }
+                    Event::Acceptable => self.acceptable += 1,
+                    Event::PingDue | Event::Pong { .. } => {}
+                }
+            }
+        }
+    }
+
+    /// Whether whoever uses this channel does as it is told: it tries again once it has heard that this helps, and not before.
+    /// A word that never comes leaves it waiting for ever.
+    fn obeys(index: usize) -> bool {
+        index % 2 == 1
+    }
+
     fn key(&self, index: usize, side: usize) -> Option<ChannelKey> {
         let end = &self.channels.get(index)?[side];
         end.key.filter(|_| !end.released)
@@ -79,7 +121,11 @@ impl Model {
         let Some(key) = self.key(index, side) else {
             return;
         };
+        self.hear();
         let end = &mut self.channels[index][side];
+        if end.writer_waits && Self::obeys(index) {
+            return;
+        }
         let data: Vec<u8> = (end.written..end.written + size)
             .map(|offset| pattern(index, side, offset))
             .collect();
@@ -87,9 +133,14 @@ impl Model {
             Write::Taken(count) => {
                 assert!(!end.closed, "a closed channel takes nothing");
                 end.written += count;
+                // There may be some room before there is enough of it to tell.
+                end.writer_waits = false;
             }
-            Write::Wait => assert!(!end.closed),
-            Write::Closed => {}
+            Write::Wait => {
+                assert!(!end.closed);
+                end.writer_waits = true;
+            }
+            Write::Closed => assert!(!end.writer_waits, "the end came without a word"),
         }
     }
 
@@ -97,8 +148,19 @@ impl Model {
         let Some(key) = self.key(index, side) else {
             return;
         };
+        self.hear();
+        let channels = self.channels.len();
+        let other_written = self.channels[index][1 - side].written;
         let end = &mut self.channels[index][side];
-        match self.pair.sides[side].mux.read(key) {
+        if end.reader_waits && Self::obeys(index) {
+            return;
+        }
+        let read = self.pair.sides[side].mux.read(key);
+        assert!(
+            !end.reader_waits || read == Read::Wait,
+            "{read:?} came without a word"
+        );
+        match read {
             Read::Data(data) => {
                 assert!(end.over.is_none(), "nothing comes after the end");
                 for byte in data {
@@ -106,8 +168,21 @@ impl Model {
                     end.read += 1;
                 }
             }
-            Read::Wait => assert!(end.over.is_none() && !end.closed),
-            over => end.over = Some(over),
+            Read::Wait => {
+                assert!(end.over.is_none() && !end.closed);
+                end.reader_waits = true;
+            }
+            Read::Failed(failure) => {
+                assert_eq!(failure, ChannelError::Overrun);
+                let total = self.limits.receive_total / channels;
+                let unread = other_written - end.read;
+                assert!(
+                    unread > total.min(self.limits.receive_per_channel),
+                    "cut off for {unread} bytes"
+                );
+                end.over = Some(read);
+            }
+            Read::End => end.over = Some(Read::End),
         }
     }
 
@@ -132,10 +207,7 @@ impl Model {
         let mut before = None;
         loop {
             self.pair.settle();
-            while let Some(key) = self.pair.sides[CLIENT].mux.accept() {
-                self.channels[self.accepted][CLIENT].key = Some(key);
-                self.accepted += 1;
-            }
+            while self.accept() {}
             for index in 0..self.channels.len() {
                 for side in [CLIENT, SERVER] {
                     for _ in 0..4 {
@@ -156,8 +228,11 @@ impl Model {
         for side in &self.pair.sides {
             assert_eq!(side.ended, None);
         }
+        self.hear();
         for ends in &self.channels {
             for side in [CLIENT, SERVER] {
+                let waits = ends[side].writer_waits && !ends[side].released;
+                assert!(!waits, "all is sent, and a writer still waits");
                 let (us, other) = (&ends[side], &ends[1 - side]);
                 assert!(us.read <= other.written);
                 let failed = matches!(us.over, Some(Read::Failed(_)));
@@ -184,12 +259,14 @@ impl Model {
     }
 }
 
-/// A schedule of `steps` operations on up to `largest` bytes each, picked by `random`.
+/// A schedule of `steps` operations, with limits to match ([`limits_for`]), on up to `largest` bytes each, picked by `random`.
 pub(crate) fn run_schedule(pair: Pair, random: &mut impl Rng, steps: usize, largest: usize) {
     let mut model = Model {
         pair,
         channels: Vec::new(),
         accepted: 0,
+        acceptable: 0,
+        limits: limits_for(largest),
         largest,
     };
     for _ in 0..steps {
@@ -215,6 +292,8 @@ pub(crate) fn run_interleaving(mut pair: Pair, happenings: &[usize], largest: us
         pair,
         channels: vec![ends],
         accepted: 1,
+        acceptable: 1,
+        limits: limits_for(largest),
         largest,
     };
     for happening in happenings {
