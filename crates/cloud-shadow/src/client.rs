@@ -205,7 +205,7 @@ impl ShadowClient {
         }
         let token_prefix = format!("{:016x}", rand::random::<u64>());
         let mut machine = Machine::new(token_prefix, time_limit);
-        machine.connected();
+        machine.connected(tokio::time::Instant::now().into_std());
 
         let (commands, receiver) = mpsc::channel(COMMANDS);
         let (delta_sender, delta) = watch::channel(Delta::default());
@@ -245,16 +245,18 @@ impl ShadowClient {
     /// If the future is dropped, nothing is fetched.
     pub async fn connected(&self) {
         // A client that has ended needs no document.
-        drop(self.commands.send(Command::Resync).await);
+        drop(self.commands.send(Command::Connected).await);
     }
 
-    /// The same as [`connected`](Self::connected): for a bus that has lost messages in another way.
+    /// To be called when the bus has lost messages without losing its connection: fetches the document, once more if that is
+    /// under way already.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped, nothing is fetched.
     pub async fn resync(&self) {
-        self.connected().await;
+        // A client that has ended needs no document.
+        drop(self.commands.send(Command::MessagesLost).await);
     }
 
     /// Fetches the document.

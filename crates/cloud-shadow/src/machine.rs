@@ -32,6 +32,10 @@ pub(crate) const MAX_WAITING: usize = 16;
 /// The messages of one update arrive within a round trip of each other.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
+/// How long an answer that went out on the last connection is waited for on the next one. The broker sends what it has kept
+/// for the device at once.
+const LATE_ANSWER: Duration = Duration::from_secs(5);
+
 /// A `get` of our own is given up after this part of the time limit, so that a request of a caller that waits behind it
 /// still gets its turn.
 const OWN_PART: u32 = 3;
@@ -114,6 +118,8 @@ struct InFlight {
     deadline: Instant,
     /// See [`Replica::baseline`].
     baseline: u64,
+    /// Messages were lost since, so its answer may be out of date.
+    overtaken: bool,
 }
 
 /// When the machine fetches the document of its own accord.
@@ -193,14 +199,26 @@ impl Machine {
         self.waiting.retain(|waiting| waiting.id != id);
     }
 
-    /// A connection was made, or messages were lost: the document is fetched at once. A `get` in flight may have lost its
-    /// answer with the last connection and starts over; an update is not sent twice, it keeps waiting for its answer.
-    pub(crate) fn connected(&mut self) {
+    /// A connection was made: the document is fetched at once. A `get` in flight may have lost its answer with the last
+    /// connection and starts over; an update is not sent twice, its answer is waited for a little longer.
+    pub(crate) fn connected(&mut self, now: Instant) {
         self.refresh = Refresh::Demanded;
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.deadline = in_flight.deadline.min(now + LATE_ANSWER);
+        }
         if let Some(in_flight) = self.in_flight.take_if(|it| it.operation == Operation::Get)
             && let Some(waiting) = in_flight.caller
         {
             self.waiting.push_front(waiting);
+        }
+    }
+
+    /// Messages were lost: the document is fetched at once. A `get` in flight goes on, or many losses one after the other would
+    /// keep every one from its end; but what its answer says may have changed since, so another follows it.
+    pub(crate) fn messages_lost(&mut self) {
+        self.refresh = Refresh::Demanded;
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.overtaken = true;
         }
     }
 
@@ -343,6 +361,7 @@ impl Machine {
             token: token.clone(),
             deadline,
             baseline: self.replica.baseline(),
+            overtaken: false,
         });
         Transmit {
             operation,
@@ -436,19 +455,23 @@ impl Machine {
                 }
                 self.done.push_back(Done { id, result });
             }
-            None => self.refreshed(now, result),
+            None => self.refreshed(now, result, in_flight.overtaken),
         }
         self.plan_refresh(now);
     }
 
-    fn refreshed(&mut self, now: Instant, result: Result<Answer, RequestError>) {
+    fn refreshed(&mut self, now: Instant, result: Result<Answer, RequestError>, overtaken: bool) {
         let error = match result {
             Ok(_) => None,
             Err(error) if error.is_not_found() => None,
             Err(error) => Some(error),
         };
         let Some(error) = error else {
-            self.refresh = Refresh::Idle;
+            self.refresh = if overtaken {
+                Refresh::Demanded
+            } else {
+                Refresh::Idle
+            };
             return;
         };
         let failures = match self.refresh {

@@ -25,7 +25,8 @@ pub(crate) type Reply = oneshot::Sender<Result<Answer, RequestError>>;
 
 pub(crate) enum Command {
     Request(Request, Reply),
-    Resync,
+    Connected,
+    MessagesLost,
     Stop,
 }
 
@@ -96,7 +97,8 @@ impl<B: MessageBus> Task<B> {
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(Command::Request(request, reply)) => self.submit(request, reply),
-                    Some(Command::Resync) => self.machine.connected(),
+                    Some(Command::Connected) => self.machine.connected(now()),
+                    Some(Command::MessagesLost) => self.machine.messages_lost(),
                     Some(Command::Stop) | None => break,
                 },
                 message = self.messages.next() => match message.flatten() {

@@ -22,6 +22,7 @@ enum Step {
     /// The device asks for something.
     Submit(Request),
     Connected,
+    MessagesLost,
     /// A request reaches the cloud, or is lost.
     ToCloud {
         lose: bool,
@@ -58,6 +59,7 @@ fn any_step() -> BoxedStrategy<Step> {
         1 => Just(Step::Submit(Request::Get)),
         1 => Just(Step::Submit(Request::Delete)),
         2 => Just(Step::Connected),
+        2 => Just(Step::MessagesLost),
         6 => prop::bool::weighted(0.2).prop_map(|lose| Step::ToCloud { lose }),
         14 => (index(), prop::bool::weighted(0.3)).prop_map(|(which, again)| Step::ToDevice { which, again }),
         3 => index().prop_map(|which| Step::Lose { which }),
@@ -81,11 +83,12 @@ struct World {
 impl World {
     fn new(form: Form) -> Self {
         let mut machine = Machine::new("test".to_owned(), LIMIT);
-        machine.connected();
+        let now = Instant::now();
+        machine.connected(now);
         Self {
             machine,
             cloud: FakeCloud::new(form),
-            now: Instant::now(),
+            now,
             to_cloud: VecDeque::new(),
             to_device: Vec::new(),
             open: HashSet::new(),
@@ -112,7 +115,8 @@ impl World {
                     self.open.insert(id);
                 }
             }
-            Step::Connected => self.machine.connected(),
+            Step::Connected => self.machine.connected(self.now),
+            Step::MessagesLost => self.machine.messages_lost(),
             Step::ToCloud { lose } => {
                 if let Some(request) = self.to_cloud.pop_front().filter(|_| !lose) {
                     self.carry_out(&request);
@@ -250,7 +254,7 @@ proptest! {
         world.to_device.clear();
         world.now += LIMIT;
         world.machine.handle_timeout(world.now);
-        world.machine.connected();
+        world.machine.connected(world.now);
         world.settle();
         world.assert_agreement();
     }

@@ -28,7 +28,7 @@ impl World {
         world
             .cloud
             .update(&json!({ "desired": desired }), &Value::Null);
-        world.machine.connected();
+        world.machine.connected(world.now);
         world.answer_all();
         world
     }
@@ -98,7 +98,7 @@ fn a_change_made_while_offline_is_found_by_the_get_after_connecting() {
     world
         .cloud
         .update(&json!({"desired": {"remoteCertSn": "2"}}), &Value::Null);
-    world.machine.connected();
+    world.machine.connected(world.now);
     world.answer_all();
     assert_eq!(world.delta(), json!({"remoteCertSn": "2"}));
     assert_eq!(
@@ -110,7 +110,7 @@ fn a_change_made_while_offline_is_found_by_the_get_after_connecting() {
 #[test]
 fn no_shadow_yet_is_fine_and_the_first_update_makes_it() {
     let mut world = World::new();
-    world.machine.connected();
+    world.machine.connected(world.now);
     world.answer_all();
     assert_eq!(world.machine.replica().document(), None);
     assert_eq!(world.machine.poll_timeout(), None);
@@ -253,7 +253,7 @@ fn a_get_whose_answer_was_lost_with_the_connection_starts_over() {
     let mut world = World::with_desired(json!({"a": 1}));
     world.submit(Request::Get);
     let lost = world.transmit().unwrap();
-    world.machine.connected();
+    world.machine.connected(world.now);
     let sent = world.answer_all();
     assert_eq!(sent.len(), 2, "one of the machine's own, and the caller's");
     assert!(
@@ -269,11 +269,50 @@ fn an_update_is_not_sent_twice_and_its_late_answer_counts() {
     world.submit(update(json!({"a": 1})));
     let sent = world.transmit().unwrap();
     let answers = world.cloud.handle(sent.operation, &sent.payload);
-    world.machine.connected();
+    world.machine.connected(world.now);
     assert_eq!(world.transmit(), None);
     world.deliver(&answers);
     assert!(matches!(world.one_result(), Ok(Answer::Updated(2))));
     assert_eq!(world.transmit().unwrap().operation, Operation::Get);
+}
+
+#[test]
+fn an_update_that_went_with_the_connection_does_not_keep_the_document_from_being_fetched() {
+    let mut world = World::with_desired(json!({}));
+    world.submit(update(json!({"a": 1})));
+    let _lost = world.transmit().unwrap();
+    world.machine.connected(world.now);
+    assert_eq!(world.transmit(), None);
+    assert_eq!(world.sleep(), LATE_ANSWER);
+    assert!(matches!(
+        world.one_result(),
+        Err(RequestError::TimedOut(Operation::Update))
+    ));
+    assert_eq!(world.answer_all().len(), 1);
+}
+
+#[test]
+fn a_get_comes_to_its_end_however_many_messages_are_lost() {
+    let mut world = World::with_desired(json!({"a": 1}));
+    world.machine.messages_lost();
+    let get = world.transmit().unwrap();
+    for _ in 0..100 {
+        world.machine.messages_lost();
+        assert_eq!(world.transmit(), None);
+    }
+    let answers = world.cloud.handle(get.operation, &get.payload);
+    world.deliver(&answers);
+    assert_eq!(world.answer_all().len(), 1, "it may be out of date");
+    assert_eq!(world.transmit(), None);
+
+    // The same for a caller's.
+    world.submit(Request::Get);
+    let get = world.transmit().unwrap();
+    world.machine.messages_lost();
+    let answers = world.cloud.handle(get.operation, &get.payload);
+    world.deliver(&answers);
+    assert!(matches!(world.one_result(), Ok(Answer::Document(_))));
+    assert_eq!(world.answer_all().len(), 1);
 }
 
 #[test]
@@ -418,7 +457,7 @@ fn made_anew_while_offline_is_found_although_the_version_is_lower() {
     world
         .cloud
         .update(&json!({"desired": {"c": 1}}), &Value::Null);
-    world.machine.connected();
+    world.machine.connected(world.now);
     world.answer_all();
     assert_eq!(world.delta(), json!({"c": 1}));
 }
@@ -426,7 +465,7 @@ fn made_anew_while_offline_is_found_although_the_version_is_lower() {
 #[test]
 fn a_get_of_our_own_is_repeated_with_growing_pauses() {
     let mut world = World::new();
-    world.machine.connected();
+    world.machine.connected(world.now);
     let mut pauses = Vec::new();
     for _ in 0..10 {
         assert!(world.transmit().is_some());
@@ -435,14 +474,14 @@ fn a_get_of_our_own_is_repeated_with_growing_pauses() {
     }
     assert_eq!(pauses[..3], [2, 4, 8].map(Duration::from_secs));
     assert_eq!(pauses[9], RETRY_MAX);
-    world.machine.connected();
+    world.machine.connected(world.now);
     assert!(world.transmit().is_some(), "a connection ends the pause");
 }
 
 #[test]
 fn a_refused_get_of_our_own_is_repeated_seldom() {
     let mut world = World::new();
-    world.machine.connected();
+    world.machine.connected(world.now);
     let token = world.transmit().unwrap().token;
     let body = json!({"code": 403, "message": "Forbidden", "clientToken": token}).to_string();
     world.machine.handle_message(
