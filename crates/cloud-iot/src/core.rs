@@ -163,6 +163,9 @@ impl Core {
     /// Takes back a message that has not left.
     pub(crate) fn withdraw(&mut self, id: MessageId, now: Instant) {
         self.outbox.withdraw(id, now);
+        // It may have been the last that a stop, or another connection, waited for.
+        self.advance(now);
+        self.leave_if_quiet(now);
     }
 
     fn accept(
@@ -212,7 +215,7 @@ impl Core {
     /// Nobody waits for the answer any more. A request that has not left will not.
     pub(crate) fn forget_request(&mut self, id: MessageId, now: Instant) {
         self.requests.remove(id);
-        self.outbox.withdraw(id, now);
+        self.withdraw(id, now);
     }
 
     /// Whether the session has been told to stop.

@@ -252,7 +252,7 @@ impl Core {
         // wait, so that time spent connected must not count, or this would go on at full pace.
         let credited = if cause.is_takeover() { None } else { connected };
         let retry_in = if cause == Cause::Renewed {
-            Duration::ZERO
+            (self.opened + CONNECT_INTERVAL).saturating_duration_since(now)
         } else {
             let failures = self.failures.record(&self.config.backoff, credited);
             (self.config.backoff).delay(cause.retry(), failures, (self.random)())

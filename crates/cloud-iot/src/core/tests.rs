@@ -259,6 +259,25 @@ fn stop_keeps_its_deadline_when_the_server_does_not_answer() {
 }
 
 #[test]
+fn a_stop_does_not_wait_for_what_was_withdrawn() {
+    let mut config = config();
+    config.limits.publishes_per_second = Some(10);
+    let mut bench = Bench::online(config);
+    let (sender, _answer) = oneshot::channel();
+    let request = Message::new("req", "?");
+    let (id, _receipt) = bench
+        .core
+        .request(request, "a/res".into(), sender, bench.now)
+        .unwrap();
+    // The birth message has used the pace up.
+    assert_eq!(bench.actions(), [""; 0]);
+    bench.core.stop(bench.now + 8 * SECOND, bench.now);
+    assert_eq!(bench.actions(), ["stopping"]);
+    bench.core.forget_request(id, bench.now);
+    assert_eq!(bench.actions(), ["publish OFFLINE"]);
+}
+
+#[test]
 fn a_goodbye_needs_no_room_in_the_window() {
     for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
         let mut config = config();

@@ -4,6 +4,7 @@ use super::*;
 
 /// What leaving and coming back comes to, from the goodbye on.
 fn renewed(bench: &mut Bench) {
+    bench.now += SECOND;
     assert_eq!(bench.actions(), ["publish OFFLINE"]);
     bench.event(LinkEvent::Written(0));
     assert_eq!(bench.actions(), ["disconnect"]);
@@ -102,6 +103,7 @@ fn one_that_is_being_made_is_left_when_it_is_there_and_one_made_later_is_not() {
 fn however_a_left_connection_ends_the_next_one_follows_at_once() {
     for silent in [false, true] {
         let mut bench = Bench::online(config());
+        bench.now += SECOND;
         bench.core.renew(bench.now);
         if silent {
             assert_eq!(bench.wait_until_due(), 5 * SECOND);
@@ -112,6 +114,36 @@ fn however_a_left_connection_ends_the_next_one_follows_at_once() {
         bench.core.hooks_finished(bench.now);
         assert_eq!(bench.actions(), ["connecting 1", "open"]);
     }
+}
+
+#[test]
+fn no_two_connects_within_a_second() {
+    let mut bench = Bench::online(config());
+    bench.now += SECOND / 4;
+    bench.core.renew(bench.now);
+    bench.event(LinkEvent::Written(0));
+    bench.event(LinkEvent::Disconnected);
+    bench.core.hooks_finished(bench.now);
+    let actions = bench.actions();
+    assert!(actions.contains(&"waiting 750ms".to_owned()), "{actions:?}");
+    assert_eq!(bench.wait_until_due(), SECOND * 3 / 4);
+    assert_eq!(bench.actions(), ["connecting 1", "open"]);
+}
+
+#[test]
+fn a_request_that_is_given_up_is_no_reason_to_stay() {
+    let mut bench = Bench::online(config());
+    let (sender, _answer) = oneshot::channel();
+    let request = Message::new("req", "?").qos(crate::QoS::AtMostOnce);
+    let (id, _receipt) = bench
+        .core
+        .request(request, "a/res".into(), sender, bench.now)
+        .unwrap();
+    bench.event(LinkEvent::Written(0));
+    bench.core.renew(bench.now);
+    assert_eq!(bench.actions(), ["publish ?"]);
+    bench.core.forget_request(id, bench.now);
+    renewed(&mut bench);
 }
 
 #[test]
