@@ -114,7 +114,8 @@ fn terms(connack: &ConnAck, config: &SessionConfig) -> ServerTerms {
         // The server does without; we want to know when it is gone.
         .filter(|seconds| *seconds > 0)
         .map_or(config.keep_alive, |seconds| {
-            Duration::from_secs(seconds.into())
+            // One that waits longer does not keep us from noticing as soon as we were told to.
+            Duration::from_secs(seconds.into()).min(config.keep_alive)
         });
     ServerTerms {
         receive_maximum: properties
@@ -134,18 +135,55 @@ fn terms(connack: &ConnAck, config: &SessionConfig) -> ServerTerms {
 
 #[cfg(test)]
 mod tests {
+    use rumqttc::v5::mqttbytes::v5::ConnAckProperties;
+
     use super::*;
     use crate::tls::ALPN_AWS_MQTT;
 
-    #[test]
-    fn other_tls_settings_get_the_alpn_name_that_the_port_needs() {
+    fn bare() -> ClientConfig {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let bare = ClientConfig::builder_with_provider(provider)
+        ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(rustls::RootCertStore::empty())
-            .with_no_client_auth();
-        let mut config = SessionConfig::new("localhost", "device", Arc::new(bare));
+            .with_no_client_auth()
+    }
+
+    #[test]
+    fn the_shorter_keep_alive_counts() {
+        let config = SessionConfig::new("localhost", "device", Arc::new(bare()));
+        for (server, expected) in [(None, 60), (Some(0), 60), (Some(20), 20), (Some(65535), 60)] {
+            let connack = ConnAck {
+                session_present: false,
+                code: ConnectReturnCode::Success,
+                properties: Some(ConnAckProperties {
+                    session_expiry_interval: None,
+                    receive_max: None,
+                    max_qos: None,
+                    retain_available: None,
+                    max_packet_size: None,
+                    assigned_client_identifier: None,
+                    topic_alias_max: None,
+                    reason_string: None,
+                    user_properties: Vec::new(),
+                    wildcard_subscription_available: None,
+                    subscription_identifiers_available: None,
+                    shared_subscription_available: None,
+                    server_keep_alive: server,
+                    response_information: None,
+                    server_reference: None,
+                    authentication_method: None,
+                    authentication_data: None,
+                }),
+            };
+            let keep_alive = terms(&connack, &config).keep_alive;
+            assert_eq!(keep_alive, Duration::from_secs(expected), "{server:?}");
+        }
+    }
+
+    #[test]
+    fn other_tls_settings_get_the_alpn_name_that_the_port_needs() {
+        let mut config = SessionConfig::new("localhost", "device", Arc::new(bare()));
         for (main, port, expected, named) in [
             (8883, Port::Main, 8883, false),
             (8883, Port::Fallback(443), 443, true),

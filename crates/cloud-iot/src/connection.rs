@@ -283,12 +283,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                         "a PUBLISH at QoS 2, never asked for".into(),
                     ));
                 }
-                if publish.qos == WireQoS::AtLeastOnce && self.acknowledge == Acknowledge::OnReceipt
-                {
-                    let answer = PubAck::new(publish.pkid, None);
+                let (sure, packet_id) = (publish.qos == WireQoS::AtLeastOnce, publish.pkid);
+                let message = message(publish);
+                if sure && message.is_none() {
+                    // Nobody would acknowledge it, and it would take a place of the window for good.
+                    return Err(Cause::Protocol("a PUBLISH without a proper topic".into()));
+                }
+                if sure && self.acknowledge == Acknowledge::OnReceipt {
+                    let answer = PubAck::new(packet_id, None);
                     self.waiting.push_back(Packet::PubAck(answer));
                 }
-                return Ok(message(publish).map(LinkEvent::Message));
+                return Ok(message.map(LinkEvent::Message));
             }
             Packet::PubAck(puback) => LinkEvent::Acknowledged(puback.pkid, puback.reason.into()),
             Packet::SubAck(suback) => {

@@ -32,6 +32,9 @@ const EVENTS: usize = 256;
 /// What a stop is given beyond its deadline to take down its own tasks.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
+/// The longest time for a stop: for ever, as far as anybody can tell, and short enough to be added to a clock.
+const MAX_STOP: Duration = Duration::from_secs(365 * 86_400);
+
 /// An MQTT session; see [`Session::builder`].
 #[derive(Debug, Clone, Copy)]
 pub struct Session;
@@ -399,7 +402,7 @@ impl SessionHandle {
     ///
     /// Dropping the future does not take the stop back.
     pub async fn stop(&self, limit: Duration) -> StopReport {
-        let deadline = Instant::now() + limit;
+        let deadline = Instant::now() + limit.min(MAX_STOP);
         self.shared().stop(deadline);
         let mut state = self.state();
         let stopped = state.wait_for(|state| *state == SessionState::Stopped);

@@ -59,10 +59,18 @@ impl Stream for MessageStream {
     }
 }
 
+#[derive(Debug)]
+struct Open {
+    filter: TopicFilter,
+    sender: Sender,
+    /// Whether its last message was dropped.
+    behind: bool,
+}
+
 /// The open streams of a session.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
-    open: Vec<(TopicFilter, Sender)>,
+    open: Vec<Open>,
     ended: bool,
 }
 
@@ -82,30 +90,42 @@ impl Streams {
         {
             return Err(StreamError::NotSubscribed(filter));
         }
-        self.open.retain(|(_, sender)| !sender.is_closed());
+        self.open.retain(|open| !open.sender.is_closed());
         if self.open.len() >= limits.streams {
             return Err(StreamError::TooMany(limits.streams));
         }
         let (sender, receiver) = inbox(limits.stream_messages, limits.stream_bytes);
-        self.open.push((filter, sender));
+        self.open.push(Open {
+            filter,
+            sender,
+            behind: false,
+        });
         Ok(MessageStream(receiver))
     }
 
     /// Gives the message to each stream whose filter it falls under; tells whether there is one.
     pub(crate) fn deliver(&mut self, message: &Message) -> bool {
         let mut taken = false;
-        self.open.retain_mut(|(filter, sender)| {
+        self.open.retain_mut(|open| {
+            let Open {
+                filter,
+                sender,
+                behind,
+            } = open;
             if !filter.matches(&message.topic) {
                 return true;
             }
-            match sender.send(message.clone()) {
-                Ok(()) => taken = true,
-                Err(NotDelivered::Full) => {
-                    taken = true;
-                    tracing::warn!(%filter, "a stream is not read fast enough; a message was dropped");
-                }
+            let full = match sender.send(message.clone()) {
+                Ok(()) => false,
+                Err(NotDelivered::Full) => true,
                 Err(NotDelivered::Closed) => return false,
+            };
+            // The reader is told how many; the log need not be filled with each.
+            if full && !std::mem::replace(behind, full) {
+                tracing::warn!(%filter, "a stream is not read fast enough; messages are dropped");
             }
+            *behind = full;
+            taken = true;
             true
         });
         taken

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloud_iot::{
-    BoxError, Json, Lagged, Message, Request, RequestError, RouteOptions, Router, Session,
-    SessionEvent, SessionHandle, StreamError,
+    Acknowledge, BoxError, Cause, Json, Lagged, Message, Request, RequestError, RouteOptions,
+    Router, Session, SessionEvent, SessionHandle, StreamError,
 };
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
@@ -422,6 +422,32 @@ async fn what_came_before_a_request_left_is_not_its_answer() {
     .await;
     assert_eq!(soon(waiting).await.unwrap().unwrap().payload, "new");
     session.stop(Duration::from_millis(200)).await;
+}
+
+#[tokio::test]
+async fn a_message_without_a_topic_ends_the_connection_if_it_wants_an_answer() {
+    for acknowledge in [Acknowledge::OnReceipt, Acknowledge::AfterHandlers] {
+        let (pki, peer) = scripted().await;
+        let mut config = config(&pki, peer.port, "device");
+        config.acknowledge = acknowledge;
+        let session = Session::builder(config).start().unwrap();
+        let mut events = session.events();
+        let mut link = peer.connected().await;
+        link.suback(None).await;
+        online(&session).await;
+        // At QoS 0 it is dropped, and nothing follows from it.
+        link.write(Packet::Publish(Publish::new("", QoS::AtMostOnce, "", None)))
+            .await;
+        let mut nameless = Publish::new("", QoS::AtLeastOnce, "", None);
+        nameless.pkid = 1;
+        link.write(Packet::Publish(nameless)).await;
+        let cause = lost(&mut events).await;
+        assert!(
+            matches!(&*cause, Cause::Protocol(fault) if fault.contains("topic")),
+            "{cause:?}"
+        );
+        session.stop(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]

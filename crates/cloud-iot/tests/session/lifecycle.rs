@@ -282,6 +282,15 @@ async fn a_bad_configuration_is_refused() {
 }
 
 #[tokio::test]
+async fn a_stop_may_have_all_the_time_in_the_world() {
+    let (pki, peer) = scripted().await;
+    let session = Session::builder(config(&pki, peer.port, "device"))
+        .start()
+        .unwrap();
+    assert!(session.stop(Duration::MAX).await.clean);
+}
+
+#[tokio::test]
 async fn a_hostile_server_keep_alive_does_no_harm() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(config(&pki, peer.port, "device"))
