@@ -59,14 +59,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let server = need("server")?;
     let to = need("to")?.to_owned();
-    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(server)).await??;
     let receive_buffer = get("receive-buffer").map(str::parse).transpose()?;
-    snitun::prepare_tcp(&stream, receive_buffer)?;
-    let mut tunnel = client::connect(stream, config).await?;
-    let handle = tunnel.handle();
-    // Before anyone is told that we are ready, so that no signal is missed.
+    // From here on a signal ends us in an orderly way, while we connect as well.
     let stopped = stop_signal()?;
     tokio::pin!(stopped);
+    let connecting = async {
+        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(server)).await??;
+        snitun::prepare_tcp(&stream, receive_buffer)?;
+        Ok::<_, Box<dyn Error>>(client::connect(stream, config).await?)
+    };
+    let mut tunnel = tokio::select! {
+        result = &mut stopped => return Ok(result?),
+        connected = connecting => connected?,
+    };
+    let handle = tunnel.handle();
     println!(
         "{}",
         serde_json::json!({ "ready": true, "server": server, "to": to })

@@ -8,11 +8,13 @@
 //!
 //! With `--public`, callers connect there and devices to `--listen`; without it, both to the one port. `--proxy-protocol`
 //! demands a PROXY protocol header on the port for callers, of devices as well where they share it. `--issue` writes a token
-//! with its key and initial vector as JSON, for the `forward` example and for tests. One JSON line says when the server
+//! with its key and initial vector as JSON, readable by nobody else, for the `forward` example and for tests. One JSON line says when the server
 //! listens and where, another what it has done: on SIGUSR1, and when SIGTERM or Ctrl-C has stopped it. Without arguments it
 //! listens on a free port with a fresh Fernet key, says so, and stops.
 
 use std::error::Error;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use snitun::server::{
@@ -189,7 +191,19 @@ fn issue(
         "protocol_version": u8::from(options.version),
         "cipher": options.cipher.name(),
     });
-    Ok(std::fs::write(file, issued.to_string())?)
+    Ok(write_secret(file, &issued.to_string())?)
+}
+
+/// Whoever can read it can take the device's place: nobody but us can, even if the file was there before.
+fn write_secret(file: &str, text: &str) -> std::io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(file)?;
+    #[cfg(unix)]
+    file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    file.write_all(text.as_bytes())
 }
 
 /// Tells when SIGTERM or Ctrl-C has come; in the demonstration, at once.
