@@ -186,6 +186,9 @@ impl Mux {
             && let Some(channel) = slot.channel.take()
         {
             self.received -= channel.recv.len();
+            if channel.wants_total {
+                self.want_total.retain(|waiting| *waiting != key);
+            }
             if self.by_id.get(&channel.id) == Some(&key) {
                 self.by_id.remove(&channel.id);
             }

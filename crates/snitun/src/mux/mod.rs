@@ -140,7 +140,7 @@ pub struct Mux {
     received: usize,
     /// Written and not sent, over all channels.
     unsent: usize,
-    /// Channels whose writer found no room because of the others, each once; those that are gone may still stand here.
+    /// Channels whose writer found no room because of the others, each once.
     want_total: Vec<ChannelKey>,
     timers: Timers,
     stats: TunnelStats,

@@ -172,3 +172,47 @@ impl Mux {
         self.pool.put(buffer);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::cipher::Role;
+    use crate::frame::ChannelId;
+    use crate::limits::{Limits, Timeouts};
+    use crate::mux::MuxConfig;
+    use crate::version::ProtocolVersion;
+
+    /// Channels that come and go while others hold all the room there is.
+    #[test]
+    fn nobody_waits_for_room_who_is_gone() {
+        let limits = Limits {
+            send_per_channel: 200_000,
+            send_total: 200_000,
+            ..Limits::default()
+        };
+        let now = Instant::now();
+        let config = MuxConfig {
+            role: Role::Server,
+            version: ProtocolVersion::V1,
+            throttling: None,
+            limits,
+            timeouts: Timeouts::default(),
+        };
+        let mut mux = Mux::new(config, now);
+        let open = |mux: &mut Mux, id| mux.open(ChannelId([id; 16]), None).unwrap();
+        let greedy = open(&mut mux, 0);
+        assert_eq!(mux.write(greedy, &[0; 200_000]), Write::Taken(200_000));
+        for id in 1..=100 {
+            let key = open(&mut mux, id);
+            assert_eq!(mux.write(key, &[0; 50_000]), Write::Taken(16 * 1024));
+            assert_eq!(mux.write(key, &[0; 50_000]), Write::Wait);
+            assert_eq!(mux.want_total, [key]);
+            mux.release(key, now);
+            mux.finish(key, None);
+            assert!(mux.want_total.is_empty());
+        }
+        assert_eq!(mux.bytes_unsent(), 200_000);
+    }
+}
