@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use crate::bus::MessageBus;
 use crate::delta::Delta;
 use crate::document::{Document, Object};
 use crate::error::{RequestError, StartError};
-use crate::limits::{InvalidState, check_section, check_size};
+use crate::limits::{check_section, check_size};
 use crate::machine::{Answer, Machine, Request};
 use crate::task::{Command, Task};
 use crate::topic::ShadowId;
 use crate::typed::Typed;
+use crate::update::Update;
 
 /// AWS IoT Core refuses more requests in flight than this on one connection.
 const MAX_IN_FLIGHT: usize = 10;
@@ -84,67 +85,6 @@ impl ShadowConfig {
     pub fn budget(mut self, budget: RequestBudget) -> Self {
         self.budget = budget;
         self
-    }
-}
-
-/// What an update shall change. A section is a JSON object that is merged into what is there (`null` removes a key, arrays
-/// are replaced whole), or `null`, which removes the section.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Update {
-    desired: Option<Value>,
-    reported: Option<Value>,
-    version: Option<u64>,
-}
-
-impl Update {
-    /// Changes nothing yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Changes what the cloud wants.
-    #[must_use]
-    pub fn desired(mut self, state: Value) -> Self {
-        self.desired = Some(state);
-        self
-    }
-
-    /// Changes what the device says of itself.
-    #[must_use]
-    pub fn reported(mut self, state: Value) -> Self {
-        self.reported = Some(state);
-        self
-    }
-
-    /// Only if this is the current version; the shadow service refuses with [`Conflict`](crate::RejectionCode::Conflict)
-    /// otherwise.
-    #[must_use]
-    pub fn if_version(mut self, version: u64) -> Self {
-        self.version = Some(version);
-        self
-    }
-
-    fn into_request(self) -> Result<Request, InvalidState> {
-        let mut state = Map::new();
-        for (name, section) in [("desired", self.desired), ("reported", self.reported)] {
-            match &section {
-                None => continue,
-                Some(Value::Null) => {}
-                Some(Value::Object(section)) => check_section(section)?,
-                Some(_) => return Err(InvalidState::NotAnObject(name)),
-            }
-            state.extend(section.map(|section| (name.to_owned(), section)));
-        }
-        if state.is_empty() {
-            return Err(InvalidState::Empty);
-        }
-        let state = Value::Object(state);
-        check_size(&state)?;
-        Ok(Request::Update {
-            state,
-            version: self.version,
-        })
     }
 }
 

@@ -12,13 +12,18 @@
 //!
 //! Protocol: `docs/protocol.md`, "Shadows".
 
+mod refresh;
+mod request;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use self::refresh::Refresh;
+pub(crate) use self::request::{Answer, Done, Request, RequestId, Transmit};
 use crate::delta::parse_delta;
-use crate::document::{Document, Object, patch_towards};
+use crate::document::{Object, patch_towards};
 use crate::error::{RejectionCode, RequestError};
 use crate::message;
 use crate::replica::Replica;
@@ -28,10 +33,6 @@ use crate::topic::{MessageKind, Operation};
 /// than this waiting means that they ask faster than the cloud answers.
 pub(crate) const MAX_WAITING: usize = 16;
 
-/// How long a message that tells of a newer version is given to be followed by the rest, before the document is fetched.
-/// The messages of one update arrive within a round trip of each other.
-const CATCH_UP: Duration = Duration::from_secs(1);
-
 /// How long an answer that went out on the last connection is waited for on the next one. The broker sends what it has kept
 /// for the device at once.
 const LATE_ANSWER: Duration = Duration::from_secs(5);
@@ -40,67 +41,8 @@ const LATE_ANSWER: Duration = Duration::from_secs(5);
 /// still gets its turn.
 const OWN_PART: u32 = 3;
 
-/// Until the first repetition of a `get` of our own that failed; doubled each time, up to [`RETRY_MAX`].
-const RETRY_FIRST: Duration = Duration::from_secs(2);
-
-/// The longest time between two such repetitions: with a thousand devices that is three requests a second.
-const RETRY_MAX: Duration = Duration::from_secs(300);
-
 /// Messages larger than this are not read. AWS IoT Core carries none.
 const MAX_MESSAGE: usize = 128 * 1024;
-
-/// Names a caller's request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct RequestId(u64);
-
-/// What a caller asks for. States are checked already.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Request {
-    Get,
-    /// Sends this `state`, on condition that `version` is the current one, if there is one.
-    Update {
-        state: Value,
-        version: Option<u64>,
-    },
-    /// Sends what of this is not reported already.
-    Report(Object),
-    Delete,
-}
-
-impl Request {
-    fn operation(&self) -> Operation {
-        match self {
-            Self::Get => Operation::Get,
-            Self::Update { .. } | Self::Report(_) => Operation::Update,
-            Self::Delete => Operation::Delete,
-        }
-    }
-}
-
-/// How a request went.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Answer {
-    Document(Document),
-    Updated(u64),
-    /// Reported already, nothing was sent.
-    Unchanged,
-    Deleted,
-}
-
-/// The end of a request.
-#[derive(Debug)]
-pub(crate) struct Done {
-    pub(crate) id: RequestId,
-    pub(crate) result: Result<Answer, RequestError>,
-}
-
-/// A message to publish.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Transmit {
-    pub(crate) operation: Operation,
-    pub(crate) token: String,
-    pub(crate) payload: Vec<u8>,
-}
 
 #[derive(Debug)]
 struct Waiting {
@@ -120,19 +62,6 @@ struct InFlight {
     baseline: u64,
     /// Messages were lost since, so its answer may be out of date.
     overtaken: bool,
-}
-
-/// When the machine fetches the document of its own accord.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Refresh {
-    /// Not.
-    Idle,
-    /// Then, unless the messages that are missing arrive before.
-    CatchUp(Instant),
-    /// Whatever arrives.
-    Demanded,
-    /// After this many failures in a row.
-    Retry { at: Instant, failures: u32 },
 }
 
 /// See the module.
@@ -458,56 +387,6 @@ impl Machine {
             None => self.refreshed(now, result, in_flight.overtaken),
         }
         self.plan_refresh(now);
-    }
-
-    fn refreshed(&mut self, now: Instant, result: Result<Answer, RequestError>, overtaken: bool) {
-        let error = match result {
-            Ok(_) => None,
-            Err(error) if error.is_not_found() => None,
-            Err(error) => Some(error),
-        };
-        let Some(error) = error else {
-            self.refresh = if overtaken {
-                Refresh::Demanded
-            } else {
-                Refresh::Idle
-            };
-            return;
-        };
-        let failures = match self.refresh {
-            Refresh::Retry { failures, .. } => failures.saturating_add(1),
-            _ => 1,
-        };
-        let delay = if error.is_retryable() {
-            RETRY_FIRST
-                .saturating_mul(1 << (failures - 1).min(16))
-                .min(RETRY_MAX)
-        } else {
-            RETRY_MAX
-        };
-        if matches!(error, RequestError::Bus(_)) && error.is_retryable() {
-            // No connection, most of the time: the bus tells that itself, and `connected` ends the wait.
-            tracing::debug!(%error, failures, ?delay, "the shadow cannot be fetched now");
-        } else {
-            tracing::warn!(%error, failures, ?delay, "the shadow could not be fetched, trying again later");
-        }
-        self.refresh = Refresh::Retry {
-            at: now + delay,
-            failures,
-        };
-    }
-
-    /// Makes a `get` due if the replica is behind, and takes back one that has become needless.
-    fn plan_refresh(&mut self, now: Instant) {
-        let asking = self
-            .in_flight
-            .as_ref()
-            .is_some_and(|it| it.caller.is_none());
-        self.refresh = match (self.refresh, self.replica.is_behind()) {
-            (Refresh::Idle, true) if !asking => Refresh::CatchUp(now + CATCH_UP),
-            (Refresh::CatchUp(_), false) if !asking => Refresh::Idle,
-            (unchanged, _) => unchanged,
-        };
     }
 }
 

@@ -7,11 +7,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::client::{Deltas, ShadowClient, Update};
+use crate::client::{Deltas, ShadowClient};
 use crate::delta::Delta;
 use crate::document::{Document, Object};
 use crate::error::RequestError;
 use crate::limits::InvalidState;
+use crate::update::Update;
 
 /// A view of a [`ShadowClient`] through the type `T`.
 ///

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::bus::{BoxedBus, BusError, BusMessage, BusSubscription, MockMessageBus};
 use crate::error::RejectionCode;
+use crate::limits::InvalidState;
 use crate::test_support::{FakeCloud, Form, Sent, object};
 use crate::topic::{MessageKind, Operation};
 

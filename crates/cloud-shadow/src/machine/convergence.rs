@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::document::Document;
 use crate::test_support::{FakeCloud, Form, Sent, any_patch};
 
 const LIMIT: Duration = Duration::from_secs(5);

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::refresh::{CATCH_UP, RETRY_MAX};
 use super::*;
 use crate::test_support::{FakeCloud, Form, object};
 
