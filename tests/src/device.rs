@@ -105,6 +105,25 @@ impl Pair {
         .await
     }
 
+    /// A download of which the first half has come; see [`finish`](Self::finish).
+    pub async fn download(&self) -> anyhow::Result<reqwest::Response> {
+        let (relay, host) = (self.simulator.relay_addr(), self.seen().await?.access_point);
+        let client = crate::public::http_client(relay, &host, self.simulator.ca_pem())?;
+        let slow = format!("https://{host}:{}/slow", relay.port());
+        let mut download = client.get(slow).send().await?;
+        let half = within("the first half", download.chunk()).await?;
+        anyhow::ensure!(half.as_deref() == Some(b"first half, "), "{half:?}");
+        Ok(download)
+    }
+
+    /// Lets the second half of a download come, and makes sure that it does.
+    pub async fn finish(&self, mut download: reqwest::Response) -> anyhow::Result<()> {
+        self.go_on.notify_one();
+        let half = within("the second half", download.chunk()).await?;
+        anyhow::ensure!(half.as_deref() == Some(b"second half"), "{half:?}");
+        Ok(())
+    }
+
     /// The serial number of the certificate that the public is shown.
     pub async fn served_serial(&self) -> anyhow::Result<String> {
         let host = self.seen().await?.access_point;

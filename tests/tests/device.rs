@@ -6,13 +6,11 @@ use cloud_facade::config::{LockError, Store};
 use cloud_facade::iot::QoS;
 use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::{ClesydeCloud, DeviceSettings, Event, InitializeError, Registered};
-use cloud_sim::{CertificateAnswer, Fault, TokenAnswer};
-use futures_util::{SinkExt, StreamExt};
+use cloud_sim::{Fault, TokenAnswer};
 use integration_tests::device::{Pair, SERIAL};
-use integration_tests::wait::{until, within};
-use integration_tests::{patient_clock, public};
+use integration_tests::public;
+use integration_tests::wait::within;
 use serde_json::json;
-use tokio_tungstenite::tungstenite::Message;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_registers_comes_online_is_reached_and_rotates() -> anyhow::Result<()> {
@@ -59,57 +57,6 @@ async fn a_device_registers_comes_online_is_reached_and_rotates() -> anyhow::Res
     let seen = control.device(SERIAL).await?;
     assert_eq!(seen.status_history, ["ONLINE", "OFFLINE"]);
     assert!(!pair.cloud.status().running);
-    pair.stop().await;
-    Ok(())
-}
-
-/// Invariant 8.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_cuts_neither_a_download_nor_a_websocket() -> anyhow::Result<()> {
-    let pair = Pair::running().await?;
-    let (relay, ca) = (
-        pair.simulator.relay_addr(),
-        pair.simulator.ca_pem().to_owned(),
-    );
-    let host = pair.seen().await?.access_point;
-
-    let client = public::http_client(relay, &host, &ca)?;
-    let mut download = client
-        .get(format!("https://{host}:{}/slow", relay.port()))
-        .send()
-        .await?;
-    let half = within("the first half", download.chunk()).await?;
-    assert_eq!(half.as_deref(), Some(&b"first half, "[..]));
-    let stream = public::connect(relay, &host, &ca).await?;
-    let (mut socket, _) =
-        tokio_tungstenite::client_async(format!("ws://{host}/echo"), stream).await?;
-
-    let second = pair.simulator.control().rotate(SERIAL).await?;
-    until("the new certificate to be served", || async {
-        (pair.served_serial().await.ok()? == second).then_some(())
-    })
-    .await;
-
-    socket.send(Message::text("still there?")).await?;
-    let echo = within("the echo", socket.next()).await;
-    assert_eq!(echo.transpose()?, Some(Message::text("still there?")));
-    pair.go_on.notify_one();
-    let half = within("the second half", download.chunk()).await?;
-    assert_eq!(half.as_deref(), Some(&b"second half"[..]));
-    pair.stop().await;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_made_while_the_device_was_away_is_found() -> anyhow::Result<()> {
-    let pair = Pair::provisioned().await?;
-    let serial = pair.simulator.control().rotate(SERIAL).await?;
-    pair.cloud.initialize().await?;
-    pair.reachable().await?;
-    until("the certificate to be served", || async {
-        (pair.served_serial().await.ok()? == serial).then_some(())
-    })
-    .await;
     pair.stop().await;
     Ok(())
 }
@@ -234,65 +181,6 @@ async fn a_malformed_or_refused_token_is_asked_for_again() -> anyhow::Result<()>
     assert_eq!(pair.fetch("").await?, "hello, 127.0.0.1");
     pair.stop().await;
     Ok(())
-}
-
-async fn bad_rotation(answer: CertificateAnswer) -> anyhow::Result<()> {
-    let pair = Pair::running().await?;
-    let (control, old) = (pair.simulator.control(), pair.served_serial().await?);
-    let mut events = pair.cloud.events();
-    control
-        .fault(Fault::Certificate { answer, times: 1 })
-        .await?;
-    let wished = control.rotate(SERIAL).await?;
-    let failed = async {
-        loop {
-            if let Event::RemoteCertificateFailed { serial, reason } = events.recv().await? {
-                return anyhow::Ok((serial, reason));
-            }
-        }
-    };
-    let (serial, reason) = within("the failure to be told", failed).await?;
-    assert_eq!(serial, wished);
-    assert!(
-        !reason.is_empty() && !reason.contains("PRIVATE"),
-        "{reason}"
-    );
-    assert_eq!(
-        pair.served_serial().await?,
-        old,
-        "the old certificate goes on serving"
-    );
-    assert_eq!(
-        Store::new(pair.base.path())
-            .load()?
-            .device
-            .remote
-            .info()
-            .serial,
-        old
-    );
-    pair.stop().await;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_with_a_wrong_key_keeps_the_old_certificate() -> anyhow::Result<()> {
-    bad_rotation(CertificateAnswer::WrongKey).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_with_a_wrong_serial_keeps_the_old_certificate() -> anyhow::Result<()> {
-    bad_rotation(CertificateAnswer::WrongSerial).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_to_one_that_is_over_keeps_the_old_certificate() -> anyhow::Result<()> {
-    bad_rotation(CertificateAnswer::Expired).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_to_one_that_is_not_yet_valid_keeps_the_old_certificate() -> anyhow::Result<()> {
-    bad_rotation(CertificateAnswer::NotYetValid).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -456,32 +344,4 @@ async fn the_shadow_of_the_device_can_be_read_and_reported_to() -> anyhow::Resul
     }
     pair.stop().await;
     Ok(())
-}
-
-#[test]
-fn a_report_that_somebody_spoils_is_put_right() -> anyhow::Result<()> {
-    patient_clock::run(async {
-        let pair = Pair::running().await?;
-        let served = pair.served_serial().await?;
-        let reported = |serial: String| {
-            move |seen: &cloud_sim::DeviceStatus| {
-                let reported = seen.reported.as_ref();
-                reported.is_some_and(|reported| reported["remoteCertSn"] == serial.as_str())
-            }
-        };
-        pair.seen_when("the certificate to be reported", reported(served.clone()))
-            .await;
-        let spoilt = json!({ "remoteCertSn": "1" });
-        pair.cloud
-            .report(spoilt.as_object().cloned().unwrap_or_default())
-            .await?;
-        pair.seen_when("the report to be spoilt", reported("1".to_owned()))
-            .await;
-        // It takes its time, so that two who disagree do not keep each other busy.
-        tokio::time::sleep(Duration::from_secs(30)).await;
-        pair.seen_when("the certificate to be reported again", reported(served))
-            .await;
-        pair.stop().await;
-        Ok(())
-    })?
 }

@@ -8,7 +8,6 @@ use cloud_facade::remote::{Application, Probe};
 use cloud_facade::{ApplicationError, ClesydeCloud, DeviceSettings, Event};
 use cloud_sim::{SimConfig, Simulator};
 use integration_tests::device::{Pair, SERIAL, page};
-use integration_tests::public;
 use integration_tests::wait::within;
 use tokio::sync::Notify;
 
@@ -19,22 +18,10 @@ fn says(words: &'static str) -> Application {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_application_is_for_new_connections_and_open_ones_finish() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
-    let (relay, ca) = (
-        pair.simulator.relay_addr(),
-        pair.simulator.ca_pem().to_owned(),
-    );
-    let host = pair.seen().await?.access_point;
-    let client = public::http_client(relay, &host, &ca)?;
-    let slow = format!("https://{host}:{}/slow", relay.port());
-    let mut download = client.get(slow).send().await?;
-    let half = within("the first half", download.chunk()).await?;
-    assert_eq!(half.as_deref(), Some(&b"first half, "[..]));
-
+    let download = pair.download().await?;
     pair.cloud.set_application(says("something else"))?;
     assert_eq!(pair.fetch("").await?, "something else");
-    pair.go_on.notify_one();
-    let half = within("the second half", download.chunk()).await?;
-    assert_eq!(half.as_deref(), Some(&b"second half"[..]));
+    pair.finish(download).await?;
 
     // The next start asks the host again.
     pair.cloud.stop().await;

@@ -1,0 +1,139 @@
+//! The certificate of the device's page is rotated: what is open stays open, and a bad one changes nothing.
+
+use std::time::Duration;
+
+use cloud_facade::Event;
+use cloud_facade::config::Store;
+use cloud_sim::{CertificateAnswer, Fault};
+use futures_util::{SinkExt, StreamExt};
+use integration_tests::device::{Pair, SERIAL};
+use integration_tests::wait::{until, within};
+use integration_tests::{patient_clock, public};
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+
+/// Invariant 8.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_cuts_neither_a_download_nor_a_websocket() -> anyhow::Result<()> {
+    let pair = Pair::running().await?;
+    let download = pair.download().await?;
+    let host = pair.seen().await?.access_point;
+    let relay = pair.simulator.relay_addr();
+    let stream = public::connect(relay, &host, pair.simulator.ca_pem()).await?;
+    let (mut socket, _) =
+        tokio_tungstenite::client_async(format!("ws://{host}/echo"), stream).await?;
+
+    let second = pair.simulator.control().rotate(SERIAL).await?;
+    until("the new certificate to be served", || async {
+        (pair.served_serial().await.ok()? == second).then_some(())
+    })
+    .await;
+
+    socket.send(Message::text("still there?")).await?;
+    let echo = within("the echo", socket.next()).await;
+    assert_eq!(echo.transpose()?, Some(Message::text("still there?")));
+    pair.finish(download).await?;
+    pair.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_made_while_the_device_was_away_is_found() -> anyhow::Result<()> {
+    let pair = Pair::provisioned().await?;
+    let serial = pair.simulator.control().rotate(SERIAL).await?;
+    pair.cloud.initialize().await?;
+    pair.reachable().await?;
+    until("the certificate to be served", || async {
+        (pair.served_serial().await.ok()? == serial).then_some(())
+    })
+    .await;
+    pair.stop().await;
+    Ok(())
+}
+
+async fn bad_rotation(answer: CertificateAnswer) -> anyhow::Result<()> {
+    let pair = Pair::running().await?;
+    let (control, old) = (pair.simulator.control(), pair.served_serial().await?);
+    let mut events = pair.cloud.events();
+    control
+        .fault(Fault::Certificate { answer, times: 1 })
+        .await?;
+    let wished = control.rotate(SERIAL).await?;
+    let failed = async {
+        loop {
+            if let Event::RemoteCertificateFailed { serial, reason } = events.recv().await? {
+                return anyhow::Ok((serial, reason));
+            }
+        }
+    };
+    let (serial, reason) = within("the failure to be told", failed).await?;
+    assert_eq!(serial, wished);
+    assert!(
+        !reason.is_empty() && !reason.contains("PRIVATE"),
+        "{reason}"
+    );
+    assert_eq!(
+        pair.served_serial().await?,
+        old,
+        "the old certificate goes on serving"
+    );
+    assert_eq!(
+        Store::new(pair.base.path())
+            .load()?
+            .device
+            .remote
+            .info()
+            .serial,
+        old
+    );
+    pair.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_with_a_wrong_key_keeps_the_old_certificate() -> anyhow::Result<()> {
+    bad_rotation(CertificateAnswer::WrongKey).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_with_a_wrong_serial_keeps_the_old_certificate() -> anyhow::Result<()> {
+    bad_rotation(CertificateAnswer::WrongSerial).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_to_one_that_is_over_keeps_the_old_certificate() -> anyhow::Result<()> {
+    bad_rotation(CertificateAnswer::Expired).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_to_one_that_is_not_yet_valid_keeps_the_old_certificate() -> anyhow::Result<()> {
+    bad_rotation(CertificateAnswer::NotYetValid).await
+}
+
+#[test]
+fn a_report_that_somebody_spoils_is_put_right() -> anyhow::Result<()> {
+    patient_clock::run(async {
+        let pair = Pair::running().await?;
+        let served = pair.served_serial().await?;
+        let reported = |serial: String| {
+            move |seen: &cloud_sim::DeviceStatus| {
+                let reported = seen.reported.as_ref();
+                reported.is_some_and(|reported| reported["remoteCertSn"] == serial.as_str())
+            }
+        };
+        pair.seen_when("the certificate to be reported", reported(served.clone()))
+            .await;
+        let spoilt = json!({ "remoteCertSn": "1" });
+        pair.cloud
+            .report(spoilt.as_object().cloned().unwrap_or_default())
+            .await?;
+        pair.seen_when("the report to be spoilt", reported("1".to_owned()))
+            .await;
+        // It takes its time, so that two who disagree do not keep each other busy.
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        pair.seen_when("the certificate to be reported again", reported(served))
+            .await;
+        pair.stop().await;
+        Ok(())
+    })?
+}
