@@ -132,6 +132,7 @@ pub(crate) enum News {
 /// Keeps the client certificate: follows wishes, and watches its end.
 pub(crate) struct Keeper {
     rotation: Rotation<BrokerCertificate>,
+    session: SessionHandle,
     status: CertificateStatus,
     expiry: ExpiryWatch,
     clock: PlatformClock,
@@ -150,6 +151,7 @@ impl Keeper {
         let serial: CertificateSerial = info.serial.parse().ok()?;
         Some(Self {
             clock: parts.clock.clone(),
+            session: parts.session.clone(),
             rotation: Rotation::new("the broker", parts, serial.clone()),
             status: CertificateStatus::new(serial, info.not_before, info.not_after),
             expiry: ExpiryWatch::default(),
@@ -172,16 +174,17 @@ impl Keeper {
 
     pub(crate) fn session_event(&mut self, event: &SessionEvent) {
         match event {
-            SessionEvent::Connected => {
-                self.moving = false;
-                self.set_online(true);
-            }
+            SessionEvent::Connected => self.set_online(true),
             SessionEvent::Disconnected { .. } => self.set_online(false),
             _ => {}
         }
     }
 
     pub(crate) fn set_online(&mut self, online: bool) {
+        if online {
+            // It may be the connection from before, or one that was being made with the old certificate.
+            self.moving = self.moving && !self.session.has_newest_tls();
+        }
         if online && !self.online {
             // By now a date can be judged.
             self.look = Instant::now();
@@ -204,7 +207,7 @@ impl Keeper {
                     if let RotationOutcome::Rotated(status) = &outcome {
                         self.status = status.clone();
                         self.expiry = ExpiryWatch::default();
-                        self.moving = true;
+                        self.moving = !self.session.has_newest_tls();
                     }
                     return News::Rotation(outcome);
                 }

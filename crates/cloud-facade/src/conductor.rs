@@ -85,7 +85,11 @@ impl Conductor {
                     }
                     report_iot(&report, &keeper);
                 }
-                news = next_news(&mut keeper) => self.keeper_news(news, &keeper),
+                news = next_news(&mut keeper) => {
+                    self.keeper_news(news, &keeper);
+                    // The session may have moved before this was heard of.
+                    report_iot(&report, &keeper);
+                }
                 event = next(&mut ears.remote) => match event {
                     Ok(event) => self.remote_event(event, &report, &mut hooks),
                     Err(RecvError::Lagged(missed)) => self.remote_events_missed(missed, &report),

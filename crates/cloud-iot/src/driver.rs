@@ -91,6 +91,12 @@ impl Shared {
         self.with_core(|core| core.renew(Instant::now()));
     }
 
+    /// Whether the connection that there is was made with the settings of the last [`reconnect_with`](Self::reconnect_with).
+    pub(crate) fn has_newest_tls(&self) -> bool {
+        // They are taken when a connection is opened, of which the state tells before.
+        lock(&self.tls).is_none() && matches!(*self.state.borrow(), SessionState::Online { .. })
+    }
+
     pub(crate) fn report(&self) -> StopReport {
         lock(&self.core).report()
     }

@@ -357,6 +357,12 @@ impl SessionHandle {
         self.shared().reconnect_with(tls);
     }
 
+    /// Whether the session is online with the TLS settings that it was [last given](Self::reconnect_with).
+    #[must_use]
+    pub fn has_newest_tls(&self) -> bool {
+        self.shared().has_newest_tls()
+    }
+
     /// Tells the session that the device's network has changed: an interface came up or went, or has
     /// another address. For a host that watches its network; without it a dead connection is noticed
     /// by [keep-alive](SessionConfig::keep_alive) alone.

@@ -282,6 +282,31 @@ async fn a_bad_configuration_is_refused() {
 }
 
 #[tokio::test]
+async fn a_connection_tells_whether_it_was_made_with_the_newest_settings() {
+    let (pki, peer) = scripted().await;
+    let config = config(&pki, peer.port, "device");
+    let tls = std::sync::Arc::clone(&config.tls);
+    let session = Session::builder(config).start().unwrap();
+    assert!(!session.has_newest_tls(), "not online yet");
+    let mut first = peer.connected().await;
+    // This connection was begun with others.
+    session.reconnect_with(tls);
+    let mut events = session.events();
+    first.suback(None).await;
+    let connected = soon(events.recv()).await.unwrap();
+    assert!(matches!(connected, cloud_iot::SessionEvent::Connected));
+    assert!(!session.has_newest_tls());
+    assert_eq!(*lost(&mut events).await, cloud_iot::Cause::Renewed);
+    assert!(!session.has_newest_tls());
+    let mut second = peer.connected().await;
+    second.suback(None).await;
+    let connected = soon(events.recv()).await.unwrap();
+    assert!(matches!(connected, cloud_iot::SessionEvent::Connected));
+    assert!(session.has_newest_tls());
+    session.stop(Duration::from_millis(100)).await;
+}
+
+#[tokio::test]
 async fn a_stop_may_have_all_the_time_in_the_world() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(config(&pki, peer.port, "device"))
