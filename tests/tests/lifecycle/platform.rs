@@ -1,0 +1,150 @@
+//! A platform in a runtime of its own, and a device beside it in one where nothing else runs.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use cloud_facade::provision::ProvisioningKey;
+use cloud_facade::remote::Application;
+use cloud_facade::{ClesydeCloud, DeviceSettings, Hooks, Moment, STOP_DEADLINE};
+use cloud_sim::{Control, SimConfig, Simulator};
+use integration_tests::device::SERIAL;
+use integration_tests::wait::{until, within};
+use tokio::runtime::{Builder, Handle};
+use tokio::time::{sleep, timeout};
+
+pub(crate) const MOMENTS: [Moment; 7] = [
+    Moment::Initialized,
+    Moment::Started,
+    Moment::Stopped,
+    Moment::IotConnected,
+    Moment::IotDisconnected,
+    Moment::RemoteConnected,
+    Moment::RemoteDisconnected,
+];
+
+/// A stop may take its deadline; what comes on top is for a busy machine.
+pub(crate) const IN_TIME: Duration = STOP_DEADLINE.saturating_add(Duration::from_secs(1));
+
+/// The platform, seen from the device's runtime.
+pub(crate) struct Platform {
+    pub(crate) control: Control,
+    pub(crate) api_url: String,
+    pub(crate) key: ProvisioningKey,
+    pub(crate) base: tempfile::TempDir,
+}
+
+impl Platform {
+    pub(crate) fn settings(&self) -> anyhow::Result<DeviceSettings> {
+        let page = Router::new().route("/", get(|| async { "hello" }));
+        Ok(
+            DeviceSettings::new(SERIAL.parse()?, self.base.path(), &self.api_url)
+                .with_application(Application::service(page)),
+        )
+    }
+
+    /// A device that is provisioned and does not run yet.
+    pub(crate) async fn device(&self, hooks: Hooks) -> anyhow::Result<ClesydeCloud> {
+        let cloud = ClesydeCloud::new(self.settings()?.with_hooks(hooks));
+        cloud.provision(&self.key).await?;
+        nothing_runs().await;
+        Ok(cloud)
+    }
+
+    pub(crate) async fn last_state(&self) -> anyhow::Result<Option<String>> {
+        Ok(self.control.device(SERIAL).await?.status_history.pop())
+    }
+
+    /// The device said OFFLINE, if it ever said ONLINE.
+    pub(crate) async fn offline(&self) {
+        until("OFFLINE to be published", || async {
+            let last = self.last_state().await.ok()?;
+            last.is_none_or(|state| state == "OFFLINE").then_some(())
+        })
+        .await;
+    }
+}
+
+/// Runs `test` beside a platform, in a runtime where nothing else runs.
+pub(crate) fn beside_a_platform(
+    test: impl AsyncFnOnce(&Platform) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let theirs = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let simulator = theirs.block_on(Simulator::start(SimConfig::default()))?;
+    let platform = Platform {
+        control: simulator.control(),
+        api_url: simulator.api_url(),
+        key: ProvisioningKey::new(simulator.provisioning_key())?,
+        base: tempfile::tempdir()?,
+    };
+    let ours = Builder::new_current_thread().enable_all().build()?;
+    let tested = ours.block_on(test(&platform));
+    theirs.block_on(simulator.stop());
+    tested
+}
+
+/// No task is left. A task that was told to end may take a moment to notice.
+pub(crate) async fn nothing_runs() {
+    let left = || Handle::current().metrics().num_alive_tasks();
+    let ended = async {
+        while left() > 0 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    if timeout(Duration::from_secs(2), ended).await.is_err() {
+        panic!("{} tasks are left", left());
+    }
+}
+
+pub(crate) async fn online(cloud: &ClesydeCloud) -> anyhow::Result<()> {
+    let mut status = cloud.watch_status();
+    within(
+        "the device to be online",
+        status.wait_for(|status| status.iot.connected),
+    )
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn reachable(cloud: &ClesydeCloud) -> anyhow::Result<()> {
+    let mut status = cloud.watch_status();
+    within(
+        "the device to be reachable",
+        status.wait_for(|status| status.iot.connected && status.remote.connected),
+    )
+    .await?;
+    Ok(())
+}
+
+/// Lets everything else go on for so many turns, or milliseconds once turns are too short, and then drops the future.
+pub(crate) async fn give_up_after<T>(turns: u32, future: impl Future<Output = T>) -> Option<T> {
+    let enough = async {
+        for turn in 0..turns {
+            if turn < 30 {
+                tokio::task::yield_now().await;
+            } else {
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        done = future => Some(done),
+        () = enough => None,
+    }
+}
+
+/// Hooks that take some turns, so that there are more places to be given up at.
+pub(crate) fn dawdling() -> Hooks {
+    MOMENTS.into_iter().fold(Hooks::new(), |hooks, moment| {
+        hooks.on(moment, || async {
+            for _ in 0..5 {
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        })
+    })
+}
