@@ -17,4 +17,5 @@ mod faults;
 mod inbound;
 mod lifecycle;
 mod proxy;
+mod slow_handlers;
 mod stored;
