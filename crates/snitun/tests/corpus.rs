@@ -38,6 +38,22 @@ fn the_corpus_holds() {
     }
 }
 
+/// A target without a program is never fuzzed, a program without a target fails only when it is run.
+#[test]
+fn every_target_has_its_program() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/Cargo.toml");
+    let manifest = std::fs::read_to_string(manifest).unwrap();
+    let mut programs: Vec<_> = manifest
+        .split("[[bin]]")
+        .skip(1)
+        .map(|program| program.split('"').nth(1).expect("a name first"))
+        .collect();
+    let mut targets: Vec<_> = fuzzing::TARGETS.iter().map(|(name, _)| *name).collect();
+    programs.sort_unstable();
+    targets.sort_unstable();
+    assert_eq!(programs, targets);
+}
+
 /// Inputs that no fuzzer had time for: each target takes random bytes, too.
 #[test]
 fn random_bytes_hold() {

@@ -67,8 +67,8 @@ async fn row(device: Maker, relay: Maker, version: ProtocolVersion) -> anyhow::R
     Ok(())
 }
 
-fn snitun_047() -> Option<Maker> {
-    python_snitun_047().map(Maker::Python)
+fn snitun_047() -> anyhow::Result<Option<Maker>> {
+    Ok(python_snitun_047()?.map(Maker::Python))
 }
 
 /// What 0.40.0 speaks.
@@ -86,7 +86,7 @@ macro_rules! rows {
 
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $our_device() -> anyhow::Result<()> {
-            match snitun_047() {
+            match snitun_047()? {
                 Some(python) => row(Maker::Us, python, ProtocolVersion::$version).await,
                 None => Ok(()),
             }
@@ -94,7 +94,7 @@ macro_rules! rows {
 
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $our_relay() -> anyhow::Result<()> {
-            match snitun_047() {
+            match snitun_047()? {
                 Some(python) => row(python, Maker::Us, ProtocolVersion::$version).await,
                 None => Ok(()),
             }
