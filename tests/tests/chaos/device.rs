@@ -11,9 +11,7 @@ use cloud_facade::remote::Application;
 use cloud_facade::{ClesydeCloud, DeviceSettings};
 use cloud_sim::{Control, Simulator};
 use integration_tests::public;
-
 use serde_json::json;
-
 use tokio::time::{Instant, sleep, timeout};
 
 /// Messages of one device; with its ONLINE and OFFLINE they must stay within the 100 that the simulator remembers.

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-
 use cloud_sim::{AckPacket, CertificateAnswer, Control, Fault, SimConfig, Simulator, TokenAnswer};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;

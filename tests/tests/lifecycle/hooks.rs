@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use cloud_facade::{ClesydeCloud, Event, Hooks, InitializeError, Moment, WeakClesydeCloud};
 use cloud_sim::Fault;
-
 use integration_tests::wait::{until, within};
-
 use tokio::time::timeout;
 
 use crate::platform::{IN_TIME, MOMENTS, Platform, beside_a_platform, nothing_runs, reachable};

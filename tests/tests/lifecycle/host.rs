@@ -6,9 +6,7 @@ use std::time::Duration;
 use cloud_facade::remote::Application;
 use cloud_facade::{ClesydeCloud, CloudClient, DeviceSettings, Event, Hooks, Registered};
 use cloud_sim::{ApiAnswer, Fault};
-
 use integration_tests::wait::{until, within};
-
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::timeout;
 

@@ -14,14 +14,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cloud_facade::iot::QoS;
-
 use cloud_facade::{Hooks, InitializeError, Moment};
-
 use integration_tests::device::SERIAL;
 use integration_tests::wait::within;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-
 use tokio::time::sleep;
 
 use self::platform::{beside_a_platform, dawdling, give_up_after, nothing_runs, online, reachable};
