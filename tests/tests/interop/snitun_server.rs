@@ -151,7 +151,7 @@ async fn snitun_0_40_server() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snitun_0_47_server() -> anyhow::Result<()> {
-    let Some(python) = python_snitun_047() else {
+    let Some(python) = python_snitun_047()? else {
         return Ok(());
     };
     // All pairs of the two are in `matrix`; here it is about what stands on the tunnel.

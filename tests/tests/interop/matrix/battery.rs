@@ -6,27 +6,58 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, ensure};
 use integration_tests::origin::pattern;
 use integration_tests::wait::{until, within};
+use snitun::ProtocolVersion;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::HOST;
+use super::device::Device;
+use super::relay::Relay;
 use super::service::{
-    BULK, DOWNLOAD, ECHO, MEET, MEETING, SAME, SLOW, SLOW_DOWNLOAD, SLOW_UPLOAD, Service, UPLOAD,
+    BULK, DOWNLOAD, ECHO, MEET, MEETING, SAME, SLOW_DOWNLOAD, SLOW_UPLOAD, Service, UPLOAD,
 };
 
 /// Round trips beside a connection that somebody does not read.
 const BESIDE_A_SLOW_READER: usize = 50;
 
+/// Both ends of a tunnel.
+pub(super) struct Ends<'a> {
+    pub(super) device: &'a Device,
+    pub(super) relay: &'a Relay,
+    pub(super) version: ProtocolVersion,
+}
+
+impl Ends<'_> {
+    /// Whether the device has paused a channel, as far as ends of ours have seen it.
+    fn paused_by_device(&self) -> bool {
+        let sent = self.device.stats().is_none_or(|it| it.pauses_sent > 0);
+        sent && self.relay.stats().is_none_or(|it| it.pauses_received > 0)
+    }
+
+    fn paused_by_relay(&self) -> bool {
+        let sent = self.relay.stats().is_none_or(|it| it.pauses_sent > 0);
+        sent && self.device.stats().is_none_or(|it| it.pauses_received > 0)
+    }
+
+    /// Waits until there was a pause, where the version has such a thing.
+    async fn pause(&self, what: &str, paused: impl Fn(&Self) -> bool) {
+        if self.version != ProtocolVersion::V0 {
+            until(what, async || paused(self).then_some(())).await;
+        }
+    }
+}
+
 /// 20 MB each way, a slow reader at each end, 200 connections at once, and a close from each side.
-pub(super) async fn everything(relay: SocketAddr, service: &Service) -> anyhow::Result<()> {
+pub(super) async fn everything(ends: &Ends<'_>, service: &Service) -> anyhow::Result<()> {
+    let relay = ends.relay.address;
     let mut stream = call(relay, DOWNLOAD).await?;
     ensure!(read_all(&mut stream).await? == pattern(BULK), "download");
     upload(relay, UPLOAD, BULK).await.context("upload")?;
-    slow_service(relay, service)
+    slow_service(ends, service)
         .await
         .context("a device that reads late")?;
-    slow_caller(relay)
+    slow_caller(ends, service)
         .await
         .context("a caller that reads late")?;
     meeting(relay).await.context("200 callers at once")?;
@@ -74,19 +105,25 @@ async fn upload(relay: SocketAddr, purpose: u8, count: usize) -> anyhow::Result<
     Ok(())
 }
 
-async fn slow_service(relay: SocketAddr, service: &Service) -> anyhow::Result<()> {
-    let upload = tokio::spawn(upload(relay, SLOW_UPLOAD, SLOW));
+async fn slow_service(ends: &Ends<'_>, service: &Service) -> anyhow::Result<()> {
+    let relay = ends.relay.address;
+    let upload = tokio::spawn(upload(relay, SLOW_UPLOAD, service.slow));
     round_trips(relay, BESIDE_A_SLOW_READER).await?;
+    ends.pause("the device to pause the upload", Ends::paused_by_device)
+        .await;
     service.release.notify_one();
     upload.await?
 }
 
-async fn slow_caller(relay: SocketAddr) -> anyhow::Result<()> {
+async fn slow_caller(ends: &Ends<'_>, service: &Service) -> anyhow::Result<()> {
+    let relay = ends.relay.address;
     let mut slow = call(relay, SLOW_DOWNLOAD).await?;
     // From here on bytes wait for it.
     within("the first bytes", slow.readable()).await?;
     round_trips(relay, BESIDE_A_SLOW_READER).await?;
-    ensure!(read_all(&mut slow).await? == pattern(SLOW));
+    ends.pause("the relay to pause the download", Ends::paused_by_relay)
+        .await;
+    ensure!(read_all(&mut slow).await? == pattern(service.slow));
     Ok(())
 }
 

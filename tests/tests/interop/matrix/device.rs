@@ -9,7 +9,7 @@ use integration_tests::process::Process;
 use integration_tests::wait::within;
 use snitun::client::{self, ClientConfig, TunnelHandle};
 use snitun::server::{FernetKeys, TokenContent};
-use snitun::{CloseReason, SessionKey};
+use snitun::{CloseReason, SessionKey, TunnelStats};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -101,6 +101,14 @@ impl Device {
             tunnel: handle,
             _channels: channels,
         })
+    }
+
+    /// What our client has counted.
+    pub(super) fn stats(&self) -> Option<TunnelStats> {
+        match self {
+            Self::Ours { tunnel, .. } => Some(tunnel.stats()),
+            Self::Python { .. } => None,
+        }
     }
 
     /// Waits until it has noticed that the relay is gone.

@@ -14,6 +14,7 @@ use integration_tests::process::free_port;
 use snitun::server::FernetKeys;
 use snitun::{Cipher, ProtocolVersion};
 
+use self::battery::Ends;
 use self::device::Device;
 use self::relay::Relay;
 use self::service::Service;
@@ -41,12 +42,17 @@ async fn cell(device: &Maker, relay: &Maker, terms: Terms) -> anyhow::Result<()>
     let fernet_key = FernetKeys::generate_key();
     let keys = FernetKeys::from_keys(&[&*fernet_key])?;
     let port = free_port()?;
-    let service = Service::new();
+    let service = Service::new(terms.version);
     for first in [true, false] {
         let relay = Relay::start(relay, &fernet_key, port).await?;
         let device = Device::connect(device, relay.address, &keys, terms, &service).await?;
         if first {
-            battery::everything(relay.address, &service).await?;
+            let ends = Ends {
+                device: &device,
+                relay: &relay,
+                version: terms.version,
+            };
+            battery::everything(&ends, &service).await?;
         } else {
             battery::round_trips(relay.address, 3).await?;
         }

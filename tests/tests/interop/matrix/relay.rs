@@ -1,9 +1,11 @@
 //! The relay of a cell: ours in this process, or the Python one in its own.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use integration_tests::process::Process;
 use integration_tests::wait::{LIMIT, within};
+use snitun::TunnelStats;
 use snitun::server::{FernetKeys, Server, ServerConfig};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -32,6 +34,7 @@ impl Relay {
                     max_in_flight_per_address: MEETING + 10,
                     first_byte_timeout: LIMIT,
                     hello_timeout: LIMIT,
+                    stop_grace: Duration::ZERO,
                     ..ServerConfig::default()
                 };
                 let server = Server::new(FernetKeys::from_keys(&[fernet_key])?, config);
@@ -57,6 +60,14 @@ impl Relay {
             }
         };
         Ok(Self { address, running })
+    }
+
+    /// What our server has counted.
+    pub(super) fn stats(&self) -> Option<TunnelStats> {
+        match &self.running {
+            Running::Ours(server, _) => Some(server.handle().metrics().tunnels),
+            Running::Python(_) => None,
+        }
     }
 
     /// Ends it: ours in an orderly way, the Python one as a power cut would.

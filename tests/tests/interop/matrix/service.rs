@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use integration_tests::origin::pattern;
+use snitun::ProtocolVersion;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Barrier, Notify};
 
@@ -15,8 +16,10 @@ use super::battery::client_hello;
 pub(super) const MEETING: usize = 200;
 /// Down and up.
 pub(super) const BULK: usize = 20_000_000;
-/// What waits for a slow reader.
-pub(super) const SLOW: usize = 6_000_000;
+/// What waits for a slow reader: with flow control more than the buffers of the systems on the way hold, so that there has to
+/// be a pause; without, no more than the receiver puts up with.
+const SLOW: usize = 32_000_000;
+const SLOW_WITHOUT_PAUSES: usize = 6_000_000;
 
 pub(super) const DOWNLOAD: u8 = b'd';
 pub(super) const UPLOAD: u8 = b'u';
@@ -34,14 +37,20 @@ pub(super) struct Service {
     pub(super) release: Notify,
     /// Connections whose caller has closed them.
     pub(super) closed_by_caller: AtomicUsize,
+    /// Bytes that wait for a slow reader.
+    pub(super) slow: usize,
 }
 
 impl Service {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(version: ProtocolVersion) -> Arc<Self> {
         Arc::new(Self {
             meeting: Barrier::new(MEETING),
             release: Notify::new(),
             closed_by_caller: AtomicUsize::new(0),
+            slow: match version {
+                ProtocolVersion::V0 => SLOW_WITHOUT_PAUSES,
+                _ => SLOW,
+            },
         })
     }
 
@@ -58,11 +67,11 @@ impl Service {
         }
         match stream.read_u8().await? {
             DOWNLOAD => stream.write_all(&pattern(BULK)).await?,
-            SLOW_DOWNLOAD => stream.write_all(&pattern(SLOW)).await?,
+            SLOW_DOWNLOAD => stream.write_all(&pattern(self.slow)).await?,
             UPLOAD => self.take(&mut stream, BULK).await?,
             SLOW_UPLOAD => {
                 self.release.notified().await;
-                self.take(&mut stream, SLOW).await?;
+                self.take(&mut stream, self.slow).await?;
             }
             ECHO => loop {
                 let byte = stream.read_u8().await?;
