@@ -178,6 +178,23 @@ fn a_peer_that_does_not_read_what_it_makes_us_close_is_ended() {
     }
 }
 
+/// The channels of a peer that does not read do not pile up among those that wait for their turn.
+#[test]
+fn channels_that_are_gone_wait_for_no_turn() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    let (mux, now) = (&mut pair.sides[CLIENT].mux, pair.now);
+    let id = ChannelId([1; 16]);
+    for _ in 0..1000 {
+        mux.handle(Incoming::New { id, caller: None }, now).unwrap();
+        let key = mux.accept().unwrap();
+        assert_eq!(mux.write(key, b"x"), Write::Taken(1));
+        assert!(mux.has_output());
+        mux.handle(Incoming::Close { id }, now).unwrap();
+        mux.release(key, now);
+        assert!(!mux.has_output());
+    }
+}
+
 #[test]
 fn pings_are_sent_answered_and_missed() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
@@ -209,6 +226,27 @@ fn pings_are_sent_answered_and_missed() {
 }
 
 /// Whoever waits for a ping is told, even when the peer leaves it out.
+#[test]
+fn a_ping_is_not_given_up_while_its_answer_may_be_behind_other_bytes() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    let key = pair.open();
+    pair.settle();
+    pair.advance(Duration::from_secs(50));
+    // The ping is on its way, and the server has too much to say before it answers.
+    pair.write(CLIENT, usize::MAX);
+    for _ in 0..12 {
+        pair.advance(Duration::from_secs(10));
+        pair.sides[SERVER].mux.write(key, &[1; 1000]);
+        pair.write(SERVER, usize::MAX);
+        pair.read(CLIENT, usize::MAX);
+        assert_eq!(pair.sides[CLIENT].ended, None);
+    }
+    for _ in 0..6 {
+        pair.advance(Duration::from_secs(10));
+    }
+    assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::PingTimeout));
+}
+
 #[test]
 fn the_answer_to_a_later_ping_answers_the_earlier_ones() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);

@@ -484,3 +484,14 @@ async fn fernet_keys_are_replaced_without_refusing_older_tokens() {
     }
     relay.stop().await;
 }
+
+#[tokio::test]
+async fn an_ipv4_caller_keeps_its_address_on_a_port_for_both_families() {
+    let relay = Relay::start(support::server_config()).await;
+    let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
+    let _tunnel = relay.device(config).await.unwrap();
+    let seen: std::net::IpAddr = "::ffff:192.0.2.7".parse().unwrap();
+    let channel = relay.handle.open("device.example.com", Some(seen)).unwrap();
+    assert_eq!(channel.peer_ip(), Some("192.0.2.7".parse().unwrap()));
+    relay.stop().await;
+}

@@ -250,6 +250,42 @@ async fn closing_a_tunnel_delivers_what_its_channels_have_written() {
     relay.stop().await;
 }
 
+/// A connection that is closed with bytes unread is reset, and what was under way to the peer is lost.
+#[tokio::test]
+async fn closing_a_tunnel_beside_an_upload_delivers_what_was_written() {
+    for round in 0..2 {
+        let relay = Relay::start(support::server_config()).await;
+        let config = relay.invite("device.example.com", ProtocolVersion::V1, Cipher::AesCbc);
+        let mut tunnel = relay.device(config).await.unwrap();
+        let (mut uploader, mut upload) = relay.call(&mut tunnel, "device.example.com").await;
+        let (mut caller, mut channel) = relay.call(&mut tunnel, "device.example.com").await;
+        let uploading = tokio::spawn(async move {
+            let block = noise(1, 100_000);
+            while uploader.write_all(&block).await.is_ok() {}
+        });
+        // It has come into flow.
+        let mut some = vec![0; 1_000_000];
+        within(upload.read_exact(&mut some)).await.unwrap();
+        let receiving = tokio::spawn(async move {
+            let mut sink = vec![0; 65536];
+            while matches!(upload.read(&mut sink).await, Ok(1..)) {}
+        });
+        let data = noise(round, 2_000_000);
+        let reading = tokio::spawn(async move {
+            let mut received = Vec::new();
+            let read = caller.read_to_end(&mut received).await;
+            (received, read)
+        });
+        within(channel.write_all(&data)).await.unwrap();
+        tunnel.handle().close();
+        let (received, read) = within(reading).await.unwrap();
+        assert!(received == data, "{} bytes, {read:?}", received.len());
+        within(uploading).await.unwrap();
+        within(receiving).await.unwrap();
+        relay.stop().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_server_is_not_waited_for_forever() {
     let key = SessionKey::generate().unwrap().aes_cbc();

@@ -173,7 +173,10 @@ impl TunnelHandle {
                 return Err(OpenError::Closed);
             }
             let id = state.random.id();
-            state.mux.open(id, caller)
+            // On a port for both families, an IPv4 address comes in the guise of an IPv6 one.
+            state
+                .mux
+                .open(id, caller.map(|caller| caller.to_canonical()))
         })?;
         self.channel(key).ok_or(OpenError::Closed)
     }

@@ -25,6 +25,8 @@ use crate::encoder::Encoder;
 const SLICES: usize = 64;
 /// How long the connection's own end may take. What was to be said has been said.
 const SHUTDOWN: Duration = Duration::from_secs(1);
+/// How much of a peer that goes on sending is read meanwhile: several times what is under way when it hears of the end.
+const UNREAD: usize = 16 * 1024 * 1024;
 
 pub(crate) struct Task<S> {
     stream: S,
@@ -74,8 +76,25 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
         tracing::debug!(%reason, "tunnel ended");
         self.shared.end(reason.clone());
         // Failing to say goodbye to a connection that is over changes nothing.
-        let _ = tokio::time::timeout(SHUTDOWN, self.stream.shutdown()).await;
+        let _ = tokio::time::timeout(SHUTDOWN, self.goodbye()).await;
         reason
+    }
+
+    /// Ends our direction and reads on to the end of the peer's: closing with bytes unread would make the system reset the
+    /// connection, and the peer could lose the last of what we sent.
+    async fn goodbye(&mut self) -> io::Result<()> {
+        self.stream.shutdown().await?;
+        let mut unread = vec![0; 16 * 1024];
+        let mut left = UNREAD;
+        while left > 0 {
+            let count = self.stream.read(&mut unread).await?;
+            if count == 0 {
+                break;
+            }
+            left = left.saturating_sub(count);
+            tokio::task::consume_budget().await;
+        }
+        Ok(())
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {

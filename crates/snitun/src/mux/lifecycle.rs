@@ -194,6 +194,11 @@ impl Mux {
             }
             slot.generation += 1;
             self.free.push(key.index);
+            // Otherwise a peer that opens and closes without reading would make them pile up.
+            if channel.scheduled {
+                self.ring.retain(|waiting| *waiting != key);
+                self.held_back.retain(|waiting| *waiting != key);
+            }
         }
     }
 }

@@ -22,6 +22,7 @@ pub(super) struct Timers {
     throttled_until: Option<Instant>,
     /// When something was last read or, at a client, written: a client's own pings show it that the peer lives.
     last_activity: Instant,
+    last_received: Instant,
     writes_are_activity: bool,
     /// Since when the connection takes nothing although there is something to write.
     stalled_since: Option<Instant>,
@@ -43,6 +44,7 @@ impl Timers {
                 .map(|rate| Duration::from_secs(1) / rate.get()),
             throttled_until: None,
             last_activity: now,
+            last_received: now,
             writes_are_activity: config.role == Role::Client,
             stalled_since: None,
             next_ping: (config.role == Role::Client).then(|| now + timeouts.ping_interval),
@@ -73,6 +75,13 @@ impl Timers {
 
     pub(super) fn drain(&mut self, now: Instant) {
         self.drain_until = Some(now + self.timeouts.drain);
+    }
+
+    /// When the oldest ping of ours is given up. As long as bytes come in, the answer may be behind them: the reference puts
+    /// up to 4 MiB into a frame, half a minute of a slow line.
+    fn ping_given_up(&self) -> Option<Instant> {
+        let (_, sent) = self.pings.front()?;
+        Some((*sent).max(self.last_received) + self.timeouts.ping_answer)
     }
 
     /// The pings of ours that an answer to the one with this `id` answers, none if it is not ours: any answer shows that
@@ -113,6 +122,7 @@ impl Mux {
     /// Notes that bytes were read from the connection.
     pub fn handle_received(&mut self, now: Instant) {
         self.timers.last_activity = now;
+        self.timers.last_received = now;
     }
 
     /// Notes that the connection took bytes. For a server that is no sign of life of its peer: it does not ping, and the
@@ -133,7 +143,6 @@ impl Mux {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let timers = &self.timers;
         let idle = timers.timeouts.idle;
-        let answer = timers.timeouts.ping_answer;
         let throttled = timers
             .throttled_until
             .filter(|_| !self.held_back.is_empty());
@@ -141,7 +150,7 @@ impl Mux {
             Some(timers.last_activity + idle),
             timers.stalled_since.map(|since| since + idle),
             timers.next_ping,
-            timers.pings.front().map(|(_, sent)| *sent + answer),
+            timers.ping_given_up(),
             timers.next_linger,
             timers.drain_until,
             throttled,
@@ -160,8 +169,10 @@ impl Mux {
         if self.timers.drain_until.is_some_and(|until| until <= now) {
             return Err(CloseReason::Local);
         }
-        if let Some((_, sent)) = self.timers.pings.front()
-            && *sent + self.timers.timeouts.ping_answer <= now
+        if self
+            .timers
+            .ping_given_up()
+            .is_some_and(|until| until <= now)
         {
             return Err(CloseReason::PingTimeout);
         }
