@@ -33,8 +33,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         Err(error) => eprintln!("the Python package cannot be had: {error:#}"),
     }
 
-    run_command(cargo().args(["build", "--release", "-p", "snitun", "--examples"]))?;
-    let examples = workspace::target_directory()?.join("release/examples");
+    // As they would be handed out: so are the peers.
+    run_command(cargo().args(["build", "--profile", "dist", "-p", "snitun", "--examples"]))?;
+    let examples = workspace::target_directory()?.join("dist/examples");
     peers.push(("--relay", examples.join("relay")));
     peers.push(("--forward", examples.join("forward")));
     let mut command = cargo();
