@@ -90,13 +90,19 @@ impl Limits {
             .min(self.pause_above)
     }
 
+    /// When a channel is paused while more than half of the total is in use: the marks of channels that filled up when there
+    /// were fewer of them add up to more than the total.
+    pub(crate) fn crowded_mark(&self) -> usize {
+        Self::MIN_PAUSE_MARK.min(self.pause_above)
+    }
+
     /// When a paused one of `channels` channels is resumed.
     pub(crate) fn resume_mark(&self, channels: usize) -> usize {
         self.resume_below.min(self.pause_mark(channels) / 2).max(1)
     }
 }
 
-/// How long a connection waits for what. Every wait has an end.
+/// How long a connection waits for what. Every wait has an end: anything above a year counts as a year.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// Each step of the handshake. Default 30 s (the reference allows 60 s).
@@ -113,6 +119,24 @@ pub struct Timeouts {
     pub linger: Duration,
     /// How long a tunnel that is being closed goes on delivering what its channels have written. Default 2 s.
     pub drain: Duration,
+}
+
+impl Timeouts {
+    /// More than anybody waits, and little enough to be added to any time.
+    pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+    /// The same, each within [`LONGEST`](Self::LONGEST).
+    pub(crate) fn bounded(&self) -> Self {
+        let bound = |time: Duration| time.min(Self::LONGEST);
+        Self {
+            handshake: bound(self.handshake),
+            ping_interval: bound(self.ping_interval),
+            ping_answer: bound(self.ping_answer),
+            idle: bound(self.idle),
+            linger: bound(self.linger),
+            drain: bound(self.drain),
+        }
+    }
 }
 
 impl Default for Timeouts {

@@ -18,6 +18,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::Instant;
 
 use crate::driver::{Channel, ChannelReader, ChannelWriter, TURN};
+use crate::limits::Timeouts;
 
 /// Taken from a channel at a time, about: four full frames in one system call. It is held beyond what the channel's own
 /// limits count.
@@ -49,6 +50,7 @@ pub async fn relay(tcp: TcpStream, mut channel: Channel, idle: Duration) -> io::
     let (mut tcp_reader, mut tcp_writer) = tcp.into_split();
     let (mut reader, mut writer) = channel.halves();
     let progress = Progress::new();
+    let idle = idle.min(Timeouts::LONGEST);
     let both = async {
         let into = into_channel(&mut tcp_reader, &mut writer, &progress);
         let from = from_channel(&mut reader, &mut tcp_writer, &progress);

@@ -23,6 +23,9 @@ pub fn prepare_tcp(stream: &TcpStream, receive_buffer: Option<usize>) -> io::Res
     stream.set_nodelay(true)?;
     let socket = socket2::SockRef::from(stream);
     #[cfg(any(target_os = "android", target_os = "linux"))]
-    socket.set_tcp_notsent_lowat(UNSENT)?;
+    if let Err(error) = socket.set_tcp_notsent_lowat(UNSENT) {
+        // Some systems that pass for Linux do not have it. The tunnel works without.
+        tracing::debug!(%error, "the system does not bound what it keeps unsent");
+    }
     receive_buffer.map_or(Ok(()), |size| socket.set_recv_buffer_size(size))
 }

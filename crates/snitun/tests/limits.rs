@@ -178,6 +178,62 @@ fn a_peer_that_does_not_read_what_it_makes_us_close_is_ended() {
     }
 }
 
+/// Senders that heed PAUSE lose nothing, however many channels fill up one after the other.
+#[test]
+fn paused_channels_stay_within_the_total() {
+    let limits = Limits {
+        receive_total: 24 << 20,
+        send_per_channel: 64 << 10,
+        ..Limits::default()
+    };
+    let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, limits, 1);
+    let block = vec![1; 16 << 10];
+    let mut ends = Vec::new();
+    for _ in 0..64 {
+        let key = pair.open();
+        pair.settle();
+        ends.push(pair.accept());
+        while pair.sides[SERVER].mux.write(key, &block) != Write::Wait {
+            pair.settle();
+            assert!(pair.sides[SERVER].mux.id(key).is_some());
+        }
+    }
+    for end in ends {
+        assert_eq!(pair.drain(CLIENT, end).1, Read::Wait);
+    }
+}
+
+/// A limit that says "never" is one.
+#[test]
+fn endless_timeouts_are_a_year() {
+    let endless = Duration::MAX;
+    let timeouts = Timeouts {
+        handshake: endless,
+        ping_interval: endless,
+        ping_answer: endless,
+        idle: endless,
+        linger: endless,
+        drain: endless,
+    };
+    let mut pair = Pair::with(
+        ProtocolVersion::V1,
+        Cipher::AesCbc,
+        Limits::default(),
+        timeouts,
+        None,
+        1,
+    );
+    let key = pair.open();
+    pair.settle();
+    let now = pair.now;
+    pair.sides[SERVER].mux.close(key, now);
+    pair.sides[SERVER].mux.drain(now);
+    pair.settle();
+    assert!(pair.sides[SERVER].mux.is_drained());
+    let due = pair.sides[CLIENT].mux.poll_timeout().unwrap();
+    assert_eq!(due - pair.now, Duration::from_secs(365 * 24 * 3600));
+}
+
 /// The channels of a peer that does not read do not pile up among those that wait for their turn.
 #[test]
 fn channels_that_are_gone_wait_for_no_turn() {

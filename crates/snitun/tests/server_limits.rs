@@ -321,3 +321,25 @@ async fn proxied_callers_are_limited_by_their_own_address() {
     assert_eq!(channel.peer_ip(), Some("203.0.113.10".parse().unwrap()));
     relay.stop().await;
 }
+
+#[tokio::test]
+async fn a_server_bears_settings_that_say_never_and_any_number() {
+    let relay = Relay::start(ServerConfig {
+        expiry_check: Duration::ZERO,
+        max_in_flight: usize::MAX,
+        max_connections: usize::MAX,
+        public_idle: Duration::MAX,
+        hello_timeout: Duration::MAX,
+        ..support::server_config()
+    })
+    .await;
+    let config = relay.invite("device.example.com", ProtocolVersion::V1, Cipher::AesCbc);
+    let mut tunnel = relay.device(config).await.unwrap();
+    let (mut caller, mut channel) = relay.call(&mut tunnel, "device.example.com").await;
+    channel.write_all(b"fine").await.unwrap();
+    channel.shutdown().await.unwrap();
+    let mut received = Vec::new();
+    within(caller.read_to_end(&mut received)).await.unwrap();
+    assert_eq!(received, b"fine");
+    relay.stop().await;
+}

@@ -149,7 +149,8 @@ pub struct Mux {
 
 impl Mux {
     /// A multiplexer for a connection whose handshake ended at `now`.
-    pub fn new(config: MuxConfig, now: Instant) -> Self {
+    pub fn new(mut config: MuxConfig, now: Instant) -> Self {
+        config.timeouts = config.timeouts.bounded();
         let timers = Timers::new(&config, now);
         Self {
             config,

@@ -99,7 +99,12 @@ impl Mux {
         let Some(key) = self.by_id.get(&id).copied() else {
             return Ok(());
         };
-        let pause_mark = self.config.limits.pause_mark(self.by_id.len());
+        let limits = &self.config.limits;
+        let pause_mark = if self.received > limits.receive_total / 2 {
+            limits.crowded_mark()
+        } else {
+            limits.pause_mark(self.by_id.len())
+        };
         let Some(channel) = channel_mut(&mut self.slots, key) else {
             return Ok(());
         };

@@ -29,7 +29,7 @@ pub struct ServerConfig {
     /// How long a server that is being stopped leaves the callers it is serving to finish. Default 5 s: most answers are
     /// whole by then, and whoever stops the service need not be patient. Nobody new is let in meanwhile.
     pub stop_grace: Duration,
-    /// How often a running tunnel's token is looked at. Default 14,400 s.
+    /// How often a running tunnel's token is looked at. Default 14,400 s; at least 100 ms.
     pub expiry_check: Duration,
     /// Connections that have not yet shown what they want. Beyond it, new ones are closed at once. Default 512.
     pub max_in_flight: usize,

@@ -85,10 +85,10 @@ impl Server {
             inner: Arc::new(Inner {
                 authenticator: Box::new(authenticator),
                 registry: Arc::new(Registry::new()),
-                in_flight: Arc::new(Semaphore::new(config.max_in_flight)),
+                in_flight: Arc::new(Semaphore::new(permits(config.max_in_flight))),
                 per_address: Arc::new(PerAddress::new(config.max_in_flight_per_address)),
                 callers_per_address: Arc::new(PerAddress::new(config.max_callers_per_address)),
-                connections: Arc::new(Semaphore::new(config.max_connections)),
+                connections: Arc::new(Semaphore::new(permits(config.max_connections))),
                 spent: SpentKeys::new(config.max_spent_keys),
                 metrics: Arc::default(),
                 tasks: TaskTracker::new(),
@@ -309,4 +309,9 @@ impl fmt::Debug for Server {
             .field("hostnames", &self.inner.registry.hostnames())
             .finish_non_exhaustive()
     }
+}
+
+/// As many places as a limit says; there is a number beyond which a semaphore cannot count.
+fn permits(limit: usize) -> usize {
+    limit.min(Semaphore::MAX_PERMITS)
 }

@@ -28,6 +28,9 @@ const TOKEN_REST: Duration = Duration::from_millis(500);
 /// authenticator, which may have to ask elsewhere.
 const TOKEN_PIECES: usize = 8;
 
+/// How often a token is looked at, at most.
+const LEAST_CHECK: Duration = Duration::from_millis(100);
+
 /// Why a device was not let in.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
@@ -144,7 +147,7 @@ impl Inner {
 
     /// Ends a tunnel whose token has run out, or when the server stops. Never returns: the tunnel's end does.
     async fn supervise(&self, peer: &Peer, valid: u64) -> std::convert::Infallible {
-        let mut check = tokio::time::interval(self.config.expiry_check);
+        let mut check = tokio::time::interval(self.config.expiry_check.max(LEAST_CHECK));
         check.tick().await;
         let reason = loop {
             tokio::select! {
