@@ -17,7 +17,7 @@ pub struct ServerConfig {
     /// How long a connection may take until it has shown what it is, and a device until its whole token is there.
     /// Default 10 s.
     pub first_byte_timeout: Duration,
-    /// The same where only devices connect ([`PortRole::Devices`]). Default 2 s.
+    /// The same where only devices connect ([`PortRole::Devices`](super::PortRole::Devices)). Default 2 s.
     pub token_timeout: Duration,
     /// How long a caller may take from there to a complete ClientHello. Default 2 s.
     pub hello_timeout: Duration,
