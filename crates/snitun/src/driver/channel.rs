@@ -282,7 +282,7 @@ impl AsyncWrite for ChannelWriter<'_> {
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let End { shared, key, .. } = self.end;
-        shared.with(|state| state.mux.close(*key, now()));
+        shared.with(|state| state.close_channel(*key));
         Poll::Ready(Ok(()))
     }
 }
@@ -341,6 +341,7 @@ impl AsyncWrite for Channel {
 impl Drop for End {
     fn drop(&mut self) {
         self.shared.with(|state| {
+            state.close_channel(self.key);
             state.mux.release(self.key, now());
             state.forget_waiting(self.key);
         });

@@ -36,6 +36,8 @@ pub(crate) struct State {
     task: Option<Waker>,
     /// The task sleeps because there is nothing to write.
     task_is_idle: bool,
+    /// A channel was closed: there may be a deadline that the sleeping task does not know.
+    closed_channel: bool,
 }
 
 /// Who waits for a channel; indexed by the channel's key.
@@ -87,6 +89,7 @@ impl Shared {
                 acceptor: None,
                 task: None,
                 task_is_idle: false,
+                closed_channel: false,
             }),
             closed: watch::Sender::new(None),
         }
@@ -166,6 +169,12 @@ impl State {
         store(&mut self.waiting(key).writer, cx);
     }
 
+    /// Closes a channel; CLOSE follows what was written, or comes when its time is up.
+    pub(crate) fn close_channel(&mut self, key: ChannelKey) {
+        self.mux.close(key, now());
+        self.closed_channel = true;
+    }
+
     /// Forgets who waits for a channel that is released.
     pub(crate) fn forget_waiting(&mut self, key: ChannelKey) {
         *self.waiting(key) = Waiting::default();
@@ -202,7 +211,8 @@ impl State {
                 wakes.add(waker);
             }
         }
-        if self.task_is_idle && self.mux.has_output() {
+        let closed_channel = std::mem::take(&mut self.closed_channel);
+        if self.task_is_idle && (closed_channel || self.mux.has_output()) {
             self.task_is_idle = false;
             wakes.task = self.task.take();
         }

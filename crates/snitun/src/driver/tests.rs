@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::*;
 use crate::cipher::{Cipher, Role};
+use crate::decoder::Incoming;
 use crate::frame::ChannelId;
 use crate::handshake::{ClientHandshake, ServerHandshake};
 use crate::key::SessionKey;
@@ -21,7 +22,7 @@ use crate::version::ProtocolVersion;
 struct Peer {
     /// Seals what it sends.
     encoder: Encoder,
-    /// Sends pings as fast as they are read, rather than nothing.
+    /// Sends pings as fast as they are read until we end the connection, rather than nothing.
     floods: bool,
     /// Takes whatever is written, rather than nothing.
     reads: bool,
@@ -67,7 +68,8 @@ impl AsyncWrite for Peer {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.floods = false;
         Poll::Ready(Ok(()))
     }
 }
@@ -162,4 +164,25 @@ async fn the_task_sleeps_while_throttling_makes_a_channel_wait() {
     assert_eq!(run.handle.stats().bytes_sent, 64 * 1024 + 5);
     pass(Duration::from_millis(100)).await;
     assert_eq!(run.handle.stats().bytes_sent, 128 * 1024 + 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_that_is_closed_while_paused_gives_up_in_time() {
+    let timeouts = Timeouts {
+        linger: Duration::from_secs(5),
+        ..Timeouts::default()
+    };
+    let run = run(false, true, None, timeouts);
+    let mut channel = run.handle.open(None).unwrap();
+    let id = channel.id();
+    let pause = Incoming::Pause { id };
+    let paused = |state: &mut shared::State| state.mux.handle(pause, now());
+    run.handle.shared.with(paused).unwrap();
+    channel.write_all(&[1; 1000]).await.unwrap();
+    pass(Duration::from_millis(10)).await;
+    drop(channel);
+    pass(Duration::from_secs(4)).await;
+    assert_eq!(run.handle.open_channels(), 1, "it may still be resumed");
+    pass(Duration::from_secs(2)).await;
+    assert_eq!(run.handle.open_channels(), 0);
 }
