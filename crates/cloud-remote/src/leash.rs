@@ -63,7 +63,9 @@ impl Usage {
                 0 => *self.last.lock().unwrap_or_else(PoisonError::into_inner),
                 _ => Instant::now(),
             };
-            let end = since + limit;
+            let Some(end) = since.checked_add(limit) else {
+                return std::future::pending().await;
+            };
             if Instant::now() >= end {
                 return;
             }

@@ -8,9 +8,9 @@
 //!
 //! With `--public`, callers connect there and devices to `--listen`; without it, both to the one port. `--proxy-protocol`
 //! demands a PROXY protocol header on the port for callers, of devices as well where they share it. `--issue` writes a token
-//! with its key and initial vector as JSON, readable by nobody else, for the `forward` example and for tests. One JSON line says when the server
-//! listens and where, another what it has done: on SIGUSR1, and when SIGTERM or Ctrl-C has stopped it. Without arguments it
-//! listens on a free port with a fresh Fernet key, says so, and stops.
+//! with its key and initial vector as JSON, readable by nobody else, for the `forward` example and for tests. One JSON line
+//! says when the server listens and where, another what it has done: on SIGUSR1, and when SIGTERM or Ctrl-C has stopped it.
+//! Without arguments it listens on a free port with a fresh Fernet key, says so, and stops.
 
 use std::error::Error;
 use std::fs::OpenOptions;

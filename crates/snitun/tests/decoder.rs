@@ -11,10 +11,10 @@
 mod pair;
 
 use bytes::BytesMut;
-use pair::{CLIENT, Pair, SERVER, small_limits};
+use pair::{CLIENT, Pair, SERVER, sessions, small_limits};
 use snitun::{
-    ChannelError, ChannelId, Cipher, ClientHandshake, DecodeError, Decoder, FrameType, Header,
-    Incoming, ProtocolVersion, Read, Sealer, ServerHandshake, SessionKey, Write,
+    ChannelError, ChannelId, Cipher, DecodeError, Decoder, FrameType, Header, Incoming,
+    ProtocolVersion, Read, Sealer, Write,
 };
 
 const ID: ChannelId = ChannelId([7; 16]);
@@ -30,15 +30,9 @@ struct Wire {
 
 impl Wire {
     fn new(version: ProtocolVersion, cipher: Cipher) -> Self {
-        let key = || SessionKey::new([3; 32], [4; 16]).with_cipher(cipher);
-        let (mut challenge, mut answer) = (Vec::new(), Vec::new());
-        let mut random = |dest: &mut [u8]| dest.fill(1);
-        let server = ServerHandshake::new(key(), &mut random, &mut challenge).unwrap();
-        let client = ClientHandshake::new(key())
-            .answer(&mut challenge, &mut random, &mut answer)
-            .unwrap();
+        let (client, server) = sessions(cipher);
         Self {
-            sealer: server.verify(&mut answer).unwrap().sealer,
+            sealer: server.sealer,
             decoder: Decoder::new(client.opener, version),
             bytes: BytesMut::new(),
         }

@@ -1,5 +1,6 @@
 //! Two multiplexers, joined by byte pipes on virtual time: random schedules against a simple model, and the cases that the
-//! protocol names one by one. What they may hold and how long they wait is in `limits.rs`.
+//! protocol names one by one. What they may hold and how long they wait is in `limits.rs`, `send_limits.rs` and
+//! `time_limits.rs`.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! The server over real sockets on loopback: whom it lets in, whom it connects, how it stops. What it bounds and counts is in
-//! `server_limits.rs`.
+//! The server over real sockets on loopback: whom it lets in, whom it connects, how it stops. Its other ports are in
+//! `server_ports.rs`, what it bounds and counts in `server_limits.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,14 +10,12 @@
 
 mod support;
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use snitun::client::{ClientConfig, ConnectError};
-use snitun::server::{
-    Authenticator, FernetKeys, PortRole, ServerConfig, ServerEvent, TokenContent, TokenError,
-};
-use snitun::{Cipher, CloseReason, HandshakeError, OpenError, ProtocolVersion, SessionKey};
-use support::{Relay, client_hello, is_closed, noise, seconds_from_now, within};
+use snitun::server::{FernetKeys, ServerConfig, ServerEvent, TokenContent};
+use snitun::{Cipher, CloseReason, HandshakeError, ProtocolVersion, SessionKey};
+use support::{Relay, client_hello, noise, seconds_from_now, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -353,119 +351,6 @@ async fn a_stopping_server_leaves_its_callers_to_finish() {
 
 /// Not by the ClientHello, but as whoever runs the server likes.
 #[tokio::test]
-async fn a_channel_can_be_opened_through_the_handle() {
-    let relay = Relay::start(support::server_config()).await;
-    let refused = relay.handle.open(HOST, None).unwrap_err();
-    assert_eq!(refused, OpenError::NoDevice);
-    let config = relay.invite(HOST, ProtocolVersion::V2, Cipher::AesGcmSiv);
-    let mut device = relay.device(config).await.unwrap();
-    let caller = "2001:db8::7".parse().unwrap();
-    let mut ours = relay
-        .handle
-        .open("Device.Example.com.", Some(caller))
-        .unwrap();
-    let mut theirs = within(device.accept()).await.unwrap();
-    assert_eq!(theirs.peer_ip(), Some(caller));
-    ours.write_all(b"question").await.unwrap();
-    within(theirs.read_exact(&mut [0; 8])).await.unwrap();
-    theirs.write_all(b"answer").await.unwrap();
-    drop(theirs);
-    let mut answer = String::new();
-    within(ours.read_to_string(&mut answer)).await.unwrap();
-    assert_eq!(answer, "answer");
-
-    assert!(relay.handle.tunnel("other.example.com").is_none());
-    let tunnel = relay.handle.tunnel(HOST).unwrap();
-    within(tunnel.ping()).await.unwrap();
-    let stats = tunnel.stats();
-    assert_eq!((stats.bytes_sent, stats.bytes_received), (8, 6));
-    relay.stop().await;
-    assert_eq!(*within(tunnel.closed()).await, CloseReason::Shutdown);
-}
-
-#[tokio::test]
-async fn ports_for_devices_and_for_callers_take_nobody_else() {
-    let relay = Relay::start(support::server_config()).await;
-    let (devices, _) = relay.port(PortRole::Devices, false).await;
-    let (callers, _) = relay.port(PortRole::Callers, true).await;
-    let config = relay.invite(HOST, ProtocolVersion::V2, Cipher::AesCbc);
-    let token = config.token.expose().to_owned();
-    let hello = client_hello(HOST);
-    let proxied = b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n";
-    assert!(is_closed(devices, &hello).await);
-    assert!(is_closed(callers, &[&proxied[..], token.as_bytes()].concat()).await);
-    // A header is demanded where it is switched on, and no ClientHello where it is not.
-    assert!(is_closed(callers, &hello).await);
-    assert!(is_closed(relay.address, &[&proxied[..], &hello].concat()).await);
-
-    let stream = TcpStream::connect(devices).await.unwrap();
-    let mut tunnel = within(snitun::client::connect(stream, config))
-        .await
-        .unwrap();
-    // The header may come in pieces, and together with what follows.
-    let mut caller = TcpStream::connect(callers).await.unwrap();
-    caller.set_nodelay(true).unwrap();
-    for byte in &proxied[..20] {
-        caller.write_all(&[*byte]).await.unwrap();
-        tokio::task::yield_now().await;
-    }
-    let rest = [&proxied[20..], &hello].concat();
-    caller.write_all(&rest).await.unwrap();
-    let mut channel = within(tunnel.accept()).await.unwrap();
-    assert_eq!(channel.peer_ip(), Some("2001:db8::7".parse().unwrap()));
-    let mut first = vec![0; hello.len()];
-    within(channel.read_exact(&mut first)).await.unwrap();
-    assert_eq!(first, hello);
-    relay.stop().await;
-}
-
-/// Knows tokens of another kind, unless whoever knows them is away.
-struct PassPhrase;
-
-impl Authenticator for PassPhrase {
-    async fn authenticate(&self, token: &str, _: SystemTime) -> Result<TokenContent, TokenError> {
-        match token {
-            "open, sesame" => {
-                let key = SessionKey::new([7; 32], [9; 16]);
-                Ok(TokenContent::new(HOST, key, seconds_from_now(60)))
-            }
-            "are you there?" => Err(TokenError::Unavailable),
-            _ => Err(TokenError::Invalid),
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_port_for_devices_takes_whatever_token_the_authenticator_knows() {
-    let relay = Relay::start_with(PassPhrase, support::server_config()).await;
-    let (devices, _) = relay.port(PortRole::Devices, false).await;
-    let connect = async |address, token: &str| {
-        let key = SessionKey::new([7; 32], [9; 16]).aes_cbc();
-        let stream = TcpStream::connect(address).await.unwrap();
-        within(snitun::client::connect(
-            stream,
-            ClientConfig::new(token, key),
-        ))
-        .await
-    };
-    let mut tunnel = connect(devices, "open, sesame").await.unwrap();
-    drop(relay.call(&mut tunnel, HOST).await);
-    let refused = connect(devices, "open, pepper").await.unwrap_err();
-    assert!(matches!(refused, ConnectError::TokenRefused), "{refused}");
-    let refused = connect(devices, "are you there?").await.unwrap_err();
-    assert!(matches!(refused, ConnectError::TokenRefused), "{refused}");
-    // Where callers come too, they are told apart by the first bytes.
-    let refused = connect(relay.address, "open, sesame").await.unwrap_err();
-    assert!(matches!(refused, ConnectError::TokenRefused), "{refused}");
-    let metrics = relay.handle.metrics();
-    assert_eq!(metrics.devices_connected, 1);
-    assert_eq!(metrics.devices_bad_token, 1);
-    assert_eq!(metrics.devices_unchecked_token, 1);
-    assert_eq!(metrics.refused_unknown, 1);
-    relay.stop().await;
-}
-
-#[tokio::test]
 async fn fernet_keys_are_replaced_without_refusing_older_tokens() {
     let (old, new) = (FernetKeys::generate_key(), FernetKeys::generate_key());
     let both = FernetKeys::from_keys(&[&*new, &*old]).unwrap();
@@ -482,16 +367,5 @@ async fn fernet_keys_are_replaced_without_refusing_older_tokens() {
         let config = ClientConfig::new(token, content.key.aes_cbc());
         assert_eq!(relay.device(config).await.is_ok(), let_in);
     }
-    relay.stop().await;
-}
-
-#[tokio::test]
-async fn an_ipv4_caller_keeps_its_address_on_a_port_for_both_families() {
-    let relay = Relay::start(support::server_config()).await;
-    let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
-    let _tunnel = relay.device(config).await.unwrap();
-    let seen: std::net::IpAddr = "::ffff:192.0.2.7".parse().unwrap();
-    let channel = relay.handle.open("device.example.com", Some(seen)).unwrap();
-    assert_eq!(channel.peer_ip(), Some("192.0.2.7".parse().unwrap()));
     relay.stop().await;
 }

@@ -330,6 +330,7 @@ async fn a_server_bears_settings_that_say_never_and_any_number() {
         max_connections: usize::MAX,
         public_idle: Duration::MAX,
         hello_timeout: Duration::MAX,
+        first_byte_timeout: Duration::MAX,
         ..support::server_config()
     })
     .await;

@@ -92,8 +92,8 @@ impl Mux {
         }
     }
 
-    /// Closes every channel behind its data and refuses new ones; the connection has until [`Timeouts::drain`](crate::Timeouts::drain) to get rid
-    /// of that, and [`Mux::is_drained`] tells when it has.
+    /// Closes every channel behind its data and refuses new ones; the connection has until
+    /// [`Timeouts::drain`](crate::Timeouts::drain) to get rid of that, and [`Mux::is_drained`] tells when it has.
     pub fn drain(&mut self, now: Instant) {
         if self.timers.is_draining() {
             return;

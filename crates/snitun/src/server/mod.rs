@@ -39,6 +39,8 @@ use spent::SpentKeys;
 use token::DynAuthenticator;
 pub use token::{Authenticator, FernetKeys, TokenContent, TokenError};
 
+use crate::limits::Timeouts;
+
 /// Read at first, to see what a connection is.
 const FIRST_READ: usize = 2048;
 /// How a TLS connection begins: the type of a record with a ClientHello.
@@ -240,11 +242,11 @@ impl Inner {
         // Frames and TLS records are complete when they are written: waiting for more only costs time.
         stream.set_nodelay(true)?;
         let mut first = Vec::with_capacity(FIRST_READ);
-        let until = Instant::now()
-            + match port.role {
-                PortRole::Any | PortRole::Callers => self.config.first_byte_timeout,
-                PortRole::Devices => self.config.token_timeout,
-            };
+        let wait = match port.role {
+            PortRole::Any | PortRole::Callers => self.config.first_byte_timeout,
+            PortRole::Devices => self.config.token_timeout,
+        };
+        let until = Instant::now() + wait.min(Timeouts::LONGEST);
         let begin = async {
             let source = if port.proxy_protocol {
                 port::read_proxy_header(&mut stream, &mut first).await?

@@ -10,7 +10,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use snitun::{
     ChannelId, ChannelKey, Cipher, ClientHandshake, CloseReason, Decoder, Encoder, Event, Limits,
-    Mux, MuxConfig, ProtocolVersion, Read, Role, ServerHandshake, SessionKey, Timeouts, WriteBatch,
+    Mux, MuxConfig, ProtocolVersion, Read, Role, ServerHandshake, Session, SessionKey, Timeouts,
+    WriteBatch,
 };
 
 pub(crate) const CLIENT: usize = 0;
@@ -40,6 +41,18 @@ pub(crate) fn entropy(seed: u64) -> Box<dyn snitun::Entropy> {
     Box::new(move |dest: &mut [u8]| random.fill_bytes(dest))
 }
 
+/// What a handshake that has succeeded leaves the client and the server with.
+pub(crate) fn sessions(cipher: Cipher) -> (Session, Session) {
+    let key = || SessionKey::new([3; 32], [4; 16]).with_cipher(cipher);
+    let (mut challenge, mut answer) = (Vec::new(), Vec::new());
+    let mut random = |dest: &mut [u8]| dest.fill(1);
+    let server = ServerHandshake::new(key(), &mut random, &mut challenge).unwrap();
+    let client = ClientHandshake::new(key())
+        .answer(&mut challenge, &mut random, &mut answer)
+        .unwrap();
+    (client, server.verify(&mut answer).unwrap())
+}
+
 impl Pair {
     pub(crate) fn new(version: ProtocolVersion, cipher: Cipher, limits: Limits, seed: u64) -> Self {
         Self::with(version, cipher, limits, Timeouts::default(), None, seed)
@@ -53,16 +66,9 @@ impl Pair {
         throttling: Option<u32>,
         seed: u64,
     ) -> Self {
-        let key = || SessionKey::new([3; 32], [4; 16]).with_cipher(cipher);
-        let (mut challenge, mut answer) = (Vec::new(), Vec::new());
-        let mut random = |dest: &mut [u8]| dest.fill(1);
-        let server = ServerHandshake::new(key(), &mut random, &mut challenge).unwrap();
-        let client = ClientHandshake::new(key())
-            .answer(&mut challenge, &mut random, &mut answer)
-            .unwrap();
-        let server = server.verify(&mut answer).unwrap();
+        let (client, server) = sessions(cipher);
         let now = Instant::now();
-        let side = |role, session: snitun::Session| Side {
+        let side = |role, session: Session| Side {
             mux: Mux::new(
                 MuxConfig {
                     role,

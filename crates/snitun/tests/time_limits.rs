@@ -1,0 +1,164 @@
+//! How long a connection may wait: pings, silence, a peer that does not read, draining.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+#[path = "support/pair.rs"]
+mod pair;
+
+use std::time::Duration;
+
+use pair::{CLIENT, Pair, SERVER, small_limits};
+use snitun::{Cipher, CloseReason, Event, Incoming, Limits, ProtocolVersion, Timeouts};
+
+#[test]
+fn endless_timeouts_are_a_year() {
+    let endless = Duration::MAX;
+    let timeouts = Timeouts {
+        handshake: endless,
+        ping_interval: endless,
+        ping_answer: endless,
+        idle: endless,
+        linger: endless,
+        drain: endless,
+    };
+    let mut pair = Pair::with(
+        ProtocolVersion::V1,
+        Cipher::AesCbc,
+        Limits::default(),
+        timeouts,
+        None,
+        1,
+    );
+    let key = pair.open();
+    pair.settle();
+    let now = pair.now;
+    pair.sides[SERVER].mux.close(key, now);
+    pair.sides[SERVER].mux.drain(now);
+    pair.settle();
+    assert!(pair.sides[SERVER].mux.is_drained());
+    let due = pair.sides[CLIENT].mux.poll_timeout().unwrap();
+    assert_eq!(due - pair.now, Duration::from_secs(365 * 24 * 3600));
+}
+
+#[test]
+fn pings_are_sent_answered_and_missed() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    for _ in 0..10 {
+        pair.advance(Duration::from_secs(50));
+        pair.settle();
+    }
+    let events = &pair.sides[CLIENT].events;
+    let pongs = |event: &&Event| matches!(event, Event::Pong { .. });
+    assert_eq!(events.iter().filter(pongs).count(), 10);
+    assert!(
+        pair.sides[SERVER].events.is_empty(),
+        "a server does not ping"
+    );
+
+    // From now on nothing arrives any more; the ping at 50 s has until 140 s.
+    pair.advance(Duration::from_secs(50));
+    pair.write(CLIENT, usize::MAX);
+    for _ in 0..8 {
+        pair.advance(Duration::from_secs(10));
+        pair.write(CLIENT, usize::MAX);
+        assert_eq!(pair.sides[CLIENT].ended, None);
+    }
+    pair.advance(Duration::from_secs(10));
+    assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::PingTimeout));
+    // The other end has heard nothing for longer than it waits.
+    pair.advance(Duration::from_secs(10));
+    assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::Idle));
+}
+
+#[test]
+fn a_ping_is_not_given_up_while_its_answer_may_be_behind_other_bytes() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    let key = pair.open();
+    pair.settle();
+    pair.advance(Duration::from_secs(50));
+    // The ping is on its way, and the server has too much to say before it answers.
+    pair.write(CLIENT, usize::MAX);
+    for _ in 0..12 {
+        pair.advance(Duration::from_secs(10));
+        pair.sides[SERVER].mux.write(key, &[1; 1000]);
+        pair.write(SERVER, usize::MAX);
+        pair.read(CLIENT, usize::MAX);
+        assert_eq!(pair.sides[CLIENT].ended, None);
+    }
+    for _ in 0..6 {
+        pair.advance(Duration::from_secs(10));
+    }
+    assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::PingTimeout));
+}
+
+#[test]
+fn the_answer_to_a_later_ping_answers_the_earlier_ones() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    let ids = [pair.id(), pair.id(), pair.id()];
+    let mux = &mut pair.sides[CLIENT].mux;
+    let mut now = pair.now;
+    for id in ids {
+        assert!(mux.ping(id, now));
+        now += Duration::from_secs(1);
+    }
+    mux.handle(Incoming::Pong { id: ids[1] }, now).unwrap();
+    for (id, seconds) in [(ids[0], 3), (ids[1], 2)] {
+        let elapsed = Duration::from_secs(seconds);
+        assert_eq!(mux.poll_event(), Some(Event::Pong { id, elapsed }));
+    }
+    assert_eq!(mux.poll_event(), None, "the third one is still out");
+    // An answer that nobody asked for answers nothing.
+    mux.handle(Incoming::Pong { id: ids[0] }, now).unwrap();
+    assert_eq!(mux.poll_event(), None);
+}
+
+#[test]
+fn a_peer_that_reads_nothing_is_given_up() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    pair.sides[SERVER].mux.handle_write_blocked(pair.now);
+    for _ in 0..11 {
+        pair.advance(Duration::from_secs(10));
+        pair.sides[SERVER].mux.handle_received(pair.now);
+        assert_eq!(pair.sides[SERVER].ended, None);
+    }
+    pair.advance(Duration::from_secs(10));
+    assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::WriteStalled));
+}
+
+#[test]
+fn a_server_hears_from_its_peer_or_gives_it_up() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, small_limits(), 1);
+    pair.settle();
+    for second in 1..120 {
+        pair.now += Duration::from_secs(1);
+        if second % 10 == 0 {
+            pair.open();
+        }
+        // The system takes it; the peer never gets it.
+        pair.write(SERVER, usize::MAX);
+        let server = &mut pair.sides[SERVER];
+        assert!(server.mux.poll_timeout().is_some_and(|due| due > pair.now));
+    }
+    pair.now += Duration::from_secs(1);
+    let server = &mut pair.sides[SERVER].mux;
+    assert_eq!(server.handle_timeout(pair.now), Err(CloseReason::Idle));
+}
+
+#[test]
+fn draining_has_an_end() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    let key = pair.open();
+    let mux = &mut pair.sides[SERVER].mux;
+    mux.write(key, b"goodbye");
+    mux.drain(pair.now);
+    pair.advance(Duration::from_millis(1999));
+    assert_eq!(pair.sides[SERVER].ended, None);
+    assert!(!pair.sides[SERVER].mux.is_drained());
+    pair.advance(Duration::from_millis(1));
+    assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::Local));
+}
