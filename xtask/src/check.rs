@@ -1,7 +1,8 @@
 //! Checks that `ci` is made of and that are worth running by themselves.
 
 use std::env;
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -38,6 +39,12 @@ const IMPURE: &[&str] = &[
     "rand_core",
     "time",
 ];
+
+/// Modules of snitun that are there with features only.
+const WITH_FEATURES: &[&str] = &["client", "driver", "relay", "server", "socket"];
+
+/// What asks the system for the time.
+const CLOCKS: &[&str] = &["Instant", "SystemTime"];
 
 /// A target without operating system, clock and random source.
 const BARE_TARGET: &str = "wasm32-unknown-unknown";
@@ -116,6 +123,30 @@ fn sans_io() -> Result<()> {
         .collect();
     if !impure.is_empty() {
         bail!("snitun without features depends on {}", impure.join(", "));
+    }
+    no_clock(&workspace::root().join("crates/snitun/src"))
+}
+
+/// The core of snitun is told the time and never asks for it: on [`BARE_TARGET`] that would be a panic.
+fn no_clock(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let gated = path
+            .file_stem()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| WITH_FEATURES.contains(&name));
+        if path.is_dir() && !gated {
+            no_clock(&path)?;
+        } else if path.is_file() && !gated {
+            let text = fs::read_to_string(&path)?;
+            let code = text
+                .lines()
+                .filter(|line| !line.trim_start().starts_with("//"));
+            let mut words = code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric()));
+            if let Some(clock) = words.find(|word| CLOCKS.contains(word)) {
+                bail!("{} uses {clock}: the core takes a `Moment`", path.display());
+            }
+        }
     }
     Ok(())
 }

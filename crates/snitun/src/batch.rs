@@ -61,6 +61,18 @@ impl WriteBatch {
         self.len == 0
     }
 
+    /// All that is left to write, if it is in one piece.
+    pub fn single(&self) -> Option<&[u8]> {
+        if self.pieces.len() != 1 {
+            return None;
+        }
+        let bytes = match self.pieces.front()? {
+            Piece::Scratch { len } => &self.scratch[self.scratch_start..][..*len],
+            Piece::Chained(bytes) => bytes,
+        };
+        Some(&bytes[self.written..])
+    }
+
     /// Puts the pieces to write into `slices`, as many as fit, and returns how many that are.
     pub fn slices<'batch>(&'batch self, slices: &mut [IoSlice<'batch>]) -> usize {
         let mut offset = self.scratch_start;
@@ -143,6 +155,10 @@ mod tests {
     use super::*;
 
     fn rest(batch: &WriteBatch) -> Vec<u8> {
+        if let Some(single) = batch.single() {
+            assert_eq!(batch.pieces.len(), 1);
+            return single.to_vec();
+        }
         let mut slices = [IoSlice::new(&[]); 8];
         let count = batch.slices(&mut slices);
         slices[..count]

@@ -91,6 +91,7 @@ mod handshake;
 mod hex;
 mod key;
 mod limits;
+mod moment;
 mod mux;
 mod version;
 
@@ -122,6 +123,7 @@ pub use handshake::{
 };
 pub use key::{IV_LEN, KEY_LEN, KeyError, SessionKey};
 pub use limits::{Limits, Timeouts};
+pub use moment::Moment;
 pub use mux::{ChannelKey, Event, Mux, MuxConfig, Read, Write};
 #[cfg(feature = "driver")]
 pub use relay::{Relayed, relay};

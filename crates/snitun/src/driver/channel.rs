@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
-use super::shared::{Shared, now};
+use super::shared::Shared;
 use crate::close::ChannelError;
 use crate::frame::ChannelId;
 use crate::mux::{ChannelKey, Read, Write};
@@ -342,7 +342,7 @@ impl Drop for End {
     fn drop(&mut self) {
         self.shared.with(|state| {
             state.close_channel(self.key);
-            state.mux.release(self.key, now());
+            state.mux.release(self.key, state.clock.now());
             state.forget_waiting(self.key);
         });
     }

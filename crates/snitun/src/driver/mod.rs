@@ -16,6 +16,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+
 use std::fmt;
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -29,7 +30,7 @@ use tokio::sync::oneshot;
 pub use channel::{Channel, ChannelReader, ChannelWriter};
 pub use random::NoRandomness;
 pub(crate) use random::Random;
-pub(crate) use shared::now;
+
 
 use shared::Shared;
 use task::Task;
@@ -38,7 +39,7 @@ use crate::close::{CloseReason, OpenError};
 use crate::decoder::Decoder;
 use crate::encoder::Encoder;
 use crate::handshake::Session;
-use crate::mux::{ChannelKey, Mux, MuxConfig};
+use crate::mux::{ChannelKey, MuxConfig};
 use crate::stats::TunnelStats;
 
 /// Bytes that a task moves before others on its thread get their turn, and before the runtime looks for what else has come:
@@ -58,7 +59,7 @@ where
     let version = config.version;
     let encoder = Encoder::new(session.sealer, version, Box::new(Random::new()?));
     let decoder = Decoder::new(session.opener, version);
-    let shared = Arc::new(Shared::new(Mux::new(config, now()), Random::new()?));
+    let shared = Arc::new(Shared::new(config, Random::new()?));
     let task = Task::new(stream, Arc::clone(&shared), decoder, encoder);
     Ok((TunnelHandle { shared }, task.run()))
 }
@@ -137,7 +138,7 @@ impl TunnelHandle {
                 return Err(PingError::Closed);
             }
             let id = state.random.id();
-            if !state.mux.ping(id, now()) {
+            if !state.mux.ping(id, state.clock.now()) {
                 return Err(PingError::TooMany);
             }
             state.pings.retain(|(_, waiting)| !waiting.is_closed());

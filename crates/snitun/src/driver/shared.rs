@@ -5,21 +5,41 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
-use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use super::random::Random;
 use crate::close::CloseReason;
 use crate::frame::ChannelId;
-use crate::mux::{ChannelKey, Event, Mux};
+use crate::moment::Moment;
+use crate::mux::{ChannelKey, Event, Mux, MuxConfig};
 
-/// The current time of the runtime, which tests may have stopped.
-pub(crate) fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
+/// The runtime's clock, which tests may have stopped, as the multiplexer sees it.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self {
+            start: Instant::now(),
+        }
+    }
+
+    pub(crate) fn now(self) -> Moment {
+        Moment::after_start(self.start.elapsed())
+    }
+
+    /// The same moment for the runtime's timers.
+    pub(crate) fn instant(self, moment: Moment) -> Instant {
+        self.start + moment.since_start()
+    }
 }
 
 pub(crate) struct Shared {
+    pub(crate) clock: Clock,
     state: Mutex<State>,
     /// `None` while the tunnel lives.
     pub(crate) closed: watch::Sender<Option<Arc<CloseReason>>>,
@@ -27,6 +47,7 @@ pub(crate) struct Shared {
 
 pub(crate) struct State {
     pub(crate) mux: Mux,
+    pub(crate) clock: Clock,
     pub(crate) random: Random,
     /// Why the tunnel is being closed, once it is.
     pub(crate) closing: Option<CloseReason>,
@@ -36,8 +57,8 @@ pub(crate) struct State {
     task: Option<Waker>,
     /// The task sleeps because there is nothing to write.
     task_is_idle: bool,
-    /// A channel was closed: there may be a deadline that the sleeping task does not know.
-    closed_channel: bool,
+    /// A channel was closed while the task slept: there may be a deadline that it does not know.
+    new_deadline: bool,
 }
 
 /// Who waits for a channel; indexed by the channel's key.
@@ -47,7 +68,7 @@ struct Waiting {
     writer: Option<Waker>,
 }
 
-/// Wakers to be used once the lock is released. Dropping it wakes them.
+/// Wakers to be used once the lock is released.
 #[derive(Default)]
 pub(crate) struct Wakes {
     task: Option<Waker>,
@@ -64,24 +85,21 @@ impl Wakes {
             self.others.push(waker);
         }
     }
-}
 
-impl Drop for Wakes {
-    fn drop(&mut self) {
-        for waker in self.first.take().into_iter().chain(self.others.drain(..)) {
-            waker.wake();
-        }
-        if let Some(task) = self.task.take() {
-            task.wake();
-        }
+    fn wake(self) {
+        let all = [self.first, self.task].into_iter().flatten();
+        all.chain(self.others).for_each(Waker::wake);
     }
 }
 
 impl Shared {
-    pub(crate) fn new(mux: Mux, random: Random) -> Self {
+    pub(crate) fn new(config: MuxConfig, random: Random) -> Self {
+        let clock = Clock::new();
         Self {
+            clock,
             state: Mutex::new(State {
-                mux,
+                mux: Mux::new(config, clock.now()),
+                clock,
                 random,
                 closing: None,
                 pings: Vec::new(),
@@ -89,7 +107,7 @@ impl Shared {
                 acceptor: None,
                 task: None,
                 task_is_idle: false,
-                closed_channel: false,
+                new_deadline: false,
             }),
             closed: watch::Sender::new(None),
         }
@@ -97,13 +115,14 @@ impl Shared {
 
     /// Runs `change` under the lock, then wakes whom it concerns.
     pub(crate) fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        // Declared before the guard, so dropped after it.
-        let mut wakes = Wakes::default();
         let mut state = self.lock();
         let result = change(&mut state);
-        state.collect(&mut wakes);
-        drop(state);
-        drop(wakes);
+        // Most changes concern nobody else.
+        if state.has_news() {
+            let wakes = state.collect();
+            drop(state);
+            wakes.wake();
+        }
         result
     }
 
@@ -125,7 +144,7 @@ impl Shared {
     /// The tunnel is gone.
     pub(crate) fn end(&self, reason: CloseReason) {
         self.with(|state| {
-            state.mux.end(now());
+            state.mux.end(state.clock.now());
             state.pings.clear();
             state.closing.get_or_insert(reason.clone());
         });
@@ -155,6 +174,7 @@ impl State {
     /// The task is awake.
     pub(crate) fn unpark_task(&mut self) {
         self.task_is_idle = false;
+        self.new_deadline = false;
     }
 
     pub(crate) fn park_acceptor(&mut self, cx: &Context<'_>) {
@@ -171,8 +191,8 @@ impl State {
 
     /// Closes a channel; CLOSE follows what was written, or comes when its time is up.
     pub(crate) fn close_channel(&mut self, key: ChannelKey) {
-        self.mux.close(key, now());
-        self.closed_channel = true;
+        self.mux.close(key, self.clock.now());
+        self.new_deadline = self.task_is_idle;
     }
 
     /// Forgets who waits for a channel that is released.
@@ -187,8 +207,18 @@ impl State {
         &mut self.waiting[key.index()]
     }
 
+    /// Whether there is anybody to be woken.
+    fn has_news(&self) -> bool {
+        self.mux.has_events() || self.task_is_wanted()
+    }
+
+    fn task_is_wanted(&self) -> bool {
+        self.task_is_idle && (self.new_deadline || self.mux.has_output())
+    }
+
     /// Turns the multiplexer's events into wakers.
-    fn collect(&mut self, wakes: &mut Wakes) {
+    fn collect(&mut self) -> Wakes {
+        let mut wakes = Wakes::default();
         while let Some(event) = self.mux.poll_event() {
             let waker = match event {
                 Event::Acceptable => self.acceptor.take(),
@@ -196,7 +226,7 @@ impl State {
                 Event::Writable(key) => self.waiting(key).writer.take(),
                 Event::PingDue => {
                     let id = self.random.id();
-                    self.mux.ping(id, now());
+                    self.mux.ping(id, self.clock.now());
                     None
                 }
                 Event::Pong { id, elapsed } => {
@@ -211,11 +241,11 @@ impl State {
                 wakes.add(waker);
             }
         }
-        let closed_channel = std::mem::take(&mut self.closed_channel);
-        if self.task_is_idle && (closed_channel || self.mux.has_output()) {
-            self.task_is_idle = false;
+        if self.task_is_wanted() {
+            self.unpark_task();
             wakes.task = self.task.take();
         }
+        wakes
     }
 }
 

@@ -8,18 +8,19 @@ use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Sleep;
 
 use super::TURN;
 use super::input::Input;
-use super::shared::{Shared, now};
+use super::shared::Shared;
 use crate::batch::WriteBatch;
 use crate::close::CloseReason;
 use crate::decoder::{Decoder, Incoming};
 use crate::encoder::Encoder;
+use crate::moment::Moment;
 
 /// Pieces given to one vectored write.
 const SLICES: usize = 64;
@@ -37,11 +38,11 @@ pub(crate) struct Task<S> {
     input: Input,
     sleep: Pin<Box<Sleep>>,
     /// When `sleep` is set to go off.
-    armed: Instant,
+    armed: Moment,
     /// Whom `sleep` will wake: as long as that is us, and it is not yet time, there is no need to ask it.
     sleeper: Option<Waker>,
     /// When the multiplexer has something to do, as of the last time that the task was parked.
-    timeout: Option<Instant>,
+    timeout: Option<Moment>,
     /// Something was written since the last flush.
     unflushed: bool,
     /// Bytes received in this turn.
@@ -52,7 +53,8 @@ pub(crate) struct Task<S> {
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
     pub(crate) fn new(stream: S, shared: Arc<Shared>, decoder: Decoder, encoder: Encoder) -> Self {
-        let armed = now();
+        let armed = shared.clock.now();
+        let sleep = tokio::time::sleep_until(shared.clock.instant(armed));
         Self {
             stream,
             shared,
@@ -60,7 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             encoder,
             batch: WriteBatch::new(),
             input: Input::default(),
-            sleep: Box::pin(tokio::time::sleep_until(armed.into())),
+            sleep: Box::pin(sleep),
             armed,
             sleeper: None,
             timeout: None,
@@ -99,10 +101,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         self.received = 0;
+        // Asked once, and when a timer has gone off: a turn takes some tens of microseconds.
+        let mut now = self.shared.clock.now();
         // Whether something may have come up to be written since the task was last parked.
         let mut stale = true;
         loop {
-            let now = now();
             // Before writing: what has come may ask for an answer, and a connection that takes all we have must not keep us
             // from hearing PAUSE.
             let read = match self.poll_read(cx, now) {
@@ -122,7 +125,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             // Time goes on for a peer that always has something to read as well.
             match self.poll_time(cx, now) {
                 Poll::Ready(Err(reason)) => return Poll::Ready(reason),
-                Poll::Ready(Ok(())) if !read => stale = true,
+                Poll::Ready(Ok(())) if !read => {
+                    now = self.shared.clock.now();
+                    stale = true;
+                }
                 Poll::Pending if !read => return Poll::Pending,
                 Poll::Ready(Ok(())) | Poll::Pending => {
                     // Wakes us once the runtime has looked around; nothing else is waited for.
@@ -134,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
     }
 
     /// Writes until there is nothing to write (ready, the task parked as idle) or the connection is full (pending).
-    fn poll_write(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), CloseReason>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, now: Moment) -> Poll<Result<(), CloseReason>> {
         let mut sent = false;
         loop {
             if self.batch.is_empty() {
@@ -165,12 +171,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
                     break;
                 }
             }
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = self.batch.slices(&mut slices);
             let stream = Pin::new(&mut self.stream);
-            let written = if count == 1 {
-                stream.poll_write(cx, &slices[0])
+            let written = if let Some(single) = self.batch.single() {
+                stream.poll_write(cx, single)
             } else {
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let count = self.batch.slices(&mut slices);
                 stream.poll_write_vectored(cx, &slices[..count])
             };
             match written {
@@ -210,7 +216,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
     }
 
     /// One read, and all the frames in it.
-    fn poll_read(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), CloseReason>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, now: Moment) -> Poll<Result<(), CloseReason>> {
         // `read_buf` keeps nothing between polls, so that making it anew each time loses nothing.
         let read = ready!(pin!(self.stream.read_buf(self.input.with_room())).poll(cx));
         match read {
@@ -239,7 +245,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
     }
 
     /// Ready when something was due.
-    fn poll_time(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<Result<(), CloseReason>> {
+    fn poll_time(&mut self, cx: &mut Context<'_>, now: Moment) -> Poll<Result<(), CloseReason>> {
         let Some(timeout) = self.timeout else {
             return Poll::Pending;
         };
@@ -253,7 +259,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
         // goes off: cheaper than moving it with every read.
         if timeout < self.armed || self.armed <= now {
             self.armed = timeout;
-            self.sleep.as_mut().reset(timeout.into());
+            self.sleep
+                .as_mut()
+                .reset(self.shared.clock.instant(timeout));
         } else if self
             .sleeper
             .as_ref()

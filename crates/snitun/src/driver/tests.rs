@@ -176,7 +176,7 @@ async fn a_channel_that_is_closed_while_paused_gives_up_in_time() {
     let mut channel = run.handle.open(None).unwrap();
     let id = channel.id();
     let pause = Incoming::Pause { id };
-    let paused = |state: &mut shared::State| state.mux.handle(pause, now());
+    let paused = |state: &mut shared::State| state.mux.handle(pause, state.clock.now());
     run.handle.shared.with(paused).unwrap();
     channel.write_all(&[1; 1000]).await.unwrap();
     pass(Duration::from_millis(10)).await;

@@ -1,7 +1,7 @@
 //! One channel of the multiplexer: its phase, its queues, its flow control.
 
+use crate::moment::Moment;
 use std::net::IpAddr;
-use std::time::Instant;
 
 use super::queue::{RecvQueue, SendQueue};
 use crate::close::ChannelError;
@@ -13,7 +13,7 @@ pub(super) enum Phase {
     /// Data goes both ways.
     Open,
     /// We are done; CLOSE goes out behind what is queued, or at the latest then without it.
-    Closing { give_up: Instant },
+    Closing { give_up: Moment },
     /// CLOSE was sent or received, or the tunnel ended. What was received can still be read.
     Closed,
 }

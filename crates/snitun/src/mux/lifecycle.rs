@@ -3,8 +3,8 @@
 //! A channel has two lives, on the wire and with the application, which end each for itself: its id is free again once the
 //! wire is done with it, its slot once the application is as well.
 
+use crate::moment::Moment;
 use std::net::IpAddr;
-use std::time::Instant;
 
 use super::channel::{ChannelState, Phase};
 use super::transmit::Control;
@@ -59,7 +59,7 @@ impl Mux {
     }
 
     /// Closes a channel in both directions: CLOSE goes out behind what was written. What was received can still be read.
-    pub fn close(&mut self, key: ChannelKey, now: Instant) {
+    pub fn close(&mut self, key: ChannelKey, now: Moment) {
         let give_up = now + self.config.timeouts.linger;
         if let Some(channel) = channel_mut(&mut self.slots, key)
             && channel.phase == Phase::Open
@@ -81,7 +81,7 @@ impl Mux {
     }
 
     /// The application is done with a channel: closes it, drops what was received, and makes the key invalid.
-    pub fn release(&mut self, key: ChannelKey, now: Instant) {
+    pub fn release(&mut self, key: ChannelKey, now: Moment) {
         self.close(key, now);
         if let Some(channel) = channel_mut(&mut self.slots, key) {
             channel.held = false;
@@ -94,7 +94,7 @@ impl Mux {
 
     /// Closes every channel behind its data and refuses new ones; the connection has until
     /// [`Timeouts::drain`](crate::Timeouts::drain) to get rid of that, and [`Mux::is_drained`] tells when it has.
-    pub fn drain(&mut self, now: Instant) {
+    pub fn drain(&mut self, now: Moment) {
         if self.timers.is_draining() {
             return;
         }
@@ -114,7 +114,7 @@ impl Mux {
     }
 
     /// The connection is gone: nothing more comes or goes. Readers get what was received, then the failure.
-    pub fn end(&mut self, now: Instant) {
+    pub fn end(&mut self, now: Moment) {
         self.ended = true;
         self.control.clear();
         for key in self.keys() {
@@ -125,7 +125,7 @@ impl Mux {
         self.release_unaccepted(now);
     }
 
-    fn release_unaccepted(&mut self, now: Instant) {
+    fn release_unaccepted(&mut self, now: Moment) {
         while let Some(key) = self.unaccepted.pop_front() {
             self.release(key, now);
         }

@@ -24,7 +24,7 @@ mod transmit;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 
@@ -32,6 +32,7 @@ use crate::cipher::Role;
 use crate::close::ChannelError;
 use crate::frame::ChannelId;
 use crate::limits::{Limits, Timeouts};
+use crate::moment::Moment;
 use crate::stats::TunnelStats;
 use crate::version::ProtocolVersion;
 
@@ -127,6 +128,8 @@ pub struct Mux {
     free: Vec<usize>,
     /// Channels that the wire knows, by their id there.
     by_id: HashMap<ChannelId, ChannelKey>,
+    /// The channel that the last data was for, which is most likely the next one's.
+    last_found: Option<ChannelKey>,
     unaccepted: VecDeque<ChannelKey>,
     control: VecDeque<Control>,
     refusals: usize,
@@ -149,7 +152,7 @@ pub struct Mux {
 
 impl Mux {
     /// A multiplexer for a connection whose handshake ended at `now`.
-    pub fn new(mut config: MuxConfig, now: Instant) -> Self {
+    pub fn new(mut config: MuxConfig, now: Moment) -> Self {
         config.timeouts = config.timeouts.bounded();
         let timers = Timers::new(&config, now);
         Self {
@@ -157,6 +160,7 @@ impl Mux {
             slots: Vec::new(),
             free: Vec::new(),
             by_id: HashMap::new(),
+            last_found: None,
             unaccepted: VecDeque::new(),
             control: VecDeque::new(),
             refusals: 0,
@@ -210,6 +214,11 @@ impl Mux {
         self.control.len()
     }
 
+    /// Whether [`Mux::poll_event`] has something to tell.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// What to tell the application next.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
@@ -224,6 +233,18 @@ impl Mux {
             open.then_some(ChannelKey { index, generation })
         });
         keys.collect()
+    }
+
+    /// The channel that goes by `id` on the wire.
+    fn find(&mut self, id: ChannelId) -> Option<ChannelKey> {
+        let last = self.last_found.filter(|key| {
+            self.channel(*key)
+                .is_some_and(|channel| channel.id == id && channel.phase != Phase::Closed)
+        });
+        if last.is_none() {
+            self.last_found = self.by_id.get(&id).copied();
+        }
+        self.last_found
     }
 
     fn channel(&self, key: ChannelKey) -> Option<&ChannelState> {

@@ -3,8 +3,8 @@
 //! Nothing here waits and nothing here fails because of one channel: a frame for a channel that is gone is ignored, one
 //! that is too much closes its own channel.
 
+use crate::moment::Moment;
 use std::net::IpAddr;
-use std::time::Instant;
 
 use bytes::BytesMut;
 
@@ -31,7 +31,7 @@ impl Mux {
     ///
     /// # Errors
     /// [`CloseReason::Flooded`]; the connection is to be ended.
-    pub fn handle(&mut self, incoming: Incoming, now: Instant) -> Result<(), CloseReason> {
+    pub fn handle(&mut self, incoming: Incoming, now: Moment) -> Result<(), CloseReason> {
         if self.control.len() > MAX_CONTROL + 2 * self.config.limits.max_channels {
             return Err(CloseReason::Flooded);
         }
@@ -96,7 +96,7 @@ impl Mux {
     }
 
     fn handle_data(&mut self, id: ChannelId, data: BytesMut) -> Result<(), CloseReason> {
-        let Some(key) = self.by_id.get(&id).copied() else {
+        let Some(key) = self.find(id) else {
             return Ok(());
         };
         let limits = &self.config.limits;

@@ -175,7 +175,7 @@ impl Mux {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use crate::moment::Moment;
 
     use super::*;
     use crate::cipher::Role;
@@ -192,7 +192,7 @@ mod tests {
             send_total: 200_000,
             ..Limits::default()
         };
-        let now = Instant::now();
+        let now = Moment::START;
         let config = MuxConfig {
             role: Role::Server,
             version: ProtocolVersion::V1,

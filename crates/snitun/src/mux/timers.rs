@@ -1,7 +1,7 @@
 //! Everything of the multiplexer that depends on time.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::channel::{Barrier, Phase};
 use super::transmit::Control;
@@ -10,6 +10,7 @@ use crate::cipher::Role;
 use crate::close::CloseReason;
 use crate::frame::ChannelId;
 use crate::limits::Timeouts;
+use crate::moment::Moment;
 
 /// Pings that may wait for an answer; asking more often than that tells nothing new.
 const MAX_PINGS: usize = 8;
@@ -19,24 +20,24 @@ pub(super) struct Timers {
     timeouts: Timeouts,
     /// Pause after each large message.
     throttle_pause: Option<Duration>,
-    throttled_until: Option<Instant>,
+    throttled_until: Option<Moment>,
     /// When something was last read or, at a client, written: a client's own pings show it that the peer lives.
-    last_activity: Instant,
-    last_received: Instant,
+    last_activity: Moment,
+    last_received: Moment,
     writes_are_activity: bool,
     /// Since when the connection takes nothing although there is something to write.
-    stalled_since: Option<Instant>,
+    stalled_since: Option<Moment>,
     /// `None` for an end that does not ping, and between [`Event::PingDue`] and the ping.
-    next_ping: Option<Instant>,
-    pings: VecDeque<(ChannelId, Instant)>,
+    next_ping: Option<Moment>,
+    pings: VecDeque<(ChannelId, Moment)>,
     /// When to look whether a closing channel has lingered too long.
-    next_linger: Option<Instant>,
+    next_linger: Option<Moment>,
     /// When draining ends, once it has begun.
-    drain_until: Option<Instant>,
+    drain_until: Option<Moment>,
 }
 
 impl Timers {
-    pub(super) fn new(config: &MuxConfig, now: Instant) -> Self {
+    pub(super) fn new(config: &MuxConfig, now: Moment) -> Self {
         let timeouts = config.timeouts.clone();
         Self {
             throttle_pause: config
@@ -55,17 +56,17 @@ impl Timers {
         }
     }
 
-    pub(super) fn is_throttled(&self, now: Instant) -> bool {
+    pub(super) fn is_throttled(&self, now: Moment) -> bool {
         self.throttled_until.is_some_and(|until| now < until)
     }
 
     /// Begins the pause after a large message, if there is to be one.
-    pub(super) fn throttle(&mut self, now: Instant) -> bool {
+    pub(super) fn throttle(&mut self, now: Moment) -> bool {
         self.throttled_until = self.throttle_pause.map(|pause| now + pause);
         self.throttled_until.is_some()
     }
 
-    pub(super) fn lingers(&mut self, give_up: Instant) {
+    pub(super) fn lingers(&mut self, give_up: Moment) {
         self.next_linger.get_or_insert(give_up);
     }
 
@@ -73,20 +74,20 @@ impl Timers {
         self.drain_until.is_some()
     }
 
-    pub(super) fn drain(&mut self, now: Instant) {
+    pub(super) fn drain(&mut self, now: Moment) {
         self.drain_until = Some(now + self.timeouts.drain);
     }
 
     /// When the oldest ping of ours is given up. As long as bytes come in, the answer may be behind them: the reference puts
     /// up to 4 MiB into a frame, half a minute of a slow line.
-    fn ping_given_up(&self) -> Option<Instant> {
+    fn ping_given_up(&self) -> Option<Moment> {
         let (_, sent) = self.pings.front()?;
         Some((*sent).max(self.last_received) + self.timeouts.ping_answer)
     }
 
     /// The pings of ours that an answer to the one with this `id` answers, none if it is not ours: any answer shows that
     /// the earlier pings arrived too.
-    fn answered(&mut self, id: ChannelId) -> impl Iterator<Item = (ChannelId, Instant)> {
+    fn answered(&mut self, id: ChannelId) -> impl Iterator<Item = (ChannelId, Moment)> {
         let position = self.pings.iter().position(|(ping, _)| *ping == id);
         self.pings
             .drain(..position.map_or(0, |position| position + 1))
@@ -96,7 +97,7 @@ impl Timers {
 impl Mux {
     /// Sends a ping with a random `id`; its answer comes as [`Event::Pong`]. Returns whether it will be sent: pings that
     /// are not answered are not piled up.
-    pub fn ping(&mut self, id: ChannelId, now: Instant) -> bool {
+    pub fn ping(&mut self, id: ChannelId, now: Moment) -> bool {
         if self.config.role == Role::Client {
             self.timers.next_ping = Some(now + self.timers.timeouts.ping_interval);
         }
@@ -109,25 +110,25 @@ impl Mux {
     }
 
     /// Tells of each ping that the answer to this one answers. Returns whether it is a ping of ours.
-    pub(super) fn handle_pong(&mut self, id: ChannelId, now: Instant) -> bool {
+    pub(super) fn handle_pong(&mut self, id: ChannelId, now: Moment) -> bool {
         let before = self.events.len();
         let answered = self.timers.answered(id).map(|(id, sent)| Event::Pong {
             id,
-            elapsed: now.saturating_duration_since(sent),
+            elapsed: now - sent,
         });
         self.events.extend(answered);
         self.events.len() > before
     }
 
     /// Notes that bytes were read from the connection.
-    pub fn handle_received(&mut self, now: Instant) {
+    pub fn handle_received(&mut self, now: Moment) {
         self.timers.last_activity = now;
         self.timers.last_received = now;
     }
 
     /// Notes that the connection took bytes. For a server that is no sign of life of its peer: it does not ping, and the
     /// system takes bytes for a dead peer as long as its buffers have room.
-    pub fn handle_sent(&mut self, now: Instant) {
+    pub fn handle_sent(&mut self, now: Moment) {
         if self.timers.writes_are_activity {
             self.timers.last_activity = now;
         }
@@ -135,12 +136,12 @@ impl Mux {
     }
 
     /// Notes that the connection takes no bytes although there are some to write.
-    pub fn handle_write_blocked(&mut self, now: Instant) {
+    pub fn handle_write_blocked(&mut self, now: Moment) {
         self.timers.stalled_since.get_or_insert(now);
     }
 
     /// When to call [`Mux::handle_timeout`] at the latest.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub fn poll_timeout(&self) -> Option<Moment> {
         let timers = &self.timers;
         let idle = timers.timeouts.idle;
         let throttled = timers
@@ -164,7 +165,7 @@ impl Mux {
     ///
     /// # Errors
     /// The reason why the connection is to be ended.
-    pub fn handle_timeout(&mut self, now: Instant) -> Result<(), CloseReason> {
+    pub fn handle_timeout(&mut self, now: Moment) -> Result<(), CloseReason> {
         let idle = self.timers.timeouts.idle;
         if self.timers.drain_until.is_some_and(|until| until <= now) {
             return Err(CloseReason::Local);
@@ -205,7 +206,7 @@ impl Mux {
     }
 
     /// Drops what closing channels could not deliver in time, so that their CLOSE goes out.
-    fn end_lingering(&mut self, now: Instant) {
+    fn end_lingering(&mut self, now: Moment) {
         self.timers.next_linger = None;
         for key in self.keys() {
             let Some(channel) = super::channel_mut(&mut self.slots, key) else {

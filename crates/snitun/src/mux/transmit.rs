@@ -3,8 +3,8 @@
 //! Control frames first: they are few, tiny, and what others wait for. Then one frame of each channel in turn. CLOSE is not
 //! a control frame in this sense: it takes its channel's turn once the channel's data has gone.
 
+use crate::moment::Moment;
 use std::net::IpAddr;
-use std::time::Instant;
 
 use super::channel::{Barrier, Phase};
 use super::{ChannelKey, Event, Mux, channel_mut};
@@ -46,7 +46,7 @@ impl Mux {
         &mut self,
         encoder: &mut Encoder,
         batch: &mut WriteBatch,
-        now: Instant,
+        now: Moment,
     ) -> Result<(), SealError> {
         while let Some(chunk) = batch.take_spent() {
             self.pool.put(chunk);
@@ -122,7 +122,7 @@ impl Mux {
         key: ChannelKey,
         encoder: &mut Encoder,
         batch: &mut WriteBatch,
-        now: Instant,
+        now: Moment,
     ) -> Result<(), SealError> {
         let share = self.config.limits.send_share(self.by_id.len());
         let Some(channel) = channel_mut(&mut self.slots, key) else {

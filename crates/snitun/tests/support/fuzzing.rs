@@ -269,7 +269,7 @@ pub(crate) fn hostile(data: &[u8]) {
         send_per_channel: 60_000,
         send_total: 80_000,
     };
-    let mut now = std::time::Instant::now();
+    let mut now = snitun::Moment::START;
     let config = MuxConfig {
         role,
         version,

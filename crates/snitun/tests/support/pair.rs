@@ -3,15 +3,15 @@
 #![allow(dead_code, reason = "each user takes some of it")]
 
 use std::io::IoSlice;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use snitun::{
     ChannelId, ChannelKey, Cipher, ClientHandshake, CloseReason, Decoder, Encoder, Event, Limits,
-    Mux, MuxConfig, ProtocolVersion, Read, Role, ServerHandshake, Session, SessionKey, Timeouts,
-    WriteBatch,
+    Moment, Mux, MuxConfig, ProtocolVersion, Read, Role, ServerHandshake, Session, SessionKey,
+    Timeouts, WriteBatch,
 };
 
 pub(crate) const CLIENT: usize = 0;
@@ -32,7 +32,7 @@ pub(crate) struct Side {
 
 pub(crate) struct Pair {
     pub(crate) sides: [Side; 2],
-    pub(crate) now: Instant,
+    pub(crate) now: Moment,
     pub(crate) random: StdRng,
 }
 
@@ -67,7 +67,7 @@ impl Pair {
         seed: u64,
     ) -> Self {
         let (client, server) = sessions(cipher);
-        let now = Instant::now();
+        let now = Moment::START;
         let side = |role, session: Session| Side {
             mux: Mux::new(
                 MuxConfig {
