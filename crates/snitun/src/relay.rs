@@ -11,13 +11,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use bytes::Buf;
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::Instant;
 
-use crate::driver::{Channel, ChannelReader, ChannelWriter, TURN};
+use crate::driver::{Channel, ChannelReader, ChannelWriter, TURN, WhenWoken};
 use crate::limits::Timeouts;
 
 /// Taken from a channel at a time, about: four full frames in one system call. It is held beyond what the channel's own
@@ -38,7 +37,8 @@ pub struct Relayed {
     pub from_channel: u64,
 }
 
-/// Joins `tcp` and `channel` until one of them ends or nothing has moved for `idle`, then closes both.
+/// Joins `tcp` and `channel` until one of them ends or nothing has moved for `idle`, or up to a quarter longer, then
+/// closes both.
 ///
 /// # Errors
 /// The first failure on either side, [`TimedOut`](io::ErrorKind::TimedOut) for the limit on idleness. Both are closed then
@@ -49,25 +49,25 @@ pub struct Relayed {
 pub async fn relay(tcp: TcpStream, mut channel: Channel, idle: Duration) -> io::Result<Relayed> {
     let (mut tcp_reader, mut tcp_writer) = tcp.into_split();
     let (mut reader, mut writer) = channel.halves();
-    let progress = Progress::new();
-    let idle = idle.min(Timeouts::LONGEST);
+    let progress = Progress::default();
     let both = async {
-        let into = into_channel(&mut tcp_reader, &mut writer, &progress);
-        let from = from_channel(&mut reader, &mut tcp_writer, &progress);
-        tokio::pin!(into, from);
-        // In order: drawing lots each time would gain nothing, since both are asked whenever neither has ended.
+        let into = pin!(into_channel(&mut tcp_reader, &mut writer, &progress));
+        let from = pin!(from_channel(&mut reader, &mut tcp_writer, &progress));
+        let mut from = WhenWoken::new(from);
+        // In order: drawing lots each time would gain nothing, since neither is asked in vain.
         tokio::select! {
             biased;
             // The caller is done: the channel now yields what is left in it, then its end.
-            ended = &mut into => from.await.and(ended),
+            ended = WhenWoken::new(into) => from.await.and(ended),
             // The channel is done: whatever else the caller sends has nowhere to go.
             ended = &mut from => ended,
         }
     };
+    let idle = pin!(idle_for(idle.min(Timeouts::LONGEST), &progress));
     tokio::select! {
         biased;
         ended = both => ended?,
-        () = progress.idle_for(idle) => return Err(io::ErrorKind::TimedOut.into()),
+        () = WhenWoken::new(idle) => return Err(io::ErrorKind::TimedOut.into()),
     }
     // Its place in the tunnel is free from now on.
     drop(channel);
@@ -94,7 +94,7 @@ async fn into_channel(
         };
         let count = buffer.len();
         match channel.write_buffer(buffer).await {
-            Ok(()) => progress.moved(&progress.into_channel, count),
+            Ok(()) => Progress::moved(&progress.into_channel, count),
             // The other direction sees the channel's end.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             Err(error) => return Err(error),
@@ -135,21 +135,16 @@ async fn from_channel(
             tcp.shutdown().await?;
             return Ok(());
         }
-        while !pieces.is_empty() {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let used = pieces
-                .iter()
-                .zip(&mut slices)
-                .map(|(piece, slice)| *slice = IoSlice::new(piece))
-                .count();
-            let mut count = match &slices[..used] {
-                [one] => tcp.write(one).await?,
-                several => tcp.write_vectored(several).await?,
+        while let Some(first) = pieces.front() {
+            let mut count = if pieces.len() == 1 {
+                tcp.write(first).await?
+            } else {
+                write_pieces(tcp, &pieces).await?
             };
             if count == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            progress.moved(&progress.from_channel, count);
+            Progress::moved(&progress.from_channel, count);
             turn.moved(count).await;
             while let Some(first) = pieces.front_mut() {
                 if count < first.len() {
@@ -161,6 +156,16 @@ async fn from_channel(
             }
         }
     }
+}
+
+async fn write_pieces(tcp: &mut OwnedWriteHalf, pieces: &VecDeque<BytesMut>) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); SLICES];
+    let used = pieces
+        .iter()
+        .zip(&mut slices)
+        .map(|(piece, slice)| *slice = IoSlice::new(piece))
+        .count();
+    tcp.write_vectored(&slices[..used]).await
 }
 
 /// Ends a task's turn when it has moved enough.
@@ -179,32 +184,17 @@ impl Turn {
     }
 }
 
-/// What has moved, and when something last did.
+/// What has moved. There is one writer at a time: both directions are in one task.
+#[derive(Default)]
 struct Progress {
-    start: Instant,
-    /// In milliseconds since the start.
-    last: AtomicU64,
     into_channel: AtomicU64,
     from_channel: AtomicU64,
 }
 
 impl Progress {
-    fn new() -> Self {
-        Self {
-            start: Instant::now(),
-            last: AtomicU64::new(0),
-            into_channel: AtomicU64::new(0),
-            from_channel: AtomicU64::new(0),
-        }
-    }
-
-    fn moved(&self, direction: &AtomicU64, count: usize) {
-        direction.fetch_add(count as u64, Ordering::Relaxed);
-        let elapsed = self.start.elapsed().as_millis();
-        self.last.store(
-            u64::try_from(elapsed).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
+    fn moved(direction: &AtomicU64, count: usize) {
+        let before = direction.load(Ordering::Relaxed);
+        direction.store(before + count as u64, Ordering::Relaxed);
     }
 
     fn total(&self) -> Relayed {
@@ -213,15 +203,21 @@ impl Progress {
             from_channel: self.from_channel.load(Ordering::Relaxed),
         }
     }
+}
 
-    async fn idle_for(&self, limit: Duration) {
-        loop {
-            let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
-            let until = self.start + last + limit;
-            if until <= Instant::now() {
-                return;
-            }
-            tokio::time::sleep_until(until).await;
+/// Done when nothing has moved for the limit, or up to a quarter longer: it looks four times in that time, and at no clock each
+/// time that something moves.
+async fn idle_for(limit: Duration, progress: &Progress) {
+    const STEPS: u32 = 4;
+    let mut seen = progress.total();
+    let mut quiet = 0;
+    while quiet < STEPS {
+        tokio::time::sleep(limit / STEPS).await;
+        let total = progress.total();
+        if std::mem::replace(&mut seen, total) == total {
+            quiet += 1;
+        } else {
+            quiet = 0;
         }
     }
 }

@@ -15,7 +15,7 @@ mod shared;
 mod task;
 #[cfg(test)]
 mod tests;
-
+mod when_woken;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -30,7 +30,7 @@ use tokio::sync::oneshot;
 pub use channel::{Channel, ChannelReader, ChannelWriter};
 pub use random::NoRandomness;
 pub(crate) use random::Random;
-
+pub(crate) use when_woken::WhenWoken;
 
 use shared::Shared;
 use task::Task;

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::pin::pin;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -10,6 +11,7 @@ use super::metrics::count;
 use super::port::PerAddress;
 use super::{InFlight, Inner};
 use crate::close::OpenError;
+use crate::driver::WhenWoken;
 use crate::relay::{Relayed, relay};
 use crate::sni::{self, SniError};
 
@@ -63,8 +65,10 @@ impl Inner {
         drop(hello);
         count(&self.metrics.counters.callers_connected);
         tracing::debug!(hostname = peer.hostname, channel = %channel.id(), "channel opened");
+        let stopping = pin!(self.stopping.cancelled());
         tokio::select! {
-            () = self.stopping.cancelled() => Err(Rejection::Stopping),
+            biased;
+            () = WhenWoken::new(stopping) => Err(Rejection::Stopping),
             relayed = relay(stream, channel, self.config.public_idle) => {
                 relayed.map_err(Rejection::Relay)
             }

@@ -1,6 +1,7 @@
 //! The server's end of a device's tunnel: token, challenge, and its life until it ends.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +17,7 @@ use super::{InFlight, Inner};
 use crate::cipher::Role;
 use crate::close::CloseReason;
 use crate::connection_key::ConnectionKey;
-use crate::driver::{self, NoRandomness, Random};
+use crate::driver::{self, NoRandomness, Random, WhenWoken};
 use crate::handshake::{HandshakeError, MAX_TOKEN_LEN, ServerHandshake, Session};
 use crate::mux::MuxConfig;
 use crate::socket::prepare_tcp;
@@ -85,9 +86,11 @@ impl Inner {
         let peer = Arc::new(Peer::new(&guest.hostname, &guest.alias, tunnel));
         let mut entry = Entry::new(&self.registry, &peer);
         tracing::info!(hostname = peer.hostname, "device connected");
+        let supervised = pin!(self.supervise(&peer, guest.valid));
         let reason = tokio::select! {
+            biased;
             reason = run => reason,
-            never = self.supervise(&peer, guest.valid) => match never {},
+            never = WhenWoken::new(supervised) => match never {},
         };
         tracing::info!(hostname = peer.hostname, %reason, "device disconnected");
         entry.reason = reason;
