@@ -47,7 +47,7 @@ impl Session {
         let (cipher, key) = (key.cipher(), key.session_key());
         Self {
             sealer: Sealer::new(key, cipher, role),
-            opener: Opener::new(key, cipher),
+            opener: Opener::new(key, cipher, role.peer()),
         }
     }
 }

@@ -85,6 +85,23 @@ pub enum Role {
     Server,
 }
 
+impl Role {
+    /// How the nonces of `aes-gcm` name the writer.
+    fn direction(self) -> u32 {
+        match self {
+            Self::Client => 0,
+            Self::Server => 1,
+        }
+    }
+
+    pub(crate) fn peer(self) -> Self {
+        match self {
+            Self::Client => Self::Server,
+            Self::Server => Self::Client,
+        }
+    }
+}
+
 /// Where random bytes come from: channel header padding and the nonces of `aes-gcm-siv`.
 ///
 /// The core has no random source of its own, so that tests are repeatable. Any `FnMut(&mut [u8])` will do.
@@ -126,7 +143,7 @@ mod tests {
         let key = SessionKey::new([7; 32], [9; 16]);
         for cipher in Cipher::ALL {
             let mut sealer = Sealer::new(&key, cipher, Role::Client);
-            let mut opener = Opener::new(&key, cipher);
+            let mut opener = Opener::new(&key, cipher, Role::Client);
             let mut entropy = |dest: &mut [u8]| dest.fill(3);
             for len in [32, 16, 32, 64] {
                 let plain: Vec<u8> = (0..len).collect();
@@ -144,5 +161,29 @@ mod tests {
                 (_, opened) => assert!(opened.is_err()),
             }
         }
+    }
+
+    #[test]
+    fn a_counted_unit_opens_once_in_order_and_not_for_its_writer() {
+        let key = SessionKey::new([7; 32], [9; 16]);
+        let mut sealer = Sealer::new(&key, Cipher::AesGcm, Role::Server);
+        let opener = |writer| Opener::new(&key, Cipher::AesGcm, writer);
+        let mut units = [0, 1, 2].map(|number| {
+            let mut wire = Vec::new();
+            let mut entropy = |dest: &mut [u8]| dest.fill(3);
+            sealer.seal(&[number; 32], &mut entropy, &mut wire).unwrap();
+            wire
+        });
+        assert_eq!(
+            opener(Role::Client).open(&mut units[0].clone()),
+            Err(BadUnit)
+        );
+
+        let mut opener = opener(Role::Server);
+        assert_eq!(opener.open(&mut units[0].clone()).unwrap(), [0; 32]);
+        assert_eq!(opener.open(&mut units[0]), Err(BadUnit));
+        // A unit that is left out cannot be told from one that the writer gave up.
+        assert_eq!(opener.open(&mut units[2]).unwrap(), [2; 32]);
+        assert_eq!(opener.open(&mut units[1]), Err(BadUnit));
     }
 }

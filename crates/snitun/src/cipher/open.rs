@@ -9,7 +9,7 @@ use aes_gcm::{Aes256Gcm, KeyInit};
 use aes_gcm_siv::Aes256GcmSiv;
 use cbc::cipher::{BlockModeDecrypt, KeyIvInit};
 
-use super::{Cipher, NONCE_LEN, TAG_LEN};
+use super::{Cipher, NONCE_LEN, Role, TAG_LEN};
 use crate::SessionKey;
 
 /// Decrypts the units of one direction, in wire order.
@@ -20,25 +20,37 @@ pub struct Opener {
 
 enum State {
     Cbc(Box<cbc::Decryptor<Aes256>>),
-    Gcm(Box<Aes256Gcm>),
+    Gcm {
+        aead: Box<Aes256Gcm>,
+        /// Whose units these are, as their nonces say it.
+        direction: u32,
+        /// The least that the next unit's nonce may count.
+        next: Option<u64>,
+    },
     GcmSiv(Box<Aes256GcmSiv>),
 }
 
-/// A unit whose tag does not match or that is too short: the peer has another key, or someone changed the bytes.
+/// A unit whose tag does not match, that is too short or that was there before: the peer has another key, or someone changed the
+/// bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "an encrypted unit does not decrypt; the peer uses another key or cipher, or the bytes were changed"
+    "an encrypted unit does not decrypt, or was sent before; the peer uses another key or cipher, or the bytes were changed"
 )]
 pub struct BadUnit;
 
 impl Opener {
-    pub(crate) fn new(key: &SessionKey, cipher: Cipher) -> Self {
+    /// The direction in which `writer` writes.
+    pub(crate) fn new(key: &SessionKey, cipher: Cipher, writer: Role) -> Self {
         let state = match cipher {
             Cipher::AesCbc => State::Cbc(Box::new(cbc::Decryptor::new(
                 key.key().into(),
                 key.iv().into(),
             ))),
-            Cipher::AesGcm => State::Gcm(Box::new(Aes256Gcm::new(key.key().into()))),
+            Cipher::AesGcm => State::Gcm {
+                aead: Box::new(Aes256Gcm::new(key.key().into())),
+                direction: writer.direction(),
+                next: Some(0),
+            },
             Cipher::AesGcmSiv => State::GcmSiv(Box::new(Aes256GcmSiv::new(key.key().into()))),
         };
         Self { cipher, state }
@@ -63,7 +75,21 @@ impl Opener {
                 decryptor.decrypt_blocks(blocks);
                 Ok(unit)
             }
-            State::Gcm(aead) => open_unit(aead.as_ref(), unit),
+            State::Gcm {
+                aead,
+                direction,
+                next,
+            } => {
+                // Both directions have the same key: without this, units could be sent back to us, or a second time.
+                let nonce = *unit.first_chunk::<NONCE_LEN>().ok_or(BadUnit)?;
+                let (from, count) = split_nonce(nonce);
+                if from != *direction || next.is_none_or(|least| count < least) {
+                    return Err(BadUnit);
+                }
+                let text = open_unit(aead.as_ref(), unit)?;
+                *next = count.checked_add(1);
+                Ok(text)
+            }
             State::GcmSiv(aead) => open_unit(aead.as_ref(), unit),
         }
     }
@@ -78,6 +104,12 @@ where
     aead.decrypt_inout_detached(&Array(*nonce), &[], (&mut *text).into(), &Array(*tag))
         .map_err(|_| BadUnit)?;
     Ok(text)
+}
+
+/// Direction and counter.
+fn split_nonce(nonce: [u8; NONCE_LEN]) -> (u32, u64) {
+    let [a, b, c, d, count @ ..] = nonce;
+    (u32::from_be_bytes([a, b, c, d]), u64::from_be_bytes(count))
 }
 
 impl fmt::Debug for Opener {

@@ -54,10 +54,7 @@ impl Sealer {
             ))),
             Cipher::AesGcm => State::Gcm {
                 aead: Box::new(Aes256Gcm::new(key.key().into())),
-                direction: match role {
-                    Role::Client => 0,
-                    Role::Server => 1,
-                },
+                direction: role.direction(),
                 counter: Some(0),
             },
             Cipher::AesGcmSiv => State::GcmSiv(Box::new(Aes256GcmSiv::new(key.key().into()))),
