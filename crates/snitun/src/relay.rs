@@ -221,3 +221,34 @@ async fn idle_for(limit: Duration, progress: &Progress) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn idle_is_who_moves_nothing_for_the_whole_limit() {
+        const LIMIT: Duration = Duration::from_secs(80);
+        let progress = Progress::default();
+        let begun = Instant::now();
+        let last_moved = async {
+            // In turns, more often than the limit, and not in step with the looks.
+            for step in 1..=20 {
+                tokio::time::sleep(Duration::from_secs(61)).await;
+                let direction = [&progress.into_channel, &progress.from_channel][step % 2];
+                Progress::moved(direction, 1);
+            }
+            Instant::now()
+        };
+        let (last, ()) = tokio::join!(last_moved, idle_for(LIMIT, &progress));
+        let idle = Instant::now() - last;
+        assert!(begun.elapsed() > Duration::from_secs(20 * 61));
+        assert!((LIMIT..=LIMIT * 5 / 4).contains(&idle), "{idle:?}");
+        assert_eq!(
+            (progress.total().into_channel, progress.total().from_channel),
+            (10, 10)
+        );
+    }
+}

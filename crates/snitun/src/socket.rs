@@ -29,3 +29,29 @@ pub fn prepare_tcp(stream: &TcpStream, receive_buffer: Option<usize>) -> io::Res
     }
     receive_buffer.map_or(Ok(()), |size| socket.set_recv_buffer_size(size))
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_gets_what_a_tunnel_wants() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap())
+            .await
+            .unwrap();
+        let socket = socket2::SockRef::from(&stream);
+        let by_itself = socket.recv_buffer_size().unwrap();
+        prepare_tcp(&stream, None).unwrap();
+        assert!(stream.nodelay().unwrap());
+        assert_eq!(socket.recv_buffer_size().unwrap(), by_itself);
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT);
+        // Linux takes twice as much, for its own needs.
+        prepare_tcp(&stream, Some(16 * 1024)).unwrap();
+        let bounded = socket.recv_buffer_size().unwrap();
+        assert!((16 * 1024..=32 * 1024).contains(&bounded), "{bounded}");
+    }
+}

@@ -253,12 +253,14 @@ async fn a_token_has_to_be_there_in_time() {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let (mut reader, mut writer) = stream.split();
+        let mut pieces = 0;
         let trickle = async {
             for byte in token.chunks(1) {
                 // Each comes well within what a piece may take; the server's end is noticed by the reader.
                 if writer.write_all(byte).await.is_err() {
                     break;
                 }
+                pieces += 1;
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         };
@@ -273,8 +275,8 @@ async fn a_token_has_to_be_there_in_time() {
         .await;
         assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
         assert!(begun.elapsed() >= Duration::from_millis(limit));
-        // Well before so many pieces have come that it would be closed for their number.
-        assert!(begun.elapsed() < Duration::from_millis(1400));
+        // Before so many pieces have come that it would be closed for their number.
+        assert!(pieces < 8, "{pieces} pieces");
     }
     let metrics = counted(&relay, |metrics| metrics.devices_bad_token == 2).await;
     assert_eq!(metrics.devices_connected, 0);
