@@ -4,11 +4,11 @@
 //! cargo xtask bench tunnel [--rounds N] [--only MEASURE,…] [--ways WAY,…]
 //! ```
 //!
-//! builds or looks for the programs below and starts this. A client of ours (rustls) speaks TLS with nginx through each of:
-//! two HAProxy hops, rathole, our `relay` and `forward` examples, the Python package at both ends, and the two mixtures of ours
-//! with the Python package. Each measure is taken of each way in turn, as many rounds as asked for; medians are printed, and of
-//! the ratios the median over the rounds. Only ratios mean anything: the machine is what it is. A way whose program is
-//! missing is named and left out.
+//! builds or looks for the programs below and starts this. A client of ours (rustls) speaks TLS with nginx directly, which shows
+//! what the machine, client and nginx come to by themselves, and through each of: two HAProxy hops, rathole, our `relay` and
+//! `forward` examples, the Python package at both ends, and the two mixtures of ours with the Python package. Each measure is
+//! taken of each way in turn, as many rounds as asked for; medians are printed, and of the ratios the median over the rounds.
+//! Only ratios mean anything: the machine is what it is. A way whose program is missing is named and left out.
 
 #![allow(
     clippy::unwrap_used,
@@ -77,7 +77,10 @@ fn print_table(measures: &[&Measure], ways: &[&Way], results: &HashMap<(&str, &s
                 && let Some(ours) = results.get(&(*figure, ways::OURS))
             {
                 let ratios = ours.iter().zip(values).map(|(ours, other)| ours / other);
-                print!(" (×{:.2})", median(ratios.collect()));
+                let ratio = median(ratios.collect());
+                if !ratio.is_nan() {
+                    print!(" (×{ratio:.2})");
+                }
             }
             print!(" |");
         }
@@ -90,6 +93,9 @@ fn print_table(measures: &[&Measure], ways: &[&Way], results: &HashMap<(&str, &s
 }
 
 fn short(value: f64) -> String {
+    if value.is_nan() {
+        return "–".to_owned();
+    }
     let digits = match value.abs() {
         0.0..1.0 => 4,
         1.0..10.0 => 2,

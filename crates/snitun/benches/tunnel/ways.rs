@@ -42,8 +42,8 @@ pub(super) struct Way {
     pub(super) address: SocketAddr,
     /// The name that the client asks for, by which a relay finds the device.
     pub(super) hostname: &'static str,
-    /// The process on the device's side.
-    device: u32,
+    /// The process on the device's side, where there is one.
+    device: Option<u32>,
     /// Much slower than the others: it gets less to do.
     pub(super) slow: bool,
 }
@@ -58,9 +58,12 @@ pub(super) struct Bench {
 }
 
 impl Way {
-    /// Processor time that the device's side has used so far, in seconds.
+    /// Processor time that the device's side has used so far, in seconds; not a number where there is none.
     pub(super) fn device_time(&self) -> f64 {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.device)).expect("it runs");
+        let Some(device) = self.device else {
+            return f64::NAN;
+        };
+        let stat = fs::read_to_string(format!("/proc/{device}/stat")).expect("it runs");
         // Behind the name, which may hold anything: the third field is the state, the 14th and 15th are ticks.
         let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
         let ticks = rest.split(' ').skip(11).take(2);
@@ -112,6 +115,13 @@ pub(super) fn start(programs: &Programs) -> Bench {
     let mut missing = Vec::new();
 
     let (certificate, service) = running.nginx(&programs.nginx);
+    bench_ways.push(Way {
+        name: "direct",
+        address: service,
+        hostname: SELF,
+        device: None,
+        slow: false,
+    });
     match &programs.haproxy {
         Some(haproxy) => bench_ways.push(running.two_hops(haproxy, service)),
         None => missing.push("two HAProxy hops: haproxy is not installed".to_owned()),
@@ -237,7 +247,7 @@ impl Running {
             name: "two hops",
             address: near,
             hostname: SELF,
-            device,
+            device: Some(device),
             slow: false,
         }
     }
@@ -274,7 +284,7 @@ impl Running {
             name: "rathole",
             address: public,
             hostname: SELF,
-            device,
+            device: Some(device),
             slow: false,
         }
     }
@@ -337,7 +347,7 @@ impl Running {
                 name,
                 address,
                 hostname,
-                device,
+                device: Some(device),
                 slow: name != OURS,
             });
         };
