@@ -91,7 +91,7 @@ pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, TunnelError
         let connected = attempt
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
             .and_then(|stream| {
-                snitun::prepare_tcp(&stream, None)?;
+                snitun::prepare_tcp(&stream)?;
                 Ok(stream)
             });
         if let Err(error) = &connected {

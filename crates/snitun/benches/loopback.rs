@@ -209,7 +209,7 @@ fn relay_and_device(
         spawn("snitun", move || {
             runtime().block_on(async move {
                 let stream = TcpStream::connect(relay).await.unwrap();
-                snitun::prepare_tcp(&stream, None).unwrap();
+                snitun::prepare_tcp(&stream).unwrap();
                 let mut tunnel = client::connect(stream, config).await.unwrap();
                 up.send(()).unwrap();
                 while let Some(channel) = tunnel.accept().await {

@@ -3,7 +3,6 @@
 //! ```text
 //! forward --server HOST:PORT --token-file FILE --key HEX --iv HEX --to HOST:PORT
 //!         [--protocol-version 0|1|2] [--cipher aes-cbc|aes-gcm|aes-gcm-siv] [--throttling MESSAGES_PER_SECOND]
-//!         [--receive-buffer BYTES]
 //! ```
 //!
 //! The token file holds a token, or the JSON that the `relay` example issues (which makes `--key`, `--iv`,
@@ -59,13 +58,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let server = need("server")?;
     let to = need("to")?.to_owned();
-    let receive_buffer = get("receive-buffer").map(str::parse).transpose()?;
     // From here on a signal ends us in an orderly way, while we connect as well.
     let stopped = stop_signal()?;
     tokio::pin!(stopped);
     let connecting = async {
         let stream = tokio::time::timeout(CONNECT, TcpStream::connect(server)).await??;
-        snitun::prepare_tcp(&stream, receive_buffer)?;
+        snitun::prepare_tcp(&stream)?;
         Ok::<_, Box<dyn Error>>(client::connect(stream, config).await?)
     };
     let mut tunnel = tokio::select! {

@@ -3,7 +3,6 @@
 //! ```text
 //! relay --listen ADDR --fernet-key KEY[,KEY…] [--public ADDR] [--proxy-protocol] [--issue HOSTNAME:FILE]…
 //!       [--protocol-version 0|1|2] [--cipher aes-cbc|aes-gcm|aes-gcm-siv] [--valid SECONDS] [--throttling MESSAGES_PER_SECOND]
-//!       [--receive-buffer BYTES]
 //! ```
 //!
 //! With `--public`, callers connect there and devices to `--listen`; without it, both to the one port. `--proxy-protocol`
@@ -34,7 +33,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     let config = ServerConfig {
         throttling: options.throttling,
-        receive_buffer: options.receive_buffer,
         ..ServerConfig::default()
     };
     let server = Server::new(fernet, config);
@@ -103,7 +101,6 @@ struct Options {
     cipher: Cipher,
     valid: u64,
     throttling: Option<std::num::NonZeroU32>,
-    receive_buffer: Option<usize>,
 }
 
 impl Options {
@@ -119,7 +116,6 @@ impl Options {
             cipher: Cipher::default(),
             valid: 24 * 3600,
             throttling: None,
-            receive_buffer: None,
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
@@ -143,7 +139,6 @@ impl Options {
                 "--protocol-version" => options.version = value.parse::<u8>()?.try_into()?,
                 "--cipher" => options.cipher = value.parse()?,
                 "--valid" => options.valid = value.parse()?,
-                "--receive-buffer" => options.receive_buffer = Some(value.parse()?),
                 "--throttling" => options.throttling = Some(value.parse()?),
                 _ => return Err(format!("what is {name}?").into()),
             }

@@ -16,8 +16,6 @@ use super::client::Client;
 pub(super) const OURS: &str = "ours";
 /// A limit on everything that a program does before it is ready.
 const READY: Duration = Duration::from_secs(20);
-/// Receive buffer of our tunnels, in bytes: with a round trip of microseconds there is no use for more.
-const RECEIVE_BUFFER: &str = "262144";
 /// What nginx has to send.
 pub(super) const FILE_SIZE: u64 = 256 * 1024 * 1024;
 
@@ -302,7 +300,6 @@ impl Running {
             let mut command = Command::new(&programs.relay);
             command.args(["--listen", "127.0.0.1:0", "--fernet-key", &fernet_key]);
             command.args(["--protocol-version", &programs.version]);
-            command.args(["--receive-buffer", RECEIVE_BUFFER]);
             for (hostname, file) in issue {
                 command.arg("--issue").arg(format!("{hostname}:{file}"));
             }
@@ -330,11 +327,7 @@ impl Running {
                     command.arg(scripts.join("py_snitun_client.py"));
                     command
                 }
-                _ => {
-                    let mut command = Command::new(&programs.forward);
-                    command.args(["--receive-buffer", RECEIVE_BUFFER]);
-                    command
-                }
+                _ => Command::new(&programs.forward),
             };
             command.args([
                 "--server",

@@ -20,6 +20,7 @@ mod receive;
 mod stream;
 mod timers;
 mod transmit;
+mod window;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -40,6 +41,7 @@ use channel::{ChannelState, Phase};
 use queue::Pool;
 use timers::Timers;
 use transmit::Control;
+use window::Window;
 
 /// What a multiplexer is told once.
 #[derive(Clone, Debug)]
@@ -136,9 +138,11 @@ pub struct Mux {
     pongs: usize,
     /// Channels with something to send, in turn.
     ring: VecDeque<ChannelKey>,
-    /// Channels whose turn came during a pause for throttling; back in the ring once it is over.
+    /// Channels with much to send whose turn came during a pause for throttling, or while enough was under way; back in the ring
+    /// once that is over.
     held_back: VecDeque<ChannelKey>,
     events: VecDeque<Event>,
+    window: Window,
     pool: Pool,
     received: usize,
     /// Written and not sent, over all channels.
@@ -168,6 +172,7 @@ impl Mux {
             ring: VecDeque::new(),
             held_back: VecDeque::new(),
             events: VecDeque::new(),
+            window: Window::default(),
             pool: Pool::default(),
             received: 0,
             unsent: 0,

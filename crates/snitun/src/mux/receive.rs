@@ -50,7 +50,9 @@ impl Mux {
                 }
             }
             Incoming::Pong { id } => {
-                if !self.handle_pong(id, now) {
+                if self.window.answered(id, now) {
+                    self.return_held_back(now);
+                } else if !self.handle_pong(id, now) {
                     self.step_barrier(id);
                 }
             }

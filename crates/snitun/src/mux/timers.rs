@@ -147,6 +147,7 @@ impl Mux {
         let throttled = timers
             .throttled_until
             .filter(|_| !self.held_back.is_empty());
+        let window = self.window.patience_ends();
         [
             Some(timers.last_activity + idle),
             timers.stalled_since.map(|since| since + idle),
@@ -155,6 +156,7 @@ impl Mux {
             timers.next_linger,
             timers.drain_until,
             throttled,
+            window.filter(|_| !self.held_back.is_empty()),
         ]
         .into_iter()
         .flatten()
@@ -197,7 +199,11 @@ impl Mux {
             .is_some_and(|until| until <= now)
         {
             self.timers.throttled_until = None;
-            self.return_held_back();
+            self.return_held_back(now);
+        }
+        if self.window.patience_ends().is_some_and(|due| due <= now) {
+            self.window.give_up();
+            self.return_held_back(now);
         }
         if self.timers.next_linger.is_some_and(|due| due <= now) {
             self.end_lingering(now);

@@ -13,8 +13,8 @@ use crate::cipher::SealError;
 use crate::encoder::Encoder;
 use crate::frame::{ChannelId, FrameType};
 
-/// Messages from this size on count for throttling, as in the reference.
-const THROTTLED_FROM: usize = 8192;
+/// Messages from this size on are large: they wait for throttling, as in the reference, and while enough is under way.
+const LARGE_FROM: usize = 8192;
 
 /// A frame that goes ahead of data.
 #[derive(Debug)]
@@ -57,9 +57,7 @@ impl Mux {
             };
             self.transmit_control(control, encoder, batch)?;
         }
-        if !self.timers.is_throttled(now) {
-            self.return_held_back();
-        }
+        self.return_held_back(now);
         while !batch.is_full() {
             let Some(key) = self.ring.pop_front() else {
                 break;
@@ -69,12 +67,17 @@ impl Mux {
         Ok(())
     }
 
-    /// A pause for throttling is over: those that have waited for it are the next ones.
-    pub(super) fn return_held_back(&mut self) {
-        if !self.held_back.is_empty() {
+    /// Those that have waited with much to send are the next ones, if they may.
+    pub(super) fn return_held_back(&mut self, now: Moment) {
+        if !self.held_back.is_empty() && !self.holds_back(now) {
             self.held_back.append(&mut self.ring);
             std::mem::swap(&mut self.held_back, &mut self.ring);
         }
+    }
+
+    /// Whether large messages have to wait.
+    fn holds_back(&self, now: Moment) -> bool {
+        self.timers.is_throttled(now) || !self.window.is_open()
     }
 
     fn transmit_control(
@@ -116,7 +119,7 @@ impl Mux {
         }
     }
 
-    /// A channel's turn, unless throttling puts it off.
+    /// A channel's turn, unless it has much to send and that has to wait.
     fn transmit_channel(
         &mut self,
         key: ChannelKey,
@@ -125,6 +128,7 @@ impl Mux {
         now: Moment,
     ) -> Result<(), SealError> {
         let share = self.config.limits.send_share(self.by_id.len());
+        let holds_back = self.holds_back(now);
         let Some(channel) = channel_mut(&mut self.slots, key) else {
             return Ok(());
         };
@@ -133,8 +137,8 @@ impl Mux {
             return Ok(());
         }
         let id = channel.id;
-        let bulk = channel.send.front_len() >= THROTTLED_FROM;
-        if bulk && self.timers.is_throttled(now) {
+        let large = channel.send.front_len() >= LARGE_FROM;
+        if large && holds_back {
             channel.scheduled = true;
             self.held_back.push_back(key);
             return Ok(());
@@ -160,6 +164,7 @@ impl Mux {
             self.events.push_back(Event::Writable(key));
         }
         channel.flow.sent = channel.flow.sent.saturating_add(chunk.len());
+        let probe = self.window.send(chunk.len(), now);
         self.make_room(chunk.len());
         self.stats.bytes_sent += chunk.len() as u64;
         // A chunk is at most 64 KiB.
@@ -174,7 +179,10 @@ impl Mux {
         } else {
             batch.chain(chunk);
         }
-        if bulk {
+        if let Some(id) = probe {
+            batch.append(|out| encoder.ping(id, false, out))?;
+        }
+        if large {
             self.stats.throttled += u64::from(self.timers.throttle(now));
         }
         self.schedule(key);

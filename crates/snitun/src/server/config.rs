@@ -21,11 +21,8 @@ pub struct ServerConfig {
     pub token_timeout: Duration,
     /// How long a caller may take from there to a complete ClientHello. Default 2 s.
     pub hello_timeout: Duration,
-    /// Size of the receive buffer of a device's connection, in bytes. Default `None`: the system decides. See
-    /// [`prepare_tcp`](crate::prepare_tcp) for what a bound is good for, and what it costs.
-    pub receive_buffer: Option<usize>,
-    /// How long a public connection may be idle. Default 90 s; noticed within another quarter of it, so
-    /// about as soon as the reference does (90 to 120 s).
+    /// How long a public connection may be idle. Default 90 s; noticed within another quarter of it, so about when the
+    /// reference does (90 to 120 s).
     pub public_idle: Duration,
     /// How long a server that is being stopped leaves the callers it is serving to finish. Default 5 s: most answers are
     /// whole by then, and whoever stops the service need not be patient. Nobody new is let in meanwhile.
@@ -59,7 +56,6 @@ impl Default for ServerConfig {
             first_byte_timeout: Duration::from_secs(10),
             token_timeout: Duration::from_secs(2),
             hello_timeout: Duration::from_secs(2),
-            receive_buffer: None,
             public_idle: Duration::from_secs(90),
             stop_grace: Duration::from_secs(5),
             expiry_check: Duration::from_secs(14_400),

@@ -79,7 +79,7 @@ impl Inner {
             limits: self.config.limits.clone(),
             timeouts: self.config.timeouts.clone(),
         };
-        prepare_tcp(&stream, self.config.receive_buffer)?;
+        prepare_tcp(&stream)?;
         let (tunnel, run) = driver::start(stream, session, mux)?;
         count(&self.metrics.counters.devices_connected);
         let _carrying = Metrics::carry(&self.metrics, tunnel.clone());
