@@ -31,17 +31,25 @@ pub(super) fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     properly.then(|| wanted.clone())
 }
 
-/// Whether applications let themselves be told who calls by a header of this name. Only we may do that. Interfaces as old
-/// as CGI know no difference between `-` and `_`.
+/// Whether applications let themselves be told who calls by a header of this name, or take it for a setting of their own
+/// (`Proxy`, which CGI makes `HTTP_PROXY`). Only we may do that. Interfaces as old as CGI know no difference between `-` and `_`,
+/// and some servers none between them and whatever else is neither a letter nor a digit.
 fn is_told_by_proxies(name: &HeaderName) -> bool {
     let letters = || {
         let name = name.as_str().bytes();
-        name.map(|letter| if letter == b'_' { b'-' } else { letter })
+        name.map(|letter| {
+            if letter.is_ascii_alphanumeric() {
+                letter
+            } else {
+                b'-'
+            }
+        })
     };
     let prefix = b"x-forwarded-";
     letters().take(prefix.len()).eq(*prefix)
-        || letters().eq(*b"x-real-ip")
-        || *name == header::FORWARDED
+        || [&b"x-real-ip"[..], b"forwarded", b"proxy"]
+            .iter()
+            .any(|told| letters().eq(told.iter().copied()))
 }
 
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -193,6 +201,9 @@ mod tests {
             ("x_forwarded_ssl", "on"),
             ("x-real-ip", "6.6.6.6"),
             ("x_real-ip", "6.6.6.6"),
+            ("x.forwarded.for", "6.6.6.6"),
+            ("x+real~ip", "6.6.6.6"),
+            ("proxy", "evil:3128"),
             ("x-real-ipad", "kept"),
             ("x-forwarder", "kept"),
         ]);
