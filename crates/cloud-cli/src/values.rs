@@ -45,6 +45,25 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Looks a name up once, in the background, and warns where there is none: it may come to be known later, and it may be
+    /// misspelt.
+    pub(crate) fn warn_if_unknown(&self, option: &'static str) {
+        if self.host.parse::<IpAddr>().is_ok() {
+            return;
+        }
+        let (host, port) = (self.host.clone(), self.port);
+        tokio::spawn(async move {
+            if let Err(error) = tokio::net::lookup_host((host.as_str(), port)).await {
+                tracing::warn!(
+                    host, %error,
+                    "the host given with {option} is not known: callers get no answer until it is; is it spelt right?"
+                );
+            }
+        });
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {

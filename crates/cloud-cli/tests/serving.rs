@@ -9,7 +9,7 @@
 mod common;
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::thread;
 
 use axum::Router;
@@ -173,4 +173,29 @@ fn callers_who_are_kept_out_get_nothing() {
     let mut served = Served::new(&["--allow", "127.0.0.1"]);
     assert!(served.fetch("/", &[]).is_ok());
     served.run.terminate();
+}
+
+#[test]
+fn an_application_whose_name_nobody_knows_is_told() {
+    const NAME: &str = "nobody.invalid";
+    for option in ["--forward", "--forward-tcp"] {
+        let mut served = Served::new(&[option, "nobody.invalid:80"]);
+        let page = served.fetch("/", &[]);
+        match option {
+            "--forward" => assert!(page.unwrap().contains("is not running")),
+            _ => assert!(page.is_err()),
+        }
+        // The program has asked before us; by the time that we have an answer it has one.
+        assert!((NAME, 80).to_socket_addrs().is_err());
+        let told = served.run.terminate();
+        let warned = |text: &str| {
+            told.lines()
+                .any(|line| line.contains(NAME) && line.contains(text))
+        };
+        assert!(
+            warned(&format!("given with {option} is not known")),
+            "{told}"
+        );
+        assert!(warned("is it running?"), "{told}");
+    }
 }

@@ -124,7 +124,10 @@ impl Proxy {
         match answer {
             Ok(response) => self.answer(response, upgraded),
             Err(error) if error.is_connect() => {
-                self.warn("it cannot be reached: is it running?");
+                self.warn(&format!(
+                    "it cannot be reached: is it running? ({})",
+                    innermost(&error)
+                ));
                 page(
                     StatusCode::BAD_GATEWAY,
                     "The application on this device is not running.",
@@ -171,6 +174,13 @@ impl Proxy {
             tracing::warn!(upstream = %self.upstream, what, "the local application fails");
         }
     }
+}
+
+/// The cause of the cause: what the system or its resolver has said.
+fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
+    std::iter::successors(Some(error), |error| error.source())
+        .last()
+        .unwrap_or(error)
 }
 
 /// The request as the application gets it. `None` if it cannot be put into HTTP/1.1.

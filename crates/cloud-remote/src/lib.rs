@@ -127,7 +127,7 @@ pub use source::{CertificateSource, CertificateStore, SourceError, StoreError, T
 pub use status::{CertificateStatus, RemoteEvent, RemoteStatus, RotationError, TunnelStatus};
 pub use timing::Timing;
 pub use token::{TokenAnswer, TokenRequest};
-pub use upstream::Upstream;
+pub use upstream::{LocalName, Upstream};
 
 /// Any error of somebody else's.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -10,18 +10,21 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
 use tokio::time::timeout;
 
-use crate::upstream::Upstream;
+use crate::upstream::UpstreamStream;
 
 /// How long one direction may go on after the other has ended.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// Connects to the application, sends `preface` if there is one, then carries bytes until both directions have ended,
-/// or one has and the other does not within [`LINGER`].
-pub(crate) async fn to_upstream<S>(caller: S, upstream: &Upstream, preface: &[u8]) -> io::Result<()>
+/// Sends `preface` to the application if there is one, then carries bytes until both directions have ended, or one has and
+/// the other does not within [`LINGER`].
+pub(crate) async fn to_application<S>(
+    caller: S,
+    mut application: UpstreamStream,
+    preface: &[u8],
+) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut application = upstream.connect().await?;
     application.write_all(preface).await?;
     between(caller, application).await
 }

@@ -12,6 +12,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -39,7 +40,7 @@ use crate::seldom::Seldom;
 use crate::slots::{Slots, Slotted};
 use crate::tasks::Tasks;
 use crate::tls::{self, CurrentCertificate};
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, UpstreamStream};
 
 /// Of one HTTP/2 connection. Browsers rarely use more than a hundred.
 const STREAMS: u32 = 100;
@@ -274,12 +275,24 @@ impl Server {
                 let header = proxy_protocol
                     .map(|version| version.header(address))
                     .unwrap_or_default();
-                Ok(relay::to_upstream(stream, upstream, &header).await?)
+                let application = self.connect(upstream).await?;
+                Ok(relay::to_application(stream, application, &header).await?)
             }
             Serving::Passthrough { upstream } => {
-                Ok(relay::to_upstream(stream, upstream, &[]).await?)
+                let application = self.connect(upstream).await?;
+                Ok(relay::to_application(stream, application, &[]).await?)
             }
         }
+    }
+
+    async fn connect(&self, upstream: &Upstream) -> io::Result<UpstreamStream> {
+        let connected = upstream.connect().await;
+        if let Err(error) = &connected
+            && self.failure_warnings.due()
+        {
+            tracing::warn!(%upstream, %error, "the local application cannot be reached: is it running?");
+        }
+        connected
     }
 
     async fn handshake<S>(&self, tls: &TlsAcceptor, stream: S) -> Result<TlsStream<S>, BoxError>

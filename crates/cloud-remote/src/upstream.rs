@@ -1,5 +1,7 @@
 //! Where a local application listens.
 
+mod local_name;
+
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
@@ -12,14 +14,13 @@ use std::time::Duration;
 
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+pub use local_name::LocalName;
 
 /// A local application accepts at once or is not there.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-
-/// Of one name; there is rarely more than one of each family.
-const MAX_ADDRESSES: usize = 8;
 
 /// The address of a local application.
 ///
@@ -39,26 +40,19 @@ pub enum Upstream {
     /// A TCP port, on this device or beside it.
     Tcp(SocketAddr),
     /// A TCP port at whatever address the name has when a connection is made.
-    Host {
-        /// The name.
-        name: Arc<str>,
-        /// The port.
-        port: u16,
-    },
+    Host(LocalName),
     /// A Unix socket, which only those on this device reach who may open its file.
     #[cfg(unix)]
     Unix(Arc<Path>),
 }
 
 impl Upstream {
-    /// A TCP port of a host, looked up again for each connection. An address in place of a name is taken as such.
+    /// A TCP port of a host, looked up again for connections, once a second at most; the address of last time is used where that
+    /// fails or takes long. An address in place of a name is taken as such.
     pub fn host(name: &str, port: u16) -> Self {
         match name.parse::<IpAddr>() {
             Ok(address) => Self::Tcp((address, port).into()),
-            Err(_) => Self::Host {
-                name: name.into(),
-                port,
-            },
+            Err(_) => Self::Host(LocalName::new(name, port)),
         }
     }
 
@@ -82,13 +76,7 @@ impl Upstream {
     async fn connect_without_limit(&self) -> io::Result<UpstreamStream> {
         Ok(match self {
             Self::Tcp(address) => connect_tcp(&[*address]).await?,
-            Self::Host { name, port } => {
-                let found = lookup_host((&**name, *port)).await?;
-                let mut addresses: Vec<_> = found.take(MAX_ADDRESSES).collect();
-                // Where `localhost` is both, servers that listen on one alone mostly chose IPv4.
-                addresses.sort_by_key(SocketAddr::is_ipv6);
-                connect_tcp(&addresses).await?
-            }
+            Self::Host(name) => connect_tcp(&name.addresses().await?).await?,
             #[cfg(unix)]
             Self::Unix(path) => {
                 UpstreamStream(Box::pin(tokio::net::UnixStream::connect(path).await?))
@@ -100,7 +88,7 @@ impl Upstream {
     pub(crate) fn authority(&self) -> String {
         match self {
             Self::Tcp(address) => address.to_string(),
-            Self::Host { .. } => "localhost".to_owned(),
+            Self::Host(_) => "localhost".to_owned(),
             #[cfg(unix)]
             Self::Unix(_) => "localhost".to_owned(),
         }
@@ -124,7 +112,7 @@ impl fmt::Display for Upstream {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(formatter),
-            Self::Host { name, port } => write!(formatter, "{name}:{port}"),
+            Self::Host(name) => name.fmt(formatter),
             #[cfg(unix)]
             Self::Unix(path) => path.display().fmt(formatter),
         }

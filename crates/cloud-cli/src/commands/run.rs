@@ -209,11 +209,14 @@ fn tell(event: &Event, telling: &mut Telling) {
 impl RunArgs {
     fn served(&self) -> Served {
         if let Some(address) = &self.forward {
+            address.warn_if_unknown("--forward");
             Served::Other(Application::forward(address.upstream()))
         } else if let Some(address) = &self.forward_tcp {
+            address.warn_if_unknown("--forward-tcp");
             let version = self.proxy_protocol.map(ProxyProtocol::from);
             Served::Other(Application::forward_tcp(address.upstream(), version))
         } else if let Some(address) = &self.passthrough {
+            address.warn_if_unknown("--passthrough");
             Served::Other(Application::passthrough(address.upstream()))
         } else {
             Served::StatusPage
