@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::task::coop::unconstrained;
 use tokio::time::Sleep;
 
 use super::TURN;
@@ -270,7 +271,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             return Poll::Pending;
         }
         self.sleeper = Some(cx.waker().clone());
-        ready!(self.sleep.as_mut().poll(cx));
+        // Whatever else this turn has used up: a timer that is put off for that has not taken our waker, and would wake nobody.
+        ready!(pin!(unconstrained(self.sleep.as_mut())).poll(cx));
         // A good moment, since it comes every minute or two.
         self.input.forget();
         Poll::Ready(Ok(()))

@@ -1,29 +1,39 @@
 //! The connection's task over streams that behave as no socket does for long.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Instant;
 
 use super::*;
 use crate::cipher::{Cipher, Role};
 use crate::decoder::Incoming;
-use crate::frame::ChannelId;
+use crate::frame::{ChannelId, FrameType};
 use crate::handshake::{ClientHandshake, ServerHandshake};
 use crate::key::SessionKey;
 use crate::limits::{Limits, Timeouts};
 use crate::version::ProtocolVersion;
 
+/// What the peer sends.
+enum Sends {
+    Nothing,
+    /// Pings as fast as they are read, until we end the connection.
+    Flood,
+    /// So many small frames at these times, each with a read of its own that counts as work, as those of a socket do.
+    Bursts(VecDeque<(Instant, usize)>),
+}
+
 /// What the peer does.
 struct Peer {
     /// Seals what it sends.
     encoder: Encoder,
-    /// Sends pings as fast as they are read until we end the connection, rather than nothing.
-    floods: bool,
+    sends: Sends,
     /// Takes whatever is written, rather than nothing.
     reads: bool,
     /// How often we tried to read from it.
@@ -33,18 +43,36 @@ struct Peer {
 impl AsyncRead for Peer {
     fn poll_read(
         mut self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.reads_tried.fetch_add(1, Ordering::Relaxed);
-        if !self.floods {
-            return Poll::Pending;
-        }
+        let this = &mut *self;
+        this.reads_tried.fetch_add(1, Ordering::Relaxed);
         let mut wire = Vec::new();
-        while buf.remaining() - wire.len() >= 32 {
-            self.encoder
-                .ping(ChannelId([1; 16]), false, &mut wire)
-                .unwrap();
+        match &mut this.sends {
+            Sends::Nothing => return Poll::Pending,
+            Sends::Flood => {
+                while buf.remaining() - wire.len() >= 32 {
+                    let id = ChannelId([1; 16]);
+                    this.encoder.ping(id, false, &mut wire).unwrap();
+                }
+            }
+            Sends::Bursts(bursts) => {
+                let work = ready!(tokio::task::coop::poll_proceed(cx));
+                let Some((at, left)) = bursts.front_mut() else {
+                    return Poll::Pending;
+                };
+                if *at > Instant::now() {
+                    return Poll::Pending;
+                }
+                *left -= 1;
+                if *left == 0 {
+                    bursts.pop_front();
+                }
+                let id = ChannelId([9; 16]);
+                this.encoder.bare(id, FrameType::Close, &mut wire).unwrap();
+                work.made_progress();
+            }
         }
         buf.put_slice(&wire);
         Poll::Ready(Ok(()))
@@ -69,7 +97,7 @@ impl AsyncWrite for Peer {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.floods = false;
+        self.sends = Sends::Nothing;
         Poll::Ready(Ok(()))
     }
 }
@@ -80,7 +108,7 @@ struct Run {
 }
 
 /// Runs the server's end of a tunnel with such a peer.
-fn run(floods: bool, reads: bool, throttling: Option<u32>, timeouts: Timeouts) -> Run {
+fn run(sends: Sends, reads: bool, throttling: Option<u32>, timeouts: Timeouts) -> Run {
     let key = || SessionKey::new([3; 32], [4; 16]).with_cipher(Cipher::AesCbc);
     let (mut challenge, mut answer) = (Vec::new(), Vec::new());
     let mut random = |dest: &mut [u8]| dest.fill(1);
@@ -96,7 +124,7 @@ fn run(floods: bool, reads: bool, throttling: Option<u32>, timeouts: Timeouts) -
             version,
             Box::new(|dest: &mut [u8]| dest.fill(2)),
         ),
-        floods,
+        sends,
         reads,
         reads_tried: Arc::clone(&reads_tried),
     };
@@ -130,7 +158,7 @@ async fn a_peer_that_only_sends_stops_no_timer() {
         drain: Duration::from_millis(100),
         ..Timeouts::default()
     };
-    let flooded = run(true, false, None, timeouts);
+    let flooded = run(Sends::Flood, false, None, timeouts);
     pass(Duration::from_millis(10)).await;
     flooded.handle.close();
     pass(Duration::from_millis(90)).await;
@@ -138,15 +166,33 @@ async fn a_peer_that_only_sends_stops_no_timer() {
     pass(Duration::from_millis(50)).await;
     assert!(flooded.handle.is_closed());
 
-    let flooded = run(true, false, None, Timeouts::default());
+    let flooded = run(Sends::Flood, false, None, Timeouts::default());
     pass(Duration::from_secs(150)).await;
     assert!(flooded.handle.is_closed());
     assert_eq!(*flooded.handle.closed().await, CloseReason::WriteStalled);
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_busy_turn_in_which_a_timer_goes_off_loses_no_timer() {
+    let begun = Instant::now();
+    let after = |seconds| begun + Duration::from_secs(seconds);
+    // The first frame moves the idle limit, and the timer is left where it is: when it goes off, so much has come that tokio
+    // takes the task's turn away.
+    let bursts = Sends::Bursts([(after(60), 1), (after(120), 200)].into());
+    let run = run(bursts, true, None, Timeouts::default());
+    tokio::time::sleep_until(after(60)).await;
+    run.handle.shared.with(|state| {
+        let now = state.clock.now();
+        state.mux.ping(ChannelId([3; 16]), now)
+    });
+    let closed = tokio::time::timeout(Duration::from_secs(3600), run.handle.closed()).await;
+    assert_eq!(*closed.unwrap(), CloseReason::PingTimeout);
+    assert_eq!(begun.elapsed().as_secs(), 120 + 90);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_task_sleeps_while_throttling_makes_a_channel_wait() {
-    let run = run(false, true, Some(1), Timeouts::default());
+    let run = run(Sends::Nothing, true, Some(1), Timeouts::default());
     let mut channel = run.handle.open(None).unwrap();
     // One frame goes, the next one waits for a second.
     channel.write_all(&[0; 128 * 1024]).await.unwrap();
@@ -172,7 +218,7 @@ async fn a_channel_that_is_closed_while_paused_gives_up_in_time() {
         linger: Duration::from_secs(5),
         ..Timeouts::default()
     };
-    let run = run(false, true, None, timeouts);
+    let run = run(Sends::Nothing, true, None, timeouts);
     let mut channel = run.handle.open(None).unwrap();
     let id = channel.id();
     let pause = Incoming::Pause { id };
