@@ -103,6 +103,25 @@ fn bulk_waits_until_the_peer_has_read_and_small_frames_do_not() {
 }
 
 #[test]
+fn at_the_end_nothing_waits_for_the_peer_to_read() {
+    let (mut pair, _server, client) = full();
+    let unsent = pair.sides[SERVER].mux.bytes_unsent();
+    assert!(unsent >= FRAME);
+    pair.read(CLIENT, usize::MAX);
+    let before = pair.drain(CLIENT, client[1]).0.len();
+    let now = pair.now;
+    pair.sides[SERVER].mux.drain(now);
+    assert!(pair.sides[SERVER].mux.has_output());
+    while pair.sides[SERVER].mux.has_output() {
+        pair.write(SERVER, usize::MAX);
+    }
+    assert_eq!(pair.sides[SERVER].mux.bytes_unsent(), 0);
+    pair.read(CLIENT, usize::MAX);
+    assert_eq!(pair.drain(CLIENT, client[1]).0.len(), unsent);
+    assert!(before > 0);
+}
+
+#[test]
 fn a_peer_that_no_longer_answers_is_waited_for_a_while() {
     let (mut pair, server, _client) = full();
     let due = pair.sides[SERVER].mux.poll_timeout().unwrap();

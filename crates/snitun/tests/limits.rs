@@ -94,7 +94,11 @@ fn a_closed_channel_that_the_peer_paused_gives_up_in_the_end() {
     pair.sides[SERVER].mux.release(server, pair.now);
     pair.settle();
     assert_eq!(pair.sides[SERVER].mux.open_channels(), 1, "data waits");
+    let id = pair.sides[SERVER].mux.id(server).unwrap();
     pair.advance(Duration::from_secs(31));
+    // The peer does not get to prolong it.
+    let (mux, now) = (&mut pair.sides[SERVER].mux, pair.now);
+    mux.handle(Incoming::Pause { id }, now).unwrap();
     pair.settle();
     assert_eq!(pair.sides[SERVER].mux.open_channels(), 0);
     assert_eq!(pair.drain(CLIENT, client).1, Read::End);
@@ -203,7 +207,6 @@ fn paused_channels_stay_within_the_total() {
     }
 }
 
-/// A limit that says "never" is one.
 /// The channels of a peer that does not read do not pile up among those that wait for their turn.
 #[test]
 fn channels_that_are_gone_wait_for_no_turn() {
@@ -221,9 +224,6 @@ fn channels_that_are_gone_wait_for_no_turn() {
     }
 }
 
-/// Whoever waits for a ping is told, even when the peer leaves it out.
-/// A device whose line has gone silent: what callers make the server write to it is no sign of life.
-/// A tunnel that is being closed waits for its peer, but not for long.
 /// Version 0, whatever the sender does: at its limit the channel goes, the others and the connection stay, again and again.
 #[test]
 fn a_version_without_flow_control_bounds_every_channel_for_itself() {

@@ -14,6 +14,8 @@ pub(super) enum Phase {
     Open,
     /// We are done; CLOSE goes out behind what is queued, or at the latest then without it.
     Closing { give_up: Moment },
+    /// The time for that is up: CLOSE goes out, whatever the peer says.
+    GivenUp,
     /// CLOSE was sent or received, or the tunnel ended. What was received can still be read.
     Closed,
 }
@@ -105,6 +107,7 @@ impl ChannelState {
             Phase::Closing { .. } => {
                 !self.flow.peer_paused && !matches!(self.flow.barrier, Barrier::Waiting(_))
             }
+            Phase::GivenUp => true,
             Phase::Closed => false,
         }
     }

@@ -105,6 +105,7 @@ impl Mux {
                 channel.failure = channel.failure.or(Some(ChannelError::TunnelClosed));
             }
         }
+        self.return_held_back(now);
         self.release_unaccepted(now);
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::channel::{Barrier, Phase};
+use super::channel::Phase;
 use super::transmit::Control;
 use super::{Event, Mux, MuxConfig};
 use crate::cipher::Role;
@@ -221,8 +221,7 @@ impl Mux {
             if let Phase::Closing { give_up } = channel.phase {
                 if give_up <= now {
                     let cleared = channel.send.clear(&mut self.pool);
-                    channel.flow.peer_paused = false;
-                    channel.flow.barrier = Barrier::Passed;
+                    channel.phase = Phase::GivenUp;
                     self.make_room(cleared);
                     self.schedule(key);
                 } else {

@@ -77,7 +77,9 @@ impl Mux {
 
     /// Whether large messages have to wait.
     fn holds_back(&self, now: Moment) -> bool {
-        self.timers.is_throttled(now) || !self.window.is_open()
+        // At the end everything goes to the system, which delivers when we have gone.
+        let window_holds = !self.window.is_open() && !self.timers.is_draining();
+        self.timers.is_throttled(now) || window_holds
     }
 
     fn transmit_control(
@@ -146,6 +148,7 @@ impl Mux {
         let Some(chunk) = channel.send.pop() else {
             let flow = &mut channel.flow;
             if self.config.version.has_flow_control()
+                && channel.phase != Phase::GivenUp
                 && flow.barrier == Barrier::None
                 && flow.sent > Barrier::ABOVE
             {
