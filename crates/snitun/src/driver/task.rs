@@ -46,8 +46,9 @@ pub(crate) struct Task<S> {
     timeout: Option<Moment>,
     /// Something was written since the last flush.
     unflushed: bool,
-    /// Bytes received in this turn.
+    /// Bytes received, and bytes sent, in this turn. Each is bounded for itself, so that neither keeps the other from going on.
     received: usize,
+    sent: usize,
     /// A NEW with a malformed address was told of: a peer that sends one may send a thousand.
     told_malformed: bool,
 }
@@ -69,6 +70,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             timeout: None,
             unflushed: false,
             received: 0,
+            sent: 0,
             told_malformed: false,
         }
     }
@@ -101,7 +103,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        self.received = 0;
+        (self.received, self.sent) = (0, 0);
         // Asked once, and when a timer has gone off: a turn takes some tens of microseconds.
         let mut now = self.shared.clock.now();
         // Whether something may have come up to be written since the task was last parked.
@@ -114,23 +116,25 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
             };
-            if (read || stale)
-                && let Poll::Ready(Err(reason)) = self.poll_write(cx, now)
-            {
-                return Poll::Ready(reason);
+            if read || stale {
+                match self.poll_write(cx, now) {
+                    Poll::Ready(Err(reason)) => return Poll::Ready(reason),
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                }
             }
             stale = false;
-            if read && self.received < TURN {
+            let over = self.received.max(self.sent) >= TURN;
+            if read && !over {
                 continue;
             }
-            // Time goes on for a peer that always has something to read as well.
+            // Time goes on for who always has something to read or to write as well.
             match self.poll_time(cx, now) {
                 Poll::Ready(Err(reason)) => return Poll::Ready(reason),
-                Poll::Ready(Ok(())) if !read => {
+                Poll::Ready(Ok(())) if !over => {
                     now = self.shared.clock.now();
                     stale = true;
                 }
-                Poll::Pending if !read => return Poll::Pending,
+                Poll::Pending if !over => return Poll::Pending,
                 Poll::Ready(Ok(())) | Poll::Pending => {
                     // Wakes us once the runtime has looked around; nothing else is waited for.
                     let _ = pin!(tokio::task::yield_now()).poll(cx);
@@ -140,13 +144,15 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
         }
     }
 
-    /// Writes until there is nothing to write (ready, the task parked as idle) or the connection is full (pending).
+    /// Writes until there is nothing to write (ready, the task parked as idle), the turn is over (ready), or the connection is
+    /// full (pending).
     fn poll_write(&mut self, cx: &mut Context<'_>, now: Moment) -> Poll<Result<(), CloseReason>> {
         let mut sent = false;
         loop {
             if self.batch.is_empty() {
                 let (encoder, batch) = (&mut self.encoder, &mut self.batch);
                 let timeout = &mut self.timeout;
+                let over = self.sent >= TURN;
                 let done = self.shared.with(|state| {
                     state.unpark_task();
                     if std::mem::take(&mut sent) {
@@ -164,9 +170,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
                     }
                     if batch.is_empty() {
                         state.park_task(cx, true);
+                    }
+                    if batch.is_empty() || over {
                         *timeout = state.mux.poll_timeout();
                     }
-                    Ok(batch.is_empty())
+                    Ok(batch.is_empty() || over)
                 })?;
                 if done {
                     break;
@@ -186,6 +194,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
                 }
                 Poll::Ready(Ok(written)) => {
                     self.batch.advance(written);
+                    self.sent += written;
                     self.unflushed = true;
                     sent = true;
                 }
