@@ -107,9 +107,10 @@ impl Limits {
 pub struct Timeouts {
     /// Each step of the handshake. Default 30 s (the reference allows 60 s).
     pub handshake: Duration,
-    /// How often a client pings. Default 50 s: peers drop a connection that is silent for 90 s.
+    /// How often a client pings. Default 50 s: peers drop a connection that is silent for 90 s. At least 100 ms.
     pub ping_interval: Duration,
-    /// How long the answer to a ping may take. Default 90 s.
+    /// How long the answer to a ping may take while nothing else comes in; as long as something does, it may be behind that.
+    /// Default 90 s.
     pub ping_answer: Duration,
     /// How long a connection may stand still, or not get rid of what it has to write. Default 120 s. For a client, reading or
     /// writing is enough; a server, which does not ping, has to hear from its peer (clients ping every 50 s or so).
@@ -125,12 +126,15 @@ impl Timeouts {
     /// More than anybody waits, and little enough to be added to any time.
     pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
+    /// How often a client pings at most: without an end to that, it would do nothing else.
+    const LEAST_PING: Duration = Duration::from_millis(100);
+
     /// The same, each within [`LONGEST`](Self::LONGEST).
     pub(crate) fn bounded(&self) -> Self {
         let bound = |time: Duration| time.min(Self::LONGEST);
         Self {
             handshake: bound(self.handshake),
-            ping_interval: bound(self.ping_interval),
+            ping_interval: bound(self.ping_interval).max(Self::LEAST_PING),
             ping_answer: bound(self.ping_answer),
             idle: bound(self.idle),
             linger: bound(self.linger),

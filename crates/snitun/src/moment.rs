@@ -5,8 +5,9 @@ use std::time::Duration;
 
 /// A point in time on the clock of whoever drives the core: how long after a start of the driver's own choosing.
 ///
-/// Not [`std::time::Instant`], which can only be had from the system's clock, and of which a target without one has none. What
-/// the core needs of a clock is that it does not go backwards. It counts nanoseconds for 584 years and stands still then.
+/// Not [`std::time::Instant`], which can only be had from the system's clock, and of which a target without one has none. Of a
+/// clock the core needs that it goes on; a moment that is a little older than the one before does no harm. It counts
+/// nanoseconds for 584 years and stands still then.
 ///
 /// ```
 /// use std::time::Duration;

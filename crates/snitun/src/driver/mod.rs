@@ -32,7 +32,7 @@ pub use random::NoRandomness;
 pub(crate) use random::Random;
 pub(crate) use when_woken::WhenWoken;
 
-use shared::Shared;
+use shared::{Ping, Shared};
 use task::Task;
 
 use crate::close::{CloseReason, OpenError};
@@ -77,6 +77,9 @@ pub enum PingError {
     /// The tunnel ended first.
     #[error("the tunnel ended before the ping was answered")]
     Closed,
+    /// The answer did not come in time, although other things did: it may be behind them.
+    #[error("the ping was not answered in time, although the peer sends other things")]
+    TimedOut,
     /// Several pings are waiting for their answers already.
     #[error("too many pings wait for an answer already")]
     TooMany,
@@ -123,8 +126,8 @@ impl TunnelHandle {
         self.shared.with(|state| state.mux.stats())
     }
 
-    /// Sends a ping and waits for the answer; yields how long it took. A ping that is not answered in time
-    /// ([`Timeouts::ping_answer`](crate::Timeouts::ping_answer)) ends the tunnel.
+    /// Sends a ping and waits for the answer, for [`Timeouts::ping_answer`](crate::Timeouts::ping_answer) at most; yields how
+    /// long it took. If nothing at all comes in for that time, the tunnel is ended.
     ///
     /// # Errors
     /// [`PingError`].
@@ -133,19 +136,23 @@ impl TunnelHandle {
     /// Yes; the ping is sent all the same.
     pub async fn ping(&self) -> Result<Duration, PingError> {
         let (sender, answer) = oneshot::channel();
-        self.shared.with(|state| {
+        let limit = self.shared.with(|state| {
             if state.closing.is_some() {
                 return Err(PingError::Closed);
             }
-            let id = state.random.id();
-            if !state.mux.ping(id, state.clock.now()) {
+            let (id, sent) = (state.random.id(), state.clock.now());
+            if !state.mux.ping(id, sent) {
                 return Err(PingError::TooMany);
             }
-            state.pings.retain(|(_, waiting)| !waiting.is_closed());
-            state.pings.push((id, sender));
-            Ok(())
+            state.pings.retain(|ping| !ping.answer.is_closed());
+            let answer = sender;
+            state.pings.push(Ping { id, sent, answer });
+            Ok(state.mux.ping_answer())
         })?;
-        answer.await.map_err(|_| PingError::Closed)
+        tokio::time::timeout(limit, answer)
+            .await
+            .map_err(|_| PingError::TimedOut)?
+            .map_err(|_| PingError::Closed)
     }
 
     /// The next channel that the peer opens; `None` once the tunnel has ended.

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
+use std::time::Duration;
 
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
@@ -51,7 +52,7 @@ pub(crate) struct State {
     pub(crate) random: Random,
     /// Why the tunnel is being closed, once it is.
     pub(crate) closing: Option<CloseReason>,
-    pub(crate) pings: Vec<(ChannelId, oneshot::Sender<std::time::Duration>)>,
+    pub(crate) pings: Vec<Ping>,
     waiting: Vec<Waiting>,
     acceptor: Option<Waker>,
     task: Option<Waker>,
@@ -59,6 +60,14 @@ pub(crate) struct State {
     task_is_idle: bool,
     /// A channel was closed while the task slept: there may be a deadline that it does not know.
     new_deadline: bool,
+}
+
+/// A ping that somebody waits for.
+pub(crate) struct Ping {
+    pub(crate) id: ChannelId,
+    /// By the clock, and not by the time that the task has last looked at it, which may be longer ago than a round trip takes.
+    pub(crate) sent: Moment,
+    pub(crate) answer: oneshot::Sender<Duration>,
 }
 
 /// Who waits for a channel; indexed by the channel's key.
@@ -229,10 +238,11 @@ impl State {
                     self.mux.ping(id, self.clock.now());
                     None
                 }
-                Event::Pong { id, elapsed } => {
-                    if let Some(at) = self.pings.iter().position(|(ping, _)| *ping == id) {
+                Event::Pong { id, .. } => {
+                    if let Some(at) = self.pings.iter().position(|ping| ping.id == id) {
+                        let ping = self.pings.swap_remove(at);
                         // A caller that no longer waits does not mind.
-                        let _ = self.pings.swap_remove(at).1.send(elapsed);
+                        let _ = ping.answer.send(self.clock.now() - ping.sent);
                     }
                     None
                 }

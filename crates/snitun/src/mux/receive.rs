@@ -32,7 +32,8 @@ impl Mux {
     /// # Errors
     /// [`CloseReason::Flooded`]; the connection is to be ended.
     pub fn handle(&mut self, incoming: Incoming, now: Moment) -> Result<(), CloseReason> {
-        if self.control.len() > MAX_CONTROL + 2 * self.config.limits.max_channels {
+        let of_channels = self.config.limits.max_channels.saturating_mul(2);
+        if self.control.len() > of_channels.saturating_add(MAX_CONTROL) {
             return Err(CloseReason::Flooded);
         }
         match incoming {

@@ -109,6 +109,12 @@ impl Mux {
         true
     }
 
+    /// How long the answer to a ping may take.
+    #[cfg(feature = "driver")]
+    pub(crate) fn ping_answer(&self) -> Duration {
+        self.timers.timeouts.ping_answer
+    }
+
     /// Tells of each ping that the answer to this one answers. Returns whether it is a ping of ours.
     pub(super) fn handle_pong(&mut self, id: ChannelId, now: Moment) -> bool {
         let before = self.events.len();
