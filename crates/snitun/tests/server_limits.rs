@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use snitun::client::ClientConfig;
 use snitun::server::{PortRole, ServerConfig, ServerMetrics, TokenContent};
-use snitun::{Cipher, ProtocolVersion, SessionKey};
+use snitun::{Cipher, Limits, ProtocolVersion, SessionKey};
 use support::{Relay, client_hello, is_closed, noise, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -167,15 +167,10 @@ async fn a_throttled_server_spaces_what_it_sends() {
 }
 
 #[tokio::test]
-async fn connections_are_limited_in_number_and_in_time() {
-    let mut config = ServerConfig {
-        max_connections: 2,
-        public_idle: Duration::from_millis(300),
-        ..support::server_config()
-    };
+async fn a_device_that_does_not_answer_its_challenge_has_its_time() {
+    let mut config = support::server_config();
     config.timeouts.handshake = Duration::from_millis(300);
     let relay = Relay::start(config).await;
-    // A device that does not answer its challenge has its time.
     let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
     let mut silent = TcpStream::connect(relay.address).await.unwrap();
     let token = config.token.expose().as_bytes();
@@ -184,15 +179,54 @@ async fn connections_are_limited_in_number_and_in_time() {
     within(silent.read_to_end(&mut challenge)).await.unwrap();
     assert_eq!(challenge.len(), 32);
     counted(&relay, |metrics| metrics.devices_gave_up == 1).await;
+    relay.stop().await;
+}
 
+#[tokio::test]
+async fn connections_are_limited_in_number() {
+    let relay = Relay::start(ServerConfig {
+        max_connections: 2,
+        ..support::server_config()
+    })
+    .await;
+    let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
-    let (mut caller, _channel) = relay.call(&mut tunnel, HOST).await;
+    let served = relay.call(&mut tunnel, HOST).await;
     assert!(is_closed(relay.address, &client_hello(HOST)).await);
     assert_eq!(relay.handle.metrics().refused_busy, 1);
-    // The caller says nothing more, and makes room.
+    // Who goes makes room.
+    drop(served);
+    within(async {
+        loop {
+            let mut caller = TcpStream::connect(relay.address).await.unwrap();
+            let _ = caller.write_all(&client_hello(HOST)).await;
+            tokio::select! {
+                _closed = caller.read_u8() => {}
+                _served = tunnel.accept() => break,
+            }
+        }
+    })
+    .await;
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_caller_that_says_nothing_more_is_left() {
+    let relay = Relay::start(ServerConfig {
+        public_idle: Duration::from_millis(100),
+        ..support::server_config()
+    })
+    .await;
+    let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
+    let mut tunnel = relay.device(config).await.unwrap();
+    let mut caller = TcpStream::connect(relay.address).await.unwrap();
+    caller.write_all(&client_hello(HOST)).await.unwrap();
+    let mut channel = within(tunnel.accept()).await.unwrap();
     let idle = within(caller.read(&mut [0; 10])).await;
     assert!(matches!(idle, Ok(0) | Err(_)), "{idle:?}");
-    let _next = relay.call(&mut tunnel, HOST).await;
+    let mut told = Vec::new();
+    within(channel.read_to_end(&mut told)).await.unwrap();
+    assert_eq!(told, client_hello(HOST));
     relay.stop().await;
 }
 
@@ -240,15 +274,15 @@ async fn callers_are_limited_by_their_address() {
 #[tokio::test]
 async fn a_token_has_to_be_there_in_time() {
     let relay = Relay::start(ServerConfig {
-        first_byte_timeout: Duration::from_millis(600),
-        token_timeout: Duration::from_millis(500),
+        first_byte_timeout: Duration::from_millis(300),
+        token_timeout: Duration::from_millis(250),
         ..support::server_config()
     })
     .await;
     let (devices, _) = relay.port(PortRole::Devices, false).await;
     let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
     let token = config.token.expose().as_bytes();
-    for (address, limit) in [(relay.address, 600), (devices, 500)] {
+    for (address, limit) in [(relay.address, 300), (devices, 250)] {
         let begun = Instant::now();
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
@@ -261,7 +295,7 @@ async fn a_token_has_to_be_there_in_time() {
                     break;
                 }
                 pieces += 1;
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         let mut answer = [0];
@@ -333,10 +367,17 @@ async fn a_server_bears_settings_that_say_never_and_any_number() {
         public_idle: Duration::MAX,
         hello_timeout: Duration::MAX,
         first_byte_timeout: Duration::MAX,
+        limits: Limits {
+            max_channels: usize::MAX,
+            max_unaccepted: usize::MAX,
+            ..Limits::default()
+        },
         ..support::server_config()
     })
     .await;
-    let config = relay.invite("device.example.com", ProtocolVersion::V1, Cipher::AesCbc);
+    let mut config = relay.invite("device.example.com", ProtocolVersion::V1, Cipher::AesCbc);
+    config.timeouts.ping_interval = Duration::ZERO;
+    config.limits.max_channels = usize::MAX;
     let mut tunnel = relay.device(config).await.unwrap();
     let (mut caller, mut channel) = relay.call(&mut tunnel, "device.example.com").await;
     channel.write_all(b"fine").await.unwrap();
