@@ -4,12 +4,17 @@
 
 use std::time::Duration;
 
-use cloud_facade::Event;
+use cloud_facade::iot::Proxy;
+use cloud_facade::{ClesydeCloud, DeviceSettings, Event};
 use cloud_sim::{CertificateAnswer, Fault};
 use integration_tests::device::{Pair, SERIAL};
 use integration_tests::patient_clock;
 use integration_tests::wait::within;
 use serde_json::{Map, Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// More than enough for the next attempt, which would bring the certificate.
 const LONG: Duration = Duration::from_secs(600);
@@ -76,6 +81,113 @@ fn a_wish_that_is_taken_back_or_removed_is_followed_no_longer() -> anyhow::Resul
             reported.is_some_and(|reported| reported["remoteCertSn"] == serial.as_str())
         })
         .await;
+        pair.stop().await;
+        Ok(())
+    })?
+}
+
+/// An HTTP proxy that leads to the broker, and keeps whom it is told to waiting.
+struct Gate {
+    url: String,
+    open: watch::Sender<bool>,
+    /// How many have come.
+    arrived: watch::Receiver<usize>,
+    _tasks: JoinSet<()>,
+}
+
+impl Gate {
+    async fn open() -> anyhow::Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let (open, opened) = watch::channel(true);
+        let (arrivals, arrived) = watch::channel(0);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut callers = JoinSet::new();
+            while let Ok((caller, _)) = listener.accept().await {
+                arrivals.send_modify(|arrived| *arrived += 1);
+                let opened = opened.clone();
+                callers.spawn(async move { pass(caller, opened).await });
+            }
+        });
+        Ok(Self {
+            url,
+            open,
+            arrived,
+            _tasks: tasks,
+        })
+    }
+}
+
+async fn pass(mut caller: TcpStream, mut opened: watch::Receiver<bool>) -> anyhow::Result<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        anyhow::ensure!(caller.read_buf(&mut head).await? > 0);
+    }
+    opened.wait_for(|open| *open).await?;
+    let head = String::from_utf8(head)?;
+    let target = head.split(' ').nth(1).unwrap_or_default();
+    let mut broker = TcpStream::connect(target).await?;
+    // What the system holds back for a moment, it holds back for many seconds of this clock.
+    caller.set_nodelay(true)?;
+    broker.set_nodelay(true)?;
+    caller.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await?;
+    copy_bidirectional(&mut caller, &mut broker).await?;
+    Ok(())
+}
+
+/// The new certificate is being proven when the wish for it goes. It is taken into use, and that is all: nobody has asked
+/// for the old one.
+#[test]
+fn a_wish_that_goes_while_it_is_being_met_is_no_wish_for_the_old_certificate() -> anyhow::Result<()>
+{
+    patient_clock::run(async {
+        let mut pair = Pair::provisioned().await?;
+        let gate = Gate::open().await?;
+        let (base, api) = (pair.base.path(), pair.simulator.api_url());
+        let settings = DeviceSettings::new(SERIAL.parse()?, base, api)
+            .with_broker_proxy(Proxy::new(&gate.url)?);
+        pair.cloud = ClesydeCloud::new(settings);
+        pair.cloud.initialize().await?;
+        within(
+            "the device to be online",
+            pair.cloud
+                .watch_status()
+                .wait_for(|status| status.iot.connected),
+        )
+        .await?;
+        let control = pair.simulator.control();
+        let mut events = pair.cloud.events();
+        let mut arrived = gate.arrived.clone();
+        let before = *arrived.borrow_and_update();
+
+        gate.open.send_replace(false);
+        let second = control.rotate_iot(SERIAL).await?;
+        let proof = arrived.wait_for(|arrived| *arrived > before);
+        within("the second connection", proof).await?;
+        let mut delta = pair.cloud.shadow()?.delta();
+        control
+            .set_desired(SERIAL, desired("iotCertSn", json!(null)))
+            .await?;
+        let heard = delta.wait_for(|delta| delta.is_empty());
+        within("the wish to go", heard).await?;
+        gate.open.send_replace(true);
+
+        pair.seen_when("the new certificate to be reported", |seen| {
+            let reported = seen.reported.as_ref();
+            reported.is_some_and(|reported| reported["iotCertSn"] == second.as_str())
+        })
+        .await;
+        tokio::time::sleep(LONG).await;
+        let mut rotated = Vec::new();
+        while let Ok(event) = events.try_recv() {
+            match event {
+                Event::IotCertificate { serial, .. } => rotated.push(serial),
+                Event::IotCertificateFailed { serial, reason } => panic!("{serial}: {reason}"),
+                _ => {}
+            }
+        }
+        assert_eq!(rotated, [second]);
         pair.stop().await;
         Ok(())
     })?

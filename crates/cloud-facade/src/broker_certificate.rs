@@ -199,6 +199,11 @@ impl Keeper {
         self.rotation.desired(serial);
     }
 
+    /// The platform wishes for none any more.
+    pub(crate) fn undesired(&mut self) {
+        self.rotation.undesired();
+    }
+
     /// Does the work as it waits. Cancel safe.
     pub(crate) async fn next(&mut self) -> News {
         loop {

@@ -299,19 +299,26 @@ impl Conductor {
         }
     }
 
-    /// A delta is all that is still to be done, so a wish that it does not hold any more is met or taken back. An empty one
-    /// is for the parts alone: it asks nothing of the host.
+    /// A delta is all that is still to be done, so a wish that it does not hold any more is met or taken back. Which of the
+    /// two is not told, and a new certificate may be on its way into use: that is no wish for the one in use now. An empty
+    /// delta is for the parts alone: it asks nothing of the host.
     fn delta(&self, delta: Delta, wishes: &mut Wishes, keeper: &mut Option<Keeper>) {
         if let Some(remote) = &self.remote {
-            let in_use = || remote.status().borrow().certificate.serial.clone();
-            if let Some(serial) = wishes.remote.next(wished(&delta, CERTIFICATE_KEY), in_use) {
-                remote.desired(serial);
+            let wish = wished(&delta, CERTIFICATE_KEY);
+            if wishes.remote.note(wish.as_ref()) {
+                match wish {
+                    Some(serial) => remote.desired(serial),
+                    None => remote.undesired(),
+                }
             }
         }
         if let Some(keeper) = keeper {
-            let in_use = || keeper.status().serial.clone();
-            if let Some(serial) = wishes.iot.next(wished(&delta, IOT_CERTIFICATE_KEY), in_use) {
-                keeper.desired(serial);
+            let wish = wished(&delta, IOT_CERTIFICATE_KEY);
+            if wishes.iot.note(wish.as_ref()) {
+                match wish {
+                    Some(serial) => keeper.desired(serial),
+                    None => keeper.undesired(),
+                }
             }
         }
         if !delta.is_empty() {

@@ -322,6 +322,13 @@ impl RemoteHandle {
         self.inner.desired.send_replace(Some(serial));
     }
 
+    /// Tells that the platform wishes for no certificate any more: none is asked for from now on. One that is being stored
+    /// already is served, and stays. That is not the same as a wish for the one that is served now, which would be asked for
+    /// again after it.
+    pub fn undesired(&self) {
+        self.inner.desired.send_replace(None);
+    }
+
     /// Tells what time it is by the platform's clock, in Unix seconds, for instance from an answer over HTTPS or a shadow's
     /// timestamp. From then on, tokens and certificates are judged by that, carried on by a clock that only goes forward,
     /// whatever the wall clock says. Each token tells it anew, so this helps where something has to be judged before the

@@ -171,8 +171,8 @@ where
                     continue;
                 }
                 Outcome::TunnelEnded(id) => self.tunnel_ended(id).await,
-                Outcome::Desired(None) => {}
                 Outcome::Desired(Some(serial)) => self.parts.rotation.desired(serial),
+                Outcome::Desired(None) => self.parts.rotation.undesired(),
                 Outcome::Rotation(outcome) => self.rotation_outcome(outcome),
                 Outcome::Probed(news) => self.probed(news),
                 Outcome::Stop => break,

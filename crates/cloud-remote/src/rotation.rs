@@ -165,7 +165,13 @@ impl<R: Replacement> Rotation<R> {
 
     /// Tells which certificate is wished for.
     pub fn desired(&mut self, serial: CertificateSerial) {
-        self.step(Event::Desired(serial));
+        self.step(Event::Desired(Some(serial)));
+    }
+
+    /// Tells that no certificate is wished for any more. A request is given up; an installation goes on, and what it puts into
+    /// use stays. That is not the same as a wish for the one that is in use now, which would be asked for after it.
+    pub fn undesired(&mut self) {
+        self.step(Event::Desired(None));
     }
 
     /// What came of the next attempt. Does all the work, so it has to be polled; waits for ever where there is none.

@@ -12,20 +12,16 @@ pub(super) struct Wishes {
     pub(super) iot: Wish,
 }
 
-/// Whether there is a wish for a certificate.
+/// The certificate that is wished for, if there is a wish.
 #[derive(Debug, Default)]
-pub(super) struct Wish(bool);
+pub(super) struct Wish(Option<CertificateSerial>);
 
 impl Wish {
-    /// The certificate to have from now on: the one that is wished for, or the one in use where a wish is there no more.
-    /// `None` as long as there is no wish.
-    pub(super) fn next(
-        &mut self,
-        wish: Option<CertificateSerial>,
-        in_use: impl FnOnce() -> CertificateSerial,
-    ) -> Option<CertificateSerial> {
-        let had = std::mem::replace(&mut self.0, wish.is_some());
-        wish.or_else(|| had.then(in_use))
+    /// Takes note of the wish, or of there being none, and says whether that is news.
+    pub(super) fn note(&mut self, wish: Option<&CertificateSerial>) -> bool {
+        let news = self.0.as_ref() != wish;
+        self.0 = wish.cloned();
+        news
     }
 }
 

@@ -18,8 +18,8 @@ pub(super) enum Event {
     Tick,
     /// The platform can be asked, or cannot.
     Online(bool),
-    /// The platform wishes for this certificate.
-    Desired(CertificateSerial),
+    /// The platform wishes for this certificate, or for none: whichever is in use by then is to stay.
+    Desired(Option<CertificateSerial>),
     /// A certificate came, or the request failed.
     Answered(Result<(), ()>),
     /// The certificate that came is in use, or was not good.
@@ -107,10 +107,10 @@ impl Planner {
                     self.abandon(actions);
                 }
             }
-            (Event::Desired(serial), phase) => {
-                if self.desired.as_ref() != Some(&serial) {
+            (Event::Desired(desired), phase) => {
+                if self.desired != desired {
                     let installing = matches!(phase, Phase::Installing { .. });
-                    self.desired = Some(serial);
+                    self.desired = desired;
                     self.failures = 0;
                     if !installing {
                         self.abandon(actions);

@@ -297,3 +297,41 @@ async fn a_wish_that_comes_before_the_platform_can_be_asked_is_not_forgotten() {
     remote.set_messaging_online(true);
     eventually(|| remote.status().borrow().certificate.serial.as_str() == "2").await;
 }
+
+#[tokio::test]
+async fn a_wish_that_goes_while_the_certificate_is_stored_asks_for_no_other() {
+    let cloud = Cloud::start().await;
+    let remote = cloud.device(web()).await;
+    let mut events = remote.events();
+    let platform = &cloud.platform;
+    let issue = |number| {
+        let certificate = platform.ca.issue(&Issue::serial(number));
+        platform.certificates.lock().unwrap().push_back(certificate);
+    };
+    let requested = || platform.requested_serials.lock().unwrap().clone();
+    let mut rotated = async || {
+        event(&mut events, |event| match event {
+            RemoteEvent::CertificateRotated { serial, .. } => Some(serial.to_string()),
+            RemoteEvent::RotationFailed { error, .. } => panic!("{error}"),
+            _ => None,
+        })
+        .await
+    };
+    let storing = platform.storing.lock().await;
+    issue(2);
+    remote.desired_serial("2").unwrap();
+    eventually(|| requested() == ["2"]).await;
+    remote.undesired();
+    // Heard before the store is through.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(storing);
+    assert_eq!(rotated().await, "2");
+    issue(3);
+    remote.desired_serial("3").unwrap();
+    assert_eq!(rotated().await, "3");
+    assert_eq!(requested(), ["2", "3"]);
+    // The one from before can be wished for like any other.
+    issue(2);
+    remote.desired_serial("2").unwrap();
+    assert_eq!(rotated().await, "2");
+}

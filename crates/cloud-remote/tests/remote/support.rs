@@ -123,6 +123,8 @@ pub(crate) struct Platform {
     pub(crate) requested_serials: Mutex<Vec<String>>,
     pub(crate) stored: Mutex<CertificatePem>,
     pub(crate) store_fails: Mutex<bool>,
+    /// Who holds it keeps the store waiting.
+    pub(crate) storing: tokio::sync::Mutex<()>,
 }
 
 fn unix_now() -> i64 {
@@ -189,6 +191,7 @@ impl CertificateStore for Platform {
     }
 
     async fn store(&self, certificate: &CertificatePem) -> Result<(), StoreError> {
+        let _turn = self.storing.lock().await;
         if *self.store_fails.lock().unwrap() {
             return Err(StoreError::new("the disk is full"));
         }
@@ -245,6 +248,7 @@ impl Cloud {
             requested_serials: Mutex::default(),
             stored: Mutex::new(ca.issue(&Issue::serial(1))),
             store_fails: Mutex::new(false),
+            storing: tokio::sync::Mutex::default(),
             ca,
         };
         Self {

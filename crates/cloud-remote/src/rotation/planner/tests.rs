@@ -10,6 +10,10 @@ fn serial(number: u32) -> CertificateSerial {
     number.to_string().parse().unwrap()
 }
 
+fn wish(number: u32) -> Event {
+    Event::Desired(Some(serial(number)))
+}
+
 struct Bench {
     planner: Planner,
     now: Duration,
@@ -22,7 +26,7 @@ impl Bench {
             planner: Planner::new(serial(1), 7),
             now: Duration::ZERO,
         };
-        assert_eq!(bench.step(Event::Desired(serial(1))), []);
+        assert_eq!(bench.step(wish(1)), []);
         assert_eq!(bench.step(Event::Online(true)), [], "in use already");
         bench
     }
@@ -47,8 +51,8 @@ fn request(number: u32) -> Action {
 #[test]
 fn a_wished_for_certificate_is_asked_for_installed_and_then_left_alone() {
     let mut bench = Bench::online();
-    assert_eq!(bench.step(Event::Desired(serial(2))), [request(2)]);
-    assert_eq!(bench.step(Event::Desired(serial(2))), [], "asked already");
+    assert_eq!(bench.step(wish(2)), [request(2)]);
+    assert_eq!(bench.step(wish(2)), [], "asked already");
     assert_eq!(bench.step(Event::Answered(Ok(()))), []);
     assert_eq!(bench.planner.next_wake(), None);
     assert_eq!(bench.step(Event::Installed(Ok(()))), []);
@@ -61,7 +65,7 @@ fn a_wished_for_certificate_is_asked_for_installed_and_then_left_alone() {
 fn nothing_is_asked_while_offline_and_a_loss_asks_anew() {
     let mut bench = Bench::online();
     bench.step(Event::Online(false));
-    assert_eq!(bench.step(Event::Desired(serial(2))), []);
+    assert_eq!(bench.step(wish(2)), []);
     assert_eq!(bench.step(Event::Online(true)), [request(2)]);
     let abandoned = Action::Abandon { timed_out: false };
     assert_eq!(bench.step(Event::Online(false)), [abandoned]);
@@ -76,7 +80,7 @@ fn nothing_is_asked_while_offline_and_a_loss_asks_anew() {
 #[test]
 fn failures_are_tried_again_with_growing_delays() {
     let mut bench = Bench::online();
-    bench.step(Event::Desired(serial(2)));
+    bench.step(wish(2));
     let mut delays = Vec::new();
     for round in 0..12 {
         if round % 2 == 0 {
@@ -98,7 +102,7 @@ fn failures_are_tried_again_with_growing_delays() {
 #[test]
 fn an_answer_is_waited_for_a_minute() {
     let mut bench = Bench::online();
-    bench.step(Event::Desired(serial(2)));
+    bench.step(wish(2));
     let (after, actions) = bench.wake();
     assert_eq!(after, ANSWER_LIMIT);
     assert_eq!(actions, [Action::Abandon { timed_out: true }]);
@@ -108,25 +112,22 @@ fn an_answer_is_waited_for_a_minute() {
 #[test]
 fn a_newer_wish_replaces_the_request_or_the_wait_for_it() {
     let mut bench = Bench::online();
-    bench.step(Event::Desired(serial(2)));
+    bench.step(wish(2));
     let abandoned = Action::Abandon { timed_out: false };
-    assert_eq!(
-        bench.step(Event::Desired(serial(3))),
-        [abandoned.clone(), request(3)]
-    );
+    assert_eq!(bench.step(wish(3)), [abandoned.clone(), request(3)]);
     bench.step(Event::Answered(Err(())));
-    assert_eq!(bench.step(Event::Desired(serial(4))), [request(4)]);
+    assert_eq!(bench.step(wish(4)), [request(4)]);
     // What is in use is wished for again.
-    assert_eq!(bench.step(Event::Desired(serial(1))), [abandoned]);
+    assert_eq!(bench.step(wish(1)), [abandoned]);
     assert_eq!(bench.planner.next_wake(), None);
 }
 
 #[test]
 fn a_wish_for_what_is_in_use_ends_the_attempts_for_another() {
     let mut bench = Bench::online();
-    bench.step(Event::Desired(serial(2)));
+    bench.step(wish(2));
     assert_eq!(bench.step(Event::Answered(Err(()))), []);
-    assert_eq!(bench.step(Event::Desired(serial(1))), []);
+    assert_eq!(bench.step(wish(1)), []);
     assert_eq!(bench.planner.next_wake(), None);
     bench.now += HOUR;
     assert_eq!(bench.step(Event::Tick), []);
@@ -136,13 +137,51 @@ fn a_wish_for_what_is_in_use_ends_the_attempts_for_another() {
 fn a_wish_during_an_installation_is_served_after_it() {
     for result in [Ok(()), Err(())] {
         let mut bench = Bench::online();
-        bench.step(Event::Desired(serial(2)));
+        bench.step(wish(2));
         bench.step(Event::Answered(Ok(())));
         assert_eq!(bench.step(Event::Online(false)), [], "never cut short");
         assert_eq!(bench.step(Event::Online(true)), []);
-        assert_eq!(bench.step(Event::Desired(serial(3))), []);
+        assert_eq!(bench.step(wish(3)), []);
         assert_eq!(bench.step(Event::Installed(result)), [request(3)]);
     }
+}
+
+#[test]
+fn a_wish_that_goes_during_an_installation_asks_for_nothing_after_it() {
+    for result in [Ok(()), Err(())] {
+        let mut bench = Bench::online();
+        bench.step(wish(2));
+        bench.step(Event::Answered(Ok(())));
+        assert_eq!(bench.step(Event::Desired(None)), []);
+        assert_eq!(bench.step(Event::Installed(result)), []);
+        assert_eq!(bench.planner.next_wake(), None);
+    }
+}
+
+#[test]
+fn a_wish_for_the_old_certificate_during_an_installation_is_a_wish() {
+    let mut bench = Bench::online();
+    bench.step(wish(2));
+    bench.step(Event::Answered(Ok(())));
+    assert_eq!(bench.step(wish(1)), []);
+    assert_eq!(bench.step(Event::Installed(Ok(()))), [request(1)]);
+    // And so it is when that is told later.
+    bench.step(Event::Answered(Err(())));
+    assert_eq!(bench.step(Event::Desired(None)), []);
+    assert_eq!(bench.planner.next_wake(), None);
+    assert_eq!(bench.step(wish(1)), [request(1)]);
+}
+
+#[test]
+fn a_wish_that_goes_ends_the_request_or_the_wait_for_it() {
+    let mut bench = Bench::online();
+    bench.step(wish(2));
+    let abandoned = Action::Abandon { timed_out: false };
+    assert_eq!(bench.step(Event::Desired(None)), [abandoned]);
+    assert_eq!(bench.step(wish(2)), [request(2)]);
+    bench.step(Event::Answered(Err(())));
+    assert_eq!(bench.step(Event::Desired(None)), []);
+    assert_eq!(bench.planner.next_wake(), None);
 }
 
 #[test]
@@ -151,13 +190,15 @@ fn under_random_schedules_there_is_one_thing_at_a_time_and_calm_brings_the_newes
         let mut rng = StdRng::seed_from_u64(seed);
         let mut bench = Bench::online();
         let mut asking: Option<CertificateSerial> = None;
-        let (mut installing, mut desired, mut in_use) = (None, serial(1), serial(1));
+        let (mut installing, mut in_use) = (None, serial(1));
+        let mut desired = Some(serial(1));
         for round in 0..600 {
             let calm = round >= 400;
             let event = match rng.random_range(0..6) {
                 0 if !calm => Event::Online(rng.random()),
                 1 if !calm => {
-                    desired = serial(rng.random_range(1..5));
+                    let number = rng.random_range(0..5);
+                    desired = (number > 0).then(|| serial(number));
                     Event::Desired(desired.clone())
                 }
                 _ if calm && round == 400 => Event::Online(true),
@@ -185,7 +226,7 @@ fn under_random_schedules_there_is_one_thing_at_a_time_and_calm_brings_the_newes
             for action in bench.step(event) {
                 match action {
                     Action::Request(serial) => {
-                        assert_eq!(serial, desired, "seed {seed}");
+                        assert_eq!(Some(&serial), desired.as_ref(), "seed {seed}");
                         assert_ne!(serial, in_use, "seed {seed}");
                         assert!(installing.is_none() && asking.replace(serial).is_none());
                     }
@@ -195,6 +236,8 @@ fn under_random_schedules_there_is_one_thing_at_a_time_and_calm_brings_the_newes
             let wake = bench.planner.next_wake();
             assert!(wake.is_none_or(|wake| wake > bench.now), "it would spin");
         }
-        assert_eq!(in_use, desired, "seed {seed}: {:?}", bench.planner);
+        // Whichever it is where nothing is wished for.
+        let wanted = desired.unwrap_or_else(|| in_use.clone());
+        assert_eq!(in_use, wanted, "seed {seed}: {:?}", bench.planner);
     }
 }
