@@ -50,8 +50,8 @@ pub struct SessionConfig {
     pub keep_alive: Duration,
     /// Published by the server when the connection ends without a goodbye. Default: none.
     pub will: Option<Message>,
-    /// Published on each connection, after the on-connect hooks and before everything else.
-    /// Default: none.
+    /// Published on each connection, after the on-connect hooks and before everything else; at QoS 1 while another message
+    /// is suspected of ending connections. Default: none.
     pub birth: Option<Message>,
     /// Published before a clean disconnect, after everything else. Default: none.
     pub goodbye: Option<Message>,

@@ -13,6 +13,7 @@ use crate::backoff::Retry;
 use crate::cause::Cause;
 use crate::event::{SessionEvent, SessionState};
 use crate::link::ServerTerms;
+use crate::message::QoS;
 use crate::outbox::Window;
 use crate::reason::ReasonCode;
 
@@ -193,7 +194,12 @@ impl Core {
     }
 
     pub(super) fn go_online(&mut self, mut link: Link, now: Instant) {
-        if let Some(birth) = self.config.birth.clone() {
+        if let Some(mut birth) = self.config.birth.clone() {
+            // Only its acknowledgement tells that it is not what ends the connections, and lets the suspect leave. Without
+            // QoS 1 there, no suspect leaves either.
+            if self.outbox.is_under_suspicion() && link.terms.at_least_once {
+                birth.qos = QoS::AtLeastOnce;
+            }
             match link.terms.check(&birth, false) {
                 Ok(()) => {
                     let window = &mut link.window;

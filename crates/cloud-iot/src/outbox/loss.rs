@@ -4,7 +4,8 @@
 //! again on each connection, such a message would keep the device offline and all others waiting for ever. Whose fault
 //! it was is not told, so the oldest message that the server had not acknowledged is suspected. It leaves alone from then
 //! on, after the session's own messages were acknowledged, which clears the innocent and convicts no other; and at the third
-//! time it is given up.
+//! time it is given up. For that the birth message is sent at QoS 1 as long as anything is suspected: at QoS 0 the suspect
+//! would leave right behind it, and be convicted where the birth message is what the server cannot take.
 
 use tokio::time::Instant;
 
@@ -45,7 +46,7 @@ impl Outbox {
     }
 
     /// Whether the next message, or the one in flight, is suspected.
-    pub(super) fn is_under_suspicion(&self) -> bool {
+    pub(crate) fn is_under_suspicion(&self) -> bool {
         let first = self.in_flight.front().map(|flight| &flight.entry);
         first
             .into_iter()

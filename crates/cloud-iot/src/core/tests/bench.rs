@@ -79,7 +79,9 @@ impl Bench {
         self.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
         self.core.hooks_finished(self.now);
         let birth = self.core.config.birth.as_ref();
-        if birth.is_some_and(|birth| birth.qos == QoS::AtMostOnce) {
+        if birth.is_some_and(|birth| birth.qos == QoS::AtMostOnce)
+            && !self.core.outbox.is_under_suspicion()
+        {
             self.event(LinkEvent::Written(0));
         }
     }
