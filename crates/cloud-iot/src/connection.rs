@@ -283,17 +283,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                         "a PUBLISH at QoS 2, never asked for".into(),
                     ));
                 }
-                let (sure, packet_id) = (publish.qos == WireQoS::AtLeastOnce, publish.pkid);
-                let message = message(publish);
-                if sure && message.is_none() {
-                    // Nobody would acknowledge it, and it would take a place of the window for good.
-                    return Err(Cause::Protocol("a PUBLISH without a proper topic".into()));
-                }
+                let sure = publish.qos == WireQoS::AtLeastOnce;
+                let (packet_id, duplicate) = (publish.pkid, publish.dup);
                 if sure && self.acknowledge == Acknowledge::OnReceipt {
                     let answer = PubAck::new(packet_id, None);
                     self.waiting.push_back(Packet::PubAck(answer));
                 }
-                return Ok(message.map(LinkEvent::Message));
+                let nameless = sure.then_some(LinkEvent::Nameless {
+                    packet_id,
+                    duplicate,
+                });
+                return Ok(message(publish).map(LinkEvent::Message).or(nameless));
             }
             Packet::PubAck(puback) => LinkEvent::Acknowledged(puback.pkid, puback.reason.into()),
             Packet::SubAck(suback) => {

@@ -245,6 +245,10 @@ impl Core {
             }
             LinkEvent::Acknowledged(id, reason) => self.acknowledged(id, reason, now),
             LinkEvent::Message(incoming) => self.received(incoming, now),
+            LinkEvent::Nameless {
+                packet_id,
+                duplicate,
+            } => self.received_nameless(packet_id, duplicate, now),
             LinkEvent::Pinged => {
                 if let Some(link) = self.link() {
                     link.pulse.pinged();

@@ -22,6 +22,8 @@ pub(crate) enum LinkEvent {
     Acknowledged(u16, ReasonCode),
     /// A message came.
     Message(Incoming),
+    /// A message at QoS 1 came without a proper topic, so that it is for nobody.
+    Nameless { packet_id: u16, duplicate: bool },
     /// PINGREQ was written.
     Pinged,
     /// PINGRESP came.

@@ -24,10 +24,7 @@ impl Core {
             match self.inbound.received(packet_id, duplicate) {
                 Received::New(id) => delivery = Some(id),
                 Received::Duplicate => return self.acknowledge(),
-                Received::TooMany => {
-                    let fault = "far more unacknowledged messages than the receive maximum".into();
-                    return self.lost(Cause::Protocol(fault), now);
-                }
+                Received::TooMany => return self.received_too_many(now),
             }
         }
         let answered = self.requests.answer(&message);
@@ -36,6 +33,25 @@ impl Core {
             answered,
             delivery,
         });
+    }
+
+    /// A QoS 1 message came that is for nobody. It is acknowledged in its turn as if it had been handled: it would take a place
+    /// of the window for good otherwise, or come again on every connection if that were a reason to end this one.
+    pub(super) fn received_nameless(&mut self, packet_id: u16, duplicate: bool, now: Instant) {
+        self.sign_of_life(now);
+        if self.config.acknowledge == Acknowledge::AfterHandlers {
+            match self.inbound.received(packet_id, duplicate) {
+                Received::New(id) => self.inbound.handled(id),
+                Received::Duplicate => {}
+                Received::TooMany => return self.received_too_many(now),
+            }
+            self.acknowledge();
+        }
+    }
+
+    fn received_too_many(&mut self, now: Instant) {
+        let fault = "far more unacknowledged messages than the receive maximum".into();
+        self.lost(Cause::Protocol(fault), now);
     }
 
     /// The handlers of a message have ended, in whatever way.

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloud_iot::{
-    Acknowledge, BoxError, Cause, Json, Lagged, Message, Request, RequestError, RouteOptions,
-    Router, Session, SessionEvent, SessionHandle, StreamError,
+    Acknowledge, BoxError, Json, Lagged, Message, Request, RequestError, RouteOptions, Router,
+    Session, SessionEvent, SessionHandle, StreamError,
 };
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
@@ -424,28 +424,65 @@ async fn what_came_before_a_request_left_is_not_its_answer() {
     session.stop(Duration::from_millis(200)).await;
 }
 
+/// A broker that keeps the session would send it again on every connection.
 #[tokio::test]
-async fn a_message_without_a_topic_ends_the_connection_if_it_wants_an_answer() {
+async fn a_message_without_a_proper_topic_is_acknowledged_in_its_turn_and_goes_to_nobody() {
     for acknowledge in [Acknowledge::OnReceipt, Acknowledge::AfterHandlers] {
         let (pki, peer) = scripted().await;
         let mut config = config(&pki, peer.port, "device");
         config.acknowledge = acknowledge;
-        let session = Session::builder(config).start().unwrap();
-        let mut events = session.events();
+        config.session_expiry = Some(Duration::from_secs(3600));
+        let gate = Arc::new(Semaphore::new(0));
+        let (sender, mut handled) = mpsc::unbounded_channel();
+        let closed = Arc::clone(&gate);
+        let handler = service_fn(move |message: Message| {
+            let (closed, sender) = (Arc::clone(&closed), sender.clone());
+            async move {
+                closed.acquire().await?.forget();
+                sender.send(message.payload)?;
+                Ok::<(), BoxError>(())
+            }
+        });
+        let router = Router::new().route("#", handler).unwrap();
+        let session = Session::builder(config).router(router).start().unwrap();
         let mut link = peer.connected().await;
         link.suback(None).await;
         online(&session).await;
-        // At QoS 0 it is dropped, and nothing follows from it.
-        link.write(Packet::Publish(Publish::new("", QoS::AtMostOnce, "", None)))
-            .await;
-        let mut nameless = Publish::new("", QoS::AtLeastOnce, "", None);
-        nameless.pkid = 1;
-        link.write(Packet::Publish(nameless)).await;
-        let cause = lost(&mut events).await;
-        assert!(
-            matches!(&*cause, Cause::Protocol(fault) if fault.contains("topic")),
-            "{cause:?}"
-        );
+        let mut last = session.messages("in/last").unwrap();
+        for (topic, id) in [
+            (&b"in/x"[..], 0),
+            (b"", 0),
+            (b"in/x", 1),
+            (b"", 2),
+            (b"in/\xFF", 3),
+            (b"in/x", 4),
+            (b"in/last", 0),
+        ] {
+            let qos = if id == 0 {
+                QoS::AtMostOnce
+            } else {
+                QoS::AtLeastOnce
+            };
+            let mut message = Publish::new("", qos, id.to_string(), None);
+            (message.topic, message.pkid) = (topic.to_vec().into(), id);
+            link.write(Packet::Publish(message)).await;
+        }
+        assert_eq!(next(&mut last).await, "0", "all have come");
+        if acknowledge == Acknowledge::AfterHandlers {
+            gate.add_permits(100);
+        }
+        for id in 1..=4 {
+            let packet = link.read().await;
+            assert!(
+                matches!(&packet, Some(Packet::PubAck(puback)) if puback.pkid == id),
+                "{acknowledge:?} {id}: {packet:?}"
+            );
+        }
+        gate.add_permits(100);
+        for payload in ["0", "1", "4", "0"] {
+            assert_eq!(soon(handled.recv()).await.unwrap(), payload);
+        }
+        assert!(session.state().borrow().is_online());
         session.stop(Duration::from_millis(100)).await;
     }
 }

@@ -81,6 +81,28 @@ fn acknowledged_when_handled_and_not_delivered_twice() {
 }
 
 #[test]
+fn what_is_for_nobody_is_acknowledged_in_its_turn() {
+    let nameless = |packet_id, duplicate| LinkEvent::Nameless {
+        packet_id,
+        duplicate,
+    };
+    let mut bench = Bench::online(persistent());
+    bench.event(nameless(10, false));
+    assert_eq!(bench.actions(), ["acknowledge 10"]);
+    bench.receive(Message::new("a/x", "1"), 11, false);
+    bench.event(nameless(12, false));
+    assert_eq!(bench.actions(), ["deliver false"], "the first comes first");
+    reconnect(&mut bench);
+    bench.event(present(true));
+    bench.receive(Message::new("a/x", "1"), 11, true);
+    bench.event(nameless(12, true));
+    bench.core.hooks_finished(bench.now);
+    bench.actions();
+    bench.core.handled(2, bench.now);
+    assert_eq!(bench.actions(), ["acknowledge 11", "acknowledge 12"]);
+}
+
+#[test]
 fn a_server_that_passes_the_receive_maximum_by_far_is_left() {
     let mut bench = Bench::online(persistent());
     for id in 1..=1000 {
