@@ -38,7 +38,8 @@ pub struct SessionConfig {
     pub port: u16,
     /// Another port for when this one cannot be reached, because a firewall lets only some through.
     /// The attempts then take turns, and the port on which a connection was made is kept until it
-    /// cannot be reached any more. Default: [`FallbackPort::Auto`].
+    /// cannot be reached any more. The fallback port is also left when TLS or MQTT fails there before
+    /// CONNACK, since something else than the server may answer. Default: [`FallbackPort::Auto`].
     pub fallback_port: FallbackPort,
     /// The MQTT client id, 1–128 bytes. The server allows one connection for each id.
     pub client_id: String,
@@ -46,7 +47,7 @@ pub struct SessionConfig {
     pub tls: Arc<rustls::ClientConfig>,
     /// How long a dead connection may go unnoticed, 5–65535 s in whole seconds. Default: 60 s. After
     /// half of it without a packet from the server it is probed, and the answer has the other half.
-    /// The server is told as well, and may ask for another interval.
+    /// The server is told as well, and may ask for a shorter interval; a longer one is not taken.
     pub keep_alive: Duration,
     /// Published by the server when the connection ends without a goodbye. Default: none.
     pub will: Option<Message>,

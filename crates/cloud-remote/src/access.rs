@@ -1,7 +1,7 @@
 //! Who may connect: allow and deny lists of address ranges, changeable while running.
 //!
-//! The address is the one that the relay tells. The oldest version of the tunnel's protocol tells only IPv4
-//! addresses; a caller whose address is not told is unknown.
+//! The address is the one that the relay tells. Before version 2 the tunnel's protocol tells only IPv4 addresses; a caller
+//! whose address is not told is unknown.
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};

@@ -25,7 +25,7 @@ pub(crate) type HttpService =
 
 /// Who makes a request: a request extension of type `ClientAddr` tells the application.
 ///
-/// `None` if the relay does not tell (the oldest protocol version carries no IPv6 addresses).
+/// `None` if the relay does not tell (before version 2 the tunnel's protocol carries no IPv6 addresses).
 ///
 /// ```
 /// use cloud_remote::ClientAddr;

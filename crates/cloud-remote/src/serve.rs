@@ -57,8 +57,8 @@ const SEND_BUFFER: usize = 64 * 1024;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections at once, in all. Default 256. Half of them are for callers whose address is known, which those over IPv6
-    /// are not on the oldest version of the tunnel's protocol: others may all be the same.
+    /// Connections at once, in all. Default 256. Half of them are for callers whose address is known: others may all be the
+    /// same. Of those over IPv6 it is known from version 2 of the tunnel's protocol.
     pub connections: usize,
     /// Connections at once from one address. Default 64: a household behind one address, with several browsers.
     pub connections_per_address: usize,
