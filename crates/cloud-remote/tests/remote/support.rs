@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -125,6 +126,8 @@ pub(crate) struct Platform {
     pub(crate) store_fails: Mutex<bool>,
     /// Who holds it keeps the store waiting.
     pub(crate) storing: tokio::sync::Mutex<()>,
+    /// How many certificates came to be stored.
+    pub(crate) to_store: AtomicUsize,
 }
 
 fn unix_now() -> i64 {
@@ -191,6 +194,7 @@ impl CertificateStore for Platform {
     }
 
     async fn store(&self, certificate: &CertificatePem) -> Result<(), StoreError> {
+        self.to_store.fetch_add(1, Ordering::Relaxed);
         let _turn = self.storing.lock().await;
         if *self.store_fails.lock().unwrap() {
             return Err(StoreError::new("the disk is full"));
@@ -249,6 +253,7 @@ impl Cloud {
             stored: Mutex::new(ca.issue(&Issue::serial(1))),
             store_fails: Mutex::new(false),
             storing: tokio::sync::Mutex::default(),
+            to_store: AtomicUsize::default(),
             ca,
         };
         Self {
