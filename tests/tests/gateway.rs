@@ -166,10 +166,13 @@ impl Usage {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_devices_in_one_process() -> anyhow::Result<()> {
     let count = std::env::var("GATEWAY_DEVICES").map_or(Ok(DEVICES), |count| count.parse())?;
+    // What the platform cannot remove when it is killed.
+    let files = tempfile::tempdir()?;
     let mut command = Command::new(std::env::current_exe()?);
     command
         .args(["--exact", "platform", "--nocapture"])
-        .env(PLATFORM, "1");
+        .env(PLATFORM, "1")
+        .env("TMPDIR", files.path());
     let mut platform = Process::spawn("the platform", &mut command)?;
     let ready = serde_json::from_value(platform.event("ready").await?)?;
 

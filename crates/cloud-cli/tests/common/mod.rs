@@ -62,12 +62,14 @@ impl Ended {
     }
 }
 
-/// The program, in an environment in which nothing is set but its search path, and with a home of its own.
+/// The program, in an environment in which nothing is set but a home of its own, in which it also leaves what it would have
+/// removed if it had not been killed.
 pub(crate) fn program(home: &TempDir) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clesyde-cloud"));
     command
         .env_clear()
         .env("HOME", home.path())
+        .env("TMPDIR", home.path())
         .current_dir(home.path())
         .stdin(Stdio::null());
     command

@@ -17,8 +17,9 @@ pub(crate) const SN: &str = "SN-0001";
 
 /// A simulator, and a directory for one device.
 pub(crate) struct World {
-    pub(crate) home: TempDir,
+    /// Ends before its files go.
     pub(crate) sim: Background,
+    pub(crate) home: TempDir,
     pub(crate) ready: Value,
 }
 
@@ -28,7 +29,7 @@ impl World {
         let home = tempdir().unwrap();
         let mut sim = Background::start(program(&home).arg("sim"));
         let ready = sim.wait_for("ready");
-        Self { home, sim, ready }
+        Self { sim, home, ready }
     }
 
     /// The provisioning key.
