@@ -2,8 +2,9 @@
 //!
 //! `cargo test` closes with the figures of each test program; the sum of them is printed at the very end.
 
-use std::fmt;
+use std::path::Path;
 use std::process::Command;
+use std::{fmt, fs};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -16,7 +17,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             println!("== run {number} of {times}");
         }
         let mut sum = Sum::default();
-        run_reading(&mut command(rest.clone()), |line| sum.add(line))
+        let scratch = tempfile::tempdir().context("no temporary directory for the tests")?;
+        let mut command = command(rest.clone());
+        command.env("TMPDIR", scratch.path());
+        run_reading(&mut command, |line| sum.add(line))
+            .and_then(|()| left_empty(scratch.path()))
             .with_context(|| format!("run {number} of {times}"))?;
         // Arguments may ask for something else than a run, such as `-- --list`.
         ensure!(
@@ -27,6 +32,22 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             println!("\n{sum}");
         }
     }
+    Ok(())
+}
+
+/// Whether nothing is left in the directory for temporary files: what a test makes there, it removes.
+fn left_empty(scratch: &Path) -> Result<()> {
+    let mut left = Vec::new();
+    for entry in fs::read_dir(scratch)? {
+        left.push(entry?.file_name().display().to_string());
+    }
+    left.sort();
+    ensure!(
+        left.is_empty(),
+        "the tests left {} temporary files or directories: {}",
+        left.len(),
+        left.join(", ")
+    );
     Ok(())
 }
 
@@ -116,7 +137,7 @@ fn split_repeat(arguments: &[String]) -> Result<(u32, Vec<String>)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Sum, split_repeat};
+    use super::{Sum, left_empty, split_repeat};
 
     fn words(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
@@ -135,6 +156,15 @@ mod tests {
         }
         assert_eq!(sum.programs, 2);
         assert_eq!(sum.to_string(), "tests: 7 passed, 2 failed, 1 skipped");
+    }
+
+    #[test]
+    fn what_is_left_is_told() {
+        let scratch = tempfile::tempdir().unwrap();
+        left_empty(scratch.path()).unwrap();
+        std::fs::create_dir(scratch.path().join("forgotten")).unwrap();
+        let told = left_empty(scratch.path()).unwrap_err().to_string();
+        assert!(told.ends_with("1 temporary files or directories: forgotten"));
     }
 
     #[test]
