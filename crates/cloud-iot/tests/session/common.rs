@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_iot::{
-    Backoff, Cause, Message, MessageStream, QoS, Session, SessionConfig, SessionEvent,
-    SessionHandle, SessionState, Subscription,
+    Backoff, BoxError, Cause, Message, MessageStream, QoS, Router, Session, SessionConfig,
+    SessionEvent, SessionHandle, SessionState, Subscription,
 };
-use tokio::sync::broadcast;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Semaphore, broadcast};
 use tokio::time::timeout;
+use tower::service_fn;
+use tower::util::BoxCloneService;
 
 use crate::support::broker::Broker;
 pub(crate) use crate::support::peer::{PATIENCE, Peer};
@@ -32,6 +35,14 @@ impl Site {
 
     pub(crate) fn config(&self, client_id: &str) -> SessionConfig {
         config(&self.pki, self.broker.port, client_id)
+    }
+
+    /// A session that is online, with these handlers.
+    pub(crate) async fn routed(&self, router: Router) -> SessionHandle {
+        let builder = Session::builder(self.config("device")).router(router);
+        let session = builder.start().unwrap();
+        online(&session).await;
+        session
     }
 
     /// A session that sees everything that passes through the broker.
@@ -81,6 +92,33 @@ pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
 pub(crate) async fn online(session: &SessionHandle) {
     let mut state = session.state();
     soon(state.wait_for(SessionState::is_online)).await.unwrap();
+}
+
+pub(crate) async fn publish(session: &SessionHandle, topic: &str, payload: &str) {
+    let receipt = session
+        .publish(Message::new(topic, payload.to_owned()))
+        .unwrap();
+    soon(receipt).await.unwrap();
+}
+
+/// A handler that wants a permit for each message, and what it has handled.
+pub(crate) fn gated(
+    gate: &Arc<Semaphore>,
+) -> (
+    BoxCloneService<Message, (), BoxError>,
+    UnboundedReceiver<Message>,
+) {
+    let (sender, handled) = unbounded_channel();
+    let gate = Arc::clone(gate);
+    let handler = service_fn(move |message: Message| {
+        let (gate, sender) = (Arc::clone(&gate), sender.clone());
+        async move {
+            gate.acquire().await?.forget();
+            sender.send(message)?;
+            Ok::<(), BoxError>(())
+        }
+    });
+    (BoxCloneService::new(handler), handled)
 }
 
 /// The cause of the next disconnection.

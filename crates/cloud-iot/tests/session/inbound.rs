@@ -1,11 +1,11 @@
-//! Received messages: routes, streams, requests.
+//! Received messages: routes and streams.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloud_iot::{
-    Acknowledge, BoxError, Json, Lagged, Message, Request, RequestError, RouteOptions, Router,
-    Session, SessionEvent, SessionHandle, StreamError,
+    Acknowledge, BoxError, Json, Lagged, Message, RouteOptions, Router, Session, SessionEvent,
+    StreamError,
 };
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
@@ -13,13 +13,6 @@ use tokio::sync::{Semaphore, mpsc};
 use tower::service_fn;
 
 use crate::common::*;
-
-async fn publish(session: &SessionHandle, topic: &str, payload: &str) {
-    let receipt = session
-        .publish(Message::new(topic, payload.to_owned()))
-        .unwrap();
-    soon(receipt).await.unwrap();
-}
 
 #[tokio::test]
 async fn routes_by_filter_in_order() {
@@ -40,11 +33,7 @@ async fn routes_by_filter_in_order() {
         .unwrap()
         .route("in/broadcast", route("broadcast"))
         .unwrap();
-    let session = Session::builder(site.config("device"))
-        .router(router)
-        .start()
-        .unwrap();
-    online(&session).await;
+    let session = site.routed(router).await;
     for n in 0..20 {
         publish(&session, "in/a/req", &n.to_string()).await;
     }
@@ -67,28 +56,13 @@ async fn routes_by_filter_in_order() {
 async fn a_slow_handler_delays_nobody_and_its_overflow_is_told() {
     let site = Site::new().await;
     let gate = Arc::new(Semaphore::new(0));
-    let (sender, mut handled) = mpsc::unbounded_channel();
-    let slow = {
-        let gate = Arc::clone(&gate);
-        service_fn(move |message: Message| {
-            let (gate, sender) = (Arc::clone(&gate), sender.clone());
-            async move {
-                gate.acquire().await?.forget();
-                sender.send(message)?;
-                Ok::<(), BoxError>(())
-            }
-        })
-    };
+    let (slow, mut handled) = gated(&gate);
     let options = RouteOptions {
         queue_messages: 4,
         ..RouteOptions::default()
     };
     let router = Router::new().route_with("in/slow", options, slow).unwrap();
-    let session = Session::builder(site.config("device"))
-        .router(router)
-        .start()
-        .unwrap();
-    online(&session).await;
+    let session = site.routed(router).await;
     let mut events = session.events();
     let mut other = session.messages("in/other").unwrap();
     for n in 0..10 {
@@ -122,11 +96,7 @@ async fn json_is_read_and_what_is_not_understood_is_told() {
         async move { sent }
     });
     let router = Router::new().json("in/#", handler).unwrap();
-    let session = Session::builder(site.config("device"))
-        .router(router)
-        .start()
-        .unwrap();
-    online(&session).await;
+    let session = site.routed(router).await;
     let mut events = session.events();
     for (n, (payload, json)) in [("{\"number\":\"secret\"}", true), ("secret", false)]
         .into_iter()
@@ -173,11 +143,7 @@ async fn with_concurrency_each_topic_keeps_its_order_and_holds_up_no_other() {
         ..RouteOptions::default()
     };
     let router = Router::new().route_with("in/#", options, handler).unwrap();
-    let session = Session::builder(site.config("device"))
-        .router(router)
-        .start()
-        .unwrap();
-    online(&session).await;
+    let session = site.routed(router).await;
     for n in 0..5 {
         publish(&session, "in/slow", &n.to_string()).await;
     }
@@ -224,11 +190,7 @@ async fn handlers_that_fail_panic_or_hang_are_told_and_do_no_harm() {
         ..RouteOptions::default()
     };
     let router = Router::new().route_with("in/#", options, handler).unwrap();
-    let session = Session::builder(site.config("device"))
-        .router(router)
-        .start()
-        .unwrap();
-    online(&session).await;
+    let session = site.routed(router).await;
     let mut events = session.events();
     for (payload, expected) in [
         ("fail", "it failed"),
@@ -292,138 +254,6 @@ async fn streams_are_bounded_and_end_with_the_session() {
     ));
 }
 
-fn ask(timeout: Duration) -> Request {
-    Request {
-        topic: "ask/req".into(),
-        payload: "?".into(),
-        qos: cloud_iot::QoS::AtLeastOnce,
-        reply_topic: "in/ask/res".into(),
-        timeout,
-    }
-}
-
-#[tokio::test]
-async fn requests_and_answers() {
-    let site = Site::new().await;
-    let (platform, mut asked) = site.watcher().await;
-    let (sender, mut unasked) = mpsc::unbounded_channel();
-    let handler = service_fn(move |message: Message| {
-        let sender = sender.clone();
-        async move {
-            sender.send(message)?;
-            Ok::<(), BoxError>(())
-        }
-    });
-    let router = Router::new().route("in/ask/res", handler).unwrap();
-    let session = Session::builder(site.config("device"))
-        .router(router)
-        .start()
-        .unwrap();
-    online(&session).await;
-
-    let answered = tokio::spawn({
-        let session = session.clone();
-        async move { session.request(ask(PATIENCE)).await }
-    });
-    assert_eq!(next(&mut asked).await, "?");
-    assert!(matches!(
-        session.request(ask(PATIENCE)).await,
-        Err(RequestError::Busy(_))
-    ));
-    publish(&platform, "in/ask/res", "!").await;
-    assert_eq!(soon(answered).await.unwrap().unwrap().payload, "!");
-    assert_eq!(next(&mut asked).await, "!");
-
-    // No answer; then a late one, which is a message like any other.
-    let limit = Duration::from_millis(50);
-    assert_eq!(
-        session.request(ask(limit)).await,
-        Err(RequestError::Timeout(limit))
-    );
-    publish(&platform, "in/ask/res", "late").await;
-    assert_eq!(soon(unasked.recv()).await.unwrap().payload, "late");
-
-    let mut elsewhere = ask(limit);
-    elsewhere.reply_topic = "elsewhere".into();
-    assert!(matches!(
-        session.request(elsewhere).await,
-        Err(RequestError::NotSubscribed(_))
-    ));
-
-    let stopped = tokio::spawn({
-        let session = session.clone();
-        async move { session.request(ask(PATIENCE)).await }
-    });
-    assert_eq!(next(&mut asked).await, "?");
-    assert_eq!(next(&mut asked).await, "late");
-    assert_eq!(next(&mut asked).await, "?");
-    session.stop(STOP).await;
-    assert_eq!(soon(stopped).await.unwrap(), Err(RequestError::Stopped));
-    platform.stop(STOP).await;
-}
-
-#[tokio::test]
-async fn a_dropped_request_frees_its_place_and_its_late_answer_is_nobodys() {
-    let site = Site::new().await;
-    let (platform, mut asked) = site.watcher().await;
-    let mut config = site.config("device");
-    config.limits.requests = 1;
-    let session = Session::builder(config).start().unwrap();
-    online(&session).await;
-    let mut unasked = session.messages("in/ask/res").unwrap();
-    let request = |session: SessionHandle| async move { session.request(ask(PATIENCE)).await };
-
-    let dropped = tokio::spawn(request(session.clone()));
-    assert_eq!(next(&mut asked).await, "?");
-    let refused = request(session.clone()).await;
-    assert!(matches!(refused, Err(RequestError::Busy(_))), "{refused:?}");
-    dropped.abort();
-    assert!(soon(dropped).await.unwrap_err().is_cancelled());
-    publish(&platform, "in/ask/res", "late").await;
-    assert_eq!(next(&mut asked).await, "late");
-    assert_eq!(next(&mut unasked).await, "late");
-
-    let answered = tokio::spawn(request(session.clone()));
-    assert_eq!(next(&mut asked).await, "?");
-    publish(&platform, "in/ask/res", "!").await;
-    assert_eq!(soon(answered).await.unwrap().unwrap().payload, "!");
-    session.stop(STOP).await;
-    platform.stop(STOP).await;
-}
-
-#[tokio::test]
-async fn what_came_before_a_request_left_is_not_its_answer() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
-    let mut stream = session.messages("in/#").unwrap();
-    let waiting = tokio::spawn({
-        let session = session.clone();
-        async move { session.request(ask(PATIENCE)).await }
-    });
-    let mut link = peer.connected().await;
-    link.write(Packet::Publish(Publish::new(
-        "in/ask/res",
-        QoS::AtMostOnce,
-        "old",
-        None,
-    )))
-    .await;
-    assert_eq!(next(&mut stream).await, "old");
-    link.suback(None).await;
-    assert_eq!(link.publish(None).await, "?");
-    link.write(Packet::Publish(Publish::new(
-        "in/ask/res",
-        QoS::AtMostOnce,
-        "new",
-        None,
-    )))
-    .await;
-    assert_eq!(soon(waiting).await.unwrap().unwrap().payload, "new");
-    session.stop(Duration::from_millis(200)).await;
-}
-
 /// A broker that keeps the session would send it again on every connection.
 #[tokio::test]
 async fn a_message_without_a_proper_topic_is_acknowledged_in_its_turn_and_goes_to_nobody() {
@@ -433,16 +263,7 @@ async fn a_message_without_a_proper_topic_is_acknowledged_in_its_turn_and_goes_t
         config.acknowledge = acknowledge;
         config.session_expiry = Some(Duration::from_secs(3600));
         let gate = Arc::new(Semaphore::new(0));
-        let (sender, mut handled) = mpsc::unbounded_channel();
-        let closed = Arc::clone(&gate);
-        let handler = service_fn(move |message: Message| {
-            let (closed, sender) = (Arc::clone(&closed), sender.clone());
-            async move {
-                closed.acquire().await?.forget();
-                sender.send(message.payload)?;
-                Ok::<(), BoxError>(())
-            }
-        });
+        let (handler, mut handled) = gated(&gate);
         let router = Router::new().route("#", handler).unwrap();
         let session = Session::builder(config).router(router).start().unwrap();
         let mut link = peer.connected().await;
@@ -480,7 +301,7 @@ async fn a_message_without_a_proper_topic_is_acknowledged_in_its_turn_and_goes_t
         }
         gate.add_permits(100);
         for payload in ["0", "1", "4", "0"] {
-            assert_eq!(soon(handled.recv()).await.unwrap(), payload);
+            assert_eq!(soon(handled.recv()).await.unwrap().payload, payload);
         }
         assert!(session.state().borrow().is_online());
         session.stop(Duration::from_millis(100)).await;
@@ -496,11 +317,7 @@ async fn events_do_not_wait_for_slow_readers() {
         ..RouteOptions::default()
     };
     let router = Router::new().route_with("in/#", options, handler).unwrap();
-    let session = Session::builder(site.config("device"))
-        .router(router)
-        .start()
-        .unwrap();
-    online(&session).await;
+    let session = site.routed(router).await;
     let mut lazy = session.events();
     let mut last = None;
     for n in 0..300 {

@@ -17,5 +17,6 @@ mod faults;
 mod inbound;
 mod lifecycle;
 mod proxy;
+mod requests;
 mod slow_handlers;
 mod stored;

@@ -90,11 +90,7 @@ async fn a_handler_that_never_ends_is_given_up_in_its_time_and_its_topic_goes_on
         ..RouteOptions::default()
     };
     let router = Router::new().route_with("in/#", options, handler).unwrap();
-    let session = Session::builder(site.config("device"))
-        .router(router)
-        .start()
-        .unwrap();
-    online(&session).await;
+    let session = site.routed(router).await;
     // Both places are taken for good, if nobody ends them.
     for (topic, payload) in [
         ("in/a", "stuck"),
@@ -102,8 +98,7 @@ async fn a_handler_that_never_ends_is_given_up_in_its_time_and_its_topic_goes_on
         ("in/a", "after"),
         ("in/c", "other"),
     ] {
-        let receipt = session.publish(Message::new(topic, payload)).unwrap();
-        soon(receipt).await.unwrap();
+        publish(&session, topic, payload).await;
     }
     let mut ended = [
         soon(handled.recv()).await.unwrap(),
