@@ -1,4 +1,4 @@
-//! Starting remote access, and what the one who started it can do.
+//! What the one who started remote access can do with it.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -9,59 +9,16 @@ use tokio_util::sync::CancellationToken;
 use crate::access::{AccessRules, SharedAccess};
 use crate::application::Application;
 use crate::clock::PlatformClock;
-use crate::config::RemoteConfig;
-use crate::manager::rotation::Serve;
-use crate::manager::{Manager, Messaging, Orders, Parts};
-use crate::probe::Probe;
-use crate::rotation::{CertificateError, CheckedCertificate, Rotation};
+use crate::manager::Messaging;
 use crate::serial::{CertificateSerial, SerialError};
-use crate::serve::{Limits, Server};
+use crate::serve::Server;
 use crate::slots::Slots;
-use crate::source::{CertificateSource, CertificateStore, StoreError, TokenSource};
-use crate::status::{EVENTS, RemoteEvent, RemoteStatus, TunnelStatus};
+use crate::start::StartError;
+use crate::status::{RemoteEvent, RemoteStatus};
 use crate::tasks::Tasks;
-use crate::timing::Timing;
-use crate::tls::CurrentCertificate;
 
 /// The part of a stop's deadline, at most, that is kept for cutting what did not end by itself.
 const CUT_RESERVE: Duration = Duration::from_secs(1);
-
-/// Why remote access did not start. Nothing is left behind.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// The relay's address makes no sense. A fault of the configuration.
-    #[error("the relay's address \"{host}\" port {port} is not a host name or address with a port")]
-    Relay {
-        /// The host that was given.
-        host: String,
-        /// The port that was given.
-        port: u16,
-    },
-    /// The access point is not a host name. A fault of the configuration.
-    #[error("the access point \"{name}\" is not a host name")]
-    AccessPoint {
-        /// What was given.
-        name: String,
-    },
-    /// There is nothing to serve.
-    #[error("remote access was given no application to serve")]
-    NoApplication,
-    /// A probe was asked for, but TLS does not end here. A fault of the configuration.
-    #[error(
-        "a probe cannot tell whether an application with a certificate of its own is reachable"
-    )]
-    Probe,
-    /// The certificate could not be loaded. Trying again can help.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The certificate cannot be served.
-    #[error("the stored certificate cannot be served: {0}")]
-    Certificate(#[from] CertificateError),
-    /// TLS could not be set up.
-    #[error("TLS could not be set up: {0}")]
-    Tls(#[from] rustls::Error),
-}
 
 /// Something still ran when a stop's deadline was over.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,222 +28,29 @@ pub struct StopError {
     pub left: usize,
 }
 
-/// The entry: [`RemoteAccess::builder`].
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct RemoteAccess;
-
-impl RemoteAccess {
-    /// Begins to set up remote access.
-    pub fn builder(config: RemoteConfig) -> RemoteAccessBuilder {
-        RemoteAccessBuilder {
-            config,
-            application: None,
-            access: AccessRules::default(),
-            limits: Limits::default(),
-            timing: Timing::default(),
-            clock: PlatformClock::default(),
-            probe: None,
-        }
-    }
-}
-
-/// Sets up remote access; see [`RemoteAccess::builder`].
-#[derive(Debug, Clone)]
-#[must_use]
-pub struct RemoteAccessBuilder {
-    config: RemoteConfig,
-    application: Option<Application>,
-    access: AccessRules,
-    limits: Limits,
-    timing: Timing,
-    clock: PlatformClock,
-    probe: Option<Probe>,
-}
-
-impl RemoteAccessBuilder {
-    /// What callers reach. Has to be given.
-    pub fn application(mut self, application: Application) -> Self {
-        self.application = Some(application);
-        self
-    }
-
-    /// Who may connect. Default: everybody.
-    pub fn access(mut self, access: AccessRules) -> Self {
-        self.access = access;
-        self
-    }
-
-    /// Bounds on what callers can take.
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
-    }
-
-    /// Time spans, for a platform with other habits than today's. Spans under 100 ms count as that.
-    pub fn timing(mut self, timing: Timing) -> Self {
-        self.timing = timing.sane();
-        self
-    }
-
-    /// The platform's clock, where others tell it the time, too. Default: one of its own, which tokens and
-    /// [`RemoteHandle::set_platform_time`] set.
-    pub fn clock(mut self, clock: PlatformClock) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Looks from outside whether the device is reachable: it calls itself up through its public access point, and tells
-    /// by [`RemoteEvent::Reachable`] and [`RemoteEvent::ProbeFailed`]. Default: not.
-    ///
-    /// The access rules have to let in the address that the device has in public. Not for [`Application::Passthrough`],
-    /// whose certificate is not known here.
-    pub fn probe(mut self, probe: Probe) -> Self {
-        self.probe = Some(probe);
-        self
-    }
-
-    /// Loads the certificate and starts. The tunnel comes up once [`RemoteHandle::set_messaging_online`] has told that
-    /// the platform can be asked for a token.
-    ///
-    /// An expired stored certificate, or one for another name, is served all the same, with a warning: the platform
-    /// may be about to replace it.
-    ///
-    /// # Errors
-    /// [`StartError`].
-    ///
-    /// # Cancel safety
-    /// Until it returns, nothing has been started.
-    pub async fn start<T, C, S>(
-        self,
-        tokens: T,
-        certificates: C,
-        store: S,
-    ) -> Result<RemoteHandle, StartError>
-    where
-        T: TokenSource,
-        C: CertificateSource,
-        S: CertificateStore,
-    {
-        self.config.check()?;
-        let application = self.application.ok_or(StartError::NoApplication)?;
-        if self.probe.is_some() && matches!(application, Application::Passthrough(_)) {
-            return Err(StartError::Probe);
-        }
-        let certificate = CheckedCertificate::read(&store.load().await?)?;
-        warn_if_doubtful(&certificate, &self.config.access_point);
-
-        let served = CurrentCertificate::new(Arc::clone(&certificate.key));
-        let access = SharedAccess::new(self.access);
-        let tasks = Tasks::default();
-        let server = Server::new(
-            application,
-            Arc::clone(&served),
-            access.clone(),
-            self.limits,
-            tasks.clone(),
-        )?;
-        let server = Arc::new(server);
-        let slots = server.slots();
-        let (status, _) = watch::channel(RemoteStatus {
-            tunnel: TunnelStatus::WaitingForToken { cause: None },
-            token_valid: None,
-            certificate: certificate.status(),
-        });
-        let (events, _) = broadcast::channel(EVENTS);
-        let (online, online_orders) = watch::channel(Messaging::default());
-        let (desired, desired_orders) = watch::channel(None);
-        let (stop, kill, ended) = (
-            CancellationToken::new(),
-            CancellationToken::new(),
-            CancellationToken::new(),
-        );
-        let clock = self.clock;
-        let inner = Inner {
-            clock: clock.clone(),
-            online,
-            desired,
-            access,
-            slots,
-            server: Arc::downgrade(&server),
-            probing: self.probe.is_some(),
-            status: status.subscribe(),
-            events: events.clone(),
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-            kill: kill.clone(),
-            ended: ended.clone(),
-        };
-        let replacement = Serve {
-            source: certificates,
-            store,
-            served: Arc::clone(&served),
-            access_point: self.config.access_point.clone(),
-            clock: clock.clone(),
-        };
-        let parts = Parts {
-            config: self.config,
-            timing: self.timing,
-            clock,
-            probe: self.probe,
-            tokens: Arc::new(tokens),
-            rotation: Rotation::new("remote access", replacement, certificate.serial),
-            server,
-            served,
-            tasks,
-            status,
-            events,
-        };
-        let manager = Manager::new(parts);
-        let orders = Orders {
-            online: online_orders,
-            desired: desired_orders,
-            stop,
-            kill,
-        };
-        let guard = ended.drop_guard();
-        tokio::spawn(async move {
-            manager.run(orders).await;
-            drop(guard);
-        });
-        Ok(RemoteHandle {
-            inner: Arc::new(inner),
-        })
-    }
-}
-
-fn warn_if_doubtful(certificate: &CheckedCertificate, access_point: &str) {
-    let doubts = certificate
-        .check_dates(time::OffsetDateTime::now_utc())
-        .and_then(|()| certificate.check_name(access_point));
-    if let Err(error) = doubts {
-        tracing::warn!(%error, "the stored certificate will not satisfy callers; it is served until a better one comes");
-    }
-}
-
 /// Controls and watches remote access while it runs. Clones are the same one. When the last is dropped, remote access
 /// ends at once; [`RemoteHandle::stop`] ends it in good order.
 #[derive(Debug, Clone)]
 pub struct RemoteHandle {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    clock: PlatformClock,
-    online: watch::Sender<Messaging>,
-    desired: watch::Sender<Option<CertificateSerial>>,
-    access: SharedAccess,
-    slots: Slots,
+pub(crate) struct Inner {
+    pub(crate) clock: PlatformClock,
+    pub(crate) online: watch::Sender<Messaging>,
+    pub(crate) desired: watch::Sender<Option<CertificateSerial>>,
+    pub(crate) access: SharedAccess,
+    pub(crate) slots: Slots,
     /// Its end closes what it keeps open, so it must not be held here.
-    server: Weak<Server>,
-    probing: bool,
-    status: watch::Receiver<RemoteStatus>,
-    events: broadcast::Sender<RemoteEvent>,
-    tasks: Tasks,
-    stop: CancellationToken,
-    kill: CancellationToken,
-    ended: CancellationToken,
+    pub(crate) server: Weak<Server>,
+    pub(crate) probing: bool,
+    pub(crate) status: watch::Receiver<RemoteStatus>,
+    pub(crate) events: broadcast::Sender<RemoteEvent>,
+    pub(crate) tasks: Tasks,
+    pub(crate) stop: CancellationToken,
+    pub(crate) kill: CancellationToken,
+    pub(crate) ended: CancellationToken,
 }
 
 impl Drop for Inner {
