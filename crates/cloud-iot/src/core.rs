@@ -20,7 +20,9 @@
 //!
 //! See docs/protocol.md, "IoT messaging".
 
+mod accepting;
 mod connecting;
+mod deadlines;
 mod phase;
 mod pulse;
 mod receiving;
@@ -30,7 +32,6 @@ mod stopping;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 pub(crate) use self::phase::{Action, Port};
@@ -39,16 +40,13 @@ pub use self::stopping::StopReport;
 use crate::backoff::Failures;
 use crate::cause::Cause;
 use crate::config::SessionConfig;
-use crate::error::{PublishError, RequestError};
 use crate::event::SessionEvent;
 use crate::inbound::{Inbound, MAX_UNACKNOWLEDGED};
 use crate::ledger::Batch;
 use crate::link::LinkEvent;
 use crate::measures::Measures;
-use crate::message::{Message, PublishOptions, QoS};
-use crate::outbox::{MessageId, Next, OutOfStep, Outbox, Restored};
+use crate::outbox::{Next, OutOfStep, Outbox, Restored};
 use crate::reason::ReasonCode;
-use crate::receipt::Receipt;
 use crate::requests::Requests;
 use crate::store::StoreError;
 
@@ -134,88 +132,6 @@ impl Core {
             kept: self.outbox.ledger().map_or(0, |ledger| ledger.kept()),
             ..self.report
         }
-    }
-
-    /// Accepts a message for delivery.
-    pub(crate) fn publish(
-        &mut self,
-        message: Message,
-        options: PublishOptions,
-        now: Instant,
-    ) -> Result<Receipt, PublishError> {
-        self.accept(message, options, true, now)
-            .map(|(_, receipt)| receipt)
-    }
-
-    /// Accepts a message that is to be given up if it cannot be stored.
-    pub(crate) fn publish_stored(
-        &mut self,
-        message: Message,
-        options: PublishOptions,
-        now: Instant,
-    ) -> Result<(MessageId, Receipt), PublishError> {
-        if message.qos == QoS::AtMostOnce || self.outbox.ledger().is_none() {
-            return Err(PublishError::NotStored(StoreError::NotKept));
-        }
-        self.accept(message, options, true, now)
-    }
-
-    /// Takes back a message that has not left.
-    pub(crate) fn withdraw(&mut self, id: MessageId, now: Instant) {
-        self.outbox.withdraw(id, now);
-        // It may have been the last that a stop, or another connection, waited for.
-        self.advance(now);
-        self.leave_if_quiet(now);
-    }
-
-    fn accept(
-        &mut self,
-        message: Message,
-        options: PublishOptions,
-        keep: bool,
-        now: Instant,
-    ) -> Result<(MessageId, Receipt), PublishError> {
-        if self.is_stopping() {
-            return Err(PublishError::Stopped);
-        }
-        message.check_topic(&self.config.limits)?;
-        let (size, limit) = (message.payload.len(), self.config.limits.payload_bytes);
-        if size > limit {
-            return Err(PublishError::TooLarge { size, limit });
-        }
-        let (reply, receiver) = oneshot::channel();
-        self.outbox.expire(now);
-        // A time too long to be counted is for ever.
-        let expires = options.expires_in.and_then(|time| now.checked_add(time));
-        let id = self.outbox.accept(message, expires, reply, now)?;
-        let stored = if keep {
-            self.outbox.keep_newest(now)
-        } else {
-            None
-        };
-        self.send_queued(now);
-        Ok((id, Receipt::new(receiver, stored)))
-    }
-
-    /// Accepts a request: a message whose answer is the next message on `reply_topic`.
-    pub(crate) fn request(
-        &mut self,
-        message: Message,
-        reply_topic: String,
-        answer: oneshot::Sender<Message>,
-        now: Instant,
-    ) -> Result<(MessageId, Receipt), RequestError> {
-        self.requests
-            .check(&reply_topic, self.config.limits.requests)?;
-        let (id, receipt) = self.accept(message, PublishOptions::new(), false, now)?;
-        self.requests.add(id, reply_topic, answer);
-        Ok((id, receipt))
-    }
-
-    /// Nobody waits for the answer any more. A request that has not left will not.
-    pub(crate) fn forget_request(&mut self, id: MessageId, now: Instant) {
-        self.requests.remove(id);
-        self.withdraw(id, now);
     }
 
     /// Whether the session has been told to stop.
@@ -327,100 +243,6 @@ impl Core {
         }
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) is to be called.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        earliest([
-            self.phase_deadline(),
-            self.resume_at,
-            self.outbox.next_expiry(),
-            self.renew_by
-                .filter(|_| matches!(self.phase, Phase::Online { .. })),
-            self.outbox.store_due(),
-        ])
-    }
-
-    fn phase_deadline(&self) -> Option<Instant> {
-        match &self.phase {
-            Phase::Connecting { due } => Some(*due),
-            Phase::Subscribing { link, due, .. } => Some(link.pulse.due().min(*due)),
-            Phase::Greeting { link } => Some(link.pulse.due()),
-            Phase::Online { link } => {
-                earliest([Some(link.pulse.due()), self.acknowledgement_due(link)])
-            }
-            Phase::Draining {
-                link,
-                step,
-                deadline,
-                ..
-            } => match step {
-                Drain::Flushing(until) => Some(link.pulse.due().min(*until).min(*deadline)),
-                Drain::Goodbye(_) => Some(link.pulse.due().min(*deadline)),
-                Drain::Leaving => Some(*deadline),
-            },
-            Phase::Renewing { due, .. } => Some(*due),
-            Phase::Closing { deadline } => Some(*deadline),
-            Phase::Waiting { hooks: true, .. } | Phase::Stopped => None,
-            Phase::Waiting {
-                until,
-                hooks: false,
-                ..
-            } => Some(*until),
-        }
-    }
-
-    /// When the next acknowledgement is overdue. They come one after the other.
-    fn acknowledgement_due(&self, link: &Link) -> Option<Instant> {
-        let due = self.outbox.next_due()?;
-        Some(link.patience.map_or(due, |patience| patience.max(due)))
-    }
-
-    /// Does what is due.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
-        self.outbox.expire(now);
-        if let Some(batch) = self.outbox.ledger().and_then(|ledger| ledger.collect(now)) {
-            self.actions.push_back(Action::Store(batch));
-        }
-        if self.resume_at.is_some_and(|time| time <= now) {
-            self.resume_at = None;
-            self.advance(now);
-        }
-        self.leave_if_quiet(now);
-        if self.phase_deadline().is_none_or(|deadline| deadline > now) {
-            return;
-        }
-        let leaving = self.is_leaving() || matches!(self.phase, Phase::Renewing { .. });
-        if !leaving && let Some(link) = self.link() {
-            match link.pulse.beat(now) {
-                Ok(false) => {}
-                Ok(true) => self.actions.push_back(Action::Ping),
-                Err(cause) => return self.lost(cause, now),
-            }
-        }
-        match &self.phase {
-            Phase::Connecting { .. } => self.lost(Cause::ConnectTimeout, now),
-            Phase::Subscribing { due, .. } if *due <= now => {
-                self.lost(Cause::SubscribeTimeout, now)
-            }
-            Phase::Online { link }
-                if self.acknowledgement_due(link).is_some_and(|due| due <= now) =>
-            {
-                self.lost(Cause::AcknowledgeTimeout, now);
-            }
-            Phase::Subscribing { .. } | Phase::Greeting { .. } | Phase::Online { .. } => {}
-            Phase::Draining {
-                step: Drain::Flushing(_),
-                deadline,
-                ..
-            } if *deadline > now => self.advance(now),
-            Phase::Draining { deadline, .. } if *deadline <= now => self.close(now),
-            Phase::Draining { .. } => {}
-            Phase::Renewing { .. } => self.lost(Cause::Renewed, now),
-            Phase::Closing { .. } => self.end(),
-            Phase::Waiting { .. } => self.open(now),
-            Phase::Stopped => {}
-        }
-    }
-
     /// Hands over what window and pace have room for.
     fn send_queued(&mut self, now: Instant) {
         let link = match &mut self.phase {
@@ -478,10 +300,6 @@ impl Core {
             now,
         );
     }
-}
-
-fn earliest<const N: usize>(times: [Option<Instant>; N]) -> Option<Instant> {
-    times.into_iter().flatten().min()
 }
 
 #[cfg(test)]

@@ -11,14 +11,15 @@ mod renewing;
 mod sessions;
 
 use bench::*;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::config::SessionConfig;
-use crate::error::DeliveryError;
+use crate::error::{DeliveryError, PublishError, RequestError};
 use crate::link::ServerTerms;
-use crate::message::{QoS, Subscription};
+use crate::message::{Message, PublishOptions, QoS, Subscription};
 use crate::reason::ReasonCode;
-use crate::receipt::Ack;
+use crate::receipt::{Ack, Receipt};
 
 #[test]
 fn order_on_each_connection() {

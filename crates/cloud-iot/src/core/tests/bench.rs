@@ -8,11 +8,11 @@ use rustls::RootCertStore;
 
 use super::super::*;
 use crate::ReasonCode;
-use crate::error::DeliveryError;
+use crate::error::{DeliveryError, PublishError};
 use crate::event::{SessionEvent, SessionState};
 use crate::link::{Incoming, ServerTerms};
-use crate::message::{QoS, Subscription};
-use crate::receipt::Ack;
+use crate::message::{Message, PublishOptions, QoS, Subscription};
+use crate::receipt::{Ack, Receipt};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
