@@ -111,6 +111,7 @@ mod inbox;
 mod json;
 mod keeper;
 mod ledger;
+mod limits;
 mod link;
 mod measures;
 mod message;
@@ -133,13 +134,14 @@ pub use tower::BoxError;
 
 pub use crate::backoff::{Backoff, Retry};
 pub use crate::cause::{Cause, ProxyCause, TlsCause};
-pub use crate::config::{Acknowledge, FallbackPort, Limits, Overflow, SessionConfig, Timeouts};
+pub use crate::config::{Acknowledge, FallbackPort, Overflow, SessionConfig};
 pub use crate::core::StopReport;
 #[cfg(feature = "durable")]
 pub use crate::durable::{Damage, DurableOutbox};
 pub use crate::error::{ConfigError, DeliveryError, PublishError, RequestError, StreamError};
 pub use crate::event::{SessionEvent, SessionState};
 pub use crate::json::{Json, Malformed};
+pub use crate::limits::{Limits, Timeouts};
 pub use crate::message::{Message, PublishOptions, QoS, Subscription};
 pub use crate::proxy::{InvalidProxy, Proxy};
 pub use crate::reason::ReasonCode;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes as wire;
 
-use crate::config::Limits;
+use crate::limits::Limits;
 use crate::topic::{TopicError, TopicFilter, check_depth, check_name};
 
 /// What a message costs in a queue beyond its topic and payload, in bytes: the bookkeeping around

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::Limits;
+use crate::limits::Limits;
 
 /// The part of the rate of messages that may leave at once: ten of AWS IoT Core's hundred.
 const MESSAGE_DEPTH: u32 = 10;

@@ -6,9 +6,9 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use thiserror::Error;
 
-use crate::config::Limits;
 use crate::error::StreamError;
 use crate::inbox::{NotDelivered, Receiver, Sender, inbox};
+use crate::limits::Limits;
 use crate::message::{Message, Subscription};
 use crate::topic::TopicFilter;
 
