@@ -1,0 +1,169 @@
+//! What is refused, and what is not.
+
+use rcgen::{CertificateParams, KeyPair, SerialNumber};
+
+use super::*;
+
+const NAME: &str = "sn0001.ui.example.com";
+
+fn now() -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(1_893_456_000).unwrap()
+}
+
+fn params() -> CertificateParams {
+    let mut params = CertificateParams::new([NAME.to_owned()]).unwrap();
+    params.serial_number = Some(SerialNumber::from(4_711));
+    params.not_before = now() - time::Duration::days(1);
+    params.not_after = now() + time::Duration::days(90);
+    params
+}
+
+fn issue(params: CertificateParams) -> CertificatePem {
+    let key = KeyPair::generate().unwrap();
+    CertificatePem::new(params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+fn checked(pem: &CertificatePem) -> Result<CheckedCertificate, CertificateError> {
+    check_server(pem, &"4711".parse().unwrap(), NAME, now())
+}
+
+#[test]
+fn a_good_certificate_passes() {
+    let certificate = checked(&issue(params())).unwrap();
+    assert_eq!(certificate.serial.as_str(), "4711");
+    assert_eq!(certificate.not_after, now() + time::Duration::days(90));
+}
+
+#[test]
+fn a_chain_has_to_hang_together() {
+    let authority = |name: &str| {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.not_before = now() - time::Duration::days(400);
+        params.not_after = now() + time::Duration::days(400);
+        params
+    };
+    let [root_key, middle_key, key] = [(); 3].map(|()| KeyPair::generate().unwrap());
+    let root = rcgen::Issuer::new(authority("root"), &root_key);
+    let middle = authority("middle").signed_by(&middle_key, &root).unwrap();
+    let issuer = rcgen::Issuer::new(authority("middle"), &middle_key);
+    let leaf = params().signed_by(&key, &issuer).unwrap().pem();
+    let root = authority("root").self_signed(&root_key).unwrap().pem();
+    let chain = |chain: &[&str]| checked(&CertificatePem::new(chain.concat(), key.serialize_pem()));
+    assert!(chain(&[&leaf]).is_ok());
+    assert!(chain(&[&leaf, &middle.pem()]).is_ok());
+    assert!(chain(&[&leaf, &middle.pem(), &root]).is_ok());
+
+    // The same name, another key.
+    let impostor = authority("middle")
+        .self_signed(&KeyPair::generate().unwrap())
+        .unwrap()
+        .pem();
+    for broken in [
+        &[&leaf[..], &root][..],
+        &[&leaf, &impostor],
+        &[&leaf, &middle.pem(), &impostor],
+        &[
+            &leaf,
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        ],
+    ] {
+        let error = chain(broken).unwrap_err();
+        assert!(matches!(error, CertificateError::Chain(_)), "{error}");
+    }
+}
+
+#[test]
+fn a_serial_number_of_twenty_octets_is_compared_in_full() {
+    let mut params = params();
+    params.serial_number = Some(SerialNumber::from_slice(&[0x7f; 20]));
+    let certificate = CheckedCertificate::read(&issue(params)).unwrap();
+    assert_eq!(
+        certificate.serial.as_str(),
+        "727885129180488904360266563744972327436484050815"
+    );
+    assert!(certificate.check_serial(&"4711".parse().unwrap()).is_err());
+}
+
+#[test]
+fn another_key_is_refused() {
+    let pem = issue(params());
+    let other = issue(params());
+    let mixed = CertificatePem::new(pem.chain(), other.key().to_owned());
+    assert_eq!(checked(&mixed).unwrap_err(), CertificateError::KeyMismatch);
+}
+
+#[test]
+fn another_serial_number_is_refused() {
+    let mut params = params();
+    params.serial_number = Some(SerialNumber::from(4_712));
+    let error = checked(&issue(params)).unwrap_err();
+    assert!(
+        matches!(&error, CertificateError::WrongSerial { found, .. } if found.as_str() == "4712"),
+        "{error}"
+    );
+}
+
+#[test]
+fn dates_are_judged_with_a_day_of_tolerance_and_only_by_a_clock_that_was_set() {
+    let mut expired = params();
+    expired.not_after = now() - time::Duration::seconds(1);
+    let expired = issue(expired);
+    assert!(matches!(
+        checked(&expired).unwrap_err(),
+        CertificateError::Expired { .. }
+    ));
+
+    let mut future = params();
+    future.not_before = now() + time::Duration::hours(23);
+    assert!(checked(&issue(future.clone())).is_ok());
+    future.not_before = now() + time::Duration::hours(25);
+    assert!(matches!(
+        checked(&issue(future)).unwrap_err(),
+        CertificateError::NotYetValid { .. }
+    ));
+
+    let epoch = OffsetDateTime::UNIX_EPOCH;
+    assert!(check_server(&expired, &"4711".parse().unwrap(), NAME, epoch).is_ok());
+}
+
+#[test]
+fn the_name_has_to_be_covered_wildcards_included() {
+    let certificate = |name: &str| {
+        let mut params = params();
+        params.subject_alt_names = vec![rcgen::SanType::DnsName(name.try_into().unwrap())];
+        checked(&issue(params))
+    };
+    assert!(certificate("*.ui.example.com").is_ok());
+    for name in ["sn0002.ui.example.com", "*.example.com", "ui.example.com"] {
+        assert!(
+            matches!(certificate(name), Err(CertificateError::WrongName { .. })),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn text_that_is_no_certificate_or_key_is_refused() {
+    let pem = issue(params());
+    let cut = &pem.chain()[..pem.chain().len() / 2];
+    for chain in [
+        "",
+        "hello",
+        cut,
+        "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    ] {
+        let error = checked(&CertificatePem::new(chain, pem.key().to_owned())).unwrap_err();
+        assert!(matches!(error, CertificateError::Chain(_)), "{error}");
+    }
+    let long = pem.chain().repeat(MAX_CHAIN + 1);
+    let error = checked(&CertificatePem::new(long, pem.key().to_owned())).unwrap_err();
+    assert!(matches!(error, CertificateError::Chain(_)), "{error}");
+    for key in ["", "hello", pem.chain()] {
+        let error = checked(&CertificatePem::new(pem.chain(), key.to_owned())).unwrap_err();
+        assert_eq!(error, CertificateError::Key);
+    }
+}
