@@ -4,9 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use tokio::sync::{broadcast, oneshot, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{broadcast, watch};
+use tokio::time::{Instant, timeout_at};
 use tower::BoxError;
 use tracing::Instrument;
 
@@ -18,9 +17,9 @@ use crate::error::{ConfigError, PublishError, RequestError, StreamError};
 use crate::event::{SessionEvent, SessionState};
 use crate::hooks::Hooks;
 use crate::keeper::Keeper;
-use crate::message::{Message, PublishOptions, QoS};
-use crate::outbox::MessageId;
+use crate::message::{Message, PublishOptions};
 use crate::receipt::Receipt;
+use crate::request::Request;
 use crate::router::Router;
 use crate::store::OutboxStore;
 use crate::stream::MessageStream;
@@ -160,34 +159,6 @@ impl SessionBuilder {
     }
 }
 
-/// A request and where its answer comes.
-#[derive(Clone)]
-pub struct Request {
-    /// Where the request is published.
-    pub topic: String,
-    /// Its content.
-    pub payload: Bytes,
-    /// How surely the request is delivered.
-    pub qos: QoS,
-    /// Where the answer comes; one of the session's subscriptions must bring it.
-    pub reply_topic: String,
-    /// How long to wait in all, the time without a connection included.
-    pub timeout: Duration,
-}
-
-/// Payloads may hold secrets of the application, so only their length is shown.
-impl std::fmt::Debug for Request {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Request")
-            .field("topic", &self.topic)
-            .field("payload_bytes", &self.payload.len())
-            .field("qos", &self.qos)
-            .field("reply_topic", &self.reply_topic)
-            .field("timeout", &self.timeout)
-            .finish()
-    }
-}
-
 /// A running session. Clones are cheap and all the same session; when the last one is dropped the
 /// session stops by itself, within [`Timeouts::drop`](crate::Timeouts::drop).
 #[derive(Clone)]
@@ -307,43 +278,7 @@ impl SessionHandle {
     ///
     /// Dropping the future gives the answer up; a request that has not left yet never will.
     pub async fn request(&self, request: Request) -> Result<Message, RequestError> {
-        let Request {
-            topic,
-            payload,
-            qos,
-            reply_topic,
-            timeout: limit,
-        } = request;
-        let config = &self.shared().config;
-        if !config
-            .subscriptions
-            .iter()
-            .any(|s| s.filter.matches(&reply_topic))
-        {
-            return Err(RequestError::NotSubscribed(reply_topic));
-        }
-        let (sender, mut answer) = oneshot::channel();
-        let message = Message::new(topic, payload).qos(qos);
-        let (id, mut receipt) = self
-            .shared()
-            .with_core(|core| core.request(message, reply_topic, sender, Instant::now()))?;
-        let _forget = Forget {
-            shared: self.shared(),
-            id,
-        };
-        let exchange = async {
-            tokio::select! {
-                biased;
-                answer = &mut answer => return answer.map_err(|_| RequestError::Stopped),
-                delivered = &mut receipt => {
-                    delivered?;
-                }
-            }
-            answer.await.map_err(|_| RequestError::Stopped)
-        };
-        timeout(limit, exchange)
-            .await
-            .unwrap_or(Err(RequestError::Timeout(limit)))
+        request.exchange(self.shared()).await
     }
 
     /// Makes connections with other TLS settings from now on: those of a new client certificate. The
@@ -416,18 +351,5 @@ impl SessionHandle {
             tracing::error!("the session did not stop in time");
         }
         self.shared().report()
-    }
-}
-
-/// Gives up a request's answer when its future ends in any way.
-struct Forget<'a> {
-    shared: &'a Shared,
-    id: MessageId,
-}
-
-impl Drop for Forget<'_> {
-    fn drop(&mut self) {
-        self.shared
-            .with_core(|core| core.forget_request(self.id, Instant::now()));
     }
 }
