@@ -104,7 +104,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         (self.received, self.sent) = (0, 0);
-        // Asked once, and when a timer has gone off: a turn takes some tens of microseconds.
+        // Asked seldom: a turn takes some tens of microseconds.
         let mut now = self.shared.clock.now();
         // Whether something may have come up to be written since the task was last parked.
         let mut stale = true;
@@ -125,6 +125,8 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             stale = false;
             let over = self.received.max(self.sent) >= TURN;
             if read && !over {
+                // What comes next may be the answer to what was written just now.
+                now = self.shared.clock.now();
                 continue;
             }
             // Time goes on for who always has something to read or to write as well.

@@ -5,6 +5,11 @@
 //! its answer shows that the peer has read everything before it. Bulk waits while more is under way than three times what the
 //! path holds (its bandwidth-delay product), or than the least that keeps a fast one busy. Small frames never wait.
 //!
+//! What the path holds is the fastest that the peer has read lately, times the round trip with nothing waiting. That one is
+//! measured with little under way: when bulk begins, and from time to time; sooner when answers come so late that the window may
+//! be too small for a path that has become longer. Between such looks it only becomes shorter, so that a queue of our own is not
+//! taken for distance.
+//!
 //! This is no congestion control: that is TCP's business, which only gets a little less to queue. Where the window is wrong about
 //! the path it errs on the side of too much, and a peer that does not answer is not waited for.
 
@@ -17,19 +22,28 @@ use crate::moment::Moment;
 /// What may always be under way, in bytes: a millisecond of 4 Gbit/s, in which both ends get their turn on a processor; and
 /// 2.6 MB/s at 200 ms, should all that was measured be wrong.
 const LEAST: u64 = 512 * 1024;
+/// What may be under way while the path is looked at, but for the frame that fills it.
+const NARROW: u64 = 64 * 1024;
 /// Share of the window between two probes.
 const PROBES: u64 = 4;
+/// What lies between two probes at most, whatever the window.
+const MOST_BETWEEN: u64 = 8 * 1024 * 1024;
 /// Probes that may wait for an answer.
 const MAX_PROBES: usize = 16;
+/// After so long an answer is lost, and room for another probe.
+const LOST: Duration = Duration::from_secs(60);
 /// The window over what the path holds: TCP sends up to twice as much in each round trip while it finds its speed, and answers
 /// come late now and then.
 const GAIN: u64 = 3;
-/// How long an answer is waited for. A path that needs longer for what is under way has a queue that we cannot shorten.
+/// How long the next answer is waited for. A path that needs longer has a queue that we cannot shorten.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// For how long a measurement counts, at least; at most twice as long. Paths change seldom, and a download that goes on for
-/// longer only makes the round trip look as long as it is with the window full.
-const RTT_AGE: Duration = Duration::from_secs(60);
+/// How long the fastest rate counts, at least; at most twice as long.
 const RATE_AGE: Duration = Duration::from_secs(5);
+/// Time between two looks at the path where answers come late, and where they do not; and in round trips, of which each look
+/// costs one or two.
+const LOOK_LATE: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_secs(60);
+const LOOK_ROUND_TRIPS: u64 = 100;
 
 /// The window of one direction.
 #[derive(Debug, Default)]
@@ -42,8 +56,14 @@ pub(super) struct Window {
     probes: VecDeque<Probe>,
     /// Number of the next probe.
     next: u64,
-    /// Nanoseconds.
-    round_trip: Recent,
+    /// When the last answer came.
+    answered: Moment,
+    /// The shortest since the last look at the path, in nanoseconds.
+    round_trip: Option<u64>,
+    /// When the path was last looked at.
+    looked: Moment,
+    /// It is being looked at: little may be under way.
+    looking: bool,
     /// Bytes in a second.
     rate: Recent,
     /// `None` until a probe is answered: who does not answer is not waited for.
@@ -60,29 +80,43 @@ struct Probe {
 }
 
 impl Window {
+    /// What may be under way now.
+    fn width(&self) -> Option<u64> {
+        let looking = self.looking;
+        self.size.map(|size| if looking { NARROW } else { size })
+    }
+
     /// Whether bulk may be sent. A window that has become smaller may be full without an answer to come: the next frame takes a
     /// probe with it.
     pub(super) fn is_open(&self) -> bool {
-        self.probes.is_empty() || self.size.is_none_or(|size| self.sent - self.read < size)
+        let under_way = self.sent - self.read;
+        self.probes.is_empty() || self.width().is_none_or(|width| under_way < width)
     }
 
-    /// When a closed window is given up.
+    /// When a closed window is given up: as long as answers come, the peer reads.
     pub(super) fn patience_ends(&self) -> Option<Moment> {
         let oldest = self.probes.front().filter(|_| !self.is_open())?;
-        Some(oldest.at + PATIENCE)
+        Some(oldest.at.max(self.answered) + PATIENCE)
     }
 
     /// The peer does not answer: it is not waited for until it does.
     pub(super) fn give_up(&mut self) {
         self.size = None;
+        self.looking = false;
     }
 
     /// Notes that data goes out; yields the id of a PING to send behind it, if it is time for one.
     pub(super) fn send(&mut self, count: usize, now: Moment) -> Option<ChannelId> {
         self.sent += count as u64;
-        let between = self.size.unwrap_or(LEAST) / PROBES;
-        if self.sent - self.probed < between || self.probes.len() == MAX_PROBES {
+        let between = (self.width().unwrap_or(LEAST) / PROBES).min(MOST_BETWEEN);
+        if self.sent - self.probed < between {
             return None;
+        }
+        if self.probes.len() == MAX_PROBES {
+            self.probes
+                .front()
+                .filter(|oldest| oldest.at + LOST <= now)?;
+            self.probes.clear();
         }
         self.probed = self.sent;
         let number = self.next;
@@ -98,29 +132,48 @@ impl Window {
 
     /// Takes an answer; returns whether it was to a probe.
     pub(super) fn answered(&mut self, answer: ChannelId, now: Moment) -> bool {
-        let Some(position) = self
-            .probes
-            .iter()
-            .position(|probe| id(probe.number) == answer)
-        else {
+        let mut probes = self.probes.iter();
+        let Some(position) = probes.position(|probe| id(probe.number) == answer) else {
             return false;
         };
         // Those before it have arrived as well.
-        let Some(probe) = self.probes.drain(..=position).next_back() else {
-            return false;
+        let answered = self.probes.drain(..=position).next_back();
+        if let Some(probe) = answered {
+            self.read = probe.sent;
+            self.answered = now;
+            self.measure(&probe, now);
+        }
+        true
+    }
+
+    fn measure(&mut self, probe: &Probe, now: Moment) {
+        let took = u64::try_from((now - probe.at).as_nanos()).unwrap_or(u64::MAX);
+        if took == 0 {
+            // Whoever keeps the time has not looked at the clock in between.
+            return;
+        }
+        let bytes = probe.sent - probe.read;
+        let round_trip = match self.round_trip {
+            Some(known) if bytes > 2 * NARROW => known.min(took),
+            _ => {
+                self.looked = now;
+                self.looking = false;
+                took
+            }
         };
-        self.read = probe.sent;
-        let took = u64::try_from((now - probe.at).as_nanos())
-            .unwrap_or(u64::MAX)
-            .max(1);
-        let bytes = u128::from(probe.sent - probe.read);
-        let rate = u64::try_from(bytes * 1_000_000_000 / u128::from(took)).unwrap_or(u64::MAX);
-        let round_trip = self.round_trip.note(took, RTT_AGE, now, u64::min);
+        self.round_trip = Some(round_trip);
+        let rate = u128::from(bytes) * 1_000_000_000 / u128::from(took);
+        let rate = u64::try_from(rate).unwrap_or(u64::MAX);
         let rate = self.rate.note(rate, RATE_AGE, now, u64::max);
         let held = u128::from(rate) * u128::from(round_trip) / 1_000_000_000;
         let size = u64::try_from(held).unwrap_or(u64::MAX).saturating_mul(GAIN);
         self.size = Some(size.max(LEAST));
-        true
+        let late = took > round_trip.saturating_mul(GAIN);
+        let rest = if late { LOOK_LATE } else { LOOK };
+        let affordable = Duration::from_nanos(round_trip.saturating_mul(LOOK_ROUND_TRIPS));
+        if now - self.looked >= rest.max(affordable) {
+            self.looking = true;
+        }
     }
 }
 
@@ -140,8 +193,10 @@ struct Recent {
 
 impl Recent {
     fn note(&mut self, value: u64, age: Duration, now: Moment, best: fn(u64, u64) -> u64) -> u64 {
-        if now - self.since >= age {
-            self.before = self.current.take();
+        let passed = now - self.since;
+        if passed >= age {
+            let current = self.current.take();
+            self.before = current.filter(|_| passed < 2 * age);
             self.since = now;
         }
         let current = self.current.map_or(value, |known| best(known, value));
@@ -151,214 +206,4 @@ impl Recent {
 }
 
 #[cfg(test)]
-mod tests {
-    use rand::rngs::StdRng;
-    use rand::{RngExt, SeedableRng};
-
-    use super::*;
-
-    const FRAME: usize = 64 * 1024;
-    const MIB: u64 = 1024 * 1024;
-
-    /// A path to a reader: so many bytes in a second, and half the round trip in either direction.
-    struct Path {
-        rate: u64,
-        /// TCP still finds out how much the path holds: twice as much in each round trip.
-        slow_start: bool,
-        round_trip: Duration,
-        now: Moment,
-        /// When the reader is done with all that was sent.
-        busy_until: Moment,
-        /// Answers on their way back.
-        answers: VecDeque<(Moment, ChannelId)>,
-        answers_pings: bool,
-        /// When the systems are rid of each frame.
-        held: VecDeque<Moment>,
-        /// How long the reader had nothing to do.
-        starved: Duration,
-        /// The most that waited to be read.
-        most_queued: Duration,
-    }
-
-    impl Path {
-        fn new(rate: u64, round_trip: Duration) -> Self {
-            Self {
-                rate,
-                slow_start: false,
-                round_trip,
-                now: Moment::START,
-                busy_until: Moment::START,
-                answers: VecDeque::new(),
-                answers_pings: true,
-                held: VecDeque::new(),
-                starved: Duration::ZERO,
-                most_queued: Duration::ZERO,
-            }
-        }
-
-        /// What the two systems hold at a time: what is under way, and what one has not sent or the other has not handed out.
-        fn room(&self) -> u64 {
-            let path = self.rate * self.round_trip.as_nanos() as u64 / 1_000_000_000;
-            if !self.slow_start {
-                return 2 * path + 8 * MIB;
-            }
-            // Ten segments in the first round trip.
-            let round = self.now.since_start().as_nanos() / self.round_trip.as_nanos();
-            (14_600 << round.min(30)).min(2 * path) + 128 * 1024
-        }
-
-        /// Sends as much as the window allows, for so long. Returns how much that was.
-        fn fill(&mut self, window: &mut Window, time: Duration) -> u64 {
-            let end = self.now + time;
-            let before = window.sent;
-            while self.now < end {
-                while self.held.pop_front_if(|at| *at <= self.now).is_some() {}
-                if self.held.len() as u64 * FRAME as u64 > self.room() {
-                    self.now = self.held.pop_front().unwrap();
-                } else if window.is_open() {
-                    let probe = window.send(FRAME, self.now);
-                    let arrives = self.now + self.round_trip / 2;
-                    self.starved += arrives - self.busy_until;
-                    self.most_queued = self.most_queued.max(self.busy_until - arrives);
-                    let takes = Duration::from_nanos(FRAME as u64 * 1_000_000_000 / self.rate);
-                    self.busy_until = self.busy_until.max(arrives) + takes;
-                    let known = self.busy_until + self.round_trip / 2;
-                    self.held.push_back(known);
-                    if let Some(id) = probe.filter(|_| self.answers_pings) {
-                        self.answers.push_back((known, id));
-                    }
-                    // What the sender's own link takes: twice as fast as the path.
-                    self.now += takes / 2;
-                } else if let Some((at, id)) = self.answers.pop_front() {
-                    self.now = self.now.max(at);
-                    assert!(window.answered(id, self.now));
-                } else {
-                    self.now = window.patience_ends().expect("a closed window has an end");
-                    window.give_up();
-                }
-                while let Some((_, id)) = self.answers.pop_front_if(|(at, _)| *at <= self.now) {
-                    assert!(window.answered(id, self.now));
-                }
-            }
-            window.sent - before
-        }
-    }
-
-    #[test]
-    fn paths_of_all_kinds_are_kept_busy_with_a_short_queue() {
-        let millis = Duration::from_millis;
-        for (rate, round_trip, queue) in [
-            // A loopback, a home network, a gigabit over a continent and around the world, a slow line.
-            (1000 * MIB, Duration::from_micros(50), millis(1)),
-            (100 * MIB, millis(1), millis(8)),
-            (125 * MIB, millis(30), millis(100)),
-            (125 * MIB, millis(200), millis(600)),
-            (MIB, millis(40), millis(650)),
-        ] {
-            let mut path = Path::new(rate, round_trip);
-            let mut window = Window::default();
-            path.fill(&mut window, Duration::from_secs(15));
-            (path.starved, path.most_queued) = Default::default();
-            path.fill(&mut window, Duration::from_secs(10));
-            let (starved, queued) = (path.starved, path.most_queued);
-            assert!(starved < millis(100), "{rate} {round_trip:?}: {starved:?}");
-            assert!(queued <= queue, "{rate} {round_trip:?}: {queued:?}");
-        }
-    }
-
-    #[test]
-    fn tcp_is_not_held_back_while_it_finds_its_speed() {
-        for (rate, millis) in [
-            (1250 * MIB, 100),
-            (125 * MIB, 200),
-            (125 * MIB, 30),
-            (12 * MIB, 100),
-            (5 * MIB, 600),
-        ] {
-            let [with, without] = [true, false].map(|answers_pings| {
-                let mut path = Path::new(rate, Duration::from_millis(millis));
-                path.slow_start = true;
-                path.answers_pings = answers_pings;
-                let mut window = Window::default();
-                path.fill(&mut window, Duration::from_secs(10));
-                assert_eq!(window.size.is_some(), answers_pings);
-                path.starved
-            });
-            assert!(
-                with <= without + Duration::from_millis(millis / 10),
-                "{rate} {millis}: {with:?}, else {without:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_closed_window_has_an_end_whatever_happens() {
-        let mut random = StdRng::seed_from_u64(1);
-        for _ in 0..200 {
-            let mut window = Window::default();
-            let mut now = Moment::START;
-            let mut waiting = VecDeque::new();
-            for _ in 0..2000 {
-                now += Duration::from_micros(1 << random.random_range(0..24));
-                if window.is_open() {
-                    let count = random.random_range(1..=FRAME);
-                    waiting.extend(window.send(count, now));
-                } else {
-                    assert!(window.patience_ends().is_some());
-                }
-                match random.random_range(0..10) {
-                    0..3 => {
-                        let answer = waiting.pop_front();
-                        assert!(answer.is_none_or(|id| window.answered(id, now)));
-                    }
-                    3 if window.patience_ends().is_some_and(|end| end <= now) => window.give_up(),
-                    // A long silence: what was measured is forgotten.
-                    4 if random.random_bool(0.01) => now += 2 * RTT_AGE,
-                    _ => {}
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_path_that_becomes_longer_is_filled_again_in_time() {
-        let mut path = Path::new(50 * MIB, Duration::from_millis(20));
-        let mut window = Window::default();
-        path.fill(&mut window, Duration::from_secs(100));
-        path.round_trip = Duration::from_millis(200);
-        let at_once = path.fill(&mut window, Duration::from_secs(10)) / 10;
-        assert!(at_once > 2 * MIB, "{at_once}");
-        path.fill(&mut window, 2 * RTT_AGE);
-        let later = path.fill(&mut window, Duration::from_secs(10)) / 10;
-        assert!(later > 45 * MIB, "{later}");
-    }
-
-    #[test]
-    fn who_does_not_answer_is_not_waited_for() {
-        let mut path = Path::new(50 * MIB, Duration::from_millis(20));
-        path.answers_pings = false;
-        let mut window = Window::default();
-        path.fill(&mut window, Duration::from_secs(1));
-        assert!(window.is_open());
-        assert!(window.probes.len() <= MAX_PROBES);
-
-        // Who has answered before is waited for, for a while.
-        let mut path = Path::new(50 * MIB, Duration::from_millis(20));
-        let mut window = Window::default();
-        path.fill(&mut window, Duration::from_secs(1));
-        path.answers_pings = false;
-        let sent = path.fill(&mut window, Duration::from_secs(20));
-        assert!(sent > 700 * MIB, "{sent}");
-        assert_eq!(window.size, None);
-    }
-
-    #[test]
-    fn an_answer_to_no_probe_is_none_of_ours() {
-        let mut window = Window::default();
-        while window.send(FRAME, Moment::START).is_none() {}
-        assert!(!window.answered(ChannelId([7; 16]), Moment::START));
-        assert!(!window.answered(id(1), Moment::START));
-        assert!(window.answered(id(0), Moment::START));
-        assert!(!window.answered(id(0), Moment::START));
-    }
-}
+mod tests;
