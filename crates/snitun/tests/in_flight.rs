@@ -13,7 +13,7 @@ mod pair;
 use std::time::Duration;
 
 use pair::{CLIENT, Pair, SERVER};
-use snitun::{ChannelKey, Cipher, Limits, ProtocolVersion, Write};
+use snitun::{ChannelKey, Cipher, Limits, ProtocolVersion, Timeouts, Write};
 
 /// What a window is at least.
 const LEAST: usize = 512 * 1024;
@@ -50,11 +50,16 @@ fn answer(pair: &mut Pair, key: ChannelKey) -> usize {
 
 /// Two channels, of which the second one has just so much under way that bulk has to wait.
 fn full() -> (Pair, [ChannelKey; 2], [ChannelKey; 2]) {
+    full_with(Timeouts::default())
+}
+
+fn full_with(timeouts: Timeouts) -> (Pair, [ChannelKey; 2], [ChannelKey; 2]) {
     let limits = Limits {
         pause_above: usize::MAX,
         ..Limits::default()
     };
-    let mut pair = Pair::new(ProtocolVersion::V2, Cipher::AesGcm, limits, 1);
+    let (version, cipher) = (ProtocolVersion::V2, Cipher::AesGcm);
+    let mut pair = Pair::with(version, cipher, limits, timeouts, None, 1);
     let server = [pair.open(), pair.open()];
     pair.settle();
     let client = [pair.accept(), pair.accept()];
@@ -133,4 +138,40 @@ fn a_peer_that_no_longer_answers_is_waited_for_a_while() {
     assert!(pair.sides[SERVER].mux.has_output());
     pair.write(SERVER, usize::MAX);
     assert!(pair.sides[CLIENT].wire.len() > LEAST);
+}
+
+#[test]
+fn bulk_that_is_written_in_small_pieces_is_bulk() {
+    let (mut pair, server, client) = full();
+    answer(&mut pair, client[1]);
+    let before = pair.sides[CLIENT].wire.len();
+    loop {
+        while matches!(
+            pair.sides[SERVER].mux.write(server[0], &[7; 1000]),
+            Write::Taken(_)
+        ) {}
+        if !pair.sides[SERVER].mux.has_output() {
+            break;
+        }
+        pair.write(SERVER, usize::MAX);
+        let sent = pair.sides[CLIENT].wire.len() - before;
+        assert!(sent < 4 * LEAST, "no end");
+    }
+}
+
+#[test]
+fn a_channel_that_is_given_up_does_not_wait_for_the_window() {
+    let linger = Duration::from_secs(1);
+    let (mut pair, server, _client) = full_with(Timeouts {
+        linger,
+        ..Timeouts::default()
+    });
+    let mux = &mut pair.sides[SERVER].mux;
+    let _ = mux.write(server[0], &[1; FRAME]);
+    mux.close(server[0], pair.now);
+    pair.write(SERVER, usize::MAX);
+    assert_eq!(pair.sides[SERVER].mux.open_channels(), 2);
+    pair.advance(linger);
+    pair.write(SERVER, usize::MAX);
+    assert_eq!(pair.sides[SERVER].mux.open_channels(), 1);
 }

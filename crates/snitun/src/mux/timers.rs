@@ -115,6 +115,12 @@ impl Mux {
         self.timers.timeouts.ping_answer
     }
 
+    /// Whether anything at all has come in since.
+    #[cfg(feature = "driver")]
+    pub(crate) fn has_heard_since(&self, moment: Moment) -> bool {
+        self.timers.last_received > moment
+    }
+
     /// Tells of each ping that the answer to this one answers. Returns whether it is a ping of ours.
     pub(super) fn handle_pong(&mut self, id: ChannelId, now: Moment) -> bool {
         let before = self.events.len();
@@ -229,6 +235,11 @@ impl Mux {
                     let cleared = channel.send.clear(&mut self.pool);
                     channel.phase = Phase::GivenUp;
                     self.make_room(cleared);
+                    if let Some(at) = self.held_back.iter().position(|held| *held == key) {
+                        // It has nothing left that would have to wait.
+                        self.held_back.remove(at);
+                        self.ring.push_back(key);
+                    }
                     self.schedule(key);
                 } else {
                     let next = self.timers.next_linger.get_or_insert(give_up);

@@ -77,9 +77,13 @@ impl Mux {
 
     /// Whether large messages have to wait.
     fn holds_back(&self, now: Moment) -> bool {
+        self.timers.is_throttled(now) || self.window_holds()
+    }
+
+    /// Whether bulk has to wait until the peer has read more.
+    fn window_holds(&self) -> bool {
         // At the end everything goes to the system, which delivers when we have gone.
-        let window_holds = !self.window.is_open() && !self.timers.is_draining();
-        self.timers.is_throttled(now) || window_holds
+        !self.window.is_open() && !self.timers.is_draining()
     }
 
     fn transmit_control(
@@ -130,7 +134,8 @@ impl Mux {
         now: Moment,
     ) -> Result<(), SealError> {
         let share = self.config.limits.send_share(self.by_id.len());
-        let holds_back = self.holds_back(now);
+        let throttled = self.timers.is_throttled(now);
+        let window_holds = self.window_holds();
         let Some(channel) = channel_mut(&mut self.slots, key) else {
             return Ok(());
         };
@@ -140,7 +145,9 @@ impl Mux {
         }
         let id = channel.id;
         let large = channel.send.front_len() >= LARGE_FROM;
-        if large && holds_back {
+        // Bulk may have been written in small pieces.
+        let bulk = large || channel.send.len() >= LARGE_FROM;
+        if (large && throttled) || (bulk && window_holds) {
             channel.scheduled = true;
             self.held_back.push_back(key);
             return Ok(());
