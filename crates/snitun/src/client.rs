@@ -58,6 +58,9 @@ impl fmt::Display for Token {
     }
 }
 
+/// What the server has to do at last for the tunnel to be up.
+const FIRST_PING: &str = "answer the first ping";
+
 /// What a client needs to know to connect.
 ///
 /// [`connect`] takes it by value. With a [`ReusableKey`](crate::ReusableKey) it can be cloned, to connect again with the
@@ -202,18 +205,24 @@ where
         handle,
         task: tokio::spawn(run),
     };
-    match tokio::time::timeout(limit, tunnel.handle.ping()).await {
-        Ok(Ok(elapsed)) => {
-            tracing::debug!(?elapsed, "tunnel is up");
-            Ok(tunnel)
-        }
-        Ok(Err(_)) => Err(match tunnel.handle.closed().await.as_ref() {
+    let elapsed = tokio::time::timeout(limit, first_ping(&tunnel.handle))
+        .await
+        .unwrap_or(Err(ConnectError::TimedOut(FIRST_PING)))?;
+    tracing::debug!(?elapsed, "tunnel is up");
+    Ok(tunnel)
+}
+
+/// The server's answer to the handshake is that it answers a ping, or that it hangs up.
+async fn first_ping(tunnel: &TunnelHandle) -> Result<Duration, ConnectError> {
+    match tunnel.ping().await {
+        Ok(elapsed) => Ok(elapsed),
+        Err(PingError::TimedOut | PingError::TooMany) => Err(ConnectError::TimedOut(FIRST_PING)),
+        Err(PingError::Closed) => Err(match tunnel.closed().await.as_ref() {
             CloseReason::Peer => ConnectError::AnswerRefused,
             // A server that hangs up with our ping still unread resets the connection.
             CloseReason::Io { kind, .. } if is_hang_up(*kind) => ConnectError::AnswerRefused,
             reason => ConnectError::Ended(reason.clone()),
         }),
-        Err(_) => Err(ConnectError::TimedOut("answer the first ping")),
     }
 }
 

@@ -136,7 +136,7 @@ impl TunnelHandle {
     /// Yes; the ping is sent all the same.
     pub async fn ping(&self) -> Result<Duration, PingError> {
         let (sender, answer) = oneshot::channel();
-        let limit = self.shared.with(|state| {
+        let (sent, limit) = self.shared.with(|state| {
             if state.closing.is_some() {
                 return Err(PingError::Closed);
             }
@@ -147,12 +147,16 @@ impl TunnelHandle {
             state.pings.retain(|ping| !ping.answer.is_closed());
             let answer = sender;
             state.pings.push(Ping { id, sent, answer });
-            Ok(state.mux.ping_answer())
+            Ok((sent, state.mux.ping_answer()))
         })?;
-        tokio::time::timeout(limit, answer)
-            .await
-            .map_err(|_| PingError::TimedOut)?
-            .map_err(|_| PingError::Closed)
+        match tokio::time::timeout(limit, answer).await {
+            Ok(answer) => answer.map_err(|_| PingError::Closed),
+            Err(_) if self.shared.with(|state| state.mux.has_heard_since(sent)) => {
+                Err(PingError::TimedOut)
+            }
+            // Its time is up as well, to the nanosecond.
+            Err(_) => Err(PingError::Closed),
+        }
     }
 
     /// The next channel that the peer opens; `None` once the tunnel has ended.

@@ -232,3 +232,26 @@ async fn a_channel_that_is_closed_while_paused_gives_up_in_time() {
     pass(Duration::from_secs(2)).await;
     assert_eq!(run.handle.open_channels(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_that_is_not_answered_ends_in_time() {
+    // Nothing at all comes in: it is the tunnel that has ended.
+    let silent = run(Sends::Nothing, true, None, Timeouts::default());
+    pass(Duration::from_millis(7)).await;
+    assert_eq!(silent.handle.ping().await, Err(PingError::Closed));
+    // Other things come in, and the tunnel goes on.
+    let bursts = (1..10).map(|n| (Instant::now() + Duration::from_secs(10 * n), 1));
+    let bursts = Sends::Bursts(bursts.collect());
+    let busy = run(bursts, true, None, Timeouts::default());
+    let mut channel = busy.handle.open(None).unwrap();
+    let handle = busy.handle.clone();
+    let ping = tokio::spawn(async move { handle.ping().await });
+    for _ in 0..9 {
+        assert!(!ping.is_finished());
+        pass(Duration::from_secs(10)).await;
+        // The task looks at the connection, which wakes nobody by itself.
+        channel.write_all(b"anything").await.unwrap();
+    }
+    assert_eq!(ping.await.unwrap(), Err(PingError::TimedOut));
+    assert!(!busy.handle.is_closed());
+}
