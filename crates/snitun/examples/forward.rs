@@ -1,20 +1,29 @@
 //! A SniTun client that forwards every channel to a TCP address.
 //!
 //! ```text
-//! forward --server HOST:PORT --token-file FILE --key HEX --iv HEX --to HOST:PORT
+//! forward --server HOST:PORT --token-file FILE --to HOST:PORT [--key HEX] [--iv HEX]
 //!         [--protocol-version 0|1|2] [--cipher aes-cbc|aes-gcm|aes-gcm-siv] [--throttling MESSAGES_PER_SECOND]
 //! ```
 //!
 //! The token file holds a token, or the JSON that the `relay` example issues (which makes `--key`, `--iv`,
 //! `--protocol-version` and `--cipher` unnecessary). One JSON line says when the tunnel is up; SIGTERM or Ctrl-C closes it.
+//! When the other side closes it, the program ends with an error, and leaves it to a supervisor to start it again.
 //! Without arguments it shows itself off: a server, a device and a caller in one process.
 
-use std::collections::HashMap;
-use std::error::Error;
+mod support;
+
+use std::fmt::Display;
+use std::io;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::Parser;
+use serde::Deserialize;
 use snitun::client::{self, ClientConfig};
-use snitun::{Cipher, SessionKey};
+use snitun::{Cipher, CloseReason, KeyError, ProtocolVersion, SessionKey};
+use support::Failure;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
@@ -23,48 +32,138 @@ const IDLE: Duration = Duration::from_secs(120);
 /// Limit on connecting to either side.
 const CONNECT: Duration = Duration::from_secs(30);
 
+/// Opens a SniTun tunnel and forwards every channel to a TCP address
+#[derive(Parser)]
+struct Options {
+    /// The relay
+    #[arg(long, value_name = "HOST:PORT", value_parser = support::address)]
+    server: String,
+
+    /// A file with a token, or with the JSON that the example `relay` issues
+    #[arg(long, value_name = "FILE")]
+    token_file: PathBuf,
+
+    /// Where the callers are handed to: a TLS server with a certificate for the device's host name
+    #[arg(long, value_name = "HOST:PORT", value_parser = support::address)]
+    to: String,
+
+    /// The session key, 32 bytes as 64 hexadecimal digits [default: the one in the token file]
+    #[arg(long, value_name = "HEX")]
+    key: Option<String>,
+
+    /// The initial vector, 16 bytes as 32 hexadecimal digits [default: the one in the token file]
+    #[arg(long, value_name = "HEX")]
+    iv: Option<String>,
+
+    /// 0, 1 or 2, as the token has it [default: the one in the token file, or 0]
+    #[arg(long, value_name = "VERSION", value_parser = support::version)]
+    protocol_version: Option<ProtocolVersion>,
+
+    /// aes-cbc, aes-gcm or aes-gcm-siv, as the token has it [default: the one in the token file, or aes-cbc]
+    #[arg(long)]
+    cipher: Option<Cipher>,
+
+    /// Send so many messages of 8 KiB or more in a second at most
+    #[arg(long, value_name = "MESSAGES_PER_SECOND", value_parser = support::throttling)]
+    throttling: Option<NonZeroU32>,
+}
+
+/// What the token file holds.
+#[derive(Default, Deserialize)]
+struct Issued {
+    token: String,
+    aes_key: Option<String>,
+    aes_iv: Option<String>,
+    protocol_version: Option<u8>,
+    cipher: Option<String>,
+}
+
+impl Issued {
+    fn read(file: &Path) -> Result<Self, Failure> {
+        let name = file.display();
+        let text = std::fs::read_to_string(file)
+            .map_err(Failure::of(format_args!("the token file {name}")))?;
+        let token = text.trim();
+        if token.starts_with('{') {
+            return serde_json::from_str(token).map_err(Failure::of(format_args!(
+                "the JSON in the token file {name}"
+            )));
+        }
+        if token.is_empty() {
+            return Err(Failure::Failed(format!("the token file {name} is empty")));
+        }
+        Ok(Self {
+            token: token.to_owned(),
+            ..Self::default()
+        })
+    }
+}
+
+impl Options {
+    fn config(&self) -> Result<ClientConfig, Failure> {
+        let issued = Issued::read(&self.token_file)?;
+        let file = self.token_file.display();
+        let missing = |option| {
+            Failure::Usage(format!(
+                "{option} is missing: the token file {file} does not hold it"
+            ))
+        };
+        let key = self.key.as_ref().or(issued.aes_key.as_ref());
+        let iv = self.iv.as_ref().or(issued.aes_iv.as_ref());
+        let key = key.ok_or_else(|| missing("--key"))?;
+        let iv = iv.ok_or_else(|| missing("--iv"))?;
+        let in_file = || format!("the token file {file}");
+        let key = SessionKey::from_hex(key, iv).map_err(|error| {
+            let (option, given) = match error {
+                KeyError::MalformedIv => ("--iv", self.iv.is_some()),
+                _ => ("--key", self.key.is_some()),
+            };
+            if given {
+                Failure::of_option(option)(error)
+            } else {
+                Failure::of(in_file())(error)
+            }
+        })?;
+        let cipher = match (self.cipher, issued.cipher) {
+            (Some(cipher), _) => cipher,
+            (None, Some(cipher)) => cipher.parse().map_err(Failure::of(in_file()))?,
+            (None, None) => Cipher::default(),
+        };
+        let mut config = ClientConfig::new(issued.token, key.with_cipher(cipher));
+        config.version = match (self.protocol_version, issued.protocol_version) {
+            (Some(version), _) => version,
+            (None, Some(version)) => version.try_into().map_err(Failure::of(in_file()))?,
+            (None, None) => ProtocolVersion::default(),
+        };
+        config.throttling = self.throttling;
+        Ok(config)
+    }
+}
+
 // One thread: handing over between threads costs more than a second one gains for a single tunnel.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let arguments = arguments()?;
-    if arguments.is_empty() {
-        return demo::run().await;
-    }
-    let get = |name: &str| arguments.get(name).map(String::as_str);
-    let need =
-        |name: &str| get(name).ok_or(format!("--{name} is missing; see the head of this example"));
+async fn main() -> ExitCode {
+    support::end(if std::env::args_os().len() == 1 {
+        demo::run().await
+    } else {
+        run(Options::parse()).await
+    })
+}
 
-    let file = std::fs::read_to_string(need("token-file")?)?;
-    let issued: serde_json::Value = serde_json::from_str(&file).unwrap_or_default();
-    let from_file = |name: &str| issued[name].as_str();
-    let key = get("key")
-        .or(from_file("aes_key"))
-        .ok_or("--key is missing")?;
-    let iv = get("iv").or(from_file("aes_iv")).ok_or("--iv is missing")?;
-    let token = from_file("token").unwrap_or(file.trim());
-
-    let cipher = match get("cipher").or(from_file("cipher")) {
-        Some(cipher) => cipher.parse()?,
-        None => Cipher::default(),
-    };
-    let key = SessionKey::from_hex(key, iv)?.with_cipher(cipher);
-    let mut config = ClientConfig::new(token, key);
-    if let Some(version) = get("protocol-version") {
-        config.version = version.parse::<u8>()?.try_into()?;
-    } else if let Some(version) = issued["protocol_version"].as_u64() {
-        config.version = u8::try_from(version)?.try_into()?;
-    }
-    config.throttling = get("throttling").map(str::parse).transpose()?;
-
-    let server = need("server")?;
-    let to = need("to")?.to_owned();
+async fn run(options: Options) -> Result<(), Failure> {
+    let config = options.config()?;
+    let Options { server, to, .. } = options;
     // From here on a signal ends us in an orderly way, while we connect as well.
-    let stopped = stop_signal()?;
+    let stopped = support::stop_signal()?;
     tokio::pin!(stopped);
     let connecting = async {
-        let stream = tokio::time::timeout(CONNECT, TcpStream::connect(server)).await??;
+        let stream = connect(&server).await.map_err(Failure::of(format_args!(
+            "cannot connect to the relay {server}"
+        )))?;
         snitun::prepare_tcp(&stream)?;
-        Ok::<_, Box<dyn Error>>(client::connect(stream, config).await?)
+        client::connect(stream, config)
+            .await
+            .map_err(Failure::of(format_args!("no tunnel to the relay {server}")))
     };
     let mut tunnel = tokio::select! {
         result = &mut stopped => return Ok(result?),
@@ -85,7 +184,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 Some(channel) => {
                     channels.spawn(forward(channel, to.clone()));
                 }
-                None => return Err(handle.closed().await.to_string().into()),
+                None => return Err(ended(&server, &*handle.closed().await)),
             },
         }
     }
@@ -95,50 +194,39 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// Connects in time.
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address))
+        .await
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))??;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
 async fn forward(channel: snitun::Channel, to: String) {
-    let connecting = tokio::time::timeout(CONNECT, TcpStream::connect(&to));
-    let Ok(Ok(target)) = connecting.await else {
-        eprintln!("cannot connect to {to}");
-        return;
+    let target = match connect(&to).await {
+        Ok(target) => target,
+        Err(error) => return eprintln!("cannot connect to {to}: {error}"),
     };
-    let _ = target.set_nodelay(true);
     // A connection that fails is the business of its two ends.
     let _ = snitun::relay(target, channel, IDLE).await;
 }
 
-/// `--name value` pairs.
-fn arguments() -> Result<HashMap<String, String>, Box<dyn Error>> {
-    let mut found = HashMap::new();
-    let mut arguments = std::env::args().skip(1);
-    while let Some(name) = arguments.next() {
-        let name = name.strip_prefix("--").ok_or(format!("what is {name}?"))?;
-        let value = arguments.next().ok_or(format!("--{name} needs a value"))?;
-        found.insert(name.to_owned(), value);
-    }
-    Ok(found)
-}
-
-/// SIGTERM or Ctrl-C, from the call on.
-fn stop_signal() -> std::io::Result<impl Future<Output = std::io::Result<()>>> {
-    #[cfg(unix)]
-    let mut terminate = {
-        use tokio::signal::unix::{SignalKind, signal};
-        signal(SignalKind::terminate())?
-    };
-    Ok(async move {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            interrupted = tokio::signal::ctrl_c() => interrupted,
+/// A relay says nothing when it ends a tunnel: there are these reasons for it.
+fn ended(server: &impl Display, reason: &CloseReason) -> Failure {
+    let why = match reason {
+        CloseReason::Peer | CloseReason::Io { .. } => {
+            " (the relay has stopped, another device has taken this one's place, or the token has run out)"
         }
-        #[cfg(not(unix))]
-        tokio::signal::ctrl_c().await
-    })
+        _ => "",
+    };
+    Failure::Failed(format!(
+        "the tunnel to the relay {server} has ended: {reason}{why}; forward does not connect again, a supervisor has to start it anew"
+    ))
 }
 
 /// Everything in one process, on loopback.
 mod demo {
-    use std::error::Error;
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
     use snitun::SessionKey;
@@ -148,6 +236,8 @@ mod demo {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
 
+    use super::support::Failure;
+
     /// A ClientHello for the host `a.test`, as small as can be.
     const HELLO: &[u8] = &[
         0x16, 3, 1, 0, 62, 1, 0, 0, 58, 3, 3, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7,
@@ -155,7 +245,7 @@ mod demo {
         0, 0, 6, b'a', b'.', b't', b'e', b's', b't',
     ];
 
-    pub(super) async fn run() -> Result<(), Box<dyn Error>> {
+    pub(super) async fn run() -> Result<(), Failure> {
         let fernet = FernetKeys::generate();
         let server = Server::new(fernet.clone(), ServerConfig::default());
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -176,7 +266,10 @@ mod demo {
 
         let mut caller = TcpStream::connect(address).await?;
         caller.write_all(HELLO).await?;
-        let mut channel = tunnel.accept().await.ok_or("the tunnel ended")?;
+        let mut channel = tunnel
+            .accept()
+            .await
+            .ok_or_else(|| Failure::Failed("the tunnel ended".to_owned()))?;
         println!("channel from {:?}", channel.peer_ip());
         let mut hello = vec![0; HELLO.len()];
         channel.read_exact(&mut hello).await?;

@@ -1,50 +1,138 @@
 //! A SniTun server on one port, or on two.
 //!
 //! ```text
-//! relay --listen ADDR --fernet-key KEY[,KEY…] [--public ADDR] [--proxy-protocol] [--issue HOSTNAME:FILE]…
+//! relay [--listen ADDR] [--public ADDR] [--proxy-protocol] [--fernet-key KEY[,KEY…]] [--issue HOSTNAME:FILE]…
 //!       [--protocol-version 0|1|2] [--cipher aes-cbc|aes-gcm|aes-gcm-siv] [--valid SECONDS] [--throttling MESSAGES_PER_SECOND]
 //! ```
 //!
 //! With `--public`, callers connect there and devices to `--listen`; without it, both to the one port. `--proxy-protocol`
-//! demands a PROXY protocol header on the port for callers, of devices as well where they share it. `--issue` writes a token
-//! with its key and initial vector as JSON, readable by nobody else, for the `forward` example and for tests. One JSON line
-//! says when the server listens and where, another what it has done: on SIGUSR1, and when SIGTERM or Ctrl-C has stopped it.
-//! Without arguments it listens on a free port with a fresh Fernet key, says so, and stops.
+//! demands a PROXY protocol header on the port for callers, of devices as well where they share it. Without `--fernet-key`
+//! there is a new key at every start, and tokens issued before are refused. `--issue` writes a token with its key and initial
+//! vector as JSON, readable by nobody else, for the `forward` example and for tests. One JSON line says when the server
+//! listens and where, another what it has done: on SIGUSR1, and when SIGTERM or Ctrl-C has stopped it. Without arguments it
+//! listens on a free port with a fresh Fernet key, says so, and stops.
 
-use std::error::Error;
+mod support;
+
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::num::NonZeroU32;
+use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use clap::Parser;
+use rustls::pki_types::DnsName;
 use snitun::server::{
     FernetKeys, Port, PortRole, Server, ServerConfig, ServerHandle, TokenContent,
 };
 use snitun::{Cipher, ProtocolVersion, SessionKey};
+use support::Failure;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+/// Runs a SniTun server: devices keep a tunnel to it, and callers reach them by the host name in their ClientHello
+#[derive(Parser)]
+struct Options {
+    /// Where devices connect to, and callers as well without --public
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", value_parser = support::address)]
+    listen: String,
+
+    /// Where callers connect to
+    #[arg(long, value_name = "ADDR", value_parser = support::address)]
+    public: Option<String>,
+
+    /// Demand a PROXY protocol header where callers connect to
+    #[arg(long)]
+    proxy_protocol: bool,
+
+    /// Under which tokens are issued (the first one) and taken, 32 bytes in URL-safe base64 each [default: a fresh one, so
+    /// that tokens issued before are not taken]
+    // A key may begin with a hyphen.
+    #[arg(
+        long,
+        value_name = "KEY",
+        value_delimiter = ',',
+        allow_hyphen_values = true
+    )]
+    fernet_key: Vec<String>,
+
+    /// Write a token for a host name to a file, with its key, as JSON; may be given several times
+    #[arg(long, value_name = "HOSTNAME:FILE")]
+    issue: Vec<Issue>,
+
+    /// 0, 1 or 2, of the tokens that are issued
+    #[arg(long, value_name = "VERSION", default_value = "0", value_parser = support::version)]
+    protocol_version: ProtocolVersion,
+
+    /// aes-cbc, aes-gcm or aes-gcm-siv, of the tokens that are issued
+    #[arg(long, default_value_t)]
+    cipher: Cipher,
+
+    /// For how long the tokens that are issued are good
+    #[arg(long, value_name = "SECONDS", default_value_t = 24 * 3600, value_parser = clap::value_parser!(u64).range(1..))]
+    valid: u64,
+
+    /// Send each device so many messages of 8 KiB or more in a second at most
+    #[arg(long, value_name = "MESSAGES_PER_SECOND", value_parser = support::throttling)]
+    throttling: Option<NonZeroU32>,
+}
+
+/// Whom to issue a token for, and where to.
+#[derive(Clone)]
+struct Issue {
+    hostname: String,
+    file: String,
+}
+
+impl FromStr for Issue {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (hostname, file) = text.split_once(':').ok_or("use HOSTNAME:FILE")?;
+        // Callers send it in their ClientHello, where there can be nothing else.
+        DnsName::try_from(hostname).map_err(|_| format!("\"{hostname}\" is no host name"))?;
+        if file.is_empty() {
+            return Err("no file is named after the host name".to_owned());
+        }
+        Ok(Self {
+            hostname: hostname.to_owned(),
+            file: file.to_owned(),
+        })
+    }
+}
+
 // One thread, enough for gigabits: a server of your own, with many devices, may have more.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
-    let options = Options::read()?;
-    let fernet = FernetKeys::from_keys(&options.fernet_keys)?;
-    for (hostname, file) in &options.issue {
-        issue(&fernet, &options, hostname, file)?;
-    }
+async fn main() -> ExitCode {
+    support::end(run(Options::parse()).await)
+}
+
+async fn run(options: Options) -> Result<(), Failure> {
+    let fernet = match options.fernet_key.as_slice() {
+        [] => FernetKeys::generate(),
+        keys => FernetKeys::from_keys(keys).map_err(Failure::of_option("--fernet-key"))?,
+    };
     let config = ServerConfig {
         throttling: options.throttling,
         ..ServerConfig::default()
     };
-    let server = Server::new(fernet, config);
+    let server = Server::new(fernet.clone(), config);
     let mut listeners = Vec::new();
     let mut addresses = Vec::new();
     for (address, port) in options.ports() {
-        let listener = TcpListener::bind(address).await?;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(Failure::of(format_args!("cannot listen on {address}")))?;
         addresses.push(listener.local_addr()?.to_string());
         listeners.push((listener, port));
     }
+    // Not before it is known that we can serve: tokens that are in the file already may be in use.
+    for to_issue in &options.issue {
+        issue(&fernet, &options, to_issue)?;
+    }
     // Before anyone is told that we are ready, so that no signal is missed.
-    let stop = stop_signal(options.demo)?;
+    let stop = stop_signal(std::env::args_os().len() == 1)?;
     report_on_signal(server.handle())?;
     println!(
         "{}",
@@ -90,67 +178,7 @@ fn report_on_signal(_: ServerHandle) -> std::io::Result<()> {
     Ok(())
 }
 
-struct Options {
-    demo: bool,
-    listen: String,
-    public: Option<String>,
-    proxy_protocol: bool,
-    fernet_keys: Vec<String>,
-    issue: Vec<(String, String)>,
-    version: ProtocolVersion,
-    cipher: Cipher,
-    valid: u64,
-    throttling: Option<std::num::NonZeroU32>,
-}
-
 impl Options {
-    fn read() -> Result<Self, Box<dyn Error>> {
-        let mut options = Self {
-            demo: std::env::args().len() == 1,
-            listen: "127.0.0.1:0".to_owned(),
-            public: None,
-            proxy_protocol: false,
-            fernet_keys: Vec::new(),
-            issue: Vec::new(),
-            version: ProtocolVersion::default(),
-            cipher: Cipher::default(),
-            valid: 24 * 3600,
-            throttling: None,
-        };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(name) = arguments.next() {
-            if name == "--proxy-protocol" {
-                options.proxy_protocol = true;
-                continue;
-            }
-            let value = arguments.next().ok_or(format!("{name} needs a value"))?;
-            match name.as_str() {
-                "--listen" => options.listen = value,
-                "--public" => options.public = Some(value),
-                "--fernet-key" => {
-                    options
-                        .fernet_keys
-                        .extend(value.split(',').map(str::to_owned));
-                }
-                "--issue" => {
-                    let (hostname, file) = value.split_once(':').ok_or("--issue HOSTNAME:FILE")?;
-                    options.issue.push((hostname.to_owned(), file.to_owned()));
-                }
-                "--protocol-version" => options.version = value.parse::<u8>()?.try_into()?,
-                "--cipher" => options.cipher = value.parse()?,
-                "--valid" => options.valid = value.parse()?,
-                "--throttling" => options.throttling = Some(value.parse()?),
-                _ => return Err(format!("what is {name}?").into()),
-            }
-        }
-        if options.fernet_keys.is_empty() {
-            options
-                .fernet_keys
-                .push(FernetKeys::generate_key().to_string());
-        }
-        Ok(options)
-    }
-
     /// Where to listen, and for whom.
     fn ports(&self) -> Vec<(&str, Port)> {
         let port = |role, proxy_protocol| Port {
@@ -167,26 +195,24 @@ impl Options {
     }
 }
 
-fn issue(
-    fernet: &FernetKeys,
-    options: &Options,
-    hostname: &str,
-    file: &str,
-) -> Result<(), Box<dyn Error>> {
+fn issue(fernet: &FernetKeys, options: &Options, issue: &Issue) -> Result<(), Failure> {
+    let Issue { hostname, file } = issue;
     let key = SessionKey::generate()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let mut content = TokenContent::new(hostname, key, now + options.valid);
-    content.protocol_version = options.version;
+    let mut content = TokenContent::new(hostname, key, now.saturating_add(options.valid));
+    content.protocol_version = options.protocol_version;
     content.cipher = options.cipher;
     let issued = serde_json::json!({
         "token": fernet.issue(&content)?,
         "aes_key": *content.key.key_hex(),
         "aes_iv": *content.key.iv_hex(),
         "hostname": hostname,
-        "protocol_version": u8::from(options.version),
+        "protocol_version": u8::from(options.protocol_version),
         "cipher": options.cipher.name(),
     });
-    Ok(write_secret(file, &issued.to_string())?)
+    write_secret(file, &issued.to_string()).map_err(Failure::of(format_args!(
+        "cannot write the token file {file}"
+    )))
 }
 
 /// Whoever can read it can take the device's place: nobody but us can, even if the file was there before.
@@ -202,21 +228,12 @@ fn write_secret(file: &str, text: &str) -> std::io::Result<()> {
 }
 
 /// Tells when SIGTERM or Ctrl-C has come; in the demonstration, at once.
-fn stop_signal(demo: bool) -> Result<watch::Receiver<bool>, Box<dyn Error>> {
+fn stop_signal(demo: bool) -> std::io::Result<watch::Receiver<bool>> {
     let (stop, stopped) = watch::channel(demo);
-    #[cfg(unix)]
-    let mut terminate = {
-        use tokio::signal::unix::{SignalKind, signal};
-        signal(SignalKind::terminate())?
-    };
+    let signal = support::stop_signal()?;
     tokio::spawn(async move {
-        #[cfg(unix)]
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        }
-        #[cfg(not(unix))]
-        let _ = tokio::signal::ctrl_c().await;
+        // An error means that no signal will come: better stopped than not to be stopped.
+        let _ = signal.await;
         stop.send_replace(true);
     });
     Ok(stopped)

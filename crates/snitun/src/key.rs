@@ -35,10 +35,10 @@ pub struct SessionKey {
 #[non_exhaustive]
 pub enum KeyError {
     /// The text of the key is not 64 hexadecimal digits.
-    #[error("the session key must be 64 hexadecimal digits")]
+    #[error("the session key must be 32 bytes, as 64 hexadecimal digits")]
     MalformedKey,
     /// The text of the initial vector is not 32 hexadecimal digits.
-    #[error("the session's initial vector must be 32 hexadecimal digits")]
+    #[error("the session's initial vector must be 16 bytes, as 32 hexadecimal digits")]
     MalformedIv,
     /// The operating system gave no random bytes.
     #[error("the operating system gave no random bytes for a session key")]

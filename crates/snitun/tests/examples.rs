@@ -21,7 +21,7 @@ use serde_json::Value;
 use support::{client_hello, within};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 const HOST: &str = "device.example.com";
 
@@ -29,30 +29,59 @@ const HOST: &str = "device.example.com";
 struct Program {
     child: Child,
     output: Lines<BufReader<ChildStdout>>,
+    errors: Lines<BufReader<ChildStderr>>,
+}
+
+fn command(name: &str, arguments: &[&str]) -> Command {
+    let directory: PathBuf = std::env::current_exe().unwrap();
+    let program = directory
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .join("examples")
+        .join(name);
+    let mut command = Command::new(&program);
+    command
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs an example to its end: the exit code, and what it says on standard output and on standard error.
+async fn end_of(name: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = within(command(name, arguments).output()).await.unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
 }
 
 impl Program {
     fn start(name: &str, arguments: &[&str]) -> Self {
-        let directory: PathBuf = std::env::current_exe().unwrap();
-        let program = directory
-            .ancestors()
-            .nth(2)
-            .unwrap()
-            .join("examples")
-            .join(name);
-        let mut child = Command::new(&program)
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
+        let mut child = command(name, arguments)
             .spawn()
-            .unwrap_or_else(|error| panic!("{} cannot be run: {error}", program.display()));
+            .unwrap_or_else(|error| panic!("{name} cannot be run: {error}"));
         let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        Self { child, output }
+        let errors = BufReader::new(child.stderr.take().unwrap()).lines();
+        Self {
+            child,
+            output,
+            errors,
+        }
     }
 
     async fn line(&mut self) -> Value {
         let line = within(self.output.next_line()).await.unwrap();
         serde_json::from_str(&line.expect("a line")).unwrap()
+    }
+
+    async fn error(&mut self) -> String {
+        let line = within(self.errors.next_line()).await.unwrap();
+        line.expect("a line on standard error")
     }
 
     /// SIGTERM, and the exit that is expected of it.
@@ -68,10 +97,17 @@ impl Program {
 struct Directory(PathBuf);
 
 impl Directory {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("snitun-examples-{}", std::process::id()));
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("snitun-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
+    }
+
+    /// A file in it.
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
     }
 }
 
@@ -83,7 +119,7 @@ impl Drop for Directory {
 
 #[tokio::test]
 async fn relay_and_forward_serve_a_caller_and_end_when_told_to() {
-    let directory = Directory::new();
+    let directory = Directory::new("examples");
     let file = directory.0.join("token.json");
     // It was there before, for everyone to read.
     std::fs::write(&file, "").unwrap();
@@ -132,9 +168,8 @@ async fn relay_and_forward_serve_a_caller_and_end_when_told_to() {
 async fn forward_ends_when_told_to_while_it_connects() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = silent.local_addr().unwrap().to_string();
-    let directory = std::env::temp_dir().join(format!("snitun-forward-{}", std::process::id()));
-    std::fs::write(&directory, "gAtoken").unwrap();
-    let token = directory.to_str().unwrap();
+    let directory = Directory::new("forward");
+    let token = directory.file("token", "gAtoken");
     let (key, iv) = ("00".repeat(32), "00".repeat(16));
     let mut forward = Program::start(
         "forward",
@@ -144,7 +179,7 @@ async fn forward_ends_when_told_to_while_it_connects() {
             "--to",
             "127.0.0.1:9",
             "--token-file",
-            token,
+            &token,
             "--key",
             &key,
             "--iv",
@@ -153,6 +188,208 @@ async fn forward_ends_when_told_to_while_it_connects() {
     );
     let (mut stream, _) = within(silent.accept()).await.unwrap();
     within(stream.read_exact(&mut [0; 7])).await.unwrap();
-    std::fs::remove_file(&directory).unwrap();
     forward.terminate().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_options_is_said_of_the_one_that_it_is() {
+    let directory = Directory::new("options");
+    let token = directory.file("token", "gAtoken");
+    let broken = directory.file("broken.json", "{\"token\": ");
+    let (key, iv) = ("00".repeat(32), "00".repeat(16));
+    let nowhere = directory.0.join("nowhere").display().to_string();
+    let to = ["--server", "127.0.0.1:1", "--to", "127.0.0.1:1"];
+    let with_file = |file, more: &[&'static str]| [&to[..], &["--token-file", file], more].concat();
+
+    for (name, arguments, code, said) in [
+        (
+            "forward",
+            vec!["--to", "127.0.0.1:1"],
+            2,
+            "--server <HOST:PORT>",
+        ),
+        (
+            "forward",
+            vec!["--server", "nocolon"],
+            2,
+            "'--server <HOST:PORT>': use HOST:PORT",
+        ),
+        (
+            "forward",
+            with_file(&token, &["--cipher", "foo"]),
+            2,
+            "'--cipher <CIPHER>': the session cipher is not supported; use aes-cbc, aes-gcm or aes-gcm-siv",
+        ),
+        (
+            "forward",
+            with_file(&token, &["--protocol-version", "9"]),
+            2,
+            "version 9 is not supported; use 0, 1 or 2",
+        ),
+        (
+            "forward",
+            with_file(&token, &["--throttling", "0"]),
+            2,
+            "--throttling",
+        ),
+        (
+            "forward",
+            with_file(&token, &["--wrong", "1"]),
+            2,
+            "'--wrong'",
+        ),
+        (
+            "forward",
+            with_file(&token, &[]),
+            2,
+            "--key is missing: the token file",
+        ),
+        (
+            "forward",
+            [with_file(&token, &["--key", "zz", "--iv"]), vec![&iv]].concat(),
+            2,
+            "--key: the session key must be 32 bytes, as 64 hexadecimal digits",
+        ),
+        (
+            "forward",
+            [with_file(&token, &["--iv", "zz", "--key"]), vec![&key]].concat(),
+            2,
+            "--iv: the session's initial vector must be 16 bytes, as 32 hexadecimal digits",
+        ),
+        (
+            "forward",
+            with_file(&nowhere, &[]),
+            1,
+            &format!("the token file {nowhere}: No such file"),
+        ),
+        (
+            "forward",
+            with_file(&broken, &[]),
+            1,
+            &format!("the JSON in the token file {broken}: EOF while parsing"),
+        ),
+        ("relay", vec!["--wrong"], 2, "'--wrong'"),
+        ("relay", vec!["--listen"], 2, "'--listen <ADDR>'"),
+        (
+            "relay",
+            vec!["--fernet-key", "short"],
+            2,
+            "--fernet-key: a Fernet key must be 32 bytes",
+        ),
+        (
+            "relay",
+            vec!["--fernet-key", "-hort"],
+            2,
+            "--fernet-key: a Fernet key must be 32 bytes",
+        ),
+        ("relay", vec!["--valid", "0"], 2, "'--valid <SECONDS>'"),
+        (
+            "relay",
+            vec!["--cipher", "foo"],
+            2,
+            "use aes-cbc, aes-gcm or aes-gcm-siv",
+        ),
+        (
+            "relay",
+            vec!["--protocol-version", "9"],
+            2,
+            "version 9 is not supported; use 0, 1 or 2",
+        ),
+        ("relay", vec!["--issue", ":file"], 2, "\"\" is no host name"),
+        (
+            "relay",
+            vec!["--issue", "two words:file"],
+            2,
+            "\"two words\" is no host name",
+        ),
+        (
+            "relay",
+            vec!["--issue", "device.example.com:"],
+            2,
+            "no file is named",
+        ),
+    ] {
+        let (ended, output, errors) = end_of(name, &arguments).await;
+        let what = format!("{name} {arguments:?}: {errors}");
+        assert_eq!(ended, Some(code), "{what}");
+        assert_eq!(output, "", "{what}");
+        assert!(errors.starts_with("error: "), "{what}");
+        assert!(errors.contains(said), "{what}");
+        assert!(!errors.contains("zz"), "a key is repeated: {what}");
+    }
+    for name in ["forward", "relay"] {
+        for help in ["-h", "--help"] {
+            let (ended, output, errors) = end_of(name, &[help]).await;
+            assert_eq!((ended, &*errors), (Some(0), ""));
+            assert!(output.contains("Usage: "), "{output}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_reached_or_had_is_named() {
+    let directory = Directory::new("addresses");
+    let token = directory.file("token", "gAtoken");
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+
+    let issued = directory.0.join("issued.json");
+    let issue = format!("{HOST}:{}", issued.display());
+    let (code, _, errors) = end_of("relay", &["--listen", &address, "--issue", &issue]).await;
+    assert_eq!(code, Some(1));
+    assert!(
+        errors.starts_with(&format!("error: cannot listen on {address}: Address")),
+        "{errors}"
+    );
+    assert!(!issued.exists(), "a relay that does not run issues nothing");
+
+    drop(taken);
+    let (key, iv) = ("00".repeat(32), "00".repeat(16));
+    let to = ["--to", "127.0.0.1:1", "--key", &key, "--iv", &iv];
+    let server = ["--server", &address, "--token-file", &token];
+    let (code, _, errors) = end_of("forward", &[&server[..], &to[..]].concat()).await;
+    assert_eq!(code, Some(1));
+    assert!(
+        errors.starts_with(&format!(
+            "error: cannot connect to the relay {address}: Connection refused"
+        )),
+        "{errors}"
+    );
+}
+
+#[tokio::test]
+async fn forward_says_why_a_caller_is_not_served_and_why_it_ends() {
+    let directory = Directory::new("ends");
+    let token = directory.file("token.json", "");
+    let issue = format!("{HOST}:{token}");
+    let mut relay = Program::start("relay", &["--listen", "127.0.0.1:0", "--issue", &issue]);
+    let ready = relay.line().await;
+    let server = ready["listen"].as_str().unwrap();
+    let down = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let to = down.local_addr().unwrap().to_string();
+    drop(down);
+    let arguments = ["--server", server, "--token-file", &token, "--to", &to];
+    let mut forward = Program::start("forward", &arguments);
+    assert_eq!(forward.line().await["ready"], true);
+
+    let mut caller = TcpStream::connect(server).await.unwrap();
+    caller.write_all(&client_hello(HOST)).await.unwrap();
+    let said = forward.error().await;
+    assert!(
+        said.starts_with(&format!("cannot connect to {to}: Connection refused")),
+        "{said}"
+    );
+    within(caller.read_to_end(&mut Vec::new())).await.unwrap();
+
+    relay.terminate().await;
+    let said = forward.error().await;
+    for part in [
+        "error: the tunnel to the relay",
+        "the relay has stopped",
+        "does not connect again",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    let status = within(forward.child.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(1));
 }
