@@ -13,6 +13,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | none | the protocol as state machines without I/O, clock or random source: [`Decoder`], [`Encoder`], [`Mux`], the handshakes, [`sni`] |
+//! | `driver` | what both ends share, on tokio: [`Channel`], [`TunnelHandle`], [`relay()`], [`prepare_tcp`]; the next two switch it on |
 //! | `client` | `client`: connects a device over any byte stream, yields [channels](Channel) |
 //! | `server` | `server`: tokens, registry of devices, public side |
 //!
@@ -57,6 +58,7 @@
 //!
 //! // The device.
 //! let stream = TcpStream::connect(address).await?;
+//! snitun::prepare_tcp(&stream)?;
 //! let tunnel = client::connect(stream, ClientConfig::new(token, content.key.aes_cbc())).await?;
 //! assert!(relay.is_connected("device.example.com"));
 //! println!("the relay is {:?} away", tunnel.handle().ping().await?);
@@ -78,7 +80,9 @@
 //!
 //! TLS on the channels, deciding where to connect to and when to try again, and HTTP: a channel is bytes.
 //!
-//! Protocol: `docs/protocol.md`, "SniTun".
+//! Protocol: [`docs/protocol.md`] in the repository, "SniTun".
+//!
+//! [`docs/protocol.md`]: https://github.com/clesyde/clesyde-cloud-rs/blob/main/docs/protocol.md#snitun
 
 mod batch;
 mod cipher;

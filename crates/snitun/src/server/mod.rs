@@ -2,7 +2,9 @@
 //!
 //! One port serves both: a connection that begins with a TLS handshake record is a caller, one that begins like a Fernet
 //! token is a device, anything else is closed. A [`Port`] may also be for one of them alone. TLS is never ended here: the
-//! server sees the ClientHello and then bytes that it cannot read (docs/protocol.md, "SniTun").
+//! server sees the ClientHello and then bytes that it cannot read ([`docs/protocol.md`] in the repository, "SniTun").
+//!
+//! [`docs/protocol.md`]: https://github.com/clesyde/clesyde-cloud-rs/blob/main/docs/protocol.md#snitun
 
 mod config;
 mod handle;
