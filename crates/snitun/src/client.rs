@@ -1,7 +1,9 @@
 //! The device's end: shows the token, answers the challenge, accepts channels.
 //!
 //! It takes a stream that is already connected: where to connect to, and when to try again, is the caller's business
-//! (docs/protocol.md, "SniTun").
+//! ([`docs/protocol.md`] in the repository, "SniTun").
+//!
+//! [`docs/protocol.md`]: https://github.com/clesyde/clesyde-cloud-rs/blob/main/docs/protocol.md#snitun
 
 use std::fmt;
 use std::io;
@@ -104,6 +106,10 @@ pub struct ClientConfig<K = ConnectionKey> {
     /// The key and the cipher that the token names too.
     pub key: K,
     /// The version that the token names too. Default 0.
+    ///
+    /// Nothing checks that it does, and the tunnel comes up with another one as well. With 2 on one side and less on the
+    /// other no caller is served, and the tunnel may end at the first one; between 0 and 1 the only sign is that channels
+    /// that are not read are closed at their limit instead of paused.
     pub version: ProtocolVersion,
     /// Messages of 8 KiB or more to send in a second at most; `None`, the default, for no limit.
     pub throttling: Option<NonZeroU32>,
@@ -134,9 +140,19 @@ pub enum ConnectError {
     /// The token cannot be sent.
     #[error("the token must have 1 to {MAX_TOKEN_LEN} bytes and this one has {0}")]
     TokenSize(usize),
-    /// The server sent nothing, or not enough, in time.
+    /// The server did not take its next step in time.
     #[error("the server did not {0} in time")]
     TimedOut(&'static str),
+    /// The server sent the beginning of a challenge and no more: probably the token names a cipher whose challenge is shorter.
+    #[error(
+        "the server sent {received} of the {expected} bytes of a challenge; perhaps the token names another cipher"
+    )]
+    ShortChallenge {
+        /// How many bytes came.
+        received: usize,
+        /// How many the challenge has with the cipher of the [`ClientConfig::key`].
+        expected: usize,
+    },
     /// The server closed the connection instead of a challenge: it refused the token.
     #[error(
         "the server closed the connection on seeing the token; the token is invalid or has expired"
@@ -144,7 +160,7 @@ pub enum ConnectError {
     TokenRefused,
     /// The server closed the connection instead of answering the first ping: it refused our answer to the challenge.
     #[error(
-        "the server closed the connection after our answer to its challenge; the session key, cipher or version is not the token's"
+        "the server closed the connection after our answer to its challenge; the session key or cipher is not the token's"
     )]
     AnswerRefused,
     /// What the server sent does not fit this key.
@@ -165,7 +181,8 @@ impl ConnectError {
     /// Whether trying again with the same token and key can help, given a key that can be used again.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::TimedOut(_) | Self::Io(_) | Self::Ended(_) => true,
+            // The rest of a challenge may have been lost on the way.
+            Self::TimedOut(_) | Self::ShortChallenge { .. } | Self::Io(_) | Self::Ended(_) => true,
             Self::TokenSize(_)
             | Self::TokenRefused
             | Self::AnswerRefused
@@ -176,7 +193,8 @@ impl ConnectError {
 }
 
 /// Opens a tunnel over a connected stream, and returns once the server has answered a ping over it: only then is it known
-/// that the server took the token and the answer to its challenge. Turn Nagle's algorithm off on a TCP stream first.
+/// that the server took the token and the answer to its challenge. A TCP stream goes through
+/// [`prepare_tcp`](crate::prepare_tcp) first.
 ///
 /// Each step is bounded by [`Timeouts::handshake`].
 ///
@@ -242,15 +260,29 @@ where
     let timed_out = |step| move |_| ConnectError::TimedOut(step);
 
     let mut challenge = vec![0; handshake.challenge_len()];
-    tokio::time::timeout(limit, async {
+    let (mut received, expected) = (0, challenge.len());
+    let challenged = tokio::time::timeout(limit, async {
         // One write: a server may take the token with a single read.
         stream.write_all(token).await?;
         stream.flush().await?;
-        stream.read_exact(&mut challenge).await
+        while received < expected {
+            match stream.read(&mut challenge[received..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => received += count,
+            }
+        }
+        Ok(())
     })
     .await
-    .map_err(timed_out("send its challenge"))?
-    .map_err(refused(ConnectError::TokenRefused))?;
+    .map_err(timed_out("send its challenge"))
+    .and_then(|read| read.map_err(refused(ConnectError::TokenRefused)));
+    match challenged {
+        // Whoever has begun to challenge us has taken the token.
+        Err(ConnectError::TimedOut(_) | ConnectError::TokenRefused) if received > 0 => {
+            return Err(ConnectError::ShortChallenge { received, expected });
+        }
+        challenged => challenged?,
+    }
 
     let mut answer = Vec::new();
     let session = handshake.answer(&mut challenge, &mut Random::new()?, &mut answer)?;

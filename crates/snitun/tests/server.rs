@@ -51,6 +51,22 @@ async fn whoever_should_not_get_in_is_told_why() {
         assert!(expected, "{cipher}: {refused}");
     }
 
+    // Of the challenge for `aes-cbc` the other ciphers take no more than a beginning.
+    let mut config = good();
+    config.key = SessionKey::generate().unwrap().aes_gcm_siv().into();
+    config.timeouts.handshake = Duration::from_millis(200);
+    let refused = relay.device(config).await.unwrap_err();
+    assert!(
+        matches!(
+            refused,
+            ConnectError::ShortChallenge {
+                received: 32,
+                expected: 60
+            }
+        ),
+        "{refused}"
+    );
+
     let mut config = good();
     config.token = "x".repeat(2049).into();
     let refused = relay.device(config).await.unwrap_err();
