@@ -37,6 +37,8 @@ fn once_shows_every_step_and_ends_well() {
     );
     let step =
         |name: &str| -> &Value { &steps[names.iter().position(|other| *other == name).unwrap()] };
+    assert_eq!(step("provisioned")["address"], step("page")["url"]);
+    assert_eq!(step("tunnel")["public"], step("page")["url"]);
     assert_eq!(step("page")["certificate"], step("rotated")["before"]);
     assert_eq!(step("page again")["certificate"], step("rotated")["now"]);
     assert_ne!(step("rotated")["before"], step("rotated")["now"]);

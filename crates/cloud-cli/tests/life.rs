@@ -51,10 +51,15 @@ fn a_device_is_provisioned_connects_rotates_its_certificate_and_is_reset() {
         (&true.into(), &true.into()),
         "{status}"
     );
-    assert!(
-        url.contains(status["access_point"].as_str().unwrap()),
-        "{url}"
-    );
+    // With the relay's port, since that is not the usual one.
+    let (_, port) = world.ready["relay"]
+        .as_str()
+        .unwrap()
+        .rsplit_once(':')
+        .unwrap();
+    let access_point = status["access_point"].as_str().unwrap();
+    assert_eq!(url, format!("https://{access_point}:{port}/"));
+    assert_eq!(provisioned[0]["url"], url);
 
     let live = finish(&mut world.device(&["status"]))
         .expect(0)
@@ -66,6 +71,7 @@ fn a_device_is_provisioned_connects_rotates_its_certificate_and_is_reset() {
         "{live}"
     );
     assert_eq!(live["pid"], run.pid());
+    assert_eq!(live["url"], url);
 
     // A second instance on the same directory is refused, and told who is there.
     let pid = run.pid().to_string();

@@ -103,6 +103,15 @@ impl DeviceConfig {
                 .map_err(ConfigError::Remote)?,
         })
     }
+
+    /// Where the public reaches the device: by its access point, at the relay's port, which devices and public share.
+    #[must_use]
+    pub fn page_url(&self) -> String {
+        match self.remote_endpoint.port_or(443) {
+            443 => format!("https://{}/", self.access_point),
+            port => format!("https://{}:{port}/", self.access_point),
+        }
+    }
 }
 
 pub(crate) fn name<T: std::str::FromStr<Err = NameError>>(

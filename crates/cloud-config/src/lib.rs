@@ -52,6 +52,7 @@
 //!
 //! let loaded = store.load()?;
 //! assert_eq!(loaded.device.remote_endpoint.port_or(443), 8443);
+//! assert_eq!(loaded.device.page_url(), "https://sn0001.example.com:8443/");
 //! assert_eq!(loaded.device.remote.info().names, ["sn0001.example.com"]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

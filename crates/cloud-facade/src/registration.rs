@@ -31,6 +31,8 @@ pub enum Registered {
     Now {
         /// The name under which the public reaches the device.
         access_point: String,
+        /// Where the device's page will be.
+        url: String,
         /// Whether both private keys were made on this device, so that nobody else has them.
         own_keys: bool,
         /// How far this device's clock is from the platform's, if the platform told the time.
@@ -146,6 +148,7 @@ async fn ask_and_store(
     let device = device_config(&answer)?;
     let registered = Registered::Now {
         access_point: device.access_point.to_string(),
+        url: device.page_url(),
         own_keys: [answer.iot.key_origin, answer.remote.key_origin] == [KeyOrigin::Device; 2],
         clock_skew: answer.clock_skew,
     };

@@ -11,6 +11,8 @@ use crate::StartError;
 ///
 /// let config = RemoteConfig::new("remote.example.com", 443, "sn0001.ui.example.com");
 /// assert_eq!(config.url(), "https://sn0001.ui.example.com/");
+/// let config = RemoteConfig::new("127.0.0.1", 8443, "sn0001.ui.localhost");
+/// assert_eq!(config.url(), "https://sn0001.ui.localhost:8443/");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteConfig {
@@ -34,10 +36,13 @@ impl RemoteConfig {
         }
     }
 
-    /// Where the public reaches this device.
+    /// Where the public reaches this device: at the relay's port, which devices and public share.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("https://{}/", self.access_point)
+        match self.relay_port {
+            443 => format!("https://{}/", self.access_point),
+            port => format!("https://{}:{port}/", self.access_point),
+        }
     }
 
     pub(crate) fn check(&self) -> Result<(), StartError> {

@@ -89,6 +89,7 @@ pub(crate) async fn run(
     match registered.map_err(|error| Failure::Failed(chain(&error)))? {
         Registered::Now {
             access_point,
+            url,
             own_keys,
             clock_skew,
         } => {
@@ -98,10 +99,11 @@ pub(crate) async fn run(
                 "event": "provisioned",
                 "sn": sn.as_str(),
                 "access_point": access_point,
+                "url": url,
                 "own_keys": own_keys,
                 "clock_correction_ms": wrong_clock.map(|skew| skew.correction_ms()),
             });
-            let mut line = format!("registered {sn}; its page will be at https://{access_point}/");
+            let mut line = format!("registered {sn}; its page will be at {url}");
             if own_keys {
                 line += "\nits private keys were made on this device and have not left it";
             } else if arguments.own_keys {

@@ -37,10 +37,7 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
     output.text(format_args!("Thing name      {}", config.iot_thing_name))?;
     output.text(format_args!("Broker          {}", config.iot_endpoint))?;
     output.text(format_args!("Relay           {}", config.remote_endpoint))?;
-    output.text(format_args!(
-        "Address         https://{}/",
-        config.access_point
-    ))?;
+    output.text(format_args!("Address         {}", config.page_url()))?;
     output.text(format_args!(
         "Certificates    messaging valid until {}, remote access until {}",
         iot.not_after, remote.not_after
@@ -61,6 +58,7 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
         "iot_endpoint": config.iot_endpoint.to_string(),
         "remote_endpoint": config.remote_endpoint.to_string(),
         "access_point": config.access_point.as_str(),
+        "url": config.page_url(),
         "iot_not_after": iot.not_after,
         "remote_not_after": remote.not_after,
         "iot_connected": live.as_ref().map_or(Value::Null, |live| live.iot_connected.into()),

@@ -36,7 +36,8 @@ async fn the_tunnel_is_up_within_a_second_of_being_online() {
         RemoteEvent::Connected { url } => Some(url),
         _ => None,
     });
-    assert_eq!(url.await, "https://sn0001.ui.example.com/");
+    let port = cloud.address.port();
+    assert_eq!(url.await, format!("https://sn0001.ui.example.com:{port}/"));
     assert!(cloud.relay.is_connected(crate::support::NAME));
     assert!(remote.status().borrow().is_connected());
 }

@@ -97,7 +97,7 @@ async fn show(
         format_args!("The device {sn} is registered"),
         &[
             ("directory", &store.directory().display().to_string()),
-            ("address", &access_point),
+            ("address", &config.page_url()),
             ("certificate", &first_serial),
         ],
     )?;
