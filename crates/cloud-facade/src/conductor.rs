@@ -288,7 +288,8 @@ impl Conductor {
                     return;
                 };
                 let (serial, not_after) = (certificate.serial.to_string(), certificate.not_after);
-                tracing::warn!(serial, %not_after, days, "the client certificate comes near its end");
+                let until = certificate.not_after_text();
+                tracing::warn!(serial, not_after = %until, days, "the client certificate comes near its end");
                 self.tell(Event::IotCertificateExpiring {
                     serial,
                     not_after: SystemTime::from(not_after),

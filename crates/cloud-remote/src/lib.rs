@@ -86,6 +86,7 @@ mod backoff;
 mod certificate;
 mod clock;
 mod config;
+mod dates;
 mod expiry;
 mod forward;
 mod guarded;

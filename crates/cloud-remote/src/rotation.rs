@@ -193,7 +193,7 @@ impl<R: Replacement> Rotation<R> {
                 Ended::Wait => self.step(Event::Tick),
                 Ended::Answer(serial, answer) => self.answered(serial, answer),
                 Ended::Installation(serial, Ok(status)) => {
-                    tracing::info!(of = self.of, %serial, not_after = %status.not_after, "a new certificate is in use");
+                    tracing::info!(of = self.of, %serial, not_after = %status.not_after_text(), "a new certificate is in use");
                     self.outcome = Some(RotationOutcome::Rotated(status));
                     self.step(Event::Installed(Ok(())));
                 }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use time::OffsetDateTime;
 
 use crate::BoxError;
+use crate::dates::rfc3339;
 use crate::rotation::CertificateError;
 use crate::serial::CertificateSerial;
 use crate::source::{SourceError, StoreError};
@@ -78,6 +79,12 @@ pub struct CertificateStatus {
 }
 
 impl CertificateStatus {
+    /// [`not_after`](Self::not_after) as log lines and messages have it, in RFC 3339.
+    #[must_use]
+    pub fn not_after_text(&self) -> String {
+        rfc3339(self.not_after)
+    }
+
     /// Of a certificate that somebody else has read.
     #[must_use]
     pub fn new(

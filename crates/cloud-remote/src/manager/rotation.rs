@@ -76,8 +76,9 @@ where
         let status = self.parts.status.borrow().certificate.clone();
         let left = status.not_after - self.parts.clock.now();
         if let Some(days) = self.expiry.due(left) {
+            let until = status.not_after_text();
             let (serial, not_after) = (status.serial, status.not_after);
-            tracing::warn!(%serial, %not_after, days, "the certificate comes near its end");
+            tracing::warn!(%serial, not_after = %until, days, "the certificate comes near its end");
             self.emit(RemoteEvent::CertificateExpiring {
                 serial,
                 not_after,

@@ -20,6 +20,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::certificate::CertificatePem;
 use crate::clock::PlatformClock;
+use crate::dates::rfc3339;
 use crate::serial::CertificateSerial;
 use crate::status::CertificateStatus;
 
@@ -52,13 +53,13 @@ pub enum CertificateError {
         found: CertificateSerial,
     },
     /// No longer valid.
-    #[error("the certificate has expired on {not_after}")]
+    #[error("the certificate has expired on {}", rfc3339(*.not_after))]
     Expired {
         /// The last moment of its validity.
         not_after: OffsetDateTime,
     },
     /// Not valid for more than a day to come.
-    #[error("the certificate is not valid before {not_before}")]
+    #[error("the certificate is not valid before {}", rfc3339(*.not_before))]
     NotYetValid {
         /// The first moment of its validity.
         not_before: OffsetDateTime,
