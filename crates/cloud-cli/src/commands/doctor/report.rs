@@ -49,7 +49,7 @@ impl Finding {
 
     /// For a step that another one has to go before.
     pub(super) fn after(step: &str) -> Self {
-        Self::Skipped(format!("{step} has to be right first"))
+        Self::Skipped(format!("{step} must be right first"))
     }
 
     /// Whether the steps that build on it make sense.
