@@ -124,7 +124,8 @@ impl RemoteAccessBuilder {
     }
 
     /// Looks from outside whether the device is reachable: it calls itself up through its public access point, and tells
-    /// by [`RemoteEvent::Reachable`] and [`RemoteEvent::ProbeFailed`]. Default: not.
+    /// by [`RemoteEvent::Reachable`](crate::RemoteEvent::Reachable) and
+    /// [`RemoteEvent::ProbeFailed`](crate::RemoteEvent::ProbeFailed). Default: not.
     ///
     /// The access rules have to let in the address that the device has in public. Not for [`Application::Passthrough`],
     /// whose certificate is not known here.

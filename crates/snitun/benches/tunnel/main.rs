@@ -38,6 +38,14 @@ fn main() {
         .iter()
         .filter(|measure| is_wanted(&arguments.only, measure.name))
         .collect();
+    let names = bench.ways.iter().map(|way| way.name);
+    assert!(!ways.is_empty(), "--ways: {:?}", names.collect::<Vec<_>>());
+    let names = MEASURES.iter().map(|measure| measure.name);
+    assert!(
+        !measures.is_empty(),
+        "--only: {:?}",
+        names.collect::<Vec<_>>()
+    );
     for missing in &bench.missing {
         println!("not measured: {missing}");
     }

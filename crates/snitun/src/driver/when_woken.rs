@@ -88,6 +88,7 @@ mod tests {
     use std::future::poll_fn;
     use std::pin::pin;
 
+    use futures_util::FutureExt;
     use tokio::sync::Notify;
 
     use super::*;
@@ -127,7 +128,8 @@ mod tests {
         // Asked in this task first, then left to another one.
         let moved = tokio::spawn(async move {
             let mut waiting = WhenWoken::new(waiting.as_mut());
-            assert!(futures_util::poll!(&mut waiting).is_pending());
+            let first = poll_fn(|cx| Poll::Ready(waiting.poll_unpin(cx))).await;
+            assert!(first.is_pending());
             waiting.await;
         });
         tokio::task::yield_now().await;
