@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloud_facade::config::{CertificateInfo, RootCertificates};
+use cloud_facade::config::{CertificateInfo, DeviceConfig, RootCertificates};
 use reqwest::tls::TlsInfo;
 use reqwest::{Client, StatusCode, redirect};
 use rustls::crypto::ring;
@@ -53,11 +53,10 @@ pub(crate) struct Visit {
 }
 
 impl Visitor {
-    /// Somebody who visits `access_point`, which is at these addresses, on this port.
+    /// Somebody who visits a device whose access point is at these addresses.
     pub(crate) fn new(
-        access_point: &str,
+        device: &DeviceConfig,
         addresses: &[SocketAddr],
-        port: u16,
         roots: RootCertStore,
     ) -> Outcome<Self> {
         let failed =
@@ -71,7 +70,7 @@ impl Visitor {
         let client = Client::builder()
             .tls_backend_preconfigured(tls)
             .tls_info(true)
-            .resolve_to_addrs(access_point, addresses)
+            .resolve_to_addrs(device.access_point.as_str(), addresses)
             .no_proxy()
             .redirect(redirect::Policy::none())
             .timeout(LIMIT)
@@ -79,10 +78,7 @@ impl Visitor {
             .map_err(|error| failed(&error))?;
         Ok(Self {
             client,
-            url: match port {
-                443 => format!("https://{access_point}/"),
-                port => format!("https://{access_point}:{port}/"),
-            },
+            url: device.page_url(),
         })
     }
 

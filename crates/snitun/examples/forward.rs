@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use serde::Deserialize;
+use serde_json::error::Category;
 use snitun::client::{self, ClientConfig};
 use snitun::{Cipher, CloseReason, KeyError, ProtocolVersion, SessionKey};
 use support::Failure;
@@ -85,9 +86,16 @@ impl Issued {
             .map_err(Failure::of(format_args!("the token file {name}")))?;
         let token = text.trim();
         if token.starts_with('{') {
-            return serde_json::from_str(token).map_err(Failure::of(format_args!(
-                "the JSON in the token file {name}"
-            )));
+            return serde_json::from_str(token).map_err(|error| {
+                // What is there instead of what should be may be a secret, which this error would repeat.
+                let what = match error.classify() {
+                    Category::Data => {
+                        "a field is missing or of another kind; issue a new token".into()
+                    }
+                    _ => error.to_string(),
+                };
+                Failure::Failed(format!("the JSON in the token file {name}: {what}"))
+            });
         }
         if token.is_empty() {
             return Err(Failure::Failed(format!("the token file {name} is empty")));

@@ -196,6 +196,10 @@ async fn what_is_wrong_with_the_options_is_said_of_the_one_that_it_is() {
     let directory = Directory::new("options");
     let token = directory.file("token", "gAtoken");
     let broken = directory.file("broken.json", "{\"token\": ");
+    let misplaced = directory.file(
+        "misplaced.json",
+        "{\"token\": \"t\", \"protocol_version\": \"zz\"}",
+    );
     let (key, iv) = ("00".repeat(32), "00".repeat(16));
     let nowhere = directory.0.join("nowhere").display().to_string();
     let to = ["--server", "127.0.0.1:1", "--to", "127.0.0.1:1"];
@@ -267,6 +271,12 @@ async fn what_is_wrong_with_the_options_is_said_of_the_one_that_it_is() {
             with_file(&broken, &[]),
             1,
             &format!("the JSON in the token file {broken}: EOF while parsing"),
+        ),
+        (
+            "forward",
+            with_file(&misplaced, &[]),
+            1,
+            "a field is missing or of another kind",
         ),
         ("relay", vec!["--wrong"], 2, "'--wrong'"),
         ("relay", vec!["--listen"], 2, "'--listen <ADDR>'"),

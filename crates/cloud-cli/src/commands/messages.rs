@@ -17,20 +17,20 @@ use crate::values::json_value;
 /// How long the platform is given to acknowledge or to answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
-const REQUEST_DETAILS: &str = r#"The platform has to know the action: what it does not know it leaves unanswered, and the request fails after 30 seconds.
-
-A running instance keeps the directory to itself: stop it first.
+const REQUEST_DETAILS: &str = alone!(
+    r#"The platform has to know the action: what it does not know it leaves unanswered, and the request fails after 30 seconds.
 
 Example, where the platform knows an action `weather`:
   clesyde-cloud request weather '{"days": 2}'
 
 The simulator knows no such action. Answer in its place from another terminal, at its control_url, while the request waits:
-  curl --json '{"sun": true}' CONTROL_URL/devices/SN0001/actions/weather"#;
+  curl --json '{"sun": true}' CONTROL_URL/devices/SN0001/actions/weather"#
+);
 
 /// What `publish` takes.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A running instance keeps the directory to itself: stop it first.\n\nExample:\n  clesyde-cloud publish c/d/SN0001/status '{\"state\": \"PING\"}'"
+    after_help = alone!("Example:\n  clesyde-cloud publish c/d/SN0001/status '{\"state\": \"PING\"}'")
 )]
 pub(crate) struct PublishArgs {
     /// The topic; the platform takes what is below c/d/SN/

@@ -1,5 +1,15 @@
 //! One module for each command: what it takes, and what it does.
 
+/// What a command that opens a session of its own says in its help: two sessions of one device would throw each other out.
+macro_rules! alone {
+    ($($more:literal)?) => {
+        concat!(
+            "A running instance keeps the directory to itself: stop it first.",
+            $("\n\n", $more)?
+        )
+    };
+}
+
 pub(crate) mod cert;
 pub(crate) mod demo;
 pub(crate) mod doctor;

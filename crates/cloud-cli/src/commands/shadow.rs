@@ -15,12 +15,9 @@ use crate::values::json_object;
 /// The configuration's.
 const DEFAULT_NAME: &str = "config";
 
-/// Two sessions of one device would throw each other out.
-const ALONE: &str = "A running instance keeps the directory to itself: stop it first.";
-
 /// What `shadow` takes.
 #[derive(Debug, Args)]
-#[command(after_help = ALONE)]
+#[command(after_help = alone!())]
 pub(crate) struct ShadowArgs {
     /// The shadow's name: 1 to 64 of a-z A-Z 0-9 : _ -
     #[arg(long, global = true, default_value = DEFAULT_NAME, value_parser = shadow_name)]
@@ -41,11 +38,11 @@ fn shadow_name(name: &str) -> Result<String, String> {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ShadowCommand {
     /// Show the desired and the reported state
-    #[command(after_help = ALONE)]
+    #[command(after_help = alone!())]
     Get,
     /// Report a part of the device's state; null removes a key
     #[command(
-        after_help = "A running instance keeps the directory to itself: stop it first.\n\nExample:\n  clesyde-cloud shadow report '{\"firmware\": \"1.2.3\"}'"
+        after_help = alone!("Example:\n  clesyde-cloud shadow report '{\"firmware\": \"1.2.3\"}'")
     )]
     Report {
         /// The state, a JSON object
@@ -53,7 +50,7 @@ pub(crate) enum ShadowCommand {
         state: Map<String, Value>,
     },
     /// Show what the platform wants changed, now and from now on, until SIGINT or SIGTERM
-    #[command(after_help = ALONE)]
+    #[command(after_help = alone!())]
     Watch,
 }
 

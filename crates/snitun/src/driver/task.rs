@@ -116,11 +116,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
             };
-            if read || stale {
-                match self.poll_write(cx, now) {
-                    Poll::Ready(Err(reason)) => return Poll::Ready(reason),
-                    Poll::Ready(Ok(())) | Poll::Pending => {}
-                }
+            if (read || stale)
+                && let Poll::Ready(Err(reason)) = self.poll_write(cx, now)
+            {
+                return Poll::Ready(reason);
             }
             stale = false;
             let over = self.received.max(self.sent) >= TURN;

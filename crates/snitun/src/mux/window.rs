@@ -65,7 +65,7 @@ pub(super) struct Window {
     /// It is being looked at: little may be under way.
     looking: bool,
     /// Bytes in a second.
-    rate: Recent,
+    rate: Fastest,
     /// `None` until a probe is answered: who does not answer is not waited for.
     size: Option<u64>,
 }
@@ -164,7 +164,7 @@ impl Window {
         self.round_trip = Some(round_trip);
         let rate = u128::from(bytes) * 1_000_000_000 / u128::from(took);
         let rate = u64::try_from(rate).unwrap_or(u64::MAX);
-        let rate = self.rate.note(rate, RATE_AGE, now, u64::max);
+        let rate = self.rate.note(rate, now);
         let held = u128::from(rate) * u128::from(round_trip) / 1_000_000_000;
         let size = u64::try_from(held).unwrap_or(u64::MAX).saturating_mul(GAIN);
         self.size = Some(size.max(LEAST));
@@ -183,25 +183,28 @@ fn id(number: u64) -> ChannelId {
     ChannelId(id)
 }
 
-/// The best of what was measured lately: of this period and the one before.
+/// The fastest of what was measured lately: in this period and the one before.
 #[derive(Debug, Default)]
-struct Recent {
-    before: Option<u64>,
-    current: Option<u64>,
+struct Fastest {
+    before: u64,
+    current: u64,
     since: Moment,
 }
 
-impl Recent {
-    fn note(&mut self, value: u64, age: Duration, now: Moment, best: fn(u64, u64) -> u64) -> u64 {
+impl Fastest {
+    fn note(&mut self, rate: u64, now: Moment) -> u64 {
         let passed = now - self.since;
-        if passed >= age {
-            let current = self.current.take();
-            self.before = current.filter(|_| passed < 2 * age);
+        if passed >= RATE_AGE {
+            self.before = if passed < 2 * RATE_AGE {
+                self.current
+            } else {
+                0
+            };
+            self.current = 0;
             self.since = now;
         }
-        let current = self.current.map_or(value, |known| best(known, value));
-        self.current = Some(current);
-        self.before.map_or(current, |known| best(known, current))
+        self.current = self.current.max(rate);
+        self.current.max(self.before)
     }
 }
 

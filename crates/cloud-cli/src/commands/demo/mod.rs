@@ -8,7 +8,7 @@ mod narrator;
 use std::time::Duration;
 
 use clap::Args;
-use cloud_facade::config::{RootCertificates, SerialNumber, Store};
+use cloud_facade::config::{DeviceConfig, RootCertificates, SerialNumber, Store};
 use cloud_facade::provision::{Client, ProvisioningKey};
 use cloud_facade::remote::AccessRules;
 use cloud_facade::{Event, Existing, register};
@@ -111,7 +111,7 @@ async fn show(
     };
     let mut device = Device::start(options, &config).await?;
     let toured = tokio::select! {
-        toured = tour(simulator, &sn, &access_point, &first_serial, &mut device, &mut narrator) => toured,
+        toured = tour(simulator, &sn, &config, &first_serial, &mut device, &mut narrator) => toured,
         () = shutdown.requested() => Err(Failure::Failed("interrupted before all was shown".to_owned())),
     };
     let ended = match toured {
@@ -130,7 +130,7 @@ async fn show(
 async fn tour(
     simulator: &Simulator,
     sn: &SerialNumber,
-    access_point: &str,
+    config: &DeviceConfig,
     first_serial: &str,
     device: &mut Device,
     narrator: &mut Narrator,
@@ -159,7 +159,7 @@ async fn tour(
     let roots = RootCertificates::from_pem(simulator.ca_pem())
         .map_err(|error| Failure::Failed(chain(&error)))?;
     let relay = simulator.relay_addr();
-    let visitor = || Visitor::new(access_point, &[relay], relay.port(), roots.root_store());
+    let visitor = || Visitor::new(config, &[relay], roots.root_store());
     let early = visitor()?;
     let before = early.fetch().await?;
     check(&before, sn, first_serial)?;

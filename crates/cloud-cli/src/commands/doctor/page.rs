@@ -75,7 +75,7 @@ impl Public<'_> {
             .iter()
             .map(|address| SocketAddr::new(*address, port))
             .collect();
-        Visitor::new(self.device.access_point.as_str(), &addresses, port, roots)
+        Visitor::new(self.device, &addresses, roots)
     }
 
     /// Those that vouch for this device's certificate in its own chain, whether anybody else knows them or not.

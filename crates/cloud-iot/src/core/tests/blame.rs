@@ -124,6 +124,17 @@ fn an_innocent_message_is_cleared_by_its_acknowledgement() {
     assert_eq!(outcome(&mut bad), Some(Err(refused)));
 }
 
+/// Connection after connection ends for it. It is not acknowledged, so that nothing else leaves.
+fn birth_is_refused_for_ever(bench: &mut Bench) {
+    for _ in 0..5 {
+        assert_eq!(
+            next_connection(bench, disconnected(0x87)),
+            ["publish ONLINE"]
+        );
+        bench.event(LinkEvent::Written(2));
+    }
+}
+
 #[test]
 fn a_birth_message_that_the_server_cannot_take_costs_no_other() {
     let mut config = config();
@@ -134,14 +145,7 @@ fn a_birth_message_that_the_server_cannot_take_costs_no_other() {
     assert_eq!(published(&mut bench), ["publish ONLINE", "publish 1"]);
     bench.event(LinkEvent::Written(2));
     bench.event(LinkEvent::Written(3));
-    for _ in 0..5 {
-        // It is not acknowledged, so that nothing else leaves.
-        assert_eq!(
-            next_connection(&mut bench, disconnected(0x87)),
-            ["publish ONLINE"]
-        );
-        bench.event(LinkEvent::Written(2));
-    }
+    birth_is_refused_for_ever(&mut bench);
     assert_eq!(outcome(&mut receipt), None);
 }
 
@@ -151,13 +155,7 @@ fn a_birth_message_at_most_once_that_the_server_cannot_take_costs_no_other() {
     let mut receipt = bench.publish("innocent");
     assert_eq!(published(&mut bench), ["publish innocent"]);
     bench.event(LinkEvent::Written(2));
-    for _ in 0..5 {
-        assert_eq!(
-            next_connection(&mut bench, disconnected(0x87)),
-            ["publish ONLINE"]
-        );
-        bench.event(LinkEvent::Written(2));
-    }
+    birth_is_refused_for_ever(&mut bench);
     assert_eq!(outcome(&mut receipt), None);
 }
 

@@ -317,10 +317,10 @@ fn who_answers_again_is_measured_again() {
 
 #[test]
 fn a_measurement_is_forgotten_after_twice_its_age() {
-    let mut recent = Recent::default();
+    let mut fastest = Fastest::default();
     let mut note = |seconds, value| {
         let now = Moment::after_start(Duration::from_secs(seconds));
-        recent.note(value, Duration::from_secs(5), now, u64::max)
+        fastest.note(value, now)
     };
     assert_eq!(note(1, 9), 9);
     assert_eq!(note(6, 3), 9);
