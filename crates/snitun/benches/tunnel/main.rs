@@ -23,7 +23,7 @@ mod ways;
 
 use std::collections::HashMap;
 
-use measures::{MEASURES, Measure};
+use measures::{MEASURES, Measure, Take};
 use ways::{Programs, Way};
 
 fn main() {
@@ -57,8 +57,11 @@ fn main() {
     for round in 1..=arguments.rounds {
         eprintln!("round {round} of {}", arguments.rounds);
         for measure in &measures {
-            for way in &ways {
-                let figures = (measure.take)(&bench.client, way);
+            let taken = match measure.take {
+                Take::Each(take) => ways.iter().map(|way| take(&bench.client, way)).collect(),
+                Take::Together(take) => take(&bench.client, &ways),
+            };
+            for (way, figures) in ways.iter().zip(taken) {
                 assert_eq!(figures.len(), measure.figures.len());
                 for (figure, value) in measure.figures.iter().zip(figures) {
                     results.entry((figure, way.name)).or_default().push(value);

@@ -15,7 +15,15 @@ use super::ways::{FILE_SIZE, Way};
 pub(super) struct Measure {
     pub(super) name: &'static str,
     pub(super) figures: &'static [&'static str],
-    pub(super) take: fn(&Client, &Way) -> Vec<f64>,
+    pub(super) take: Take,
+}
+
+/// How the ways get their turns.
+pub(super) enum Take {
+    /// Each once in a round; yields its figures.
+    Each(fn(&Client, &Way) -> Vec<f64>),
+    /// Many times in a round; yields the figures of each.
+    Together(fn(&Client, &[&Way]) -> Vec<Vec<f64>>),
 }
 
 pub(super) const MEASURES: &[Measure] = &[
@@ -25,17 +33,17 @@ pub(super) const MEASURES: &[Measure] = &[
             "download, 1 connection, MB/s",
             "processor time of the device, s/GB",
         ],
-        take: download,
+        take: Take::Each(download),
     },
     Measure {
         name: "parallel",
         figures: &["download, 16 connections, MB/s"],
-        take: parallel,
+        take: Take::Each(parallel),
     },
     Measure {
         name: "upload",
         figures: &["upload, 1 connection, MB/s"],
-        take: upload,
+        take: Take::Each(upload),
     },
     Measure {
         name: "requests",
@@ -43,17 +51,17 @@ pub(super) const MEASURES: &[Measure] = &[
             "small requests, 32 connections, 1/s",
             "processor time of the device, s/1000 requests",
         ],
-        take: requests,
+        take: Take::Each(requests),
     },
     Measure {
         name: "latency",
         figures: &["latency of a small request, p50, µs", "the same, p99, µs"],
-        take: latency,
+        take: Take::Together(latency),
     },
     Measure {
         name: "connections",
         figures: &["new TLS connections, 16 at a time, 1/s"],
-        take: connections,
+        take: Take::Each(connections),
     },
     Measure {
         name: "beside",
@@ -62,7 +70,7 @@ pub(super) const MEASURES: &[Measure] = &[
             "the same, p99, ms",
             "what is left of the download",
         ],
-        take: beside,
+        take: Take::Each(beside),
     },
 ];
 
@@ -154,19 +162,38 @@ fn requests(client: &Client, way: &Way) -> Vec<f64> {
     vec![count / took.as_secs_f64(), used / (count / 1000.0)]
 }
 
-fn latency(client: &Client, way: &Way) -> Vec<f64> {
+/// In short turns: the ways differ by hundredths, the machine from one second to the next by more.
+fn latency(client: &Client, ways: &[&Way]) -> Vec<Vec<f64>> {
+    const TURNS: usize = 12;
+    const REQUESTS: usize = 170;
+    /// The first ones of a turn, which find the processor's caches full of the way before.
+    const NOT_COUNTED: usize = 20;
     let took = run(async {
-        let mut connection = client.connect(way).await;
-        let mut took = Vec::new();
-        for _ in 0..2000 {
-            let start = Instant::now();
-            connection.small().await;
-            took.push(start.elapsed());
+        let mut connections = Vec::new();
+        for way in ways {
+            connections.push((client.connect(way).await, Vec::new()));
         }
-        took
+        for turn in 0..TURNS {
+            // Forwards and backwards, so that none always comes behind the same one.
+            let mut order: Vec<_> = connections.iter_mut().collect();
+            if turn % 2 == 1 {
+                order.reverse();
+            }
+            for (connection, took) in order {
+                for request in 0..REQUESTS {
+                    let start = Instant::now();
+                    connection.small().await;
+                    if request >= NOT_COUNTED {
+                        took.push(start.elapsed());
+                    }
+                }
+            }
+        }
+        connections.into_iter().map(|(_, took)| took)
     });
-    let micros = |part| percentile(&took, part).as_secs_f64() * 1e6;
-    vec![micros(50), micros(99)]
+    let micros = |took: &[Duration], part| percentile(took, part).as_secs_f64() * 1e6;
+    took.map(|took| vec![micros(&took, 50), micros(&took, 99)])
+        .collect()
 }
 
 fn connections(client: &Client, way: &Way) -> Vec<f64> {
@@ -188,10 +215,19 @@ fn connections(client: &Client, way: &Way) -> Vec<f64> {
 fn beside(client: &Client, way: &Way) -> Vec<f64> {
     let start = Instant::now();
     let alone = run(bulk(client, way, || start.elapsed() >= BESIDE));
-    let done = AtomicBool::new(false);
+    let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
     let (rate, took) = thread::scope(|scope| {
-        let download = scope.spawn(|| run(bulk(client, way, || done.load(Ordering::Relaxed))));
+        let download = scope.spawn(|| {
+            run(bulk(client, way, || {
+                begun.store(true, Ordering::Relaxed);
+                done.load(Ordering::Relaxed)
+            }))
+        });
         let took = run(async {
+            // Only then does it show who serves the download.
+            while !begun.load(Ordering::Relaxed) && !download.is_finished() {
+                tokio::time::sleep(EVERY).await;
+            }
             let mut connection = quickest(client, way).await;
             let mut took = Vec::new();
             let start = Instant::now();
@@ -230,17 +266,19 @@ async fn quickest(client: &Client, way: &Way) -> Connection {
     best.unwrap().1
 }
 
-/// Downloads piece by piece until it is `done`; yields the rate.
+/// Downloads piece by piece until it is `done`, which is asked after each; yields the rate.
 async fn bulk(client: &Client, way: &Way, done: impl Fn() -> bool) -> f64 {
     let mut connection = client.connect(way).await;
     let piece = amount(way, 64 * MIB);
     let start = Instant::now();
     let mut bytes = 0;
-    while !done() {
+    loop {
         connection.download(piece).await;
         bytes += piece;
+        if done() {
+            return megabytes_per_second(bytes, start.elapsed());
+        }
     }
-    megabytes_per_second(bytes, start.elapsed())
 }
 
 fn percentile(values: &[Duration], part: usize) -> Duration {
