@@ -19,9 +19,9 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use crate::driver::{Channel, ChannelReader, ChannelWriter, TURN, WhenWoken};
 use crate::limits::Timeouts;
 
-/// Taken from a channel at a time, about: four full frames in one system call. It is held beyond what the channel's own
-/// limits count.
-const AT_A_TIME: usize = 256 * 1024;
+/// Taken from a channel at a time, about: a full frame. It is held beyond what the channel's own limits count, and what becomes
+/// urgent waits behind it.
+const AT_A_TIME: usize = 64 * 1024;
 /// Pieces given to one vectored write: what the largest frames and the ends of their predecessors come to.
 const SLICES: usize = 16;
 /// After our end, how long a caller may go on sending before we cut it off. Closing with bytes unread would make the
