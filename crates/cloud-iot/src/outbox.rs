@@ -13,6 +13,7 @@
 //! resolved exactly once; in flight, what was written comes before what was not; no two messages
 //! in flight have the same packet id.
 
+mod admission;
 mod entry;
 mod keeping;
 mod loss;
@@ -27,7 +28,7 @@ use self::entry::{Entry, InFlight, Owner, Reply};
 pub(crate) use self::entry::{MessageId, Next, Outgoing, Restored};
 pub(crate) use self::window::Window;
 use crate::config::Overflow;
-use crate::error::{DeliveryError, PublishError};
+use crate::error::DeliveryError;
 use crate::ledger::Ledger;
 use crate::limits::Limits;
 use crate::link::ServerTerms;
@@ -77,105 +78,10 @@ impl Outbox {
         }
     }
 
-    /// Accepts a caller's message, or refuses it because of the limits.
-    pub(crate) fn accept(
-        &mut self,
-        message: Message,
-        expires: Option<Instant>,
-        reply: Reply,
-        now: Instant,
-    ) -> Result<MessageId, PublishError> {
-        self.make_room(message.cost(), now)?;
-        let id = self.new_id();
-        self.enter(id, message, expires, Owner::Caller(reply));
-        Ok(id)
-    }
-
-    fn enter(&mut self, id: MessageId, message: Message, expires: Option<Instant>, owner: Owner) {
-        self.messages += 1;
-        self.bytes += message.cost();
-        self.next_expiry = earlier(self.next_expiry, expires);
-        self.queue.push_back(Entry {
-            id,
-            message,
-            expires,
-            owner,
-            strikes: 0,
-        });
-    }
-
-    /// Makes room for one message of that cost by the policy, or changes nothing.
-    fn make_room(&mut self, cost: usize, now: Instant) -> Result<(), PublishError> {
-        let fits = |messages: usize, bytes: usize| {
-            messages < self.max_messages && bytes.saturating_add(cost) <= self.max_bytes
-        };
-        if fits(self.messages, self.bytes) {
-            return Ok(());
-        }
-        let overflow = self.overflow;
-        let droppable = |entry: &Entry| match overflow {
-            Overflow::Refuse => false,
-            Overflow::DropOldest => true,
-            Overflow::DropAtMostOnce => entry.message.qos == QoS::AtMostOnce,
-        };
-        let (mut messages, mut bytes, mut drop) = (self.messages, self.bytes, 0);
-        for entry in self.queue.iter().filter(|entry| droppable(entry)) {
-            messages -= 1;
-            bytes -= entry.message.cost();
-            drop += 1;
-            if fits(messages, bytes) {
-                for _ in 0..drop {
-                    let oldest = self.queue.iter().position(droppable);
-                    if let Some(entry) = oldest.and_then(|index| self.queue.remove(index)) {
-                        self.resolve(entry, Err(DeliveryError::Displaced), now);
-                    }
-                }
-                return Ok(());
-            }
-        }
-        Err(PublishError::OutboxFull {
-            messages: self.messages,
-            bytes: self.bytes,
-        })
-    }
-
-    /// When [`expire`](Self::expire) is to be called.
-    pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.next_expiry
-    }
-
-    /// Gives up what waits and has expired.
-    pub(crate) fn expire(&mut self, now: Instant) {
-        if self.next_expiry.is_none_or(|expiry| expiry > now) {
-            return;
-        }
-        let (expired, left) = std::mem::take(&mut self.queue)
-            .into_iter()
-            .partition(|entry: &Entry| entry.has_expired(now));
-        self.queue = left;
-        let expired: VecDeque<Entry> = expired;
-        for entry in expired {
-            self.resolve(entry, Err(DeliveryError::Expired), now);
-        }
-        self.next_expiry = self.queue.iter().filter_map(|entry| entry.expires).min();
-    }
-
     fn new_id(&mut self) -> MessageId {
         let id = self.next_id;
         self.next_id += 1;
         id
-    }
-
-    /// Takes back a message that has not been handed over yet.
-    pub(crate) fn withdraw(&mut self, id: MessageId, now: Instant) -> bool {
-        let Some(index) = self.queue.iter().position(|entry| entry.id == id) else {
-            return false;
-        };
-        if let Some(entry) = self.queue.remove(index) {
-            self.settle(id, now);
-            self.forget(entry);
-        }
-        true
     }
 
     /// Takes the next message to hand over, if window and pace have room. Messages that have expired
@@ -406,10 +312,6 @@ impl Outbox {
             let _ = reply.send(outcome);
         }
     }
-}
-
-fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    one.into_iter().chain(other).min()
 }
 
 #[cfg(test)]

@@ -9,8 +9,9 @@
 
 use tokio::time::Instant;
 
+use super::Outbox;
+use super::admission::earlier;
 use super::entry::Owner;
-use super::{Outbox, earlier};
 use crate::error::DeliveryError;
 use crate::reason::ReasonCode;
 

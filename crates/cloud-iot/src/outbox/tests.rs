@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::error::PublishError;
 
 const LIMIT: Duration = Duration::from_secs(30);
 

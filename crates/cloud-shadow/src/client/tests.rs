@@ -1,10 +1,12 @@
 //! The client as a whole: over a bus in memory with a fake cloud behind it, and over a mocked bus that fails.
 
+mod memory_bus;
 mod qualification;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use memory_bus::MemoryBus;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
@@ -15,92 +17,6 @@ use crate::error::RejectionCode;
 use crate::limits::InvalidState;
 use crate::test_support::{FakeCloud, Form, Sent, object};
 use crate::topic::{MessageKind, Operation};
-
-/// A bus with a cloud behind it; `deaf`, the cloud carries out requests but its messages are lost.
-#[derive(Clone)]
-struct MemoryBus(Arc<Inner>);
-
-struct Inner {
-    id: ShadowId,
-    cloud: Mutex<FakeCloud>,
-    subscribers: Mutex<Vec<(String, mpsc::Sender<BusMessage>)>>,
-    requests: Mutex<Vec<(Operation, Value)>>,
-    deaf: AtomicBool,
-}
-
-impl MemoryBus {
-    fn new() -> Self {
-        Self(Arc::new(Inner {
-            id: ShadowId::named("SN1", "config").unwrap(),
-            cloud: Mutex::new(FakeCloud::new(Form::Aws)),
-            subscribers: Mutex::default(),
-            requests: Mutex::default(),
-            deaf: AtomicBool::new(false),
-        }))
-    }
-
-    async fn start(&self) -> ShadowClient {
-        ShadowClient::start(self.clone(), ShadowConfig::new(self.0.id.clone()))
-            .await
-            .unwrap()
-    }
-
-    fn set_deaf(&self, deaf: bool) {
-        self.0.deaf.store(deaf, Ordering::SeqCst);
-    }
-
-    /// Somebody else's update.
-    fn others_update(&self, state: &Value) {
-        let messages = self.0.cloud.lock().unwrap().update(state, &Value::Null);
-        self.deliver(messages);
-    }
-
-    fn deliver(&self, messages: Vec<Sent>) {
-        if self.0.deaf.load(Ordering::SeqCst) {
-            return;
-        }
-        for (kind, payload) in messages {
-            let rest = match kind {
-                MessageKind::Accepted(operation) => format!("{operation}/accepted"),
-                MessageKind::Rejected(operation) => format!("{operation}/rejected"),
-                MessageKind::Delta => "update/delta".to_owned(),
-                MessageKind::Documents => "update/documents".to_owned(),
-            };
-            let topic = format!("$aws/things/SN1/shadow/name/config/{rest}");
-            let ending = topic.rsplit_once('/').unwrap().1.to_owned();
-            for (filter, subscriber) in &*self.0.subscribers.lock().unwrap() {
-                if filter.ends_with(&ending) {
-                    let (topic, payload) = (topic.clone(), payload.clone());
-                    subscriber.try_send(BusMessage { topic, payload }).unwrap();
-                }
-            }
-        }
-    }
-
-    fn requests(&self) -> Vec<(Operation, Value)> {
-        self.0.requests.lock().unwrap().clone()
-    }
-}
-
-impl MessageBus for MemoryBus {
-    async fn publish(&self, topic: String, payload: Vec<u8>) -> Result<(), BusError> {
-        let operation = [Operation::Get, Operation::Update, Operation::Delete]
-            .into_iter()
-            .find(|operation| self.0.id.request_topic(*operation) == topic)
-            .ok_or_else(|| BusError::permanent(format!("unexpected topic {topic}")))?;
-        let request = serde_json::from_slice(&payload).unwrap();
-        self.0.requests.lock().unwrap().push((operation, request));
-        let answers = self.0.cloud.lock().unwrap().handle(operation, &payload);
-        self.deliver(answers);
-        Ok(())
-    }
-
-    async fn subscribe(&self, filter: String) -> Result<BusSubscription, BusError> {
-        let (sender, receiver) = mpsc::channel(64);
-        self.0.subscribers.lock().unwrap().push((filter, sender));
-        Ok(receiver.into())
-    }
-}
 
 async fn until<T: Clone>(watch: &mut watch::Receiver<T>, wanted: impl FnMut(&T) -> bool) -> T {
     timeout(Duration::from_secs(600), watch.wait_for(wanted))

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloud_sim::{DeviceStatus, SimConfig, Simulator};
+use cloud_sim::{DeviceStatus, Fault, SimConfig, Simulator};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnectReturnCode, LastWill, Packet, PubAckReason, SubscribeReasonCode,
@@ -315,4 +315,23 @@ pub async fn rest(mut stream: impl tokio::io::AsyncRead + Unpin) -> Vec<u8> {
         .expect("the end of the stream")
         .unwrap();
     rest
+}
+
+/// Where a device asks for a token.
+pub const TOKEN_REQUEST: &str = "c/d/SN1/remotetoken/req";
+
+pub fn token_request() -> String {
+    json!({ "aesKey": "5a".repeat(32), "aesIv": "c3".repeat(16) }).to_string()
+}
+
+/// A registered device that listens to its answers.
+pub async fn listening(sim: &Simulator) -> Device {
+    let thing = register(sim, "SN1").await;
+    let mut device = Device::connect(sim, &thing).await;
+    device.subscribe("c/d/SN1/+/res").await;
+    device
+}
+
+pub async fn fault(sim: &Simulator, fault: Fault) -> usize {
+    sim.control().fault(fault).await.unwrap()
 }
