@@ -29,6 +29,13 @@ const ALONE: &[&str] = &[
     "snitun",
 ];
 
+/// snitun without one end or without both.
+const SNITUN_SHAPES: &[&[&str]] = &[
+    &["--no-default-features"],
+    &["--no-default-features", "--features", "client"],
+    &["--no-default-features", "--features", "server"],
+];
+
 /// What snitun's core must not be built from.
 const IMPURE: &[&str] = &[
     "tokio",
@@ -66,24 +73,27 @@ pub(crate) fn clippy() -> Result<()> {
         "-D",
         "warnings",
     ]))?;
-    for features in [
-        &["--no-default-features"][..],
-        &["--no-default-features", "--features", "client"],
-        &["--no-default-features", "--features", "server"],
-    ] {
+    SNITUN_SHAPES.iter().try_for_each(|shape| {
         run(cargo()
             .args(["clippy", "-p", "snitun", "--lib"])
-            .args(features)
-            .args(["--", "-D", "warnings"]))?;
-    }
-    Ok(())
+            .args(*shape)
+            .args(["--", "-D", "warnings"]))
+    })
 }
 
-/// The documentation of all crates, without a broken link or an undocumented item.
+/// The documentation of all crates, without a broken link or an undocumented item; snitun's in each of its shapes.
 pub(crate) fn docs() -> Result<()> {
-    run(cargo()
-        .args(["doc", "--workspace", "--no-deps"])
-        .env("RUSTDOCFLAGS", "-D warnings"))
+    let doc = |arguments: &[&str]| {
+        run(cargo()
+            .args(["doc", "--no-deps"])
+            .args(arguments)
+            .env("RUSTDOCFLAGS", "-D warnings"))
+    };
+    SNITUN_SHAPES
+        .iter()
+        .try_for_each(|shape| doc(&[&["-p", "snitun"], *shape].concat()))?;
+    // The last one, which is the one that stays.
+    doc(&["--workspace"])
 }
 
 /// Each independent crate by itself: in a workspace build, features that another crate asked for hide what is missing.

@@ -84,6 +84,12 @@
 //!
 //! [`docs/protocol.md`]: https://github.com/clesyde/clesyde-cloud-rs/blob/main/docs/protocol.md#snitun
 
+// This page tells of everything, whatever of it is there.
+#![cfg_attr(
+    not(all(feature = "client", feature = "server")),
+    allow(rustdoc::broken_intra_doc_links)
+)]
+
 mod batch;
 mod cipher;
 mod close;
