@@ -159,6 +159,7 @@ impl Connection {
                 },
             expires_in,
             packet_id,
+            again,
         } = outgoing;
         let properties = expires_in.map(|left| {
             // Rounded up: 0 would be no time at all.
@@ -169,7 +170,7 @@ impl Connection {
             }
         });
         self.take(Packet::Publish(Publish {
-            dup: false,
+            dup: again,
             qos: qos.into(),
             retain,
             topic: topic.into(),

@@ -103,7 +103,7 @@ impl Outbox {
                 terms.check(&next.message, expires)
             };
             if fit.is_ok() {
-                if !self.has_room(window, next.message.qos) {
+                if !self.has_room(window, next.needs_id()) {
                     return Next::Nothing;
                 }
                 let ready = self.pace.ready_at(next.message.packet_bytes(expires), now);
@@ -129,7 +129,7 @@ impl Outbox {
         window: &mut Window,
         now: Instant,
     ) -> (MessageId, Outgoing) {
-        if !self.has_room(window, message.qos) {
+        if !self.has_room(window, message.qos == QoS::AtLeastOnce) {
             message.qos = QoS::AtMostOnce;
         }
         let id = self.new_id();
@@ -139,14 +139,15 @@ impl Outbox {
             expires: None,
             owner: Owner::Session,
             strikes: 0,
+            sent_as: 0,
         };
         (id, self.launch(entry, window, now))
     }
 
-    fn has_room(&self, window: &Window, qos: QoS) -> bool {
+    /// Whether one more message may be in flight, and if it needs a packet id, whether the next one is free.
+    fn has_room(&self, window: &Window, needs_id: bool) -> bool {
         let taken = |id| self.in_flight.iter().any(|flight| flight.packet_id == id);
-        self.in_flight.len() < self.room(window)
-            && (qos == QoS::AtMostOnce || !taken(window.peek()))
+        self.in_flight.len() < self.room(window) && !(needs_id && taken(window.peek()))
     }
 
     /// How many messages may be in flight.
@@ -166,9 +167,11 @@ impl Outbox {
             .map(|expires| expires.saturating_duration_since(now));
         self.pace
             .spend(message.packet_bytes(expires_in.is_some()), now);
-        let packet_id = match message.qos {
-            QoS::AtMostOnce => 0,
-            QoS::AtLeastOnce => window.take(),
+        let again = entry.sent_as != 0;
+        let packet_id = if entry.needs_id() {
+            window.take()
+        } else {
+            entry.sent_as
         };
         self.in_flight.push_back(InFlight {
             entry,
@@ -180,6 +183,7 @@ impl Outbox {
             message,
             expires_in,
             packet_id,
+            again,
         }
     }
 
@@ -207,6 +211,7 @@ impl Outbox {
             }
         } else {
             flight.due = Some(now + limit);
+            flight.entry.sent_as = packet_id;
         }
         Ok(id)
     }

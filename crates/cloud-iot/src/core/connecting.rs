@@ -117,8 +117,10 @@ impl Core {
         if !terms.session_present || self.config.session_expiry.is_none() {
             self.granted = false;
             self.inbound.session_gone();
+            self.outbox.session_gone();
         }
-        let window = Window::new(terms.receive_maximum.min(self.config.limits.in_flight));
+        let in_flight = terms.receive_maximum.min(self.config.limits.in_flight);
+        let window = Window::new(in_flight, self.outbox.reserved());
         let link = Link {
             since: now,
             pulse: Pulse::new(terms.keep_alive, now),

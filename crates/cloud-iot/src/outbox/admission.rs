@@ -42,6 +42,7 @@ impl Outbox {
             expires,
             owner,
             strikes: 0,
+            sent_as: 0,
         });
     }
 

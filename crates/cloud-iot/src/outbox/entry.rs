@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::error::DeliveryError;
 use crate::ledger::Put;
-use crate::message::Message;
+use crate::message::{Message, QoS};
 use crate::receipt::Ack;
 
 /// Names an accepted message for as long as the session lives.
@@ -23,11 +23,19 @@ pub(super) struct Entry {
     pub(super) owner: Owner,
     /// How many connections the server has ended that it may have been the reason for.
     pub(super) strikes: u8,
+    /// The packet id under which the server may have it, in a session that is not known to be gone; 0 for none. It is sent
+    /// again under this one.
+    pub(super) sent_as: u16,
 }
 
 impl Entry {
     pub(super) fn has_expired(&self, now: Instant) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    /// Whether it cannot be sent without a new packet id.
+    pub(super) fn needs_id(&self) -> bool {
+        self.message.qos == QoS::AtLeastOnce && self.sent_as == 0
     }
 
     pub(super) fn put(&self, now: Instant) -> Put {
@@ -58,6 +66,8 @@ pub(crate) struct Outgoing {
     pub(crate) expires_in: Option<Duration>,
     /// 0 at QoS 0.
     pub(crate) packet_id: u16,
+    /// The server may have it already, under this packet id: it is to be marked as a duplicate.
+    pub(crate) again: bool,
 }
 
 /// What can be handed over.

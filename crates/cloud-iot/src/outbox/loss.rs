@@ -55,6 +55,19 @@ impl Outbox {
             .any(|entry| entry.strikes > 0)
     }
 
+    /// The server does not have the session any more, and knows nothing that it was sent there.
+    pub(crate) fn session_gone(&mut self) {
+        for entry in &mut self.queue {
+            entry.sent_as = 0;
+        }
+    }
+
+    /// The packet ids that a new connection must not give to anything else.
+    pub(crate) fn reserved(&self) -> Vec<u16> {
+        let sent = self.queue.iter().map(|entry| entry.sent_as);
+        sent.filter(|id| *id != 0).collect()
+    }
+
     /// The connection is gone: what it did not deliver goes back to the head of the queue.
     pub(crate) fn connection_lost(&mut self) {
         self.unwritten = 0;

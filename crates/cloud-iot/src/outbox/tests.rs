@@ -1,4 +1,4 @@
-use proptest::prelude::*;
+mod model;
 
 use tokio::sync::oneshot;
 
@@ -79,7 +79,7 @@ fn bounded_in_messages_and_in_bytes() {
 #[test]
 fn every_receipt_tells_how_it_ended() {
     let mut outbox = bounded(10, 100_000);
-    let mut window = Window::new(10);
+    let mut window = Window::new(10, Vec::new());
     let terms = ServerTerms {
         maximum_packet: Some(100),
         retain: false,
@@ -125,7 +125,7 @@ fn every_receipt_tells_how_it_ended() {
 #[test]
 fn the_window_is_never_passed_and_no_packet_id_used_twice() {
     let mut outbox = bounded(100, 100_000);
-    let mut window = Window::new(3);
+    let mut window = Window::new(3, Vec::new());
     let _receipts: Vec<_> = (0..8)
         .map(|n| accept(&mut outbox, numbered(n, QoS::AtLeastOnce)))
         .collect();
@@ -150,7 +150,7 @@ fn the_window_is_never_passed_and_no_packet_id_used_twice() {
 #[test]
 fn what_does_not_fit_is_noticed() {
     let mut outbox = bounded(10, 100_000);
-    let mut window = Window::new(10);
+    let mut window = Window::new(10, Vec::new());
     let _receipt = accept(&mut outbox, numbered(0, QoS::AtLeastOnce));
     assert_eq!(outbox.written(1, Instant::now(), LIMIT), Err(OutOfStep));
     hand_over(&mut outbox, &mut window, &terms()).unwrap();
@@ -170,7 +170,7 @@ fn what_does_not_fit_is_noticed() {
 #[test]
 fn a_withdrawn_message_never_leaves() {
     let mut outbox = bounded(10, 100_000);
-    let mut window = Window::new(10);
+    let mut window = Window::new(10, Vec::new());
     let (reply, _receiver) = oneshot::channel();
     let id = outbox
         .accept(numbered(0, QoS::AtLeastOnce), None, reply, Instant::now())
@@ -243,7 +243,7 @@ fn a_full_outbox_follows_its_policy() {
 #[test]
 fn what_is_in_flight_makes_no_room() {
     let mut outbox = with_policy(2, 10_000, Overflow::DropOldest);
-    let mut window = Window::new(10);
+    let mut window = Window::new(10, Vec::new());
     let mut first = accept(&mut outbox, numbered(0, QoS::AtLeastOnce));
     hand_over(&mut outbox, &mut window, &terms()).unwrap();
     let mut second = accept(&mut outbox, numbered(1, QoS::AtLeastOnce));
@@ -258,7 +258,7 @@ fn messages_expire_in_the_queue_and_tell_the_server_what_is_left() {
     let start = Instant::now();
     let after = |seconds| start + Duration::from_secs(seconds);
     let mut outbox = bounded(10, 10_000);
-    let mut window = Window::new(10);
+    let mut window = Window::new(10, Vec::new());
     let mut expiring = |seconds: Option<u64>| {
         let (reply, receiver) = oneshot::channel();
         let expires = seconds.map(after);
@@ -294,83 +294,21 @@ fn messages_expire_in_the_queue_and_tell_the_server_what_is_left() {
     assert_eq!((outbox.len(), outbox.next_expiry()), (1, None));
 }
 
-#[derive(Debug, Clone)]
-enum Step {
-    Accept(QoS),
-    HandOver,
-    Write,
-    /// The server acknowledges one of those that it has, by position.
-    Acknowledge(usize),
-    Lose,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        3 => any::<bool>().prop_map(|sure| Step::Accept(if sure { QoS::AtLeastOnce } else { QoS::AtMostOnce })),
-        3 => Just(Step::HandOver),
-        3 => Just(Step::Write),
-        2 => (0_usize..8).prop_map(Step::Acknowledge),
-        1 => Just(Step::Lose),
-    ]
-}
-
-proptest! {
-    /// Whatever happens, the first arrival of the messages is in the order of their acceptance,
-    /// and in the end each has arrived and every receipt says so.
-    #[test]
-    fn nothing_is_lost_and_order_is_kept(
-        steps in prop::collection::vec(step(), 0..200), size in 1_u16..5,
-    ) {
-        let mut outbox = bounded(1000, 1 << 20);
-        let mut window = Window::new(size);
-        let mut receipts = Vec::new();
-        let mut arrived: Vec<usize> = Vec::new();
-        // What the connection was handed and has not written; what was written and not answered.
-        let mut handed: VecDeque<(u16, Message)> = VecDeque::new();
-        let mut unanswered: Vec<u16> = Vec::new();
-        let mut ids = Window::new(size);
-        let endgame = (0..5000).map(|n| match n % 3 {
-            0 => Step::HandOver,
-            1 => Step::Write,
-            _ => Step::Acknowledge(0),
-        });
-        for step in steps.into_iter().chain(endgame) {
-            match step {
-                Step::Accept(qos) => {
-                    let message = numbered(receipts.len(), qos);
-                    receipts.push(accept(&mut outbox, message));
-                }
-                Step::HandOver => if let Some(message) = hand_over(&mut outbox, &mut window, &terms()) {
-                    let id = if message.qos == QoS::AtLeastOnce { ids.take() } else { 0 };
-                    prop_assert!(id == 0 || !unanswered.contains(&id), "a collision");
-                    handed.push_back((id, message));
-                    prop_assert!(handed.len() + unanswered.len() <= usize::from(size));
-                },
-                Step::Write => if let Some((id, message)) = handed.pop_front() {
-                    outbox.written(id, Instant::now(), LIMIT).unwrap();
-                    let number = std::str::from_utf8(&message.payload).unwrap().parse().unwrap();
-                    if !arrived.contains(&number) {
-                        arrived.push(number);
-                    }
-                    if id != 0 {
-                        unanswered.push(id);
-                    }
-                },
-                Step::Acknowledge(n) => if n < unanswered.len() {
-                    outbox.acknowledged(unanswered.remove(n), ReasonCode::SUCCESS, Instant::now()).unwrap();
-                },
-                Step::Lose => {
-                    outbox.connection_lost();
-                    (handed, unanswered) = Default::default();
-                    (window, ids) = (Window::new(size), Window::new(size));
-                }
-            }
-        }
-        prop_assert_eq!(arrived, (0..receipts.len()).collect::<Vec<_>>());
-        for mut receipt in receipts {
-            prop_assert!(receipt.try_recv().unwrap().is_ok());
-        }
-        prop_assert!(outbox.is_empty());
-        prop_assert_eq!((outbox.len(), outbox.bytes()), (0, 0));
-    }
+#[test]
+fn the_sessions_own_message_has_no_packet_id_of_one_to_be_sent_again() {
+    let now = Instant::now();
+    let mut outbox = bounded(10, 10_000);
+    let mut window = Window::new(2, Vec::new());
+    let _receipt = accept(&mut outbox, numbered(1, QoS::AtLeastOnce));
+    hand_over(&mut outbox, &mut window, &terms()).unwrap();
+    outbox.written(1, now, LIMIT).unwrap();
+    outbox.connection_lost();
+    let mut window = Window::new(2, outbox.reserved());
+    let birth = numbered(0, QoS::AtLeastOnce);
+    let (_, birth) = outbox.hand_over_own(birth, &mut window, now);
+    assert_eq!((birth.packet_id, birth.again), (2, false));
+    let Next::Message(message) = outbox.hand_over(&mut window, &terms(), now) else {
+        panic!("there is room for two");
+    };
+    assert_eq!((message.packet_id, message.again), (1, true));
 }

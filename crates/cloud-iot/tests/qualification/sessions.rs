@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use cloud_iot::{Acknowledge, BoxError, Message, Router, Session, SessionConfig};
 use rumqttc::v5::mqttbytes::QoS as WireQoS;
-use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
+use rumqttc::v5::mqttbytes::v5::{Packet, PubAck, PubAckReason, Publish};
 use tokio::sync::mpsc;
 use tower::service_fn;
 
@@ -91,6 +91,46 @@ async fn mqtt_persistent_session_session_expiry() {
         online(&session).await;
         drop(link);
     }
+    session.stop(STOP).await;
+}
+
+#[tokio::test]
+async fn what_the_server_may_have_is_sent_again_as_what_it_was() {
+    let (pki, peer) = scripted().await;
+    let session = Session::builder(persistent(config(&pki, peer.port, "device")))
+        .start()
+        .unwrap();
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    online(&session).await;
+    let receipt = session.publish(Message::new("out", "1")).unwrap();
+    let publish = async |link: &mut Link| match link.read().await {
+        Some(Packet::Publish(publish)) => publish,
+        other => panic!("no PUBLISH but {other:?}"),
+    };
+    let first = publish(&mut link).await;
+    assert!(!first.dup);
+    drop(link);
+
+    let mut link = peer.accept().await;
+    link.connack_with_session(true, None).await;
+    let again = publish(&mut link).await;
+    assert_eq!((again.dup, again.pkid), (true, first.pkid));
+    drop(link);
+
+    // To a server that has forgotten the session it is a new message.
+    let mut link = peer.accept().await;
+    link.connack_with_session(false, None).await;
+    link.suback(None).await;
+    let anew = publish(&mut link).await;
+    assert!(!anew.dup);
+    let ack = PubAck {
+        pkid: anew.pkid,
+        reason: PubAckReason::Success,
+        properties: None,
+    };
+    link.write(Packet::PubAck(ack)).await;
+    soon(receipt).await.unwrap();
     session.stop(STOP).await;
 }
 

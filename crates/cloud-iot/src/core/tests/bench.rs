@@ -147,7 +147,12 @@ pub(super) fn word(action: &Action) -> String {
         Action::Ping => "ping".into(),
         Action::ConnectHooks => "connect hooks".into(),
         Action::Publish(out) => {
-            format!("publish {}", String::from_utf8_lossy(&out.message.payload))
+            let payload = String::from_utf8_lossy(&out.message.payload);
+            if out.again {
+                format!("publish {payload} again as {}", out.packet_id)
+            } else {
+                format!("publish {payload}")
+            }
         }
         Action::Deliver { answered, .. } => format!("deliver {answered}"),
         Action::Store(batch) => format!("store {} {}", batch.put.len(), batch.remove.len()),

@@ -51,6 +51,47 @@ fn subscribed_once_as_long_as_the_server_has_the_session() {
 }
 
 #[test]
+fn sent_again_under_the_old_packet_id_while_the_server_has_the_session() {
+    let mut config = persistent();
+    config.birth = None;
+    config.limits.in_flight = 2;
+    let mut bench = Bench::online(config);
+    let mut receipts: Vec<_> = ["a", "b", "c"].map(|text| bench.publish(text)).into();
+    assert_eq!(bench.actions(), ["publish a", "publish b"]);
+    // The SUBSCRIBE had the first of two ids. The second message was not written: the server cannot have it.
+    bench.event(LinkEvent::Written(2));
+    reconnect(&mut bench);
+    bench.event(present(true));
+    bench.core.hooks_finished(bench.now);
+    let sent = |bench: &mut Bench| -> Vec<String> {
+        let mut actions = bench.actions();
+        actions.retain(|action| action.starts_with("publish"));
+        actions
+    };
+    assert_eq!(sent(&mut bench), ["publish a again as 2", "publish b"]);
+    bench.event(LinkEvent::Written(2));
+    bench.event(LinkEvent::Written(1));
+    // Twice in a row.
+    reconnect(&mut bench);
+    bench.event(present(true));
+    bench.core.hooks_finished(bench.now);
+    assert_eq!(
+        sent(&mut bench),
+        ["publish a again as 2", "publish b again as 1"]
+    );
+    bench.event(LinkEvent::Written(2));
+    bench.event(LinkEvent::Acknowledged(2, ReasonCode(0)));
+    assert!(outcome(&mut receipts[0]).unwrap().is_ok());
+    assert_eq!(sent(&mut bench), ["publish c"]);
+    // A session that is gone has none of it.
+    reconnect(&mut bench);
+    bench.event(present(false));
+    bench.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
+    bench.core.hooks_finished(bench.now);
+    assert_eq!(sent(&mut bench), ["publish b", "publish c"]);
+}
+
+#[test]
 fn a_clean_start_always_subscribes() {
     let mut bench = Bench::online(config());
     reconnect(&mut bench);

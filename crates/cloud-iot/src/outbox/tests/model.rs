@@ -1,0 +1,107 @@
+//! Random sequences against a model of the server.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Accept(QoS),
+    HandOver,
+    Write,
+    /// The server acknowledges one of those that it has, by position.
+    Acknowledge(usize),
+    /// The connection is lost, and the server has the session still when there is another one, or not.
+    Lose {
+        kept: bool,
+    },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => any::<bool>().prop_map(|sure| Step::Accept(if sure { QoS::AtLeastOnce } else { QoS::AtMostOnce })),
+        3 => Just(Step::HandOver),
+        3 => Just(Step::Write),
+        2 => (0_usize..8).prop_map(Step::Acknowledge),
+        1 => any::<bool>().prop_map(|kept| Step::Lose { kept }),
+    ]
+}
+
+proptest! {
+    /// Whatever happens, the first arrival of the messages is in the order of their acceptance, and in the end each has arrived
+    /// and every receipt says so. What the server may have in a session that it kept comes again under its old packet id and
+    /// marked, and nothing else under that one.
+    #[test]
+    fn nothing_is_lost_and_order_is_kept(
+        steps in prop::collection::vec(step(), 0..200), size in 1_u16..5,
+    ) {
+        let mut outbox = bounded(1000, 1 << 20);
+        let mut window = Window::new(size, Vec::new());
+        let mut receipts = Vec::new();
+        let mut arrived: Vec<usize> = Vec::new();
+        // What the connection was handed and has not written; what was written and not answered, on this connection and,
+        // in the session, before.
+        let mut handed: VecDeque<(u16, usize, bool)> = VecDeque::new();
+        let mut unanswered: Vec<(u16, usize)> = Vec::new();
+        let mut before: Vec<(u16, usize)> = Vec::new();
+        let endgame = (0..5000).map(|n| match n % 3 {
+            0 => Step::HandOver,
+            1 => Step::Write,
+            _ => Step::Acknowledge(0),
+        });
+        for step in steps.into_iter().chain(endgame) {
+            match step {
+                Step::Accept(qos) => {
+                    let message = numbered(receipts.len(), qos);
+                    receipts.push(accept(&mut outbox, message));
+                }
+                Step::HandOver => if let Next::Message(out) = outbox.hand_over(&mut window, &terms(), Instant::now()) {
+                    let number = std::str::from_utf8(&out.message.payload).unwrap().parse().unwrap();
+                    let id = out.packet_id;
+                    prop_assert_eq!(id != 0, out.message.qos == QoS::AtLeastOnce);
+                    let old = before.iter().position(|(_, sent)| *sent == number);
+                    prop_assert_eq!(out.again, old.is_some());
+                    if let Some(old) = old {
+                        prop_assert_eq!(before.remove(old).0, id);
+                    }
+                    let known = before.iter().chain(&unanswered).map(|(other, _)| *other);
+                    let mut known = known.chain(handed.iter().map(|(other, ..)| *other));
+                    prop_assert!(id == 0 || known.all(|other| other != id), "a collision");
+                    handed.push_back((id, number, out.again));
+                    prop_assert!(handed.len() + unanswered.len() <= usize::from(size));
+                },
+                Step::Write => if let Some((id, number, _)) = handed.pop_front() {
+                    outbox.written(id, Instant::now(), LIMIT).unwrap();
+                    if !arrived.contains(&number) {
+                        arrived.push(number);
+                    }
+                    if id != 0 {
+                        unanswered.push((id, number));
+                    }
+                },
+                Step::Acknowledge(n) => if n < unanswered.len() {
+                    let (id, _) = unanswered.remove(n);
+                    outbox.acknowledged(id, ReasonCode::SUCCESS, Instant::now()).unwrap();
+                },
+                Step::Lose { kept } => {
+                    outbox.connection_lost();
+                    // What was to be sent again and was not written is known from before.
+                    before.append(&mut unanswered);
+                    let again = handed.drain(..).filter(|(.., again)| *again);
+                    before.extend(again.map(|(id, number, _)| (id, number)));
+                    if !kept {
+                        outbox.session_gone();
+                        before.clear();
+                    }
+                    window = Window::new(size, outbox.reserved());
+                }
+            }
+        }
+        prop_assert_eq!(arrived, (0..receipts.len()).collect::<Vec<_>>());
+        for mut receipt in receipts {
+            prop_assert!(receipt.try_recv().unwrap().is_ok());
+        }
+        prop_assert!(outbox.is_empty());
+        prop_assert_eq!((outbox.len(), outbox.bytes()), (0, 0));
+    }
+}
