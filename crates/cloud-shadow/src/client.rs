@@ -24,6 +24,8 @@ const MAX_IN_FLIGHT: usize = 10;
 
 /// Commands between the handles and the task. The task takes them at once and queues the requests itself.
 const COMMANDS: usize = 8;
+/// For a [time limit](ShadowConfig::time_limit).
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// How often [`ShadowClient::modify`] tries. Somebody who changes the shadow between a read and a write five times in a row
 /// does it all the time.
@@ -56,7 +58,8 @@ impl RequestBudget {
 pub struct ShadowConfig {
     /// Which shadow of which thing.
     pub id: ShadowId,
-    /// How long a request may take from the call to the answer, and the subscriptions at the start. Default: 30 s.
+    /// How long a request may take from the call to the answer, and the subscriptions at the start. Default: 30 s;
+    /// what is longer than a day counts as a day.
     pub time_limit: Duration,
     /// Shared between all shadows of a connection. Default: one of its own, which is right for a single shadow.
     pub budget: RequestBudget,
@@ -129,6 +132,7 @@ impl ShadowClient {
             time_limit,
             budget,
         } = config;
+        let time_limit = time_limit.min(LONGEST);
         let deadline = tokio::time::Instant::now() + time_limit;
         let mut subscriptions = Vec::new();
         for filter in id.filters() {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::document::Object;
+use crate::error::Malformed;
 
 /// What the cloud wants and the device has not reported.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,13 +45,13 @@ struct Wire {
 /// for payload in [&aws[..], &nested[..]] {
 ///     assert_eq!(cloud_shadow::parse_delta(payload)?.state["remoteCertSn"], "42");
 /// }
-/// # Ok::<(), serde_json::Error>(())
+/// # Ok::<(), cloud_shadow::Malformed>(())
 /// ```
 ///
 /// # Errors
 ///
-/// If the payload is not JSON, or `state` is not an object.
-pub fn parse_delta(payload: &[u8]) -> Result<Delta, serde_json::Error> {
+/// [`Malformed`] if the payload is not JSON, or `state` is not an object.
+pub fn parse_delta(payload: &[u8]) -> Result<Delta, Malformed> {
     let Wire {
         mut state,
         version,

@@ -29,7 +29,7 @@ pub enum RequestError {
     Busy(usize),
     /// The answer to the request cannot be read.
     #[error("the shadow service's answer cannot be read")]
-    Unreadable(#[source] serde_json::Error),
+    Unreadable(#[source] Malformed),
     /// The state is not of the type that the caller asked for, or that type cannot be written as JSON.
     #[error("the {section} state does not fit its type")]
     Shape {
@@ -66,6 +66,30 @@ impl RequestError {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Rejected(rejection) if rejection.code == RejectionCode::Conflict)
+    }
+}
+
+/// A message's payload is not what it should be. It says where and in what way, and quotes nothing: whoever can publish on a
+/// shadow's topics would decide what stands in the logs, and how much of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the payload is {} (line {line}, column {column})", if *.is_json { "JSON, but not of the expected form" } else { "not JSON" })]
+#[non_exhaustive]
+pub struct Malformed {
+    /// Whether it is JSON at all.
+    pub is_json: bool,
+    /// The line of the fault, from 1 up.
+    pub line: usize,
+    /// The column of the fault, in bytes, from 1 up.
+    pub column: usize,
+}
+
+impl From<serde_json::Error> for Malformed {
+    fn from(error: serde_json::Error) -> Self {
+        Self {
+            is_json: error.is_data(),
+            line: error.line(),
+            column: error.column(),
+        }
     }
 }
 

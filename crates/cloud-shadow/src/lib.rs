@@ -112,7 +112,7 @@ pub use bus::{BoxedBus, BusError, BusMessage, BusSubscription, MessageBus};
 pub use client::{Deltas, RequestBudget, ShadowClient, ShadowConfig};
 pub use delta::{Delta, parse_delta};
 pub use document::{Document, Object};
-pub use error::{Rejection, RejectionCode, RequestError, StartError};
+pub use error::{Malformed, Rejection, RejectionCode, RequestError, StartError};
 pub use limits::{InvalidState, MAX_DEPTH, MAX_STATE};
 pub use topic::{InvalidName, MessageKind, Operation, ShadowId};
 pub use typed::{Typed, TypedDeltas, TypedDocument};

@@ -24,7 +24,7 @@ use self::refresh::Refresh;
 pub(crate) use self::request::{Answer, Done, Request, RequestId, Transmit};
 use crate::delta::parse_delta;
 use crate::document::{Object, patch_towards};
-use crate::error::{RejectionCode, RequestError};
+use crate::error::{Malformed, RejectionCode, RequestError};
 use crate::message;
 use crate::replica::Replica;
 use crate::topic::{MessageKind, Operation};
@@ -302,7 +302,9 @@ impl Machine {
     /// What of `wanted` is not reported yet, as far as that is known.
     fn news(&self, wanted: &Object) -> Object {
         match self.replica.document() {
-            Some(document) if !self.replica.is_behind() => {
+            Some(document)
+                if !self.replica.is_behind() && matches!(self.refresh, Refresh::Idle) =>
+            {
                 patch_towards(wanted, &document.reported)
             }
             _ => wanted.clone(),
@@ -322,9 +324,10 @@ impl Machine {
         now: Instant,
         operation: Operation,
         payload: &[u8],
-    ) -> Result<(), serde_json::Error> {
+    ) -> Result<(), Malformed> {
         let ours = self.answered(operation, payload);
         let baseline = ours.as_ref().map(|it| it.baseline);
+        let mut anew = false;
         let result = match operation {
             Operation::Get => message::parse_document(payload).map(|document| {
                 match baseline {
@@ -335,6 +338,8 @@ impl Machine {
             }),
             Operation::Update => message::parse_patch(payload).map(|patch| {
                 let version = patch.version;
+                // It comes after all that we had seen when we asked, unless counting has begun anew.
+                anew = baseline.is_some_and(|baseline| version <= baseline);
                 self.replica.patch(patch);
                 Answer::Updated(version)
             }),
@@ -343,12 +348,22 @@ impl Machine {
                 Answer::Deleted
             }),
         };
+        if anew {
+            self.demand();
+        }
         match ours {
             Some(ours) => {
                 self.finish(now, ours, result.map_err(RequestError::Unreadable));
                 Ok(())
             }
             None => result.map(drop),
+        }
+    }
+
+    /// Has the document fetched, unless that is to be repeated already.
+    fn demand(&mut self) {
+        if !matches!(self.refresh, Refresh::Retry { .. }) {
+            self.refresh = Refresh::Demanded;
         }
     }
 
@@ -361,6 +376,10 @@ impl Machine {
             Ok(rejection) => {
                 if rejection.code == RejectionCode::NotFound && operation != Operation::Update {
                     self.replica.found_none(ours.baseline);
+                }
+                // Somebody has changed it, and we may not have heard of it.
+                if rejection.code == RejectionCode::Conflict {
+                    self.demand();
                 }
                 RequestError::Rejected(rejection)
             }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Deserializer};
 
 use crate::document::{Change, Document, Object};
-use crate::error::{Rejection, RejectionCode};
+use crate::error::{Malformed, Rejection, RejectionCode};
 use crate::topic::Operation;
 
 /// A refusal's message is cut to this many characters; it is for people.
@@ -50,17 +50,18 @@ impl From<Whole> for Document {
 }
 
 /// `get/accepted`.
-pub(crate) fn parse_document(payload: &[u8]) -> Result<Document, serde_json::Error> {
-    serde_json::from_slice::<Whole>(payload).map(Document::from)
+pub(crate) fn parse_document(payload: &[u8]) -> Result<Document, Malformed> {
+    Ok(serde_json::from_slice::<Whole>(payload)?.into())
 }
 
 /// `update/documents`, of which only the present counts.
-pub(crate) fn parse_documents(payload: &[u8]) -> Result<Document, serde_json::Error> {
+pub(crate) fn parse_documents(payload: &[u8]) -> Result<Document, Malformed> {
     #[derive(Deserialize)]
     struct Wire {
         current: Whole,
     }
-    serde_json::from_slice::<Wire>(payload).map(|wire| wire.current.into())
+    let wire: Wire = serde_json::from_slice(payload)?;
+    Ok(wire.current.into())
 }
 
 /// `update/accepted`: what an update changed, and the version that it led to.
@@ -71,7 +72,7 @@ pub(crate) struct Patch {
     pub(crate) version: u64,
 }
 
-pub(crate) fn parse_patch(payload: &[u8]) -> Result<Patch, serde_json::Error> {
+pub(crate) fn parse_patch(payload: &[u8]) -> Result<Patch, Malformed> {
     #[derive(Deserialize, Default)]
     struct State {
         #[serde(default, deserialize_with = "mentioned")]
@@ -109,19 +110,20 @@ fn mentioned<'de, D: Deserializer<'de>>(
 }
 
 /// `delete/accepted`: the version at which the shadow was deleted.
-pub(crate) fn parse_deleted(payload: &[u8]) -> Result<Option<u64>, serde_json::Error> {
+pub(crate) fn parse_deleted(payload: &[u8]) -> Result<Option<u64>, Malformed> {
     #[derive(Deserialize)]
     struct Wire {
         version: Option<u64>,
     }
-    serde_json::from_slice::<Wire>(payload).map(|wire| wire.version)
+    let wire: Wire = serde_json::from_slice(payload)?;
+    Ok(wire.version)
 }
 
 /// `…/rejected`.
 pub(crate) fn parse_rejection(
     operation: Operation,
     payload: &[u8],
-) -> Result<Rejection, serde_json::Error> {
+) -> Result<Rejection, Malformed> {
     #[derive(Deserialize)]
     struct Wire {
         code: u16,

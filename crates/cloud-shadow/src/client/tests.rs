@@ -344,3 +344,12 @@ async fn a_bus_that_hangs_does_not_hang_the_client() {
     ));
     client.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn any_time_limit_is_borne() {
+    let bus = MemoryBus::new();
+    let config = ShadowConfig::new(bus.0.id.clone()).time_limit(Duration::MAX);
+    let client = ShadowClient::start(bus.clone(), config).await.unwrap();
+    client.connected().await;
+    client.report(object(json!({"x": 1}))).await.unwrap();
+}

@@ -179,3 +179,66 @@ fn a_refused_get_of_our_own_is_repeated_seldom() {
     assert_eq!(world.sleep(), RETRY_MAX);
     assert!(world.done().is_empty());
 }
+
+#[test]
+fn a_report_is_sent_while_the_document_is_not_known_to_be_right() {
+    let report = || Request::Report(object(json!({"sn": "42"})));
+    let mut world = World::with_desired(json!({}));
+    world.submit(report());
+    world.answer_all();
+    world.done();
+    // Deleted while we were offline, and then the document cannot be fetched.
+    world.cloud.delete(&Value::Null);
+    world.machine.connected(world.now);
+    let get = world.transmit().unwrap();
+    let error = RequestError::Bus(crate::bus::BusError::temporary("full"));
+    world
+        .machine
+        .handle_send_failure(world.now, &get.token, error);
+    world.submit(report());
+    world.answer_all();
+    assert!(matches!(world.one_result(), Ok(Answer::Updated(_))));
+}
+
+#[test]
+fn a_conflict_has_the_document_fetched() {
+    let mut world = World::with_desired(json!({"a": 1}));
+    // Somebody else's update, of which the messages are lost.
+    let others = json!({"desired": {"a": 2}});
+    world.cloud.update(&others, &Value::Null);
+    let version = world.machine.replica().document().unwrap().version;
+    world.submit(Request::Update {
+        state: json!({"reported": {"x": 1}}),
+        version: Some(version),
+    });
+    world.answer_all();
+    assert!(world.one_result().unwrap_err().is_conflict());
+    assert_eq!(
+        world.machine.replica().document().cloned(),
+        world.cloud.document()
+    );
+}
+
+#[test]
+fn made_anew_unnoticed_is_found_by_the_next_update() {
+    let mut world = World::with_desired(json!({"a": 1}));
+    for n in 2..8 {
+        let others = json!({"desired": {"a": n}});
+        let messages = world.cloud.update(&others, &Value::Null);
+        world.deliver(&messages);
+    }
+    world.cloud = FakeCloud::new(Form::Aws);
+    let others = json!({"desired": {"b": 1}});
+    world.cloud.update(&others, &Value::Null);
+    world.submit(update(json!({"x": 1})));
+    world.answer_all();
+    assert!(world.one_result().is_ok());
+    while world.machine.poll_timeout().is_some() {
+        world.sleep();
+        world.answer_all();
+    }
+    assert_eq!(
+        world.machine.replica().document().cloned(),
+        world.cloud.document()
+    );
+}
