@@ -76,11 +76,16 @@ pub(crate) struct Failures(u32);
 impl Failures {
     /// Counts a failure, `connected` being how long the connection before it had lasted.
     pub(crate) fn record(&mut self, backoff: &Backoff, connected: Option<Duration>) -> u32 {
+        self.credit(backoff, connected);
+        self.0 = self.0.saturating_add(1);
+        self.0
+    }
+
+    /// Forgets them if the connection has lasted long enough.
+    pub(crate) fn credit(&mut self, backoff: &Backoff, connected: Option<Duration>) {
         if connected.is_some_and(|time| time >= backoff.reset_after) {
             self.0 = 0;
         }
-        self.0 = self.0.saturating_add(1);
-        self.0
     }
 
     pub(crate) fn count(&self) -> u32 {

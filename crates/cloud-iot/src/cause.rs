@@ -200,6 +200,15 @@ impl Cause {
         )
     }
 
+    /// Whether the server may take the device with other TLS settings.
+    pub(crate) fn is_of_the_identity(&self) -> bool {
+        match self {
+            Self::Tls(_) => true,
+            Self::NotAccepted(_) => self.retry() == Retry::Stubborn,
+            _ => false,
+        }
+    }
+
     /// Whether the fault may be with the network that the device is on.
     pub(crate) fn is_of_the_network(&self) -> bool {
         match self {

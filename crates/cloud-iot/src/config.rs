@@ -255,7 +255,7 @@ pub enum Acknowledge {
     /// dropped it because their queue was full. What was not acknowledged when the connection ended
     /// comes again, if the server keeps the session
     /// ([`session_expiry`](SessionConfig::session_expiry)); it is not handled twice unless the process
-    /// was started anew in between. Streams count as handled once they hold the message.
+    /// was started anew in between, or the connection ended while its acknowledgement was on its way. Streams count as handled once they hold the message.
     ///
     /// Acknowledgements leave in the order in which the messages came, so that a slow handler delays
     /// those of the others, and the server holds back new messages when

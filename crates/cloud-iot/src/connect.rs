@@ -23,6 +23,9 @@ use crate::link::ServerTerms;
 use crate::tls;
 use crate::wire::Wire;
 
+/// What TLS may hold back, a record: what it has taken counts as written.
+const TLS_BUFFER_BYTES: usize = 16 << 10;
+
 /// A connection that the server has accepted, and on what terms.
 pub(crate) type Accepted<S> = (Wire<S>, ServerTerms);
 
@@ -41,7 +44,9 @@ pub(crate) async fn connect(
         };
         let name = ServerName::try_from(host.to_owned()).map_err(|_| Cause::NameNotFound)?;
         let stream = TlsConnector::from(tls).connect(name, stream).await;
-        greet(stream.map_err(|error| handshake_failed(&error))?, &config).await
+        let mut stream = stream.map_err(|error| handshake_failed(&error))?;
+        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
+        greet(stream, &config).await
     };
     timeout_at(deadline, way)
         .await

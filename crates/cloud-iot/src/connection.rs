@@ -261,6 +261,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 break;
             }
         }
+        if self.wire.take_progress() {
+            events.push_back(LinkEvent::Progress);
+        }
         while let Some((_, event)) = self
             .marks
             .pop_front_if(|(end, _)| *end <= self.wire.written())

@@ -62,6 +62,8 @@ pub(crate) struct Core {
     port: Port,
     /// When the last one was begun.
     opened: Instant,
+    /// The one before was given up early, for the network had changed.
+    cut_short: bool,
     outbox: Outbox,
     /// When the pace lets the next message leave, if that is what it waits for.
     resume_at: Option<Instant>,
@@ -95,6 +97,7 @@ impl Core {
             failures: Failures::default(),
             port,
             opened: now,
+            cut_short: false,
             outbox,
             resume_at: None,
             requests: Requests::default(),
@@ -165,6 +168,7 @@ impl Core {
                 packet_id,
                 duplicate,
             } => self.received_nameless(packet_id, duplicate, now),
+            LinkEvent::Progress => self.progress(now),
             LinkEvent::Pinged => {
                 if let Some(link) = self.link() {
                     link.pulse.pinged();
@@ -217,6 +221,15 @@ impl Core {
         self.advance(now);
     }
 
+    /// The server receives what we send, however slowly: it is there, and acknowledgements may take their time.
+    fn progress(&mut self, now: Instant) {
+        self.sign_of_life(now);
+        let limit = self.config.timeouts.acknowledge;
+        if let Some(link) = self.link() {
+            link.patience = Some(now + limit);
+        }
+    }
+
     /// Tells the measures how it stands.
     pub(crate) fn measure(&mut self, now: Instant) {
         let (queued, in_flight) = self.outbox.counts();
@@ -230,11 +243,17 @@ impl Core {
                 self.go_online(link, now);
                 self.leave_if_quiet(now);
             }
-            Phase::Waiting { until, network, .. } => {
+            Phase::Waiting {
+                until,
+                network,
+                identity,
+                ..
+            } => {
                 self.phase = Phase::Waiting {
                     until,
                     hooks: false,
                     network,
+                    identity,
                 };
                 self.handle_timeout(now);
             }

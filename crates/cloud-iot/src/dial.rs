@@ -24,10 +24,11 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one name that are tried at most. AWS IoT Core's names have up to 16.
 const MAX_ADDRESSES: usize = 16;
 
-/// What the system may hold for sending (Linux doubles it). Left to itself it takes megabytes,
-/// behind which pings and acknowledgements of a slow uplink come too late. This is half a second
-/// at the rate that AWS IoT Core allows.
-const SEND_BUFFER_BYTES: u32 = 128 << 10;
+/// What the system may hold for sending (Linux doubles it, and counts its own overhead). Left to itself it takes megabytes,
+/// behind which pings and acknowledgements of a slow uplink come too late: what it has taken counts as written, and is to be
+/// acknowledged in time. This is 20 seconds of an uplink of 3 KB/s, and at a round trip of 100 ms about what AWS IoT Core
+/// allows in a second.
+const SEND_BUFFER_BYTES: u32 = 32 << 10;
 
 /// Connects to the first address of `host` that answers. Of several failures the most telling one is returned.
 ///

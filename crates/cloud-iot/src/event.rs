@@ -14,7 +14,8 @@ use crate::topic::TopicFilter;
 pub enum SessionState {
     /// It makes a connection: TCP, TLS, CONNECT, SUBSCRIBE, on-connect hooks.
     Connecting {
-        /// 1 for the first attempt after a good connection, then counting up.
+        /// 1 for the first attempt of all; otherwise one more than the losses and failures since the last connection that
+        /// held for [`reset_after`](crate::Backoff::reset_after).
         attempt: u32,
     },
     /// It is connected and subscribed, and the birth message has been handed over.

@@ -119,7 +119,7 @@ impl Ledger {
             }
         } else if self.kept.remove(&id) || self.is_being_written(id) {
             self.gone.insert(id);
-            let delay = if self.gone.len() < REMOVALS {
+            let delay = if self.gone.len() < REMOVALS || self.failing.is_some() {
                 REMOVE_DELAY
             } else {
                 Duration::ZERO

@@ -24,6 +24,8 @@ pub(crate) enum LinkEvent {
     Message(Incoming),
     /// A message at QoS 1 came without a proper topic, so that it is for nobody.
     Nameless { packet_id: u16, duplicate: bool },
+    /// The stream takes bytes again after it took none: the peer has received some.
+    Progress,
     /// PINGREQ was written.
     Pinged,
     /// PINGRESP came.

@@ -140,6 +140,7 @@ impl Outbox {
             owner: Owner::Session,
             strikes: 0,
             sent_as: 0,
+            withdrawn: false,
         };
         (id, self.launch(entry, window, now))
     }

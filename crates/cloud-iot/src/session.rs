@@ -276,7 +276,8 @@ impl SessionHandle {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives the answer up; a request that has not left yet never will.
+    /// Dropping the future gives the answer up. A request that has not been handed over to the connection never leaves, and
+    /// none is sent again on another one.
     pub async fn request(&self, request: Request) -> Result<Message, RequestError> {
         request.exchange(self.shared()).await
     }

@@ -43,6 +43,9 @@ pub(crate) struct Wire<S> {
     written: u64,
     /// Whether the stream may hold something back.
     unflushed: bool,
+    /// The stream took less than there was; and it has taken more since.
+    blocked: bool,
+    progress: bool,
     /// Why writing has failed. The end of what can be read comes by itself then.
     broken: Option<Cause>,
 }
@@ -57,6 +60,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             queued: 0,
             written: 0,
             unflushed: false,
+            blocked: false,
+            progress: false,
             broken: None,
         }
     }
@@ -76,6 +81,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.written
     }
 
+    /// Whether the stream has taken something, after it took nothing for a while, since the last call.
+    pub(crate) fn take_progress(&mut self) -> bool {
+        std::mem::take(&mut self.progress)
+    }
+
     /// Bytes that were queued and not taken by the stream.
     pub(crate) fn backlog(&self) -> usize {
         self.outgoing.len()
@@ -85,12 +95,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) {
         while !self.outgoing.is_empty() && self.broken.is_none() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.outgoing) {
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.blocked = true;
+                    break;
+                }
                 Poll::Ready(Ok(0)) => self.broken = Some(Cause::Closed { soon: false }),
                 Poll::Ready(Ok(taken)) => {
                     self.outgoing.advance(taken);
                     self.written += taken as u64;
                     self.unflushed = true;
+                    self.progress |= std::mem::take(&mut self.blocked);
                 }
                 Poll::Ready(Err(error)) => self.broken = Some(Cause::from(&error)),
             }

@@ -35,7 +35,7 @@ impl Core {
         self.accept(message, options, true, now)
     }
 
-    /// Takes back a message that has not left.
+    /// Takes back a message: if it has not left it never will, and otherwise not once more.
     pub(crate) fn withdraw(&mut self, id: MessageId, now: Instant) {
         self.outbox.withdraw(id, now);
         // It may have been the last that a stop, or another connection, waited for.

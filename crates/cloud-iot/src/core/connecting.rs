@@ -21,7 +21,7 @@ use crate::reason::ReasonCode;
 const CONNECT_GRACE: Duration = Duration::from_secs(1);
 
 /// AWS IoT Core takes one CONNECT a second from a client, however often its network changes.
-const CONNECT_INTERVAL: Duration = Duration::from_secs(1);
+pub(super) const CONNECT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A connection that ends within this time without a word is likely to have been ended in favour
 /// of another client with the same id.
@@ -33,6 +33,7 @@ impl Core {
         self.opened = now;
         self.phase = Phase::Connecting {
             due: now + self.config.timeouts.connect + CONNECT_GRACE,
+            hurried: false,
         };
         let attempt = self.failures.count().saturating_add(1);
         self.actions
@@ -84,14 +85,19 @@ impl Core {
                     self.actions.push_back(Action::Ping);
                 }
             }
-            Phase::Connecting { due } => *due = (*due).min(now + PROBE),
+            // Not two in a row: over a slow network that keeps changing none would ever come to its end.
+            Phase::Connecting { due, hurried } if !self.cut_short => {
+                *due = (*due).min(now + PROBE);
+                *hurried = true;
+            }
             Phase::Waiting {
                 until,
                 network: true,
                 ..
             } => *until = (*until).min(now.max(self.opened + CONNECT_INTERVAL)),
             // The server's refusals, and two clients with one id, are the same on every network.
-            Phase::Waiting { .. }
+            Phase::Connecting { .. }
+            | Phase::Waiting { .. }
             | Phase::Draining { .. }
             | Phase::Renewing { .. }
             | Phase::Closing { .. }
@@ -111,6 +117,12 @@ impl Core {
         if terms.receive_maximum == 0 {
             return self.lost(
                 Cause::Protocol("CONNACK with a receive maximum of 0".into()),
+                now,
+            );
+        }
+        if terms.maximum_packet == Some(0) {
+            return self.lost(
+                Cause::Protocol("CONNACK with a maximum packet size of 0".into()),
                 now,
             );
         }
@@ -224,8 +236,12 @@ impl Core {
     }
 
     pub(super) fn lost(&mut self, cause: Cause, now: Instant) {
+        let cut_short = std::mem::take(&mut self.cut_short);
         let (cause, link, greeted) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
-            Phase::Connecting { .. } => (cause, None, false),
+            Phase::Connecting { hurried, .. } => {
+                self.cut_short = hurried && cause == Cause::ConnectTimeout;
+                (cause, None, false)
+            }
             Phase::Subscribing { link, .. } => (cause, Some(link), false),
             Phase::Greeting { link } | Phase::Online { link } => (cause, Some(link), true),
             // However it ends, it was to end.
@@ -236,6 +252,7 @@ impl Core {
             }
             phase => {
                 self.phase = phase;
+                self.cut_short = cut_short;
                 return;
             }
         };
@@ -260,6 +277,7 @@ impl Core {
         // wait, so that time spent connected must not count, or this would go on at full pace.
         let credited = if cause.is_takeover() { None } else { connected };
         let retry_in = if cause == Cause::Renewed {
+            self.failures.credit(&self.config.backoff, connected);
             (self.opened + CONNECT_INTERVAL).saturating_duration_since(now)
         } else {
             let failures = self.failures.record(&self.config.backoff, credited);
@@ -267,7 +285,7 @@ impl Core {
         };
         // On the other port something else may listen, which is no way to the server either.
         let stray = matches!(self.port, Port::Fallback(_)) && cause.is_by_a_stranger();
-        if connected.is_none() && (cause.is_unreachable() || stray) {
+        if connected.is_none() && !self.cut_short && (cause.is_unreachable() || stray) {
             self.other_port();
         }
         self.measures.lost(&cause, now);
@@ -276,6 +294,7 @@ impl Core {
             until: now + retry_in,
             hooks: greeted,
             network: cause.is_of_the_network(),
+            identity: cause.is_of_the_identity(),
         };
         self.actions.push_back(Action::Close);
         let state = SessionState::Waiting {

@@ -21,7 +21,7 @@ impl Core {
 
     fn phase_deadline(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Connecting { due } => Some(*due),
+            Phase::Connecting { due, .. } => Some(*due),
             Phase::Subscribing { link, due, .. } => Some(link.pulse.due().min(*due)),
             Phase::Greeting { link } => Some(link.pulse.due()),
             Phase::Online { link } => {

@@ -74,9 +74,10 @@ pub(super) struct Link {
 
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Waiting for CONNACK until `due`.
+    /// Waiting for CONNACK until `due`; `hurried`: which is early, for the network has changed.
     Connecting {
         due: Instant,
+        hurried: bool,
     },
     /// Waiting for the SUBACK of the filters `from..to` until `due`.
     Subscribing {
@@ -111,11 +112,12 @@ pub(super) enum Phase {
         deadline: Instant,
     },
     /// Waiting before the next attempt: for the time, and for hooks that still run. `network`: another
-    /// network may be the cure.
+    /// network may be the cure; `identity`: other TLS settings may be.
     Waiting {
         until: Instant,
         hooks: bool,
         network: bool,
+        identity: bool,
     },
     Stopped,
 }

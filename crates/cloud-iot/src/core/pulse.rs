@@ -5,8 +5,8 @@
 //! sign of life, and the server, which waits for one and a half, never has to guess. An interval that was asked of the
 //! server is thus used twice; at the usual minute that is a packet of two bytes every thirty seconds.
 //!
-//! Whatever is received counts as a sign of life: on a slow network a ping and its answer may stand behind much else that
-//! does come through.
+//! Whatever is received counts as a sign of life, and so does it when a stream that was full takes more: on a slow network a
+//! ping and its answer may stand behind much else that does come through.
 
 use std::time::Duration;
 

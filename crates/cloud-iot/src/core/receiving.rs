@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::Core;
-use super::phase::Action;
+use super::phase::{Action, Drain, Phase};
 use crate::cause::Cause;
 use crate::config::Acknowledge;
 use crate::inbound::{DeliveryId, Received};
@@ -21,6 +21,10 @@ impl Core {
         let mut delivery = None;
         if self.config.acknowledge == Acknowledge::AfterHandlers && message.qos == QoS::AtLeastOnce
         {
+            // It came together with what ended the connection, and comes again.
+            if self.link().is_none() {
+                return;
+            }
             match self.inbound.received(packet_id, duplicate) {
                 Received::New(id) => delivery = Some(id),
                 Received::Duplicate => return self.acknowledge(),
@@ -39,7 +43,7 @@ impl Core {
     /// of the window for good otherwise, or come again on every connection if that were a reason to end this one.
     pub(super) fn received_nameless(&mut self, packet_id: u16, duplicate: bool, now: Instant) {
         self.sign_of_life(now);
-        if self.config.acknowledge == Acknowledge::AfterHandlers {
+        if self.config.acknowledge == Acknowledge::AfterHandlers && self.link().is_some() {
             match self.inbound.received(packet_id, duplicate) {
                 Received::New(id) => self.inbound.handled(id),
                 Received::Duplicate => {}
@@ -63,6 +67,12 @@ impl Core {
     }
 
     fn acknowledge(&mut self) {
+        // Nothing may follow a DISCONNECT. The server repeats it, and then it is known.
+        if let Phase::Draining { step, .. } | Phase::Renewing { step, .. } = &self.phase
+            && matches!(step, Drain::Leaving)
+        {
+            return;
+        }
         while let Some(packet_id) = self.inbound.next_acknowledgement() {
             self.actions.push_back(Action::Acknowledge(packet_id));
         }

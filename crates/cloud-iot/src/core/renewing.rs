@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Core;
+use super::connecting::CONNECT_INTERVAL;
 use super::phase::{Drain, Phase};
 
 /// How long a quiet moment is waited for. What is under way by then is sent again on the new
@@ -19,6 +20,15 @@ impl Core {
     /// From now on connections are to be made in another way: the one that is there, or is being
     /// made, is left for a new one. One that is made after this call is such a new one.
     pub(crate) fn renew(&mut self, now: Instant) {
+        // The old settings may be what it waits for.
+        if let Phase::Waiting {
+            until,
+            identity: true,
+            ..
+        } = &mut self.phase
+        {
+            *until = (*until).min(now.max(self.opened + CONNECT_INTERVAL));
+        }
         if matches!(
             self.phase,
             Phase::Connecting { .. }

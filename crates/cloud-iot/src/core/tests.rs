@@ -309,6 +309,35 @@ fn a_request_given_up_offline_never_leaves() {
 }
 
 #[test]
+fn a_request_given_up_is_not_sent_on_another_connection() {
+    let written: [fn(&mut Bench); 2] = [|_| {}, |bench| bench.event(LinkEvent::Written(2))];
+    for (qos, written) in [
+        (QoS::AtMostOnce, written[0]),
+        (QoS::AtLeastOnce, written[0]),
+        (QoS::AtLeastOnce, written[1]),
+    ] {
+        let mut bench = Bench::online(config());
+        let request = Message::new("req", "?").qos(qos);
+        let (sender, _answer) = oneshot::channel();
+        let requested = bench
+            .core
+            .request(request, "a/res".into(), sender, bench.now);
+        let (id, _receipt) = requested.unwrap();
+        assert_eq!(bench.actions(), ["publish ?"]);
+        written(&mut bench);
+        bench.core.forget_request(id, bench.now);
+        bench.event(LinkEvent::Lost(Cause::Stalled));
+        bench.core.hooks_finished(bench.now);
+        bench.wait_until_due();
+        bench.actions();
+        bench.connect();
+        let done = bench.actions();
+        assert!(!done.contains(&"publish ?".to_owned()), "{done:?}");
+        assert!(bench.core.outbox.is_empty());
+    }
+}
+
+#[test]
 fn two_clients_with_one_id_do_not_keep_up_their_pace() {
     let mut bench = Bench::new(config());
     let mut waits = Vec::new();

@@ -228,3 +228,19 @@ fn the_end_leaves_nothing_unwritten() {
     assert!(bench.ledger.collect_last().is_none());
     assert_eq!(bench.ledger.kept(), 2);
 }
+
+#[test]
+fn a_store_that_fails_is_left_alone_however_much_is_to_be_removed() {
+    let now = Instant::now();
+    let mut ledger = Ledger::new(Duration::from_secs(1), (1..=1000).collect());
+    for id in 1..=300 {
+        ledger.settle(id, now);
+    }
+    ledger.collect(now).unwrap();
+    ledger.written(Err(StoreError::Full), now);
+    for id in 301..=1000 {
+        let now = now + Duration::from_millis(id);
+        ledger.settle(id, now);
+        assert!(ledger.collect(now).is_none(), "after {id} ms");
+    }
+}

@@ -43,6 +43,7 @@ impl Outbox {
             owner,
             strikes: 0,
             sent_as: 0,
+            withdrawn: false,
         });
     }
 
@@ -102,9 +103,14 @@ impl Outbox {
         self.next_expiry = self.queue.iter().filter_map(|entry| entry.expires).min();
     }
 
-    /// Takes back a message that has not been handed over yet.
+    /// Takes back a message: one that has not been handed over yet leaves never, one that has been is not sent again.
     pub(crate) fn withdraw(&mut self, id: MessageId, now: Instant) -> bool {
         let Some(index) = self.queue.iter().position(|entry| entry.id == id) else {
+            let mut flights = self.in_flight.iter_mut();
+            if let Some(flight) = flights.find(|flight| flight.entry.id == id) {
+                flight.entry.withdrawn = true;
+                self.settle(id, now);
+            }
             return false;
         };
         if let Some(entry) = self.queue.remove(index) {

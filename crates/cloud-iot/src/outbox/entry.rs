@@ -26,6 +26,8 @@ pub(super) struct Entry {
     /// The packet id under which the server may have it, in a session that is not known to be gone; 0 for none. It is sent
     /// again under this one.
     pub(super) sent_as: u16,
+    /// Nobody wants it any more: it is not sent again.
+    pub(super) withdrawn: bool,
 }
 
 impl Entry {

@@ -73,6 +73,9 @@ impl Outbox {
         self.unwritten = 0;
         while let Some(flight) = self.in_flight.pop_back() {
             match flight.entry.owner {
+                Owner::Caller(_) | Owner::Former if flight.entry.withdrawn => {
+                    self.forget(flight.entry);
+                }
                 Owner::Caller(_) | Owner::Former => {
                     self.next_expiry = earlier(self.next_expiry, flight.entry.expires);
                     self.queue.push_front(flight.entry);

@@ -2,7 +2,7 @@ use futures_util::FutureExt;
 use proptest::prelude::*;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{PingReq, Publish};
-use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 
@@ -102,6 +102,22 @@ async fn a_peer_that_takes_nothing_holds_nobody_up() {
     assert!(wire.receive().now_or_never().is_none());
     assert_eq!(wire.written(), 16);
     assert_eq!(wire.backlog() as u64, end - 16);
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_bytes_again_is_progress_and_one_that_has_room_is_none() {
+    let (mut wire, mut far) = pair(16);
+    let packet = |size| Packet::Publish(Publish::new("t", QoS::AtMostOnce, vec![0; size], None));
+    wire.queue(&packet(4)).unwrap();
+    assert!(wire.receive().now_or_never().is_none());
+    assert!(!wire.take_progress(), "what it had room for proves nothing");
+    wire.queue(&packet(100)).unwrap();
+    assert!(wire.receive().now_or_never().is_none());
+    assert!(!wire.take_progress(), "it is full");
+    far.read_exact(&mut [0; 10]).await.unwrap();
+    assert!(wire.receive().now_or_never().is_none());
+    assert!(wire.take_progress());
+    assert!(!wire.take_progress(), "told once");
 }
 
 #[tokio::test]

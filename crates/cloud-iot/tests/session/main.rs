@@ -19,4 +19,5 @@ mod lifecycle;
 mod proxy;
 mod requests;
 mod slow_handlers;
+mod slow_uplink;
 mod stored;

@@ -178,3 +178,56 @@ fn a_changed_network_gives_an_attempt_that_is_under_way_little_time() {
     assert_eq!(bench.wait_until_due(), 5 * SECOND);
     assert_eq!(bench.cause(), Cause::ConnectTimeout);
 }
+
+#[test]
+fn a_network_that_keeps_changing_lets_a_slow_attempt_end() {
+    let mut bench = Bench::new(config());
+    bench.actions();
+    let mut begun = bench.now;
+    for _ in 0..20 {
+        bench.core.network_changed(bench.now);
+        let next = bench.now + 4 * SECOND;
+        while let Some(due) = bench.core.next_deadline().filter(|due| *due <= next) {
+            bench.now = due;
+            bench.core.handle_timeout(due);
+            if bench.actions().contains(&"open".to_owned()) {
+                begun = due;
+            }
+        }
+        bench.now = next;
+        // A handshake that takes seven seconds.
+        if matches!(bench.core.phase, Phase::Connecting { .. }) && bench.now - begun >= 7 * SECOND {
+            return;
+        }
+    }
+    panic!("no attempt has lasted for seven seconds");
+}
+
+#[test]
+fn a_connack_without_room_for_any_packet_costs_no_message() {
+    let mut bench = Bench::new(config());
+    let mut receipt = bench.publish("1");
+    bench.event(LinkEvent::Connected(ServerTerms {
+        maximum_packet: Some(0),
+        ..terms()
+    }));
+    assert!(matches!(bench.cause(), Cause::Protocol(_)));
+    assert_eq!(outcome(&mut receipt), None);
+}
+
+#[test]
+fn a_server_that_takes_bytes_slowly_is_there_and_waited_for() {
+    let mut bench = Bench::online(config());
+    let mut receipt = bench.publish("1");
+    bench.event(LinkEvent::Written(2));
+    bench.actions();
+    // Nothing is received for several times the limit.
+    for _ in 0..10 {
+        bench.wait(20 * SECOND);
+        bench.event(LinkEvent::Progress);
+    }
+    let done = bench.actions();
+    assert!(!done.contains(&"close".to_owned()), "{done:?}");
+    bench.event(LinkEvent::Acknowledged(2, ReasonCode::SUCCESS));
+    assert!(outcome(&mut receipt).unwrap().is_ok());
+}

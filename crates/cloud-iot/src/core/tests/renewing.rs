@@ -167,3 +167,37 @@ fn a_stop_in_between_ends_in_good_order() {
     );
     assert!(bench.core.report().clean);
 }
+
+#[test]
+fn a_connection_that_was_good_counts_although_it_was_left() {
+    let mut bench = Bench::new(config());
+    for _ in 0..10 {
+        bench.event(LinkEvent::Lost(Cause::Refused));
+        bench.wait_until_due();
+    }
+    bench.connect();
+    bench.now += 30 * 86_400 * SECOND;
+    bench.core.renew(bench.now);
+    bench.event(LinkEvent::Written(0));
+    bench.event(LinkEvent::Disconnected);
+    bench.core.hooks_finished(bench.now);
+    bench.event(LinkEvent::Lost(Cause::Refused));
+    assert_eq!(bench.wait_until_due(), 2 * SECOND);
+}
+
+#[test]
+fn a_wait_for_refused_settings_ends_with_them() {
+    let refused = || Cause::Tls(crate::TlsCause::ClientCertificateRejected("x".into()));
+    let mut bench = Bench::new(config());
+    for _ in 0..5 {
+        bench.event(LinkEvent::Lost(refused()));
+        bench.wait_until_due();
+    }
+    bench.event(LinkEvent::Lost(refused()));
+    bench.core.renew(bench.now);
+    assert!(bench.wait_until_due() <= SECOND);
+    // A server that does not answer has nothing against them.
+    bench.event(LinkEvent::Lost(Cause::Refused));
+    bench.core.renew(bench.now);
+    assert!(bench.wait_until_due() > SECOND);
+}

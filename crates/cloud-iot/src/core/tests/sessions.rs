@@ -173,3 +173,44 @@ fn a_stop_lets_the_handlers_finish() {
     assert_eq!(bench.wait_until_due(), 6 * SECOND);
     assert_eq!(bench.actions(), ["publish OFFLINE"]);
 }
+
+#[test]
+fn what_comes_behind_the_end_of_a_connection_is_left_to_the_next_one() {
+    let mut bench = Bench::online(persistent());
+    // Both in one read.
+    bench.event(LinkEvent::Acknowledged(77, ReasonCode::SUCCESS));
+    bench.receive(Message::new("a/x", "1"), 11, false);
+    bench.core.hooks_finished(bench.now);
+    bench.wait_until_due();
+    let done = bench.actions();
+    assert!(!done.contains(&"deliver false".to_owned()), "{done:?}");
+    bench.event(present(true));
+    bench.receive(Message::new("a/x", "1"), 11, true);
+    assert!(bench.actions().contains(&"deliver false".to_owned()));
+}
+
+#[test]
+fn nothing_is_acknowledged_behind_a_disconnect() {
+    let mut bench = Bench::online(persistent());
+    bench.receive(Message::new("a/x", "1"), 11, false);
+    bench.actions();
+    bench.core.renew(bench.now);
+    while !matches!(bench.core.phase, Phase::Renewing { .. }) {
+        bench.wait_until_due();
+        bench.event(LinkEvent::Pinged);
+        bench.event(LinkEvent::Ponged);
+    }
+    bench.event(LinkEvent::Written(0));
+    assert_eq!(bench.actions().last().unwrap(), "disconnect");
+    bench.core.handled(1, bench.now);
+    assert_eq!(bench.actions(), [""; 0]);
+    bench.event(LinkEvent::Disconnected);
+    bench.core.hooks_finished(bench.now);
+    assert_eq!(bench.actions().last().unwrap(), "open");
+    // It comes again, and is known.
+    bench.event(present(true));
+    bench.receive(Message::new("a/x", "1"), 11, true);
+    let done = bench.actions();
+    assert!(!done.contains(&"deliver false".to_owned()), "{done:?}");
+    assert!(done.contains(&"acknowledge 11".to_owned()), "{done:?}");
+}
