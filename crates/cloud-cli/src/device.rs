@@ -43,7 +43,7 @@ pub(crate) struct Device {
     events: broadcast::Receiver<Event>,
     page: Page,
     vitals: Vitals,
-    _live: Option<LiveSocket>,
+    live: Option<LiveSocket>,
 }
 
 impl Device {
@@ -74,7 +74,7 @@ impl Device {
             events,
             page,
             vitals,
-            _live: live,
+            live,
         })
     }
 
@@ -105,7 +105,9 @@ impl Device {
     }
 
     /// Says OFFLINE, disconnects and lets go of the directory.
-    pub(crate) async fn stop(&self) {
+    pub(crate) async fn stop(&mut self) {
+        // While the directory is still ours: afterwards the socket may be the next instance's.
+        drop(self.live.take());
         self.cloud.stop().await;
     }
 }

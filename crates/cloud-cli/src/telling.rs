@@ -122,12 +122,25 @@ impl Telling {
     }
 }
 
+/// Ends when the reader has gone. A file whose disk is full is no reason to: it may be the tunnel by which somebody comes to make
+/// room.
 fn write_all(lines: &Receiver<String>, mut sink: impl Write) -> Outcome {
+    let mut failing = false;
     for line in lines {
-        // One write for each line, so that what is read never ends within one.
-        sink.write_all(format!("{line}\n").as_bytes())
-            .and_then(|()| sink.flush())
-            .map_err(output::failure)?;
+        // One write for each line, so that what is read never ends within one. After a failure the last one may have.
+        let start = if failing { "\n" } else { "" };
+        let written = sink.write_all(format!("{start}{line}\n").as_bytes());
+        match written.and_then(|()| sink.flush()) {
+            Ok(()) => failing = false,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return Err(output::failure(error));
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(%error, "standard output takes nothing; lines are left out");
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -219,5 +232,39 @@ mod tests {
         let mut telling = Telling::over(Output::new(true), Gone).unwrap();
         telling.json(&1);
         assert!(matches!(telling.ended().await, Err(Failure::OutputClosed)));
+    }
+
+    /// A file on a disk that is full for a while.
+    struct Full {
+        refuse: usize,
+        taken: SyncSender<String>,
+    }
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.refuse > 0 {
+                self.refuse -= 1;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            self.taken.send(text).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_costs_lines_and_nothing_else() {
+        let (taken, read) = sync_channel(10);
+        let mut telling = Telling::over(Output::new(true), Full { refuse: 2, taken }).unwrap();
+        for number in 1..=4 {
+            telling.json(&number);
+        }
+        telling.finish().await.unwrap();
+        // The line before may have been cut.
+        assert_eq!(read.iter().collect::<Vec<_>>(), ["\n3\n", "4\n"]);
     }
 }

@@ -87,6 +87,8 @@ pub(crate) enum ApiUrlError {
         "must begin with https://; http:// is for this machine alone (127.0.0.1, [::1] or localhost)"
     )]
     Insecure,
+    #[error("must not have a query or a fragment")]
+    Query,
     #[error("must not hold a user name or a password")]
     Credentials,
 }
@@ -98,6 +100,9 @@ impl FromStr for ApiUrl {
         let url = Url::parse(text).map_err(|_| ApiUrlError::NotAUrl)?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(ApiUrlError::Credentials);
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(ApiUrlError::Query);
         }
         let host = url.host_str().ok_or(ApiUrlError::NotAUrl)?;
         match url.scheme() {

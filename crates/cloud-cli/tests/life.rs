@@ -276,6 +276,26 @@ fn a_reader_that_has_stopped_reading_holds_up_neither_the_device_nor_the_end() {
     assert_eq!(world.device_status()["online"], false);
 }
 
+/// Somebody may be about to come through the tunnel to make room.
+#[test]
+fn a_full_disk_behind_standard_output_ends_nothing() {
+    let world = World::provisioned();
+    let full = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let mut run = world.device(&["run"]);
+    let mut run = run.stdout(full).stderr(Stdio::null()).spawn().unwrap();
+    let end = Instant::now() + Duration::from_secs(60);
+    while world.device_status()["tunnel"] != true {
+        assert!(Instant::now() < end, "{}", world.device_status());
+        sleep(Duration::from_millis(50));
+    }
+    let pid = Pid::from_raw(i32::try_from(run.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn faults_are_written_as_the_help_says() {
     let world = World::provisioned();

@@ -8,6 +8,9 @@
 
 mod common;
 
+use std::fs;
+use std::os::unix::fs::symlink;
+
 use common::background::Background;
 use common::dated::DatedApi;
 use common::finish;
@@ -75,4 +78,40 @@ fn an_answer_that_is_lost_is_explained_then_and_at_the_next_try() {
     );
     world.control(Method::DELETE, &format!("/devices/{SN}"), None);
     world.provision(&[]).expect(0);
+}
+
+#[test]
+fn an_answer_that_cannot_be_used_may_have_cost_the_key() {
+    let world = World::new();
+    let cut = json!({ "fault": "api", "answer": "cut_json" });
+    world.control(Method::POST, "/faults", Some(cut));
+    world
+        .provision(&[])
+        .expect(1)
+        .says(&["cannot be used", "may have registered the device"]);
+}
+
+/// The key works once, so that it is not spent on an answer that has no place.
+#[test]
+fn what_cannot_be_stored_is_not_asked_for() {
+    let world = World::new();
+    let in_the_way = world.config().join("remote_key.pem");
+    fs::create_dir_all(&in_the_way).unwrap();
+    world.provision(&[]).expect(1).says(&["nothing was sent"]);
+    fs::remove_dir(&in_the_way).unwrap();
+    symlink("/etc/hostname", &in_the_way).unwrap();
+    world.provision(&[]).expect(1).says(&["nothing was sent"]);
+    assert_eq!(world.control(Method::GET, "/devices", None), json!([]));
+    fs::remove_file(&in_the_way).unwrap();
+    world.provision(&[]).expect(0);
+}
+
+#[test]
+fn a_damaged_configuration_is_not_taken_for_one() {
+    let world = World::provisioned();
+    fs::write(world.config().join("cloud_config.json"), "").unwrap();
+    world
+        .provision(&[])
+        .expect(1)
+        .says(&["cloud_config.json", "--force"]);
 }

@@ -125,6 +125,10 @@ fn wrong_usage_is_exit_2_and_names_the_option_and_the_value() {
         &["--sn"],
     );
     refused(&home, &["provision", "--sn", "SN"], &["--api-url"]);
+    for url in ["https://api.example.com?x", "https://api.example.com#x"] {
+        let arguments = ["provision", "--sn", "SN", "--api-url", url];
+        refused(&home, &arguments, &["--api-url", url]);
+    }
     refused(&home, &["completions", "cobol"], &["cobol"]);
     refused(&home, &["man", "cobol"], &["cobol"]);
 }

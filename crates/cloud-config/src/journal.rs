@@ -102,6 +102,21 @@ pub(crate) fn replace(dir: &Dir, files: &[(&'static str, &[u8])]) -> Result<(), 
     Ok(())
 }
 
+/// Does all of a [`replace`] that can fail for what is in the directory or for want of space, and takes it back. The caller
+/// holds the directory's lock.
+pub(crate) fn rehearse(dir: &Dir, size: usize) -> Result<(), AccessError> {
+    recover(dir)?;
+    for name in FILES {
+        dir.restrict_file(name)?;
+    }
+    let written = dir
+        .create_subdirectory(STAGING)
+        .and_then(|staging| staging.write_new(CLOUD_CONFIG, &vec![b'x'; size]));
+    let discarded = discard_staging(dir);
+    written?;
+    discarded.map(drop)
+}
+
 fn stage_and_commit(dir: &Dir, files: &[(&'static str, &[u8])]) -> Result<(), AccessError> {
     let staging = dir.create_subdirectory(STAGING)?;
     for (name, content) in files {

@@ -91,6 +91,8 @@ impl Held {
             }
             let held = Self { file, dir };
             if held.is_current(path)? {
+                // Of a holder that was killed: it would be taken for ours.
+                let _ = held.file.set_len(0);
                 return Ok(held);
             }
         }

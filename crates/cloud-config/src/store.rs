@@ -26,6 +26,9 @@ use crate::reading::{Source, fingerprint, is_provisioned, read_device};
 /// The directory's name below the base path.
 pub const DIRECTORY: &str = ".clesydecloud";
 
+/// What a rehearsal writes: more than six files of a usual configuration take, each rounded up to a block of 4 KiB.
+const REHEARSED: usize = 64 * 1024;
+
 /// How often reading starts again because another process replaced files meanwhile. Replacing takes milliseconds and
 /// happens a few times a year.
 const READ_ATTEMPTS: usize = 8;
@@ -203,6 +206,18 @@ impl Store {
                 (CLOUD_CONFIG, document.as_bytes()),
             ],
         )
+    }
+
+    /// Whether [`Store::save`] can be expected to work: looks at what is in the directory, and writes and removes as much as a
+    /// configuration takes. For use before something is asked for that is given only once. Stored is nothing.
+    ///
+    /// # Errors
+    /// As [`Store::save`].
+    pub fn rehearse_save(&self) -> Result<(), StoreError> {
+        let slot = self.slot();
+        let held = self.hold(&slot)?;
+        held.dir.restrict()?;
+        Ok(journal::rehearse(&held.dir, REHEARSED)?)
     }
 
     /// Replaces the certificate and key for remote access: both, or nothing changes.

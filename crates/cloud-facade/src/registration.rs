@@ -49,6 +49,9 @@ pub enum RegistrationError {
     /// The directory is in use, or cannot be made or locked. Nothing was sent.
     #[error(transparent)]
     Locked(#[from] LockError),
+    /// A configuration could not be stored here. Nothing was sent.
+    #[error("nothing was sent, as the answer could not be stored: {0}")]
+    NotStorable(#[source] StoreError),
     /// The directory cannot be looked into. Nothing was sent.
     #[error(transparent)]
     Access(#[from] AccessError),
@@ -74,6 +77,7 @@ impl RegistrationError {
         match self {
             Self::Locked(error) => error.is_retryable(),
             Self::Access(error) => error.is_retryable(),
+            Self::NotStorable(error) => error.is_retryable(),
             Self::Provision(error) => error.is_retryable(),
             Self::Client(_) | Self::Answer(_) | Self::Store(_) => false,
         }
@@ -137,7 +141,13 @@ async fn ask_and_store(
             }
             let lock = store.lock()?;
             // Again, because somebody else may have been quicker.
-            Ok((!keep()?).then_some(lock))
+            if keep()? {
+                return Ok(None);
+            }
+            store
+                .rehearse_save()
+                .map_err(RegistrationError::NotStorable)?;
+            Ok(Some(lock))
         })
         .await?
     };

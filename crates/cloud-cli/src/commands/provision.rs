@@ -3,10 +3,12 @@
 //! What it does is the facade's; here are the key's source, the order of checks, and the words.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use cloud_facade::config::{DeviceConfig, LoadError, LockError, Store};
 use cloud_facade::provision::{ClockSkew, GeneratedKeys};
-use cloud_facade::{Existing, Registered, register, register_with_keys};
+use cloud_facade::{Existing, Registered, RegistrationError, register, register_with_keys};
 use serde_json::json;
 
 use crate::api::ApiArgs;
@@ -16,6 +18,15 @@ use crate::failure::{Failure, Outcome, chain};
 use crate::key;
 use crate::output::Output;
 use crate::shutdown::Shutdown;
+
+/// What storing gets to end when the program is told to: it has 5 s in all.
+const STORING: Duration = Duration::from_secs(4);
+
+/// Between two looks at whether it has ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Where it is not known what became of a request.
+const PERHAPS: &str = "it may have registered the device all the same, and then needs a new key";
 
 const EXAMPLES: &str = "\
 The provisioning key is never taken from the command line, where other users could see it: put it into
@@ -55,16 +66,25 @@ pub(crate) async fn run(
     let sn = global.require_sn()?;
     let url = global.require_api_url()?;
     let store = store(global)?;
-    let mut shutdown = Shutdown::install()?;
 
     let provisioned = store
         .is_provisioned()
         .map_err(|error| access_failure(&error))?;
     if provisioned && !arguments.force {
-        return already(sn.as_str(), output);
+        // Who starts the program next is to find what it needs.
+        return match store.load() {
+            Ok(_) | Err(LoadError::Busy(_)) => already(sn.as_str(), output),
+            Err(error) => Err(Failure::Failed(format!(
+                "{}; it is not replaced without --force, which registers the device again",
+                chain(&error)
+            ))),
+        };
     }
     let key = key::read(arguments.token_file.as_deref())?;
     let client = arguments.api.client(global, url)?;
+    // Not before: reading the key and the roots can wait for somebody, and nothing of ours would end that.
+    let mut shutdown = Shutdown::install()?;
+    let before = store.load().ok().map(|loaded| loaded.device);
 
     let existing = if arguments.force {
         Existing::Replace
@@ -81,12 +101,21 @@ pub(crate) async fn run(
     let registered = tokio::select! {
         registered = asked => registered,
         () = shutdown.requested() => {
-            return Err(Failure::Failed(format!(
-                "interrupted while {url} was asked; it may have registered the device all the same, and then needs a new key"
-            )));
+            return match stored_meanwhile(&store, before).await {
+                Some(device) => output.result(
+                    &json!({
+                        "event": "provisioned",
+                        "sn": sn.as_str(),
+                        "access_point": device.access_point.as_str(),
+                        "url": device.page_url(),
+                    }),
+                    line(sn.as_str(), &device.page_url()),
+                ),
+                None => Err(Failure::Failed(format!("interrupted while {url} was asked; {PERHAPS}"))),
+            };
         }
     };
-    match registered.map_err(|error| Failure::Failed(chain(&error)))? {
+    match registered.map_err(|error| Failure::Failed(explained(&error)))? {
         Registered::Now {
             access_point,
             url,
@@ -103,7 +132,7 @@ pub(crate) async fn run(
                 "own_keys": own_keys,
                 "clock_correction_ms": wrong_clock.map(|skew| skew.correction_ms()),
             });
-            let mut line = format!("registered {sn}; its page will be at {url}");
+            let mut line = line(sn.as_str(), &url);
             if own_keys {
                 line += "\nits private keys were made on this device and have not left it";
             } else if arguments.own_keys {
@@ -112,6 +141,46 @@ pub(crate) async fn run(
             output.result(&result, line)
         }
         _ => already(sn.as_str(), output),
+    }
+}
+
+fn line(sn: &str, url: &str) -> String {
+    format!("registered {sn}; its page will be at {url}")
+}
+
+/// What has been stored since `before`. An answer that is just being stored is not given up, as the key works once only: whoever
+/// stores has the lock, and for a moment longer.
+async fn stored_meanwhile(store: &Store, before: Option<DeviceConfig>) -> Option<DeviceConfig> {
+    let stored = async {
+        loop {
+            let store = store.clone();
+            let stored = tokio::task::spawn_blocking(move || match store.lock() {
+                Err(LockError::InUse { .. }) => None,
+                _ => Some(store.load().ok().map(|loaded| loaded.device)),
+            });
+            match stored.await {
+                Ok(Some(stored)) => return stored,
+                Ok(None) => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(_) => return None,
+            }
+        }
+    };
+    let now = tokio::time::timeout(STORING, stored).await.ok()??;
+    (Some(&now) != before.as_ref()).then_some(now)
+}
+
+/// What went wrong, and what may have become of the key.
+fn explained(error: &RegistrationError) -> String {
+    let text = chain(error);
+    let perhaps = match error {
+        RegistrationError::Provision(error) => error.may_have_registered(),
+        RegistrationError::Answer(_) => true,
+        _ => false,
+    };
+    if perhaps && !text.contains(PERHAPS) {
+        format!("{text}; {PERHAPS}")
+    } else {
+        text
     }
 }
 

@@ -18,15 +18,7 @@ pub(super) fn configuration(store: &Store) -> (Finding, Option<DeviceConfig>) {
     let loaded = match store.load() {
         Ok(loaded) => loaded,
         Err(error) => {
-            let advice = match &error {
-                LoadError::NotProvisioned(_) => {
-                    "register the device: clesyde-cloud provision --sn SN --api-url URL --token-file FILE"
-                }
-                LoadError::Damaged { .. } => REGISTER_ANEW,
-                LoadError::Busy(_) => "ask again in a moment",
-                _ => "look at the owner and the rights of the directory, and at the disk",
-            };
-            return (Finding::bad(chain(&error), advice), None);
+            return (Finding::bad(chain(&error), advice(&error)), None);
         }
     };
     let open_to_others = |repair: &Repair| matches!(repair, Repair::Mode { .. });
@@ -48,11 +40,22 @@ pub(super) fn configuration(store: &Store) -> (Finding, Option<DeviceConfig>) {
     (finding, Some(loaded.device))
 }
 
+fn advice(error: &LoadError) -> &'static str {
+    match error {
+        LoadError::NotProvisioned(_) => {
+            "register the device: clesyde-cloud provision --sn SN --api-url URL --token-file FILE"
+        }
+        LoadError::Damaged { .. } => REGISTER_ANEW,
+        LoadError::Busy(_) => "ask again in a moment",
+        _ => "look at the owner and the rights of the directory, and at the disk",
+    }
+}
+
 /// Looks at one certificate and its key, at this moment of this device's clock.
 pub(super) fn certificate(store: &Store, pair: Pair, now: OffsetDateTime) -> Finding {
     let report = match store.inspect(pair) {
         Ok(report) => report,
-        Err(error) => return Finding::bad(chain(&error), REGISTER_ANEW),
+        Err(error) => return Finding::bad(chain(&error), advice(&error)),
     };
     if !report.key_matches {
         let cause = match report.key_problem {

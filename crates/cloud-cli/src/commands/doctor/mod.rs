@@ -72,9 +72,9 @@ pub(crate) struct DoctorArgs {
 }
 
 pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: Output) -> Outcome {
-    let mut shutdown = Shutdown::install()?;
     let store = store(global)?;
     let roots = visitor::roots(arguments.api.roots()?.as_deref())?;
+    let mut shutdown = Shutdown::install()?;
     let mut report = Report::new(output);
     let interrupted = || Failure::Failed("interrupted before all was looked at".to_owned());
 
