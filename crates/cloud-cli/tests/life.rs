@@ -10,7 +10,7 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::process::Stdio;
+use std::process::{Child, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -243,6 +243,32 @@ fn a_stop_ends_the_wait_for_a_reconnection() {
     assert_eq!(run.events().last(), Some(&"stopped"));
 }
 
+/// A program that writes where nobody reads tells the platform alone how far it is.
+fn wait_for_the_tunnel(world: &World) {
+    let end = Instant::now() + Duration::from_secs(60);
+    while world.device_status()["tunnel"] != true {
+        assert!(Instant::now() < end, "{}", world.device_status());
+        sleep(Duration::from_millis(50));
+    }
+}
+
+/// Tells the program to end, and how it did.
+fn stopped(run: &mut Child) -> ExitStatus {
+    let pid = Pid::from_raw(i32::try_from(run.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    let end = Instant::now() + Duration::from_secs(15);
+    loop {
+        if let Some(status) = run.try_wait().unwrap() {
+            return status;
+        }
+        if Instant::now() > end {
+            run.kill().unwrap();
+            panic!("it does not end");
+        }
+        sleep(Duration::from_millis(20));
+    }
+}
+
 /// A pipe on Linux holds 64 KiB; one that is full blocks whoever writes to it.
 #[test]
 fn a_reader_that_has_stopped_reading_holds_up_neither_the_device_nor_the_end() {
@@ -253,26 +279,9 @@ fn a_reader_that_has_stopped_reading_holds_up_neither_the_device_nor_the_end() {
 
     let mut run = world.device(&["run"]);
     let mut run = run.stdout(writer).stderr(Stdio::null()).spawn().unwrap();
-    let end = Instant::now() + Duration::from_secs(60);
-    while world.device_status()["tunnel"] != true {
-        assert!(Instant::now() < end, "{}", world.device_status());
-        sleep(Duration::from_millis(50));
-    }
+    wait_for_the_tunnel(&world);
 
-    let pid = Pid::from_raw(i32::try_from(run.id()).unwrap()).unwrap();
-    kill_process(pid, Signal::TERM).unwrap();
-    let end = Instant::now() + Duration::from_secs(15);
-    let status = loop {
-        if let Some(status) = run.try_wait().unwrap() {
-            break status;
-        }
-        if Instant::now() > end {
-            run.kill().unwrap();
-            panic!("it does not end");
-        }
-        sleep(Duration::from_millis(20));
-    };
-    assert_eq!(status.code(), Some(0));
+    assert_eq!(stopped(&mut run).code(), Some(0));
     assert_eq!(world.device_status()["online"], false);
 }
 
@@ -286,14 +295,8 @@ fn a_full_disk_behind_standard_output_ends_nothing() {
         .unwrap();
     let mut run = world.device(&["run"]);
     let mut run = run.stdout(full).stderr(Stdio::null()).spawn().unwrap();
-    let end = Instant::now() + Duration::from_secs(60);
-    while world.device_status()["tunnel"] != true {
-        assert!(Instant::now() < end, "{}", world.device_status());
-        sleep(Duration::from_millis(50));
-    }
-    let pid = Pid::from_raw(i32::try_from(run.id()).unwrap()).unwrap();
-    kill_process(pid, Signal::TERM).unwrap();
-    assert_eq!(run.wait().unwrap().code(), Some(0));
+    wait_for_the_tunnel(&world);
+    assert_eq!(stopped(&mut run).code(), Some(0));
 }
 
 #[test]

@@ -209,7 +209,8 @@ impl Store {
     }
 
     /// Whether [`Store::save`] can be expected to work: looks at what is in the directory, and writes and removes as much as a
-    /// configuration takes. For use before something is asked for that is given only once. Stored is nothing.
+    /// configuration takes. For use before something is asked for that is given only once. The configuration stays as it is;
+    /// a replacement that was interrupted is brought to its end or discarded.
     ///
     /// # Errors
     /// As [`Store::save`].

@@ -236,7 +236,6 @@ impl Core {
     }
 
     pub(super) fn lost(&mut self, cause: Cause, now: Instant) {
-        let cut_short = std::mem::take(&mut self.cut_short);
         let (cause, link, greeted) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
             Phase::Connecting { hurried, .. } => {
                 self.cut_short = hurried && cause == Cause::ConnectTimeout;
@@ -252,10 +251,12 @@ impl Core {
             }
             phase => {
                 self.phase = phase;
-                self.cut_short = cut_short;
                 return;
             }
         };
+        if link.is_some() {
+            self.cut_short = false;
+        }
         self.resume_at = None;
         if let Cause::Disconnected { reason, .. } = cause
             && reason.blames_a_packet()
