@@ -61,7 +61,7 @@ pub(crate) fn format() -> Result<()> {
     run(cargo().args(["fmt", "--all", "--check"]))
 }
 
-/// Clippy on everything, and on snitun in each of its shapes.
+/// Clippy on everything, on snitun in each of its shapes, and on the program without the simulator.
 pub(crate) fn clippy() -> Result<()> {
     run(cargo().args([
         "clippy",
@@ -73,12 +73,16 @@ pub(crate) fn clippy() -> Result<()> {
         "-D",
         "warnings",
     ]))?;
-    SNITUN_SHAPES.iter().try_for_each(|shape| {
+    let shape = |package: &str, features: &[&str]| {
         run(cargo()
-            .args(["clippy", "-p", "snitun", "--lib"])
-            .args(*shape)
+            .args(["clippy", "-p", package, "--lib"])
+            .args(features)
             .args(["--", "-D", "warnings"]))
-    })
+    };
+    SNITUN_SHAPES
+        .iter()
+        .try_for_each(|features| shape("snitun", features))?;
+    shape("cloud-cli", &["--no-default-features"])
 }
 
 /// The documentation of all crates, without a broken link or an undocumented item; snitun's in each of its shapes.

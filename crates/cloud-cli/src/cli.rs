@@ -8,7 +8,9 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use cloud_facade::config::SerialNumber;
 use directories::ProjectDirs;
 
-use crate::commands::{cert, demo, doctor, generate, messages, provision, reset, run, shadow, sim};
+use crate::commands::{cert, doctor, generate, messages, provision, reset, run, shadow};
+#[cfg(feature = "sim")]
+use crate::commands::{demo, sim};
 use crate::failure::{Failure, Outcome};
 use crate::logging::LogFormat;
 use crate::values::ApiUrl;
@@ -22,25 +24,37 @@ const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default().bold())
     .placeholder(AnsiColor::Cyan.on_default());
 
-const EXAMPLES: &str = "\
-Examples:
+/// Examples of what there is beside the commands for a device.
+const WITH_SIM: &str = if cfg!(feature = "sim") {
+    "\
   See all of it work, on this machine alone
       clesyde-cloud demo --once
 
-  Register a device, the key from a file that only you can read
+  A cloud for trying things out, in another terminal
+      clesyde-cloud sim
+
+"
+} else {
+    ""
+};
+
+fn examples() -> String {
+    format!(
+        "\
+Examples:
+{WITH_SIM}  Register a device, the key from a file that only you can read
       clesyde-cloud provision --sn SN0001 --api-url https://api.example.com --token-file key.txt
 
   Stay connected, and let the public reach a web application on this device
       clesyde-cloud run --sn SN0001 --forward 127.0.0.1:8080
 
-  A cloud for trying things out, in another terminal
-      clesyde-cloud sim
-
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not provisioned";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not provisioned"
+    )
+}
 
 /// Connects a device to the Clesyde cloud: provisioning, messaging and remote access.
 #[derive(Debug, Parser)]
-#[command(name = NAME, version, after_help = EXAMPLES, styles = STYLES, max_term_width = 100)]
+#[command(name = NAME, version, after_help = examples(), styles = STYLES, max_term_width = 100)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: GlobalOptions,
@@ -173,8 +187,10 @@ pub(crate) enum Command {
     /// Remove the device's configuration
     Reset(reset::ResetArgs),
     /// Run a Clesyde cloud on this machine, for trying things out
+    #[cfg(feature = "sim")]
     Sim(sim::SimArgs),
     /// Show everything at work: a cloud and a device in one process
+    #[cfg(feature = "sim")]
     Demo(demo::DemoArgs),
     /// Print a completion script for a shell
     Completions(generate::CompletionsArgs),
@@ -185,7 +201,12 @@ pub(crate) enum Command {
 impl Command {
     /// Whether it goes on until it is told to stop, so that what changes meanwhile is worth a log line.
     pub(crate) fn is_long_running(&self) -> bool {
-        matches!(self, Self::Run(_) | Self::Sim(_))
+        match self {
+            Self::Run(_) => true,
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => true,
+            _ => false,
+        }
     }
 }
 

@@ -14,6 +14,8 @@
 //! | `demo` | all of it in one process, step by step |
 //! | `completions`, `man` | for shells and for readers |
 //!
+//! `sim` and `demo` come with the feature `sim`, which is on by default; a device needs neither.
+//!
 //! Everything a host application would want too is in `cloud_facade`; here is only what a program adds: reading the
 //! command line, telling people and scripts what happens, exit codes. Scripts may count on this:
 //!
@@ -61,9 +63,10 @@ use clap::Parser;
 
 use crate::cli::{Cli, Command};
 use crate::commands::{
-    cert, demo, doctor, generate, messages, provision, reset, run as run_command, shadow, sim,
-    status,
+    cert, doctor, generate, messages, provision, reset, run as run_command, shadow, status,
 };
+#[cfg(feature = "sim")]
+use crate::commands::{demo, sim};
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
 
@@ -114,7 +117,9 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Publish(arguments) => run_async(messages::publish(global, arguments, output)),
         Command::Request(arguments) => run_async(messages::request(global, arguments, output)),
         Command::Reset(arguments) => reset::run(global, arguments, output),
+        #[cfg(feature = "sim")]
         Command::Sim(arguments) => run_async(sim::run(arguments)),
+        #[cfg(feature = "sim")]
         Command::Demo(arguments) => run_async(demo::run(global, arguments, output)),
         Command::Completions(arguments) => generate::completions(arguments),
         Command::Man(arguments) => generate::man(arguments),

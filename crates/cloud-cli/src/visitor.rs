@@ -47,6 +47,10 @@ pub(crate) struct Visitor {
 pub(crate) struct Visit {
     /// Serial number, in decimal, of the certificate that was verified.
     pub(crate) serial: String,
+    #[cfg_attr(
+        not(feature = "sim"),
+        expect(dead_code, reason = "for the demonstration")
+    )]
     pub(crate) status: StatusCode,
     /// Its beginning.
     pub(crate) body: String,

@@ -11,6 +11,7 @@ macro_rules! alone {
 }
 
 pub(crate) mod cert;
+#[cfg(feature = "sim")]
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod generate;
@@ -20,6 +21,7 @@ pub(crate) mod provision;
 pub(crate) mod reset;
 pub(crate) mod run;
 pub(crate) mod shadow;
+#[cfg(feature = "sim")]
 pub(crate) mod sim;
 pub(crate) mod status;
 
