@@ -187,7 +187,13 @@ impl Cause {
                 | Self::Unreachable
                 | Self::ConnectTimeout
                 // Many proxies open a way to 443 and to nothing else.
-                | Self::Proxy(ProxyCause::Refused { .. } | ProxyCause::ServerUnreachable { .. })
+                | Self::Proxy(
+                    ProxyCause::Refused { .. }
+                        | ProxyCause::ServerUnreachable { .. }
+                        | ProxyCause::Closed
+                )
+                // Some firewalls let TCP through and break off what is no web traffic, or answer it themselves.
+                | Self::Tls(TlsCause::BrokenOff | TlsCause::NotTls)
         )
     }
 

@@ -37,7 +37,8 @@ pub struct SessionConfig {
     pub host: String,
     /// Its TCP port. With 443 and no ALPN name in `tls`, the name that AWS wants there is added.
     pub port: u16,
-    /// Another port for when this one cannot be reached, because a firewall lets only some through.
+    /// Another port for when this one cannot be reached, because a firewall lets only some through,
+    /// be it that TCP fails, that the connection ends before TLS is up, or that something answers which is no TLS.
     /// The attempts then take turns, and the port on which a connection was made is kept until it
     /// cannot be reached any more. The fallback port is also left when TLS or MQTT fails there before
     /// CONNACK, since something else than the server may answer. Default: [`FallbackPort::Auto`].

@@ -64,7 +64,7 @@ fn peer(config: &SessionConfig, port: Port) -> (u16, Arc<ClientConfig>) {
 
 fn handshake_failed(error: &io::Error) -> Cause {
     match Cause::from(error) {
-        Cause::Closed { .. } => TlsCause::Other("the server broke off the handshake".into()).into(),
+        Cause::Closed { .. } => TlsCause::BrokenOff.into(),
         cause => cause,
     }
 }

@@ -1,6 +1,6 @@
 //! What can go wrong in TLS, told apart by whose certificate or clock it is.
 
-use rustls::{AlertDescription, CertificateError};
+use rustls::{AlertDescription, CertificateError, InvalidMessage};
 use thiserror::Error;
 
 /// What went wrong in TLS.
@@ -28,6 +28,15 @@ pub enum TlsCause {
     /// Both sides have no version, cipher suite or ALPN name in common.
     #[error("server and device have no TLS parameters in common: {0}")]
     NothingInCommon(String),
+    /// The connection ended before the handshake was complete, and nobody said why. So does a firewall that looks
+    /// into what it lets through, and so do some servers that do not know this device's certificate.
+    #[error(
+        "the connection ended during the handshake; a firewall may break off TLS on this port, or the server does not know this device"
+    )]
+    BrokenOff,
+    /// What answered does not speak TLS.
+    #[error("what answers does not speak TLS; check the host, the port and what is on the way")]
+    NotTls,
     /// Another failure.
     #[error("{0}")]
     Other(String),
@@ -73,6 +82,9 @@ impl From<&rustls::Error> for TlsCause {
             rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
                 Self::NothingInCommon(error.to_string())
             }
+            rustls::Error::InvalidMessage(
+                InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+            ) => Self::NotTls,
             other => Self::Other(other.to_string()),
         }
     }

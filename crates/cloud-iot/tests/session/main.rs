@@ -14,6 +14,7 @@ mod common;
 mod delivery;
 mod diagnosis;
 mod faults;
+mod firewall;
 mod inbound;
 mod lifecycle;
 mod proxy;

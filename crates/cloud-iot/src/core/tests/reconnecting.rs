@@ -37,6 +37,33 @@ fn the_other_port_is_tried_and_remembered() {
 }
 
 #[test]
+fn a_way_that_breaks_off_or_answers_tls_itself_is_no_way() {
+    for blocked in [
+        Cause::Tls(TlsCause::BrokenOff),
+        Cause::Tls(TlsCause::NotTls),
+        Cause::Proxy(ProxyCause::Closed),
+    ] {
+        let mut bench = Bench::new(config());
+        assert_eq!(next_attempt(&mut bench, blocked.clone()), "open 443");
+        assert_eq!(next_attempt(&mut bench, blocked), "open");
+    }
+    // These are the server's own words, or a fault of the certificates: the same on every port.
+    for told in [
+        TlsCause::UnknownIssuer,
+        TlsCause::WrongName,
+        TlsCause::Expired,
+        TlsCause::NotYetValid,
+        TlsCause::BadCertificate("…".into()),
+        TlsCause::ClientCertificateRejected("UnknownCA".into()),
+        TlsCause::NothingInCommon("HandshakeFailure".into()),
+        TlsCause::Other("…".into()),
+    ] {
+        let mut bench = Bench::new(config());
+        assert_eq!(next_attempt(&mut bench, Cause::Tls(told)), "open");
+    }
+}
+
+#[test]
 fn a_stranger_on_the_other_port_does_not_hold_it_there() {
     for stranger in [
         Cause::Tls(TlsCause::NothingInCommon("ALPN".into())),
