@@ -301,7 +301,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
             }
             Packet::PubAck(puback) => LinkEvent::Acknowledged(puback.pkid, puback.reason.into()),
             Packet::SubAck(suback) => {
-                LinkEvent::Subscribed(suback.return_codes.into_iter().map(Into::into).collect())
+                let codes = suback.return_codes.into_iter().map(Into::into);
+                LinkEvent::Subscribed(suback.pkid, codes.collect())
             }
             Packet::PingResp(_) => LinkEvent::Ponged,
             _ => {

@@ -28,6 +28,7 @@ mod pulse;
 mod receiving;
 mod renewing;
 mod stopping;
+mod subscribing;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -149,7 +150,7 @@ impl Core {
     pub(crate) fn link_event(&mut self, event: LinkEvent, now: Instant) {
         match event {
             LinkEvent::Connected(terms) => self.connected(terms, now),
-            LinkEvent::Subscribed(codes) => self.subscribed(&codes, now),
+            LinkEvent::Subscribed(packet_id, codes) => self.subscribed(packet_id, &codes, now),
             LinkEvent::Written(id) => {
                 match self
                     .outbox

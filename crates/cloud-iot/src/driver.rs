@@ -362,6 +362,9 @@ fn tell(event: &SessionEvent) {
         SessionEvent::Disconnected { reason, retry_in } => {
             tracing::warn!(%reason, ?retry_in, "offline");
         }
+        SessionEvent::SubscriptionDowngraded { filter } => {
+            tracing::warn!(%filter, "granted at QoS 0 only: messages under it may be lost with a connection");
+        }
         SessionEvent::StoreFailed { error } => {
             tracing::error!(%error, "accepted messages are held in memory only");
         }

@@ -83,6 +83,14 @@ pub enum SessionEvent {
         /// How many such messages the route has had since the session was started.
         count: u64,
     },
+    /// The server granted a subscription that was asked for [at least once](crate::QoS::AtLeastOnce) at QoS 0 only, as it
+    /// may (MQTT 5.0, 3.8.4): what is published under the filter while there is no connection, or as it breaks, does not come
+    /// again. The subscription is used all the same. Told each time that it is granted so, before
+    /// [`Connected`](Self::Connected). Where that is not enough the server's settings or its operator have to be asked.
+    SubscriptionDowngraded {
+        /// What was asked for.
+        filter: TopicFilter,
+    },
     /// The outbox cannot be stored. Until it can, messages are held in memory only, and
     /// [`Receipt::stored`](crate::Receipt::stored) says so. Told once for each run of failures.
     StoreFailed {

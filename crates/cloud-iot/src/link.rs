@@ -14,8 +14,8 @@ use crate::reason::ReasonCode;
 pub(crate) enum LinkEvent {
     /// CONNACK came and accepted.
     Connected(ServerTerms),
-    /// SUBACK came, with a code for each filter.
-    Subscribed(Vec<ReasonCode>),
+    /// SUBACK came, with the packet id that it answers and a code for each filter.
+    Subscribed(u16, Vec<ReasonCode>),
     /// A PUBLISH of ours was written; packet id 0 at QoS 0.
     Written(u16),
     /// PUBACK came.

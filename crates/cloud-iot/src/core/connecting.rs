@@ -1,5 +1,5 @@
-//! From nothing to online, and back: CONNACK, SUBSCRIBE, hooks, birth message; the loss of the
-//! connection and the wait before the next one.
+//! From nothing to online, and back: CONNACK, hooks, birth message; the loss of the connection and the wait before the
+//! next one. Not here: [SUBSCRIBE](super::subscribing).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,6 @@ use crate::event::{SessionEvent, SessionState};
 use crate::link::ServerTerms;
 use crate::message::QoS;
 use crate::outbox::Window;
-use crate::reason::ReasonCode;
 
 /// How long the core waits beyond the connection's own limit, which knows better what took the time.
 const CONNECT_GRACE: Duration = Duration::from_secs(1);
@@ -147,64 +146,6 @@ impl Core {
             0
         };
         self.subscribe(link, from, now);
-    }
-
-    /// Asks for the subscriptions from `from` on, or goes on if there are none left.
-    pub(super) fn subscribe(&mut self, mut link: Link, from: usize, now: Instant) {
-        let all = &self.config.subscriptions;
-        let to = all
-            .len()
-            .min(from + self.config.limits.filters_per_subscribe);
-        let batch = all.get(from..to).unwrap_or_default();
-        if batch.is_empty() {
-            self.granted = true;
-            self.actions.push_back(Action::ConnectHooks);
-            self.phase = Phase::Greeting { link };
-            return;
-        }
-        let packet_id = link.window.take();
-        self.actions
-            .push_back(Action::Subscribe(packet_id, batch.to_vec()));
-        let due = now + self.config.timeouts.subscribe;
-        self.phase = Phase::Subscribing {
-            link,
-            from,
-            to,
-            due,
-        };
-    }
-
-    pub(super) fn subscribed(&mut self, codes: &[ReasonCode], now: Instant) {
-        let (link, from, to) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
-            Phase::Subscribing { link, from, to, .. } if codes.len() == to - from => {
-                (link, from, to)
-            }
-            // Being asked to stop, the answer is of no interest any more.
-            phase @ Phase::Draining { .. } => {
-                self.phase = phase;
-                return;
-            }
-            phase => {
-                self.phase = phase;
-                return self.out_of_step("SUBACK", now);
-            }
-        };
-        let batch = self.config.subscriptions.iter().skip(from);
-        let refused = batch.zip(codes).find(|(_, code)| code.is_failure());
-        if let Some((subscription, reason)) = refused {
-            let cause = Cause::SubscriptionRefused {
-                filter: subscription.filter.clone(),
-                reason: *reason,
-            };
-            self.phase = Phase::Subscribing {
-                link,
-                from,
-                to,
-                due: now,
-            };
-            return self.lost(cause, now);
-        }
-        self.subscribe(link, to, now);
     }
 
     pub(super) fn go_online(&mut self, mut link: Link, now: Instant) {

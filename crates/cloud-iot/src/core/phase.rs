@@ -82,6 +82,7 @@ pub(super) enum Phase {
     /// Waiting for the SUBACK of the filters `from..to` until `due`.
     Subscribing {
         link: Link,
+        packet_id: u16,
         from: usize,
         to: usize,
         due: Instant,

@@ -10,6 +10,7 @@ mod reconnecting;
 mod renewing;
 mod sessions;
 mod stopping;
+mod subscribing;
 
 use bench::*;
 use tokio::sync::oneshot;
@@ -30,7 +31,7 @@ fn order_on_each_connection() {
     assert_eq!(bench.actions(), ["connecting 1", "open"]);
     bench.event(LinkEvent::Connected(terms()));
     assert_eq!(bench.actions(), ["subscribe 2"]);
-    bench.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(0)]));
+    bench.granted(&[1, 1]);
     assert_eq!(bench.actions(), ["connect hooks"]);
     bench.core.hooks_finished(bench.now);
     assert_eq!(
@@ -45,50 +46,6 @@ fn order_on_each_connection() {
     );
     let _three = bench.publish("3");
     assert_eq!(bench.actions(), ["publish 3"]);
-}
-
-#[test]
-fn at_most_eight_filters_in_a_subscribe() {
-    let mut config = config();
-    config.subscriptions = (0..19)
-        .map(|n| Subscription::new(format!("f/{n}")).unwrap())
-        .collect();
-    let mut bench = Bench::new(config);
-    bench.actions();
-    bench.event(LinkEvent::Connected(terms()));
-    for count in [8, 8, 3] {
-        assert_eq!(bench.actions(), [format!("subscribe {count}")]);
-        bench.event(LinkEvent::Subscribed(vec![ReasonCode(1); count]));
-    }
-    assert_eq!(bench.actions(), ["connect hooks"]);
-}
-
-#[test]
-fn a_refused_filter_is_named_and_tried_again() {
-    let mut bench = Bench::new(config());
-    bench.event(LinkEvent::Connected(terms()));
-    bench.event(LinkEvent::Subscribed(vec![
-        ReasonCode(1),
-        ReasonCode::NOT_AUTHORIZED,
-    ]));
-    let cause = bench.cause();
-    assert_eq!(
-        cause,
-        Cause::SubscriptionRefused {
-            filter: "b/#".parse().unwrap(),
-            reason: ReasonCode::NOT_AUTHORIZED
-        }
-    );
-    bench.wait_until_due();
-    assert_eq!(bench.actions(), ["connecting 2", "open"]);
-}
-
-#[test]
-fn a_suback_of_another_length_is_not_taken() {
-    let mut bench = Bench::new(config());
-    bench.event(LinkEvent::Connected(terms()));
-    bench.event(LinkEvent::Subscribed(vec![ReasonCode(1)]));
-    assert!(matches!(bench.cause(), Cause::Protocol(_)));
 }
 
 #[test]
@@ -215,7 +172,7 @@ fn the_servers_terms_are_kept() {
         receive_maximum: 2,
         ..terms()
     }));
-    bench.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
+    bench.granted(&[1, 1]);
     bench.core.hooks_finished(bench.now);
     // The SUBSCRIBE took packet id 1.
     assert_eq!(

@@ -76,7 +76,7 @@ impl Bench {
     /// The SUBSCRIBE takes packet id 1, so that the first message has 2.
     pub(super) fn connect(&mut self) {
         self.event(LinkEvent::Connected(terms()));
-        self.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
+        self.granted(&[1, 1]);
         self.core.hooks_finished(self.now);
         let birth = self.core.config.birth.as_ref();
         if birth.is_some_and(|birth| birth.qos == QoS::AtMostOnce)
@@ -88,6 +88,15 @@ impl Bench {
 
     pub(super) fn event(&mut self, event: LinkEvent) {
         self.core.link_event(event, self.now);
+    }
+
+    /// The server answers the SUBSCRIBE that is out with these codes.
+    pub(super) fn granted(&mut self, codes: &[u8]) {
+        let Phase::Subscribing { packet_id, .. } = self.core.phase else {
+            panic!("nothing was asked for");
+        };
+        let codes = codes.iter().map(|code| ReasonCode(*code)).collect();
+        self.event(LinkEvent::Subscribed(packet_id, codes));
     }
 
     pub(super) fn receive(&mut self, message: Message, packet_id: u16, duplicate: bool) {

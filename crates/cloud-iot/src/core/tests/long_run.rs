@@ -89,10 +89,10 @@ impl World {
                 self.bench.event(LinkEvent::Pinged);
                 self.plan(soon, LinkEvent::Ponged);
             }
-            Action::Subscribe(_, filters) => {
+            Action::Subscribe(id, filters) => {
                 self.plan(
                     soon,
-                    LinkEvent::Subscribed(vec![ReasonCode(1); filters.len()]),
+                    LinkEvent::Subscribed(id, vec![ReasonCode(1); filters.len()]),
                 );
             }
             Action::ConnectHooks | Action::DisconnectHooks(_) => {

@@ -33,7 +33,7 @@ fn subscribed_once_as_long_as_the_server_has_the_session() {
     // Kept from another life of the device, which may have wanted other topics.
     bench.event(present(true));
     assert_eq!(bench.actions(), ["subscribe 2"]);
-    bench.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
+    bench.granted(&[1, 1]);
     bench.core.hooks_finished(bench.now);
     reconnect(&mut bench);
     bench.event(present(true));
@@ -86,7 +86,7 @@ fn sent_again_under_the_old_packet_id_while_the_server_has_the_session() {
     // A session that is gone has none of it.
     reconnect(&mut bench);
     bench.event(present(false));
-    bench.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
+    bench.granted(&[1, 1]);
     bench.core.hooks_finished(bench.now);
     assert_eq!(sent(&mut bench), ["publish b", "publish c"]);
 }

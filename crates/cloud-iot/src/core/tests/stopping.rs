@@ -124,7 +124,7 @@ fn stop_before_the_birth_message_says_no_goodbye() {
     bench.core.stop(bench.now + 10 * SECOND, bench.now);
     assert_eq!(bench.actions(), ["stopping", "disconnect"]);
     // The answer that was on its way changes nothing.
-    bench.event(LinkEvent::Subscribed(vec![ReasonCode(1), ReasonCode(1)]));
+    bench.event(LinkEvent::Subscribed(1, vec![ReasonCode(1), ReasonCode(1)]));
     bench.event(LinkEvent::Disconnected);
     assert_eq!(bench.actions(), ["close", "event stopped", "end"]);
 }
