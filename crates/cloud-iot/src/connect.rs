@@ -21,7 +21,7 @@ use crate::core::Port;
 use crate::dial::dial;
 use crate::link::ServerTerms;
 use crate::tls;
-use crate::wire::Wire;
+use crate::wire::{Received, Wire};
 
 /// What TLS may hold back, a record: what it has taken counts as written.
 const TLS_BUFFER_BYTES: usize = 16 << 10;
@@ -77,11 +77,13 @@ async fn greet<S: AsyncRead + AsyncWrite + Unpin>(
     let mut wire = Wire::new(stream, config.limits.incoming_packet_bytes);
     wire.send(&request(config)).await?;
     match wire.receive().await? {
-        Packet::ConnAck(connack) if connack.code == ConnectReturnCode::Success => {
+        Received::Packet(Packet::ConnAck(connack))
+            if connack.code == ConnectReturnCode::Success =>
+        {
             let terms = terms(&connack, config);
             Ok((wire, terms))
         }
-        Packet::ConnAck(connack) => Err(Cause::NotAccepted(connack.code.into())),
+        Received::Packet(Packet::ConnAck(connack)) => Err(Cause::NotAccepted(connack.code.into())),
         _ => Err(Cause::Protocol(
             "CONNECT was answered with another packet than CONNACK".into(),
         )),

@@ -39,7 +39,7 @@ use crate::inbound::MAX_UNACKNOWLEDGED;
 use crate::link::{Incoming, LinkEvent};
 use crate::message::{Message, QoS, Subscription};
 use crate::outbox::Outgoing;
-use crate::wire::Wire;
+use crate::wire::{Received, Wire};
 
 /// Packets that are taken in before what comes of them is carried out.
 pub(crate) const EVENTS: usize = 64;
@@ -279,7 +279,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
     }
 
     /// What a packet is to the core. Acknowledges it if that is due on receipt.
-    fn received(&mut self, packet: Packet) -> Result<Option<LinkEvent>, Cause> {
+    fn received(&mut self, received: Received) -> Result<Option<LinkEvent>, Cause> {
+        let packet = match received {
+            Received::PubAck { packet_id, reason } => {
+                return Ok(Some(LinkEvent::Acknowledged(packet_id, reason)));
+            }
+            Received::Packet(packet) => packet,
+        };
         Ok(Some(match packet {
             Packet::Publish(publish) => {
                 if publish.qos == WireQoS::ExactlyOnce {
@@ -299,7 +305,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                 });
                 return Ok(message(publish).map(LinkEvent::Message).or(nameless));
             }
-            Packet::PubAck(puback) => LinkEvent::Acknowledged(puback.pkid, puback.reason.into()),
             Packet::SubAck(suback) => {
                 let codes = suback.return_codes.into_iter().map(Into::into);
                 LinkEvent::Subscribed(suback.pkid, codes.collect())

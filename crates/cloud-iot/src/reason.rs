@@ -2,9 +2,7 @@
 
 use std::fmt;
 
-use rumqttc::v5::mqttbytes::v5::{
-    ConnectReturnCode, DisconnectReasonCode, PubAckReason, SubscribeReasonCode,
-};
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode, SubscribeReasonCode};
 
 /// A reason code of MQTT v5, as a server gave it. From 0x80 on it is a failure.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -131,23 +129,6 @@ impl From<ConnectReturnCode> for ReasonCode {
 impl From<DisconnectReasonCode> for ReasonCode {
     fn from(code: DisconnectReasonCode) -> Self {
         Self(code as u8)
-    }
-}
-
-impl From<PubAckReason> for ReasonCode {
-    fn from(reason: PubAckReason) -> Self {
-        use PubAckReason as P;
-        Self(match reason {
-            P::Success => 0x00,
-            P::NoMatchingSubscribers => 0x10,
-            P::UnspecifiedError => 0x80,
-            P::ImplementationSpecificError => 0x83,
-            P::NotAuthorized => 0x87,
-            P::TopicNameInvalid => 0x90,
-            P::PacketIdentifierInUse => 0x91,
-            P::QuotaExceeded => 0x97,
-            P::PayloadFormatInvalid => 0x99,
-        })
     }
 }
 

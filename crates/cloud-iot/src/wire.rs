@@ -5,7 +5,8 @@
 //! nothing but a broken pipe.
 //!
 //! The codec is given whole packets only. It knows DISCONNECT in its longest form alone, while servers send the short
-//! ones, so these are decoded here.
+//! ones; and of PUBACK the reason codes that the standard has today, while any other one would end the connection, and the
+//! message that it answers would be sent again on the next one, for ever. So these are decoded here.
 //!
 //! Not here: what a packet means. Invariants: nothing waits; what a peer announces is not allocated before it is known
 //! to be within the limit that the server was told.
@@ -30,6 +31,22 @@ const KEEP_BYTES: usize = 64 << 10;
 
 /// The first byte of a DISCONNECT.
 const DISCONNECT: u8 = 0xE0;
+
+/// The first byte of a PUBACK.
+const PUBACK: u8 = 0x40;
+
+/// A packet of the peer's.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one at a time, and it is taken apart at once"
+)]
+#[derive(Debug, PartialEq)]
+pub(crate) enum Received {
+    /// PUBACK. What code it may bear is for the reader to judge: from 0x80 on it is a refusal (MQTT 5.0, 2.4).
+    PubAck { packet_id: u16, reason: ReasonCode },
+    /// Any other one.
+    Packet(Packet),
+}
 
 #[derive(Debug)]
 pub(crate) struct Wire<S> {
@@ -126,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// The next packet. DISCONNECT and everything else that ends the connection is an error.
-    pub(crate) fn poll_packet(&mut self, cx: &mut Context<'_>) -> Poll<Result<Packet, Cause>> {
+    pub(crate) fn poll_packet(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, Cause>> {
         loop {
             if let Some(packet) = self.decode()? {
                 return Poll::Ready(Ok(packet));
@@ -146,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Takes a whole packet from what was received, if there is one.
-    fn decode(&mut self) -> Result<Option<Packet>, Cause> {
+    fn decode(&mut self) -> Result<Option<Received>, Cause> {
         let length = match check(self.incoming.iter(), Some(self.max_incoming)) {
             Ok(header) => header.frame_length(),
             Err(WireError::InsufficientBytes(_)) => return Ok(None),
@@ -156,12 +173,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         if let Some(reason) = short_disconnect(&frame) {
             return Err(Cause::disconnected(reason, None));
         }
+        if let Some((packet_id, reason)) = puback(&frame) {
+            return Ok(Some(Received::PubAck { packet_id, reason }));
+        }
         match Packet::read(&mut frame, None) {
             Ok(Packet::Disconnect(packet)) => {
                 let message = packet.properties.and_then(|p| p.reason_string);
                 Err(Cause::disconnected(packet.reason_code.into(), message))
             }
-            Ok(packet) => Ok(Some(packet)),
+            Ok(packet) => Ok(Some(Received::Packet(packet))),
             Err(error) => Err(malformed(&error)),
         }
     }
@@ -183,7 +203,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// The next packet, with what is left to be sent on the way.
-    pub(crate) async fn receive(&mut self) -> Result<Packet, Cause> {
+    pub(crate) async fn receive(&mut self) -> Result<Received, Cause> {
         std::future::poll_fn(|cx| {
             self.poll_write(cx);
             let packet = ready!(self.poll_packet(cx));
@@ -200,6 +220,35 @@ fn short_disconnect(frame: &[u8]) -> Option<ReasonCode> {
         [DISCONNECT, 1, reason] | [DISCONNECT, 2, reason, 0] => Some(ReasonCode(reason)),
         _ => None,
     }
+}
+
+/// Packet id and reason of a PUBACK that is sound (MQTT 5.0, 3.4.2). The reason code may be left out, and so may the
+/// properties, which say nothing that is needed: they have to fill the packet, and are not looked into.
+fn puback(frame: &[u8]) -> Option<(u16, ReasonCode)> {
+    let (&PUBACK, rest) = frame.split_first()? else {
+        return None;
+    };
+    let (length, body) = variable_length(rest)?;
+    let (&[high, low], rest) = body.split_first_chunk()?;
+    let reason = match *rest {
+        _ if length != body.len() => return None,
+        [] => ReasonCode::SUCCESS,
+        [reason] => ReasonCode(reason),
+        [reason, ref properties @ ..] => {
+            let (length, properties) = variable_length(properties)?;
+            (length == properties.len()).then_some(ReasonCode(reason))?
+        }
+    };
+    Some((u16::from_be_bytes([high, low]), reason))
+}
+
+/// A Variable Byte Integer (MQTT 5.0, 1.5.5) and what follows it.
+fn variable_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let end = bytes.iter().take(4).position(|byte| byte & 0x80 == 0)?;
+    let (number, rest) = bytes.split_at_checked(end + 1)?;
+    let digits = number.iter().rev();
+    let length = digits.fold(0, |length, byte| length << 7 | usize::from(byte & 0x7F));
+    Some((length, rest))
 }
 
 fn malformed(error: &WireError) -> Cause {

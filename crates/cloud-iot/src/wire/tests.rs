@@ -51,6 +51,35 @@ async fn the_reason_of_every_form_of_disconnect_is_read() {
 }
 
 #[tokio::test]
+async fn every_puback_that_is_sound_is_read_whatever_its_reason() {
+    for (bytes, reason) in [
+        (&[0x40, 0x02, 0x01, 0x07][..], 0x00),
+        (&[0x40, 0x03, 0x01, 0x07, 0x10], 0x10),
+        (&[0x40, 0x04, 0x01, 0x07, 0x97, 0x00], 0x97),
+        // Codes that the standard does not have, or not for this packet.
+        (&[0x40, 0x03, 0x01, 0x07, 0x01], 0x01),
+        (&[0x40, 0x04, 0x01, 0x07, 0xFE, 0x00], 0xFE),
+        (
+            &[
+                0x40, 0x09, 0x01, 0x07, 0x96, 0x05, 0x1F, 0x00, 0x02, b'n', b'o',
+            ],
+            0x96,
+        ),
+        // A property that the standard does not have.
+        (&[0x40, 0x06, 0x01, 0x07, 0x87, 0x02, 0x7F, 0x00], 0x87),
+        // Lengths of more bytes than they need.
+        (&[0x40, 0x85, 0x00, 0x01, 0x07, 0x80, 0x80, 0x00], 0x80),
+    ] {
+        let (mut wire, mut far) = pair(1024);
+        far.write_all(bytes).await.unwrap();
+        let (packet_id, reason) = (0x0107, ReasonCode(reason));
+        let read = wire.receive().now_or_never();
+        let expected = Received::PubAck { packet_id, reason };
+        assert_eq!(read, Some(Ok(expected)), "{bytes:x?}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_proper_packet_is_an_error_and_never_waited_for() {
     for bytes in [
         // A type that does not exist, and one that a server does not send.
@@ -61,6 +90,9 @@ async fn what_is_no_proper_packet_is_an_error_and_never_waited_for() {
         &[0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x01],
         // Properties whose length does not end within the packet.
         &[0x40, 0x04, 0x00, 0x01, 0x00, 0x80],
+        &[0x40, 0x05, 0x00, 0x01, 0x00, 0x02, 0x1F],
+        // A PUBACK of nothing.
+        &[0x40, 0x01, 0x00],
         // A string that is longer than its packet.
         &[0x30, 0x03, 0x00, 0x09, b'a'],
     ] {
@@ -130,7 +162,10 @@ async fn a_large_packet_leaves_no_large_buffer() {
     let mut bytes = BytesMut::new();
     publish.write(&mut bytes).unwrap();
     far.write_all(&bytes).await.unwrap();
-    assert_eq!(wire.receive().await, Ok(Packet::Publish(publish)));
+    assert_eq!(
+        wire.receive().await,
+        Ok(Received::Packet(Packet::Publish(publish)))
+    );
     assert!(wire.receive().now_or_never().is_none());
     assert!(wire.incoming.capacity() <= KEEP_BYTES);
 }

@@ -265,3 +265,25 @@ async fn the_latest_values_win_if_so_configured() {
     }
     session.stop(STOP).await;
 }
+
+/// What the standard does not have is read by its half: from 0x80 on it is a refusal.
+#[tokio::test]
+async fn an_unknown_reason_answers_a_message_and_ends_no_connection() {
+    let (pki, peer) = scripted().await;
+    let session = Session::builder(config(&pki, peer.port, "device"))
+        .start()
+        .unwrap();
+    let mut link = peer.connected().await;
+    link.suback(None).await;
+    online(&session).await;
+    let refused = Err(DeliveryError::Refused(ReasonCode(0xB0)));
+    // The SUBSCRIBE has taken packet id 1.
+    for (id, reason, outcome) in [(2, 0xB0, refused), (3, 0x01, Ok(Ack::Acknowledged))] {
+        let receipt = session.publish(Message::new("t", "x")).unwrap();
+        assert_eq!(link.word().await, "publish x");
+        link.raw(&[0x40, 0x03, 0x00, id, reason]).await;
+        assert_eq!(soon(receipt).await, outcome);
+    }
+    assert!(session.state().borrow().is_online());
+    session.stop(STOP).await;
+}
