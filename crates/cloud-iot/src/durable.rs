@@ -5,13 +5,14 @@
 //!
 //! Not here: [what is written and when](crate::ledger).
 //!
-//! Invariants: the directory is made with mode 0700 and the file with 0600; one process uses it at a time; a file that
-//! cannot be read is moved aside and told of, never deleted and never in the way of a start.
+//! Invariants: the directory is made with mode 0700 and the file with 0600; one process uses it at a time, and one at a
+//! time makes the file, opens it or moves it aside; a file that cannot be read is moved aside and told of, never deleted and
+//! never in the way of a start.
 
 mod database;
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,6 +26,11 @@ const FILE: &str = "outbox.redb";
 
 /// What it is called until it is whole.
 const NEW: &str = "outbox.redb.new";
+
+/// Locked by whoever makes the outbox, opens it or moves it aside. The lock that redb puts on the file itself is too late for
+/// that: two that begin together would each make a file, and the second would cut off what the first has written, or put its
+/// own in the place of one that is in use.
+const LOCK: &str = "outbox.lock";
 
 /// Where a damaged file goes. One is kept, so that damage again and again does not fill the disk.
 const DAMAGED: &str = "outbox.redb.damaged";
@@ -153,6 +159,7 @@ struct Opened {
 }
 
 fn open(directory: &Path) -> Result<Opened, StoreError> {
+    let _lock = lock(directory)?;
     let path = directory.join(FILE);
     let reason = match open_or_make(directory, &path) {
         Ok((database, restored)) => {
@@ -184,12 +191,16 @@ type Content = (Database, Vec<StoredMessage>);
 
 fn open_or_make(directory: &Path, path: &Path) -> Result<Content, OpenError> {
     if path.try_exists()? {
-        let file = open_file(path, false)?;
+        let file = open_file(path, OpenOptions::new().read(true))?;
         return Database::open(FileBackend::new(file)?);
     }
     // Made under another name, so that a loss of power in the middle does not look like damage.
     let new = directory.join(NEW);
-    let file = open_file(&new, true)?;
+    let make = open_file(
+        &new,
+        OpenOptions::new().read(true).create(true).truncate(true),
+    );
+    let file = make?;
     let made = Database::open(FileBackend::new(file)?)?;
     fs::rename(&new, path)?;
     sync_directory(directory)?;
@@ -204,12 +215,21 @@ fn make_directory(directory: &Path) -> io::Result<()> {
     builder.create(directory)
 }
 
-fn open_file(path: &Path, make: bool) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(make).truncate(make);
+/// The lock of the directory, held until it is dropped. Nobody is waited for: whoever has it will have the outbox.
+fn lock(directory: &Path) -> Result<File, StoreError> {
+    let path = directory.join(LOCK);
+    let file = open_file(&path, OpenOptions::new().create(true).truncate(false))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse),
+        Err(TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+fn open_file(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options.write(true).open(path)
 }
 
 fn sync_directory(directory: &Path) -> io::Result<()> {

@@ -62,6 +62,43 @@ fn one_at_a_time() {
     DurableOutbox::open(directory.path()).unwrap();
 }
 
+/// However they meet, one has it and no other has touched what it wrote.
+#[test]
+fn one_of_many_that_open_it_at_the_same_moment_has_it() {
+    for round in 0..40 {
+        let directory = tempfile::tempdir().unwrap();
+        let found_damaged = round % 2 == 1;
+        if found_damaged {
+            fs::write(directory.path().join(FILE), "not a database").unwrap();
+        }
+        let barrier = std::sync::Barrier::new(4);
+        let open = || {
+            barrier.wait();
+            DurableOutbox::open(directory.path())
+        };
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
+            let ends = threads.into_iter().map(|thread| thread.join().unwrap());
+            ends.collect()
+        });
+        let (mut held, refused): (Vec<_>, Vec<_>) = opened.into_iter().partition(Result::is_ok);
+        assert_eq!(held.len(), 1, "round {round}: {held:?}");
+        for outcome in refused {
+            assert_eq!(outcome.unwrap_err(), StoreError::InUse, "round {round}");
+        }
+        let mut outbox = held.pop().unwrap().unwrap();
+        assert_eq!(outbox.damage().is_some(), found_damaged, "round {round}");
+        outbox.commit(&put([1])).unwrap();
+        drop(outbox);
+        let outbox = DurableOutbox::open(directory.path()).unwrap();
+        assert_eq!(
+            (outbox.waiting(), outbox.damage()),
+            (1, None),
+            "round {round}"
+        );
+    }
+}
+
 #[test]
 fn a_damaged_file_is_moved_aside_and_told_of() {
     let directory = tempfile::tempdir().unwrap();
