@@ -38,7 +38,7 @@ use tokio::time::Instant;
 pub(crate) use self::phase::{Action, Port};
 use self::phase::{Drain, Link, Phase};
 pub use self::stopping::StopReport;
-use crate::backoff::Failures;
+use crate::backoff::{Failures, Retry};
 use crate::cause::Cause;
 use crate::config::SessionConfig;
 use crate::event::SessionEvent;
@@ -209,14 +209,19 @@ impl Core {
     fn acknowledged(&mut self, packet_id: u16, reason: ReasonCode, now: Instant) {
         let limit = self.config.timeouts.acknowledge;
         let due = self.outbox.due(packet_id);
-        let Ok(oldest) = self.outbox.acknowledged(packet_id, reason, now) else {
+        let Ok(answered) = self.outbox.acknowledged(packet_id, reason, now) else {
             return self.out_of_step("PUBACK", now);
         };
+        if answered.deferred {
+            let (backoff, random) = (&self.config.backoff, &mut self.random);
+            let wait = |pauses| backoff.delay(Retry::Busy, pauses, random());
+            self.outbox.hold_back(reason, now, wait);
+        }
         // It was written the limit before it is due.
         let after = due.map(|due| (now + limit).saturating_duration_since(due));
         self.measures.acknowledged(after, reason.is_failure());
         self.sign_of_life(now);
-        if let Some(link) = self.link().filter(|_| oldest) {
+        if let Some(link) = self.link().filter(|_| answered.oldest) {
             link.patience = Some(now + limit);
         }
         self.advance(now);

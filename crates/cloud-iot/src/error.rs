@@ -119,7 +119,8 @@ impl PublishError {
 #[non_exhaustive]
 pub enum DeliveryError {
     /// The server refused it, by the reason code of its PUBACK; or of the DISCONNECT with which it has ended
-    /// three connections in answer to this message.
+    /// three connections in answer to this message. A refusal that may pass (server busy, packet identifier in use, message
+    /// rate too high, quota exceeded) only counts when the server takes others meanwhile, and ends it at the eighth time.
     #[error("the server refused the message: {0}")]
     Refused(ReasonCode),
     /// Its packet is larger than this server takes.

@@ -6,6 +6,8 @@
 //!
 //! Not here: when to hand over (the [core](crate::core) asks), and anything that touches a socket.
 //!
+//! So does what the server [does not take now](deferral), which is published anew after a pause.
+//!
 //! A message that has expired, or that must make room for a later one, leaves the queue with its receipt resolved.
 //! What is in flight stays.
 //!
@@ -14,6 +16,7 @@
 //! in flight have the same packet id.
 
 mod admission;
+mod deferral;
 mod entry;
 mod keeping;
 mod loss;
@@ -24,6 +27,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use self::deferral::{Deferral, Refusals};
 use self::entry::{Entry, InFlight, Owner, Reply};
 pub(crate) use self::entry::{MessageId, Next, Outgoing, Restored};
 pub(crate) use self::window::Window;
@@ -41,6 +45,15 @@ use crate::receipt::Ack;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct OutOfStep;
 
+/// What the server's answer to a message means beyond it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answered {
+    /// It was the oldest one in flight, as it must be by the standard.
+    pub(crate) oldest: bool,
+    /// The server does not take it now.
+    pub(crate) deferred: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Outbox {
     queue: VecDeque<Entry>,
@@ -53,6 +66,7 @@ pub(crate) struct Outbox {
     max_bytes: usize,
     overflow: Overflow,
     pace: Pace,
+    deferral: Deferral,
     /// No message in the queue expires before this.
     next_expiry: Option<Instant>,
     next_id: MessageId,
@@ -72,6 +86,7 @@ impl Outbox {
             max_bytes: limits.outbox_bytes,
             overflow,
             pace: Pace::new(limits),
+            deferral: Deferral::default(),
             next_expiry: None,
             next_id: 1,
             ledger: None,
@@ -84,7 +99,7 @@ impl Outbox {
         id
     }
 
-    /// Takes the next message to hand over, if window and pace have room. Messages that have expired
+    /// Takes the next message to hand over, if window and pace have room and the server takes any. Messages that have expired
     /// or that this server cannot take are failed on the way.
     pub(crate) fn hand_over(
         &mut self,
@@ -103,6 +118,9 @@ impl Outbox {
                 terms.check(&next.message, expires)
             };
             if fit.is_ok() {
+                if let Some(end) = self.deferral.pause(now) {
+                    return Next::At(end);
+                }
                 if !self.has_room(window, next.needs_id()) {
                     return Next::Nothing;
                 }
@@ -139,6 +157,7 @@ impl Outbox {
             expires: None,
             owner: Owner::Session,
             strikes: 0,
+            refusals: Refusals::default(),
             sent_as: 0,
             withdrawn: false,
         };
@@ -217,14 +236,13 @@ impl Outbox {
         Ok(id)
     }
 
-    /// The server answered a QoS 1 message; tells whether it was the oldest one, as it must be by
-    /// the standard.
+    /// The server answered a QoS 1 message.
     pub(crate) fn acknowledged(
         &mut self,
         packet_id: u16,
         reason: ReasonCode,
         now: Instant,
-    ) -> Result<bool, OutOfStep> {
+    ) -> Result<Answered, OutOfStep> {
         let written = self.in_flight.len() - self.unwritten;
         let index = self
             .in_flight
@@ -232,18 +250,32 @@ impl Outbox {
             .take(written)
             .position(|flight| flight.packet_id == packet_id && packet_id != 0)
             .ok_or(OutOfStep)?;
-        if let Some(flight) = self.in_flight.remove(index) {
-            if reason.is_failure() && matches!(flight.entry.owner, Owner::Session) {
-                tracing::warn!(topic = %flight.entry.message.topic, %reason, "the server refused the session's own message");
-            }
-            let outcome = if reason.is_failure() {
-                Err(DeliveryError::Refused(reason))
-            } else {
-                Ok(Ack::Acknowledged)
-            };
-            self.resolve(flight.entry, outcome, now);
+        let mut entry = self.in_flight.remove(index).ok_or(OutOfStep)?.entry;
+        let oldest = index == 0;
+        let own = matches!(entry.owner, Owner::Session);
+        if reason.is_passing() && self.deferral.admits(&mut entry) {
+            self.requeue(entry);
+            return Ok(Answered {
+                oldest,
+                deferred: true,
+            });
         }
-        Ok(index == 0)
+        let outcome = if reason.is_failure() {
+            if own {
+                tracing::warn!(topic = %entry.message.topic, %reason, "the server refused the session's own message");
+            }
+            Err(DeliveryError::Refused(reason))
+        } else {
+            if !own {
+                self.deferral.took(now);
+            }
+            Ok(Ack::Acknowledged)
+        };
+        self.resolve(entry, outcome, now);
+        Ok(Answered {
+            oldest,
+            deferred: false,
+        })
     }
 
     /// When the oldest unacknowledged message is overdue.

@@ -32,6 +32,12 @@ impl ReasonCode {
         )
     }
 
+    /// Whether a message that is refused with this code may be taken later, as it is: the server is busy, it believes that the
+    /// packet id is in use, the rate is too high, or a quota is used up.
+    pub(crate) fn is_passing(self) -> bool {
+        matches!(self.0, 0x89 | 0x91 | 0x96 | 0x97)
+    }
+
     /// Whether the code tells of a failure.
     #[must_use]
     pub fn is_failure(self) -> bool {

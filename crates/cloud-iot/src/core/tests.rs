@@ -2,6 +2,7 @@
 
 mod bench;
 mod blame;
+mod deferral;
 mod long_run;
 #[cfg(feature = "metrics")]
 mod measures;

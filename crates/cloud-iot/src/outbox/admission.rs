@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::Outbox;
+use super::deferral::Refusals;
 use super::entry::{Entry, MessageId, Owner, Reply};
 use crate::config::Overflow;
 use crate::error::{DeliveryError, PublishError};
@@ -42,6 +43,7 @@ impl Outbox {
             expires,
             owner,
             strikes: 0,
+            refusals: Refusals::default(),
             sent_as: 0,
             withdrawn: false,
         });

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::deferral::Refusals;
 use crate::error::DeliveryError;
 use crate::ledger::Put;
 use crate::message::{Message, QoS};
@@ -23,6 +24,7 @@ pub(super) struct Entry {
     pub(super) owner: Owner,
     /// How many connections the server has ended that it may have been the reason for.
     pub(super) strikes: u8,
+    pub(super) refusals: Refusals,
     /// The packet id under which the server may have it, in a session that is not known to be gone; 0 for none. It is sent
     /// again under this one.
     pub(super) sent_as: u16,

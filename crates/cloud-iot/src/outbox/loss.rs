@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::Outbox;
 use super::admission::earlier;
-use super::entry::Owner;
+use super::entry::{Entry, Owner};
 use crate::error::DeliveryError;
 use crate::reason::ReasonCode;
 
@@ -76,12 +76,16 @@ impl Outbox {
                 Owner::Caller(_) | Owner::Former if flight.entry.withdrawn => {
                     self.forget(flight.entry);
                 }
-                Owner::Caller(_) | Owner::Former => {
-                    self.next_expiry = earlier(self.next_expiry, flight.entry.expires);
-                    self.queue.push_front(flight.entry);
-                }
+                Owner::Caller(_) | Owner::Former => self.requeue(flight.entry),
                 Owner::Session => {}
             }
         }
+    }
+
+    /// Puts a message that was in flight back into the queue, at its old place: that is near the head, if not before all others.
+    pub(super) fn requeue(&mut self, entry: Entry) {
+        self.next_expiry = earlier(self.next_expiry, entry.expires);
+        let place = self.queue.partition_point(|other| other.id < entry.id);
+        self.queue.insert(place, entry);
     }
 }

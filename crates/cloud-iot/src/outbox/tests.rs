@@ -97,7 +97,7 @@ fn every_receipt_tells_how_it_ended() {
         outbox.written(id, now, LIMIT).unwrap();
     }
     outbox
-        .acknowledged(2, ReasonCode::QUOTA_EXCEEDED, Instant::now())
+        .acknowledged(2, ReasonCode::NOT_AUTHORIZED, Instant::now())
         .unwrap();
     outbox
         .acknowledged(1, ReasonCode(0x10), Instant::now())
@@ -116,7 +116,7 @@ fn every_receipt_tells_how_it_ended() {
     assert_eq!(acknowledged.try_recv().unwrap(), Ok(Ack::Acknowledged));
     assert_eq!(
         refused.try_recv().unwrap(),
-        Err(DeliveryError::Refused(ReasonCode::QUOTA_EXCEEDED))
+        Err(DeliveryError::Refused(ReasonCode::NOT_AUTHORIZED))
     );
     assert_eq!(waiting.try_recv().unwrap(), Err(DeliveryError::Stopped));
     assert_eq!((outbox.len(), outbox.bytes()), (0, 0));

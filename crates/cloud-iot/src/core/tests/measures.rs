@@ -116,7 +116,7 @@ fn a_recorder_hears_how_the_session_fares() {
         bench.wait(2 * SECOND);
         bench.event(LinkEvent::Acknowledged(2, ReasonCode::SUCCESS));
         bench.wait(SECOND);
-        bench.event(LinkEvent::Acknowledged(3, ReasonCode::QUOTA_EXCEEDED));
+        bench.event(LinkEvent::Acknowledged(3, ReasonCode::NOT_AUTHORIZED));
         assert_eq!(book.value("acknowledged_total"), 1.0);
         assert_eq!(book.value("refused_total"), 1.0);
         assert_eq!(book.value("acknowledgement_seconds"), 5.0, "2 and 3");

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::outbox::deferral::REFUSALS;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -11,6 +12,8 @@ enum Step {
     Write,
     /// The server acknowledges one of those that it has, by position.
     Acknowledge(usize),
+    /// It does not take one of them now.
+    Refuse(usize),
     /// The connection is lost, and the server has the session still when there is another one, or not.
     Lose {
         kept: bool,
@@ -23,6 +26,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => Just(Step::HandOver),
         3 => Just(Step::Write),
         2 => (0_usize..8).prop_map(Step::Acknowledge),
+        1 => (0_usize..8).prop_map(Step::Refuse),
         1 => any::<bool>().prop_map(|kept| Step::Lose { kept }),
     ]
 }
@@ -30,7 +34,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     /// Whatever happens, the first arrival of the messages is in the order of their acceptance, and in the end each has arrived
     /// and every receipt says so. What the server may have in a session that it kept comes again under its old packet id and
-    /// marked, and nothing else under that one.
+    /// marked, and nothing else under that one. What it does not take now comes again as something new.
     #[test]
     fn nothing_is_lost_and_order_is_kept(
         steps in prop::collection::vec(step(), 0..200), size in 1_u16..5,
@@ -44,6 +48,7 @@ proptest! {
         let mut handed: VecDeque<(u16, usize, bool)> = VecDeque::new();
         let mut unanswered: Vec<(u16, usize)> = Vec::new();
         let mut before: Vec<(u16, usize)> = Vec::new();
+        let mut refused: Vec<usize> = Vec::new();
         let endgame = (0..5000).map(|n| match n % 3 {
             0 => Step::HandOver,
             1 => Step::Write,
@@ -83,6 +88,11 @@ proptest! {
                     let (id, _) = unanswered.remove(n);
                     outbox.acknowledged(id, ReasonCode::SUCCESS, Instant::now()).unwrap();
                 },
+                Step::Refuse(n) => if n < unanswered.len() {
+                    let (id, number) = unanswered.remove(n);
+                    outbox.acknowledged(id, ReasonCode::QUOTA_EXCEEDED, Instant::now()).unwrap();
+                    refused.push(number);
+                },
                 Step::Lose { kept } => {
                     outbox.connection_lost();
                     // What was to be sent again and was not written is known from before.
@@ -98,8 +108,11 @@ proptest! {
             }
         }
         prop_assert_eq!(arrived, (0..receipts.len()).collect::<Vec<_>>());
-        for mut receipt in receipts {
-            prop_assert!(receipt.try_recv().unwrap().is_ok());
+        for (number, mut receipt) in receipts.into_iter().enumerate() {
+            // One that was refused again and again, while others were taken, is given up.
+            let times = refused.iter().filter(|other| **other == number).count();
+            let given_up = receipt.try_recv().unwrap().is_err();
+            prop_assert!(!given_up || times > usize::from(REFUSALS));
         }
         prop_assert!(outbox.is_empty());
         prop_assert_eq!((outbox.len(), outbox.bytes()), (0, 0));
