@@ -34,7 +34,7 @@ pub struct Backoff {
     /// The random part grows by up to this with each failure, so that a thousand devices do not
     /// come back together. Default: 4 s.
     pub jitter: Duration,
-    /// The longest wait. Default: 5 min, so that a device is back soon after a long outage.
+    /// The longest wait, from `unit` to one day. Default: 5 min, so that a device is back soon after a long outage.
     pub ceiling: Duration,
     /// How long a connection must have lasted for the failures before it to be forgotten.
     /// Default: 60 s.

@@ -30,6 +30,9 @@ const MAX_SUBSCRIPTIONS: usize = 50;
 /// What somebody who waits for a message to be stored can be asked to wait.
 const MAX_STORE_DELAY: Duration = Duration::from_secs(60);
 
+/// A device that may be back sooner must not stay away for longer.
+const MAX_WAIT: Duration = Duration::from_secs(86_400);
+
 /// Everything a session needs, by value. [`SessionConfig::new`] fills in the defaults.
 #[derive(Debug, Clone)]
 pub struct SessionConfig {
@@ -215,8 +218,9 @@ fn validate_backoff(backoff: &Backoff) -> Result<(), ConfigError> {
     if backoff.max_exponent > 16 {
         return out_of_range("backoff.max_exponent", "0 to 16");
     }
-    if backoff.ceiling < backoff.unit {
-        return out_of_range("backoff.ceiling", "at least backoff.unit");
+    // What is added to a clock must not pass its end.
+    if backoff.ceiling < backoff.unit || backoff.ceiling > MAX_WAIT {
+        return out_of_range("backoff.ceiling", "from backoff.unit to one day");
     }
     Ok(())
 }

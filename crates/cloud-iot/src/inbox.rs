@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use crate::handled::Handled;
 use crate::message::Message;
@@ -57,7 +57,8 @@ pub(crate) struct Receiver {
 }
 
 pub(crate) fn inbox(max_messages: usize, max_bytes: usize) -> (Sender, Receiver) {
-    let (sender, receiver) = mpsc::channel(max_messages);
+    // Somebody who wants no bound may say so; a channel does not take any number.
+    let (sender, receiver) = mpsc::channel(max_messages.clamp(1, Semaphore::MAX_PERMITS));
     let shared = Arc::new(Shared::default());
     (
         Sender {
@@ -133,6 +134,13 @@ impl Receiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn any_bounds_will_do() {
+        let (mut sender, mut receiver) = inbox(usize::MAX, usize::MAX);
+        sender.send(Message::new("a", "x")).unwrap();
+        assert_eq!(receiver.recv().await.unwrap().message.payload, "x");
+    }
 
     #[tokio::test]
     async fn bounded_in_messages_and_bytes_and_counts_what_it_drops() {

@@ -199,7 +199,7 @@ impl Router {
             handler,
         } in self.routes
         {
-            let (sender, receiver) = inbox(options.queue_messages.max(1), options.queue_bytes);
+            let (sender, receiver) = inbox(options.queue_messages, options.queue_bytes);
             routes.senders.push(RunningRoute {
                 filter: filter.clone(),
                 sender,

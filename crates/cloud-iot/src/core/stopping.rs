@@ -10,6 +10,11 @@ use crate::event::{SessionEvent, SessionState};
 /// The part of a stop's time that emptying the outbox may take; the rest is kept for the goodbye.
 const FLUSH_SHARE: f64 = 0.75;
 
+/// Until when the outbox may be emptied.
+fn flush_until(deadline: Instant, now: Instant) -> Instant {
+    now + deadline.saturating_duration_since(now).mul_f64(FLUSH_SHARE)
+}
+
 /// How a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -29,8 +34,8 @@ impl Core {
     pub(crate) fn stop(&mut self, deadline: Instant, now: Instant) {
         let (link, step, greeted) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
             Phase::Online { link } => {
-                let time = deadline.saturating_duration_since(now).mul_f64(FLUSH_SHARE);
-                (link, Drain::Flushing(now + time), true)
+                let until = flush_until(deadline, now);
+                (link, Drain::Flushing(until), true)
             }
             // Its goodbye and DISCONNECT are on their way already.
             Phase::Renewing { link, step, .. } => {
@@ -63,6 +68,15 @@ impl Core {
                     &mut phase
                 {
                     *end = deadline.min(*end);
+                }
+                // A shorter time is for the goodbye as well.
+                if let Phase::Draining {
+                    step: Drain::Flushing(until),
+                    deadline,
+                    ..
+                } = &mut phase
+                {
+                    *until = (*until).min(flush_until(*deadline, now));
                 }
                 self.phase = phase;
                 return;

@@ -274,6 +274,13 @@ async fn a_bad_configuration_is_refused() {
             ..
         }
     ));
+    assert!(matches!(
+        refused(|c| c.backoff.ceiling = Duration::MAX),
+        ConfigError::OutOfRange {
+            name: "backoff.ceiling",
+            ..
+        }
+    ));
     let outside = std::thread::spawn({
         let config = config(&pki, 8883, "device");
         move || Session::builder(config).start().unwrap_err()
