@@ -3,6 +3,7 @@
 mod bench;
 mod blame;
 mod deferral;
+mod hostile;
 mod long_run;
 #[cfg(feature = "metrics")]
 mod measures;
