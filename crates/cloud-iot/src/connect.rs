@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::cause::{Cause, TlsCause};
 use crate::config::{Acknowledge, SessionConfig};
-use crate::core::Port;
+use crate::core::{Port, Way};
 use crate::dial::dial;
 use crate::link::ServerTerms;
 use crate::tls;
@@ -32,15 +32,15 @@ pub(crate) type Accepted<S> = (Wire<S>, ServerTerms);
 /// Makes a connection within [`Timeouts::connect`](crate::Timeouts::connect).
 pub(crate) async fn connect(
     config: Arc<SessionConfig>,
-    port: Port,
+    way: Way,
 ) -> Result<Accepted<TlsStream<TcpStream>>, Cause> {
     let deadline = Instant::now() + config.timeouts.connect;
-    let (port, tls) = peer(&config, port);
-    let way = async {
+    let (port, tls) = peer(&config, way.port);
+    let attempt = async {
         let host = config.host.as_str();
         let stream = match config.proxy.as_ref().and_then(|proxy| proxy.way_to(host)) {
-            Some(proxy) => proxy.tunnel(host, port, deadline).await?,
-            None => dial(host, port, deadline).await?,
+            Some(proxy) => proxy.tunnel(host, port, way.first, deadline).await?,
+            None => dial(host, port, way.first, deadline).await?,
         };
         let name = ServerName::try_from(host.to_owned()).map_err(|_| Cause::NameNotFound)?;
         let stream = TlsConnector::from(tls).connect(name, stream).await;
@@ -48,7 +48,7 @@ pub(crate) async fn connect(
         stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
         greet(stream, &config).await
     };
-    timeout_at(deadline, way)
+    timeout_at(deadline, attempt)
         .await
         .unwrap_or(Err(Cause::ConnectTimeout))
 }

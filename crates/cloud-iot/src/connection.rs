@@ -34,7 +34,7 @@ use tokio_rustls::client::TlsStream;
 use crate::cause::Cause;
 use crate::config::{Acknowledge, SessionConfig};
 use crate::connect::{Accepted, connect};
-use crate::core::Port;
+use crate::core::Way;
 use crate::inbound::MAX_UNACKNOWLEDGED;
 use crate::link::{Incoming, LinkEvent};
 use crate::message::{Message, QoS, Subscription};
@@ -81,10 +81,10 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     /// Begins to connect; nothing happens before it is polled.
-    pub(crate) fn open(config: &Arc<SessionConfig>, port: Port) -> Self {
+    pub(crate) fn open(config: &Arc<SessionConfig>, way: Way) -> Self {
         let in_flight = usize::from(config.limits.in_flight);
         Self {
-            state: State::Opening(Box::pin(connect(Arc::clone(config), port))),
+            state: State::Opening(Box::pin(connect(Arc::clone(config), way))),
             events: VecDeque::new(),
             crowd: in_flight + usize::from(MAX_UNACKNOWLEDGED),
             acknowledge: config.acknowledge,

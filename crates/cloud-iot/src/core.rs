@@ -29,15 +29,18 @@ mod receiving;
 mod renewing;
 mod stopping;
 mod subscribing;
+mod way;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-pub(crate) use self::phase::{Action, Port};
+pub(crate) use self::phase::Action;
 use self::phase::{Drain, Link, Phase};
 pub use self::stopping::StopReport;
+use self::way::Ways;
+pub(crate) use self::way::{Family, Port, Way};
 use crate::backoff::{Failures, Retry};
 use crate::cause::Cause;
 use crate::config::SessionConfig;
@@ -60,7 +63,7 @@ pub(crate) struct Core {
     phase: Phase,
     failures: Failures,
     /// Where the next attempt goes.
-    port: Port,
+    ways: Ways,
     /// When the last one was begun.
     opened: Instant,
     /// The one before was given up early, for the network had changed.
@@ -84,11 +87,7 @@ impl Core {
     pub(crate) fn new(config: Arc<SessionConfig>, random: Random, now: Instant) -> Self {
         let outbox = Outbox::new(&config.limits, config.overflow);
         let inbound = Inbound::new(MAX_UNACKNOWLEDGED);
-        let fallback = config.fallback_port.beside(config.port);
-        let port = match fallback.filter(|port| config.last_port == Some(*port)) {
-            Some(port) => Port::Fallback(port),
-            None => Port::Main,
-        };
+        let ways = Ways::new(&config);
         let measures = Measures::new(&config.client_id);
         let mut core = Self {
             config,
@@ -96,7 +95,7 @@ impl Core {
             random,
             phase: Phase::Stopped,
             failures: Failures::default(),
-            port,
+            ways,
             opened: now,
             cut_short: false,
             outbox,
@@ -124,10 +123,7 @@ impl Core {
 
     /// The port of the connection that there is, or of the next one.
     pub(crate) fn port(&self) -> u16 {
-        match self.port {
-            Port::Main => self.config.port,
-            Port::Fallback(port) => port,
-        }
+        self.ways.port()
     }
 
     /// How the session ended, once it has.

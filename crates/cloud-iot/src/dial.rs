@@ -1,6 +1,7 @@
 //! From a name to a TCP connection: all addresses of both families, raced.
 //!
-//! The addresses are tried in turns of IPv6 and IPv4, beginning with the family that the system prefers. The next one
+//! The addresses are tried in turns of IPv6 and IPv4, beginning with the family that the system prefers, or with the other
+//! one if that [led nowhere](crate::core::Family). The next one
 //! is tried when the one before has failed or has not answered for a moment; the first that answers wins and the others
 //! are given up ("happy eyeballs", RFC 8305). So a broken IPv6 costs a quarter of a second and not a time-out.
 //!
@@ -17,6 +18,7 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::cause::Cause;
+use crate::core::Family;
 
 /// How long an address may be silent before the next one is tried as well: what RFC 8305 recommends.
 const STAGGER: Duration = Duration::from_millis(250);
@@ -33,7 +35,12 @@ const SEND_BUFFER_BYTES: u32 = 32 << 10;
 /// Connects to the first address of `host` that answers. Of several failures the most telling one is returned.
 ///
 /// A name server that does not answer until `deadline` counts as one that does not know the name.
-pub(crate) async fn dial(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, Cause> {
+pub(crate) async fn dial(
+    host: &str,
+    port: u16,
+    first: Family,
+    deadline: Instant,
+) -> Result<TcpStream, Cause> {
     let found = timeout_at(deadline, lookup_host((host, port))).await;
     let addresses = match found {
         Ok(Ok(addresses)) => addresses.collect(),
@@ -43,7 +50,7 @@ pub(crate) async fn dial(host: &str, port: u16, deadline: Instant) -> Result<Tcp
         }
         Err(_) => return Err(Cause::NameNotFound),
     };
-    race(addresses, connect).await
+    race(in_turns(addresses, first), connect).await
 }
 
 async fn connect(address: SocketAddr) -> Result<TcpStream, Cause> {
@@ -69,7 +76,7 @@ async fn race<S, F>(
 where
     F: Future<Output = Result<S, Cause>>,
 {
-    let mut queue = in_turns(addresses).into_iter();
+    let mut queue = addresses.into_iter();
     let mut running: FuturesUnordered<F> = queue.next().map(&connect).into_iter().collect();
     let mut told = None;
     while !running.is_empty() {
@@ -87,8 +94,9 @@ where
 }
 
 /// The addresses of both families by turns, each family in its old order.
-fn in_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+fn in_turns(addresses: Vec<SocketAddr>, first: Family) -> Vec<SocketAddr> {
+    let preferred_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let first_is_v6 = preferred_is_v6 == (first == Family::Preferred);
     let (first, second): (Vec<_>, Vec<_>) = addresses
         .into_iter()
         .partition(|address| address.is_ipv6() == first_is_v6);
@@ -127,14 +135,30 @@ mod tests {
 
     #[test]
     fn families_take_turns() {
-        let sorted = in_turns(addresses(&["::1", "::2", "::3", "1.1.1.1", "1.1.1.2"]));
+        let turns = |texts: &[&str]| in_turns(addresses(texts), Family::Preferred);
+        let sorted = turns(&["::1", "::2", "::3", "1.1.1.1", "1.1.1.2"]);
         assert_eq!(
             sorted,
             addresses(&["::1", "1.1.1.1", "::2", "1.1.1.2", "::3"])
         );
-        let sorted = in_turns(addresses(&["1.1.1.1", "1.1.1.2", "::1"]));
+        let sorted = turns(&["1.1.1.1", "1.1.1.2", "::1"]);
         assert_eq!(sorted, addresses(&["1.1.1.1", "::1", "1.1.1.2"]));
-        assert_eq!(in_turns(vec![addresses(&["::1"])[0]; 100]).len(), 16);
+        assert_eq!(turns(&["::1"; 100]).len(), 16);
+    }
+
+    #[test]
+    fn the_other_family_begins_where_there_is_one() {
+        let turns = |texts: &[&str]| in_turns(addresses(texts), Family::Other);
+        assert_eq!(
+            turns(&["::1", "::2", "1.1.1.1"]),
+            addresses(&["1.1.1.1", "::1", "::2"])
+        );
+        assert_eq!(
+            turns(&["1.1.1.1", "1.1.1.2", "::1"]),
+            addresses(&["::1", "1.1.1.1", "1.1.1.2"])
+        );
+        let one = ["1.1.1.1", "1.1.1.2"];
+        assert_eq!(turns(&one), addresses(&one));
     }
 
     /// Races against a network where `answers` says what each address does, and when.
@@ -144,7 +168,7 @@ mod tests {
     ) -> (Result<String, Cause>, Vec<(u64, String)>) {
         let begun = Instant::now();
         let tried = Mutex::new(Vec::new());
-        let outcome = race(addresses(texts), |address| {
+        let outcome = race(in_turns(addresses(texts), Family::Preferred), |address| {
             let name = address.ip().to_string();
             let at = begun.elapsed().as_millis().try_into().unwrap();
             tried.lock().unwrap().push((at, name.clone()));

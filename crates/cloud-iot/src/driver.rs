@@ -238,8 +238,8 @@ impl Running {
     fn perform(&mut self, action: Action) -> Result<(), NotTaken> {
         let limit = self.shared.config.timeouts.hook;
         match action {
-            Action::Open(port) => {
-                if let Port::Fallback(port) = port {
+            Action::Open(way) => {
+                if let Port::Fallback(port) = way.port {
                     tracing::info!(
                         port,
                         "the main port cannot be reached; trying the other one"
@@ -248,7 +248,7 @@ impl Running {
                 if let Some(tls) = lock(&self.shared.tls).take() {
                     Arc::make_mut(&mut self.config).tls = tls;
                 }
-                self.connection = Some(Connection::open(&self.config, port));
+                self.connection = Some(Connection::open(&self.config, way));
             }
             Action::Subscribe(packet_id, subscriptions) => {
                 return self.send(|link| link.subscribe(packet_id, &subscriptions));

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::cause::{Cause, ProxyCause};
+use crate::core::Family;
 use crate::dial::dial;
 
 /// The longest answer of a proxy that is read, in bytes. Proxies answer with a few hundred.
@@ -141,17 +142,20 @@ impl Tunnel {
         &self,
         host: &str,
         port: u16,
+        first: Family,
         deadline: Instant,
     ) -> Result<TcpStream, Cause> {
         let uri = self.0.uri();
         let proxy = uri.host().unwrap_or_default();
         let proxy = proxy.trim_start_matches('[').trim_end_matches(']');
-        let mut stream = dial(proxy, uri.port_u16().unwrap_or(DEFAULT_PORT), deadline)
-            .await
-            .map_err(|cause| match cause {
-                Cause::NameNotFound => ProxyCause::NameNotFound,
-                cause => ProxyCause::Unreachable(Box::new(cause)),
-            })?;
+        let proxy_port = uri.port_u16().unwrap_or(DEFAULT_PORT);
+        let mut stream =
+            dial(proxy, proxy_port, first, deadline)
+                .await
+                .map_err(|cause| match cause {
+                    Cause::NameNotFound => ProxyCause::NameNotFound,
+                    cause => ProxyCause::Unreachable(Box::new(cause)),
+                })?;
         let target = format!("{}:{port}", in_brackets(host));
         let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n").into_bytes();
         if let Some(password) = self.0.basic_auth() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Core;
-use super::phase::{Action, Link, Phase, Port};
+use super::phase::{Action, Link, Phase};
 use super::pulse::{PROBE, Pulse};
 use crate::backoff::Retry;
 use crate::cause::Cause;
@@ -37,17 +37,7 @@ impl Core {
         let attempt = self.failures.count().saturating_add(1);
         self.actions
             .push_back(Action::State(SessionState::Connecting { attempt }));
-        self.actions.push_back(Action::Open(self.port));
-    }
-
-    /// The next attempt goes to the other port, if there is one. It stays with the one that works.
-    fn other_port(&mut self) {
-        if let Some(fallback) = self.config.fallback_port.beside(self.config.port) {
-            self.port = match self.port {
-                Port::Main => Port::Fallback(fallback),
-                Port::Fallback(_) => Port::Main,
-            };
-        }
+        self.actions.push_back(Action::Open(self.ways.current()));
     }
 
     /// The wall clock has gained so much: what was known of the network and of the connection is out of date.
@@ -125,6 +115,7 @@ impl Core {
                 now,
             );
         }
+        self.ways.led_through();
         if !terms.session_present || self.config.session_expiry.is_none() {
             self.granted = false;
             self.inbound.session_gone();
@@ -225,10 +216,8 @@ impl Core {
             let failures = self.failures.record(&self.config.backoff, credited);
             (self.config.backoff).delay(cause.retry(), failures, (self.random)())
         };
-        // On the other port something else may listen, which is no way to the server either.
-        let stray = matches!(self.port, Port::Fallback(_)) && cause.is_by_a_stranger();
-        if connected.is_none() && !self.cut_short && (cause.is_unreachable() || stray) {
-            self.other_port();
+        if connected.is_none() && !self.cut_short {
+            self.ways.failed(&cause);
         }
         self.measures.lost(&cause, now);
         let cause = Arc::new(cause);

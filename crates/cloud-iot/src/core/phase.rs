@@ -13,12 +13,13 @@ use crate::message::{Message, Subscription};
 use crate::outbox::{MessageId, Outgoing, Window};
 
 use super::pulse::Pulse;
+use super::way::Way;
 
 /// What the driver is to do.
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Make a new connection.
-    Open(Port),
+    Open(Way),
     /// Send a SUBSCRIBE with this packet id.
     Subscribe(u16, Vec<Subscription>),
     /// Start the on-connect hooks; report with [`hooks_finished`](super::Core::hooks_finished).
@@ -51,14 +52,6 @@ pub(crate) enum Action {
     Event(SessionEvent),
     /// Nothing is left to do.
     End,
-}
-
-/// Where to connect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Port {
-    Main,
-    /// With the ALPN name that tells MQTT from what else is served there.
-    Fallback(u16),
 }
 
 /// What belongs to one connection.

@@ -150,8 +150,17 @@ impl Bench {
 
 pub(super) fn word(action: &Action) -> String {
     match action {
-        Action::Open(Port::Main) => "open".into(),
-        Action::Open(Port::Fallback(port)) => format!("open {port}"),
+        Action::Open(Way { port, first }) => {
+            let port = match port {
+                Port::Main => String::new(),
+                Port::Fallback(port) => format!(" {port}"),
+            };
+            let first = match first {
+                Family::Preferred => "",
+                Family::Other => ", other family",
+            };
+            format!("open{port}{first}")
+        }
         Action::Subscribe(_, filters) => format!("subscribe {}", filters.len()),
         Action::Ping => "ping".into(),
         Action::ConnectHooks => "connect hooks".into(),

@@ -22,8 +22,8 @@ fn the_other_port_is_tried_and_remembered() {
     assert_eq!(next_attempt(&mut bench, refusal), "open");
     assert_eq!(next_attempt(&mut bench, Cause::NameNotFound), "open");
     assert_eq!(next_attempt(&mut bench, Cause::Refused), "open 443");
-    assert_eq!(next_attempt(&mut bench, Cause::ConnectTimeout), "open");
-    assert_eq!(next_attempt(&mut bench, Cause::Unreachable), "open 443");
+    assert_eq!(next_attempt(&mut bench, Cause::Unreachable), "open");
+    assert_eq!(next_attempt(&mut bench, Cause::ConnectTimeout), "open 443");
     bench.connect();
     bench.actions();
     // It works there, so it is taken again as long as it works.
@@ -45,7 +45,7 @@ fn a_way_that_breaks_off_or_answers_tls_itself_is_no_way() {
     ] {
         let mut bench = Bench::new(config());
         assert_eq!(next_attempt(&mut bench, blocked.clone()), "open 443");
-        assert_eq!(next_attempt(&mut bench, blocked), "open");
+        assert!(!next_attempt(&mut bench, blocked).contains("443"));
     }
     // These are the server's own words, or a fault of the certificates: the same on every port.
     for told in [
@@ -61,6 +61,51 @@ fn a_way_that_breaks_off_or_answers_tls_itself_is_no_way() {
         let mut bench = Bench::new(config());
         assert_eq!(next_attempt(&mut bench, Cause::Tls(told)), "open");
     }
+}
+
+/// TCP gets through, and what comes after does not, as where large packets are lost.
+#[test]
+fn where_one_family_leads_into_silence_the_other_begins() {
+    let stalled = Cause::ConnectTimeout;
+    let mut bench = Bench::new(config());
+    for next in [
+        "open 443",
+        "open, other family",
+        "open 443, other family",
+        "open",
+        "open 443",
+        "open, other family",
+    ] {
+        assert_eq!(next_attempt(&mut bench, stalled.clone()), next);
+    }
+    // What works is kept.
+    bench.connect();
+    bench.actions();
+    for end in [Cause::KeepAlive, Cause::Unreachable] {
+        assert_eq!(next_attempt(&mut bench, end), "open, other family");
+        bench.connect();
+        bench.actions();
+    }
+    // One silence among other failures is enough, and no silence says nothing about the family.
+    let mut bench = Bench::new(config());
+    assert_eq!(next_attempt(&mut bench, stalled.clone()), "open 443");
+    let refused = Cause::Refused;
+    assert_eq!(
+        next_attempt(&mut bench, refused.clone()),
+        "open, other family"
+    );
+    let next = next_attempt(&mut bench, refused.clone());
+    assert_eq!(next, "open 443, other family");
+    assert_eq!(next_attempt(&mut bench, refused), "open, other family");
+    // Without another port it is the next attempt.
+    let mut config = config();
+    config.fallback_port = FallbackPort::Never;
+    let mut bench = Bench::new(config);
+    assert_eq!(
+        next_attempt(&mut bench, stalled.clone()),
+        "open, other family"
+    );
+    assert_eq!(next_attempt(&mut bench, stalled), "open");
 }
 
 #[test]
