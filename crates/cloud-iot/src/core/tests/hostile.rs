@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::Overflow;
 use crate::link::Incoming;
 use crate::outbox::MessageId;
 
@@ -365,10 +366,14 @@ proptest! {
         kept in any::<bool>(),
         after in any::<bool>(),
         former in 0_u64..4,
+        overflow in prop::sample::select(vec![
+            Overflow::Refuse, Overflow::DropOldest, Overflow::DropAtMostOnce,
+        ]),
     ) {
         let mut config = config();
         config.limits.in_flight = 3;
         config.limits.outbox_messages = 8;
+        config.overflow = overflow;
         if kept {
             config.session_expiry = Some(3600 * SECOND);
         }
