@@ -209,16 +209,20 @@ impl Core {
         // Two clients with one id take the session from each other. Each is online in the other's
         // wait, so that time spent connected must not count, or this would go on at full pace.
         let credited = if cause.is_takeover() { None } else { connected };
+        let stranger = connected.is_none() && !self.cut_short && self.ways.failed(&cause);
         let retry_in = if cause == Cause::Renewed {
             self.failures.credit(&self.config.backoff, connected);
             (self.opened + CONNECT_INTERVAL).saturating_duration_since(now)
         } else {
             let failures = self.failures.record(&self.config.backoff, credited);
-            (self.config.backoff).delay(cause.retry(), failures, (self.random)())
+            // A stranger's fault says nothing about the server, to which the next attempt goes.
+            let retry = if stranger {
+                Retry::Ordinary
+            } else {
+                cause.retry()
+            };
+            (self.config.backoff).delay(retry, failures, (self.random)())
         };
-        if connected.is_none() && !self.cut_short {
-            self.ways.failed(&cause);
-        }
         self.measures.lost(&cause, now);
         let cause = Arc::new(cause);
         self.phase = Phase::Waiting {

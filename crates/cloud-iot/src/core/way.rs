@@ -74,12 +74,13 @@ impl Ways {
         self.silence = false;
     }
 
-    /// An attempt has failed: if there was no way through, the next one takes another.
-    pub(super) fn failed(&mut self, cause: &Cause) {
-        // On the other port something else may listen, which is no way to the server either.
+    /// An attempt has failed: if there was no way through, the next one takes another. Tells whether it was a stranger that
+    /// was met: on the other port something else may listen, which is no way to the server either.
+    pub(super) fn failed(&mut self, cause: &Cause) -> bool {
         let on_fallback = matches!(self.current.port, Port::Fallback(_));
-        if !(cause.is_unreachable() || on_fallback && cause.is_by_a_stranger()) {
-            return;
+        let stray = on_fallback && cause.is_by_a_stranger();
+        if !(cause.is_unreachable() || stray) {
+            return false;
         }
         self.silence |= matches!(
             cause,
@@ -97,5 +98,7 @@ impl Ways {
                 }
             }
         }
+        // Strangers do not look at the device's certificate.
+        stray && !matches!(cause, Cause::Tls(TlsCause::ClientCertificateRejected(_)))
     }
 }

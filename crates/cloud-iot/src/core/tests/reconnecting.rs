@@ -142,6 +142,23 @@ fn a_stranger_on_the_other_port_does_not_hold_it_there() {
 }
 
 #[test]
+fn a_stranger_on_the_other_port_does_not_delay_the_main_one() {
+    let wait = |cause: TlsCause| {
+        let mut bench = Bench::new(config());
+        assert_eq!(next_attempt(&mut bench, Cause::Refused), "open 443");
+        bench.event(LinkEvent::Lost(Cause::Tls(cause)));
+        bench.wait_until_due()
+    };
+    // A web server, most likely, while the broker was started anew.
+    for stranger in [TlsCause::UnknownIssuer, TlsCause::WrongName] {
+        assert_eq!(wait(stranger), 4 * SECOND);
+    }
+    // Only the server looks at our certificate.
+    let rejected = TlsCause::ClientCertificateRejected("CertificateRevoked".into());
+    assert_eq!(wait(rejected), 64 * SECOND);
+}
+
+#[test]
 fn no_other_port_beside_one_that_was_chosen() {
     for (port, fallback_port) in [(8884, FallbackPort::Auto), (8883, FallbackPort::Never)] {
         let mut config = config();
