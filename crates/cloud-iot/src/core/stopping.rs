@@ -115,7 +115,7 @@ impl Core {
             return;
         };
         if let Drain::Flushing(until) = *step
-            && (until <= now || self.outbox.is_empty() && self.inbound.is_idle())
+            && (until <= now || self.outbox.rests_until(until) && self.inbound.is_idle())
         {
             *step = Drain::Leaving;
             if let Some(goodbye) = self.config.goodbye.clone()

@@ -68,6 +68,12 @@ impl Deferral {
 }
 
 impl Outbox {
+    /// Whether nothing is in flight, and nothing will leave before that time.
+    pub(crate) fn rests_until(&self, time: Instant) -> bool {
+        let held_back = self.deferral.until.is_some_and(|until| until >= time);
+        self.in_flight.is_empty() && (self.queue.is_empty() || held_back)
+    }
+
     /// The server has put off a message: nothing leaves for a while. `wait` says for how long, given the number of such pauses
     /// in a row. Of several refusals of one time the first counts.
     pub(crate) fn hold_back(

@@ -120,9 +120,8 @@ fn a_stored_one_stays_stored() {
     bench.connect();
     bench.actions();
     answer(&mut bench, 2, 0x97);
-    bench.core.stop(bench.now + 4 * SECOND, bench.now);
-    bench.wait_until_due();
-    // The goodbye does not wait for the pause.
+    // A stop has nothing to wait for, as the pause is longer.
+    bench.core.stop(bench.now + 8 * SECOND, bench.now);
     assert_eq!(published(&mut bench), ["publish OFFLINE"]);
     bench.event(LinkEvent::Written(0));
     bench.event(LinkEvent::Disconnected);
@@ -132,6 +131,21 @@ fn a_stored_one_stays_stored() {
         (report.clean, report.undelivered, report.kept),
         (true, 1, 1)
     );
+}
+
+#[test]
+fn a_stop_waits_for_a_pause_that_ends_in_time() {
+    let mut bench = Bench::online(config());
+    let mut receipt = bench.publish("1");
+    answer(&mut bench, 2, 0x97);
+    bench.actions();
+    bench.core.stop(bench.now + 12 * SECOND, bench.now);
+    assert_eq!(published(&mut bench), [""; 0]);
+    assert_eq!(pause(&mut bench), 8);
+    assert_eq!(published(&mut bench), ["publish 1"]);
+    answer(&mut bench, 3, 0);
+    assert_eq!(outcome(&mut receipt), Some(Ok(Ack::Acknowledged)));
+    assert_eq!(published(&mut bench), ["publish OFFLINE"]);
 }
 
 #[test]
