@@ -18,6 +18,8 @@
 //! every phase but `Stopped` has a deadline (that of `Online` is keep-alive), or waits for hooks, which
 //! have their own.
 //!
+//! It is called under a lock, so that nothing in here, nor in the outbox, writes to the log: see [`Note`](crate::outbox::Note).
+//!
 //! See docs/protocol.md, "IoT messaging".
 
 mod accepting;
@@ -118,7 +120,8 @@ impl Core {
 
     /// The next thing to do, in order.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
-        self.actions.pop_front()
+        let note = self.outbox.take_note().map(Action::Note);
+        note.or_else(|| self.actions.pop_front())
     }
 
     /// The port of the connection that there is, or of the next one.

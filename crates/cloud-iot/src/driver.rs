@@ -283,6 +283,7 @@ impl Running {
                 // Nobody needs to listen.
                 let _ = self.shared.events.send(event);
             }
+            Action::Note(note) => note.log(),
             Action::End => {}
         }
         Ok(())

@@ -20,6 +20,7 @@ mod deferral;
 mod entry;
 mod keeping;
 mod loss;
+mod note;
 mod window;
 
 use std::collections::VecDeque;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 use self::deferral::{Deferral, Refusals};
 use self::entry::{Entry, InFlight, Owner, Reply};
 pub(crate) use self::entry::{MessageId, Next, Outgoing, Restored};
+pub(crate) use self::note::Note;
 pub(crate) use self::window::Window;
 use crate::config::Overflow;
 use crate::error::DeliveryError;
@@ -67,6 +69,8 @@ pub(crate) struct Outbox {
     overflow: Overflow,
     pace: Pace,
     deferral: Deferral,
+    /// To be logged.
+    notes: VecDeque<Note>,
     /// No message in the queue expires before this.
     next_expiry: Option<Instant>,
     next_id: MessageId,
@@ -87,6 +91,7 @@ impl Outbox {
             overflow,
             pace: Pace::new(limits),
             deferral: Deferral::default(),
+            notes: VecDeque::new(),
             next_expiry: None,
             next_id: 1,
             ledger: None,
@@ -262,7 +267,8 @@ impl Outbox {
         }
         let outcome = if reason.is_failure() {
             if own {
-                tracing::warn!(topic = %entry.message.topic, %reason, "the server refused the session's own message");
+                let topic = entry.message.topic.clone();
+                self.notes.push_back(Note::OwnRefused { topic, reason });
             }
             Err(DeliveryError::Refused(reason))
         } else {
@@ -319,6 +325,11 @@ impl Outbox {
         self.bytes
     }
 
+    /// The next line for the log.
+    pub(crate) fn take_note(&mut self) -> Option<Note> {
+        self.notes.pop_front()
+    }
+
     /// Ends the session's part in everything. What is on disk stays there for the next session.
     pub(crate) fn stop(&mut self) {
         self.connection_lost();
@@ -344,7 +355,10 @@ impl Outbox {
     fn resolve(&mut self, entry: Entry, outcome: Result<Ack, DeliveryError>, now: Instant) {
         self.settle(entry.id, now);
         if let (Owner::Former, Err(error)) = (&entry.owner, &outcome) {
-            tracing::warn!(topic = %entry.message.topic, %error, "a message of an earlier process was not delivered");
+            self.notes.push_back(Note::FormerFailed {
+                topic: entry.message.topic.clone(),
+                error: *error,
+            });
         }
         if let Some(reply) = self.forget(entry) {
             let _ = reply.send(outcome);

@@ -14,7 +14,7 @@ use crate::cause::Cause;
 use crate::event::{SessionEvent, SessionState};
 use crate::link::ServerTerms;
 use crate::message::QoS;
-use crate::outbox::Window;
+use crate::outbox::{Note, Window};
 
 /// How long the core waits beyond the connection's own limit, which knows better what took the time.
 const CONNECT_GRACE: Duration = Duration::from_secs(1);
@@ -152,9 +152,7 @@ impl Core {
                     let (_, birth) = self.outbox.hand_over_own(birth, window, now);
                     self.actions.push_back(Action::Publish(birth));
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "the birth message cannot be sent to this server")
-                }
+                Err(error) => self.actions.push_back(Action::Note(Note::Unborn(error))),
             }
         }
         self.measures.online(now);

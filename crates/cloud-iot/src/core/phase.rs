@@ -10,7 +10,7 @@ use crate::inbound::DeliveryId;
 use crate::ledger::Batch;
 use crate::link::ServerTerms;
 use crate::message::{Message, Subscription};
-use crate::outbox::{MessageId, Outgoing, Window};
+use crate::outbox::{MessageId, Note, Outgoing, Window};
 
 use super::pulse::Pulse;
 use super::way::Way;
@@ -50,6 +50,8 @@ pub(crate) enum Action {
     State(SessionState),
     /// Tell what happened.
     Event(SessionEvent),
+    /// Write a line to the log.
+    Note(Note),
     /// Nothing is left to do.
     End,
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::Outbox;
 use super::entry::{Entry, Owner};
+use super::note::Note;
 use crate::reason::ReasonCode;
 
 /// So many refusals are borne that count. With the default back-off they take some minutes, in which others get through.
@@ -88,6 +89,6 @@ impl Outbox {
         self.deferral.in_a_row = self.deferral.in_a_row.saturating_add(1);
         let pause = wait(self.deferral.in_a_row);
         self.deferral.until = Some(now + pause);
-        tracing::warn!(%reason, ?pause, "the server takes no messages for now; they are held back");
+        self.notes.push_back(Note::HeldBack { reason, pause });
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::Outbox;
 use super::admission::earlier;
 use super::entry::{Entry, Owner};
+use super::note::Note;
 use crate::error::DeliveryError;
 use crate::reason::ReasonCode;
 
@@ -38,10 +39,11 @@ impl Outbox {
             }
         }
         if let Some(flight) = self.in_flight.remove(index) {
-            tracing::warn!(
-                topic = %flight.entry.message.topic, %reason,
-                "gave up a message that the server has ended {STRIKES} connections for"
-            );
+            self.notes.push_back(Note::Convicted {
+                topic: flight.entry.message.topic.clone(),
+                reason,
+                connections: STRIKES,
+            });
             self.resolve(flight.entry, Err(DeliveryError::Refused(reason)), now);
         }
     }

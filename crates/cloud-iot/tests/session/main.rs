@@ -17,6 +17,7 @@ mod faults;
 mod firewall;
 mod inbound;
 mod lifecycle;
+mod log_shipping;
 mod proxy;
 mod requests;
 mod slow_handlers;

@@ -122,6 +122,7 @@ impl Bench {
 
     pub(super) fn actions(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.core.poll_action())
+            .filter(|action| !matches!(action, Action::Note(_)))
             .map(|action| word(&action))
             .collect()
     }
@@ -187,6 +188,7 @@ pub(super) fn word(action: &Action) -> String {
         Action::Event(SessionEvent::Disconnected { .. }) => "disconnected".into(),
         Action::Event(SessionEvent::Stopped) => "event stopped".into(),
         Action::Event(_) => "event".into(),
+        Action::Note(_) => "note".into(),
         Action::End => "end".into(),
     }
 }

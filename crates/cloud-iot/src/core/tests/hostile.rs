@@ -323,7 +323,7 @@ impl World {
                     );
                 }
                 Action::End => self.ended = true,
-                Action::Deliver { .. } | Action::State(_) | Action::Event(_) => {}
+                Action::Deliver { .. } | Action::State(_) | Action::Event(_) | Action::Note(_) => {}
             }
         }
         assert!(
