@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// Between requests for a token.
+/// Between requests for a token, and between requests that the session to the platform does not survive.
 pub(crate) const TOKEN_RETRY: Backoff = Backoff {
     first: Duration::from_secs(5),
     longest: Duration::from_secs(300),

@@ -81,10 +81,14 @@ pub(crate) struct Planner {
     online: bool,
     token: TokenPhase,
     token_failures: u32,
+    /// Requests in a row that were under way when the session ended.
+    token_abandons: u32,
     held: Option<HeldToken>,
     tunnel: TunnelPhase,
     tunnel_failures: u32,
     handover_failures: u32,
+    /// Moves in a row that were given up because the tunnel was in use again.
+    not_quiet: u32,
 }
 
 impl Planner {
@@ -98,10 +102,12 @@ impl Planner {
             online: false,
             token: TokenPhase::Idle,
             token_failures: 0,
+            token_abandons: 0,
             held: None,
             tunnel: TunnelPhase::Down,
             tunnel_failures: 0,
             handover_failures: 0,
+            not_quiet: 0,
         }
     }
 
@@ -154,7 +160,7 @@ impl Planner {
     fn note(&mut self, now: Now, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::Tick => {}
-            Event::Messaging(online) => self.messaging(online, actions),
+            Event::Messaging(online) => self.messaging(now.elapsed, online, actions),
             Event::Token { id, result } => self.token_answer(now, id, result, actions),
             Event::TunnelUp { id } => self.tunnel_up(now.elapsed, id),
             Event::TunnelFailed { id, fault } => {
@@ -164,18 +170,18 @@ impl Planner {
         }
     }
 
-    fn messaging(&mut self, online: bool, actions: &mut Vec<Action>) {
+    fn messaging(&mut self, now: Duration, online: bool, actions: &mut Vec<Action>) {
         self.online = online;
         if online {
             return;
         }
-        // The answer would come on the connection that is gone. Ask again at once on the next one.
+        // The answer would come on the connection that is gone.
         if let TokenPhase::Asked { id, .. } = self.token {
             actions.push(Action::AbandonToken {
                 id,
                 timed_out: false,
             });
-            self.token = TokenPhase::Idle;
+            self.token_abandoned(now);
         }
     }
 
@@ -202,13 +208,10 @@ impl Planner {
             }
             _ => {}
         }
-        if self
-            .held
-            .as_ref()
-            .is_some_and(|held| held.expires.is_some_and(|expires| now >= expires))
-        {
-            self.held = None;
+        let expired = |held: &mut HeldToken| held.expires.is_some_and(|expires| now >= expires);
+        if let Some(held) = self.held.take_if(expired) {
             actions.push(Action::DropToken);
+            self.token_expired(now, &held);
         }
     }
 

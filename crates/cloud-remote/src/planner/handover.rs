@@ -23,6 +23,10 @@ use crate::backoff::tunnel_delay;
 
 /// How often a moment without open connections is looked for.
 pub(crate) const QUIET_CHECK: Duration = Duration::from_secs(1);
+/// Looks that had the relay called in vain, one after the other, that are made in a row; each further one is waited for twice
+/// as long, this often at most. All of them together leave enough of [`MARGIN`].
+const QUICK_LOOKS: u32 = 3;
+const LOOK_DOUBLINGS: u32 = 4;
 /// A tunnel is left at the latest this long before the relay's look: connecting may take half of it. Also how far the
 /// relay's clock may be ahead of the platform's.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -121,7 +125,11 @@ impl Planner {
             ConnectFault::Broken => {}
         }
         let not_before = match fault {
-            ConnectFault::NotQuiet => now + QUIET_CHECK,
+            ConnectFault::NotQuiet => {
+                self.not_quiet += 1;
+                let doublings = self.not_quiet.saturating_sub(QUICK_LOOKS);
+                now + QUIET_CHECK * (1 << doublings.min(LOOK_DOUBLINGS))
+            }
             ConnectFault::Unreachable | ConnectFault::Broken | ConnectFault::Refused => {
                 self.handover_failures += 1;
                 now + tunnel_delay(self.handover_failures, &mut self.rng)

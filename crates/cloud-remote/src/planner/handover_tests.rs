@@ -121,6 +121,22 @@ fn a_tunnel_that_is_in_use_after_all_is_asked_again_soon_with_the_same_token() {
 }
 
 #[test]
+fn a_tunnel_that_is_never_quiet_for_long_does_not_have_the_relay_called_each_second() {
+    let (mut bench, _) = refreshed(24 * HOUR, false);
+    bench.quiet = true;
+    let (end, mut calls) = (bench.elapsed + secs(HOUR), 0);
+    while let Some((_, actions)) = bench.until_action(end - bench.elapsed) {
+        let [Action::HandOver { id, .. }] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        calls += 1;
+        let fault = ConnectFault::NotQuiet;
+        assert_eq!(bench.step(Event::TunnelFailed { id, fault }), []);
+    }
+    assert!((200..=250).contains(&calls), "{calls} in an hour");
+}
+
+#[test]
 fn a_token_that_is_refused_twice_is_replaced_while_the_tunnel_goes_on() {
     let (mut bench, tunnel) = refreshed(24 * HOUR, false);
     bench.quiet = true;

@@ -269,3 +269,80 @@ fn short_lived_tokens_are_refreshed_no_more_often_than_every_five_minutes() {
         bench.token(id, 10 * 60, false);
     }
 }
+
+/// As when its clock is ahead of the platform's by nearly the time for which tokens are made.
+#[test]
+fn a_token_that_has_run_out_on_arrival_is_no_reason_to_ask_at_once() {
+    for up in [true, false] {
+        let (mut bench, mut request) = Bench::online();
+        let (end, mut requests) = (secs(6 * HOUR), 1);
+        let mut actions = bench.token(request, 2, false);
+        loop {
+            let due = std::mem::take(&mut actions);
+            for action in due {
+                match action {
+                    Action::Connect(id) if up => {
+                        actions.extend(bench.step(Event::TunnelUp { id }));
+                    }
+                    Action::Connect(id) => {
+                        let fault = ConnectFault::Unreachable;
+                        actions.extend(bench.step(Event::TunnelFailed { id, fault }));
+                    }
+                    Action::RequestToken(id) => {
+                        request = id;
+                        requests += 1;
+                        actions.extend(bench.token(request, 2, false));
+                    }
+                    _ => {}
+                }
+            }
+            if actions.is_empty() {
+                match bench.until_action(end.saturating_sub(bench.elapsed)) {
+                    Some((_, next)) => actions = next,
+                    None => break,
+                }
+            }
+        }
+        assert!((50..=130).contains(&requests), "up {up}: {requests}");
+    }
+}
+
+/// A broker ends a session for a request that its rules forbid. Other uses of the session must get their time.
+#[test]
+fn a_session_that_ends_with_each_request_is_spared_more_and_more() {
+    let (mut bench, mut id) = Bench::online();
+    let mut delays = Vec::new();
+    for _ in 0..10 {
+        let abandoned = Action::AbandonToken {
+            id,
+            timed_out: false,
+        };
+        assert_eq!(bench.step(Event::Messaging(false)), [abandoned]);
+        bench.elapsed += secs(1);
+        let lost = bench.elapsed;
+        let mut actions = bench.step(Event::Messaging(true));
+        if actions.is_empty() {
+            actions = bench.expect(secs(600)).1;
+        }
+        let [Action::RequestToken(next)] = actions[..] else {
+            panic!("{actions:?}")
+        };
+        delays.push(bench.elapsed - lost);
+        id = next;
+    }
+    assert_eq!(delays[0], Duration::ZERO, "once may be chance");
+    assert!(
+        delays[9] >= secs(149) && delays[9] <= secs(300),
+        "{delays:?}"
+    );
+    // An answer shows that it was not for the request.
+    bench.step(Event::Token {
+        id,
+        result: Err(()),
+    });
+    let (_, actions) = bench.expect(secs(600));
+    assert!(matches!(actions[..], [Action::RequestToken(_)]));
+    bench.step(Event::Messaging(false));
+    let actions = bench.step(Event::Messaging(true));
+    assert!(matches!(actions[..], [Action::RequestToken(_)]));
+}

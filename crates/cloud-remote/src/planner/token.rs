@@ -53,6 +53,7 @@ impl Planner {
         if !matches!(self.token, TokenPhase::Asked { id: current, .. } if current == id) {
             return;
         }
+        self.token_abandons = 0;
         let Ok(facts) = result else {
             return self.token_failed(now.elapsed);
         };
@@ -91,6 +92,33 @@ impl Planner {
     pub(super) fn token_unused(&mut self) {
         if let Some(held) = &mut self.held {
             held.used = false;
+        }
+    }
+
+    /// The session to the platform has ended before an answer came. Once may be chance: then it is asked again at once on the
+    /// next one. But a broker ends a session for a request that its rules forbid, and then whatever else needs the session
+    /// would never have it for long.
+    pub(super) fn token_abandoned(&mut self, now: Duration) {
+        self.token_abandons += 1;
+        self.token = match self.token_abandons - 1 {
+            0 => TokenPhase::Idle,
+            again => TokenPhase::Waiting {
+                until: now + TOKEN_RETRY.delay(again, &mut self.rng),
+            },
+        };
+    }
+
+    /// The token has run out. If it did so before it could be refreshed, it is made for a moment only, or a clock is wrong;
+    /// another one would be no better.
+    pub(super) fn token_expired(&mut self, now: Duration, held: &HeldToken) {
+        if now >= held.refresh_at || !matches!(self.token, TokenPhase::Idle) {
+            return;
+        }
+        if matches!(self.tunnel, TunnelPhase::Up { .. }) {
+            let until = held.refresh_at;
+            self.token = TokenPhase::Waiting { until };
+        } else {
+            self.token_failed(now);
         }
     }
 

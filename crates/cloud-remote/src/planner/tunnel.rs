@@ -34,6 +34,7 @@ impl Planner {
             },
         };
         self.handover_failures = 0;
+        self.not_quiet = 0;
         self.token_failures = 0;
         if let Some(held) = &mut self.held {
             held.refusals = 0;

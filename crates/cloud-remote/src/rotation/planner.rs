@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use crate::backoff::ROTATION_RETRY;
+use crate::backoff::{ROTATION_RETRY, TOKEN_RETRY};
 use crate::planner::ANSWER_LIMIT;
 use crate::serial::CertificateSerial;
 
@@ -58,6 +58,8 @@ pub(super) struct Planner {
     online: bool,
     phase: Phase,
     failures: u32,
+    /// Requests in a row that were under way when the platform could not be asked any more.
+    abandons: u32,
     desired: Option<CertificateSerial>,
     in_use: CertificateSerial,
 }
@@ -70,6 +72,7 @@ impl Planner {
             online: false,
             phase: Phase::Idle,
             failures: 0,
+            abandons: 0,
             desired: None,
             in_use,
         }
@@ -102,9 +105,10 @@ impl Planner {
         match (event, &self.phase) {
             (Event::Online(online), phase) => {
                 self.online = online;
-                // The answer would come on the connection that is gone. Ask again at once on the next one.
+                // The answer would come on the connection that is gone.
                 if !online && matches!(phase, Phase::Asked { .. }) {
                     self.abandon(actions);
+                    self.abandoned(now);
                 }
             }
             (Event::Desired(desired), phase) => {
@@ -112,17 +116,22 @@ impl Planner {
                     let installing = matches!(phase, Phase::Installing { .. });
                     self.desired = desired;
                     self.failures = 0;
+                    self.abandons = 0;
                     if !installing {
                         self.abandon(actions);
                     }
                 }
             }
             (Event::Answered(Ok(())), Phase::Asked { serial, .. }) => {
+                self.abandons = 0;
                 self.phase = Phase::Installing {
                     serial: serial.clone(),
                 };
             }
-            (Event::Answered(Err(())), Phase::Asked { .. }) => self.failed(now),
+            (Event::Answered(Err(())), Phase::Asked { .. }) => {
+                self.abandons = 0;
+                self.failed(now);
+            }
             (Event::Installed(Ok(())), Phase::Installing { serial }) => {
                 self.in_use = serial.clone();
                 self.failures = 0;
@@ -145,6 +154,17 @@ impl Planner {
             actions.push(Action::Abandon { timed_out: false });
         }
         self.phase = Phase::Idle;
+    }
+
+    /// The session has ended before an answer came. Once may be chance: then it is asked again at once on the next one. But a
+    /// broker ends a session for a request that its rules forbid, and then whatever else needs the session would never have
+    /// it for long. What it is given here is enough.
+    fn abandoned(&mut self, now: Duration) {
+        self.abandons += 1;
+        if self.abandons > 1 {
+            let until = now + TOKEN_RETRY.delay(self.abandons - 1, &mut self.rng);
+            self.phase = Phase::Waiting { until };
+        }
     }
 
     fn failed(&mut self, now: Duration) {

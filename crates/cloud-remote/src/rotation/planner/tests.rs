@@ -77,6 +77,36 @@ fn nothing_is_asked_while_offline_and_a_loss_asks_anew() {
     assert_eq!(bench.step(Event::Online(true)), [request(2)]);
 }
 
+/// A broker ends a session for a request that its rules forbid. Other uses of the session must get their time.
+#[test]
+fn a_session_that_ends_with_each_request_is_spared_more_and_more() {
+    let mut bench = Bench::online();
+    assert_eq!(bench.step(wish(2)), [request(2)]);
+    let mut delays = Vec::new();
+    for _ in 0..12 {
+        let abandoned = Action::Abandon { timed_out: false };
+        assert_eq!(bench.step(Event::Online(false)), [abandoned]);
+        let lost = bench.now;
+        let mut actions = bench.step(Event::Online(true));
+        if actions.is_empty() {
+            actions = bench.wake().1;
+        }
+        assert_eq!(actions, [request(2)]);
+        delays.push(bench.now - lost);
+    }
+    assert_eq!(delays[0], Duration::ZERO, "once may be chance");
+    let longest = Duration::from_secs(300);
+    assert!(
+        delays[11] >= longest / 2 && delays[11] <= longest,
+        "{delays:?}"
+    );
+    // Another wish is another request.
+    let abandoned = Action::Abandon { timed_out: false };
+    assert_eq!(bench.step(wish(3)), [abandoned.clone(), request(3)]);
+    assert_eq!(bench.step(Event::Online(false)), [abandoned]);
+    assert_eq!(bench.step(Event::Online(true)), [request(3)]);
+}
+
 #[test]
 fn failures_are_tried_again_with_growing_delays() {
     let mut bench = Bench::online();
