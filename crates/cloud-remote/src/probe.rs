@@ -16,6 +16,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureSch
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::timing::{LEAST, LONGEST};
 use crate::tls::CurrentCertificate;
 use crate::tunnel::{self, TunnelError};
 
@@ -27,7 +28,8 @@ const LIMIT: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Probe {
-    /// How often, while the tunnel is connected. After a failure it is looked again within a minute. Default 15 min.
+    /// How often, while the tunnel is connected. After a failure it is looked again within a minute. Default 15 min; less than
+    /// 100 ms counts as that, and more than a year as a year.
     pub interval: Duration,
     /// The host name or address to connect to. Default: the access point.
     pub host: Option<String>,
@@ -42,6 +44,13 @@ impl Default for Probe {
             host: None,
             port: 443,
         }
+    }
+}
+
+impl Probe {
+    pub(crate) fn sane(mut self) -> Self {
+        self.interval = self.interval.clamp(LEAST, LONGEST);
+        self
     }
 }
 

@@ -34,6 +34,7 @@ use crate::access::SharedAccess;
 use crate::application::{Application, ClientAddr, HttpService};
 use crate::forward::{self, page};
 use crate::leash::{Counted, Leash, Usage};
+use crate::limits::Limits;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::relay;
 use crate::seldom::Seldom;
@@ -52,38 +53,6 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Of one HTTP/2 stream, waiting for its caller to read. Many streams are open at once; a full tunnel needs no more.
 const SEND_BUFFER: usize = 64 * 1024;
-
-/// Bounds on what callers can take of this device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Limits {
-    /// Connections at once, in all. Default 256. Half of them are for callers whose address is known: others may all be the
-    /// same. Of those over IPv6 it is known from version 2 of the tunnel's protocol.
-    pub connections: usize,
-    /// Connections at once from one address. Default 64: a household behind one address, with several browsers.
-    pub connections_per_address: usize,
-    /// For a TLS handshake. Default 10 s.
-    pub tls_handshake: Duration,
-    /// For a request's header, from the end of the request before; so an idle HTTP/1.1 connection lives this long.
-    /// Default 30 s.
-    pub request_header: Duration,
-    /// A connection over which nothing goes either way for this long is ended, whatever it is used for, and so is HTTP
-    /// without a request for this long, once what is open on it (a WebSocket) is done. Default 180 s: relays themselves end
-    /// one after 90–120 s.
-    pub idle: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: 256,
-            connections_per_address: 64,
-            tls_handshake: Duration::from_secs(10),
-            request_header: Duration::from_secs(30),
-            idle: Duration::from_secs(180),
-        }
-    }
-}
 
 /// See the [module](self).
 pub(crate) struct Server {
@@ -165,6 +134,7 @@ impl Server {
         limits: Limits,
         tasks: Tasks,
     ) -> Result<Self, rustls::Error> {
+        let limits = limits.sane();
         let serving = Serving::new(application, &certificate, &limits, &tasks)?;
         let slots = Slots::new(limits.connections, limits.connections_per_address);
         Ok(Self {

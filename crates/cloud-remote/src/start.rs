@@ -10,11 +10,12 @@ use crate::application::Application;
 use crate::clock::PlatformClock;
 use crate::config::RemoteConfig;
 use crate::handle::{Inner, RemoteHandle};
+use crate::limits::Limits;
 use crate::manager::rotation::Serve;
 use crate::manager::{Manager, Messaging, Orders, Parts};
 use crate::probe::Probe;
 use crate::rotation::{CertificateError, CheckedCertificate, Rotation};
-use crate::serve::{Limits, Server};
+use crate::serve::Server;
 use crate::source::{CertificateSource, CertificateStore, StoreError, TokenSource};
 use crate::status::{EVENTS, RemoteStatus, TunnelStatus};
 use crate::tasks::Tasks;
@@ -104,13 +105,14 @@ impl RemoteAccessBuilder {
         self
     }
 
-    /// Bounds on what callers can take.
+    /// Bounds on what callers can take. Spans over a year count as that.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Time spans, for a platform with other habits than today's. Spans under 100 ms count as that.
+    /// Time spans, for a platform with other habits than today's. Spans under 100 ms count as that, and those over a year as a
+    /// year.
     pub fn timing(mut self, timing: Timing) -> Self {
         self.timing = timing.sane();
         self
@@ -130,7 +132,7 @@ impl RemoteAccessBuilder {
     /// The access rules have to let in the address that the device has in public. Not for [`Application::Passthrough`],
     /// whose certificate is not known here.
     pub fn probe(mut self, probe: Probe) -> Self {
-        self.probe = Some(probe);
+        self.probe = Some(probe.sane());
         self
     }
 

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+/// Shorter spans would have the device do nothing else.
+pub(crate) const LEAST: Duration = Duration::from_millis(100);
+/// Whoever asks for longer wants no end at all; and of what is much longer, clocks cannot tell the end.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Time spans that fit today's platform. Other values are for a platform with other habits, and for tests.
 ///
 /// ```
@@ -39,17 +44,14 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// Shorter spans would have the device do nothing else.
-    const LEAST: Duration = Duration::from_millis(100);
-
-    /// With no span so short that the device does nothing else.
+    /// With no span so short that the device does nothing else, and none so long that the end of it cannot be told.
     pub(crate) fn sane(mut self) -> Self {
         for span in [
             &mut self.check_interval,
             &mut self.relay_check,
             &mut self.dead_link,
         ] {
-            *span = (*span).max(Self::LEAST);
+            *span = (*span).clamp(LEAST, LONGEST);
         }
         self
     }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloud_remote::{Application, RemoteEvent, SourceError, Timing, TunnelStatus};
+use cloud_remote::{Application, Limits, Probe, RemoteEvent, SourceError, Timing, TunnelStatus};
 
 use crate::serving::web;
 use crate::support::{Cloud, TokenFault, connected, event, eventually, within};
@@ -234,4 +234,39 @@ async fn a_start_that_cannot_work_is_refused() {
         matches!(error, cloud_remote::StartError::Certificate(_)),
         "{error}"
     );
+}
+
+#[tokio::test]
+async fn spans_without_end_are_taken() {
+    let cloud = Cloud::start().await;
+    let (mut timing, mut limits, mut probe) =
+        (Timing::default(), Limits::default(), Probe::default());
+    for span in [
+        &mut timing.check_interval,
+        &mut timing.refresh_before,
+        &mut timing.relay_check,
+        &mut timing.dead_link,
+        &mut limits.tls_handshake,
+        &mut limits.request_header,
+        &mut limits.idle,
+        &mut probe.interval,
+    ] {
+        *span = Duration::MAX;
+    }
+    probe.host = Some("127.0.0.1".to_owned());
+    probe.port = cloud.address.port();
+    let builder = cloud.builder().application(web()).timing(timing);
+    let remote = cloud.device_from(builder.limits(limits).probe(probe)).await;
+    let mut events = remote.events();
+    remote.set_messaging_online(true);
+    event(&mut events, |event| {
+        matches!(event, RemoteEvent::Reachable).then_some(())
+    })
+    .await;
+    for protocol in ["h2", "http/1.1"] {
+        let page = cloud.browser(&[protocol]).get(cloud.url("/")).send().await;
+        assert_eq!(page.unwrap().text().await.unwrap(), "hello");
+    }
+    assert!(remote.status().borrow().is_connected());
+    remote.stop(Duration::MAX).await.unwrap();
 }
