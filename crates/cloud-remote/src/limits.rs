@@ -11,7 +11,8 @@ pub struct Limits {
     /// Connections at once, in all. Default 256. Half of them are for callers whose address is known: others may all be the
     /// same. Of those over IPv6 it is known from version 2 of the tunnel's protocol.
     pub connections: usize,
-    /// Connections at once from one address. Default 64: a household behind one address, with several browsers.
+    /// Connections at once from one address, or over IPv6 from one network of 64 bits. Default 64: a household behind one
+    /// address, with several browsers.
     pub connections_per_address: usize,
     /// For a TLS handshake. Default 10 s.
     pub tls_handshake: Duration,

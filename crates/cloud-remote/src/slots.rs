@@ -1,5 +1,8 @@
 //! How many connections there may be at once, in all and from one address.
 //!
+//! Of IPv6 not an address counts but its network, the first 64 bits: whoever has one address has all of them (RFC 4291 §2.5.4,
+//! RFC 6177), and could take every connection there is, each from another.
+//!
 //! Callers with an unknown address cannot be told apart: one of them may be all of them. They get half of the connections at
 //! most, so that the others still get in.
 //!
@@ -57,6 +60,7 @@ impl Slots {
 
     /// Takes a slot.
     pub(crate) fn take(&self, address: Option<IpAddr>) -> Result<Slot, Full> {
+        let address = address.map(network);
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.total >= self.limit {
             return Err(Full::Total);
@@ -86,6 +90,17 @@ impl Slots {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .total
+    }
+}
+
+/// What counts as one address.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = u128::from(address) & !u128::from(u64::MAX);
+            IpAddr::V6(network.into())
+        }
+        address => address,
     }
 }
 
@@ -198,5 +213,18 @@ mod tests {
         drop(first);
         assert!(slots.take(None).is_ok());
         assert!(Slots::new(1, 1).take(None).is_ok());
+    }
+
+    /// Whoever has one address of IPv6 has a whole network of them (RFC 6177: a /64 at least).
+    #[test]
+    fn callers_of_one_ipv6_network_count_as_one_address() {
+        let slots = Slots::new(8, 2);
+        let caller = |text: &str| slots.take(Some(text.parse().unwrap()));
+        let first = caller("2001:db8:0:1::1").unwrap();
+        let _second = caller("2001:db8:0:1:ffff::2").unwrap();
+        assert_eq!(caller("2001:db8:0:1::3").unwrap_err(), Full::Address);
+        let _neighbour = caller("2001:db8:0:2::1").unwrap();
+        drop(first);
+        assert!(caller("2001:db8:0:1::3").is_ok());
     }
 }
