@@ -28,8 +28,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tower::util::{BoxCloneSyncService, service_fn};
 
 use self::headers::{join_cookies, remove_hop_by_hop, requested_upgrade, tell_caller};
-use self::upload::{Progress, Upload};
+use self::upload::Upload;
 use crate::application::{ClientAddr, HttpService, ResponseBody};
+use crate::leash::Usage;
+use crate::progress::Progress;
 use crate::relay;
 use crate::seldom::Seldom;
 use crate::tasks::Tasks;
@@ -38,8 +40,9 @@ use crate::upstream::{Upstream, UpstreamStream};
 /// How long the application may take until its answer begins, once it has the request: the relay drops a connection that
 /// is idle for 90 s or so anyway.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
-/// Connections to the application that nobody uses are kept this long: shorter than common servers keep them.
-const IDLE_LIMIT: Duration = Duration::from_secs(10);
+/// Connections to the application that nobody uses are kept this long: shorter than common servers keep them (gunicorn 2 s,
+/// Node.js and uvicorn 5 s), since a request that meets the end of its connection is lost.
+const IDLE_LIMIT: Duration = Duration::from_millis(1_500);
 /// Kept idle connections: a page's worth.
 const IDLE_CONNECTIONS: usize = 8;
 
@@ -65,7 +68,7 @@ impl tower::Service<Uri> for Dial {
 }
 
 /// The reverse proxy as a service.
-pub(crate) fn service(upstream: Upstream, tasks: Tasks) -> HttpService {
+pub(crate) fn service(upstream: Upstream, tasks: Tasks, idle: Duration) -> HttpService {
     let pool = Client::builder(tasks.clone())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_LIMIT)
@@ -75,6 +78,7 @@ pub(crate) fn service(upstream: Upstream, tasks: Tasks) -> HttpService {
         upstream,
         pool,
         tasks,
+        idle,
         warnings: Arc::default(),
     };
     BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
@@ -89,6 +93,8 @@ struct Proxy {
     upstream: Upstream,
     pool: Pool,
     tasks: Tasks,
+    /// Of what is upgraded.
+    idle: Duration,
     warnings: Arc<Seldom>,
 }
 
@@ -104,6 +110,7 @@ impl Proxy {
             .extensions()
             .get::<ClientAddr>()
             .and_then(|address| address.0);
+        let usage = request.extensions().get::<Arc<Usage>>().cloned();
         let upgrade = requested_upgrade(request.headers());
         let upgraded = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let Some(request) = outgoing(request, &self.upstream, caller, upgrade) else {
@@ -122,7 +129,7 @@ impl Proxy {
             }
         };
         match answer {
-            Ok(response) => self.answer(response, upgraded),
+            Ok(response) => self.answer(response, upgraded.zip(usage)),
             Err(error) if error.is_connect() => {
                 self.warn(&format!(
                     "it cannot be reached: is it running? ({})",
@@ -147,12 +154,12 @@ impl Proxy {
     fn answer(
         &self,
         mut response: Response<Incoming>,
-        upgraded: Option<OnUpgrade>,
+        upgraded: Option<(OnUpgrade, Arc<Usage>)>,
     ) -> Response<ResponseBody> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return incoming(response, false);
         }
-        let Some(caller_side) = upgraded else {
+        let Some((caller_side, usage)) = upgraded else {
             self.warn("it upgrades a connection that nobody asked it to");
             return page(
                 StatusCode::BAD_GATEWAY,
@@ -160,9 +167,13 @@ impl Proxy {
             );
         };
         let application_side = hyper::upgrade::on(&mut response);
+        let idle = self.idle;
         self.tasks.spawn(async move {
             if let (Ok(caller), Ok(application)) = tokio::join!(caller_side, application_side) {
-                let ended = relay::between(TokioIo::new(caller), TokioIo::new(application)).await;
+                let ended = tokio::select! {
+                    ended = relay::between(TokioIo::new(caller), TokioIo::new(application)) => ended,
+                    error = usage.idle(idle) => Err(error),
+                };
                 tracing::debug!(?ended, "an upgraded connection has ended");
             }
         });

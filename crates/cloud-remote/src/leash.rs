@@ -1,7 +1,8 @@
 //! Ends a public connection that nobody uses, and at the end of remote access one that never ends by itself.
 //!
 //! Nothing has gone over it for too long: then it is ended at any time, and HTTP without a request for as long comes to its
-//! end too, though pings may go over it. Or remote access is coming to its end: HTTP ends its
+//! end too, though pings may go over it. Whoever reads or writes is told so; but where one side waits for the other nobody may
+//! do either, so whoever serves the connection watches over it as well. Or remote access is coming to its end: HTTP ends its
 //! connections by itself once the requests under way are done, but a connection that was upgraded (a WebSocket, over
 //! HTTP/1.1 or as a stream of HTTP/2) would go on for ever. It is cut after a short grace, unless other requests are still
 //! under way on it. Whoever has such a connection sees an error when reading or writing.
@@ -28,6 +29,8 @@ pub(crate) struct Usage {
     exchanges: AtomicUsize,
     /// When the last of them ended; at first, when the connection began.
     last: Mutex<Instant>,
+    /// When something last went over the connection.
+    moved: Mutex<Instant>,
 }
 
 impl Default for Usage {
@@ -36,6 +39,7 @@ impl Default for Usage {
             upgraded: AtomicBool::default(),
             exchanges: AtomicUsize::default(),
             last: Mutex::new(Instant::now()),
+            moved: Mutex::new(Instant::now()),
         }
     }
 }
@@ -58,24 +62,49 @@ impl Usage {
 
     /// Until there has been no request for so long. What answers pings and does nothing else is not used.
     pub(crate) async fn unused(&self, limit: Duration) {
-        loop {
-            let since = match self.exchanges.load(Ordering::Relaxed) {
-                0 => *self.last.lock().unwrap_or_else(PoisonError::into_inner),
-                _ => Instant::now(),
-            };
-            let Some(end) = since.checked_add(limit) else {
-                return std::future::pending().await;
-            };
-            if Instant::now() >= end {
-                return;
-            }
-            sleep_until(end).await;
-        }
+        passed_since(limit, || match self.exchanges.load(Ordering::Relaxed) {
+            0 => *self.last.lock().unwrap_or_else(PoisonError::into_inner),
+            _ => Instant::now(),
+        })
+        .await;
+    }
+
+    /// Until nothing has gone over the connection for so long, whether anybody reads and writes or not.
+    pub(crate) async fn idle(&self, limit: Duration) -> io::Error {
+        passed_since(limit, || {
+            *self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+        })
+        .await;
+        idle_error()
+    }
+
+    fn moved(&self) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     fn only_upgraded(&self) -> bool {
         self.upgraded.load(Ordering::Relaxed) && self.exchanges.load(Ordering::Relaxed) == 0
     }
+}
+
+/// Until so much time has passed since what `last` says.
+async fn passed_since(limit: Duration, last: impl Fn() -> Instant) {
+    loop {
+        let Some(end) = last().checked_add(limit) else {
+            return std::future::pending().await;
+        };
+        if Instant::now() >= end {
+            return;
+        }
+        sleep_until(end).await;
+    }
+}
+
+fn idle_error() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::TimedOut,
+        "nothing has gone over the connection for too long",
+    )
 }
 
 /// A request under way.
@@ -170,12 +199,10 @@ impl<S> Leash<S> {
             )));
         }
         if outcome.is_ready() {
+            self.usage.moved();
             self.idle_until.as_mut().reset(Instant::now() + self.idle);
         } else if self.idle_until.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "nothing has gone over the connection for too long",
-            )));
+            return Poll::Ready(Err(idle_error()));
         }
         outcome
     }

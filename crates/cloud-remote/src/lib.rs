@@ -96,6 +96,7 @@ mod limits;
 mod manager;
 mod planner;
 mod probe;
+mod progress;
 mod proxy_protocol;
 mod relay;
 pub mod rotation;

@@ -106,9 +106,10 @@ impl Serving {
         Ok(match application {
             Application::Service(service) => http(service.0, true)?,
             // The application behind speaks HTTP/1.1, where WebSockets start in another way.
-            Application::Forward(upstream) => {
-                http(forward::service(upstream, tasks.clone()), false)?
-            }
+            Application::Forward(upstream) => http(
+                forward::service(upstream, tasks.clone(), limits.idle),
+                false,
+            )?,
             Application::ForwardTcp {
                 upstream,
                 proxy_protocol,
@@ -195,6 +196,7 @@ impl Server {
         };
         let stream = Slotted::new(stream, slot, self.tasks.token());
         let usage = Arc::new(Usage::default());
+        let (idle, watched) = (self.limits.idle, Arc::clone(&usage));
         let stream = Leash::new(
             stream,
             self.limits.idle,
@@ -203,7 +205,11 @@ impl Server {
         );
         let server = Arc::clone(self);
         self.tasks.spawn(async move {
-            match server.serve(stream, address, usage).await {
+            let served = tokio::select! {
+                served = server.serve(stream, address, usage) => served,
+                error = watched.idle(idle) => Err(error.into()),
+            };
+            match served {
                 Ok(()) => tracing::trace!(caller = ?address, "a public connection has ended"),
                 Err(error) => {
                     tracing::debug!(caller = ?address, %error, "a public connection has ended")
@@ -290,6 +296,7 @@ impl Server {
         let seen = Arc::clone(&usage);
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(ClientAddr(address));
+            request.extensions_mut().insert(Arc::clone(&seen));
             let (service, warnings) = (service.clone(), Arc::clone(&warnings));
             let exchange = seen.begin(&request);
             async move {

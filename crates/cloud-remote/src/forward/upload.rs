@@ -4,41 +4,11 @@
 //! on waiting counts from the last piece of the request that went on.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http_body::{Body, Frame, SizeHint};
-use tokio::time::{Instant, sleep_until};
 
-/// When the last piece of a request went on.
-#[derive(Debug, Clone)]
-pub(super) struct Progress(Arc<Mutex<Instant>>);
-
-impl Progress {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Mutex::new(Instant::now())))
-    }
-
-    fn touch(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-    }
-
-    fn last(&self) -> Instant {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ready once nothing has gone on for `limit`.
-    pub(super) async fn stalled(&self, limit: Duration) {
-        loop {
-            let end = self.last() + limit;
-            if Instant::now() >= end {
-                return;
-            }
-            sleep_until(end).await;
-        }
-    }
-}
+use crate::progress::Progress;
 
 /// A request's body that tells when it is read.
 #[derive(Debug)]
@@ -79,8 +49,12 @@ impl<B: Body + Unpin> Body for Upload<B> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
     use http_body_util::{BodyExt, StreamBody};
+
+    use tokio::time::Instant;
 
     use super::*;
 

@@ -1,5 +1,5 @@
 use axum::Router;
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http2::{SendRequest, handshake};
@@ -7,10 +7,11 @@ use hyper_util::rt::TokioExecutor;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use tokio::io::duplex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::*;
 use crate::certificate::CertificatePem;
@@ -19,18 +20,67 @@ use crate::rotation::CheckedCertificate;
 const NAME: &str = "sn0001.ui.example.com";
 const IDLE: Duration = Duration::from_secs(180);
 
+/// A device whose connections are handed to it by the test.
+struct Device {
+    server: Arc<Server>,
+    root: CertificateDer<'static>,
+}
+
+impl Device {
+    fn serving(application: Application) -> Self {
+        let pem = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
+        let root = CertificateDer::from_pem_slice(pem.cert.pem().as_bytes()).unwrap();
+        let pem = CertificatePem::new(pem.cert.pem(), pem.signing_key.serialize_pem());
+        let server = Server::new(
+            application,
+            CurrentCertificate::new(CheckedCertificate::read(&pem).unwrap().key),
+            SharedAccess::default(),
+            Limits::default(),
+            Tasks::default(),
+        );
+        let server = Arc::new(server.unwrap());
+        Self { server, root }
+    }
+
+    /// A public connection before TLS.
+    fn call(&self) -> DuplexStream {
+        let (caller, device) = duplex(64 * 1024);
+        self.server.accept(device, None);
+        caller
+    }
+
+    async fn call_with_tls(&self, protocol: &str) -> TlsStream<DuplexStream> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.root.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+        let name = ServerName::try_from(NAME).unwrap();
+        let stream = TlsConnector::from(Arc::new(tls)).connect(name, self.call());
+        stream.await.unwrap()
+    }
+
+    /// Everything has ended, and nothing is held any more.
+    async fn ended(&self) {
+        self.server.tasks.drain();
+        self.server.tasks.ended().await;
+        assert_eq!(self.server.slots.in_use(), 0);
+    }
+}
+
 /// A device, and a caller that speaks HTTP/2 with it and answers its pings.
 struct Pair {
-    server: Arc<Server>,
+    device: Device,
     sender: SendRequest<Empty<Bytes>>,
     connection: JoinHandle<hyper::Result<()>>,
 }
 
 impl Pair {
     async fn new() -> Self {
-        let pem = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
-        let root = CertificateDer::from_pem_slice(pem.cert.pem().as_bytes()).unwrap();
-        let pem = CertificatePem::new(pem.cert.pem(), pem.signing_key.serialize_pem());
         let late = || async {
             sleep(IDLE * 5).await;
             "late"
@@ -38,32 +88,11 @@ impl Pair {
         let router = Router::new()
             .route("/", get(|| async { "hello" }))
             .route("/late", get(late));
-        let server = Server::new(
-            Application::service(router),
-            CurrentCertificate::new(CheckedCertificate::read(&pem).unwrap().key),
-            SharedAccess::default(),
-            Limits::default(),
-            Tasks::default(),
-        );
-        let server = Arc::new(server.unwrap());
-        let (caller, device) = duplex(64 * 1024);
-        server.accept(device, None);
-
-        let mut roots = RootCertStore::empty();
-        roots.add(root).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"h2".to_vec()];
-        let name = ServerName::try_from(NAME).unwrap();
-        let stream = TlsConnector::from(Arc::new(tls)).connect(name, caller);
-        let stream = TokioIo::new(stream.await.unwrap());
+        let device = Device::serving(Application::service(router));
+        let stream = TokioIo::new(device.call_with_tls("h2").await);
         let (sender, connection) = handshake(TokioExecutor::new(), stream).await.unwrap();
         Self {
-            server,
+            device,
             sender,
             connection: tokio::spawn(connection),
         }
@@ -87,9 +116,7 @@ async fn a_caller_that_does_nothing_but_answer_pings_is_let_go() {
     let ended = timeout(IDLE + Duration::from_secs(60), &mut pair.connection).await;
     ended.expect("it is still there").unwrap().unwrap();
     assert!(start.elapsed() >= IDLE);
-    pair.server.tasks.drain();
-    pair.server.tasks.ended().await;
-    assert_eq!(pair.server.slots.in_use(), 0);
+    pair.device.ended().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,4 +124,92 @@ async fn a_request_under_way_is_not_idle() {
     let mut pair = Pair::new().await;
     assert_eq!(pair.page("/late").await, "late");
     assert_eq!(pair.page("/").await, "hello");
+}
+
+/// Sends until nobody takes any more. Then nobody looks at the connection on this side either: the device waits for its
+/// application.
+async fn is_let_go(mut caller: impl AsyncWrite + Unpin) {
+    let start = Instant::now();
+    let sent = timeout(IDLE * 2, caller.write_all(&vec![7; 16 * 1024 * 1024])).await;
+    sent.expect("it is still there").unwrap_err();
+    assert!(start.elapsed() >= IDLE, "{:?}", start.elapsed());
+}
+
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn a_caller_whose_bytes_the_application_does_not_take_is_let_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ui.sock");
+    let _accepts_and_never_reads = tokio::net::UnixListener::bind(&path).unwrap();
+    let upstream = || Upstream::unix(&path);
+    let device = Device::serving(Application::passthrough(upstream()));
+    is_let_go(device.call()).await;
+    device.ended().await;
+    let device = Device::serving(Application::forward_tcp(upstream(), None));
+    is_let_go(device.call_with_tls("http/1.1").await).await;
+    device.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_that_the_application_neither_reads_nor_answers_is_let_go() {
+    let hang = post(|_: axum::body::Body| std::future::pending::<()>());
+    let device = Device::serving(Application::service(Router::new().route("/", hang)));
+    let mut caller = device.call_with_tls("http/1.1").await;
+    let head = format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 100000000\r\n\r\n");
+    caller.write_all(head.as_bytes()).await.unwrap();
+    is_let_go(caller).await;
+    device.ended().await;
+}
+
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn a_websocket_whose_bytes_the_application_does_not_take_is_let_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ui.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let device = Device::serving(Application::forward(Upstream::unix(&path)));
+    let mut caller = device.call_with_tls("http/1.1").await;
+    let head = format!(
+        "GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    );
+    caller.write_all(head.as_bytes()).await.unwrap();
+    let (mut application, _) = listener.accept().await.unwrap();
+    let mut asked = [0; 1024];
+    assert!(application.read(&mut asked).await.unwrap() > 0);
+    let switched =
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    application.write_all(switched).await.unwrap();
+    let mut answer = [0; 12];
+    caller.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    is_let_go(caller).await;
+    device.ended().await;
+}
+
+/// gunicorn ends its connections after 2 s, Node.js and uvicorn after 5 s. A request that meets such an end is lost.
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn a_connection_to_the_application_is_not_used_again_when_that_may_be_ending_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ui.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let device = Device::serving(Application::forward(Upstream::unix(&path)));
+    let mut caller = device.call_with_tls("http/1.1").await;
+    let mut used = Vec::new();
+    for _ in 0..2 {
+        let head = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
+        caller.write_all(head.as_bytes()).await.unwrap();
+        let (mut application, _) = timeout(IDLE, listener.accept())
+            .await
+            .expect("the old connection was used")
+            .unwrap();
+        let mut asked = [0; 1024];
+        assert!(application.read(&mut asked).await.unwrap() > 0);
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        application.write_all(answer).await.unwrap();
+        let mut seen = [0; 1024];
+        assert!(caller.read(&mut seen).await.unwrap() > 0);
+        used.push(application);
+        sleep(Duration::from_millis(1_900)).await;
+    }
 }

@@ -1,0 +1,74 @@
+//! Waiting for something that takes its time, for as long as it gets on.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Instant, sleep_until};
+
+/// When the last piece of something went on. Clones are the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct Progress(Arc<Mutex<Instant>>);
+
+impl Progress {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Instant::now())))
+    }
+
+    pub(crate) fn touch(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn last(&self) -> Instant {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ready once nothing has gone on for `limit`.
+    pub(crate) async fn stalled(&self, limit: Duration) {
+        loop {
+            let end = self.last() + limit;
+            if Instant::now() >= end {
+                return;
+            }
+            sleep_until(end).await;
+        }
+    }
+}
+
+/// A reader that tells when something is read from it, and remembers whether it has failed.
+#[derive(Debug)]
+pub(crate) struct Watched<R> {
+    reader: R,
+    progress: Progress,
+    failed: bool,
+}
+
+impl<R> Watched<R> {
+    pub(crate) fn new(reader: R, progress: Progress) -> Self {
+        Self {
+            reader,
+            progress,
+            failed: false,
+        }
+    }
+
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed
+    }
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Watched<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = ready!(Pin::new(&mut self.reader).poll_read(context, buffer));
+        self.progress.touch();
+        self.failed = read.is_err();
+        Poll::Ready(read)
+    }
+}
