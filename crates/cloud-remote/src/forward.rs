@@ -27,7 +27,10 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tower::util::{BoxCloneSyncService, service_fn};
 
-use self::headers::{join_cookies, remove_hop_by_hop, requested_upgrade, tell_caller};
+use self::headers::{
+    join_cookies, leave_one_length, remove_hop_by_hop, requested_host, requested_upgrade,
+    tell_caller,
+};
 use self::upload::Upload;
 use crate::application::{ClientAddr, HttpService, ResponseBody};
 use crate::leash::Usage;
@@ -194,7 +197,7 @@ fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
         .unwrap_or(error)
 }
 
-/// The request as the application gets it. `None` if it cannot be put into HTTP/1.1.
+/// The request as the application gets it. `None` if it cannot be put into HTTP/1.1, or is for no host or for several.
 fn outgoing(
     request: Request<Incoming>,
     upstream: &Upstream,
@@ -202,10 +205,7 @@ fn outgoing(
     upgrade: Option<HeaderValue>,
 ) -> Option<Request<Incoming>> {
     let (mut parts, body) = request.into_parts();
-    let host = match parts.uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => parts.headers.get(header::HOST).cloned(),
-    };
+    let host = requested_host(&parts)?;
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(Scheme::HTTP);
     uri.authority = Some(upstream.authority().parse::<Authority>().ok()?);
@@ -239,6 +239,7 @@ fn incoming(response: Response<Incoming>, switched: bool) -> Response<ResponseBo
         .get(header::UPGRADE)
         .cloned()
         .filter(|_| switched);
+    leave_one_length(&mut parts.headers);
     remove_hop_by_hop(&mut parts.headers);
     if let Some(upgrade) = upgrade {
         parts

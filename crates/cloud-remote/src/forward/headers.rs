@@ -1,10 +1,13 @@
 //! What a reverse proxy does to headers.
 //!
-//! Specification: RFC 9110 §7.6 (what an intermediary removes), RFC 7239 (`Forwarded`), RFC 9113 §8.2.3 (cookies).
+//! Specification: RFC 9110 §7.2 (the host) and §7.6 (what an intermediary removes), RFC 9112 §3.2 and §6.3 (the same and the
+//! length of a message, in HTTP/1.1), RFC 7239 (`Forwarded`), RFC 9113 §8.2.3 (cookies).
 
 use std::net::IpAddr;
 
+use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -21,6 +24,28 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+
+/// The host that a request is for, without a user's name. `Some(None)` if HTTP/1.0 does not tell it; `None` if a request does not
+/// that has to, or names several: the application might take it for another one than whoever has looked at it before.
+pub(super) fn requested_host(request: &Parts) -> Option<Option<HeaderValue>> {
+    if let Some(authority) = request.uri.authority() {
+        let host = authority.as_str().rsplit('@').next()?;
+        return HeaderValue::from_str(host).ok().map(Some);
+    }
+    let mut named = request.headers.get_all(header::HOST).iter();
+    match (named.next(), named.next()) {
+        (Some(host), None) => Some(Some(host.clone())),
+        (None, _) if request.version <= Version::HTTP_10 => Some(None),
+        _ => None,
+    }
+}
+
+/// An answer in chunks has no other length, whatever it says. (Of a request hyper sees to that.)
+pub(super) fn leave_one_length(headers: &mut HeaderMap) {
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+}
 
 /// The protocol that the caller wants to change to, if it says so properly and it is WebSocket. In others (`h2c`) it could
 /// make requests that nobody here looks at.

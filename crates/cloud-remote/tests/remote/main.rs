@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test fails by panicking, in its helpers too.
 
 mod forwarding;
+mod messages;
 mod probing;
 mod renewal;
 mod rotation;

@@ -1,0 +1,214 @@
+//! HTTP messages on their way through the reverse proxy, byte by byte: what one side says must not be able to mean something
+//! else to the other (RFC 9112 §11.2).
+
+use cloud_remote::{Application, RemoteHandle};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use crate::support::{Cloud, NAME, within};
+
+/// A device with an application that says what it is told to.
+struct Proxy {
+    cloud: Cloud,
+    application: TcpListener,
+    _remote: RemoteHandle,
+}
+
+impl Proxy {
+    async fn start() -> Self {
+        let cloud = Cloud::start().await;
+        let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let forward = Application::forward(application.local_addr().unwrap());
+        let _remote = cloud.device(forward).await;
+        Self {
+            cloud,
+            application,
+            _remote,
+        }
+    }
+
+    /// Sends a request that asks for the connection to be closed. Returns all that comes back.
+    async fn ask(&self, request: &str) -> String {
+        let mut stream = self.cloud.open(&["http/1.1"]).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut seen = Vec::new();
+        // Some close the connection without saying so first.
+        let _ = within(stream.read_to_end(&mut seen)).await;
+        String::from_utf8(seen).unwrap()
+    }
+
+    /// The same with an application that reads up to `end`, and then gives `answer`. Returns what the application has read,
+    /// and what has come back.
+    async fn exchange(&self, request: &str, end: &str, answer: &str) -> (String, String) {
+        let application = async {
+            let (mut stream, _) = within(self.application.accept()).await.unwrap();
+            let seen = until(&mut stream, end).await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            seen
+        };
+        tokio::join!(application, self.ask(request))
+    }
+}
+
+/// What is read up to this text.
+async fn until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
+    let mut seen = String::new();
+    while !seen.ends_with(end) {
+        seen.push(char::from(within(stream.read_u8()).await.unwrap()));
+    }
+    seen.to_ascii_lowercase()
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+#[tokio::test]
+async fn a_request_for_no_host_or_two_is_refused() {
+    let proxy = Proxy::start().await;
+    for hosts in ["", "Host: a\r\nHost: b\r\n", "Host: a\r\nHost: a\r\n"] {
+        let request = format!("GET / HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
+        let answer = proxy.ask(&request).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{hosts:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_host_is_told_without_a_user() {
+    let proxy = Proxy::start().await;
+    let request = format!(
+        "GET http://user:secret@{NAME}/page HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n"
+    );
+    let (seen, answer) = proxy.exchange(&request, "\r\n\r\n", OK).await;
+    assert!(answer.ends_with("ok"), "{answer}");
+    assert!(seen.starts_with("get /page http/1.1\r\n"), "{seen}");
+    assert!(seen.contains(&format!("\r\nhost: {NAME}\r\n")), "{seen}");
+    assert!(seen.contains(&format!("\r\nx-forwarded-host: {NAME}\r\n")));
+    assert!(
+        !seen.contains("secret") && !seen.contains("other"),
+        "{seen}"
+    );
+}
+
+#[tokio::test]
+async fn a_request_has_one_length() {
+    let proxy = Proxy::start().await;
+    for lengths in [
+        "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
+        "Transfer-Encoding: chunked\r\nTrailer: X-Sum\r\n",
+        "Transfer-Encoding: chunked\r\nConnection: transfer-encoding\r\n",
+    ] {
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: {NAME}\r\n{lengths}Connection: close\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n"
+        );
+        let (seen, answer) = proxy.exchange(&request, "0\r\n\r\n", OK).await;
+        assert!(answer.ends_with("ok"), "{lengths:?}: {answer}");
+        assert!(!seen.contains("content-length"), "{seen}");
+        assert!(seen.contains("transfer-encoding: chunked\r\n"), "{seen}");
+        assert!(seen.ends_with("\r\n\r\n5\r\nhello\r\n0\r\n\r\n"), "{seen}");
+    }
+    for lengths in [
+        "Content-Length: 4\r\nContent-Length: 5\r\n",
+        "Content-Length: 4, 5\r\n",
+        "Content-Length: +4\r\n",
+        "Transfer-Encoding: chunked, identity\r\n",
+        "Transfer-Encoding : chunked\r\n",
+    ] {
+        let request = format!("POST / HTTP/1.1\r\nHost: {NAME}\r\n{lengths}\r\n5\r\nhello\r\n");
+        let answer = proxy.ask(&request).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{lengths:?}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_length_that_is_named_as_an_option_of_the_connection_is_still_told() {
+    let proxy = Proxy::start().await;
+    let request = format!(
+        "POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 5\r\nConnection: close, content-length, host, x-forwarded-for\r\n\r\nhello"
+    );
+    let (seen, answer) = proxy.exchange(&request, "hello", OK).await;
+    assert!(answer.ends_with("ok"), "{answer}");
+    for line in [
+        "content-length: 5".to_owned(),
+        format!("host: {NAME}"),
+        "x-forwarded-for: 127.0.0.1".to_owned(),
+    ] {
+        assert!(seen.lines().any(|seen| seen == line), "{line} in\n{seen}");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_waits_for_leave_gets_it_here() {
+    let proxy = Proxy::start().await;
+    let application = async {
+        let (mut stream, _) = within(proxy.application.accept()).await.unwrap();
+        let seen = until(&mut stream, "hello").await;
+        stream.write_all(OK.as_bytes()).await.unwrap();
+        seen
+    };
+    let caller = async {
+        let mut stream = proxy.cloud.open(&["http/1.1"]).await.unwrap();
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let leave = until(&mut stream, "\r\n\r\n").await;
+        assert!(leave.starts_with("http/1.1 100 "), "{leave}");
+        stream.write_all(b"hello").await.unwrap();
+        until(&mut stream, "ok").await
+    };
+    let (seen, _) = tokio::join!(application, caller);
+    assert!(!seen.contains("expect"), "{seen}");
+}
+
+#[tokio::test]
+async fn answers_without_a_body_keep_their_length_and_end() {
+    let proxy = Proxy::start().await;
+    for (method, status, length) in [
+        ("HEAD", "200 OK", "content-length: 1000\r\n"),
+        // It need not be told here.
+        ("GET", "304 Not Modified", ""),
+    ] {
+        let request = format!("{method} / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 1000\r\nETag: \"1\"\r\n\r\n");
+        let (_, answer) = proxy.exchange(&request, "\r\n\r\n", &answer).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+            "{answer}"
+        );
+        assert!(answer.contains(length), "{answer}");
+        assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+    let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
+    let answer = "HTTP/1.1 204 No Content\r\n\r\n";
+    let (_, answer) = proxy.exchange(&request, "\r\n\r\n", answer).await;
+    assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+    assert!(!answer.contains("transfer-encoding"), "{answer}");
+}
+
+#[tokio::test]
+async fn an_answer_has_one_length() {
+    let proxy = Proxy::start().await;
+    let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
+    for lengths in [
+        "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 2\r\n",
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{lengths}\r\n5\r\nhello\r\n0\r\n\r\n");
+        let (_, answer) = proxy.exchange(&request, "\r\n\r\n", &answer).await;
+        assert!(!answer.contains("content-length: 2"), "{answer}");
+        assert!(answer.contains("hello"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_does_not_look_whole() {
+    let proxy = Proxy::start().await;
+    let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    let (_, answer) = proxy.exchange(&request, "\r\n\r\n", answer).await;
+    assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello";
+    let (_, answer) = proxy.exchange(&request, "\r\n\r\n", answer).await;
+    assert!(answer.contains("content-length: 10\r\n"), "{answer}");
+    assert!(answer.ends_with("hello"), "{answer}");
+}
