@@ -49,7 +49,8 @@ pub enum Application {
     Service(WebService),
     /// A reverse proxy: HTTP and WebSockets are passed on, as HTTP/1.1, to a local web server. It learns the caller's
     /// address and the public host name from the headers `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded`; what
-    /// the caller wrote into these is removed.
+    /// the caller wrote into these is removed. It gets no more requests at once than there may be connections
+    /// ([`Limits`](crate::Limits)); others wait.
     Forward(Upstream),
     /// TLS ends here, and what is inside is passed on as it is.
     ForwardTcp {

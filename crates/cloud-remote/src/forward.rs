@@ -25,6 +25,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::time::timeout;
 use tower::util::{BoxCloneSyncService, service_fn};
 
 use self::headers::{
@@ -32,14 +33,18 @@ use self::headers::{
     tell_caller,
 };
 use self::upload::Upload;
-use crate::application::{ClientAddr, HttpService, ResponseBody};
-use crate::leash::Usage;
+use crate::application::{HttpService, ResponseBody};
+use crate::leash::Holding;
 use crate::progress::Progress;
 use crate::relay;
 use crate::seldom::Seldom;
+use crate::serve::Call;
 use crate::tasks::Tasks;
+use crate::turns::Turn;
 use crate::upstream::{Upstream, UpstreamStream};
 
+/// How long a request may wait for its turn: callers have little patience.
+const TURN_LIMIT: Duration = Duration::from_secs(30);
 /// How long the application may take until its answer begins, once it has the request: the relay drops a connection that
 /// is idle for 90 s or so anyway.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
@@ -109,17 +114,25 @@ impl Proxy {
                 "This device is not a proxy.",
             );
         }
-        let caller = request
-            .extensions()
-            .get::<ClientAddr>()
-            .and_then(|address| address.0);
-        let usage = request.extensions().get::<Arc<Usage>>().cloned();
+        let Some(call) = request.extensions().get::<Call>().cloned() else {
+            return page(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The request came over no connection.",
+            );
+        };
         let upgrade = requested_upgrade(request.headers());
         let upgraded = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-        let Some(request) = outgoing(request, &self.upstream, caller, upgrade) else {
+        let Some(request) = outgoing(request, &self.upstream, call.address, upgrade) else {
             return page(
                 StatusCode::BAD_REQUEST,
                 "The request's address makes no sense.",
+            );
+        };
+        let Ok(Some(turn)) = timeout(TURN_LIMIT, call.turns.take()).await else {
+            self.warn("it is busy with as many requests as it may have at once");
+            return page(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The application on this device is busy.",
             );
         };
         let progress = Progress::new();
@@ -132,7 +145,7 @@ impl Proxy {
             }
         };
         match answer {
-            Ok(response) => self.answer(response, upgraded.zip(usage)),
+            Ok(response) => self.answer(response, upgraded, call, turn),
             Err(error) if error.is_connect() => {
                 self.warn(&format!(
                     "it cannot be reached: is it running? ({})",
@@ -157,12 +170,14 @@ impl Proxy {
     fn answer(
         &self,
         mut response: Response<Incoming>,
-        upgraded: Option<(OnUpgrade, Arc<Usage>)>,
+        upgraded: Option<OnUpgrade>,
+        call: Call,
+        turn: Turn,
     ) -> Response<ResponseBody> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return incoming(response, false);
+            return incoming(response, false, turn);
         }
-        let Some((caller_side, usage)) = upgraded else {
+        let Some(caller_side) = upgraded else {
             self.warn("it upgrades a connection that nobody asked it to");
             return page(
                 StatusCode::BAD_GATEWAY,
@@ -175,12 +190,13 @@ impl Proxy {
             if let (Ok(caller), Ok(application)) = tokio::join!(caller_side, application_side) {
                 let ended = tokio::select! {
                     ended = relay::between(TokioIo::new(caller), TokioIo::new(application)) => ended,
-                    error = usage.idle(idle) => Err(error),
+                    error = call.usage.idle(idle) => Err(error),
                 };
+                drop(turn);
                 tracing::debug!(?ended, "an upgraded connection has ended");
             }
         });
-        incoming(response, true)
+        incoming(response, true, ())
     }
 
     fn warn(&self, what: &str) {
@@ -231,8 +247,12 @@ fn outgoing(
     Some(Request::from_parts(parts, body))
 }
 
-/// The answer as the caller gets it.
-fn incoming(response: Response<Incoming>, switched: bool) -> Response<ResponseBody> {
+/// The answer as the caller gets it. Its body holds on to `held`.
+fn incoming(
+    response: Response<Incoming>,
+    switched: bool,
+    held: impl Send + Unpin + 'static,
+) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
     let upgrade = parts
         .headers
@@ -249,7 +269,8 @@ fn incoming(response: Response<Incoming>, switched: bool) -> Response<ResponseBo
     }
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    Response::from_parts(parts, body.map_err(Into::into).boxed_unsync())
+    let body = Holding::new(body, held).map_err(Into::into).boxed_unsync();
+    Response::from_parts(parts, body)
 }
 
 /// An answer of our own.

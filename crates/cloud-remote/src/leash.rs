@@ -118,23 +118,20 @@ impl Drop for Exchange {
     }
 }
 
-/// An answer's body, which is the last of a request.
+/// An answer's body, which is the last of a request, with what is to be held until then.
 #[derive(Debug)]
-pub(crate) struct Counted<B> {
+pub(crate) struct Holding<B, H> {
     body: B,
-    _exchange: Option<Exchange>,
+    _held: H,
 }
 
-impl<B> Counted<B> {
-    pub(crate) fn new(body: B, exchange: Option<Exchange>) -> Self {
-        Self {
-            body,
-            _exchange: exchange,
-        }
+impl<B, H> Holding<B, H> {
+    pub(crate) fn new(body: B, held: H) -> Self {
+        Self { body, _held: held }
     }
 }
 
-impl<B: Body + Unpin> Body for Counted<B> {
+impl<B: Body + Unpin, H: Unpin> Body for Holding<B, H> {
     type Data = B::Data;
     type Error = B::Error;
 

@@ -112,6 +112,7 @@ mod timing;
 mod tls;
 mod token;
 mod tunnel;
+mod turns;
 mod upstream;
 
 pub use access::{AccessRules, MAX_RULES};

@@ -33,7 +33,7 @@ use crate::BoxError;
 use crate::access::SharedAccess;
 use crate::application::{Application, ClientAddr, HttpService};
 use crate::forward::{self, page};
-use crate::leash::{Counted, Leash, Usage};
+use crate::leash::{Holding, Leash, Usage};
 use crate::limits::Limits;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::relay;
@@ -41,6 +41,7 @@ use crate::seldom::Seldom;
 use crate::slots::{Slots, Slotted};
 use crate::tasks::Tasks;
 use crate::tls::{self, CurrentCertificate};
+use crate::turns::Turns;
 use crate::upstream::{Upstream, UpstreamStream};
 
 /// Of one HTTP/2 connection. Browsers rarely use more than a hundred.
@@ -65,6 +66,14 @@ pub(crate) struct Server {
     tasks: Tasks,
     full_warnings: Seldom,
     failure_warnings: Arc<Seldom>,
+}
+
+/// What is known of a public connection; a request extension for whoever passes requests on.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) usage: Arc<Usage>,
+    pub(crate) turns: Turns,
 }
 
 /// The application with all that is made only once for it.
@@ -194,9 +203,15 @@ impl Server {
                 return;
             }
         };
+        let turns = slot.turns();
         let stream = Slotted::new(stream, slot, self.tasks.token());
         let usage = Arc::new(Usage::default());
         let (idle, watched) = (self.limits.idle, Arc::clone(&usage));
+        let call = Call {
+            address,
+            usage: Arc::clone(&usage),
+            turns,
+        };
         let stream = Leash::new(
             stream,
             self.limits.idle,
@@ -206,7 +221,7 @@ impl Server {
         let server = Arc::clone(self);
         self.tasks.spawn(async move {
             let served = tokio::select! {
-                served = server.serve(stream, address, usage) => served,
+                served = server.serve(stream, call) => served,
                 error = watched.idle(idle) => Err(error.into()),
             };
             match served {
@@ -218,12 +233,7 @@ impl Server {
         });
     }
 
-    async fn serve<S>(
-        &self,
-        stream: S,
-        address: Option<IpAddr>,
-        usage: Arc<Usage>,
-    ) -> Result<(), BoxError>
+    async fn serve<S>(&self, stream: S, call: Call) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -239,7 +249,7 @@ impl Server {
                 } else {
                     &builders.http1
                 };
-                self.serve_http(stream, builder, service.clone(), address, usage)
+                self.serve_http(stream, builder, service.clone(), call)
                     .await
             }
             Serving::Tcp {
@@ -249,7 +259,7 @@ impl Server {
             } => {
                 let stream = self.handshake(tls, stream).await?;
                 let header = proxy_protocol
-                    .map(|version| version.header(address))
+                    .map(|version| version.header(call.address))
                     .unwrap_or_default();
                 let application = self.connect(upstream).await?;
                 Ok(relay::to_application(stream, application, &header).await?)
@@ -286,19 +296,18 @@ impl Server {
         stream: S,
         builder: &auto::Builder<Tasks>,
         service: HttpService,
-        address: Option<IpAddr>,
-        usage: Arc<Usage>,
+        call: Call,
     ) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let warnings = Arc::clone(&self.failure_warnings);
-        let seen = Arc::clone(&usage);
+        let usage = Arc::clone(&call.usage);
         let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(ClientAddr(address));
-            request.extensions_mut().insert(Arc::clone(&seen));
+            request.extensions_mut().insert(ClientAddr(call.address));
+            request.extensions_mut().insert(call.clone());
             let (service, warnings) = (service.clone(), Arc::clone(&warnings));
-            let exchange = seen.begin(&request);
+            let exchange = call.usage.begin(&request);
             async move {
                 let response = service.oneshot(request).await.unwrap_or_else(|error| {
                     if warnings.due() {
@@ -309,7 +318,7 @@ impl Server {
                         "The application on this device has failed.",
                     )
                 });
-                Ok::<_, Infallible>(response.map(|body| Counted::new(body, exchange)))
+                Ok::<_, Infallible>(response.map(|body| Holding::new(body, exchange)))
             }
         });
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);

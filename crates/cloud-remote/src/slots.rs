@@ -19,11 +19,16 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::turns::{AllTurns, Turns};
+
 /// The slots of one remote access. The table is bounded by the number of connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Slots {
     limit: usize,
     limit_per_address: usize,
+    all_turns: AllTurns,
+    /// Of callers with an unknown address.
+    unknown_turns: Turns,
     taken: Arc<Mutex<Taken>>,
 }
 
@@ -31,7 +36,14 @@ pub(crate) struct Slots {
 struct Taken {
     total: usize,
     unknown: usize,
-    by_address: HashMap<IpAddr, usize>,
+    by_address: HashMap<IpAddr, Known>,
+}
+
+/// What one address has.
+#[derive(Debug)]
+struct Known {
+    count: usize,
+    turns: Turns,
 }
 
 /// Which limit a refused connection has met.
@@ -46,14 +58,25 @@ pub(crate) enum Full {
 #[derive(Debug)]
 pub(crate) struct Slot {
     address: Option<IpAddr>,
+    turns: Turns,
     taken: Arc<Mutex<Taken>>,
+}
+
+impl Slot {
+    /// Where requests that come over this connection queue.
+    pub(crate) fn turns(&self) -> Turns {
+        self.turns.clone()
+    }
 }
 
 impl Slots {
     pub(crate) fn new(limit: usize, limit_per_address: usize) -> Self {
+        let all_turns = AllTurns::new(limit);
         Self {
             limit,
             limit_per_address,
+            unknown_turns: all_turns.of_one_address(limit.div_ceil(2)),
+            all_turns,
             taken: Arc::default(),
         }
     }
@@ -65,21 +88,30 @@ impl Slots {
         if taken.total >= self.limit {
             return Err(Full::Total);
         }
-        if let Some(address) = address {
-            let count = taken.by_address.get(&address).copied().unwrap_or(0);
-            if count >= self.limit_per_address {
+        let turns = if let Some(address) = address {
+            if self.limit_per_address == 0 {
                 return Err(Full::Address);
             }
-            taken.by_address.insert(address, count + 1);
+            let known = taken.by_address.entry(address).or_insert_with(|| Known {
+                count: 0,
+                turns: self.all_turns.of_one_address(self.limit_per_address),
+            });
+            if known.count >= self.limit_per_address {
+                return Err(Full::Address);
+            }
+            known.count += 1;
+            known.turns.clone()
         } else {
             if taken.unknown >= self.limit.div_ceil(2) {
                 return Err(Full::Unknown);
             }
             taken.unknown += 1;
-        }
+            self.unknown_turns.clone()
+        };
         taken.total += 1;
         Ok(Slot {
             address,
+            turns,
             taken: Arc::clone(&self.taken),
         })
     }
@@ -112,9 +144,9 @@ impl Drop for Slot {
             taken.unknown = taken.unknown.saturating_sub(1);
             return;
         };
-        if let Some(count) = taken.by_address.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(known) = taken.by_address.get_mut(&address) {
+            known.count -= 1;
+            if known.count == 0 {
                 taken.by_address.remove(&address);
             }
         }

@@ -18,6 +18,7 @@ use crate::certificate::CertificatePem;
 use crate::rotation::CheckedCertificate;
 
 const NAME: &str = "sn0001.ui.example.com";
+const CALLER: [u8; 4] = [192, 0, 2, 1];
 const IDLE: Duration = Duration::from_secs(180);
 
 /// A device whose connections are handed to it by the test.
@@ -43,13 +44,17 @@ impl Device {
     }
 
     /// A public connection before TLS.
-    fn call(&self) -> DuplexStream {
+    fn call(&self, address: [u8; 4]) -> DuplexStream {
         let (caller, device) = duplex(64 * 1024);
-        self.server.accept(device, None);
+        self.server.accept(device, Some(address.into()));
         caller
     }
 
     async fn call_with_tls(&self, protocol: &str) -> TlsStream<DuplexStream> {
+        self.call_from(CALLER, protocol).await
+    }
+
+    async fn call_from(&self, address: [u8; 4], protocol: &str) -> TlsStream<DuplexStream> {
         let mut roots = RootCertStore::empty();
         roots.add(self.root.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -60,7 +65,7 @@ impl Device {
             .with_no_client_auth();
         tls.alpn_protocols = vec![protocol.as_bytes().to_vec()];
         let name = ServerName::try_from(NAME).unwrap();
-        let stream = TlsConnector::from(Arc::new(tls)).connect(name, self.call());
+        let stream = TlsConnector::from(Arc::new(tls)).connect(name, self.call(address));
         stream.await.unwrap()
     }
 
@@ -143,7 +148,7 @@ async fn a_caller_whose_bytes_the_application_does_not_take_is_let_go() {
     let _accepts_and_never_reads = tokio::net::UnixListener::bind(&path).unwrap();
     let upstream = || Upstream::unix(&path);
     let device = Device::serving(Application::passthrough(upstream()));
-    is_let_go(device.call()).await;
+    is_let_go(device.call(CALLER)).await;
     device.ended().await;
     let device = Device::serving(Application::forward_tcp(upstream(), None));
     is_let_go(device.call_with_tls("http/1.1").await).await;
@@ -212,4 +217,51 @@ async fn a_connection_to_the_application_is_not_used_again_when_that_may_be_endi
         used.push(application);
         sleep(Duration::from_millis(1_900)).await;
     }
+}
+
+/// HTTP/2 carries many requests over one connection, the application's HTTP/1.1 does not: each takes a file descriptor here,
+/// of which the whole device has a thousand or so.
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn callers_of_one_address_have_no_more_requests_with_the_application_than_connections() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ui.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let device = Device::serving(Application::forward(Upstream::unix(&path)));
+    let (mut answers, mut senders) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let stream = TokioIo::new(device.call_with_tls("h2").await);
+        let (mut sender, connection) = handshake(TokioExecutor::new(), stream).await.unwrap();
+        tokio::spawn(connection);
+        for _ in 0..50 {
+            let request = Request::get(format!("https://{NAME}/")).body(Empty::<Bytes>::new());
+            answers.push(tokio::spawn(sender.send_request(request.unwrap())));
+        }
+        senders.push(sender);
+    }
+    let mut waiting = Vec::new();
+    while let Ok(accepted) = timeout(Duration::from_secs(1), listener.accept()).await {
+        waiting.push(accepted.unwrap().0);
+    }
+    assert_eq!(waiting.len(), Limits::default().connections_per_address);
+
+    // Others are not held up by that.
+    let mut other = device.call_from([192, 0, 2, 2], "http/1.1").await;
+    let head = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
+    other.write_all(head.as_bytes()).await.unwrap();
+    waiting.push(listener.accept().await.unwrap().0);
+
+    // Each that is answered makes room for another, and none is forgotten.
+    while let Some(mut application) = waiting.pop() {
+        let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        application.write_all(answer).await.unwrap();
+        while let Ok(accepted) = timeout(Duration::from_millis(10), listener.accept()).await {
+            waiting.push(accepted.unwrap().0);
+        }
+    }
+    for answer in answers {
+        assert_eq!(answer.await.unwrap().unwrap().status(), 200);
+    }
+    drop((senders, other));
+    device.ended().await;
 }
