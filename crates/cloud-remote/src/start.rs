@@ -164,7 +164,9 @@ impl RemoteAccessBuilder {
             return Err(StartError::Probe);
         }
         let certificate = CheckedCertificate::read(&store.load().await?)?;
-        warn_if_doubtful(&certificate, &self.config.access_point);
+        if let Err(error) = doubts(&certificate, &self.config.access_point, &self.clock) {
+            tracing::warn!(%error, "the stored certificate will not satisfy callers; it is served until a better one comes");
+        }
 
         let served = CurrentCertificate::new(Arc::clone(&certificate.key));
         let access = SharedAccess::new(self.access);
@@ -245,11 +247,43 @@ impl RemoteAccessBuilder {
     }
 }
 
-fn warn_if_doubtful(certificate: &CheckedCertificate, access_point: &str) {
-    let doubts = certificate
-        .check_dates(time::OffsetDateTime::now_utc())
-        .and_then(|()| certificate.check_name(access_point));
-    if let Err(error) = doubts {
-        tracing::warn!(%error, "the stored certificate will not satisfy callers; it is served until a better one comes");
+/// What callers will not like about the stored certificate.
+fn doubts(
+    certificate: &CheckedCertificate,
+    access_point: &str,
+    clock: &PlatformClock,
+) -> Result<(), CertificateError> {
+    certificate.check_dates(clock.now())?;
+    certificate.check_name(access_point)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate::CertificatePem;
+
+    #[test]
+    fn a_stored_certificate_is_doubted_by_the_platforms_clock() {
+        let name = "sn0001.ui.example.com";
+        let now = time::OffsetDateTime::now_utc();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_before = now - time::Duration::days(90);
+        params.not_after = now - time::Duration::days(1);
+        let chain = params.self_signed(&key).unwrap().pem();
+        let pem = CertificatePem::new(chain, key.serialize_pem());
+        let certificate = CheckedCertificate::read(&pem).unwrap();
+
+        let clock = PlatformClock::default();
+        let error = doubts(&certificate, name, &clock).unwrap_err();
+        assert!(matches!(error, CertificateError::Expired { .. }), "{error}");
+        // This device's clock is ahead.
+        clock.told((now - time::Duration::days(30)).unix_timestamp());
+        doubts(&certificate, name, &clock).unwrap();
+        let error = doubts(&certificate, "sn0002.ui.example.com", &clock).unwrap_err();
+        assert!(
+            matches!(error, CertificateError::WrongName { .. }),
+            "{error}"
+        );
     }
 }

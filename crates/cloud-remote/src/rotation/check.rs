@@ -182,8 +182,14 @@ impl CheckedCertificate {
         let broken = || CertificateError::Chain("its certificates do not certify each other");
         let mut roots = RootCertStore::empty();
         roots.add(last.clone()).map_err(|_| broken())?;
-        // The leaf's dates are judged elsewhere, with a tolerance.
-        let seconds = u64::try_from(self.not_before.unix_timestamp()).unwrap_or(0);
+        // The leaf's dates are judged elsewhere, with a tolerance. An authority may well be younger than the leaf, which it has
+        // dated back; so what counts is whether there is a moment at which all are valid.
+        let mut begun = self.not_before.unix_timestamp();
+        for authority in authorities {
+            let (_, parsed) = X509Certificate::from_der(authority).map_err(|_| broken())?;
+            begun = begun.max(parsed.validity().not_before.timestamp());
+        }
+        let seconds = u64::try_from(begun).unwrap_or(0);
         let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         match usage {

@@ -76,6 +76,32 @@ fn a_chain_has_to_hang_together() {
     }
 }
 
+/// Authorities date certificates back, some by a day, also those that a new one of theirs signs.
+#[test]
+fn an_authority_may_be_younger_than_what_it_has_dated_back() {
+    let authority = |name: &str, hours: i64| {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params
+            .distinguished_name
+            .push(rcgen::DnType::CommonName, name);
+        params.not_before = now() - time::Duration::hours(hours);
+        params.not_after = now() + time::Duration::days(400);
+        params
+    };
+    let [root_key, middle_key, key] = [(); 3].map(|()| KeyPair::generate().unwrap());
+    let root = rcgen::Issuer::new(authority("root", 2), &root_key);
+    let middle = authority("middle", 1)
+        .signed_by(&middle_key, &root)
+        .unwrap();
+    let issuer = rcgen::Issuer::new(authority("middle", 1), &middle_key);
+    let leaf = params().signed_by(&key, &issuer).unwrap().pem();
+    let root = authority("root", 2).self_signed(&root_key).unwrap().pem();
+    let chain = [leaf, middle.pem(), root].concat();
+    let pem = CertificatePem::new(chain, key.serialize_pem());
+    checked(&pem).unwrap();
+}
+
 #[test]
 fn a_serial_number_of_twenty_octets_is_compared_in_full() {
     let mut params = params();
