@@ -6,6 +6,8 @@
 //!
 //! Protocol: `docs/protocol.md`, "Shadows".
 
+use std::io;
+
 use serde_json::{Map, Value};
 
 /// A JSON object.
@@ -28,6 +30,28 @@ impl Document {
     #[must_use]
     pub fn delta(&self) -> Object {
         difference(&self.desired, &self.reported)
+    }
+}
+
+/// Bytes of JSON that a section takes.
+pub(crate) fn size(section: &Object) -> usize {
+    struct Count(usize);
+
+    impl io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let mut count = Count(0);
+    match serde_json::to_writer(&mut count, section) {
+        Ok(()) => count.0,
+        Err(_) => usize::MAX,
     }
 }
 

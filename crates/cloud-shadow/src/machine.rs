@@ -41,9 +41,6 @@ const LATE_ANSWER: Duration = Duration::from_secs(5);
 /// still gets its turn.
 const OWN_PART: u32 = 3;
 
-/// Messages larger than this are not read. AWS IoT Core carries none.
-const MAX_MESSAGE: usize = 128 * 1024;
-
 #[derive(Debug)]
 struct Waiting {
     id: RequestId,
@@ -160,7 +157,7 @@ impl Machine {
 
     /// A message about this shadow has arrived.
     pub(crate) fn handle_message(&mut self, now: Instant, kind: MessageKind, payload: &[u8]) {
-        if payload.len() > MAX_MESSAGE {
+        if payload.len() > message::MAX_MESSAGE {
             tracing::warn!(
                 ?kind,
                 bytes = payload.len(),

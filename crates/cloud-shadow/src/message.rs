@@ -9,6 +9,9 @@ use crate::document::{Change, Document, Object};
 use crate::error::{Malformed, Rejection, RejectionCode};
 use crate::topic::Operation;
 
+/// Messages larger than this are not read. AWS IoT Core carries none. In bytes.
+pub(crate) const MAX_MESSAGE: usize = 128 * 1024;
+
 /// A refusal's message is cut to this many characters; it is for people.
 const MAX_REASON: usize = 256;
 

@@ -7,6 +7,7 @@
 //!
 //! - A message whose version is not newer than what is known is stale and dropped.
 //! - A change is merged only if it is the very next version; after a gap only a whole document helps.
+//! - A change that would make the document larger than any message that could bring it is not merged either.
 //! - The answer to a `get` of ours was made after everything that we had seen when we asked. So if its version is *lower*
 //!   than that, the shadow was deleted and made anew, and counting began again: the answer holds.
 //! - After a delete, a version at or below the deleted one is either late or from a shadow made anew. It is not believed,
@@ -17,8 +18,8 @@
 //! Protocol: `docs/protocol.md`, "Shadows".
 
 use crate::delta::Delta;
-use crate::document::Document;
-use crate::message::Patch;
+use crate::document::{Document, size};
+use crate::message::{MAX_MESSAGE, Patch};
 
 #[derive(Debug, Clone, PartialEq)]
 enum Known {
@@ -144,6 +145,10 @@ impl Replica {
         patch.desired.apply(&mut next.desired);
         patch.reported.apply(&mut next.reported);
         next.version = patch.version;
+        if size(&next.desired).saturating_add(size(&next.reported)) > MAX_MESSAGE {
+            self.seen = self.seen.max(patch.version);
+            return;
+        }
         self.settle(next);
     }
 
@@ -264,6 +269,24 @@ mod tests {
         assert!(replica.is_behind());
         replica.patch(patch(json!({"a": 1}), 1));
         assert_eq!(replica.document(), Some(&document(json!({"a": 1}), 1)));
+        assert!(!replica.is_behind());
+    }
+
+    /// Whoever can publish on a shadow's topics could otherwise have it grow change by change.
+    #[test]
+    fn a_document_does_not_grow_beyond_what_a_get_could_bring() {
+        let mut replica = Replica::new();
+        replica.got(document(json!({"a": 1}), 1), 0);
+        for version in 2..100 {
+            replica.patch(patch(
+                json!({ version.to_string(): "x".repeat(60_000) }),
+                version,
+            ));
+        }
+        let size = serde_json::to_string(&replica.document().unwrap().desired);
+        assert!(size.unwrap().len() <= 128 * 1024);
+        assert!(replica.is_behind());
+        replica.got(document(json!({"a": 2}), 99), replica.baseline());
         assert!(!replica.is_behind());
     }
 
