@@ -8,7 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// Longer lists are cut by [`AccessRules::new`]: the list is walked for each connection.
+/// With longer lists [`AccessRules::new`] refuses everybody: they are walked for each connection.
 pub const MAX_RULES: usize = 1_024;
 
 /// An allow list and a deny list. The default lets everybody in.
