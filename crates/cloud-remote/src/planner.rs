@@ -84,6 +84,8 @@ pub(crate) struct Planner {
     /// Requests in a row that were under way when the session ended.
     token_abandons: u32,
     held: Option<HeldToken>,
+    /// With a tunnel that is up and no token, none is asked for before.
+    no_need_before: Duration,
     tunnel: TunnelPhase,
     tunnel_failures: u32,
     handover_failures: u32,
@@ -104,6 +106,7 @@ impl Planner {
             token_failures: 0,
             token_abandons: 0,
             held: None,
+            no_need_before: Duration::ZERO,
             tunnel: TunnelPhase::Down,
             tunnel_failures: 0,
             handover_failures: 0,
@@ -129,11 +132,10 @@ impl Planner {
         match self.token {
             TokenPhase::Asked { until, .. } => by(until),
             TokenPhase::Waiting { until } if self.online => by(until),
-            TokenPhase::Idle if self.online => {
-                if let Some(held) = &self.held {
-                    by(held.refresh_at);
-                }
-            }
+            TokenPhase::Idle if self.online => by(match &self.held {
+                Some(held) => held.refresh_at,
+                None => self.no_need_before.max(self.checked + QUIET_CHECK),
+            }),
             TokenPhase::Idle | TokenPhase::Waiting { .. } => {}
         }
         match self.tunnel {

@@ -115,8 +115,7 @@ impl Planner {
             return;
         }
         if matches!(self.tunnel, TunnelPhase::Up { .. }) {
-            let until = held.refresh_at;
-            self.token = TokenPhase::Waiting { until };
+            self.no_need_before = held.refresh_at;
         } else {
             self.token_failed(now);
         }
@@ -132,7 +131,8 @@ impl Planner {
     /// Whether one is to be asked for, if that is possible now.
     pub(super) fn token_needed(&self, now: Duration) -> bool {
         match &self.held {
-            None => true,
+            // As long as the tunnel holds there is time.
+            None => !matches!(self.tunnel, TunnelPhase::Up { .. }) || now >= self.no_need_before,
             Some(held) if now >= held.refresh_at => true,
             // A used token for a single connection is of no use any more once that connection is gone.
             Some(held) => {

@@ -133,6 +133,28 @@ fn a_token_refused_twice_is_replaced_with_growing_delays() {
 }
 
 #[test]
+fn a_lost_tunnel_has_a_token_asked_for_soon_though_they_live_for_a_minute() {
+    for noticed_before in [true, false] {
+        let (mut bench, id) = Bench::up(60, true);
+        bench.elapsed += secs(60);
+        if noticed_before {
+            assert_eq!(bench.step(Event::Tick), [Action::DropToken]);
+        }
+        bench.elapsed += secs(40);
+        let mut actions = bench.step(Event::TunnelLost { id });
+        if !matches!(actions[..], [.., Action::RequestToken(_)]) {
+            let (after, next) = bench.expect(secs(60));
+            assert!(after <= secs(5), "{after:?}");
+            actions = next;
+        }
+        assert!(
+            matches!(actions[..], [.., Action::RequestToken(_)]),
+            "{actions:?}"
+        );
+    }
+}
+
+#[test]
 fn a_single_use_token_is_replaced_before_each_connection() {
     let (mut bench, id) = Bench::up(24 * HOUR, true);
     assert_eq!(
