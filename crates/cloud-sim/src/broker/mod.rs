@@ -257,10 +257,6 @@ impl Broker {
             .and_then(<[_]>::first)
             .and_then(authority::thing_of)
             .unwrap_or_default();
-        let identity = identify(&thing, &serial);
-        if identity.is_none() {
-            tracing::warn!(%peer, thing, serial, "refusing a certificate that belongs to no known device, or is revoked");
-        }
         let (near, far) = match pipe::socket_pair().await {
             Ok(pair) => pair,
             Err(error) => {
@@ -268,7 +264,12 @@ impl Broker {
                 return;
             }
         };
-        let (id, cut) = self.enter(thing, serial);
+        // Entered first, so that a certificate that is revoked from here on has its connection cut.
+        let (id, cut) = self.enter(thing.clone(), serial.clone());
+        let identity = identify(&thing, &serial);
+        if identity.is_none() {
+            tracing::warn!(%peer, thing, serial, "refusing a certificate that belongs to no known device, or is revoked");
+        }
         let handler = ClientHandler::new(
             BrokerTransport::tcp(far),
             peer,
