@@ -6,6 +6,7 @@
 //!
 //! Specification: RFC 9110 §7.6 (intermediaries), §7.8 (upgrades).
 
+mod answer_first;
 mod headers;
 mod upload;
 
@@ -28,6 +29,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 use tower::util::{BoxCloneSyncService, service_fn};
 
+use self::answer_first::AnswerFirst;
 use self::headers::{
     join_cookies, leave_one_length, remove_hop_by_hop, requested_host, requested_upgrade,
     tell_caller,
@@ -61,7 +63,7 @@ type Pool = Client<Dial, Upload<Incoming>>;
 struct Dial(Upstream);
 
 impl tower::Service<Uri> for Dial {
-    type Response = TokioIo<UpstreamStream>;
+    type Response = TokioIo<AnswerFirst<UpstreamStream>>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
@@ -71,7 +73,10 @@ impl tower::Service<Uri> for Dial {
 
     fn call(&mut self, _: Uri) -> Self::Future {
         let upstream = self.0.clone();
-        Box::pin(async move { upstream.connect().await.map(TokioIo::new) })
+        Box::pin(async move {
+            let stream = upstream.connect().await?;
+            Ok(TokioIo::new(AnswerFirst::new(stream)))
+        })
     }
 }
 

@@ -212,3 +212,38 @@ async fn an_answer_that_breaks_off_does_not_look_whole() {
     assert!(answer.contains("content-length: 10\r\n"), "{answer}");
     assert!(answer.ends_with("hello"), "{answer}");
 }
+
+/// The application neither reads the rest nor waits for its end.
+#[tokio::test]
+async fn an_upload_that_is_refused_gets_its_answer() {
+    let proxy = Proxy::start().await;
+    let refused =
+        "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno!";
+    for (answer, status) in [(refused, "413 "), ("", "502 ")].repeat(10) {
+        let application = async {
+            let (mut stream, _) = within(proxy.application.accept()).await.unwrap();
+            until(&mut stream, "\r\n\r\n").await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let caller = async {
+            let stream = proxy.cloud.open(&["http/1.1"]).await.unwrap();
+            let (mut reader, mut writer) = tokio::io::split(stream);
+            let upload = async {
+                let head =
+                    format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 8000000\r\n\r\n");
+                writer.write_all(head.as_bytes()).await.unwrap();
+                // Not all of it is taken.
+                let _ = writer.write_all(&vec![7; 8_000_000]).await;
+            };
+            let seen = async {
+                let mut seen = Vec::new();
+                let _ = reader.read_to_end(&mut seen).await;
+                String::from_utf8_lossy(&seen).into_owned()
+            };
+            within(async { tokio::join!(upload, seen).1 }).await
+        };
+        let ((), seen) = tokio::join!(application, caller);
+        assert!(seen.starts_with(&format!("HTTP/1.1 {status}")), "{seen}");
+        assert!(status == "502 " || seen.ends_with("no!"), "{seen}");
+    }
+}
