@@ -181,7 +181,8 @@ impl ShadowClient {
     }
 
     /// To be called after each connection of the bus, once its subscriptions are in place again: fetches the document, so
-    /// that changes made meanwhile are found. Returns at once; what is found shows in [`delta`](Self::delta) and
+    /// that changes made meanwhile are found. If two connections in a row have ended before the document came, it is fetched
+    /// with a delay, up to five minutes. Returns at once; what is found shows in [`delta`](Self::delta) and
     /// [`document`](Self::document). A shadow that does not exist yet is fine.
     ///
     /// # Cancel safety

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use self::refresh::Refresh;
+use self::refresh::{Connections, Refresh};
 pub(crate) use self::request::{Answer, Done, Request, RequestId, Transmit};
 use crate::delta::parse_delta;
 use crate::document::{Object, patch_towards};
@@ -68,6 +68,7 @@ pub(crate) struct Machine {
     waiting: VecDeque<Waiting>,
     in_flight: Option<InFlight>,
     refresh: Refresh,
+    connections: Connections,
     done: VecDeque<Done>,
     time_limit: Duration,
     token_prefix: String,
@@ -82,6 +83,7 @@ impl Machine {
             waiting: VecDeque::new(),
             in_flight: None,
             refresh: Refresh::Idle,
+            connections: Connections::default(),
             done: VecDeque::new(),
             time_limit,
             token_prefix,
@@ -125,10 +127,10 @@ impl Machine {
         self.waiting.retain(|waiting| waiting.id != id);
     }
 
-    /// A connection was made: the document is fetched at once. A `get` in flight may have lost its answer with the last
+    /// A connection was made: the document is fetched, at once unless the last ones have ended over that. A `get` in flight may have lost its answer with the last
     /// connection and starts over; an update is not sent twice, its answer is waited for a little longer.
     pub(crate) fn connected(&mut self, now: Instant) {
-        self.refresh = Refresh::Demanded;
+        self.refresh = self.connections.next(now);
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.deadline = in_flight.deadline.min(now + LATE_ANSWER);
         }
@@ -278,6 +280,7 @@ impl Machine {
         deadline: Instant,
         caller: Option<Waiting>,
     ) -> Transmit {
+        self.connections.asked |= caller.is_none();
         self.counter += 1;
         let token = format!("{}-{}", self.token_prefix, self.counter);
         body["clientToken"] = Value::from(token.as_str());
@@ -311,8 +314,11 @@ impl Machine {
     /// Takes the request in flight if this is its answer.
     fn answered(&mut self, operation: Operation, payload: &[u8]) -> Option<InFlight> {
         let token = message::client_token(payload)?;
-        self.in_flight
-            .take_if(|it| it.operation == operation && it.token == token)
+        let ours = self
+            .in_flight
+            .take_if(|it| it.operation == operation && it.token == token);
+        self.connections.answered |= ours.is_some();
+        ours
     }
 
     /// Every client of the shadow receives every answer: one that is not ours is still news.

@@ -28,6 +28,43 @@ pub(super) enum Refresh {
     Retry { at: Instant, failures: u32 },
 }
 
+/// Whether connections end over the `get` with which each of them begins. Once may be chance. But a broker ends a connection for
+/// a request that its rules forbid, and then whoever else uses the connection would never have it for long.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    /// On the present one.
+    pub(super) asked: bool,
+    pub(super) answered: bool,
+    /// Connections in a row on which the document was asked for and nothing was answered.
+    fruitless: u32,
+}
+
+impl Connections {
+    /// A connection was made: when the document is fetched on it.
+    pub(super) fn next(&mut self, now: Instant) -> Refresh {
+        if self.answered {
+            self.fruitless = 0;
+        } else if self.asked {
+            self.fruitless = self.fruitless.saturating_add(1);
+        }
+        (self.asked, self.answered) = (false, false);
+        match self.fruitless.saturating_sub(1) {
+            0 => Refresh::Demanded,
+            failures => Refresh::Retry {
+                at: now + retry_delay(failures),
+                failures,
+            },
+        }
+    }
+}
+
+/// After so many failures in a row.
+fn retry_delay(failures: u32) -> Duration {
+    RETRY_FIRST
+        .saturating_mul(1 << failures.saturating_sub(1).min(16))
+        .min(RETRY_MAX)
+}
+
 impl Machine {
     /// A `get` of the machine's own has ended.
     pub(super) fn refreshed(
@@ -54,9 +91,7 @@ impl Machine {
             _ => 1,
         };
         let delay = if error.is_retryable() {
-            RETRY_FIRST
-                .saturating_mul(1 << (failures - 1).min(16))
-                .min(RETRY_MAX)
+            retry_delay(failures)
         } else {
             RETRY_MAX
         };

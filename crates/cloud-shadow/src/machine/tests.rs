@@ -94,6 +94,38 @@ fn update(reported: Value) -> Request {
     }
 }
 
+/// A broker ends a connection for a request that its rules forbid. Other uses of the connection must get their time.
+#[test]
+fn a_connection_that_ends_with_each_get_is_spared_more_and_more() {
+    let mut world = World::new();
+    let mut delays = Vec::new();
+    for _ in 0..12 {
+        world.machine.connected(world.now);
+        let mut slept = Duration::ZERO;
+        while world.transmit().is_none() {
+            slept += world.sleep();
+        }
+        delays.push(slept);
+        // It may take so long until there is another one that the get has ended meanwhile.
+        world.now += LIMIT;
+        world.machine.handle_timeout(world.now);
+    }
+    assert_eq!(delays[..2], [Duration::ZERO; 2], "once may be chance");
+    assert!(
+        delays[2] > Duration::ZERO && delays[11] == RETRY_MAX,
+        "{delays:?}"
+    );
+    // An answer shows that it was not for the get.
+    world.machine.connected(world.now);
+    while world.answer_all().is_empty() {
+        world.sleep();
+    }
+    for _ in 0..2 {
+        world.machine.connected(world.now);
+        assert!(world.transmit().is_some());
+    }
+}
+
 #[test]
 fn a_change_made_while_offline_is_found_by_the_get_after_connecting() {
     let mut world = World::with_desired(json!({"remoteCertSn": "1"}));
