@@ -247,3 +247,22 @@ async fn an_upload_that_is_refused_gets_its_answer() {
         assert!(status == "502 " || seen.ends_with("no!"), "{seen}");
     }
 }
+
+#[tokio::test]
+async fn an_upload_that_is_refused_gets_its_answer_over_http_2_too() {
+    let proxy = Proxy::start().await;
+    let browser = proxy.cloud.browser(&["h2"]);
+    for _ in 0..10 {
+        let application = async {
+            let (mut stream, _) = within(proxy.application.accept()).await.unwrap();
+            until(&mut stream, "\r\n\r\n").await;
+            let refused = "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno!";
+            stream.write_all(refused.as_bytes()).await.unwrap();
+        };
+        let upload = browser.post(proxy.cloud.url("/")).body(vec![7; 8_000_000]);
+        let ((), answer) = tokio::join!(application, upload.send());
+        let answer = answer.unwrap();
+        assert_eq!(answer.status(), 413);
+        assert_eq!(answer.text().await.unwrap(), "no!");
+    }
+}
