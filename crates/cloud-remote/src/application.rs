@@ -49,7 +49,9 @@ pub enum Application {
     Service(WebService),
     /// A reverse proxy: HTTP and WebSockets are passed on, as HTTP/1.1, to a local web server. It learns the caller's
     /// address and the public host name from the headers `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded`; what
-    /// the caller wrote into these is removed. It gets no more requests at once than there may be connections
+    /// the caller wrote into these is removed. Of a caller over IPv6 no address is known before version 2 of the tunnel's
+    /// protocol: then there is no `X-Forwarded-For`, and `Forwarded` says `for=unknown`. So the server must not trust
+    /// a request for coming from this device. It gets no more requests at once than there may be connections
     /// ([`Limits`](crate::Limits)); others wait.
     Forward(Upstream),
     /// TLS ends here, and what is inside is passed on as it is.

@@ -52,6 +52,9 @@ const HEADER_SIZE: usize = 64 * 1024;
 /// so the answers keep it from being idle on its way; [`Limits::idle`] without a request ends it all the same.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
+/// What a caller may send over an HTTP/2 connection, or over one stream of it, that the application has not read: 5 MB/s at
+/// 100 ms, and 128 MiB for as many connections as there may be.
+const RECEIVE_WINDOW: u32 = 512 * 1024;
 /// Of one HTTP/2 stream, waiting for its caller to read. Many streams are open at once; a full tunnel needs no more.
 const SEND_BUFFER: usize = 64 * 1024;
 
@@ -367,6 +370,8 @@ impl Builders {
         settings
             .timer(TokioTimer::new())
             .max_concurrent_streams(STREAMS)
+            .initial_connection_window_size(RECEIVE_WINDOW)
+            .initial_stream_window_size(RECEIVE_WINDOW)
             .max_header_list_size(u32::try_from(HEADER_SIZE).unwrap_or(u32::MAX))
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)

@@ -51,6 +51,9 @@ pub(crate) struct RunArgs {
     ui: bool,
 
     /// Pass HTTP and WebSocket on to a local web server; TLS ends here
+    ///
+    /// Headers (Forwarded, X-Forwarded-For) name the caller, but not one over IPv6 before version 2 of the tunnel's protocol:
+    /// let the server trust no request for coming from this device.
     #[arg(long, group = "served", value_name = "HOST:PORT")]
     forward: Option<Address>,
 

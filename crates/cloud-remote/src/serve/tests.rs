@@ -265,3 +265,41 @@ async fn callers_of_one_address_have_no_more_requests_with_the_application_than_
     drop((senders, other));
     device.ended().await;
 }
+
+/// RFC 9113, 6.5.2 and 6.9: a caller has no more under way than it is told at the beginning.
+#[tokio::test]
+async fn a_connection_takes_half_a_megabyte_that_nobody_reads() {
+    const SETTINGS: u8 = 4;
+    const WINDOW_UPDATE: u8 = 8;
+    const INITIAL_WINDOW_SIZE: u16 = 4;
+    /// Before it is told anything (6.9.2).
+    const BEGINNING: u32 = 65_535;
+
+    let device = Device::serving(Application::service(Router::new()));
+    let mut caller = device.call_with_tls("h2").await;
+    let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    caller.write_all(hello).await.unwrap();
+
+    let (mut of_stream, mut of_connection) = (None, None);
+    while of_stream.is_none() || of_connection.is_none() {
+        let mut header = [0; 9];
+        caller.read_exact(&mut header).await.unwrap();
+        let len = u32::from_be_bytes([0, header[0], header[1], header[2]]);
+        let mut payload = vec![0; len as usize];
+        caller.read_exact(&mut payload).await.unwrap();
+        if header[3] == SETTINGS {
+            let mut settings = payload.as_chunks::<6>().0.iter();
+            let value = settings.find_map(|[a, b, value @ ..]| {
+                (u16::from_be_bytes([*a, *b]) == INITIAL_WINDOW_SIZE).then_some(*value)
+            });
+            of_stream = of_stream.or(value.map(u32::from_be_bytes));
+        } else if header[3] == WINDOW_UPDATE {
+            let more = u32::from_be_bytes(payload.try_into().unwrap());
+            of_connection = Some(BEGINNING + more);
+        }
+    }
+    assert_eq!(of_stream, Some(RECEIVE_WINDOW));
+    assert_eq!(of_connection, Some(RECEIVE_WINDOW));
+    drop(caller);
+    device.ended().await;
+}
