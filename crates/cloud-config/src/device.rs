@@ -8,11 +8,15 @@
 use std::fmt;
 
 use crate::credentials::{Credentials, CredentialsError, RootCertificates};
+use crate::error::LoadError;
 use crate::names::{Endpoint, HostName, NameError, ThingName};
 
 /// Everything that a provisioned device knows.
+///
+/// `R` is what is known of the pair for remote access. It is there and sound unless said otherwise; see
+/// [`PartialDeviceConfig`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeviceConfig {
+pub struct DeviceConfig<R = Credentials> {
     /// The device's name at AWS IoT and its MQTT client id.
     pub iot_thing_name: ThingName,
     /// The MQTT broker; port 8883 where none is written.
@@ -26,8 +30,12 @@ pub struct DeviceConfig {
     /// The device's client certificate for the broker.
     pub iot: Credentials,
     /// The certificate that the device shows to its visitors.
-    pub remote: Credentials,
+    pub remote: R,
 }
+
+/// A configuration whose pair for remote access may be missing or damaged, which is then said in its place. From
+/// [`Store::load_partly`](crate::Store::load_partly).
+pub type PartialDeviceConfig = DeviceConfig<Result<Credentials, LoadError>>;
 
 /// The nine texts that a [`DeviceConfig`] is made from. `Debug` shows no key.
 #[derive(Clone, Copy)]
@@ -92,6 +100,16 @@ impl DeviceConfig {
     /// # Errors
     /// [`ConfigError`] for the first part that is not valid.
     pub fn from_pem_parts(parts: PemParts<'_>) -> Result<Self, ConfigError> {
+        let rest = DeviceConfig::without_remote(parts)?;
+        let remote = Credentials::from_pem(parts.remote_cert, parts.remote_key)
+            .map_err(ConfigError::Remote)?;
+        Ok(rest.with_remote(remote))
+    }
+}
+
+impl DeviceConfig<()> {
+    /// The same for all but the pair for remote access, which is not looked at.
+    pub(crate) fn without_remote(parts: PemParts<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
             iot_thing_name: name("iot_thing_name", parts.iot_thing_name)?,
             iot_endpoint: name("iot_endpoint", parts.iot_endpoint)?,
@@ -99,9 +117,24 @@ impl DeviceConfig {
             access_point: name("access_point", parts.access_point)?,
             iot_roots: RootCertificates::from_pem(parts.iot_ca).map_err(ConfigError::Roots)?,
             iot: Credentials::from_pem(parts.iot_cert, parts.iot_key).map_err(ConfigError::Iot)?,
-            remote: Credentials::from_pem(parts.remote_cert, parts.remote_key)
-                .map_err(ConfigError::Remote)?,
+            remote: (),
         })
+    }
+}
+
+impl<R> DeviceConfig<R> {
+    /// The same device with something else in the place of its pair for remote access.
+    #[must_use]
+    pub fn with_remote<T>(self, remote: T) -> DeviceConfig<T> {
+        DeviceConfig {
+            iot_thing_name: self.iot_thing_name,
+            iot_endpoint: self.iot_endpoint,
+            remote_endpoint: self.remote_endpoint,
+            access_point: self.access_point,
+            iot_roots: self.iot_roots,
+            iot: self.iot,
+            remote,
+        }
     }
 
     /// Where the public reaches the device: by its access point, at the relay's port, which devices and public share.

@@ -9,7 +9,8 @@
 //! - **Whole or not at all.** After a power cut, a full disk or `kill -9` at any moment, [`Store::load`] finds the
 //!   configuration as it was before or as it should be after, and never a certificate with another one's key.
 //! - **Checked.** A [`DeviceConfig`] exists only if its names are names, its certificates certificates, and its keys
-//!   theirs. What is wrong with a directory is told by file and reason, as a [`LoadError`].
+//!   theirs. What is wrong with a directory is told by file and reason, as a [`LoadError`]. A device that could get its
+//!   pair for remote access anew need not stay away for the want of it: [`Store::load_partly`].
 //! - **Private.** Files are 0600 and the directory 0700 from the moment that they exist. What others could read is put
 //!   right and reported. Nothing follows a symbolic link. Keys are wiped from memory, and no `Debug`, `Display`, error or
 //!   log line shows one.
@@ -76,7 +77,7 @@ mod store;
 
 pub use certificate::CertificateInfo;
 pub use credentials::{Credentials, CredentialsError, MAX_PEM, PairReport, RootCertificates};
-pub use device::{ConfigError, DeviceConfig, PemParts};
+pub use device::{ConfigError, DeviceConfig, PartialDeviceConfig, PemParts};
 pub use document::DocumentError;
 pub use error::{AccessError, Damage, LoadError, LockError, StoreError};
 pub use lock::DirectoryLock;

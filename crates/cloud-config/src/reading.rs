@@ -7,8 +7,8 @@
 
 use zeroize::Zeroizing;
 
-use crate::credentials::{CredentialsError, MAX_PEM};
-use crate::device::{ConfigError, DeviceConfig, PemParts};
+use crate::credentials::{Credentials, CredentialsError, MAX_PEM};
+use crate::device::{ConfigError, DeviceConfig, PartialDeviceConfig, PemParts};
 use crate::dir::Dir;
 use crate::document::{self, Document};
 use crate::error::{AccessError, Damage, LoadError};
@@ -68,6 +68,18 @@ impl<'a> Source<'a> {
 }
 
 pub(crate) fn read_device(source: &Source<'_>) -> Result<DeviceConfig, LoadError> {
+    let rest = read_rest(source)?;
+    Ok(rest.with_remote(read_remote(source)?))
+}
+
+/// The same, with what is wrong with the pair for remote access in the place of that pair.
+pub(crate) fn read_partly(source: &Source<'_>) -> Result<PartialDeviceConfig, LoadError> {
+    let rest = read_rest(source)?;
+    Ok(rest.with_remote(read_remote(source)))
+}
+
+/// All that messaging takes.
+fn read_rest(source: &Source<'_>) -> Result<DeviceConfig<()>, LoadError> {
     let text = source.text(CLOUD_CONFIG, MAX_DOCUMENT)?;
     let Document {
         iot_thing_name,
@@ -75,12 +87,10 @@ pub(crate) fn read_device(source: &Source<'_>) -> Result<DeviceConfig, LoadError
         remote_endpoint,
         access_point,
     } = document::parse(&text).map_err(|error| source.damaged(CLOUD_CONFIG, error))?;
-    let [iot_ca, iot_cert, iot_key, remote_cert, remote_key] = [
+    let [iot_ca, iot_cert, iot_key] = [
         source.text(IOT_CA, MAX_PEM)?,
         source.text(IOT_CERT, MAX_PEM)?,
         source.text(IOT_KEY, MAX_PEM)?,
-        source.text(REMOTE_CERT, MAX_PEM)?,
-        source.text(REMOTE_KEY, MAX_PEM)?,
     ];
     let parts = PemParts {
         iot_thing_name: &iot_thing_name,
@@ -90,17 +100,25 @@ pub(crate) fn read_device(source: &Source<'_>) -> Result<DeviceConfig, LoadError
         iot_ca: &iot_ca,
         iot_cert: &iot_cert,
         iot_key: &iot_key,
-        remote_cert: &remote_cert,
-        remote_key: &remote_key,
+        remote_cert: "",
+        remote_key: "",
     };
-    DeviceConfig::from_pem_parts(parts).map_err(|error| match error {
+    DeviceConfig::without_remote(parts).map_err(|error| match error {
         ConfigError::Roots(error) => source.damaged(IOT_CA, error),
-        ConfigError::Iot(error) => source.damaged(at_fault(&error, IOT_CERT, IOT_KEY), error),
-        ConfigError::Remote(error) => {
-            source.damaged(at_fault(&error, REMOTE_CERT, REMOTE_KEY), error)
+        ConfigError::Iot(error) | ConfigError::Remote(error) => {
+            source.damaged(at_fault(&error, IOT_CERT, IOT_KEY), error)
         }
         error @ ConfigError::Name { .. } => source.damaged(CLOUD_CONFIG, error),
     })
+}
+
+fn read_remote(source: &Source<'_>) -> Result<Credentials, LoadError> {
+    let [cert, key] = [
+        source.text(REMOTE_CERT, MAX_PEM)?,
+        source.text(REMOTE_KEY, MAX_PEM)?,
+    ];
+    Credentials::from_pem(&cert, &key)
+        .map_err(|error| source.damaged(at_fault(&error, REMOTE_CERT, REMOTE_KEY), error))
 }
 
 /// Which file of a pair an error is about.

@@ -21,7 +21,7 @@ use crate::journal::{
     self, CLOUD_CONFIG, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
 };
 use crate::lock::{DirectoryLock, Held, LOCK_FILE};
-use crate::reading::{Source, fingerprint, is_provisioned, read_device};
+use crate::reading::{Source, fingerprint, is_provisioned, read_device, read_partly};
 
 /// The directory's name below the base path.
 pub const DIRECTORY: &str = ".clesydecloud";
@@ -76,9 +76,9 @@ impl fmt::Display for Repair {
 /// What [`Store::load`] found.
 #[derive(Debug)]
 #[non_exhaustive]
-pub struct Loaded {
+pub struct Loaded<R = Credentials> {
     /// The configuration, whole and checked.
-    pub device: DeviceConfig,
+    pub device: DeviceConfig<R>,
     /// What had to be put right on the way.
     pub repairs: Vec<Repair>,
 }
@@ -164,6 +164,19 @@ impl Store {
         let slot = self.slot();
         let (dir, repairs) = self.prepare(&slot)?;
         let device = self.consistently(&dir, read_device)?;
+        Ok(Loaded { device, repairs })
+    }
+
+    /// The same for whoever can do without remote access for a while: that its pair is missing, damaged or cannot be read is told
+    /// in the place of that pair, and all else is as it should be. Nothing is changed about the pair: it is left as it is for
+    /// whoever wants to look into it, until [`Store::replace_remote`] puts a sound one in its place.
+    ///
+    /// # Errors
+    /// As [`Store::load`], for all that messaging takes.
+    pub fn load_partly(&self) -> Result<Loaded<Result<Credentials, LoadError>>, LoadError> {
+        let slot = self.slot();
+        let (dir, repairs) = self.prepare(&slot)?;
+        let device = self.consistently(&dir, read_partly)?;
         Ok(Loaded { device, repairs })
     }
 

@@ -143,6 +143,54 @@ fn a_damaged_pair_can_still_be_looked_at() {
     ));
 }
 
+/// The platform can send another pair for remote access; all else has to be there.
+#[test]
+fn a_damaged_pair_for_remote_access_is_told_in_its_place() {
+    let f = Fixture::new();
+    let sound = f.store.load_partly().unwrap().device;
+    assert_eq!(sound.remote.as_ref().unwrap(), &f.device.remote);
+    for (name, content) in [
+        ("remote_cert.pem", None),
+        ("remote_key.pem", None),
+        ("remote_cert.pem", Some(&b"\xff\xfe"[..])),
+        ("remote_key.pem", Some(&[b'x'; 300_000])),
+        ("remote_key.pem", Some(f.device.iot.key_pem().as_bytes())),
+    ] {
+        let whole = fs::read(f.path(name)).unwrap();
+        fs::remove_file(f.path(name)).unwrap();
+        if let Some(content) = content {
+            fs::write(f.path(name), content).unwrap();
+        }
+        let device = f.store.load_partly().unwrap().device;
+        assert_eq!(device.page_url(), f.device.page_url());
+        assert_eq!(device.iot, f.device.iot);
+        match &device.remote {
+            Err(LoadError::Damaged { file, .. }) => assert_eq!(*file, f.path(name)),
+            other => panic!("{name}: {other:?}"),
+        }
+        assert!(f.store.load().is_err());
+        // What is wrong with it can be looked into afterwards.
+        assert_eq!(fs::read(f.path(name)).ok().as_deref(), content);
+        fs::write(f.path(name), whole).unwrap();
+    }
+    fs::remove_file(f.path("iot_key.pem")).unwrap();
+    assert!(matches!(
+        f.store.load_partly(),
+        Err(LoadError::Damaged { file, what: Damage::Missing }) if file == f.path("iot_key.pem")
+    ));
+}
+
+/// A key that was stored before has to be replaceable whatever has become of it.
+#[test]
+fn a_damaged_pair_for_remote_access_is_replaced_like_a_sound_one() {
+    let f = Fixture::new();
+    fs::remove_file(f.path("remote_cert.pem")).unwrap();
+    fs::write(f.path("remote_key.pem"), "").unwrap();
+    let other = common::device("SN0001").remote;
+    f.store.replace_remote(&other).unwrap();
+    assert_eq!(f.store.load().unwrap().device.remote, other);
+}
+
 #[test]
 fn what_others_could_read_is_restricted_and_told() {
     let f = Fixture::new();
