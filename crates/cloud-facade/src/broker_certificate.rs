@@ -146,7 +146,7 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// `None` for a certificate whose serial number makes no sense, which nothing can be wished in place of.
-    pub(crate) fn new(device: &DeviceConfig, parts: BrokerCertificate) -> Option<Self> {
+    pub(crate) fn new<R>(device: &DeviceConfig<R>, parts: BrokerCertificate) -> Option<Self> {
         let info = device.iot.info();
         let serial: CertificateSerial = info.serial.parse().ok()?;
         Some(Self {

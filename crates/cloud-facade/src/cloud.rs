@@ -137,6 +137,10 @@ impl ClesydeCloud {
     /// Loads the configuration and starts everything. Returns once it runs and the hooks of [`Moment::Started`] have ended,
     /// without waiting for a connection: see [`status`](Self::watch_status) and [`events`](Self::events) for that.
     ///
+    /// A certificate for remote access that is missing or damaged, or whose key is, keeps nothing else from running: the status
+    /// of remote access says what is wrong, the platform is asked for the certificate again, and remote access begins when it
+    /// has come. If none comes, the device has to be registered anew.
+    ///
     /// # Errors
     /// [`InitializeError`]; nothing is left running. [`InitializeError::is_not_provisioned`] tells that there is no
     /// configuration yet.
@@ -230,8 +234,9 @@ impl ClesydeCloud {
         Ok(self.platform()?.session)
     }
 
-    /// Remote access: its status with causes, its events, the connections that are open. None without an application. As
-    /// with [`iot`](Self::iot), it is started and stopped from here.
+    /// Remote access: its status with causes, its events, the connections that are open. None without an application, and
+    /// while there is no sound certificate to serve with (see [`initialize`](Self::initialize)). As with [`iot`](Self::iot),
+    /// it is started and stopped from here.
     ///
     /// # Errors
     /// [`NotRunning`].
@@ -242,7 +247,7 @@ impl ClesydeCloud {
             .as_ref()
             .ok_or(NotRunning)?
             .remote
-            .clone())
+            .handle())
     }
 
     /// The device's configuration shadow. Its requests need a connection; while there is none they fail at once.
@@ -290,9 +295,8 @@ impl ClesydeCloud {
     /// # Errors
     /// [`NotRunning`].
     pub fn set_access(&self, rules: AccessRules) -> Result<(), NotRunning> {
-        if let Some(remote) = &self.inner.running().as_ref().ok_or(NotRunning)?.remote {
-            remote.set_access(rules);
-        }
+        let running = self.inner.running();
+        running.as_ref().ok_or(NotRunning)?.remote.set_access(rules);
         Ok(())
     }
 
@@ -304,8 +308,7 @@ impl ClesydeCloud {
     pub fn set_application(&self, application: Application) -> Result<(), ApplicationError> {
         let running = self.inner.running();
         let remote = &running.as_ref().ok_or(NotRunning)?.remote;
-        let remote = remote.as_ref().ok_or(ApplicationError::NoRemoteAccess)?;
-        Ok(remote.set_application(application)?)
+        remote.set_application(application)
     }
 
     /// Removes the configuration from the disk, after a [`stop`](Self::stop). Says whether there was one.

@@ -4,6 +4,7 @@
 //! gets it, or the keeper of the client certificate. A new certificate is in use → the shadow is told. It decides nothing
 //! beyond that.
 
+mod late;
 mod report;
 mod wish;
 
@@ -20,15 +21,18 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::late::next_attempt;
 use self::report::{Certificates, Report, report_certificates, report_iot};
 use self::wish::{Wishes, wished};
 use crate::broker_certificate::{IOT_CERTIFICATE_KEY, Keeper, News};
 use crate::event::Event;
 use crate::hooks::{Hooks, Moment};
+use crate::recovery::Recovery;
+use crate::remote_access::Remote;
 use crate::status::Status;
 
 /// The key of the shadow that names the certificate, in `desired` and in `reported`.
-const CERTIFICATE_KEY: &str = "remoteCertSn";
+pub(crate) const CERTIFICATE_KEY: &str = "remoteCertSn";
 
 /// What the hooks of remote access have left once everything else has been stopped.
 const LAST_HOOKS: Duration = Duration::from_millis(500);
@@ -37,6 +41,8 @@ pub(crate) struct Conductor {
     pub(crate) session: SessionHandle,
     pub(crate) shadow: ShadowClient,
     pub(crate) remote: Option<RemoteHandle>,
+    /// The same for the host; what is started later is put there.
+    pub(crate) shared_remote: Remote,
     /// Told when messages for the shadow were lost.
     pub(crate) shadow_lost: Arc<Notify>,
     pub(crate) events: broadcast::Sender<Event>,
@@ -48,7 +54,12 @@ pub(crate) struct Conductor {
 impl Conductor {
     /// Runs until `ended`. What the parts say before this is first polled is not lost, because the receivers were made before
     /// they could say anything; see [`Ears`].
-    pub(crate) async fn run(self, mut ears: Ears, mut keeper: Option<Keeper>) {
+    pub(crate) async fn run(
+        mut self,
+        mut ears: Ears,
+        mut keeper: Option<Keeper>,
+        mut recovery: Option<Recovery>,
+    ) {
         let report = watch::channel(Certificates {
             remote: self.certificate_serial(),
             iot: None,
@@ -83,7 +94,13 @@ impl Conductor {
                         }
                         Err(RecvError::Closed) => break,
                     }
+                    if let Some(recovery) = &mut recovery {
+                        recovery.set_online(self.status.borrow().iot.connected);
+                    }
                     report_iot(&report, &keeper);
+                }
+                outcome = next_attempt(&mut recovery) => {
+                    self.recovered(outcome, &mut recovery, &mut ears, &mut wishes, &report).await;
                 }
                 news = next_news(&mut keeper) => {
                     self.keeper_news(news, &keeper);
@@ -304,15 +321,7 @@ impl Conductor {
     /// two is not told, and a new certificate may be on its way into use: that is no wish for the one in use now. An empty
     /// delta is for the parts alone: it asks nothing of the host.
     fn delta(&self, delta: Delta, wishes: &mut Wishes, keeper: &mut Option<Keeper>) {
-        if let Some(remote) = &self.remote {
-            let wish = wished(&delta, CERTIFICATE_KEY);
-            if wishes.remote.note(wish.as_ref()) {
-                match wish {
-                    Some(serial) => remote.desired(serial),
-                    None => remote.undesired(),
-                }
-            }
-        }
+        self.remote_wish(&delta, wishes);
         if let Some(keeper) = keeper {
             let wish = wished(&delta, IOT_CERTIFICATE_KEY);
             if wishes.iot.note(wish.as_ref()) {
@@ -326,6 +335,18 @@ impl Conductor {
             self.tell(Event::ShadowDelta {
                 state: Value::Object(delta.state),
             });
+        }
+    }
+
+    fn remote_wish(&self, delta: &Delta, wishes: &mut Wishes) {
+        if let Some(remote) = &self.remote {
+            let wish = wished(delta, CERTIFICATE_KEY);
+            if wishes.remote.note(wish.as_ref()) {
+                match wish {
+                    Some(serial) => remote.desired(serial),
+                    None => remote.undesired(),
+                }
+            }
         }
     }
 
@@ -343,7 +364,7 @@ impl Conductor {
         }
     }
 
-    fn tell(&self, event: Event) {
+    pub(crate) fn tell(&self, event: Event) {
         // An error means that nobody listens.
         let _ = self.events.send(event);
     }

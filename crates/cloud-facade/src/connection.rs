@@ -16,15 +16,15 @@ use crate::topics::{
 const MQTT_PORT: u16 = 8883;
 
 /// The shadow that carries the device's configuration.
-pub(crate) fn config_shadow(device: &DeviceConfig) -> Result<ShadowId, InitializeError> {
+pub(crate) fn config_shadow<R>(device: &DeviceConfig<R>) -> Result<ShadowId, InitializeError> {
     Ok(ShadowId::named(
         device.iot_thing_name.as_str(),
         CONFIG_SHADOW,
     )?)
 }
 
-pub(crate) fn session_config(
-    device: &DeviceConfig,
+pub(crate) fn session_config<R>(
+    device: &DeviceConfig<R>,
     serial_number: &SerialNumber,
     topics: &DeviceTopics,
 ) -> Result<SessionConfig, InitializeError> {

@@ -3,31 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloud_config::{DeviceConfig, DirectoryLock, LoadError, SerialNumber, Store};
+use cloud_config::{DirectoryLock, LoadError, PartialDeviceConfig, SerialNumber, Store};
 use cloud_iot::{Proxy, Session, SessionHandle};
-use cloud_remote::{
-    AccessRules, Application, PlatformClock, Probe, RemoteAccess, RemoteConfig, RemoteHandle,
-};
+use cloud_remote::{AccessRules, Application, PlatformClock, Probe, RemoteHandle};
 use cloud_shadow::{RequestBudget, ShadowClient, ShadowConfig};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::{Bus, Directory, Platform};
+use crate::adapters::{Bus, Platform};
 use crate::broker_certificate::{BrokerCertificate, Keeper};
 use crate::conductor::{Conductor, Ears};
 use crate::connection::{config_shadow, router, session_config};
 use crate::event::Event;
 use crate::hooks::{Hooks, Moment};
 use crate::initialize::InitializeError;
+use crate::recovery::Recovery;
 use crate::registration::blocking;
+use crate::remote_access::{Plan, Remote, begin, remote_config};
 use crate::shadows::{self, Shadows};
-use crate::status::Status;
+use crate::status::{Link, Status};
 use crate::topics::DeviceTopics;
-
-/// The relay's port.
-const RELAY_PORT: u16 = 443;
 
 /// The part of a stop that open connections of the public may take. The rest is for OFFLINE and the hooks.
 const REMOTE_STOP: Duration = Duration::from_millis(1500);
@@ -59,7 +56,7 @@ pub(crate) struct Running {
     pub(crate) session: SessionHandle,
     pub(crate) shadow: ShadowClient,
     pub(crate) shadows: Shadows,
-    pub(crate) remote: Option<RemoteHandle>,
+    pub(crate) remote: Remote,
     pub(crate) caller_gone: CancellationToken,
     conductor: JoinHandle<()>,
     ended: CancellationToken,
@@ -70,7 +67,7 @@ pub(crate) struct Running {
 /// The configuration, and the directory that is this process's from now on.
 pub(crate) struct Loaded {
     lock: DirectoryLock,
-    device: DeviceConfig,
+    device: PartialDeviceConfig,
     #[cfg(feature = "durable")]
     outbox: Option<cloud_iot::DurableOutbox>,
 }
@@ -79,7 +76,7 @@ pub(crate) struct Loaded {
 #[cfg(feature = "durable")]
 fn open_outbox(
     directory: &std::path::Path,
-    device: &DeviceConfig,
+    device: &PartialDeviceConfig,
     events: &broadcast::Sender<Event>,
 ) -> Option<cloud_iot::DurableOutbox> {
     let directory = directory.join(format!("outbox-{}", device.iot_thing_name.as_str()));
@@ -108,7 +105,7 @@ impl Start {
                 return Err(LoadError::NotProvisioned(store.directory().to_owned()).into());
             }
             let lock = store.lock()?;
-            let device = store.load()?.device;
+            let device = store.load_partly()?.device;
             Ok(Loaded {
                 #[cfg(feature = "durable")]
                 outbox: directory.and_then(|path| open_outbox(&path, &device, &events)),
@@ -187,33 +184,27 @@ impl Start {
             clock: self.clock.clone(),
         };
         let keeper = Keeper::new(&device, parts);
-        let remote = match self.application {
-            None => None,
+        let (remote, recovery) = match self.application {
+            None => (Remote::none(), None),
             Some(application) => {
-                let relay = &device.remote_endpoint;
-                let config = RemoteConfig::new(
-                    relay.host.as_str(),
-                    relay.port_or(RELAY_PORT),
-                    device.access_point.as_str(),
-                );
-                let directory = Directory {
+                let plan = Plan {
+                    config: remote_config(&device),
+                    access_point: device.access_point.to_string(),
+                    application,
+                    access: self.access,
+                    probe: self.probe,
+                    clock: self.clock,
+                    platform,
                     store: self.store,
-                    credentials: device.remote,
                 };
-                let mut builder = RemoteAccess::builder(config)
-                    .application(application)
-                    .clock(self.clock)
-                    .access(self.access);
-                if let Some(probe) = self.probe {
-                    builder = builder.probe(probe);
-                }
-                Some(builder.start(platform.clone(), platform, directory).await?)
+                begin(plan, device.remote, shadow.document()).await?
             }
         };
+        let handle = remote.handle();
 
         let ears = Ears {
             session: session_events,
-            remote: remote.as_ref().map(RemoteHandle::events),
+            remote: handle.as_ref().map(RemoteHandle::events),
             delta: shadow.delta(),
             no_more_deltas: false,
         };
@@ -221,7 +212,8 @@ impl Start {
             conductor: Conductor {
                 session,
                 shadow,
-                remote,
+                remote: handle,
+                shared_remote: remote,
                 shadow_lost,
                 events: self.events,
                 status: self.status,
@@ -230,6 +222,7 @@ impl Start {
             },
             ears,
             keeper,
+            recovery,
             shadows,
             caller_gone: self.caller_gone,
             lock,
@@ -242,6 +235,7 @@ pub(crate) struct Prepared {
     conductor: Conductor,
     ears: Ears,
     keeper: Option<Keeper>,
+    recovery: Option<Recovery>,
     shadows: Shadows,
     caller_gone: CancellationToken,
     lock: DirectoryLock,
@@ -254,12 +248,21 @@ impl Prepared {
             conductor,
             ears,
             keeper,
+            recovery,
             shadows,
             caller_gone,
             lock,
         } = self;
+        let mut remote = Link::default();
+        if let Some(recovery) = &recovery {
+            let reason = recovery.reason();
+            tracing::error!("{reason}");
+            remote.down(reason.clone());
+            conductor.tell(Event::RemoteDisconnected { reason });
+        }
         conductor.status.send_replace(Status {
             running: true,
+            remote,
             certificate_serial: conductor.certificate_serial(),
             iot_certificate_serial: keeper
                 .as_ref()
@@ -270,10 +273,10 @@ impl Prepared {
             session: conductor.session.clone(),
             shadow: conductor.shadow.clone(),
             shadows,
-            remote: conductor.remote.clone(),
+            remote: conductor.shared_remote.clone(),
             ended: conductor.ended.clone(),
             caller_gone,
-            conductor: tokio::spawn(conductor.run(ears, keeper)),
+            conductor: tokio::spawn(conductor.run(ears, keeper, recovery)),
             _lock: lock,
         }
     }
@@ -282,7 +285,7 @@ impl Prepared {
 impl Running {
     /// The tunnel first, while messaging is still there; then OFFLINE and DISCONNECT.
     pub(crate) async fn stop(mut self, deadline: Instant) {
-        if let Some(remote) = &self.remote
+        if let Some(remote) = &self.remote.end()
             && let Err(error) = remote.stop(REMOTE_STOP).await
         {
             tracing::warn!(%error, "remote access");

@@ -18,8 +18,8 @@ use crate::initialize::InitializeError;
 use crate::topics::CONFIG_SHADOW;
 
 /// The shadows with these names, each once.
-pub(crate) fn ids(
-    device: &DeviceConfig,
+pub(crate) fn ids<R>(
+    device: &DeviceConfig<R>,
     names: &[String],
 ) -> Result<Vec<ShadowId>, InitializeError> {
     let mut ids: Vec<ShadowId> = Vec::with_capacity(names.len());

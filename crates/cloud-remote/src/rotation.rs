@@ -22,7 +22,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, pending};
 use tokio::time::{Instant, sleep_until};
 
-pub use self::check::{CertificateError, check_client};
+pub use self::check::{CertificateError, check_client, check_page};
 pub(crate) use self::check::{CheckedCertificate, check_server};
 use self::planner::{Action, Event, Planner};
 use crate::certificate::{CertificateAnswer, CertificatePem};

@@ -66,6 +66,12 @@ impl FromStr for CertificateSerial {
     }
 }
 
+impl From<u64> for CertificateSerial {
+    fn from(serial: u64) -> Self {
+        Self(serial.to_string())
+    }
+}
+
 impl fmt::Display for CertificateSerial {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
@@ -86,7 +92,8 @@ mod tests {
     fn leading_zeros_and_blanks_do_not_make_a_difference() {
         let plain: CertificateSerial = "4711".parse().unwrap();
         assert_eq!(plain, " 0004711\n".parse().unwrap());
-        assert_eq!("000".parse::<CertificateSerial>().unwrap().as_str(), "0");
+        assert_eq!("000".parse::<CertificateSerial>().unwrap(), 0.into());
+        assert_eq!(plain, 4711.into());
     }
 
     #[test]

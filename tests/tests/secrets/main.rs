@@ -95,8 +95,16 @@ async fn nothing_that_is_logged_or_shown_contains_a_secret() -> anyhow::Result<(
     let rotated = store.load()?.device;
     assert_ne!(rotated.remote.info().serial, given.remote.info().serial);
 
-    let other = base.path().join(".clesydecloud/remote_key.pem");
-    std::fs::write(&other, given.remote.key_pem())?;
+    // A wrong key for remote access is told, and the right one is sent again.
+    let directory = base.path().join(".clesydecloud");
+    std::fs::write(directory.join("remote_key.pem"), given.remote.key_pem())?;
+    capture.show_error(&store.load().err().context("a wrong key was taken")?);
+    cloud.initialize().await?;
+    capture.show(&cloud.status());
+    reachable(&cloud).await?;
+    cloud.stop().await;
+    assert_eq!(store.load()?.device, rotated);
+    std::fs::write(directory.join("iot_key.pem"), given.remote.key_pem())?;
     capture.show_error(
         &cloud
             .initialize()

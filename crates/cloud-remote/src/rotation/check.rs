@@ -239,6 +239,21 @@ pub(crate) fn check_server(
     Ok(certificate)
 }
 
+/// The checks that a certificate for the device's page has to pass when there is none in use that it could replace: those of a
+/// rotation. It parses, belongs to its key, is the one that was asked for, can be valid by `clock`, covers the access point,
+/// and is certified by the chain that comes with it.
+///
+/// # Errors
+/// [`CertificateError`]. Another one may be better.
+pub fn check_page(
+    pem: &CertificatePem,
+    wanted: &CertificateSerial,
+    access_point: &str,
+    clock: &PlatformClock,
+) -> Result<CertificateStatus, CertificateError> {
+    check_server(pem, wanted, access_point, clock.now()).map(|certificate| certificate.status())
+}
+
 /// All checks that a new client certificate has to pass before it is tried: it parses, belongs to its key, is the one that
 /// was asked for, can be valid by `clock`, and is certified by the chain that comes with it.
 ///

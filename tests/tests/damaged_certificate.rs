@@ -1,0 +1,145 @@
+//! The certificate for remote access, or its key, is damaged on the disk: everything else runs, and another one is got.
+
+use std::fs;
+use std::path::PathBuf;
+
+use cloud_facade::config::Store;
+use cloud_facade::remote::{AccessRules, Application};
+use cloud_facade::{ApplicationError, Event};
+use cloud_sim::{CertificateAnswer, Fault};
+use integration_tests::device::{Pair, SERIAL, page};
+use integration_tests::wait::within;
+
+fn file(pair: &Pair, name: &str) -> PathBuf {
+    pair.base.path().join(".clesydecloud").join(name)
+}
+
+/// A device that has been online, so that the platform knows of its certificate, and does not run any more.
+async fn known() -> anyhow::Result<Pair> {
+    let pair = Pair::running().await?;
+    let serial = pair.served_serial().await?;
+    pair.seen_when("the certificate to be reported", |seen| {
+        let reported = seen.reported.as_ref();
+        reported.is_some_and(|reported| reported["remoteCertSn"] == serial.as_str())
+    })
+    .await;
+    pair.cloud.stop().await;
+    Ok(pair)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messaging_runs_and_remote_access_follows_with_the_certificate_sent_again()
+-> anyhow::Result<()> {
+    for (name, content) in [
+        ("remote_cert.pem", None),
+        ("remote_key.pem", Some("-----BEGIN PRIVATE KEY-----\nMC4C")),
+    ] {
+        let pair = known().await?;
+        let damaged = file(&pair, name);
+        match content {
+            Some(content) => fs::write(&damaged, content)?,
+            None => fs::remove_file(&damaged)?,
+        }
+        let mut events = pair.cloud.events();
+        pair.cloud.initialize().await?;
+        assert!(matches!(events.recv().await?, Event::Initialized));
+        match events.recv().await? {
+            Event::RemoteDisconnected { reason } => assert!(reason.contains(name), "{reason}"),
+            other => anyhow::bail!("{other:?}"),
+        }
+        pair.reachable().await?;
+        assert!(pair.fetch("").await?.starts_with("hello"));
+        let stored = Store::new(pair.base.path()).load()?.device.remote;
+        let serial = stored.info().serial.clone();
+        assert_eq!(pair.served_serial().await?, serial);
+        assert_eq!(pair.cloud.status().certificate_serial, Some(serial));
+
+        // From here on it is as any other.
+        let next = pair.simulator.control().rotate(SERIAL).await?;
+        pair.seen_when("the next certificate to be reported", |seen| {
+            let reported = seen.reported.as_ref();
+            reported.is_some_and(|reported| reported["remoteCertSn"] == next.as_str())
+        })
+        .await;
+        assert_eq!(pair.served_serial().await?, next);
+        pair.stop().await;
+    }
+    Ok(())
+}
+
+/// A platform that knows of no certificate has to wish for one first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_the_platform_wishes_for_will_do() -> anyhow::Result<()> {
+    let pair = Pair::provisioned().await?;
+    fs::write(file(&pair, "remote_cert.pem"), "")?;
+    pair.cloud.initialize().await?;
+    let mut status = pair.cloud.watch_status();
+    let online = status.wait_for(|status| status.iot.connected);
+    let told = within("messaging", online).await?.remote.clone();
+    let reason = told.reason.unwrap_or_default();
+    assert!(reason.contains("remote_cert.pem"), "{reason}");
+    assert!(pair.cloud.remote()?.is_none());
+
+    // What the host changes meanwhile holds from the beginning.
+    let nobody = AccessRules::new([], ["0.0.0.0/0".parse()?, "::/0".parse()?]);
+    pair.cloud.set_access(nobody)?;
+    pair.cloud
+        .set_application(Application::service(page(pair.go_on.clone())))?;
+    let wished = pair.simulator.control().rotate(SERIAL).await?;
+    pair.reachable().await?;
+    assert_eq!(pair.cloud.status().certificate_serial, Some(wished));
+    assert!(pair.fetch("").await.is_err(), "nobody is let in");
+    pair.cloud.set_access(AccessRules::default())?;
+    assert!(pair.fetch("").await?.starts_with("hello"));
+    pair.stop().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_answer_changes_nothing_on_the_disk_and_a_stop_ends_the_attempts()
+-> anyhow::Result<()> {
+    let pair = known().await?;
+    fs::write(file(&pair, "remote_key.pem"), "not a key")?;
+    let answer = CertificateAnswer::WrongKey;
+    let fault = Fault::Certificate { answer, times: 0 };
+    pair.simulator.control().fault(fault).await?;
+    let mut events = pair.cloud.events();
+    pair.cloud.initialize().await?;
+    let failed = async {
+        loop {
+            if let Event::RemoteCertificateFailed { reason, .. } = events.recv().await? {
+                return anyhow::Ok(reason);
+            }
+        }
+    };
+    let reason = within("the failure to be told", failed).await?;
+    assert!(reason.contains("does not belong"), "{reason}");
+    assert_eq!(
+        fs::read_to_string(file(&pair, "remote_key.pem"))?,
+        "not a key"
+    );
+    assert!(pair.cloud.status().iot.connected);
+    pair.cloud.stop().await;
+    assert!(matches!(
+        pair.cloud
+            .set_application(Application::service(page(pair.go_on.clone()))),
+        Err(ApplicationError::NotRunning(_))
+    ));
+    pair.stop().await;
+    Ok(())
+}
+
+/// Messaging does not go without its own files, and those are told as before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_client_certificate_still_keeps_it_from_starting() -> anyhow::Result<()> {
+    let pair = Pair::provisioned().await?;
+    fs::write(file(&pair, "iot_key.pem"), "")?;
+    let error = pair
+        .cloud
+        .initialize()
+        .await
+        .map_err(|error| error.to_string());
+    assert!(error.is_err_and(|error| error.contains("iot_key.pem")));
+    pair.stop().await;
+    Ok(())
+}
