@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use cloud_facade::config::{DeviceConfig, SerialNumber, Store};
+use cloud_facade::config::{SerialNumber, Store};
 use cloud_facade::iot::Proxy;
 use cloud_facade::remote::{AccessRules, Application};
 use cloud_facade::{ClesydeCloud, DeviceSettings, Event};
@@ -31,6 +31,8 @@ pub(crate) struct DeviceOptions {
     pub(crate) sn: SerialNumber,
     pub(crate) base_path: PathBuf,
     pub(crate) served: Served,
+    /// For [`Served::StatusPage`]; it follows the events in every case.
+    pub(crate) page: Page,
     pub(crate) access: AccessRules,
     /// On the way to the broker.
     pub(crate) proxy: Option<Proxy>,
@@ -47,9 +49,9 @@ pub(crate) struct Device {
 }
 
 impl Device {
-    /// Starts a device that is provisioned with this configuration.
-    pub(crate) async fn start(options: DeviceOptions, config: &DeviceConfig) -> Outcome<Self> {
-        let page = Page::new(&options.sn, config);
+    /// Starts a device that is provisioned.
+    pub(crate) async fn start(options: DeviceOptions) -> Outcome<Self> {
+        let page = options.page;
         let application = match options.served {
             Served::StatusPage => Application::service(page.application()),
             Served::Other(application) => application,

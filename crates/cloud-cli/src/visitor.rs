@@ -58,8 +58,8 @@ pub(crate) struct Visit {
 
 impl Visitor {
     /// Somebody who visits a device whose access point is at these addresses.
-    pub(crate) fn new(
-        device: &DeviceConfig,
+    pub(crate) fn new<R>(
+        device: &DeviceConfig<R>,
         addresses: &[SocketAddr],
         roots: RootCertStore,
     ) -> Outcome<Self> {

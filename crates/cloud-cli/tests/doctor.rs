@@ -371,3 +371,18 @@ fn files_are_open_to_others_damaged_or_mixed_up() {
     examine(&world, 1).says("files", "cloud_config.json");
     assert_eq!(world.device_status()["sn"], SN);
 }
+
+/// The platform can send it again, so that the rest is worth a look.
+#[test]
+fn a_damaged_certificate_for_remote_access_hides_nothing_else() {
+    let world = World::provisioned();
+    fs::remove_file(world.config().join("remote_key.pem")).unwrap();
+    let found = examine(&world, 1);
+    found
+        .failed(&["files", "certificate.remote"])
+        .says("files", "remote_key.pem")
+        .says("files", "clesyde-cloud run");
+    found
+        .expect("ok", &["certificate.iot", "mqtt", "subscriptions"])
+        .expect("skipped", &["token", "tunnel", "page"]);
+}

@@ -243,6 +243,38 @@ fn a_stop_ends_the_wait_for_a_reconnection() {
     assert_eq!(run.events().last(), Some(&"stopped"));
 }
 
+#[test]
+fn a_damaged_certificate_for_remote_access_is_told_and_got_again() {
+    let world = World::provisioned();
+    let mut run = Background::start(&mut world.device(&["run"]));
+    run.wait_for("remote.connected");
+    world.wait_until_reported();
+    run.terminate();
+    let before = world.certificates();
+    let cert = world.config().join("remote_cert.pem");
+    fs::write(&cert, "-----BEGIN CERTIFICATE-----\nMIIB").unwrap();
+
+    let idle = finish(&mut world.device(&["status"])).expect(0).json();
+    assert_eq!(idle[0]["remote_not_after"], Value::Null);
+    assert_eq!(idle[0]["iot_not_after"], before["iot"]["not_after"]);
+    finish(&mut world.device(&["provision"]))
+        .expect(0)
+        .says(&["remote_cert.pem"]);
+    let report = ["shadow", "report", "{\"a\": 1}"];
+    finish(&mut world.device(&report)).expect(0);
+
+    let mut run = Background::start(&mut world.device(&["run"]));
+    let down = run.wait_for("remote.disconnected");
+    let reason = down["reason"].as_str().unwrap();
+    assert!(reason.contains("remote_cert.pem"), "{reason}");
+    run.wait_for("iot.connected");
+    let serial = run.wait_for("remote.certificate")["serial"].clone();
+    assert_eq!(serial, before["remote"]["serial"]);
+    run.wait_for("remote.connected");
+    assert!(run.terminate().contains("remote_cert.pem"));
+    assert_eq!(world.certificates(), before);
+}
+
 /// A program that writes where nobody reads tells the platform alone how far it is.
 fn wait_for_the_tunnel(world: &World) {
     let end = Instant::now() + Duration::from_secs(60);

@@ -77,9 +77,9 @@ pub(crate) fn initialize_failure(error: &InitializeError) -> Failure {
 
 /// The serial number that was given, or else the thing name: on today's platform both are the same, and the directory
 /// does not keep the serial number itself.
-pub(crate) fn serial_number(
+pub(crate) fn serial_number<R>(
     global: &GlobalOptions,
-    config: &DeviceConfig,
+    config: &DeviceConfig<R>,
 ) -> Outcome<SerialNumber> {
     match &global.sn {
         Some(sn) => Ok(sn.clone()),

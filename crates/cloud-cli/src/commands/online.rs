@@ -27,7 +27,7 @@ pub(crate) async fn online(
     let mut shutdown = Shutdown::install()?;
     let store = store(global)?;
     let config = store
-        .load()
+        .load_partly()
         .map_err(|error| load_failure(&store, &error))?
         .device;
     let sn = serial_number(global, &config)?;

@@ -72,8 +72,14 @@ pub(crate) async fn run(
         .map_err(|error| access_failure(&error))?;
     if provisioned && !arguments.force {
         // Who starts the program next is to find what it needs.
-        return match store.load() {
-            Ok(_) | Err(LoadError::Busy(_)) => already(sn.as_str(), output),
+        return match store.load_partly() {
+            Ok(loaded) => {
+                if let Err(damage) = &loaded.device.remote {
+                    tracing::warn!("{}; `run` asks the platform for it again", chain(damage));
+                }
+                already(sn.as_str(), output)
+            }
+            Err(LoadError::Busy(_)) => already(sn.as_str(), output),
             Err(error) => Err(Failure::Failed(format!(
                 "{}; it is not replaced without --force, which registers the device again",
                 chain(&error)

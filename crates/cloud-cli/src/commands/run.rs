@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use clap::{Args, ValueEnum};
 use cloud_facade::Event;
+use cloud_facade::config::Credentials;
 use cloud_facade::remote::{AccessRules, Application, ProxyProtocol};
 use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -19,6 +20,7 @@ use crate::health::{HealthSocket, PULSE, loopback};
 use crate::output::Output;
 use crate::proxy;
 use crate::shutdown::Shutdown;
+use crate::status_page::Page;
 use crate::supervisor::Supervisor;
 use crate::telling::Telling;
 use crate::values::Address;
@@ -116,11 +118,13 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
     let mut shutdown = Shutdown::install()?;
     let store = store(global)?;
     let config = store
-        .load()
+        .load_partly()
         .map_err(|error| load_failure(&store, &error))?
         .device;
     let sn = serial_number(global, &config)?;
+    let certificate = config.remote.as_ref().ok().map(Credentials::info);
     let options = DeviceOptions {
+        page: Page::new(&sn, &config, certificate),
         sn,
         base_path: global.base_path()?,
         served: arguments.served(),
@@ -135,7 +139,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
         None => None,
     };
     let mut device = tokio::select! {
-        device = Device::start(options, &config) => device?,
+        device = Device::start(options) => device?,
         () = shutdown.requested() => return Ok(()),
     };
     let vitals = device.vitals().clone();

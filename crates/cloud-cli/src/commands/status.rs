@@ -12,7 +12,10 @@ use crate::output::Output;
 
 pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
     let store = store(global)?;
-    let config = match store.load().map_err(|error| load_failure(&store, &error)) {
+    let config = match store
+        .load_partly()
+        .map_err(|error| load_failure(&store, &error))
+    {
         Ok(loaded) => loaded.device,
         Err(failure) => {
             // Programs that ask get an answer all the same.
@@ -23,7 +26,11 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
         }
     };
     let sn = serial_number(global, &config)?;
-    let (iot, remote) = (inspect(&store, Pair::Iot)?, inspect(&store, Pair::Remote)?);
+    let iot = inspect(&store, Pair::Iot)?;
+    let remote = match &config.remote {
+        Ok(_) => inspect(&store, Pair::Remote).map(|remote| remote.not_after),
+        Err(damage) => Err(load_failure(&store, damage)),
+    };
     let live = live::ask(&global.base_path()?);
 
     let state = |connected: bool| {
@@ -38,9 +45,13 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
     output.text(format_args!("Broker          {}", config.iot_endpoint))?;
     output.text(format_args!("Relay           {}", config.remote_endpoint))?;
     output.text(format_args!("Address         {}", config.page_url()))?;
+    let until = match &remote {
+        Ok(not_after) => format!("until {not_after}"),
+        Err(failure) => format!("none: {failure}"),
+    };
     output.text(format_args!(
-        "Certificates    messaging valid until {}, remote access until {}",
-        iot.not_after, remote.not_after
+        "Certificates    messaging valid until {}, remote access {until}",
+        iot.not_after
     ))?;
     match &live {
         None => output.text("Instance        none runs on this directory")?,
@@ -60,7 +71,7 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
         "access_point": config.access_point.as_str(),
         "url": config.page_url(),
         "iot_not_after": iot.not_after,
-        "remote_not_after": remote.not_after,
+        "remote_not_after": remote.ok(),
         "iot_connected": live.as_ref().map_or(Value::Null, |live| live.iot_connected.into()),
         "remote_connected": live.as_ref().map_or(Value::Null, |live| live.remote_connected.into()),
         "pid": live.as_ref().map_or(Value::Null, |live| live.pid.into()),

@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use cloud_facade::Event;
-use cloud_facade::config::{DeviceConfig, SerialNumber};
+use cloud_facade::config::{CertificateInfo, DeviceConfig, SerialNumber};
 use serde::Serialize;
 
 use crate::moment::rfc3339;
@@ -35,16 +35,23 @@ struct Snapshot {
 }
 
 impl Page {
-    /// The page of a device that is not connected yet.
-    pub(crate) fn new(sn: &SerialNumber, config: &DeviceConfig) -> Self {
-        let certificate = config.remote.info();
+    /// The page of a device that is not connected yet. If it has no certificate, nobody sees its page before it gets one.
+    pub(crate) fn new<R>(
+        sn: &SerialNumber,
+        config: &DeviceConfig<R>,
+        certificate: Option<&CertificateInfo>,
+    ) -> Self {
         Self(Arc::new(Mutex::new(Snapshot {
             sn: sn.to_string(),
             access_point: config.access_point.to_string(),
             iot_connected: false,
             remote_connected: false,
-            certificate_serial: certificate.serial.clone(),
-            certificate_not_after: rfc3339(certificate.not_after),
+            certificate_serial: certificate
+                .map(|info| info.serial.clone())
+                .unwrap_or_default(),
+            certificate_not_after: certificate
+                .map(|info| rfc3339(info.not_after))
+                .unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION"),
         })))
     }

@@ -133,4 +133,14 @@ impl World {
             thread::sleep(Duration::from_millis(20));
         }
     }
+
+    /// Waits until the device has said in its shadow which certificate it serves.
+    #[track_caller]
+    pub(crate) fn wait_until_reported(&self) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !self.device_status()["reported"]["remoteCertSn"].is_string() {
+            assert!(Instant::now() < end, "{}", self.device_status());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
 }

@@ -22,6 +22,7 @@ use crate::device::{Device, DeviceOptions, Served};
 use crate::failure::{Failure, Outcome, chain};
 use crate::output::Output;
 use crate::shutdown::Shutdown;
+use crate::status_page::Page;
 use crate::visitor::{Visit, Visitor};
 
 /// Each step takes well under a second; a machine that needs longer than this has a problem worth hearing of.
@@ -106,10 +107,11 @@ async fn show(
         sn: sn.clone(),
         base_path: directory.path().to_owned(),
         served: Served::StatusPage,
+        page: Page::new(&sn, &config, Some(config.remote.info())),
         access: AccessRules::default(),
         proxy: None,
     };
-    let mut device = Device::start(options, &config).await?;
+    let mut device = Device::start(options).await?;
     let toured = tokio::select! {
         toured = tour(simulator, &sn, &config, &first_serial, &mut device, &mut narrator) => toured,
         () = shutdown.requested() => Err(Failure::Failed("interrupted before all was shown".to_owned())),

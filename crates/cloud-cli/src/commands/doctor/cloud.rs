@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::REMOTE_CERTIFICATE;
 use super::report::{Finding, Report};
 use crate::failure::{Failure, Outcome, chain};
 use crate::live::Live;
@@ -94,7 +95,10 @@ impl Patient {
             report.tell(TUNNEL, &Finding::after(TOKEN))?;
             return Ok(false);
         }
+        // Without a certificate there is none, until the platform has sent another.
         let Some(remote) = self.cloud.remote().map_err(gone)? else {
+            report.tell(TOKEN, &Finding::after(REMOTE_CERTIFICATE))?;
+            report.tell(TUNNEL, &Finding::after(TOKEN))?;
             return Ok(false);
         };
         let mut status = remote.status();

@@ -1,6 +1,6 @@
 //! What is on the disk: the configuration as a whole, and the two certificates.
 
-use cloud_facade::config::{DeviceConfig, LoadError, Pair, Repair, Store};
+use cloud_facade::config::{LoadError, Pair, PartialDeviceConfig, Repair, Store};
 use time::{Duration, OffsetDateTime};
 
 use super::report::Finding;
@@ -10,17 +10,24 @@ use crate::moment::rfc3339;
 /// The platform should have replaced a certificate long before so little is left of it.
 const SOON: Duration = Duration::days(14);
 
+/// The platform has the pair for remote access, unless its key was made here.
+const SENT_AGAIN: &str = "let `clesyde-cloud run` run, which asks the platform for it again, or restore it from a backup; if \
+     neither helps, register anew with `clesyde-cloud provision --force`";
+
 const REGISTER_ANEW: &str =
     "restore it from a backup, or register anew with `clesyde-cloud provision --force`";
 
 /// Reads the configuration, which also puts modes right and tidies up after a power cut.
-pub(super) fn configuration(store: &Store) -> (Finding, Option<DeviceConfig>) {
-    let loaded = match store.load() {
+pub(super) fn configuration(store: &Store) -> (Finding, Option<PartialDeviceConfig>) {
+    let loaded = match store.load_partly() {
         Ok(loaded) => loaded,
         Err(error) => {
             return (Finding::bad(chain(&error), advice(&error)), None);
         }
     };
+    if let Err(error) = &loaded.device.remote {
+        return (Finding::bad(chain(error), SENT_AGAIN), Some(loaded.device));
+    }
     let open_to_others = |repair: &Repair| matches!(repair, Repair::Mode { .. });
     let repairs: Vec<_> = loaded.repairs.iter().map(ToString::to_string).collect();
     let finding = if repairs.is_empty() {
@@ -55,14 +62,24 @@ fn advice(error: &LoadError) -> &'static str {
 pub(super) fn certificate(store: &Store, pair: Pair, now: OffsetDateTime) -> Finding {
     let report = match store.inspect(pair) {
         Ok(report) => report,
-        Err(error) => return Finding::bad(chain(&error), advice(&error)),
+        Err(error) => {
+            let advice = match (&error, pair) {
+                (LoadError::Damaged { .. }, Pair::Remote) => SENT_AGAIN,
+                _ => advice(&error),
+            };
+            return Finding::bad(chain(&error), advice);
+        }
     };
     if !report.key_matches {
         let cause = match report.key_problem {
             Some(problem) => problem.to_string(),
             None => "the private key does not belong to the certificate".to_owned(),
         };
-        return Finding::bad(cause, REGISTER_ANEW);
+        let advice = match pair {
+            Pair::Iot => REGISTER_ANEW,
+            Pair::Remote => SENT_AGAIN,
+        };
+        return Finding::bad(cause, advice);
     }
     let (begin, end) = (report.info.not_before, report.info.not_after);
     if now < begin {
@@ -103,21 +120,22 @@ pub(super) fn certificate(store: &Store, pair: Pair, now: OffsetDateTime) -> Fin
 /// The same for the certificate that the public sees, which must have the device's public name.
 pub(super) fn public_certificate(
     store: &Store,
-    device: Option<&DeviceConfig>,
+    device: Option<&PartialDeviceConfig>,
     now: OffsetDateTime,
 ) -> Finding {
     let finding = certificate(store, Pair::Remote, now);
-    match device {
-        Some(device) if finding.holds() && !device.remote.info().covers(&device.access_point) => {
-            Finding::bad(
-                format!(
-                    "it is for {}, and not for {}",
-                    device.remote.info().names.join(", "),
-                    device.access_point
-                ),
-                REGISTER_ANEW,
-            )
-        }
+    let (Some(device), true) = (device, finding.holds()) else {
+        return finding;
+    };
+    match &device.remote {
+        Ok(remote) if !remote.info().covers(&device.access_point) => Finding::bad(
+            format!(
+                "it is for {}, and not for {}",
+                remote.info().names.join(", "),
+                device.access_point
+            ),
+            REGISTER_ANEW,
+        ),
         _ => finding,
     }
 }

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args;
-use cloud_facade::config::{DeviceConfig, Pair, Store};
+use cloud_facade::config::{Pair, PartialDeviceConfig, Store};
 use cloud_facade::iot::tls;
 use time::OffsetDateTime;
 
@@ -138,7 +138,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
 }
 
 /// Files and certificates.
-fn disk(store: &Store, report: &mut Report) -> Outcome<Option<DeviceConfig>> {
+fn disk(store: &Store, report: &mut Report) -> Outcome<Option<PartialDeviceConfig>> {
     let (finding, device) = files::configuration(store);
     report.tell(FILES, &finding)?;
     if device.is_none() && !store.is_provisioned().unwrap_or(true) {
@@ -165,7 +165,7 @@ struct Found {
 async fn way(
     global: &GlobalOptions,
     arguments: &DoctorArgs,
-    device: Option<&DeviceConfig>,
+    device: Option<&PartialDeviceConfig>,
     report: &mut Report,
 ) -> Outcome<Option<Found>> {
     let api_host = match &global.api_url {
@@ -173,7 +173,7 @@ async fn way(
         Some(url) => Ok(url.host()),
         None => Err("no --api-url is given; it is for registering alone"),
     };
-    let host = |host: fn(&DeviceConfig) -> &str| device.map(host);
+    let host = |host: fn(&PartialDeviceConfig) -> &str| device.map(host);
     let broker = host(|device| device.iot_endpoint.host.as_str());
     let proxied = match broker {
         Some(host) => proxy::to_broker(global, host)?.is_some(),
@@ -254,7 +254,7 @@ async fn found(host: Option<&str>) -> Option<io::Result<Vec<IpAddr>>> {
     Some(way::resolve(host?).await)
 }
 
-async fn ports(device: &DeviceConfig, addresses: &[IpAddr]) -> (Finding, Finding) {
+async fn ports(device: &PartialDeviceConfig, addresses: &[IpAddr]) -> (Finding, Finding) {
     let tls = tls::client_config(
         device.iot_roots.certificates().iter().cloned(),
         device.iot.chain().to_vec(),

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use cloud_facade::config::{DeviceConfig, Pair, Store};
+use cloud_facade::config::{Pair, PartialDeviceConfig, Store};
 use rustls::RootCertStore;
 
 use super::report::Finding;
@@ -16,7 +16,7 @@ const HTTPS_PORT: u16 = 443;
 
 pub(super) struct Public<'a> {
     pub(super) store: &'a Store,
-    pub(super) device: &'a DeviceConfig,
+    pub(super) device: &'a PartialDeviceConfig,
     /// Where the public name leads.
     pub(super) addresses: &'a io::Result<Vec<IpAddr>>,
     pub(super) roots: RootCertStore,
@@ -81,13 +81,17 @@ impl Public<'_> {
     /// Those that vouch for this device's certificate in its own chain, whether anybody else knows them or not.
     fn own_issuers(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(self.device.remote.chain().iter().skip(1).cloned());
+        if let Ok(remote) = &self.device.remote {
+            roots.add_parsable_certificates(remote.chain().iter().skip(1).cloned());
+        }
         roots
     }
 
     /// Whether it is the certificate that this device had when it was looked at, or has been given since.
     fn is_ours(&self, serial: &str) -> bool {
+        let before = self.device.remote.as_ref();
         let now = self.store.inspect(Pair::Remote);
-        self.device.remote.info().serial == serial || now.is_ok_and(|now| now.info.serial == serial)
+        before.is_ok_and(|before| before.info().serial == serial)
+            || now.is_ok_and(|now| now.info.serial == serial)
     }
 }
