@@ -161,8 +161,14 @@ fn an_instance_that_runs_is_asked_and_not_disturbed() {
     let mut watch = Background::start(&mut world.device(&["shadow", "watch"]));
     world.wait_until_online();
     let found = examine(&world, 0);
-    found.expect("skipped", &live).expect("skipped", &["page"]);
+    found
+        .expect("warning", &live[..1])
+        .expect("skipped", &live[1..])
+        .expect("skipped", &["page"]);
     found.says("client_certificate", &format!("process {}", watch.pid()));
+    let status = finish(&mut world.device(&["status"])).expect(0).json();
+    assert_eq!(status[0]["pid"], watch.pid());
+    assert_eq!(status[0]["iot_connected"], Value::Null);
     watch.interrupt();
 }
 

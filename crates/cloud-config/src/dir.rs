@@ -120,14 +120,13 @@ impl Dir {
     /// A file's content, up to `limit` bytes, and its whole length; `None` if there is no such file.
     pub(crate) fn read(&self, name: &str, limit: usize) -> Result<Option<Content>, AccessError> {
         let path = self.join(name);
-        let fd = match rustix::fs::openat(&self.fd, name, OPEN_FILE | OFlags::RDONLY, Mode::empty())
-        {
-            Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok(None),
+        let mut file = match self.open_to_read(name) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Ok(None),
             Err(Errno::LOOP) => return Err(AccessError::Symlink(path)),
             Err(errno) => return Err(AccessError::io("read", path, errno)),
         };
-        let stat = rustix::fs::fstat(&fd)
+        let stat = rustix::fs::fstat(&file)
             .map_err(|errno| AccessError::io("look at", path.clone(), errno))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(AccessError::NotAFile(path));
@@ -137,7 +136,6 @@ impl Dir {
         // One allocation that is never moved: a copy left behind by growing would not be wiped.
         let mut bytes = Zeroizing::new(Vec::with_capacity(limit));
         let mut chunk = Zeroizing::new([0; 4096]);
-        let mut file = File::from(fd);
         while bytes.len() < limit {
             let room = chunk.len().min(limit - bytes.len());
             match file.read(&mut chunk[..room]) {
@@ -212,12 +210,28 @@ impl Dir {
         restrict(&fd, &path, FILE_MODE)
     }
 
-    /// Opens a file for a lock: made if it is not there, never truncated.
+    /// Opens a file for a lock: made if it is not there, never truncated. On a read-only file system it is opened for reading,
+    /// which is enough to lock it.
     pub(crate) fn open_lock_file(&self, name: &str) -> Result<File, Errno> {
-        #[cfg(test)]
-        crate::faults::check()?;
-        let flags = OPEN_FILE | OFlags::RDWR | OFlags::CREATE;
-        rustix::fs::openat(&self.fd, name, flags, FILE_MODE).map(File::from)
+        let open = || {
+            #[cfg(test)]
+            crate::faults::check()?;
+            let flags = OPEN_FILE | OFlags::RDWR | OFlags::CREATE;
+            rustix::fs::openat(&self.fd, name, flags, FILE_MODE).map(File::from)
+        };
+        match open() {
+            Err(Errno::ROFS) => self.open_to_read(name)?.ok_or(Errno::ROFS),
+            other => other,
+        }
+    }
+
+    /// Opens a file to read it; `None` if it is not there.
+    pub(crate) fn open_to_read(&self, name: &str) -> Result<Option<File>, Errno> {
+        match rustix::fs::openat(&self.fd, name, OPEN_FILE | OFlags::RDONLY, Mode::empty()) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno),
+        }
     }
 
     fn own_stat(&self) -> Result<Stat, AccessError> {

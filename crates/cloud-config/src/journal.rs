@@ -33,7 +33,7 @@
 
 use crate::dir::Dir;
 use crate::error::AccessError;
-use crate::store::Repair;
+use crate::repair::Repair;
 
 /// The files of a configuration, in the order in which they are put in place. The last makes a device provisioned.
 pub(crate) const FILES: [&str; 6] = [

@@ -15,7 +15,8 @@
 //!   right and reported. Nothing follows a symbolic link. Keys are wiped from memory, and no `Debug`, `Display`, error or
 //!   log line shows one.
 //! - **One process.** [`Store::lock`] is released by the operating system however its holder ends, and names the holder to
-//!   whoever comes second. Reading needs no lock.
+//!   whoever comes second. Reading needs no lock. On a file system that has become read-only, as a worn card does, the
+//!   directory can be taken all the same: its device is to stay with its cloud.
 //! - **Shared with the Python library.** Both read what the other wrote, byte for byte; what this crate needs besides has
 //!   names that the other does not look at: `.lock`, and `.staging`, `.committed` or `.removed` during a change.
 //!
@@ -73,6 +74,7 @@ mod lock;
 mod names;
 mod pem;
 mod reading;
+mod repair;
 mod store;
 
 pub use certificate::CertificateInfo;
@@ -83,4 +85,5 @@ pub use error::{AccessError, Damage, LoadError, LockError, StoreError};
 pub use lock::DirectoryLock;
 pub use names::{Endpoint, HostName, NameError, SerialNumber, ThingName};
 pub use pem::PemError;
-pub use store::{DIRECTORY, Loaded, Pair, Repair, Store};
+pub use repair::Repair;
+pub use store::{DIRECTORY, Loaded, Pair, Store};

@@ -78,12 +78,7 @@ impl Held {
                 Err(Errno::WOULDBLOCK) => match read_pid(&mut file) {
                     // Held for a call, or just let go.
                     None => continue,
-                    pid => {
-                        return Err(LockError::InUse {
-                            directory: path.to_owned(),
-                            pid,
-                        });
-                    }
+                    pid => return Err(in_use(path, pid)),
                 },
                 Err(errno) => {
                     return Err(AccessError::io("lock", dir.join(LOCK_FILE), errno).into());
@@ -96,10 +91,7 @@ impl Held {
                 return Ok(held);
             }
         }
-        Err(LockError::InUse {
-            directory: path.to_owned(),
-            pid: None,
-        })
+        Err(in_use(path, None))
     }
 
     /// Whether the locked file is still the one that others would find.
@@ -133,6 +125,37 @@ impl Drop for Held {
         let _ = step("write", &self.dir.join(LOCK_FILE), || self.file.set_len(0));
         // Closing alone would leave it locked for as long as a process that another thread just forks has a copy.
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+/// Whether nobody has the lock. Whoever wants it in the same moment finds it taken for a call, and looks again.
+pub(crate) fn ensure_free(dir: &Dir) -> Result<(), LockError> {
+    let failed = |action, errno| AccessError::io(action, dir.join(LOCK_FILE), errno);
+    let opened = dir.open_to_read(LOCK_FILE);
+    let Some(mut file) = opened.map_err(|errno| failed("open", errno))? else {
+        return Ok(());
+    };
+    for _ in 0..ATTEMPTS {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => {
+                // As above: closing alone may not be enough.
+                let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
+                return Ok(());
+            }
+            Err(Errno::WOULDBLOCK) => match read_pid(&mut file) {
+                None => continue,
+                pid => return Err(in_use(dir.path(), pid)),
+            },
+            Err(errno) => return Err(failed("lock", errno).into()),
+        }
+    }
+    Err(in_use(dir.path(), None))
+}
+
+fn in_use(directory: &Path, pid: Option<u32>) -> LockError {
+    LockError::InUse {
+        directory: directory.to_owned(),
+        pid,
     }
 }
 

@@ -6,7 +6,6 @@
 //!
 //! Protocol: `docs/protocol.md`, "On disk".
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -20,8 +19,9 @@ use crate::error::{AccessError, LoadError, LockError, StoreError};
 use crate::journal::{
     self, CLOUD_CONFIG, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
 };
-use crate::lock::{DirectoryLock, Held, LOCK_FILE};
+use crate::lock::{self, DirectoryLock, Held, LOCK_FILE};
 use crate::reading::{Source, fingerprint, is_provisioned, read_device, read_partly};
+use crate::repair::Repair;
 
 /// The directory's name below the base path.
 pub const DIRECTORY: &str = ".clesydecloud";
@@ -32,46 +32,6 @@ const REHEARSED: usize = 64 * 1024;
 /// How often reading starts again because another process replaced files meanwhile. Replacing takes milliseconds and
 /// happens a few times a year.
 const READ_ATTEMPTS: usize = 8;
-
-/// What [`Store::load`] put right by itself. Worth telling the operator, and no reason to stop.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Repair {
-    /// Group or others had rights; they were taken away. A key that was readable may have been read.
-    Mode {
-        /// The file or directory.
-        path: PathBuf,
-        /// Its permission bits before.
-        was: u32,
-    },
-    /// A replacement that had been decided when the process was killed was brought to its end.
-    CommittedChangeFinished,
-    /// The remains of a replacement that had not been decided were removed.
-    UnfinishedChangeDiscarded,
-    /// A removal that was interrupted was brought to its end: the keys that it had left are gone.
-    RemovalFinished,
-}
-
-impl fmt::Display for Repair {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Mode { path, was } => {
-                write!(
-                    f,
-                    "{} was open to other users (mode {was:o}); restricted to its owner",
-                    path.display()
-                )
-            }
-            Self::CommittedChangeFinished => {
-                f.write_str("an interrupted replacement of files was finished")
-            }
-            Self::UnfinishedChangeDiscarded => {
-                f.write_str("the remains of an interrupted replacement were removed")
-            }
-            Self::RemovalFinished => f.write_str("an interrupted removal was finished"),
-        }
-    }
-}
 
 /// What [`Store::load`] found.
 #[derive(Debug)]
@@ -142,6 +102,17 @@ impl Store {
         let held = Arc::new(Held::acquire(self.directory())?);
         *slot = Arc::downgrade(&held);
         Ok(DirectoryLock::new(held))
+    }
+
+    /// Whether nobody has the directory at this moment. Takes no lock, and changes nothing.
+    ///
+    /// # Errors
+    /// [`LockError::InUse`], with the holder's process id, if anyone holds it, be it this `Store`.
+    pub fn ensure_unlocked(&self) -> Result<(), LockError> {
+        match self.open()? {
+            Some(dir) => lock::ensure_free(&dir),
+            None => Ok(()),
+        }
     }
 
     /// Whether a configuration is there, sound or not.

@@ -75,6 +75,14 @@ pub(crate) fn initialize_failure(error: &InitializeError) -> Failure {
     }
 }
 
+/// Who has a directory.
+pub(crate) fn process(pid: Option<u32>) -> String {
+    pid.map_or_else(
+        || "another process".to_owned(),
+        |pid| format!("process {pid}"),
+    )
+}
+
 /// The serial number that was given, or else the thing name: on today's platform both are the same, and the directory
 /// does not keep the serial number itself.
 pub(crate) fn serial_number<R>(

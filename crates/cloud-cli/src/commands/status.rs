@@ -1,11 +1,11 @@
 //! `status`: what is provisioned, until when the certificates are valid, and how a running instance is connected.
 
-use cloud_facade::config::Pair;
+use cloud_facade::config::{LockError, Pair};
 use serde_json::{Value, json};
 
 use crate::cli::GlobalOptions;
 use crate::commands::cert::inspect;
-use crate::commands::{load_failure, serial_number, store};
+use crate::commands::{load_failure, process, serial_number, store};
 use crate::failure::{Failure, Outcome};
 use crate::live;
 use crate::output::Output;
@@ -32,6 +32,11 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
         Err(damage) => Err(load_failure(&store, damage)),
     };
     let live = live::ask(&global.base_path()?);
+    // One that has only just begun, that does one thing alone, or whose socket could not be made.
+    let silent = match store.ensure_unlocked() {
+        Err(LockError::InUse { pid, .. }) if live.is_none() => Some(pid),
+        _ => None,
+    };
 
     let state = |connected: bool| {
         if connected {
@@ -54,6 +59,10 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
         iot.not_after
     ))?;
     match &live {
+        None if silent.is_some() => output.text(format_args!(
+            "Instance        {} has the directory, and does not tell how it fares",
+            process(silent.flatten())
+        ))?,
         None => output.text("Instance        none runs on this directory")?,
         Some(live) => output.text(format_args!(
             "Instance        process {}: messaging {}, remote access {}",
@@ -74,6 +83,6 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
         "remote_not_after": remote.ok(),
         "iot_connected": live.as_ref().map_or(Value::Null, |live| live.iot_connected.into()),
         "remote_connected": live.as_ref().map_or(Value::Null, |live| live.remote_connected.into()),
-        "pid": live.as_ref().map_or(Value::Null, |live| live.pid.into()),
+        "pid": live.as_ref().map(|live| live.pid).or(silent.flatten()),
     }))
 }

@@ -18,6 +18,8 @@ use tokio::time::timeout;
 
 use super::REMOTE_CERTIFICATE;
 use super::report::{Finding, Report};
+use crate::commands::doctor::files::DIRECTORY;
+use crate::commands::process;
 use crate::failure::{Failure, Outcome, chain};
 use crate::live::Live;
 use crate::moment::rfc3339;
@@ -64,14 +66,16 @@ impl Patient {
         match cloud.initialize().await {
             Ok(()) => Ok(Self { cloud, mark }),
             Err(InitializeError::Lock(LockError::InUse { directory, pid })) => {
-                let who = pid.map_or_else(
-                    || "another process".to_owned(),
-                    |pid| format!("process {pid}"),
-                );
-                Err(Finding::Skipped(format!(
-                    "{who} has {} and does not tell how it fares; stop it and ask again",
-                    directory.display()
-                )))
+                let (who, directory) = (process(pid), directory.display());
+                Err(Finding::warning(
+                    format!(
+                        "{who} has {directory} and does not tell how it fares, so that nothing from here on was looked at"
+                    ),
+                    "wait for its end or stop it, and ask again",
+                ))
+            }
+            Err(InitializeError::Lock(LockError::Access(error))) => {
+                Err(Finding::bad(chain(&error), DIRECTORY))
             }
             Err(error) => Err(Finding::bad(
                 chain(&error),

@@ -1,6 +1,8 @@
 //! What is on the disk: the configuration as a whole, and the two certificates.
 
-use cloud_facade::config::{LoadError, Pair, PartialDeviceConfig, Repair, Store};
+use cloud_facade::config::{
+    LoadError, LockError, Pair, PartialDeviceConfig, Repair, Store, StoreError,
+};
 use time::{Duration, OffsetDateTime};
 
 use super::report::Finding;
@@ -9,6 +11,9 @@ use crate::moment::rfc3339;
 
 /// The platform should have replaced a certificate long before so little is left of it.
 const SOON: Duration = Duration::days(14);
+
+pub(super) const DIRECTORY: &str =
+    "look at the owner and the rights of the directory, and at the disk";
 
 /// The platform has the pair for remote access, unless its key was made here.
 const SENT_AGAIN: &str = "let `clesyde-cloud run` run, which asks the platform for it again, or restore it from a backup; if \
@@ -31,10 +36,16 @@ pub(super) fn configuration(store: &Store) -> (Finding, Option<PartialDeviceConf
     let open_to_others = |repair: &Repair| matches!(repair, Repair::Mode { .. });
     let repairs: Vec<_> = loaded.repairs.iter().map(ToString::to_string).collect();
     let finding = if repairs.is_empty() {
-        Finding::Good(format!(
-            "whole, and closed to other users: {}",
-            store.directory().display()
-        ))
+        match not_writable(store) {
+            None => Finding::Good(format!(
+                "whole, and closed to other users: {}",
+                store.directory().display()
+            )),
+            Some(error) => Finding::warning(
+                format!("a new certificate could not be stored: {}", chain(&error)),
+                "free some space, or make the file system writable again; a card that has become read-only is worn",
+            ),
+        }
     } else if loaded.repairs.iter().any(open_to_others) {
         Finding::warning(
             repairs.join("; "),
@@ -47,6 +58,14 @@ pub(super) fn configuration(store: &Store) -> (Finding, Option<PartialDeviceConf
     (finding, Some(loaded.device))
 }
 
+/// Why nothing could be stored, found out by writing as much and removing it again. A running instance would say so itself.
+fn not_writable(store: &Store) -> Option<StoreError> {
+    match store.rehearse_save() {
+        Ok(()) | Err(StoreError::Lock(LockError::InUse { .. })) => None,
+        Err(error) => Some(error),
+    }
+}
+
 fn advice(error: &LoadError) -> &'static str {
     match error {
         LoadError::NotProvisioned(_) => {
@@ -54,7 +73,7 @@ fn advice(error: &LoadError) -> &'static str {
         }
         LoadError::Damaged { .. } => REGISTER_ANEW,
         LoadError::Busy(_) => "ask again in a moment",
-        _ => "look at the owner and the rights of the directory, and at the disk",
+        _ => DIRECTORY,
     }
 }
 

@@ -2,7 +2,8 @@
 //! why and what to do.
 //!
 //! Each step has a time limit; one that builds on another which failed is skipped, so that the cause stands out. Nothing is
-//! changed but what every command puts right by itself: modes, and the remains of a power cut.
+//! changed but what every command puts right by itself: modes, and the remains of a power cut. Whether a new certificate could be
+//! stored is tried with a file that is removed again.
 
 mod cloud;
 mod files;

@@ -80,3 +80,39 @@ fn one_store_is_locked_once_and_writes_under_its_own_lock() {
     let _again = other.lock().unwrap();
     drop(lock);
 }
+
+/// A worn flash card becomes read-only, and its device is to stay with its cloud.
+#[test]
+fn a_directory_that_has_become_read_only_can_still_be_taken_by_one() {
+    let base = fast_directory();
+    Store::new(base.path()).save(&OLD).unwrap();
+    let (lock, _) = process(&base, Plan::ReadOnly, |store| store.lock().unwrap());
+    let (again, _) = process(&base, Plan::ReadOnly, Store::lock);
+    assert!(matches!(again, Err(LockError::InUse { pid: None, .. })));
+    drop(lock);
+    // A lock file cannot be made there.
+    fs::remove_file(base.path().join(DIRECTORY).join(LOCK_FILE)).unwrap();
+    let (none, _) = process(&base, Plan::ReadOnly, Store::lock);
+    assert!(matches!(
+        none,
+        Err(LockError::Access(AccessError::ReadOnly(_)))
+    ));
+}
+
+#[test]
+fn whether_anybody_has_it_is_seen_without_taking_it() {
+    let base = fast_directory();
+    let store = Store::new(base.path());
+    store.ensure_unlocked().unwrap();
+    assert!(!store.directory().exists(), "looking makes no directory");
+    store.save(&OLD).unwrap();
+    store.ensure_unlocked().unwrap();
+    let other = Store::new(base.path());
+    let lock = other.lock().unwrap();
+    let Err(LockError::InUse { pid, .. }) = store.ensure_unlocked() else {
+        panic!("it is taken")
+    };
+    assert_eq!(pid, Some(std::process::id()));
+    drop(lock);
+    store.ensure_unlocked().unwrap();
+}
