@@ -9,6 +9,8 @@
 mod common;
 
 use std::fs;
+use std::io::Read;
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 
 use common::background::Background;
@@ -16,6 +18,7 @@ use common::dated::DatedApi;
 use common::finish;
 use common::world::{SN, World};
 use reqwest::Method;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 #[test]
@@ -114,4 +117,34 @@ fn a_damaged_configuration_is_not_taken_for_one() {
         .provision(&[])
         .expect(1)
         .says(&["cloud_config.json", "--force"]);
+}
+
+/// Whether the key may be used up is told by how far it had come when the signal came.
+#[test]
+fn a_signal_tells_what_may_have_become_of_the_key() {
+    let world = World::new();
+    for (scheme, words) in [
+        // It waits for TLS, and has sent no request.
+        ("https", "the key is as good as before"),
+        ("http", "may have registered the device"),
+    ] {
+        let api = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("{scheme}://{}", api.local_addr().unwrap());
+        let mut command = world.device(&["provision"]);
+        command
+            .env("CLESYDE_API_URL", &url)
+            .env("CLESYDE_TOKEN", world.key());
+        if scheme == "https" {
+            // Any root will do, so that there is one on every machine.
+            command.args(["--ca-file", world.ready["ca_file"].as_str().unwrap()]);
+        }
+        let mut provision = Background::start(&mut command);
+        let (mut connection, _) = api.accept().unwrap();
+        assert!(connection.read(&mut [0; 4096]).unwrap() > 0);
+        provision.signal(Signal::TERM);
+        let (code, stderr) = provision.wait();
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(stderr.contains(words) && stderr.contains(&url), "{stderr}");
+        assert!(provision.events().is_empty());
+    }
 }

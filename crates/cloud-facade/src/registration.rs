@@ -62,11 +62,13 @@ pub enum RegistrationError {
     #[error(transparent)]
     Provision(#[from] ProvisionError),
     /// The answer does not make a configuration.
-    #[error("the platform's answer cannot be used: {0}")]
+    #[error(
+        "the platform's answer cannot be used: {0}; it may have registered the device all the same, and then needs a new key"
+    )]
     Answer(#[from] ConfigError),
     /// The device is registered, but its configuration could not be stored.
     #[error(
-        "the platform registered the device, but its answer could not be stored, and the key is used up: {0}"
+        "the platform registered the device, but its answer could not be stored, and the key is used up, so that a new one is needed: {0}"
     )]
     Store(#[from] StoreError),
 }

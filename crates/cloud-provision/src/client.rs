@@ -9,12 +9,14 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use crate::error::{BuildError, ProvisionError};
-use crate::exchange::{Exchange, Reached, Registration};
+use crate::exchange::{Exchange, Reached};
 use crate::keys::{KeySource, OwnKeys};
 use crate::provisioned::Provisioned;
 use crate::proxy::Route;
+use crate::request::Registration;
 use crate::retry::{Backoff, Doubt, Retry};
 use crate::secret::{ProvisioningKey, ProxyUrl};
+use crate::stage::{Progress, Stage};
 use crate::{serial, tls, url};
 
 /// Time for name resolution, TCP and TLS together.
@@ -75,6 +77,7 @@ impl Client {
     ///
     /// # Cancel safety
     /// Not cancel safe: a future that is dropped may leave a device registered whose credentials nobody received.
+    /// [`stage`](Self::stage) tells whether that can be.
     pub async fn register(
         &self,
         serial: &str,
@@ -123,6 +126,13 @@ impl Client {
         self.exchange.reach().await
     }
 
+    /// How far the last registration through this client or a clone of it has come: for whoever gives one up by dropping its
+    /// future, and wants to know what may have become of the key. Registrations at the same time want a client each.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.exchange.progress.stage()
+    }
+
     fn deadline(&self) -> Instant {
         Instant::now() + self.total_timeout
     }
@@ -135,6 +145,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<Provisioned, ProvisionError> {
         serial::check(serial).map_err(ProvisionError::SerialNumber)?;
+        self.exchange.progress.begin();
         let doubt = Arc::new(Doubt::default());
         let exchange = Arc::clone(&self.exchange);
         let noticing = Arc::clone(&doubt);
@@ -241,6 +252,7 @@ impl ClientBuilder {
         } else {
             tls::roots_from_pem(&self.roots_pem)?
         };
+        let progress = Progress::default();
         let builder = reqwest::Client::builder()
             .user_agent(concat!("clesyde-cloud/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
@@ -248,7 +260,8 @@ impl ClientBuilder {
             .retry(reqwest::retry::never())
             .connect_timeout(self.connect_timeout)
             // Each attempt on a connection of its own: a pooled one may be dead already, which looks like a break.
-            .pool_max_idle_per_host(0);
+            .pool_max_idle_per_host(0)
+            .connector_layer(progress.clone());
         let builder = if url.scheme() == "https" {
             self.route
                 .apply(builder)?
@@ -274,6 +287,7 @@ impl ClientBuilder {
             url,
             connect_timeout: self.connect_timeout,
             attempt_timeout: self.attempt_timeout,
+            progress,
         };
         Ok(Client {
             exchange: Arc::new(exchange),

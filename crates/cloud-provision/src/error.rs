@@ -8,6 +8,9 @@ use std::time::{Duration, SystemTime};
 use crate::clock::Rough;
 use crate::keys::{KeyPurpose, KeySourceError};
 
+/// What every error says that [may have registered](ProvisionError::may_have_registered) the device.
+const PERHAPS: &str = "it may have registered the device all the same, and then needs a new key";
+
 /// The client could not be set up. A mistake in the configuration; trying again cannot help.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -94,7 +97,7 @@ pub enum ProvisionError {
         retry_after: Option<Duration>,
     },
     /// 5xx, several times.
-    #[error("{url} has a problem of its own (HTTP {status}); try again later")]
+    #[error("{url} has a problem of its own (HTTP {status}); try again later{}", perhaps(*status))]
     Server {
         /// What was asked.
         url: String,
@@ -184,6 +187,12 @@ pub enum ProvisionError {
         /// What was asked.
         url: String,
     },
+    /// Where [`Client::reach`](crate::Client::reach) looked for the API, there is a web page. Nothing was sent.
+    #[error("{url} is a web page; a captive portal, or the API's URL is wrong")]
+    WebPage {
+        /// What was asked.
+        url: String,
+    },
     /// No connection within the time limit. Nothing was sent.
     #[error("{url} cannot be reached within {} s", limit.as_secs_f32())]
     ConnectTimedOut {
@@ -193,7 +202,7 @@ pub enum ProvisionError {
         limit: Duration,
     },
     /// Connected, and no whole answer within the time limit. See [`ProvisionError::may_have_registered`].
-    #[error("{url} did not answer within {} s; it may have registered the device all the same, and then needs a new key", limit.as_secs_f32())]
+    #[error("{url} did not answer within {} s; {PERHAPS}", limit.as_secs_f32())]
     TimedOut {
         /// What was asked.
         url: String,
@@ -201,9 +210,7 @@ pub enum ProvisionError {
         limit: Duration,
     },
     /// The connection broke after the request was sent. See [`ProvisionError::may_have_registered`].
-    #[error(
-        "the connection to {url} broke before the answer was there ({reason}); it may have registered the device all the same, and then needs a new key"
-    )]
+    #[error("the connection to {url} broke before the answer was there ({reason}); {PERHAPS}")]
     Interrupted {
         /// What was asked.
         url: String,
@@ -211,7 +218,7 @@ pub enum ProvisionError {
         reason: String,
     },
     /// The answer is not what it should be.
-    #[error("{url} gave an answer that cannot be used: {what}")]
+    #[error("{url} gave an answer that cannot be used: {what}; {PERHAPS}")]
     Malformed {
         /// What was asked.
         url: String,
@@ -220,7 +227,7 @@ pub enum ProvisionError {
     },
     /// A private key does not belong to its certificate.
     #[error(
-        "{url} sent a private key at `{field}` that does not belong to its certificate; report this to the platform"
+        "{url} sent a private key at `{field}` that does not belong to its certificate; report this to the platform; {PERHAPS}"
     )]
     Mismatched {
         /// What was asked.
@@ -230,7 +237,7 @@ pub enum ProvisionError {
     },
     /// A certificate is for another key than the one that it was asked for.
     #[error(
-        "{url} sent a certificate at `{field}` that is not for the key that this device made; report this to the platform"
+        "{url} sent a certificate at `{field}` that is not for the key that this device made; report this to the platform; {PERHAPS}"
     )]
     ForeignCertificate {
         /// What was asked.
@@ -250,7 +257,7 @@ pub enum ProvisionError {
     #[error("this device did not make its own keys within {} s", .0.as_secs_f32())]
     OwnKeysTimedOut(Duration),
     /// The answer is longer than [`crate::MAX_BODY`]; the rest was not read.
-    #[error("{url} gave an answer of more than {limit} bytes; is the API's URL right?")]
+    #[error("{url} gave an answer of more than {limit} bytes; is the API's URL right? {PERHAPS}")]
     TooLarge {
         /// What was asked.
         url: String,
@@ -323,6 +330,18 @@ fn wait(retry_after: Option<Duration>) -> String {
     }
 }
 
+/// Whether a status is a gateway's that does not know what became of the request behind it.
+fn is_gateway(status: u16) -> bool {
+    matches!(status, 502 | 504)
+}
+
+fn perhaps(status: u16) -> String {
+    match is_gateway(status) {
+        true => format!("; {PERHAPS}"),
+        false => String::new(),
+    }
+}
+
 /// The distance between two times, as people say it.
 fn between(earlier: SystemTime, later: SystemTime) -> Rough {
     Rough(later.duration_since(earlier).unwrap_or_default())
@@ -347,19 +366,20 @@ impl ProvisionError {
     /// Whether the platform may have registered the device although its answer did not arrive. The provisioning key may
     /// then be used up; trying again does no harm, and is refused in that case. This is about the attempt that the error tells
     /// of, the last one of the call.
+    ///
+    /// The error's own words say so, too, and that a new key is needed then.
     #[must_use]
     pub fn may_have_registered(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::TimedOut { .. }
-                | Self::Interrupted { .. }
-                | Self::RefusedLater { .. }
-                | Self::Malformed { .. }
-                | Self::Mismatched { .. }
-                | Self::ForeignCertificate { .. }
-                | Self::TooLarge { .. }
-                // A gateway that does not know what became of the request behind it.
-                | Self::Server { status: 502 | 504, .. }
-        )
+            | Self::Interrupted { .. }
+            | Self::RefusedLater { .. }
+            | Self::Malformed { .. }
+            | Self::Mismatched { .. }
+            | Self::ForeignCertificate { .. }
+            | Self::TooLarge { .. } => true,
+            Self::Server { status, .. } => is_gateway(*status),
+            _ => false,
+        }
     }
 }

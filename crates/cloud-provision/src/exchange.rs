@@ -6,84 +6,23 @@
 
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 use rustls::CertificateError;
 use rustls_pki_types::UnixTime;
-use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::answer::{self, printable};
 use crate::clock::ClockSkew;
 use crate::error::{Malformed, ProvisionError};
-use crate::keys::OwnKeys;
 use crate::provisioned::{Doubt, Provisioned};
-use crate::secret::ProvisioningKey;
+use crate::request::Registration;
+use crate::stage::Progress;
 
 /// Longest answer read, in bytes. A real one has about 15 KiB: five PEM texts, of which one is a chain.
 pub const MAX_BODY: usize = 256 * 1024;
-
-/// What is sent, as often as needed. Clones share the body, which is wiped with the last of them.
-#[derive(Clone)]
-pub(crate) struct Registration {
-    body: Bytes,
-    key: ProvisioningKey,
-    keys: Option<Arc<OwnKeys>>,
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
-    sn: &'a str,
-    token: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    csr: Option<SigningRequests<'a>>,
-}
-
-#[derive(Serialize)]
-struct SigningRequests<'a> {
-    iot: &'a str,
-    remote: &'a str,
-}
-
-impl Registration {
-    /// The request for a serial number that was checked.
-    pub(crate) fn new(serial: &str, key: &ProvisioningKey, keys: Option<OwnKeys>) -> Self {
-        let csr = keys.as_ref().map(|keys| SigningRequests {
-            iot: &keys.iot.request_pem,
-            remote: &keys.remote.request_pem,
-        });
-        let requests = csr
-            .as_ref()
-            .map_or(0, |csr| csr.iot.len() + csr.remote.len());
-        let body = Body {
-            sn: serial,
-            token: key.expose(),
-            csr,
-        };
-        // Room for an escape at every character, so that the buffer does not move and leave a copy behind.
-        let room = 128 + serial.len() + 2 * (key.expose().len() + requests);
-        let mut buffer = Zeroizing::new(Vec::with_capacity(room));
-        // A few strings into memory: this has no way to fail.
-        let _ = serde_json::to_writer(&mut *buffer, &body);
-        Self {
-            body: Bytes::from_owner(Wiped(buffer)),
-            key: key.clone(),
-            keys: keys.map(Arc::new),
-        }
-    }
-}
-
-struct Wiped(Zeroizing<Vec<u8>>);
-
-impl AsRef<[u8]> for Wiped {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
 
 /// What [`Client::reach`](crate::Client::reach) found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,17 +41,22 @@ pub(crate) struct Exchange {
     pub(crate) url: Url,
     pub(crate) connect_timeout: Duration,
     pub(crate) attempt_timeout: Duration,
+    pub(crate) progress: Progress,
 }
 
 impl Exchange {
     pub(crate) async fn send(&self, request: Registration) -> Result<Provisioned, ProvisionError> {
-        match tokio::time::timeout(self.attempt_timeout, self.exchange(request)).await {
+        self.progress.ask();
+        let limit = self.attempt_timeout;
+        let result = match tokio::time::timeout(limit, self.exchange(request)).await {
             Ok(result) => result,
             Err(_) => Err(ProvisionError::TimedOut {
                 url: self.url(),
-                limit: self.attempt_timeout,
+                limit,
             }),
-        }
+        };
+        self.progress.end(&result);
+        result
     }
 
     /// See [`Client::reach`](crate::Client::reach).
@@ -138,10 +82,13 @@ impl Exchange {
         match self.failed(status, retry_after(&response)) {
             _ if status.is_redirection() => Err(self.redirected(&response)),
             // A browser's page with status 200 is no API's answer.
-            _ if status.is_success() && is_html(&response) => Err(ProvisionError::Malformed {
-                url: self.url(),
-                what: Malformed::Html,
-            }),
+            _ if status.is_success() && is_html(&response) => {
+                Err(ProvisionError::WebPage { url: self.url() })
+            }
+            // There was no request behind it that could have come to something.
+            error if error.may_have_registered() => {
+                Err(unreachable(format!("a gateway says {status}")))
+            }
             error @ (ProvisionError::CaptivePortal { .. } | ProvisionError::Server { .. }) => {
                 Err(error)
             }

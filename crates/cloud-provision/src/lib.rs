@@ -10,7 +10,8 @@
 //!   that it is given, always; `http` for loopback alone; redirects are errors.
 //! - **It asks again where that helps, and only where it cannot hurt.** A platform that is down, busy (429, with its
 //!   `Retry-After`) or in trouble (5xx) is asked again after a growing, partly random wait. An exchange that broke off
-//!   half-way is not: the key may be used up. [`ProvisionError::may_have_registered`] tells. No retry makes a second device.
+//!   half-way is not: the key may be used up. [`ProvisionError::may_have_registered`] tells, and [`Client::stage`] whoever has
+//!   given a registration up. No retry makes a second device.
 //! - **What it returns can be used.** Certificates parse, each key belongs to its certificate, endpoints are host names.
 //! - **It finds its way and says where it got lost.** HTTP proxies, set or from the environment; captive portals, proxies
 //!   that do not let it through, and a wrong clock have errors of their own. [`Provisioned::clock_skew`] is by how much
@@ -60,9 +61,11 @@ mod exchange;
 mod keys;
 mod provisioned;
 mod proxy;
+mod request;
 mod retry;
 mod secret;
 mod serial;
+mod stage;
 mod tls;
 mod url;
 
@@ -76,3 +79,4 @@ pub use keys::{KeyOrigin, KeyPurpose, KeySource, KeySourceError, OwnKey};
 pub use provisioned::{IotIdentity, Provisioned, RemoteIdentity};
 pub use retry::Retry;
 pub use secret::{InvalidKey, PrivateKeyPem, ProvisioningKey};
+pub use stage::Stage;

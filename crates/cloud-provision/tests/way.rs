@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use axum::http::header::{DATE, LOCATION};
 use axum::response::{Html, IntoResponse, Response};
-use cloud_provision::{Client, ProvisionError};
+use cloud_provision::{Client, ProvisionError, Stage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use common::{Api, key, quick, with_status};
+use common::{Api, granted, key, ok, quick, with_status};
 
 #[tokio::test]
 async fn a_server_that_is_down_is_tried_again_and_then_named() {
@@ -83,9 +83,42 @@ async fn a_connection_that_breaks_after_the_request_is_not_tried_again() {
             "{error}"
         );
         assert!(error.may_have_registered() && !error.is_retryable());
+        assert!(error.to_string().contains("needs a new key"), "{error}");
         assert_eq!(connections.load(Ordering::SeqCst), connection);
     }
     server.abort();
+}
+
+/// Whoever drops the future of a registration has no error to go by.
+#[tokio::test]
+async fn a_registration_that_is_given_up_tells_how_far_it_had_come() {
+    let given_up = async |api: &Api, until: usize| {
+        let client = quick(Client::builder(&api.url())).build().unwrap();
+        assert_eq!(client.stage(), Stage::Unsent);
+        let (asking, key) = (client.clone(), key());
+        let task = tokio::spawn(async move { asking.register("SN0001", &key).await.is_ok() });
+        while api.requests() < until {
+            tokio::task::yield_now().await;
+        }
+        (client, task)
+    };
+    // Taken, and not answered.
+    let api = Api::start(|_| None).await;
+    let (client, task) = given_up(&api, 1).await;
+    task.abort();
+    assert_eq!(client.stage(), Stage::Sent);
+    // Refused: nothing came of it.
+    let api = Api::start(|_| Some(with_status(403, ""))).await;
+    let (client, task) = given_up(&api, 1).await;
+    assert!(!task.await.unwrap());
+    assert_eq!(client.stage(), Stage::Unsent);
+    // A look is no registration.
+    client.reach().await.unwrap();
+    assert_eq!(client.stage(), Stage::Unsent);
+    let api = Api::start(|_| Some(ok(&granted()))).await;
+    let (client, task) = given_up(&api, 1).await;
+    assert!(task.await.unwrap());
+    assert_eq!(client.stage(), Stage::Answered);
 }
 
 #[tokio::test]
@@ -156,6 +189,7 @@ async fn a_look_tells_what_stands_in_the_way_and_never_that_a_key_may_be_used_up
         let error = client.reach().await.unwrap_err();
         assert_eq!(api.requests(), 1, "{error}");
         assert!(!error.to_string().contains("new key"), "{error}");
+        assert!(!error.may_have_registered(), "{error}");
         error
     };
     let error = look(|| Some(Html("<h1>welcome</h1>").into_response())).await;
@@ -164,6 +198,8 @@ async fn a_look_tells_what_stands_in_the_way_and_never_that_a_key_may_be_used_up
     assert!(error.to_string().contains("portal.example"), "{error}");
     let error = look(|| Some(with_status(503, ""))).await;
     assert!(matches!(error, ProvisionError::Server { .. }), "{error}");
+    let error = look(|| Some(with_status(504, ""))).await;
+    assert!(error.to_string().contains("504"), "{error}");
     let error = look(|| None).await;
     assert!(
         matches!(error, ProvisionError::ConnectTimedOut { .. }),

@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use cloud_facade::config::{DeviceConfig, LoadError, LockError, Store};
-use cloud_facade::provision::{ClockSkew, GeneratedKeys};
-use cloud_facade::{Existing, Registered, RegistrationError, register, register_with_keys};
+use cloud_facade::config::LoadError;
+use cloud_facade::provision::{ClockSkew, GeneratedKeys, Stage};
+use cloud_facade::{Existing, Registered, register, register_with_keys};
 use serde_json::json;
+use tokio::time::timeout;
 
 use crate::api::ApiArgs;
 use crate::cli::GlobalOptions;
@@ -18,15 +19,10 @@ use crate::failure::{Failure, Outcome, chain};
 use crate::key;
 use crate::output::Output;
 use crate::shutdown::Shutdown;
+use crate::values::ApiUrl;
 
 /// What storing gets to end when the program is told to: it has 5 s in all.
 const STORING: Duration = Duration::from_secs(4);
-
-/// Between two looks at whether it has ended.
-const LOOK_AGAIN: Duration = Duration::from_millis(20);
-
-/// Where it is not known what became of a request.
-const PERHAPS: &str = "it may have registered the device all the same, and then needs a new key";
 
 const EXAMPLES: &str = "\
 The provisioning key is never taken from the command line, where other users could see it: put it into
@@ -90,7 +86,6 @@ pub(crate) async fn run(
     let client = arguments.api.client(global, url)?;
     // Not before: reading the key and the roots can wait for somebody, and nothing of ours would end that.
     let mut shutdown = Shutdown::install()?;
-    let before = store.load().ok().map(|loaded| loaded.device);
 
     let existing = if arguments.force {
         Existing::Replace
@@ -104,24 +99,21 @@ pub(crate) async fn run(
             register(&store, &client, sn, &key, existing).await
         }
     };
+    tokio::pin!(asked);
     let registered = tokio::select! {
-        registered = asked => registered,
-        () = shutdown.requested() => {
-            return match stored_meanwhile(&store, before).await {
-                Some(device) => output.result(
-                    &json!({
-                        "event": "provisioned",
-                        "sn": sn.as_str(),
-                        "access_point": device.access_point.as_str(),
-                        "url": device.page_url(),
-                    }),
-                    line(sn.as_str(), &device.page_url()),
-                ),
-                None => Err(Failure::Failed(format!("interrupted while {url} was asked; {PERHAPS}"))),
-            };
-        }
+        registered = &mut asked => registered,
+        () = shutdown.requested() => match client.stage() {
+            // The key works once, so that an answer that is here is not given up.
+            Stage::Answered => timeout(STORING, asked).await.map_err(|_| {
+                Failure::Failed(format!(
+                    "interrupted while the answer of {url} was stored, which took too long; see with `clesyde-cloud status` \
+                     whether it is there, and get a new key for this device if it is not"
+                ))
+            })?,
+            stage => return Err(Failure::Failed(interrupted(stage, url))),
+        },
     };
-    match registered.map_err(|error| Failure::Failed(explained(&error)))? {
+    match registered.map_err(|error| Failure::Failed(chain(&error)))? {
         Registered::Now {
             access_point,
             url,
@@ -138,7 +130,7 @@ pub(crate) async fn run(
                 "own_keys": own_keys,
                 "clock_correction_ms": wrong_clock.map(|skew| skew.correction_ms()),
             });
-            let mut line = line(sn.as_str(), &url);
+            let mut line = format!("registered {sn}; its page will be at {url}");
             if own_keys {
                 line += "\nits private keys were made on this device and have not left it";
             } else if arguments.own_keys {
@@ -150,43 +142,15 @@ pub(crate) async fn run(
     }
 }
 
-fn line(sn: &str, url: &str) -> String {
-    format!("registered {sn}; its page will be at {url}")
-}
-
-/// What has been stored since `before`. An answer that is just being stored is not given up, as the key works once only: whoever
-/// stores has the lock, and for a moment longer.
-async fn stored_meanwhile(store: &Store, before: Option<DeviceConfig>) -> Option<DeviceConfig> {
-    let stored = async {
-        loop {
-            let store = store.clone();
-            let stored = tokio::task::spawn_blocking(move || match store.lock() {
-                Err(LockError::InUse { .. }) => None,
-                _ => Some(store.load().ok().map(|loaded| loaded.device)),
-            });
-            match stored.await {
-                Ok(Some(stored)) => return stored,
-                Ok(None) => tokio::time::sleep(LOOK_AGAIN).await,
-                Err(_) => return None,
-            }
-        }
-    };
-    let now = tokio::time::timeout(STORING, stored).await.ok()??;
-    (Some(&now) != before.as_ref()).then_some(now)
-}
-
-/// What went wrong, and what may have become of the key.
-fn explained(error: &RegistrationError) -> String {
-    let text = chain(error);
-    let perhaps = match error {
-        RegistrationError::Provision(error) => error.may_have_registered(),
-        RegistrationError::Answer(_) => true,
-        _ => false,
-    };
-    if perhaps && !text.contains(PERHAPS) {
-        format!("{text}; {PERHAPS}")
-    } else {
-        text
+/// What may have become of the key.
+fn interrupted(stage: Stage, url: &ApiUrl) -> String {
+    match stage {
+        Stage::Unsent => format!(
+            "interrupted before {url} was asked to register the device: the key is as good as before"
+        ),
+        _ => format!(
+            "interrupted while {url} was asked: it may have registered the device, and then needs a new key"
+        ),
     }
 }
 

@@ -138,10 +138,15 @@ impl Background {
         self.end_with(Signal::INT)
     }
 
-    #[track_caller]
-    fn end_with(&mut self, signal: Signal) -> String {
+    /// Sends a signal and does not wait.
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
+    }
+
+    #[track_caller]
+    fn end_with(&mut self, signal: Signal) -> String {
+        self.signal(signal);
         let begin = Instant::now();
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {

@@ -92,9 +92,9 @@ pub(super) async fn api(client: &Client) -> (Finding, Finding) {
                 ProvisionError::NotValidYet { .. } | ProvisionError::Expired { .. } => {
                     "set the clock; if it is right, the platform has to renew its certificate"
                 }
-                ProvisionError::CaptivePortal { .. } | ProvisionError::Redirected { .. } => {
-                    "sign in to the network, or correct --api-url"
-                }
+                ProvisionError::CaptivePortal { .. }
+                | ProvisionError::Redirected { .. }
+                | ProvisionError::WebPage { .. } => "sign in to the network, or correct --api-url",
                 ProvisionError::Proxy { .. } => "correct --proxy or HTTPS_PROXY",
                 ProvisionError::Server { .. } => "wait, or tell the platform's operator",
                 ProvisionError::Unreachable { .. } | ProvisionError::ConnectTimedOut { .. } => {
