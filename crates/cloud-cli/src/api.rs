@@ -1,5 +1,7 @@
 //! The provisioning API, for the commands that ask it: where it is, whom to trust, and through which proxy.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -8,7 +10,10 @@ use cloud_facade::provision::{Client, ClientBuilder};
 use crate::cli::GlobalOptions;
 use crate::failure::{Failure, Outcome, chain};
 use crate::proxy;
-use crate::values::ApiUrl;
+use crate::values::{ApiUrl, BYTE_ORDER_MARK};
+
+/// Four times a full set of public roots. A wrong file (a disk image, a device) is noticed before it is read whole.
+const MAX_ROOTS: u64 = 1024 * 1024;
 
 /// What such a command takes.
 #[derive(Debug, Args)]
@@ -38,19 +43,60 @@ impl ApiArgs {
 
     /// The roots to trust besides the system's, in PEM.
     pub(crate) fn roots(&self) -> Outcome<Option<Vec<u8>>> {
-        self.ca_file
-            .as_ref()
-            .map(|path| {
-                std::fs::read(path).map_err(|error| {
-                    Failure::at("could not read the root certificates in", path, &error)
-                })
+        let read = |path: &PathBuf| {
+            File::open(path).and_then(bounded).map_err(|error| {
+                Failure::at("could not read the root certificates in", path, &error)
             })
-            .transpose()
+        };
+        self.ca_file.as_ref().map(read).transpose()
     }
+}
+
+fn bounded(reader: impl Read) -> io::Result<Vec<u8>> {
+    let mut pem = Vec::new();
+    reader.take(MAX_ROOTS + 1).read_to_end(&mut pem)?;
+    if pem.len() as u64 > MAX_ROOTS {
+        return Err(io::Error::other(format!(
+            "more than {MAX_ROOTS} bytes are no file of roots; name one in PEM"
+        )));
+    }
+    if pem.starts_with(&[0xff, 0xfe]) || pem.starts_with(&[0xfe, 0xff]) {
+        return Err(io::Error::other(
+            "it is UTF-16, as a Windows editor or shell writes it; save it as UTF-8",
+        ));
+    }
+    let mut mark = [0; 4];
+    let mark = BYTE_ORDER_MARK.encode_utf8(&mut mark).as_bytes();
+    if pem.starts_with(mark) {
+        pem.drain(..mark.len());
+    }
+    Ok(pem)
 }
 
 pub(crate) fn build(client: ClientBuilder) -> Outcome<Client> {
     client
         .build()
         .map_err(|error| Failure::Failed(chain(&error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roots_are_bounded_and_read_as_a_windows_editor_saves_them() {
+        let text = b"-----BEGIN CERTIFICATE-----";
+        assert_eq!(bounded(&text[..]).unwrap(), text);
+        assert_eq!(
+            bounded(&[b"\xef\xbb\xbf", &text[..]].concat()[..]).unwrap(),
+            text
+        );
+        for (wrong, why) in [
+            (Box::new(io::repeat(b'x')) as Box<dyn Read>, "more than"),
+            (Box::new(&b"\xff\xfe-\0"[..]), "UTF-16"),
+        ] {
+            let error = bounded(wrong).unwrap_err().to_string();
+            assert!(error.contains(why), "{error}");
+        }
+    }
 }

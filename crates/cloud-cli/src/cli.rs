@@ -1,10 +1,12 @@
 //! The command line as clap reads it: global options and the list of commands. What a command takes stands beside the
 //! command, in [`crate::commands`].
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::Resettable;
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use cloud_facade::config::SerialNumber;
 use directories::ProjectDirs;
 
@@ -210,10 +212,31 @@ impl Command {
     }
 }
 
+/// Reads a command line, and the environment for what it lacks. A variable that is empty counts as none: EnvironmentFile= of
+/// systemd and the files of container tools cannot leave one out as easily.
+pub(crate) fn parse<I, T>(arguments: I) -> Result<Cli, clap::Error>
+where
+    I: IntoIterator<Item = T>,
+    T: Into<OsString> + Clone,
+{
+    let mut command = Cli::command();
+    let empty: Vec<_> = command
+        .get_arguments()
+        .filter(|argument| {
+            let value = argument.get_env().and_then(std::env::var_os);
+            value.is_some_and(|value| value.is_empty())
+        })
+        .map(|argument| argument.get_id().clone())
+        .collect();
+    for id in empty {
+        command = command.mut_arg(id, |argument| argument.env(Resettable::Reset));
+    }
+    let mut matches = command.try_get_matches_from_mut(arguments)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -10,6 +10,7 @@ use cloud_facade::provision::ProvisioningKey;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::failure::{Failure, Outcome};
+use crate::values::BYTE_ORDER_MARK;
 
 /// The variable that is looked at without `--token-file`.
 pub(crate) const VARIABLE: &str = "CLESYDE_TOKEN";
@@ -27,7 +28,7 @@ pub(crate) fn read(file: Option<&Path>) -> Outcome<ProvisioningKey> {
             path.display().to_string(),
             File::open(path).and_then(bounded),
         ),
-        None => match std::env::var_os(VARIABLE) {
+        None => match std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
             Some(value) => (VARIABLE.to_owned(), from_environment(value)),
             None => {
                 return Err(Failure::Failed(format!(
@@ -49,6 +50,9 @@ fn bounded(reader: impl Read) -> io::Result<Zeroizing<String>> {
     // All of the memory at once: growing would leave copies behind.
     let mut text = Zeroizing::new(String::with_capacity(MAX_KEY + 1));
     reader.take(MAX_KEY as u64 + 1).read_to_string(&mut text)?;
+    if text.starts_with(BYTE_ORDER_MARK) {
+        text.drain(..BYTE_ORDER_MARK.len_utf8());
+    }
     if text.len() > MAX_KEY {
         return Err(io::Error::other(format!(
             "more than {MAX_KEY} bytes are no provisioning key"
@@ -75,6 +79,9 @@ mod tests {
         std::fs::write(&path, "  pk-1234\r\n").unwrap();
         let key = read(Some(&path)).unwrap();
         assert!(!format!("{key:?} {key}").contains("1234"));
+        // As a Windows editor saves it.
+        let text = bounded("\u{feff}pk-1234\r\n".as_bytes()).unwrap();
+        assert_eq!(text.as_str(), "pk-1234\r\n");
     }
 
     #[test]

@@ -9,6 +9,9 @@ use cloud_facade::remote::Upstream;
 use reqwest::Url;
 use serde_json::{Map, Value};
 
+/// What editors on Windows put in front of a text, where it means nothing.
+pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// Where to connect: a host and a port, both given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {

@@ -153,6 +153,28 @@ fn a_wrong_value_in_the_environment_is_wrong_usage_too() {
     .says(&["--sn", "a b"]);
 }
 
+/// EnvironmentFile= and container tools produce them.
+#[test]
+fn an_empty_value_in_the_environment_is_none() {
+    let home = home();
+    let mut command = program(&home);
+    for name in ["CLESYDE_BASE_PATH", "CLESYDE_SN", "CLESYDE_API_URL"] {
+        command.env(name, "");
+    }
+    finish(command.args(["cert", "show"]))
+        .expect(3)
+        .says(&[home.path().to_str().unwrap()]);
+    let arguments = ["provision", "--sn", "SN", "--api-url", "http://127.0.0.1:1"];
+    finish(program(&home).args(arguments).env("CLESYDE_TOKEN", ""))
+        .expect(1)
+        .says(&["there is no provisioning key", "CLESYDE_TOKEN"]);
+    finish(program(&home).args(["provision"]).env("CLESYDE_SN", ""))
+        .expect(2)
+        .says(&["the serial number is missing"]);
+    let help = finish(program(&home).arg("--help").env("CLESYDE_SN", "")).expect(0);
+    assert!(help.stdout.contains("CLESYDE_API_URL"), "{}", help.stdout);
+}
+
 #[test]
 fn no_command_is_wrong_usage_and_shows_the_help() {
     run(&home(), &[]).expect(2).says(&["Usage", "reset"]);

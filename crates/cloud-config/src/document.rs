@@ -28,6 +28,9 @@ pub enum DocumentError {
     /// Zero bytes, or white space: typically a power cut while a less careful program wrote it.
     #[error("is empty")]
     Empty,
+    /// A Windows editor's mark stands before it, which the Python library does not take either.
+    #[error("begins with a byte order mark; save it as UTF-8 without one")]
+    ByteOrderMark,
     /// JSON that begins well and stops.
     #[error("is cut off (its JSON ends too early)")]
     Truncated,
@@ -64,6 +67,9 @@ pub(crate) struct Document {
 pub(crate) fn parse(text: &str) -> Result<Document, DocumentError> {
     if text.trim().is_empty() {
         return Err(DocumentError::Empty);
+    }
+    if text.starts_with('\u{feff}') {
+        return Err(DocumentError::ByteOrderMark);
     }
     let value: Value = serde_json::from_str(text).map_err(|error| match error.is_eof() {
         true => DocumentError::Truncated,
@@ -145,6 +151,10 @@ mod tests {
         assert_eq!(
             parse("hello").err(),
             Some(DocumentError::NotJson { line: 1, column: 1 })
+        );
+        assert_eq!(
+            parse(&format!("\u{feff}{GOOD}")).err(),
+            Some(DocumentError::ByteOrderMark)
         );
         assert_eq!(parse("[]").err(), Some(DocumentError::NotAnObject));
         assert_eq!(parse("null").err(), Some(DocumentError::NotAnObject));

@@ -17,6 +17,9 @@ pub enum PemError {
     /// A block that is not closed, or whose base64 is broken.
     #[error("is not valid PEM (cut off, or damaged)")]
     Syntax,
+    /// A Windows editor's mark stands before it, which neither this crate nor the Python library would read over.
+    #[error("begins with a byte order mark; save it as UTF-8 without one")]
+    ByteOrderMark,
     /// Valid, but there is no certificate in it.
     #[error("holds no certificate")]
     NoCertificate,
@@ -28,10 +31,18 @@ pub enum PemError {
     TooMany,
 }
 
-pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, PemError> {
+fn check_text(pem: &str) -> Result<(), PemError> {
     if pem.trim().is_empty() {
         return Err(PemError::Empty);
     }
+    if pem.starts_with('\u{feff}') {
+        return Err(PemError::ByteOrderMark);
+    }
+    Ok(())
+}
+
+pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    check_text(pem)?;
     let mut found = Vec::new();
     for item in rustls_pemfile::certs(&mut pem.as_bytes()) {
         if found.len() == MAX_CERTIFICATES {
@@ -52,9 +63,7 @@ pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Pe
 
 /// The first private key in the text.
 pub(crate) fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, PemError> {
-    if pem.trim().is_empty() {
-        return Err(PemError::Empty);
-    }
+    check_text(pem)?;
     match rustls_pemfile::private_key(&mut pem.as_bytes()) {
         Ok(Some(key)) => Ok(key),
         Ok(None) if pem.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") => Err(PemError::NoKey),

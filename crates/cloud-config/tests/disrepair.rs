@@ -74,6 +74,10 @@ fn each_damage_of_a_certificate_or_key_names_the_file_at_fault() {
             key_of(name, include_str!("data/encrypted.key.pem")),
             CredentialsError::Key(PemError::NoKey)
         );
+        assert_eq!(
+            key_of(name, &format!("\u{feff}{}", f.device.iot.key_pem())),
+            CredentialsError::Key(PemError::ByteOrderMark)
+        );
         let cut = &f.device.iot.key_pem()[..100];
         assert_eq!(key_of(name, cut), CredentialsError::Key(PemError::Syntax));
         assert_eq!(
@@ -89,6 +93,10 @@ fn each_damage_of_a_certificate_or_key_names_the_file_at_fault() {
         assert_eq!(
             key_of(name, f.device.iot.key_pem()),
             CredentialsError::Certificate(PemError::NoCertificate)
+        );
+        assert_eq!(
+            key_of(name, &format!("\u{feff}{}", f.device.iot.chain_pem())),
+            CredentialsError::Certificate(PemError::ByteOrderMark)
         );
         let cut = &f.device.iot.chain_pem()[..200];
         assert_eq!(

@@ -34,6 +34,8 @@ pub(crate) fn nobody() -> Result<ClientConfig, BuildError> {
 }
 
 pub(crate) fn roots_from_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+    // Editors on Windows put a byte order mark before a text, and it would hide the first certificate.
+    let pem = pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem);
     let roots: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|_| BuildError::Root("is not valid PEM"))?;

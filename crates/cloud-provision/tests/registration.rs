@@ -275,6 +275,9 @@ fn settings_that_cannot_work_are_refused_at_once() {
         https().additional_roots_pem("hello").build(),
         Err(BuildError::Root(_))
     ));
+    // As a Windows editor saves it.
+    let root = format!("\u{feff}{}", common::pair("root.example").0);
+    assert!(https().additional_roots_pem(root).build().is_ok());
     assert!(matches!(
         https().connect_timeout(Duration::ZERO).build(),
         Err(BuildError::Limit(_))
