@@ -5,7 +5,9 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use clap::Args;
-use cloud_facade::provision::{Client, ClientBuilder};
+use cloud_facade::provision::{BuildError, Client, ClientBuilder};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use crate::cli::GlobalOptions;
 use crate::failure::{Failure, Outcome, chain};
@@ -26,7 +28,7 @@ pub(crate) struct ApiArgs {
 impl ApiArgs {
     /// A client for the API at this address.
     pub(crate) fn client(&self, global: &GlobalOptions, url: &ApiUrl) -> Outcome<Client> {
-        build(self.builder(global, url)?)
+        self.build(self.builder(global, url)?)
     }
 
     /// The same, for whoever wants to change more of it.
@@ -41,10 +43,25 @@ impl ApiArgs {
         Ok(client)
     }
 
+    /// Makes the client of it.
+    pub(crate) fn build(&self, client: ClientBuilder) -> Outcome<Client> {
+        client
+            .build()
+            .map_err(|error| match (&error, &self.ca_file) {
+                (BuildError::Root(_), Some(path)) => {
+                    Failure::at("cannot use the root certificates in", path, &error)
+                }
+                _ => Failure::Failed(chain(&error)),
+            })
+    }
+
     /// The roots to trust besides the system's, in PEM.
     pub(crate) fn roots(&self) -> Outcome<Option<Vec<u8>>> {
         let read = |path: &PathBuf| {
-            File::open(path).and_then(bounded).map_err(|error| {
+            let pem = File::open(path)
+                .and_then(bounded)
+                .and_then(with_certificates);
+            pem.map_err(|error| {
                 Failure::at("could not read the root certificates in", path, &error)
             })
         };
@@ -73,10 +90,14 @@ fn bounded(reader: impl Read) -> io::Result<Vec<u8>> {
     Ok(pem)
 }
 
-pub(crate) fn build(client: ClientBuilder) -> Outcome<Client> {
-    client
-        .build()
-        .map_err(|error| Failure::Failed(chain(&error)))
+/// Whether there is a certificate in it, which is all that can be said before they are used.
+fn with_certificates(pem: Vec<u8>) -> io::Result<Vec<u8>> {
+    let mut certificates = CertificateDer::pem_slice_iter(&pem);
+    match certificates.try_fold(0, |count, root| root.map(|_| count + 1)) {
+        Ok(0) => Err(io::Error::other("there is no certificate in PEM in it")),
+        Ok(_) => Ok(pem),
+        Err(_) => Err(io::Error::other("it is not valid PEM, or cut off")),
+    }
 }
 
 #[cfg(test)]

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloud_facade::config::{CertificateInfo, DeviceConfig, RootCertificates};
+use cloud_facade::config::{CertificateInfo, DeviceConfig};
 use reqwest::tls::TlsInfo;
 use reqwest::{Client, StatusCode, redirect};
 use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::failure::{Failure, Outcome};
@@ -28,9 +30,10 @@ pub(crate) fn roots(extra: Option<&[u8]>) -> Outcome<RootCertStore> {
         let failed = |error: &(dyn Error + 'static)| {
             Failure::because("the root certificates cannot be used", error)
         };
-        let text = std::str::from_utf8(pem).map_err(|error| failed(&error))?;
-        let extra = RootCertificates::from_pem(text).map_err(|error| failed(&error))?;
-        roots.roots.extend(extra.root_store().roots);
+        for root in CertificateDer::pem_slice_iter(pem) {
+            let root = root.map_err(|error| failed(&error))?;
+            roots.add(root).map_err(|error| failed(&error))?;
+        }
     }
     Ok(roots)
 }

@@ -140,6 +140,26 @@ fn all_in_order() {
     assert!(!text.contains('\u{1b}'), "no colours but on a terminal");
 }
 
+/// The same file that `provision` takes: a system's whole bundle, for one.
+#[test]
+fn a_file_of_many_roots_is_taken_and_a_wrong_one_is_named() {
+    let world = World::provisioned();
+    let root = fs::read_to_string(world.ready["ca_file"].as_str().unwrap()).unwrap();
+    let file = world.home.path().join("roots.pem");
+    let path = file.to_str().unwrap();
+    fs::write(&file, root.repeat(200)).unwrap();
+    let doctor = || finish(&mut world.device(&["doctor", "--ca-file", path]));
+    Findings::of(&doctor().expect(0)).expect("ok", &["page"]);
+    for wrong in ["hello", &root[..100]] {
+        fs::write(&file, wrong).unwrap();
+        doctor().expect(1).says(&[path]);
+        world
+            .provision(&["--force", "--ca-file", path])
+            .expect(1)
+            .says(&[path]);
+    }
+}
+
 #[test]
 fn an_instance_that_runs_is_asked_and_not_disturbed() {
     let world = World::provisioned();

@@ -46,6 +46,16 @@ pub enum AccessError {
     /// The file system is mounted read-only. Nothing was changed.
     #[error("{} is on a read-only file system", .0.display())]
     ReadOnly(PathBuf),
+    /// The rights of a file or directory, or of what leads to it, do not let this user.
+    #[error("cannot {action} {}: permission denied to user {user}; run it as the user that owns it, or change the owner", path.display())]
+    Denied {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// With which file or directory.
+        path: PathBuf,
+        /// The user id of this process.
+        user: u32,
+    },
     /// Anything else that the operating system refused.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
@@ -64,6 +74,11 @@ impl AccessError {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull(path),
             io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(path),
+            io::ErrorKind::PermissionDenied => Self::Denied {
+                action,
+                path,
+                user: rustix::process::geteuid().as_raw(),
+            },
             _ => Self::Io {
                 action,
                 path,
@@ -193,6 +208,32 @@ impl StoreError {
             Self::Lock(error) => error.is_retryable(),
             Self::Access(error) => error.is_retryable(),
             Self::NotProvisioned(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_done_about_it_is_told_where_it_is_known() {
+        let told = |errno: rustix::io::Errno| {
+            AccessError::io("open", PathBuf::from("/some/path"), errno).to_string()
+        };
+        for (errno, words) in [
+            (rustix::io::Errno::NOSPC, "free some"),
+            (rustix::io::Errno::DQUOT, "free some"),
+            (rustix::io::Errno::ROFS, "read-only"),
+            (rustix::io::Errno::ACCESS, "run it as the user that owns it"),
+            (rustix::io::Errno::PERM, "run it as the user that owns it"),
+            (rustix::io::Errno::IO, "cannot open"),
+        ] {
+            let told = told(errno);
+            assert!(
+                told.contains(words) && told.contains("/some/path"),
+                "{told}"
+            );
         }
     }
 }

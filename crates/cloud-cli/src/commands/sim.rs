@@ -96,6 +96,15 @@ enum Delta {
 
 pub(crate) async fn run(arguments: &SimArgs) -> Outcome {
     let config = arguments.config()?;
+    if let Some(path) = &arguments.data_dir
+        && path.exists()
+        && !path.is_dir()
+    {
+        return Err(Failure::Failed(format!(
+            "the data directory {} is not a directory: name one with --data-dir DIR",
+            path.display()
+        )));
+    }
     let mut shutdown = Shutdown::install()?;
     let simulator = Simulator::start(config)
         .await

@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 use self::cloud::Patient;
 use self::page::Public;
 use self::report::{Finding, Report};
-use crate::api::{self, ApiArgs};
+use crate::api::ApiArgs;
 use crate::cli::GlobalOptions;
 use crate::commands::{serial_number, store};
 use crate::failure::{Failure, Outcome, chain};
@@ -212,12 +212,8 @@ async fn way(
             (Finding::after(API_NAME), Finding::after(API))
         }
         Some(url) => {
-            let client = api::build(
-                arguments
-                    .api
-                    .builder(global, url)?
-                    .attempt_timeout(API_LIMIT),
-            )?;
+            let api = &arguments.api;
+            let client = api.build(api.builder(global, url)?.attempt_timeout(API_LIMIT))?;
             way::api(&client).await
         }
         None => {
