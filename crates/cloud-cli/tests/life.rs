@@ -260,6 +260,11 @@ fn a_damaged_certificate_for_remote_access_is_told_and_got_again() {
     finish(&mut world.device(&["provision"]))
         .expect(0)
         .says(&["remote_cert.pem"]);
+    let mut show = program(&world.home);
+    let base = world.base();
+    show.args(["cert", "show", "--base-path", base.to_str().unwrap()]);
+    let shown = finish(&mut show).expect(1).says(&["remote_cert.pem"]);
+    assert!(shown.stdout.contains("for messaging"), "{}", shown.stdout);
     let report = ["shadow", "report", "{\"a\": 1}"];
     finish(&mut world.device(&report)).expect(0);
 

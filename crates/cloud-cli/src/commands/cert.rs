@@ -47,19 +47,16 @@ pub(crate) struct Certificate {
 
 pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
     let store = store(global)?;
-    let certificates = Certificates {
-        iot: inspect(&store, Pair::Iot)?,
-        remote: inspect(&store, Pair::Remote)?,
-    };
-    output.text(format_args!(
-        "Device certificate, for messaging\n{}",
-        certificates.iot
-    ))?;
-    output.text(format_args!(
-        "\nCertificate for remote access\n{}",
-        certificates.remote
-    ))?;
-    output.json(&certificates)
+    let (iot, remote) = (inspect(&store, Pair::Iot), inspect(&store, Pair::Remote));
+    // One that cannot be read hides nothing of the other.
+    if let Ok(iot) = &iot {
+        output.text(format_args!("Device certificate, for messaging\n{iot}"))?;
+    }
+    if let Ok(remote) = &remote {
+        output.text(format_args!("\nCertificate for remote access\n{remote}"))?;
+    }
+    let (iot, remote) = (iot?, remote?);
+    output.json(&Certificates { iot, remote })
 }
 
 /// One pair of the store, in words.
