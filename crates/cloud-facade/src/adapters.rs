@@ -9,9 +9,8 @@ use bytes::Bytes;
 use cloud_config::{Credentials, Store};
 use cloud_iot::{Message, QoS, Request, RequestError, SessionHandle};
 use cloud_remote::{
-    CertificateAnswer, CertificatePem, CertificateRequest, CertificateSerial, CertificateSource,
-    CertificateStore, PlatformClock, SourceError, StoreError, TokenAnswer, TokenRequest,
-    TokenSource,
+    CertificateAnswer, CertificatePem, CertificateRequest, CertificateSource, CertificateStore,
+    PlatformClock, SourceError, StoreError, TokenAnswer, TokenRequest, TokenSource,
 };
 use cloud_shadow::{BusError, BusMessage, BusSubscription, MessageBus};
 use futures_util::StreamExt;
@@ -50,17 +49,6 @@ impl Platform {
         Ok(self.session.request(request).await?.payload)
     }
 
-    /// The certificate for remote access with this serial number.
-    pub(crate) async fn certificate(
-        &self,
-        serial: &CertificateSerial,
-    ) -> Result<CertificateAnswer, SourceError> {
-        // Digits need no escaping.
-        let request = format!(r#"{{"remoteCertSn":"{serial}"}}"#);
-        let answer = self.ask(&topics::CERTIFICATE, request.into()).await?;
-        Ok(CertificateAnswer::from_json(&answer)?)
-    }
-
     pub(crate) async fn ask(&self, action: &Action, payload: Bytes) -> Result<Bytes, SourceError> {
         match self
             .request(action, payload, QoS::AtMostOnce, ANSWER_LIMIT)
@@ -86,7 +74,10 @@ impl CertificateSource for Platform {
         &self,
         request: CertificateRequest,
     ) -> Result<CertificateAnswer, SourceError> {
-        self.certificate(request.serial()).await
+        let answer = self
+            .ask(&topics::CERTIFICATE, request.to_json().into())
+            .await?;
+        Ok(CertificateAnswer::from_json(&answer)?)
     }
 }
 

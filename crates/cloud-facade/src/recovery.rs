@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use cloud_config::{Credentials, Store};
 use cloud_remote::rotation::{Replacement, Rotation, RotationOutcome, STORE_LIMIT, check_page};
 use cloud_remote::{
-    CertificateAnswer, CertificatePem, CertificateSerial, CertificateStatus, PlatformClock,
-    RotationError, SourceError, StoreError,
+    CertificateAnswer, CertificatePem, CertificateRequest, CertificateSerial, CertificateSource,
+    CertificateStatus, PlatformClock, RotationError, SourceError, StoreError,
 };
 use cloud_shadow::Document;
 use serde_json::{Map, Value};
@@ -131,7 +131,8 @@ struct Anew {
 
 impl Replacement for Anew {
     async fn request(&self, serial: &CertificateSerial) -> Result<CertificateAnswer, SourceError> {
-        self.platform.certificate(serial).await
+        let request = CertificateRequest::new(serial.clone());
+        self.platform.request_certificate(request).await
     }
 
     async fn install(

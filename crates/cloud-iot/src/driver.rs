@@ -364,7 +364,7 @@ fn tell(event: &SessionEvent) {
             tracing::warn!(%reason, ?retry_in, "offline");
         }
         SessionEvent::SubscriptionDowngraded { filter } => {
-            tracing::warn!(%filter, "granted at QoS 0 only: messages under it may be lost with a connection");
+            tracing::warn!(%filter, "granted at QoS 0 only: messages under it may be lost with a connection; have the server grant QoS 1");
         }
         SessionEvent::StoreFailed { error } => {
             tracing::error!(%error, "accepted messages are held in memory only");

@@ -196,11 +196,9 @@ fn open_or_make(directory: &Path, path: &Path) -> Result<Content, OpenError> {
     }
     // Made under another name, so that a loss of power in the middle does not look like damage.
     let new = directory.join(NEW);
-    let make = open_file(
-        &new,
-        OpenOptions::new().read(true).create(true).truncate(true),
-    );
-    let file = make?;
+    let mut options = OpenOptions::new();
+    options.read(true).create(true).truncate(true);
+    let file = open_file(&new, &mut options)?;
     let made = Database::open(FileBackend::new(file)?)?;
     fs::rename(&new, path)?;
     sync_directory(directory)?;

@@ -65,7 +65,9 @@ fn as_text<S: serde::Serializer>(
 }
 
 impl CertificateRequest {
-    pub(crate) fn new(serial: CertificateSerial) -> Self {
+    /// Asks for the certificate with this serial number.
+    #[must_use]
+    pub fn new(serial: CertificateSerial) -> Self {
         Self { serial }
     }
 

@@ -140,7 +140,7 @@ impl Proxy {
                 "The application on this device is busy.",
             );
         };
-        let progress = Progress::new();
+        let progress = Progress::default();
         let request = request.map(|body| Upload::new(body, progress.clone()));
         let answer = tokio::select! {
             answer = self.pool.request(request) => answer,

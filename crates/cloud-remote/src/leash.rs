@@ -9,39 +9,30 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Method, Request};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use crate::progress::{Progress, passed_since};
+
 /// What a connection is used for.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Usage {
     /// Some of it belongs to the application, which alone knows when it is done.
     upgraded: AtomicBool,
     /// Requests whose answers are not yet complete.
     exchanges: AtomicUsize,
-    /// When the last of them ended; at first, when the connection began.
-    last: Mutex<Instant>,
+    /// When the last of them ended.
+    ended: Progress,
     /// When something last went over the connection.
-    moved: Mutex<Instant>,
-}
-
-impl Default for Usage {
-    fn default() -> Self {
-        Self {
-            upgraded: AtomicBool::default(),
-            exchanges: AtomicUsize::default(),
-            last: Mutex::new(Instant::now()),
-            moved: Mutex::new(Instant::now()),
-        }
-    }
+    moved: Progress,
 }
 
 impl Usage {
@@ -63,7 +54,7 @@ impl Usage {
     /// Until there has been no request for so long. What answers pings and does nothing else is not used.
     pub(crate) async fn unused(&self, limit: Duration) {
         passed_since(limit, || match self.exchanges.load(Ordering::Relaxed) {
-            0 => *self.last.lock().unwrap_or_else(PoisonError::into_inner),
+            0 => self.ended.last(),
             _ => Instant::now(),
         })
         .await;
@@ -71,32 +62,12 @@ impl Usage {
 
     /// Until nothing has gone over the connection for so long, whether anybody reads and writes or not.
     pub(crate) async fn idle(&self, limit: Duration) -> io::Error {
-        passed_since(limit, || {
-            *self.moved.lock().unwrap_or_else(PoisonError::into_inner)
-        })
-        .await;
+        self.moved.stalled(limit).await;
         idle_error()
-    }
-
-    fn moved(&self) {
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     fn only_upgraded(&self) -> bool {
         self.upgraded.load(Ordering::Relaxed) && self.exchanges.load(Ordering::Relaxed) == 0
-    }
-}
-
-/// Until so much time has passed since what `last` says.
-async fn passed_since(limit: Duration, last: impl Fn() -> Instant) {
-    loop {
-        let Some(end) = last().checked_add(limit) else {
-            return std::future::pending().await;
-        };
-        if Instant::now() >= end {
-            return;
-        }
-        sleep_until(end).await;
     }
 }
 
@@ -113,7 +84,7 @@ pub(crate) struct Exchange(Arc<Usage>);
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.ended.touch();
         self.0.exchanges.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -196,7 +167,7 @@ impl<S> Leash<S> {
             )));
         }
         if outcome.is_ready() {
-            self.usage.moved();
+            self.usage.moved.touch();
             self.idle_until.as_mut().reset(Instant::now() + self.idle);
         } else if self.idle_until.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(idle_error()));

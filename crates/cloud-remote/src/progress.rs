@@ -9,32 +9,41 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
-/// When the last piece of something went on. Clones are the same one.
+/// When the last piece of something went on; at first, when it began. Clones are the same one.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress(Arc<Mutex<Instant>>);
 
-impl Progress {
-    pub(crate) fn new() -> Self {
+impl Default for Progress {
+    fn default() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
+}
 
+impl Progress {
     pub(crate) fn touch(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    fn last(&self) -> Instant {
+    pub(crate) fn last(&self) -> Instant {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ready once nothing has gone on for `limit`.
     pub(crate) async fn stalled(&self, limit: Duration) {
-        loop {
-            let end = self.last() + limit;
-            if Instant::now() >= end {
-                return;
-            }
-            sleep_until(end).await;
+        passed_since(limit, || self.last()).await;
+    }
+}
+
+/// Until so much time has passed since what `last` says by then; never if that is beyond what a clock can tell.
+pub(crate) async fn passed_since(limit: Duration, last: impl Fn() -> Instant) {
+    loop {
+        let Some(end) = last().checked_add(limit) else {
+            return std::future::pending().await;
+        };
+        if Instant::now() >= end {
+            return;
         }
+        sleep_until(end).await;
     }
 }
 

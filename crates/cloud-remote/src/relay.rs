@@ -37,7 +37,7 @@ where
 {
     let (left_reader, left_writer) = split(left);
     let (right_reader, right_writer) = split(right);
-    let progress = Progress::new();
+    let progress = Progress::default();
     let there = one_way(left_reader, right_writer, &progress);
     let back = one_way(right_reader, left_writer, &progress);
     tokio::pin!(there, back);

@@ -4,6 +4,7 @@
 
 pub(crate) mod background;
 pub(crate) mod dated;
+pub(crate) mod findings;
 pub(crate) mod world;
 
 use std::io::Write;

@@ -60,7 +60,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_limit_counts_from_the_last_piece() {
-        let progress = Progress::new();
+        let progress = Progress::default();
         let start = Instant::now();
         let pieces = futures_util::stream::unfold(0, |sent| async move {
             tokio::time::sleep(Duration::from_secs(50)).await;
