@@ -8,11 +8,11 @@ use http::{Request, Response};
 use http_body::Body;
 use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
 use crate::BoxError;
+use crate::exchange::RequestBody;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::upstream::Upstream;
 
@@ -21,7 +21,7 @@ pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 
 /// The application as a service of one type.
 pub(crate) type HttpService =
-    BoxCloneSyncService<Request<Incoming>, Response<ResponseBody>, BoxError>;
+    BoxCloneSyncService<Request<RequestBody>, Response<ResponseBody>, BoxError>;
 
 /// Who makes a request: a request extension of type `ClientAddr` tells the application.
 ///
@@ -72,7 +72,7 @@ impl Application {
     /// extension [`ClientAddr`].
     pub fn service<S, B>(service: S) -> Self
     where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+        S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
         S::Error: Into<BoxError>,
         S::Future: Send + 'static,
         B: Body<Data = Bytes> + Send + 'static,

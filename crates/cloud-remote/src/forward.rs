@@ -26,7 +26,6 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::time::timeout;
 use tower::util::{BoxCloneSyncService, service_fn};
 
 use self::answer_first::AnswerFirst;
@@ -36,17 +35,14 @@ use self::headers::{
 };
 use self::upload::Upload;
 use crate::application::{HttpService, ResponseBody};
-use crate::leash::Holding;
+use crate::exchange::RequestBody;
 use crate::progress::Progress;
 use crate::relay;
 use crate::seldom::Seldom;
-use crate::serve::Call;
+use crate::serve::RequestContext;
 use crate::tasks::Tasks;
-use crate::turns::Turn;
 use crate::upstream::{Upstream, UpstreamStream};
 
-/// How long a request may wait for its turn: callers have little patience.
-const TURN_LIMIT: Duration = Duration::from_secs(30);
 /// How long the application may take until its answer begins, once it has the request: the relay drops a connection that
 /// is idle for 90 s or so anyway.
 const ANSWER_LIMIT: Duration = Duration::from_secs(120);
@@ -56,7 +52,7 @@ const IDLE_LIMIT: Duration = Duration::from_millis(1_500);
 /// Kept idle connections: a page's worth.
 const IDLE_CONNECTIONS: usize = 8;
 
-type Pool = Client<Dial, Upload<Incoming>>;
+type Pool = Client<Dial, Upload<RequestBody>>;
 
 /// Connects to the application, whatever the request's address.
 #[derive(Debug, Clone)]
@@ -94,7 +90,7 @@ pub(crate) fn service(upstream: Upstream, tasks: Tasks, idle: Duration) -> HttpS
         idle,
         warnings: Arc::default(),
     };
-    BoxCloneSyncService::new(service_fn(move |request: Request<Incoming>| {
+    BoxCloneSyncService::new(service_fn(move |request: Request<RequestBody>| {
         let proxy = proxy.clone();
         async move { Ok(proxy.forward(request).await) }
     }))
@@ -112,14 +108,14 @@ struct Proxy {
 }
 
 impl Proxy {
-    async fn forward(self, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn forward(self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
         if request.method() == Method::CONNECT {
             return page(
                 StatusCode::METHOD_NOT_ALLOWED,
                 "This device is not a proxy.",
             );
         }
-        let Some(call) = request.extensions().get::<Call>().cloned() else {
+        let Some(context) = request.extensions().get::<RequestContext>().cloned() else {
             return page(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "The request came over no connection.",
@@ -127,17 +123,10 @@ impl Proxy {
         };
         let upgrade = requested_upgrade(request.headers());
         let upgraded = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-        let Some(request) = outgoing(request, &self.upstream, call.address, upgrade) else {
+        let Some(request) = outgoing(request, &self.upstream, context.address, upgrade) else {
             return page(
                 StatusCode::BAD_REQUEST,
                 "The request's address makes no sense.",
-            );
-        };
-        let Ok(Some(turn)) = timeout(TURN_LIMIT, call.turns.take()).await else {
-            self.warn("it is busy with as many requests as it may have at once");
-            return page(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "The application on this device is busy.",
             );
         };
         let progress = Progress::default();
@@ -150,7 +139,7 @@ impl Proxy {
             }
         };
         match answer {
-            Ok(response) => self.answer(response, upgraded, call, turn),
+            Ok(response) => self.answer(response, upgraded, context),
             Err(error) if error.is_connect() => {
                 self.warn(&format!(
                     "it cannot be reached: is it running? ({})",
@@ -176,11 +165,10 @@ impl Proxy {
         &self,
         mut response: Response<Incoming>,
         upgraded: Option<OnUpgrade>,
-        call: Call,
-        turn: Turn,
+        context: RequestContext,
     ) -> Response<ResponseBody> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return incoming(response, false, turn);
+            return incoming(response, false);
         }
         let Some(caller_side) = upgraded else {
             self.warn("it upgrades a connection that nobody asked it to");
@@ -195,13 +183,13 @@ impl Proxy {
             if let (Ok(caller), Ok(application)) = tokio::join!(caller_side, application_side) {
                 let ended = tokio::select! {
                     ended = relay::between(TokioIo::new(caller), TokioIo::new(application)) => ended,
-                    error = call.usage.idle(idle) => Err(error),
+                    error = context.activity.idle(idle) => Err(error),
                 };
-                drop(turn);
+                drop(context.permit);
                 tracing::debug!(?ended, "an upgraded connection has ended");
             }
         });
-        incoming(response, true, ())
+        incoming(response, true)
     }
 
     fn warn(&self, what: &str) {
@@ -220,11 +208,11 @@ fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
 
 /// The request as the application gets it. `None` if it cannot be put into HTTP/1.1, or is for no host or for several.
 fn outgoing(
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     upstream: &Upstream,
     caller: Option<IpAddr>,
     upgrade: Option<HeaderValue>,
-) -> Option<Request<Incoming>> {
+) -> Option<Request<RequestBody>> {
     let (mut parts, body) = request.into_parts();
     let host = requested_host(&parts)?;
     let mut uri = http::uri::Parts::default();
@@ -252,12 +240,8 @@ fn outgoing(
     Some(Request::from_parts(parts, body))
 }
 
-/// The answer as the caller gets it. Its body holds on to `held`.
-fn incoming(
-    response: Response<Incoming>,
-    switched: bool,
-    held: impl Send + Unpin + 'static,
-) -> Response<ResponseBody> {
+/// The answer as the caller gets it.
+fn incoming(response: Response<Incoming>, switched: bool) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
     let upgrade = parts
         .headers
@@ -274,7 +258,7 @@ fn incoming(
     }
     parts.version = Version::HTTP_11;
     parts.extensions.clear();
-    let body = Holding::new(body, held).map_err(Into::into).boxed_unsync();
+    let body = body.map_err(Into::into).boxed_unsync();
     Response::from_parts(parts, body)
 }
 

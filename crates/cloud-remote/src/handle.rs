@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use crate::access::{AccessRules, SharedAccess};
 use crate::application::Application;
 use crate::clock::PlatformClock;
+use crate::conn_limit::ConnectionLimiter;
 use crate::manager::Messaging;
 use crate::serial::{CertificateSerial, SerialError};
 use crate::serve::Server;
-use crate::slots::Slots;
 use crate::start::StartError;
 use crate::status::{RemoteEvent, RemoteStatus};
 use crate::tasks::Tasks;
@@ -41,7 +41,7 @@ pub(crate) struct Inner {
     pub(crate) online: watch::Sender<Messaging>,
     pub(crate) desired: watch::Sender<Option<CertificateSerial>>,
     pub(crate) access: SharedAccess,
-    pub(crate) slots: Slots,
+    pub(crate) connections: ConnectionLimiter,
     /// Its end closes what it keeps open, so it must not be held here.
     pub(crate) server: Weak<Server>,
     pub(crate) probing: bool,
@@ -136,7 +136,7 @@ impl RemoteHandle {
     /// How many public connections are open.
     #[must_use]
     pub fn open_connections(&self) -> usize {
-        self.inner.slots.in_use()
+        self.inner.connections.in_use()
     }
 
     /// Ends remote access: no new connections; those that are open may end by themselves for most of `deadline`, and

@@ -23,6 +23,10 @@ pub struct Limits {
     /// without a request for this long, once what is open on it (a WebSocket) is done. Default 180 s: relays themselves end
     /// one after 90–120 s.
     pub idle: Duration,
+    /// The least rate, in bytes a second, at which a caller sends its request's body and takes its answer, in the time in which
+    /// the device waits for it; taken over a minute. A slower request is answered with 408, a slower answer is cut.
+    /// Default 240. 0 is for none.
+    pub min_data_rate: u32,
 }
 
 impl Default for Limits {
@@ -33,6 +37,7 @@ impl Default for Limits {
             tls_handshake: Duration::from_secs(10),
             request_header: Duration::from_secs(30),
             idle: Duration::from_secs(180),
+            min_data_rate: 240,
         }
     }
 }

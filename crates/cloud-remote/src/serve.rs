@@ -10,53 +10,36 @@
 //!
 //! Protocol: `docs/protocol.md`, "Remote access".
 
-use std::convert::Infallible;
+mod http;
+
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
-use http::{Request, StatusCode};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use snitun::Channel;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tower::ServiceExt;
 
+pub(crate) use self::http::RequestContext;
+use self::http::{Connection, HttpServer};
 use crate::BoxError;
 use crate::access::SharedAccess;
-use crate::application::{Application, ClientAddr, HttpService};
-use crate::forward::{self, page};
-use crate::leash::{Holding, Leash, Usage};
+use crate::application::{Application, HttpService};
+use crate::conn_limit::ConnectionLimiter;
+use crate::connection_activity::ConnectionActivity;
+use crate::fair_share::KnownCallers;
+use crate::forward;
 use crate::limits::Limits;
 use crate::proxy_protocol::ProxyProtocol;
+use crate::public_connection::PublicConnection;
 use crate::relay;
 use crate::seldom::Seldom;
-use crate::slots::{Slots, Slotted};
 use crate::tasks::Tasks;
 use crate::tls::{self, CurrentCertificate};
-use crate::turns::Turns;
 use crate::upstream::{Upstream, UpstreamStream};
-
-/// Of one HTTP/2 connection. Browsers rarely use more than a hundred.
-const STREAMS: u32 = 100;
-/// Of one request, both versions of HTTP: large cookies fit.
-const HEADER_SIZE: usize = 64 * 1024;
-/// An HTTP/2 connection is asked whether it is alive this often, and given as long to answer. This goes on while nobody uses it,
-/// so the answers keep it from being idle on its way; [`Limits::idle`] without a request ends it all the same.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-
-/// What a caller may send over an HTTP/2 connection, or over one stream of it, that the application has not read: 5 MB/s at
-/// 100 ms, and 128 MiB for as many connections as there may be.
-const RECEIVE_WINDOW: u32 = 512 * 1024;
-/// Of one HTTP/2 stream, waiting for its caller to read. Many streams are open at once; a full tunnel needs no more.
-const SEND_BUFFER: usize = 64 * 1024;
 
 /// See the [module](self).
 pub(crate) struct Server {
@@ -65,18 +48,11 @@ pub(crate) struct Server {
     certificate: Arc<CurrentCertificate>,
     access: SharedAccess,
     limits: Limits,
-    slots: Slots,
+    connections: ConnectionLimiter,
+    http: Arc<HttpServer>,
     tasks: Tasks,
     full_warnings: Seldom,
-    failure_warnings: Arc<Seldom>,
-}
-
-/// What is known of a public connection; a request extension for whoever passes requests on.
-#[derive(Debug, Clone)]
-pub(crate) struct Call {
-    pub(crate) address: Option<IpAddr>,
-    pub(crate) usage: Arc<Usage>,
-    pub(crate) turns: Turns,
+    failure_warnings: Seldom,
 }
 
 /// The application with all that is made only once for it.
@@ -84,7 +60,8 @@ enum Serving {
     Http {
         tls: TlsAcceptor,
         service: HttpService,
-        builders: Box<Builders>,
+        /// Whether WebSockets may start over HTTP/2 (RFC 8441).
+        websocket_over_http2: bool,
     },
     Tcp {
         tls: TlsAcceptor,
@@ -104,7 +81,6 @@ impl Serving {
         tasks: &Tasks,
     ) -> Result<Self, rustls::Error> {
         let http = |service, websocket_over_http2| {
-            let builders = Box::new(Builders::new(limits, tasks, websocket_over_http2));
             let tls = TlsAcceptor::from(tls::server_config(
                 Arc::clone(certificate),
                 &[b"h2", b"http/1.1"],
@@ -112,7 +88,7 @@ impl Serving {
             Ok::<_, rustls::Error>(Serving::Http {
                 tls,
                 service,
-                builders,
+                websocket_over_http2,
             })
         };
         Ok(match application {
@@ -149,16 +125,20 @@ impl Server {
     ) -> Result<Self, rustls::Error> {
         let limits = limits.sane();
         let serving = Serving::new(application, &certificate, &limits, &tasks)?;
-        let slots = Slots::new(limits.connections, limits.connections_per_address);
+        let known = KnownCallers::default();
+        let (all, per_caller) = (limits.connections, limits.connections_per_address);
+        let connections = ConnectionLimiter::new(all, per_caller, known.clone());
+        let http = HttpServer::new(limits, connections.clone(), known, tasks.clone());
         Ok(Self {
             serving: RwLock::new(Arc::new(serving)),
             certificate,
             access,
             limits,
-            slots,
+            connections,
+            http: Arc::new(http),
             tasks,
             full_warnings: Seldom::default(),
-            failure_warnings: Arc::default(),
+            failure_warnings: Seldom::default(),
         })
     }
 
@@ -174,8 +154,8 @@ impl Server {
     }
 
     /// Where it counts its connections.
-    pub(crate) fn slots(&self) -> Slots {
-        self.slots.clone()
+    pub(crate) fn connections(&self) -> ConnectionLimiter {
+        self.connections.clone()
     }
 
     /// Takes over a channel of the tunnel. Returns at once.
@@ -197,8 +177,9 @@ impl Server {
             tracing::debug!(caller = ?address, "a caller was refused by the access rules");
             return;
         }
-        let slot = match self.slots.take(address) {
-            Ok(slot) => slot,
+        let activity = Arc::<ConnectionActivity>::default();
+        let permit = match self.connections.take(address, Arc::clone(&activity)) {
+            Ok(permit) => permit,
             Err(limit) => {
                 if self.full_warnings.due() {
                     tracing::warn!(caller = ?address, ?limit, "too many connections: a caller was refused");
@@ -206,26 +187,26 @@ impl Server {
                 return;
             }
         };
-        let turns = slot.turns();
-        let stream = Slotted::new(stream, slot, self.tasks.token());
-        let usage = Arc::new(Usage::default());
-        let (idle, watched) = (self.limits.idle, Arc::clone(&usage));
-        let call = Call {
+        let connection = Connection {
             address,
-            usage: Arc::clone(&usage),
-            turns,
+            caller: permit.caller(),
+            activity: Arc::clone(&activity),
         };
-        let stream = Leash::new(
+        let idle = self.limits.idle;
+        let stream = PublicConnection::new(
             stream,
-            self.limits.idle,
-            Arc::clone(&usage),
+            idle,
+            Arc::clone(&activity),
             self.tasks.upgraded_cut(),
+            permit,
+            self.tasks.token(),
         );
         let server = Arc::clone(self);
         self.tasks.spawn(async move {
             let served = tokio::select! {
-                served = server.serve(stream, call) => served,
-                error = watched.idle(idle) => Err(error.into()),
+                served = server.serve(stream, connection) => served,
+                error = activity.idle(idle) => Err(error.into()),
+                () = activity.evicted().cancelled() => Err("its place was given to another caller".into()),
             };
             match served {
                 Ok(()) => tracing::trace!(caller = ?address, "a public connection has ended"),
@@ -236,7 +217,7 @@ impl Server {
         });
     }
 
-    async fn serve<S>(&self, stream: S, call: Call) -> Result<(), BoxError>
+    async fn serve<S>(&self, stream: S, connection: Connection) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -244,16 +225,18 @@ impl Server {
             Serving::Http {
                 tls,
                 service,
-                builders,
+                websocket_over_http2,
             } => {
                 let stream = self.handshake(tls, stream).await?;
-                let builder = if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                    &builders.http2
+                let service = service.clone();
+                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                    let websocket = *websocket_over_http2;
+                    self.http
+                        .serve_http2(stream, service, connection, websocket)
+                        .await
                 } else {
-                    &builders.http1
-                };
-                self.serve_http(stream, builder, service.clone(), call)
-                    .await
+                    self.http.serve_http1(stream, service, connection).await
+                }
             }
             Serving::Tcp {
                 tls,
@@ -261,13 +244,15 @@ impl Server {
                 proxy_protocol,
             } => {
                 let stream = self.handshake(tls, stream).await?;
+                connection.activity.set_opaque();
                 let header = proxy_protocol
-                    .map(|version| version.header(call.address))
+                    .map(|version| version.header(connection.address))
                     .unwrap_or_default();
                 let application = self.connect(upstream).await?;
                 Ok(relay::to_application(stream, application, &header).await?)
             }
             Serving::Passthrough { upstream } => {
+                connection.activity.set_opaque();
                 let application = self.connect(upstream).await?;
                 Ok(relay::to_application(stream, application, &[]).await?)
             }
@@ -293,52 +278,6 @@ impl Server {
             Err(_) => Err("the TLS handshake took too long".into()),
         }
     }
-
-    async fn serve_http<S>(
-        &self,
-        stream: S,
-        builder: &auto::Builder<Tasks>,
-        service: HttpService,
-        call: Call,
-    ) -> Result<(), BoxError>
-    where
-        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    {
-        let warnings = Arc::clone(&self.failure_warnings);
-        let usage = Arc::clone(&call.usage);
-        let service = service_fn(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(ClientAddr(call.address));
-            request.extensions_mut().insert(call.clone());
-            let (service, warnings) = (service.clone(), Arc::clone(&warnings));
-            let exchange = call.usage.begin(&request);
-            async move {
-                let response = service.oneshot(request).await.unwrap_or_else(|error| {
-                    if warnings.due() {
-                        tracing::warn!(%error, "the application failed to answer a request");
-                    }
-                    page(
-                        StatusCode::INTERNAL_SERVER_ERROR,
-                        "The application on this device has failed.",
-                    )
-                });
-                Ok::<_, Infallible>(response.map(|body| Holding::new(body, exchange)))
-            }
-        });
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => {
-                usage.upgraded();
-                return ended;
-            }
-            () = self.tasks.draining() => {}
-            () = usage.unused(self.limits.idle) => {}
-        }
-        connection.as_mut().graceful_shutdown();
-        let ended = connection.await;
-        usage.upgraded();
-        ended
-    }
 }
 
 impl fmt::Debug for Server {
@@ -347,39 +286,6 @@ impl fmt::Debug for Server {
             .debug_struct("Server")
             .field("limits", &self.limits)
             .finish_non_exhaustive()
-    }
-}
-
-/// One for each version of HTTP.
-struct Builders {
-    http1: auto::Builder<Tasks>,
-    http2: auto::Builder<Tasks>,
-}
-
-impl Builders {
-    /// Which version of HTTP is spoken is settled by ALPN, so neither builder has to guess (which has no time limit).
-    fn new(limits: &Limits, tasks: &Tasks, websocket_over_http2: bool) -> Self {
-        let mut http1 = auto::Builder::new(tasks.clone()).http1_only();
-        http1
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.request_header)
-            .max_buf_size(HEADER_SIZE);
-        let mut http2 = auto::Builder::new(tasks.clone()).http2_only();
-        let mut settings = http2.http2();
-        settings
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
-            .initial_connection_window_size(RECEIVE_WINDOW)
-            .initial_stream_window_size(RECEIVE_WINDOW)
-            .max_header_list_size(u32::try_from(HEADER_SIZE).unwrap_or(u32::MAX))
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .max_send_buf_size(SEND_BUFFER);
-        if websocket_over_http2 {
-            settings.enable_connect_protocol();
-        }
-        Self { http1, http2 }
     }
 }
 

@@ -179,7 +179,7 @@ impl RemoteAccessBuilder {
             tasks.clone(),
         )?;
         let server = Arc::new(server);
-        let slots = server.slots();
+        let connections = server.connections();
         let (status, _) = watch::channel(RemoteStatus {
             tunnel: TunnelStatus::WaitingForToken { cause: None },
             token_valid: None,
@@ -199,7 +199,7 @@ impl RemoteAccessBuilder {
             online,
             desired,
             access,
-            slots,
+            connections,
             server: Arc::downgrade(&server),
             probing: self.probe.is_some(),
             status: status.subscribe(),

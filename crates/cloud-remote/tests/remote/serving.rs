@@ -312,7 +312,7 @@ async fn access_rules_change_while_running_and_leave_open_connections_alone() {
 #[tokio::test]
 async fn an_application_that_fails_answers_500() {
     let cloud = Cloud::start().await;
-    let failing = tower::service_fn(|_: http::Request<hyper::body::Incoming>| async {
+    let failing = tower::service_fn(|_: http::Request<cloud_remote::RequestBody>| async {
         Err::<http::Response<Body>, _>(std::io::Error::other("out of order"))
     });
     let _remote = cloud.device(Application::service(failing)).await;

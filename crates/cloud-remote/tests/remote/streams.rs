@@ -254,10 +254,8 @@ async fn a_header_that_is_too_large_is_refused() {
         let cookie = "x".repeat(100_000);
         let answer = request.header("cookie", cookie).send().await;
         // Refused with a status, or by ending the stream.
-        assert!(
-            answer.is_err() || answer.is_ok_and(|answer| answer.status() == 431),
-            "{protocol}"
-        );
+        let status = answer.as_ref().map(|answer| answer.status().as_u16());
+        assert!(matches!(status, Err(_) | Ok(431)), "{protocol}: {answer:?}");
     }
     eventually(|| remote.open_connections() == 0).await;
 }
