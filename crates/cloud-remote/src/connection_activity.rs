@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::fair_share::{Claim, Holder};
+use crate::fair_share::{Claim, Holder, STALLED};
 use crate::progress::{Progress, passed_since};
 
 /// See the [module](self).
@@ -97,10 +97,15 @@ pub(crate) fn idle_error() -> io::Error {
 
 impl Holder for ConnectionActivity {
     fn claim(&self) -> Claim {
-        if self.under_way.load(Ordering::Relaxed) > 0 || self.opaque.load(Ordering::Relaxed) {
-            Claim::Active(self.moved.last().elapsed())
-        } else {
+        let silent = self.moved.last().elapsed();
+        if self.opaque.load(Ordering::Relaxed) {
+            Claim::Active(silent)
+        } else if self.under_way.load(Ordering::Relaxed) == 0 {
             Claim::Unused(self.ended.last().elapsed())
+        } else if silent < STALLED {
+            Claim::Active(silent)
+        } else {
+            Claim::Stalled(silent)
         }
     }
 
@@ -157,10 +162,11 @@ mod tests {
         assert_eq!(activity.claim(), Claim::Unused(FIRST));
         let request = activity.begin_request();
         assert_eq!(activity.claim(), Claim::Active(Duration::ZERO));
+        tokio::time::advance(FIRST).await;
+        assert_eq!(activity.claim(), Claim::Stalled(FIRST));
         drop(request);
         assert_eq!(activity.claim(), Claim::Unused(Duration::ZERO));
         activity.set_opaque();
-        tokio::time::advance(FIRST).await;
         assert_eq!(activity.claim(), Claim::Active(FIRST));
     }
 }

@@ -19,13 +19,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection_activity::RequestGuard;
-use crate::fair_share::{Claim, Holder};
+use crate::fair_share::{Claim, Holder, STALLED};
 use crate::request_limit::RequestPermit;
 
 /// The rate is taken over this much time of waiting for the caller, so that a line that is down for some seconds does no harm.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
-/// Shorter waits for a caller are a matter of course.
-const STALLED: Duration = Duration::from_secs(1);
 /// What of an answer goes out with its end, at most. HTTP/2 takes that much over without the caller having room for it, so that
 /// nothing here would know of it any more; the rest waits for the caller.
 const TAIL: usize = 1_024;

@@ -1,8 +1,9 @@
 //! Places shared fairly among callers: those of connections, and those of requests.
 //!
-//! While places are free, a caller gets them up to its own limit. When all are taken, a newcomer takes the place of somebody
-//! who has more than it would have then, or who does nothing with it, or who came here for the first time later than
-//! the newcomer. So neither a few callers with many connections nor many callers with one each shut out the others.
+//! While places are free, a caller gets them up to its own limit. When all are taken, a newcomer takes a place from
+//! another caller: from one with more places than the newcomer would have then, from one that does nothing with its place, or
+//! from one that was served here later than the newcomer for the first time. A caller that has been served for long keeps
+//! a quarter of its own limit against newer ones. So neither a few callers with many connections nor many callers with one each shut out the others.
 //!
 //! Of IPv6 a network counts as one caller, the first 64 bits: a host that has one address of it has all of them
 //! (RFC 4291 §2.5.4, RFC 6177). Callers with an unknown address are told apart by their connection, and get half of the
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// Shorter waits for a caller are a matter of course.
+pub(crate) const STALLED: Duration = Duration::from_secs(1);
 /// A place in which nothing happens is taken from its holder after this time, if another caller wants it: a TLS handshake over a
 /// slow line takes about as long.
 const UNUSED_GRACE: Duration = Duration::from_secs(2);
@@ -30,7 +33,7 @@ const KNOWN_SINCE: Duration = Duration::from_secs(60);
 /// A caller that has not been served for this long may be forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Who holds a place.
+/// The holder of a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Caller {
     /// An IPv4 address, or a network of IPv6.
@@ -60,7 +63,7 @@ impl Caller {
 /// What a holder does with its place. A greater one gives it up first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Claim {
-    /// It is in use; for so long nothing has happened, or so long it has been in use.
+    /// It is in use, and has been for this long.
     Active(Duration),
     /// The caller has been waited for this long.
     Stalled(Duration),
@@ -121,7 +124,7 @@ impl KnownCallers {
             return;
         }
         if known.len() >= KNOWN_CALLERS {
-            // Those of a crowd of newcomers must not push out those who have long been here.
+            // Those of a crowd of newcomers must not push out older ones.
             let oldest = known
                 .iter()
                 .min_by_key(|(_, served)| served.last)
@@ -218,7 +221,7 @@ impl<H: Holder> FairShare<H> {
         Ok(id)
     }
 
-    /// Whose place goes to `caller`, which has `own` places and has met `limit`.
+    /// Selects the place that goes to `caller`, which has `own` places and has met `limit`.
     fn victim(&self, caller: Caller, own: usize, limit: LimitReached) -> Option<u64> {
         let since = self.known.since(caller);
         let candidates = self.holders.iter().filter(|(_, place)| {
@@ -232,18 +235,32 @@ impl<H: Holder> FairShare<H> {
         candidates
             .filter_map(|(id, place)| {
                 let claim = place.holder.claim();
-                // After the exchange the victim's caller has no fewer places than the newcomer.
-                let surplus = self.count(place.caller).saturating_sub(own + 1);
-                let yields = surplus > 0 && limit != LimitReached::PerCaller
-                    || claim.is_weak()
-                    || limit == LimitReached::Total && self.is_newer(place.caller, since);
-                yields.then_some((surplus, claim, *id))
+                let newer = self.is_newer(place.caller, since);
+                // After the exchange the victim's caller has no fewer places than the newcomer, nor than it may keep.
+                let least = if newer { 0 } else { self.kept(place.caller) };
+                let surplus = self
+                    .count(place.caller)
+                    .saturating_sub((own + 1).max(least));
+                let yields = match limit {
+                    LimitReached::PerCaller => claim.is_weak(),
+                    LimitReached::Unknown => claim.is_weak() || surplus > 0,
+                    LimitReached::Total => claim.is_weak() || surplus > 0 || newer,
+                };
+                yields.then_some((surplus, newer, claim, *id))
             })
-            .max_by_key(|(surplus, claim, _)| (*surplus, *claim))
-            .map(|(_, _, id)| id)
+            .max_by_key(|(surplus, newer, claim, _)| (*surplus, *newer, *claim))
+            .map(|(.., id)| id)
     }
 
-    /// Whether the caller is known for a shorter time than since then.
+    /// How many places a caller keeps against newcomers, while it uses them.
+    fn kept(&self, caller: Caller) -> usize {
+        match self.known.since(caller) {
+            Some(_) => self.per_caller.div_ceil(4),
+            None => 0,
+        }
+    }
+
+    /// Whether a caller is known for a shorter time than since then.
     fn is_newer(&self, caller: Caller, since: Option<Instant>) -> bool {
         since.is_some_and(|since| self.known.since(caller).is_none_or(|other| other > since))
     }
@@ -422,6 +439,27 @@ mod tests {
         assert_eq!(refused, Err(LimitReached::Total));
         places.take(address(200), active()).unwrap();
         assert_eq!(places.taken(), 4);
+    }
+
+    /// Nor take from it what it has.
+    #[tokio::test(start_paused = true)]
+    async fn long_known_caller_keeps_a_quarter_of_its_limit() {
+        let known = KnownCallers::default();
+        known.served(address(200));
+        tokio::time::advance(KNOWN_SINCE).await;
+        let mut places = FairShare::new(8, 8, known);
+        let own: Vec<_> = (0..4).map(|_| active()).collect();
+        for holder in &own {
+            places.take(address(200), Arc::clone(holder)).unwrap();
+        }
+        for number in 0..4 {
+            places.take(address(number), active()).unwrap();
+        }
+        for number in 10..20 {
+            let _ = places.take(address(number), active());
+        }
+        assert_eq!(places.count(address(200)), 2);
+        assert_eq!(own.iter().filter(|holder| holder.is_evicted()).count(), 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! How many requests may be with the application at once, in all and from one caller, and which of them may wait.
+//! How many requests may be with the application at once, in all and from one caller, and which ones wait.
 //!
 //! As many as public connections. Over HTTP/1.1 that says nothing new, but one connection of HTTP/2 carries a hundred requests,
 //! and each of them takes a connection to a local application, thus a file descriptor: without a bound, one caller could take
@@ -141,7 +141,7 @@ impl RequestLimiter {
             }
             Err(limit) => limit,
         };
-        // Who has its share must not wait before those who have not.
+        // A caller with its share must not wait ahead of those with less.
         let has_its_share = state.places.count(caller) >= state.places.share();
         if limit != LimitReached::PerCaller && has_its_share {
             return Admission::Refused;
@@ -202,10 +202,10 @@ impl State {
     fn release(&mut self, place: u64) {
         self.places.release(place);
         // As a rule one place is free for one that waits; but a waiter may have gone.
-        while self.grant() {}
+        while !self.queues.is_empty() && self.grant() {}
     }
 
-    /// Gives a place to the next of those who wait, of the caller with the fewest. Returns whether one was there to be given.
+    /// Gives a place to the next waiting request of the caller with the fewest places. Returns whether there was one to give.
     fn grant(&mut self) -> bool {
         let mut callers: Vec<(usize, u64, Caller)> = self
             .queues

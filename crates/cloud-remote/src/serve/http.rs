@@ -291,12 +291,12 @@ impl HttpServer {
                 "The application on this device has failed.",
             )
         });
-        if response.status().is_success() {
+        if response.status() < StatusCode::BAD_REQUEST {
             self.known.served(connection.caller);
-            if connect {
-                // The stream is the application's now (RFC 8441).
-                connection.activity.set_opaque();
-            }
+        }
+        if connect && response.status().is_success() {
+            // The stream is the application's now (RFC 8441).
+            connection.activity.set_opaque();
         }
         (response, Some(permit))
     }
