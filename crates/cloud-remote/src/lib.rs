@@ -118,7 +118,7 @@ mod token;
 mod tunnel;
 mod upstream;
 
-pub use access::{AccessRules, MAX_RULES};
+pub use access::{AccessRules, MAX_RULES, UnknownCallers};
 pub use answer::{AnswerError, MAX_ANSWER};
 pub use application::{Application, ClientAddr, WebService};
 pub use certificate::{CertificateAnswer, CertificatePem, CertificateRequest};

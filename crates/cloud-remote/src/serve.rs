@@ -26,7 +26,7 @@ use tokio_rustls::server::TlsStream;
 pub(crate) use self::http::RequestContext;
 use self::http::{Connection, HttpServer};
 use crate::BoxError;
-use crate::access::SharedAccess;
+use crate::access::{self, SharedAccess};
 use crate::application::{Application, HttpService};
 use crate::conn_limit::ConnectionLimiter;
 use crate::connection_activity::ConnectionActivity;
@@ -169,10 +169,7 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        // An IPv6 caller shows as 0.0.0.0 where the protocol has no room for its address.
-        let address = address
-            .map(|address| address.to_canonical())
-            .filter(|address| !address.is_unspecified());
+        let address = access::known(address);
         if !self.access.permits(address) {
             tracing::debug!(caller = ?address, "a caller was refused by the access rules");
             return;
