@@ -49,7 +49,7 @@ pub enum Application {
     Service(WebService),
     /// A reverse proxy: HTTP and WebSockets are passed on, as HTTP/1.1, to a local web server. It learns the caller's
     /// address and the public host name from the headers `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded`; what
-    /// the caller wrote into these is removed. Of a caller over IPv6 no address is known before version 2 of the tunnel's
+    /// the caller wrote into these and others like them is removed, see [`HttpOptions`](crate::HttpOptions). Of a caller over IPv6 no address is known before version 2 of the tunnel's
     /// protocol: then there is no `X-Forwarded-For`, and `Forwarded` says `for=unknown`. So the server must not trust
     /// a request for coming from this device. It gets no more requests at once than there may be connections
     /// ([`Limits`](crate::Limits)); others wait.
@@ -69,7 +69,8 @@ impl Application {
     /// A service in this process, such as an `axum::Router`.
     ///
     /// It is cloned for each request. An error that it returns becomes an answer with status 500. Requests carry the
-    /// extension [`ClientAddr`].
+    /// extension [`ClientAddr`]. It gets requests for the hosts, and with the headers, that
+    /// [`HttpOptions`](crate::HttpOptions) allow; `Host` is always there, over HTTP/2 too.
     pub fn service<S, B>(service: S) -> Self
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,

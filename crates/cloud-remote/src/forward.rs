@@ -1,7 +1,7 @@
 //! A reverse proxy: requests go to a local web server as HTTP/1.1, connections to which are kept and used again.
 //!
-//! Headers that concern one connection only are removed both ways. The application is told who the caller is, and
-//! whatever the caller wrote into those headers is removed. A WebSocket is passed on as bytes; no other upgrade is.
+//! Headers that concern one connection only are removed both ways, and headers name the caller to the application. A
+//! WebSocket is passed on as bytes; no other upgrade is.
 //! Nothing is rewritten: the application sees the public host name, and its redirects and cookies work as they are.
 //!
 //! Specification: RFC 9110 §7.6 (intermediaries), §7.8 (upgrades).
@@ -20,7 +20,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::uri::{Authority, Scheme, Uri};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
@@ -30,8 +30,7 @@ use tower::util::{BoxCloneSyncService, service_fn};
 
 use self::answer_first::AnswerFirst;
 use self::headers::{
-    join_cookies, leave_one_length, remove_hop_by_hop, requested_host, requested_upgrade,
-    tell_caller,
+    join_cookies, leave_one_length, remove_hop_by_hop, requested_upgrade, set_forwarded_headers,
 };
 use self::upload::Upload;
 use crate::application::{HttpService, ResponseBody};
@@ -109,12 +108,6 @@ struct Proxy {
 
 impl Proxy {
     async fn forward(self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
-        if request.method() == Method::CONNECT {
-            return page(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "This device is not a proxy.",
-            );
-        }
         let Some(context) = request.extensions().get::<RequestContext>().cloned() else {
             return page(
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -126,7 +119,7 @@ impl Proxy {
         let Some(request) = outgoing(request, &self.upstream, context.address, upgrade) else {
             return page(
                 StatusCode::BAD_REQUEST,
-                "The request's address makes no sense.",
+                "The request's path makes no sense.",
             );
         };
         let progress = Progress::default();
@@ -206,7 +199,8 @@ fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
         .unwrap_or(error)
 }
 
-/// The request as the application gets it. `None` if it cannot be put into HTTP/1.1, or is for no host or for several.
+/// The request, which has passed the [policy](crate::request_policy), as the application gets it. `None` if it cannot be put
+/// into HTTP/1.1.
 fn outgoing(
     request: Request<RequestBody>,
     upstream: &Upstream,
@@ -214,7 +208,7 @@ fn outgoing(
     upgrade: Option<HeaderValue>,
 ) -> Option<Request<RequestBody>> {
     let (mut parts, body) = request.into_parts();
-    let host = requested_host(&parts)?;
+    let host = parts.headers.get(header::HOST).cloned()?;
     let mut uri = http::uri::Parts::default();
     uri.scheme = Some(Scheme::HTTP);
     uri.authority = Some(upstream.authority().parse::<Authority>().ok()?);
@@ -233,10 +227,8 @@ fn outgoing(
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, upgrade);
     }
-    tell_caller(headers, caller, host.as_ref());
-    if let Some(host) = host {
-        headers.insert(header::HOST, host);
-    }
+    set_forwarded_headers(headers, caller, &host);
+    headers.insert(header::HOST, host);
     Some(Request::from_parts(parts, body))
 }
 

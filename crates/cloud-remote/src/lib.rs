@@ -16,7 +16,8 @@
 //!   while open ones go on. If anything is wrong with it, the old one stays;
 //! - judges dates by the platform's clock, and tells when its certificate comes near its end;
 //! - looks from outside, if asked to, whether the public really gets through ([`Probe`]);
-//! - keeps strangers within bounds: access rules by address range, limits on connections, time limits.
+//! - keeps strangers within bounds: access rules by address range, limits on connections, time limits, checks of each
+//!   request's host, length and headers.
 //!
 //! What it does not do: it has no session to the platform and no files of its own. It asks for both through three small
 //! traits, [`TokenSource`], [`CertificateSource`] and [`CertificateStore`], and is told by
@@ -95,6 +96,7 @@ mod fair_share;
 mod forward;
 mod guarded;
 mod handle;
+mod http_options;
 mod limits;
 mod manager;
 mod planner;
@@ -104,6 +106,7 @@ mod proxy_protocol;
 mod public_connection;
 mod relay;
 mod request_limit;
+mod request_policy;
 pub mod rotation;
 mod seldom;
 mod serial;
@@ -127,6 +130,9 @@ pub use config::RemoteConfig;
 pub use exchange::RequestBody;
 pub use expiry::ExpiryWatch;
 pub use handle::{RemoteHandle, StopError};
+pub use http_options::{
+    AllowedHost, AllowedHostError, HttpOptions, PassedHeader, PassedHeaderError,
+};
 pub use limits::Limits;
 pub use probe::Probe;
 pub use proxy_protocol::ProxyProtocol;

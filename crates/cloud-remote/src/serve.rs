@@ -36,6 +36,7 @@ use crate::limits::Limits;
 use crate::proxy_protocol::ProxyProtocol;
 use crate::public_connection::PublicConnection;
 use crate::relay;
+use crate::request_policy::RequestPolicy;
 use crate::seldom::Seldom;
 use crate::tasks::Tasks;
 use crate::tls::{self, CurrentCertificate};
@@ -120,6 +121,7 @@ impl Server {
         application: Application,
         certificate: Arc<CurrentCertificate>,
         access: SharedAccess,
+        policy: RequestPolicy,
         limits: Limits,
         tasks: Tasks,
     ) -> Result<Self, rustls::Error> {
@@ -128,7 +130,7 @@ impl Server {
         let known = KnownCallers::default();
         let (all, per_caller) = (limits.connections, limits.connections_per_address);
         let connections = ConnectionLimiter::new(all, per_caller, known.clone());
-        let http = HttpServer::new(limits, connections.clone(), known, tasks.clone());
+        let http = HttpServer::new(limits, policy, connections.clone(), known, tasks.clone());
         Ok(Self {
             serving: RwLock::new(Arc::new(serving)),
             certificate,

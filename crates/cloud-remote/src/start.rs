@@ -10,10 +10,12 @@ use crate::application::Application;
 use crate::clock::PlatformClock;
 use crate::config::RemoteConfig;
 use crate::handle::{Inner, RemoteHandle};
+use crate::http_options::HttpOptions;
 use crate::limits::Limits;
 use crate::manager::rotation::Serve;
 use crate::manager::{Manager, Messaging, Orders, Parts};
 use crate::probe::Probe;
+use crate::request_policy::RequestPolicy;
 use crate::rotation::{CertificateError, CheckedCertificate, Rotation};
 use crate::serve::Server;
 use crate::source::{CertificateSource, CertificateStore, StoreError, TokenSource};
@@ -71,6 +73,7 @@ impl RemoteAccess {
             config,
             application: None,
             access: AccessRules::default(),
+            http: HttpOptions::default(),
             limits: Limits::default(),
             timing: Timing::default(),
             clock: PlatformClock::default(),
@@ -86,6 +89,7 @@ pub struct RemoteAccessBuilder {
     config: RemoteConfig,
     application: Option<Application>,
     access: AccessRules,
+    http: HttpOptions,
     limits: Limits,
     timing: Timing,
     clock: PlatformClock,
@@ -102,6 +106,13 @@ impl RemoteAccessBuilder {
     /// Who may connect. Default: everybody.
     pub fn access(mut self, access: AccessRules) -> Self {
         self.access = access;
+        self
+    }
+
+    /// Which requests over HTTP reach the application, and with which headers. Default: those for the access point, without
+    /// headers that only a trusted proxy may set.
+    pub fn http(mut self, http: HttpOptions) -> Self {
+        self.http = http;
         self
     }
 
@@ -163,6 +174,10 @@ impl RemoteAccessBuilder {
         if self.probe.is_some() && matches!(application, Application::Passthrough(_)) {
             return Err(StartError::Probe);
         }
+        let policy =
+            RequestPolicy::new(&self.config, self.http).ok_or_else(|| StartError::AccessPoint {
+                name: self.config.access_point.clone(),
+            })?;
         let certificate = CheckedCertificate::read(&store.load().await?)?;
         if let Err(error) = doubts(&certificate, &self.config.access_point, &self.clock) {
             tracing::warn!(%error, "the stored certificate will not satisfy callers; it is served until a better one comes");
@@ -175,6 +190,7 @@ impl RemoteAccessBuilder {
             application,
             Arc::clone(&served),
             access.clone(),
+            policy,
             self.limits,
             tasks.clone(),
         )?;

@@ -1,13 +1,13 @@
 //! What a reverse proxy does to headers.
 //!
-//! Specification: RFC 9110 §7.2 (the host) and §7.6 (what an intermediary removes), RFC 9112 §3.2 and §6.3 (the same and the
-//! length of a message, in HTTP/1.1), RFC 7239 (`Forwarded`), RFC 9113 §8.2.3 (cookies).
+//! Specification: RFC 9110 §7.6 (what an intermediary removes), RFC 9112 §6.3 (the length of a message), RFC 7239
+//! (`Forwarded`), RFC 9113 §8.2.3 (cookies).
 
 use std::net::IpAddr;
 
-use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::request::Parts;
+
+use crate::request_policy::normalize_content_length;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -25,24 +25,11 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
-/// The host that a request is for, without a user's name. `Some(None)` if HTTP/1.0 does not tell it; `None` if a request does not
-/// that has to, or names several: the application might take it for another one than whoever has looked at it before.
-pub(super) fn requested_host(request: &Parts) -> Option<Option<HeaderValue>> {
-    if let Some(authority) = request.uri.authority() {
-        let host = authority.as_str().rsplit('@').next()?;
-        return HeaderValue::from_str(host).ok().map(Some);
-    }
-    let mut named = request.headers.get_all(header::HOST).iter();
-    match (named.next(), named.next()) {
-        (Some(host), None) => Some(Some(host.clone())),
-        (None, _) if request.version <= Version::HTTP_10 => Some(None),
-        _ => None,
-    }
-}
-
-/// An answer in chunks has no other length, whatever it says. (Of a request hyper sees to that.)
+/// Leaves no length beside chunks, and one in place of several. (For requests the request policy does so.)
 pub(super) fn leave_one_length(headers: &mut HeaderMap) {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
+    // hyper has refused lengths that differ or are no numbers.
+    if headers.contains_key(header::TRANSFER_ENCODING) || normalize_content_length(headers).is_err()
+    {
         headers.remove(header::CONTENT_LENGTH);
     }
 }
@@ -54,27 +41,6 @@ pub(super) fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let properly = wanted.as_bytes().eq_ignore_ascii_case(b"websocket")
         && connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
     properly.then(|| wanted.clone())
-}
-
-/// Whether applications let themselves be told who calls by a header of this name, or take it for a setting of their own
-/// (`Proxy`, which CGI makes `HTTP_PROXY`). Only we may do that. Interfaces as old as CGI know no difference between `-` and `_`,
-/// and some servers none between them and whatever else is neither a letter nor a digit.
-fn is_told_by_proxies(name: &HeaderName) -> bool {
-    let letters = || {
-        let name = name.as_str().bytes();
-        name.map(|letter| {
-            if letter.is_ascii_alphanumeric() {
-                letter
-            } else {
-                b'-'
-            }
-        })
-    };
-    let prefix = b"x-forwarded-";
-    letters().take(prefix.len()).eq(*prefix)
-        || [&b"x-real-ip"[..], b"forwarded", b"proxy"]
-            .iter()
-            .any(|told| letters().eq(told.iter().copied()))
 }
 
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -109,20 +75,12 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Tells the application who calls, and by which name, in place of what the caller has to say about that.
-pub(super) fn tell_caller(
+/// Sets the headers that name the caller and the host. The request policy has removed what the caller wrote into them.
+pub(super) fn set_forwarded_headers(
     headers: &mut HeaderMap,
     caller: Option<IpAddr>,
-    host: Option<&HeaderValue>,
+    host: &HeaderValue,
 ) {
-    let told: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| is_told_by_proxies(name))
-        .cloned()
-        .collect();
-    for name in &told {
-        headers.remove(name);
-    }
     let mut forwarded = match caller {
         Some(IpAddr::V4(address)) => format!("for={address}"),
         Some(IpAddr::V6(address)) => format!("for=\"[{address}]\""),
@@ -133,18 +91,12 @@ pub(super) fn tell_caller(
     {
         headers.insert(X_FORWARDED_FOR, value);
     }
-    if let Some(host) = host {
-        headers.insert(X_FORWARDED_HOST, host.clone());
-        // A host name that needs escaping is none.
-        if let Some(host) = host
-            .to_str()
-            .ok()
-            .filter(|host| !host.contains(['"', '\\']))
-        {
-            forwarded.push_str(";host=\"");
-            forwarded.push_str(host);
-            forwarded.push('"');
-        }
+    headers.insert(X_FORWARDED_HOST, host.clone());
+    // It was checked to be a host, so nothing in it needs escaping.
+    if let Ok(host) = host.to_str() {
+        forwarded.push_str(";host=\"");
+        forwarded.push_str(host);
+        forwarded.push('"');
     }
     forwarded.push_str(";proto=https");
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
@@ -216,37 +168,10 @@ mod tests {
     }
 
     #[test]
-    fn what_the_caller_says_of_itself_is_removed_however_it_is_spelled() {
-        let mut map = headers(&[
-            ("forwarded", "for=6.6.6.6"),
-            ("x-forwarded-for", "6.6.6.6"),
-            ("x_forwarded_for", "6.6.6.6"),
-            ("x-forwarded_host", "evil"),
-            ("x-forwarded-scheme", "gopher"),
-            ("x_forwarded_ssl", "on"),
-            ("x-real-ip", "6.6.6.6"),
-            ("x_real-ip", "6.6.6.6"),
-            ("x.forwarded.for", "6.6.6.6"),
-            ("x+real~ip", "6.6.6.6"),
-            ("proxy", "evil:3128"),
-            ("x-real-ipad", "kept"),
-            ("x-forwarder", "kept"),
-        ]);
-        tell_caller(&mut map, None, None);
-        let expected = headers(&[
-            ("x-real-ipad", "kept"),
-            ("x-forwarder", "kept"),
-            ("x-forwarded-proto", "https"),
-            ("forwarded", "for=unknown;proto=https"),
-        ]);
-        assert_eq!(map, expected);
-    }
-
-    #[test]
     fn the_caller_is_told_in_both_ways() {
         let mut map = HeaderMap::new();
         let host = HeaderValue::from_static("sn.example.com");
-        tell_caller(&mut map, Some("2001:db8::7".parse().unwrap()), Some(&host));
+        set_forwarded_headers(&mut map, Some("2001:db8::7".parse().unwrap()), &host);
         assert_eq!(map[X_FORWARDED_FOR], "2001:db8::7");
         assert_eq!(map[X_FORWARDED_HOST], "sn.example.com");
         assert_eq!(map[X_FORWARDED_PROTO], "https");
@@ -255,8 +180,11 @@ mod tests {
             "for=\"[2001:db8::7]\";host=\"sn.example.com\";proto=https"
         );
         let mut map = HeaderMap::new();
-        tell_caller(&mut map, None, None);
-        assert_eq!(map[header::FORWARDED], "for=unknown;proto=https");
+        set_forwarded_headers(&mut map, None, &host);
+        assert_eq!(
+            map[header::FORWARDED],
+            "for=unknown;host=\"sn.example.com\";proto=https"
+        );
         assert!(!map.contains_key(X_FORWARDED_FOR));
     }
 }

@@ -31,6 +31,7 @@ use crate::fair_share::{Caller, KnownCallers};
 use crate::forward::page;
 use crate::limits::Limits;
 use crate::request_limit::{Admission, RequestLimiter, RequestPermit, header_size};
+use crate::request_policy::RequestPolicy;
 use crate::seldom::Seldom;
 use crate::tasks::Tasks;
 
@@ -89,6 +90,7 @@ pub(crate) struct RequestContext {
 #[derive(Debug)]
 pub(super) struct HttpServer {
     limits: Limits,
+    policy: RequestPolicy,
     connections: ConnectionLimiter,
     requests: RequestLimiter,
     known: KnownCallers,
@@ -102,6 +104,7 @@ pub(super) struct HttpServer {
 impl HttpServer {
     pub(super) fn new(
         limits: Limits,
+        policy: RequestPolicy,
         connections: ConnectionLimiter,
         known: KnownCallers,
         tasks: Tasks,
@@ -109,6 +112,7 @@ impl HttpServer {
         let (all, per_caller) = (limits.connections, limits.connections_per_address);
         Self {
             limits,
+            policy,
             connections,
             requests: RequestLimiter::new(all, per_caller, known.clone()),
             known,
@@ -224,6 +228,8 @@ impl HttpServer {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "The request has too many header fields.",
             ))
+        } else if let Err(refusal) = self.policy.apply(&mut request) {
+            Err(refusal.response())
         } else {
             let size = header_size(request.headers());
             match self.requests.admit(connection.caller, &exchange, size) {

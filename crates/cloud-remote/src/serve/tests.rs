@@ -21,11 +21,18 @@ use tokio_rustls::client::TlsStream;
 use super::http::RECEIVE_WINDOW;
 use super::*;
 use crate::certificate::CertificatePem;
+use crate::config::RemoteConfig;
+use crate::http_options::HttpOptions;
 use crate::rotation::CheckedCertificate;
 
 const NAME: &str = "sn0001.ui.example.com";
 const CALLER: [u8; 4] = [192, 0, 2, 1];
 const IDLE: Duration = Duration::from_secs(180);
+
+fn policy() -> RequestPolicy {
+    let config = RemoteConfig::new("relay.example.com", 443, NAME);
+    RequestPolicy::new(&config, HttpOptions::new()).unwrap()
+}
 
 /// A device whose connections are handed to it by the test.
 struct Device {
@@ -42,6 +49,7 @@ impl Device {
             application,
             CurrentCertificate::new(CheckedCertificate::read(&pem).unwrap().key),
             SharedAccess::default(),
+            policy(),
             Limits::default(),
             Tasks::default(),
         );

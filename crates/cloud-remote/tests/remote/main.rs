@@ -7,6 +7,7 @@ mod forwarding;
 mod messages;
 mod probing;
 mod renewal;
+mod requests;
 mod rotation;
 mod serving;
 mod stopping;

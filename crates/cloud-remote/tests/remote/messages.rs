@@ -201,6 +201,30 @@ async fn an_answer_has_one_length() {
 }
 
 #[tokio::test]
+async fn equal_lengths_of_an_answer_become_one() {
+    let proxy = Proxy::start().await;
+    let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
+    let browser = proxy.cloud.browser(&["h2"]);
+    for second in ["2", "02"] {
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {second}\r\nContent-Length: 2\r\n\r\nok"
+        );
+        let (_, over_http1) = proxy.exchange(&request, "\r\n\r\n", &answer).await;
+        assert!(over_http1.contains("content-length: 2\r\n"), "{over_http1}");
+        assert_eq!(over_http1.matches("content-length").count(), 1);
+        let application = async {
+            let (mut stream, _) = within(proxy.application.accept()).await.unwrap();
+            until(&mut stream, "\r\n\r\n").await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let ((), response) = tokio::join!(application, browser.get(proxy.cloud.url("/")).send());
+        let lengths = response.unwrap().headers().clone();
+        let lengths: Vec<_> = lengths.get_all("content-length").iter().collect();
+        assert_eq!(lengths, ["2"]);
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_does_not_look_whole() {
     let proxy = Proxy::start().await;
     let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");

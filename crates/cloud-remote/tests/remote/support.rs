@@ -1,7 +1,7 @@
 //! A small cloud for one test: a relay, a CA, a platform that can be told to misbehave, and public clients.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -232,9 +232,24 @@ impl Cloud {
         cipher: Cipher,
         config: ServerConfig,
     ) -> Self {
+        Self::at(Ipv4Addr::LOCALHOST.into(), version, cipher, config).await
+    }
+
+    /// With a relay whose callers come over IPv6.
+    pub(crate) async fn over_ipv6(version: ProtocolVersion, cipher: Cipher) -> Self {
+        let config = ServerConfig::default();
+        Self::at(Ipv6Addr::LOCALHOST.into(), version, cipher, config).await
+    }
+
+    async fn at(
+        ip: IpAddr,
+        version: ProtocolVersion,
+        cipher: Cipher,
+        config: ServerConfig,
+    ) -> Self {
         let key = FernetKeys::generate_key();
         let server = Server::new(FernetKeys::from_keys(&[key.as_str()]).unwrap(), config);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let relay = server.handle();
         let serving =
@@ -265,7 +280,8 @@ impl Cloud {
     }
 
     pub(crate) fn builder(&self) -> RemoteAccessBuilder {
-        RemoteAccess::builder(RemoteConfig::new("127.0.0.1", self.address.port(), NAME))
+        let relay = self.address.ip().to_string();
+        RemoteAccess::builder(RemoteConfig::new(relay, self.address.port(), NAME))
     }
 
     /// Starts a device, not yet told that the platform can be asked.
@@ -279,9 +295,13 @@ impl Cloud {
 
     /// Starts a device and waits until it is connected.
     pub(crate) async fn device(&self, application: Application) -> RemoteHandle {
-        let remote = self
-            .device_from(self.builder().application(application))
-            .await;
+        self.connected_device(self.builder().application(application))
+            .await
+    }
+
+    /// The same, set up otherwise.
+    pub(crate) async fn connected_device(&self, builder: RemoteAccessBuilder) -> RemoteHandle {
+        let remote = self.device_from(builder).await;
         remote.set_messaging_online(true);
         connected(&remote).await;
         remote

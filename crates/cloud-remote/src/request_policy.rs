@@ -1,0 +1,110 @@
+//! What every request passes before the application gets it, whether that is in this process or at a local address.
+//!
+//! - It names one host, which this device answers for: RFC 9110 §7.2 and §7.4, RFC 9112 §3.2, RFC 9113 §8.3.1.
+//! - It has one length: RFC 9110 §8.6, RFC 9112 §6.3.
+//! - It has no header that only a trusted proxy may set.
+//!
+//! Invariant: what the application reads is what was checked. `Host` is present once and holds the checked value, even where
+//! the request came with `:authority` or an absolute URL.
+
+mod content_length;
+pub(crate) mod headers;
+pub(crate) mod host;
+
+use cloud_net::{LogThrottle, UntrustedText, warn_throttled};
+use http::{Method, Request, Response, StatusCode};
+
+pub(crate) use self::content_length::normalize as normalize_content_length;
+use self::headers::PassedHeaders;
+use self::host::{AllowedHosts, HostError};
+use crate::application::ResponseBody;
+use crate::config::RemoteConfig;
+use crate::forward::page;
+use crate::http_options::HttpOptions;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(crate) struct RequestPolicy {
+    hosts: AllowedHosts,
+    headers: PassedHeaders,
+    refused_hosts: LogThrottle,
+}
+
+/// Why a request does not reach the application.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// To open a connection to some address.
+    Connect,
+    /// No host, several, or something else than a host.
+    MalformedHost,
+    /// Another host than this device answers for.
+    OtherHost,
+    /// Several lengths, or something else than a length.
+    ContentLength,
+}
+
+impl Refusal {
+    pub(crate) fn response(&self) -> Response<ResponseBody> {
+        let (status, text) = match self {
+            Self::Connect => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "This device is not a proxy.",
+            ),
+            Self::MalformedHost => (
+                StatusCode::BAD_REQUEST,
+                "The request does not name one host.",
+            ),
+            Self::OtherHost => (
+                StatusCode::MISDIRECTED_REQUEST,
+                "This device does not answer for the host that the request names.",
+            ),
+            Self::ContentLength => (
+                StatusCode::BAD_REQUEST,
+                "The request does not have one length.",
+            ),
+        };
+        page(status, text)
+    }
+}
+
+impl RequestPolicy {
+    /// `None` if the access point is no host name.
+    pub(crate) fn new(config: &RemoteConfig, options: HttpOptions) -> Option<Self> {
+        Some(Self {
+            hosts: AllowedHosts::new(&config.access_point, options.hosts)?,
+            headers: PassedHeaders::new(options.headers),
+            refused_hosts: LogThrottle::new(),
+        })
+    }
+
+    /// Checks the request, and changes it to what the application may get.
+    pub(crate) fn apply<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
+        // With a protocol it asks for a WebSocket (RFC 8441).
+        if request.method() == Method::CONNECT
+            && request.extensions().get::<hyper::ext::Protocol>().is_none()
+        {
+            return Err(Refusal::Connect);
+        }
+        let host = match self.hosts.check(request) {
+            Ok(host) => host,
+            Err(HostError::Malformed) => return Err(Refusal::MalformedHost),
+            Err(HostError::NotAllowed(host)) => {
+                warn_throttled!(
+                    self.refused_hosts,
+                    host = %UntrustedText::from_bytes(host.as_bytes()),
+                    "a request for a host that this device does not answer for was refused with status 421; if callers \
+                     are to reach it by this name, add the name to the allowed hosts (setting host)"
+                );
+                return Err(Refusal::OtherHost);
+            }
+        };
+        let headers = request.headers_mut();
+        headers.insert(http::header::HOST, host);
+        normalize_content_length(headers).map_err(|_| Refusal::ContentLength)?;
+        self.headers.remove_others(headers);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;
