@@ -9,7 +9,7 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
@@ -163,23 +163,70 @@ fn an_instance_tells_how_it_fares() {
 }
 
 #[test]
-fn callers_that_hang_hold_up_nobody_for_long() {
+fn health_is_answered_beside_hundreds_that_hang() {
     let world = World::provisioned();
     let mut run = Background::start(&mut world.device(&["run", "--health", "[::1]:0"]));
     let asker = Asker::of(&mut run);
-    let mut hanging: Vec<_> = (0..32)
-        .map(|_| TcpStream::connect(&asker.address).unwrap())
+    let mut hanging: Vec<_> = (0..240)
+        .map(|number| {
+            let mut stream = TcpStream::connect(&asker.address).unwrap();
+            if number % 2 == 0 {
+                // It may have been closed already to make room.
+                let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nX-Slow: ");
+            }
+            stream
+        })
         .collect();
     let begun = Instant::now();
-    assert_eq!(asker.get("/healthz").0, 200);
+    for path in ["/healthz", "/metrics"] {
+        assert_eq!(asker.get(path).0, 200);
+    }
     assert!(begun.elapsed() < LIMIT);
     for stream in &mut hanging {
         stream.set_read_timeout(Some(LIMIT)).unwrap();
-        assert!(
-            stream.read_to_end(&mut Vec::new()).is_ok(),
-            "it is hung up on"
-        );
+        let closed = match stream.read_to_end(&mut Vec::new()) {
+            Ok(_) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        };
+        assert!(closed, "it is hung up on");
     }
+    run.terminate();
+}
+
+#[test]
+fn health_is_answered_for_loopback_hosts_only() {
+    let world = World::provisioned();
+    let mut run = Background::start(&mut world.device(&["run", "--health", "127.0.0.1:0"]));
+    let asker = Asker::of(&mut run);
+    let answer = |request: &str| {
+        let mut stream = TcpStream::connect(&asker.address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for (host, status) in [
+        ("localhost", 200),
+        ("127.0.0.1:9100", 200),
+        ("[::1]", 200),
+        (asker.address.as_str(), 200),
+        ("rebound.example.com", 421),
+        ("127.0.0.1.example.com", 421),
+        ("", 400),
+    ] {
+        for path in ["/healthz", "/metrics"] {
+            let answer = answer(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+            let begin = format!("HTTP/1.1 {status} ");
+            assert!(answer.starts_with(&begin), "{host}: {answer}");
+            assert_eq!(
+                answer.contains("clesyde_"),
+                status == 200 && path == "/metrics"
+            );
+        }
+    }
+    assert!(answer("GET /healthz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 400 "));
+    assert!(answer("GET /healthz HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 200 "));
     run.terminate();
 }
 

@@ -1,38 +1,29 @@
 //! What supervisors and monitoring ask a running instance, over HTTP on a loopback address: `/healthz`, `/readyz`, `/metrics`.
 //!
-//! It listens on loopback alone, because what it tells is nobody else's business; whoever is on this machine may ask. Few are
-//! served at a time, one request for each connection, and none for long, so that no caller can hold up the others or us.
+//! It listens on loopback alone: any process on this machine may ask, but no other machine, and no web page through a browser
+//! on this one. Few are served at a time, one request for each connection, and none for long, so that no
+//! caller can hold up the others or us.
 
+mod connections;
+mod host_check;
 mod metrics;
 mod vitals;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use axum::http::{StatusCode, header};
+use axum::middleware;
 use axum::response::{IntoResponse, Json};
 use axum::routing::get;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use serde_json::json;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
 
+use self::connections::Limits;
 pub(crate) use self::vitals::{PULSE, Vitals};
 use crate::failure::{Failure, Outcome};
-
-/// A scraper, a supervisor and a person make three; the rest is for those that hang.
-const CALLERS: usize = 8;
-
-/// For a request, its answer and the end of the connection. Nothing here waits for anybody.
-const CALL_LIMIT: Duration = Duration::from_secs(5);
-
-/// After an error that says that there are no file descriptors left.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
 
 /// A loopback address with a port, of which 0 is any free one.
 pub(crate) fn loopback(text: &str) -> Result<SocketAddr, String> {
@@ -81,7 +72,11 @@ impl HealthSocket {
     pub(crate) fn serve(self, vitals: Vitals) -> HealthServer {
         HealthServer {
             address: self.address,
-            task: tokio::spawn(accept(self.listener, router(vitals))),
+            task: tokio::spawn(connections::serve(
+                self.listener,
+                router(vitals),
+                Limits::default(),
+            )),
         }
     }
 }
@@ -98,33 +93,6 @@ impl Drop for HealthServer {
     }
 }
 
-async fn accept(listener: TcpListener, router: Router) {
-    let slots = Arc::new(Semaphore::new(CALLERS));
-    loop {
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-            return;
-        };
-        let Ok((stream, _)) = listener.accept().await else {
-            sleep(ACCEPT_AGAIN).await;
-            continue;
-        };
-        let router = router.clone();
-        tokio::spawn(async move {
-            // What becomes of a call is its caller's affair.
-            let _ = timeout(CALL_LIMIT, call(stream, router)).await;
-            drop(slot);
-        });
-    }
-}
-
-async fn call(stream: TcpStream, router: Router) -> Result<(), hyper::Error> {
-    hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-        .await
-}
-
 fn router(vitals: Vitals) -> Router {
     let (alive, ready) = (vitals.clone(), vitals.clone());
     Router::new()
@@ -132,6 +100,7 @@ fn router(vitals: Vitals) -> Router {
         .route("/readyz", get(async move || readyz(&ready)))
         .route("/metrics", get(async move || metrics::page(vitals).await))
         .fallback(async || (StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n"))
+        .layer(middleware::from_fn(host_check::require_loopback_host))
 }
 
 /// Whether this process does its work, be there a network or not: what a supervisor restarts it for.
