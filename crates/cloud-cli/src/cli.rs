@@ -219,20 +219,23 @@ where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let mut command = Cli::command();
-    let empty: Vec<_> = command
-        .get_arguments()
-        .filter(|argument| {
-            let value = argument.get_env().and_then(std::env::var_os);
-            value.is_some_and(|value| value.is_empty())
-        })
-        .map(|argument| argument.get_id().clone())
-        .collect();
-    for id in empty {
-        command = command.mut_arg(id, |argument| argument.env(Resettable::Reset));
-    }
+    let mut command = without_empty_variables(Cli::command());
     let mut matches = command.try_get_matches_from_mut(arguments)?;
     Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// A command that does not look at variables that are empty.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    command
+        .mut_args(|argument| {
+            let value = argument.get_env().and_then(std::env::var_os);
+            if value.is_some_and(|value| value.is_empty()) {
+                argument.env(Resettable::Reset)
+            } else {
+                argument
+            }
+        })
+        .mut_subcommands(without_empty_variables)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use cloud_facade::config::{SerialNumber, Store};
 use cloud_facade::iot::Proxy;
-use cloud_facade::remote::{AccessRules, Application};
+use cloud_facade::remote::{AccessRules, Application, HttpOptions};
 use cloud_facade::{ClesydeCloud, DeviceSettings, Event};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -34,6 +34,7 @@ pub(crate) struct DeviceOptions {
     /// For [`Served::StatusPage`]; it follows the events in every case.
     pub(crate) page: Page,
     pub(crate) access: AccessRules,
+    pub(crate) http_options: HttpOptions,
     /// On the way to the broker.
     pub(crate) proxy: Option<Proxy>,
 }
@@ -59,7 +60,8 @@ impl Device {
         // The API is for registering alone, which `provision` does with settings of its own.
         let mut settings = DeviceSettings::new(options.sn, &options.base_path, "")
             .with_application(application)
-            .with_access(options.access);
+            .with_access(options.access)
+            .with_http_options(options.http_options);
         if let Some(proxy) = options.proxy {
             settings = settings.with_broker_proxy(proxy);
         }

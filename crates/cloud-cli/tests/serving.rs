@@ -28,8 +28,14 @@ struct Served {
 
 impl Served {
     fn new(arguments: &[&str]) -> Self {
+        Self::with_environment(arguments, &[])
+    }
+
+    fn with_environment(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let world = World::provisioned();
-        let mut run = Background::start(&mut world.device(&[&["run"], arguments].concat()));
+        let mut command = world.device(&[&["run"], arguments].concat());
+        command.envs(variables.iter().copied());
+        let mut run = Background::start(&mut command);
         run.wait_for("remote.connected");
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -173,6 +179,56 @@ fn callers_who_are_kept_out_get_nothing() {
     let mut served = Served::new(&["--allow", "127.0.0.1"]);
     assert!(served.fetch("/", &[]).is_ok());
     served.run.terminate();
+}
+
+/// By option and by variable.
+#[test]
+fn added_hosts_are_answered_and_others_are_not() {
+    const REFUSED: &str = "421 Misdirected Request";
+    for (arguments, variables) in [
+        (
+            &["--host", "one.example.com", "--host", "192.0.2.1"][..],
+            &[][..],
+        ),
+        (&[], &[("CLESYDE_HOST", "one.example.com,192.0.2.1")]),
+    ] {
+        let mut served = Served::with_environment(arguments, variables);
+        for host in ["one.example.com", "ONE.example.com:8443", "192.0.2.1"] {
+            let page = served.fetch("/", &[("host", host)]).unwrap();
+            assert!(page.contains(SN), "{host}: {page}");
+        }
+        let page = served.fetch("/", &[("host", "two.example.com")]).unwrap();
+        assert!(page.contains(REFUSED), "{page}");
+        let told = served.run.terminate();
+        assert!(
+            told.lines().any(|line| line.contains("WARN")
+                && line.contains("two.example.com")
+                && line.contains("add the name to the allowed hosts")),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn rules_for_ipv6_say_that_unknown_callers_are_refused() {
+    const WARNING: &str = "refuse callers whose address is unknown";
+    for (arguments, warned) in [
+        (&["--deny", "2001:db8::/32"][..], true),
+        (&["--deny", "192.0.2.0/24"], false),
+        (
+            &["--deny", "2001:db8::/32", "--unknown-callers", "deny"],
+            false,
+        ),
+        (
+            &["--deny", "2001:db8::/32", "--unknown-callers", "allow"],
+            false,
+        ),
+    ] {
+        let mut served = Served::new(arguments);
+        assert!(served.fetch("/", &[]).is_ok(), "an IPv4 caller is known");
+        let told = served.run.terminate();
+        assert_eq!(told.matches(WARNING).count(), usize::from(warned), "{told}");
+    }
 }
 
 #[test]

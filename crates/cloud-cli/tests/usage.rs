@@ -100,6 +100,29 @@ fn wrong_usage_is_exit_2_and_names_the_option_and_the_value() {
     );
     refused(
         &home,
+        &["run", "--unknown-callers", "maybe"],
+        &["--unknown-callers", "maybe", "allow", "deny"],
+    );
+    for host in ["a.example.com:443", "*.example.com", "https://a"] {
+        refused(&home, &["run", "--host", host], &["--host", host]);
+    }
+    refused(
+        &home,
+        &["run", "--pass-header", "X_Forwarded_For"],
+        &[
+            "--pass-header",
+            "X_Forwarded_For",
+            "set or read by the device",
+        ],
+    );
+    for option in ["--forward-tcp", "--passthrough"] {
+        for with in ["--host", "--pass-header"] {
+            let arguments = ["run", option, "a:1", with, "b"];
+            refused(&home, &arguments, &[option, with]);
+        }
+    }
+    refused(
+        &home,
         &["sim", "--api-port", "65536"],
         &["--api-port", "65536"],
     );
@@ -151,6 +174,15 @@ fn a_wrong_value_in_the_environment_is_wrong_usage_too() {
     )
     .expect(2)
     .says(&["--sn", "a b"]);
+    for (name, option) in [
+        ("CLESYDE_UNKNOWN_CALLERS", "--unknown-callers"),
+        ("CLESYDE_HOST", "--host"),
+        ("CLESYDE_PASS_HEADER", "--pass-header"),
+    ] {
+        finish(program(&home).arg("run").env(name, "a b"))
+            .expect(2)
+            .says(&[option, "a b"]);
+    }
 }
 
 /// EnvironmentFile= and container tools produce them.
@@ -161,6 +193,16 @@ fn an_empty_value_in_the_environment_is_none() {
     for name in ["CLESYDE_BASE_PATH", "CLESYDE_SN", "CLESYDE_API_URL"] {
         command.env(name, "");
     }
+    // Those of one command alike.
+    let mut run = program(&home);
+    for name in [
+        "CLESYDE_UNKNOWN_CALLERS",
+        "CLESYDE_HOST",
+        "CLESYDE_PASS_HEADER",
+    ] {
+        run.env(name, "");
+    }
+    finish(run.args(["run", "--passthrough", "a:1"])).expect(3);
     finish(command.args(["cert", "show"]))
         .expect(3)
         .says(&[home.path().to_str().unwrap()]);

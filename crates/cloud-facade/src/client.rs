@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use cloud_config::SerialNumber;
 use cloud_iot::Proxy;
 use cloud_provision::{Client, ClientBuilder};
-use cloud_remote::{AccessRules, Application, Probe};
+use cloud_remote::{AccessRules, Application, HttpOptions, Probe};
 
 use crate::hooks::Hooks;
 
@@ -13,7 +13,7 @@ use crate::hooks::Hooks;
 ///
 /// Serial number, base path and hooks are read once, when [`ClesydeCloud`](crate::ClesydeCloud) is made. The rest is asked for
 /// when it is needed, so that a host can change its mind: the API's address and the way to it at each
-/// [`provision`](crate::ClesydeCloud::provision), the application, its access rules and the broker's proxy at each
+/// [`provision`](crate::ClesydeCloud::provision), the application, its access rules and options and the broker's proxy at each
 /// [`initialize`](crate::ClesydeCloud::initialize). [`DeviceSettings`] is the ready-made implementation for hosts that know all
 /// of it up front.
 pub trait CloudClient: Send + Sync + 'static {
@@ -61,6 +61,12 @@ pub trait CloudClient: Send + Sync + 'static {
         AccessRules::default()
     }
 
+    /// Which requests over HTTP reach the application, and with which headers. Those for the access point by default, without
+    /// headers that only a trusted proxy may set.
+    fn http_options(&self) -> HttpOptions {
+        HttpOptions::default()
+    }
+
     /// How the device looks from outside whether the public gets through; the access rules have to let it in. Not at all by
     /// default.
     fn probe(&self) -> Option<Probe> {
@@ -86,6 +92,7 @@ pub struct DeviceSettings {
     shadows: Vec<String>,
     application: Option<Application>,
     access: AccessRules,
+    http_options: HttpOptions,
     probe: Option<Probe>,
     hooks: Hooks,
 }
@@ -108,6 +115,7 @@ impl DeviceSettings {
             shadows: Vec::new(),
             application: None,
             access: AccessRules::default(),
+            http_options: HttpOptions::default(),
             probe: None,
             hooks: Hooks::new(),
         }
@@ -173,6 +181,13 @@ impl DeviceSettings {
         self
     }
 
+    /// Allows more hosts or headers in requests over HTTP.
+    #[must_use]
+    pub fn with_http_options(mut self, options: HttpOptions) -> Self {
+        self.http_options = options;
+        self
+    }
+
     /// Looks from outside whether the public gets through.
     #[must_use]
     pub fn with_probe(mut self, probe: Probe) -> Self {
@@ -227,6 +242,10 @@ impl CloudClient for DeviceSettings {
 
     fn access(&self) -> AccessRules {
         self.access.clone()
+    }
+
+    fn http_options(&self) -> HttpOptions {
+        self.http_options.clone()
     }
 
     fn probe(&self) -> Option<Probe> {

@@ -128,6 +128,7 @@ impl Inner {
             store: self.store.clone(),
             application: self.client.application(),
             access: self.client.access(),
+            http_options: self.client.http_options(),
             probe: self.client.probe(),
             broker_proxy: self.client.broker_proxy(),
             #[cfg(feature = "durable")]

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cloud_config::{Credentials, DeviceConfig, LoadError, Store};
 use cloud_remote::{
-    AccessRules, Application, PlatformClock, Probe, RemoteAccess, RemoteConfig, RemoteHandle,
-    StartError,
+    AccessRules, Application, HttpOptions, PlatformClock, Probe, RemoteAccess, RemoteConfig,
+    RemoteHandle, StartError,
 };
 use cloud_shadow::Document;
 use tokio::sync::watch;
@@ -27,6 +27,7 @@ pub(crate) struct Plan {
     pub(crate) access_point: String,
     pub(crate) application: Application,
     pub(crate) access: AccessRules,
+    pub(crate) http_options: HttpOptions,
     pub(crate) probe: Option<Probe>,
     pub(crate) clock: PlatformClock,
     pub(crate) platform: Platform,
@@ -53,7 +54,8 @@ impl Plan {
         let mut builder = RemoteAccess::builder(self.config.clone())
             .application(self.application.clone())
             .clock(self.clock.clone())
-            .access(self.access.clone());
+            .access(self.access.clone())
+            .http(self.http_options.clone());
         if let Some(probe) = &self.probe {
             builder = builder.probe(probe.clone());
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use cloud_config::{DirectoryLock, LoadError, PartialDeviceConfig, SerialNumber, Store};
 use cloud_iot::{Proxy, Session, SessionHandle};
-use cloud_remote::{AccessRules, Application, PlatformClock, Probe, RemoteHandle};
+use cloud_remote::{AccessRules, Application, HttpOptions, PlatformClock, Probe, RemoteHandle};
 use cloud_shadow::{RequestBudget, ShadowClient, ShadowConfig};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
@@ -38,6 +38,7 @@ pub(crate) struct Start {
     pub(crate) store: Store,
     pub(crate) application: Option<Application>,
     pub(crate) access: AccessRules,
+    pub(crate) http_options: HttpOptions,
     pub(crate) probe: Option<Probe>,
     pub(crate) broker_proxy: Option<Proxy>,
     #[cfg(feature = "durable")]
@@ -192,6 +193,7 @@ impl Start {
                     access_point: device.access_point.to_string(),
                     application,
                     access: self.access,
+                    http_options: self.http_options,
                     probe: self.probe,
                     clock: self.clock,
                     platform,

@@ -7,7 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use clap::{Args, ValueEnum};
 use cloud_facade::Event;
 use cloud_facade::config::Credentials;
-use cloud_facade::remote::{AccessRules, Application, ProxyProtocol};
+use cloud_facade::remote::{
+    AccessRules, AllowedHost, Application, HttpOptions, PassedHeader, ProxyProtocol, UnknownCallers,
+};
 use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -33,6 +35,9 @@ Examples:
   Let the public reach a web application on this device, but only from two networks
       clesyde-cloud run --sn SN0001 --forward 127.0.0.1:8080 --allow 192.0.2.0/24 --allow 2001:db8::/32
 
+  The same for an application that is reached by a name of its own as well
+      clesyde-cloud run --sn SN0001 --forward 127.0.0.1:8080 --host device.example.com
+
   Hand plain bytes to a program that wants to know the caller's address
       clesyde-cloud run --sn SN0001 --forward-tcp 127.0.0.1:9000 --proxy-protocol v2
 
@@ -42,7 +47,10 @@ Examples:
 With --json each event is a line. A reader that stops reading holds up nothing: lines that find no room are left out,
 and `missed` tells how many.
 
-systemd is told when it runs, how it fares and that it is alive (Type=notify, WatchdogSec=).";
+systemd is told when it runs, how it fares and that it is alive (Type=notify, WatchdogSec=).
+
+CLESYDE_UNKNOWN_CALLERS, CLESYDE_HOST and CLESYDE_PASS_HEADER stand for the options of these names; several values are
+separated by commas.";
 
 /// What `run` takes.
 #[derive(Debug, Args)]
@@ -85,6 +93,49 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "CIDR", value_parser = range)]
     deny: Vec<IpNet>,
 
+    /// Whether to let in callers whose address is unknown [default: deny where a rule of --allow or --deny could concern
+    /// them, else allow]
+    ///
+    /// Before version 2 of the tunnel's protocol that is every caller over IPv6. By default they are kept out if --deny has a
+    /// range of IPv6 addresses or 0.0.0.0, or if --allow is given, unless it covers 0.0.0.0/0 and ::/0.
+    #[arg(
+        long,
+        value_name = "DECISION",
+        value_enum,
+        env = "CLESYDE_UNKNOWN_CALLERS",
+        hide_env_values = true
+    )]
+    unknown_callers: Option<UnknownCallersOption>,
+
+    /// Answer HTTP requests for this host too, a name or an address without a port; may be given several times
+    ///
+    /// Requests for another host than the access point are refused with status 421, for the status page and --forward.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "CLESYDE_HOST",
+        hide_env_values = true,
+        conflicts_with_all = ["forward_tcp", "passthrough"]
+    )]
+    host: Vec<AllowedHost>,
+
+    /// Pass this request header on; may be given several times
+    ///
+    /// Headers that only a trusted proxy may set (the caller's address or name, another URL or host: CF-Connecting-IP,
+    /// X-Real-IP, Remote-User, X-Original-URL and their like) are removed from requests to the status page and --forward, and
+    /// so are those with a name that has other characters than letters, digits and hyphens. Name one here only if something in
+    /// front of this device sets it: otherwise the caller does.
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        env = "CLESYDE_PASS_HEADER",
+        hide_env_values = true,
+        conflicts_with_all = ["forward_tcp", "passthrough"]
+    )]
+    pass_header: Vec<PassedHeader>,
+
     /// Answer /healthz (alive), /readyz (connected) and /metrics (for Prometheus) at this loopback address; port 0 is
     /// any free one
     #[arg(long, value_name = "ADDR", value_parser = loopback)]
@@ -103,6 +154,22 @@ impl From<ProxyVersion> for ProxyProtocol {
         match version {
             ProxyVersion::V1 => Self::V1,
             ProxyVersion::V2 => Self::V2,
+        }
+    }
+}
+
+/// What happens to callers whose address is unknown.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum UnknownCallersOption {
+    Allow,
+    Deny,
+}
+
+impl From<UnknownCallersOption> for UnknownCallers {
+    fn from(option: UnknownCallersOption) -> Self {
+        match option {
+            UnknownCallersOption::Allow => Self::Allow,
+            UnknownCallersOption::Deny => Self::Deny,
         }
     }
 }
@@ -128,10 +195,8 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
         sn,
         base_path: global.base_path()?,
         served: arguments.served(),
-        access: AccessRules::new(
-            arguments.allow.iter().copied(),
-            arguments.deny.iter().copied(),
-        ),
+        access: arguments.access(),
+        http_options: arguments.http_options(),
         proxy: proxy::to_broker(global, config.iot_endpoint.host.as_str())?,
     };
     let health = match arguments.health {
@@ -214,6 +279,26 @@ fn tell(event: &Event, telling: &mut Telling) {
 }
 
 impl RunArgs {
+    fn access(&self) -> AccessRules {
+        let rules = AccessRules::new(self.allow.iter().copied(), self.deny.iter().copied());
+        match self.unknown_callers {
+            Some(option) => rules.with_unknown_callers(option.into()),
+            None => rules,
+        }
+    }
+
+    fn http_options(&self) -> HttpOptions {
+        let options = self
+            .host
+            .iter()
+            .cloned()
+            .fold(HttpOptions::new(), HttpOptions::allow_host);
+        self.pass_header
+            .iter()
+            .cloned()
+            .fold(options, HttpOptions::pass_header)
+    }
+
     fn served(&self) -> Served {
         if let Some(address) = &self.forward {
             address.warn_if_unknown("--forward");
