@@ -11,21 +11,33 @@
 //! A removal begins with the rename of `cloud_config.json` to `.removed`, which decides; then the other files go, and
 //! `.removed` last.
 //!
-//! Found later, a `.staging` means a change that never was: it is discarded. A `.committed` means one that is not
-//! finished: its files take precedence over those outside, and [`recover`] finishes step 3, which can be cut short and
-//! repeated any number of times. A `.removed` means keys that nobody wants any more: they are removed, unless somebody
-//! (the Python library) has provisioned the device since. That library looks at none of these names.
+//! `.staging` also gets a manifest: a digest of each file that the change replaces, and of each that it writes.
+//!
+//! Found later, a `.staging` means a change that never was: it is discarded. A `.committed` means one that is not finished.
+//! Its files take precedence over those outside, unless another program wrote those since (`pending` decides that by the
+//! manifest), and [`recover`] finishes step 3, which can be cut short and repeated any number of times. A change that another
+//! program's newer files supersede becomes `.staging` again and is discarded. A `.removed` means keys that are not in use any
+//! more: they are removed, unless another program (the Python library) has provisioned the device since. That library looks
+//! at none of these names.
+//!
+//! Only the process that has the directory's lock recovers. Reading without the lock takes the journal into account and
+//! leaves it as it is: another program that runs on the directory does not take that lock.
+//!
+//! A reader that does not know the journal can find the new certificate with the old key between the two moves of a pair,
+//! and if the process is killed just there, until the next process recovers. The moves of a pair follow one another without
+//! anything between them, since POSIX has no call that replaces two files at once; the `window` example measures how long
+//! that takes.
 //!
 //! # What is synced
 //!
 //! `fsync` is what wears the flash and takes the time, so there is one where an order or a promise hangs on it, and
-//! nowhere else. [`replace`] needs one for each file, and three:
+//! nowhere else. [`replace`] needs one for each file, and four:
 //!
-//! - each new file, and `.staging`: what is committed must have its content and its names;
+//! - each new file, the manifest, and `.staging`: what is committed must have its content and its names;
 //! - the directory after the rename to `.committed`: the decision comes before the first move, and before we say `Ok`;
 //! - the directory after the moves: the names must be in their places before `.committed` goes.
 //!
-//! So 9 for a whole configuration and 5 for a pair. The removal of `.committed` has none: an empty one found later does
+//! So 10 for a whole configuration and 6 for a pair. The removal of `.committed` has none: an empty one found later does
 //! no harm. A removal has two: after the decision, and after the other files are gone, so that a key that was said to be
 //! removed is. Making the directory costs one for each directory made.
 //!
@@ -33,6 +45,8 @@
 
 use crate::dir::Dir;
 use crate::error::AccessError;
+use crate::manifest::{self, MANIFEST};
+use crate::pending::files_that_count;
 use crate::repair::Repair;
 
 /// The files of a configuration, in the order in which they are put in place. The last makes a device provisioned.
@@ -66,17 +80,19 @@ pub(crate) fn is_pending(dir: &Dir) -> Result<bool, AccessError> {
     Ok(false)
 }
 
-/// Finishes what was committed and discards what was not. The caller holds the directory's lock.
+/// Finishes what was committed, unless another program's newer files supersede it, and discards what was not committed.
+/// Logs what it did. The caller holds the directory's lock.
 pub(crate) fn recover(dir: &Dir) -> Result<Vec<Repair>, AccessError> {
     let mut repairs = Vec::new();
     if discard_staging(dir)? {
         repairs.push(Repair::UnfinishedChangeDiscarded);
     }
-    if finish(dir)? {
-        repairs.push(Repair::CommittedChangeFinished);
-    }
+    repairs.extend(finish_or_discard(dir)?);
     if finish_removal(dir)? {
         repairs.push(Repair::RemovalFinished);
+    }
+    for repair in &repairs {
+        repair.log(dir.path());
     }
     Ok(repairs)
 }
@@ -96,16 +112,17 @@ pub(crate) fn replace(dir: &Dir, files: &[(&'static str, &[u8])]) -> Result<(), 
         let _ = discard_staging(dir);
         return Err(error);
     }
-    if let Err(error) = finish(dir) {
+    // The files in place are the ones that were there a moment ago: no need to compare.
+    if let Err(error) = put_in_place(dir, &FILES) {
         tracing::warn!(%error, "new files are stored, and put in their places when the directory is next opened");
     }
     Ok(())
 }
 
-/// Does all of a [`replace`] that can fail for what is in the directory or for want of space, and takes it back. The caller
-/// holds the directory's lock.
+/// Does all of a [`replace`] that can fail for what is in the directory or for want of space, and takes it back. Leaves a
+/// committed change as it is. The caller holds the directory's lock.
 pub(crate) fn rehearse(dir: &Dir, size: usize) -> Result<(), AccessError> {
-    recover(dir)?;
+    discard_staging(dir)?;
     for name in FILES {
         dir.restrict_file(name)?;
     }
@@ -119,6 +136,7 @@ pub(crate) fn rehearse(dir: &Dir, size: usize) -> Result<(), AccessError> {
 
 fn stage_and_commit(dir: &Dir, files: &[(&'static str, &[u8])]) -> Result<(), AccessError> {
     let staging = dir.create_subdirectory(STAGING)?;
+    staging.write_new(MANIFEST, manifest::render(dir, files)?.as_bytes())?;
     for (name, content) in files {
         staging.write_new(name, content)?;
     }
@@ -135,26 +153,56 @@ fn undo_commit(dir: &Dir) -> Result<(), AccessError> {
     Ok(())
 }
 
-fn finish(dir: &Dir) -> Result<bool, AccessError> {
+fn finish_or_discard(dir: &Dir) -> Result<Option<Repair>, AccessError> {
     let Some(committed) = dir.subdirectory(COMMITTED)? else {
-        return Ok(false);
+        return Ok(None);
     };
+    let counting = files_that_count(dir, &committed)?;
+    let mut is_superseded = false;
     for name in FILES {
+        is_superseded |= !counting.contains(&name) && committed.stat(name)?.is_some();
+    }
+    if !is_superseded {
+        put_in_place(dir, &counting)?;
+        return Ok(Some(Repair::CommittedChangeFinished));
+    }
+    for name in &counting {
+        committed.rename(name, dir, name)?;
+    }
+    dir.sync()?;
+    // From here on the rest is a change that never was; its manifest may go before its files.
+    undo_commit(dir)?;
+    discard_staging(dir)?;
+    Ok(Some(Repair::CommittedChangeSuperseded))
+}
+
+/// Moves the named files out of the journal, those that are in it, and removes the journal.
+fn put_in_place(dir: &Dir, names: &[&'static str]) -> Result<(), AccessError> {
+    let Some(committed) = dir.subdirectory(COMMITTED)? else {
+        return Ok(());
+    };
+    let mut present = Vec::with_capacity(names.len());
+    for name in names {
         if committed.stat(name)?.is_some() {
-            committed.rename(name, dir, name)?;
+            present.push(*name);
         }
+    }
+    // Nothing but the moves: between those of a certificate and its key, others find a pair that does not match.
+    for name in present {
+        committed.rename(name, dir, name)?;
     }
     // The names must be safe in their new places before the directory that proves the commit goes away.
     dir.sync()?;
+    committed.remove_file(MANIFEST)?;
     dir.remove_subdirectory(COMMITTED)?;
-    Ok(true)
+    Ok(())
 }
 
 fn discard_staging(dir: &Dir) -> Result<bool, AccessError> {
     let Some(staging) = dir.subdirectory(STAGING)? else {
         return Ok(false);
     };
-    for name in FILES {
+    for name in FILES.into_iter().chain([MANIFEST]) {
         staging.remove_file(name)?;
     }
     dir.remove_subdirectory(STAGING)

@@ -7,7 +7,8 @@
 //! What it guarantees:
 //!
 //! - **Whole or not at all.** After a power cut, a full disk or `kill -9` at any moment, [`Store::load`] finds the
-//!   configuration as it was before or as it should be after, and never a certificate with another one's key.
+//!   configuration as it was before or as it should be after, and never a certificate with another one's key. What another
+//!   program has stored between the crash and the next start is newer, and stays.
 //! - **Checked.** A [`DeviceConfig`] exists only if its names are names, its certificates certificates, and its keys
 //!   theirs. What is wrong with a directory is told by file and reason, as a [`LoadError`]. A device that could get its
 //!   pair for remote access anew need not stay away for the want of it: [`Store::load_partly`].
@@ -15,14 +16,16 @@
 //!   right and reported. Nothing follows a symbolic link. Keys are wiped from memory, and no `Debug`, `Display`, error or
 //!   log line shows one.
 //! - **One process.** [`Store::lock`] is released by the operating system however its holder ends, and names the holder to
-//!   whoever comes second. Reading needs no lock. On a file system that has become read-only, as a worn card does, the
+//!   whoever comes second. Reading needs no lock, and without it changes nothing but modes. On a file system that has become read-only, as a worn card does, the
 //!   directory can be taken all the same: its device is to stay with its cloud.
 //! - **Shared with the Python library.** Both read what the other wrote, byte for byte; what this crate needs besides has
 //!   names that the other does not look at: `.lock`, and `.staging`, `.committed` or `.removed` during a change.
+//!   Since it does not look there, it can find a certificate with another one's key between the two moves of a pair, and
+//!   after a kill just there until the next start of ours; `docs/protocol.md` says how long that is.
 //!
 //! The first of these is shown by tests that fail or cut off each single change of the disk (a kill, a power cut that takes
 //! what was not synced, a full disk, a read-only one), and by a process that is killed at each of its system calls and
-//! at random. A first provisioning waits for the medium ten times, a rotation five times; the `cost` example measures it.
+//! at random. A first provisioning waits for the medium 11 times, a rotation six times; the `cost` example measures it.
 //!
 //! # Example
 //!
@@ -71,8 +74,10 @@ mod error;
 mod faults;
 mod journal;
 mod lock;
+mod manifest;
 mod names;
 mod pem;
+mod pending;
 mod reading;
 mod repair;
 mod store;

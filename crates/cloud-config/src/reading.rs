@@ -7,7 +7,7 @@
 
 use zeroize::Zeroizing;
 
-use crate::credentials::{Credentials, CredentialsError, MAX_PEM};
+use crate::credentials::{Credentials, CredentialsError, MAX_PEM, RootCertificates};
 use crate::device::{ConfigError, DeviceConfig, PartialDeviceConfig, PemParts};
 use crate::dir::Dir;
 use crate::document::{self, Document};
@@ -15,22 +15,44 @@ use crate::error::{AccessError, Damage, LoadError};
 use crate::journal::{
     CLOUD_CONFIG, COMMITTED, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
 };
+use crate::pending::files_that_count;
 
 /// Longest `cloud_config.json` read, in bytes. Four names of at most 255 characters need a sixteenth of it.
 const MAX_DOCUMENT: usize = 16 * 1024;
 
-/// Where files are read from: what is committed counts before what lies in place.
+/// Where files are read from: the files of a journal that count before those in place.
 pub(crate) struct Source<'a> {
     dir: &'a Dir,
-    committed: Option<Dir>,
+    committed: Option<&'a Dir>,
+    counting: Vec<&'static str>,
 }
 
 impl<'a> Source<'a> {
-    pub(crate) fn new(dir: &'a Dir) -> Result<Self, AccessError> {
+    /// `committed` is the journal in `dir`, if there is one.
+    pub(crate) fn new(dir: &'a Dir, committed: Option<&'a Dir>) -> Result<Self, AccessError> {
+        let counting = match committed {
+            Some(committed) => files_that_count(dir, committed)?,
+            None => Vec::new(),
+        };
         Ok(Self {
             dir,
-            committed: dir.subdirectory(COMMITTED)?,
+            committed,
+            counting,
         })
+    }
+
+    /// With files of the journal that are given.
+    pub(crate) fn with(dir: &'a Dir, committed: &'a Dir, counting: Vec<&'static str>) -> Self {
+        Self {
+            dir,
+            committed: Some(committed),
+            counting,
+        }
+    }
+
+    /// Whether there is a configuration, sound or not.
+    pub(crate) fn is_provisioned(&self) -> Result<bool, AccessError> {
+        Ok(self.counting.contains(&CLOUD_CONFIG) || self.dir.stat(CLOUD_CONFIG)?.is_some())
     }
 
     pub(crate) fn text(
@@ -39,9 +61,9 @@ impl<'a> Source<'a> {
         limit: usize,
     ) -> Result<Zeroizing<String>, LoadError> {
         // In this order: a file moves from there to here, so looking the other way round could miss it in both.
-        let committed = match &self.committed {
-            Some(committed) => committed.read(name, limit)?,
-            None => None,
+        let committed = match self.committed {
+            Some(committed) if self.counting.contains(&name) => committed.read(name, limit)?,
+            _ => None,
         };
         let content = match committed {
             Some(content) => content,
@@ -133,13 +155,51 @@ fn at_fault(error: &CredentialsError, cert: &'static str, key: &'static str) -> 
     }
 }
 
-pub(crate) fn is_provisioned(dir: &Dir) -> Result<bool, AccessError> {
-    if let Some(committed) = dir.subdirectory(COMMITTED)?
-        && committed.stat(CLOUD_CONFIG)?.is_some()
-    {
-        return Ok(true);
+/// Files that are of use together only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Roots,
+    Iot,
+    Remote,
+    Names,
+}
+
+impl Unit {
+    pub(crate) const ALL: [Self; 4] = [Self::Roots, Self::Iot, Self::Remote, Self::Names];
+
+    pub(crate) fn files(self) -> &'static [&'static str] {
+        match self {
+            Self::Roots => &[IOT_CA],
+            Self::Iot => &[IOT_CERT, IOT_KEY],
+            Self::Remote => &[REMOTE_CERT, REMOTE_KEY],
+            Self::Names => &[CLOUD_CONFIG],
+        }
     }
-    Ok(dir.stat(CLOUD_CONFIG)?.is_some())
+
+    /// Whether its files can be read, and a certificate and key belong together.
+    pub(crate) fn is_sound(self, source: &Source<'_>) -> bool {
+        let text = |name, limit| source.text(name, limit).ok();
+        let pair = |cert, key| {
+            let (Some(cert), Some(key)) = (text(cert, MAX_PEM), text(key, MAX_PEM)) else {
+                return false;
+            };
+            Credentials::from_pem(&cert, &key).is_ok()
+        };
+        match self {
+            Self::Roots => {
+                text(IOT_CA, MAX_PEM).is_some_and(|pem| RootCertificates::from_pem(&pem).is_ok())
+            }
+            Self::Iot => pair(IOT_CERT, IOT_KEY),
+            Self::Remote => pair(REMOTE_CERT, REMOTE_KEY),
+            Self::Names => text(CLOUD_CONFIG, MAX_DOCUMENT)
+                .is_some_and(|document| document::parse(&document).is_ok()),
+        }
+    }
+}
+
+pub(crate) fn is_provisioned(dir: &Dir) -> Result<bool, AccessError> {
+    let committed = dir.subdirectory(COMMITTED)?;
+    Source::new(dir, committed.as_ref())?.is_provisioned()
 }
 
 /// Changes whenever a file was replaced or a change committed: inode and time of change of each name that counts.

@@ -1,7 +1,7 @@
 //! What was found out of order in a directory and put right without asking.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What [`Store::load`](crate::Store::load) put right by itself. Worth telling the operator, and no reason to stop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,10 +16,19 @@ pub enum Repair {
     },
     /// A replacement that had been decided when the process was killed was brought to its end.
     CommittedChangeFinished,
+    /// A replacement that had been decided when the process was killed was discarded, wholly or in part: another program has
+    /// written newer files since, and they stay.
+    CommittedChangeSuperseded,
     /// The remains of a replacement that had not been decided were removed.
     UnfinishedChangeDiscarded,
     /// A removal that was interrupted was brought to its end: the keys that it had left are gone.
     RemovalFinished,
+}
+
+impl Repair {
+    pub(crate) fn log(&self, directory: &Path) {
+        tracing::warn!(directory = %directory.display(), repair = %self, "repaired");
+    }
 }
 
 impl fmt::Display for Repair {
@@ -35,6 +44,9 @@ impl fmt::Display for Repair {
             Self::CommittedChangeFinished => {
                 f.write_str("an interrupted replacement of files was finished")
             }
+            Self::CommittedChangeSuperseded => f.write_str(
+                "an interrupted replacement of files was discarded, since another program has written newer files",
+            ),
             Self::UnfinishedChangeDiscarded => {
                 f.write_str("the remains of an interrupted replacement were removed")
             }

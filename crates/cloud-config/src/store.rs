@@ -17,7 +17,7 @@ use crate::dir::{Dir, step};
 use crate::document;
 use crate::error::{AccessError, LoadError, LockError, StoreError};
 use crate::journal::{
-    self, CLOUD_CONFIG, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
+    self, CLOUD_CONFIG, COMMITTED, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
 };
 use crate::lock::{self, DirectoryLock, Held, LOCK_FILE};
 use crate::reading::{Source, fingerprint, is_provisioned, read_device, read_partly};
@@ -41,6 +41,9 @@ pub struct Loaded<R = Credentials> {
     pub device: DeviceConfig<R>,
     /// What had to be put right on the way.
     pub repairs: Vec<Repair>,
+    /// An interrupted change is in the directory, and was left as it is: the next start that takes the directory finishes or
+    /// discards it. A program that does not know of it, as the Python library, may read other files than these until then.
+    pub is_change_pending: bool,
 }
 
 /// Which of a device's two pairs of certificate and key.
@@ -126,8 +129,9 @@ impl Store {
         is_provisioned(&dir)
     }
 
-    /// Reads and checks the configuration. Restricts the modes of files that others could read, and brings an
-    /// interrupted replacement to its end or discards it, unless another process is just at it.
+    /// Reads and checks the configuration. Restricts the modes of files that others could read. Where this store holds the
+    /// lock, an interrupted replacement is brought to its end or discarded; without the lock it is taken into account and left
+    /// as it is, and nothing but modes is changed.
     ///
     /// # Errors
     /// [`LoadError::NotProvisioned`] if there is none; [`LoadError::Damaged`] names the file at fault.
@@ -135,7 +139,11 @@ impl Store {
         let slot = self.slot();
         let (dir, repairs) = self.prepare(&slot)?;
         let device = self.consistently(&dir, read_device)?;
-        Ok(Loaded { device, repairs })
+        Ok(Loaded {
+            device,
+            repairs,
+            is_change_pending: journal::is_pending(&dir)?,
+        })
     }
 
     /// The same for whoever can do without remote access for a while: that its pair is missing, damaged or cannot be read is told
@@ -148,7 +156,11 @@ impl Store {
         let slot = self.slot();
         let (dir, repairs) = self.prepare(&slot)?;
         let device = self.consistently(&dir, read_partly)?;
-        Ok(Loaded { device, repairs })
+        Ok(Loaded {
+            device,
+            repairs,
+            is_change_pending: journal::is_pending(&dir)?,
+        })
     }
 
     /// Looks at one pair without demanding that certificate and key fit: for diagnosis.
@@ -193,15 +205,19 @@ impl Store {
     }
 
     /// Whether [`Store::save`] can be expected to work: looks at what is in the directory, and writes and removes as much as a
-    /// configuration takes. For use before something is asked for that is given only once. The configuration stays as it is;
-    /// a replacement that was interrupted is brought to its end or discarded.
+    /// configuration takes. For use before something is asked for that is given only once. The configuration stays as it is. An
+    /// interrupted replacement is brought to its end or discarded where this store holds the lock, and else left as it is.
     ///
     /// # Errors
     /// As [`Store::save`].
     pub fn rehearse_save(&self) -> Result<(), StoreError> {
         let slot = self.slot();
+        let is_ours = self.current(&slot)?.is_some();
         let held = self.hold(&slot)?;
         held.dir.restrict()?;
+        if is_ours {
+            journal::recover(&held.dir)?;
+        }
         Ok(journal::rehearse(&held.dir, REHEARSED)?)
     }
 
@@ -286,20 +302,20 @@ impl Store {
         for name in FILES {
             note(dir.join(name), dir.restrict_file(name)?);
         }
-        if journal::is_pending(&dir)? {
-            match self
-                .hold(slot)
-                .and_then(|held| Ok(journal::recover(&held.dir)?))
-            {
+        for repair in &repairs {
+            repair.log(self.directory());
+        }
+        // Only under a lock that is kept: a program that takes no lock may run on this directory.
+        if let Some(held) = self.current(slot)?
+            && journal::is_pending(&dir)?
+        {
+            match journal::recover(&held.dir) {
                 Ok(done) => repairs.extend(done),
-                // Somebody is at it, or the disk does not let us: reading copes with the journal as it is.
+                // The disk does not let us: reading copes with the journal as it is.
                 Err(error) => {
                     tracing::debug!(%error, "an interrupted replacement is left as it is")
                 }
             }
-        }
-        for repair in &repairs {
-            tracing::warn!(directory = %self.directory().display(), %repair, "repaired");
         }
         Ok((dir, repairs))
     }
@@ -312,10 +328,12 @@ impl Store {
     ) -> Result<T, LoadError> {
         for _ in 0..READ_ATTEMPTS {
             let before = fingerprint(dir)?;
-            if !is_provisioned(dir)? {
-                return Err(self.nothing_there());
-            }
-            let result = read(&Source::new(dir)?);
+            let committed = dir.subdirectory(COMMITTED)?;
+            let source = Source::new(dir, committed.as_ref())?;
+            let result = match source.is_provisioned()? {
+                true => read(&source),
+                false => Err(self.nothing_there()),
+            };
             if fingerprint(dir)? == before {
                 return result;
             }

@@ -13,14 +13,14 @@
 
 mod common;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use cloud_config::{DeviceConfig, LoadError, LockError, Store};
+use cloud_config::{DeviceConfig, LoadError, Loaded, LockError, Store};
 
 const DIRECTORY: &str = "CLOUD_CONFIG_TEST_DIRECTORY";
 const WORK: &str = "CLOUD_CONFIG_TEST_WORK";
@@ -113,7 +113,7 @@ fn a_process_killed_at_any_moment_leaves_a_whole_configuration_and_no_lock() {
         // Not a wait for anything: it is what spreads the kills over the worker's steps.
         std::thread::sleep(Duration::from_micros(u64::from(kill) * 613 % 10_000));
         drop(worker);
-        let (found, repairs) = match store.load() {
+        let (found, repairs) = match load_locked(&store) {
             Ok(loaded) => (Some(loaded.device), !loaded.repairs.is_empty()),
             Err(LoadError::NotProvisioned(_)) if lives => (None, false),
             Err(error) => panic!("kill {kill}: {error}"),
@@ -180,7 +180,7 @@ fn a_process_killed_at_each_system_call_leaves_the_old_or_the_new() {
             let inject = format!("inject={name}:signal=KILL:when={number}");
             let ended = traced(base.path(), work, &["-e", &inject]).expect("strace worked before");
             assert!(!ended.success(), "{work}, {name} {number}: not killed");
-            let found = match store.load() {
+            let found = match load_locked(&store) {
                 Ok(loaded) => Some(loaded.device),
                 Err(LoadError::NotProvisioned(_)) => None,
                 Err(error) => panic!("{work}, {name} {number}: {error}"),
@@ -199,6 +199,59 @@ fn a_process_killed_at_each_system_call_leaves_the_old_or_the_new() {
             calls.len()
         );
         assert!(old > 0 && new > 0, "{work}");
+    }
+}
+
+/// The scene of a replacement that is killed when it is decided, while another program without a journal goes on.
+#[test]
+fn newer_pair_written_after_a_kill_survives() {
+    for work in ["force", "rotate", "rotate-iot"] {
+        let base = common::fast_directory();
+        let [one, _] = material(base.path());
+        let newest = common::device("three");
+        let store = Store::new(base.path());
+        let is_iot = work == "rotate-iot";
+        let (files, pair) = match is_iot {
+            true => (["iot_cert.pem", "iot_key.pem"], &newest.iot),
+            false => (["remote_cert.pem", "remote_key.pem"], &newest.remote),
+        };
+        store.save(&one).unwrap();
+        let Some(calls) = calls(base.path(), work) else {
+            println!("not run: strace is not there, or may not trace");
+            assert!(std::env::var_os("CI").is_none());
+            return;
+        };
+        let renames = calls.iter().filter(|(name, _)| name.starts_with("rename"));
+        let mut pending = 0;
+        for (name, number) in renames {
+            store.save(&one).unwrap();
+            let inject = format!("inject={name}:signal=KILL:when={number}");
+            let ended = traced(base.path(), work, &["-e", &inject]).expect("strace worked before");
+            assert!(!ended.success(), "{work}, {name} {number}: not killed");
+            for (file, text) in files.iter().zip([pair.chain_pem(), pair.key_pem()]) {
+                fs::write(store.directory().join(file), text).unwrap();
+            }
+            let context = format!("{work}, {name} {number}");
+            let pair_of = |device: DeviceConfig| match is_iot {
+                true => device.iot,
+                false => device.remote,
+            };
+            let before = contents(store.directory());
+            let loaded = store
+                .load()
+                .unwrap_or_else(|error| panic!("{context}: {error}"));
+            pending += u32::from(loaded.is_change_pending);
+            assert_eq!(&pair_of(loaded.device), pair, "{context}: read");
+            assert!(
+                contents(store.directory()) == before,
+                "{context}: changed by reading"
+            );
+            let found = load_locked(&store).unwrap();
+            assert_eq!(&pair_of(found.device), pair, "{context}: recovered");
+            assert_eq!(&pair_of(store.load().unwrap().device), pair, "{context}");
+            check_leftovers(&store, true);
+        }
+        assert!(pending > 1, "{work}: no change was pending");
     }
 }
 
@@ -254,6 +307,28 @@ fn traced(base: &Path, work: &str, options: &[&str]) -> Option<ExitStatus> {
     tracer.wait().unwrap();
     drain.join().unwrap();
     Some(ended)
+}
+
+/// Loads as a start does, with the lock.
+fn load_locked(store: &Store) -> Result<Loaded, LoadError> {
+    let _lock = match store.directory().exists() {
+        true => Some(store.lock().expect("a dead process holds nothing")),
+        false => None,
+    };
+    store.load()
+}
+
+/// Every file below a directory, with its content.
+fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(contents(&path)),
+            false => drop(found.insert(path.clone(), fs::read(path).unwrap())),
+        }
+    }
+    found
 }
 
 fn check_parts(found: &DeviceConfig, devices: &[DeviceConfig; 2]) {

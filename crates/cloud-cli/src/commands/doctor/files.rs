@@ -22,7 +22,7 @@ const SENT_AGAIN: &str = "let `clesyde-cloud run` run, which asks the platform f
 const REGISTER_ANEW: &str =
     "restore it from a backup, or register anew with `clesyde-cloud provision --force`";
 
-/// Reads the configuration, which also puts modes right and tidies up after a power cut.
+/// Reads the configuration, which also puts modes right.
 pub(super) fn configuration(store: &Store) -> (Finding, Option<PartialDeviceConfig>) {
     let loaded = match store.load_partly() {
         Ok(loaded) => loaded,
@@ -35,7 +35,15 @@ pub(super) fn configuration(store: &Store) -> (Finding, Option<PartialDeviceConf
     }
     let open_to_others = |repair: &Repair| matches!(repair, Repair::Mode { .. });
     let repairs: Vec<_> = loaded.repairs.iter().map(ToString::to_string).collect();
-    let finding = if repairs.is_empty() {
+    let finding = if repairs.is_empty()
+        && loaded.is_change_pending
+        && store.ensure_unlocked().is_ok()
+    {
+        Finding::warning(
+            "a replacement of files was interrupted, and another program may read a certificate with the key of another one",
+            "start `clesyde-cloud run`, which finishes it, before another program uses this directory",
+        )
+    } else if repairs.is_empty() {
         match not_writable(store) {
             None => Finding::Good(format!(
                 "whole, and closed to other users: {}",
