@@ -2,7 +2,7 @@
 //!
 //! Each is a newtype around the provider that implements the consumer's trait. Nothing is decided here.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -85,15 +85,27 @@ impl CertificateSource for Platform {
 #[derive(Debug)]
 pub(crate) struct Directory {
     pub(crate) store: Store,
-    /// What was loaded at the start.
-    pub(crate) credentials: Credentials,
+    /// What was loaded at the start, until it is asked for: a key must not stay in memory after its replacement.
+    pub(crate) credentials: Mutex<Option<Credentials>>,
 }
 
 impl CertificateStore for Directory {
     async fn load(&self) -> Result<CertificatePem, StoreError> {
+        let loaded = self.credentials.lock();
+        let loaded = loaded.unwrap_or_else(PoisonError::into_inner).take();
+        let credentials = match loaded {
+            Some(credentials) => credentials,
+            None => {
+                let store = self.store.clone();
+                let stored = blocking(move || store.load_partly()).await;
+                stored
+                    .and_then(|stored| stored.device.remote)
+                    .map_err(StoreError::new)?
+            }
+        };
         Ok(CertificatePem::new(
-            self.credentials.chain_pem(),
-            self.credentials.key_pem().to_owned(),
+            credentials.chain_pem(),
+            credentials.key_pem().to_owned(),
         ))
     }
 

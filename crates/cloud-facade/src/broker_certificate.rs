@@ -46,7 +46,7 @@ pub(crate) struct BrokerCertificate {
     pub(crate) session: SessionHandle,
     pub(crate) store: Store,
     pub(crate) roots: RootCertificates,
-    /// Of the session, to be tried with another certificate.
+    /// Of the session, to be tried with another certificate. Without the key of the first one, which would stay in memory.
     pub(crate) config: SessionConfig,
     pub(crate) clock: PlatformClock,
 }

@@ -38,6 +38,12 @@
 //! start that nobody waits for any more is undone, and a stop goes on. A process may have as many [`ClesydeCloud`]s as it has
 //! devices; they share nothing.
 //!
+//! # Private keys in memory
+//!
+//! A key that was replaced is wiped wherever a type of these crates held it. Allocations inside rustls, ring and serde_json are
+//! out of their reach: a program that wants these wiped as well takes an allocator that clears memory when it is freed, as
+//! `clesyde-cloud` does (`docs/architecture.md`, "Dependencies").
+//!
 //! # What it is not
 //!
 //! It is thin. Each part is a crate of its own that knows none of the others, and is there under its short name: [`config`],

@@ -49,7 +49,7 @@ impl Plan {
     pub(crate) async fn start(&self, credentials: Credentials) -> Result<RemoteHandle, StartError> {
         let directory = Directory {
             store: self.store.clone(),
-            credentials,
+            credentials: Mutex::new(Some(credentials)),
         };
         let mut builder = RemoteAccess::builder(self.config.clone())
             .application(self.application.clone())

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_config::{DirectoryLock, LoadError, PartialDeviceConfig, SerialNumber, Store};
+use cloud_iot::tls::without_identity;
 use cloud_iot::{Proxy, Session, SessionHandle};
 use cloud_remote::{AccessRules, Application, HttpOptions, PlatformClock, Probe, RemoteHandle};
 use cloud_shadow::{RequestBudget, ShadowClient, ShadowConfig};
@@ -176,6 +177,7 @@ impl Start {
             session: session.clone(),
             topics,
         };
+        config.tls = without_identity(&config.tls);
         let parts = BrokerCertificate {
             platform: platform.clone(),
             session: session.clone(),

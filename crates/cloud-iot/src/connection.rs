@@ -30,6 +30,7 @@ use rumqttc::v5::mqttbytes::v5::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::cause::Cause;
 use crate::config::{Acknowledge, SessionConfig};
@@ -329,6 +330,16 @@ fn mark(packet: &Packet) -> Option<LinkEvent> {
     }
 }
 
+/// A payload that is wiped from memory when its last holder drops it, since it may be a private key.
+fn wiped_on_drop(received: Bytes) -> Bytes {
+    let payload = Bytes::from_owner(Zeroizing::new(received.to_vec()));
+    // Of the frame nothing else is left by now.
+    if let Ok(mut frame) = received.try_into_mut() {
+        frame[..].zeroize();
+    }
+    payload
+}
+
 fn message(publish: Publish) -> Option<Incoming> {
     let Ok(topic) = String::from_utf8(publish.topic.into()) else {
         tracing::warn!("dropped a message: its topic is not UTF-8");
@@ -344,8 +355,7 @@ fn message(publish: Publish) -> Option<Incoming> {
     };
     let message = Message {
         topic,
-        // The payload is a slice of the read buffer and would keep all of it alive.
-        payload: Bytes::copy_from_slice(&publish.payload),
+        payload: wiped_on_drop(publish.payload),
         qos,
         retain: publish.retain,
     };

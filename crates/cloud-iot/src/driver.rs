@@ -35,7 +35,8 @@ pub(crate) struct Shared {
     core: Mutex<Core>,
     streams: Mutex<Streams>,
     stop_by: Mutex<Option<Instant>>,
-    /// For connections from now on, in place of the configuration's.
+    /// For connections from now on. The configuration beside it has no key, which would stay in memory after its
+    /// replacement.
     tls: Mutex<Option<Arc<ClientConfig>>>,
     wake: Notify,
 }
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(
         config: Arc<SessionConfig>,
+        tls: Arc<ClientConfig>,
         core: Core,
         events: broadcast::Sender<SessionEvent>,
     ) -> Self {
@@ -53,7 +55,7 @@ impl Shared {
             core: Mutex::new(core),
             streams: Mutex::default(),
             stop_by: Mutex::default(),
-            tls: Mutex::default(),
+            tls: Mutex::new(Some(tls)),
             wake: Notify::new(),
         }
     }

@@ -33,6 +33,15 @@
 //! the subscriptions. With [`Acknowledge::AfterHandlers`] a received message at QoS 1 is
 //! acknowledged when its handlers have run, so that a crash in between loses nothing.
 //!
+//! # Private keys in memory
+//!
+//! A received payload may be a private key. The session wipes it where it held it: in its receive buffer when the message has
+//! left it, and in [`Message::payload`] when the last clone of that is dropped. [`tls::client_config`] wipes the key that it is
+//! given, and the session keeps no TLS configuration that [`reconnect_with`](SessionHandle::reconnect_with) has replaced.
+//! What no type here reaches are allocations of the libraries below: rustls's record buffers, serde_json's scratch buffer, and
+//! the numbers that ring computes with. A program that holds keys for others can wipe these as well, with an allocator that
+//! clears memory when it is freed, as `clesyde-cloud` does with `zeroizing-alloc`.
+//!
 //! # Example
 //!
 //! ```

@@ -23,6 +23,7 @@ use crate::request::Request;
 use crate::router::Router;
 use crate::store::OutboxStore;
 use crate::stream::MessageStream;
+use crate::tls::without_identity;
 use crate::topic::TopicFilter;
 
 /// Events kept for a slow reader; beyond them it is told how many it missed.
@@ -126,13 +127,15 @@ impl SessionBuilder {
     /// [`ConfigError`] if the configuration is not valid, or if called outside a Tokio runtime.
     pub fn start(self) -> Result<SessionHandle, ConfigError> {
         let Self {
-            config,
+            mut config,
             router,
             hooks,
             store,
         } = self;
         config.validate()?;
         let runtime = tokio::runtime::Handle::try_current().map_err(|_| ConfigError::NoRuntime)?;
+        let keyless = without_identity(&config.tls);
+        let tls = std::mem::replace(&mut config.tls, keyless);
         let config = Arc::new(config);
         let span = tracing::info_span!(
             "session", host = %config.host, port = config.port, client_id = %config.client_id
@@ -145,7 +148,7 @@ impl SessionBuilder {
             core.restore(former);
         }
         let routes = span.in_scope(|| router.start(&events));
-        let shared = Arc::new(Shared::new(config, core, events));
+        let shared = Arc::new(Shared::new(config, tls, core, events));
         let driver = Driver {
             shared: Arc::clone(&shared),
             hooks,

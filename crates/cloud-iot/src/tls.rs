@@ -4,9 +4,13 @@
 
 use std::sync::Arc;
 
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{CipherSuite, ClientConfig, RootCertStore};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{CipherSuite, ClientConfig, Error as RustlsError, RootCertStore, SignatureScheme};
 use thiserror::Error;
+use zeroize::Zeroize;
 
 /// The ALPN name that AWS IoT Core wants for MQTT with client certificates on port 443.
 pub const ALPN_AWS_MQTT: &[u8] = b"x-amzn-mqtt-ca";
@@ -30,6 +34,9 @@ pub enum TlsConfigError {
 ///
 /// TLS 1.2 and 1.3 on ring. Of TLS 1.2 the suites with AES-GCM only: AWS's policies take no others.
 ///
+/// `key` is wiped from memory. What ring computes with is not when it is dropped: see [`cloud_iot`](crate), "Private keys in
+/// memory".
+///
 /// # Errors
 ///
 /// [`TlsConfigError`] if there is no usable root, or if the key does not belong to the first
@@ -37,8 +44,16 @@ pub enum TlsConfigError {
 pub fn client_config(
     roots: impl IntoIterator<Item = CertificateDer<'static>>,
     chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    mut key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ClientConfig>, TlsConfigError> {
+    let signer = any_supported_type(&key);
+    key.zeroize();
+    let identity = CertifiedKey::new(chain, signer.map_err(TlsConfigError::Identity)?);
+    match identity.keys_match() {
+        // A signer that does not show its public key, as rustls has it.
+        Ok(()) | Err(RustlsError::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
+        Err(error) => return Err(TlsConfigError::Identity(error)),
+    }
     let mut store = RootCertStore::empty();
     for root in roots {
         store
@@ -60,9 +75,31 @@ pub fn client_config(
         .with_safe_default_protocol_versions()
         .map_err(TlsConfigError::Provider)?
         .with_root_certificates(store)
-        .with_client_auth_cert(chain, key)
-        .map_err(TlsConfigError::Identity)?;
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(identity)));
     Ok(Arc::new(config))
+}
+
+/// The same configuration without the client's certificate and key: for a place that would keep a key in memory after it
+/// was replaced.
+#[must_use]
+pub fn without_identity(tls: &ClientConfig) -> Arc<ClientConfig> {
+    let mut tls = tls.clone();
+    tls.client_auth_cert_resolver = Arc::new(NoIdentity);
+    tls.resumption = Resumption::disabled();
+    Arc::new(tls)
+}
+
+#[derive(Debug)]
+struct NoIdentity;
+
+impl ResolvesClientCert for NoIdentity {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        false
+    }
 }
 
 /// The same configuration, with the ALPN name that port 443 needs if it has none.

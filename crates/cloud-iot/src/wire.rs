@@ -8,6 +8,9 @@
 //! ones; and of PUBACK the reason codes that the standard has today, while any other one would end the connection, and the
 //! message that it answers would be sent again on the next one, for ever. So these are decoded here.
 //!
+//! A packet may carry a private key, so what was received is wiped as it leaves the buffer, which lives as long as the
+//! connection.
+//!
 //! Not here: what a packet means. Invariants: nothing waits; what a peer announces is not allocated before it is known
 //! to be within the limit that the server was told.
 
@@ -19,6 +22,7 @@ use bytes::{Buf, BytesMut};
 use rumqttc::v5::mqttbytes::Error as WireError;
 use rumqttc::v5::mqttbytes::v5::{Packet, check};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+use zeroize::Zeroize;
 
 use crate::cause::Cause;
 use crate::reason::ReasonCode;
@@ -169,7 +173,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             Err(WireError::InsufficientBytes(_)) => return Ok(None),
             Err(error) => return Err(malformed(&error)),
         };
-        let mut frame = self.incoming.split_to(length);
+        let mut frame = BytesMut::from(&self.incoming[..length]);
+        self.incoming[..length].zeroize();
+        self.incoming.advance(length);
         if let Some(reason) = short_disconnect(&frame) {
             return Err(Cause::disconnected(reason, None));
         }

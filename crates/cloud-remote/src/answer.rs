@@ -4,7 +4,7 @@
 //! So an answer is read into a map and each field is taken out by name; errors carry names and positions only.
 
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// No answer of the platform can be longer: AWS IoT Core carries at most 128 KiB in a message.
 pub const MAX_ANSWER: usize = 128 * 1024;
@@ -46,8 +46,24 @@ pub enum AnswerError {
     },
 }
 
-/// The fields of one answer; what is not taken out is ignored.
+/// The fields of one answer; what is not taken out is ignored, and wiped.
 pub(crate) struct Fields(Map<String, Value>);
+
+impl Drop for Fields {
+    fn drop(&mut self) {
+        self.0.values_mut().for_each(wipe);
+    }
+}
+
+/// Wipes the texts in a value. Its depth is bounded by the parser.
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(values) => values.iter_mut().for_each(wipe),
+        Value::Object(map) => map.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
 
 impl Fields {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, AnswerError> {

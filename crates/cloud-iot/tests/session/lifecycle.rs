@@ -313,6 +313,28 @@ async fn a_connection_tells_whether_it_was_made_with_the_newest_settings() {
     session.stop(Duration::from_millis(100)).await;
 }
 
+/// They hold a private key.
+#[tokio::test]
+async fn replaced_tls_settings_leave_memory() {
+    let (pki, peer) = scripted().await;
+    let config = config(&pki, peer.port, "device");
+    let replaced = std::sync::Arc::downgrade(&config.tls);
+    let newest = std::sync::Arc::new(rustls::ClientConfig::clone(&config.tls));
+    let session = Session::builder(config).start().unwrap();
+    let mut events = session.events();
+    let mut first = peer.connected().await;
+    first.suback(None).await;
+    online(&session).await;
+    assert!(replaced.upgrade().is_some(), "it is in use");
+    session.reconnect_with(newest);
+    assert_eq!(*lost(&mut events).await, cloud_iot::Cause::Renewed);
+    let mut second = peer.connected().await;
+    second.suback(None).await;
+    online(&session).await;
+    assert!(replaced.upgrade().is_none());
+    session.stop(Duration::from_millis(100)).await;
+}
+
 #[tokio::test]
 async fn a_stop_may_have_all_the_time_in_the_world() {
     let (pki, peer) = scripted().await;

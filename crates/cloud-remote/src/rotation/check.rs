@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use rustls::RootCertStore;
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use zeroize::Zeroize;
 
 use crate::certificate::CertificatePem;
 use crate::clock::PlatformClock;
@@ -90,16 +92,18 @@ impl CheckedCertificate {
             .first()
             .ok_or(CertificateError::Chain("it is empty"))?
             .clone();
-        let key = PrivateKeyDer::from_pem_slice(pem.key().as_bytes())
+        let mut der = PrivateKeyDer::from_pem_slice(pem.key().as_bytes())
             .map_err(|_| CertificateError::Key)?;
-        let key = CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
-            .map_err(|error| match error {
-                rustls::Error::InconsistentKeys(_) => CertificateError::KeyMismatch,
-                rustls::Error::InvalidCertificate(_) => {
-                    CertificateError::Chain("its first certificate is not X.509")
-                }
-                _ => CertificateError::Key,
-            })?;
+        let signer = any_supported_type(&der);
+        der.zeroize();
+        let key = CertifiedKey::new(chain, signer.map_err(|_| CertificateError::Key)?);
+        key.keys_match().map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => CertificateError::KeyMismatch,
+            rustls::Error::InvalidCertificate(_) => {
+                CertificateError::Chain("its first certificate is not X.509")
+            }
+            _ => CertificateError::Key,
+        })?;
         let (_, parsed) = X509Certificate::from_der(&leaf)
             .map_err(|_| CertificateError::Chain("its first certificate is not X.509"))?;
         let serial = parsed.tbs_certificate.serial.to_str_radix(10);
