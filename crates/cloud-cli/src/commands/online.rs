@@ -36,6 +36,8 @@ pub(crate) async fn online(
     if let Some(proxy) = proxy::to_broker(global, config.iot_endpoint.host.as_str())? {
         settings = settings.with_broker_proxy(proxy);
     }
+    // Its keys are to be in memory only as long as they are in use.
+    drop(config);
     let cloud = ClesydeCloud::new(settings);
     cloud
         .initialize()

@@ -199,6 +199,8 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
         http_options: arguments.http_options(),
         proxy: proxy::to_broker(global, config.iot_endpoint.host.as_str())?,
     };
+    // Its keys are to be in memory only as long as they are in use.
+    drop(config);
     let health = match arguments.health {
         Some(address) => Some(HealthSocket::bind(address).await?),
         None => None,
