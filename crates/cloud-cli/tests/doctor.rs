@@ -315,6 +315,22 @@ fn files_are_open_to_others_damaged_or_mixed_up() {
     assert_eq!(world.device_status()["sn"], SN);
 }
 
+#[test]
+fn interrupted_replacement_is_a_warning() {
+    let world = World::provisioned();
+    let committed = world.config().join(".committed");
+    fs::create_dir(&committed).unwrap();
+    let pending = committed.join("remote_key.pem");
+    fs::rename(world.config().join("remote_key.pem"), &pending).unwrap();
+    examine(&world, 0)
+        .expect("warning", &["files"])
+        .expect("ok", &["certificate.remote"])
+        .says("files", "clesyde-cloud run");
+    // The later steps connect as the device, which takes the directory as any start does.
+    assert!(!committed.exists());
+    examine(&world, 0).expect("ok", &["files"]);
+}
+
 /// The platform can send it again, so that the rest is worth a look.
 #[test]
 fn a_damaged_certificate_for_remote_access_hides_nothing_else() {

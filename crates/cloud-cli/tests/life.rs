@@ -10,7 +10,7 @@ mod common;
 
 use std::fs;
 use std::io::Write;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -202,6 +202,68 @@ fn force_registers_again_and_keeps_the_old_configuration_until_then() {
         world.certificates()["iot"]["serial"],
         before["iot"]["serial"]
     );
+}
+
+/// Another program, which knows no journal, stores a newer pair after `provision --force` was killed half-way.
+#[test]
+fn newer_pair_survives_a_killed_provision_force() {
+    let world = World::provisioned();
+    world.control(Method::DELETE, &format!("/devices/{SN}"), None);
+    let provision = world.device(&["provision", "--force"]);
+    let mut traced = Command::new("strace");
+    traced
+        .args(["-f", "-qq", "-o", "trace"])
+        .args(["-e", "trace=?rename,renameat,renameat2"])
+        .args([
+            "-e",
+            "inject=?rename,renameat,renameat2:signal=SIGKILL:when=2",
+        ])
+        .arg(provision.get_program())
+        .args(provision.get_args())
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .envs(
+            provision
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .env("CLESYDE_TOKEN", world.key())
+        .current_dir(world.home.path());
+    let committed = world.config().join(".committed");
+    if traced.output().is_err() || !committed.exists() {
+        println!("not run: strace is not there, or may not trace");
+        assert!(std::env::var_os("CI").is_none(), "CI must run this");
+        return;
+    }
+    let made = rcgen::generate_simple_self_signed(["newest.example".to_owned()]).unwrap();
+    let newest = [
+        ("remote_cert.pem", made.cert.pem()),
+        ("remote_key.pem", made.signing_key.serialize_pem()),
+    ];
+    for (file, text) in &newest {
+        fs::write(world.config().join(file), text).unwrap();
+    }
+    let survives = || {
+        newest
+            .iter()
+            .all(|(file, text)| fs::read_to_string(world.config().join(file)).unwrap() == *text)
+    };
+
+    for command in ["status", "cert"] {
+        let arguments: &[&str] = if command == "cert" {
+            &["cert", "show"]
+        } else {
+            &[command]
+        };
+        finish(&mut world.device(arguments)).expect(0);
+        assert!(survives() && committed.exists(), "{command} changed it");
+    }
+    assert_eq!(world.certificates()["remote"]["names"][0], "newest.example");
+    let mut run = Background::start(&mut world.device(&["run"]));
+    run.wait_for("initialized");
+    assert!(survives(), "a start put the old pair in its place");
+    assert!(!committed.exists());
+    assert!(run.terminate().contains("newer files"));
 }
 
 #[test]
