@@ -106,8 +106,6 @@ fn both_certificates_can_be_rotated_at_once_and_while_the_device_is_away() -> an
 #[test]
 fn a_certificate_that_is_no_good_changes_nothing_and_is_asked_for_again() -> anyhow::Result<()> {
     patient_clock::run(async {
-        let pair = Pair::running().await?;
-        let control = pair.simulator.control();
         for (answer, why) in [
             (CertificateAnswer::Hold, "did not answer"),
             (CertificateAnswer::Malformed, "not JSON"),
@@ -117,6 +115,8 @@ fn a_certificate_that_is_no_good_changes_nothing_and_is_asked_for_again() -> any
             (CertificateAnswer::NotYetValid, "not valid before"),
             (CertificateAnswer::Refused, "does not work"),
         ] {
+            let pair = Pair::running().await?;
+            let control = pair.simulator.control();
             let old = stored(&pair)?;
             let mut events = pair.cloud.events();
             control
@@ -145,8 +145,8 @@ fn a_certificate_that_is_no_good_changes_nothing_and_is_asked_for_again() -> any
             assert!(pair.seen().await?.iot_cert_accepted.contains(&old), "{why}");
             assert_eq!(within("the rotation", rotated(&mut events)).await?, wished);
             settled(&pair, &wished).await?;
+            pair.stop().await;
         }
-        pair.stop().await;
         Ok(())
     })?
 }

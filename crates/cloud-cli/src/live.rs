@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cloud_facade::Status;
+use cloud_facade::remote::RotationStatus;
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
@@ -37,6 +38,11 @@ pub(crate) struct Live {
     pub(crate) iot_reason: Option<String>,
     #[serde(default)]
     pub(crate) remote_reason: Option<String>,
+    /// The rotation of each certificate, as text; none unless the platform desires another one.
+    #[serde(default)]
+    pub(crate) iot_rotation: Option<String>,
+    #[serde(default)]
+    pub(crate) remote_rotation: Option<String>,
 }
 
 /// The socket of this instance; gone when dropped.
@@ -96,6 +102,8 @@ async fn answer(listener: UnixListener, status: watch::Receiver<Status>) {
                 remote_connected: status.remote.connected,
                 iot_reason: status.iot.reason.clone(),
                 remote_reason: status.remote.reason.clone(),
+                iot_rotation: rotation(&status.iot_certificate_rotation),
+                remote_rotation: rotation(&status.certificate_rotation),
             }
         };
         let Ok(line) = serde_json::to_vec(&live) else {
@@ -103,6 +111,10 @@ async fn answer(listener: UnixListener, status: watch::Receiver<Status>) {
         };
         let _ = timeout(LIMIT, stream.write_all(&line)).await;
     }
+}
+
+fn rotation(status: &RotationStatus) -> Option<String> {
+    (*status != RotationStatus::Idle).then(|| status.to_string())
 }
 
 /// The state of the instance that runs on this base path; `None` if there is none that answers.
@@ -141,6 +153,18 @@ mod tests {
                 (std::process::id(), connected)
             );
         }
+        let until = std::time::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+        let serial = "42".parse().unwrap();
+        status.send_modify(|status| {
+            status.certificate_rotation = RotationStatus::Idle;
+            status.iot_certificate_rotation = RotationStatus::RateLimited { serial, until };
+        });
+        let live = ask(base.path()).unwrap();
+        assert_eq!(live.remote_rotation, None);
+        assert_eq!(
+            live.iot_rotation.as_deref(),
+            Some("certificate 42: rate limited until 2030-03-17T17:46:40Z")
+        );
         drop(socket);
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
     }

@@ -108,6 +108,14 @@ fn an_instance_tells_how_it_fares() {
         ("clesyde_remote_tunnels_total", 1.0),
         ("clesyde_remote_tokens_total", 1.0),
         ("clesyde_remote_open_connections", 0.0),
+        (
+            "clesyde_certificate_rotation_rate_limited{certificate=\"iot\"}",
+            0.0,
+        ),
+        (
+            "clesyde_certificate_rotation_rate_limited{certificate=\"remote\"}",
+            0.0,
+        ),
         ("clesyde_events_missed_total", 0.0),
     ] {
         assert_eq!(metrics[name], value, "{name}");

@@ -16,9 +16,10 @@ use cloud_iot::{BoxError, Session, SessionConfig, SessionEvent, SessionHandle, S
 use cloud_remote::rotation::{Replacement, Rotation, RotationOutcome, STORE_LIMIT, check_client};
 use cloud_remote::{
     CertificateAnswer, CertificatePem, CertificateSerial, CertificateStatus, ExpiryWatch,
-    PlatformClock, RotationError, SourceError, StoreError,
+    PlatformClock, RotationError, RotationStatus, SourceError, StoreError,
 };
 use rustls::ClientConfig;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::adapters::Platform;
@@ -164,6 +165,10 @@ impl Keeper {
 
     pub(crate) fn status(&self) -> &CertificateStatus {
         &self.status
+    }
+
+    pub(crate) fn rotation_status(&self) -> watch::Receiver<RotationStatus> {
+        self.rotation.status()
     }
 
     /// The serial number that the platform is to be told: none while it has not asked, or while the session still has the one

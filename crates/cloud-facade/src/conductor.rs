@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use cloud_iot::{SessionEvent, SessionHandle};
 use cloud_remote::rotation::RotationOutcome;
-use cloud_remote::{RemoteEvent, RemoteHandle};
+use cloud_remote::{RemoteEvent, RemoteHandle, RotationStatus};
 use cloud_shadow::{Delta, ShadowClient};
 use serde_json::Value;
 use tokio::sync::broadcast::error::RecvError;
@@ -112,6 +112,12 @@ impl Conductor {
                     Err(RecvError::Lagged(missed)) => self.remote_events_missed(missed, &report),
                     Err(RecvError::Closed) => ears.remote = None,
                 },
+                rotation = next_status(&mut ears.rotation) => {
+                    self.status.send_modify(|status| status.certificate_rotation = rotation);
+                }
+                rotation = next_status(&mut ears.iot_rotation) => {
+                    self.status.send_modify(|status| status.iot_certificate_rotation = rotation);
+                }
                 changed = ears.delta.changed(), if !ears.no_more_deltas => match changed {
                     Ok(()) => {
                         let delta = ears.delta.borrow_and_update().clone();
@@ -374,9 +380,23 @@ impl Conductor {
 pub(crate) struct Ears {
     pub(crate) session: broadcast::Receiver<SessionEvent>,
     pub(crate) remote: Option<broadcast::Receiver<RemoteEvent>>,
+    /// Of the certificate that is served, or that is to be recovered.
+    pub(crate) rotation: Option<watch::Receiver<RotationStatus>>,
+    pub(crate) iot_rotation: Option<watch::Receiver<RotationStatus>>,
     pub(crate) delta: watch::Receiver<Delta>,
     /// The shadow's task has ended.
     pub(crate) no_more_deltas: bool,
+}
+
+/// The next status of a rotation; pending without one. Cancel safe.
+async fn next_status(rotation: &mut Option<watch::Receiver<RotationStatus>>) -> RotationStatus {
+    if let Some(receiver) = rotation {
+        if receiver.changed().await.is_ok() {
+            return receiver.borrow_and_update().clone();
+        }
+        *rotation = None;
+    }
+    std::future::pending().await
 }
 
 async fn next_news(keeper: &mut Option<Keeper>) -> News {

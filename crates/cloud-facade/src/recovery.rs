@@ -13,7 +13,7 @@ use cloud_config::{Credentials, Store};
 use cloud_remote::rotation::{Replacement, Rotation, RotationOutcome, STORE_LIMIT, check_page};
 use cloud_remote::{
     CertificateAnswer, CertificatePem, CertificateRequest, CertificateSerial, CertificateSource,
-    CertificateStatus, PlatformClock, RotationError, SourceError, StoreError,
+    CertificateStatus, PlatformClock, RotationError, RotationStatus, SourceError, StoreError,
 };
 use cloud_shadow::Document;
 use serde_json::{Map, Value};
@@ -70,6 +70,10 @@ impl Recovery {
 
     pub(crate) fn set_online(&mut self, online: bool) {
         self.rotation.set_online(online);
+    }
+
+    pub(crate) fn rotation_status(&self) -> watch::Receiver<RotationStatus> {
+        self.rotation.status()
     }
 
     /// What came of the next attempt. Does the work as it waits. Cancel safe.

@@ -209,6 +209,11 @@ impl Start {
         let ears = Ears {
             session: session_events,
             remote: handle.as_ref().map(RemoteHandle::events),
+            rotation: recovery
+                .as_ref()
+                .map(Recovery::rotation_status)
+                .or_else(|| handle.as_ref().map(RemoteHandle::rotation_status)),
+            iot_rotation: keeper.as_ref().map(Keeper::rotation_status),
             delta: shadow.delta(),
             no_more_deltas: false,
         };

@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use cloud_remote::RotationStatus;
+
 /// How things stand with the connection to the cloud.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -18,6 +20,10 @@ pub struct Status {
     pub certificate_serial: Option<String>,
     /// The serial number, decimal, of the client certificate for the broker; none while not running.
     pub iot_certificate_serial: Option<String>,
+    /// How far the rotation of the served certificate is.
+    pub certificate_rotation: RotationStatus,
+    /// How far the rotation of the client certificate is.
+    pub iot_certificate_rotation: RotationStatus,
 }
 
 /// One of the two connections.

@@ -14,7 +14,7 @@ use crate::manager::Messaging;
 use crate::serial::{CertificateSerial, SerialError};
 use crate::serve::Server;
 use crate::start::StartError;
-use crate::status::{RemoteEvent, RemoteStatus};
+use crate::status::{RemoteEvent, RemoteStatus, RotationStatus};
 use crate::tasks::Tasks;
 
 /// The part of a stop's deadline, at most, that is kept for cutting what did not end by itself.
@@ -46,6 +46,7 @@ pub(crate) struct Inner {
     pub(crate) server: Weak<Server>,
     pub(crate) probing: bool,
     pub(crate) status: watch::Receiver<RemoteStatus>,
+    pub(crate) rotation: watch::Receiver<RotationStatus>,
     pub(crate) events: broadcast::Sender<RemoteEvent>,
     pub(crate) tasks: Tasks,
     pub(crate) stop: CancellationToken,
@@ -82,6 +83,9 @@ impl RemoteHandle {
     }
 
     /// The same with a serial number that is one.
+    ///
+    /// Requests are rate limited: two in succession are seconds apart, and those of a flood a quarter of an hour. The newest
+    /// wins; see [`rotation_status`](Self::rotation_status).
     pub fn desired(&self, serial: CertificateSerial) {
         self.inner.desired.send_replace(Some(serial));
     }
@@ -125,6 +129,12 @@ impl RemoteHandle {
     #[must_use]
     pub fn status(&self) -> watch::Receiver<RemoteStatus> {
         self.inner.status.clone()
+    }
+
+    /// How far the rotation to the [desired](Self::desired) certificate is, now and on each change.
+    #[must_use]
+    pub fn rotation_status(&self) -> watch::Receiver<RotationStatus> {
+        self.inner.rotation.clone()
     }
 
     /// What happens from now on. A reader who falls more than 64 events behind loses the oldest ones.

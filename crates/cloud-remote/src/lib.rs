@@ -140,7 +140,9 @@ pub use rotation::CertificateError;
 pub use serial::{CertificateSerial, SerialError};
 pub use source::{CertificateSource, CertificateStore, SourceError, StoreError, TokenSource};
 pub use start::{RemoteAccess, RemoteAccessBuilder, StartError};
-pub use status::{CertificateStatus, RemoteEvent, RemoteStatus, RotationError, TunnelStatus};
+pub use status::{
+    CertificateStatus, RemoteEvent, RemoteStatus, RotationError, RotationStatus, TunnelStatus,
+};
 pub use timing::Timing;
 pub use token::{TokenAnswer, TokenRequest};
 pub use upstream::{LocalName, Upstream};

@@ -1,5 +1,6 @@
 //! Replaces a certificate whenever the platform wishes for another: asks for it, has it installed, and tries again with
-//! growing delays when anything is wrong. Until the new one is in use the old one is.
+//! growing delays when anything is wrong. Until the new one is in use the old one is. A rate limit holds for all requests: of
+//! certificates that are named in quick succession only some are requested, and the newest in any case.
 //!
 //! This is how both certificates of a device are rotated. What differs between them is a [`Replacement`]: how the platform
 //! is asked, and what it takes to put a new one into use. [`RemoteAccess`](crate::RemoteAccess) has its own; the one for the
@@ -15,21 +16,23 @@
 
 mod check;
 mod planner;
+mod rate_limit;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::{BoxFuture, pending};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 pub use self::check::{CertificateError, check_client, check_page};
 pub(crate) use self::check::{CheckedCertificate, check_server};
-use self::planner::{Action, Event, Planner};
+use self::planner::{Action, Event, Planner, Progress, Wait};
 use crate::certificate::{CertificateAnswer, CertificatePem};
 use crate::guarded::guarded;
 use crate::serial::CertificateSerial;
 use crate::source::{SourceError, StoreError};
-use crate::status::{CertificateStatus, RotationError};
+use crate::status::{CertificateStatus, RotationError, RotationStatus};
 
 /// How the platform is asked for a new certificate, and what is done with it.
 pub trait Replacement: Send + Sync + 'static {
@@ -111,6 +114,10 @@ pub struct Rotation<R> {
     work: Work,
     /// Came of a change of orders, and is yet to be told.
     outcome: Option<RotationOutcome>,
+    progress: Progress,
+    status: watch::Sender<RotationStatus>,
+    /// The end of a wait that has been logged.
+    logged_wait: Option<Duration>,
 }
 
 /// What is under way.
@@ -155,7 +162,16 @@ impl<R: Replacement> Rotation<R> {
             started: Instant::now(),
             work: Work::None,
             outcome: None,
+            progress: Progress::Idle,
+            status: watch::channel(RotationStatus::Idle).0,
+            logged_wait: None,
         }
+    }
+
+    /// How far the rotation is, now and on each change.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<RotationStatus> {
+        self.status.subscribe()
     }
 
     /// Tells whether the platform can be asked. A change to `false` gives a request up that is under way.
@@ -250,6 +266,42 @@ impl<R: Replacement> Rotation<R> {
                 }
             }
         }
+        self.publish_status();
+    }
+
+    fn publish_status(&mut self) {
+        let progress = self.planner.progress();
+        if progress == self.progress {
+            return;
+        }
+        let status = match &progress {
+            Progress::Idle => RotationStatus::Idle,
+            Progress::Pending(serial) => RotationStatus::Pending {
+                serial: serial.clone(),
+            },
+            Progress::Active(serial) => RotationStatus::InProgress {
+                serial: serial.clone(),
+            },
+            Progress::Waiting { serial, until, why } => {
+                let (serial, left) = (serial.clone(), until.saturating_sub(self.started.elapsed()));
+                let time = SystemTime::now() + left;
+                match why {
+                    Wait::Failure => RotationStatus::Retrying { serial, at: time },
+                    Wait::RateLimit => {
+                        // One line for each wait, however many certificates are named meanwhile.
+                        if self.logged_wait.replace(*until) != Some(*until) {
+                            tracing::info!(of = self.of, %serial, wait = ?left, "other certificates are named in quick succession; the newest is requested later");
+                        }
+                        RotationStatus::RateLimited {
+                            serial,
+                            until: time,
+                        }
+                    }
+                }
+            }
+        };
+        self.progress = progress;
+        self.status.send_replace(status);
     }
 
     fn failed(&mut self, serial: CertificateSerial, error: RotationError) {

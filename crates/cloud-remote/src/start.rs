@@ -210,6 +210,14 @@ impl RemoteAccessBuilder {
             CancellationToken::new(),
         );
         let clock = self.clock;
+        let replacement = Serve {
+            source: certificates,
+            store,
+            served: Arc::clone(&served),
+            access_point: self.config.access_point.clone(),
+            clock: clock.clone(),
+        };
+        let rotation = Rotation::new("remote access", replacement, certificate.serial);
         let inner = Inner {
             clock: clock.clone(),
             online,
@@ -219,18 +227,12 @@ impl RemoteAccessBuilder {
             server: Arc::downgrade(&server),
             probing: self.probe.is_some(),
             status: status.subscribe(),
+            rotation: rotation.status(),
             events: events.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),
             kill: kill.clone(),
             ended: ended.clone(),
-        };
-        let replacement = Serve {
-            source: certificates,
-            store,
-            served: Arc::clone(&served),
-            access_point: self.config.access_point.clone(),
-            clock: clock.clone(),
         };
         let parts = Parts {
             config: self.config,
@@ -238,7 +240,7 @@ impl RemoteAccessBuilder {
             clock,
             probe: self.probe,
             tokens: Arc::new(tokens),
-            rotation: Rotation::new("remote access", replacement, certificate.serial),
+            rotation,
             server,
             served,
             tasks,

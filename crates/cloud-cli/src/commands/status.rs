@@ -71,6 +71,17 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
             state(live.remote_connected)
         ))?,
     }
+    let rotations = live.as_ref().map(|live| {
+        [
+            ("messaging", &live.iot_rotation),
+            ("remote access", &live.remote_rotation),
+        ]
+    });
+    for (of, rotation) in rotations.into_iter().flatten() {
+        if let Some(rotation) = rotation {
+            output.text(format_args!("Rotation        {of}, {rotation}"))?;
+        }
+    }
     output.json(&json!({
         "provisioned": true,
         "sn": sn.as_str(),
@@ -83,6 +94,8 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
         "remote_not_after": remote.ok(),
         "iot_connected": live.as_ref().map_or(Value::Null, |live| live.iot_connected.into()),
         "remote_connected": live.as_ref().map_or(Value::Null, |live| live.remote_connected.into()),
+        "iot_rotation": live.as_ref().and_then(|live| live.iot_rotation.as_deref()),
+        "remote_rotation": live.as_ref().and_then(|live| live.remote_rotation.as_deref()),
         "pid": live.as_ref().map(|live| live.pid).or(silent.flatten()),
     }))
 }

@@ -102,6 +102,19 @@ impl Text {
             "1 while the tunnel is up.",
             [u8::from(status.remote.connected)],
         );
+        let limited = [
+            ("iot", &status.iot_certificate_rotation),
+            ("remote", &status.certificate_rotation),
+        ];
+        self.metric(
+            "gauge",
+            "certificate_rotation_rate_limited",
+            "1 while the rate limit delays a rotation: the platform names other certificates too often.",
+            limited.map(|(of, rotation)| {
+                let label = Some(("certificate", of));
+                (label, u8::from(rotation.is_rate_limited()))
+            }),
+        );
         self.gauge(
             "remote_open_connections",
             "Connections of the public that are open.",

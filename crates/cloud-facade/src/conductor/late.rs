@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use cloud_remote::CertificateStatus;
 use cloud_remote::rotation::RotationOutcome;
+use cloud_remote::{CertificateStatus, RotationStatus};
 
 use super::report::Report;
 use super::wish::Wishes;
@@ -41,6 +41,10 @@ impl Conductor {
                 match plan.start(credentials).await {
                     Ok(handle) => {
                         ears.remote = Some(handle.events());
+                        ears.rotation = Some(handle.rotation_status());
+                        self.status.send_modify(|status| {
+                            status.certificate_rotation = RotationStatus::Idle
+                        });
                         self.remote = Some(handle.clone());
                         if let Err(unwanted) = self.shared_remote.begin(handle) {
                             // An error means that it took longer.

@@ -1,4 +1,8 @@
-//! Decides when a certificate is asked for, and when again.
+//! Decides when a certificate is requested, and when again.
+//!
+//! Two limits hold. After a failure the same certificate is requested again after a delay that grows and has jitter. And a
+//! [rate limit](super::rate_limit) holds for all requests, so that a platform that keeps naming other certificates causes few
+//! of them; what is named meanwhile is skipped, but for the newest.
 //!
 //! Pure: `step(now, event)` returns actions; there is no clock, no task and no certificate in here.
 
@@ -7,6 +11,7 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use super::rate_limit::RateLimit;
 use crate::backoff::{ROTATION_RETRY, TOKEN_RETRY};
 use crate::planner::ANSWER_LIMIT;
 use crate::serial::CertificateSerial;
@@ -48,6 +53,33 @@ enum Phase {
     },
     Waiting {
         until: Duration,
+        why: Wait,
+    },
+}
+
+/// Why the next request is not made yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The last attempt failed.
+    Failure,
+    /// The rate limit.
+    RateLimit,
+}
+
+/// How far the rotation to the desired certificate is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The certificate in use is the desired one, or none is desired.
+    Idle,
+    /// To be requested once the platform can be asked.
+    Pending(CertificateSerial),
+    /// Requested, or being installed.
+    Active(CertificateSerial),
+    /// To be requested at that time.
+    Waiting {
+        serial: CertificateSerial,
+        until: Duration,
+        why: Wait,
     },
 }
 
@@ -60,6 +92,7 @@ pub(super) struct Planner {
     failures: u32,
     /// Requests in a row that were under way when the platform could not be asked any more.
     abandons: u32,
+    rate_limit: RateLimit,
     desired: Option<CertificateSerial>,
     in_use: CertificateSerial,
 }
@@ -73,6 +106,7 @@ impl Planner {
             phase: Phase::Idle,
             failures: 0,
             abandons: 0,
+            rate_limit: RateLimit::default(),
             desired: None,
             in_use,
         }
@@ -96,9 +130,30 @@ impl Planner {
     pub(super) fn next_wake(&self) -> Option<Duration> {
         match self.phase {
             Phase::Asked { until, .. } => Some(until),
-            Phase::Waiting { until } if self.online => Some(until),
+            Phase::Waiting { until, .. } if self.online => Some(until),
             Phase::Waiting { .. } | Phase::Idle | Phase::Installing { .. } => None,
         }
+    }
+
+    pub(super) fn progress(&self) -> Progress {
+        match &self.phase {
+            Phase::Asked { serial, .. } | Phase::Installing { serial } => {
+                Progress::Active(serial.clone())
+            }
+            Phase::Idle | Phase::Waiting { .. } => match (self.wanted(), &self.phase) {
+                (None, _) => Progress::Idle,
+                (Some(serial), &Phase::Waiting { until, why }) if self.online => {
+                    Progress::Waiting { serial, until, why }
+                }
+                (Some(serial), _) => Progress::Pending(serial),
+            },
+        }
+    }
+
+    /// The certificate that is desired and not in use.
+    fn wanted(&self) -> Option<CertificateSerial> {
+        let desired = self.desired.as_ref();
+        desired.filter(|desired| **desired != self.in_use).cloned()
     }
 
     fn note(&mut self, now: Duration, event: Event, actions: &mut Vec<Action>) {
@@ -156,38 +211,53 @@ impl Planner {
         self.phase = Phase::Idle;
     }
 
-    /// The session has ended before an answer came. Once may be chance: then it is asked again at once on the next one. But a
+    /// The session has ended before an answer came. Once may be chance: then it is asked again on the next one. But a
     /// broker ends a session for a request that its rules forbid, and then whatever else needs the session would never have
     /// it for long. What it is given here is enough.
     fn abandoned(&mut self, now: Duration) {
         self.abandons += 1;
         if self.abandons > 1 {
-            let until = now + TOKEN_RETRY.delay(self.abandons - 1, &mut self.rng);
-            self.phase = Phase::Waiting { until };
+            let delay = TOKEN_RETRY.delay(self.abandons - 1, &mut self.rng);
+            self.wait_after_failure(now + delay);
         }
     }
 
     fn failed(&mut self, now: Duration) {
         self.failures += 1;
-        let until = now + ROTATION_RETRY.delay(self.failures, &mut self.rng);
-        self.phase = Phase::Waiting { until };
+        let delay = ROTATION_RETRY.delay(self.failures, &mut self.rng);
+        self.wait_after_failure(now + delay);
+    }
+
+    fn wait_after_failure(&mut self, until: Duration) {
+        self.phase = Phase::Waiting {
+            until,
+            why: Wait::Failure,
+        };
     }
 
     /// What is due now.
     fn start(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let may_ask = match self.phase {
             Phase::Idle => true,
-            Phase::Waiting { until } => now >= until,
+            Phase::Waiting { until, .. } => now >= until,
             Phase::Asked { .. } | Phase::Installing { .. } => false,
         };
         if !(self.online && may_ask) {
             return;
         }
-        let wish = self.desired.clone();
-        let Some(serial) = wish.filter(|desired| *desired != self.in_use) else {
+        let Some(serial) = self.wanted() else {
             self.phase = Phase::Idle;
             return;
         };
+        let until = self.rate_limit.next(now);
+        if now < until {
+            self.phase = Phase::Waiting {
+                until,
+                why: Wait::RateLimit,
+            };
+            return;
+        }
+        self.rate_limit.take(now);
         self.phase = Phase::Asked {
             serial: serial.clone(),
             until: now + ANSWER_LIMIT,

@@ -35,6 +35,24 @@ impl Bench {
         self.planner.step(self.now, event)
     }
 
+    /// What a step does: at once, or when the rate limit permits it.
+    fn step_when_due(&mut self, event: Event) -> Vec<Action> {
+        let actions = self.step(event);
+        let waits = |progress| {
+            matches!(
+                progress,
+                Progress::Waiting {
+                    why: Wait::RateLimit,
+                    ..
+                }
+            )
+        };
+        if actions.is_empty() && waits(self.planner.progress()) {
+            return self.wake().1;
+        }
+        actions
+    }
+
     /// Waits until the planner wants to be called, and calls it.
     fn wake(&mut self) -> (Duration, Vec<Action>) {
         let wake = self.planner.next_wake().expect("something is awaited");
@@ -74,7 +92,7 @@ fn nothing_is_asked_while_offline_and_a_loss_asks_anew() {
         [],
         "not wanted any more"
     );
-    assert_eq!(bench.step(Event::Online(true)), [request(2)]);
+    assert_eq!(bench.step_when_due(Event::Online(true)), [request(2)]);
 }
 
 /// A broker ends a session for a request that its rules forbid. Other uses of the session must get their time.
@@ -88,23 +106,29 @@ fn a_session_that_ends_with_each_request_is_spared_more_and_more() {
         assert_eq!(bench.step(Event::Online(false)), [abandoned]);
         let lost = bench.now;
         let mut actions = bench.step(Event::Online(true));
-        if actions.is_empty() {
+        while actions.is_empty() {
             actions = bench.wake().1;
         }
         assert_eq!(actions, [request(2)]);
         delays.push(bench.now - lost);
     }
-    assert_eq!(delays[0], Duration::ZERO, "once may be chance");
-    let longest = Duration::from_secs(300);
+    assert_eq!(delays[0], Duration::from_secs(2), "once may be chance");
+    // The rate limit's.
+    let longest = Duration::from_secs(15 * 60);
     assert!(
         delays[11] >= longest / 2 && delays[11] <= longest,
         "{delays:?}"
     );
-    // Another wish is another request.
+    // After a time of calm, another wish is another request.
+    bench.now += HOUR * 3;
     let abandoned = Action::Abandon { timed_out: false };
-    assert_eq!(bench.step(wish(3)), [abandoned.clone(), request(3)]);
-    assert_eq!(bench.step(Event::Online(false)), [abandoned]);
+    let abandoned = [abandoned];
+    assert_eq!(bench.step(Event::Online(false)), abandoned);
+    assert_eq!(bench.step(wish(3)), []);
     assert_eq!(bench.step(Event::Online(true)), [request(3)]);
+    assert_eq!(bench.step(Event::Online(false)), abandoned);
+    assert_eq!(bench.step(Event::Online(true)), []);
+    assert_eq!(bench.wake(), (Duration::from_secs(2), vec![request(3)]));
 }
 
 #[test]
@@ -119,9 +143,13 @@ fn failures_are_tried_again_with_growing_delays() {
             bench.step(Event::Answered(Ok(())));
             assert_eq!(bench.step(Event::Installed(Err(()))), []);
         }
-        let (delay, actions) = bench.wake();
+        let failed = bench.now;
+        let mut actions = Vec::new();
+        while actions.is_empty() {
+            actions = bench.wake().1;
+        }
         assert_eq!(actions, [request(2)]);
-        delays.push(delay);
+        delays.push(bench.now - failed);
     }
     assert!(
         delays[0] <= Duration::from_secs(30) && delays[11] >= HOUR / 2 && delays[11] <= HOUR,
@@ -144,11 +172,14 @@ fn a_newer_wish_replaces_the_request_or_the_wait_for_it() {
     let mut bench = Bench::online();
     bench.step(wish(2));
     let abandoned = Action::Abandon { timed_out: false };
-    assert_eq!(bench.step(wish(3)), [abandoned.clone(), request(3)]);
+    let abandoned = [abandoned];
+    assert_eq!(bench.step(wish(3)), abandoned);
+    assert_eq!(bench.wake(), (Duration::from_secs(2), vec![request(3)]));
     bench.step(Event::Answered(Err(())));
-    assert_eq!(bench.step(wish(4)), [request(4)]);
+    assert_eq!(bench.step(wish(4)), []);
+    assert_eq!(bench.wake(), (Duration::from_secs(4), vec![request(4)]));
     // What is in use is wished for again.
-    assert_eq!(bench.step(wish(1)), [abandoned]);
+    assert_eq!(bench.step(wish(1)), abandoned);
     assert_eq!(bench.planner.next_wake(), None);
 }
 
@@ -172,7 +203,7 @@ fn a_wish_during_an_installation_is_served_after_it() {
         assert_eq!(bench.step(Event::Online(false)), [], "never cut short");
         assert_eq!(bench.step(Event::Online(true)), []);
         assert_eq!(bench.step(wish(3)), []);
-        assert_eq!(bench.step(Event::Installed(result)), [request(3)]);
+        assert_eq!(bench.step_when_due(Event::Installed(result)), [request(3)]);
     }
 }
 
@@ -194,12 +225,12 @@ fn a_wish_for_the_old_certificate_during_an_installation_is_a_wish() {
     bench.step(wish(2));
     bench.step(Event::Answered(Ok(())));
     assert_eq!(bench.step(wish(1)), []);
-    assert_eq!(bench.step(Event::Installed(Ok(()))), [request(1)]);
+    assert_eq!(bench.step_when_due(Event::Installed(Ok(()))), [request(1)]);
     // And so it is when that is told later.
     bench.step(Event::Answered(Err(())));
     assert_eq!(bench.step(Event::Desired(None)), []);
     assert_eq!(bench.planner.next_wake(), None);
-    assert_eq!(bench.step(wish(1)), [request(1)]);
+    assert_eq!(bench.step_when_due(wish(1)), [request(1)]);
 }
 
 #[test]
@@ -208,10 +239,134 @@ fn a_wish_that_goes_ends_the_request_or_the_wait_for_it() {
     bench.step(wish(2));
     let abandoned = Action::Abandon { timed_out: false };
     assert_eq!(bench.step(Event::Desired(None)), [abandoned]);
-    assert_eq!(bench.step(wish(2)), [request(2)]);
+    assert_eq!(bench.step_when_due(wish(2)), [request(2)]);
     bench.step(Event::Answered(Err(())));
     assert_eq!(bench.step(Event::Desired(None)), []);
     assert_eq!(bench.planner.next_wake(), None);
+}
+
+/// Answers and installs everything at once, while another certificate is named each second, up to `last`.
+/// Returns when which certificates were requested.
+fn flood(bench: &mut Bench, last: u32, good: bool) -> Vec<(Duration, CertificateSerial)> {
+    let mut requests = Vec::new();
+    let mut actions = Vec::new();
+    for number in 2..=last {
+        actions.extend(bench.step(wish(number)));
+        let second = bench.now + Duration::from_secs(1);
+        loop {
+            for action in std::mem::take(&mut actions) {
+                let Action::Request(serial) = action else {
+                    continue;
+                };
+                requests.push((bench.now, serial));
+                if good {
+                    bench.step(Event::Answered(Ok(())));
+                    bench.step(Event::Installed(Ok(())));
+                } else {
+                    bench.step(Event::Answered(Err(())));
+                }
+            }
+            match bench.planner.next_wake().filter(|wake| *wake < second) {
+                Some(_) => actions = bench.wake().1,
+                None => break,
+            }
+        }
+        bench.now = second;
+    }
+    requests
+}
+
+#[test]
+fn burst_of_20_ends_with_newest_in_few_requests() {
+    let mut bench = Bench::online();
+    assert_eq!(bench.step(wish(2)), [request(2)]);
+    for number in 3..=21 {
+        bench.now += Duration::from_millis(50);
+        let actions = bench.step(wish(number));
+        assert!(!actions.contains(&request(number)), "{actions:?}");
+    }
+    assert_eq!(
+        bench.planner.progress(),
+        Progress::Waiting {
+            serial: serial(21),
+            until: Duration::from_secs(2),
+            why: Wait::RateLimit,
+        }
+    );
+    assert_eq!(bench.wake().1, [request(21)]);
+    assert_eq!(bench.now, Duration::from_secs(2));
+    assert_eq!(bench.planner.progress(), Progress::Active(serial(21)));
+    bench.step(Event::Answered(Ok(())));
+    bench.step(Event::Installed(Ok(())));
+    assert_eq!(bench.planner.progress(), Progress::Idle);
+    assert_eq!(bench.planner.next_wake(), None);
+}
+
+#[test]
+fn second_rotation_follows_within_seconds() {
+    let mut bench = Bench::online();
+    for number in [2, 3] {
+        assert_eq!(bench.step(wish(number)), [request(number)]);
+        bench.step(Event::Answered(Ok(())));
+        bench.step(Event::Installed(Ok(())));
+        bench.now += Duration::from_secs(2);
+    }
+}
+
+/// Good or unusable answers: other certificates are named all the time, so neither is a reason to ask at once.
+#[test]
+fn flood_is_requested_seldom_and_newest_wins() {
+    for good in [true, false] {
+        let mut bench = Bench::online();
+        let requests = flood(&mut bench, 86_400, good);
+        let early = |limit: u64| {
+            requests
+                .iter()
+                .filter(|(at, _)| *at < Duration::from_secs(limit))
+                .count()
+        };
+        assert_eq!((early(15), early(300), early(3_600)), (4, 8, 13), "{good}");
+        assert!(requests.len() <= 110, "{good}: {}", requests.len());
+        // The last one that was named.
+        let (_, actions) = bench.wake();
+        assert_eq!(actions, [request(86_400)], "{good}");
+        assert!(bench.now < Duration::from_secs(86_400 + 900), "{good}");
+    }
+}
+
+#[test]
+fn named_back_and_forth_is_requested_seldom() {
+    let mut bench = Bench::online();
+    let mut requests = 0;
+    for round in 0..600 {
+        let actions = bench.step(wish(1 + round % 2));
+        requests += usize::from(actions.contains(&request(2)));
+        bench.now += Duration::from_secs(1);
+    }
+    assert!((1..=9).contains(&requests), "{requests}");
+}
+
+#[test]
+fn progress_shows_offline_and_failure() {
+    let mut bench = Bench::online();
+    bench.step(Event::Online(false));
+    bench.step(wish(2));
+    assert_eq!(bench.planner.progress(), Progress::Pending(serial(2)));
+    bench.step(Event::Online(true));
+    bench.step(Event::Answered(Err(())));
+    let progress = bench.planner.progress();
+    assert!(
+        matches!(
+            progress,
+            Progress::Waiting {
+                why: Wait::Failure,
+                ..
+            }
+        ),
+        "{progress:?}"
+    );
+    bench.step(Event::Desired(None));
+    assert_eq!(bench.planner.progress(), Progress::Idle);
 }
 
 #[test]
