@@ -2,8 +2,8 @@
 //!
 //! A frame may announce 4 GiB; the decoder neither waits for it nor makes room for it. DATA comes out as the pieces that
 //! the input happens to hold, cut from the input buffer without copying. What the protocol tells us to ignore (unknown
-//! types, data where none belongs, a NEW with a malformed address) is skipped here, so that the multiplexer only sees
-//! frames that mean something.
+//! types, data where none belongs, a NEW with a malformed address) is skipped here up to a limit, so that the multiplexer only
+//! sees frames that mean something.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -108,7 +108,17 @@ pub enum DecodeError {
         "the peer announces a caller's address of {0} bytes; it speaks another version or another key is in use"
     )]
     AddressTooLong(u32),
+    /// A frame announces more data than [`MAX_SKIPPED`] that would have no meaning.
+    #[error(
+        "the peer announces {0} bytes of data without a meaning; the connection is garbled, or the peer speaks another version or another key is in use"
+    )]
+    SkippedTooLong(u32),
 }
+
+/// Data without a meaning (of an unknown type, or where none belongs) that is skipped for one frame: four times the largest
+/// frame of the reference. With `aes-cbc` a header that is garbled decrypts to random bytes, which nearly always announce more
+/// than this; to skip that would be to wait for a gigabyte instead of connecting again.
+pub const MAX_SKIPPED: u32 = 16 * 1024 * 1024;
 
 /// Reads frames from one direction of one connection.
 pub struct Decoder {
@@ -207,7 +217,16 @@ impl Decoder {
         let id = header.id;
         let size = usize::try_from(header.size).unwrap_or(usize::MAX);
         self.state = skip(size);
-        let incoming = match FrameType::from_byte(header.kind) {
+        let kind = FrameType::from_byte(header.kind);
+        let has_data = match kind {
+            Some(FrameType::Data) => true,
+            Some(FrameType::New) => self.version.has_address_unit(),
+            _ => false,
+        };
+        if !has_data && header.size > MAX_SKIPPED {
+            return Err(DecodeError::SkippedTooLong(header.size));
+        }
+        let incoming = match kind {
             Some(FrameType::New) if self.version.has_address_unit() => {
                 if size > MAX_ADDRESS_LEN {
                     return Err(DecodeError::AddressTooLong(header.size));

@@ -123,7 +123,7 @@ pub use batch::WriteBatch;
 pub use cipher::{BadUnit, Cipher, Entropy, Opener, Role, SealError, Sealer, UnsupportedCipher};
 pub use close::{ChannelError, CloseReason, OpenError};
 pub use connection_key::{ConnectionKey, OneTimeKey, ReusableKey};
-pub use decoder::{DecodeError, Decoder, Incoming};
+pub use decoder::{DecodeError, Decoder, Incoming, MAX_SKIPPED};
 #[cfg(feature = "driver")]
 pub use driver::{Channel, ChannelReader, ChannelWriter, NoRandomness, PingError, TunnelHandle};
 pub use encoder::Encoder;

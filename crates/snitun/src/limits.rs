@@ -109,8 +109,9 @@ pub struct Timeouts {
     pub handshake: Duration,
     /// How often a client pings. Default 50 s: peers drop a connection that is silent for 90 s. At least 100 ms.
     pub ping_interval: Duration,
-    /// How long the answer to a ping may take while nothing else comes in; as long as something does, it may be behind that.
-    /// Default 90 s.
+    /// How long the answer to a ping may take while the connection stands still. As long as bytes come in, the answer may be
+    /// behind them, and as long as a full connection takes bytes, the ping may be: then it may take up to 5 minutes. Default
+    /// 90 s.
     pub ping_answer: Duration,
     /// How long a connection may stand still, or not get rid of what it has to write. Default 120 s. For a client, reading or
     /// writing is enough; a server, which does not ping, has to hear from its peer (clients ping every 50 s or so).

@@ -12,9 +12,11 @@ mod pair;
 
 use bytes::BytesMut;
 use pair::{CLIENT, Pair, SERVER, sessions, small_limits};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use snitun::{
     ChannelError, ChannelId, Cipher, DecodeError, Decoder, FrameType, Header, Incoming,
-    ProtocolVersion, Read, Sealer, Write,
+    MAX_SKIPPED, ProtocolVersion, Read, Sealer, Write,
 };
 
 const ID: ChannelId = ChannelId([7; 16]);
@@ -171,6 +173,52 @@ fn a_new_that_announces_more_than_an_address_ends_the_connection() {
                 Err(DecodeError::AddressTooLong(size))
             );
         }
+    }
+}
+
+/// A header that was garbled on its way would otherwise have the reader wait for gigabytes.
+#[test]
+fn more_than_16_mib_without_a_meaning_ends_the_connection() {
+    let kinds = [
+        0x77,
+        FrameType::Close as u8,
+        FrameType::Ping as u8,
+        FrameType::Pause as u8,
+    ];
+    for kind in kinds {
+        for (size, taken) in [
+            (MAX_SKIPPED, true),
+            (MAX_SKIPPED + 1, false),
+            (u32::MAX, false),
+        ] {
+            for (version, mut wire) in wires() {
+                wire.header(kind, size);
+                let decoded = wire.decoder.decode(&mut wire.bytes);
+                let expected = Err(DecodeError::SkippedTooLong(size));
+                assert_eq!(decoded == expected, !taken, "{version:?} {kind} {size}");
+            }
+        }
+    }
+    // Data of a channel may be as long as a frame can say.
+    for (_, mut wire) in wires() {
+        wire.header(DATA, u32::MAX);
+        assert_eq!(wire.decoder.decode(&mut wire.bytes), Ok(None));
+    }
+}
+
+#[test]
+fn random_headers_of_a_garbled_stream_are_noticed_at_once() {
+    let mut random = StdRng::seed_from_u64(1);
+    for version in ProtocolVersion::ALL {
+        let mut unnoticed = 0;
+        for _ in 0..2_000 {
+            let mut wire = Wire::new(version, Cipher::AesCbc);
+            let mut garbled = [0; snitun::HEADER_LEN];
+            random.fill_bytes(&mut garbled);
+            wire.bytes.extend_from_slice(&garbled);
+            unnoticed += usize::from(wire.decoder.decode(&mut wire.bytes).is_ok());
+        }
+        assert!(unnoticed < 40, "{version:?}: {unnoticed}");
     }
 }
 

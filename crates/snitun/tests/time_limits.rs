@@ -96,6 +96,47 @@ fn a_ping_is_not_given_up_while_its_answer_may_be_behind_other_bytes() {
     assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::PingTimeout));
 }
 
+/// A garbled stream may go on for as long as callers come.
+#[test]
+fn ping_without_answer_ends_though_bytes_come_in() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    pair.settle();
+    let start = pair.now;
+    while pair.sides[CLIENT].ended.is_none() {
+        pair.advance(Duration::from_secs(10));
+        pair.write(CLIENT, usize::MAX);
+        pair.sides[CLIENT].mux.handle_received(pair.now);
+        assert!(pair.now - start <= Duration::from_secs(360));
+    }
+    assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::PingTimeout));
+    // The first ping after 50 s.
+    assert_eq!(pair.now - start, Duration::from_secs(350));
+}
+
+/// A slow line takes bytes now and then; the ping is behind them.
+#[test]
+fn ping_is_not_given_up_while_a_full_line_takes_bytes() {
+    let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
+    pair.settle();
+    pair.advance(Duration::from_secs(50));
+    pair.write(CLIENT, usize::MAX);
+    for _ in 0..20 {
+        pair.advance(Duration::from_secs(10));
+        let mux = &mut pair.sides[CLIENT].mux;
+        mux.handle_write_blocked(pair.now);
+        mux.handle_sent(pair.now);
+        assert_eq!(pair.sides[CLIENT].ended, None);
+    }
+    // A line that was never full says nothing about its other end.
+    let full = pair.now;
+    while pair.sides[CLIENT].ended.is_none() {
+        pair.advance(Duration::from_secs(10));
+        pair.sides[CLIENT].mux.handle_sent(pair.now);
+    }
+    assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::PingTimeout));
+    assert_eq!(pair.now - full, Duration::from_secs(90));
+}
+
 #[test]
 fn the_answer_to_a_later_ping_answers_the_earlier_ones() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);

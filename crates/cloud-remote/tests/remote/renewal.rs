@@ -1,12 +1,15 @@
 //! Newer tokens and certificates while callers are there, and links that die without a word.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cloud_remote::{Application, RemoteAccess, RemoteConfig, RemoteEvent, RemoteHandle, Timing};
 use futures_util::{SinkExt, StreamExt};
 use snitun::server::ServerConfig;
 use snitun::{Cipher, ProtocolVersion};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::watch;
@@ -233,4 +236,72 @@ async fn a_dead_link_is_noticed_within_its_limit() {
     );
     freeze.send_replace(false);
     connected(&remote).await;
+}
+
+/// Carries bytes to the relay, and inverts one bit of the next that come from there when it is told to.
+async fn garbler(relay: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let garble = Arc::new(AtomicBool::new(false));
+    let garbled = Arc::clone(&garble);
+    tokio::spawn(async move {
+        loop {
+            let (device, _) = listener.accept().await.unwrap();
+            let garble = Arc::clone(&garbled);
+            tokio::spawn(async move {
+                let relay = TcpStream::connect(relay).await.unwrap();
+                let (mut from_device, mut to_device) = device.into_split();
+                let (mut from_relay, mut to_relay) = relay.into_split();
+                let back = async {
+                    let mut bytes = vec![0; 64 * 1024];
+                    loop {
+                        let count = from_relay.read(&mut bytes).await?;
+                        if count == 0 {
+                            return Ok::<_, std::io::Error>(());
+                        }
+                        // With `aes-cbc`, a bit of the size in a header, and all of its channel id.
+                        if garble.swap(false, Ordering::Relaxed) {
+                            bytes[1] ^= 0x80;
+                        }
+                        to_device.write_all(&bytes[..count]).await?;
+                    }
+                };
+                tokio::select! {
+                    _ = back => {}
+                    _ = tokio::io::copy(&mut from_device, &mut to_relay) => {}
+                }
+            });
+        }
+    });
+    (address, garble)
+}
+
+#[tokio::test]
+async fn garbled_tunnel_is_noticed_with_the_next_frame() {
+    for (cipher, why) in [
+        (Cipher::AesCbc, "garbled"),
+        (Cipher::AesGcm, "does not decrypt"),
+    ] {
+        let cloud = Cloud::speaking(ProtocolVersion::V0, cipher).await;
+        let (address, garble) = garbler(cloud.address).await;
+        let config = RemoteConfig::new("127.0.0.1", address.port(), NAME);
+        let builder = RemoteAccess::builder(config).application(web());
+        let remote = cloud.device_from(builder).await;
+        remote.set_messaging_online(true);
+        connected(&remote).await;
+        let mut events = remote.events();
+        garble.store(true, Ordering::Relaxed);
+        // What comes for a caller is the next frame.
+        let browser = cloud.browser(&["h2"]);
+        let call = browser.get(cloud.url("/")).send();
+        let reason = event(&mut events, |event| match event {
+            RemoteEvent::Disconnected { reason } => Some(reason),
+            _ => None,
+        });
+        let (call, reason) = tokio::join!(call, reason);
+        assert!(call.is_err(), "{cipher:?}");
+        assert!(reason.contains(why), "{cipher:?}: {reason}");
+        connected(&remote).await;
+        hello(&cloud).await;
+    }
 }

@@ -14,6 +14,10 @@ use crate::moment::Moment;
 
 /// Pings that may wait for an answer; asking more often than that tells nothing new.
 const MAX_PINGS: usize = 8;
+/// The longest time that bytes which come in put the end of a ping's time off. What a peer has queued ahead of the answer, 64 MiB at
+/// 2 Mbit/s, has come by then; a peer that sends for longer without an answer gives none, as where the connection is
+/// garbled.
+const LONGEST_ANSWER: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 pub(super) struct Timers {
@@ -24,6 +28,8 @@ pub(super) struct Timers {
     /// When something was last read or, at a client, written: a client's own pings show it that the peer lives.
     last_activity: Moment,
     last_received: Moment,
+    /// When the connection that took nothing took bytes again: its other end has acknowledged some.
+    last_unblocked: Moment,
     writes_are_activity: bool,
     /// Since when the connection takes nothing although there is something to write.
     stalled_since: Option<Moment>,
@@ -46,6 +52,7 @@ impl Timers {
             throttled_until: None,
             last_activity: now,
             last_received: now,
+            last_unblocked: now,
             writes_are_activity: config.role == Role::Client,
             stalled_since: None,
             next_ping: (config.role == Role::Client).then(|| now + timeouts.ping_interval),
@@ -79,10 +86,12 @@ impl Timers {
     }
 
     /// When the oldest ping of ours is given up. As long as bytes come in, the answer may be behind them: the reference puts
-    /// up to 4 MiB into a frame, half a minute of a slow line.
+    /// up to 4 MiB into a frame, half a minute of a slow line. And as long as bytes go out, slowly, the ping may be behind them.
     fn ping_given_up(&self) -> Option<Moment> {
-        let (_, sent) = self.pings.front()?;
-        Some((*sent).max(self.last_received) + self.timeouts.ping_answer)
+        let (_, sent) = *self.pings.front()?;
+        let answer = self.timeouts.ping_answer;
+        let moved = sent.max(self.last_received).max(self.last_unblocked);
+        Some((moved + answer).min(sent + answer.max(LONGEST_ANSWER)))
     }
 
     /// The pings of ours that an answer to the one with this `id` answers, none if it is not ours: any answer shows that
@@ -144,7 +153,9 @@ impl Mux {
         if self.timers.writes_are_activity {
             self.timers.last_activity = now;
         }
-        self.timers.stalled_since = None;
+        if self.timers.stalled_since.take().is_some() {
+            self.timers.last_unblocked = now;
+        }
     }
 
     /// Notes that the connection takes no bytes although there are some to write.
