@@ -9,6 +9,7 @@ mod tls;
 use std::io;
 use std::time::Duration;
 
+use cloud_net::UntrustedText;
 use thiserror::Error;
 
 pub use self::proxy::ProxyCause;
@@ -78,8 +79,8 @@ pub enum Cause {
     Disconnected {
         /// The code in the DISCONNECT.
         reason: ReasonCode,
-        /// The server's own words, cut to 200 characters.
-        message: Option<String>,
+        /// The reason string in the DISCONNECT.
+        message: Option<UntrustedText>,
     },
     /// The connection ended without a reason being given.
     #[error("the connection was closed{}", if *.soon { " right after it was made; does another client use the same client id?" } else { "" })]
@@ -242,16 +243,12 @@ impl Cause {
         }
     }
 
-    /// The longest text of a peer that is repeated in a message: enough to be understood, too
-    /// little to flood a log.
-    const MAX_PEER_TEXT: usize = 200;
-
     /// The server said goodbye with this reason.
     pub(crate) fn disconnected(reason: ReasonCode, message: Option<String>) -> Self {
         if reason == ReasonCode::SUCCESS {
             return Self::Closed { soon: false };
         }
-        let message = message.map(|text| text.chars().take(Self::MAX_PEER_TEXT).collect());
+        let message = message.map(UntrustedText::from);
         Self::Disconnected { reason, message }
     }
 }

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use cloud_net::warn_throttled;
 use rumqttc::v5::mqttbytes::QoS as WireQoS;
 use rumqttc::v5::mqttbytes::v5::{
     Disconnect, DisconnectReasonCode, Filter, Packet, PingReq, PubAck, Publish, PublishProperties,
@@ -38,6 +39,7 @@ use crate::connect::{Accepted, connect};
 use crate::core::Way;
 use crate::inbound::MAX_UNACKNOWLEDGED;
 use crate::link::{Incoming, LinkEvent};
+use crate::log_throttles::LogThrottles;
 use crate::message::{Message, QoS, Subscription};
 use crate::outbox::Outgoing;
 use crate::wire::{Received, Wire};
@@ -66,6 +68,7 @@ pub(crate) struct Connection {
     /// See [`Line::crowd`].
     crowd: usize,
     acknowledge: Acknowledge,
+    throttles: Arc<LogThrottles>,
 }
 
 enum State {
@@ -82,13 +85,18 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     /// Begins to connect; nothing happens before it is polled.
-    pub(crate) fn open(config: &Arc<SessionConfig>, way: Way) -> Self {
+    pub(crate) fn open(
+        config: &Arc<SessionConfig>,
+        way: Way,
+        throttles: Arc<LogThrottles>,
+    ) -> Self {
         let in_flight = usize::from(config.limits.in_flight);
         Self {
             state: State::Opening(Box::pin(connect(Arc::clone(config), way))),
             events: VecDeque::new(),
             crowd: in_flight + usize::from(MAX_UNACKNOWLEDGED),
             acknowledge: config.acknowledge,
+            throttles,
         }
     }
 
@@ -116,7 +124,8 @@ impl Connection {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Ok((wire, terms))) => {
                         self.events.push_back(LinkEvent::Connected(terms));
-                        let line = Line::new(wire, self.crowd, self.acknowledge);
+                        let throttles = Arc::clone(&self.throttles);
+                        let line = Line::new(wire, self.crowd, self.acknowledge, throttles);
                         self.state = State::Open(Box::new(line));
                         continue;
                     }
@@ -215,16 +224,23 @@ struct Line<S> {
     /// With so many packets waiting, all messages and acknowledgements that there can be, nothing more is received.
     crowd: usize,
     acknowledge: Acknowledge,
+    throttles: Arc<LogThrottles>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
-    fn new(wire: Wire<S>, crowd: usize, acknowledge: Acknowledge) -> Self {
+    fn new(
+        wire: Wire<S>,
+        crowd: usize,
+        acknowledge: Acknowledge,
+        throttles: Arc<LogThrottles>,
+    ) -> Self {
         Self {
             wire,
             waiting: VecDeque::new(),
             marks: VecDeque::new(),
             crowd,
             acknowledge,
+            throttles,
         }
     }
 
@@ -304,7 +320,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Line<S> {
                     packet_id,
                     duplicate,
                 });
-                return Ok(message(publish).map(LinkEvent::Message).or(nameless));
+                return Ok(message(publish, &self.throttles)
+                    .map(LinkEvent::Message)
+                    .or(nameless));
             }
             Packet::SubAck(suback) => {
                 let codes = suback.return_codes.into_iter().map(Into::into);
@@ -340,13 +358,19 @@ fn wiped_on_drop(received: Bytes) -> Bytes {
     payload
 }
 
-fn message(publish: Publish) -> Option<Incoming> {
+fn message(publish: Publish, throttles: &LogThrottles) -> Option<Incoming> {
     let Ok(topic) = String::from_utf8(publish.topic.into()) else {
-        tracing::warn!("dropped a message: its topic is not UTF-8");
+        warn_throttled!(
+            throttles.invalid_topic,
+            "dropped a message: its topic is not UTF-8"
+        );
         return None;
     };
     if topic.is_empty() {
-        tracing::warn!("dropped a message without a topic; no topic alias was offered");
+        warn_throttled!(
+            throttles.invalid_topic,
+            "dropped a message without a topic; no topic alias was offered"
+        );
         return None;
     }
     let qos = match publish.qos {

@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use cloud_net::{UntrustedText, error_throttled, info_throttled, warn_throttled};
 use rustls::ClientConfig;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
@@ -23,6 +24,7 @@ use crate::hooks::Hooks;
 use crate::inbound::DeliveryId;
 use crate::keeper::Keeper;
 use crate::link::LinkEvent;
+use crate::log_throttles::LogThrottles;
 use crate::message::Message;
 use crate::router::Routes;
 use crate::stream::Streams;
@@ -144,6 +146,7 @@ impl Driver {
             keeper,
             connection: None,
             hooking: JoinSet::new(),
+            throttles: Arc::default(),
         };
         running.serve().await;
         running.finish().await;
@@ -161,6 +164,7 @@ struct Running {
     connection: Option<Connection>,
     /// Hooks that run, and aborted ones that are still ending.
     hooking: JoinSet<()>,
+    throttles: Arc<LogThrottles>,
 }
 
 impl Running {
@@ -180,7 +184,7 @@ impl Running {
                 event = next_event(&mut self.connection) => self.link_events(event),
                 Some(ended) = self.hooking.join_next() => {
                     if let Err(error) = ended && error.is_panic() {
-                        tracing::warn!("a hook panicked");
+                        warn_throttled!(self.throttles.hook, "a hook panicked");
                     }
                     if self.hooking.is_empty() {
                         lock(&self.shared.core).hooks_finished(Instant::now());
@@ -242,7 +246,8 @@ impl Running {
         match action {
             Action::Open(way) => {
                 if let Port::Fallback(port) = way.port {
-                    tracing::info!(
+                    info_throttled!(
+                        self.throttles.fallback_port,
                         port,
                         "the main port cannot be reached; trying the other one"
                     );
@@ -250,7 +255,11 @@ impl Running {
                 if let Some(tls) = lock(&self.shared.tls).take() {
                     Arc::make_mut(&mut self.config).tls = tls;
                 }
-                self.connection = Some(Connection::open(&self.config, way));
+                self.connection = Some(Connection::open(
+                    &self.config,
+                    way,
+                    Arc::clone(&self.throttles),
+                ));
             }
             Action::Subscribe(packet_id, subscriptions) => {
                 return self.send(|link| link.subscribe(packet_id, &subscriptions));
@@ -263,11 +272,13 @@ impl Running {
                 self.hooking.abort_all();
             }
             Action::ConnectHooks => {
-                self.hooks.run_connect(&mut self.hooking, limit);
+                self.hooks
+                    .run_connect(&mut self.hooking, limit, &self.throttles);
                 self.hooks_started();
             }
             Action::DisconnectHooks(cause) => {
-                self.hooks.run_disconnect(cause, &mut self.hooking, limit);
+                self.hooks
+                    .run_disconnect(cause, &mut self.hooking, limit, &self.throttles);
                 self.hooks_started();
             }
             Action::Store(batch) => self.keeper.write(batch),
@@ -281,11 +292,11 @@ impl Running {
                 self.shared.state.send_replace(state);
             }
             Action::Event(event) => {
-                tell(&event);
+                tell(&event, &self.throttles);
                 // Nobody needs to listen.
                 let _ = self.shared.events.send(event);
             }
-            Action::Note(note) => note.log(),
+            Action::Note(note) => note.log(&self.throttles),
             Action::End => {}
         }
         Ok(())
@@ -307,10 +318,14 @@ impl Running {
 
     fn deliver(&mut self, message: &Message, answered: bool, delivery: Option<DeliveryId>) {
         let handled = delivery.map(|id| Arc::new(Handled::new(Arc::downgrade(&self.shared), id)));
-        let streamed = self.shared.streams().deliver(message);
+        let streamed = self
+            .shared
+            .streams()
+            .deliver(message, &self.throttles.slow_stream);
         let routed = !answered && self.routes.deliver(message, handled.as_ref());
         if !(streamed || routed || answered) {
-            tracing::debug!(topic = %message.topic, "a message for nobody");
+            let topic = UntrustedText::new(&message.topic);
+            tracing::debug!(%topic, "no route, stream or request takes this message");
         }
     }
 
@@ -356,20 +371,20 @@ async fn store_rest(shared: &Shared, keeper: &mut Keeper) {
     }
 }
 
-fn tell(event: &SessionEvent) {
+fn tell(event: &SessionEvent, throttles: &LogThrottles) {
     match event {
-        SessionEvent::Connected => tracing::info!("online"),
+        SessionEvent::Connected => info_throttled!(throttles.online, "online"),
         SessionEvent::Disconnected { reason, retry_in } if reason.is_takeover() => {
-            tracing::error!(%reason, ?retry_in, "offline; another client seems to use the same client id");
+            error_throttled!(throttles.takeover, %reason, ?retry_in, "offline; another client seems to use the same client id");
         }
         SessionEvent::Disconnected { reason, retry_in } => {
-            tracing::warn!(%reason, ?retry_in, "offline");
+            warn_throttled!(throttles.offline, %reason, ?retry_in, "offline");
         }
         SessionEvent::SubscriptionDowngraded { filter } => {
-            tracing::warn!(%filter, "granted at QoS 0 only: messages under it may be lost with a connection; have the server grant QoS 1");
+            warn_throttled!(throttles.downgraded, %filter, "granted at QoS 0 only: messages under it may be lost with a connection; have the server grant QoS 1");
         }
         SessionEvent::StoreFailed { error } => {
-            tracing::error!(%error, "accepted messages are held in memory only");
+            error_throttled!(throttles.store_failed, %error, "accepted messages are held in memory only");
         }
         SessionEvent::Stopped => tracing::info!("stopped"),
         _ => {}

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use cloud_net::UntrustedText;
+
 use crate::cause::Cause;
 use crate::json::Malformed;
 use crate::store::StoreError;
@@ -72,7 +74,7 @@ pub enum SessionEvent {
         /// The route.
         filter: TopicFilter,
         /// What happened.
-        error: Arc<str>,
+        error: UntrustedText,
     },
     /// A message was not what a route's [JSON handler](crate::Router::json) takes.
     RouteMalformed {

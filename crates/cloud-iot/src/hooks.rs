@@ -7,12 +7,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_net::{UntrustedText, warn_throttled};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
 use tower::BoxError;
 
 use crate::cause::Cause;
+use crate::log_throttles::LogThrottles;
 
 type Outcome = Result<(), BoxError>;
 type Hook<A> = Arc<dyn Fn(A) -> BoxFuture<'static, Outcome> + Send + Sync>;
@@ -42,8 +44,13 @@ impl Hooks {
             .push(Arc::new(move |cause| hook(cause).boxed()));
     }
 
-    pub(crate) fn run_connect(&self, running: &mut JoinSet<()>, limit: Duration) {
-        run(&self.connect, "connect", (), running, limit);
+    pub(crate) fn run_connect(
+        &self,
+        running: &mut JoinSet<()>,
+        limit: Duration,
+        throttles: &Arc<LogThrottles>,
+    ) {
+        run(&self.connect, "connect", (), running, limit, throttles);
     }
 
     pub(crate) fn run_disconnect(
@@ -51,8 +58,16 @@ impl Hooks {
         cause: Option<Arc<Cause>>,
         running: &mut JoinSet<()>,
         limit: Duration,
+        throttles: &Arc<LogThrottles>,
     ) {
-        run(&self.disconnect, "disconnect", cause, running, limit);
+        run(
+            &self.disconnect,
+            "disconnect",
+            cause,
+            running,
+            limit,
+            throttles,
+        );
     }
 }
 
@@ -62,15 +77,27 @@ fn run<A: Clone + Send + 'static>(
     argument: A,
     running: &mut JoinSet<()>,
     limit: Duration,
+    throttles: &Arc<LogThrottles>,
 ) {
     for hook in hooks {
         let (hook, argument) = (Arc::clone(hook), argument.clone());
+        let throttles = Arc::clone(throttles);
         running.spawn(async move {
             // Called in here, so that a panic of the call itself is caught as well.
             match tokio::time::timeout(limit, async { hook(argument).await }).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::warn!(kind, error = %error, "a hook failed"),
-                Err(_) => tracing::warn!(kind, ?limit, "a hook took too long and was given up"),
+                Ok(Err(error)) => {
+                    let error = UntrustedText::of(&error);
+                    warn_throttled!(throttles.hook, kind, %error, "a hook failed");
+                }
+                Err(_) => {
+                    warn_throttled!(
+                        throttles.hook,
+                        kind,
+                        ?limit,
+                        "a hook took too long and was given up"
+                    );
+                }
             }
         });
     }

@@ -122,6 +122,7 @@ mod keeper;
 mod ledger;
 mod limits;
 mod link;
+mod log_throttles;
 mod measures;
 mod message;
 mod outbox;

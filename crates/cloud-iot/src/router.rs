@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_net::{LogThrottle, UntrustedText, warn_throttled};
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 use tokio::task::{JoinError, JoinSet};
@@ -205,6 +206,7 @@ impl Router {
                 sender,
                 dropped: 0,
                 overflowing: false,
+                overflow_log: LogThrottle::new(),
             });
             let worker = Worker {
                 filter,
@@ -212,6 +214,8 @@ impl Router {
                 handler,
                 events: events.clone(),
                 malformed: 0,
+                malformed_log: LogThrottle::new(),
+                failed_log: LogThrottle::new(),
             };
             routes.workers.spawn(worker.run(receiver));
         }
@@ -224,6 +228,7 @@ struct RunningRoute {
     sender: Sender,
     dropped: u64,
     overflowing: bool,
+    overflow_log: LogThrottle,
 }
 
 /// The running routes. Dropping them ends their tasks.
@@ -254,7 +259,8 @@ impl Routes {
             route.dropped += 1;
             if !std::mem::replace(&mut route.overflowing, true) {
                 let (filter, dropped) = (route.filter.clone(), route.dropped);
-                tracing::warn!(%filter, dropped, "a handler is too slow; messages are dropped");
+                let log = &route.overflow_log;
+                warn_throttled!(log, %filter, dropped, "a handler is too slow; messages are dropped");
                 // Nobody needs to listen.
                 let _ = self
                     .events
@@ -277,6 +283,8 @@ struct Worker {
     handler: Handler,
     events: broadcast::Sender<SessionEvent>,
     malformed: u64,
+    malformed_log: LogThrottle,
+    failed_log: LogThrottle,
 }
 
 impl Worker {
@@ -316,15 +324,16 @@ impl Worker {
         let event = if let Some(malformed) = error.downcast_ref::<Malformed>() {
             self.malformed += 1;
             let (error, count) = (*malformed, self.malformed);
-            tracing::warn!(%filter, %error, count, "a message was not understood");
+            let log = &self.malformed_log;
+            warn_throttled!(log, %filter, %error, count, "a message was not understood");
             SessionEvent::RouteMalformed {
                 filter,
                 error,
                 count,
             }
         } else {
-            let error: Arc<str> = error.to_string().into();
-            tracing::warn!(%filter, %error, "a handler failed");
+            let error = UntrustedText::of(error);
+            warn_throttled!(self.failed_log, %filter, %error, "a handler failed");
             SessionEvent::RouteFailed { filter, error }
         };
         // Nobody needs to listen.

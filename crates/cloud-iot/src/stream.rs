@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use cloud_net::{LogThrottle, warn_throttled};
 use futures_core::Stream;
 use thiserror::Error;
 
@@ -104,7 +105,7 @@ impl Streams {
     }
 
     /// Gives the message to each stream whose filter it falls under; tells whether there is one.
-    pub(crate) fn deliver(&mut self, message: &Message) -> bool {
+    pub(crate) fn deliver(&mut self, message: &Message, slow: &LogThrottle) -> bool {
         let mut taken = false;
         self.open.retain_mut(|open| {
             let Open {
@@ -122,7 +123,7 @@ impl Streams {
             };
             // The reader is told how many; the log need not be filled with each.
             if full && !std::mem::replace(behind, full) {
-                tracing::warn!(%filter, "a stream is not read fast enough; messages are dropped");
+                warn_throttled!(slow, %filter, "a stream is not read fast enough; messages are dropped");
             }
             *behind = full;
             taken = true;

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use cloud_net::UntrustedText;
 use thiserror::Error;
 
 /// The longest topic or filter that MQTT can carry, in bytes: its length field has 16 bits.
@@ -224,7 +225,7 @@ impl TryFrom<String> for TopicFilter {
 
 impl fmt::Display for TopicFilter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        UntrustedText::new(&self.0).fmt(f)
     }
 }
 

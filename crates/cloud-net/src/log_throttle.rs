@@ -13,7 +13,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// A token bucket for one kind of log line: 5 lines at once, then one each minute.
 ///
 /// What a peer can cause as often as it likes would otherwise fill the disk and hide what matters. One throttle is for one kind of
-/// line of one device. Use it with [`warn_throttled!`](crate::warn_throttled) or
+/// line of one device. Use it with [`error_throttled!`](crate::error_throttled), [`warn_throttled!`](crate::warn_throttled) or
 /// [`info_throttled!`](crate::info_throttled), which add the number of lines left out before as the field `suppressed`.
 ///
 /// ```
@@ -69,6 +69,14 @@ impl LogThrottle {
         bucket.taken += 1;
         Some(std::mem::take(&mut bucket.suppressed))
     }
+}
+
+/// Logs an error unless its [`LogThrottle`] suppresses it: `error_throttled!(throttle, field = value, "message")`.
+#[macro_export]
+macro_rules! error_throttled {
+    ($throttle:expr, $($line:tt)+) => {
+        $crate::throttled!($throttle, error, $($line)+)
+    };
 }
 
 /// Logs a warning unless its [`LogThrottle`] suppresses it: `warn_throttled!(throttle, field = value, "message")`.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Longer text is cut: a log line or an error message needs no more.
 const MAX_CHARS: usize = 256;
@@ -116,6 +116,19 @@ impl From<&str> for UntrustedText {
     }
 }
 
+impl From<String> for UntrustedText {
+    fn from(text: String) -> Self {
+        Self::new(&text)
+    }
+}
+
+/// Escapes the text that is read.
+impl<'de> Deserialize<'de> for UntrustedText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::from)
+    }
+}
+
 impl Serialize for UntrustedText {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.0)
@@ -175,6 +188,12 @@ mod tests {
             serde_json::to_string(&text).unwrap(),
             "\"caf\u{fffd}\\\\u{1b}\""
         );
+    }
+
+    #[test]
+    fn deserialized_text_is_escaped() {
+        let text: UntrustedText = serde_json::from_str(r#""no\u001b[2J""#).unwrap();
+        assert_eq!(text.as_str(), r"no\u{1b}[2J");
     }
 
     proptest! {

@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
+use cloud_net::warn_throttled;
+
 use crate::error::DeliveryError;
+use crate::log_throttles::LogThrottles;
 use crate::reason::ReasonCode;
 
 #[derive(Debug)]
@@ -27,27 +30,27 @@ pub(crate) enum Note {
 }
 
 impl Note {
-    pub(crate) fn log(&self) {
+    pub(crate) fn log(&self, throttles: &LogThrottles) {
         match self {
             Self::Unborn(error) => {
-                tracing::warn!(%error, "the birth message cannot be sent to this server");
+                warn_throttled!(throttles.birth_rejected, %error, "the birth message cannot be sent to this server");
             }
             Self::OwnRefused { topic, reason } => {
-                tracing::warn!(topic, %reason, "the server refused the session's own message");
+                warn_throttled!(throttles.own_refused, topic, %reason, "the server refused the session's own message");
             }
             Self::FormerFailed { topic, error } => {
-                tracing::warn!(topic, %error, "a message of an earlier process was not delivered");
+                warn_throttled!(throttles.restored_failed, topic, %error, "a message of an earlier process was not delivered");
             }
             Self::Convicted {
                 topic,
                 reason,
                 connections,
-            } => tracing::warn!(
-                topic, %reason, connections,
+            } => warn_throttled!(
+                throttles.poison, topic, %reason, connections,
                 "gave up a message that the server has ended connections for"
             ),
             Self::HeldBack { reason, pause } => {
-                tracing::warn!(%reason, ?pause, "the server takes no messages for now; they are held back");
+                warn_throttled!(throttles.held_back, %reason, ?pause, "the server takes no messages for now; they are held back");
             }
         }
     }

@@ -42,6 +42,10 @@ async fn the_reason_of_every_form_of_disconnect_is_read() {
             &[0xE0, 0x07, 0x97, 0x05, 0x1F, 0x00, 0x02, b'n', b'o'],
             told(0x97, Some("no")),
         ),
+        (
+            &[0xE0, 0x08, 0x97, 0x06, 0x1F, 0x00, 0x03, b'n', 0x1B, b'['],
+            told(0x97, Some("n\u{1b}[")),
+        ),
         (&[0xE0, 0x00], Cause::Closed { soon: false }),
         (&[0xE0, 0x01, 0x00], Cause::Closed { soon: false }),
         (&[], Cause::Closed { soon: false }),

@@ -199,7 +199,9 @@ async fn handlers_that_fail_panic_or_hang_are_told_and_do_no_harm() {
     ] {
         publish(&session, "in/x", payload).await;
         match soon(events.recv()).await.unwrap() {
-            SessionEvent::RouteFailed { error, .. } => assert!(error.contains(expected), "{error}"),
+            SessionEvent::RouteFailed { error, .. } => {
+                assert!(error.as_str().contains(expected), "{error}");
+            }
             event => panic!("{event:?}"),
         }
     }

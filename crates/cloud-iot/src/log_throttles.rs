@@ -1,0 +1,24 @@
+//! The rate limits of a session's log lines that the server, or a handler in answer to it, can cause.
+//!
+//! Routes have their own, so that one does not hide the lines of another.
+
+use cloud_net::LogThrottle;
+
+/// One limit for each kind of line.
+#[derive(Debug, Default)]
+pub(crate) struct LogThrottles {
+    pub(crate) online: LogThrottle,
+    pub(crate) offline: LogThrottle,
+    pub(crate) takeover: LogThrottle,
+    pub(crate) fallback_port: LogThrottle,
+    pub(crate) downgraded: LogThrottle,
+    pub(crate) store_failed: LogThrottle,
+    pub(crate) hook: LogThrottle,
+    pub(crate) invalid_topic: LogThrottle,
+    pub(crate) slow_stream: LogThrottle,
+    pub(crate) birth_rejected: LogThrottle,
+    pub(crate) own_refused: LogThrottle,
+    pub(crate) restored_failed: LogThrottle,
+    pub(crate) poison: LogThrottle,
+    pub(crate) held_back: LogThrottle,
+}
