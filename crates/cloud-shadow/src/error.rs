@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use cloud_net::UntrustedText;
+
 use crate::bus::BusError;
 use crate::limits::InvalidState;
 use crate::topic::{InvalidName, Operation};
@@ -31,13 +33,12 @@ pub enum RequestError {
     #[error("the shadow service's answer cannot be read")]
     Unreadable(#[source] Malformed),
     /// The state is not of the type that the caller asked for, or that type cannot be written as JSON.
-    #[error("the {section} state does not fit its type")]
+    #[error("the {section} state does not fit its type: {reason}")]
     Shape {
         /// `desired`, `reported` or `delta`.
         section: &'static str,
-        /// What does not fit.
-        #[source]
-        source: serde_json::Error,
+        /// What does not fit. It may quote the state.
+        reason: UntrustedText,
     },
     /// The client was stopped, or the message bus is gone.
     #[error("the shadow client has ended")]
@@ -93,7 +94,7 @@ impl From<serde_json::Error> for Malformed {
     }
 }
 
-/// The shadow service's refusal, in its own words.
+/// The shadow service's refusal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the shadow service refused the {operation}: {code}: {message}")]
 #[non_exhaustive]
@@ -102,8 +103,8 @@ pub struct Rejection {
     pub operation: Operation,
     /// Why, for programs.
     pub code: RejectionCode,
-    /// Why, for people. At most 256 characters.
-    pub message: String,
+    /// Why, for people.
+    pub message: UntrustedText,
 }
 
 /// AWS's code for a refusal.

@@ -19,6 +19,7 @@ mod request;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use cloud_net::{LogThrottle, warn_throttled};
 use serde_json::{Value, json};
 
 use self::refresh::{Connections, Refresh};
@@ -74,6 +75,9 @@ pub(crate) struct Machine {
     time_limit: Duration,
     token_prefix: String,
     counter: u64,
+    too_large_log: LogThrottle,
+    malformed_log: LogThrottle,
+    refresh_log: LogThrottle,
 }
 
 impl Machine {
@@ -89,6 +93,9 @@ impl Machine {
             time_limit,
             token_prefix,
             counter: 0,
+            too_large_log: LogThrottle::new(),
+            malformed_log: LogThrottle::new(),
+            refresh_log: LogThrottle::new(),
         }
     }
 
@@ -162,7 +169,8 @@ impl Machine {
     /// A message about this shadow has arrived.
     pub(crate) fn handle_message(&mut self, now: Instant, kind: MessageKind, payload: &[u8]) {
         if payload.len() > message::MAX_MESSAGE {
-            tracing::warn!(
+            warn_throttled!(
+                self.too_large_log,
                 ?kind,
                 bytes = payload.len(),
                 "shadow message too large, ignored"
@@ -183,7 +191,7 @@ impl Machine {
             }
         };
         if let Err(error) = read {
-            tracing::warn!(?kind, %error, "shadow message cannot be read, ignored");
+            warn_throttled!(self.malformed_log, ?kind, %error, "shadow message cannot be read, ignored");
         }
         self.plan_refresh(now);
     }

@@ -3,6 +3,7 @@
 //!
 //! Protocol: `docs/protocol.md`, "Shadows".
 
+use cloud_net::UntrustedText;
 use serde::{Deserialize, Deserializer};
 
 use crate::document::{Change, Document, Object};
@@ -11,9 +12,6 @@ use crate::topic::Operation;
 
 /// Messages larger than this are not read. AWS IoT Core carries none. In bytes.
 pub(crate) const MAX_MESSAGE: usize = 128 * 1024;
-
-/// A refusal's message is cut to this many characters; it is for people.
-const MAX_REASON: usize = 256;
 
 /// The token by which an answer finds its request. Read apart from the rest, so that a request also learns that its
 /// answer could not be read.
@@ -131,18 +129,13 @@ pub(crate) fn parse_rejection(
     struct Wire {
         code: u16,
         #[serde(default)]
-        message: Option<String>,
+        message: Option<UntrustedText>,
     }
     let wire: Wire = serde_json::from_slice(payload)?;
     Ok(Rejection {
         operation,
         code: RejectionCode::from(wire.code),
-        message: wire
-            .message
-            .unwrap_or_default()
-            .chars()
-            .take(MAX_REASON)
-            .collect(),
+        message: wire.message.unwrap_or_default(),
     })
 }
 
@@ -196,12 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_has_its_code_and_a_bounded_message() {
-        let payload =
-            json!({"code": 409, "message": "é".repeat(1000), "clientToken": "t"}).to_string();
+    fn rejection_message_is_escaped_and_bounded() {
+        let message = format!("\u{1b}[2J\u{9b}\r\n{}", "é".repeat(1000));
+        let payload = json!({"code": 409, "message": message, "clientToken": "t"}).to_string();
         let rejection = parse_rejection(Operation::Update, payload.as_bytes()).unwrap();
         assert_eq!(rejection.code, RejectionCode::Conflict);
-        assert_eq!(rejection.message.chars().count(), MAX_REASON);
+        let shown = rejection.to_string();
+        assert!(shown.contains(r"409: \u{1b}[2J\u{9b}\r\né"), "{shown}");
+        assert!(shown.chars().count() < 400, "{shown}");
         assert_eq!(client_token(payload.as_bytes()).as_deref(), Some("t"));
         assert_eq!(client_token(b"{"), None);
     }

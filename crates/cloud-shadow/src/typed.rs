@@ -3,6 +3,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use cloud_net::UntrustedText;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -164,10 +165,14 @@ fn typed<T: DeserializeOwned>(document: Document) -> Result<TypedDocument<T>, Re
 }
 
 fn read<T: DeserializeOwned>(section: &'static str, state: Object) -> Result<T, RequestError> {
-    serde_json::from_value(Value::Object(state))
-        .map_err(|source| RequestError::Shape { section, source })
+    serde_json::from_value(Value::Object(state)).map_err(|error| shape(section, &error))
 }
 
 fn written<T: Serialize>(section: &'static str, state: &T) -> Result<Value, RequestError> {
-    serde_json::to_value(state).map_err(|source| RequestError::Shape { section, source })
+    serde_json::to_value(state).map_err(|error| shape(section, &error))
+}
+
+fn shape(section: &'static str, error: &serde_json::Error) -> RequestError {
+    let reason = UntrustedText::of(error);
+    RequestError::Shape { section, reason }
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use cloud_net::warn_throttled;
+
 use super::{Answer, Machine};
 use crate::error::RequestError;
 
@@ -99,7 +101,7 @@ impl Machine {
             // No connection, most of the time: the bus tells that itself, and `connected` ends the wait.
             tracing::debug!(%error, failures, ?delay, "the shadow cannot be fetched now");
         } else {
-            tracing::warn!(%error, failures, ?delay, "the shadow could not be fetched, trying again later");
+            warn_throttled!(self.refresh_log, %error, failures, ?delay, "the shadow could not be fetched, trying again later");
         }
         self.refresh = Refresh::Retry {
             at: now + delay,
