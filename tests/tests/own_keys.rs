@@ -78,7 +78,7 @@ async fn a_lost_answer_is_told_apart_and_makes_no_second_device() -> anyhow::Res
 
     let again = client.register(SERIAL, &key).await.unwrap_err();
     assert!(
-        matches!(&again, ProvisionError::Refused { status: 409, message, .. } if message.contains("already been used")),
+        matches!(&again, ProvisionError::Refused { status: 409, message, .. } if message.as_str().contains("already been used")),
         "{again}"
     );
     assert_eq!(control.devices().await.len(), 1);

@@ -170,7 +170,7 @@ fn wrong_answers() -> Vec<(ApiAnswer, Fits)> {
             ApiAnswer::Error {
                 message: "unknown\u{1b}[31m serial".to_owned(),
             },
-            |e| matches!(e, E::Refused { status: 200, message, .. } if message == "unknown [31m serial"),
+            |e| matches!(e, E::Refused { status: 200, message, .. } if message.as_str() == r"unknown\u{1b}[31m serial"),
         ),
         (
             ApiAnswer::MismatchedKey { part: Part::Iot },

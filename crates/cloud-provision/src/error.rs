@@ -1,9 +1,10 @@
 //! What can go wrong with a registration, told apart by whose fault it was and whether trying again helps.
 //!
-//! No message contains the provisioning key or anything of a private key; the platform's own words are shortened and
-//! freed of control characters before they get in here.
+//! No message contains the provisioning key or anything of a private key; what the platform says is [`UntrustedText`].
 
 use std::time::{Duration, SystemTime};
+
+use cloud_net::UntrustedText;
 
 use crate::clock::Rough;
 use crate::keys::{KeyPurpose, KeySourceError};
@@ -60,8 +61,8 @@ pub enum ProvisionError {
         url: String,
         /// The HTTP status.
         status: u16,
-        /// The platform's words, shortened and without control characters.
-        message: String,
+        /// The platform's reason.
+        message: UntrustedText,
     },
     /// As [`Refused`](Self::Refused) or [`Unauthorized`](Self::Unauthorized), but after an attempt of the same call that
     /// ended without a clear answer: it may have registered the device and used up the key, and be why this one was refused.
@@ -73,8 +74,8 @@ pub enum ProvisionError {
         url: String,
         /// The HTTP status.
         status: u16,
-        /// The platform's words, shortened and without control characters.
-        message: String,
+        /// The platform's reason.
+        message: UntrustedText,
         /// The HTTP status of the attempt before.
         earlier: u16,
     },
@@ -123,8 +124,8 @@ pub enum ProvisionError {
         url: String,
         /// The HTTP status.
         status: u16,
-        /// Where to, shortened and without control characters.
-        location: String,
+        /// Where to.
+        location: UntrustedText,
     },
     /// No connection: name not found, refused, no route. Nothing was sent.
     #[error("{url} cannot be reached: {reason}")]
@@ -132,7 +133,7 @@ pub enum ProvisionError {
         /// What was asked.
         url: String,
         /// The operating system's words.
-        reason: String,
+        reason: UntrustedText,
     },
     /// There is a server, and it could not prove that it is the right one. Nothing was sent.
     #[error(
@@ -142,7 +143,7 @@ pub enum ProvisionError {
         /// What was asked.
         url: String,
         /// What TLS says.
-        reason: String,
+        reason: UntrustedText,
     },
     /// The server's certificate is not valid yet at the time that our clock shows. Nothing was sent. A clock that starts
     /// wrong and is set over the network makes this pass.
@@ -179,7 +180,7 @@ pub enum ProvisionError {
         /// What was asked.
         url: String,
         /// What happened.
-        reason: String,
+        reason: UntrustedText,
     },
     /// 511: the network wants somebody to sign in first. Nothing got to the platform.
     #[error("a captive portal stands before {url} (HTTP 511); sign in to the network first")]
@@ -215,7 +216,7 @@ pub enum ProvisionError {
         /// What was asked.
         url: String,
         /// What happened to the connection.
-        reason: String,
+        reason: UntrustedText,
     },
     /// The answer is not what it should be.
     #[error("{url} gave an answer that cannot be used: {what}; {PERHAPS}")]

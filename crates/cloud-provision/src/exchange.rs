@@ -8,13 +8,14 @@ use std::error::Error;
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
+use cloud_net::UntrustedText;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 use rustls::CertificateError;
 use rustls_pki_types::UnixTime;
 use zeroize::Zeroizing;
 
-use crate::answer::{self, printable};
+use crate::answer;
 use crate::clock::ClockSkew;
 use crate::error::{Malformed, ProvisionError};
 use crate::provisioned::{Doubt, Provisioned};
@@ -87,7 +88,7 @@ impl Exchange {
             }
             // There was no request behind it that could have come to something.
             error if error.may_have_registered() => {
-                Err(unreachable(format!("a gateway says {status}")))
+                Err(unreachable(format!("a gateway says {status}").into()))
             }
             error @ (ProvisionError::CaptivePortal { .. } | ProvisionError::Server { .. }) => {
                 Err(error)
@@ -173,7 +174,7 @@ impl Exchange {
                 Err(error) => {
                     return Err(ProvisionError::Interrupted {
                         url: self.url(),
-                        reason: innermost(&error),
+                        reason: innermost(&error).into(),
                     });
                 }
             }
@@ -198,20 +199,20 @@ impl Exchange {
     }
 
     fn redirected(&self, response: &Response) -> ProvisionError {
-        let location = response
-            .headers()
-            .get(LOCATION)
-            .and_then(|value| value.to_str().ok());
+        let location = response.headers().get(LOCATION);
         ProvisionError::Redirected {
             url: self.url(),
             status: response.status().as_u16(),
-            location: location.map_or_else(|| "nowhere".to_owned(), printable),
+            location: location.map_or_else(
+                || "nowhere".into(),
+                |value| UntrustedText::from_bytes(value.as_bytes()),
+            ),
         }
     }
 
     /// Tells a connection that was never made from one that broke with the request on its way.
     fn not_sent_or_lost(&self, error: &reqwest::Error) -> ProvisionError {
-        let (url, reason) = (self.url(), innermost(error));
+        let (url, reason) = (self.url(), UntrustedText::from(innermost(error)));
         if !error.is_connect() {
             return ProvisionError::Interrupted { url, reason };
         }
@@ -271,7 +272,7 @@ fn innermost(error: &reqwest::Error) -> String {
     while let Some(next) = current.source() {
         current = next;
     }
-    printable(&current.to_string())
+    current.to_string()
 }
 
 /// Each error that led to this one, outermost first.
@@ -289,14 +290,14 @@ fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)
 }
 
 /// What went wrong between us and a proxy, if that is where it went wrong.
-fn proxy_error(error: &reqwest::Error) -> Option<String> {
+fn proxy_error(error: &reqwest::Error) -> Option<UntrustedText> {
     // The type is not public; its words are.
     let at = |link: &&(dyn Error + 'static)| link.to_string().starts_with("tunnel error: ");
     let tunnel = causes(error).find(at)?.to_string();
     let tunnel = tunnel.trim_start_matches("tunnel error: ");
     Some(match innermost(error) {
-        cause if cause.ends_with(tunnel) => printable(tunnel),
-        cause => printable(&format!("{tunnel} ({cause})")),
+        cause if cause.ends_with(tunnel) => tunnel.into(),
+        cause => format!("{tunnel} ({cause})").into(),
     })
 }
 
@@ -325,7 +326,7 @@ fn untrusted(url: String, error: &rustls::Error) -> ProvisionError {
         }
         other => ProvisionError::Untrusted {
             url,
-            reason: printable(&other.to_string()),
+            reason: UntrustedText::of(other),
         },
     }
 }

@@ -143,7 +143,7 @@ impl Doubt {
                 ProvisionError::RefusedLater {
                     url,
                     status,
-                    message: "the provisioning key is not accepted".to_owned(),
+                    message: "the provisioning key is not accepted".into(),
                     earlier,
                 }
             }
@@ -154,6 +154,8 @@ impl Doubt {
 
 #[cfg(test)]
 mod tests {
+    use cloud_net::UntrustedText;
+
     use super::*;
 
     fn url() -> String {
@@ -220,7 +222,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_may_have_happened_is_not_asked_for_again() {
-        let reason = || "reset".to_owned();
+        let reason = || UntrustedText::from("reset");
         let limit = Duration::from_secs(1);
         for error in [
             ProvisionError::Interrupted {

@@ -137,7 +137,7 @@ mod tests {
     fn unreachable() -> Result<(), ProvisionError> {
         Err(ProvisionError::Unreachable {
             url: "https://api.example".to_owned(),
-            reason: "refused".to_owned(),
+            reason: "refused".into(),
         })
     }
 
