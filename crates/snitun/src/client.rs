@@ -8,8 +8,10 @@
 use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_net::LogThrottle;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
@@ -117,6 +119,9 @@ pub struct ClientConfig<K = ConnectionKey> {
     pub limits: Limits,
     /// Bounds on waiting.
     pub timeouts: Timeouts,
+    /// Limits the warnings about malformed addresses. Give the connections of one device the same one, so that a server that
+    /// ends them again and again does not fill the log.
+    pub malformed_log: Arc<LogThrottle>,
 }
 
 impl<K: Into<ConnectionKey>> ClientConfig<K> {
@@ -129,6 +134,7 @@ impl<K: Into<ConnectionKey>> ClientConfig<K> {
             throttling: None,
             limits: Limits::default(),
             timeouts: Timeouts::default(),
+            malformed_log: Arc::default(),
         }
     }
 }
@@ -218,7 +224,7 @@ where
         limits: config.limits,
         timeouts: config.timeouts,
     };
-    let (handle, run) = driver::start(stream, session, mux)?;
+    let (handle, run) = driver::start(stream, session, mux, config.malformed_log)?;
     let tunnel = Tunnel {
         handle,
         task: tokio::spawn(run),

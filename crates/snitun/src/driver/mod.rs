@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use cloud_net::LogThrottle;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
@@ -53,6 +54,7 @@ pub(crate) fn start<S>(
     stream: S,
     session: Session,
     config: MuxConfig,
+    malformed_log: Arc<LogThrottle>,
 ) -> Result<(TunnelHandle, impl Future<Output = CloseReason> + Send), NoRandomness>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -61,7 +63,7 @@ where
     let encoder = Encoder::new(session.sealer, version, Box::new(Random::new()?));
     let decoder = Decoder::new(session.opener, version);
     let shared = Arc::new(Shared::new(config, Random::new()?));
-    let task = Task::new(stream, Arc::clone(&shared), decoder, encoder);
+    let task = Task::new(stream, Arc::clone(&shared), decoder, encoder, malformed_log);
     Ok((TunnelHandle { shared }, task.run()))
 }
 

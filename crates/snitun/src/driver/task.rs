@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use cloud_net::{LogThrottle, warn_throttled};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::coop::unconstrained;
 use tokio::time::Sleep;
@@ -51,10 +52,17 @@ pub(crate) struct Task<S> {
     sent: usize,
     /// A NEW with a malformed address was told of: a peer that sends one may send a thousand.
     told_malformed: bool,
+    malformed_log: Arc<LogThrottle>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
-    pub(crate) fn new(stream: S, shared: Arc<Shared>, decoder: Decoder, encoder: Encoder) -> Self {
+    pub(crate) fn new(
+        stream: S,
+        shared: Arc<Shared>,
+        decoder: Decoder,
+        encoder: Encoder,
+        malformed_log: Arc<LogThrottle>,
+    ) -> Self {
         let armed = shared.clock.now();
         let sleep = tokio::time::sleep_until(shared.clock.instant(armed));
         Self {
@@ -72,6 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             received: 0,
             sent: 0,
             told_malformed: false,
+            malformed_log,
         }
     }
 
@@ -239,14 +248,14 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             Err(error) => return Poll::Ready(Err(failed(&error))),
         }
         let (decoder, input) = (&mut self.decoder, self.input.bytes());
-        let told = &mut self.told_malformed;
+        let (told, log) = (&mut self.told_malformed, &self.malformed_log);
         Poll::Ready(self.shared.with(|state| {
             state.mux.handle_received(now);
             while let Some(incoming) = decoder.decode(input)? {
                 if let Incoming::MalformedNew { id } = &incoming
                     && !std::mem::replace(told, true)
                 {
-                    tracing::warn!(%id, "the peer opened a channel with a malformed address; ignored, as will be others");
+                    warn_throttled!(log, %id, "the peer opened a channel with a malformed address; ignored, as will be others");
                 }
                 tracing::trace!(frame = incoming.name(), id = %incoming.id(), "received");
                 state.mux.handle(incoming, now)?;

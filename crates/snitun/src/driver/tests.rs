@@ -135,7 +135,13 @@ fn run(sends: Sends, reads: bool, throttling: Option<u32>, timeouts: Timeouts) -
         limits: Limits::default(),
         timeouts,
     };
-    let (handle, work) = start(peer, server.verify(&mut answer).unwrap(), config).unwrap();
+    let (handle, work) = start(
+        peer,
+        server.verify(&mut answer).unwrap(),
+        config,
+        Arc::default(),
+    )
+    .unwrap();
     tokio::spawn(work);
     Run {
         handle,

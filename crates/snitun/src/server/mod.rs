@@ -22,6 +22,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_net::{LogThrottle, info_throttled, warn_throttled};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -66,6 +67,7 @@ struct Inner {
     connections: Arc<Semaphore>,
     spent: SpentKeys,
     metrics: Arc<Metrics>,
+    logs: LogThrottles,
     tasks: TaskTracker,
     /// The callers that are being served.
     callers: TaskTracker,
@@ -73,6 +75,16 @@ struct Inner {
     closing: CancellationToken,
     /// Callers are cut off and tunnels drained.
     stopping: CancellationToken,
+}
+
+/// The rate limits of the log lines that devices, and whatever else connects, can cause.
+#[derive(Default)]
+struct LogThrottles {
+    accept_failed: LogThrottle,
+    refused: LogThrottle,
+    connected: LogThrottle,
+    disconnected: LogThrottle,
+    malformed: Arc<LogThrottle>,
 }
 
 /// Held while a connection has not yet shown what it wants: its place among all and among those of its address.
@@ -95,6 +107,7 @@ impl Server {
                 connections: Arc::new(Semaphore::new(permits(config.max_connections))),
                 spent: SpentKeys::new(config.max_spent_keys),
                 metrics: Arc::default(),
+                logs: LogThrottles::default(),
                 tasks: TaskTracker::new(),
                 callers: TaskTracker::new(),
                 closing: CancellationToken::new(),
@@ -142,7 +155,7 @@ impl Server {
             match accepted {
                 Ok((stream, caller)) => self.spawn(stream, caller, port),
                 Err(error) => {
-                    tracing::warn!(%error, "accepting a connection failed");
+                    warn_throttled!(self.inner.logs.accept_failed, %error, "accepting a connection failed");
                     tokio::time::sleep(ACCEPT_AGAIN).await;
                 }
             }
@@ -295,7 +308,7 @@ impl Inner {
                 // A tunnel that is up says goodbye by itself when the server stops.
                 if let Err(error) = self.tunnel(stream, first, until, in_flight).await {
                     self.metrics.refusal(&error);
-                    tracing::info!(%caller, %error, "device refused");
+                    info_throttled!(self.logs.refused, %caller, %error, "device refused");
                 }
             }
             _ => {

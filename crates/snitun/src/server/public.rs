@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::pin::pin;
 
+use cloud_net::UntrustedText;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -25,7 +26,7 @@ pub(super) enum Rejection {
     #[error(transparent)]
     Sni(#[from] SniError),
     #[error("no device is connected for {0}")]
-    NoDevice(String),
+    NoDevice(UntrustedText),
     #[error("the device takes no further channel: {0}")]
     Open(#[from] OpenError),
     #[error("too many callers of its address are being served")]
@@ -54,7 +55,10 @@ impl Inner {
                 read.map_err(|_| Rejection::TimedOut)??
             }
         };
-        let peer = self.registry.find(&name).ok_or(Rejection::NoDevice(name))?;
+        let peer = self
+            .registry
+            .find(&name)
+            .ok_or_else(|| Rejection::NoDevice(name.into()))?;
         let _place =
             PerAddress::take(&self.callers_per_address, caller).ok_or(Rejection::TooMany)?;
         let _served = self.callers.token();

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use cloud_net::info_throttled;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -80,19 +81,23 @@ impl Inner {
             timeouts: self.config.timeouts.clone(),
         };
         prepare_tcp(&stream)?;
-        let (tunnel, run) = driver::start(stream, session, mux)?;
+        let (tunnel, run) = driver::start(stream, session, mux, Arc::clone(&self.logs.malformed))?;
         count(&self.metrics.counters.devices_connected);
         let _carrying = Metrics::carry(&self.metrics, tunnel.clone());
         let peer = Arc::new(Peer::new(&guest.hostname, &guest.alias, tunnel));
         let mut entry = Entry::new(&self.registry, &peer);
-        tracing::info!(hostname = peer.hostname, "device connected");
+        info_throttled!(
+            self.logs.connected,
+            hostname = peer.hostname,
+            "device connected"
+        );
         let supervised = pin!(self.supervise(&peer, guest.valid));
         let reason = tokio::select! {
             biased;
             reason = run => reason,
             never = WhenWoken::new(supervised) => match never {},
         };
-        tracing::info!(hostname = peer.hostname, %reason, "device disconnected");
+        info_throttled!(self.logs.disconnected, hostname = peer.hostname, %reason, "device disconnected");
         entry.reason = reason;
         Ok(())
     }
