@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_net::{info_throttled, warn_throttled};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::PlatformSession;
+use crate::device::DeviceLogs;
 use crate::faults::{CertificateAnswer, Part, TokenAnswer};
 use crate::locked;
 use crate::platform::Cloud;
@@ -100,7 +102,8 @@ impl Cloud {
             ("remotecr", Some("req")) => self.answer_certificate(sn, Part::Remote, payload),
             ("iotcr", Some("req")) => self.answer_certificate(sn, Part::Iot, payload),
             (action, _) => {
-                tracing::info!(
+                info_throttled!(
+                    self.logs(sn).unknown_action,
                     sn,
                     action,
                     "a device asks for something that this platform does not know"
@@ -110,16 +113,27 @@ impl Cloud {
         }
     }
 
+    fn logs(&self, sn: &str) -> Arc<DeviceLogs> {
+        match locked(&self.devices).get(sn) {
+            Some(device) => Arc::clone(&device.logs),
+            None => Arc::clone(&self.logs.unknown_device),
+        }
+    }
+
     fn note_status(&self, sn: &str, payload: &[u8]) {
         let parsed = serde_json::from_slice::<Value>(payload).ok();
         let Some(state) = parsed
             .as_ref()
             .and_then(|status| status.get("state")?.as_str())
         else {
-            tracing::warn!(sn, "a device sent a status that cannot be read");
+            warn_throttled!(
+                self.logs(sn).malformed,
+                sn,
+                "a device sent a status that cannot be read"
+            );
             return;
         };
-        tracing::info!(sn, state, "a device tells its state");
+        info_throttled!(self.logs(sn).state, sn, state, "a device reports its state");
         if let Some(device) = locked(&self.devices).get_mut(sn) {
             device.record_status(state);
         }
@@ -127,12 +141,21 @@ impl Cloud {
 
     fn answer_token(&self, sn: &str, payload: &[u8]) -> Option<Reply> {
         let Ok(request) = serde_json::from_slice::<TokenRequest>(payload) else {
-            tracing::warn!(sn, "a token request cannot be read; not answering");
+            warn_throttled!(
+                self.logs(sn).malformed,
+                sn,
+                "a token request cannot be read; not answering"
+            );
             return None;
         };
         let wrong = self.faults().next_token();
         if let Some(answer) = &wrong {
-            tracing::info!(sn, ?answer, "answering a token request wrongly");
+            info_throttled!(
+                self.logs(sn).wrong_answer,
+                sn,
+                ?answer,
+                "answering a token request wrongly"
+            );
         }
         self.token_reply(sn, &request.key, &request.iv, wrong)
     }
@@ -184,7 +207,7 @@ impl Cloud {
         let token = match issued {
             Ok(token) => token,
             Err(error) => {
-                tracing::warn!(sn, %error, "cannot make a token; not answering");
+                warn_throttled!(device.logs.malformed, sn, %error, "cannot make a token; not answering");
                 return None;
             }
         };
@@ -201,12 +224,21 @@ impl Cloud {
     fn answer_certificate(&self, sn: &str, part: Part, payload: &[u8]) -> Option<Reply> {
         let request = serde_json::from_slice::<Value>(payload).unwrap_or_default();
         let Some(serial) = request[part.key()].as_str() else {
-            tracing::warn!(sn, "a certificate request cannot be read; not answering");
+            warn_throttled!(
+                self.logs(sn).malformed,
+                sn,
+                "a certificate request cannot be read; not answering"
+            );
             return None;
         };
         let wrong = self.faults().next_certificate(part);
         if let Some(answer) = &wrong {
-            tracing::info!(sn, ?answer, "answering a certificate request wrongly");
+            info_throttled!(
+                self.logs(sn).wrong_answer,
+                sn,
+                ?answer,
+                "answering a certificate request wrongly"
+            );
         }
         let (issued, name) = {
             let mut devices = locked(&self.devices);
@@ -222,7 +254,8 @@ impl Cloud {
             (device.certificates(part).find(serial).cloned(), name)
         };
         let Some(mut issued) = issued else {
-            tracing::warn!(
+            warn_throttled!(
+                self.logs(sn).unknown_certificate,
                 sn,
                 serial,
                 "a device asks for a certificate that was never made for it"

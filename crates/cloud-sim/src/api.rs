@@ -9,6 +9,7 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use cloud_net::info_throttled;
 use futures_util::stream::{self, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -83,28 +84,28 @@ async fn register(State(cloud): State<Arc<Cloud>>, body: Bytes) -> Response {
     match cloud.faults().next_api() {
         Some(ApiAnswer::Delay { ms }) => {
             tokio::time::sleep(Duration::from_millis(ms)).await;
-            answer(cloud.register(&enrolment))
+            answer(&cloud, cloud.register(&enrolment))
         }
         Some(ApiAnswer::Lost) => match cloud.register(&enrolment) {
             Ok(thing) => cut_off(registration(&thing).to_string()),
-            Err(refused) => answer(Err(refused)),
+            Err(refused) => answer(&cloud, Err(refused)),
         },
         Some(wrong) => {
-            tracing::info!(sn = %request.sn, answer = ?wrong, "answering a registration wrongly");
+            info_throttled!(cloud.logs.wrong_answer, sn = request.sn, answer = ?wrong, "answering a registration wrongly");
             match cloud.preview(&enrolment) {
                 Ok(thing) => wrong_answer(wrong, thing),
-                Err(refused) => answer(Err(refused)),
+                Err(refused) => answer(&cloud, Err(refused)),
             }
         }
-        None => answer(cloud.register(&enrolment)),
+        None => answer(&cloud, cloud.register(&enrolment)),
     }
 }
 
-fn answer(result: Result<Value, RegisterError>) -> Response {
+fn answer(cloud: &Cloud, result: Result<Value, RegisterError>) -> Response {
     match result {
         Ok(thing) => json_text(registration(&thing).to_string()),
         Err(refused) => {
-            tracing::info!(%refused, "refused a registration");
+            info_throttled!(cloud.logs.refused, %refused, "refused a registration");
             let status = match refused {
                 RegisterError::Serial(_) => StatusCode::BAD_REQUEST,
                 RegisterError::Key => StatusCode::UNAUTHORIZED,

@@ -3,10 +3,12 @@
 //! A bounded table, no more: who may do what is decided by the broker and the platform.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use crate::certificates::{Certificates, SavedCertificate};
 use crate::faults::Part;
 use crate::names;
+use cloud_net::LogThrottle;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -67,6 +69,17 @@ pub(crate) struct Device {
     iot: Certificates,
     /// Of a certificate that was handed out and that the broker is not to take.
     iot_refused: Option<String>,
+    pub(crate) logs: Arc<DeviceLogs>,
+}
+
+/// The rate limits of the log lines that one device can cause.
+#[derive(Debug, Default)]
+pub(crate) struct DeviceLogs {
+    pub(crate) state: LogThrottle,
+    pub(crate) malformed: LogThrottle,
+    pub(crate) unknown_action: LogThrottle,
+    pub(crate) unknown_certificate: LogThrottle,
+    pub(crate) wrong_answer: LogThrottle,
 }
 
 impl Device {
@@ -191,6 +204,7 @@ impl DeviceTable {
             remote,
             iot,
             iot_refused: None,
+            logs: Arc::default(),
         };
         self.devices.insert(sn.to_owned(), device);
         Ok(())

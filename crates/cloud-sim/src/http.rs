@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use axum::Router;
+use cloud_net::{LogThrottle, warn_throttled};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -27,6 +28,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: Cance
         .header_read_timeout(HEAD_LIMIT);
     let server = server.http1_only();
     let mut tasks = JoinSet::new();
+    let accept_log = LogThrottle::new();
     loop {
         tokio::select! {
             () = shutdown.cancelled() => break,
@@ -44,7 +46,7 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: Cance
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept HTTP connections; trying again");
+                    warn_throttled!(accept_log, %error, "cannot accept HTTP connections; trying again");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },

@@ -7,13 +7,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cloud_net::{LogThrottle, error_throttled};
 use serde_json::{Map, Value, json};
 
 use crate::authority::{Authority, AuthorityError, Issued, SigningRequest};
 use crate::broker::Broker;
 use crate::broker::rights::Identity;
 use crate::certificates::Certificates;
-use crate::device::{Device, DeviceStatus, DeviceTable, TableFull};
+use crate::device::{Device, DeviceLogs, DeviceStatus, DeviceTable, TableFull};
 use crate::faults::{FaultBoard, Part};
 use crate::relay::{Relay, TokenTerms};
 use crate::shadow::{Rejection, ShadowId};
@@ -41,6 +42,17 @@ pub(crate) struct Cloud {
     broker: Arc<Broker>,
     relay: Relay,
     store: Option<Store>,
+    pub(crate) logs: CloudLogs,
+}
+
+/// The rate limits of the log lines that anything that connects can cause.
+#[derive(Debug, Default)]
+pub(crate) struct CloudLogs {
+    /// Of devices that are not known.
+    pub(crate) unknown_device: Arc<DeviceLogs>,
+    pub(crate) refused: LogThrottle,
+    pub(crate) wrong_answer: LogThrottle,
+    not_kept: LogThrottle,
 }
 
 /// What a device asks to be registered with.
@@ -94,6 +106,7 @@ impl Cloud {
             broker,
             relay,
             store,
+            logs: CloudLogs::default(),
         }
     }
 
@@ -347,7 +360,7 @@ impl Cloud {
             devices: devices.saved(),
         };
         if let Err(error) = store.save(&state) {
-            tracing::error!(%error, "cannot keep the state; a simulator started again will not know these devices");
+            error_throttled!(self.logs.not_kept, %error, "cannot keep the state; a simulator started again will not know these devices");
         }
     }
 }

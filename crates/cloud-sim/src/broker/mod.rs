@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cloud_net::{LogThrottle, info_throttled, warn_throttled};
 use mqtt5::QoS;
 use mqtt5::broker::client_handler::ClientHandler;
 use mqtt5::broker::config::BrokerConfig;
@@ -87,6 +88,17 @@ pub(crate) struct Broker {
     stopping: broadcast::Sender<()>,
     connections: Mutex<HashMap<u64, Connection>>,
     next_connection: AtomicU64,
+    logs: Arc<BrokerLogs>,
+}
+
+/// The rate limits of the log lines that anything that connects can cause.
+#[derive(Debug, Default)]
+pub(crate) struct BrokerLogs {
+    accept: LogThrottle,
+    handshake: LogThrottle,
+    unknown_certificate: LogThrottle,
+    wrong_client_id: LogThrottle,
+    sockets: LogThrottle,
 }
 
 struct Connection {
@@ -129,6 +141,7 @@ impl Broker {
             stopping,
             connections: Mutex::new(HashMap::new()),
             next_connection: AtomicU64::new(0),
+            logs: Arc::default(),
         }
     }
 
@@ -214,7 +227,7 @@ impl Broker {
                         tasks.spawn(connection);
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "cannot accept MQTT connections; trying again");
+                        warn_throttled!(self.logs.accept, %error, "cannot accept MQTT connections; trying again");
                         tokio::time::sleep(Duration::from_millis(100)).await;
                     }
                 },
@@ -242,11 +255,11 @@ impl Broker {
         let device = match tokio::time::timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
             Ok(Ok(device)) => device,
             Ok(Err(error)) => {
-                tracing::info!(%peer, %error, "refused an MQTT connection: TLS handshake failed");
+                info_throttled!(self.logs.handshake, %peer, %error, "refused an MQTT connection: TLS handshake failed");
                 return;
             }
             Err(_) => {
-                tracing::info!(%peer, "refused an MQTT connection: TLS handshake took too long");
+                info_throttled!(self.logs.handshake, %peer, "refused an MQTT connection: TLS handshake took too long");
                 return;
             }
         };
@@ -260,7 +273,7 @@ impl Broker {
         let (near, far) = match pipe::socket_pair().await {
             Ok(pair) => pair,
             Err(error) => {
-                tracing::warn!(%error, "cannot make a pair of sockets for an MQTT connection");
+                warn_throttled!(self.logs.sockets, %error, "cannot make a pair of sockets for an MQTT connection");
                 return;
             }
         };
@@ -268,14 +281,17 @@ impl Broker {
         let (id, cut) = self.enter(thing.clone(), serial.clone());
         let identity = identify(&thing, &serial);
         if identity.is_none() {
-            tracing::warn!(%peer, thing, serial, "refusing a certificate that belongs to no known device, or is revoked");
+            warn_throttled!(self.logs.unknown_certificate, %peer, thing, serial, "refusing a certificate that belongs to no known device, or is revoked");
         }
         let handler = ClientHandler::new(
             BrokerTransport::tcp(far),
             peer,
             Arc::clone(&self.config),
             Arc::clone(&self.router),
-            Arc::new(ConnectionRights(identity)),
+            Arc::new(ConnectionRights {
+                identity,
+                logs: Arc::clone(&self.logs),
+            }),
             Some(Arc::clone(&self.storage)),
             Arc::clone(&self.stats),
             Arc::clone(&self.monitor),

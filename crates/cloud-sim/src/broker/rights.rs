@@ -7,11 +7,14 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
+use cloud_net::{UntrustedText, warn_throttled};
 use mqtt5::broker::auth::{AuthProvider, AuthResult};
 use mqtt5::packet::connect::ConnectPacket;
 use mqtt5::protocol::v5::reason_codes::ReasonCode;
 
+use super::BrokerLogs;
 use crate::shadow::ShadowService;
 
 /// The topic on which the platform speaks to all devices.
@@ -60,7 +63,10 @@ fn below(topic: &str, prefix: &str, name: &str) -> bool {
 }
 
 /// The rights of one connection; `None` where the certificate belongs to no device that the platform knows.
-pub(crate) struct ConnectionRights(pub(crate) Option<Identity>);
+pub(crate) struct ConnectionRights {
+    pub(crate) identity: Option<Identity>,
+    pub(crate) logs: Arc<BrokerLogs>,
+}
 
 impl AuthProvider for ConnectionRights {
     fn authenticate<'a>(
@@ -68,12 +74,13 @@ impl AuthProvider for ConnectionRights {
         connect: &'a ConnectPacket,
         _client: SocketAddr,
     ) -> Pin<Box<dyn Future<Output = mqtt5::Result<AuthResult>> + Send + 'a>> {
-        let result = match &self.0 {
+        let result = match &self.identity {
             Some(identity) if identity.may_connect_as(&connect.client_id) => {
                 AuthResult::success_with_user(identity.thing.clone())
             }
             Some(identity) => {
-                tracing::warn!(thing = %identity.thing, client_id = %connect.client_id, "refused a client id that is not the certificate's thing");
+                let client_id = UntrustedText::new(&connect.client_id);
+                warn_throttled!(self.logs.wrong_client_id, thing = identity.thing, %client_id, "refused a client id that is not the certificate's thing");
                 AuthResult::fail(ReasonCode::NotAuthorized)
             }
             None => AuthResult::fail(ReasonCode::NotAuthorized),
@@ -88,7 +95,7 @@ impl AuthProvider for ConnectionRights {
         topic: &'a str,
     ) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
         let allowed = self
-            .0
+            .identity
             .as_ref()
             .is_some_and(|identity| identity.may_publish(topic));
         Box::pin(std::future::ready(allowed))
@@ -101,7 +108,7 @@ impl AuthProvider for ConnectionRights {
         filter: &'a str,
     ) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> {
         let allowed = self
-            .0
+            .identity
             .as_ref()
             .is_some_and(|identity| identity.may_subscribe(filter));
         Box::pin(std::future::ready(allowed))
