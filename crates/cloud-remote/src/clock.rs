@@ -7,6 +7,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use cloud_net::{LogThrottle, warn_throttled};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -22,7 +23,14 @@ const WORTH_A_WARNING: u64 = 300;
 /// assert!(clock.unix() >= 1_893_456_000);
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct PlatformClock(Arc<Mutex<Option<Told>>>);
+pub struct PlatformClock(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    told: Mutex<Option<Told>>,
+    wrong_log: LogThrottle,
+    never_set_log: LogThrottle,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Told {
@@ -37,7 +45,8 @@ impl PlatformClock {
             .unix_timestamp()
             .saturating_sub(unix);
         if wall_ahead.unsigned_abs() >= WORTH_A_WARNING {
-            tracing::warn!(
+            warn_throttled!(
+                self.0.wrong_log,
                 wall_ahead,
                 "this device's clock is wrong by so many seconds; the platform's is used"
             );
@@ -46,7 +55,7 @@ impl PlatformClock {
             unix,
             at: Instant::now(),
         };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        *self.0.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
     }
 
     /// The device's own clock shows so many milliseconds too little (or, if negative, too much).
@@ -80,8 +89,13 @@ impl PlatformClock {
             .unwrap_or_else(|_| OffsetDateTime::now_utc())
     }
 
+    /// Limits the warnings about a clock that was never set.
+    pub(crate) fn never_set_log(&self) -> &LogThrottle {
+        &self.0.never_set_log
+    }
+
     fn get(&self) -> Option<Told> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

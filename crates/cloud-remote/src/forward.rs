@@ -18,6 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cloud_net::{LogThrottle, warn_throttled};
 use http::header::{self, HeaderValue};
 use http::uri::{Authority, Scheme, Uri};
 use http::{Request, Response, StatusCode, Version};
@@ -37,7 +38,6 @@ use crate::application::{HttpService, ResponseBody};
 use crate::exchange::RequestBody;
 use crate::progress::Progress;
 use crate::relay;
-use crate::seldom::Seldom;
 use crate::serve::RequestContext;
 use crate::tasks::Tasks;
 use crate::upstream::{Upstream, UpstreamStream};
@@ -87,7 +87,7 @@ pub(crate) fn service(upstream: Upstream, tasks: Tasks, idle: Duration) -> HttpS
         pool,
         tasks,
         idle,
-        warnings: Arc::default(),
+        log: Arc::default(),
     };
     BoxCloneSyncService::new(service_fn(move |request: Request<RequestBody>| {
         let proxy = proxy.clone();
@@ -103,7 +103,7 @@ struct Proxy {
     tasks: Tasks,
     /// Of what is upgraded.
     idle: Duration,
-    warnings: Arc<Seldom>,
+    log: Arc<LogThrottle>,
 }
 
 impl Proxy {
@@ -186,9 +186,7 @@ impl Proxy {
     }
 
     fn warn(&self, what: &str) {
-        if self.warnings.due() {
-            tracing::warn!(upstream = %self.upstream, what, "the local application fails");
-        }
+        warn_throttled!(self.log, upstream = %self.upstream, what, "the local application fails");
     }
 }
 

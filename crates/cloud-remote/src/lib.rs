@@ -108,7 +108,6 @@ mod relay;
 mod request_limit;
 mod request_policy;
 pub mod rotation;
-mod seldom;
 mod serial;
 mod serve;
 mod source;

@@ -15,6 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use cloud_net::{LogThrottle, info_throttled, warn_throttled};
 use futures_util::future::pending;
 use snitun::Channel;
 use snitun::client::Tunnel;
@@ -129,6 +130,25 @@ pub(crate) struct Manager<T, C, S> {
     probing: Probing,
     /// Why there is no tunnel, for the status.
     cause: Option<String>,
+    throttles: LogThrottles,
+}
+
+/// The rate limits of the log lines that platform and relay can cause.
+#[derive(Debug, Default)]
+struct LogThrottles {
+    token_received: LogThrottle,
+    token_failed: LogThrottle,
+    token_dropped: LogThrottle,
+    clock_doubted: LogThrottle,
+    connected: LogThrottle,
+    connect_failed: LogThrottle,
+    renewed: LogThrottle,
+    renewal_failed: LogThrottle,
+    ended: LogThrottle,
+    reachable: LogThrottle,
+    probe_failed: LogThrottle,
+    expiry: LogThrottle,
+    malformed_address: Arc<LogThrottle>,
 }
 
 impl<T, C, S> Manager<T, C, S>
@@ -154,6 +174,7 @@ where
             expiry: ExpiryWatch::default(),
             probing: Probing::default(),
             cause: None,
+            throttles: LogThrottles::default(),
         }
     }
 
@@ -244,10 +265,14 @@ where
             }
             Action::KeepToken(_) => self.keep_token(),
             Action::DropToken => {
-                tracing::info!("the token is given up: it has expired or the relay refuses it");
+                info_throttled!(
+                    self.throttles.token_dropped,
+                    "the token is given up: it has expired or the relay refuses it"
+                );
                 self.held = None;
             }
-            Action::ClockDoubted { left } => tracing::warn!(
+            Action::ClockDoubted { left } => warn_throttled!(
+                self.throttles.clock_doubted,
                 valid_for_seconds = left,
                 "by this device's clock the fresh token makes no sense: the clock must be wrong; the token is used all the same"
             ),

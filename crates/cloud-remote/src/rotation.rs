@@ -21,6 +21,7 @@ mod rate_limit;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use cloud_net::{LogThrottle, info_throttled, warn_throttled};
 use futures_util::future::{BoxFuture, pending};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -118,6 +119,15 @@ pub struct Rotation<R> {
     status: watch::Sender<RotationStatus>,
     /// The end of a wait that has been logged.
     logged_wait: Option<Duration>,
+    throttles: LogThrottles,
+}
+
+/// The rate limits of the log lines that the platform can cause.
+#[derive(Debug, Default)]
+struct LogThrottles {
+    asking: LogThrottle,
+    rotated: LogThrottle,
+    failed: LogThrottle,
 }
 
 /// What is under way.
@@ -165,6 +175,7 @@ impl<R: Replacement> Rotation<R> {
             progress: Progress::Idle,
             status: watch::channel(RotationStatus::Idle).0,
             logged_wait: None,
+            throttles: LogThrottles::default(),
         }
     }
 
@@ -209,7 +220,7 @@ impl<R: Replacement> Rotation<R> {
                 Ended::Wait => self.step(Event::Tick),
                 Ended::Answer(serial, answer) => self.answered(serial, answer),
                 Ended::Installation(serial, Ok(status)) => {
-                    tracing::info!(of = self.of, %serial, not_after = %status.not_after_text(), "a new certificate is in use");
+                    info_throttled!(self.throttles.rotated, of = self.of, %serial, not_after = %status.not_after_text(), "a new certificate is in use");
                     self.outcome = Some(RotationOutcome::Rotated(status));
                     self.step(Event::Installed(Ok(())));
                 }
@@ -248,7 +259,7 @@ impl<R: Replacement> Rotation<R> {
         for action in self.planner.step(self.started.elapsed(), event) {
             match action {
                 Action::Request(serial) => {
-                    tracing::info!(of = self.of, %serial, "asking for a new certificate");
+                    info_throttled!(self.throttles.asking, of = self.of, %serial, "asking for a new certificate");
                     let replacement = Arc::clone(&self.replacement);
                     let wanted = serial.clone();
                     let request =
@@ -305,7 +316,7 @@ impl<R: Replacement> Rotation<R> {
     }
 
     fn failed(&mut self, serial: CertificateSerial, error: RotationError) {
-        tracing::warn!(of = self.of, %serial, %error, "the certificate was not replaced; it will be tried again");
+        warn_throttled!(self.throttles.failed, of = self.of, %serial, %error, "the certificate was not replaced; it will be tried again");
         self.outcome = Some(RotationOutcome::Failed { serial, error });
     }
 }

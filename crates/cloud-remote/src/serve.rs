@@ -17,6 +17,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use cloud_net::{LogThrottle, warn_throttled};
 use snitun::Channel;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -37,7 +38,6 @@ use crate::proxy_protocol::ProxyProtocol;
 use crate::public_connection::PublicConnection;
 use crate::relay;
 use crate::request_policy::RequestPolicy;
-use crate::seldom::Seldom;
 use crate::tasks::Tasks;
 use crate::tls::{self, CurrentCertificate};
 use crate::upstream::{Upstream, UpstreamStream};
@@ -52,8 +52,8 @@ pub(crate) struct Server {
     connections: ConnectionLimiter,
     http: Arc<HttpServer>,
     tasks: Tasks,
-    full_warnings: Seldom,
-    failure_warnings: Seldom,
+    full_log: LogThrottle,
+    unreachable_log: LogThrottle,
 }
 
 /// The application with all that is made only once for it.
@@ -139,8 +139,8 @@ impl Server {
             connections,
             http: Arc::new(http),
             tasks,
-            full_warnings: Seldom::default(),
-            failure_warnings: Seldom::default(),
+            full_log: LogThrottle::new(),
+            unreachable_log: LogThrottle::new(),
         })
     }
 
@@ -180,9 +180,7 @@ impl Server {
         let permit = match self.connections.take(address, Arc::clone(&activity)) {
             Ok(permit) => permit,
             Err(limit) => {
-                if self.full_warnings.due() {
-                    tracing::warn!(caller = ?address, ?limit, "too many connections: a caller was refused");
-                }
+                warn_throttled!(self.full_log, caller = ?address, ?limit, "too many connections: a caller was refused");
                 return;
             }
         };
@@ -260,10 +258,8 @@ impl Server {
 
     async fn connect(&self, upstream: &Upstream) -> io::Result<UpstreamStream> {
         let connected = upstream.connect().await;
-        if let Err(error) = &connected
-            && self.failure_warnings.due()
-        {
-            tracing::warn!(%upstream, %error, "the local application cannot be reached: is it running?");
+        if let Err(error) = &connected {
+            warn_throttled!(self.unreachable_log, %upstream, %error, "the local application cannot be reached: is it running?");
         }
         connected
     }

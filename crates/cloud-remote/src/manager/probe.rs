@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_net::{info_throttled, warn_throttled};
 use futures_util::future::pending;
 use tokio::time::{Instant, sleep_until};
 
@@ -80,11 +81,14 @@ where
         }
         match result {
             Ok(()) => {
-                tracing::info!("the device is reachable from outside");
+                info_throttled!(
+                    self.throttles.reachable,
+                    "the device is reachable from outside"
+                );
                 self.emit(RemoteEvent::Reachable);
             }
             Err(error) => {
-                tracing::warn!(%error, "the tunnel is connected, but the device does not seem reachable from outside");
+                warn_throttled!(self.throttles.probe_failed, %error, "the tunnel is connected, but the device does not seem reachable from outside");
                 let reason = error.to_string();
                 self.emit(RemoteEvent::ProbeFailed { reason });
             }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cloud_net::warn_throttled;
 use tokio::time::timeout;
 
 use super::Manager;
@@ -34,8 +35,7 @@ impl<C: CertificateSource, S: CertificateStore> Replacement for Serve<C, S> {
         certificate: CertificatePem,
         wanted: &CertificateSerial,
     ) -> Result<CertificateStatus, RotationError> {
-        let now = self.clock.now();
-        let checked = check_server(&certificate, wanted, &self.access_point, now)?;
+        let checked = check_server(&certificate, wanted, &self.access_point, &self.clock)?;
         match timeout(STORE_LIMIT, self.store.store(&certificate)).await {
             Ok(stored) => stored?,
             Err(_) => return Err(StoreError::new("it took too long").into()),
@@ -78,7 +78,7 @@ where
         if let Some(days) = self.expiry.due(left) {
             let until = status.not_after_text();
             let (serial, not_after) = (status.serial, status.not_after);
-            tracing::warn!(%serial, not_after = %until, days, "the certificate comes near its end");
+            warn_throttled!(self.throttles.expiry, %serial, not_after = %until, days, "the certificate comes near its end");
             self.emit(RemoteEvent::CertificateExpiring {
                 serial,
                 not_after,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cloud_net::{info_throttled, warn_throttled};
 use snitun::{Cipher, SessionKey};
 
 use super::{Held, Id, Manager};
@@ -57,7 +58,7 @@ where
     }
 
     pub(super) fn token_failed(&mut self, error: SourceError) {
-        tracing::warn!(%error, "no token for remote access; it will be asked for again");
+        warn_throttled!(self.throttles.token_failed, %error, "no token for remote access; it will be asked for again");
         self.cause = Some(error.to_string());
         self.emit(RemoteEvent::TokenFailed {
             error: Arc::new(error),
@@ -69,7 +70,11 @@ where
             return;
         };
         let valid = held.answer.valid();
-        tracing::info!(valid, "a token for remote access has come");
+        info_throttled!(
+            self.throttles.token_received,
+            valid,
+            "a token for remote access has come"
+        );
         self.held = Some(held);
         self.emit(RemoteEvent::TokenReceived { valid });
     }

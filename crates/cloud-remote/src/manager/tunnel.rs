@@ -1,7 +1,9 @@
 //! Connecting the tunnel, moving to the next one, and taking note of its end.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use cloud_net::{info_throttled, warn_throttled};
 use snitun::client::{ClientConfig, Tunnel};
 
 use super::{Id, Manager};
@@ -70,10 +72,12 @@ where
         let version = held.answer.protocol_version();
         let throttling = held.answer.throttling();
         let ping = self.parts.timing.dead_link / 2;
+        let malformed_log = Arc::clone(&self.throttles.malformed_address);
         Some(move || {
             let mut config = ClientConfig::new(token, keys.take()?);
             config.version = version;
             config.throttling = throttling;
+            config.malformed_log = malformed_log;
             config.timeouts.ping_interval = ping;
             config.timeouts.ping_answer = ping;
             Ok(config)
@@ -92,10 +96,10 @@ where
                 self.publish_status();
                 let url = self.parts.config.url();
                 if moved {
-                    tracing::info!(url, "the tunnel was renewed");
+                    info_throttled!(self.throttles.renewed, url, "the tunnel was renewed");
                     self.emit(RemoteEvent::TunnelRenewed);
                 } else {
-                    tracing::info!(url, "the tunnel is connected");
+                    info_throttled!(self.throttles.connected, url, "the tunnel is connected");
                     self.emit(RemoteEvent::Connected { url });
                 }
             }
@@ -113,13 +117,15 @@ where
 
     pub(super) fn connect_failed(&mut self, reason: String) {
         if self.moving() {
-            tracing::warn!(
+            warn_throttled!(
+                self.throttles.renewal_failed,
                 reason,
                 "no new tunnel could be connected; the old one goes on, and it will be tried again"
             );
             return;
         }
-        tracing::warn!(
+        warn_throttled!(
+            self.throttles.connect_failed,
             reason,
             "the tunnel could not be connected; it will be tried again"
         );
@@ -150,7 +156,7 @@ where
     }
 
     fn tunnel_lost(&mut self, id: Id, reason: String) {
-        tracing::info!(reason, "the tunnel has ended");
+        info_throttled!(self.throttles.ended, reason, "the tunnel has ended");
         self.cause = Some(reason.clone());
         self.step(Event::TunnelLost { id });
         self.publish_status();

@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_net::warn_throttled;
 use rustls::RootCertStore;
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::ring::sign::any_supported_type;
@@ -136,10 +137,11 @@ impl CheckedCertificate {
         })
     }
 
-    /// Whether it can be valid at `now`.
-    pub(crate) fn check_dates(&self, now: OffsetDateTime) -> Result<(), CertificateError> {
+    /// Whether it can be valid by `clock`.
+    pub(crate) fn check_dates(&self, clock: &PlatformClock) -> Result<(), CertificateError> {
+        let now = clock.now();
         if now.unix_timestamp() < CLOCK_SET_SINCE {
-            tracing::warn!(%now, "the clock was never set: the certificate's dates are not checked");
+            warn_throttled!(clock.never_set_log(), %now, "the clock was never set: the certificate's dates are not checked");
             return Ok(());
         }
         if now > self.not_after {
@@ -233,11 +235,11 @@ pub(crate) fn check_server(
     pem: &CertificatePem,
     wanted: &CertificateSerial,
     access_point: &str,
-    now: OffsetDateTime,
+    clock: &PlatformClock,
 ) -> Result<CheckedCertificate, CertificateError> {
     let certificate = CheckedCertificate::read(pem)?;
     certificate.check_serial(wanted)?;
-    certificate.check_dates(now)?;
+    certificate.check_dates(clock)?;
     certificate.check_name(access_point)?;
     certificate.check_chain(Usage::Server)?;
     Ok(certificate)
@@ -255,7 +257,7 @@ pub fn check_page(
     access_point: &str,
     clock: &PlatformClock,
 ) -> Result<CertificateStatus, CertificateError> {
-    check_server(pem, wanted, access_point, clock.now()).map(|certificate| certificate.status())
+    check_server(pem, wanted, access_point, clock).map(|certificate| certificate.status())
 }
 
 /// All checks that a new client certificate has to pass before it is tried: it parses, belongs to its key, is the one that
@@ -270,7 +272,7 @@ pub fn check_client(
 ) -> Result<CertificateStatus, CertificateError> {
     let certificate = CheckedCertificate::read(pem)?;
     certificate.check_serial(wanted)?;
-    certificate.check_dates(clock.now())?;
+    certificate.check_dates(clock)?;
     certificate.check_chain(Usage::Client)?;
     Ok(certificate.status())
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cloud_net::{LogThrottle, UntrustedText, warn_throttled};
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -32,7 +33,6 @@ use crate::forward::page;
 use crate::limits::Limits;
 use crate::request_limit::{Admission, RequestLimiter, RequestPermit, header_size};
 use crate::request_policy::RequestPolicy;
-use crate::seldom::Seldom;
 use crate::tasks::Tasks;
 
 /// Of one HTTP/2 connection. Browsers rarely use more than a hundred.
@@ -97,8 +97,8 @@ pub(super) struct HttpServer {
     tasks: Tasks,
     /// A task looks for callers that are too slow.
     watching: AtomicBool,
-    busy_warnings: Seldom,
-    failure_warnings: Seldom,
+    busy_log: LogThrottle,
+    failure_log: LogThrottle,
 }
 
 impl HttpServer {
@@ -118,8 +118,8 @@ impl HttpServer {
             known,
             tasks,
             watching: AtomicBool::new(false),
-            busy_warnings: Seldom::default(),
-            failure_warnings: Seldom::default(),
+            busy_log: LogThrottle::new(),
+            failure_log: LogThrottle::new(),
         }
     }
 
@@ -289,9 +289,8 @@ impl HttpServer {
             response = service.oneshot(request) => response,
         };
         let response = response.unwrap_or_else(|error| {
-            if self.failure_warnings.due() {
-                tracing::warn!(%error, "the application failed to answer a request");
-            }
+            let error = UntrustedText::of(&error);
+            warn_throttled!(self.failure_log, %error, "the application failed to answer a request");
             page(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "The application on this device has failed.",
@@ -314,11 +313,10 @@ impl HttpServer {
     }
 
     fn busy(&self) -> Response<ResponseBody> {
-        if self.busy_warnings.due() {
-            tracing::warn!(
-                "too many requests at once: some are answered with 503 without reaching the application"
-            );
-        }
+        warn_throttled!(
+            self.busy_log,
+            "too many requests at once: some are answered with 503 without reaching the application"
+        );
         let mut response = page(
             StatusCode::SERVICE_UNAVAILABLE,
             "The application on this device is busy. Try again in a moment.",

@@ -318,3 +318,50 @@ async fn a_connection_takes_half_a_megabyte_that_nobody_reads() {
     drop(caller);
     device.ended().await;
 }
+
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn refused_and_failing_calls_cost_few_log_lines() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    // This test's runtime has one thread, so all of its tasks log here.
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    // Two devices: what one of them logs takes nothing from the other.
+    for _ in 0..2 {
+        let device = Device::serving(Application::service(Router::new()));
+        let calls: Vec<_> = (0..1_000).map(|_| device.call(CALLER)).collect();
+        drop(calls);
+        device.ended().await;
+    }
+    let nobody = Upstream::host("127.0.0.1", 1);
+    let device = Device::serving(Application::passthrough(nobody));
+    for _ in 0..100 {
+        // Closed by the device.
+        let read = device.call(CALLER).read_to_end(&mut Vec::new()).await;
+        assert_eq!(read.unwrap(), 0);
+    }
+    device.ended().await;
+    let lines = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let count = |text| lines.matches(text).count();
+    assert_eq!(count("too many connections"), 2 * 5, "{lines}");
+    assert_eq!(count("cannot be reached"), 5, "{lines}");
+}

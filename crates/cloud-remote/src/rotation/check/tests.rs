@@ -24,7 +24,16 @@ fn issue(params: CertificateParams) -> CertificatePem {
 }
 
 fn checked(pem: &CertificatePem) -> Result<CheckedCertificate, CertificateError> {
-    check_server(pem, &"4711".parse().unwrap(), NAME, now())
+    checked_at(now(), pem)
+}
+
+fn checked_at(
+    now: OffsetDateTime,
+    pem: &CertificatePem,
+) -> Result<CheckedCertificate, CertificateError> {
+    let clock = PlatformClock::default();
+    clock.told(now.unix_timestamp());
+    check_server(pem, &"4711".parse().unwrap(), NAME, &clock)
 }
 
 #[test]
@@ -155,7 +164,7 @@ fn dates_are_judged_with_a_day_of_tolerance_and_only_by_a_clock_that_was_set() {
     ));
 
     let epoch = OffsetDateTime::UNIX_EPOCH;
-    assert!(check_server(&expired, &"4711".parse().unwrap(), NAME, epoch).is_ok());
+    assert!(checked_at(epoch, &expired).is_ok());
 }
 
 #[test]
