@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use cloud_config::{Credentials, Store};
 use cloud_iot::{Message, QoS, Request, RequestError, SessionHandle};
+use cloud_net::{LogThrottle, warn_throttled};
 use cloud_remote::{
     CertificateAnswer, CertificatePem, CertificateRequest, CertificateSource, CertificateStore,
     PlatformClock, SourceError, StoreError, TokenAnswer, TokenRequest, TokenSource,
@@ -127,6 +128,8 @@ pub(crate) struct Bus {
     pub(crate) lost: Arc<Notify>,
     /// Told the time by the answers to `get`, each of which comes right after a connection.
     pub(crate) clock: PlatformClock,
+    /// Limits the warnings about messages that were lost.
+    pub(crate) lost_log: Arc<LogThrottle>,
 }
 
 impl MessageBus for Bus {
@@ -148,6 +151,7 @@ impl MessageBus for Bus {
     async fn subscribe(&self, filter: String) -> Result<BusSubscription, BusError> {
         let messages = self.session.messages(filter).map_err(BusError::permanent)?;
         let (lost, clock) = (Arc::clone(&self.lost), self.clock.clone());
+        let log = Arc::clone(&self.lost_log);
         let messages = messages.filter_map(move |message| {
             let message = match message {
                 Ok(Message { topic, payload, .. }) => {
@@ -160,7 +164,8 @@ impl MessageBus for Bus {
                     })
                 }
                 Err(lagged) => {
-                    tracing::warn!(
+                    warn_throttled!(
+                        log,
                         lagged.dropped,
                         "messages for the shadow were lost; it is fetched anew"
                     );

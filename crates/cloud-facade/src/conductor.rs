@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cloud_iot::{SessionEvent, SessionHandle};
+use cloud_net::{LogThrottle, info_throttled, warn_throttled};
 use cloud_remote::rotation::RotationOutcome;
 use cloud_remote::{RemoteEvent, RemoteHandle, RotationStatus};
 use cloud_shadow::{Delta, ShadowClient};
@@ -49,6 +50,18 @@ pub(crate) struct Conductor {
     pub(crate) status: watch::Sender<Status>,
     pub(crate) hooks: Hooks,
     pub(crate) ended: CancellationToken,
+    pub(crate) throttles: LogThrottles,
+}
+
+/// The rate limits of the log lines that platform, broker and relay can cause.
+#[derive(Debug, Default)]
+pub(crate) struct LogThrottles {
+    connected: LogThrottle,
+    disconnected: LogThrottle,
+    overflow: LogThrottle,
+    events_missed: LogThrottle,
+    expiring: LogThrottle,
+    invalid_serial: LogThrottle,
 }
 
 impl Conductor {
@@ -151,7 +164,12 @@ impl Conductor {
             SessionEvent::Connected => self.online().await,
             SessionEvent::Disconnected { reason, retry_in } => {
                 let reason = reason.to_string();
-                tracing::info!(reason, ?retry_in, "not connected to the broker");
+                info_throttled!(
+                    self.throttles.disconnected,
+                    reason,
+                    ?retry_in,
+                    "not connected to the broker"
+                );
                 self.offline(reason.clone());
                 self.tell(Event::IotDisconnected { reason, retry_in });
             }
@@ -160,7 +178,8 @@ impl Conductor {
                 self.tell(Event::OutboxNotStored { reason });
             }
             SessionEvent::RouteOverflow { dropped, .. } => {
-                tracing::warn!(
+                warn_throttled!(
+                    self.throttles.overflow,
                     dropped,
                     "messages of the platform came faster than they were handled"
                 );
@@ -170,7 +189,7 @@ impl Conductor {
     }
 
     async fn online(&self) {
-        tracing::info!("connected to the broker");
+        info_throttled!(self.throttles.connected, "connected to the broker");
         self.status.send_modify(|status| status.iot.up());
         self.tell(Event::IotConnected);
         self.shadow.connected().await;
@@ -198,7 +217,11 @@ impl Conductor {
 
     /// Events of remote access were missed: go by its state. What is told by the events still to come is told again.
     fn remote_events_missed(&self, missed: u64, report: &Report) {
-        tracing::warn!(missed, "events of remote access were missed");
+        warn_throttled!(
+            self.throttles.events_missed,
+            missed,
+            "events of remote access were missed"
+        );
         let Some(remote) = &self.remote else { return };
         let now = remote.status().borrow().clone();
         self.status.send_modify(
@@ -312,7 +335,7 @@ impl Conductor {
                 };
                 let (serial, not_after) = (certificate.serial.to_string(), certificate.not_after);
                 let until = certificate.not_after_text();
-                tracing::warn!(serial, not_after = %until, days, "the client certificate comes near its end");
+                warn_throttled!(self.throttles.expiring, serial, not_after = %until, days, "the client certificate comes near its end");
                 self.tell(Event::IotCertificateExpiring {
                     serial,
                     not_after: SystemTime::from(not_after),
@@ -329,7 +352,7 @@ impl Conductor {
     fn delta(&self, delta: Delta, wishes: &mut Wishes, keeper: &mut Option<Keeper>) {
         self.remote_wish(&delta, wishes);
         if let Some(keeper) = keeper {
-            let wish = wished(&delta, IOT_CERTIFICATE_KEY);
+            let wish = wished(&delta, IOT_CERTIFICATE_KEY, &self.throttles.invalid_serial);
             if wishes.iot.note(wish.as_ref()) {
                 match wish {
                     Some(serial) => keeper.desired(serial),
@@ -346,7 +369,7 @@ impl Conductor {
 
     fn remote_wish(&self, delta: &Delta, wishes: &mut Wishes) {
         if let Some(remote) = &self.remote {
-            let wish = wished(delta, CERTIFICATE_KEY);
+            let wish = wished(delta, CERTIFICATE_KEY, &self.throttles.invalid_serial);
             if wishes.remote.note(wish.as_ref()) {
                 match wish {
                     Some(serial) => remote.desired(serial),

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_net::{LogThrottle, UntrustedText, error_throttled, warn_throttled};
 use futures_util::future::join_all;
 
 /// How long a hook may take. Hooks that run before ONLINE hold it back, so this is short; and it is shorter than what the
@@ -65,6 +66,8 @@ type Hook = Arc<dyn Fn() -> HookFuture + Send + Sync>;
 #[derive(Clone, Default)]
 pub struct Hooks {
     hooks: Vec<(Moment, Hook)>,
+    /// Limits the warnings about hooks that fail: one that runs at each connection can do so each time.
+    log: Arc<LogThrottle>,
 }
 
 impl Hooks {
@@ -83,6 +86,12 @@ impl Hooks {
         self.hooks
             .push((moment, Arc::new(move || Box::pin(hook()))));
         self
+    }
+
+    /// The same hooks for one device, with a rate limit of its own for their warnings.
+    pub(crate) fn for_device(self) -> Self {
+        let log = Arc::default();
+        Self { log, ..self }
     }
 
     /// How many hooks a moment has.
@@ -106,13 +115,22 @@ impl Hooks {
                 // Called in there, so that a panic of the call itself is caught as well.
                 let call = IN_HOOK.scope((), async move { hook().await });
                 let mut task = AbortOnDrop(tokio::spawn(call));
+                let log = Arc::clone(&self.log);
                 async move {
                     match tokio::time::timeout(limit, &mut task.0).await {
                         Ok(Ok(Ok(()))) => {}
-                        Ok(Ok(Err(error))) => tracing::warn!(?moment, %error, "a hook failed"),
-                        Ok(Err(_)) => tracing::error!(?moment, "a hook panicked"),
+                        Ok(Ok(Err(error))) => {
+                            let error = UntrustedText::of(&error);
+                            warn_throttled!(log, ?moment, %error, "a hook failed");
+                        }
+                        Ok(Err(_)) => error_throttled!(log, ?moment, "a hook panicked"),
                         Err(_) => {
-                            tracing::warn!(?moment, ?limit, "a hook took too long and was ended")
+                            warn_throttled!(
+                                log,
+                                ?moment,
+                                ?limit,
+                                "a hook took too long and was ended"
+                            )
                         }
                     }
                 }

@@ -50,7 +50,7 @@ impl Inner {
         Self {
             serial_number: client.serial_number(),
             store: Store::new(client.base_path()),
-            hooks: client.hooks(),
+            hooks: client.hooks().for_device(),
             client,
             clock: PlatformClock::default(),
             events: broadcast::channel(events).0,

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::{Bus, Platform};
 use crate::broker_certificate::{BrokerCertificate, Keeper};
-use crate::conductor::{Conductor, Ears};
+use crate::conductor::{Conductor, Ears, LogThrottles};
 use crate::connection::{config_shadow, router, session_config};
 use crate::event::Event;
 use crate::hooks::{Hooks, Moment};
@@ -166,6 +166,7 @@ impl Start {
             session: session.clone(),
             lost: Arc::clone(&shadow_lost),
             clock: self.clock.clone(),
+            lost_log: Arc::default(),
         };
         // The service counts the requests of a connection, whatever the shadow.
         let budget = RequestBudget::default();
@@ -228,6 +229,7 @@ impl Start {
                 status: self.status,
                 hooks: self.hooks,
                 ended: CancellationToken::new(),
+                throttles: LogThrottles::default(),
             },
             ears,
             keeper,

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use cloud_iot::SessionHandle;
+use cloud_net::{LogThrottle, warn_throttled};
 use cloud_shadow::{Document, ShadowClient};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
@@ -58,6 +59,7 @@ pub(super) async fn report_certificates(
     let mut state = session.state();
     drop(session);
     let mut document = shadow.document();
+    let log = LogThrottle::new();
     loop {
         if state.wait_for(|state| state.is_online()).await.is_err() {
             return;
@@ -67,7 +69,7 @@ pub(super) async fn report_certificates(
         if !current.is_empty()
             && let Err(error) = shadow.report(current.clone()).await
         {
-            tracing::warn!(%error, "the certificates' serial numbers could not be reported; tried again later");
+            warn_throttled!(log, %error, "the certificates' serial numbers could not be reported; tried again later");
             failed = true;
         }
         let again = async {

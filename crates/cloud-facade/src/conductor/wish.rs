@@ -2,6 +2,7 @@
 //!
 //! Protocol: docs/protocol.md, "Remote access" (certificate rotation) and "IoT messaging" (client certificate).
 
+use cloud_net::{LogThrottle, warn_throttled};
 use cloud_remote::{CertificateSerial, SerialError};
 use cloud_shadow::Delta;
 
@@ -26,7 +27,7 @@ impl Wish {
 }
 
 /// The certificate that is wished for under a key of the shadow.
-pub(super) fn wished(delta: &Delta, key: &str) -> Option<CertificateSerial> {
+pub(super) fn wished(delta: &Delta, key: &str, log: &LogThrottle) -> Option<CertificateSerial> {
     let wish = delta.state.get(key)?;
     let wish = wish.as_str().ok_or("it is not a string".to_owned());
     match wish.and_then(|serial| {
@@ -36,7 +37,8 @@ pub(super) fn wished(delta: &Delta, key: &str) -> Option<CertificateSerial> {
     }) {
         Ok(serial) => Some(serial),
         Err(error) => {
-            tracing::warn!(
+            warn_throttled!(
+                log,
                 error,
                 "the shadow's {key} is not a serial number; it is ignored"
             );
