@@ -2,10 +2,12 @@
 //! command, in [`crate::commands`].
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::builder::Resettable;
 use clap::builder::styling::{AnsiColor, Styles};
+use clap::error::{ContextValue, ErrorKind};
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use cloud_facade::config::SerialNumber;
 use directories::ProjectDirs;
@@ -15,6 +17,7 @@ use crate::commands::{cert, doctor, generate, messages, provision, reset, run, s
 use crate::commands::{demo, sim};
 use crate::failure::{Failure, Outcome};
 use crate::logging::LogFormat;
+use crate::terminal;
 use crate::values::ApiUrl;
 
 /// The program's name, as it is installed.
@@ -236,6 +239,33 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
             }
         })
         .mut_subcommands(without_empty_variables)
+}
+
+/// Prints why a command line was not read, or the help or version that it asked for.
+pub(crate) fn print(mut error: clap::Error) {
+    // A reader who has gone does not matter.
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        let _ = error.print();
+        return;
+    }
+    // Arguments and values are repeated as they were given.
+    let repeated: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(text) => Some((kind, terminal::line(text).into_owned())),
+            _ => None,
+        })
+        .collect();
+    for (kind, text) in repeated {
+        error.insert(kind, ContextValue::String(text));
+    }
+    let message = error.render().to_string();
+    let _ = io::stderr().write_all(terminal::text(&message).as_bytes());
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use cloud_facade::config::{SerialNumber, Store};
 use cloud_facade::iot::Proxy;
 use cloud_facade::remote::{AccessRules, Application, HttpOptions};
 use cloud_facade::{ClesydeCloud, DeviceSettings, Event};
+use cloud_net::{LogThrottle, warn_throttled};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -47,6 +48,7 @@ pub(crate) struct Device {
     page: Page,
     vitals: Vitals,
     live: Option<LiveSocket>,
+    missed_log: LogThrottle,
 }
 
 impl Device {
@@ -79,6 +81,7 @@ impl Device {
             page,
             vitals,
             live,
+            missed_log: LogThrottle::new(),
         })
     }
 
@@ -101,7 +104,11 @@ impl Device {
                 }
                 Err(RecvError::Lagged(missed)) => {
                     self.vitals.missed(missed);
-                    tracing::warn!(missed, "events came faster than they could be told");
+                    warn_throttled!(
+                        self.missed_log,
+                        missed,
+                        "events came faster than they were read and are left out"
+                    );
                 }
                 Err(RecvError::Closed) => return None,
             }

@@ -51,6 +51,7 @@ mod shutdown;
 mod status_page;
 mod supervisor;
 mod telling;
+mod terminal;
 mod values;
 mod visitor;
 
@@ -80,16 +81,17 @@ where
     let cli = match cli::parse(arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version come this way too. A reader who has gone does not matter.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
+            let code = error.exit_code();
+            cli::print(error);
+            return ExitCode::from(u8::try_from(code).unwrap_or(1));
         }
     };
     match dispatch(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !matches!(failure, Failure::OutputClosed) {
-                let _ = writeln!(std::io::stderr(), "error: {failure}");
+                let message = failure.to_string();
+                let _ = writeln!(std::io::stderr(), "error: {}", terminal::text(&message));
             }
             failure.exit_code()
         }

@@ -8,6 +8,8 @@ use std::io::{self, IsTerminal};
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
+use crate::terminal::LogWriter;
+
 /// The crates whose levels `-v` and `-q` set.
 const OURS: &[&str] = &[
     "cloud_cli",
@@ -42,7 +44,7 @@ pub(crate) fn start(format: LogFormat, verbose: u8, quiet: u8, long_running: boo
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(move || LogWriter::new(io::stderr(), colour))
         .with_ansi(colour)
         // A closed standard error is no reason to complain on standard error.
         .log_internal_errors(false);

@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::failure::{Failure, Outcome};
+use crate::terminal;
 
 /// Where a command's results go.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +30,16 @@ impl Output {
         if self.json {
             Ok(())
         } else {
-            write(format_args!("{line}\n"))
+            write(&terminal::text(&line.to_string()))
+        }
+    }
+
+    /// The same for a line that is escaped already, and perhaps has colours.
+    pub(crate) fn escaped_text(self, line: impl fmt::Display) -> Outcome {
+        if self.json {
+            Ok(())
+        } else {
+            write(&line.to_string())
         }
     }
 
@@ -47,9 +57,14 @@ impl Output {
 
 /// A JSON line whatever the options: for what is always read by a program.
 pub(crate) fn write_json(value: &impl Serialize) -> Outcome {
-    let line = serde_json::to_string(value)
-        .map_err(|error| Failure::because("could not write JSON", &error))?;
-    write(format_args!("{line}\n"))
+    let line =
+        json_line(value).map_err(|error| Failure::because("could not write JSON", &error))?;
+    write(&line)
+}
+
+/// A value as one line of JSON that a terminal can be given.
+pub(crate) fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
+    serde_json::to_string(value).map(|line| terminal::line(&line).into_owned())
 }
 
 /// Text or bytes as they are.
@@ -61,9 +76,9 @@ pub(crate) fn write_raw(bytes: &[u8]) -> Outcome {
         .map_err(failure)
 }
 
-fn write(text: fmt::Arguments<'_>) -> Outcome {
+fn write(line: &str) -> Outcome {
     // One write for each line, so that lines of two tasks never mix.
-    write_raw(text.to_string().as_bytes())
+    write_raw(format!("{line}\n").as_bytes())
 }
 
 /// What it means that standard output takes nothing.

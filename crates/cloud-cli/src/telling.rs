@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use cloud_net::{LogThrottle, warn_throttled};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -18,6 +19,7 @@ use tokio::time::timeout;
 use crate::failure::{Failure, Outcome};
 use crate::moment::now;
 use crate::output::{self, Output};
+use crate::terminal;
 
 /// Lines that may wait for the reader: some minutes of a busy device, and a few hundred KiB at most times.
 const LINES: usize = 1024;
@@ -34,6 +36,7 @@ pub(crate) struct Telling {
     ended: oneshot::Receiver<Outcome>,
     /// Lines left out since the last one that was taken.
     missed: u64,
+    missed_log: LogThrottle,
 }
 
 impl Telling {
@@ -42,7 +45,8 @@ impl Telling {
         Self::over(output, io::stdout())
     }
 
-    fn over(output: Output, sink: impl Write + Send + 'static) -> Outcome<Self> {
+    /// The same over something else, for tests.
+    pub(crate) fn over(output: Output, sink: impl Write + Send + 'static) -> Outcome<Self> {
         let (lines, waiting) = sync_channel(LINES);
         let (end, ended) = oneshot::channel();
         thread::Builder::new()
@@ -57,20 +61,21 @@ impl Telling {
             lines,
             ended,
             missed: 0,
+            missed_log: LogThrottle::new(),
         })
     }
 
     /// A line for people; nothing with `--json`.
     pub(crate) fn text(&mut self, line: impl fmt::Display) {
         if !self.output.is_json() {
-            self.line(line.to_string());
+            self.line(terminal::text(&line.to_string()).into_owned());
         }
     }
 
     /// A JSON line; nothing without `--json`.
     pub(crate) fn json(&mut self, value: &impl Serialize) {
         if self.output.is_json() {
-            match serde_json::to_string(value) {
+            match output::json_line(value) {
                 Ok(line) => self.line(line),
                 Err(error) => tracing::warn!(%error, "an event could not be written as JSON"),
             }
@@ -92,7 +97,10 @@ impl Telling {
         // A thread that has ended says why in `ended`.
         if let Err(TrySendError::Full(_)) = self.lines.try_send(line) {
             if self.missed == 0 {
-                tracing::warn!("nobody reads standard output; lines are left out");
+                warn_throttled!(
+                    self.missed_log,
+                    "nobody reads standard output; lines are left out"
+                );
             }
             self.missed += 1;
         }
@@ -126,6 +134,7 @@ impl Telling {
 /// room.
 fn write_all(lines: &Receiver<String>, mut sink: impl Write) -> Outcome {
     let mut failing = false;
+    let log = LogThrottle::new();
     for line in lines {
         // One write for each line, so that what is read never ends within one. After a failure the last one may have.
         let start = if failing { "\n" } else { "" };
@@ -137,7 +146,7 @@ fn write_all(lines: &Receiver<String>, mut sink: impl Write) -> Outcome {
             }
             Err(error) => {
                 if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(%error, "standard output takes nothing; lines are left out");
+                    warn_throttled!(log, %error, "standard output takes nothing; lines are left out");
                 }
             }
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_facade::config::{CertificateInfo, DeviceConfig};
+use cloud_net::UntrustedText;
 use reqwest::tls::TlsInfo;
 use reqwest::{Client, StatusCode, redirect};
 use rustls::crypto::ring;
@@ -103,7 +104,7 @@ impl Visitor {
             Failure::Failed(format!(
                 "{} cannot be fetched: {}",
                 self.url,
-                innermost(&error)
+                UntrustedText::of(&innermost(&error))
             ))
         };
         let mut response = self.client.get(&self.url).send().await.map_err(failed)?;

@@ -4,6 +4,7 @@ use std::fmt;
 
 use clap::Subcommand;
 use cloud_facade::config::{LoadError, Pair, PairReport, Store};
+use cloud_net::UntrustedText;
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -98,21 +99,23 @@ impl fmt::Display for Certificate {
             (Some(problem), false) => problem,
             (None, false) => "does not match",
         };
-        writeln!(f, "  subject     {}", self.subject)?;
-        writeln!(
-            f,
-            "  names       {}",
-            if self.names.is_empty() {
-                "none".to_owned()
-            } else {
-                self.names.join(", ")
-            }
-        )?;
+        writeln!(f, "  subject     {}", UntrustedText::new(&self.subject))?;
+        writeln!(f, "  names       {}", names(&self.names))?;
         writeln!(f, "  serial      {}", self.serial)?;
         writeln!(f, "  serial hex  {}", self.serial_hex)?;
         writeln!(f, "  not before  {}", self.not_before)?;
         writeln!(f, "  not after   {}{expired}", self.not_after)?;
-        writeln!(f, "  issuer      {}", self.issuer)?;
+        writeln!(f, "  issuer      {}", UntrustedText::new(&self.issuer))?;
         write!(f, "  key         {key}")
     }
+}
+
+/// The names of a certificate, for people.
+pub(crate) fn names(names: &[String]) -> String {
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    let names: Vec<_> = names.iter().map(|name| UntrustedText::new(name)).collect();
+    let names: Vec<_> = names.iter().map(UntrustedText::as_str).collect();
+    names.join(", ")
 }

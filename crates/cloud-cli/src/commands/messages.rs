@@ -116,8 +116,11 @@ pub(crate) async fn request(
                     Failure::Failed(format!("the request {action} failed: {}", chain(&error)))
                 })?;
             let text = String::from_utf8_lossy(&answer);
-            let value =
-                serde_json::from_slice(&answer).unwrap_or_else(|_| Value::from(text.as_ref()));
+            let (value, text) = match serde_json::from_slice(&answer) {
+                // Between its values only: within them JSON has no raw one.
+                Ok(value) => (value, text.replace('\r', " ")),
+                Err(_) => (Value::from(text.as_ref()), text.into_owned()),
+            };
             output.result(
                 &json!({ "event": "answer", "action": action.as_str(), "answer": value }),
                 text,

@@ -10,6 +10,7 @@ use crate::cli::GlobalOptions;
 use crate::commands::{store, store_failure};
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
+use crate::terminal;
 
 /// What `reset` takes.
 #[derive(Debug, Args)]
@@ -52,7 +53,7 @@ fn confirmed(directory: &Path) -> Outcome<bool> {
     let asked = write!(
         stderr,
         "Remove the configuration and the private keys in {}? The device must then be provisioned anew. [y/N] ",
-        directory.display()
+        terminal::line(&directory.to_string_lossy())
     );
     let mut answer = String::new();
     asked

@@ -10,6 +10,7 @@ use cloud_facade::config::Credentials;
 use cloud_facade::remote::{
     AccessRules, AllowedHost, Application, HttpOptions, PassedHeader, ProxyProtocol, UnknownCallers,
 };
+use cloud_net::LogThrottle;
 use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -218,6 +219,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
     let mut supervisor = Supervisor::from_environment();
     supervisor.ready();
 
+    let reachable_lines = LogThrottle::new();
     let mut pulse = interval(PULSE);
     pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let told = loop {
@@ -227,7 +229,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
                     if let Some(line) = status_line(&event) {
                         supervisor.status(&line);
                     }
-                    tell(&event, &mut telling);
+                    tell(&event, &mut telling, &reachable_lines);
                 }
                 None => break Ok(()),
             },
@@ -244,7 +246,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
     // Whoever read the lines has gone, and that ended it.
     told?;
     while let Some(event) = device.next().await {
-        tell(&event, &mut telling);
+        tell(&event, &mut telling, &reachable_lines);
         if matches!(event, Event::Stopped) {
             break;
         }
@@ -270,9 +272,11 @@ fn status_line(event: &Event) -> Option<String> {
     })
 }
 
-/// People read the log; on standard output they get the one thing that they came for.
-fn tell(event: &Event, telling: &mut Telling) {
-    if let Event::RemoteConnected { url } = event {
+/// People read the log; on standard output they get the address. A relay that ends tunnel after tunnel does not repeat it at will.
+fn tell(event: &Event, telling: &mut Telling, reachable_lines: &LogThrottle) {
+    if let Event::RemoteConnected { url } = event
+        && reachable_lines.allow().is_some()
+    {
         telling.text(format_args!("reachable at {url}"));
     }
     if let Some(line) = event_line(event) {
@@ -314,6 +318,45 @@ impl RunArgs {
             Served::Other(Application::passthrough(address.upstream()))
         } else {
             Served::StatusPage
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn address_line_is_paced_and_json_events_are_not() {
+        for (json, expected) in [(false, 5), (true, 100)] {
+            let sink = Sink::default();
+            let mut telling = Telling::over(Output::new(json), sink.clone()).unwrap();
+            let reachable_lines = LogThrottle::new();
+            for _ in 0..100 {
+                let event = Event::RemoteConnected {
+                    url: "https://a/".to_owned(),
+                };
+                tell(&event, &mut telling, &reachable_lines);
+            }
+            telling.finish().await.unwrap();
+            let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.lines().count(), expected, "{text}");
         }
     }
 }

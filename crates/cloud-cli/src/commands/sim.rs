@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use cloud_net::UntrustedText;
 use cloud_sim::{DeltaForm, SimConfig, Simulator};
 
 use crate::failure::{Failure, Outcome, chain};
@@ -145,5 +146,6 @@ impl SimArgs {
 
 /// In the words that clap has for the values that it checks.
 fn invalid(option: &str, value: &dyn Display, error: &dyn Display) -> Failure {
+    let value = UntrustedText::new(&value.to_string());
     Failure::Usage(format!("invalid value '{value}' for '{option}': {error}"))
 }

@@ -3,8 +3,10 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 pub(crate) mod background;
+pub(crate) mod captured;
 pub(crate) mod dated;
 pub(crate) mod findings;
+pub(crate) mod scripted_broker;
 pub(crate) mod world;
 
 use std::io::Write;

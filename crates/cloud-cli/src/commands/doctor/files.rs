@@ -6,6 +6,7 @@ use cloud_facade::config::{
 use time::{Duration, OffsetDateTime};
 
 use super::report::Finding;
+use crate::commands::cert;
 use crate::failure::chain;
 use crate::moment::rfc3339;
 
@@ -158,7 +159,7 @@ pub(super) fn public_certificate(
         Ok(remote) if !remote.info().covers(&device.access_point) => Finding::bad(
             format!(
                 "it is for {}, and not for {}",
-                remote.info().names.join(", "),
+                cert::names(&remote.info().names),
                 device.access_point
             ),
             REGISTER_ANEW,

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
+use crate::terminal;
 
 /// The columns of the text: what was found, and at which step.
 const STATUS_WIDTH: usize = 8;
@@ -106,8 +107,8 @@ impl Report {
         let advice = trouble.and_then(|(_, advice)| advice);
         let (status, style) = finding.status();
         let style = if self.colour { style } else { Style::new() };
-        let words = detail.or(cause).map_or("", String::as_str);
-        self.output.text(format_args!(
+        let words = terminal::line(detail.or(cause).map_or("", String::as_str));
+        self.output.escaped_text(format_args!(
             "{style}{status:<STATUS_WIDTH$}{style:#} {step:<STEP_WIDTH$} {words}"
         ))?;
         if let Some(advice) = advice {

@@ -1,0 +1,168 @@
+//! What a terminal, or a reader of the log, must not get raw: control characters, and those that reorder the text.
+//!
+//! Text from outside is escaped where it enters ([`cloud_net::UntrustedText`]). Results in JSON keep their values exactly, and
+//! arguments are repeated as they were given, so the last word is here: everything that the program writes to standard output or
+//! standard error passes [`text`], [`line`] or [`LogWriter`]. A character is written as `\uXXXX`, as JSON has it, so that JSON
+//! stays the same JSON.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io;
+
+/// Text of several lines: line breaks and tabs stay.
+pub(crate) fn text(text: &str) -> Cow<'_, str> {
+    escape(text, |character| matches!(character, '\n' | '\t'))
+}
+
+/// Text of one line.
+pub(crate) fn line(text: &str) -> Cow<'_, str> {
+    escape(text, |_| false)
+}
+
+/// Controls of C0 (escape, carriage return, …), DEL, controls of C1, line and paragraph separators, and what changes the
+/// direction of text.
+fn is_unsafe(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+        )
+}
+
+fn escape(text: &str, keep: impl Fn(char) -> bool) -> Cow<'_, str> {
+    let is_raw = |character| !is_unsafe(character) || keep(character);
+    if text.chars().all(is_raw) {
+        return text.into();
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if is_raw(character) {
+            escaped.push(character);
+        } else {
+            push_escaped(&mut escaped, character);
+        }
+    }
+    escaped.into()
+}
+
+fn push_escaped(escaped: &mut String, character: char) {
+    for unit in character.encode_utf16(&mut [0; 2]) {
+        // Writing to a `String` cannot fail.
+        let _ = write!(escaped, "\\u{unit:04x}");
+    }
+}
+
+/// Standard error for log lines. Each write is one line with its line break.
+///
+/// `tracing-subscriber` escapes some controls in some fields: not line breaks, and nothing in its JSON form but what JSON
+/// demands.
+#[derive(Debug)]
+pub(crate) struct LogWriter<W> {
+    inner: W,
+    /// Colours are ours and stay. `tracing-subscriber` escapes those of a peer.
+    colour: bool,
+}
+
+impl<W> LogWriter<W> {
+    pub(crate) fn new(inner: W, colour: bool) -> Self {
+        Self { inner, colour }
+    }
+}
+
+impl<W: io::Write> io::Write for LogWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let (text, end) = match text.strip_suffix('\n') {
+            Some(text) => (text, "\n"),
+            None => (&*text, ""),
+        };
+        let mut escaped = String::with_capacity(bytes.len());
+        let mut rest = text;
+        while let Some(start) = rest.find('\u{1b}').filter(|_| self.colour) {
+            let (before, from) = rest.split_at(start);
+            let (colour, after) = from.split_at(colour_length(from));
+            escaped.push_str(&line(before));
+            escaped.push_str(colour);
+            rest = after;
+            if colour.is_empty() {
+                push_escaped(&mut escaped, '\u{1b}');
+                rest = &rest[1..];
+            }
+        }
+        escaped.push_str(&line(rest));
+        escaped.push_str(end);
+        self.inner.write_all(escaped.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// The bytes of a sequence that sets a colour, at the beginning of `text`; 0 if there is none.
+fn colour_length(text: &str) -> usize {
+    let parameters = text.strip_prefix("\u{1b}[").unwrap_or_default();
+    match parameters.find(|character: char| !matches!(character, '0'..='9' | ';')) {
+        Some(end) if parameters[end..].starts_with('m') => 2 + end + 1,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    const HOSTILE: &str = "a\u{1b}[2J\u{9b}2J\u{7f}\r\n\u{202e}\u{2028}\u{2066}\u{61c}b";
+
+    fn logged(text: &str, colour: bool) -> String {
+        let mut bytes = Vec::new();
+        LogWriter::new(&mut bytes, colour)
+            .write_all(text.as_bytes())
+            .unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn unsafe_characters_are_escaped_as_in_json() {
+        assert_eq!(
+            line(HOSTILE),
+            r"a\u001b[2J\u009b2J\u007f\u000d\u000a\u202e\u2028\u2066\u061cb"
+        );
+        assert_eq!(text("one\n\ttwo\r\n"), "one\n\ttwo\\u000d\n");
+        for harmless in ["", "plain", "Grüße, 日本語, 👋", r"C:\u001b"] {
+            assert!(matches!(line(harmless), Cow::Borrowed(same) if same == harmless));
+        }
+    }
+
+    #[test]
+    fn escaped_json_is_the_same_json() {
+        let value = serde_json::json!({ HOSTILE: [HOSTILE, 1.5, null] });
+        for json in [value.to_string(), format!("{value:#}")] {
+            let escaped = text(&json);
+            assert!(
+                !escaped.contains(|c| is_unsafe(c) && c != '\n'),
+                "{escaped}"
+            );
+            assert_eq!(
+                serde_json::from_str::<serde_json::Value>(&escaped).unwrap(),
+                value
+            );
+        }
+    }
+
+    #[test]
+    fn a_log_line_stays_one_line_and_keeps_its_colours_only() {
+        assert_eq!(
+            logged("\u{1b}[2mtime\u{1b}[0m a\nb\u{1b}[2J\n", true),
+            "\u{1b}[2mtime\u{1b}[0m a\\u000ab\\u001b[2J\n"
+        );
+        assert_eq!(
+            logged("\u{1b}[31mred\u{1b}\n", false),
+            "\\u001b[31mred\\u001b\n"
+        );
+        assert_eq!(logged("\u{1b}[31", true), "\\u001b[31");
+    }
+}

@@ -1,0 +1,81 @@
+//! The program running in the background, everything that it writes kept as it came.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// Generous: a loaded machine is slow, and a test that waits for something that comes does not wait long.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A running program; killed if the test ends before it does.
+pub(crate) struct Captured {
+    child: Child,
+    stdout: PathBuf,
+    stderr: PathBuf,
+}
+
+impl Captured {
+    /// Starts a prepared command. What it writes goes into files in `home`.
+    pub(crate) fn start(home: &TempDir, command: &mut Command) -> Self {
+        let (stdout, stderr) = (home.path().join("stdout"), home.path().join("stderr"));
+        let child = command
+            .stdout(File::create(&stdout).unwrap())
+            .stderr(File::create(&stderr).unwrap())
+            .spawn()
+            .unwrap();
+        Self {
+            child,
+            stdout,
+            stderr,
+        }
+    }
+
+    pub(crate) fn stdout(&self) -> String {
+        String::from_utf8(fs::read(&self.stdout).unwrap()).unwrap()
+    }
+
+    pub(crate) fn stderr(&self) -> String {
+        String::from_utf8(fs::read(&self.stderr).unwrap()).unwrap()
+    }
+
+    /// Waits until what it has written satisfies `found`, which gets standard output and standard error.
+    #[track_caller]
+    pub(crate) fn wait_until(&mut self, what: &str, found: impl Fn(&str, &str) -> bool) {
+        let end = Instant::now() + LIMIT;
+        loop {
+            // What it is writing just now may end within a character.
+            let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+            let (stdout, stderr) = (read(&self.stdout), read(&self.stderr));
+            if found(&stdout, &stderr) {
+                return;
+            }
+            let ended = self.child.try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < end,
+                "no {what} ({ended:?})\nstdout: {stdout}\nstderr: {stderr}"
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Sends SIGTERM and waits for the end, with exit code 0.
+    #[track_caller]
+    pub(crate) fn terminate(&mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.code(), Some(0), "{}", self.stderr());
+    }
+}
+
+impl Drop for Captured {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

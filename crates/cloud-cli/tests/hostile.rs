@@ -1,0 +1,321 @@
+//! Peers that try to write on the operator's terminal, or to fill the log.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test's helpers fail by panicking too"
+)]
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use common::captured::Captured;
+use common::scripted_broker::{Link, ScriptedBroker};
+use common::world::{SN, World};
+use common::{Ended, finish, program};
+use reqwest::Method;
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+/// Clears the screen in two ways, rings, deletes, returns, begins a line of its own, and turns text around.
+const HOSTILE: &str =
+    "\u{1b}[2J\u{9b}2J\u{7}\u{7f}\u{8}\r\nINJECTED \u{202e}\u{2066}\u{61c}\u{2028}\u{85}end";
+
+/// The same as `UntrustedText` shows it.
+const ESCAPED: &str =
+    r"\u{1b}[2J\u{9b}2J\u{7}\u{7f}\u{8}\r\nINJECTED \u{202e}\u{2066}\u{61c}\u{2028}\u{85}end";
+
+/// What `text` has that a terminal must not get.
+#[track_caller]
+fn assert_harmless(text: &str) {
+    let raw: Vec<_> = text
+        .chars()
+        .filter(|character| {
+            (character.is_control() && !matches!(character, '\n' | '\t'))
+                || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        })
+        .collect();
+    assert!(raw.is_empty(), "{raw:?} in {text:?}");
+    assert!(
+        !text.lines().any(|line| line.starts_with("INJECTED")),
+        "a line of the peer's own: {text}"
+    );
+}
+
+#[track_caller]
+fn harmless(ended: Ended) -> Ended {
+    assert_harmless(&ended.stdout);
+    assert_harmless(&ended.stderr);
+    ended
+}
+
+/// Answers a request for the shadow with a refusal, and says more that is hostile.
+fn say_hostile_things(link: &mut Link, topic: &str, payload: &[u8]) -> std::io::Result<()> {
+    let Some(shadow) = topic.strip_suffix("/get") else {
+        return Ok(());
+    };
+    let token = &serde_json::from_slice::<Value>(payload)?["clientToken"];
+    link.publish(format!("c/d/{SN}/{HOSTILE}/res").as_bytes(), b"{}")?;
+    link.publish(format!("{shadow}/{HOSTILE}").as_bytes(), b"{}")?;
+    link.publish(b"c/platform", HOSTILE.as_bytes())?;
+    let delta = json!({ "version": 1, "state": { HOSTILE: HOSTILE, "remoteCertSn": HOSTILE, "iotCertSn": HOSTILE } });
+    link.publish(
+        format!("{shadow}/update/delta").as_bytes(),
+        delta.to_string().as_bytes(),
+    )?;
+    let refusal = json!({ "code": 403, "message": HOSTILE, "clientToken": token });
+    link.publish(
+        format!("{shadow}/get/rejected").as_bytes(),
+        refusal.to_string().as_bytes(),
+    )?;
+    link.disconnect(HOSTILE)
+}
+
+#[test]
+fn broker_text_reaches_neither_logs_nor_events_raw() {
+    let world = World::provisioned();
+    ScriptedBroker::start(say_hostile_things).take_the_place_of_the_broker(&world.config());
+    for format in ["text", "json"] {
+        let mut command = world.device(&["run", "-vv", "--log-format", format]);
+        let mut run = Captured::start(&world.home, &mut command);
+        run.wait_until("refusal and disconnection", |stdout, stderr| {
+            stdout.contains("platform.message")
+                && stdout.contains("shadow.delta")
+                && stdout.contains("quota exceeded")
+                && stderr.contains("refused the get: 403: ")
+        });
+        run.terminate();
+        let (stdout, stderr) = (run.stdout(), run.stderr());
+        assert_harmless(&stdout);
+        assert_harmless(&stderr);
+        let shown = match format {
+            "text" => ESCAPED.to_owned(),
+            _ => ESCAPED.replace('\\', r"\\"),
+        };
+        for line in [
+            "the server disconnected: quota exceeded (0x97): ",
+            "refused the get: 403: ",
+        ] {
+            assert!(
+                stderr.contains(&format!("{line}{shown}")),
+                "{line}: {stderr}"
+            );
+        }
+        // Programs get the values as they are.
+        let events: Vec<Value> = stdout
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let of = |name: &str| events.iter().find(|event| event["event"] == name).unwrap();
+        assert_eq!(of("shadow.delta")["state"][HOSTILE], HOSTILE);
+        assert!(events.iter().any(|event| event["payload"] == HOSTILE));
+        assert!(
+            events
+                .iter()
+                .any(|event| event["topic"] == format!("c/d/{SN}/{HOSTILE}/res"))
+        );
+    }
+}
+
+#[test]
+fn shadow_service_refusal_is_shown_escaped() {
+    let world = World::provisioned();
+    ScriptedBroker::start(say_hostile_things).take_the_place_of_the_broker(&world.config());
+    let refused = harmless(finish(&mut world.device(&["shadow", "get"])).expect(1));
+    assert!(refused.stderr.contains(ESCAPED), "{}", refused.stderr);
+}
+
+#[test]
+fn platform_values_are_shown_escaped() {
+    let world = World::provisioned();
+    let device = |arguments: &[&str]| {
+        let mut command = program(&world.home);
+        command
+            .args(arguments)
+            .env("CLESYDE_BASE_PATH", world.base())
+            .env("CLESYDE_SN", SN);
+        command
+    };
+    let desired = json!({ HOSTILE: HOSTILE });
+    let path = format!("/devices/{SN}/shadow/desired");
+    world.control(Method::PUT, &path, Some(desired.clone()));
+    let shown = harmless(finish(&mut device(&["shadow", "get"])).expect(0));
+    let shadow: Value = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(shadow["desired"], desired);
+
+    // The answer of the platform to a question, in text and in JSON.
+    for json in [false, true] {
+        let mut command = device(&["request", "weather", "{}"]);
+        if json {
+            command.arg("--json");
+        }
+        let mut request = Captured::start(&world.home, &mut command);
+        world.wait_until_online();
+        let answer = || {
+            let path = format!("/devices/{SN}/actions/weather");
+            world.control(Method::POST, &path, Some(json!({ "sun": HOSTILE })));
+        };
+        request.wait_until("answer", |stdout, _| {
+            answer();
+            stdout.ends_with('\n')
+        });
+        let stdout = request.stdout();
+        assert_harmless(&stdout);
+        let value: Value = serde_json::from_str(&stdout).unwrap();
+        let value = if json { &value["answer"] } else { &value };
+        assert_eq!(value["sun"], HOSTILE);
+    }
+
+    // The names in a certificate.
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, HOSTILE);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+    fs::write(world.config().join("remote_cert.pem"), certificate).unwrap();
+    fs::write(world.config().join("remote_key.pem"), key.serialize_pem()).unwrap();
+    let shown = harmless(finish(&mut device(&["cert", "show"])).expect(0));
+    assert!(shown.stdout.contains("INJECTED"), "{}", shown.stdout);
+    let shown = harmless(finish(&mut world.device(&["cert", "show"])).expect(0)).json();
+    let subject = shown[0]["remote"]["subject"].as_str().unwrap();
+    assert!(subject.contains("\u{1b}[2J"), "{subject:?}");
+}
+
+/// A web server with a hostile reason phrase, place to go to, and refusal.
+fn hostile_api() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        let refusal = json!({ "registration": { "error": HOSTILE } }).to_string();
+        // What HTTP lets into a line.
+        let words = "\u{9b}2J\u{202e}INJECTED";
+        let answers = [
+            format!(
+                "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{refusal}",
+                refusal.len()
+            ),
+            format!(
+                "HTTP/1.1 302 {words}\r\nlocation: http://{words}/\r\ncontent-length: 0\r\n\r\n"
+            ),
+            format!("HTTP/1.1 418 {words}\r\ncontent-length: 0\r\n\r\n"),
+        ];
+        for (stream, answer) in listener.incoming().zip(answers) {
+            let mut stream = stream.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"}") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                request.push(byte[0]);
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    url
+}
+
+#[test]
+fn provisioning_api_text_is_shown_escaped() {
+    let (home, api) = (tempdir().unwrap(), hostile_api());
+    let provision = || {
+        let mut command = program(&home);
+        command
+            .args(["provision", "-vv", "--sn", SN, "--api-url", &api])
+            .env("CLESYDE_TOKEN", "key");
+        harmless(finish(&mut command).expect(1))
+    };
+    let refused = provision();
+    assert!(refused.stderr.contains(ESCAPED), "{}", refused.stderr);
+    let redirected = provision();
+    assert!(
+        redirected.stderr.contains(r"\u{202e}INJECTED"),
+        "{}",
+        redirected.stderr
+    );
+    provision().says(&["418"]);
+}
+
+#[test]
+fn arguments_and_environment_are_repeated_escaped() {
+    let home = tempdir().unwrap();
+    let repeated = |command: &mut Command, code| {
+        let ended = harmless(finish(command).expect(code));
+        assert!(ended.stderr.contains("INJECTED"), "{}", ended.stderr);
+    };
+    for arguments in [
+        &["status", "--sn", HOSTILE][..],
+        &["status", "--api-url", HOSTILE],
+        &["status", HOSTILE],
+        &["status", &format!("--{HOSTILE}")],
+        &[HOSTILE],
+        &["run", "--forward", HOSTILE],
+        &["request", HOSTILE, "{}"],
+        &["sim", "--cipher", HOSTILE],
+    ] {
+        repeated(program(&home).args(arguments), 2);
+    }
+    repeated(program(&home).arg("status").env("CLESYDE_SN", HOSTILE), 2);
+    let one_line = HOSTILE.replace('\n', "");
+    repeated(program(&home).args(["status", "--base-path", &one_line]), 3);
+}
+
+/// Junk on every topic that the broker can reach the device by.
+fn flood(link: &mut Link, topic: &str, _: &[u8]) -> std::io::Result<()> {
+    const EACH: usize = 3_000;
+    let Some(shadow) = topic.strip_suffix("/get") else {
+        return Ok(());
+    };
+    for number in 0..EACH {
+        for end in [
+            "update/accepted",
+            "get/accepted",
+            "update/documents",
+            "delete/accepted",
+            "update/delta",
+        ] {
+            link.publish(format!("{shadow}/{end}").as_bytes(), b"junk")?;
+        }
+        // A delta that can be read, with certificates that nobody can have.
+        let serial = format!("x{number}");
+        let delta =
+            json!({ "version": number, "state": { "remoteCertSn": serial, "iotCertSn": serial } });
+        link.publish(
+            format!("{shadow}/update/delta").as_bytes(),
+            delta.to_string().as_bytes(),
+        )?;
+        link.publish(b"c/platform", b"junk")?;
+        link.publish(format!("c/d/{SN}/remotetoken/res").as_bytes(), b"junk")?;
+        link.publish(format!("c/d/{SN}/\u{9b}/res").as_bytes(), b"junk")?;
+        link.publish(b"", b"junk")?;
+    }
+    // Some of them may be dropped by a device that is busy.
+    for _ in 0..20 {
+        link.publish(b"c/platform", b"the flood is over")?;
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+#[test]
+fn flood_of_junk_costs_few_log_lines() {
+    let world = World::provisioned();
+    ScriptedBroker::start(flood).take_the_place_of_the_broker(&world.config());
+    let mut run = Captured::start(&world.home, &mut world.device(&["run"]));
+    run.wait_until("end of the flood", |stdout, _| {
+        stdout.contains("the flood is over")
+    });
+    run.terminate();
+    let stderr = run.stderr();
+    let lines = stderr.lines().count();
+    assert!(
+        stderr.contains("shadow message cannot be read"),
+        "nothing of it was logged: {stderr}"
+    );
+    assert!(lines < 100, "{lines} lines: {stderr}");
+}
