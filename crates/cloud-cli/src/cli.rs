@@ -243,7 +243,7 @@ fn without_empty_variables(command: clap::Command) -> clap::Command {
 
 /// Prints why a command line was not read, or the help or version that it asked for.
 pub(crate) fn print(mut error: clap::Error) {
-    // A reader who has gone does not matter.
+    // A closed standard output or standard error is ignored.
     if matches!(
         error.kind(),
         ErrorKind::DisplayHelp
@@ -253,7 +253,7 @@ pub(crate) fn print(mut error: clap::Error) {
         let _ = error.print();
         return;
     }
-    // Arguments and values are repeated as they were given.
+    // These hold arguments as they were given.
     let repeated: Vec<_> = error
         .context()
         .filter_map(|(kind, value)| match value {

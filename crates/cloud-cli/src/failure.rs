@@ -32,7 +32,7 @@ impl Failure {
 
     /// A failure of the file system, naming the path.
     pub(crate) fn at(what: &str, path: &Path, cause: &(dyn Error + 'static)) -> Self {
-        Self::because(format_args!("{what} {}", path.display()), cause)
+        Self::because(format_args!("{what} {path:?}"), cause)
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -51,9 +51,8 @@ impl fmt::Display for Failure {
             Self::Failed(message) | Self::Usage(message) => f.write_str(message),
             Self::NotProvisioned(directory) => write!(
                 f,
-                "this device is not provisioned: there is no configuration in {}\n\
-                 provision it with: clesyde-cloud provision --sn SN --api-url URL --token-file FILE",
-                directory.display()
+                "this device is not provisioned: there is no configuration in {directory:?}\n\
+                 provision it with: clesyde-cloud provision --sn SN --api-url URL --token-file FILE"
             ),
             Self::OutputClosed => f.write_str("standard output was closed"),
         }

@@ -24,10 +24,7 @@ pub(crate) fn read(file: Option<&Path>) -> Outcome<ProvisioningKey> {
         Some(path) if path == Path::new("-") => {
             ("standard input".to_owned(), bounded(io::stdin().lock()))
         }
-        Some(path) => (
-            path.display().to_string(),
-            File::open(path).and_then(bounded),
-        ),
+        Some(path) => (format!("{path:?}"), File::open(path).and_then(bounded)),
         None => match std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
             Some(value) => (VARIABLE.to_owned(), from_environment(value)),
             None => {

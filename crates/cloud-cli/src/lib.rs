@@ -20,7 +20,7 @@
 //! command line, telling people and scripts what happens, exit codes. Scripts may count on this:
 //!
 //! - Results go to standard output, with `--json` as one JSON object a line and nothing else. Logs and messages go to
-//!   standard error.
+//!   standard error. Control characters and bidirectional controls are escaped in both, in JSON as `\uXXXX`.
 //! - Exit codes: 0 done, 1 failed, 2 wrong usage (nothing was sent or written), 3 not provisioned.
 //! - No secret is taken from the command line, printed or logged.
 //! - SIGINT and SIGTERM end everything in an orderly way.

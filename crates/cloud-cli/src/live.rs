@@ -62,7 +62,7 @@ impl LiveSocket {
                 task: tokio::spawn(answer(listener, status)),
             }),
             Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "`status` will not know of this instance");
+                tracing::warn!(?path, %error, "`status` will not know of this instance");
                 None
             }
         }

@@ -1,9 +1,8 @@
-//! What a terminal, or a reader of the log, must not get raw: control characters, and those that reorder the text.
+//! Escapes control characters, and those that reorder text, in everything that the program writes.
 //!
 //! Text from outside is escaped where it enters ([`cloud_net::UntrustedText`]). Results in JSON keep their values exactly, and
-//! arguments are repeated as they were given, so the last word is here: everything that the program writes to standard output or
-//! standard error passes [`text`], [`line`] or [`LogWriter`]. A character is written as `\uXXXX`, as JSON has it, so that JSON
-//! stays the same JSON.
+//! errors repeat arguments; so standard output and standard error are written through [`text`], [`line`] or [`LogWriter`]. An
+//! escape has the form `\uXXXX` of JSON, so that escaped JSON has the same value.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -59,7 +58,7 @@ fn push_escaped(escaped: &mut String, character: char) {
 #[derive(Debug)]
 pub(crate) struct LogWriter<W> {
     inner: W,
-    /// Colours are ours and stay. `tracing-subscriber` escapes those of a peer.
+    /// Whether to leave sequences that set a colour. Those are from `tracing-subscriber`, which escapes a peer's.
     colour: bool,
 }
 

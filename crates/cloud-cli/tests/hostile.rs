@@ -1,4 +1,4 @@
-//! Peers that try to write on the operator's terminal, or to fill the log.
+//! Peers that send terminal controls, or flood the log.
 
 #![allow(
     clippy::panic,
@@ -23,7 +23,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
-/// Clears the screen in two ways, rings, deletes, returns, begins a line of its own, and turns text around.
+/// ESC and C1 control sequences, BEL, DEL, BS, CR LF, bidirectional controls, and a line separator.
 const HOSTILE: &str =
     "\u{1b}[2J\u{9b}2J\u{7}\u{7f}\u{8}\r\nINJECTED \u{202e}\u{2066}\u{61c}\u{2028}\u{85}end";
 
@@ -31,7 +31,7 @@ const HOSTILE: &str =
 const ESCAPED: &str =
     r"\u{1b}[2J\u{9b}2J\u{7}\u{7f}\u{8}\r\nINJECTED \u{202e}\u{2066}\u{61c}\u{2028}\u{85}end";
 
-/// What `text` has that a terminal must not get.
+/// Fails if `text` has raw controls, or a line that a peer has begun.
 #[track_caller]
 fn assert_harmless(text: &str) {
     let raw: Vec<_> = text
@@ -44,7 +44,7 @@ fn assert_harmless(text: &str) {
     assert!(raw.is_empty(), "{raw:?} in {text:?}");
     assert!(
         !text.lines().any(|line| line.starts_with("INJECTED")),
-        "a line of the peer's own: {text}"
+        "injected line: {text}"
     );
 }
 
@@ -55,8 +55,8 @@ fn harmless(ended: Ended) -> Ended {
     ended
 }
 
-/// Answers a request for the shadow with a refusal, and says more that is hostile.
-fn say_hostile_things(link: &mut Link, topic: &str, payload: &[u8]) -> std::io::Result<()> {
+/// Answers a request for the shadow with hostile messages, a rejection and a DISCONNECT.
+fn send_hostile_text(link: &mut Link, topic: &str, payload: &[u8]) -> std::io::Result<()> {
     let Some(shadow) = topic.strip_suffix("/get") else {
         return Ok(());
     };
@@ -80,7 +80,7 @@ fn say_hostile_things(link: &mut Link, topic: &str, payload: &[u8]) -> std::io::
 #[test]
 fn broker_text_reaches_neither_logs_nor_events_raw() {
     let world = World::provisioned();
-    ScriptedBroker::start(say_hostile_things).take_the_place_of_the_broker(&world.config());
+    ScriptedBroker::start(send_hostile_text).configure_device(&world.config());
     for format in ["text", "json"] {
         let mut command = world.device(&["run", "-vv", "--log-format", format]);
         let mut run = Captured::start(&world.home, &mut command);
@@ -107,7 +107,7 @@ fn broker_text_reaches_neither_logs_nor_events_raw() {
                 "{line}: {stderr}"
             );
         }
-        // Programs get the values as they are.
+        // JSON values are exact.
         let events: Vec<Value> = stdout
             .lines()
             .map(|line| serde_json::from_str(line).unwrap())
@@ -126,7 +126,7 @@ fn broker_text_reaches_neither_logs_nor_events_raw() {
 #[test]
 fn shadow_service_refusal_is_shown_escaped() {
     let world = World::provisioned();
-    ScriptedBroker::start(say_hostile_things).take_the_place_of_the_broker(&world.config());
+    ScriptedBroker::start(send_hostile_text).configure_device(&world.config());
     let refused = harmless(finish(&mut world.device(&["shadow", "get"])).expect(1));
     assert!(refused.stderr.contains(ESCAPED), "{}", refused.stderr);
 }
@@ -149,7 +149,7 @@ fn platform_values_are_shown_escaped() {
     let shadow: Value = serde_json::from_str(&shown.stdout).unwrap();
     assert_eq!(shadow["desired"], desired);
 
-    // The answer of the platform to a question, in text and in JSON.
+    // The answer to a request, as text and as JSON.
     for json in [false, true] {
         let mut command = device(&["request", "weather", "{}"]);
         if json {
@@ -173,7 +173,8 @@ fn platform_values_are_shown_escaped() {
     }
 
     // The names in a certificate.
-    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let mut params =
+        rcgen::CertificateParams::new(["\u{1b}[2J\u{7f}\r\nINJECTED".to_owned()]).unwrap();
     params
         .distinguished_name
         .push(rcgen::DnType::CommonName, HOSTILE);
@@ -186,15 +187,22 @@ fn platform_values_are_shown_escaped() {
     let shown = harmless(finish(&mut world.device(&["cert", "show"])).expect(0)).json();
     let subject = shown[0]["remote"]["subject"].as_str().unwrap();
     assert!(subject.contains("\u{1b}[2J"), "{subject:?}");
+    let mut doctor = device(&[
+        "doctor",
+        "--api-url",
+        world.ready["api_url"].as_str().unwrap(),
+    ]);
+    let found = harmless(finish(&mut doctor).expect(1));
+    assert!(found.stdout.contains("INJECTED"), "{}", found.stdout);
 }
 
-/// A web server with a hostile reason phrase, place to go to, and refusal.
+/// An API with a hostile refusal, Location and reason phrase.
 fn hostile_api() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
         let refusal = json!({ "registration": { "error": HOSTILE } }).to_string();
-        // What HTTP lets into a line.
+        // Bytes that HTTP allows there.
         let words = "\u{9b}2J\u{202e}INJECTED";
         let answers = [
             format!(
@@ -261,11 +269,10 @@ fn arguments_and_environment_are_repeated_escaped() {
         repeated(program(&home).args(arguments), 2);
     }
     repeated(program(&home).arg("status").env("CLESYDE_SN", HOSTILE), 2);
-    let one_line = HOSTILE.replace('\n', "");
-    repeated(program(&home).args(["status", "--base-path", &one_line]), 3);
+    repeated(program(&home).args(["status", "--base-path", HOSTILE]), 3);
 }
 
-/// Junk on every topic that the broker can reach the device by.
+/// Sends junk on every topic that the device subscribes to.
 fn flood(link: &mut Link, topic: &str, _: &[u8]) -> std::io::Result<()> {
     const EACH: usize = 3_000;
     let Some(shadow) = topic.strip_suffix("/get") else {
@@ -281,7 +288,7 @@ fn flood(link: &mut Link, topic: &str, _: &[u8]) -> std::io::Result<()> {
         ] {
             link.publish(format!("{shadow}/{end}").as_bytes(), b"junk")?;
         }
-        // A delta that can be read, with certificates that nobody can have.
+        // A valid delta with serial numbers that are invalid.
         let serial = format!("x{number}");
         let delta =
             json!({ "version": number, "state": { "remoteCertSn": serial, "iotCertSn": serial } });
@@ -294,7 +301,7 @@ fn flood(link: &mut Link, topic: &str, _: &[u8]) -> std::io::Result<()> {
         link.publish(format!("c/d/{SN}/\u{9b}/res").as_bytes(), b"junk")?;
         link.publish(b"", b"junk")?;
     }
-    // Some of them may be dropped by a device that is busy.
+    // A busy device may drop some.
     for _ in 0..20 {
         link.publish(b"c/platform", b"the flood is over")?;
         thread::sleep(Duration::from_millis(100));
@@ -305,7 +312,7 @@ fn flood(link: &mut Link, topic: &str, _: &[u8]) -> std::io::Result<()> {
 #[test]
 fn flood_of_junk_costs_few_log_lines() {
     let world = World::provisioned();
-    ScriptedBroker::start(flood).take_the_place_of_the_broker(&world.config());
+    ScriptedBroker::start(flood).configure_device(&world.config());
     let mut run = Captured::start(&world.home, &mut world.device(&["run"]));
     run.wait_until("end of the flood", |stdout, _| {
         stdout.contains("the flood is over")
@@ -315,7 +322,7 @@ fn flood_of_junk_costs_few_log_lines() {
     let lines = stderr.lines().count();
     assert!(
         stderr.contains("shadow message cannot be read"),
-        "nothing of it was logged: {stderr}"
+        "nothing was logged: {stderr}"
     );
     assert!(lines < 100, "{lines} lines: {stderr}");
 }

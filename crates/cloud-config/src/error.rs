@@ -14,16 +14,18 @@ use crate::document::DocumentError;
 #[non_exhaustive]
 pub enum AccessError {
     /// A symbolic link where a file or directory of ours should be. Following it could give keys away.
-    #[error("{} is a symbolic link; replace it by what it points to", .0.display())]
+    #[error("{0:?} is a symbolic link; replace it by what it points to")]
     Symlink(PathBuf),
     /// Something else where a directory should be.
-    #[error("{} is not a directory", .0.display())]
+    #[error("{0:?} is not a directory")]
     NotADirectory(PathBuf),
     /// Something else where a regular file should be.
-    #[error("{} is not a regular file", .0.display())]
+    #[error("{0:?} is not a regular file")]
     NotAFile(PathBuf),
     /// Another user owns it, who could change or read what is in it.
-    #[error("{} belongs to user {owner}, this process runs as user {user}; run it as that user, or change the owner", path.display())]
+    #[error(
+        "{path:?} belongs to user {owner}, this process runs as user {user}; run it as that user, or change the owner"
+    )]
     ForeignOwner {
         /// What belongs to another user.
         path: PathBuf,
@@ -33,7 +35,9 @@ pub enum AccessError {
         user: u32,
     },
     /// Others can get at it, and its mode could not be corrected.
-    #[error("{} is open to other users (mode {mode:o}) and this file system does not allow to restrict it", path.display())]
+    #[error(
+        "{path:?} is open to other users (mode {mode:o}) and this file system does not allow to restrict it"
+    )]
     Exposed {
         /// What is open to others.
         path: PathBuf,
@@ -41,13 +45,15 @@ pub enum AccessError {
         mode: u32,
     },
     /// No space, no inodes or no quota left. Nothing was changed.
-    #[error("no space left to store {}; free some and try again", .0.display())]
+    #[error("no space left to store {0:?}; free some and try again")]
     DiskFull(PathBuf),
     /// The file system is mounted read-only. Nothing was changed.
-    #[error("{} is on a read-only file system", .0.display())]
+    #[error("{0:?} is on a read-only file system")]
     ReadOnly(PathBuf),
     /// The rights of a file or directory, or of what leads to it, do not let this user.
-    #[error("cannot {action} {}: permission denied to user {user}; run it as the user that owns it, or change the owner", path.display())]
+    #[error(
+        "cannot {action} {path:?}: permission denied to user {user}; run it as the user that owns it, or change the owner"
+    )]
     Denied {
         /// What was tried, as a verb.
         action: &'static str,
@@ -57,7 +63,7 @@ pub enum AccessError {
         user: u32,
     },
     /// Anything else that the operating system refused.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {path:?}: {source}")]
     Io {
         /// What was tried, as a verb.
         action: &'static str,
@@ -99,7 +105,7 @@ impl AccessError {
 #[non_exhaustive]
 pub enum LockError {
     /// A living process has it.
-    #[error("{} is in use by {}; stop that first", directory.display(), holder(*.pid))]
+    #[error("{directory:?} is in use by {}; stop that first", holder(*.pid))]
     InUse {
         /// The directory.
         directory: PathBuf,
@@ -135,10 +141,10 @@ impl LockError {
 #[non_exhaustive]
 pub enum LoadError {
     /// There is none: this device was not provisioned yet (or was reset).
-    #[error("no configuration in {}; provision the device first", .0.display())]
+    #[error("no configuration in {0:?}; provision the device first")]
     NotProvisioned(PathBuf),
     /// There is one, and a file of it is missing or not usable.
-    #[error("{} {what}", file.display())]
+    #[error("{file:?} {what}")]
     Damaged {
         /// The file at fault.
         file: PathBuf,
@@ -146,7 +152,7 @@ pub enum LoadError {
         what: Damage,
     },
     /// Another process kept replacing the files while they were read.
-    #[error("{} is being changed by another process; try again", .0.display())]
+    #[error("{0:?} is being changed by another process; try again")]
     Busy(PathBuf),
     /// The directory cannot be used as it is.
     #[error(transparent)]
@@ -193,7 +199,7 @@ pub enum StoreError {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// There is no configuration whose certificate could be replaced.
-    #[error("no configuration in {}; provision the device first", .0.display())]
+    #[error("no configuration in {0:?}; provision the device first")]
     NotProvisioned(PathBuf),
     /// The directory cannot be used, or the disk does not take the data.
     #[error(transparent)]

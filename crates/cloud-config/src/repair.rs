@@ -37,8 +37,7 @@ impl fmt::Display for Repair {
             Self::Mode { path, was } => {
                 write!(
                     f,
-                    "{} was open to other users (mode {was:o}); restricted to its owner",
-                    path.display()
+                    "{path:?} was open to other users (mode {was:o}); restricted to its owner"
                 )
             }
             Self::CommittedChangeFinished => {

@@ -268,7 +268,7 @@ impl Store {
             std::fs::remove_dir(self.directory())
         });
         if let Err(error) = removed {
-            tracing::debug!(directory = %self.directory().display(), %error, "the directory stays");
+            tracing::debug!(directory = ?self.directory(), %error, "the directory stays");
         }
         Ok(was)
     }

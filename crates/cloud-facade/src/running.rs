@@ -88,7 +88,11 @@ fn open_outbox(
         Err(error) => Some(error.to_string()),
     };
     if let Some(reason) = problem {
-        tracing::error!(directory = %directory.display(), reason, "the outbox on disk is not as it should be");
+        tracing::error!(
+            ?directory,
+            reason,
+            "the outbox on disk is not as it should be"
+        );
         // An error means that nobody listens.
         let _ = events.send(Event::OutboxNotStored { reason });
     }

@@ -71,11 +71,10 @@ pub struct Damage {
 
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let to = self.moved_to.display();
         write!(
             f,
-            "the stored outbox was damaged ({}) and moved to {to}; its messages are lost unless it can be repaired by hand",
-            self.reason
+            "the stored outbox was damaged ({}) and moved to {:?}; its messages are lost unless it can be repaired by hand",
+            self.reason, self.moved_to
         )
     }
 }

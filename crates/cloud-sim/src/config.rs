@@ -119,7 +119,7 @@ pub enum SimError {
         source: std::io::Error,
     },
     /// The data directory cannot be used.
-    #[error("cannot use the data directory {}: {source}", directory.display())]
+    #[error("cannot use the data directory {directory:?}: {source}")]
     DataDir {
         /// The directory.
         directory: PathBuf,

@@ -78,14 +78,11 @@ impl Store {
         let path = self.directory.join(STATE_FILE);
         match fs::metadata(&path) {
             Ok(metadata) if metadata.len() > MAX_STATE => Err(io::Error::other(format!(
-                "{} is larger than any state of a simulator",
-                path.display()
+                "{path:?} is larger than any state of a simulator"
             ))),
             Ok(_) => serde_json::from_slice(&fs::read(&path)?)
                 .map(Some)
-                .map_err(|error| {
-                    io::Error::other(format!("{} is damaged: {error}", path.display()))
-                }),
+                .map_err(|error| io::Error::other(format!("{path:?} is damaged: {error}"))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }

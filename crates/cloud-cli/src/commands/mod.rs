@@ -36,8 +36,7 @@ pub(crate) fn store(global: &GlobalOptions) -> Outcome<Store> {
     let base = global.base_path()?;
     if base.exists() && !base.is_dir() {
         return Err(Failure::Failed(format!(
-            "the base path {} is not a directory: name one with --base-path DIR",
-            base.display()
+            "the base path {base:?} is not a directory: name one with --base-path DIR"
         )));
     }
     Ok(Store::new(base))

@@ -10,7 +10,6 @@ use crate::cli::GlobalOptions;
 use crate::commands::{store, store_failure};
 use crate::failure::{Failure, Outcome};
 use crate::output::Output;
-use crate::terminal;
 
 /// What `reset` takes.
 #[derive(Debug, Args)]
@@ -31,9 +30,9 @@ pub(crate) fn run(global: &GlobalOptions, arguments: &ResetArgs, output: Output)
         .remove()
         .map_err(|error| store_failure("could not remove the configuration", &error))?;
     let line = if removed {
-        format!("removed the configuration in {}", directory.display())
+        format!("removed the configuration in {directory:?}")
     } else {
-        format!("there was no configuration in {}", directory.display())
+        format!("there was no configuration in {directory:?}")
     };
     output.result(
         &json!({ "event": "reset", "removed": removed, "directory": directory }),
@@ -52,8 +51,7 @@ fn confirmed(directory: &Path) -> Outcome<bool> {
     let mut stderr = io::stderr();
     let asked = write!(
         stderr,
-        "Remove the configuration and the private keys in {}? The device must then be provisioned anew. [y/N] ",
-        terminal::line(&directory.to_string_lossy())
+        "Remove the configuration and the private keys in {directory:?}? The device must then be provisioned anew. [y/N] "
     );
     let mut answer = String::new();
     asked

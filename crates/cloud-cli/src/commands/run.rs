@@ -272,7 +272,7 @@ fn status_line(event: &Event) -> Option<String> {
     })
 }
 
-/// People read the log; on standard output they get the address. A relay that ends tunnel after tunnel does not repeat it at will.
+/// Prints the address for people, and each event as JSON. The relay can cause the address line, so it is paced.
 fn tell(event: &Event, telling: &mut Telling, reachable_lines: &LogThrottle) {
     if let Event::RemoteConnected { url } = event
         && reachable_lines.allow().is_some()

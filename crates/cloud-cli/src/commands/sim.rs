@@ -102,8 +102,7 @@ pub(crate) async fn run(arguments: &SimArgs) -> Outcome {
         && !path.is_dir()
     {
         return Err(Failure::Failed(format!(
-            "the data directory {} is not a directory: name one with --data-dir DIR",
-            path.display()
+            "the data directory {path:?} is not a directory: name one with --data-dir DIR"
         )));
     }
     let mut shutdown = Shutdown::install()?;

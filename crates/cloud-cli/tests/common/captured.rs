@@ -1,4 +1,4 @@
-//! The program running in the background, everything that it writes kept as it came.
+//! The program running in the background, with its output in files, byte for byte.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ pub(crate) struct Captured {
 }
 
 impl Captured {
-    /// Starts a prepared command. What it writes goes into files in `home`.
+    /// Starts a prepared command, with files in `home` as standard output and standard error.
     pub(crate) fn start(home: &TempDir, command: &mut Command) -> Self {
         let (stdout, stderr) = (home.path().join("stdout"), home.path().join("stderr"));
         let child = command
@@ -43,12 +43,12 @@ impl Captured {
         String::from_utf8(fs::read(&self.stderr).unwrap()).unwrap()
     }
 
-    /// Waits until what it has written satisfies `found`, which gets standard output and standard error.
+    /// Waits until `found` holds for standard output and standard error.
     #[track_caller]
     pub(crate) fn wait_until(&mut self, what: &str, found: impl Fn(&str, &str) -> bool) {
         let end = Instant::now() + LIMIT;
         loop {
-            // What it is writing just now may end within a character.
+            // The last character may not be complete yet.
             let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
             let (stdout, stderr) = (read(&self.stdout), read(&self.stderr));
             if found(&stdout, &stderr) {

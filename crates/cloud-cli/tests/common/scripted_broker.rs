@@ -1,4 +1,4 @@
-//! An MQTT broker that grants everything and then says what the test wants, in raw bytes.
+//! An MQTT broker that grants every request and sends what the script of a test sends, in raw bytes.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::Value;
 
-/// Its threads end with the test's process.
+/// The broker. Its threads end with the test's process.
 pub(crate) struct ScriptedBroker {
     port: u16,
     root: String,
@@ -20,7 +20,7 @@ pub(crate) struct ScriptedBroker {
 /// One connection of the device.
 pub(crate) struct Link(StreamOwned<ServerConnection, TcpStream>);
 
-/// Called with each message of the device.
+/// Called with topic and payload of each message of the device.
 type Script = dyn Fn(&mut Link, &str, &[u8]) -> std::io::Result<()> + Send + Sync;
 
 impl ScriptedBroker {
@@ -48,7 +48,7 @@ impl ScriptedBroker {
                 let tls = ServerConnection::new(Arc::clone(&tls)).unwrap();
                 let mut link = Link(StreamOwned::new(tls, stream.unwrap()));
                 let script = Arc::clone(&script);
-                // How a connection ends is for the device to see.
+                // The end of a connection is no failure of the test.
                 thread::spawn(move || drop(link.serve(&*script)));
             }
         });
@@ -56,8 +56,8 @@ impl ScriptedBroker {
         Self { port, root }
     }
 
-    /// Makes it the broker of the device in this directory.
-    pub(crate) fn take_the_place_of_the_broker(&self, config: &Path) {
+    /// Makes it the broker of the device with this directory.
+    pub(crate) fn configure_device(&self, config: &Path) {
         let file = config.join("cloud_config.json");
         let mut document: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         document["iot_endpoint"] = format!("localhost:{}", self.port).into();
@@ -140,10 +140,10 @@ impl Link {
         self.packet(0x30, &[&length[..], topic, &[0], payload].concat())
     }
 
-    /// DISCONNECT "quota exceeded", with these words.
-    pub(crate) fn disconnect(&mut self, words: &str) -> std::io::Result<()> {
-        let length = u16::try_from(words.len()).unwrap().to_be_bytes();
-        let properties = [&[0x1f][..], &length, words.as_bytes()].concat();
+    /// DISCONNECT "quota exceeded", with a reason string.
+    pub(crate) fn disconnect(&mut self, reason: &str) -> std::io::Result<()> {
+        let length = u16::try_from(reason.len()).unwrap().to_be_bytes();
+        let properties = [&[0x1f][..], &length, reason.as_bytes()].concat();
         let size = [u8::try_from(properties.len()).unwrap()];
         self.packet(0xe0, &[&[0x97][..], &size, &properties].concat())?;
         self.0.flush()

@@ -66,10 +66,10 @@ impl Patient {
         match cloud.initialize().await {
             Ok(()) => Ok(Self { cloud, mark }),
             Err(InitializeError::Lock(LockError::InUse { directory, pid })) => {
-                let (who, directory) = (process(pid), directory.display());
+                let who = process(pid);
                 Err(Finding::warning(
                     format!(
-                        "{who} has {directory} and does not tell how it fares, so that nothing from here on was looked at"
+                        "{who} has {directory:?} and does not tell how it fares, so that nothing from here on was looked at"
                     ),
                     "wait for its end or stop it, and ask again",
                 ))

@@ -47,8 +47,8 @@ pub(super) fn configuration(store: &Store) -> (Finding, Option<PartialDeviceConf
     } else if repairs.is_empty() {
         match not_writable(store) {
             None => Finding::Good(format!(
-                "whole, and closed to other users: {}",
-                store.directory().display()
+                "whole, and closed to other users: {:?}",
+                store.directory()
             )),
             Some(error) => Finding::warning(
                 format!("a new certificate could not be stored: {}", chain(&error)),
