@@ -52,9 +52,11 @@ async fn a_device_registers_comes_online_is_reached_and_rotates() -> anyhow::Res
         "what is served is what is stored"
     );
 
-    let control = pair.simulator.control();
     pair.cloud.stop().await;
-    let seen = control.device(SERIAL).await?;
+    // The platform reads its messages in a task of its own.
+    let seen = pair
+        .seen_when("the second state", |seen| seen.status_history.len() == 2)
+        .await;
     assert_eq!(seen.status_history, ["ONLINE", "OFFLINE"]);
     assert!(!pair.cloud.status().running);
     pair.stop().await;

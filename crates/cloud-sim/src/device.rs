@@ -230,7 +230,10 @@ impl DeviceTable {
         for device in saved {
             let remote = Certificates::restore(device.certificates);
             if remote.is_empty() || !names::is_serial(&device.sn) {
-                tracing::warn!(sn = %device.sn, "left a damaged device of the data directory out");
+                tracing::warn!(
+                    sn = device.sn,
+                    "left a damaged device of the data directory out"
+                );
                 continue;
             }
             let iot = Certificates::restore(device.iot_certificates);
