@@ -1,14 +1,14 @@
 //! Everything that must hold before a change lands, cheapest first, the tests last.
 //!
 //! Steps are ordered so that each finds what the one before has built: one debug build serves the examples, the
-//! interop tests and the tests; the release build is made once, for the demonstration.
+//! interop tests and the tests; the release build is made once, for the demonstration and the attacks.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cargo_metadata::MetadataCommand;
 
-use crate::{chaos, check, interop, layering, test, tidy, workspace};
+use crate::{attack, chaos, check, interop, layering, test, tidy, workspace};
 
 type Step = (&'static str, fn() -> Result<()>);
 
@@ -25,6 +25,7 @@ const STEPS: &[Step] = &[
     ("examples", check::examples),
     ("demo", check::demo),
     ("interop", || interop::run(&[])),
+    ("attack", attack::short),
     ("chaos", || chaos::run(&[])),
 ];
 

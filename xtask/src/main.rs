@@ -5,6 +5,7 @@
 //!
 //! Not here: what `cargo` does well by itself, and anything that a test can check.
 
+mod attack;
 mod bench;
 mod chaos;
 mod check;
@@ -33,6 +34,8 @@ usage: cargo xtask COMMAND
   interop [ARGS..]   run the device and the simulator against mosquitto and the Python packages
   chaos              500 fresh runs of devices against a platform that does wrong whatever it can
        --seeds N     so many; --seed SEED: that one again, telling all that it does
+  attack             attack the built program as hostile callers, platforms and local programs would
+       --short       in two minutes; --only NAME,…, --program PATH, --list
   bench [NAME ARGS..]
                      measure ours beside what others wrote; without NAME, names the benchmarks
   fuzz TARGET --secs N
@@ -81,6 +84,7 @@ fn dispatch(arguments: &[String]) -> Result<()> {
         "test" => test::run(rest),
         "interop" => interop::run(rest),
         "chaos" => chaos::run(rest),
+        "attack" => attack::run(rest),
         "bench" => bench::run(rest),
         "fuzz" => fuzz::run(rest),
         "layering" => alone().and_then(|()| layering::run()),

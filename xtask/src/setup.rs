@@ -1,7 +1,7 @@
-//! Prepares a machine for `interop`: the broker, the tools and the Python peers that we did not write.
+//! Prepares a machine for `interop` and `attack`: the broker, the tools and the Python peers that we did not write.
 //!
 //! Idempotent: what is there is used, what is missing is installed with the distribution's package manager where
-//! we may, and otherwise the person is told what to install. Everything else lies under the target directory.
+//! we may, and otherwise an error names it. Everything else lies under the target directory.
 
 use std::process::Command;
 
@@ -16,13 +16,17 @@ pub(crate) struct Tools {
     pub(crate) python: python::Peers,
 }
 
+/// The package with testssl.sh, and the name under which it has the program. Not every distribution has it.
+const SCANNER: (&str, &str) = ("testssl.sh", "testssl");
+
 /// A program, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
     ("mosquitto", "mosquitto"),
     ("openssl", "openssl"),
     ("curl", "curl"),
-    // For cloud-config's test that kills at each system call.
+    // For cloud-config's test that kills at each system call, and for `attack`.
     ("strace", "strace"),
+    ("prlimit", "util-linux"),
 ];
 
 pub(crate) fn run() -> Result<Tools> {
@@ -44,6 +48,7 @@ pub(crate) fn run() -> Result<Tools> {
         })?;
         println!("{program}: {}", path.display());
     }
+    scanner()?;
     let mosquitto = find_program("mosquitto").context("mosquitto is not there")?;
     Ok(Tools {
         mosquitto,
@@ -51,47 +56,75 @@ pub(crate) fn run() -> Result<Tools> {
     })
 }
 
+/// Installs testssl.sh, where the distribution has it; `attack` leaves out what needs it otherwise.
+pub(crate) fn scanner() -> Result<()> {
+    let (package, program) = SCANNER;
+    if find_program(program).is_none() && find_program(package).is_none() {
+        if !is_known(package) {
+            // A bare machine has no index yet. What keeps apt-get from running shows in the next look.
+            let _ = apt(&["update"]);
+        }
+        if !is_known(package) {
+            println!(
+                "{package}: NOT THERE, and apt does not have it: `attack` leaves out its scan of TLS"
+            );
+            return Ok(());
+        }
+        install(&[package])?;
+    }
+    println!("{package}: installed");
+    Ok(())
+}
+
+/// Whether the distribution's package index has it.
+fn is_known(package: &str) -> bool {
+    output_of(Command::new("apt-cache").args(["show", package]))
+        .is_some_and(|text| !text.is_empty())
+}
+
 /// Installs Debian packages as root, or says what to install by hand.
 fn install(packages: &[&str]) -> Result<()> {
-    let by_hand = format!(
-        "install {} by hand (Debian: apt-get install {}) and run this again",
-        packages.join(", "),
-        packages.join(" ")
-    );
+    let installed = apt_get().and_then(|_| {
+        with_retries("apt-get", || {
+            apt(&["update"])?;
+            let mut arguments = vec!["install", "-y", "--no-install-recommends"];
+            arguments.extend(packages);
+            apt(&arguments)
+        })
+    });
+    installed.with_context(|| {
+        format!(
+            "missing: {}. Install it by hand (Debian: apt-get install {}) and run this again",
+            packages.join(", "),
+            packages.join(" ")
+        )
+    })
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    run_command(apt_get()?.args(arguments))
+}
+
+/// apt-get as root, without questions. Fails where it cannot be run, which trying again does not change.
+fn apt_get() -> Result<Command> {
     if find_program("apt-get").is_none() {
-        bail!(
-            "missing: {}. There is no apt-get here: {by_hand}",
-            packages.join(", ")
-        );
+        bail!("there is no apt-get here");
     }
     let root = output_of(Command::new("id").arg("-u")).as_deref() == Some("0");
     let sudo = !root && output_of(Command::new("sudo").args(["-n", "true"])).is_some();
     if !root && !sudo {
-        bail!(
-            "missing: {}. Installing needs root: {by_hand}",
-            packages.join(", ")
-        );
+        bail!("installing needs root");
     }
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new(if sudo { "sudo" } else { "env" });
-        if sudo {
-            command.args(["-n", "env"]);
-        }
-        command.args([
-            "DEBIAN_FRONTEND=noninteractive",
-            "apt-get",
-            "-qq",
-            "-o",
-            "Acquire::Retries=3",
-        ]);
-        command.args(arguments);
-        run_command(&mut command)
-    };
-    with_retries("apt-get", || {
-        apt(&["update"])?;
-        let mut arguments = vec!["install", "-y", "--no-install-recommends"];
-        arguments.extend(packages);
-        apt(&arguments)
-    })
-    .with_context(|| by_hand.clone())
+    let mut command = Command::new(if sudo { "sudo" } else { "env" });
+    if sudo {
+        command.args(["-n", "env"]);
+    }
+    command.args([
+        "DEBIAN_FRONTEND=noninteractive",
+        "apt-get",
+        "-qq",
+        "-o",
+        "Acquire::Retries=3",
+    ]);
+    Ok(command)
 }

@@ -1,0 +1,225 @@
+//! Callers that occupy connections and requests and make no progress: bodies in drips, unread answers, a botnet,
+//! and callers whose address the relay does not know.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tokio::io::AsyncWriteExt;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::Context;
+use crate::caller::{Alpn, Caller};
+use crate::callers_headers::{HALF_HEADER, HALF_HEADER_OVER_HTTP2, Siege};
+use crate::h2::{self, Connection, DATA, END_HEADERS, END_STREAM, HEADERS, frame};
+use crate::honest::Honest;
+use crate::report::Row;
+use crate::scene::{HONEST, Scene, Settings, attackers};
+
+/// Requests that one address may have with the application.
+const REQUESTS: usize = 64;
+/// Between two bytes of a body, and between two looks at which requests were ended.
+const DRIP: Duration = Duration::from_secs(5);
+/// Until an attacker whose connection was ended comes again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Until all attackers have what they want.
+const SETTLE: Duration = Duration::from_secs(3);
+/// The default of HTTP/2, which is not opened further.
+const WINDOW: u32 = 65_535;
+
+/// Four connections with 64 requests each whose bodies come in drips.
+pub(crate) async fn bodies(context: &Context) -> Result<Vec<Row>> {
+    let scene = Scene::start(context, Settings::default()).await?;
+    let mut attack = JoinSet::new();
+    for address in attackers(4) {
+        attack.spawn(keep(scene.caller(address), "POST", "/upload"));
+    }
+    watch(
+        context,
+        &scene,
+        "bodies in drips, 4 addresses × 64 requests",
+    )
+    .await
+}
+
+/// Unread answers of a gigabyte over four connections.
+pub(crate) async fn unread_http2(context: &Context) -> Result<Vec<Row>> {
+    let scene = Scene::start(context, Settings::default()).await?;
+    let mut attack = JoinSet::new();
+    for address in attackers(4) {
+        attack.spawn(keep(scene.caller(address), "GET", "/big"));
+    }
+    watch(
+        context,
+        &scene,
+        "unread answers over HTTP/2, 4 addresses × 64 requests",
+    )
+    .await
+}
+
+/// The same over HTTP/1.1, where each request has a connection of its own.
+pub(crate) async fn unread_http1(context: &Context) -> Result<Vec<Row>> {
+    let scene = Scene::start(context, Settings::default()).await?;
+    let mut attack = JoinSet::new();
+    for address in attackers(4) {
+        for _ in 0..REQUESTS {
+            attack.spawn(read_nothing(scene.caller(address)));
+        }
+    }
+    watch(
+        context,
+        &scene,
+        "unread answers over HTTP/1.1, 4 addresses × 64 connections",
+    )
+    .await
+}
+
+/// 64 addresses that hold four connections each, after an honest caller has come.
+pub(crate) async fn botnet_connections(context: &Context) -> Result<Vec<Row>> {
+    const NAME: &str = "a botnet, 64 addresses × 4 connections";
+    let scene = Scene::start(context, Settings::default()).await?;
+    let kept = Honest::on_one_connection(scene.honest(), "/").await?;
+    let known = Honest::start(scene.honest(), "/");
+    sleep(SETTLE).await;
+    let mut siege = Siege::new();
+    for address in attackers(64) {
+        siege.hold(&scene.caller(address), HALF_HEADER, 2);
+        siege.hold(&scene.caller(address), HALF_HEADER_OVER_HTTP2, 2);
+    }
+    sleep(SETTLE + context.seconds(4, 20)).await;
+    Ok(vec![
+        kept.finish()
+            .await?
+            .row(NAME, "a connection that was there before"),
+        known
+            .finish()
+            .await?
+            .row(NAME, "an address that was there before"),
+    ])
+}
+
+/// 64 addresses with 64 requests each that the application does not answer.
+pub(crate) async fn botnet_requests(context: &Context) -> Result<Vec<Row>> {
+    const NAME: &str = "a botnet, 64 addresses × 64 requests";
+    let scene = Scene::start(context, Settings::default()).await?;
+    let kept = Honest::on_one_connection(scene.honest(), "/").await?;
+    let known = Honest::start(scene.honest(), "/");
+    sleep(SETTLE).await;
+    let mut attack = JoinSet::new();
+    for address in attackers(64) {
+        attack.spawn(keep(scene.caller(address), "GET", "/slow"));
+    }
+    sleep(SETTLE + context.seconds(4, 20)).await;
+    Ok(vec![
+        kept.finish()
+            .await?
+            .row(NAME, "a connection that was there before"),
+        known
+            .finish()
+            .await?
+            .row(NAME, "an address that was there before"),
+    ])
+}
+
+/// Callers over IPv6, of whose address protocol version 0 says nothing.
+pub(crate) async fn unknown_callers(context: &Context) -> Result<Vec<Row>> {
+    const NAME: &str = "256 connections over IPv6 from 4 networks, protocol version 0";
+    let settings = Settings {
+        proxy_relay: true,
+        ..Settings::default()
+    };
+    let scene = Scene::start(context, settings).await?;
+    let mut siege = Siege::new();
+    for network in 1..=4 {
+        siege.hold(
+            &scene.caller(over_ipv6(network)),
+            HALF_HEADER_OVER_HTTP2,
+            REQUESTS,
+        );
+    }
+    sleep(SETTLE).await;
+    let known = Honest::start(scene.honest(), "/");
+    let unknown = Honest::start(scene.caller(over_ipv6(99)), "/");
+    sleep(context.seconds(5, 15)).await;
+    Ok(vec![
+        known
+            .finish()
+            .await?
+            .row(NAME, "an honest caller over IPv4"),
+        unknown
+            .finish()
+            .await?
+            .row(NAME, "an honest caller over IPv6"),
+    ])
+}
+
+/// An address of this network of 64 bits.
+fn over_ipv6(network: u16) -> IpAddr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, 1).into()
+}
+
+/// Lets an honest caller come while an attack goes on.
+async fn watch(context: &Context, scene: &Scene, name: &str) -> Result<Vec<Row>> {
+    sleep(SETTLE).await;
+    let honest = Honest::start(scene.caller(HONEST), "/");
+    sleep(context.seconds(5, 20)).await;
+    let row = honest.finish().await?.row(name, "an honest caller");
+    ensure!(scene.device.memory().is_ok(), "the device has ended");
+    Ok(vec![row])
+}
+
+/// Keeps as many requests open as an address may have, over one connection; each that the device ends is made again.
+async fn keep(caller: Caller, method: &'static str, path: &'static str) {
+    loop {
+        // The end of the connection is what makes the attacker come again.
+        let _ = keep_once(&caller, method, path).await;
+        sleep(AGAIN).await;
+    }
+}
+
+async fn keep_once(caller: &Caller, method: &str, path: &str) -> Result<()> {
+    let window = if path == "/big" { 0 } else { WINDOW };
+    let mut connection = Connection::open(caller, window).await?;
+    let head = h2::pseudo_header(method, caller.host(), path);
+    let has_body = method == "POST";
+    let flags = if has_body {
+        END_HEADERS
+    } else {
+        END_HEADERS | END_STREAM
+    };
+    let (mut next, mut open) = (1, Vec::new());
+    while !connection.answers(|answers| answers.ended) {
+        connection.answers(|answers| open.retain(|stream| !answers.closed.contains(stream)));
+        let mut bytes = Vec::new();
+        if has_body {
+            for stream in &open {
+                bytes.extend(frame(DATA, 0, *stream, b"a"));
+            }
+        }
+        while open.len() < REQUESTS {
+            bytes.extend(frame(HEADERS, flags, next, &head));
+            open.push(next);
+            next += 2;
+        }
+        connection.send(&bytes).await?;
+        sleep(DRIP).await;
+    }
+    Ok(())
+}
+
+/// Asks for a long answer over HTTP/1.1 and reads none of it.
+async fn read_nothing(caller: Caller) {
+    loop {
+        if let Ok(mut stream) = caller.connect(Alpn::Http1).await {
+            let request = format!("GET /big HTTP/1.1\r\nHost: {}\r\n\r\n", caller.host());
+            // What is written behind the request shows whether the connection is still there.
+            let mut sent = stream.write_all(request.as_bytes()).await;
+            while sent.is_ok() {
+                sleep(DRIP).await;
+                sent = stream.write_all(b"\r\n").await;
+            }
+        }
+        sleep(AGAIN).await;
+    }
+}
