@@ -1,6 +1,6 @@
 //! The local web application behind `--forward`: it keeps what it receives, and is slow where it is asked to.
 //!
-//! - `/slow` never answers, `/big` answers with a gigabyte, `/upload` answers at the end of the body.
+//! - `/slow` never answers, `/deaf` does not even read, `/big` answers with a gigabyte, `/upload` answers at the end of the body.
 //! - Everything else is answered at once.
 
 use std::net::SocketAddr;
@@ -77,6 +77,9 @@ async fn serve(mut stream: TcpStream, heads: &Mutex<Vec<String>>) -> Result<()> 
         if path.starts_with("/slow") {
             while stream.read_buf(&mut Vec::with_capacity(4096)).await? > 0 {}
             return Ok(());
+        }
+        if path.starts_with("/deaf") {
+            return std::future::pending().await;
         }
         if path.starts_with("/big") {
             return send_big(&mut stream).await;

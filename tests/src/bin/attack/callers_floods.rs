@@ -13,13 +13,11 @@ use crate::h2::{
     frame, literal,
 };
 use crate::honest::Honest;
-use crate::report::Row;
+use crate::report::{MEMORY_LIMIT, Row};
 use crate::scene::{Scene, Settings, attackers};
 
 /// Frames of one connection. A device that ends the connection earlier keeps its promise too.
 const FRAMES: u32 = 20_000;
-/// For the whole process.
-const MEMORY_LIMIT: u64 = 64 * 1024;
 /// Frames that are written together.
 const BATCH: usize = 100;
 
@@ -70,12 +68,7 @@ pub(crate) async fn floods(context: &Context) -> Result<Vec<Row>> {
         let memory = scene.device.memory()?;
         let name = format!("{name}, {FRAMES} a connection, 4 addresses");
         rows.push(honest.finish().await?.row(&name, "an honest caller"));
-        rows.push(Row::new(
-            name,
-            format!("memory stays below {} MiB", MEMORY_LIMIT / 1024),
-            format!("{:.1} MiB", memory.peak as f64 / 1024.0),
-            memory.peak < MEMORY_LIMIT,
-        ));
+        rows.push(Row::memory(name, MEMORY_LIMIT, memory.peak));
     }
     Ok(rows)
 }

@@ -139,9 +139,9 @@ async fn hold(
     }
 }
 
-/// Four addresses with as many connections as they may have, and one connection of each kind.
+/// An address with as many connections as it may have for each kind, and one connection of each kind.
 pub(crate) async fn half_headers(context: &Context) -> Result<Vec<Row>> {
-    const NAME: &str = "half headers, 4 addresses × 64 connections";
+    const NAME: &str = "half headers, 5 addresses × 64 connections";
     let scene = Scene::start(context, Settings::default()).await?;
     let hold = context.seconds(8, HOLD);
     let mut single = Vec::new();
@@ -153,7 +153,7 @@ pub(crate) async fn half_headers(context: &Context) -> Result<Vec<Row>> {
     sleep(Duration::from_millis(500)).await;
     let begin = tokio::time::Instant::now();
     let mut siege = Siege::new();
-    for (caller, kind) in attackers(4).zip([KINDS[0], KINDS[0], KINDS[1], KINDS[3]]) {
+    for (caller, kind) in attackers(KINDS.len() as u8).zip(KINDS) {
         siege.hold(&scene.caller(caller), kind, CONNECTIONS);
     }
     sleep(SETTLE).await;

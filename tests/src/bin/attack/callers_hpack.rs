@@ -12,7 +12,7 @@ use crate::caller::Caller;
 use crate::child::Memory;
 use crate::h2::{self, Connection, END_HEADERS, END_STREAM, HEADERS, frame, indexed};
 use crate::honest::Honest;
-use crate::report::Row;
+use crate::report::{MEMORY_LIMIT, Row};
 use crate::scene::{Scene, Settings, attackers};
 
 /// One less than an address may have, so that an attacker's last connection is never the reason.
@@ -25,8 +25,6 @@ const COOKIE: usize = 3_990;
 const COOKIES: usize = 15;
 /// The same of fields with one letter.
 const FIELDS: usize = 1_800;
-/// The promise for the whole process.
-const MEMORY_LIMIT: u64 = 64 * 1024;
 /// What may stay resident of it afterwards.
 const LEFT_LIMIT: u64 = 16 * 1024;
 /// Until memory has been given back.
@@ -143,16 +141,7 @@ async fn attack(
     let after = lowest(&scene, before).await?;
     let mebibytes = |kibibytes: u64| format!("{:.1} MiB", kibibytes as f64 / 1024.0);
     Ok(vec![
-        Row::new(
-            &name,
-            format!("memory stays below {}", mebibytes(MEMORY_LIMIT)),
-            format!(
-                "{}, from {}",
-                mebibytes(during.peak),
-                mebibytes(before.resident)
-            ),
-            during.peak < MEMORY_LIMIT,
-        ),
+        Row::memory(&name, MEMORY_LIMIT, during.peak),
         Row::new(
             &name,
             format!(

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -14,7 +14,7 @@ use crate::caller::{Alpn, Caller};
 use crate::callers_headers::{HALF_HEADER, HALF_HEADER_OVER_HTTP2, Siege};
 use crate::h2::{self, Connection, DATA, END_HEADERS, END_STREAM, HEADERS, frame};
 use crate::honest::Honest;
-use crate::report::Row;
+use crate::report::{MEMORY_LIMIT, Row};
 use crate::scene::{HONEST, Scene, Settings, attackers};
 
 /// Requests that one address may have with the application.
@@ -25,6 +25,12 @@ const DRIP: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Until all attackers have what they want.
 const SETTLE: Duration = Duration::from_secs(3);
+/// Connections of one address, each with a body of its own.
+const UPLOADS: usize = 8;
+/// Of one body. All together are several times what the device may hold.
+const UPLOAD: usize = 32 * 1024 * 1024;
+/// In KiB: the tunnel holds 128 MiB in all, since version 0 of its protocol cannot make the relay wait.
+const UNREAD_LIMIT: u64 = MEMORY_LIMIT + 128 * 1024;
 /// The default of HTTP/2, which is not opened further.
 const WINDOW: u32 = 65_535;
 
@@ -39,40 +45,78 @@ pub(crate) async fn bodies(context: &Context) -> Result<Vec<Row>> {
         context,
         &scene,
         "bodies in drips, 4 addresses × 64 requests",
+        MEMORY_LIMIT,
     )
     .await
 }
 
 /// Unread answers of a gigabyte over four connections.
 pub(crate) async fn unread_http2(context: &Context) -> Result<Vec<Row>> {
-    let scene = Scene::start(context, Settings::default()).await?;
-    let mut attack = JoinSet::new();
-    for address in attackers(4) {
-        attack.spawn(keep(scene.caller(address), "GET", "/big"));
+    let mut rows = Vec::new();
+    for protocol in versions(context) {
+        let scene = of_version(context, *protocol).await?;
+        let mut attack = JoinSet::new();
+        for address in attackers(4) {
+            attack.spawn(keep(scene.caller(address), "GET", "/big"));
+        }
+        let name = format!(
+            "unread answers over HTTP/2, 4 addresses × 64 requests, protocol version {protocol}"
+        );
+        rows.extend(watch(context, &scene, &name, MEMORY_LIMIT).await?);
     }
-    watch(
-        context,
-        &scene,
-        "unread answers over HTTP/2, 4 addresses × 64 requests",
-    )
-    .await
+    Ok(rows)
 }
 
 /// The same over HTTP/1.1, where each request has a connection of its own.
 pub(crate) async fn unread_http1(context: &Context) -> Result<Vec<Row>> {
-    let scene = Scene::start(context, Settings::default()).await?;
-    let mut attack = JoinSet::new();
-    for address in attackers(4) {
-        for _ in 0..REQUESTS {
-            attack.spawn(read_nothing(scene.caller(address)));
+    let mut rows = Vec::new();
+    for protocol in versions(context) {
+        let scene = of_version(context, *protocol).await?;
+        let mut attack = JoinSet::new();
+        for address in attackers(4) {
+            for _ in 0..REQUESTS {
+                attack.spawn(read_nothing(scene.caller(address)));
+            }
         }
+        let name = format!(
+            "unread answers over HTTP/1.1, 4 addresses × 64 connections, protocol version {protocol}"
+        );
+        rows.extend(watch(context, &scene, &name, MEMORY_LIMIT).await?);
     }
-    watch(
-        context,
-        &scene,
-        "unread answers over HTTP/1.1, 4 addresses × 64 connections",
-    )
-    .await
+    Ok(rows)
+}
+
+async fn of_version(context: &Context, protocol: u8) -> Result<Scene> {
+    let settings = Settings {
+        protocol,
+        ..Settings::default()
+    };
+    Scene::start(context, settings).await
+}
+
+/// Versions of the tunnel's protocol: without flow control, and in the full form with it too.
+fn versions(context: &Context) -> &'static [u8] {
+    if context.short { &[0] } else { &[0, 2] }
+}
+
+/// Bodies of which the application reads nothing, as fast as they can be sent. Version 0 of the tunnel's protocol cannot make a caller
+/// wait.
+pub(crate) async fn unread_bodies(context: &Context) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for protocol in versions(context) {
+        let scene = of_version(context, *protocol).await?;
+        let mut attack = JoinSet::new();
+        for address in attackers(4) {
+            for _ in 0..UPLOADS {
+                attack.spawn(upload(scene.caller(address)));
+            }
+        }
+        let name = format!(
+            "bodies that the application does not read, 4 addresses × {UPLOADS} connections, protocol version {protocol}"
+        );
+        rows.extend(watch(context, &scene, &name, UNREAD_LIMIT).await?);
+    }
+    Ok(rows)
 }
 
 /// 64 addresses that hold four connections each, after an honest caller has come.
@@ -160,13 +204,35 @@ fn over_ipv6(network: u16) -> IpAddr {
 }
 
 /// Lets an honest caller come while an attack goes on.
-async fn watch(context: &Context, scene: &Scene, name: &str) -> Result<Vec<Row>> {
+async fn watch(context: &Context, scene: &Scene, name: &str, limit: u64) -> Result<Vec<Row>> {
     sleep(SETTLE).await;
     let honest = Honest::start(scene.caller(HONEST), "/");
     sleep(context.seconds(5, 20)).await;
-    let row = honest.finish().await?.row(name, "an honest caller");
-    ensure!(scene.device.memory().is_ok(), "the device has ended");
-    Ok(vec![row])
+    Ok(vec![
+        honest.finish().await?.row(name, "an honest caller"),
+        Row::memory(name, limit, scene.device.memory()?.peak),
+    ])
+}
+
+/// Sends a body over HTTP/1.1 as fast as the device takes it.
+async fn upload(caller: Caller) {
+    let Ok(mut stream) = caller.connect(Alpn::Http1).await else {
+        return;
+    };
+    let head = format!(
+        "POST /deaf HTTP/1.1\r\nHost: {}\r\nContent-Length: {UPLOAD}\r\n\r\n",
+        caller.host()
+    );
+    let mut sent = stream.write_all(head.as_bytes()).await;
+    let piece = vec![b'a'; 64 * 1024];
+    for _ in 0..UPLOAD / piece.len() {
+        if sent.is_err() {
+            return;
+        }
+        sent = stream.write_all(&piece).await;
+    }
+    // The connection stays open until the attack ends.
+    std::future::pending().await
 }
 
 /// Keeps as many requests open as an address may have, over one connection; each that the device ends is made again.

@@ -106,6 +106,11 @@ impl Child {
 
     /// The next line with this `event`; lines before it are dropped.
     pub(crate) async fn event(&mut self, event: &str) -> Result<Value> {
+        self.event_within(event, PATIENCE).await
+    }
+
+    /// The same with another limit.
+    pub(crate) async fn event_within(&mut self, event: &str, limit: Duration) -> Result<Value> {
         let wait = async {
             while let Some(value) = self.events.recv().await {
                 if value["event"] == event {
@@ -114,7 +119,7 @@ impl Child {
             }
             None
         };
-        match timeout(PATIENCE, wait).await {
+        match timeout(limit, wait).await {
             Ok(Some(value)) => Ok(value),
             Ok(None) => bail!(
                 "{} ended before `{event}`: {}",

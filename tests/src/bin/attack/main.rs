@@ -29,6 +29,7 @@ mod report;
 mod scene;
 mod simulator;
 mod tls;
+mod tunnel;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -118,6 +119,7 @@ static ATTACKS: &[Attack] = &[
         callers_hpack::memory_limit
     ),
     attack!("slow-bodies", SHORT, LOAD, callers_slow::bodies),
+    attack!("unread-bodies", SHORT, LOAD, callers_slow::unread_bodies),
     attack!("unread-http2", SHORT, LOAD, callers_slow::unread_http2),
     attack!("unread-http1", FULL, LOAD, callers_slow::unread_http1),
     attack!(
@@ -160,6 +162,8 @@ static ATTACKS: &[Attack] = &[
     attack!("other-serial", SHORT, QUIET, directory::other_serial),
     attack!("secret-arguments", SHORT, QUIET, arguments::secrets),
     attack!("simulator-control", SHORT, QUIET, simulator::control),
+    attack!("tunnel-losses", FULL, QUIET, tunnel::losses),
+    attack!("broken-line", FULL, QUIET, tunnel::broken_line),
     attack!("tls", SHORT, QUIET, tls::openssl),
     attack!("testssl", SHORT, QUIET, tls::testssl),
 ];

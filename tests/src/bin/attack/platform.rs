@@ -183,24 +183,54 @@ async fn rotate(world: &World, part: &str, pace: Pace) -> Result<()> {
 /// Answers to requests for a certificate that cannot be used.
 pub(crate) async fn unusable_answers(context: &Context) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    for answer in ["malformed", "wrong_key", "wrong_serial", "expired"] {
+    for (part, route, event, answer) in [
+        (
+            "certificate",
+            "rotate",
+            "remote.certificate_failed",
+            "malformed",
+        ),
+        (
+            "certificate",
+            "rotate",
+            "remote.certificate_failed",
+            "expired",
+        ),
+        (
+            "iot_certificate",
+            "rotate-iot",
+            "iot.certificate_failed",
+            "malformed",
+        ),
+        (
+            "iot_certificate",
+            "rotate-iot",
+            "iot.certificate_failed",
+            "wrong_key",
+        ),
+    ] {
         let settings = Settings {
             page: true,
             ..Settings::default()
         };
         let mut scene = Scene::start(context, settings).await?;
-        let fault = format!(r#"{{"fault":"certificate","answer":"{answer}","times":0}}"#);
+        let fault = format!(r#"{{"fault":"{part}","answer":"{answer}","times":0}}"#);
         scene.world.control("POST", "/faults", &fault).await?;
-        scene
-            .world
-            .control("POST", &format!("/devices/{SN}/rotate"), "")
-            .await?;
-        sleep(Duration::from_secs(FLOOD)).await;
+        // Each delta is a reason to ask at once.
+        let pace = Pace {
+            count: REQUESTS * 4,
+            pause: Duration::from_secs(FLOOD) / (REQUESTS as u32 * 4),
+        };
+        rotate(&scene.world, route, pace).await?;
+        sleep(SETTLE).await;
         rows.push(Row::at_most(
-            format!("certificate answers that are {answer}, for {FLOOD} s"),
+            format!(
+                "{} deltas in {FLOOD} s, answers as {part} that are {answer}",
+                pace.count
+            ),
             "failed attempts",
             REQUESTS,
-            scene.device.count_events("remote.certificate_failed"),
+            scene.device.count_events(event),
         ));
     }
     Ok(rows)

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+/// What the whole process may take under any attack by callers, in KiB: there are small boards.
+pub(crate) const MEMORY_LIMIT: u64 = 64 * 1024;
+
 /// One bound.
 pub(crate) struct Row {
     pub(crate) attack: String,
@@ -48,6 +51,16 @@ impl Row {
             format!("{what}: at most {limit}"),
             found.to_string(),
             found <= limit,
+        )
+    }
+
+    /// The most memory that the process has taken, in KiB.
+    pub(crate) fn memory(attack: impl Into<String>, limit: u64, peak: u64) -> Self {
+        Self::new(
+            attack,
+            format!("memory stays below {} MiB", limit / 1024),
+            format!("{:.1} MiB", peak as f64 / 1024.0),
+            peak < limit,
         )
     }
 

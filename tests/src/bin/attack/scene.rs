@@ -17,6 +17,7 @@ use crate::caller::{Caller, Entrance};
 use crate::child::{Child, finish};
 use crate::plain_http;
 use crate::proxy_relay::ProxyRelay;
+use crate::tunnel::Line;
 
 /// The device's serial number.
 pub(crate) const SN: &str = "SN-0001";
@@ -226,6 +227,8 @@ pub(crate) struct Settings<'a> {
     pub(crate) wrapper: &'a [&'a str],
     /// Gives callers any address.
     pub(crate) proxy_relay: bool,
+    /// Puts a line that can be broken between that relay and the device.
+    pub(crate) line: bool,
 }
 
 /// See the [module](self).
@@ -234,6 +237,7 @@ pub(crate) struct Scene {
     pub(crate) application: Application,
     pub(crate) entrance: Entrance,
     pub(crate) world: World,
+    pub(crate) line: Option<Line>,
     _relay: Option<ProxyRelay>,
 }
 
@@ -242,14 +246,16 @@ impl Scene {
     pub(crate) async fn start(context: &Context, settings: Settings<'_>) -> Result<Self> {
         let world = World::provisioned(context, settings.protocol).await?;
         let application = Application::start().await?;
-        let relay = match settings.proxy_relay {
-            true => {
-                let relay = ProxyRelay::start(&world.home.path().join("cloud")).await?;
-                world.configure("remote_endpoint", relay.devices.to_string())?;
-                Some(relay)
+        let (mut relay, mut line) = (None, None);
+        if settings.proxy_relay {
+            let started = ProxyRelay::start(&world.home.path().join("cloud")).await?;
+            let mut endpoint = started.devices;
+            if settings.line {
+                endpoint = line.insert(Line::start(endpoint).await?).address;
             }
-            false => None,
-        };
+            world.configure("remote_endpoint", endpoint.to_string())?;
+            relay = Some(started);
+        }
         let forward = application.address.to_string();
         let served: &[&str] = match settings.page {
             true => &["--ui"],
@@ -271,6 +277,7 @@ impl Scene {
             application,
             entrance,
             world,
+            line,
             _relay: relay,
         };
         // Without an attack the honest caller is served: otherwise nothing that follows would mean anything.

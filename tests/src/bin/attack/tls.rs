@@ -82,8 +82,10 @@ pub(crate) async fn openssl(context: &Context) -> Result<Vec<Row>> {
 /// Connects with these options, sends `input`, and returns everything that openssl prints until it ends or is ended.
 async fn s_client(scene: &Scene, options: &[&str], input: &[u8]) -> Result<String> {
     let home = scene.world.home.path();
-    let mut command = program("openssl".as_ref(), home);
+    // Some of it goes to standard error.
+    let mut command = program("sh".as_ref(), home);
     command
+        .args(["-c", "exec openssl \"$@\" 2>&1", "sh"])
         .args(["s_client", "-connect", &scene.entrance.address.to_string()])
         .args([
             "-servername",
