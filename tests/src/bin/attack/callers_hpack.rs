@@ -17,7 +17,7 @@ use crate::scene::{Scene, Settings, attackers};
 
 /// One less than an address may have, so that an attacker's last connection is never the reason.
 const CONNECTIONS: usize = 63;
-/// As many streams as the device allows on one connection.
+/// As many streams as the device allows on one connection, of one address; several share them out.
 const STREAMS: u32 = 100;
 /// Fits into the dynamic table of 4,096 bytes with its name and the 32 bytes that an entry counts.
 const COOKIE: usize = 3_990;
@@ -69,7 +69,9 @@ pub(crate) async fn fields(context: &Context) -> Result<Vec<Row>> {
 }
 
 pub(crate) async fn four_addresses(context: &Context) -> Result<Vec<Row>> {
-    attack(context, Fields::cookies(), 4, Settings::default()).await
+    let mut rows = attack(context, Fields::cookies(), 4, Settings::default()).await?;
+    rows.extend(attack(context, Fields::letters(), 4, Settings::default()).await?);
+    Ok(rows)
 }
 
 /// The page in the process, of which no answer is read.
@@ -179,9 +181,9 @@ async fn flood(
     let callers: Vec<Caller> = attackers(addresses)
         .map(|address: IpAddr| scene.caller(address))
         .collect();
-    let connections = callers
-        .iter()
-        .flat_map(|caller| (0..CONNECTIONS).map(move |_| send(caller, fields, path)));
+    let connections = callers.iter().flat_map(|caller| {
+        (0..CONNECTIONS).map(move |_| send(caller, fields, path, STREAMS / u32::from(addresses)))
+    });
     // A device may refuse connections and end them: that is a way to keep its promise.
     let connections: Vec<Connection> = join_all(connections).await.into_iter().flatten().collect();
     sleep(hold).await;
@@ -189,12 +191,12 @@ async fn flood(
 }
 
 /// One connection with all its requests. `None` if the device refuses or ends it.
-async fn send(caller: &Caller, fields: &Fields, path: &str) -> Option<Connection> {
+async fn send(caller: &Caller, fields: &Fields, path: &str, streams: u32) -> Option<Connection> {
     // With no window, no answer has a body that could be sent.
     let mut connection = Connection::open(caller, 0).await.ok()?;
     let head = h2::pseudo_header("GET", caller.host(), path);
     let mut bytes = Vec::new();
-    for number in 0..STREAMS {
+    for number in 0..streams {
         let fill: &[u8] = if number == 0 { &fields.fill } else { &[] };
         // The first request fills the table, and has the fields once.
         let each: &[u8] = if number == 0 { &[] } else { &fields.each };
