@@ -27,7 +27,7 @@ pub enum Repair {
 
 impl Repair {
     pub(crate) fn log(&self, directory: &Path) {
-        tracing::warn!(directory = %directory.display(), repair = %self, "repaired");
+        tracing::warn!(?directory, repair = %self, "repaired");
     }
 }
 

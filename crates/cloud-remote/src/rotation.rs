@@ -126,6 +126,7 @@ pub struct Rotation<R> {
 #[derive(Debug, Default)]
 struct LogThrottles {
     asking: LogThrottle,
+    rate_limited: LogThrottle,
     rotated: LogThrottle,
     failed: LogThrottle,
 }
@@ -301,7 +302,7 @@ impl<R: Replacement> Rotation<R> {
                     Wait::RateLimit => {
                         // One line for each wait, however many certificates are named meanwhile.
                         if self.logged_wait.replace(*until) != Some(*until) {
-                            tracing::info!(of = self.of, %serial, wait = ?left, "other certificates are named in quick succession; the newest is requested later");
+                            info_throttled!(self.throttles.rate_limited, of = self.of, %serial, wait = ?left, "other certificates are named in quick succession; the newest is requested later");
                         }
                         RotationStatus::RateLimited {
                             serial,
