@@ -238,7 +238,7 @@ async fn a_dead_link_is_noticed_within_its_limit() {
     connected(&remote).await;
 }
 
-/// Carries bytes to the relay, and inverts one bit of the next that come from there when it is told to.
+/// Carries bytes to the relay, and on request inverts one bit of the next that come from there.
 async fn garbler(relay: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
