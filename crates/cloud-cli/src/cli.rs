@@ -18,6 +18,7 @@ use crate::commands::{demo, sim};
 use crate::failure::{Failure, Outcome};
 use crate::logging::LogFormat;
 use crate::terminal;
+use crate::usage::without_secrets;
 use crate::values::ApiUrl;
 
 /// The program's name, as it is installed.
@@ -223,8 +224,11 @@ where
     T: Into<OsString> + Clone,
 {
     let mut command = without_empty_variables(Cli::command());
-    let mut matches = command.try_get_matches_from_mut(arguments)?;
-    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+    let mut matches = command
+        .try_get_matches_from_mut(arguments)
+        .map_err(without_secrets)?;
+    Cli::from_arg_matches_mut(&mut matches)
+        .map_err(|error| without_secrets(error.format(&mut command)))
 }
 
 /// A command that does not look at variables that are empty.

@@ -8,6 +8,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::possible_secret::{NOT_SHOWN, ShownPath};
+
 /// Why a command ended.
 #[derive(Debug)]
 pub(crate) enum Failure {
@@ -32,7 +34,7 @@ impl Failure {
 
     /// A failure of the file system, naming the path.
     pub(crate) fn at(what: &str, path: &Path, cause: &(dyn Error + 'static)) -> Self {
-        Self::because(format_args!("{what} {path:?}"), cause)
+        Self::because(format_args!("{what} {}", ShownPath(path)), cause)
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {
@@ -51,11 +53,26 @@ impl fmt::Display for Failure {
             Self::Failed(message) | Self::Usage(message) => f.write_str(message),
             Self::NotProvisioned(directory) => write!(
                 f,
-                "this device is not provisioned: there is no configuration in {directory:?}\n\
-                 provision it with: clesyde-cloud provision --sn SN --api-url URL --token-file FILE"
+                "this device is not provisioned: there is no configuration in {}\n\
+                 provision it with: clesyde-cloud provision --sn SN --api-url URL --token-file FILE",
+                shown_directory(directory)
             ),
             Self::OutputClosed => f.write_str("standard output was closed"),
         }
+    }
+}
+
+/// Whether a message may show a device's directory: what was given is its base path.
+pub(crate) fn is_directory_shown(directory: &Path) -> bool {
+    ShownPath(directory.parent().unwrap_or(directory)).is_shown()
+}
+
+/// A device's directory as a message may show it.
+pub(crate) fn shown_directory(directory: &Path) -> String {
+    if is_directory_shown(directory) {
+        format!("{directory:?}")
+    } else {
+        NOT_SHOWN.to_owned()
     }
 }
 

@@ -6,10 +6,12 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
+use cloud_facade::config::SerialNumber;
 use cloud_facade::provision::ProvisioningKey;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::failure::{Failure, Outcome};
+use crate::possible_secret::ShownPath;
 use crate::values::BYTE_ORDER_MARK;
 
 /// The variable that is looked at without `--token-file`.
@@ -18,13 +20,16 @@ pub(crate) const VARIABLE: &str = "CLESYDE_TOKEN";
 /// Far more than any key has; a wrong file (a disk image, a device) is noticed before it is read whole.
 const MAX_KEY: usize = 16 * 1024;
 
-/// Reads the key. Called before anything is sent, so every failure here means that nothing was.
-pub(crate) fn read(file: Option<&Path>) -> Outcome<ProvisioningKey> {
+/// Reads the key for the device `sn`. Called before anything is sent, so every failure here means that nothing was.
+pub(crate) fn read(file: Option<&Path>, sn: &SerialNumber) -> Outcome<ProvisioningKey> {
     let (source, text) = match file {
         Some(path) if path == Path::new("-") => {
             ("standard input".to_owned(), bounded(io::stdin().lock()))
         }
-        Some(path) => (format!("{path:?}"), File::open(path).and_then(bounded)),
+        Some(path) => (
+            ShownPath(path).to_string(),
+            File::open(path).and_then(bounded),
+        ),
         None => match std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
             Some(value) => (VARIABLE.to_owned(), from_environment(value)),
             None => {
@@ -40,7 +45,16 @@ pub(crate) fn read(file: Option<&Path>) -> Outcome<ProvisioningKey> {
             cause,
         )
     };
-    ProvisioningKey::new(&text.map_err(|error| failed(&error))?).map_err(|error| failed(&error))
+    let text = text.map_err(|error| failed(&error))?;
+    // The serial number is public: the platform gets it in the open, logs and topics have it.
+    if text.trim() == sn.as_str() {
+        return Err(Failure::Usage(
+            "the serial number given with --sn or in CLESYDE_SN is the provisioning key, and nothing was sent: give the \
+             device's own serial number there"
+                .to_owned(),
+        ));
+    }
+    ProvisioningKey::new(&text).map_err(|error| failed(&error))
 }
 
 fn bounded(reader: impl Read) -> io::Result<Zeroizing<String>> {
@@ -69,12 +83,16 @@ fn from_environment(value: OsString) -> io::Result<Zeroizing<String>> {
 mod tests {
     use super::*;
 
+    fn serial_number() -> SerialNumber {
+        "SN0001".parse().unwrap()
+    }
+
     #[test]
     fn a_key_is_read_and_never_shown() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
         std::fs::write(&path, "  pk-1234\r\n").unwrap();
-        let key = read(Some(&path)).unwrap();
+        let key = read(Some(&path), &serial_number()).unwrap();
         assert!(!format!("{key:?} {key}").contains("1234"));
         // As a Windows editor saves it.
         let text = bounded("\u{feff}pk-1234\r\n".as_bytes()).unwrap();
@@ -94,7 +112,7 @@ mod tests {
             (&huge, "more than"),
             (&none, "No such file"),
         ] {
-            let message = read(Some(path)).unwrap_err().to_string();
+            let message = read(Some(path), &serial_number()).unwrap_err().to_string();
             for part in [why, path.to_str().unwrap(), "nothing was sent"] {
                 assert!(message.contains(part), "{part:?} is not in {message}");
             }

@@ -22,7 +22,7 @@
 //! - Results go to standard output, with `--json` as one JSON object a line and nothing else. Logs and messages go to
 //!   standard error. Control characters and bidirectional controls are escaped in both, in JSON as `\uXXXX`.
 //! - Exit codes: 0 done, 1 failed, 2 wrong usage (nothing was sent or written), 3 not provisioned.
-//! - No secret is taken from the command line, printed or logged.
+//! - No secret is taken from the command line, printed or logged. A value that could be one is not repeated in a message.
 //! - SIGINT and SIGTERM end everything in an orderly way.
 //!
 //! The program as a function, which is what its `main` calls:
@@ -46,12 +46,14 @@ mod live;
 mod logging;
 mod moment;
 mod output;
+mod possible_secret;
 mod proxy;
 mod shutdown;
 mod status_page;
 mod supervisor;
 mod telling;
 mod terminal;
+mod usage;
 mod values;
 mod visitor;
 

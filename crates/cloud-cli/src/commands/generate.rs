@@ -6,6 +6,7 @@ use clap_complete::Shell;
 use crate::cli::{Cli, NAME};
 use crate::failure::{Failure, Outcome};
 use crate::output::write_raw;
+use crate::possible_secret::Shown;
 
 /// What `completions` takes.
 #[derive(Debug, Args)]
@@ -40,7 +41,8 @@ pub(crate) fn man(arguments: &ManArgs) -> Outcome {
     for name in &arguments.command {
         command = command.find_subcommand(name).ok_or_else(|| {
             Failure::Usage(format!(
-                "there is no command {name:?} to print a page about"
+                "there is no command {} to print a page about",
+                Shown(name)
             ))
         })?;
     }

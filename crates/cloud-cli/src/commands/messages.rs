@@ -12,6 +12,7 @@ use crate::cli::GlobalOptions;
 use crate::commands::online::{online, unfinished};
 use crate::failure::{Failure, Outcome, chain};
 use crate::output::Output;
+use crate::possible_secret::{Shown, ShownTopic};
 use crate::values::json_value;
 
 /// How long the platform is given to acknowledge or to answer.
@@ -68,7 +69,7 @@ pub(crate) async fn publish(
     } = arguments;
     let failed = |error: &(dyn std::error::Error + 'static)| {
         Failure::because(
-            format_args!("the message to {topic} was not delivered"),
+            format_args!("the message to {} was not delivered", ShownTopic(topic)),
             error,
         )
     };
@@ -113,7 +114,11 @@ pub(crate) async fn request(
                 .request(action, payload.to_string(), ANSWER_LIMIT)
                 .await
                 .map_err(|error| {
-                    Failure::Failed(format!("the request {action} failed: {}", chain(&error)))
+                    Failure::Failed(format!(
+                        "the request {} failed: {}",
+                        Shown(action.as_str()),
+                        chain(&error)
+                    ))
                 })?;
             let text = String::from_utf8_lossy(&answer);
             let (value, text) = match serde_json::from_slice(&answer) {

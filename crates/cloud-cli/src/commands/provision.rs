@@ -82,7 +82,7 @@ pub(crate) async fn run(
             ))),
         };
     }
-    let key = key::read(arguments.token_file.as_deref())?;
+    let key = key::read(arguments.token_file.as_deref(), sn)?;
     let client = arguments.api.client(global, url)?;
     // Not before: reading the key and the roots can wait for somebody, and nothing of ours would end that.
     let mut shutdown = Shutdown::install()?;

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::cli::GlobalOptions;
 use crate::commands::{store, store_failure};
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, is_directory_shown, shown_directory};
 use crate::output::Output;
 
 /// What `reset` takes.
@@ -29,13 +29,18 @@ pub(crate) fn run(global: &GlobalOptions, arguments: &ResetArgs, output: Output)
     let removed = store
         .remove()
         .map_err(|error| store_failure("could not remove the configuration", &error))?;
+    let shown = shown_directory(&directory);
     let line = if removed {
-        format!("removed the configuration in {directory:?}")
+        format!("removed the configuration in {shown}")
     } else {
-        format!("there was no configuration in {directory:?}")
+        format!("there was no configuration in {shown}")
     };
     output.result(
-        &json!({ "event": "reset", "removed": removed, "directory": directory }),
+        &json!({
+            "event": "reset",
+            "removed": removed,
+            "directory": is_directory_shown(&directory).then_some(&directory),
+        }),
         line,
     )
 }

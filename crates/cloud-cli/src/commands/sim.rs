@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use cloud_net::UntrustedText;
 use cloud_sim::{DeltaForm, SimConfig, Simulator};
 
 use crate::failure::{Failure, Outcome, chain};
 use crate::output::write_json;
+use crate::possible_secret::{NOT_SHOWN, Shown, is_possible_secret};
 use crate::shutdown::Shutdown;
 
 const DETAILS: &str = r#"When ready it prints one JSON line with api_url, provisioning_key, mqtt, relay, control_url and ca_file.
@@ -145,6 +145,15 @@ impl SimArgs {
 
 /// In the words that clap has for the values that it checks.
 fn invalid(option: &str, value: &dyn Display, error: &dyn Display) -> Failure {
-    let value = UntrustedText::new(&value.to_string());
-    Failure::Usage(format!("invalid value '{value}' for '{option}': {error}"))
+    let value = value.to_string();
+    let reason = error.to_string();
+    let reason = if is_possible_secret(&value) {
+        reason.replace(&value, NOT_SHOWN)
+    } else {
+        reason
+    };
+    Failure::Usage(format!(
+        "invalid value {} for '{option}': {reason}",
+        Shown(&value)
+    ))
 }

@@ -7,7 +7,7 @@ use time::{Duration, OffsetDateTime};
 
 use super::report::Finding;
 use crate::commands::cert;
-use crate::failure::chain;
+use crate::failure::{chain, shown_directory};
 use crate::moment::rfc3339;
 
 /// The platform should have replaced a certificate long before so little is left of it.
@@ -28,7 +28,16 @@ pub(super) fn configuration(store: &Store) -> (Finding, Option<PartialDeviceConf
     let loaded = match store.load_partly() {
         Ok(loaded) => loaded,
         Err(error) => {
-            return (Finding::bad(chain(&error), advice(&error)), None);
+            let cause = match &error {
+                LoadError::NotProvisioned(directory) => {
+                    format!(
+                        "there is no configuration in {}",
+                        shown_directory(directory)
+                    )
+                }
+                other => chain(other),
+            };
+            return (Finding::bad(cause, advice(&error)), None);
         }
     };
     if let Err(error) = &loaded.device.remote {
