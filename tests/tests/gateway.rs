@@ -114,7 +114,8 @@ impl Gateway {
             .tls_backend_preconfigured((*public::client_config(&self.ca, &[])?).clone())
             .no_proxy()
             .build()?;
-        let answer = client.get(url).send().await?;
+        let token = std::fs::read_to_string(&self.ready.control_token_file)?;
+        let answer = client.get(url).bearer_auth(token.trim()).send().await?;
         Ok(serde_json::from_slice(&answer.bytes().await?)?)
     }
 

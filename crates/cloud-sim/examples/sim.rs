@@ -102,7 +102,13 @@ async fn show(sim: &Simulator) -> Result<(), Box<dyn Error>> {
     );
 
     let rotate = format!("{}/devices/SN0001/rotate", sim.control_url());
-    let rotated: Value = client.post(rotate).send().await?.json().await?;
+    let rotated: Value = client
+        .post(rotate)
+        .bearer_auth(sim.control_token())
+        .send()
+        .await?
+        .json()
+        .await?;
     println!(
         "rotated; the page should have certificate {}",
         rotated["serial"]
@@ -110,6 +116,7 @@ async fn show(sim: &Simulator) -> Result<(), Box<dyn Error>> {
 
     let devices: Value = client
         .get(format!("{}/devices", sim.control_url()))
+        .bearer_auth(sim.control_token())
         .send()
         .await?
         .json()

@@ -164,6 +164,8 @@ pub struct Ready {
     pub relay: String,
     /// Base URL of the control API.
     pub control_url: String,
+    /// The file that holds the token for the control API, readable by its owner alone.
+    pub control_token_file: PathBuf,
     /// The roots to trust for the broker and for the devices' pages.
     pub ca_file: PathBuf,
 }
@@ -176,6 +178,7 @@ impl std::fmt::Debug for Ready {
             .field("mqtt", &self.mqtt)
             .field("relay", &self.relay)
             .field("control_url", &self.control_url)
+            .field("control_token_file", &self.control_token_file)
             .field("ca_file", &self.ca_file)
             .finish_non_exhaustive()
     }

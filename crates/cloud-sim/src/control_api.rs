@@ -2,7 +2,7 @@
 //!
 //! `GET /devices`, `GET` and `DELETE /devices/<sn>`, `POST /devices/<sn>/rotate` and `rotate-iot`,
 //! `PUT /devices/<sn>/shadow/desired`, `POST /devices/<sn>/actions/<action>`, `POST /broadcast`, `POST /faults`. A failure is `{"error": "…"}` with a
-//! fitting status.
+//! fitting status. Which requests get here at all is decided by [`RequestGuard`].
 
 use axum::Router;
 use axum::body::Bytes;
@@ -16,12 +16,13 @@ use serde_json::{Map, Value, json};
 use crate::control::{Control, ControlError};
 use crate::device::DeviceStatus;
 use crate::faults::Fault;
+use crate::request_guard::RequestGuard;
 
 /// The largest request is a payload to publish, which has a stricter limit of its own.
 const MAX_REQUEST: usize = 256 * 1024;
 
-pub(crate) fn router(control: Control) -> Router {
-    Router::new()
+pub(crate) fn router(control: Control, guard: RequestGuard) -> Router {
+    let routes = Router::new()
         .route("/devices", get(devices))
         .route("/devices/{sn}", get(device).delete(forget))
         .route("/devices/{sn}/rotate", post(rotate))
@@ -32,7 +33,8 @@ pub(crate) fn router(control: Control) -> Router {
         .route("/faults", post(fault))
         .fallback(nowhere)
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
-        .with_state(control)
+        .with_state(control);
+    guard.protect(routes)
 }
 
 impl IntoResponse for ControlError {

@@ -54,6 +54,11 @@
 //! `POST /devices/<sn>/actions/<action>`, `POST /broadcast`, `POST /faults`. What can go wrong on purpose, and how it is
 //! written in JSON, stands at [`Fault`].
 //!
+//! Over HTTP each request carries `Authorization: Bearer <token>`, with the [token](Simulator::control_token) that is in
+//! [`Simulator::control_token_file`], which only the owner can read, and a body has the content type `application/json`.
+//! A `Host` that is not a loopback name or address with the API's port, and an `Origin` other than the API's own, are
+//! refused: a page in a browser controls no simulator.
+//!
 //! Protocols: `docs/protocol.md`.
 
 mod answers;
@@ -70,6 +75,7 @@ mod http;
 mod names;
 mod platform;
 mod relay;
+mod request_guard;
 pub mod shadow;
 mod simulator;
 mod store;

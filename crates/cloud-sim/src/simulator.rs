@@ -25,6 +25,7 @@ use crate::device::DeviceTable;
 use crate::faults::FaultBoard;
 use crate::platform::{Cloud, Terms};
 use crate::relay::{Relay, TokenTerms};
+use crate::request_guard::{ControlToken, RequestGuard};
 use crate::store::{DirectoryLock, SavedState, Store};
 use crate::{api, control_api, http, relay};
 
@@ -54,6 +55,8 @@ pub struct Simulator {
     provisioning_key: String,
     ca_pem: String,
     ca_file: PathBuf,
+    control_token: ControlToken,
+    control_token_file: PathBuf,
     control: Control,
     shutdown: CancellationToken,
     tasks: JoinSet<()>,
@@ -95,6 +98,11 @@ impl Simulator {
         } = Opened::from(state)?;
         let ca_pem = authority.bundle_pem();
         let ca_file = store.write_roots(&ca_pem).map_err(unusable)?;
+        // A new one each time: what an earlier simulator's users were given ends with it.
+        let control_token = ControlToken::random();
+        let control_token_file = store
+            .write_control_token(control_token.as_str())
+            .map_err(unusable)?;
         let tls = broker_tls(&authority, config.broker_certificate)?;
 
         let faults = Arc::new(FaultBoard::new());
@@ -142,7 +150,10 @@ impl Simulator {
         ));
         tasks.spawn(http::serve(
             control_listener,
-            control_api::router(control.clone()),
+            control_api::router(
+                control.clone(),
+                RequestGuard::control(control_addr.port(), control_token.clone()),
+            ),
             shutdown.clone(),
         ));
         tasks.spawn(broker.serve(mqtt_listener, tls, identify, shutdown.clone()));
@@ -158,6 +169,8 @@ impl Simulator {
             provisioning_key,
             ca_pem,
             ca_file,
+            control_token,
+            control_token_file,
             control,
             shutdown,
             tasks,
@@ -196,6 +209,19 @@ impl Simulator {
         format!("http://{}", self.control_addr)
     }
 
+    /// The token that a request to the control API carries as `Authorization: Bearer <token>`. Secret.
+    #[must_use]
+    pub fn control_token(&self) -> &str {
+        self.control_token.as_str()
+    }
+
+    /// A file with [`control_token`](Self::control_token) that its owner alone can read: in the data directory, or else a
+    /// temporary one that goes with the simulator.
+    #[must_use]
+    pub fn control_token_file(&self) -> &Path {
+        &self.control_token_file
+    }
+
     /// The roots to trust for the broker and for the devices' pages, in PEM.
     #[must_use]
     pub fn ca_pem(&self) -> &str {
@@ -225,6 +251,7 @@ impl Simulator {
             mqtt: format!("{HOST}:{}", self.mqtt.port()),
             relay: format!("{HOST}:{}", self.relay.port()),
             control_url: self.control_url(),
+            control_token_file: self.control_token_file.clone(),
             ca_file: self.ca_file.clone(),
         }
     }

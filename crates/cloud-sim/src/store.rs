@@ -1,8 +1,7 @@
 //! The data directory: what lets a simulator be started again with the same devices.
 //!
-//! Two files: `simulator.json` with the authorities, the keys and the devices, and `ca.pem` for clients; and a lock, so that it
-//! is one simulator's at a time. Shadows and
-//! messages are not kept. The secrets in it protect nothing but simulated devices, and are readable by the owner alone
+//! `simulator.json` has the authorities, the keys and the devices; `ca.pem` is for clients, `control-token` for those that the
+//! owner lets control the simulator; and a lock makes it one simulator's at a time. Shadows and messages are not kept. The secrets in it protect nothing but simulated devices, and are readable by the owner alone
 //! all the same.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -20,6 +19,7 @@ const MAX_STATE: u64 = 64 * 1024 * 1024;
 
 const STATE_FILE: &str = "simulator.json";
 const CA_FILE: &str = "ca.pem";
+const CONTROL_TOKEN_FILE: &str = "control-token";
 const LOCK_FILE: &str = "simulator.lock";
 
 /// What is kept.
@@ -97,6 +97,12 @@ impl Store {
     pub(crate) fn write_roots(&self, pem: &str) -> io::Result<PathBuf> {
         self.replace(CA_FILE, 0o644, pem.as_bytes())?;
         Ok(self.directory.join(CA_FILE))
+    }
+
+    /// Writes the token of the control API, for the owner alone, and returns the file's path.
+    pub(crate) fn write_control_token(&self, token: &str) -> io::Result<PathBuf> {
+        self.replace(CONTROL_TOKEN_FILE, 0o600, format!("{token}\n").as_bytes())?;
+        Ok(self.directory.join(CONTROL_TOKEN_FILE))
     }
 
     fn replace(&self, name: &str, mode: u32, content: &[u8]) -> io::Result<()> {

@@ -11,6 +11,7 @@ mod common;
 
 use cloud_sim::{CertificateAnswer, DeltaForm, Fault, SimConfig, Simulator, TokenAnswer};
 use common::{Device, TOKEN_REQUEST, fault, listening, start, text, token_request};
+use reqwest::Method;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
@@ -133,9 +134,7 @@ async fn a_rotation_tells_the_shadow_and_hands_the_certificate_out() {
             .unwrap()
             .remote_cert_serial;
 
-        let url = format!("{}/devices/SN1/rotate", sim.control_url());
-        let answer: Value = common::http(&sim)
-            .post(url)
+        let answer: Value = common::control(&sim, Method::POST, "/devices/SN1/rotate")
             .send()
             .await
             .unwrap()

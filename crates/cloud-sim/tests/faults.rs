@@ -16,6 +16,7 @@ use common::{
     Device, TOKEN_REQUEST, eventually, fault, listening, register, start, status, text,
     token_request,
 };
+use reqwest::Method;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use serde_json::{Value, json};
@@ -166,17 +167,11 @@ async fn frozen_traffic_thaws() {
 async fn the_control_api_speaks_json() {
     let sim = start().await;
     register(&sim, "a:b").await;
-    let client = common::http(&sim);
-    let url = |path: &str| format!("{}{path}", sim.control_url());
+    let get = |path: &str| common::control(&sim, Method::GET, path);
+    let post = |path: &str| common::control(&sim, Method::POST, path);
+    let put = |path: &str| common::control(&sim, Method::PUT, path);
 
-    let devices: Vec<Value> = client
-        .get(url("/devices"))
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let devices: Vec<Value> = get("/devices").send().await.unwrap().json().await.unwrap();
     let mut fields: Vec<_> = devices[0]
         .as_object()
         .unwrap()
@@ -199,15 +194,13 @@ async fn the_control_api_speaks_json() {
         assert!(fields.contains(&field), "{field}");
     }
 
-    let put = client
-        .put(url("/devices/a:b/shadow/desired"))
+    let merged = put("/devices/a:b/shadow/desired")
         .json(&json!({ "x": 1 }))
         .send()
         .await
         .unwrap();
-    assert_eq!(put.status(), 200);
-    let device: Value = client
-        .get(url("/devices/a%3Ab"))
+    assert_eq!(merged.status(), 200);
+    let device: Value = get("/devices/a%3Ab")
         .send()
         .await
         .unwrap()
@@ -217,28 +210,18 @@ async fn the_control_api_speaks_json() {
     assert_eq!(device["desired"], json!({ "x": 1 }));
 
     let bad = [
-        (client.post(url("/devices/nobody/rotate")), 404),
-        (client.post(url("/nowhere")), 404),
+        (post("/devices/nobody/rotate"), 404),
+        (post("/nowhere"), 404),
+        (put("/devices/a:b/shadow/desired").body("[]"), 400),
+        (post("/devices/a:b/actions/a.b"), 400),
+        (post("/faults").body(r#"{"fault":"explode"}"#), 400),
+        (post("/broadcast").body(vec![0; 300_000]), 400),
         (
-            client.put(url("/devices/a:b/shadow/desired")).body("[]"),
-            400,
-        ),
-        (client.post(url("/devices/a:b/actions/a.b")), 400),
-        (
-            client.post(url("/faults")).body(r#"{"fault":"explode"}"#),
-            400,
-        ),
-        (client.post(url("/broadcast")).body(vec![0; 300_000]), 400),
-        (
-            client
-                .post(url("/faults"))
-                .body(r#"{"fault":"drop_mqtt","sn":"nobody"}"#),
+            post("/faults").body(r#"{"fault":"drop_mqtt","sn":"nobody"}"#),
             404,
         ),
         (
-            client
-                .post(url("/faults"))
-                .body(r#"{"fault":"api","answer":{"status":{"code":200}}}"#),
+            post("/faults").body(r#"{"fault":"api","answer":{"status":{"code":200}}}"#),
             400,
         ),
     ];
@@ -249,9 +232,7 @@ async fn the_control_api_speaks_json() {
         assert_eq!(status, expected, "{path}: {body}");
         assert!(!text(&body["error"]).is_empty());
     }
-    let good = client
-        .post(url("/faults"))
-        .body(r#"{"fault":"withhold","packet":"suback","times":2}"#);
+    let good = post("/faults").body(r#"{"fault":"withhold","packet":"suback","times":2}"#);
     assert_eq!(good.send().await.unwrap().status(), 200);
     sim.stop().await;
 }

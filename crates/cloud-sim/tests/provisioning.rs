@@ -103,6 +103,7 @@ async fn refusals_say_why() {
     let url = format!("{}/device/register", sim.api_url());
     let no_json = common::http(&sim)
         .post(&url)
+        .header("content-type", "application/json")
         .body("{")
         .send()
         .await
@@ -110,6 +111,7 @@ async fn refusals_say_why() {
     assert_eq!(no_json.status(), 400);
     let huge = common::http(&sim)
         .post(&url)
+        .header("content-type", "application/json")
         .body(vec![b'x'; 1 << 20])
         .send()
         .await;

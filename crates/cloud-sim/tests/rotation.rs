@@ -10,6 +10,7 @@
 mod common;
 
 use cloud_sim::{CertificateAnswer, Fault, Simulator};
+use reqwest::Method;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::{Value, json};
@@ -43,8 +44,8 @@ async fn device(sim: &Simulator) -> (Value, Device) {
 async fn both_are_taken_until_the_new_one_is_reported() {
     let sim = start().await;
     let (thing, mut device) = device(&sim).await;
-    let url = format!("{}/devices/SN1/rotate-iot", sim.control_url());
-    let told = common::http(&sim).post(url).send().await.unwrap();
+    let rotate = common::control(&sim, Method::POST, "/devices/SN1/rotate-iot");
+    let told = rotate.send().await.unwrap();
     let told: Value = told.json().await.unwrap();
     let serial = text(&told["serial"]);
     let seen = sim.control().device("SN1").await.unwrap();

@@ -14,7 +14,7 @@ use crate::output::write_json;
 use crate::possible_secret::{NOT_SHOWN, Shown, is_possible_secret};
 use crate::shutdown::Shutdown;
 
-const DETAILS: &str = r#"When ready it prints one JSON line with api_url, provisioning_key, mqtt, relay, control_url and ca_file.
+const DETAILS: &str = r#"When ready it prints one JSON line with api_url, provisioning_key, mqtt, relay, control_url, control_token_file and ca_file.
 The key works for any serial number, once for each.
 
 Control API (HTTP, JSON) at control_url:
@@ -27,6 +27,12 @@ Control API (HTTP, JSON) at control_url:
   POST   /devices/SN/actions/ACTION    publish the body as the platform's message
   POST   /broadcast                    publish the body to all devices
   POST   /faults                       make something go wrong; `times` is how often, 0 for until clear
+
+Each request carries the token from control_token_file, which only the owner can read, and a body is declared as JSON. A Host
+or Origin that is not the control API's own is refused, so that no web page controls the simulator. With curl:
+  printf 'Authorization: Bearer %s' "$(cat CONTROL_TOKEN_FILE)" | curl -H @- CONTROL_URL/devices
+  printf 'Authorization: Bearer %s' "$(cat CONTROL_TOKEN_FILE)" |
+    curl -H @- --json '{"hello":"all"}' CONTROL_URL/broadcast
 
 Faults:
   {"fault":"drop_mqtt","sn":"SN0001"}               cut MQTT connections (all, without sn)

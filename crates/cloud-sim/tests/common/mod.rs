@@ -97,6 +97,14 @@ pub fn http(sim: &Simulator) -> reqwest::Client {
         .unwrap()
 }
 
+/// A request to the control API, as its owner makes one.
+pub fn control(sim: &Simulator, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+    http(sim)
+        .request(method, format!("{}{path}", sim.control_url()))
+        .header("content-type", "application/json")
+        .bearer_auth(sim.control_token())
+}
+
 pub async fn call_register(sim: &Simulator, sn: &str, key: &str) -> reqwest::Response {
     http(sim)
         .post(format!("{}/device/register", sim.api_url()))

@@ -73,6 +73,10 @@ async fn show(
             ("MQTT broker", &ready.mqtt),
             ("relay", &ready.relay),
             ("control", &ready.control_url),
+            (
+                "token file",
+                &ready.control_token_file.display().to_string(),
+            ),
         ],
     )?;
 
