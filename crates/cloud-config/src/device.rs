@@ -9,7 +9,7 @@ use std::fmt;
 
 use crate::credentials::{Credentials, CredentialsError, RootCertificates};
 use crate::error::LoadError;
-use crate::names::{Endpoint, HostName, NameError, ThingName};
+use crate::names::{Endpoint, HostName, NameError, SerialNumber, ThingName};
 
 /// Everything that a provisioned device knows.
 ///
@@ -17,6 +17,8 @@ use crate::names::{Endpoint, HostName, NameError, ThingName};
 /// [`PartialDeviceConfig`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceConfig<R = Credentials> {
+    /// The device's serial number: the thing name, unless another one [was stored](Self::with_serial_number).
+    pub serial_number: SerialNumber,
     /// The device's name at AWS IoT and its MQTT client id.
     pub iot_thing_name: ThingName,
     /// The MQTT broker; port 8883 where none is written.
@@ -111,6 +113,7 @@ impl DeviceConfig<()> {
     /// The same for all but the pair for remote access, which is not looked at.
     pub(crate) fn without_remote(parts: PemParts<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
+            serial_number: name("iot_thing_name", parts.iot_thing_name)?,
             iot_thing_name: name("iot_thing_name", parts.iot_thing_name)?,
             iot_endpoint: name("iot_endpoint", parts.iot_endpoint)?,
             remote_endpoint: name("remote_endpoint", parts.remote_endpoint)?,
@@ -127,6 +130,7 @@ impl<R> DeviceConfig<R> {
     #[must_use]
     pub fn with_remote<T>(self, remote: T) -> DeviceConfig<T> {
         DeviceConfig {
+            serial_number: self.serial_number,
             iot_thing_name: self.iot_thing_name,
             iot_endpoint: self.iot_endpoint,
             remote_endpoint: self.remote_endpoint,
@@ -135,6 +139,13 @@ impl<R> DeviceConfig<R> {
             iot: self.iot,
             remote,
         }
+    }
+
+    /// The same device with this serial number, for platforms whose thing names are not the serial numbers.
+    #[must_use]
+    pub fn with_serial_number(mut self, serial_number: SerialNumber) -> Self {
+        self.serial_number = serial_number;
+        self
     }
 
     /// Where the public reaches the device: by its access point, at the relay's port, which devices and public share.

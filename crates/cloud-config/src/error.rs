@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use crate::credentials::CredentialsError;
 use crate::device::ConfigError;
 use crate::document::DocumentError;
+use crate::names::SerialNumber;
 
 /// The file system, or what was found in it, does not let us work with the directory.
 #[derive(Debug, thiserror::Error)]
@@ -165,6 +166,23 @@ impl LoadError {
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Busy(_))
     }
+}
+
+/// The configuration in a directory is that of another device than the one that was configured. Trying again cannot help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{} holds the configuration of the device {stored}, and the serial number {configured} is configured; correct that, \
+     name another directory, or register this one again",
+    directory.display()
+)]
+#[non_exhaustive]
+pub struct OtherDevice {
+    /// The directory.
+    pub directory: PathBuf,
+    /// The serial number of the configuration in it.
+    pub stored: SerialNumber,
+    /// The serial number that was configured.
+    pub configured: SerialNumber,
 }
 
 /// What is wrong with one file of a configuration.

@@ -37,9 +37,10 @@
 //! - the directory after the rename to `.committed`: the decision comes before the first move, and before we say `Ok`;
 //! - the directory after the moves: the names must be in their places before `.committed` goes.
 //!
-//! So 10 for a whole configuration and 6 for a pair. The removal of `.committed` has none: an empty one found later does
-//! no harm. A removal has two: after the decision, and after the other files are gone, so that a key that was said to be
-//! removed is. Making the directory costs one for each directory made.
+//! So 10 for a whole configuration (11 where the serial number is not the thing name, or was not) and 6 for a pair. The
+//! removal of `.committed` has none: an empty one found later does no harm. A removal has two: after the decision, and
+//! after the other files are gone, so that a key that was said to be removed is. Making the directory costs one for each
+//! directory made.
 //!
 //! Protocol: `docs/protocol.md`, "On disk".
 
@@ -50,7 +51,8 @@ use crate::pending::files_that_count;
 use crate::repair::Repair;
 
 /// The files of a configuration, in the order in which they are put in place. The last makes a device provisioned.
-pub(crate) const FILES: [&str; 6] = [
+pub(crate) const FILES: [&str; 7] = [
+    SERIAL_NUMBER,
     IOT_CA,
     IOT_CERT,
     IOT_KEY,
@@ -58,6 +60,8 @@ pub(crate) const FILES: [&str; 6] = [
     REMOTE_KEY,
     CLOUD_CONFIG,
 ];
+/// There only if the serial number is not the thing name.
+pub(crate) const SERIAL_NUMBER: &str = "serial_number.json";
 pub(crate) const IOT_CA: &str = "iot_ca.pem";
 pub(crate) const IOT_CERT: &str = "iot_cert.pem";
 pub(crate) const IOT_KEY: &str = "iot_key.pem";

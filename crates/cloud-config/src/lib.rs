@@ -19,7 +19,8 @@
 //!   whoever comes second. Reading needs no lock, and without it changes nothing but modes. On a file system that has become read-only, as a worn card does, the
 //!   directory can be taken all the same: its device is to stay with its cloud.
 //! - **Shared with the Python library.** Both read what the other wrote, byte for byte; what this crate needs besides has
-//!   names that the other does not look at: `.lock`, and `.staging`, `.committed` or `.removed` during a change.
+//!   names that the other does not look at: `.lock`, `serial_number.json` where the thing name is not the serial number,
+//!   and `.staging`, `.committed` or `.removed` during a change.
 //!   Since it does not look there, it can find a certificate with another one's key between the two moves of a pair, and
 //!   after a kill just there until the next start of ours; `docs/protocol.md` says how long that is.
 //!
@@ -80,13 +81,14 @@ mod pem;
 mod pending;
 mod reading;
 mod repair;
+mod serial_record;
 mod store;
 
 pub use certificate::CertificateInfo;
 pub use credentials::{Credentials, CredentialsError, MAX_PEM, PairReport, RootCertificates};
 pub use device::{ConfigError, DeviceConfig, PartialDeviceConfig, PemParts};
 pub use document::DocumentError;
-pub use error::{AccessError, Damage, LoadError, LockError, StoreError};
+pub use error::{AccessError, Damage, LoadError, LockError, OtherDevice, StoreError};
 pub use lock::DirectoryLock;
 pub use names::{Endpoint, HostName, NameError, SerialNumber, ThingName};
 pub use pem::PemError;

@@ -15,7 +15,7 @@ use crate::journal::FILES;
 /// The manifest's name in the journal.
 pub(crate) const MANIFEST: &str = "manifest";
 
-/// Longest manifest read, in bytes. Six lines have less than 1 KiB.
+/// Longest manifest read, in bytes. Seven lines have about 1 KiB.
 const MAX_MANIFEST: usize = 4096;
 
 const ABSENT: &str = "-";

@@ -8,14 +8,17 @@
 use zeroize::Zeroizing;
 
 use crate::credentials::{Credentials, CredentialsError, MAX_PEM, RootCertificates};
-use crate::device::{ConfigError, DeviceConfig, PartialDeviceConfig, PemParts};
+use crate::device::{ConfigError, DeviceConfig, PartialDeviceConfig, PemParts, name};
 use crate::dir::Dir;
 use crate::document::{self, Document};
 use crate::error::{AccessError, Damage, LoadError};
 use crate::journal::{
     CLOUD_CONFIG, COMMITTED, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
+    SERIAL_NUMBER,
 };
+use crate::names::{SerialNumber, ThingName};
 use crate::pending::files_that_count;
+use crate::serial_record;
 
 /// Longest `cloud_config.json` read, in bytes. Four names of at most 255 characters need a sixteenth of it.
 const MAX_DOCUMENT: usize = 16 * 1024;
@@ -81,6 +84,21 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// The same for a file that need not be there.
+    fn optional_text(
+        &self,
+        name: &'static str,
+        limit: usize,
+    ) -> Result<Option<Zeroizing<String>>, LoadError> {
+        match self.text(name, limit) {
+            Err(LoadError::Damaged {
+                what: Damage::Missing,
+                ..
+            }) => Ok(None),
+            text => text.map(Some),
+        }
+    }
+
     pub(crate) fn damaged(&self, name: &str, what: impl Into<Damage>) -> LoadError {
         LoadError::Damaged {
             file: self.dir.join(name),
@@ -100,15 +118,39 @@ pub(crate) fn read_partly(source: &Source<'_>) -> Result<PartialDeviceConfig, Lo
     Ok(rest.with_remote(read_remote(source)))
 }
 
+fn read_document(source: &Source<'_>) -> Result<Document, LoadError> {
+    let text = source.text(CLOUD_CONFIG, MAX_DOCUMENT)?;
+    document::parse(&text).map_err(|error| source.damaged(CLOUD_CONFIG, error))
+}
+
+/// Whose configuration it is, whatever is wrong with the rest of it.
+pub(crate) fn read_serial_number(source: &Source<'_>) -> Result<SerialNumber, LoadError> {
+    let invalid = |error: ConfigError| source.damaged(CLOUD_CONFIG, error);
+    let document = read_document(source)?;
+    let thing = name("iot_thing_name", &document.iot_thing_name).map_err(invalid)?;
+    match read_record(source, &thing)? {
+        Some(recorded) => Ok(recorded),
+        None => name("iot_thing_name", thing.as_str()).map_err(invalid),
+    }
+}
+
+fn read_record(source: &Source<'_>, thing: &ThingName) -> Result<Option<SerialNumber>, LoadError> {
+    match source.optional_text(SERIAL_NUMBER, MAX_DOCUMENT)? {
+        Some(text) => {
+            serial_record::parse(&text, thing).map_err(|error| source.damaged(SERIAL_NUMBER, error))
+        }
+        None => Ok(None),
+    }
+}
+
 /// All that messaging takes.
 fn read_rest(source: &Source<'_>) -> Result<DeviceConfig<()>, LoadError> {
-    let text = source.text(CLOUD_CONFIG, MAX_DOCUMENT)?;
     let Document {
         iot_thing_name,
         iot_endpoint,
         remote_endpoint,
         access_point,
-    } = document::parse(&text).map_err(|error| source.damaged(CLOUD_CONFIG, error))?;
+    } = read_document(source)?;
     let [iot_ca, iot_cert, iot_key] = [
         source.text(IOT_CA, MAX_PEM)?,
         source.text(IOT_CERT, MAX_PEM)?,
@@ -125,12 +167,16 @@ fn read_rest(source: &Source<'_>) -> Result<DeviceConfig<()>, LoadError> {
         remote_cert: "",
         remote_key: "",
     };
-    DeviceConfig::without_remote(parts).map_err(|error| match error {
+    let device = DeviceConfig::without_remote(parts).map_err(|error| match error {
         ConfigError::Roots(error) => source.damaged(IOT_CA, error),
         ConfigError::Iot(error) | ConfigError::Remote(error) => {
             source.damaged(at_fault(&error, IOT_CERT, IOT_KEY), error)
         }
         error @ ConfigError::Name { .. } => source.damaged(CLOUD_CONFIG, error),
+    })?;
+    Ok(match read_record(source, &device.iot_thing_name)? {
+        Some(recorded) => device.with_serial_number(recorded),
+        None => device,
     })
 }
 
@@ -172,7 +218,7 @@ impl Unit {
             Self::Roots => &[IOT_CA],
             Self::Iot => &[IOT_CERT, IOT_KEY],
             Self::Remote => &[REMOTE_CERT, REMOTE_KEY],
-            Self::Names => &[CLOUD_CONFIG],
+            Self::Names => &[SERIAL_NUMBER, CLOUD_CONFIG],
         }
     }
 
@@ -191,8 +237,7 @@ impl Unit {
             }
             Self::Iot => pair(IOT_CERT, IOT_KEY),
             Self::Remote => pair(REMOTE_CERT, REMOTE_KEY),
-            Self::Names => text(CLOUD_CONFIG, MAX_DOCUMENT)
-                .is_some_and(|document| document::parse(&document).is_ok()),
+            Self::Names => read_serial_number(source).is_ok(),
         }
     }
 }

@@ -15,13 +15,18 @@ use crate::credentials::{Credentials, MAX_PEM, PairReport};
 use crate::device::DeviceConfig;
 use crate::dir::{Dir, step};
 use crate::document;
-use crate::error::{AccessError, LoadError, LockError, StoreError};
+use crate::error::{AccessError, LoadError, LockError, OtherDevice, StoreError};
 use crate::journal::{
     self, CLOUD_CONFIG, COMMITTED, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
+    SERIAL_NUMBER,
 };
 use crate::lock::{self, DirectoryLock, Held, LOCK_FILE};
-use crate::reading::{Source, fingerprint, is_provisioned, read_device, read_partly};
+use crate::names::SerialNumber;
+use crate::reading::{
+    Source, fingerprint, is_provisioned, read_device, read_partly, read_serial_number,
+};
 use crate::repair::Repair;
+use crate::serial_record;
 
 /// The directory's name below the base path.
 pub const DIRECTORY: &str = ".clesydecloud";
@@ -163,6 +168,31 @@ impl Store {
         })
     }
 
+    /// Whose configuration it is. What is wrong with certificates and keys does not matter for that.
+    ///
+    /// # Errors
+    /// As [`Store::load`], where `cloud_config.json` is concerned.
+    pub fn serial_number(&self) -> Result<SerialNumber, LoadError> {
+        let dir = self.open()?.ok_or_else(|| self.nothing_there())?;
+        self.consistently(&dir, read_serial_number)
+    }
+
+    /// Compares the serial number of the configuration with one that was configured elsewhere. Where there is no
+    /// configuration, or it does not say whose it is, there is nothing to compare: [`Store::load`] says what is wrong.
+    ///
+    /// # Errors
+    /// [`OtherDevice`], if the configuration is another device's.
+    pub fn ensure_serial_number(&self, configured: &SerialNumber) -> Result<(), OtherDevice> {
+        match self.serial_number() {
+            Ok(stored) if stored != *configured => Err(OtherDevice {
+                directory: self.directory().to_owned(),
+                stored,
+                configured: configured.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Looks at one pair without demanding that certificate and key fit: for diagnosis.
     ///
     /// # Errors
@@ -191,17 +221,26 @@ impl Store {
     /// [`StoreError`]; whatever was there before is still there, whole.
     pub fn save(&self, device: &DeviceConfig) -> Result<(), StoreError> {
         let document = document::render(device);
-        self.write(
-            false,
-            &[
-                (IOT_CA, device.iot_roots.pem().as_bytes()),
-                (IOT_CERT, device.iot.chain_pem().as_bytes()),
-                (IOT_KEY, device.iot.key_pem().as_bytes()),
-                (REMOTE_CERT, device.remote.chain_pem().as_bytes()),
-                (REMOTE_KEY, device.remote.key_pem().as_bytes()),
-                (CLOUD_CONFIG, document.as_bytes()),
-            ],
-        )
+        let record = serial_record::render(device);
+        let mut files = vec![
+            (IOT_CA, device.iot_roots.pem().as_bytes()),
+            (IOT_CERT, device.iot.chain_pem().as_bytes()),
+            (IOT_KEY, device.iot.key_pem().as_bytes()),
+            (REMOTE_CERT, device.remote.chain_pem().as_bytes()),
+            (REMOTE_KEY, device.remote.key_pem().as_bytes()),
+            (CLOUD_CONFIG, document.as_bytes()),
+        ];
+        // One that is there is of the configuration before.
+        if device.serial_number.as_str() != device.iot_thing_name.as_str() || self.has_record() {
+            files.insert(0, (SERIAL_NUMBER, record.as_bytes()));
+        }
+        self.write(false, &files)
+    }
+
+    /// What may be wrong with the directory is found by the writing.
+    fn has_record(&self) -> bool {
+        let dir = self.open().ok().flatten();
+        dir.is_some_and(|dir| matches!(dir.stat(SERIAL_NUMBER), Ok(Some(_))))
     }
 
     /// Whether [`Store::save`] can be expected to work: looks at what is in the directory, and writes and removes as much as a

@@ -12,7 +12,7 @@ mod common;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use cloud_config::{LoadError, Repair, Store, StoreError};
+use cloud_config::{LoadError, Repair, SerialNumber, Store, StoreError};
 use common::Fixture;
 use tempfile::TempDir;
 
@@ -181,4 +181,59 @@ fn no_message_and_no_debug_text_shows_a_key() {
         format!("{:?}", f.device.iot_roots),
         "RootCertificates { count: 1 }"
     );
+}
+
+#[test]
+fn serial_number_is_the_thing_name_unless_stored() {
+    let fixture = Fixture::new();
+    let sn = |text: &str| text.parse::<SerialNumber>().unwrap();
+    assert_eq!(fixture.store.serial_number().unwrap(), sn("SN0001"));
+    assert!(!fixture.path("serial_number.json").exists());
+
+    let renamed = fixture.device.clone().with_serial_number(sn("SN0002"));
+    fixture.store.save(&renamed).unwrap();
+    assert_eq!(fixture.store.load().unwrap().device, renamed);
+    assert_eq!(fixture.store.serial_number().unwrap(), sn("SN0002"));
+    assert_eq!(fixture.mode("serial_number.json"), 0o600);
+
+    // The Python library knows nothing of the file when it registers another thing.
+    let config = fs::read_to_string(fixture.path("cloud_config.json")).unwrap();
+    fs::write(
+        fixture.path("cloud_config.json"),
+        config.replace("\"SN0001\"", "\"SN0003\""),
+    )
+    .unwrap();
+    assert_eq!(fixture.store.serial_number().unwrap(), sn("SN0003"));
+
+    fs::write(fixture.path("cloud_config.json"), config).unwrap();
+    fs::write(fixture.path("serial_number.json"), "{").unwrap();
+    let error = fixture.store.load().unwrap_err().to_string();
+    assert!(error.contains("serial_number.json"), "{error}");
+
+    assert!(fixture.store.remove().unwrap());
+    assert!(!fixture.store.directory().exists());
+}
+
+#[test]
+fn serial_number_of_another_device_is_told() {
+    let fixture = Fixture::new();
+    let other: SerialNumber = "SN0002".parse().unwrap();
+    fixture
+        .store
+        .ensure_serial_number(&"SN0001".parse().unwrap())
+        .unwrap();
+    // Whatever else is wrong with the directory.
+    fs::write(fixture.path("iot_cert.pem"), "").unwrap();
+    let error = fixture.store.ensure_serial_number(&other).unwrap_err();
+    assert_eq!(error.stored.as_str(), "SN0001");
+    let text = error.to_string();
+    let directory = fixture.store.directory().to_str().unwrap();
+    for part in ["SN0001", "SN0002", directory] {
+        assert!(text.contains(part), "{text}");
+    }
+    // What does not say whose it is, is for `load` to refuse.
+    fs::write(fixture.path("cloud_config.json"), "{").unwrap();
+    fixture.store.ensure_serial_number(&other).unwrap();
+    fixture.store.remove().unwrap();
+    fixture.store.ensure_serial_number(&other).unwrap();
 }

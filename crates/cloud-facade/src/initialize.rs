@@ -1,6 +1,6 @@
 //! Why the connection to the cloud could not be started.
 
-use cloud_config::{LoadError, LockError};
+use cloud_config::{LoadError, LockError, OtherDevice};
 
 /// Why [`ClesydeCloud::initialize`](crate::ClesydeCloud::initialize) failed. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
@@ -18,6 +18,9 @@ pub enum InitializeError {
     /// There is no configuration, or it is damaged.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// The configuration is that of another device than the one whose serial number the host gave.
+    #[error(transparent)]
+    OtherDevice(#[from] OtherDevice),
     /// The device's certificate, key or roots cannot be used for TLS.
     #[error(transparent)]
     Tls(#[from] cloud_iot::tls::TlsConfigError),

@@ -5,7 +5,8 @@
 //! needs no lock to be found, so that a device that runs is told that it is registered, and not that it is in the way.
 
 use cloud_config::{
-    AccessError, ConfigError, DeviceConfig, LockError, PemParts, SerialNumber, Store, StoreError,
+    AccessError, ConfigError, DeviceConfig, LockError, OtherDevice, PemParts, SerialNumber, Store,
+    StoreError,
 };
 use cloud_provision::{
     BuildError, Client, ClockSkew, KeyOrigin, KeySource, ProvisionError, Provisioned,
@@ -49,6 +50,9 @@ pub enum RegistrationError {
     /// The directory is in use, or cannot be made or locked. Nothing was sent.
     #[error(transparent)]
     Locked(#[from] LockError),
+    /// A configuration is there that is to be kept, and it is that of another device. Nothing was sent.
+    #[error(transparent)]
+    OtherDevice(#[from] OtherDevice),
     /// A configuration could not be stored here. Nothing was sent.
     #[error("nothing was sent, as the answer could not be stored: {0}")]
     NotStorable(#[source] StoreError),
@@ -81,7 +85,7 @@ impl RegistrationError {
             Self::Access(error) => error.is_retryable(),
             Self::NotStorable(error) => error.is_retryable(),
             Self::Provision(error) => error.is_retryable(),
-            Self::Client(_) | Self::Answer(_) | Self::Store(_) => false,
+            Self::Client(_) | Self::Answer(_) | Self::Store(_) | Self::OtherDevice(_) => false,
         }
     }
 }
@@ -132,11 +136,14 @@ async fn ask_and_store(
     ask: impl Future<Output = Result<Provisioned, ProvisionError>>,
 ) -> Result<Registered, RegistrationError> {
     let lock = {
-        let store = store.clone();
+        let (store, serial_number) = (store.clone(), serial_number.clone());
         blocking(move || {
             let keep = || match existing {
-                Existing::Keep => store.is_provisioned(),
-                Existing::Replace => Ok(false),
+                Existing::Keep if store.is_provisioned()? => {
+                    store.ensure_serial_number(&serial_number)?;
+                    Ok::<_, RegistrationError>(true)
+                }
+                _ => Ok(false),
             };
             if keep()? {
                 return Ok::<_, RegistrationError>(None);
@@ -157,7 +164,7 @@ async fn ask_and_store(
         return Ok(Registered::Already);
     };
     let answer = ask.await?;
-    let device = device_config(&answer)?;
+    let device = device_config(&answer)?.with_serial_number(serial_number.clone());
     let registered = Registered::Now {
         access_point: device.access_point.to_string(),
         url: device.page_url(),

@@ -102,7 +102,7 @@ fn open_outbox(
 impl Start {
     /// Takes the directory and loads the configuration.
     pub(crate) async fn load(&self) -> Result<Loaded, InitializeError> {
-        let store = self.store.clone();
+        let (store, serial_number) = (self.store.clone(), self.serial_number.clone());
         #[cfg(feature = "durable")]
         let (directory, events) = (self.outbox_directory.clone(), self.events.clone());
         blocking(move || {
@@ -110,6 +110,7 @@ impl Start {
             if !store.is_provisioned().map_err(LoadError::from)? {
                 return Err(LoadError::NotProvisioned(store.directory().to_owned()).into());
             }
+            store.ensure_serial_number(&serial_number)?;
             let lock = store.lock()?;
             let device = store.load_partly()?.device;
             Ok(Loaded {
