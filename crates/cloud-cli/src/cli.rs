@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use clap::builder::Resettable;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::error::{ContextValue, ErrorKind};
+use clap::parser::ValueSource;
 use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use cloud_facade::config::SerialNumber;
 use directories::ProjectDirs;
 
-use crate::commands::{cert, doctor, generate, messages, provision, reset, run, shadow};
+use crate::commands::{cert, doctor, generate, messages, provision, reset, run, shadow, status};
 #[cfg(feature = "sim")]
 use crate::commands::{demo, sim};
 use crate::failure::{Failure, Outcome};
@@ -92,6 +93,10 @@ pub(crate) struct GlobalOptions {
     )]
     pub(crate) sn: Option<SerialNumber>,
 
+    /// Where the serial number comes from.
+    #[arg(skip)]
+    pub(crate) sn_source: Option<ValueSource>,
+
     /// The platform's provisioning API; http:// only on this machine
     #[arg(
         long,
@@ -162,6 +167,14 @@ impl GlobalOptions {
         })
     }
 
+    /// The serial number's option or variable, whichever was given.
+    pub(crate) fn sn_name(&self) -> &'static str {
+        match self.sn_source {
+            Some(ValueSource::EnvVariable) => "CLESYDE_SN",
+            _ => "--sn",
+        }
+    }
+
     /// The API's address, for a command that cannot do without.
     pub(crate) fn require_api_url(&self) -> Outcome<&ApiUrl> {
         self.api_url.as_ref().ok_or_else(|| {
@@ -178,6 +191,7 @@ pub(crate) enum Command {
     /// Connect, and stay connected until SIGINT or SIGTERM
     Run(run::RunArgs),
     /// Show what is provisioned, and how a running instance is connected
+    #[command(after_help = status::EXIT_CODES)]
     Status,
     /// Check the whole path to the cloud, and say what to do about what is wrong
     Doctor(doctor::DoctorArgs),
@@ -227,8 +241,11 @@ where
     let mut matches = command
         .try_get_matches_from_mut(arguments)
         .map_err(without_secrets)?;
-    Cli::from_arg_matches_mut(&mut matches)
-        .map_err(|error| without_secrets(error.format(&mut command)))
+    let sn_source = matches.value_source("sn");
+    let mut cli = Cli::from_arg_matches_mut(&mut matches)
+        .map_err(|error| without_secrets(error.format(&mut command)))?;
+    cli.global.sn_source = sn_source;
+    Ok(cli)
 }
 
 /// A command that does not look at variables that are empty.

@@ -316,9 +316,16 @@ fn a_damaged_certificate_for_remote_access_is_told_and_got_again() {
     let cert = world.config().join("remote_cert.pem");
     fs::write(&cert, "-----BEGIN CERTIFICATE-----\nMIIB").unwrap();
 
-    let idle = finish(&mut world.device(&["status"])).expect(0).json();
+    // The exit code and the JSON line say the same.
+    let idle = finish(&mut world.device(&["status"]))
+        .expect(1)
+        .says(&["remote access cannot run", "remote_cert.pem"])
+        .json();
     assert_eq!(idle[0]["remote_not_after"], Value::Null);
     assert_eq!(idle[0]["iot_not_after"], before["iot"]["not_after"]);
+    assert_eq!(idle[0]["can_run"], false);
+    let problem = idle[0]["problems"][0].as_str().unwrap();
+    assert!(problem.contains("remote_cert.pem"), "{problem}");
     finish(&mut world.device(&["provision"]))
         .expect(0)
         .says(&["remote_cert.pem"]);
@@ -340,6 +347,18 @@ fn a_damaged_certificate_for_remote_access_is_told_and_got_again() {
     run.wait_for("remote.connected");
     assert!(run.terminate().contains("remote_cert.pem"));
     assert_eq!(world.certificates(), before);
+    let sound = finish(&mut world.device(&["status"])).expect(0).json();
+    assert_eq!(sound[0]["can_run"], true);
+    assert_eq!(sound[0]["problems"], Value::Array(Vec::new()));
+
+    // What messaging needs.
+    fs::write(world.config().join("iot_cert.pem"), "").unwrap();
+    let damaged = finish(&mut world.device(&["status"]))
+        .expect(1)
+        .says(&["iot_cert.pem"])
+        .json();
+    assert_eq!(damaged[0]["provisioned"], true);
+    assert_eq!(damaged[0]["can_run"], false);
 }
 
 /// A program that writes where nobody reads tells the platform alone how far it is.

@@ -171,9 +171,8 @@ impl LoadError {
 /// The configuration in a directory is that of another device than the one that was configured. Trying again cannot help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{} holds the configuration of the device {stored}, and the serial number {configured} is configured; correct that, \
-     name another directory, or register this one again",
-    directory.display()
+    "{directory:?} holds the configuration of the device {stored}, and the serial number {configured} is configured; correct that, \
+     name another directory, or register this one again"
 )]
 #[non_exhaustive]
 pub struct OtherDevice {

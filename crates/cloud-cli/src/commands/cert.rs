@@ -9,7 +9,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use crate::cli::GlobalOptions;
-use crate::commands::{load_failure, store};
+use crate::commands::{device_store, load_failure};
 use crate::failure::Outcome;
 use crate::moment::rfc3339;
 use crate::output::Output;
@@ -47,7 +47,7 @@ pub(crate) struct Certificate {
 }
 
 pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
-    let store = store(global)?;
+    let store = device_store(global)?;
     let (iot, remote) = (inspect(&store, Pair::Iot), inspect(&store, Pair::Remote));
     // One that cannot be read hides nothing of the other.
     if let Ok(iot) = &iot {

@@ -26,10 +26,11 @@ pub(crate) mod sim;
 pub(crate) mod status;
 
 use cloud_facade::InitializeError;
-use cloud_facade::config::{AccessError, DeviceConfig, LoadError, SerialNumber, Store, StoreError};
+use cloud_facade::config::{AccessError, LoadError, Store, StoreError};
 
 use crate::cli::GlobalOptions;
 use crate::failure::{Failure, Outcome, chain};
+use crate::possible_secret::Shown;
 
 /// The device's directory. Refuses a base path that is a file before anything else is tried.
 pub(crate) fn store(global: &GlobalOptions) -> Outcome<Store> {
@@ -41,6 +42,37 @@ pub(crate) fn store(global: &GlobalOptions) -> Outcome<Store> {
     }
     Ok(Store::new(base))
 }
+
+/// The directory of the device that was named, if one was: its configuration must not be another device's.
+pub(crate) fn device_store(global: &GlobalOptions) -> Outcome<Store> {
+    let store = store(global)?;
+    match other_device(global, &store) {
+        Some(other) => Err(Failure::Failed(format!("{other}\n{OTHER_DEVICE_ADVICE}"))),
+        None => Ok(store),
+    }
+}
+
+/// What is said of a directory whose configuration is another device's than the one that was named.
+pub(crate) fn other_device(global: &GlobalOptions, store: &Store) -> Option<String> {
+    let error = store.ensure_serial_number(global.sn.as_ref()?).err()?;
+    let configured = match error.configured.as_str() {
+        short if short.len() <= LONGEST_SHOWN_SERIAL => short.to_owned(),
+        long => Shown(long).to_string(),
+    };
+    Some(format!(
+        "the serial number {configured}, from {}, is not that of the device in {:?}, which is {}",
+        global.sn_name(),
+        error.directory,
+        error.stored
+    ))
+}
+
+/// What to do about it.
+pub(crate) const OTHER_DEVICE_ADVICE: &str = "correct --sn or the variable CLESYDE_SN, or leave them out; or name another directory with --base-path, or register \
+     this one for the other device with `clesyde-cloud provision --force`";
+
+/// A provisioning key in the place of a serial number is longer.
+const LONGEST_SHOWN_SERIAL: usize = 20;
 
 /// Why a configuration could not be read, with the exit code that belongs to it.
 pub(crate) fn load_failure(store: &Store, error: &LoadError) -> Failure {
@@ -80,21 +112,4 @@ pub(crate) fn process(pid: Option<u32>) -> String {
         || "another process".to_owned(),
         |pid| format!("process {pid}"),
     )
-}
-
-/// The serial number that was given, or else the thing name: on today's platform both are the same, and the directory
-/// does not keep the serial number itself.
-pub(crate) fn serial_number<R>(
-    global: &GlobalOptions,
-    config: &DeviceConfig<R>,
-) -> Outcome<SerialNumber> {
-    match &global.sn {
-        Some(sn) => Ok(sn.clone()),
-        None => config.iot_thing_name.as_str().parse().map_err(|error| {
-            Failure::because(
-                "the thing name is no serial number; give that with --sn SN",
-                &error,
-            )
-        }),
-    }
 }

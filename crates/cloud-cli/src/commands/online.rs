@@ -9,7 +9,7 @@ use cloud_facade::{ClesydeCloud, DeviceSettings};
 use tokio::time::timeout;
 
 use crate::cli::GlobalOptions;
-use crate::commands::{initialize_failure, load_failure, serial_number, store};
+use crate::commands::{device_store, initialize_failure, load_failure};
 use crate::failure::{Failure, Outcome};
 use crate::proxy;
 use crate::shutdown::Shutdown;
@@ -25,14 +25,17 @@ pub(crate) async fn online(
     work: impl AsyncFnOnce(&ClesydeCloud) -> Outcome,
 ) -> Outcome {
     let mut shutdown = Shutdown::install()?;
-    let store = store(global)?;
+    let store = device_store(global)?;
     let config = store
         .load_partly()
         .map_err(|error| load_failure(&store, &error))?
         .device;
-    let sn = serial_number(global, &config)?;
     // The API is for registering alone.
-    let mut settings = change(DeviceSettings::new(sn, global.base_path()?, ""));
+    let mut settings = change(DeviceSettings::new(
+        config.serial_number.clone(),
+        global.base_path()?,
+        "",
+    ));
     if let Some(proxy) = proxy::to_broker(global, config.iot_endpoint.host.as_str())? {
         settings = settings.with_broker_proxy(proxy);
     }

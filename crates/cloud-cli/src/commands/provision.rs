@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::api::ApiArgs;
 use crate::cli::GlobalOptions;
-use crate::commands::{access_failure, store};
+use crate::commands::{access_failure, device_store, store};
 use crate::failure::{Failure, Outcome, chain};
 use crate::key;
 use crate::output::Output;
@@ -61,7 +61,11 @@ pub(crate) async fn run(
 ) -> Outcome {
     let sn = global.require_sn()?;
     let url = global.require_api_url()?;
-    let store = store(global)?;
+    let store = if arguments.force {
+        store(global)?
+    } else {
+        device_store(global)?
+    };
 
     let provisioned = store
         .is_provisioned()

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::cli::GlobalOptions;
-use crate::commands::{load_failure, serial_number, store};
+use crate::commands::{device_store, load_failure};
 use crate::device::{Device, DeviceOptions, Served};
 use crate::event_line::{event_line, health_line};
 use crate::failure::Outcome;
@@ -184,12 +184,12 @@ fn range(text: &str) -> Result<IpNet, String> {
 
 pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Output) -> Outcome {
     let mut shutdown = Shutdown::install()?;
-    let store = store(global)?;
+    let store = device_store(global)?;
     let config = store
         .load_partly()
         .map_err(|error| load_failure(&store, &error))?
         .device;
-    let sn = serial_number(global, &config)?;
+    let sn = config.serial_number.clone();
     let certificate = config.remote.as_ref().ok().map(Credentials::info);
     let options = DeviceOptions {
         page: Page::new(&sn, &config, certificate),

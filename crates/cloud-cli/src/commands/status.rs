@@ -1,32 +1,41 @@
 //! `status`: what is provisioned, until when the certificates are valid, and how a running instance is connected.
 
-use cloud_facade::config::{LockError, Pair};
+use cloud_facade::config::{LockError, Pair, PartialDeviceConfig, Store};
 use serde_json::{Value, json};
 
 use crate::cli::GlobalOptions;
-use crate::commands::cert::inspect;
-use crate::commands::{load_failure, process, serial_number, store};
+use crate::commands::cert::{Certificate, inspect};
+use crate::commands::{OTHER_DEVICE_ADVICE, load_failure, other_device, process, store};
 use crate::failure::{Failure, Outcome};
 use crate::live;
 use crate::output::Output;
 
+/// What its help says of how it ends.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes: 0 the device can run, 1 a file keeps all or part of it from running, 3 not provisioned. With --json,
+`can_run` says whether it is 0, and `problems` what is wrong.";
+
 pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
     let store = store(global)?;
-    let config = match store
-        .load_partly()
-        .map_err(|error| load_failure(&store, &error))
-    {
-        Ok(loaded) => loaded.device,
+    let (config, iot) = match readable(global, &store) {
+        Ok(readable) => readable,
         Err(failure) => {
             // Programs that ask get an answer all the same.
-            if matches!(failure, Failure::NotProvisioned(_)) {
-                output.json(&json!({ "provisioned": false, "iot_connected": null, "remote_connected": null }))?;
-            }
+            let (provisioned, problems) = match &failure {
+                Failure::NotProvisioned(_) => (false, Vec::new()),
+                other => (true, vec![other.to_string()]),
+            };
+            output.json(&json!({
+                "provisioned": provisioned,
+                "can_run": false,
+                "problems": problems,
+                "iot_connected": null,
+                "remote_connected": null,
+            }))?;
             return Err(failure);
         }
     };
-    let sn = serial_number(global, &config)?;
-    let iot = inspect(&store, Pair::Iot)?;
+    let sn = &config.serial_number;
     let remote = match &config.remote {
         Ok(_) => inspect(&store, Pair::Remote).map(|remote| remote.not_after),
         Err(damage) => Err(load_failure(&store, damage)),
@@ -82,8 +91,11 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
             output.text(format_args!("Rotation        {of}, {rotation}"))?;
         }
     }
+    let problem = remote.as_ref().err().map(ToString::to_string);
     output.json(&json!({
         "provisioned": true,
+        "can_run": problem.is_none(),
+        "problems": problem.as_slice(),
         "sn": sn.as_str(),
         "iot_thing_name": config.iot_thing_name.as_str(),
         "iot_endpoint": config.iot_endpoint.to_string(),
@@ -97,5 +109,22 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
         "iot_rotation": live.as_ref().and_then(|live| live.iot_rotation.as_deref()),
         "remote_rotation": live.as_ref().and_then(|live| live.remote_rotation.as_deref()),
         "pid": live.as_ref().map(|live| live.pid).or(silent.flatten()),
-    }))
+    }))?;
+    match problem {
+        None => Ok(()),
+        Some(problem) => Err(Failure::Failed(format!(
+            "remote access cannot run: {problem}\n`clesyde-cloud run` asks the platform for its certificate again"
+        ))),
+    }
+}
+
+/// What can be shown at all: the configuration, and the certificate for messaging.
+fn readable(global: &GlobalOptions, store: &Store) -> Outcome<(PartialDeviceConfig, Certificate)> {
+    if let Some(other) = other_device(global, store) {
+        return Err(Failure::Failed(format!("{other}\n{OTHER_DEVICE_ADVICE}")));
+    }
+    let loaded = store
+        .load_partly()
+        .map_err(|error| load_failure(store, &error))?;
+    Ok((loaded.device, inspect(store, Pair::Iot)?))
 }

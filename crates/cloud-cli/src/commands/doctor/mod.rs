@@ -25,7 +25,7 @@ use self::page::Public;
 use self::report::{Finding, Report};
 use crate::api::ApiArgs;
 use crate::cli::GlobalOptions;
-use crate::commands::{serial_number, store};
+use crate::commands::{OTHER_DEVICE_ADVICE, other_device, store};
 use crate::failure::{Failure, Outcome, chain};
 use crate::live;
 use crate::output::Output;
@@ -79,7 +79,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
     let mut report = Report::new(output);
     let interrupted = || Failure::Failed("interrupted before all was looked at".to_owned());
 
-    let on_disk = disk(&store, &mut report)?;
+    let on_disk = disk(global, &store, &mut report)?;
     let found = tokio::select! {
         found = way(global, arguments, on_disk.as_ref(), &mut report) => found?,
         () = shutdown.requested() => return Err(interrupted()),
@@ -112,7 +112,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
         skip(&mut report, &skipped)?;
         return report.end();
     }
-    let sn = serial_number(global, &device)?;
+    let sn = device.serial_number.clone();
     let proxy = proxy::to_broker(global, device.iot_endpoint.host.as_str())?;
     let patient = match Patient::start(sn, global.base_path()?, proxy).await {
         Ok(patient) => patient,
@@ -139,8 +139,15 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
 }
 
 /// Files and certificates.
-fn disk(store: &Store, report: &mut Report) -> Outcome<Option<PartialDeviceConfig>> {
-    let (finding, device) = files::configuration(store);
+fn disk(
+    global: &GlobalOptions,
+    store: &Store,
+    report: &mut Report,
+) -> Outcome<Option<PartialDeviceConfig>> {
+    let (finding, device) = match other_device(global, store) {
+        Some(other) => (Finding::bad(other, OTHER_DEVICE_ADVICE), None),
+        None => files::configuration(store),
+    };
     report.tell(FILES, &finding)?;
     if device.is_none() && !store.is_provisioned().unwrap_or(true) {
         report.tell(IOT_CERTIFICATE, &Finding::after(FILES))?;
