@@ -12,6 +12,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
 use crate::error::Malformed;
+use crate::json_type;
 use crate::secret::{PrivateKeyPem, ProvisioningKey};
 
 #[derive(Deserialize)]
@@ -95,13 +96,29 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
         _ => {}
     }
     serde_json::from_slice(body).map_err(|error| {
-        let (line, column) = (error.line(), error.column());
-        match error.classify() {
-            serde_json::error::Category::Eof => Malformed::CutOff,
-            serde_json::error::Category::Data => Malformed::WrongType { line, column },
-            _ => Malformed::NotJson { line, column },
+        if !error.is_data() {
+            return not_json(&error);
+        }
+        match json_type::find_wrong(body) {
+            Ok(Some(wrong)) => wrong,
+            // What does not fit by its type does so by its keys.
+            Ok(None) => Malformed::RepeatedKey {
+                line: error.line(),
+                column: error.column(),
+            },
+            Err(error) => not_json(&error),
         }
     })
+}
+
+fn not_json(error: &serde_json::Error) -> Malformed {
+    match error.is_eof() {
+        true => Malformed::CutOff,
+        false => Malformed::NotJson {
+            line: error.line(),
+            column: error.column(),
+        },
+    }
 }
 
 /// The reason that the platform gives; never empty.
@@ -172,11 +189,22 @@ mod tests {
             Malformed::Missing("registration.thing")
         );
         let secret = r#"{"registration": {"thing": {"remote": "-----BEGIN PRIVATE KEY-----"}}}"#;
+        assert_eq!(
+            problem(secret).to_string(),
+            "`registration.thing.remote` must be an object, not a string"
+        );
+        let twice = r#"{"registration": {"thing": {"iot": {}, "iot": {}}}}"#;
         assert!(matches!(
-            problem(secret),
-            Malformed::WrongType { line: 1, .. }
+            problem(twice),
+            Malformed::RepeatedKey { line: 1, .. }
         ));
-        assert!(!problem(secret).to_string().contains("PRIVATE"));
+        assert_eq!(
+            problem(r#"{"registration": {"thing": 7, oops"#),
+            Malformed::NotJson {
+                line: 1,
+                column: 31
+            }
+        );
     }
 
     #[test]

@@ -303,12 +303,28 @@ pub enum Malformed {
         /// Column of the first error, from 1.
         column: usize,
     },
-    /// JSON in which something is of the wrong type.
-    #[error("a value in it has the wrong type (line {line}, column {column})")]
+    /// JSON, and not an object.
+    #[error("it must be an object, not {found}")]
+    NotAnObject {
+        /// The type that it has instead.
+        found: &'static str,
+    },
+    /// A value is of the wrong type.
+    #[error("`{field}` must be {expected}, not {found}")]
     WrongType {
-        /// Line of the value, from 1.
+        /// Its place in the answer.
+        field: &'static str,
+        /// The type that it should have.
+        expected: &'static str,
+        /// The type that it has.
+        found: &'static str,
+    },
+    /// An object has a key twice.
+    #[error("a key in it is given twice (line {line}, column {column})")]
+    RepeatedKey {
+        /// Line of the second one, from 1.
         line: usize,
-        /// Column of the value, from 1.
+        /// Column of the second one, from 1.
         column: usize,
     },
     /// A key is absent or null.

@@ -58,6 +58,7 @@ mod client;
 mod clock;
 mod error;
 mod exchange;
+mod json_type;
 mod keys;
 mod provisioned;
 mod proxy;

@@ -189,13 +189,12 @@ async fn each_key_that_is_missing_is_named() {
         assert_eq!(malformed(outcome_of(null).await), Malformed::Missing(path));
         let mut wrong = granted();
         *at(&mut wrong, path) = json!(7);
-        assert!(
-            matches!(
-                malformed(outcome_of(wrong).await),
-                Malformed::WrongType { .. }
-            ),
-            "{path}"
-        );
+        match malformed(outcome_of(wrong).await) {
+            Malformed::WrongType { field, found, .. } => {
+                assert_eq!((field, found), (path, "a number"));
+            }
+            other => panic!("{path}: {other}"),
+        }
     }
 }
 

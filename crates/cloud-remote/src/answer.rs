@@ -36,6 +36,16 @@ pub enum AnswerError {
         /// The field's name.
         field: &'static str,
     },
+    /// A field is there, but its value has another type.
+    #[error("the field \"{field}\" of the platform's answer must be {expected}, not {found}")]
+    WrongType {
+        /// The field's name.
+        field: &'static str,
+        /// The type that it should have.
+        expected: &'static str,
+        /// The type that it has.
+        found: &'static str,
+    },
     /// A field is there, but its value cannot be used.
     #[error("the field \"{field}\" of the platform's answer is not {expected}")]
     Invalid {
@@ -85,15 +95,39 @@ impl Fields {
         match self.0.remove(field) {
             Some(Value::String(text)) => Ok(Zeroizing::new(text)),
             Some(Value::Null) | None => Err(AnswerError::Missing { field }),
-            Some(_) => Err(AnswerError::Invalid {
-                field,
-                expected: "text",
-            }),
+            Some(other) => Err(wrong_type(field, STRING, &other)),
         }
     }
 
     /// Takes any field; null counts as absent.
     pub(crate) fn optional(&mut self, field: &'static str) -> Option<Value> {
         self.0.remove(field).filter(|value| !value.is_null())
+    }
+}
+
+/// A JSON string, as an error calls it.
+pub(crate) const STRING: &str = "a string";
+
+/// A JSON number, as an error calls it.
+pub(crate) const NUMBER: &str = "a number";
+
+/// A value of a type other than the expected one. Says nothing of the value itself.
+pub(crate) fn wrong_type(
+    field: &'static str,
+    expected: &'static str,
+    value: &Value,
+) -> AnswerError {
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => NUMBER,
+        Value::String(_) => STRING,
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    };
+    AnswerError::WrongType {
+        field,
+        expected,
+        found,
     }
 }

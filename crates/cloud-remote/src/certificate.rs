@@ -144,6 +144,15 @@ mod tests {
     }
 
     #[test]
+    fn wrong_type_names_the_field_and_both_types() {
+        let error = CertificateAnswer::from_json(br#"{"cert": 5, "pkey": "s3cret"}"#).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the field \"cert\" of the platform's answer must be a string, not a number"
+        );
+    }
+
+    #[test]
     fn malformed_answers_are_typed_errors_that_quote_nothing() {
         let cases: [&[u8]; 5] = [
             b"{\"pkey\": \"s3cret",

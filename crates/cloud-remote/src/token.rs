@@ -15,7 +15,7 @@ use snitun::client::Token;
 use snitun::{Cipher, ProtocolVersion, SessionKey};
 use zeroize::Zeroizing;
 
-use crate::answer::{AnswerError, Fields};
+use crate::answer::{AnswerError, Fields, NUMBER, STRING, wrong_type};
 
 /// A tunnel server reads at most this many bytes of token.
 const MAX_TOKEN: usize = 2_048;
@@ -182,7 +182,7 @@ impl TokenAnswer {
 }
 
 fn valid(value: Option<Value>) -> Result<i64, AnswerError> {
-    let value = value.ok_or(AnswerError::Missing { field: "valid" })?;
+    let value = number("valid", value)?.ok_or(AnswerError::Missing { field: "valid" })?;
     if let Some(seconds) = value.as_i64() {
         return Ok(seconds);
     }
@@ -197,8 +197,18 @@ fn valid(value: Option<Value>) -> Result<i64, AnswerError> {
     }
 }
 
+/// The value of a field, if it is there, which has to be a number.
+fn number(field: &'static str, value: Option<Value>) -> Result<Option<Value>, AnswerError> {
+    match value {
+        Some(value) if !value.is_number() => Err(wrong_type(field, NUMBER, &value)),
+        value => Ok(value),
+    }
+}
+
 fn throttling(value: Option<Value>) -> Result<Option<NonZeroU32>, AnswerError> {
-    let Some(value) = value else { return Ok(None) };
+    let Some(value) = number("throttling", value)? else {
+        return Ok(None);
+    };
     value
         .as_u64()
         .and_then(|rate| u32::try_from(rate).ok())
@@ -210,7 +220,7 @@ fn throttling(value: Option<Value>) -> Result<Option<NonZeroU32>, AnswerError> {
 }
 
 fn version(value: Option<Value>) -> Result<ProtocolVersion, AnswerError> {
-    let Some(value) = value else {
+    let Some(value) = number("protocol_version", value)? else {
         return Ok(ProtocolVersion::default());
     };
     value
@@ -227,13 +237,13 @@ fn cipher(value: Option<Value>) -> Result<Cipher, AnswerError> {
     let Some(value) = value else {
         return Ok(Cipher::default());
     };
-    value
-        .as_str()
-        .and_then(|name| name.parse().ok())
-        .ok_or(AnswerError::Invalid {
-            field: "cipher",
-            expected: "a cipher known to this device",
-        })
+    let Value::String(name) = &value else {
+        return Err(wrong_type("cipher", STRING, &value));
+    };
+    name.parse().map_err(|_| AnswerError::Invalid {
+        field: "cipher",
+        expected: "a cipher known to this device",
+    })
 }
 
 #[cfg(test)]
@@ -294,6 +304,35 @@ mod tests {
         let answer = TokenAnswer::from_json(json).unwrap();
         assert_eq!(u8::from(answer.protocol_version()), 2);
         assert_eq!(answer.cipher().to_string(), "aes-gcm");
+    }
+
+    #[test]
+    fn wrong_type_names_the_field_and_both_types() {
+        for (json, expected) in [
+            (
+                r#"{"valid": "s3cret", "token": "gAA"}"#,
+                "\"valid\" of the platform's answer must be a number, not a string",
+            ),
+            (
+                r#"{"valid": 1, "token": 5}"#,
+                "\"token\" of the platform's answer must be a string, not a number",
+            ),
+            (
+                r#"{"valid": 1, "token": "gAA", "throttling": [1]}"#,
+                "\"throttling\" of the platform's answer must be a number, not an array",
+            ),
+            (
+                r#"{"valid": 1, "token": "gAA", "protocol_version": true}"#,
+                "\"protocol_version\" of the platform's answer must be a number, not a boolean",
+            ),
+            (
+                r#"{"valid": 1, "token": "gAA", "cipher": {"s3cret": 1}}"#,
+                "\"cipher\" of the platform's answer must be a string, not an object",
+            ),
+        ] {
+            let error = TokenAnswer::from_json(json.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), format!("the field {expected}"));
+        }
     }
 
     #[test]
