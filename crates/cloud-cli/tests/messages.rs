@@ -8,9 +8,11 @@
 
 mod common;
 
+use std::fs;
 use std::time::Duration;
 
 use common::background::Background;
+use common::findings::Findings;
 use common::finish;
 use common::world::{SN, World};
 use reqwest::Method;
@@ -134,4 +136,57 @@ fn without_a_configuration_it_is_exit_3_and_wrong_json_is_wrong_usage() {
     finish(&mut world.device(&["request", "a/b", "{}"]))
         .expect(2)
         .says(&["a/b"]);
+}
+
+#[test]
+fn topic_that_the_policy_refuses_is_named() {
+    let world = World::provisioned();
+    let policy = ["does not permit this device", "policy", "0x87"];
+    let topic = "c/d/SN-0002/status";
+    finish(&mut world.device(&["publish", topic, "x"]))
+        .expect(1)
+        .says(&policy)
+        .says(&[topic]);
+
+    // The configuration says that the device has another serial number than the platform knows.
+    let record = json!({ "iot_thing_name": SN, "serial_number": "SN-0002" });
+    fs::write(
+        world.config().join("serial_number.json"),
+        record.to_string(),
+    )
+    .unwrap();
+    let device = |arguments: &[&str]| {
+        let mut command = world.device(arguments);
+        command.env_remove("CLESYDE_SN");
+        command
+    };
+    let filter = "c/d/SN-0002/+/res";
+    for arguments in [
+        &["publish", "a/b", "x"][..],
+        &["request", "weather", "{}"],
+        &["shadow", "get"],
+    ] {
+        let ended = finish(&mut device(arguments)).expect(1);
+        let ended = ended.says(&policy).says(&[filter]);
+        // It does not wait until the time for a connection is over.
+        assert!(!ended.stderr.contains("within"), "{}", ended.stderr);
+    }
+    let mut run = Background::start(&mut device(&["run"]));
+    let down = run.wait_for("iot.disconnected");
+    let reason = down["reason"].as_str().unwrap();
+    for part in policy.into_iter().chain([filter]) {
+        assert!(reason.contains(part), "{reason}");
+    }
+    let log = run.terminate();
+    assert!(!log.contains("another client"), "{log}");
+
+    let ended = finish(&mut device(&["doctor"])).expect(1);
+    let found = Findings::of(&ended);
+    let line = found.line("subscriptions");
+    assert_eq!(line["status"], "failure");
+    let cause = line["cause"].as_str().unwrap();
+    assert!(
+        cause.contains(policy[0]) && cause.contains(filter),
+        "{cause}"
+    );
 }

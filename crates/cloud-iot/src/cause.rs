@@ -47,7 +47,7 @@ pub enum Cause {
     #[error("the server did not accept the session: {0}")]
     NotAccepted(ReasonCode),
     /// The server refused a subscription.
-    #[error("the server refused the subscription to {filter}: {reason}")]
+    #[error("{}", refused_subscription(.filter, *.reason))]
     SubscriptionRefused {
         /// What was asked for.
         filter: TopicFilter,
@@ -82,8 +82,19 @@ pub enum Cause {
         /// The reason string in the DISCONNECT.
         message: Option<UntrustedText>,
     },
+    /// The server ended the connection because its policy does not permit the device a topic. It does not say which.
+    #[error(
+        "the broker does not permit this device one of the topics {}, which it used last: {POLICY} ({disconnected})",
+        .topics.join(", ")
+    )]
+    NotPermitted {
+        /// The filters of the SUBSCRIBE that was not answered, or else the topics that were published to last.
+        topics: Vec<String>,
+        /// The DISCONNECT.
+        disconnected: Box<Cause>,
+    },
     /// The connection ended without a reason being given.
-    #[error("the connection was closed{}", if *.soon { " right after it was made; does another client use the same client id?" } else { "" })]
+    #[error("the connection was closed{}", if *.soon { " right after it was made; another client may use the same client id, or the broker's policy may not permit this device its topics" } else { "" })]
     Closed {
         /// Whether it ended so soon that another client with the same id is likely.
         soon: bool,
@@ -111,6 +122,7 @@ impl Cause {
                 | Self::Tls(TlsCause::ClientCertificateRejected(_))
                 | Self::Proxy(ProxyCause::Authentication)
                 | Self::SubscriptionRefused { .. }
+                | Self::NotPermitted { .. }
         ) && !matches!(
             self,
             Self::NotAccepted(ReasonCode(0x84..=0x87 | 0x8A | 0x8C))
@@ -140,6 +152,7 @@ impl Cause {
             Self::Renewed => "renewed",
             Self::Stalled => "stalled",
             Self::Disconnected { .. } => "disconnected",
+            Self::NotPermitted { .. } => "not_permitted",
             Self::Closed { .. } => "closed",
             Self::Protocol(_) => "protocol",
             Self::Io(_) => "io",
@@ -150,13 +163,45 @@ impl Cause {
     /// Whether another client with the same client id is the likely reason.
     #[must_use]
     pub fn is_takeover(&self) -> bool {
+        self.is_session_taken_over() || matches!(self, Self::Closed { soon: true })
+    }
+
+    /// Whether the server says that another client has taken the session.
+    pub(crate) fn is_session_taken_over(&self) -> bool {
         matches!(
             self,
             Self::Disconnected {
                 reason: ReasonCode::SESSION_TAKEN_OVER,
                 ..
-            } | Self::Closed { soon: true }
+            }
         )
+    }
+
+    /// Whether the server's policy does not permit the device a topic.
+    #[must_use]
+    pub fn is_topic_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::NotPermitted { .. }
+                | Self::SubscriptionRefused {
+                    reason: ReasonCode::NOT_AUTHORIZED,
+                    ..
+                }
+        )
+    }
+
+    /// The same cause, if a DISCONNECT says that something is not permitted, with the topics that it may be about.
+    pub(crate) fn about_topics(self, topics: Vec<String>) -> Self {
+        match self {
+            Self::Disconnected {
+                reason: ReasonCode::NOT_AUTHORIZED,
+                ..
+            } if !topics.is_empty() => Self::NotPermitted {
+                topics,
+                disconnected: Box::new(self),
+            },
+            other => other,
+        }
     }
 
     /// How this failure delays the next attempt.
@@ -236,6 +281,7 @@ impl Cause {
             Self::NotAccepted(_)
             | Self::SubscriptionRefused { .. }
             | Self::Disconnected { .. }
+            | Self::NotPermitted { .. }
             | Self::Closed { soon: true }
             | Self::Renewed
             | Self::Protocol(_)
@@ -250,6 +296,19 @@ impl Cause {
         }
         let message = message.map(UntrustedText::from);
         Self::Disconnected { reason, message }
+    }
+}
+
+/// What has to be done about a topic that is not permitted.
+pub(crate) const POLICY: &str = "the platform's policy for this device has to allow it";
+
+fn refused_subscription(filter: &TopicFilter, reason: ReasonCode) -> String {
+    if reason == ReasonCode::NOT_AUTHORIZED {
+        format!(
+            "the broker does not permit this device to subscribe to {filter}: {POLICY} ({reason})"
+        )
+    } else {
+        format!("the server refused the subscription to {filter}: {reason}")
     }
 }
 

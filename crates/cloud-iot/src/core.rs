@@ -28,6 +28,7 @@ mod deadlines;
 mod phase;
 mod pulse;
 mod receiving;
+mod recent_topics;
 mod renewing;
 mod stopping;
 mod subscribing;
@@ -282,6 +283,7 @@ impl Core {
             match self.outbox.hand_over(&mut link.window, &link.terms, now) {
                 Next::Message(message) => {
                     link.pulse.said(now);
+                    link.recent.publish(&message.message.topic);
                     self.actions.push_back(Action::Publish(message));
                 }
                 Next::At(time) => break Some(time),

@@ -374,8 +374,8 @@ async fn store_rest(shared: &Shared, keeper: &mut Keeper) {
 fn tell(event: &SessionEvent, throttles: &LogThrottles) {
     match event {
         SessionEvent::Connected => info_throttled!(throttles.online, "online"),
-        SessionEvent::Disconnected { reason, retry_in } if reason.is_takeover() => {
-            error_throttled!(throttles.takeover, %reason, ?retry_in, "offline; another client seems to use the same client id");
+        SessionEvent::Disconnected { reason, retry_in } if reason.is_session_taken_over() => {
+            error_throttled!(throttles.takeover, %reason, ?retry_in, "offline; another client uses the same client id");
         }
         SessionEvent::Disconnected { reason, retry_in } => {
             warn_throttled!(throttles.offline, %reason, ?retry_in, "offline");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
+use crate::cause::POLICY;
 use crate::reason::ReasonCode;
 use crate::store::StoreError;
 use crate::topic::{TopicError, TopicFilter};
@@ -121,7 +122,7 @@ pub enum DeliveryError {
     /// The server refused it, by the reason code of its PUBACK; or of the DISCONNECT with which it has ended
     /// three connections in answer to this message. A refusal that may pass (server busy, packet identifier in use, message
     /// rate too high, quota exceeded) only counts when the server takes others meanwhile, and ends it at the eighth time.
-    #[error("the server refused the message: {0}")]
+    #[error("{}", refused_message(*.0))]
     Refused(ReasonCode),
     /// Its packet is larger than this server takes.
     #[error("the packet has {size} bytes, the server takes at most {limit}")]
@@ -145,6 +146,16 @@ pub enum DeliveryError {
     /// [stored](crate::SessionBuilder::outbox_store) the next session sends it.
     #[error("the session was stopped before the message was acknowledged")]
     Stopped,
+}
+
+fn refused_message(reason: ReasonCode) -> String {
+    if reason == ReasonCode::NOT_AUTHORIZED {
+        format!(
+            "the broker does not permit this device to publish to the topic: {POLICY} ({reason})"
+        )
+    } else {
+        format!("the server refused the message: {reason}")
+    }
 }
 
 impl DeliveryError {

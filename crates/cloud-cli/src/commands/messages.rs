@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use cloud_facade::Action;
-use cloud_facade::iot::QoS;
+use cloud_facade::iot::{DeliveryError, QoS, RequestError};
+use cloud_facade::{Action, SendError};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -116,8 +116,14 @@ pub(crate) async fn request(
                 .request(action, payload.to_string(), ANSWER_LIMIT)
                 .await
                 .map_err(|error| {
+                    let topic = match &error {
+                        SendError::Request(RequestError::Delivery(DeliveryError::Refused(_))) => {
+                            format!(" on c/d/{}/{action}/req", cloud.serial_number())
+                        }
+                        _ => String::new(),
+                    };
                     Failure::Failed(format!(
-                        "the request {} failed: {}",
+                        "the request {}{topic} failed: {}",
                         Shown(action.as_str()),
                         chain(&error)
                     ))

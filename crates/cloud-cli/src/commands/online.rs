@@ -3,8 +3,10 @@
 //! Remote access is left alone. An instance that runs on the same directory keeps it locked, so such a command is then
 //! refused: two sessions of one device would throw each other out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_facade::iot::{Cause, SessionState};
 use cloud_facade::{ClesydeCloud, DeviceSettings};
 use tokio::time::timeout;
 
@@ -47,14 +49,39 @@ pub(crate) async fn online(
         .await
         .map_err(|error| initialize_failure(&error))?;
     let outcome = tokio::select! {
+        // A message that was refused has ended its own way, which names it.
+        biased;
         outcome = async {
             connected(&cloud).await?;
             work(&cloud).await
         } => outcome,
+        cause = topic_refused(&cloud) => Err(Failure::Failed(cause.to_string())),
         () = shutdown.requested() => interrupted,
     };
     cloud.stop().await;
     outcome
+}
+
+/// Waits until the broker does not permit a topic. What it was asked for does not succeed then, however often it is repeated.
+async fn topic_refused(cloud: &ClesydeCloud) -> Arc<Cause> {
+    let Ok(session) = cloud.iot() else {
+        return std::future::pending().await;
+    };
+    let mut state = session.state();
+    let refused = state.wait_for(|state| refusal(state).is_some()).await;
+    let cause = refused.ok().and_then(|state| refusal(&state).cloned());
+    match cause {
+        Some(cause) => cause,
+        // The session has ended, and what was done with it ends by itself.
+        None => std::future::pending().await,
+    }
+}
+
+fn refusal(state: &SessionState) -> Option<&Arc<Cause>> {
+    match state {
+        SessionState::Waiting { cause, .. } => Some(cause).filter(|cause| cause.is_topic_refusal()),
+        _ => None,
+    }
 }
 
 /// The outcome of a signal for commands that have something to finish.

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Core;
 use super::phase::{Action, Link, Phase};
 use super::pulse::{PROBE, Pulse};
+use super::recent_topics::RecentTopics;
 use crate::backoff::Retry;
 use crate::cause::Cause;
 use crate::event::{SessionEvent, SessionState};
@@ -129,6 +130,7 @@ impl Core {
             terms,
             window,
             patience: None,
+            recent: RecentTopics::default(),
         };
         // Granted in this process, that is: one before it may have asked for others.
         let from = if self.granted {
@@ -149,6 +151,7 @@ impl Core {
             match link.terms.check(&birth, false) {
                 Ok(()) => {
                     let window = &mut link.window;
+                    link.recent.publish(&birth.topic);
                     let (_, birth) = self.outbox.hand_over_own(birth, window, now);
                     self.actions.push_back(Action::Publish(birth));
                 }
@@ -166,7 +169,11 @@ impl Core {
     }
 
     pub(super) fn lost(&mut self, cause: Cause, now: Instant) {
-        let (cause, link, greeted) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
+        let subscribing = match &self.phase {
+            Phase::Subscribing { from, to, .. } => Some(*from..*to),
+            _ => None,
+        };
+        let (cause, mut link, greeted) = match std::mem::replace(&mut self.phase, Phase::Stopped) {
             Phase::Connecting { hurried, .. } => {
                 self.cut_short = hurried && cause == Cause::ConnectTimeout;
                 (cause, None, false)
@@ -195,6 +202,18 @@ impl Core {
         }
         self.outbox.connection_lost();
         self.inbound.connection_lost();
+        let topics = match (subscribing, link.as_mut()) {
+            (Some(asked), _) => {
+                let filters = self.config.subscriptions.get(asked).unwrap_or_default();
+                filters
+                    .iter()
+                    .map(|asked| asked.filter.to_string())
+                    .collect()
+            }
+            (None, Some(link)) => std::mem::take(&mut link.recent).into_topics(),
+            (None, None) => Vec::new(),
+        };
+        let cause = cause.about_topics(topics);
         let connected = link.map(|link| now.saturating_duration_since(link.since));
         let cause = match (cause, connected) {
             (Cause::Closed { .. }, _) => Cause::Closed {

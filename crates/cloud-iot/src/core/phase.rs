@@ -13,6 +13,7 @@ use crate::message::{Message, Subscription};
 use crate::outbox::{MessageId, Note, Outgoing, Window};
 
 use super::pulse::Pulse;
+use super::recent_topics::RecentTopics;
 use super::way::Way;
 
 /// What the driver is to do.
@@ -65,6 +66,7 @@ pub(super) struct Link {
     /// Acknowledgements come one after the other; no message is overdue before this.
     pub(super) patience: Option<Instant>,
     pub(super) pulse: Pulse,
+    pub(super) recent: RecentTopics,
 }
 
 #[derive(Debug)]

@@ -172,7 +172,11 @@ async fn session(mut state: watch::Receiver<SessionState>) -> (Finding, Finding)
         );
     }
     match last.as_deref() {
-        Some(cause @ (Cause::SubscriptionRefused { .. } | Cause::SubscribeTimeout)) => (
+        Some(
+            cause @ (Cause::SubscriptionRefused { .. }
+            | Cause::NotPermitted { .. }
+            | Cause::SubscribeTimeout),
+        ) => (
             Finding::Good("the broker accepts this device".to_owned()),
             Finding::bad(
                 cause.to_string(),
@@ -203,11 +207,12 @@ fn advice(cause: &Cause) -> &'static str {
             "let TLS to ports 8883 and 443 through the firewall; if nothing is in its way, the platform may not know this device: register anew with `clesyde-cloud provision --force`"
         }
         Cause::Proxy(_) => "correct --proxy or HTTPS_PROXY, or the proxy's rules",
+        Cause::Closed { .. } => {
+            "on AWS this is how a policy refuses a topic: report it to the platform's operator; if another device or program \
+             uses this identity, stop it"
+        }
         cause if cause.is_takeover() => {
             "another device or program uses this identity: stop it (the original library takes no notice of ours), or register anew"
-        }
-        Cause::Closed { .. } => {
-            "on AWS this is also how a policy says no; tell the platform's operator"
         }
         _ => NO_ANSWER,
     }

@@ -189,3 +189,40 @@ fn too_deep_a_topic_is_not_accepted() {
         PublishError::Topic(crate::TopicError::TooDeep { .. })
     ));
 }
+
+#[test]
+fn not_authorized_names_the_topics_used_last() {
+    let mut bench = Bench::online(config());
+    let _receipts = [bench.publish("first"), bench.publish("second")];
+    bench.actions();
+    bench.event(disconnected(0x87));
+    let cause = bench.cause();
+    let Cause::NotPermitted { topics, .. } = &cause else {
+        panic!("{cause:?}");
+    };
+    assert_eq!(topics, &["status", "t"]);
+    assert!(cause.is_topic_refusal());
+    let text = cause.to_string();
+    for part in ["does not permit this device", "status, t", "policy", "0x87"] {
+        assert!(text.contains(part), "{text}");
+    }
+
+    // Whatever else a DISCONNECT says is no refusal of a topic.
+    let mut bench = Bench::online(config());
+    bench.event(disconnected(0x82));
+    assert!(matches!(bench.cause(), Cause::Disconnected { .. }));
+}
+
+#[test]
+fn not_authorized_instead_of_suback_names_the_filters() {
+    let mut bench = Bench::new(config());
+    bench.event(LinkEvent::Connected(terms()));
+    bench.event(disconnected(0x87));
+    let cause = bench.cause();
+    let Cause::NotPermitted { topics, .. } = &cause else {
+        panic!("{cause:?}");
+    };
+    assert_eq!(topics.len(), config().subscriptions.len());
+    assert!(topics.contains(&"b/#".to_owned()), "{topics:?}");
+    assert_eq!(cause.retry(), crate::backoff::Retry::Stubborn);
+}

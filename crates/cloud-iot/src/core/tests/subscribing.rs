@@ -31,6 +31,10 @@ fn a_refused_filter_is_named_and_tried_again() {
             reason: ReasonCode::NOT_AUTHORIZED
         }
     );
+    let text = cause.to_string();
+    for part in ["does not permit this device", "b/#", "policy", "0x87"] {
+        assert!(text.contains(part), "{text}");
+    }
     bench.wait_until_due();
     assert_eq!(bench.actions(), ["connecting 2", "open"]);
 }
