@@ -24,7 +24,7 @@ const MAX_DIGITS: usize = 5;
 /// How many parts of a text may be other than words of small letters, as in `SN 0001`.
 const MAX_OTHER_PARTS: usize = 2;
 
-/// How many words a hyphen may join, as in the name of an option or a host.
+/// How many words a hyphen may join, as in the name of an option, a host or a header.
 const MAX_HYPHENATED: usize = 4;
 
 const SEPARATORS: &str = " .:/+#$[]?*";
@@ -67,10 +67,11 @@ fn is_words(text: &str) -> bool {
 }
 
 fn is_hyphenated(text: &str) -> bool {
-    text.split('-').count() <= MAX_HYPHENATED
-        && text
-            .split('-')
-            .all(|word| is_all(word, MAX_WORD, u8::is_ascii_lowercase))
+    let is_word = |word: &str| {
+        let rest = word.strip_prefix(|first: char| first.is_ascii_uppercase());
+        is_all(rest.unwrap_or(word), MAX_WORD, u8::is_ascii_lowercase)
+    };
+    text.split(['-', '_']).count() <= MAX_HYPHENATED && text.split(['-', '_']).all(is_word)
 }
 
 /// Capitals, a number, or a few letters and then a number.
@@ -91,7 +92,13 @@ fn is_all(text: &str, limit: usize, kind: impl Fn(&u8) -> bool) -> bool {
 /// Whether this can be the name of an option: words of small letters behind two hyphens, or one letter behind one.
 pub(crate) fn is_option_name(text: &str) -> bool {
     match text.strip_prefix("--") {
-        Some(name) => name.len() <= MAX_TEXT && !name.is_empty() && is_hyphenated(name),
+        Some(name) => {
+            let fits = |byte: u8| byte.is_ascii_lowercase() || byte == b'-';
+            !name.is_empty()
+                && name.len() <= MAX_TEXT
+                && name.bytes().all(fits)
+                && is_hyphenated(name)
+        }
         None => text.len() == 2 && text.starts_with('-'),
     }
 }
@@ -166,6 +173,8 @@ mod tests {
             "localhost:65536",
             "my-host.local:0",
             "remotetoken",
+            "X_Forwarded_For",
+            "*.example.com",
             "127.0.0.1:80",
             "192.0.2.0/33",
             "2001:db8::/129",
@@ -190,7 +199,7 @@ mod tests {
             "ABCD-1234-EFGH-5678",
             "1234567890",
             "1234-5678-9012",
-            "sk_live_abc",
+            "sk_live_4eC39HqLyjW",
             "gAAAAAB0token=",
             "eyJhbGciOiJIUzI1NiJ9.e30.x",
             "correct horse battery staple",
