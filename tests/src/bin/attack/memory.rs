@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use crate::Context;
 use crate::platform::reported;
 use crate::report::Row;
-use crate::scene::{SN, Scene, Settings};
+use crate::scene::{CALL, SN, Scene, Settings};
 
 const ROTATIONS: usize = 3;
 /// Bytes that are read at once.
@@ -44,7 +44,7 @@ pub(crate) async fn retired_keys(context: &Context) -> Result<Vec<Row>> {
                 .control("POST", &format!("/devices/{SN}/{route}"), "")
                 .await?;
             let serial = answer["serial"].as_str().context("no serial number")?;
-            reported(&scene.world, name, serial).await?;
+            reported(&scene.world, name, serial, CALL).await?;
         }
         // What is freed with a delay: connections under the old certificate, and the trial connection.
         tokio::time::sleep(Duration::from_secs(3)).await;

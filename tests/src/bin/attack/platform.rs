@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use rcgen::{CertificateParams, DnType, KeyPair};
 use tokio::time::{Instant, interval, sleep};
 
@@ -26,6 +26,8 @@ const JUNK: usize = 30_000;
 const LINES: usize = 60;
 /// Requests for a certificate whose answers are unusable, in a quarter of a minute: the first ones of an exponential back-off.
 const REQUESTS: usize = 8;
+/// After the last delta. In a flood the rate limit has made the time between two requests this long.
+const NEWEST_LIMIT: Duration = Duration::from_secs(35);
 const BURST: usize = 20;
 const FLOOD: u64 = 15;
 /// Until the device is done with what was sent.
@@ -96,14 +98,10 @@ pub(crate) async fn delta_flood(context: &Context) -> Result<Vec<Row>> {
         )
         .await?;
         let stores = Replacements::watch(scene.world.directory().join("remote_cert.pem"));
-        rotate(&scene.world, "rotate", pace).await?;
-        sleep(SETTLE).await;
-        rows.push(Row::at_most(
-            format!("{what}: {} new `remoteCertSn`", pace.count),
-            "stores",
-            STORES,
-            stores.count(),
-        ));
+        let newest = rotate(&scene.world, "rotate", pace).await?;
+        let attack = format!("{what}: {} new `remoteCertSn`", pace.count);
+        rows.push(newest_row(&attack, &scene.world, "remoteCertSn", &newest).await);
+        rows.push(Row::at_most(&attack, "stores", STORES, stores.count()));
     }
     Ok(rows)
 }
@@ -122,9 +120,9 @@ pub(crate) async fn iot_delta_flood(context: &Context) -> Result<Vec<Row>> {
         .await?;
         let before = states(&scene.world).await?;
         let stores = Replacements::watch(scene.world.directory().join("iot_cert.pem"));
-        rotate(&scene.world, "rotate-iot", pace).await?;
-        sleep(SETTLE).await;
+        let newest = rotate(&scene.world, "rotate-iot", pace).await?;
         let attack = format!("{what}: {} new `iotCertSn`", pace.count);
+        rows.push(newest_row(&attack, &scene.world, "iotCertSn", &newest).await);
         rows.push(Row::at_most(&attack, "stores", STORES, stores.count()));
         let changes = states(&scene.world).await?.saturating_sub(before);
         rows.push(Row::at_most(
@@ -168,16 +166,34 @@ async fn states(world: &World) -> Result<usize> {
     Ok(device["status_history"].as_array().map_or(0, Vec::len))
 }
 
-/// Has the platform make new certificates.
-async fn rotate(world: &World, part: &str, pace: Pace) -> Result<()> {
+/// Whether the newest certificate of a burst or a flood is in use soon.
+async fn newest_row(attack: &str, world: &World, name: &str, newest: &str) -> Row {
+    let begin = Instant::now();
+    let found = reported(world, name, newest, NEWEST_LIMIT).await;
+    let took = found.is_ok().then(|| begin.elapsed());
+    Row::ended_within(
+        format!("{attack}; until the newest is in use"),
+        NEWEST_LIMIT,
+        NEWEST_LIMIT,
+        took,
+    )
+}
+
+/// Has the platform make new certificates. Returns the serial number of the newest one.
+async fn rotate(world: &World, part: &str, pace: Pace) -> Result<String> {
     let mut ticks = interval(pace.pause);
+    let mut newest = String::new();
     for _ in 0..pace.count {
         ticks.tick().await;
-        world
+        let made = world
             .control("POST", &format!("/devices/{SN}/{part}"), "")
             .await?;
+        newest = made["serial"]
+            .as_str()
+            .context("no serial number")?
+            .to_owned();
     }
-    Ok(())
+    Ok(newest)
 }
 
 /// Answers to requests for a certificate that cannot be used.
@@ -450,8 +466,13 @@ fn row(attack: &str, output: &Output) -> Row {
 }
 
 /// Waits until the simulator has received what the device reports of a certificate.
-pub(crate) async fn reported(world: &World, name: &str, serial: &str) -> Result<()> {
-    eventually("the new certificate is reported", CALL, async || {
+pub(crate) async fn reported(
+    world: &World,
+    name: &str,
+    serial: &str,
+    limit: Duration,
+) -> Result<()> {
+    eventually("the new certificate is reported", limit, async || {
         let device = world.device().await?;
         Ok((device["reported"][name] == serial).then_some(()))
     })
