@@ -51,6 +51,9 @@ const IDLE_LIMIT: Duration = Duration::from_millis(1_500);
 /// Kept idle connections: a page's worth.
 const IDLE_CONNECTIONS: usize = 8;
 
+/// Of an answer that the caller does not read: as much as HTTP/2 holds of it.
+const ANSWER_BUFFER: usize = 64 * 1024;
+
 type Pool = Client<Dial, Upload<RequestBody>>;
 
 /// Connects to the application, whatever the request's address.
@@ -81,6 +84,7 @@ pub(crate) fn service(upstream: Upstream, tasks: Tasks, idle: Duration) -> HttpS
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_LIMIT)
         .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .http1_max_buf_size(ANSWER_BUFFER)
         .build(Dial(upstream.clone()));
     let proxy = Proxy {
         upstream,

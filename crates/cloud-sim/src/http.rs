@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use cloud_net::{LogThrottle, warn_throttled};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -12,6 +12,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+
+use crate::local_peer::LocalPeer;
 
 /// Connections at once to one of the two APIs.
 const MAX_CONNECTIONS: usize = 256;
@@ -34,9 +36,10 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, shutdown: Cance
             () = shutdown.cancelled() => break,
             Some(_) = tasks.join_next() => {}
             accepted = listener.accept(), if tasks.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, client)) => {
                     let _ = stream.set_nodelay(true);
-                    let service = TowerToHyperService::new(router.clone());
+                    let peer = stream.local_addr().ok().map(|server| LocalPeer { client, server });
+                    let service = TowerToHyperService::new(router.clone().layer(Extension(peer)));
                     let server = server.clone();
                     tasks.spawn(async move {
                         let served = server.serve_connection(TokioIo::new(stream), service).await;

@@ -54,8 +54,10 @@
 //! `POST /devices/<sn>/actions/<action>`, `POST /broadcast`, `POST /faults`. What can go wrong on purpose, and how it is
 //! written in JSON, stands at [`Fault`].
 //!
-//! Over HTTP each request carries `Authorization: Bearer <token>`, with the [token](Simulator::control_token) that is in
-//! [`Simulator::control_token_file`], which only the owner can read, and a body has the content type `application/json`.
+//! Over HTTP the user that the simulator runs as is served as it is; another user of the machine needs `Authorization: Bearer
+//! <token>`, with the [token](Simulator::control_token) that is in [`Simulator::control_token_file`], which only that user can
+//! read. (Where the system does not say whose a connection is, which Linux does, everybody needs the token.) A body has the
+//! content type `application/json`.
 //! A `Host` that is not a loopback name or address with the API's port, and an `Origin` other than the API's own, are
 //! refused: a page in a browser controls no simulator.
 //!
@@ -72,6 +74,7 @@ mod control_api;
 mod device;
 mod faults;
 mod http;
+mod local_peer;
 mod names;
 mod platform;
 mod relay;

@@ -1,11 +1,11 @@
-//! Which requests the simulator's HTTP APIs accept: none that a web page makes a browser send, none for another host's name,
-//! and, for the control API, none without the token.
+//! Which requests the control API accepts: none that a web page makes a browser send, none for another host's name, and none
+//! of another user of this machine without the token.
 //!
 //! Listening on loopback keeps other machines out. It does not keep out the pages that this machine's browsers show: they
 //! can post across sites, and reach 127.0.0.1 under a name of their own (DNS rebinding). Nor does it keep out the other
 //! users of this machine. So the `Host` has to be a loopback name or address, there must be no foreign `Origin`, a body has
-//! to be declared as JSON, which a page can do only after a preflight that fails, and the control API demands a bearer token
-//! that the owner of its file can read and nobody else.
+//! to be declared as JSON, which a page can do only after a preflight that fails, and a connection of another user has to
+//! present a bearer token that is in a file of the simulator's owner.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -20,6 +20,8 @@ use axum::response::{IntoResponse, Json, Response};
 use cloud_net::{LogThrottle, info_throttled};
 use serde_json::json;
 use sha2::{Digest, Sha256};
+
+use crate::local_peer::LocalPeer;
 
 /// Bytes of randomness in a token: nobody guesses 256 bits.
 const TOKEN_BYTES: usize = 32;
@@ -56,28 +58,18 @@ impl fmt::Debug for ControlToken {
 /// What a request needs to be accepted.
 #[derive(Debug)]
 pub(crate) struct RequestGuard {
-    /// The port that the `Host` has to name; any, if `None`.
-    port: Option<u16>,
-    token: Option<ControlToken>,
+    /// The port that the `Host` has to name.
+    port: u16,
+    token: ControlToken,
     refusals: LogThrottle,
 }
 
 impl RequestGuard {
     /// For the control API on this port.
-    pub(crate) fn control(port: u16, token: ControlToken) -> Self {
+    pub(crate) fn new(port: u16, token: ControlToken) -> Self {
         Self {
-            port: Some(port),
-            token: Some(token),
-            refusals: LogThrottle::new(),
-        }
-    }
-
-    /// For the provisioning API: a request has the provisioning key in its body. Programs between the device and the
-    /// simulator, as tests have them, listen on other ports.
-    pub(crate) fn provisioning() -> Self {
-        Self {
-            port: None,
-            token: None,
+            port,
+            token,
             refusals: LogThrottle::new(),
         }
     }
@@ -96,9 +88,11 @@ impl RequestGuard {
         if origin.is_some_and(|origin| !is_origin_of(origin, &host)) {
             return Some(Refusal::Origin);
         }
-        if let Some(token) = &self.token
-            && !bearer(headers).is_some_and(|given| token.matches(given))
-        {
+        let is_authorized = match bearer(headers) {
+            Some(given) => self.token.matches(given),
+            None => !headers.contains_key(header::AUTHORIZATION) && is_own_user(request),
+        };
+        if !is_authorized {
             return Some(Refusal::Token);
         }
         if has_body(request) && !is_json(headers) {
@@ -114,9 +108,7 @@ impl RequestGuard {
                 .parse::<IpAddr>()
                 .is_ok_and(|address| address.is_loopback());
         let port = host.port_u16().unwrap_or(HTTP_PORT);
-        is_loopback
-            && !host.as_str().contains('@')
-            && self.port.is_none_or(|expected| expected == port)
+        is_loopback && !host.as_str().contains('@') && port == self.port
     }
 }
 
@@ -142,8 +134,8 @@ impl IntoResponse for Refusal {
             ),
             Self::Token => (
                 StatusCode::UNAUTHORIZED,
-                "send the header `Authorization: Bearer TOKEN`: the token is in the file that `control_token_file` names in \
-                 the line that the simulator prints when it is ready",
+                "the simulator belongs to another user: send the header `Authorization: Bearer TOKEN`; the token is in the file \
+                 that `control_token_file` names in the line that the simulator prints when it is ready",
             ),
             Self::ContentType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -176,6 +168,12 @@ fn host(request: &Request) -> Option<Authority> {
     let host = Authority::try_from(hosts.next()?.as_bytes()).ok()?;
     let named = request.uri().authority();
     (hosts.next().is_none() && named.is_none_or(|named| *named == host)).then_some(host)
+}
+
+/// Whether the connection comes from the user that the simulator runs as.
+fn is_own_user(request: &Request) -> bool {
+    let peer = request.extensions().get::<Option<LocalPeer>>();
+    peer.copied().flatten().is_some_and(LocalPeer::is_own_user)
 }
 
 fn is_origin_of(origin: &HeaderValue, host: &Authority) -> bool {
@@ -220,7 +218,7 @@ mod tests {
     fn guard() -> (RequestGuard, String) {
         let token = ControlToken::random();
         let bearer = format!("Bearer {}", token.as_str());
-        (RequestGuard::control(PORT, token), bearer)
+        (RequestGuard::new(PORT, token), bearer)
     }
 
     fn request(method: Method, headers: &[(&str, &str)]) -> Request {
@@ -329,33 +327,22 @@ mod tests {
 
     #[test]
     fn body_that_is_not_json_is_refused() {
-        let (control, bearer) = guard();
-        for guard in [control, RequestGuard::provisioning()] {
-            let refusal = |more: &[(&str, &str)]| {
-                let headers = [("host", "127.0.0.1:4711"), ("authorization", &*bearer)];
-                guard.refusal(&request(Method::POST, &[&headers[..], more].concat()))
-            };
-            assert_eq!(refusal(&[]), None);
-            assert_eq!(refusal(&[("content-length", "0")]), None);
-            for length in [("content-length", "2"), ("transfer-encoding", "chunked")] {
-                for good in ["application/json", "Application/JSON; charset=utf-8"] {
-                    assert_eq!(refusal(&[length, ("content-type", good)]), None, "{good}");
-                }
-                for bad in ["text/plain", "application/x-www-form-urlencoded", "json"] {
-                    let refused = refusal(&[length, ("content-type", bad)]);
-                    assert_eq!(refused, Some(Refusal::ContentType), "{bad}");
-                }
-                assert_eq!(refusal(&[length]), Some(Refusal::ContentType));
+        let (guard, bearer) = guard();
+        let refusal = |more: &[(&str, &str)]| {
+            let headers = [("host", "127.0.0.1:4711"), ("authorization", &*bearer)];
+            guard.refusal(&request(Method::POST, &[&headers[..], more].concat()))
+        };
+        assert_eq!(refusal(&[]), None);
+        assert_eq!(refusal(&[("content-length", "0")]), None);
+        for length in [("content-length", "2"), ("transfer-encoding", "chunked")] {
+            for good in ["application/json", "Application/JSON; charset=utf-8"] {
+                assert_eq!(refusal(&[length, ("content-type", good)]), None, "{good}");
             }
+            for bad in ["text/plain", "application/x-www-form-urlencoded", "json"] {
+                let refused = refusal(&[length, ("content-type", bad)]);
+                assert_eq!(refused, Some(Refusal::ContentType), "{bad}");
+            }
+            assert_eq!(refusal(&[length]), Some(Refusal::ContentType));
         }
-    }
-
-    #[test]
-    fn provisioning_host_is_loopback_on_any_port() {
-        let guard = RequestGuard::provisioning();
-        let refusal = |host: &str| guard.refusal(&request(Method::POST, &[("host", host)]));
-        assert_eq!(refusal("127.0.0.1:1"), None);
-        assert_eq!(refusal("localhost"), None);
-        assert_eq!(refusal("evil.example:4711"), Some(Refusal::Host));
     }
 }

@@ -152,7 +152,7 @@ impl Simulator {
             control_listener,
             control_api::router(
                 control.clone(),
-                RequestGuard::control(control_addr.port(), control_token.clone()),
+                RequestGuard::new(control_addr.port(), control_token.clone()),
             ),
             shutdown.clone(),
         ));

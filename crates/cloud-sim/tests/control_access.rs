@@ -52,12 +52,9 @@ async fn control_from_a_web_page_is_refused() {
         status(page(client.request(Method::OPTIONS, &rotate))).await,
         forbidden
     );
-    // As from a page whose browser sends no origin, and which cannot know the token.
-    assert_eq!(status(client.post(&rotate)).await, StatusCode::UNAUTHORIZED);
-    // With everything but the right content type.
+    // As from a page whose browser sends no origin.
     let plain = client
         .post(&faults)
-        .bearer_auth(sim.control_token())
         .header("content-type", "text/plain")
         .body(r#"{"fault":"drop_mqtt"}"#);
     assert_eq!(status(plain).await, StatusCode::UNSUPPORTED_MEDIA_TYPE);
@@ -105,29 +102,16 @@ async fn control_token_is_for_the_owner_and_not_in_the_ready_line() {
         let url = format!("{}/devices", sim.control_url());
         let request = http(&sim).get(&url).bearer_auth(token.trim());
         assert_eq!(status(request).await, StatusCode::OK);
+        // A connection of its own user says enough, but a wrong token is wrong.
+        if cfg!(target_os = "linux") {
+            assert_eq!(status(http(&sim).get(&url)).await, StatusCode::OK);
+        }
+        let request = http(&sim).get(&url).bearer_auth("0000");
+        assert_eq!(status(request).await, StatusCode::UNAUTHORIZED);
         if let Some(earlier) = before.replace(token) {
             let request = http(&sim).get(&url).bearer_auth(earlier.trim());
             assert_eq!(status(request).await, StatusCode::UNAUTHORIZED);
         }
         sim.stop().await;
     }
-}
-
-#[tokio::test]
-async fn registration_from_a_web_page_is_refused() {
-    let sim = start().await;
-    let url = format!("{}/device/register", sim.api_url());
-    let body = json!({ "sn": "SN1", "token": sim.provisioning_key() });
-    let client = http(&sim);
-    let page = client
-        .post(&url)
-        .json(&body)
-        .header("origin", "https://evil.example");
-    assert_eq!(status(page).await, StatusCode::FORBIDDEN);
-    let rebound = client.post(&url).json(&body).header("host", "evil.example");
-    assert_eq!(status(rebound).await, StatusCode::MISDIRECTED_REQUEST);
-    let plain = client.post(&url).body(body.to_string());
-    assert_eq!(status(plain).await, StatusCode::UNSUPPORTED_MEDIA_TYPE);
-    assert!(sim.control().devices().await.is_empty());
-    sim.stop().await;
 }

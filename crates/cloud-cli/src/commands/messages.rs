@@ -24,10 +24,8 @@ const REQUEST_DETAILS: &str = alone!(
 Example, where the platform knows an action `weather`:
   clesyde-cloud request weather '{"days": 2}'
 
-The simulator knows no such action. Answer in its place from another terminal, at its control_url and with the token in its
-control_token_file, while the request waits:
-  printf 'Authorization: Bearer %s' "$(cat CONTROL_TOKEN_FILE)" |
-    curl -H @- --json '{"sun": true}' CONTROL_URL/devices/SN0001/actions/weather"#
+The simulator knows no such action. Answer in its place from another terminal, at its control_url, while the request waits:
+  curl --json '{"sun": true}' CONTROL_URL/devices/SN0001/actions/weather"#
 );
 
 /// What `publish` takes.

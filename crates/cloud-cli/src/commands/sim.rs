@@ -28,11 +28,11 @@ Control API (HTTP, JSON) at control_url:
   POST   /broadcast                    publish the body to all devices
   POST   /faults                       make something go wrong; `times` is how often, 0 for until clear
 
-Each request carries the token from control_token_file, which only the owner can read, and a body is declared as JSON. A Host
-or Origin that is not the control API's own is refused, so that no web page controls the simulator. With curl:
+A body is declared as JSON. A Host or Origin that is not the control API's own is refused, so that no web page controls the
+simulator. Another user of this machine than its own needs the token in control_token_file. With curl:
+  curl CONTROL_URL/devices
+  curl --json '{"hello":"all"}' CONTROL_URL/broadcast
   printf 'Authorization: Bearer %s' "$(cat CONTROL_TOKEN_FILE)" | curl -H @- CONTROL_URL/devices
-  printf 'Authorization: Bearer %s' "$(cat CONTROL_TOKEN_FILE)" |
-    curl -H @- --json '{"hello":"all"}' CONTROL_URL/broadcast
 
 Faults:
   {"fault":"drop_mqtt","sn":"SN0001"}               cut MQTT connections (all, without sn)

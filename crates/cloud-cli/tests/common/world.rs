@@ -84,9 +84,7 @@ impl World {
             .unwrap();
         runtime.block_on(async {
             let client = http_client(&[], |builder| builder);
-            let token_file = self.ready["control_token_file"].as_str().unwrap();
-            let token = std::fs::read_to_string(token_file).unwrap();
-            let mut request = client.request(method, &url).bearer_auth(token.trim());
+            let mut request = client.request(method, &url);
             if let Some(body) = body {
                 request = request.json(&body);
             }
