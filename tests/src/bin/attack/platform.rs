@@ -365,7 +365,8 @@ pub(crate) async fn raw_text(context: &Context) -> Result<Vec<Row>> {
     let behaviour = Behaviour::Answer {
         requests: "/req".to_owned(),
         answers: "/res".to_owned(),
-        payload: format!("text {HOSTILE_TEXT}").into_bytes(),
+        // In one line: an answer in text is a result, and may have several.
+        payload: HOSTILE_TEXT.replace('\n', "").into_bytes(),
     };
     let (world, _broker) = device_of(context, behaviour).await?;
     rows.extend(
