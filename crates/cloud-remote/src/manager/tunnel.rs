@@ -12,6 +12,10 @@ use crate::source::{CertificateSource, CertificateStore, TokenSource};
 use crate::status::RemoteEvent;
 use crate::tunnel::{self, TunnelError};
 
+/// What the tunnel holds of callers' bodies that the application has not read. Version 0 of the protocol cannot make the relay
+/// wait, so this is reached; in memory it takes a third more. One upload may hold 64 MiB of it.
+const RECEIVE_TOTAL: usize = 96 * 1024 * 1024;
+
 impl<T, C, S> Manager<T, C, S>
 where
     T: TokenSource,
@@ -75,6 +79,7 @@ where
         let malformed_log = Arc::clone(&self.throttles.malformed_address);
         Some(move || {
             let mut config = ClientConfig::new(token, keys.take()?);
+            config.limits.receive_total = RECEIVE_TOTAL;
             config.version = version;
             config.throttling = throttling;
             config.malformed_log = malformed_log;

@@ -29,7 +29,7 @@ const SETTLE: Duration = Duration::from_secs(3);
 const UPLOADS: usize = 8;
 /// Of one body. All together are several times what the device may hold.
 const UPLOAD: usize = 32 * 1024 * 1024;
-/// In KiB: the tunnel holds 128 MiB in all, since version 0 of its protocol cannot make the relay wait.
+/// In KiB: the tunnel holds 96 MiB in all, which take a third more, since version 0 of its protocol cannot make the relay wait.
 const UNREAD_LIMIT: u64 = MEMORY_LIMIT + 128 * 1024;
 /// The default of HTTP/2, which is not opened further.
 const WINDOW: u32 = 65_535;
