@@ -10,8 +10,8 @@ use cloud_config::{Credentials, Store};
 use cloud_iot::{Message, QoS, Request, RequestError, SessionHandle};
 use cloud_net::{LogThrottle, warn_throttled};
 use cloud_remote::{
-    CertificateAnswer, CertificatePem, CertificateRequest, CertificateSource, CertificateStore,
-    PlatformClock, SourceError, StoreError, TokenAnswer, TokenRequest, TokenSource,
+    CertificatePem, CertificateRequest, CertificateResponse, CertificateSource, CertificateStore,
+    PlatformClock, SourceError, StoreError, TokenRequest, TokenResponse, TokenSource,
 };
 use cloud_shadow::{BusError, BusMessage, BusSubscription, MessageBus};
 use futures_util::StreamExt;
@@ -62,11 +62,11 @@ impl Platform {
 }
 
 impl TokenSource for Platform {
-    async fn request_token(&self, request: TokenRequest) -> Result<TokenAnswer, SourceError> {
+    async fn request_token(&self, request: TokenRequest) -> Result<TokenResponse, SourceError> {
         let answer = self
             .ask(&topics::TOKEN, Bytes::copy_from_slice(&request.to_json()))
             .await?;
-        Ok(TokenAnswer::from_json(&answer)?)
+        Ok(TokenResponse::from_json(&answer)?)
     }
 }
 
@@ -74,11 +74,11 @@ impl CertificateSource for Platform {
     async fn request_certificate(
         &self,
         request: CertificateRequest,
-    ) -> Result<CertificateAnswer, SourceError> {
+    ) -> Result<CertificateResponse, SourceError> {
         let answer = self
             .ask(&topics::CERTIFICATE, request.to_json().into())
             .await?;
-        Ok(CertificateAnswer::from_json(&answer)?)
+        Ok(CertificateResponse::from_json(&answer)?)
     }
 }
 
@@ -183,6 +183,6 @@ impl MessageBus for Bus {
 fn tell_time(clock: &PlatformClock, document: &[u8]) {
     let document = serde_json::from_slice::<Value>(document).ok();
     if let Some(unix) = document.and_then(|document| document.get("timestamp")?.as_i64()) {
-        clock.told(unix);
+        clock.set(unix);
     }
 }

@@ -13,10 +13,13 @@ use std::time::Duration;
 
 use cloud_config::{Credentials, DeviceConfig, RootCertificates, Store};
 use cloud_iot::{BoxError, Session, SessionConfig, SessionEvent, SessionHandle, SessionState, tls};
-use cloud_remote::rotation::{Replacement, Rotation, RotationOutcome, STORE_LIMIT, check_client};
+use cloud_remote::rotation::{
+    CertificateInstaller, CertificateRotator, RotationOutcome, STORE_TIMEOUT,
+};
 use cloud_remote::{
-    CertificateAnswer, CertificatePem, CertificateSerial, CertificateStatus, ExpiryWatch,
+    CertificatePem, CertificateResponse, CertificateSerial, CertificateStatus, ExpiryWatch,
     PlatformClock, RotationError, RotationStatus, SourceError, StoreError,
+    verify_client_certificate,
 };
 use rustls::ClientConfig;
 use tokio::sync::watch;
@@ -90,12 +93,15 @@ fn proof_config(session: &SessionConfig, port: u16, tls: Arc<ClientConfig>) -> S
     config
 }
 
-impl Replacement for BrokerCertificate {
-    async fn request(&self, serial: &CertificateSerial) -> Result<CertificateAnswer, SourceError> {
+impl CertificateInstaller for BrokerCertificate {
+    async fn request(
+        &self,
+        serial: &CertificateSerial,
+    ) -> Result<CertificateResponse, SourceError> {
         // Digits need no escaping.
         let request = format!(r#"{{"{IOT_CERTIFICATE_KEY}":"{serial}"}}"#);
         let answer = self.platform.ask(&IOT_CERTIFICATE, request.into()).await?;
-        Ok(CertificateAnswer::from_json(&answer)?)
+        Ok(CertificateResponse::from_json(&answer)?)
     }
 
     async fn install(
@@ -103,18 +109,18 @@ impl Replacement for BrokerCertificate {
         certificate: CertificatePem,
         wanted: &CertificateSerial,
     ) -> Result<CertificateStatus, RotationError> {
-        let status = check_client(&certificate, wanted, &self.clock)?;
+        let status = verify_client_certificate(&certificate, wanted, &self.clock)?;
         let credentials = Credentials::from_pem(certificate.chain(), certificate.key())
             .map_err(StoreError::new)?;
         let roots = self.roots.certificates().iter().cloned();
         let tls = tls::client_config(roots, credentials.chain().to_vec(), credentials.key())
-            .map_err(|error| RotationError::Unproven(error.into()))?;
+            .map_err(|error| RotationError::TrialFailed(error.into()))?;
         self.prove(tls.clone())
             .await
-            .map_err(RotationError::Unproven)?;
+            .map_err(RotationError::TrialFailed)?;
         let store = self.store.clone();
         let stored = blocking(move || store.replace_iot(&credentials));
-        match timeout(STORE_LIMIT, stored).await {
+        match timeout(STORE_TIMEOUT, stored).await {
             Ok(stored) => stored.map_err(StoreError::new)?,
             Err(_) => return Err(StoreError::new("it took too long").into()),
         }
@@ -132,7 +138,7 @@ pub(crate) enum News {
 
 /// Keeps the client certificate: follows wishes, and watches its end.
 pub(crate) struct Keeper {
-    rotation: Rotation<BrokerCertificate>,
+    rotation: CertificateRotator<BrokerCertificate>,
     session: SessionHandle,
     status: CertificateStatus,
     expiry: ExpiryWatch,
@@ -153,7 +159,7 @@ impl Keeper {
         Some(Self {
             clock: parts.clock.clone(),
             session: parts.session.clone(),
-            rotation: Rotation::new("the broker", parts, serial.clone()),
+            rotation: CertificateRotator::new("the broker", parts, serial.clone()),
             status: CertificateStatus::new(serial, info.not_before, info.not_after),
             expiry: ExpiryWatch::default(),
             look: Instant::now() + LOOK,
@@ -201,12 +207,12 @@ impl Keeper {
     /// The platform wishes for this one.
     pub(crate) fn desired(&mut self, serial: CertificateSerial) {
         self.wished = true;
-        self.rotation.desired(serial);
+        self.rotation.set_desired(Some(serial));
     }
 
     /// The platform wishes for none any more.
     pub(crate) fn undesired(&mut self) {
-        self.rotation.undesired();
+        self.rotation.set_desired(None);
     }
 
     /// Does the work as it waits. Cancel safe.

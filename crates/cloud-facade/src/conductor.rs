@@ -371,10 +371,7 @@ impl Conductor {
         if let Some(remote) = &self.remote {
             let wish = wished(delta, CERTIFICATE_KEY, &self.throttles.invalid_serial);
             if wishes.remote.note(wish.as_ref()) {
-                match wish {
-                    Some(serial) => remote.desired(serial),
-                    None => remote.undesired(),
-                }
+                remote.set_desired(wish);
             }
         }
     }

@@ -72,7 +72,7 @@ impl Inner {
             ..
         } = registered
         {
-            self.clock.corrected_by(skew.correction_ms());
+            self.clock.set_offset(skew.correction_ms());
         }
     }
 

@@ -10,10 +10,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cloud_config::{Credentials, Store};
-use cloud_remote::rotation::{Replacement, Rotation, RotationOutcome, STORE_LIMIT, check_page};
+use cloud_remote::rotation::{
+    CertificateInstaller, CertificateRotator, RotationOutcome, STORE_TIMEOUT,
+};
 use cloud_remote::{
-    CertificateAnswer, CertificatePem, CertificateRequest, CertificateSerial, CertificateSource,
+    CertificatePem, CertificateRequest, CertificateResponse, CertificateSerial, CertificateSource,
     CertificateStatus, PlatformClock, RotationError, RotationStatus, SourceError, StoreError,
+    verify_server_certificate,
 };
 use cloud_shadow::Document;
 use serde_json::{Map, Value};
@@ -27,7 +30,7 @@ use crate::remote_access::Plan;
 
 /// Asks for another certificate until there is one.
 pub(crate) struct Recovery {
-    rotation: Rotation<Anew>,
+    rotation: CertificateRotator<Anew>,
     document: Option<watch::Receiver<Option<Document>>>,
     damage: String,
     installed: Installed,
@@ -53,7 +56,7 @@ impl Recovery {
         };
         // No certificate has the number 0 (RFC 5280, section 4.1.2.2), so that every wish is one for another.
         Self {
-            rotation: Rotation::new("remote access", anew, 0.into()),
+            rotation: CertificateRotator::new("remote access", anew, 0.into()),
             document: Some(document),
             damage,
             installed,
@@ -82,12 +85,12 @@ impl Recovery {
             tokio::select! {
                 outcome = self.rotation.next() => return outcome,
                 known = changed(&mut self.document) => match known {
-                    Some(document) => match document
-                        .as_ref()
-                        .and_then(|it| wanted(&it.desired, &it.reported)) {
-                        Some(serial) => self.rotation.desired(serial),
-                        None => self.rotation.undesired(),
-                    },
+                    Some(document) => {
+                        let desired = document
+                            .as_ref()
+                            .and_then(|it| wanted(&it.desired, &it.reported));
+                        self.rotation.set_desired(desired);
+                    }
                     // The session is being stopped.
                     None => self.document = None,
                 }
@@ -133,8 +136,11 @@ struct Anew {
     installed: Installed,
 }
 
-impl Replacement for Anew {
-    async fn request(&self, serial: &CertificateSerial) -> Result<CertificateAnswer, SourceError> {
+impl CertificateInstaller for Anew {
+    async fn request(
+        &self,
+        serial: &CertificateSerial,
+    ) -> Result<CertificateResponse, SourceError> {
         let request = CertificateRequest::new(serial.clone());
         self.platform.request_certificate(request).await
     }
@@ -144,12 +150,13 @@ impl Replacement for Anew {
         certificate: CertificatePem,
         wanted: &CertificateSerial,
     ) -> Result<CertificateStatus, RotationError> {
-        let status = check_page(&certificate, wanted, &self.access_point, &self.clock)?;
+        let status =
+            verify_server_certificate(&certificate, wanted, &self.access_point, &self.clock)?;
         let credentials = Credentials::from_pem(certificate.chain(), certificate.key())
             .map_err(StoreError::new)?;
         let (store, stored) = (self.store.clone(), credentials.clone());
         let stored = blocking(move || store.replace_remote(&stored));
-        match timeout(STORE_LIMIT, stored).await {
+        match timeout(STORE_TIMEOUT, stored).await {
             Ok(stored) => stored.map_err(StoreError::new)?,
             Err(_) => return Err(StoreError::new("it took too long").into()),
         }

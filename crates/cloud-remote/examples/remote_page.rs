@@ -14,9 +14,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::routing::get;
 use axum::{Extension, Router};
 use cloud_remote::{
-    Application, CertificateAnswer, CertificatePem, CertificateRequest, CertificateSource,
-    CertificateStore, ClientAddr, RemoteAccess, RemoteConfig, SourceError, StoreError, TokenAnswer,
-    TokenRequest, TokenSource,
+    Application, CertificatePem, CertificateRequest, CertificateResponse, CertificateSource,
+    CertificateStore, ClientAddr, RemoteAccess, RemoteConfig, SourceError, StoreError,
+    TokenRequest, TokenResponse, TokenSource,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SerialNumber};
 use rustls::{ClientConfig, RootCertStore};
@@ -58,9 +58,9 @@ impl Platform {
 struct Line(Arc<Platform>);
 
 impl TokenSource for Line {
-    async fn request_token(&self, request: TokenRequest) -> Result<TokenAnswer, SourceError> {
+    async fn request_token(&self, request: TokenRequest) -> Result<TokenResponse, SourceError> {
         let answer = self.0.token(&request).map_err(SourceError::unavailable)?;
-        Ok(TokenAnswer::from_json(&answer)?)
+        Ok(TokenResponse::from_json(&answer)?)
     }
 }
 
@@ -68,11 +68,11 @@ impl CertificateSource for Line {
     async fn request_certificate(
         &self,
         request: CertificateRequest,
-    ) -> Result<CertificateAnswer, SourceError> {
+    ) -> Result<CertificateResponse, SourceError> {
         let serial: Result<u64, _> = request.serial().as_str().parse();
         let serial = serial.map_err(SourceError::unavailable)?;
         let certificate = self.0.issue(serial).map_err(SourceError::unavailable)?;
-        Ok(CertificateAnswer::from(certificate))
+        Ok(CertificateResponse::from(certificate))
     }
 }
 
@@ -170,7 +170,7 @@ async fn main() -> Result<(), BoxError> {
     );
 
     // The platform wishes another certificate; the page is there before and after.
-    remote.desired_serial("2")?;
+    remote.set_desired_serial("2")?;
     let rotated = status.wait_for(|status| status.certificate.serial.as_str() == "2");
     let serial = tokio::time::timeout(limit, rotated)
         .await??

@@ -12,9 +12,9 @@ use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
 use crate::BoxError;
-use crate::exchange::RequestBody;
-use crate::proxy_protocol::ProxyProtocol;
+use crate::server::request::RequestBody;
 use crate::upstream::Upstream;
+use crate::upstream::proxy_protocol::ProxyProtocol;
 
 /// The body of an answer, whatever the application makes it of.
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;

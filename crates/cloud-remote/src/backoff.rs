@@ -17,15 +17,15 @@ pub(crate) const ROTATION_RETRY: Backoff = Backoff {
     longest: Duration::from_secs(3_600),
 };
 /// Least time before the tunnel is tried again.
-const TUNNEL_LEAST: Duration = Duration::from_secs(1);
+const TUNNEL_MIN: Duration = Duration::from_secs(1);
 /// Longest time before the first retries of the tunnel. The Python library and Home Assistant's client wait 1 to 15 s before every
 /// one, so that is what relays are used to: the devices of a relay that restarts come back spread over a quarter of a minute.
-const TUNNEL_FIRST: Duration = Duration::from_secs(15);
+const TUNNEL_INITIAL_MAX: Duration = Duration::from_secs(15);
 /// Retries in a row before that time grows: a relay that restarts twice within a minute costs two to four.
-const TUNNEL_QUICK: u32 = 3;
+const TUNNEL_FAST_RETRIES: u32 = 3;
 /// Longest time before any retry of the tunnel: a device is back a minute after its relay at the latest, and a relay that is down
 /// for long gets a quarter of the attempts that the fixed range would cause.
-const TUNNEL_LONGEST: Duration = Duration::from_secs(60);
+const TUNNEL_MAX: Duration = Duration::from_secs(60);
 
 /// A delay that doubles.
 pub(crate) struct Backoff {
@@ -45,11 +45,11 @@ impl Backoff {
 /// The delay before the tunnel is tried again, after so many failures in a row: at random between a second and a time that
 /// doubles with each failure after the third, from 15 s to a minute.
 pub(crate) fn tunnel_delay(failures: u32, rng: &mut StdRng) -> Duration {
-    let doublings = failures.saturating_sub(TUNNEL_QUICK).min(16);
-    let longest = TUNNEL_FIRST
+    let doublings = failures.saturating_sub(TUNNEL_FAST_RETRIES).min(16);
+    let longest = TUNNEL_INITIAL_MAX
         .saturating_mul(1 << doublings)
-        .min(TUNNEL_LONGEST);
-    rng.random_range(TUNNEL_LEAST..=longest)
+        .min(TUNNEL_MAX);
+    rng.random_range(TUNNEL_MIN..=longest)
 }
 
 #[cfg(test)]
@@ -67,7 +67,7 @@ mod tests {
             let mut sum = Duration::ZERO;
             for (failures, longest) in (1..).zip(&mut longest) {
                 let delay = tunnel_delay(failures, &mut rng);
-                assert!(delay >= TUNNEL_LEAST);
+                assert!(delay >= TUNNEL_MIN);
                 *longest = delay.max(*longest);
                 sum += delay;
             }
@@ -83,19 +83,19 @@ mod tests {
             let most = Duration::from_secs(most);
             assert!(*delay <= most && *delay > most.mul_f64(0.95), "{delays:?}");
         }
-        assert!(tunnel_delay(u32::MAX, &mut StdRng::seed_from_u64(1)) <= TUNNEL_LONGEST);
+        assert!(tunnel_delay(u32::MAX, &mut StdRng::seed_from_u64(1)) <= TUNNEL_MAX);
     }
 
     /// Each restart is a loss and perhaps an attempt that comes too early.
     #[test]
-    fn two_restarts_of_a_relay_cost_no_minutes() {
+    fn two_relay_restarts_cost_at_most_75_s() {
         let (_, total) = longest(4);
         assert!(total <= Duration::from_secs(75), "{total:?}");
     }
 
     /// A relay restarts, and all its devices notice in the same moment.
     #[test]
-    fn fleet_comes_back_spread_evenly() {
+    fn fleet_reconnects_evenly_spread() {
         let mut seconds = [0_u32; 15];
         for seed in 0..15_000 {
             let delay = tunnel_delay(1, &mut StdRng::seed_from_u64(seed));

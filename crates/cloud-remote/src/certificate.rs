@@ -5,13 +5,19 @@
 //!
 //! Protocol: `docs/protocol.md`, "Remote access" (certificate rotation) and "On disk".
 
+pub(crate) mod expiry;
+pub(crate) mod serial;
+pub(crate) mod verify;
+
 use std::fmt;
 
 use serde::Serialize;
+use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use crate::answer::{AnswerError, Fields};
-use crate::serial::CertificateSerial;
+use self::serial::CertificateSerial;
+use crate::clock::rfc3339;
+use crate::response::{ResponseError, ResponseFields};
 
 /// A certificate chain and its private key, both in PEM. `Debug` shows neither; the key is wiped on drop.
 #[derive(Clone)]
@@ -87,18 +93,18 @@ impl CertificateRequest {
 
 /// The platform's answer to a [`CertificateRequest`]: `{"cert": "<PEM>", "pkey": "<PEM>"}`, not yet checked.
 #[derive(Debug)]
-pub struct CertificateAnswer {
+pub struct CertificateResponse {
     certificate: CertificatePem,
 }
 
-impl CertificateAnswer {
+impl CertificateResponse {
     /// Reads an answer. Fields other than `cert` and `pkey` are ignored.
     ///
     /// # Errors
-    /// [`AnswerError`] if the answer is too long, not a JSON object, or a field is missing or not text. The error
+    /// [`ResponseError`] if the answer is too long, not a JSON object, or a field is missing or not text. The error
     /// never quotes the answer.
-    pub fn from_json(json: &[u8]) -> Result<Self, AnswerError> {
-        let mut fields = Fields::parse(json)?;
+    pub fn from_json(json: &[u8]) -> Result<Self, ResponseError> {
+        let mut fields = ResponseFields::parse(json)?;
         let key = fields.text("pkey")?;
         let chain = fields.text("cert")?.as_str().to_owned();
         Ok(Self {
@@ -113,9 +119,43 @@ impl CertificateAnswer {
     }
 }
 
-impl From<CertificatePem> for CertificateAnswer {
+impl From<CertificatePem> for CertificateResponse {
     fn from(certificate: CertificatePem) -> Self {
         Self { certificate }
+    }
+}
+
+/// What is known of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CertificateStatus {
+    /// Its serial number.
+    pub serial: CertificateSerial,
+    /// The first moment of its validity.
+    pub not_before: OffsetDateTime,
+    /// The last moment of its validity.
+    pub not_after: OffsetDateTime,
+}
+
+impl CertificateStatus {
+    /// [`not_after`](Self::not_after) as log lines and messages have it, in RFC 3339.
+    #[must_use]
+    pub fn not_after_text(&self) -> String {
+        rfc3339(self.not_after)
+    }
+
+    /// Of a certificate that somebody else has read.
+    #[must_use]
+    pub fn new(
+        serial: CertificateSerial,
+        not_before: OffsetDateTime,
+        not_after: OffsetDateTime,
+    ) -> Self {
+        Self {
+            serial,
+            not_before,
+            not_after,
+        }
     }
 }
 
@@ -124,16 +164,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_request_is_the_json_of_the_protocol() {
+    fn request_serializes_to_protocol_json() {
         let request = CertificateRequest::new("4711".parse().unwrap());
         assert_eq!(request.to_json(), br#"{"remoteCertSn":"4711"}"#);
         assert_eq!(serde_json::to_vec(&request).unwrap(), request.to_json());
     }
 
     #[test]
-    fn the_answer_is_read_and_never_shown() {
+    fn response_is_parsed_and_redacted() {
         let answer =
-            CertificateAnswer::from_json(br#"{"cert": "CHAIN", "pkey": "s3cret", "more": 1}"#)
+            CertificateResponse::from_json(br#"{"cert": "CHAIN", "pkey": "s3cret", "more": 1}"#)
                 .unwrap();
         assert!(!format!("{answer:?}").contains("s3cret"));
         let certificate = answer.into_certificate();
@@ -145,7 +185,8 @@ mod tests {
 
     #[test]
     fn wrong_type_names_the_field_and_both_types() {
-        let error = CertificateAnswer::from_json(br#"{"cert": 5, "pkey": "s3cret"}"#).unwrap_err();
+        let error =
+            CertificateResponse::from_json(br#"{"cert": 5, "pkey": "s3cret"}"#).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the field \"cert\" of the platform's answer must be a string, not a number"
@@ -153,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_answers_are_typed_errors_that_quote_nothing() {
+    fn malformed_responses_are_typed_errors_without_quotes() {
         let cases: [&[u8]; 5] = [
             b"{\"pkey\": \"s3cret",
             br#"{"pkey": "s3cret"}"#,
@@ -162,7 +203,7 @@ mod tests {
             br#"{"cert": 5, "pkey": "s3cret"}"#,
         ];
         for json in cases {
-            let error = CertificateAnswer::from_json(json).unwrap_err();
+            let error = CertificateResponse::from_json(json).unwrap_err();
             assert!(
                 !format!("{error} {error:?}").contains("s3cret"),
                 "{error:?}"

@@ -8,7 +8,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cloud_net::{LogThrottle, warn_throttled};
-use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use time::{OffsetDateTime, UtcOffset};
 use tokio::time::Instant;
 
 /// A difference of this many seconds is worth a warning; less is usual without a time server.
@@ -18,8 +19,8 @@ const WORTH_A_WARNING: u64 = 300;
 ///
 /// ```
 /// let clock = cloud_remote::PlatformClock::default();
-/// assert!(!clock.is_told(), "until then it shows what the wall clock does");
-/// clock.told(1_893_456_000);
+/// assert!(!clock.is_set(), "until then it shows what the wall clock does");
+/// clock.set(1_893_456_000);
 /// assert!(clock.unix() >= 1_893_456_000);
 /// ```
 #[derive(Debug, Clone, Default)]
@@ -27,20 +28,20 @@ pub struct PlatformClock(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    told: Mutex<Option<Told>>,
+    reading: Mutex<Option<Reading>>,
     wrong_log: LogThrottle,
     never_set_log: LogThrottle,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Told {
+struct Reading {
     unix: i64,
     at: Instant,
 }
 
 impl PlatformClock {
     /// The platform's clock shows `unix` seconds now. What it was told before is forgotten.
-    pub fn told(&self, unix: i64) {
+    pub fn set(&self, unix: i64) {
         let wall_ahead = OffsetDateTime::now_utc()
             .unix_timestamp()
             .saturating_sub(unix);
@@ -51,22 +52,26 @@ impl PlatformClock {
                 "this device's clock is wrong by so many seconds; the platform's is used"
             );
         }
-        let told = Told {
+        let reading = Reading {
             unix,
             at: Instant::now(),
         };
-        *self.0.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+        *self
+            .0
+            .reading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(reading);
     }
 
     /// The device's own clock shows so many milliseconds too little (or, if negative, too much).
-    pub fn corrected_by(&self, milliseconds: i64) {
+    pub fn set_offset(&self, milliseconds: i64) {
         let wall = OffsetDateTime::now_utc().unix_timestamp();
-        self.told(wall.saturating_add(milliseconds / 1000));
+        self.set(wall.saturating_add(milliseconds / 1000));
     }
 
     /// Whether the platform has told the time.
     #[must_use]
-    pub fn is_told(&self) -> bool {
+    pub fn is_set(&self) -> bool {
         self.get().is_some()
     }
 
@@ -74,9 +79,9 @@ impl PlatformClock {
     #[must_use]
     pub fn unix(&self) -> i64 {
         match self.get() {
-            Some(told) => {
-                let since = i64::try_from(told.at.elapsed().as_secs()).unwrap_or(i64::MAX);
-                told.unix.saturating_add(since)
+            Some(reading) => {
+                let since = i64::try_from(reading.at.elapsed().as_secs()).unwrap_or(i64::MAX);
+                reading.unix.saturating_add(since)
             }
             None => OffsetDateTime::now_utc().unix_timestamp(),
         }
@@ -94,9 +99,22 @@ impl PlatformClock {
         &self.0.never_set_log
     }
 
-    fn get(&self) -> Option<Told> {
-        *self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn get(&self) -> Option<Reading> {
+        *self
+            .0
+            .reading
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A moment as text. RFC 3339 knows the years 0 to 9999, within which every certificate's dates lie; beyond them the
+/// default form has to do.
+pub(crate) fn rfc3339(moment: OffsetDateTime) -> String {
+    moment
+        .to_offset(UtcOffset::UTC)
+        .format(&Rfc3339)
+        .unwrap_or_else(|_| moment.to_string())
 }
 
 #[cfg(test)]
@@ -106,17 +124,17 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_told_goes_on_whatever_the_wall_clock_says() {
+    async fn set_time_advances_independently_of_wall_clock() {
         let clock = PlatformClock::default();
         let wall = OffsetDateTime::now_utc().unix_timestamp();
-        assert!(!clock.is_told() && clock.unix() >= wall);
-        clock.told(1_893_456_000);
+        assert!(!clock.is_set() && clock.unix() >= wall);
+        clock.set(1_893_456_000);
         tokio::time::advance(Duration::from_secs(3_600)).await;
         assert_eq!(clock.unix(), 1_893_459_600);
         assert_eq!(clock.now().unix_timestamp(), 1_893_459_600);
-        assert!(clock.clone().is_told());
+        assert!(clock.clone().is_set());
         for no_date in [i64::MAX, i64::MIN] {
-            clock.told(no_date);
+            clock.set(no_date);
             assert!(clock.now().unix_timestamp() >= wall);
         }
     }

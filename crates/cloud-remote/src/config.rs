@@ -2,7 +2,7 @@
 
 use rustls::pki_types::ServerName;
 
-use crate::StartError;
+use crate::error::StartError;
 
 /// Where the relay is and what the device is called.
 ///
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn host_names_are_checked() {
+    fn checks_host_names() {
         assert!(
             RemoteConfig::new("remote.example.com", 443, "sn.example.com")
                 .check()

@@ -6,27 +6,20 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::access::{AccessRules, SharedAccess};
 use crate::application::Application;
+use crate::certificate::serial::{CertificateSerial, SerialError};
 use crate::clock::PlatformClock;
-use crate::conn_limit::ConnectionLimiter;
-use crate::manager::Messaging;
-use crate::serial::{CertificateSerial, SerialError};
-use crate::serve::Server;
-use crate::start::StartError;
-use crate::status::{RemoteEvent, RemoteStatus, RotationStatus};
-use crate::tasks::Tasks;
+use crate::driver::SessionState;
+use crate::error::{StartError, StopError};
+use crate::limits::connection_limit::ConnectionLimiter;
+use crate::rotation::RotationStatus;
+use crate::server::Server;
+use crate::server::access::{AccessRules, SharedAccess};
+use crate::status::{RemoteEvent, RemoteStatus};
+use crate::task_group::TaskGroup;
 
 /// The part of a stop's deadline, at most, that is kept for cutting what did not end by itself.
 const CUT_RESERVE: Duration = Duration::from_secs(1);
-
-/// Something still ran when a stop's deadline was over.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("remote access did not end in time: {left} connections or tasks are left")]
-pub struct StopError {
-    /// How many.
-    pub left: usize,
-}
 
 /// Controls and watches remote access while it runs. Clones are the same one. When the last is dropped, remote access
 /// ends at once; [`RemoteHandle::stop`] ends it in good order.
@@ -38,7 +31,7 @@ pub struct RemoteHandle {
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) clock: PlatformClock,
-    pub(crate) online: watch::Sender<Messaging>,
+    pub(crate) online: watch::Sender<SessionState>,
     pub(crate) desired: watch::Sender<Option<CertificateSerial>>,
     pub(crate) access: SharedAccess,
     pub(crate) connections: ConnectionLimiter,
@@ -48,7 +41,7 @@ pub(crate) struct Inner {
     pub(crate) status: watch::Receiver<RemoteStatus>,
     pub(crate) rotation: watch::Receiver<RotationStatus>,
     pub(crate) events: broadcast::Sender<RemoteEvent>,
-    pub(crate) tasks: Tasks,
+    pub(crate) tasks: TaskGroup,
     pub(crate) stop: CancellationToken,
     pub(crate) kill: CancellationToken,
     pub(crate) ended: CancellationToken,
@@ -77,8 +70,8 @@ impl RemoteHandle {
     ///
     /// # Errors
     /// [`SerialError`] if this is not a serial number in decimal; then nothing changes.
-    pub fn desired_serial(&self, serial: &str) -> Result<(), SerialError> {
-        self.desired(serial.parse()?);
+    pub fn set_desired_serial(&self, serial: &str) -> Result<(), SerialError> {
+        self.set_desired(Some(serial.parse()?));
         Ok(())
     }
 
@@ -86,15 +79,8 @@ impl RemoteHandle {
     ///
     /// Requests are rate limited: two in succession are seconds apart, and those of a flood a quarter of an hour. The newest
     /// wins; see [`rotation_status`](Self::rotation_status).
-    pub fn desired(&self, serial: CertificateSerial) {
-        self.inner.desired.send_replace(Some(serial));
-    }
-
-    /// Tells that the platform wishes for no certificate any more: none is asked for from now on. One that is being stored
-    /// already is served, and stays. That is not the same as a wish for the one that is served now, which would be asked for
-    /// again after it.
-    pub fn undesired(&self) {
-        self.inner.desired.send_replace(None);
+    pub fn set_desired(&self, serial: Option<CertificateSerial>) {
+        self.inner.desired.send_replace(serial);
     }
 
     /// Tells what time it is by the platform's clock, in Unix seconds, for instance from an answer over HTTPS or a shadow's
@@ -102,7 +88,7 @@ impl RemoteHandle {
     /// whatever the wall clock says. Each token tells it anew, so this helps where something has to be judged before the
     /// first one comes, or where tokens do not say when they were made.
     pub fn set_platform_time(&self, unix: i64) {
-        self.inner.clock.told(unix);
+        self.inner.clock.set(unix);
     }
 
     /// Replaces the rules for who may connect. They hold for new connections; those that are open stay.

@@ -21,35 +21,35 @@
 //!
 //! What it does not do: it has no session to the platform and no files of its own. It asks for both through three small
 //! traits, [`TokenSource`], [`CertificateSource`] and [`CertificateStore`], and is told by
-//! [`RemoteHandle::set_messaging_online`] when asking makes sense and by [`RemoteHandle::desired_serial`] which
+//! [`RemoteHandle::set_messaging_online`] when asking makes sense and by [`RemoteHandle::set_desired_serial`] which
 //! certificate is wished for.
 //!
 //! ```
 //! use cloud_remote::{
-//!     Application, CertificateAnswer, CertificatePem, CertificateRequest, CertificateSource, CertificateStore,
-//!     RemoteAccess, RemoteConfig, SourceError, StoreError, TokenAnswer, TokenRequest, TokenSource,
+//!     Application, CertificateResponse, CertificatePem, CertificateRequest, CertificateSource, CertificateStore,
+//!     RemoteAccess, RemoteConfig, SourceError, StoreError, TokenResponse, TokenRequest, TokenSource,
 //! };
 //!
-//! /// Asks the platform. A real one publishes `request.to_json()` and waits for the answer's bytes.
+//! /// Requests from the platform. A real one publishes `request.to_json()` and awaits the response.
 //! struct Platform;
 //!
 //! impl TokenSource for Platform {
-//!     async fn request_token(&self, request: TokenRequest) -> Result<TokenAnswer, SourceError> {
+//!     async fn request_token(&self, request: TokenRequest) -> Result<TokenResponse, SourceError> {
 //!         let _to_be_sent = request.to_json();
-//!         Ok(TokenAnswer::from_json(br#"{"valid": 1893456000, "throttling": 0, "token": "gAAAAA"}"#)?)
+//!         Ok(TokenResponse::from_json(br#"{"valid": 1893456000, "throttling": 0, "token": "gAAAAA"}"#)?)
 //!     }
 //! }
 //!
 //! impl CertificateSource for Platform {
-//!     async fn request_certificate(&self, _: CertificateRequest) -> Result<CertificateAnswer, SourceError> {
+//!     async fn request_certificate(&self, _: CertificateRequest) -> Result<CertificateResponse, SourceError> {
 //!         Err(SourceError::TimedOut)
 //!     }
 //! }
 //!
-//! /// Keeps the certificate. A real one writes files.
-//! struct Memory(std::sync::Mutex<CertificatePem>);
+//! /// Stores the certificate. A real one writes files.
+//! struct MemoryStore(std::sync::Mutex<CertificatePem>);
 //!
-//! impl CertificateStore for Memory {
+//! impl CertificateStore for MemoryStore {
 //!     async fn load(&self) -> Result<CertificatePem, StoreError> {
 //!         Ok(self.0.lock().unwrap().clone())
 //!     }
@@ -63,13 +63,13 @@
 //! # runtime.block_on(async {
 //! # let name = "sn0001.ui.example.com";
 //! # let own = rcgen::generate_simple_self_signed([name.to_owned()])?;
-//! # let store = Memory(CertificatePem::new(own.cert.pem(), own.signing_key.serialize_pem()).into());
+//! # let store = MemoryStore(CertificatePem::new(own.cert.pem(), own.signing_key.serialize_pem()).into());
 //! let web = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
 //! let remote = RemoteAccess::builder(RemoteConfig::new("127.0.0.1", 443, "sn0001.ui.example.com"))
 //!     .application(Application::service(web))
 //!     .start(Platform, Platform, store)
 //!     .await?;
-//! // Whoever keeps the session to the platform says so:
+//! // The owner of the session to the platform reports that it is up:
 //! remote.set_messaging_online(true);
 //! remote.stop(std::time::Duration::from_secs(5)).await?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -80,71 +80,58 @@
 //! Decisions are made by a planner that is pure and tested on virtual time; a manager carries them out. The protocol is
 //! described in `docs/protocol.md`, "Remote access".
 
-mod access;
-mod answer;
 mod application;
 mod backoff;
+mod builder;
+mod catch_panic;
 mod certificate;
 mod clock;
 mod config;
-mod conn_limit;
-mod connection_activity;
-mod dates;
-mod exchange;
-mod expiry;
-mod fair_share;
-mod forward;
-mod guarded;
+mod core;
+mod driver;
+mod error;
 mod handle;
-mod http_options;
 mod limits;
-mod manager;
-mod planner;
-mod probe;
-mod progress;
-mod proxy_protocol;
-mod public_connection;
-mod relay;
-mod request_limit;
 mod request_policy;
+mod response;
+mod reverse_proxy;
 pub mod rotation;
-mod serial;
-mod serve;
-mod source;
-mod start;
+mod server;
 mod status;
-mod tasks;
-mod timing;
-mod tls;
+mod task_group;
+mod timeouts;
 mod token;
+mod traits;
 mod tunnel;
 mod upstream;
 
-pub use access::{AccessRules, MAX_RULES, UnknownCallers};
-pub use answer::{AnswerError, MAX_ANSWER};
 pub use application::{Application, ClientAddr, WebService};
-pub use certificate::{CertificateAnswer, CertificatePem, CertificateRequest};
+pub use builder::{RemoteAccess, RemoteAccessBuilder};
+pub use certificate::expiry::ExpiryWatch;
+pub use certificate::serial::{CertificateSerial, SerialError};
+pub use certificate::verify::{
+    CertificateError, verify_client_certificate, verify_server_certificate,
+};
+pub use certificate::{CertificatePem, CertificateRequest, CertificateResponse, CertificateStatus};
 pub use clock::PlatformClock;
 pub use config::RemoteConfig;
-pub use exchange::RequestBody;
-pub use expiry::ExpiryWatch;
-pub use handle::{RemoteHandle, StopError};
-pub use http_options::{
+pub use error::{StartError, StopError};
+pub use handle::RemoteHandle;
+pub use limits::Limits;
+pub use request_policy::options::{
     AllowedHost, AllowedHostError, HttpOptions, PassedHeader, PassedHeaderError,
 };
-pub use limits::Limits;
-pub use probe::Probe;
-pub use proxy_protocol::ProxyProtocol;
-pub use rotation::CertificateError;
-pub use serial::{CertificateSerial, SerialError};
-pub use source::{CertificateSource, CertificateStore, SourceError, StoreError, TokenSource};
-pub use start::{RemoteAccess, RemoteAccessBuilder, StartError};
-pub use status::{
-    CertificateStatus, RemoteEvent, RemoteStatus, RotationError, RotationStatus, TunnelStatus,
-};
-pub use timing::Timing;
-pub use token::{TokenAnswer, TokenRequest};
-pub use upstream::{LocalName, Upstream};
+pub use response::{MAX_RESPONSE_SIZE, ResponseError};
+pub use rotation::{RotationError, RotationStatus};
+pub use server::access::{AccessRules, MAX_RULES, UnknownCallers};
+pub use server::request::RequestBody;
+pub use status::{RemoteEvent, RemoteStatus, TunnelStatus};
+pub use timeouts::Timeouts;
+pub use token::{TokenRequest, TokenResponse};
+pub use traits::{CertificateSource, CertificateStore, SourceError, StoreError, TokenSource};
+pub use tunnel::probe::Probe;
+pub use upstream::proxy_protocol::ProxyProtocol;
+pub use upstream::{CachedHost, Upstream};
 
 /// Any error of somebody else's.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,8 +1,15 @@
 //! Bounds on what callers can take of this device.
 
+pub(crate) mod connection_activity;
+pub(crate) mod connection_limit;
+pub(crate) mod exchange;
+pub(crate) mod fair_share;
+pub(crate) mod idle_timeout;
+pub(crate) mod request_limit;
+
 use std::time::Duration;
 
-use crate::timing::LONGEST;
+use crate::timeouts::MAX_DURATION;
 
 /// Bounds on what callers can take of this device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,13 +51,13 @@ impl Default for Limits {
 
 impl Limits {
     /// With no span so long that the end of it cannot be told.
-    pub(crate) fn sane(mut self) -> Self {
+    pub(crate) fn clamped(mut self) -> Self {
         for span in [
             &mut self.tls_handshake,
             &mut self.request_header,
             &mut self.idle,
         ] {
-            *span = (*span).min(LONGEST);
+            *span = (*span).min(MAX_DURATION);
         }
         self
     }

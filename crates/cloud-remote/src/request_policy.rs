@@ -8,19 +8,20 @@
 //! the request came with `:authority` or an absolute URL.
 
 mod content_length;
-pub(crate) mod headers;
 pub(crate) mod host;
+pub(crate) mod options;
+mod proxy_headers;
 
 use cloud_net::{LogThrottle, UntrustedText, warn_throttled};
 use http::{Method, Request, Response, StatusCode};
 
 pub(crate) use self::content_length::normalize as normalize_content_length;
-use self::headers::PassedHeaders;
 use self::host::{AllowedHosts, HostError};
+use self::options::{AllowedHost, HttpOptions, PassedHeader};
+use self::proxy_headers::PassedHeaders;
 use crate::application::ResponseBody;
 use crate::config::RemoteConfig;
-use crate::forward::page;
-use crate::http_options::HttpOptions;
+use crate::server::error_page::error_page;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -63,16 +64,18 @@ impl Refusal {
                 "The request does not have one length.",
             ),
         };
-        page(status, text)
+        error_page(status, text)
     }
 }
 
 impl RequestPolicy {
     /// `None` if the access point is no host name.
     pub(crate) fn new(config: &RemoteConfig, options: HttpOptions) -> Option<Self> {
+        let hosts = options.hosts.into_iter().map(|AllowedHost(host)| host);
+        let headers = options.headers.into_iter().map(|PassedHeader(name)| name);
         Some(Self {
-            hosts: AllowedHosts::new(&config.access_point, options.hosts)?,
-            headers: PassedHeaders::new(options.headers),
+            hosts: AllowedHosts::new(&config.access_point, hosts)?,
+            headers: PassedHeaders::new(headers.collect()),
             refused_hosts: LogThrottle::new(),
         })
     }

@@ -2,7 +2,7 @@
 //! growing delays when anything is wrong. Until the new one is in use the old one is. A rate limit holds for all requests: of
 //! certificates that are named in quick succession only some are requested, and the newest in any case.
 //!
-//! This is how both certificates of a device are rotated. What differs between them is a [`Replacement`]: how the platform
+//! This is how both certificates of a device are rotated. What differs between them is a [`CertificateInstaller`]: how the platform
 //! is asked, and what it takes to put a new one into use. [`RemoteAccess`](crate::RemoteAccess) has its own; the one for the
 //! broker is up to whoever has the session.
 //!
@@ -14,9 +14,9 @@
 //!
 //! Protocol: `docs/protocol.md`, "Remote access" (certificate rotation) and "IoT messaging" (client certificate).
 
-mod check;
-mod planner;
+mod core;
 mod rate_limit;
+mod status;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,17 +26,15 @@ use futures_util::future::{BoxFuture, pending};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-pub use self::check::{CertificateError, check_client, check_page};
-pub(crate) use self::check::{CheckedCertificate, check_server};
-use self::planner::{Action, Event, Planner, Progress, Wait};
-use crate::certificate::{CertificateAnswer, CertificatePem};
-use crate::guarded::guarded;
-use crate::serial::CertificateSerial;
-use crate::source::{SourceError, StoreError};
-use crate::status::{CertificateStatus, RotationError, RotationStatus};
+use self::core::{Action, Core, Event, RotationProgress, Wait};
+pub use self::status::{RotationError, RotationStatus};
+use crate::catch_panic::catch_panic;
+use crate::certificate::serial::CertificateSerial;
+use crate::certificate::{CertificatePem, CertificateResponse, CertificateStatus};
+use crate::traits::{SourceError, StoreError};
 
 /// How the platform is asked for a new certificate, and what is done with it.
-pub trait Replacement: Send + Sync + 'static {
+pub trait CertificateInstaller: Send + Sync + 'static {
     /// Asks the platform for the certificate with this serial number.
     ///
     /// # Cancel safety
@@ -45,13 +43,13 @@ pub trait Replacement: Send + Sync + 'static {
     fn request(
         &self,
         serial: &CertificateSerial,
-    ) -> impl Future<Output = Result<CertificateAnswer, SourceError>> + Send;
+    ) -> impl Future<Output = Result<CertificateResponse, SourceError>> + Send;
 
     /// Checks the certificate that came, stores it, and puts it into use: all of that, or nothing. Has to keep time limits
     /// of its own.
     ///
     /// # Cancel safety
-    /// The future is dropped only together with the [`Rotation`]. The old or the new certificate is stored then, whole.
+    /// The future is dropped only together with the [`CertificateRotator`]. The old or the new certificate is stored then, whole.
     fn install(
         &self,
         certificate: CertificatePem,
@@ -77,16 +75,16 @@ pub enum RotationOutcome {
 /// See the [module](self).
 ///
 /// ```
-/// use cloud_remote::rotation::{Replacement, Rotation, RotationOutcome};
+/// use cloud_remote::rotation::{CertificateInstaller, CertificateRotator, RotationOutcome};
 /// use cloud_remote::{
-///     CertificateAnswer, CertificatePem, CertificateSerial, CertificateStatus, RotationError, SourceError,
+///     CertificateResponse, CertificatePem, CertificateSerial, CertificateStatus, RotationError, SourceError,
 /// };
 ///
 /// /// A platform that never answers well.
 /// struct Mute;
 ///
-/// impl Replacement for Mute {
-///     async fn request(&self, _: &CertificateSerial) -> Result<CertificateAnswer, SourceError> {
+/// impl CertificateInstaller for Mute {
+///     async fn request(&self, _: &CertificateSerial) -> Result<CertificateResponse, SourceError> {
 ///         Err(SourceError::TimedOut)
 ///     }
 ///     async fn install(&self, _: CertificatePem, _: &CertificateSerial) -> Result<CertificateStatus, RotationError> {
@@ -96,9 +94,9 @@ pub enum RotationOutcome {
 ///
 /// # let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
 /// # runtime.block_on(async {
-/// let mut rotation = Rotation::new("broker", Mute, "41".parse()?);
+/// let mut rotation = CertificateRotator::new("broker", Mute, "41".parse()?);
 /// rotation.set_online(true);
-/// rotation.desired("42".parse()?);
+/// rotation.set_desired(Some("42".parse()?));
 /// let outcome = rotation.next().await;
 /// assert!(matches!(outcome, RotationOutcome::Failed { serial, .. } if serial.as_str() == "42"));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -106,16 +104,16 @@ pub enum RotationOutcome {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct Rotation<R> {
+pub struct CertificateRotator<R> {
     /// For the log: whose certificate it is.
     of: &'static str,
     replacement: Arc<R>,
-    planner: Planner,
+    core: Core,
     started: Instant,
     work: Work,
     /// Came of a change of orders, and is yet to be told.
     outcome: Option<RotationOutcome>,
-    progress: Progress,
+    progress: RotationProgress,
     status: watch::Sender<RotationStatus>,
     /// The end of a wait that has been logged.
     logged_wait: Option<Duration>,
@@ -134,9 +132,9 @@ struct LogThrottles {
 /// What is under way.
 enum Work {
     None,
-    Asking(
+    Requesting(
         CertificateSerial,
-        BoxFuture<'static, Result<CertificateAnswer, SourceError>>,
+        BoxFuture<'static, Result<CertificateResponse, SourceError>>,
     ),
     Installing(
         CertificateSerial,
@@ -148,20 +146,20 @@ impl std::fmt::Debug for Work {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::None => formatter.write_str("None"),
-            Self::Asking(serial, _) => write!(formatter, "Asking({serial})"),
+            Self::Requesting(serial, _) => write!(formatter, "Asking({serial})"),
             Self::Installing(serial, _) => write!(formatter, "Installing({serial})"),
         }
     }
 }
 
 /// What has come to its end.
-enum Ended {
-    Answer(CertificateSerial, Result<CertificateAnswer, SourceError>),
+enum WorkResult {
+    Answer(CertificateSerial, Result<CertificateResponse, SourceError>),
     Installation(CertificateSerial, Result<CertificateStatus, RotationError>),
     Wait,
 }
 
-impl<R: Replacement> Rotation<R> {
+impl<R: CertificateInstaller> CertificateRotator<R> {
     /// With the certificate that is in use. `of` says in the log whose it is. Nothing happens until messaging is online
     /// and another one is wished for.
     #[must_use]
@@ -169,11 +167,11 @@ impl<R: Replacement> Rotation<R> {
         Self {
             of,
             replacement: Arc::new(replacement),
-            planner: Planner::new(in_use, rand::random()),
+            core: Core::new(in_use, rand::random()),
             started: Instant::now(),
             work: Work::None,
             outcome: None,
-            progress: Progress::Idle,
+            progress: RotationProgress::Idle,
             status: watch::channel(RotationStatus::Idle).0,
             logged_wait: None,
             throttles: LogThrottles::default(),
@@ -192,14 +190,8 @@ impl<R: Replacement> Rotation<R> {
     }
 
     /// Tells which certificate is wished for.
-    pub fn desired(&mut self, serial: CertificateSerial) {
-        self.step(Event::Desired(Some(serial)));
-    }
-
-    /// Tells that no certificate is wished for any more. A request is given up; an installation goes on, and what it puts into
-    /// use stays. That is not the same as a wish for the one that is in use now, which would be asked for after it.
-    pub fn undesired(&mut self) {
-        self.step(Event::Desired(None));
+    pub fn set_desired(&mut self, serial: Option<CertificateSerial>) {
+        self.step(Event::Desired(serial));
     }
 
     /// What came of the next attempt. Does all the work, so it has to be polled; waits for ever where there is none.
@@ -211,21 +203,21 @@ impl<R: Replacement> Rotation<R> {
             if let Some(outcome) = self.outcome.take() {
                 return outcome;
             }
-            let wake = self.planner.next_wake().map(|wake| self.started + wake);
+            let wake = self.core.poll_timeout().map(|wake| self.started + wake);
             let ended = tokio::select! {
                 biased;
                 ended = self.work.ended() => ended,
-                () = until(wake) => Ended::Wait,
+                () = until(wake) => WorkResult::Wait,
             };
             match ended {
-                Ended::Wait => self.step(Event::Tick),
-                Ended::Answer(serial, answer) => self.answered(serial, answer),
-                Ended::Installation(serial, Ok(status)) => {
+                WorkResult::Wait => self.step(Event::Tick),
+                WorkResult::Answer(serial, answer) => self.answered(serial, answer),
+                WorkResult::Installation(serial, Ok(status)) => {
                     info_throttled!(self.throttles.rotated, of = self.of, %serial, not_after = %status.not_after_text(), "a new certificate is in use");
                     self.outcome = Some(RotationOutcome::Rotated(status));
                     self.step(Event::Installed(Ok(())));
                 }
-                Ended::Installation(serial, Err(error)) => {
+                WorkResult::Installation(serial, Err(error)) => {
                     self.failed(serial, error);
                     self.step(Event::Installed(Err(())));
                 }
@@ -236,13 +228,13 @@ impl<R: Replacement> Rotation<R> {
     fn answered(
         &mut self,
         serial: CertificateSerial,
-        answer: Result<CertificateAnswer, SourceError>,
+        answer: Result<CertificateResponse, SourceError>,
     ) {
         match answer {
             Ok(answer) => {
                 let replacement = Arc::clone(&self.replacement);
                 let (certificate, wanted) = (answer.into_certificate(), serial.clone());
-                let install = guarded(
+                let install = catch_panic(
                     async move { replacement.install(certificate, &wanted).await },
                     || StoreError::new("the installation panicked").into(),
                 );
@@ -257,20 +249,21 @@ impl<R: Replacement> Rotation<R> {
     }
 
     fn step(&mut self, event: Event) {
-        for action in self.planner.step(self.started.elapsed(), event) {
+        for action in self.core.handle_event(self.started.elapsed(), event) {
             match action {
                 Action::Request(serial) => {
                     info_throttled!(self.throttles.asking, of = self.of, %serial, "asking for a new certificate");
                     let replacement = Arc::clone(&self.replacement);
                     let wanted = serial.clone();
                     let request =
-                        guarded(async move { replacement.request(&wanted).await }, || {
+                        catch_panic(async move { replacement.request(&wanted).await }, || {
                             SourceError::unavailable("the certificate source panicked")
                         });
-                    self.work = Work::Asking(serial, Box::pin(request));
+                    self.work = Work::Requesting(serial, Box::pin(request));
                 }
-                Action::Abandon { timed_out } => {
-                    if let Work::Asking(serial, _) = std::mem::replace(&mut self.work, Work::None)
+                Action::Cancel { timed_out } => {
+                    if let Work::Requesting(serial, _) =
+                        std::mem::replace(&mut self.work, Work::None)
                         && timed_out
                     {
                         self.failed(serial, SourceError::TimedOut.into());
@@ -282,19 +275,19 @@ impl<R: Replacement> Rotation<R> {
     }
 
     fn publish_status(&mut self) {
-        let progress = self.planner.progress();
+        let progress = self.core.progress();
         if progress == self.progress {
             return;
         }
         let status = match &progress {
-            Progress::Idle => RotationStatus::Idle,
-            Progress::Pending(serial) => RotationStatus::Pending {
+            RotationProgress::Idle => RotationStatus::Idle,
+            RotationProgress::Pending(serial) => RotationStatus::Pending {
                 serial: serial.clone(),
             },
-            Progress::Active(serial) => RotationStatus::InProgress {
+            RotationProgress::Active(serial) => RotationStatus::InProgress {
                 serial: serial.clone(),
             },
-            Progress::Waiting { serial, until, why } => {
+            RotationProgress::Waiting { serial, until, why } => {
                 let (serial, left) = (serial.clone(), until.saturating_sub(self.started.elapsed()));
                 let time = SystemTime::now() + left;
                 match why {
@@ -324,16 +317,16 @@ impl<R: Replacement> Rotation<R> {
 
 impl Work {
     /// Waits for ever if nothing is under way. Cancel safe.
-    async fn ended(&mut self) -> Ended {
+    async fn ended(&mut self) -> WorkResult {
         let ended = match self {
             Self::None => pending().await,
-            Self::Asking(serial, request) => {
+            Self::Requesting(serial, request) => {
                 let answer = request.await;
-                Ended::Answer(serial.clone(), answer)
+                WorkResult::Answer(serial.clone(), answer)
             }
             Self::Installing(serial, installation) => {
                 let installed = installation.await;
-                Ended::Installation(serial.clone(), installed)
+                WorkResult::Installation(serial.clone(), installed)
             }
         };
         *self = Self::None;
@@ -349,4 +342,4 @@ async fn until(wake: Option<Instant>) {
 }
 
 /// Storing two small files: a flash card may be slow, but not this slow.
-pub const STORE_LIMIT: Duration = Duration::from_secs(60);
+pub const STORE_TIMEOUT: Duration = Duration::from_secs(60);

@@ -8,14 +8,13 @@ use std::time::SystemTime;
 
 use time::OffsetDateTime;
 
-use crate::BoxError;
-use crate::dates::rfc3339;
-use crate::rotation::CertificateError;
-use crate::serial::CertificateSerial;
-use crate::source::{SourceError, StoreError};
+use crate::certificate::CertificateStatus;
+use crate::certificate::serial::CertificateSerial;
+use crate::rotation::RotationError;
+use crate::traits::SourceError;
 
 /// Events kept for a slow reader. They are rare: some in a minute in the worst of times.
-pub(crate) const EVENTS: usize = 64;
+pub(crate) const EVENT_CAPACITY: usize = 64;
 
 /// The state of remote access at this moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,105 +63,6 @@ pub enum TunnelStatus {
     },
     /// Ended for good.
     Stopped,
-}
-
-/// What is known of a certificate.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct CertificateStatus {
-    /// Its serial number.
-    pub serial: CertificateSerial,
-    /// The first moment of its validity.
-    pub not_before: OffsetDateTime,
-    /// The last moment of its validity.
-    pub not_after: OffsetDateTime,
-}
-
-impl CertificateStatus {
-    /// [`not_after`](Self::not_after) as log lines and messages have it, in RFC 3339.
-    #[must_use]
-    pub fn not_after_text(&self) -> String {
-        rfc3339(self.not_after)
-    }
-
-    /// Of a certificate that somebody else has read.
-    #[must_use]
-    pub fn new(
-        serial: CertificateSerial,
-        not_before: OffsetDateTime,
-        not_after: OffsetDateTime,
-    ) -> Self {
-        Self {
-            serial,
-            not_before,
-            not_after,
-        }
-    }
-}
-
-/// How far the rotation to the certificate is that the platform desires.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum RotationStatus {
-    /// The desired certificate is in use, or none is desired.
-    #[default]
-    Idle,
-    /// Another one is desired and is requested once messaging is online.
-    Pending {
-        /// Its serial number.
-        serial: CertificateSerial,
-    },
-    /// Another one is requested, or being checked and installed.
-    InProgress {
-        /// Its serial number.
-        serial: CertificateSerial,
-    },
-    /// The last attempt failed.
-    Retrying {
-        /// The serial number of the certificate.
-        serial: CertificateSerial,
-        /// The time of the next attempt, by the wall clock of now.
-        at: SystemTime,
-    },
-    /// The platform has named several certificates in quick succession.
-    RateLimited {
-        /// The serial number of the newest, which is the one that is requested.
-        serial: CertificateSerial,
-        /// The time of the request, by the wall clock of now.
-        until: SystemTime,
-    },
-}
-
-/// For a status line, such as `certificate 42: rate limited until 2030-01-01T00:00:00Z`.
-impl std::fmt::Display for RotationStatus {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Idle => f.write_str("none"),
-            Self::Pending { serial } => write!(f, "certificate {serial}: waits for messaging"),
-            Self::InProgress { serial } => write!(f, "certificate {serial}: in progress"),
-            Self::Retrying { serial, at } => {
-                let at = seconds(*at);
-                write!(f, "certificate {serial}: failed, next attempt at {at}")
-            }
-            Self::RateLimited { serial, until } => {
-                let until = seconds(*until);
-                write!(f, "certificate {serial}: rate limited until {until}")
-            }
-        }
-    }
-}
-
-/// In RFC 3339, without fractions of a second.
-fn seconds(time: SystemTime) -> String {
-    rfc3339(OffsetDateTime::from(time).truncate_to_second())
-}
-
-impl RotationStatus {
-    /// Whether the rate limit delays the rotation.
-    #[must_use]
-    pub fn is_rate_limited(&self) -> bool {
-        matches!(self, Self::RateLimited { .. })
-    }
 }
 
 /// Something that has happened.
@@ -231,22 +131,4 @@ pub enum RemoteEvent {
         /// Why.
         error: Arc<RotationError>,
     },
-}
-
-/// Why a certificate was not replaced. It is tried again in every case.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RotationError {
-    /// The platform could not be asked, or its answer could not be read.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// The platform sent a certificate that cannot be used.
-    #[error(transparent)]
-    Certificate(#[from] CertificateError),
-    /// The new certificate could not be stored, so it is not used either.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The new certificate was tried out, and does not do what it is for.
-    #[error("the new certificate does not work: {0}")]
-    Unproven(#[source] BoxError),
 }

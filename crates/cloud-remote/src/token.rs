@@ -15,7 +15,7 @@ use snitun::client::Token;
 use snitun::{Cipher, ProtocolVersion, SessionKey};
 use zeroize::Zeroizing;
 
-use crate::answer::{AnswerError, Fields, NUMBER, STRING, wrong_type};
+use crate::response::{NUMBER, ResponseError, ResponseFields, STRING, wrong_type};
 
 /// A tunnel server reads at most this many bytes of token.
 const MAX_TOKEN: usize = 2_048;
@@ -91,15 +91,15 @@ impl fmt::Debug for TokenRequest {
 /// The platform's answer to a [`TokenRequest`].
 ///
 /// ```
-/// use cloud_remote::TokenAnswer;
+/// use cloud_remote::TokenResponse;
 ///
-/// let answer = TokenAnswer::from_json(br#"{"valid": 1893456000, "throttling": 500, "token": "gAAAAAB"}"#)?;
+/// let answer = TokenResponse::from_json(br#"{"valid": 1893456000, "throttling": 500, "token": "gAAAAAB"}"#)?;
 /// assert_eq!(answer.valid(), 1_893_456_000);
 /// assert_eq!(answer.throttling().map(u32::from), Some(500));
-/// # Ok::<(), cloud_remote::AnswerError>(())
+/// # Ok::<(), cloud_remote::ResponseError>(())
 /// ```
 #[derive(Debug)]
-pub struct TokenAnswer {
+pub struct TokenResponse {
     valid: i64,
     throttling: Option<NonZeroU32>,
     version: ProtocolVersion,
@@ -107,21 +107,21 @@ pub struct TokenAnswer {
     token: Token,
 }
 
-impl TokenAnswer {
+impl TokenResponse {
     /// Reads an answer: `valid`, `token`, and optionally `throttling`, `protocol_version` and `cipher`. Other fields
     /// are ignored.
     ///
     /// # Errors
-    /// [`AnswerError`] if the answer is too long, not a JSON object, or a field is missing or out of its range. The
+    /// [`ResponseError`] if the answer is too long, not a JSON object, or a field is missing or out of its range. The
     /// error never quotes the answer.
-    pub fn from_json(json: &[u8]) -> Result<Self, AnswerError> {
-        let mut fields = Fields::parse(json)?;
+    pub fn from_json(json: &[u8]) -> Result<Self, ResponseError> {
+        let mut fields = ResponseFields::parse(json)?;
         let token = fields.text("token")?;
         if token.is_empty()
             || token.len() > MAX_TOKEN
             || !token.bytes().all(|byte| byte.is_ascii_graphic())
         {
-            return Err(AnswerError::Invalid {
+            return Err(ResponseError::Invalid {
                 field: "token",
                 expected: "1 to 2048 printable characters",
             });
@@ -181,8 +181,8 @@ impl TokenAnswer {
     }
 }
 
-fn valid(value: Option<Value>) -> Result<i64, AnswerError> {
-    let value = number("valid", value)?.ok_or(AnswerError::Missing { field: "valid" })?;
+fn valid(value: Option<Value>) -> Result<i64, ResponseError> {
+    let value = number("valid", value)?.ok_or(ResponseError::Missing { field: "valid" })?;
     if let Some(seconds) = value.as_i64() {
         return Ok(seconds);
     }
@@ -190,7 +190,7 @@ fn valid(value: Option<Value>) -> Result<i64, AnswerError> {
     match value.as_f64() {
         #[allow(clippy::cast_possible_truncation)] // Checked to be far inside of i64.
         Some(seconds) if seconds.abs() < 1e15 => Ok(seconds as i64),
-        _ => Err(AnswerError::Invalid {
+        _ => Err(ResponseError::Invalid {
             field: "valid",
             expected: "a time in Unix seconds",
         }),
@@ -198,14 +198,14 @@ fn valid(value: Option<Value>) -> Result<i64, AnswerError> {
 }
 
 /// The value of a field, if it is there, which has to be a number.
-fn number(field: &'static str, value: Option<Value>) -> Result<Option<Value>, AnswerError> {
+fn number(field: &'static str, value: Option<Value>) -> Result<Option<Value>, ResponseError> {
     match value {
         Some(value) if !value.is_number() => Err(wrong_type(field, NUMBER, &value)),
         value => Ok(value),
     }
 }
 
-fn throttling(value: Option<Value>) -> Result<Option<NonZeroU32>, AnswerError> {
+fn throttling(value: Option<Value>) -> Result<Option<NonZeroU32>, ResponseError> {
     let Some(value) = number("throttling", value)? else {
         return Ok(None);
     };
@@ -213,13 +213,13 @@ fn throttling(value: Option<Value>) -> Result<Option<NonZeroU32>, AnswerError> {
         .as_u64()
         .and_then(|rate| u32::try_from(rate).ok())
         .map(NonZeroU32::new)
-        .ok_or(AnswerError::Invalid {
+        .ok_or(ResponseError::Invalid {
             field: "throttling",
             expected: "a number of messages per second",
         })
 }
 
-fn version(value: Option<Value>) -> Result<ProtocolVersion, AnswerError> {
+fn version(value: Option<Value>) -> Result<ProtocolVersion, ResponseError> {
     let Some(value) = number("protocol_version", value)? else {
         return Ok(ProtocolVersion::default());
     };
@@ -227,20 +227,20 @@ fn version(value: Option<Value>) -> Result<ProtocolVersion, AnswerError> {
         .as_u64()
         .and_then(|version| u8::try_from(version).ok())
         .and_then(|version| ProtocolVersion::try_from(version).ok())
-        .ok_or(AnswerError::Invalid {
+        .ok_or(ResponseError::Invalid {
             field: "protocol_version",
             expected: "a version known to this device",
         })
 }
 
-fn cipher(value: Option<Value>) -> Result<Cipher, AnswerError> {
+fn cipher(value: Option<Value>) -> Result<Cipher, ResponseError> {
     let Some(value) = value else {
         return Ok(Cipher::default());
     };
     let Value::String(name) = &value else {
         return Err(wrong_type("cipher", STRING, &value));
     };
-    name.parse().map_err(|_| AnswerError::Invalid {
+    name.parse().map_err(|_| ResponseError::Invalid {
         field: "cipher",
         expected: "a cipher known to this device",
     })
@@ -251,7 +251,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_request_is_the_json_of_the_protocol() {
+    fn request_serializes_to_protocol_json() {
         let key = SessionKey::from_hex(&"0f".repeat(32), &"a1".repeat(16)).unwrap();
         let request = TokenRequest::new(&key);
         let expected = serde_json::json!({"aesKey": "0f".repeat(32), "aesIv": "a1".repeat(16)});
@@ -264,25 +264,27 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_those_of_todays_platform() {
-        let answer =
-            TokenAnswer::from_json(br#"{"valid": 1, "token": "gAA", "throttling": null, "x": 1}"#)
-                .unwrap();
+    fn defaults_match_current_platform() {
+        let answer = TokenResponse::from_json(
+            br#"{"valid": 1, "token": "gAA", "throttling": null, "x": 1}"#,
+        )
+        .unwrap();
         assert_eq!(answer.throttling(), None);
         assert_eq!(u8::from(answer.protocol_version()), 0);
         assert_eq!(answer.cipher().to_string(), "aes-cbc");
         let answer =
-            TokenAnswer::from_json(br#"{"valid": 1.9, "token": "gAA", "throttling": 0}"#).unwrap();
+            TokenResponse::from_json(br#"{"valid": 1.9, "token": "gAA", "throttling": 0}"#)
+                .unwrap();
         assert_eq!((answer.valid(), answer.throttling()), (1, None));
     }
 
     #[test]
-    fn a_fernet_token_tells_when_it_was_made() {
+    fn fernet_token_contains_issue_time() {
         // The example of the Fernet specification, of 1985.
         let example = "gAAAAAAdwJ6wAAECAwQFBgcICQoLDA0ODy021cpGVWKZ_eEwCGM4BLLF_5CV9dOPmrhuVUPgJobwOz7JcbmrR64jVmpU4IwqDA==";
         let issued = |valid: i64, token: &str| {
             let json = serde_json::json!({"valid": valid, "token": token}).to_string();
-            TokenAnswer::from_json(json.as_bytes()).unwrap().issued()
+            TokenResponse::from_json(json.as_bytes()).unwrap().issued()
         };
         assert_eq!(issued(499_162_860, example), Some(499_162_800));
         for (valid, token) in [
@@ -299,9 +301,9 @@ mod tests {
     }
 
     #[test]
-    fn version_and_cipher_are_taken_over() {
+    fn parses_version_and_cipher() {
         let json = br#"{"valid": 1, "token": "gAA", "protocol_version": 2, "cipher": "aes-gcm"}"#;
-        let answer = TokenAnswer::from_json(json).unwrap();
+        let answer = TokenResponse::from_json(json).unwrap();
         assert_eq!(u8::from(answer.protocol_version()), 2);
         assert_eq!(answer.cipher().to_string(), "aes-gcm");
     }
@@ -330,13 +332,13 @@ mod tests {
                 "\"cipher\" of the platform's answer must be a string, not an object",
             ),
         ] {
-            let error = TokenAnswer::from_json(json.as_bytes()).unwrap_err();
+            let error = TokenResponse::from_json(json.as_bytes()).unwrap_err();
             assert_eq!(error.to_string(), format!("the field {expected}"));
         }
     }
 
     #[test]
-    fn malformed_answers_are_typed_errors_that_quote_nothing() {
+    fn malformed_responses_are_typed_errors_without_quotes() {
         let long = format!(r#"{{"valid": 1, "token": "{}"}}"#, "s3cret".repeat(400));
         let cases: [&[u8]; 13] = [
             b"",
@@ -354,16 +356,16 @@ mod tests {
             br#"{"valid": 1, "token": "s3cret", "cipher": "rot13"}"#,
         ];
         for json in cases {
-            let error = TokenAnswer::from_json(json).unwrap_err();
+            let error = TokenResponse::from_json(json).unwrap_err();
             assert!(
                 !format!("{error} {error:?}").contains("s3cret"),
                 "{error:?}"
             );
         }
-        let huge = vec![b' '; crate::answer::MAX_ANSWER + 1];
+        let huge = vec![b' '; crate::response::MAX_RESPONSE_SIZE + 1];
         assert!(matches!(
-            TokenAnswer::from_json(&huge),
-            Err(AnswerError::TooLong { .. })
+            TokenResponse::from_json(&huge),
+            Err(ResponseError::TooLong { .. })
         ));
     }
 }

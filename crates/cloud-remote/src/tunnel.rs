@@ -3,6 +3,8 @@
 //! No time limit of its own for the whole: the planner gives the attempt up when it takes too long, and the future is
 //! dropped.
 
+pub(crate) mod probe;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,12 +17,12 @@ use snitun::client::{self, ClientConfig, ConnectError, Tunnel};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 
-use crate::planner::ConnectFault;
+use crate::core::ConnectFault;
 
 /// For one address of the relay: one that takes longer is as good as dead.
-const ADDRESS_LIMIT: Duration = Duration::from_secs(8);
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(8);
 /// Before the next address is tried too (RFC 8305 §5 recommends this).
-const HEAD_START: Duration = Duration::from_millis(250);
+const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// All of them get their turn within the limit for connecting.
 const MAX_ADDRESSES: usize = 16;
 
@@ -36,18 +38,18 @@ pub(crate) enum TunnelError {
     #[error("the relay did not let us in: {0}")]
     Handshake(#[source] ConnectError),
     #[error("the tunnel that was to be replaced is in use")]
-    NotQuiet,
+    Busy,
     #[error("the token's key is used up; it was good for one connection")]
-    KeySpent,
+    KeyAlreadyUsed,
 }
 
 impl TunnelError {
     /// Whether it was the relay's answer to our token, or something that another token cannot help.
     pub(crate) fn fault(&self) -> ConnectFault {
         match self {
-            Self::NotQuiet => ConnectFault::NotQuiet,
+            Self::Busy => ConnectFault::Busy,
             // A tunnel that ends before it is up may well be due to a key that is not the token's.
-            Self::Handshake(ConnectError::Ended(_)) | Self::KeySpent => ConnectFault::Refused,
+            Self::Handshake(ConnectError::Ended(_)) | Self::KeyAlreadyUsed => ConnectFault::Refused,
             Self::Handshake(error) if !error.is_retryable() => ConnectFault::Refused,
             Self::Handshake(_) => ConnectFault::Broken,
             Self::Resolve(_) | Self::NoAddress | Self::Unreachable(_) => ConnectFault::Unreachable,
@@ -65,9 +67,9 @@ impl SessionKeys {
     }
 
     /// A key for one connection.
-    pub(crate) fn take(&self) -> Result<ConnectionKey, TunnelError> {
+    pub(crate) fn next_key(&self) -> Result<ConnectionKey, TunnelError> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = held.take().ok_or(TunnelError::KeySpent)?;
+        let key = held.take().ok_or(TunnelError::KeyAlreadyUsed)?;
         *held = key.for_further().map(Into::into);
         Ok(key)
     }
@@ -86,8 +88,8 @@ pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, TunnelError
     let addresses = lookup_host((host, port))
         .await
         .map_err(TunnelError::Resolve)?;
-    race(alternate(addresses), |address| async move {
-        let attempt = timeout(ADDRESS_LIMIT, TcpStream::connect(address)).await;
+    race(interleave_families(addresses), |address| async move {
+        let attempt = timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await;
         let connected = attempt
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
             .and_then(|stream| {
@@ -103,7 +105,7 @@ pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, TunnelError
 }
 
 /// The resolver's order, but with the families taking turns (RFC 8305 §4), and bounded.
-fn alternate(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+fn interleave_families(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let addresses: Vec<_> = addresses.take(MAX_ADDRESSES).collect();
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) = addresses
@@ -120,7 +122,7 @@ fn alternate(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// Starts with the first address, and with the next whenever one has failed or [`HEAD_START`] is over. The first to connect
+/// Starts with the first address, and with the next whenever one has failed or [`CONNECTION_ATTEMPT_DELAY`] is over. The first to connect
 /// wins; the others are dropped.
 async fn race<T, F>(
     addresses: Vec<SocketAddr>,
@@ -137,7 +139,7 @@ where
         let ended = if waiting.len() == 0 {
             running.next().await
         } else {
-            match timeout(HEAD_START, running.next()).await {
+            match timeout(CONNECTION_ATTEMPT_DELAY, running.next()).await {
                 Ok(ended) => ended,
                 Err(_) => continue,
             }
@@ -159,12 +161,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_there_for_as_many_connections_as_its_cipher_permits() {
+    fn session_key_reuse_depends_on_cipher() {
         for cipher in snitun::Cipher::ALL {
             let key = snitun::SessionKey::new([1; 32], [2; 16]);
             let keys = SessionKeys::new(key.with_cipher(cipher));
-            assert!(keys.take().is_ok());
-            let again = keys.clone().take();
+            assert!(keys.next_key().is_ok());
+            let again = keys.clone().next_key();
             assert_eq!(again.is_ok(), cipher != snitun::Cipher::AesGcm);
         }
     }
@@ -174,12 +176,12 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns_beginning_with_the_resolvers_first() {
+    fn interleaves_families_starting_with_resolvers_first() {
         let resolved = addresses(&["[2001:db8::1]:443", "[2001:db8::2]:443", "192.0.2.1:443"]);
         let order = addresses(&["[2001:db8::1]:443", "192.0.2.1:443", "[2001:db8::2]:443"]);
-        assert_eq!(alternate(resolved.into_iter()), order);
+        assert_eq!(interleave_families(resolved.into_iter()), order);
         let many = (1..100).map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
-        assert_eq!(alternate(many).len(), MAX_ADDRESSES);
+        assert_eq!(interleave_families(many).len(), MAX_ADDRESSES);
     }
 
     /// Address `n` behaves as the n-th of these says: it answers after so many milliseconds, well or not.
@@ -199,21 +201,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_address_delays_the_next_by_no_more_than_its_head_start() {
+    async fn silent_address_delays_next_by_attempt_delay() {
         let (after, winner) = race_of(&[(8_000, false), (8_000, false), (20, true)]).await;
         assert_eq!(winner.unwrap(), 2);
-        assert_eq!(after, HEAD_START * 2 + Duration::from_millis(20));
+        assert_eq!(
+            after,
+            CONNECTION_ATTEMPT_DELAY * 2 + Duration::from_millis(20)
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failing_address_gives_way_at_once_and_a_slow_one_may_still_win() {
+    async fn failed_address_starts_next_at_once_slow_one_may_win() {
         let (after, winner) = race_of(&[(10, false), (300, true), (8_000, true)]).await;
         assert_eq!(winner.unwrap(), 1);
         assert_eq!(after, Duration::from_millis(310));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_winner_the_last_failure_is_told() {
+    async fn reports_last_error_when_all_addresses_fail() {
         let (after, winner) = race_of(&[(10, false), (8_000, false)]).await;
         assert!(matches!(winner, Err(TunnelError::Unreachable(_))));
         assert_eq!(after, Duration::from_millis(8_010));

@@ -1,6 +1,8 @@
 //! Where a local application listens.
 
-mod local_name;
+mod cached_host;
+pub(crate) mod copy;
+pub(crate) mod proxy_protocol;
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -17,10 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-pub use local_name::LocalName;
+pub use self::cached_host::CachedHost;
 
 /// A local application accepts at once or is not there.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The address of a local application.
 ///
@@ -40,7 +42,7 @@ pub enum Upstream {
     /// A TCP port, on this device or beside it.
     Tcp(SocketAddr),
     /// A TCP port at whatever address the name has when a connection is made.
-    Host(LocalName),
+    Host(CachedHost),
     /// A Unix socket, which only those on this device reach who may open its file.
     #[cfg(unix)]
     Unix(Arc<Path>),
@@ -52,7 +54,7 @@ impl Upstream {
     pub fn host(name: &str, port: u16) -> Self {
         match name.parse::<IpAddr>() {
             Ok(address) => Self::Tcp((address, port).into()),
-            Err(_) => Self::Host(LocalName::new(name, port)),
+            Err(_) => Self::Host(CachedHost::new(name, port)),
         }
     }
 
@@ -63,7 +65,7 @@ impl Upstream {
     }
 
     pub(crate) async fn connect(&self) -> io::Result<UpstreamStream> {
-        timeout(CONNECT_LIMIT, self.connect_without_limit())
+        timeout(CONNECT_TIMEOUT, self.connect_without_limit())
             .await
             .unwrap_or_else(|_| {
                 Err(io::Error::new(

@@ -41,7 +41,7 @@ fn key_lines(pem: &CertificatePem) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn none_over_a_life_with_connections_rotations_and_failures() {
+async fn no_secret_logged_over_a_full_life() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
@@ -77,7 +77,7 @@ async fn none_over_a_life_with_connections_rotations_and_failures() {
             .issue(&Issue::serial(if good { serial } else { 99 }));
         secrets.extend(key_lines(&pem));
         cloud.platform.certificates.lock().unwrap().push_back(pem);
-        remote.desired_serial(&serial.to_string()).unwrap();
+        remote.set_desired_serial(&serial.to_string()).unwrap();
         event(&mut events, |event| match event {
             RemoteEvent::CertificateRotated { .. } => good.then_some(()),
             RemoteEvent::RotationFailed { .. } => (!good).then_some(()),

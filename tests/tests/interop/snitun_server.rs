@@ -6,9 +6,9 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cloud_remote::{
-    Application, CertificateAnswer, CertificatePem, CertificateRequest, CertificateSource,
-    CertificateStore, RemoteAccess, RemoteConfig, SourceError, StoreError, TokenAnswer,
-    TokenRequest, TokenSource,
+    Application, CertificatePem, CertificateRequest, CertificateResponse, CertificateSource,
+    CertificateStore, RemoteAccess, RemoteConfig, SourceError, StoreError, TokenRequest,
+    TokenResponse, TokenSource,
 };
 use integration_tests::origin::application;
 use integration_tests::pki::Authority;
@@ -30,7 +30,7 @@ struct Platform {
 }
 
 impl TokenSource for Platform {
-    async fn request_token(&self, request: TokenRequest) -> Result<TokenAnswer, SourceError> {
+    async fn request_token(&self, request: TokenRequest) -> Result<TokenResponse, SourceError> {
         let key = SessionKey::from_hex(request.key_hex(), request.iv_hex())
             .map_err(SourceError::unavailable)?;
         let now = SystemTime::now()
@@ -46,7 +46,7 @@ impl TokenSource for Platform {
             "protocol_version": u8::from(self.version),
             "cipher": self.cipher.to_string(),
         });
-        Ok(TokenAnswer::from_json(answer.to_string().as_bytes())?)
+        Ok(TokenResponse::from_json(answer.to_string().as_bytes())?)
     }
 }
 
@@ -57,7 +57,7 @@ impl CertificateSource for NoRotation {
     async fn request_certificate(
         &self,
         _: CertificateRequest,
-    ) -> Result<CertificateAnswer, SourceError> {
+    ) -> Result<CertificateResponse, SourceError> {
         Err(SourceError::TimedOut)
     }
 }

@@ -7,8 +7,6 @@ use http::uri::Authority;
 use http::{Request, Version};
 use rustls::pki_types::ServerName;
 
-use crate::http_options::AllowedHost;
-
 /// A host in the one form in which it is compared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Host {
@@ -75,9 +73,8 @@ pub(crate) struct AllowedHosts {
 
 impl AllowedHosts {
     /// The access point and `others`. `None` if the access point is no host name.
-    pub(crate) fn new(access_point: &str, others: Vec<AllowedHost>) -> Option<Self> {
+    pub(crate) fn new(access_point: &str, others: impl Iterator<Item = Host>) -> Option<Self> {
         let own = Host::name(access_point)?;
-        let others = others.into_iter().map(|AllowedHost(host)| host);
         Some(Self {
             access_point: HeaderValue::from_str(access_point).ok()?,
             allowed: std::iter::once(own).chain(others).collect(),
@@ -137,7 +134,7 @@ mod tests {
         hosts: &[&'static str],
         others: &[&str],
     ) -> Result<String, HostError> {
-        let others = others.iter().map(|host| host.parse().unwrap()).collect();
+        let others = others.iter().map(|host| Host::parse(host).unwrap());
         let mut request = Request::builder().version(version).uri(uri);
         for host in hosts {
             request = request.header(HOST, *host);

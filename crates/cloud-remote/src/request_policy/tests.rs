@@ -12,7 +12,7 @@ fn applied(request: http::request::Builder) -> Result<Request<()>, Refusal> {
 }
 
 #[test]
-fn request_of_http2_gets_the_checked_host() {
+fn http2_request_gets_checked_host() {
     let request = Request::get(format!("https://{NAME}/")).version(Version::HTTP_2);
     let request = applied(request.header("content-length", "05")).unwrap();
     assert_eq!(request.headers()["host"], NAME);

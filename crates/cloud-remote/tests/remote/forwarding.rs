@@ -77,7 +77,7 @@ async fn local_web() -> Local {
 }
 
 /// An address where nobody listens.
-async fn nobody() -> SocketAddr {
+async fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
@@ -86,7 +86,7 @@ async fn nobody() -> SocketAddr {
 }
 
 #[tokio::test]
-async fn the_application_is_told_the_truth_about_the_caller() {
+async fn upstream_gets_true_client_address() {
     let cloud = Cloud::start().await;
     let local = local_web().await;
     let _remote = cloud.device(Application::forward(local.address)).await;
@@ -133,7 +133,7 @@ async fn the_application_is_told_the_truth_about_the_caller() {
 }
 
 #[tokio::test]
-async fn an_application_is_found_by_its_name() {
+async fn upstream_is_resolved_by_name() {
     let cloud = Cloud::start().await;
     let local = local_web().await;
     let upstream = Upstream::host("localhost", local.address.port());
@@ -149,7 +149,7 @@ async fn an_application_is_found_by_its_name() {
 }
 
 #[tokio::test]
-async fn bodies_addresses_and_answers_are_passed_on() {
+async fn forwards_bodies_paths_and_responses() {
     let cloud = Cloud::start().await;
     let local = local_web().await;
     let _remote = cloud.device(Application::forward(local.address)).await;
@@ -187,7 +187,7 @@ async fn bodies_addresses_and_answers_are_passed_on() {
 }
 
 #[tokio::test]
-async fn websockets_are_passed_on() {
+async fn forwards_websockets() {
     let cloud = Cloud::start().await;
     let local = local_web().await;
     let remote = cloud.device(Application::forward(local.address)).await;
@@ -197,7 +197,7 @@ async fn websockets_are_passed_on() {
 
 /// Behind an upgrade to HTTP/2 the caller could tell the application whatever it likes.
 #[tokio::test]
-async fn a_request_to_change_to_anything_but_websocket_is_an_ordinary_one() {
+async fn non_websocket_upgrade_is_ordinary_request() {
     let cloud = Cloud::start().await;
     let local = local_web().await;
     let _remote = cloud.device(Application::forward(local.address)).await;
@@ -216,9 +216,9 @@ async fn a_request_to_change_to_anything_but_websocket_is_an_ordinary_one() {
 }
 
 #[tokio::test]
-async fn an_application_that_is_down_gives_502_until_it_is_back() {
+async fn upstream_down_returns_502_until_back() {
     let cloud = Cloud::start().await;
-    let address = nobody().await;
+    let address = closed_port().await;
     let _remote = cloud.device(Application::forward(address)).await;
     let browser = cloud.browser(&["h2"]);
     let response = browser.get(cloud.url("/")).send().await.unwrap();
@@ -235,7 +235,7 @@ async fn an_application_that_is_down_gives_502_until_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_frees_the_connection_to_the_application() {
+async fn caller_disconnect_frees_upstream_connection() {
     let cloud = Cloud::start().await;
     let local = local_web().await;
     let remote = cloud.device(Application::forward(local.address)).await;
@@ -252,7 +252,7 @@ async fn a_caller_that_goes_away_frees_the_connection_to_the_application() {
 /// The reverse proxy and plain bytes, over a Unix socket.
 #[cfg(unix)]
 #[tokio::test]
-async fn an_application_at_a_unix_socket() {
+async fn forwards_to_unix_socket() {
     use tokio::net::UnixListener;
 
     let directory = tempfile::tempdir().unwrap();
@@ -303,7 +303,7 @@ async fn take_one(listener: TcpListener, length: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn plain_bytes_with_the_proxy_protocol() {
+async fn forwards_tcp_with_proxy_protocol() {
     for version in [None, Some(ProxyProtocol::V1), Some(ProxyProtocol::V2)] {
         let cloud = Cloud::start().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -328,7 +328,7 @@ async fn plain_bytes_with_the_proxy_protocol() {
 }
 
 #[tokio::test]
-async fn tls_and_all_is_passed_through() {
+async fn passes_tls_through() {
     let cloud = Cloud::start().await;
     let own: CertificatePem = cloud.platform.ca.issue(&Issue::serial(99));
     let chain = CertificateDer::pem_slice_iter(own.chain().as_bytes())
@@ -367,10 +367,10 @@ async fn tls_and_all_is_passed_through() {
 }
 
 #[tokio::test]
-async fn nobody_behind_a_plain_forward_closes_the_connection() {
+async fn unreachable_tcp_upstream_closes_connection() {
     let cloud = Cloud::start().await;
     let remote = cloud
-        .device(Application::forward_tcp(nobody().await, None))
+        .device(Application::forward_tcp(closed_port().await, None))
         .await;
     let mut stream = cloud.open(&[]).await.unwrap();
     let mut answer = Vec::new();

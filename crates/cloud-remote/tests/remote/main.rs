@@ -4,13 +4,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test fails by panicking, in its helpers too.
 
 mod forwarding;
+mod handover;
 mod messages;
-mod probing;
-mod renewal;
+mod reachability;
 mod requests;
 mod rotation;
 mod serving;
-mod stopping;
+mod shutdown;
 mod streams;
 mod support;
 mod tokens;

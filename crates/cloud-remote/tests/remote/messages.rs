@@ -8,13 +8,13 @@ use tokio::net::TcpListener;
 use crate::support::{Cloud, NAME, within};
 
 /// A device with an application that says what it is told to.
-struct Proxy {
+struct ReverseProxy {
     cloud: Cloud,
     application: TcpListener,
     _remote: RemoteHandle,
 }
 
-impl Proxy {
+impl ReverseProxy {
     async fn start() -> Self {
         let cloud = Cloud::start().await;
         let application = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -62,8 +62,8 @@ async fn until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 #[tokio::test]
-async fn a_request_for_no_host_or_two_is_refused() {
-    let proxy = Proxy::start().await;
+async fn request_without_exactly_one_host_is_refused() {
+    let proxy = ReverseProxy::start().await;
     for hosts in ["", "Host: a\r\nHost: b\r\n", "Host: a\r\nHost: a\r\n"] {
         let request = format!("GET / HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
         let answer = proxy.ask(&request).await;
@@ -72,8 +72,8 @@ async fn a_request_for_no_host_or_two_is_refused() {
 }
 
 #[tokio::test]
-async fn the_host_is_told_without_a_user() {
-    let proxy = Proxy::start().await;
+async fn host_is_forwarded_without_userinfo() {
+    let proxy = ReverseProxy::start().await;
     let request = format!(
         "GET http://user:secret@{NAME}/page HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n"
     );
@@ -89,8 +89,8 @@ async fn the_host_is_told_without_a_user() {
 }
 
 #[tokio::test]
-async fn a_request_has_one_length() {
-    let proxy = Proxy::start().await;
+async fn request_has_one_length() {
+    let proxy = ReverseProxy::start().await;
     for lengths in [
         "Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 4\r\n",
@@ -120,8 +120,8 @@ async fn a_request_has_one_length() {
 }
 
 #[tokio::test]
-async fn a_length_that_is_named_as_an_option_of_the_connection_is_still_told() {
-    let proxy = Proxy::start().await;
+async fn content_length_named_by_connection_is_forwarded() {
+    let proxy = ReverseProxy::start().await;
     let request = format!(
         "POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 5\r\nConnection: close, content-length, host, x-forwarded-for\r\n\r\nhello"
     );
@@ -137,8 +137,8 @@ async fn a_length_that_is_named_as_an_option_of_the_connection_is_still_told() {
 }
 
 #[tokio::test]
-async fn a_caller_that_waits_for_leave_gets_it_here() {
-    let proxy = Proxy::start().await;
+async fn expect_continue_is_answered_by_device() {
+    let proxy = ReverseProxy::start().await;
     let application = async {
         let (mut stream, _) = within(proxy.application.accept()).await.unwrap();
         let seen = until(&mut stream, "hello").await;
@@ -161,8 +161,8 @@ async fn a_caller_that_waits_for_leave_gets_it_here() {
 }
 
 #[tokio::test]
-async fn answers_without_a_body_keep_their_length_and_end() {
-    let proxy = Proxy::start().await;
+async fn bodiless_responses_keep_length_and_end() {
+    let proxy = ReverseProxy::start().await;
     for (method, status, length) in [
         ("HEAD", "200 OK", "content-length: 1000\r\n"),
         // It need not be told here.
@@ -186,8 +186,8 @@ async fn answers_without_a_body_keep_their_length_and_end() {
 }
 
 #[tokio::test]
-async fn an_answer_has_one_length() {
-    let proxy = Proxy::start().await;
+async fn response_has_one_length() {
+    let proxy = ReverseProxy::start().await;
     let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
     for lengths in [
         "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
@@ -201,8 +201,8 @@ async fn an_answer_has_one_length() {
 }
 
 #[tokio::test]
-async fn equal_lengths_of_an_answer_become_one() {
-    let proxy = Proxy::start().await;
+async fn equal_response_lengths_become_one() {
+    let proxy = ReverseProxy::start().await;
     let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
     let browser = proxy.cloud.browser(&["h2"]);
     for second in ["2", "02"] {
@@ -225,8 +225,8 @@ async fn equal_lengths_of_an_answer_become_one() {
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_does_not_look_whole() {
-    let proxy = Proxy::start().await;
+async fn truncated_response_is_not_complete() {
+    let proxy = ReverseProxy::start().await;
     let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
     let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
     let (_, answer) = proxy.exchange(&request, "\r\n\r\n", answer).await;
@@ -239,8 +239,8 @@ async fn an_answer_that_breaks_off_does_not_look_whole() {
 
 /// The application neither reads the rest nor waits for its end.
 #[tokio::test]
-async fn an_upload_that_is_refused_gets_its_answer() {
-    let proxy = Proxy::start().await;
+async fn refused_upload_gets_response() {
+    let proxy = ReverseProxy::start().await;
     let refused =
         "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno!";
     for (answer, status) in [(refused, "413 "), ("", "502 ")].repeat(10) {
@@ -273,8 +273,8 @@ async fn an_upload_that_is_refused_gets_its_answer() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_refused_gets_its_answer_over_http_2_too() {
-    let proxy = Proxy::start().await;
+async fn refused_upload_gets_response_over_http2() {
+    let proxy = ReverseProxy::start().await;
     let browser = proxy.cloud.browser(&["h2"]);
     for _ in 0..10 {
         let application = async {

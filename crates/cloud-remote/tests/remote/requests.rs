@@ -310,7 +310,7 @@ const UNTRUSTED: &[&str] = &[
 ];
 
 #[tokio::test]
-async fn headers_of_trusted_proxies_do_not_pass() {
+async fn trusted_proxy_headers_are_removed() {
     for device in Device::both(HttpOptions::new()).await {
         let lines: Vec<String> = UNTRUSTED
             .iter()
@@ -336,7 +336,7 @@ async fn headers_of_trusted_proxies_do_not_pass() {
 }
 
 #[tokio::test]
-async fn headers_pass_that_the_operator_names() {
+async fn allowed_proxy_headers_pass() {
     let options = HttpOptions::new()
         .pass_header("CF-Connecting-IP".parse().unwrap())
         .pass_header("Api_Key".parse().unwrap());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cloud_remote::{CertificateError, CertificatePem, RemoteEvent, RotationError, Timing};
+use cloud_remote::{CertificateError, CertificatePem, RemoteEvent, RotationError, Timeouts};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::serving::web;
@@ -26,7 +26,7 @@ async fn get_hello(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) {
 }
 
 #[tokio::test]
-async fn new_connections_get_the_new_certificate_and_open_ones_go_on() {
+async fn rotation_affects_new_connections_only() {
     let cloud = Cloud::start().await;
     let remote = cloud.device(web()).await;
     let mut events = remote.events();
@@ -40,7 +40,7 @@ async fn new_connections_get_the_new_certificate_and_open_ones_go_on() {
         .lock()
         .unwrap()
         .push_back(cloud.platform.ca.issue(&Issue::serial(2)));
-    remote.desired_serial("0002").unwrap();
+    remote.set_desired_serial("0002").unwrap();
     let rotated = event(&mut events, |event| match event {
         RemoteEvent::CertificateRotated { serial, .. } => Some(serial),
         RemoteEvent::Disconnected { reason } => panic!("the tunnel was cut: {reason}"),
@@ -62,7 +62,7 @@ async fn refused(cloud: &Cloud, bad: CertificatePem) -> Arc<RotationError> {
     let remote = cloud.device(web()).await;
     let mut events = remote.events();
     cloud.platform.certificates.lock().unwrap().push_back(bad);
-    remote.desired_serial("2").unwrap();
+    remote.set_desired_serial("2").unwrap();
     let error = event(&mut events, |event| match event {
         RemoteEvent::RotationFailed { serial, error } if serial.as_str() == "2" => Some(error),
         RemoteEvent::CertificateRotated { .. } => panic!("a bad certificate was taken"),
@@ -78,7 +78,7 @@ async fn refused(cloud: &Cloud, bad: CertificatePem) -> Arc<RotationError> {
 }
 
 #[tokio::test]
-async fn a_wrong_key_keeps_the_old_certificate() {
+async fn wrong_key_keeps_old_certificate() {
     let cloud = Cloud::start().await;
     let ca = &cloud.platform.ca;
     let mixed = CertificatePem::new(
@@ -96,7 +96,7 @@ async fn a_wrong_key_keeps_the_old_certificate() {
 }
 
 #[tokio::test]
-async fn a_wrong_serial_number_keeps_the_old_certificate() {
+async fn wrong_serial_keeps_old_certificate() {
     let cloud = Cloud::start().await;
     let error = refused(&cloud, cloud.platform.ca.issue(&Issue::serial(3))).await;
     assert!(
@@ -109,7 +109,7 @@ async fn a_wrong_serial_number_keeps_the_old_certificate() {
 }
 
 #[tokio::test]
-async fn an_expired_one_keeps_the_old_certificate() {
+async fn expired_certificate_keeps_old_one() {
     let cloud = Cloud::start().await;
     let expired = Issue {
         days: -1,
@@ -126,7 +126,7 @@ async fn an_expired_one_keeps_the_old_certificate() {
 }
 
 #[tokio::test]
-async fn dates_are_judged_by_the_platforms_clock() {
+async fn dates_are_checked_by_platform_clock() {
     let cloud = Cloud::start().await;
     let remote = cloud.device_from(cloud.builder().application(web())).await;
     let mut events = remote.events();
@@ -143,7 +143,7 @@ async fn dates_are_judged_by_the_platforms_clock() {
         .unwrap()
         .push_back(certificate);
     remote.set_messaging_online(true);
-    remote.desired_serial("2").unwrap();
+    remote.set_desired_serial("2").unwrap();
     let error = event(&mut events, |event| match event {
         RemoteEvent::RotationFailed { error, .. } => Some(error),
         _ => None,
@@ -160,7 +160,7 @@ async fn dates_are_judged_by_the_platforms_clock() {
 
 /// No sockets take part, so half a minute need not last half a minute.
 #[tokio::test(start_paused = true)]
-async fn a_failed_rotation_is_tried_again_until_it_is_done() {
+async fn failed_rotation_retries_until_done() {
     let cloud = Cloud::start().await;
     let faults = [TokenFault::Silent; 99];
     cloud.platform.token_faults.lock().unwrap().extend(faults);
@@ -175,7 +175,7 @@ async fn a_failed_rotation_is_tried_again_until_it_is_done() {
         right,
     ]);
     remote.set_messaging_online(true);
-    remote.desired_serial("2").unwrap();
+    remote.set_desired_serial("2").unwrap();
     let mut failures = Vec::new();
     loop {
         match events.recv().await.unwrap() {
@@ -192,7 +192,7 @@ async fn a_failed_rotation_is_tried_again_until_it_is_done() {
 }
 
 #[tokio::test]
-async fn notice_is_given_of_the_certificates_end_once_for_each() {
+async fn expiry_notice_is_given_once() {
     let cloud = Cloud::start().await;
     let ending = |serial, days| {
         cloud.platform.ca.issue(&Issue {
@@ -201,7 +201,7 @@ async fn notice_is_given_of_the_certificates_end_once_for_each() {
         })
     };
     *cloud.platform.stored.lock().unwrap() = ending(1, 20);
-    let mut timing = Timing::default();
+    let mut timing = Timeouts::default();
     timing.check_interval = Duration::from_millis(100);
     let builder = cloud.builder().application(web()).timing(timing);
     let remote = cloud.device_from(builder).await;
@@ -223,12 +223,12 @@ async fn notice_is_given_of_the_certificates_end_once_for_each() {
     assert_eq!(notices().await, ("1".to_owned(), 14));
     let next = ending(2, 12);
     cloud.platform.certificates.lock().unwrap().push_back(next);
-    remote.desired_serial("2").unwrap();
+    remote.set_desired_serial("2").unwrap();
     assert_eq!(notices().await, ("2".to_owned(), 3));
 }
 
 #[tokio::test]
-async fn one_that_its_chain_does_not_certify_keeps_the_old_certificate() {
+async fn broken_chain_keeps_old_certificate() {
     let cloud = Cloud::start().await;
     let certificate = cloud.platform.ca.issue(&Issue::serial(2));
     let stranger = Ca::new().issue(&Issue::serial(9));
@@ -247,7 +247,7 @@ async fn one_that_its_chain_does_not_certify_keeps_the_old_certificate() {
 }
 
 #[tokio::test]
-async fn one_for_another_name_keeps_the_old_certificate() {
+async fn wrong_name_keeps_old_certificate() {
     let cloud = Cloud::start().await;
     let foreign = Issue {
         name: "sn0002.ui.example.com",
@@ -261,7 +261,7 @@ async fn one_for_another_name_keeps_the_old_certificate() {
 }
 
 #[tokio::test]
-async fn one_that_is_no_certificate_keeps_the_old_certificate() {
+async fn malformed_certificate_keeps_old_one() {
     let cloud = Cloud::start().await;
     let error = refused(&cloud, CertificatePem::new("hello", "there".to_owned())).await;
     assert!(
@@ -274,7 +274,7 @@ async fn one_that_is_no_certificate_keeps_the_old_certificate() {
 }
 
 #[tokio::test]
-async fn one_that_cannot_be_stored_is_not_served() {
+async fn unstorable_certificate_is_not_served() {
     let cloud = Cloud::start().await;
     *cloud.platform.store_fails.lock().unwrap() = true;
     let error = refused(&cloud, cloud.platform.ca.issue(&Issue::serial(2))).await;
@@ -283,7 +283,7 @@ async fn one_that_cannot_be_stored_is_not_served() {
 }
 
 #[tokio::test]
-async fn a_wish_that_comes_before_the_platform_can_be_asked_is_not_forgotten() {
+async fn desired_set_while_offline_is_requested_later() {
     let cloud = Cloud::start().await;
     let remote = cloud.device_from(cloud.builder().application(web())).await;
     cloud
@@ -292,15 +292,15 @@ async fn a_wish_that_comes_before_the_platform_can_be_asked_is_not_forgotten() {
         .lock()
         .unwrap()
         .push_back(cloud.platform.ca.issue(&Issue::serial(2)));
-    remote.desired_serial("2").unwrap();
-    remote.desired_serial("two").unwrap_err();
+    remote.set_desired_serial("2").unwrap();
+    remote.set_desired_serial("two").unwrap_err();
     assert!(cloud.platform.requested_serials.lock().unwrap().is_empty());
     remote.set_messaging_online(true);
     eventually(|| remote.status().borrow().certificate.serial.as_str() == "2").await;
 }
 
 #[tokio::test]
-async fn a_wish_that_goes_while_the_certificate_is_stored_asks_for_no_other() {
+async fn withdrawing_desired_while_storing_requests_nothing() {
     let cloud = Cloud::start().await;
     let remote = cloud.device(web()).await;
     let mut events = remote.events();
@@ -320,9 +320,9 @@ async fn a_wish_that_goes_while_the_certificate_is_stored_asks_for_no_other() {
     };
     let storing = platform.storing.lock().await;
     issue(2);
-    remote.desired_serial("2").unwrap();
+    remote.set_desired_serial("2").unwrap();
     eventually(|| platform.to_store.load(Ordering::Relaxed) == 1).await;
-    remote.undesired();
+    remote.set_desired(None);
     // All tasks are on this thread: each has its turn, and hears of it before the store is through.
     for _ in 0..100 {
         tokio::task::yield_now().await;
@@ -330,11 +330,11 @@ async fn a_wish_that_goes_while_the_certificate_is_stored_asks_for_no_other() {
     drop(storing);
     assert_eq!(rotated().await, "2");
     issue(3);
-    remote.desired_serial("3").unwrap();
+    remote.set_desired_serial("3").unwrap();
     assert_eq!(rotated().await, "3");
     assert_eq!(requested(), ["2", "3"]);
     // The one from before can be wished for like any other.
     issue(2);
-    remote.desired_serial("2").unwrap();
+    remote.set_desired_serial("2").unwrap();
     assert_eq!(rotated().await, "2");
 }

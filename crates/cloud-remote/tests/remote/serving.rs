@@ -112,7 +112,7 @@ async fn pages_over(cloud: &Cloud, protocols: &[&str], version: http::Version) {
 }
 
 #[tokio::test]
-async fn pages_over_http_1_and_2_with_the_callers_address() {
+async fn serves_http1_and_http2_with_client_address() {
     let cloud = Cloud::start().await;
     let _remote = cloud.device(web()).await;
     pages_over(&cloud, &["http/1.1"], http::Version::HTTP_11).await;
@@ -121,7 +121,7 @@ async fn pages_over_http_1_and_2_with_the_callers_address() {
 }
 
 #[tokio::test]
-async fn later_versions_and_ciphers_that_the_platform_names() {
+async fn platform_selects_protocol_version_and_cipher() {
     for (version, cipher) in [
         (ProtocolVersion::V1, Cipher::AesGcm),
         (ProtocolVersion::V2, Cipher::AesGcmSiv),
@@ -133,14 +133,14 @@ async fn later_versions_and_ciphers_that_the_platform_names() {
 }
 
 #[tokio::test]
-async fn websockets() {
+async fn serves_websockets() {
     let cloud = Cloud::start().await;
     let _remote = cloud.device(web()).await;
     echo_over_websocket(&cloud).await;
 }
 
 #[tokio::test]
-async fn many_connections_at_once() {
+async fn serves_many_connections_at_once() {
     let cloud = Cloud::start().await;
     let _remote = cloud.device(web()).await;
     let browser = cloud.browser(&["http/1.1"]);
@@ -159,7 +159,7 @@ async fn many_connections_at_once() {
 }
 
 #[tokio::test]
-async fn tls_1_2_and_resumed_sessions() {
+async fn serves_tls_1_2_and_resumed_sessions() {
     let cloud = Cloud::start().await;
     let _remote = cloud.device(web()).await;
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
@@ -186,7 +186,7 @@ async fn tls_1_2_and_resumed_sessions() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_in_the_middle_does_no_harm() {
+async fn caller_disconnect_mid_response_is_harmless() {
     let cloud = Cloud::start().await;
     let remote = cloud.device(web()).await;
     let mut events = remote.events();
@@ -216,7 +216,7 @@ async fn a_caller_that_goes_away_in_the_middle_does_no_harm() {
 }
 
 #[tokio::test]
-async fn callers_without_tls_or_with_a_broken_handshake_are_let_go() {
+async fn failed_tls_handshake_ends_connection() {
     let cloud = Cloud::start().await;
     let remote = cloud.device(web()).await;
     let mut plain = TcpStream::connect(cloud.address).await.unwrap();
@@ -237,7 +237,7 @@ async fn callers_without_tls_or_with_a_broken_handshake_are_let_go() {
 }
 
 #[tokio::test]
-async fn a_silent_caller_is_dropped_after_the_header_limit() {
+async fn silent_caller_is_dropped_at_header_timeout() {
     let cloud = Cloud::start().await;
     let mut limits = Limits::default();
     limits.request_header = std::time::Duration::from_millis(100);
@@ -254,7 +254,7 @@ async fn a_silent_caller_is_dropped_after_the_header_limit() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_stalls_is_dropped_after_its_limit() {
+async fn stalled_handshake_is_dropped_at_timeout() {
     let cloud = Cloud::start().await;
     let mut limits = Limits::default();
     limits.tls_handshake = std::time::Duration::from_millis(100);
@@ -294,7 +294,7 @@ async fn connections_from_one_address_are_limited() {
 }
 
 #[tokio::test]
-async fn access_rules_change_while_running_and_leave_open_connections_alone() {
+async fn changed_access_rules_keep_open_connections() {
     let cloud = Cloud::start().await;
     let remote = cloud.device(web()).await;
     let mut open = cloud.open(&["http/1.1"]).await.unwrap();
@@ -310,7 +310,7 @@ async fn access_rules_change_while_running_and_leave_open_connections_alone() {
 }
 
 #[tokio::test]
-async fn an_application_that_fails_answers_500() {
+async fn failed_application_returns_500() {
     let cloud = Cloud::start().await;
     let failing = tower::service_fn(|_: http::Request<cloud_remote::RequestBody>| async {
         Err::<http::Response<Body>, _>(std::io::Error::other("out of order"))

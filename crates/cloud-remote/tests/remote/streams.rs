@@ -116,7 +116,7 @@ pub(crate) async fn websocket_over_http2(
 }
 
 #[tokio::test]
-async fn a_websocket_over_http_2() {
+async fn serves_websocket_over_http2() {
     let cloud = Cloud::start().await;
     let _remote = cloud.device(counting().0).await;
     let mut socket = websocket_over_http2(&cloud).await;
@@ -145,7 +145,7 @@ async fn settled(number: &AtomicU64) -> u64 {
 }
 
 #[tokio::test]
-async fn a_caller_that_does_not_read_stops_the_application_and_loses_nothing() {
+async fn slow_caller_applies_backpressure_without_loss() {
     for protocol in ["h2", "http/1.1"] {
         let cloud = Cloud::speaking(ProtocolVersion::V1, Cipher::AesCbc).await;
         let (application, produced) = counting();
@@ -163,7 +163,7 @@ async fn a_caller_that_does_not_read_stops_the_application_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn an_application_that_does_not_read_stops_the_caller_and_gets_everything() {
+async fn slow_application_applies_backpressure_without_loss() {
     let cloud = Cloud::speaking(ProtocolVersion::V1, Cipher::AesCbc).await;
     let read = Arc::new(Notify::new());
     let reads = Arc::clone(&read);
@@ -215,7 +215,7 @@ async fn an_application_that_does_not_read_stops_the_caller_and_gets_everything(
 }
 
 #[tokio::test]
-async fn server_sent_events_come_one_by_one() {
+async fn server_sent_events_arrive_individually() {
     for protocol in ["h2", "http/1.1"] {
         let cloud = Cloud::start().await;
         let (send, events) = mpsc::channel::<String>(1);
@@ -246,7 +246,7 @@ async fn server_sent_events_come_one_by_one() {
 }
 
 #[tokio::test]
-async fn a_header_that_is_too_large_is_refused() {
+async fn oversized_header_is_refused() {
     let cloud = Cloud::start().await;
     let remote = cloud.device(counting().0).await;
     for protocol in ["h2", "http/1.1"] {
@@ -261,7 +261,7 @@ async fn a_header_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_ended() {
+async fn idle_connection_is_closed() {
     let cloud = Cloud::start().await;
     let mut limits = Limits::default();
     limits.idle = Duration::from_millis(300);

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cloud_remote::{
-    Application, CertificateAnswer, CertificatePem, CertificateRequest, CertificateSource,
+    Application, CertificatePem, CertificateRequest, CertificateResponse, CertificateSource,
     CertificateStore, RemoteAccess, RemoteAccessBuilder, RemoteConfig, RemoteEvent, RemoteHandle,
-    SourceError, StoreError, TokenAnswer, TokenRequest, TokenSource,
+    SourceError, StoreError, TokenRequest, TokenResponse, TokenSource,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SerialNumber};
 use rustls::pki_types::pem::PemObject;
@@ -140,7 +140,7 @@ fn unix_now() -> i64 {
 }
 
 impl TokenSource for Platform {
-    async fn request_token(&self, request: TokenRequest) -> Result<TokenAnswer, SourceError> {
+    async fn request_token(&self, request: TokenRequest) -> Result<TokenResponse, SourceError> {
         self.requested_keys
             .lock()
             .unwrap()
@@ -150,7 +150,7 @@ impl TokenSource for Platform {
         let key = match fault {
             Some(TokenFault::Panic) => panic!("told to"),
             Some(TokenFault::Silent) => std::future::pending().await,
-            Some(TokenFault::Malformed) => return Ok(TokenAnswer::from_json(b"{\"valid\": 12")?),
+            Some(TokenFault::Malformed) => return Ok(TokenResponse::from_json(b"{\"valid\": 12")?),
             Some(TokenFault::ForeignKeys) => SessionKey::generate().unwrap(),
             None => SessionKey::from_hex(request.key_hex(), request.iv_hex()).unwrap(),
         };
@@ -166,7 +166,7 @@ impl TokenSource for Platform {
             "protocol_version": u8::from(self.version),
             "cipher": self.cipher.to_string(),
         });
-        Ok(TokenAnswer::from_json(json.to_string().as_bytes())?)
+        Ok(TokenResponse::from_json(json.to_string().as_bytes())?)
     }
 }
 
@@ -174,7 +174,7 @@ impl CertificateSource for Platform {
     async fn request_certificate(
         &self,
         request: CertificateRequest,
-    ) -> Result<CertificateAnswer, SourceError> {
+    ) -> Result<CertificateResponse, SourceError> {
         self.requested_serials
             .lock()
             .unwrap()
@@ -184,7 +184,7 @@ impl CertificateSource for Platform {
             return std::future::pending().await;
         };
         let json = serde_json::json!({"cert": pem.chain(), "pkey": pem.key()});
-        Ok(CertificateAnswer::from_json(json.to_string().as_bytes())?)
+        Ok(CertificateResponse::from_json(json.to_string().as_bytes())?)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloud_remote::{Application, Limits, Probe, RemoteEvent, SourceError, Timing, TunnelStatus};
+use cloud_remote::{Application, Limits, Probe, RemoteEvent, SourceError, Timeouts, TunnelStatus};
 
 use crate::serving::web;
 use crate::support::{Cloud, TokenFault, connected, event, eventually, within};
@@ -18,7 +18,7 @@ fn requests(cloud: &Cloud) -> usize {
 }
 
 #[tokio::test]
-async fn the_tunnel_is_up_within_a_second_of_being_online() {
+async fn tunnel_connects_within_a_second_of_online() {
     let cloud = Cloud::start().await;
     let remote = cloud.device_from(cloud.builder().application(web())).await;
     let mut events = remote.events();
@@ -43,7 +43,7 @@ async fn the_tunnel_is_up_within_a_second_of_being_online() {
 }
 
 #[tokio::test]
-async fn a_malformed_answer_is_reported_and_asked_again() {
+async fn malformed_token_response_is_reported_and_retried() {
     let cloud = Cloud::start().await;
     faults(&cloud, &[TokenFault::Malformed]);
     let remote = cloud.device_from(cloud.builder().application(web())).await;
@@ -61,7 +61,7 @@ async fn a_malformed_answer_is_reported_and_asked_again() {
 
 /// No sockets take part until the answer is there, so a minute need not last a minute.
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_does_not_come_is_asked_for_again_with_fresh_keys() {
+async fn token_timeout_retries_with_fresh_keys() {
     let cloud = Cloud::start().await;
     faults(&cloud, &[TokenFault::Silent; 4]);
     let remote = cloud.device_from(cloud.builder().application(web())).await;
@@ -85,7 +85,7 @@ async fn an_answer_that_does_not_come_is_asked_for_again_with_fresh_keys() {
 }
 
 #[tokio::test]
-async fn a_lost_session_gives_the_request_up_and_its_return_asks_again() {
+async fn session_loss_cancels_token_request_and_return_retries() {
     let cloud = Cloud::start().await;
     faults(&cloud, &[TokenFault::Silent]);
     let remote = cloud.device_from(cloud.builder().application(web())).await;
@@ -99,7 +99,7 @@ async fn a_lost_session_gives_the_request_up_and_its_return_asks_again() {
 }
 
 #[tokio::test]
-async fn a_source_that_panics_is_a_failed_request() {
+async fn panicking_source_is_a_failed_request() {
     let cloud = Cloud::start().await;
     faults(&cloud, &[TokenFault::Panic]);
     let remote = cloud.device_from(cloud.builder().application(web())).await;
@@ -115,7 +115,7 @@ async fn a_source_that_panics_is_a_failed_request() {
 }
 
 #[tokio::test]
-async fn a_token_for_other_keys_is_given_up_and_replaced() {
+async fn token_for_other_keys_is_replaced() {
     let cloud = Cloud::start().await;
     faults(&cloud, &[TokenFault::ForeignKeys]);
     let remote = cloud.device_from(cloud.builder().application(web())).await;
@@ -130,7 +130,7 @@ async fn a_token_for_other_keys_is_given_up_and_replaced() {
 }
 
 #[tokio::test]
-async fn a_clock_that_calls_every_token_expired_does_not_keep_the_tunnel_down() {
+async fn fast_clock_does_not_keep_tunnel_down() {
     let cloud = Cloud::start().await;
     // The platform's clock, a day behind ours. The relay goes by the platform's.
     *cloud.platform.valid_for.lock().unwrap() = (-86_400, 86_400);
@@ -141,11 +141,11 @@ async fn a_clock_that_calls_every_token_expired_does_not_keep_the_tunnel_down() 
 
 /// The platform's clock is 100 days behind ours, and the relay goes by its own.
 #[tokio::test]
-async fn a_wrong_clock_is_corrected_by_what_the_platform_tells() {
+async fn platform_time_corrects_wrong_clock() {
     let cloud = Cloud::start().await;
     let error = -100 * 86_400;
     *cloud.platform.valid_for.lock().unwrap() = (error + 86_400, 86_400);
-    let mut timing = Timing::default();
+    let mut timing = Timeouts::default();
     timing.check_interval = Duration::from_millis(500);
     timing.refresh_before = Duration::from_secs(86_398);
     let builder = cloud.builder().application(web()).timing(timing);
@@ -161,7 +161,7 @@ async fn a_wrong_clock_is_corrected_by_what_the_platform_tells() {
 }
 
 #[tokio::test]
-async fn a_lost_tunnel_comes_back_with_the_same_token() {
+async fn lost_tunnel_reconnects_with_same_token() {
     let cloud = Cloud::start().await;
     let remote = cloud.device(web()).await;
     let mut events = remote.events();
@@ -186,7 +186,7 @@ async fn a_lost_tunnel_comes_back_with_the_same_token() {
 }
 
 #[tokio::test]
-async fn a_relay_that_is_not_there_is_reported() {
+async fn unreachable_relay_is_reported() {
     let cloud = Cloud::start().await;
     let port = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
@@ -211,7 +211,7 @@ async fn a_relay_that_is_not_there_is_reported() {
 }
 
 #[tokio::test]
-async fn a_start_that_cannot_work_is_refused() {
+async fn invalid_start_parameters_are_refused() {
     let cloud = Cloud::start().await;
     let platform = || Arc::clone(&cloud.platform);
     let error = cloud
@@ -237,10 +237,10 @@ async fn a_start_that_cannot_work_is_refused() {
 }
 
 #[tokio::test]
-async fn spans_without_end_are_taken() {
+async fn accepts_unbounded_durations() {
     let cloud = Cloud::start().await;
     let (mut timing, mut limits, mut probe) =
-        (Timing::default(), Limits::default(), Probe::default());
+        (Timeouts::default(), Limits::default(), Probe::default());
     for span in [
         &mut timing.check_interval,
         &mut timing.refresh_before,

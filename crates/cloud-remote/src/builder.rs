@@ -1,0 +1,272 @@
+//! Starting remote access.
+
+use std::sync::Arc;
+
+use tokio::sync::{broadcast, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::application::Application;
+use crate::certificate::verify::{CertificateError, CheckedCertificate};
+use crate::clock::PlatformClock;
+use crate::config::RemoteConfig;
+use crate::driver::certificate_rotation::ServerCertificateInstaller;
+use crate::driver::{Commands, Context, Driver, SessionState};
+use crate::error::StartError;
+use crate::handle::{Inner, RemoteHandle};
+use crate::limits::Limits;
+use crate::request_policy::RequestPolicy;
+use crate::request_policy::options::HttpOptions;
+use crate::rotation::CertificateRotator;
+use crate::server::Server;
+use crate::server::access::{AccessRules, SharedAccess};
+use crate::server::tls::CurrentCertificate;
+use crate::status::{EVENT_CAPACITY, RemoteStatus, TunnelStatus};
+use crate::task_group::TaskGroup;
+use crate::timeouts::Timeouts;
+use crate::traits::{CertificateSource, CertificateStore, TokenSource};
+use crate::tunnel::probe::Probe;
+
+/// The entry: [`RemoteAccess::builder`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct RemoteAccess;
+
+impl RemoteAccess {
+    /// Begins to set up remote access.
+    pub fn builder(config: RemoteConfig) -> RemoteAccessBuilder {
+        RemoteAccessBuilder {
+            config,
+            application: None,
+            access: AccessRules::default(),
+            http: HttpOptions::default(),
+            limits: Limits::default(),
+            timing: Timeouts::default(),
+            clock: PlatformClock::default(),
+            probe: None,
+        }
+    }
+}
+
+/// Sets up remote access; see [`RemoteAccess::builder`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct RemoteAccessBuilder {
+    config: RemoteConfig,
+    application: Option<Application>,
+    access: AccessRules,
+    http: HttpOptions,
+    limits: Limits,
+    timing: Timeouts,
+    clock: PlatformClock,
+    probe: Option<Probe>,
+}
+
+impl RemoteAccessBuilder {
+    /// What callers reach. Has to be given.
+    pub fn application(mut self, application: Application) -> Self {
+        self.application = Some(application);
+        self
+    }
+
+    /// Who may connect. Default: everybody.
+    pub fn access(mut self, access: AccessRules) -> Self {
+        self.access = access;
+        self
+    }
+
+    /// Which requests over HTTP reach the application, and with which headers. Default: those for the access point, without
+    /// headers that only a trusted proxy may set.
+    pub fn http(mut self, http: HttpOptions) -> Self {
+        self.http = http;
+        self
+    }
+
+    /// Bounds on what callers can take. Spans over a year count as that.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Time spans, for a platform with other habits than today's. Spans under 100 ms count as that, and those over a year as a
+    /// year.
+    pub fn timing(mut self, timing: Timeouts) -> Self {
+        self.timing = timing.clamped();
+        self
+    }
+
+    /// The platform's clock, where others tell it the time, too. Default: one of its own, which tokens and
+    /// [`RemoteHandle::set_platform_time`] set.
+    pub fn clock(mut self, clock: PlatformClock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Looks from outside whether the device is reachable: it calls itself up through its public access point, and tells
+    /// by [`RemoteEvent::Reachable`](crate::RemoteEvent::Reachable) and
+    /// [`RemoteEvent::ProbeFailed`](crate::RemoteEvent::ProbeFailed). Default: not.
+    ///
+    /// The access rules have to let in the address that the device has in public. Not for [`Application::Passthrough`],
+    /// whose certificate is not known here.
+    pub fn probe(mut self, probe: Probe) -> Self {
+        self.probe = Some(probe.clamped());
+        self
+    }
+
+    /// Loads the certificate and starts. The tunnel comes up once [`RemoteHandle::set_messaging_online`] has told that
+    /// the platform can be asked for a token.
+    ///
+    /// An expired stored certificate, or one for another name, is served all the same, with a warning: the platform
+    /// may be about to replace it.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    ///
+    /// # Cancel safety
+    /// Until it returns, nothing has been started.
+    pub async fn start<T, C, S>(
+        self,
+        tokens: T,
+        certificates: C,
+        store: S,
+    ) -> Result<RemoteHandle, StartError>
+    where
+        T: TokenSource,
+        C: CertificateSource,
+        S: CertificateStore,
+    {
+        self.config.check()?;
+        let application = self.application.ok_or(StartError::NoApplication)?;
+        if self.probe.is_some() && matches!(application, Application::Passthrough(_)) {
+            return Err(StartError::Probe);
+        }
+        let policy =
+            RequestPolicy::new(&self.config, self.http).ok_or_else(|| StartError::AccessPoint {
+                name: self.config.access_point.clone(),
+            })?;
+        let certificate = CheckedCertificate::read(&store.load().await?)?;
+        if let Err(error) = check_stored(&certificate, &self.config.access_point, &self.clock) {
+            tracing::warn!(%error, "the stored certificate will not satisfy callers; it is served until a better one comes");
+        }
+
+        let served = CurrentCertificate::new(Arc::clone(&certificate.key));
+        let access = SharedAccess::new(self.access);
+        let tasks = TaskGroup::default();
+        let server = Server::new(
+            application,
+            Arc::clone(&served),
+            access.clone(),
+            policy,
+            self.limits,
+            tasks.clone(),
+        )?;
+        let server = Arc::new(server);
+        let connections = server.connections();
+        let (status, _) = watch::channel(RemoteStatus {
+            tunnel: TunnelStatus::WaitingForToken { cause: None },
+            token_valid: None,
+            certificate: certificate.status(),
+        });
+        let (events, _) = broadcast::channel(EVENT_CAPACITY);
+        let (online, session_receiver) = watch::channel(SessionState::default());
+        let (desired, desired_receiver) = watch::channel(None);
+        let (stop, kill, ended) = (
+            CancellationToken::new(),
+            CancellationToken::new(),
+            CancellationToken::new(),
+        );
+        let clock = self.clock;
+        let replacement = ServerCertificateInstaller {
+            source: certificates,
+            store,
+            served: Arc::clone(&served),
+            access_point: self.config.access_point.clone(),
+            clock: clock.clone(),
+        };
+        let rotation = CertificateRotator::new("remote access", replacement, certificate.serial);
+        let inner = Inner {
+            clock: clock.clone(),
+            online,
+            desired,
+            access,
+            connections,
+            server: Arc::downgrade(&server),
+            probing: self.probe.is_some(),
+            status: status.subscribe(),
+            rotation: rotation.status(),
+            events: events.clone(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+            kill: kill.clone(),
+            ended: ended.clone(),
+        };
+        let context = Context {
+            config: self.config,
+            timing: self.timing,
+            clock,
+            probe: self.probe,
+            tokens: Arc::new(tokens),
+            rotation,
+            server,
+            served,
+            tasks,
+            status,
+            events,
+        };
+        let manager = Driver::new(context);
+        let commands = Commands {
+            online: session_receiver,
+            desired: desired_receiver,
+            stop,
+            kill,
+        };
+        let guard = ended.drop_guard();
+        tokio::spawn(async move {
+            manager.run(commands).await;
+            drop(guard);
+        });
+        Ok(RemoteHandle {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+/// What callers will not like about the stored certificate.
+fn check_stored(
+    certificate: &CheckedCertificate,
+    access_point: &str,
+    clock: &PlatformClock,
+) -> Result<(), CertificateError> {
+    certificate.check_dates(clock)?;
+    certificate.check_name(access_point)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::certificate::CertificatePem;
+
+    #[test]
+    fn stored_certificate_is_checked_by_platform_clock() {
+        let name = "sn0001.ui.example.com";
+        let now = time::OffsetDateTime::now_utc();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        params.not_before = now - time::Duration::days(90);
+        params.not_after = now - time::Duration::days(1);
+        let chain = params.self_signed(&key).unwrap().pem();
+        let pem = CertificatePem::new(chain, key.serialize_pem());
+        let certificate = CheckedCertificate::read(&pem).unwrap();
+
+        let clock = PlatformClock::default();
+        let error = check_stored(&certificate, name, &clock).unwrap_err();
+        assert!(matches!(error, CertificateError::Expired { .. }), "{error}");
+        // This device's clock is ahead.
+        clock.set((now - time::Duration::days(30)).unix_timestamp());
+        check_stored(&certificate, name, &clock).unwrap();
+        let error = check_stored(&certificate, "sn0002.ui.example.com", &clock).unwrap_err();
+        assert!(
+            matches!(error, CertificateError::WrongName { .. }),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,346 @@
+//! Carries out what the planner decides: one task that owns the tunnel, the open requests and the secrets.
+//!
+//! Whatever takes time is a future held here and raced with all the others; giving one up is dropping it. So nothing
+//! that hangs holds up anything else, and when this task ends, all of that has ended.
+//!
+//! Protocol: `docs/protocol.md`, "Remote access".
+
+pub(crate) mod certificate_rotation;
+mod reachability;
+mod shutdown;
+mod token;
+mod tunnel;
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use cloud_net::{LogThrottle, info_throttled, warn_throttled};
+use futures_util::future::pending;
+use snitun::Channel;
+use snitun::client::Tunnel;
+use tokio::sync::{broadcast, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use self::certificate_rotation::ServerCertificateInstaller;
+use self::reachability::ReachabilityCheck;
+use crate::certificate::expiry::ExpiryWatch;
+use crate::certificate::serial::CertificateSerial;
+use crate::clock::PlatformClock;
+use crate::config::RemoteConfig;
+use crate::core::{Action, Core, Event, Id, Now, TunnelPhase};
+use crate::rotation::{CertificateRotator, RotationOutcome};
+use crate::server::Server;
+use crate::server::tls::CurrentCertificate;
+use crate::status::{RemoteEvent, RemoteStatus, TunnelStatus};
+use crate::task_group::TaskGroup;
+use crate::timeouts::Timeouts;
+use crate::token::TokenResponse;
+use crate::traits::{CertificateSource, CertificateStore, SourceError, TokenSource};
+use crate::tunnel::probe::{Probe, ProbeError};
+use crate::tunnel::{SessionKeys, TunnelError};
+
+/// What the manager is made of.
+pub(crate) struct Context<T, C, S> {
+    pub config: RemoteConfig,
+    pub timing: Timeouts,
+    pub clock: PlatformClock,
+    pub probe: Option<Probe>,
+    pub tokens: Arc<T>,
+    pub rotation: CertificateRotator<ServerCertificateInstaller<C, S>>,
+    pub server: Arc<Server>,
+    pub served: Arc<CurrentCertificate>,
+    pub tasks: TaskGroup,
+    pub status: watch::Sender<RemoteStatus>,
+    pub events: broadcast::Sender<RemoteEvent>,
+}
+
+/// What the handle says to the manager.
+pub(crate) struct Commands {
+    pub online: watch::Receiver<SessionState>,
+    pub desired: watch::Receiver<Option<CertificateSerial>>,
+    /// Come to an end.
+    pub stop: CancellationToken,
+    /// At once.
+    pub kill: CancellationToken,
+}
+
+/// Whether the platform can be asked. A loss counts even if the session is back before anybody has looked: the answers
+/// to what was asked before it do not come.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SessionState {
+    online: bool,
+    losses: u64,
+}
+
+impl SessionState {
+    /// Returns whether this is event.
+    pub(crate) fn set(&mut self, online: bool) -> bool {
+        let event = self.online != online;
+        self.losses += u64::from(event && !online);
+        self.online = online;
+        event
+    }
+}
+
+/// A future under way, with the id that its result is reported under.
+type Pending<T> = Option<(Id, Pin<Box<dyn Future<Output = T> + Send>>)>;
+
+/// A token with the keys that are sealed into it.
+struct TokenWithKeys {
+    keys: SessionKeys,
+    answer: TokenResponse,
+}
+
+/// What came of something under way.
+enum DriverEvent {
+    Event(Event),
+    Session(SessionState),
+    Token(Id, Result<TokenWithKeys, SourceError>),
+    Connected(Id, Result<Tunnel, TunnelError>),
+    Channel(Channel),
+    TunnelEnded(Id),
+    Desired(Option<CertificateSerial>),
+    Rotation(RotationOutcome),
+    Probed(Option<Result<(), ProbeError>>),
+    Stop,
+}
+
+/// See the [module](self).
+pub(crate) struct Driver<T, C, S> {
+    context: Context<T, C, S>,
+    core: Core,
+    started: Instant,
+    /// Of the session to the platform, seen so far.
+    losses: u64,
+    token_request: Pending<Result<TokenWithKeys, SourceError>>,
+    /// A token that came and that the planner is deciding on.
+    token_arrived: Option<TokenWithKeys>,
+    held: Option<TokenWithKeys>,
+    connecting: Pending<Result<Tunnel, TunnelError>>,
+    tunnel: Option<(Id, Tunnel)>,
+    /// A tunnel that another has taken the place of. Most relays end it at once.
+    retiring: Option<(Id, Tunnel)>,
+    /// A tunnel that has ended while the one that is to take its place was being connected: if that comes up, nothing was
+    /// lost.
+    ended_early: Option<(Id, String)>,
+    connected_since: SystemTime,
+    expiry: ExpiryWatch,
+    probing: ReachabilityCheck,
+    /// Why there is no tunnel, for the status.
+    cause: Option<String>,
+    throttles: LogThrottles,
+}
+
+/// The rate limits of the log lines that platform and relay can cause.
+#[derive(Debug, Default)]
+struct LogThrottles {
+    token_received: LogThrottle,
+    token_failed: LogThrottle,
+    token_dropped: LogThrottle,
+    clock_skew: LogThrottle,
+    connected: LogThrottle,
+    connect_failed: LogThrottle,
+    renewed: LogThrottle,
+    renewal_failed: LogThrottle,
+    ended: LogThrottle,
+    reachable: LogThrottle,
+    probe_failed: LogThrottle,
+    expiry: LogThrottle,
+    malformed_address: Arc<LogThrottle>,
+}
+
+impl<T, C, S> Driver<T, C, S>
+where
+    T: TokenSource,
+    C: CertificateSource,
+    S: CertificateStore,
+{
+    pub(crate) fn new(context: Context<T, C, S>) -> Self {
+        Self {
+            core: Core::new(rand::random(), context.timing),
+            context,
+            started: Instant::now(),
+            losses: 0,
+            token_request: None,
+            token_arrived: None,
+            held: None,
+            connecting: None,
+            tunnel: None,
+            retiring: None,
+            ended_early: None,
+            connected_since: UNIX_EPOCH,
+            expiry: ExpiryWatch::default(),
+            probing: ReachabilityCheck::default(),
+            cause: None,
+            throttles: LogThrottles::default(),
+        }
+    }
+
+    /// Runs until told to stop, then ends everything that it has begun.
+    pub(crate) async fn run(mut self, mut commands: Commands) {
+        loop {
+            match self.outcome(&mut commands).await {
+                DriverEvent::Event(event) => self.step(event),
+                DriverEvent::Session(messaging) => self.session_changed(messaging),
+                DriverEvent::Token(id, result) => self.token(id, result),
+                DriverEvent::Connected(id, result) => self.connected(id, result),
+                // The status does not change with a channel.
+                DriverEvent::Channel(channel) => {
+                    self.context.server.accept_channel(channel);
+                    continue;
+                }
+                DriverEvent::TunnelEnded(id) => self.tunnel_ended(id).await,
+                DriverEvent::Desired(serial) => self.context.rotation.set_desired(serial),
+                DriverEvent::Rotation(outcome) => self.rotation_outcome(outcome),
+                DriverEvent::Probed(event) => self.probed(event),
+                DriverEvent::Stop => break,
+            }
+            self.settle_tunnels();
+            self.watch_expiry();
+            self.watch_reachability();
+            self.publish_status();
+        }
+        self.shut_down(&commands.kill).await;
+    }
+
+    async fn outcome(&mut self, commands: &mut Commands) -> DriverEvent {
+        let wake = self.started + self.core.poll_timeout();
+        tokio::select! {
+            biased;
+            () = commands.stop.cancelled() => DriverEvent::Stop,
+            // Both senders live in the handle, whose end is a stop.
+            Ok(()) = commands.online.changed() => DriverEvent::Session(*commands.online.borrow_and_update()),
+            Ok(()) = commands.desired.changed() => {
+                DriverEvent::Desired(commands.desired.borrow_and_update().clone())
+            }
+            (id, result) = completed(&mut self.token_request) => DriverEvent::Token(id, result),
+            (id, result) = completed(&mut self.connecting) => DriverEvent::Connected(id, result),
+            outcome = self.context.rotation.next() => DriverEvent::Rotation(outcome),
+            () = sleep_until(wake) => DriverEvent::Event(Event::Tick),
+            event = self.probing.event() => DriverEvent::Probed(event),
+            outcome = next_channel(&mut self.tunnel) => outcome,
+            outcome = next_channel(&mut self.retiring) => outcome,
+        }
+    }
+
+    fn session_changed(&mut self, messaging: SessionState) {
+        if messaging.losses != self.losses {
+            self.losses = messaging.losses;
+            self.context.rotation.set_online(false);
+            self.step(Event::Online(false));
+        }
+        if messaging.online {
+            self.context.rotation.set_online(true);
+            self.step(Event::Online(true));
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        let now = Now {
+            elapsed: self.started.elapsed(),
+            unix: self.context.clock.unix(),
+            idle: self
+                .tunnel
+                .as_ref()
+                .is_some_and(|(_, tunnel)| tunnel.handle().open_channels() == 0),
+        };
+        for action in self.core.handle_event(now, event) {
+            self.execute(action);
+        }
+        // What the planner did not want belongs to a request that is gone.
+        self.token_arrived = None;
+    }
+
+    fn execute(&mut self, action: Action) {
+        match action {
+            Action::RequestToken(id) => self.request_token(id),
+            Action::CancelTokenRequest { timed_out, .. } => {
+                self.token_request = None;
+                if timed_out {
+                    self.token_failed(SourceError::TimedOut);
+                }
+            }
+            Action::KeepToken(_) => self.keep_token(),
+            Action::DropToken => {
+                info_throttled!(
+                    self.throttles.token_dropped,
+                    "the token is given up: it has expired or the relay refuses it"
+                );
+                self.held = None;
+            }
+            Action::ClockSkewSuspected { left } => warn_throttled!(
+                self.throttles.clock_skew,
+                valid_for_seconds = left,
+                "by this device's clock the fresh token makes no sense: the clock must be wrong; the token is used all the same"
+            ),
+            Action::Connect(id) => self.connect(id),
+            Action::StartHandover { id, forced } => self.hand_over(id, forced),
+            Action::CancelConnect(_) => {
+                self.connecting = None;
+                self.connect_failed("the relay did not answer in time".to_owned());
+            }
+        }
+    }
+
+    fn emit(&self, event: RemoteEvent) {
+        // Nobody listening is fine.
+        let _ = self.context.events.send(event);
+    }
+
+    fn publish_status(&self) {
+        let tunnel = match self.core.tunnel() {
+            TunnelPhase::Down => TunnelStatus::WaitingForToken {
+                cause: self.cause.clone(),
+            },
+            TunnelPhase::Connecting { .. } => TunnelStatus::Connecting,
+            TunnelPhase::Up { .. } => TunnelStatus::Connected {
+                url: self.context.config.url(),
+                since: self.connected_since,
+            },
+            TunnelPhase::Waiting { until } => TunnelStatus::Waiting {
+                retry_at: SystemTime::now() + until.saturating_sub(self.started.elapsed()),
+                cause: self.cause.clone().unwrap_or_default(),
+            },
+        };
+        self.set_tunnel_status(tunnel);
+    }
+
+    fn set_tunnel_status(&self, tunnel: TunnelStatus) {
+        let token_valid = self.held.as_ref().map(|held| held.answer.valid());
+        self.context.status.send_if_modified(|status| {
+            // `retry_at` is computed anew each time, and is not event by itself.
+            let same_wait = matches!(
+                (&status.tunnel, &tunnel),
+                (TunnelStatus::Waiting { cause: old, .. }, TunnelStatus::Waiting { cause: new, .. }) if old == new
+            );
+            let changed = (status.tunnel != tunnel && !same_wait) || status.token_valid != token_valid;
+            status.tunnel = tunnel;
+            status.token_valid = token_valid;
+            changed
+        });
+    }
+}
+
+/// The result of what is under way; waits for ever if nothing is. Cancel safe: the future stays where it is.
+async fn completed<T>(running: &mut Pending<T>) -> (Id, T) {
+    let Some((id, future)) = running else {
+        return pending().await;
+    };
+    let result = future.as_mut().await;
+    let id = *id;
+    *running = None;
+    (id, result)
+}
+
+/// The tunnel's next channel, or its end; waits for ever without a tunnel. Cancel safe.
+async fn next_channel(tunnel: &mut Option<(Id, Tunnel)>) -> DriverEvent {
+    let Some((id, tunnel)) = tunnel else {
+        return pending().await;
+    };
+    match tunnel.accept().await {
+        Some(channel) => DriverEvent::Channel(channel),
+        None => DriverEvent::TunnelEnded(*id),
+    }
+}

@@ -1,0 +1,97 @@
+//! Looking from outside, while the tunnel is connected, whether the public gets through.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloud_net::{info_throttled, warn_throttled};
+use futures_util::future::pending;
+use tokio::time::{Instant, sleep_until};
+
+use super::Driver;
+use crate::status::RemoteEvent;
+use crate::traits::{CertificateSource, CertificateStore, TokenSource};
+use crate::tunnel::probe::{self, ProbeError};
+
+/// After a failure, so that the end of an outage is not told late.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// What is known of the way from the public to the device, and what is under way to find out.
+#[derive(Default)]
+pub(super) struct ReachabilityCheck {
+    next: Option<Instant>,
+    call: Option<futures_util::future::BoxFuture<'static, Result<(), ProbeError>>>,
+    /// Since the tunnel was connected.
+    reachable: Option<bool>,
+}
+
+impl ReachabilityCheck {
+    /// A call's result; `None` when it is time for the next one. Waits for ever if none is to be made. Cancel safe.
+    pub(super) async fn event(&mut self) -> Option<Result<(), ProbeError>> {
+        if let Some(call) = &mut self.call {
+            let result = call.await;
+            self.call = None;
+            return Some(result);
+        }
+        match self.next {
+            Some(next) => sleep_until(next).await,
+            None => pending().await,
+        }
+        None
+    }
+}
+
+impl<T, C, S> Driver<T, C, S>
+where
+    T: TokenSource,
+    C: CertificateSource,
+    S: CertificateStore,
+{
+    /// Begins with a tunnel that is connected, and ends with it.
+    pub(super) fn watch_reachability(&mut self) {
+        if self.context.probe.is_none() {
+            return;
+        }
+        if self.tunnel.is_none() {
+            self.probing = ReachabilityCheck::default();
+        } else if self.probing.next.is_none() && self.probing.call.is_none() {
+            self.probing.next = Some(Instant::now());
+        }
+    }
+
+    pub(super) fn probed(&mut self, event: Option<Result<(), ProbeError>>) {
+        let Some(probe) = self.context.probe.clone() else {
+            return;
+        };
+        let Some(result) = event else {
+            let access_point = self.context.config.access_point.clone();
+            let served = Arc::clone(&self.context.served);
+            self.probing.next = None;
+            self.probing.call = Some(Box::pin(probe::call(probe, access_point, served)));
+            return;
+        };
+        let reachable = result.is_ok();
+        let wait = if reachable {
+            probe.interval
+        } else {
+            probe.interval.min(AGAIN)
+        };
+        self.probing.next = Some(Instant::now() + wait);
+        if self.probing.reachable.replace(reachable) == Some(reachable) {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                info_throttled!(
+                    self.throttles.reachable,
+                    "the device is reachable from outside"
+                );
+                self.emit(RemoteEvent::Reachable);
+            }
+            Err(error) => {
+                warn_throttled!(self.throttles.probe_failed, %error, "the tunnel is connected, but the device does not seem reachable from outside");
+                let reason = error.to_string();
+                self.emit(RemoteEvent::ProbeFailed { reason });
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Connecting the tunnel, moving to the next one, and taking note of its end.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use cloud_net::{info_throttled, warn_throttled};
+use snitun::client::{ClientConfig, Tunnel};
+
+use super::{Driver, Id};
+use crate::core::{Event, IDLE_CHECK_INTERVAL};
+use crate::status::RemoteEvent;
+use crate::traits::{CertificateSource, CertificateStore, TokenSource};
+use crate::tunnel::{self, TunnelError};
+
+/// Maximum memory for callers' bodies that the application has not read. Version 0 of the protocol
+/// has no flow control towards the relay, so this limit is reached; with overhead it takes a third
+/// more memory. One upload may use 64 MiB of it.
+const RECEIVE_TOTAL: usize = 96 * 1024 * 1024;
+
+impl<T, C, S> Driver<T, C, S>
+where
+    T: TokenSource,
+    C: CertificateSource,
+    S: CertificateStore,
+{
+    pub(super) fn connect(&mut self, id: Id) {
+        let Some(config) = self.client_config() else {
+            return;
+        };
+        let (host, port) = self.relay();
+        tracing::debug!(host, port, "connecting the tunnel");
+        self.connecting = Some((
+            id,
+            Box::pin(async move {
+                let stream = tunnel::dial(&host, port).await?;
+                tunnel::open(stream, config()?).await
+            }),
+        ));
+    }
+
+    /// Connects a tunnel that is to take the place of the running one. The relay ends that one as soon as it has checked
+    /// the new one's token and answer, so before these are sent everything that the old one has carried has to be there:
+    /// a ping's answer shows it.
+    pub(super) fn hand_over(&mut self, id: Id, forced: bool) {
+        let (Some(config), Some((_, running))) = (self.client_config(), &self.tunnel) else {
+            return;
+        };
+        let running = running.handle();
+        let (host, port) = self.relay();
+        tracing::debug!(host, port, forced, "moving to a new tunnel");
+        self.connecting = Some((
+            id,
+            Box::pin(async move {
+                let stream = tunnel::dial(&host, port).await?;
+                let delivered = tokio::time::timeout(IDLE_CHECK_INTERVAL, running.ping()).await;
+                let quiet = matches!(delivered, Ok(Ok(_))) && running.open_channels() == 0;
+                if !quiet && !forced {
+                    return Err(TunnelError::Busy);
+                }
+                tunnel::open(stream, config()?).await
+            }),
+        ));
+    }
+
+    fn relay(&self) -> (String, u16) {
+        let config = &self.context.config;
+        (config.relay_host.clone(), config.relay_port)
+    }
+
+    /// Makes the tunnel's configuration, and is called only when the relay has been reached: a key that is good for one
+    /// connection is used up by it.
+    fn client_config(
+        &self,
+    ) -> Option<impl FnOnce() -> Result<ClientConfig, TunnelError> + Send + 'static> {
+        let held = self.held.as_ref()?;
+        let (keys, token) = (held.keys.clone(), held.answer.token().clone());
+        let version = held.answer.protocol_version();
+        let throttling = held.answer.throttling();
+        let ping = self.context.timing.dead_link / 2;
+        let malformed_log = Arc::clone(&self.throttles.malformed_address);
+        Some(move || {
+            let mut config = ClientConfig::new(token, keys.next_key()?);
+            config.limits.receive_total = RECEIVE_TOTAL;
+            config.version = version;
+            config.throttling = throttling;
+            config.malformed_log = malformed_log;
+            config.timeouts.ping_interval = ping;
+            config.timeouts.ping_answer = ping;
+            Ok(config)
+        })
+    }
+
+    pub(super) fn connected(&mut self, id: Id, result: Result<Tunnel, TunnelError>) {
+        match result {
+            Ok(tunnel) => {
+                let moved = self.moving();
+                self.ended_early = None;
+                self.retiring = self.tunnel.replace((id, tunnel));
+                self.connected_since = SystemTime::now();
+                self.cause = None;
+                self.step(Event::TunnelUp { id });
+                self.publish_status();
+                let url = self.context.config.url();
+                if moved {
+                    info_throttled!(self.throttles.renewed, url, "the tunnel was renewed");
+                    self.emit(RemoteEvent::TunnelRenewed);
+                } else {
+                    info_throttled!(self.throttles.connected, url, "the tunnel is connected");
+                    self.emit(RemoteEvent::Connected { url });
+                }
+            }
+            Err(error) => {
+                let fault = error.fault();
+                if matches!(error, TunnelError::Busy) {
+                    tracing::debug!("the tunnel is in use again; it stays for now");
+                } else {
+                    self.connect_failed(error.to_string());
+                }
+                self.step(Event::TunnelFailed { id, fault });
+            }
+        }
+    }
+
+    pub(super) fn connect_failed(&mut self, reason: String) {
+        if self.moving() {
+            warn_throttled!(
+                self.throttles.renewal_failed,
+                reason,
+                "no new tunnel could be connected; the old one goes on, and it will be tried again"
+            );
+            return;
+        }
+        warn_throttled!(
+            self.throttles.connect_failed,
+            reason,
+            "the tunnel could not be connected; it will be tried again"
+        );
+        self.cause = Some(reason.clone());
+        self.emit(RemoteEvent::ConnectFailed { reason });
+    }
+
+    /// Whether what is being connected is to take the place of another tunnel.
+    fn moving(&self) -> bool {
+        self.tunnel.is_some() || self.ended_early.is_some()
+    }
+
+    pub(super) async fn tunnel_ended(&mut self, id: Id) {
+        if self.retiring.take_if(|(old, _)| *old == id).is_some() {
+            tracing::debug!("the tunnel that was replaced has ended");
+            return;
+        }
+        let Some((_, tunnel)) = self.tunnel.take() else {
+            return;
+        };
+        // It has ended, so this does not wait.
+        let reason = tunnel.handle().closed().await.to_string();
+        if self.connecting.is_some() {
+            self.ended_early = Some((id, reason));
+        } else {
+            self.tunnel_lost(id, reason);
+        }
+    }
+
+    fn tunnel_lost(&mut self, id: Id, reason: String) {
+        info_throttled!(self.throttles.ended, reason, "the tunnel has ended");
+        self.cause = Some(reason.clone());
+        self.step(Event::TunnelLost { id });
+        self.publish_status();
+        self.emit(RemoteEvent::Disconnected { reason });
+    }
+
+    /// Brings to its end what a move has left over: a replaced tunnel that the relay lets live, and one that has ended
+    /// without anything having taken its place.
+    pub(super) fn settle_tunnels(&mut self) {
+        if let Some((_, tunnel)) = &self.retiring
+            && tunnel.handle().open_channels() == 0
+        {
+            tunnel.handle().close();
+        }
+        if self.connecting.is_none()
+            && let Some((id, reason)) = self.ended_early.take()
+        {
+            self.tunnel_lost(id, reason);
+        }
+    }
+}

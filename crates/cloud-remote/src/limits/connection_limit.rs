@@ -1,0 +1,95 @@
+//! How many public connections there may be at once, in all and from one caller.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::limits::connection_activity::ConnectionActivity;
+use crate::limits::fair_share::{Caller, FairShare, KnownCallers, LimitReached};
+
+/// The places of one remote access. The table is bounded by their number.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectionLimiter(Arc<Mutex<Places>>);
+
+#[derive(Debug)]
+struct Places {
+    shares: FairShare<ConnectionActivity>,
+    next_connection: u64,
+}
+
+/// One connection's place; free again on drop.
+#[derive(Debug)]
+pub(crate) struct ConnectionPermit {
+    caller: Caller,
+    place: u64,
+    limiter: ConnectionLimiter,
+}
+
+impl ConnectionPermit {
+    /// The caller that the place counts for.
+    pub(crate) fn caller(&self) -> Caller {
+        self.caller
+    }
+}
+
+impl ConnectionLimiter {
+    pub(crate) fn new(limit: usize, per_caller: usize, known: KnownCallers) -> Self {
+        let shares = FairShare::new(limit, per_caller, known);
+        Self(Arc::new(Mutex::new(Places {
+            shares,
+            next_connection: 0,
+        })))
+    }
+
+    /// Takes a place for a connection, from another one if none is free.
+    pub(crate) fn take(
+        &self,
+        address: Option<IpAddr>,
+        activity: Arc<ConnectionActivity>,
+    ) -> Result<ConnectionPermit, LimitReached> {
+        let mut places = self.lock();
+        let caller = Caller::new(address, places.next_connection);
+        places.next_connection += 1;
+        let place = places.shares.take(caller, activity)?;
+        Ok(ConnectionPermit {
+            caller,
+            place,
+            limiter: self.clone(),
+        })
+    }
+
+    /// How many are taken.
+    pub(crate) fn in_use(&self) -> usize {
+        self.lock().shares.taken()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Places> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.limiter.lock().shares.release(self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn dropped_permit_frees_its_place() {
+        let limiter = ConnectionLimiter::new(2, 1, KnownCallers::default());
+        let take = |last| {
+            let address = Some(IpAddr::from([192, 0, 2, last]));
+            limiter.take(address, Arc::default())
+        };
+        let first = take(1).unwrap();
+        assert_eq!(take(1).unwrap_err(), LimitReached::PerCaller);
+        let _second = take(2).unwrap();
+        assert_eq!(take(3).unwrap_err(), LimitReached::Total);
+        drop(first);
+        assert_eq!(limiter.in_use(), 1);
+        take(3).unwrap();
+    }
+}

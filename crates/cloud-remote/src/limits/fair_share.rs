@@ -1,0 +1,519 @@
+//! Places shared fairly among callers: those of connections, and those of requests.
+//!
+//! While places are free, a caller gets them up to its own limit. When all are taken, a newcomer takes a place from
+//! another caller: from one with more places than the newcomer would have then, from one that does nothing with its place, or
+//! from one that was served here later than the newcomer for the first time. A caller that has been served for long keeps
+//! a quarter of its own limit against newer ones. So neither a few callers with many connections nor many callers with one each shut out the others.
+//!
+//! Of IPv6 a network counts as one caller, the first 64 bits: a host that has one address of it has all of them
+//! (RFC 4291 §2.5.4, RFC 6177). Callers with an unknown address are told apart by their connection, and get half of the
+//! places in all: one of them may be all of them.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Shorter waits for a caller are a matter of course.
+pub(crate) const STALLED: Duration = Duration::from_secs(1);
+/// A place in which nothing happens is taken from its holder after this time, if another caller wants it: a TLS handshake over a
+/// slow line takes about as long.
+const UNUSED_GRACE: Duration = Duration::from_secs(2);
+/// A place whose holder is waited for is taken after this time, if another caller wants it.
+const STALLED_GRACE: Duration = Duration::from_secs(5);
+/// Evicted holders need a moment to go. So many of them may still be there at least, whatever the number of places.
+const MIN_EVICTED: usize = 8;
+
+/// Callers that are remembered: a household has a few, a busy device some hundred.
+const KNOWN_CALLERS: usize = 1_024;
+/// A caller that was served at least this long ago is preferred to newer ones.
+const KNOWN_SINCE: Duration = Duration::from_secs(60);
+/// A caller that has not been served for this long may be forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// The holder of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Caller {
+    /// An IPv4 address, or a network of IPv6.
+    Network(IpAddr),
+    /// A connection whose caller's address is unknown.
+    Unknown(u64),
+}
+
+impl Caller {
+    /// The caller with this address, or of the connection with this number.
+    pub(crate) fn new(address: Option<IpAddr>, connection: u64) -> Self {
+        match address.map(|address| address.to_canonical()) {
+            Some(IpAddr::V6(address)) => {
+                let network = u128::from(address) & !u128::from(u64::MAX);
+                Self::Network(IpAddr::V6(network.into()))
+            }
+            Some(address) => Self::Network(address),
+            None => Self::Unknown(connection),
+        }
+    }
+
+    fn is_unknown(self) -> bool {
+        matches!(self, Self::Unknown(_))
+    }
+}
+
+/// What a holder does with its place. A greater one gives it up first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Claim {
+    /// It is in use, and has been for this long.
+    Active(Duration),
+    /// The caller has been waited for this long.
+    Stalled(Duration),
+    /// Nothing has been asked for this long.
+    Unused(Duration),
+}
+
+impl Claim {
+    /// Whether the place may go to any other caller who wants one.
+    fn is_weak(self) -> bool {
+        match self {
+            Self::Active(_) => false,
+            Self::Stalled(time) => time >= STALLED_GRACE,
+            Self::Unused(time) => time >= UNUSED_GRACE,
+        }
+    }
+}
+
+/// Something that holds a place.
+pub(crate) trait Holder {
+    /// See [`Claim`].
+    fn claim(&self) -> Claim;
+    /// Ends it soon; its place is another's from now on.
+    fn evict(&self);
+}
+
+/// Which limit a caller has met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LimitReached {
+    /// That on all of them.
+    Total,
+    /// That on one caller.
+    PerCaller,
+    /// That on callers with an unknown address.
+    Unknown,
+}
+
+/// Callers that were served, and since when. Clones share the table, which is bounded by [`KNOWN_CALLERS`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct KnownCallers(Arc<Mutex<HashMap<Caller, Served>>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Served {
+    first: Instant,
+    last: Instant,
+}
+
+impl KnownCallers {
+    /// Remembers a caller whose request was answered.
+    pub(crate) fn served(&self, caller: Caller) {
+        if caller.is_unknown() {
+            return;
+        }
+        let now = Instant::now();
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(served) = known.get_mut(&caller) {
+            served.last = now;
+            return;
+        }
+        if known.len() >= KNOWN_CALLERS {
+            // Those of a crowd of newcomers must not push out older ones.
+            let oldest = known
+                .iter()
+                .min_by_key(|(_, served)| served.last)
+                .filter(|(_, served)| now.duration_since(served.last) >= FORGOTTEN_AFTER)
+                .map(|(caller, _)| *caller);
+            match oldest {
+                Some(oldest) => known.remove(&oldest),
+                None => return,
+            };
+        }
+        known.insert(
+            caller,
+            Served {
+                first: now,
+                last: now,
+            },
+        );
+    }
+
+    /// Since when a caller is known, if for long enough.
+    fn since(&self, caller: Caller) -> Option<Instant> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = known.get(&caller)?.first;
+        (first.elapsed() >= KNOWN_SINCE).then_some(first)
+    }
+}
+
+/// The places of one kind and their holders.
+#[derive(Debug)]
+pub(crate) struct FairShare<H> {
+    places: usize,
+    per_caller: usize,
+    known: KnownCallers,
+    holders: HashMap<u64, Place<H>>,
+    /// How many places each caller has, evicted holders aside.
+    counts: HashMap<Caller, usize>,
+    unknown: usize,
+    evicted: usize,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Place<H> {
+    caller: Caller,
+    holder: Arc<H>,
+    evicted: bool,
+}
+
+impl<H: Holder> FairShare<H> {
+    pub(crate) fn new(places: usize, per_caller: usize, known: KnownCallers) -> Self {
+        Self {
+            places,
+            per_caller,
+            known,
+            holders: HashMap::new(),
+            counts: HashMap::new(),
+            unknown: 0,
+            evicted: 0,
+            next: 0,
+        }
+    }
+
+    /// Takes a place, from another holder if none is free. Returns its number, for [`FairShare::release`].
+    pub(crate) fn take(&mut self, caller: Caller, holder: Arc<H>) -> Result<u64, LimitReached> {
+        let own = self.count(caller);
+        let limit = if own >= self.per_caller {
+            Some(LimitReached::PerCaller)
+        } else if caller.is_unknown() && self.unknown >= self.places.div_ceil(2) {
+            Some(LimitReached::Unknown)
+        } else if self.taken() >= self.places {
+            Some(LimitReached::Total)
+        } else {
+            None
+        };
+        if let Some(limit) = limit {
+            if self.per_caller == 0 || self.evicted >= (self.places / 4).max(MIN_EVICTED) {
+                return Err(limit);
+            }
+            let victim = self.victim(caller, own, limit).ok_or(limit)?;
+            self.evict(victim);
+        }
+        let id = self.next;
+        self.next += 1;
+        *self.counts.entry(caller).or_default() += 1;
+        self.unknown += usize::from(caller.is_unknown());
+        self.holders.insert(
+            id,
+            Place {
+                caller,
+                holder,
+                evicted: false,
+            },
+        );
+        Ok(id)
+    }
+
+    /// Selects the place that goes to `caller`, which has `own` places and has met `limit`.
+    fn victim(&self, caller: Caller, own: usize, limit: LimitReached) -> Option<u64> {
+        let since = self.known.since(caller);
+        let candidates = self.holders.iter().filter(|(_, place)| {
+            !place.evicted
+                && match limit {
+                    LimitReached::Total => true,
+                    LimitReached::PerCaller => place.caller == caller,
+                    LimitReached::Unknown => place.caller.is_unknown(),
+                }
+        });
+        candidates
+            .filter_map(|(id, place)| {
+                let claim = place.holder.claim();
+                let newer = self.is_newer(place.caller, since);
+                // After the exchange the victim's caller has no fewer places than the newcomer, nor than it may keep.
+                let least = if newer { 0 } else { self.kept(place.caller) };
+                let surplus = self
+                    .count(place.caller)
+                    .saturating_sub((own + 1).max(least));
+                let yields = match limit {
+                    LimitReached::PerCaller => claim.is_weak(),
+                    LimitReached::Unknown => claim.is_weak() || surplus > 0,
+                    LimitReached::Total => claim.is_weak() || surplus > 0 || newer,
+                };
+                yields.then_some((surplus, newer, claim, *id))
+            })
+            .max_by_key(|(surplus, newer, claim, _)| (*surplus, *newer, *claim))
+            .map(|(.., id)| id)
+    }
+
+    /// How many places a caller keeps against newcomers, while it uses them.
+    fn kept(&self, caller: Caller) -> usize {
+        match self.known.since(caller) {
+            Some(_) => self.per_caller.div_ceil(4),
+            None => 0,
+        }
+    }
+
+    /// Whether a caller is known for a shorter time than since then.
+    fn is_newer(&self, caller: Caller, since: Option<Instant>) -> bool {
+        since.is_some_and(|since| self.known.since(caller).is_none_or(|other| other > since))
+    }
+
+    fn evict(&mut self, id: u64) {
+        let Some(place) = self.holders.get_mut(&id) else {
+            return;
+        };
+        place.evicted = true;
+        let (caller, holder) = (place.caller, Arc::clone(&place.holder));
+        self.evicted += 1;
+        self.uncount(caller);
+        holder.evict();
+    }
+
+    /// Gives a place back.
+    pub(crate) fn release(&mut self, id: u64) {
+        match self.holders.remove(&id) {
+            Some(place) if place.evicted => self.evicted -= 1,
+            Some(place) => self.uncount(place.caller),
+            None => {}
+        }
+    }
+
+    fn uncount(&mut self, caller: Caller) {
+        self.unknown -= usize::from(caller.is_unknown());
+        if let Some(count) = self.counts.get_mut(&caller) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&caller);
+            }
+        }
+    }
+
+    /// How many places a caller has.
+    pub(crate) fn count(&self, caller: Caller) -> usize {
+        self.counts.get(&caller).copied().unwrap_or(0)
+    }
+
+    /// How many places each caller may have if all of them want many.
+    pub(crate) fn share(&self) -> usize {
+        self.places.div_ceil(self.counts.len().max(1))
+    }
+
+    /// How many places are taken, by holders that are not evicted.
+    pub(crate) fn taken(&self) -> usize {
+        self.holders.len() - self.evicted
+    }
+
+    /// All holders, evicted ones too.
+    pub(crate) fn holders(&self) -> impl Iterator<Item = &Arc<H>> {
+        self.holders.values().map(|place| &place.holder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Fake(Mutex<Claim>, Mutex<bool>);
+
+    impl Fake {
+        fn new(claim: Claim) -> Arc<Self> {
+            Arc::new(Self(Mutex::new(claim), Mutex::new(false)))
+        }
+
+        fn is_evicted(&self) -> bool {
+            *self.1.lock().unwrap()
+        }
+    }
+
+    impl Holder for Fake {
+        fn claim(&self) -> Claim {
+            *self.0.lock().unwrap()
+        }
+
+        fn evict(&self) {
+            *self.1.lock().unwrap() = true;
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn address(number: u8) -> Caller {
+        Caller::new(Some(IpAddr::from([192, 0, 2, number])), 0)
+    }
+
+    fn active() -> Arc<Fake> {
+        Fake::new(Claim::Active(SECOND))
+    }
+
+    fn places(total: usize, per_caller: usize) -> FairShare<Fake> {
+        FairShare::new(total, per_caller, KnownCallers::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn limits_hold_and_released_places_are_free_again() {
+        let mut places = places(3, 2);
+        let first = places.take(address(1), active()).unwrap();
+        let second = places.take(address(1), active()).unwrap();
+        let refused = places.take(address(1), active());
+        assert_eq!(refused, Err(LimitReached::PerCaller));
+        let third = places.take(address(2), active()).unwrap();
+        places.release(first);
+        places.take(address(3), active()).unwrap();
+        let refused = places.take(address(1), active());
+        assert_eq!(refused, Err(LimitReached::Total));
+        places.release(second);
+        places.release(third);
+        assert_eq!(places.taken(), 1);
+        assert_eq!(places.counts.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn newcomer_takes_from_the_caller_with_most() {
+        let mut places = places(6, 4);
+        let (many, few) = (
+            [active(), active(), active(), active()],
+            [active(), active()],
+        );
+        for holder in &many {
+            places.take(address(1), Arc::clone(holder)).unwrap();
+        }
+        for holder in &few {
+            places.take(address(2), Arc::clone(holder)).unwrap();
+        }
+        places.take(address(3), active()).unwrap();
+        places.take(address(3), active()).unwrap();
+        let refused = places.take(address(3), active());
+        assert_eq!(refused, Err(LimitReached::Total), "all have two");
+        assert_eq!(many.iter().filter(|holder| holder.is_evicted()).count(), 2);
+        assert!(!few.iter().any(|holder| holder.is_evicted()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unused_places_are_taken_first_and_the_fresh_are_spared() {
+        let mut places = places(3, 3);
+        let busy = Fake::new(Claim::Active(100 * SECOND));
+        let fresh = Fake::new(Claim::Unused(SECOND));
+        let unused = Fake::new(Claim::Unused(3 * SECOND));
+        for (number, holder) in [&busy, &fresh, &unused].into_iter().enumerate() {
+            let caller = address(u8::try_from(number).unwrap());
+            places.take(caller, Arc::clone(holder)).unwrap();
+        }
+        places.take(address(9), active()).unwrap();
+        assert!(unused.is_evicted());
+        let refused = places.take(address(10), active());
+        assert_eq!(refused, Err(LimitReached::Total));
+        assert!(!busy.is_evicted() && !fresh.is_evicted());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn caller_at_its_limit_replaces_its_own_unused_places() {
+        let mut places = places(8, 2);
+        let (unused, busy) = (Fake::new(Claim::Unused(60 * SECOND)), active());
+        places.take(address(1), Arc::clone(&unused)).unwrap();
+        places.take(address(1), Arc::clone(&busy)).unwrap();
+        places.take(address(1), active()).unwrap();
+        assert!(unused.is_evicted() && !busy.is_evicted());
+        assert_eq!(places.count(address(1)), 2);
+    }
+
+    /// A crowd of addresses with one place each must not shut out a household.
+    #[tokio::test(start_paused = true)]
+    async fn long_known_caller_gets_in_among_new_ones() {
+        let known = KnownCallers::default();
+        known.served(address(200));
+        tokio::time::advance(KNOWN_SINCE).await;
+        let mut places = FairShare::new(4, 4, known.clone());
+        for number in 0..4 {
+            known.served(address(number));
+            places.take(address(number), active()).unwrap();
+        }
+        let refused = places.take(address(9), active());
+        assert_eq!(refused, Err(LimitReached::Total));
+        places.take(address(200), active()).unwrap();
+        assert_eq!(places.taken(), 4);
+    }
+
+    /// Nor take from it what it has.
+    #[tokio::test(start_paused = true)]
+    async fn long_known_caller_keeps_a_quarter_of_its_limit() {
+        let known = KnownCallers::default();
+        known.served(address(200));
+        tokio::time::advance(KNOWN_SINCE).await;
+        let mut places = FairShare::new(8, 8, known);
+        let own: Vec<_> = (0..4).map(|_| active()).collect();
+        for holder in &own {
+            places.take(address(200), Arc::clone(holder)).unwrap();
+        }
+        for number in 0..4 {
+            places.take(address(number), active()).unwrap();
+        }
+        for number in 10..20 {
+            let _ = places.take(address(number), active());
+        }
+        assert_eq!(places.count(address(200)), 2);
+        assert_eq!(own.iter().filter(|holder| holder.is_evicted()).count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn known_callers_are_bounded_and_newcomers_displace_none() {
+        let known = KnownCallers::default();
+        for number in 0..=u32::try_from(KNOWN_CALLERS).unwrap() {
+            known.served(Caller::new(Some(IpAddr::from(number.to_be_bytes())), 0));
+        }
+        assert_eq!(known.0.lock().unwrap().len(), KNOWN_CALLERS);
+        let first = Caller::new(Some(IpAddr::from([0; 4])), 0);
+        assert!(known.0.lock().unwrap().contains_key(&first));
+        tokio::time::advance(FORGOTTEN_AFTER).await;
+        let late = address(1);
+        known.served(late);
+        assert_eq!(known.0.lock().unwrap().len(), KNOWN_CALLERS);
+        assert!(known.0.lock().unwrap().contains_key(&late));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unknown_callers_are_distinct_and_leave_half_to_others() {
+        let mut places = places(4, 4);
+        let unknown = |connection| Caller::new(None, connection);
+        let stalled = Fake::new(Claim::Stalled(6 * SECOND));
+        places.take(unknown(1), Arc::clone(&stalled)).unwrap();
+        places.take(unknown(2), active()).unwrap();
+        places.take(unknown(3), active()).unwrap();
+        assert!(stalled.is_evicted());
+        let refused = places.take(unknown(4), active());
+        assert_eq!(refused, Err(LimitReached::Unknown));
+        places.take(address(1), active()).unwrap();
+        places.take(address(1), active()).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn evicted_holders_that_stay_are_bounded() {
+        let mut places = places(16, 16);
+        for _ in 0..16 {
+            let unused = Fake::new(Claim::Unused(60 * SECOND));
+            places.take(address(1), unused).unwrap();
+        }
+        let taken = (2..40).take_while(|number| {
+            let unused = Fake::new(Claim::Unused(60 * SECOND));
+            places.take(address(*number), unused).is_ok()
+        });
+        assert_eq!(taken.count(), MIN_EVICTED);
+        assert_eq!(places.holders.len(), 16 + MIN_EVICTED);
+    }
+
+    /// A host that has one address of IPv6 has a whole network of them (RFC 6177: a /64 at least).
+    #[test]
+    fn addresses_of_one_ipv6_network_are_one_caller() {
+        let caller = |text: &str| Caller::new(Some(text.parse().unwrap()), 0);
+        assert_eq!(caller("2001:db8:0:1::1"), caller("2001:db8:0:1:ffff::2"));
+        assert_ne!(caller("2001:db8:0:1::1"), caller("2001:db8:0:2::1"));
+        assert_eq!(caller("::ffff:192.0.2.1"), caller("192.0.2.1"));
+    }
+}

@@ -1,0 +1,415 @@
+//! How many requests may be with the application at once, in all and from one caller, and which ones wait.
+//!
+//! As many as public connections. Over HTTP/1.1 that says nothing new, but one connection of HTTP/2 carries a hundred requests,
+//! and each of them takes a connection to a local application, thus a file descriptor: without a bound, one caller could take
+//! all that the process has, and with them the session to the platform. A caller that has all its places may let some more
+//! requests wait: a page may well be made of a hundred pieces. What waits is held in memory with its header, so it is bounded in
+//! number and in bytes; what goes beyond is refused at once.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::HeaderMap;
+use tokio::sync::oneshot;
+
+use crate::limits::exchange::Exchange;
+use crate::limits::fair_share::{Caller, FairShare, KnownCallers, LimitReached};
+
+/// What may wait of one caller: two pages of a hundred pieces, with large cookies.
+const OF_ONE_CALLER: Bound = Bound {
+    requests: 200,
+    bytes: 1024 * 1024,
+};
+/// What may wait in all.
+const IN_ALL: Bound = Bound {
+    requests: 1_000,
+    bytes: 4 * 1024 * 1024,
+};
+/// What a field of a header takes beside its text.
+const FIELD: usize = 128;
+
+/// How much may wait.
+#[derive(Debug, Clone, Copy)]
+struct Bound {
+    requests: usize,
+    bytes: usize,
+}
+
+/// How much waits.
+#[derive(Debug, Default)]
+struct Load {
+    requests: usize,
+    bytes: usize,
+}
+
+impl Load {
+    fn has_room(&self, size: usize, bound: Bound) -> bool {
+        self.requests < bound.requests && self.bytes.saturating_add(size) <= bound.bytes
+    }
+
+    fn add(&mut self, size: usize) {
+        self.requests += 1;
+        self.bytes += size;
+    }
+
+    fn remove(&mut self, size: usize) {
+        self.requests -= 1;
+        self.bytes -= size;
+    }
+}
+
+/// The places of all callers. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestLimiter(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    places: FairShare<Exchange>,
+    queues: HashMap<Caller, Queue>,
+    load: Load,
+    next: u64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiters: VecDeque<Waiter>,
+    load: Load,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    id: u64,
+    size: usize,
+    exchange: Arc<Exchange>,
+    place: oneshot::Sender<u64>,
+}
+
+/// A request's place, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct RequestPermit {
+    place: u64,
+    limiter: RequestLimiter,
+}
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    /// It may go on.
+    Admitted(RequestPermit),
+    /// It has to wait.
+    Queued(QueuedRequest),
+    /// There is no place for it, and none to wait in.
+    Refused,
+}
+
+/// A request that waits; it leaves the queue when it is dropped.
+#[derive(Debug)]
+pub(crate) struct QueuedRequest {
+    caller: Caller,
+    id: u64,
+    place: oneshot::Receiver<u64>,
+    limiter: RequestLimiter,
+}
+
+/// What a request's header takes in memory, about.
+pub(crate) fn header_size(headers: &HeaderMap) -> usize {
+    let text = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD);
+    text.sum()
+}
+
+impl RequestLimiter {
+    pub(crate) fn new(limit: usize, per_caller: usize, known: KnownCallers) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            places: FairShare::new(limit, per_caller, known),
+            queues: HashMap::new(),
+            load: Load::default(),
+            next: 0,
+        })))
+    }
+
+    /// Asks for a place for a request whose header takes `size` bytes.
+    pub(crate) fn admit(&self, caller: Caller, exchange: &Arc<Exchange>, size: usize) -> Admission {
+        let mut state = self.lock();
+        let limit = match state.places.take(caller, Arc::clone(exchange)) {
+            Ok(place) => {
+                return Admission::Admitted(RequestPermit {
+                    place,
+                    limiter: self.clone(),
+                });
+            }
+            Err(limit) => limit,
+        };
+        // A caller with its share must not wait ahead of those with less.
+        let has_its_share = state.places.count(caller) >= state.places.share();
+        if limit != LimitReached::PerCaller && has_its_share {
+            return Admission::Refused;
+        }
+        let state = &mut *state;
+        let queue = state.queues.entry(caller).or_default();
+        if !state.load.has_room(size, IN_ALL) || !queue.load.has_room(size, OF_ONE_CALLER) {
+            if queue.waiters.is_empty() {
+                state.queues.remove(&caller);
+            }
+            return Admission::Refused;
+        }
+        let (sender, place) = oneshot::channel();
+        let id = state.next;
+        state.next += 1;
+        state.load.add(size);
+        queue.load.add(size);
+        queue.waiters.push_back(Waiter {
+            id,
+            size,
+            exchange: Arc::clone(exchange),
+            place: sender,
+        });
+        Admission::Queued(QueuedRequest {
+            caller,
+            id,
+            place,
+            limiter: self.clone(),
+        })
+    }
+
+    /// Ends the exchanges whose callers are slower than `rate` bytes a second. Returns how many there are of both.
+    pub(crate) fn end_slow(&self, rate: u32) -> (usize, usize) {
+        let state = self.lock();
+        let (mut slow, mut all) = (0, 0);
+        for exchange in state.places.holders() {
+            all += 1;
+            if exchange.is_too_slow(rate) {
+                slow += 1;
+                exchange.end();
+            }
+        }
+        (slow, all)
+    }
+
+    /// How many places are taken.
+    #[cfg(test)]
+    pub(crate) fn in_use(&self) -> usize {
+        self.lock().places.taken()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn release(&mut self, place: u64) {
+        self.places.release(place);
+        // As a rule one place is free for one that waits; but a waiter may have gone.
+        while !self.queues.is_empty() && self.grant() {}
+    }
+
+    /// Gives a place to the next waiting request of the caller with the fewest places. Returns whether there was one to give.
+    fn grant(&mut self) -> bool {
+        let mut callers: Vec<(usize, u64, Caller)> = self
+            .queues
+            .iter()
+            .filter_map(|(caller, queue)| {
+                let first = queue.waiters.front()?;
+                Some((self.places.count(*caller), first.id, *caller))
+            })
+            .collect();
+        callers.sort_unstable_by_key(|(count, id, _)| (*count, *id));
+        for (_, _, caller) in callers {
+            let Some(exchange) = self
+                .queues
+                .get(&caller)
+                .and_then(|queue| queue.waiters.front())
+                .map(|waiter| Arc::clone(&waiter.exchange))
+            else {
+                continue;
+            };
+            let Ok(place) = self.places.take(caller, exchange) else {
+                continue;
+            };
+            let waiter = self.dequeue(caller, |_| true);
+            if waiter.is_none_or(|waiter| waiter.place.send(place).is_err()) {
+                self.places.release(place);
+            }
+            return true;
+        }
+        false
+    }
+
+    /// Takes the first waiter of this kind out of its caller's queue.
+    fn dequeue(&mut self, caller: Caller, is_it: impl Fn(&Waiter) -> bool) -> Option<Waiter> {
+        let queue = self.queues.get_mut(&caller)?;
+        let index = queue.waiters.iter().position(is_it)?;
+        let waiter = queue.waiters.remove(index)?;
+        queue.load.remove(waiter.size);
+        self.load.remove(waiter.size);
+        if queue.waiters.is_empty() {
+            self.queues.remove(&caller);
+        }
+        Some(waiter)
+    }
+}
+
+impl QueuedRequest {
+    /// Waits for a place. `None` if the limiter is gone.
+    pub(crate) async fn permit(mut self) -> Option<RequestPermit> {
+        let place = (&mut self.place).await.ok()?;
+        Some(RequestPermit {
+            place,
+            limiter: self.limiter.clone(),
+        })
+    }
+}
+
+impl Drop for QueuedRequest {
+    fn drop(&mut self) {
+        let mut state = self.limiter.lock();
+        if state
+            .dequeue(self.caller, |waiter| waiter.id == self.id)
+            .is_none()
+            && let Ok(place) = self.place.try_recv()
+        {
+            state.release(place);
+        }
+    }
+}
+
+impl Drop for RequestPermit {
+    fn drop(&mut self) {
+        self.limiter.lock().release(self.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use futures_util::FutureExt;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    fn address(number: u8) -> Caller {
+        Caller::new(Some(IpAddr::from([192, 0, 2, number])), 0)
+    }
+
+    fn limiter(limit: usize, per_caller: usize) -> RequestLimiter {
+        RequestLimiter::new(limit, per_caller, KnownCallers::default())
+    }
+
+    fn ask(limiter: &RequestLimiter, number: u8) -> Admission {
+        let exchange = Arc::new(Exchange::new(true, CancellationToken::new()));
+        limiter.admit(address(number), &exchange, 1_000)
+    }
+
+    fn admitted(limiter: &RequestLimiter, number: u8) -> RequestPermit {
+        match ask(limiter, number) {
+            Admission::Admitted(permit) => permit,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn queued(limiter: &RequestLimiter, number: u8) -> QueuedRequest {
+        match ask(limiter, number) {
+            Admission::Queued(queued) => queued,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn is_idle(limiter: &RequestLimiter) -> bool {
+        let state = limiter.lock();
+        state.places.taken() == 0 && state.queues.is_empty() && state.load.bytes == 0
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn caller_at_its_limit_waits_in_order() {
+        let limiter = limiter(8, 2);
+        let (first, second) = (admitted(&limiter, 1), admitted(&limiter, 1));
+        let (mut third, mut fourth) = (
+            Box::pin(queued(&limiter, 1).permit()),
+            Box::pin(queued(&limiter, 1).permit()),
+        );
+        let other = admitted(&limiter, 2);
+        assert!(third.as_mut().now_or_never().is_none());
+        drop(first);
+        let third = third.await.unwrap();
+        assert!(fourth.as_mut().now_or_never().is_none());
+        drop(second);
+        let fourth = fourth.await.unwrap();
+        drop((third, fourth, other));
+        assert!(is_idle(&limiter));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dropped_request_leaves_queue_or_frees_place() {
+        let limiter = limiter(8, 1);
+        let first = admitted(&limiter, 1);
+        let (second, third) = (queued(&limiter, 1), queued(&limiter, 1));
+        drop(second);
+        drop(first);
+        // The place is its own already, though it was not looked at.
+        drop(third);
+        assert!(is_idle(&limiter));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refuses_caller_at_its_share_and_admits_others() {
+        let limiter = limiter(4, 4);
+        let exchanges: Vec<_> = (0..4)
+            .map(|_| Arc::new(Exchange::new(true, CancellationToken::new())))
+            .collect();
+        let permits: Vec<_> = exchanges
+            .iter()
+            .map(|exchange| limiter.admit(address(1), exchange, 0))
+            .collect();
+        // At its own limit, it waits.
+        let waiting = queued(&limiter, 1);
+        let other = admitted(&limiter, 2);
+        let another = admitted(&limiter, 3);
+        assert!(matches!(ask(&limiter, 1), Admission::Refused));
+        drop((permits, waiting, other, another));
+        assert!(is_idle(&limiter));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn queue_is_bounded_in_requests_and_bytes() {
+        let limiter = limiter(300, 1);
+        let mut held = vec![];
+        let exchange = || Arc::new(Exchange::new(true, CancellationToken::new()));
+        for number in 0..10 {
+            held.push(ask(&limiter, number));
+            let before = held.len();
+            held.extend(
+                std::iter::repeat_with(|| ask(&limiter, number))
+                    .take_while(|admission| !matches!(admission, Admission::Refused)),
+            );
+            let waiting = held.len() - before;
+            let left = IN_ALL.requests - usize::from(number) * OF_ONE_CALLER.requests;
+            assert_eq!(waiting, OF_ONE_CALLER.requests.min(left));
+            if left == waiting {
+                break;
+            }
+        }
+        held.clear();
+        assert!(is_idle(&limiter));
+
+        let _first = admitted(&limiter, 1);
+        let large = OF_ONE_CALLER.bytes / 2;
+        let _second = limiter.admit(address(1), &exchange(), large);
+        let _third = limiter.admit(address(1), &exchange(), large);
+        let fourth = limiter.admit(address(1), &exchange(), 1);
+        assert!(matches!(fourth, Admission::Refused));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn freed_place_goes_to_the_caller_with_fewest() {
+        let limiter = limiter(2, 1);
+        let (_first, second) = (admitted(&limiter, 1), admitted(&limiter, 2));
+        let mut more = Box::pin(queued(&limiter, 1).permit());
+        let mut other = Box::pin(queued(&limiter, 3).permit());
+        drop(second);
+        assert!(more.as_mut().now_or_never().is_none());
+        other.as_mut().now_or_never().unwrap().unwrap();
+    }
+}

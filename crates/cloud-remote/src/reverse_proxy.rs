@@ -1,0 +1,256 @@
+//! A reverse proxy: requests go to a local web server as HTTP/1.1, connections to which are kept and used again.
+//!
+//! Headers that concern one connection only are removed both ways, and headers name the caller to the application. A
+//! WebSocket is passed on as bytes; no other upgrade is.
+//! Nothing is rewritten: the application sees the public host name, and its redirects and cookies work as they are.
+//!
+//! Specification: RFC 9110 §7.6 (intermediaries), §7.8 (upgrades).
+
+mod early_response;
+mod forwarded_headers;
+mod tracked_body;
+
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use cloud_net::{LogThrottle, warn_throttled};
+use http::header::{self, HeaderValue};
+use http::uri::{Authority, Scheme, Uri};
+use http::{Request, Response, StatusCode, Version};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tower::util::{BoxCloneSyncService, service_fn};
+
+use self::early_response::EarlyResponseStream;
+use self::forwarded_headers::{
+    join_cookies, leave_one_length, remove_hop_by_hop, requested_upgrade, set_forwarded_headers,
+};
+use self::tracked_body::TrackedBody;
+use crate::application::{HttpService, ResponseBody};
+use crate::limits::idle_timeout::ActivityTimer;
+use crate::server::error_page::error_page;
+use crate::server::request::{RequestBody, RequestContext};
+use crate::task_group::TaskGroup;
+use crate::upstream::copy;
+use crate::upstream::{Upstream, UpstreamStream};
+
+/// How long the application may take until its answer begins, once it has the request: the relay drops a connection that
+/// is idle for 90 s or so anyway.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Connections to the application that nobody uses are kept this long: shorter than common servers keep them (gunicorn 2 s,
+/// Node.js and uvicorn 5 s), since a request that meets the end of its connection is lost.
+const IDLE_LIMIT: Duration = Duration::from_millis(1_500);
+/// Kept idle connections: a page's worth.
+const IDLE_CONNECTIONS: usize = 8;
+
+/// Read buffer of a response that the caller does not read: the same size as HTTP/2 buffers.
+const RESPONSE_BUFFER: usize = 64 * 1024;
+
+type Pool = Client<UpstreamConnector, TrackedBody<RequestBody>>;
+
+/// Connects to the application, whatever the request's address.
+#[derive(Debug, Clone)]
+struct UpstreamConnector(Upstream);
+
+impl tower::Service<Uri> for UpstreamConnector {
+    type Response = TokioIo<EarlyResponseStream<UpstreamStream>>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let upstream = self.0.clone();
+        Box::pin(async move {
+            let stream = upstream.connect().await?;
+            Ok(TokioIo::new(EarlyResponseStream::new(stream)))
+        })
+    }
+}
+
+/// The reverse proxy as a service.
+pub(crate) fn service(upstream: Upstream, tasks: TaskGroup, idle: Duration) -> HttpService {
+    let pool = Client::builder(tasks.clone())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_LIMIT)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .http1_max_buf_size(RESPONSE_BUFFER)
+        .build(UpstreamConnector(upstream.clone()));
+    let proxy = ReverseProxy {
+        upstream,
+        pool,
+        tasks,
+        idle,
+        log: Arc::default(),
+    };
+    BoxCloneSyncService::new(service_fn(move |request: Request<RequestBody>| {
+        let proxy = proxy.clone();
+        async move { Ok(proxy.forward(request).await) }
+    }))
+}
+
+/// What each request needs.
+#[derive(Clone)]
+struct ReverseProxy {
+    upstream: Upstream,
+    pool: Pool,
+    tasks: TaskGroup,
+    /// Of what is upgraded.
+    idle: Duration,
+    log: Arc<LogThrottle>,
+}
+
+impl ReverseProxy {
+    async fn forward(self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
+        let Some(context) = request.extensions().get::<RequestContext>().cloned() else {
+            return error_page(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The request came over no connection.",
+            );
+        };
+        let upgrade = requested_upgrade(request.headers());
+        let upgraded = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
+        let Some(request) = outgoing(request, &self.upstream, context.address, upgrade) else {
+            return error_page(
+                StatusCode::BAD_REQUEST,
+                "The request's path makes no sense.",
+            );
+        };
+        let timer = ActivityTimer::default();
+        let request = request.map(|body| TrackedBody::new(body, timer.clone()));
+        let answer = tokio::select! {
+            answer = self.pool.request(request) => answer,
+            () = timer.idle_for(RESPONSE_TIMEOUT) => {
+                self.warn("it does not answer");
+                return error_page(StatusCode::GATEWAY_TIMEOUT, "The application on this device does not answer.");
+            }
+        };
+        match answer {
+            Ok(response) => self.answer(response, upgraded, context),
+            Err(error) if error.is_connect() => {
+                self.warn(&format!(
+                    "it cannot be reached: is it running? ({})",
+                    innermost(&error)
+                ));
+                error_page(
+                    StatusCode::BAD_GATEWAY,
+                    "The application on this device is not running.",
+                )
+            }
+            Err(error) => {
+                // Most often the caller went away in the middle of its request.
+                tracing::debug!(upstream = %self.upstream, %error, "a request could not be passed on");
+                error_page(
+                    StatusCode::BAD_GATEWAY,
+                    "The application on this device gave no usable answer.",
+                )
+            }
+        }
+    }
+
+    fn answer(
+        &self,
+        mut response: Response<Incoming>,
+        upgraded: Option<OnUpgrade>,
+        context: RequestContext,
+    ) -> Response<ResponseBody> {
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return incoming(response, false);
+        }
+        let Some(caller_side) = upgraded else {
+            self.warn("it upgrades a connection that nobody asked it to");
+            return error_page(
+                StatusCode::BAD_GATEWAY,
+                "The application on this device gave no usable answer.",
+            );
+        };
+        let application_side = hyper::upgrade::on(&mut response);
+        let idle = self.idle;
+        self.tasks.spawn(async move {
+            if let (Ok(caller), Ok(application)) = tokio::join!(caller_side, application_side) {
+                let ended = tokio::select! {
+                    ended = copy::copy_bidirectional(TokioIo::new(caller), TokioIo::new(application)) => ended,
+                    error = context.activity.idle(idle) => Err(error),
+                };
+                drop(context.permit);
+                tracing::debug!(?ended, "an upgraded connection has ended");
+            }
+        });
+        incoming(response, true)
+    }
+
+    fn warn(&self, what: &str) {
+        warn_throttled!(self.log, upstream = %self.upstream, what, "the local application fails");
+    }
+}
+
+/// The cause of the cause: what the system or its resolver has said.
+fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
+    std::iter::successors(Some(error), |error| error.source())
+        .last()
+        .unwrap_or(error)
+}
+
+/// The request, which has passed the [policy](crate::request_policy), as the application gets it. `None` if it cannot be put
+/// into HTTP/1.1.
+fn outgoing(
+    request: Request<RequestBody>,
+    upstream: &Upstream,
+    caller: Option<IpAddr>,
+    upgrade: Option<HeaderValue>,
+) -> Option<Request<RequestBody>> {
+    let (mut parts, body) = request.into_parts();
+    let host = parts.headers.get(header::HOST).cloned()?;
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(Scheme::HTTP);
+    uri.authority = Some(upstream.authority().parse::<Authority>().ok()?);
+    uri.path_and_query = Some(parts.uri.path_and_query().cloned()?);
+    parts.uri = Uri::from_parts(uri).ok()?;
+    parts.version = Version::HTTP_11;
+    // Extensions may hold on to the caller's connection.
+    parts.extensions.clear();
+
+    let headers = &mut parts.headers;
+    remove_hop_by_hop(headers);
+    // Answered on the caller's side, as soon as the body is read.
+    headers.remove(header::EXPECT);
+    join_cookies(headers);
+    if let Some(upgrade) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, upgrade);
+    }
+    set_forwarded_headers(headers, caller, &host);
+    headers.insert(header::HOST, host);
+    Some(Request::from_parts(parts, body))
+}
+
+/// The answer as the caller gets it.
+fn incoming(response: Response<Incoming>, switched: bool) -> Response<ResponseBody> {
+    let (mut parts, body) = response.into_parts();
+    let upgrade = parts
+        .headers
+        .get(header::UPGRADE)
+        .cloned()
+        .filter(|_| switched);
+    leave_one_length(&mut parts.headers);
+    remove_hop_by_hop(&mut parts.headers);
+    if let Some(upgrade) = upgrade {
+        parts
+            .headers
+            .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        parts.headers.insert(header::UPGRADE, upgrade);
+    }
+    parts.version = Version::HTTP_11;
+    parts.extensions.clear();
+    let body = body.map_err(Into::into).boxed_unsync();
+    Response::from_parts(parts, body)
+}

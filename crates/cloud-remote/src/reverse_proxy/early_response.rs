@@ -1,0 +1,107 @@
+//! A connection to the application whose answer counts even if it takes no more of the request.
+//!
+//! A web server that refuses an upload (too large, not allowed) answers in the middle of it and closes the connection. The rest
+//! of the upload cannot be written then, and hyper takes that for the end of everything, though the answer is there to be
+//! read. So what cannot be written any more is thrown away, and whether there is an answer is left to reading.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct EarlyResponseStream<S> {
+    stream: S,
+    /// The other side takes nothing more.
+    write_closed: bool,
+}
+
+impl<S> EarlyResponseStream<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            write_closed: false,
+        }
+    }
+
+    /// What came of writing; `all` bytes count as written if nobody takes them.
+    fn outcome<T>(&mut self, outcome: Poll<io::Result<T>>, all: T) -> Poll<io::Result<T>> {
+        match outcome {
+            Poll::Ready(Err(error))
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                ) =>
+            {
+                self.write_closed = true;
+                Poll::Ready(Ok(all))
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+impl<S: Connection> Connection for EarlyResponseStream<S> {
+    fn connected(&self) -> Connected {
+        self.stream.connected()
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for EarlyResponseStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for EarlyResponseStream<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.write_closed {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.outcome(outcome, bytes.len())
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let all = slices.iter().map(|slice| slice.len()).sum();
+        if self.write_closed {
+            return Poll::Ready(Ok(all));
+        }
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.outcome(outcome, all)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.write_closed {
+            return Poll::Ready(Ok(()));
+        }
+        let outcome = Pin::new(&mut self.stream).poll_flush(context);
+        self.outcome(outcome, ())
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.write_closed {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

@@ -1,0 +1,190 @@
+//! What a reverse proxy does to headers.
+//!
+//! Specification: RFC 9110 §7.6 (what an intermediary removes), RFC 9112 §6.3 (the length of a message), RFC 7239
+//! (`Forwarded`), RFC 9113 §8.2.3 (cookies).
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::request_policy::normalize_content_length;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Headers that concern one connection only, beside those that `Connection` names.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Leaves no length beside chunks, and one in place of several. (For requests the request policy does so.)
+pub(super) fn leave_one_length(headers: &mut HeaderMap) {
+    // hyper has refused lengths that differ or are no numbers.
+    if headers.contains_key(header::TRANSFER_ENCODING) || normalize_content_length(headers).is_err()
+    {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+}
+
+/// The protocol that the caller wants to change to, if it says so properly and it is WebSocket. In others (`h2c`) it could
+/// make requests that nobody here looks at.
+pub(super) fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
+    let wanted = headers.get(header::UPGRADE)?;
+    let properly = wanted.as_bytes().eq_ignore_ascii_case(b"websocket")
+        && connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
+    properly.then(|| wanted.clone())
+}
+
+fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers
+        .get_all(header::CONNECTION)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(',').map(str::trim))
+}
+
+/// Removes what concerns one connection only.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = connection_options(headers)
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// HTTP/2 may split cookies over several fields, HTTP/1.1 may not.
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+/// Sets the headers that name the caller and the host. The request policy has removed what the caller wrote into them.
+pub(super) fn set_forwarded_headers(
+    headers: &mut HeaderMap,
+    caller: Option<IpAddr>,
+    host: &HeaderValue,
+) {
+    let mut forwarded = match caller {
+        Some(IpAddr::V4(address)) => format!("for={address}"),
+        Some(IpAddr::V6(address)) => format!("for=\"[{address}]\""),
+        None => "for=unknown".to_owned(),
+    };
+    if let Some(address) = caller
+        && let Ok(value) = HeaderValue::from_str(&address.to_string())
+    {
+        headers.insert(X_FORWARDED_FOR, value);
+    }
+    headers.insert(X_FORWARDED_HOST, host.clone());
+    // It was checked to be a host, so nothing in it needs escaping.
+    if let Ok(host) = host.to_str() {
+        forwarded.push_str(";host=\"");
+        forwarded.push_str(host);
+        forwarded.push('"');
+    }
+    forwarded.push_str(";proto=https");
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+    if let Ok(forwarded) = HeaderValue::from_str(&forwarded) {
+        headers.insert(header::FORWARDED, forwarded);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(list: &[(&'static str, &'static str)]) -> HeaderMap {
+        list.iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn removes_hop_by_hop_headers() {
+        let mut map = headers(&[
+            ("connection", "close, X-Secret"),
+            ("x-secret", "1"),
+            ("keep-alive", "timeout=5"),
+            ("te", "trailers"),
+            ("transfer-encoding", "chunked"),
+            ("accept", "text/html"),
+        ]);
+        remove_hop_by_hop(&mut map);
+        assert_eq!(map, headers(&[("accept", "text/html")]));
+    }
+
+    #[test]
+    fn upgrade_requires_connection_header() {
+        let good = headers(&[
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "websocket"),
+        ]);
+        assert_eq!(requested_upgrade(&good).unwrap(), "websocket");
+        let shouted = headers(&[("connection", "UPGRADE"), ("upgrade", "WebSocket")]);
+        assert_eq!(requested_upgrade(&shouted).unwrap(), "WebSocket");
+        for other in ["h2c", "TLS/1.0", "h2c, websocket", "websocket2", ""] {
+            let other = headers(&[("connection", "upgrade"), ("upgrade", other)]);
+            assert_eq!(requested_upgrade(&other), None);
+        }
+        assert_eq!(
+            requested_upgrade(&headers(&[("upgrade", "websocket")])),
+            None
+        );
+        assert_eq!(
+            requested_upgrade(&headers(&[("connection", "upgrade")])),
+            None
+        );
+    }
+
+    #[test]
+    fn joins_split_cookies() {
+        let mut map = HeaderMap::new();
+        map.append(header::COOKIE, HeaderValue::from_static("a=1"));
+        map.append(header::COOKIE, HeaderValue::from_static("b=2"));
+        join_cookies(&mut map);
+        let cookies: Vec<_> = map.get_all(header::COOKIE).iter().collect();
+        assert_eq!(cookies, ["a=1; b=2"]);
+    }
+
+    #[test]
+    fn sets_forwarded_and_x_forwarded_headers() {
+        let mut map = HeaderMap::new();
+        let host = HeaderValue::from_static("sn.example.com");
+        set_forwarded_headers(&mut map, Some("2001:db8::7".parse().unwrap()), &host);
+        assert_eq!(map[X_FORWARDED_FOR], "2001:db8::7");
+        assert_eq!(map[X_FORWARDED_HOST], "sn.example.com");
+        assert_eq!(map[X_FORWARDED_PROTO], "https");
+        assert_eq!(
+            map[header::FORWARDED],
+            "for=\"[2001:db8::7]\";host=\"sn.example.com\";proto=https"
+        );
+        let mut map = HeaderMap::new();
+        set_forwarded_headers(&mut map, None, &host);
+        assert_eq!(
+            map[header::FORWARDED],
+            "for=unknown;host=\"sn.example.com\";proto=https"
+        );
+        assert!(!map.contains_key(X_FORWARDED_FOR));
+    }
+}

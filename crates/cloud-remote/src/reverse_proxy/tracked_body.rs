@@ -1,0 +1,77 @@
+//! Waits for an answer as long as the request is still being sent.
+//!
+//! A large upload over a slow line takes its time, and most applications answer when they have all of it. So the limit
+//! on waiting counts from the last piece of the request that went on.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http_body::{Body, Frame, SizeHint};
+
+use crate::limits::idle_timeout::ActivityTimer;
+
+/// A request's body that tells when it is read.
+#[derive(Debug)]
+pub(super) struct TrackedBody<B> {
+    body: B,
+    timer: ActivityTimer,
+}
+
+impl<B> TrackedBody<B> {
+    pub(super) fn new(body: B, timer: ActivityTimer) -> Self {
+        Self { body, timer }
+    }
+}
+
+impl<B: Body + Unpin> Body for TrackedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if frame.is_ready() {
+            self.timer.touch();
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http_body_util::{BodyExt, StreamBody};
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn timeout_counts_from_last_frame() {
+        let timer = ActivityTimer::default();
+        let start = Instant::now();
+        let pieces = futures_util::stream::unfold(0, |sent| async move {
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            let piece = Ok::<_, std::io::Error>(Frame::data(Bytes::from_static(b"piece")));
+            (sent < 10).then_some((piece, sent + 1))
+        });
+        let upload = TrackedBody::new(Box::pin(StreamBody::new(pieces)), timer.clone());
+        let reading = tokio::spawn(upload.collect());
+        timer.idle_for(Duration::from_secs(60)).await;
+        // Ten pieces and the end, 50 s apart.
+        assert_eq!(start.elapsed(), Duration::from_secs(11 * 50 + 60));
+        assert_eq!(reading.await.unwrap().unwrap().to_bytes().len(), 50);
+    }
+}

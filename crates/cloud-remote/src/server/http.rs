@@ -1,0 +1,439 @@
+//! HTTP over a public connection: the version that TLS has settled, and what becomes of each request.
+//!
+//! Whether a request may go on is decided while its connection is at it, so that of what is refused nothing stays in memory.
+//!
+//! Specification: RFC 9112 (HTTP/1.1), RFC 9113 (HTTP/2), RFC 6585 §5 (431).
+
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cloud_net::{LogThrottle, UntrustedText, warn_throttled};
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{sleep, timeout};
+use tower::ServiceExt;
+
+use crate::BoxError;
+use crate::application::{ClientAddr, HttpService, ResponseBody};
+use crate::limits::Limits;
+use crate::limits::connection_activity::ConnectionActivity;
+use crate::limits::connection_limit::ConnectionLimiter;
+use crate::limits::exchange::Exchange;
+use crate::limits::fair_share::{Caller, KnownCallers};
+use crate::limits::request_limit::{Admission, RequestLimiter, RequestPermit, header_size};
+use crate::request_policy::RequestPolicy;
+use crate::server::error_page::error_page;
+use crate::server::request::{GuardedBody, RequestBody, RequestContext};
+use crate::task_group::TaskGroup;
+
+/// Of one HTTP/2 connection. Browsers rarely use more than a hundred.
+const STREAMS: u32 = 100;
+/// What HTTP/1.1 holds of one request's header: large cookies fit.
+const HEADER_SIZE: usize = 64 * 1024;
+/// The same of HTTP/2, where a field counts 32 bytes more than its text (RFC 9113, 6.5.2), and where one connection may send a
+/// hundred of them at once.
+const HEADER_LIST_SIZE: u32 = 32 * 1024;
+/// Fields of one request. Browsers send some twenty; a field of a few letters takes more than a hundred bytes. (HTTP/1.1 takes
+/// a hundred.)
+const FIELDS: usize = 200;
+/// An HTTP/2 connection is asked whether it is alive this often, and given as long to answer. This goes on while nobody uses it,
+/// so the answers keep it from being idle on its way; [`Limits::idle`] without a request ends it all the same.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What a caller may send over an HTTP/2 connection, or over one stream of it, that the application has not read: 5 MB/s at
+/// 100 ms.
+pub(super) const RECEIVE_WINDOW: u32 = 512 * 1024;
+/// The same where many connections are open, so that together they stay below 32 MiB: what HTTP/2 begins with (RFC 9113, 6.9.2).
+const MIN_RECEIVE_WINDOW: u32 = 65_535;
+/// Of one HTTP/2 stream, waiting for its caller to read. Many streams are open at once; a full tunnel needs no more.
+const SEND_BUFFER: usize = 64 * 1024;
+/// The same where many connections are open: a TLS record's worth.
+const MIN_SEND_BUFFER: usize = 16 * 1024;
+/// More connections than this are many: a household with several browsers has fewer.
+const MANY_CONNECTIONS: usize = 32;
+
+/// How long a request may wait for its place: callers have little patience.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Whether callers are too slow is looked at this often.
+const SLOW_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+/// A connection that is to end and on which no request is under way gets this long to say so to its caller.
+const CLOSE_GRACE: Duration = Duration::from_secs(1);
+
+/// A public connection.
+#[derive(Debug, Clone)]
+pub(super) struct Connection {
+    /// The caller's address, if the relay says it.
+    pub(super) address: Option<IpAddr>,
+    pub(super) caller: Caller,
+    pub(super) activity: Arc<ConnectionActivity>,
+}
+
+/// Serves HTTP connections.
+#[derive(Debug)]
+pub(super) struct HttpServer {
+    limits: Limits,
+    policy: RequestPolicy,
+    connections: ConnectionLimiter,
+    requests: RequestLimiter,
+    known: KnownCallers,
+    tasks: TaskGroup,
+    /// A task looks for callers that are too slow.
+    watching: AtomicBool,
+    busy_log: LogThrottle,
+    failure_log: LogThrottle,
+}
+
+impl HttpServer {
+    pub(super) fn new(
+        limits: Limits,
+        policy: RequestPolicy,
+        connections: ConnectionLimiter,
+        known: KnownCallers,
+        tasks: TaskGroup,
+    ) -> Self {
+        let (all, per_caller) = (limits.connections, limits.connections_per_address);
+        Self {
+            limits,
+            policy,
+            connections,
+            requests: RequestLimiter::new(all, per_caller, known.clone()),
+            known,
+            tasks,
+            watching: AtomicBool::new(false),
+            busy_log: LogThrottle::new(),
+            failure_log: LogThrottle::new(),
+        }
+    }
+
+    pub(super) async fn serve_http1<S>(
+        self: &Arc<Self>,
+        stream: S,
+        service: HttpService,
+        connection: Connection,
+    ) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let activity = Arc::clone(&connection.activity);
+        let server = Arc::clone(self);
+        let service = service_fn(move |request| {
+            let evicted = connection.activity.evicted().clone();
+            let exchange = Arc::new(Exchange::new(false, evicted));
+            server.handle(request, exchange, service.clone(), connection.clone())
+        });
+        let http = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.request_header)
+            .max_buf_size(HEADER_SIZE)
+            .max_header_size(HEADER_SIZE)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let ended = self.drive(http, &activity).await;
+        // What is left of the connection, if anything, is not HTTP any more.
+        activity.set_opaque();
+        ended
+    }
+
+    pub(super) async fn serve_http2<S>(
+        self: &Arc<Self>,
+        stream: S,
+        service: HttpService,
+        connection: Connection,
+        websocket: bool,
+    ) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let activity = Arc::clone(&connection.activity);
+        let executor = StreamExecutor::new(self.tasks.clone());
+        let streams = executor.clone();
+        let server = Arc::clone(self);
+        let service = service_fn(move |request| {
+            let evicted = connection.activity.evicted().clone();
+            let exchange = Arc::new(Exchange::new(true, evicted));
+            streams.expect(Arc::clone(&exchange));
+            server.handle(request, exchange, service.clone(), connection.clone())
+        });
+        let (window, buffer) = if self.connections.in_use() > MANY_CONNECTIONS {
+            (MIN_RECEIVE_WINDOW, MIN_SEND_BUFFER)
+        } else {
+            (RECEIVE_WINDOW, SEND_BUFFER)
+        };
+        let mut builder = http2::Builder::new(executor);
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS)
+            .initial_connection_window_size(window)
+            .initial_stream_window_size(window)
+            .max_header_list_size(HEADER_LIST_SIZE)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_INTERVAL)
+            .max_send_buf_size(buffer);
+        if websocket {
+            builder.enable_connect_protocol();
+        }
+        let http = builder.serve_connection(TokioIo::new(stream), service);
+        self.drive(http, &activity).await
+    }
+
+    /// Serves a connection until it ends, which it is asked to do when it is not used and when remote access ends.
+    async fn drive(
+        &self,
+        connection: impl HttpConnection,
+        activity: &ConnectionActivity,
+    ) -> Result<(), BoxError> {
+        tokio::pin!(connection);
+        tokio::select! {
+            ended = connection.as_mut() => return Ok(ended?),
+            () = self.tasks.draining() => {}
+            () = activity.unused(self.limits.request_header, self.limits.idle) => {}
+        }
+        connection.as_mut().shut_down();
+        tokio::select! {
+            ended = connection => Ok(ended?),
+            () = activity.done(CLOSE_GRACE) => Ok(()),
+        }
+    }
+
+    /// Decides at once whether a request goes on, and answers it.
+    fn handle(
+        self: &Arc<Self>,
+        mut request: Request<Incoming>,
+        exchange: Arc<Exchange>,
+        service: HttpService,
+        connection: Connection,
+    ) -> impl Future<Output = Result<Response<GuardedBody<ResponseBody>>, Infallible>> + Send + use<>
+    {
+        let guard = connection.activity.start_request();
+        let admission = if request.headers().len() > FIELDS {
+            Err(error_page(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "The request has too many header fields.",
+            ))
+        } else if let Err(refusal) = self.policy.apply(&mut request) {
+            Err(refusal.response())
+        } else {
+            let size = header_size(request.headers());
+            match self.requests.admit(connection.caller, &exchange, size) {
+                Admission::Refused => Err(self.busy()),
+                admission => Ok(admission),
+            }
+        };
+        // What is refused is dropped here, before anything else is read from the connection.
+        let admitted = admission.map(|admission| {
+            request
+                .extensions_mut()
+                .insert(ClientAddr(connection.address));
+            self.watch();
+            (admission, request)
+        });
+        let server = Arc::clone(self);
+        async move {
+            let (response, permit) = match admitted {
+                Ok((admission, request)) => {
+                    server
+                        .answer(request, admission, &exchange, service, connection)
+                        .await
+                }
+                Err(response) => (response, None),
+            };
+            exchange.answer();
+            Ok(response.map(|body| GuardedBody::new(body, exchange, permit, guard)))
+        }
+    }
+
+    async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        admission: Admission,
+        exchange: &Arc<Exchange>,
+        service: HttpService,
+        connection: Connection,
+    ) -> (Response<ResponseBody>, Option<Arc<RequestPermit>>) {
+        let permit = match admission {
+            Admission::Admitted(permit) => Some(permit),
+            Admission::Queued(queued) => {
+                timeout(QUEUE_TIMEOUT, queued.permit()).await.ok().flatten()
+            }
+            Admission::Refused => None,
+        };
+        let Some(permit) = permit.map(Arc::new) else {
+            return (self.busy(), None);
+        };
+        request.extensions_mut().insert(RequestContext {
+            address: connection.address,
+            activity: Arc::clone(&connection.activity),
+            permit: Arc::clone(&permit),
+        });
+        let connect = request.method() == Method::CONNECT;
+        let request = request.map(|body| RequestBody::new(body, Arc::clone(exchange)));
+        let response = tokio::select! {
+            biased;
+            () = exchange.refused() => return (too_slow(), Some(permit)),
+            response = service.oneshot(request) => response,
+        };
+        let response = response.unwrap_or_else(|error| {
+            let error = UntrustedText::of(&error);
+            warn_throttled!(self.failure_log, %error, "the application failed to answer a request");
+            error_page(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "The application on this device has failed.",
+            )
+        });
+        if response.status() < StatusCode::BAD_REQUEST {
+            self.known.served(connection.caller);
+        }
+        if connect && response.status().is_success() {
+            // The stream is the application's now (RFC 8441).
+            connection.activity.set_opaque();
+        }
+        (response, Some(permit))
+    }
+
+    /// How many requests hold a place.
+    #[cfg(test)]
+    pub(super) fn requests_in_use(&self) -> usize {
+        self.requests.in_use()
+    }
+
+    fn busy(&self) -> Response<ResponseBody> {
+        warn_throttled!(
+            self.busy_log,
+            "too many requests at once: some are answered with 503 without reaching the application"
+        );
+        let mut response = error_page(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "The application on this device is busy. Try again in a moment.",
+        );
+        let soon = HeaderValue::from_static("1");
+        response.headers_mut().insert(header::RETRY_AFTER, soon);
+        response
+    }
+
+    /// Looks for callers that are too slow from now on, until no request is under way.
+    fn watch(self: &Arc<Self>) {
+        if self.limits.min_data_rate == 0 || self.watching.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let server = Arc::clone(self);
+        self.tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = sleep(SLOW_CHECK_INTERVAL) => {}
+                    () = server.tasks.draining() => return,
+                }
+                let (slow, all) = server.requests.end_slow(server.limits.min_data_rate);
+                if slow > 0 {
+                    tracing::debug!(slow, "requests were ended whose callers are too slow");
+                }
+                // A request that comes in between is looked after from the next one on.
+                if all == 0 {
+                    server.watching.store(false, Ordering::Relaxed);
+                    return;
+                }
+            }
+        });
+    }
+}
+
+fn too_slow() -> Response<ResponseBody> {
+    let mut response = error_page(
+        StatusCode::REQUEST_TIMEOUT,
+        "The request took too long to arrive.",
+    );
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    response
+}
+
+/// Runs the streams of one HTTP/2 connection, each of which can be cut.
+///
+/// hyper calls the service and spawns what sends its answer right after; so the exchange of the call before belongs to the next
+/// task. Dropping the task resets the stream.
+#[derive(Debug, Clone)]
+struct StreamExecutor {
+    tasks: TaskGroup,
+    next: Arc<Mutex<Option<Arc<Exchange>>>>,
+}
+
+impl StreamExecutor {
+    fn new(tasks: TaskGroup) -> Self {
+        Self {
+            tasks,
+            next: Arc::default(),
+        }
+    }
+
+    /// The next task is that of this exchange.
+    fn expect(&self, exchange: Arc<Exchange>) {
+        *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(exchange);
+    }
+}
+
+impl<F> Executor<F> for StreamExecutor
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        let next = self
+            .next
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(exchange) = next else {
+            drop(self.tasks.spawn(task));
+            return;
+        };
+        drop(self.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                _ = task => {}
+                () = exchange.cut() => {}
+            }
+        }));
+    }
+}
+
+/// A connection of either version.
+trait HttpConnection: Future<Output = hyper::Result<()>> {
+    /// Takes no more requests, and ends when those under way have.
+    fn shut_down(self: Pin<&mut Self>);
+}
+
+impl<I, S, B> HttpConnection for http1::UpgradeableConnection<I, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+    B: http_body::Body + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn shut_down(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I, S, B, E> HttpConnection for http2::Connection<I, S, E>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = B>,
+    S::Error: Into<BoxError>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+    B: http_body::Body + 'static,
+    B::Error: Into<BoxError>,
+    E: hyper::rt::bounds::Http2ServerConnExec<S::Future, B>,
+{
+    fn shut_down(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}

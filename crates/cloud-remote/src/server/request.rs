@@ -1,0 +1,187 @@
+//! A request on its way to the application: its context, its body, and the body of its response.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use crate::limits::connection_activity::{ConnectionActivity, RequestGuard};
+use crate::limits::exchange::Exchange;
+use crate::limits::request_limit::RequestPermit;
+
+/// What of an answer goes out with its end, at most. HTTP/2 takes that much over without the caller having room for it, so that
+/// nothing here would know of it any more; the rest waits for the caller.
+const TAIL: usize = 1_024;
+
+/// What a request belongs to; a request extension for the reverse proxy.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestContext {
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) activity: Arc<ConnectionActivity>,
+    /// To be held for as long as something of the request is with the application.
+    pub(crate) permit: Arc<RequestPermit>,
+}
+
+/// The body of a request, as it comes from its caller.
+#[derive(Debug)]
+pub struct RequestBody {
+    body: Incoming,
+    exchange: Arc<Exchange>,
+}
+
+impl RequestBody {
+    pub(crate) fn new(body: Incoming, exchange: Arc<Exchange>) -> Self {
+        Self { body, exchange }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if self.exchange.is_answered() {
+            return polled;
+        }
+        match &polled {
+            Poll::Pending => self.exchange.wait_for_caller(),
+            Poll::Ready(Some(Ok(frame))) => {
+                self.exchange.moved(frame.data_ref().map_or(0, Bytes::len));
+            }
+            Poll::Ready(_) => self.exchange.moved(0),
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of an answer, with what is to be held until the caller has taken it.
+#[derive(Debug)]
+pub(crate) struct GuardedBody<B> {
+    body: B,
+    /// What is left of the last piece.
+    tail: Option<Bytes>,
+    /// The size of the piece that the caller has to take.
+    last: usize,
+    exchange: Arc<Exchange>,
+    _permit: Option<Arc<RequestPermit>>,
+    _request: RequestGuard,
+}
+
+impl<B> GuardedBody<B> {
+    /// `permit` is `None` for an answer of our own to a request that found no place.
+    pub(crate) fn new(
+        body: B,
+        exchange: Arc<Exchange>,
+        permit: Option<Arc<RequestPermit>>,
+        request: RequestGuard,
+    ) -> Self {
+        Self {
+            body,
+            tail: None,
+            last: 0,
+            exchange,
+            _permit: permit,
+            _request: request,
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for GuardedBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        // Being asked for more means that the caller has taken what it was given.
+        let last = std::mem::take(&mut self.last);
+        self.exchange.moved(last);
+        let mut frame = match self.tail.take() {
+            Some(tail) => Frame::data(tail),
+            None => match Pin::new(&mut self.body).poll_frame(context) {
+                Poll::Ready(Some(Ok(frame))) => frame,
+                other => return other,
+            },
+        };
+        if let Some(data) = frame.data_mut() {
+            if self.exchange.is_http2() && data.len() > TAIL && self.body.is_end_stream() {
+                self.tail = Some(data.split_off(data.len() - TAIL));
+            }
+            self.last = data.len();
+        }
+        self.exchange.wait_for_caller();
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.tail.is_none() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let mut hint = self.body.size_hint();
+        if let Some(tail) = &self.tail {
+            let tail = tail.len() as u64;
+            if let Some(upper) = hint.upper() {
+                hint.set_upper(upper + tail);
+            }
+            hint.set_lower(hint.lower() + tail);
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::{BodyExt, Full};
+    use tokio::time::advance;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::limits::fair_share::{Claim, Holder, STALLED};
+
+    fn exchange() -> Arc<Exchange> {
+        Arc::new(Exchange::new(true, CancellationToken::new()))
+    }
+
+    fn body(text: Vec<u8>, exchange: &Arc<Exchange>) -> GuardedBody<Full<Bytes>> {
+        let request = Arc::<ConnectionActivity>::default().start_request();
+        GuardedBody::new(Full::new(text.into()), Arc::clone(exchange), None, request)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn response_is_held_until_all_but_its_tail_is_taken() {
+        let exchange = exchange();
+        let mut large = body(vec![7; 100_000], &exchange);
+        assert_eq!(large.size_hint().exact(), Some(100_000));
+        let first = large.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(first.len(), 100_000 - TAIL);
+        assert!(!large.is_end_stream());
+        assert_eq!(large.size_hint().exact(), Some(TAIL as u64));
+        advance(STALLED).await;
+        assert_eq!(exchange.claim(), Claim::Stalled(STALLED));
+        let rest = large.collect().await.unwrap().to_bytes();
+        assert_eq!(rest.len(), TAIL);
+
+        let mut small = body(vec![7; TAIL], &exchange);
+        let whole = small.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert_eq!(whole.len(), TAIL);
+        assert!(small.is_end_stream());
+    }
+}

@@ -1,0 +1,109 @@
+//! The tasks of one remote access: all of them are counted, and all of them end.
+
+use hyper::rt::Executor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+/// Spawns tasks that end at the latest when [`TaskGroup::kill`] is called.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TaskGroup {
+    tracker: TaskTracker,
+    drain: CancellationToken,
+    upgraded_cut: CancellationToken,
+    kill: CancellationToken,
+}
+
+impl TaskGroup {
+    pub(crate) fn spawn<F>(&self, task: F) -> tokio::task::JoinHandle<Option<F::Output>>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send,
+    {
+        let kill = self.kill.clone();
+        self.tracker
+            .spawn(async move { kill.run_until_cancelled(task).await })
+    }
+
+    /// Counts as a task until it is dropped.
+    pub(crate) fn token(&self) -> TaskTrackerToken {
+        self.tracker.token()
+    }
+
+    /// Asks everything to come to its end.
+    pub(crate) fn drain(&self) {
+        self.drain.cancel();
+        self.tracker.close();
+    }
+
+    /// Until [`TaskGroup::drain`] is called.
+    pub(crate) async fn draining(&self) {
+        self.drain.cancelled().await;
+    }
+
+    /// Cuts connections that would never end by themselves.
+    pub(crate) fn cut_upgraded(&self) {
+        self.upgraded_cut.cancel();
+    }
+
+    /// Cancelled by [`TaskGroup::cut_upgraded`].
+    pub(crate) fn upgraded_cut(&self) -> CancellationToken {
+        self.upgraded_cut.clone()
+    }
+
+    /// Ends everything, wherever it is.
+    pub(crate) fn kill(&self) {
+        self.drain();
+        self.kill.cancel();
+    }
+
+    /// Until no task is left, after [`TaskGroup::drain`].
+    pub(crate) async fn ended(&self) {
+        self.tracker.wait().await;
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.tracker.len()
+    }
+}
+
+impl<F> Executor<F> for TaskGroup
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        drop(self.spawn(task));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn kill_ends_all_tasks() {
+        let tasks = TaskGroup::default();
+        for _ in 0..10 {
+            tasks.spawn(std::future::pending::<()>());
+        }
+        assert_eq!(tasks.count(), 10);
+        tasks.kill();
+        tasks.ended().await;
+        assert_eq!(tasks.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn drain_waits_for_tasks_and_tokens() {
+        let tasks = TaskGroup::default();
+        let token = tasks.token();
+        let inner = tasks.clone();
+        tasks.spawn(async move { inner.draining().await });
+        tasks.drain();
+        let ended = tasks.ended();
+        tokio::pin!(ended);
+        assert!(futures_util::poll!(&mut ended).is_pending());
+        drop(token);
+        ended.await;
+    }
+}
