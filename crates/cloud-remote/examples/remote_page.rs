@@ -1,7 +1,8 @@
-//! A device's page, reached through a relay, before and after its certificate is replaced.
+//! Serves a device's page through a relay, before and after a certificate rotation.
 //!
-//! Everything runs in this process, over real sockets: the relay (a SniTun server), a platform that makes tokens and
-//! certificates, the device with its web application, and a public client that verifies the certificate.
+//! Everything runs in this process over real sockets: the relay (a SniTun server), a platform that
+//! issues tokens and certificates, the device with its web application, and a public client that
+//! verifies the certificate.
 //!
 //! ```sh
 //! cargo run -p cloud-remote --example remote_page
@@ -26,10 +27,10 @@ use tokio::net::TcpListener;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// The device's public name.
+/// The device's public host name.
 const NAME: &str = "sn0001.ui.example.com";
 
-/// Makes tokens for the relay, and certificates.
+/// Issues tokens for the relay, and certificates.
 struct Platform {
     keys: FernetKeys,
     issuer: Issuer<'static, KeyPair>,
@@ -54,7 +55,8 @@ impl Platform {
     }
 }
 
-/// The way from the device to the platform. A real one publishes the requests as JSON, and waits for the answers.
+/// The device's connection to the platform. A real one publishes the requests as JSON, and waits
+/// for the responses.
 struct Line(Arc<Platform>);
 
 impl TokenSource for Line {
@@ -76,7 +78,7 @@ impl CertificateSource for Line {
     }
 }
 
-/// Keeps the certificate. A real one writes files.
+/// Stores the certificate. A real one writes files.
 struct Memory(Mutex<CertificatePem>);
 
 impl CertificateStore for Memory {
@@ -96,7 +98,7 @@ impl CertificateStore for Memory {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), BoxError> {
-    // The public side: a relay, and an authority that the public trusts.
+    // The public side: a relay, and an authority that clients trust.
     let relay_key = FernetKeys::generate_key();
     let relay = Server::new(
         FernetKeys::from_keys(&[relay_key.as_str()])?,
@@ -143,7 +145,7 @@ async fn main() -> Result<(), BoxError> {
     tokio::time::timeout(limit, status.wait_for(|status| status.is_connected())).await??;
     println!("connected through the relay at {address}");
 
-    // Somebody out there.
+    // A public client.
     let mut roots = RootCertStore::empty();
     roots.add(root.der().clone())?;
     let tls =
@@ -169,7 +171,7 @@ async fn main() -> Result<(), BoxError> {
             .await?
     );
 
-    // The platform wishes another certificate; the page is there before and after.
+    // The platform desires another certificate; the page is available before and after.
     remote.set_desired_serial("2")?;
     let rotated = status.wait_for(|status| status.certificate.serial.as_str() == "2");
     let serial = tokio::time::timeout(limit, rotated)
@@ -177,7 +179,7 @@ async fn main() -> Result<(), BoxError> {
         .certificate
         .serial
         .clone();
-    println!("the certificate was replaced by the one with serial number {serial}");
+    println!("the certificate was rotated to serial number {serial}");
     println!(
         "the page says: {}",
         browser

@@ -1,4 +1,4 @@
-//! What callers reach: the device's own application, in process or at a local address.
+//! The application that callers reach: in process, or at a local address.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,16 +16,17 @@ use crate::server::request::RequestBody;
 use crate::upstream::Upstream;
 use crate::upstream::proxy_protocol::ProxyProtocol;
 
-/// The body of an answer, whatever the application makes it of.
+/// The body of a response, boxed.
 pub(crate) type ResponseBody = UnsyncBoxBody<Bytes, BoxError>;
 
-/// The application as a service of one type.
+/// The application as a boxed service.
 pub(crate) type HttpService =
     BoxCloneSyncService<Request<RequestBody>, Response<ResponseBody>, BoxError>;
 
-/// Who makes a request: a request extension of type `ClientAddr` tells the application.
+/// The client's address, as a request extension.
 ///
-/// `None` if the relay does not tell (before version 2 the tunnel's protocol carries no IPv6 addresses).
+/// `None` if the relay does not send it (before version 2, the tunnel's protocol carries no IPv6
+/// addresses).
 ///
 /// ```
 /// use cloud_remote::ClientAddr;
@@ -41,36 +42,42 @@ pub(crate) type HttpService =
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientAddr(pub Option<IpAddr>);
 
-/// What callers reach through the tunnel.
+/// The application that callers reach through the tunnel.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Application {
-    /// A service in this process: HTTP/1.1, HTTP/2, WebSockets over both. See [`Application::service`].
+    /// A service in this process: HTTP/1.1, HTTP/2, WebSockets over both. See
+    /// [`Application::service`].
     Service(WebService),
-    /// A reverse proxy: HTTP and WebSockets are passed on, as HTTP/1.1, to a local web server. It learns the caller's
-    /// address and the public host name from the headers `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded`; what
-    /// the caller wrote into these and others like them is removed, see [`HttpOptions`](crate::HttpOptions). Of a caller over IPv6 no address is known before version 2 of the tunnel's
-    /// protocol: then there is no `X-Forwarded-For`, and `Forwarded` says `for=unknown`. So the server must not trust
-    /// a request for coming from this device. It gets no more requests at once than there may be connections
+    /// A reverse proxy: HTTP and WebSockets are forwarded, as HTTP/1.1, to a local web server. It
+    /// receives the client's address and the public host name in the headers `X-Forwarded-For`,
+    /// `-Proto`, `-Host` and `Forwarded`; values that the client sent in these and similar headers
+    /// are removed, see [`HttpOptions`](crate::HttpOptions). Before version 2 of the tunnel's
+    /// protocol, the address of an IPv6 client is unknown: there is no `X-Forwarded-For` then, and
+    /// `Forwarded` contains `for=unknown`. The server must not trust a request because it comes
+    /// from this device. Concurrent requests are limited to the number of connections
     /// ([`Limits`](crate::Limits)); others wait.
     Forward(Upstream),
-    /// TLS ends here, and what is inside is passed on as it is.
+    /// TLS terminates here, and the plain bytes are forwarded.
     ForwardTcp {
-        /// Where to.
+        /// The local address.
         upstream: Upstream,
-        /// Whether and how the application is told the caller's address. Only for an application that expects it.
+        /// The version of the PROXY protocol that sends the client's address, if the application
+        /// expects it.
         proxy_protocol: Option<ProxyProtocol>,
     },
-    /// Everything is passed on as it is: TLS ends at the local application, which has a certificate of its own.
+    /// The connection is forwarded unchanged: TLS terminates at the local application, which has a
+    /// certificate of its own.
     Passthrough(Upstream),
 }
 
 impl Application {
-    /// A service in this process, such as an `axum::Router`.
+    /// Serves from a service in this process, such as an `axum::Router`.
     ///
-    /// It is cloned for each request. An error that it returns becomes an answer with status 500. Requests carry the
-    /// extension [`ClientAddr`]. It gets requests for the hosts, and with the headers, that
-    /// [`HttpOptions`](crate::HttpOptions) allow; `Host` is always there, over HTTP/2 too.
+    /// The service is cloned for each request. An error that it returns becomes a response with
+    /// status 500. Requests carry the extension [`ClientAddr`]. Only requests for the hosts, and
+    /// with the headers, that [`HttpOptions`](crate::HttpOptions) allow reach it; `Host` is always
+    /// set, over HTTP/2 too.
     pub fn service<S, B>(service: S) -> Self
     where
         S: Service<Request<RequestBody>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -87,12 +94,12 @@ impl Application {
         Self::Service(WebService(BoxCloneSyncService::new(service)))
     }
 
-    /// A reverse proxy to a local web server.
+    /// Forwards HTTP to a local web server as a reverse proxy.
     pub fn forward(upstream: impl Into<Upstream>) -> Self {
         Self::Forward(upstream.into())
     }
 
-    /// The plain bytes inside of TLS to a local application.
+    /// Terminates TLS and forwards the plain bytes to a local application.
     pub fn forward_tcp(
         upstream: impl Into<Upstream>,
         proxy_protocol: Option<ProxyProtocol>,
@@ -103,7 +110,7 @@ impl Application {
         }
     }
 
-    /// The public connection, TLS and all, to a local application.
+    /// Forwards the public connection, including TLS, to a local application.
     pub fn passthrough(upstream: impl Into<Upstream>) -> Self {
         Self::Passthrough(upstream.into())
     }
@@ -125,7 +132,7 @@ impl fmt::Debug for Application {
     }
 }
 
-/// The service of [`Application::Service`]; made by [`Application::service`].
+/// The service of [`Application::Service`]; see [`Application::service`].
 #[derive(Clone)]
 pub struct WebService(pub(crate) HttpService);
 

@@ -1,55 +1,59 @@
-//! Delays that grow with the failures in a row, with jitter, so that devices that failed together do not come back
-//! together.
+//! Back-off: delays that grow with consecutive failures, with jitter, so that devices that failed
+//! together do not retry together.
 
 use std::time::Duration;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-/// Between requests for a token, and between requests that the session to the platform does not survive.
+/// Back-off of token requests, and of requests during which the session to the platform ends.
 pub(crate) const TOKEN_RETRY: Backoff = Backoff {
-    first: Duration::from_secs(5),
-    longest: Duration::from_secs(300),
+    initial: Duration::from_secs(5),
+    max: Duration::from_secs(300),
 };
-/// Between requests for a certificate: nobody waits for it, and the platform has to make it.
+/// Back-off of certificate requests: none is urgent, and the platform has to create the
+/// certificate.
 pub(crate) const ROTATION_RETRY: Backoff = Backoff {
-    first: Duration::from_secs(30),
-    longest: Duration::from_secs(3_600),
+    initial: Duration::from_secs(30),
+    max: Duration::from_secs(3_600),
 };
-/// Least time before the tunnel is tried again.
+/// Minimum delay before a reconnect of the tunnel.
 const TUNNEL_MIN: Duration = Duration::from_secs(1);
-/// Longest time before the first retries of the tunnel. The Python library and Home Assistant's client wait 1 to 15 s before every
-/// one, so that is what relays are used to: the devices of a relay that restarts come back spread over a quarter of a minute.
+/// Maximum delay of the first reconnects. The Python library and Home Assistant's client wait 1 to
+/// 15 s before each one, so relays expect that: the devices of a restarted relay reconnect within a
+/// quarter of a minute.
 const TUNNEL_INITIAL_MAX: Duration = Duration::from_secs(15);
-/// Retries in a row before that time grows: a relay that restarts twice within a minute costs two to four.
+/// Consecutive failures after which that maximum grows: a relay that restarts twice within a minute
+/// causes two to four.
 const TUNNEL_FAST_RETRIES: u32 = 3;
-/// Longest time before any retry of the tunnel: a device is back a minute after its relay at the latest, and a relay that is down
-/// for long gets a quarter of the attempts that the fixed range would cause.
+/// Maximum delay of any reconnect: a device is back at most a minute after its relay, and a relay
+/// that is down for long gets a quarter of the attempts of the fixed range.
 const TUNNEL_MAX: Duration = Duration::from_secs(60);
 
-/// A delay that doubles.
+/// A delay that doubles with each failure.
 pub(crate) struct Backoff {
-    first: Duration,
-    longest: Duration,
+    initial: Duration,
+    max: Duration,
 }
 
 impl Backoff {
-    /// Half to all of `first`, doubled for each failure in a row after the first one, at most `longest`.
+    /// Returns between half and all of `initial`, doubled for each failure after the first, at most
+    /// `max`.
     pub(crate) fn delay(&self, failures: u32, rng: &mut StdRng) -> Duration {
         let doublings = failures.saturating_sub(1).min(16);
-        let full = self.first.saturating_mul(1 << doublings).min(self.longest);
+        let full = self.initial.saturating_mul(1 << doublings).min(self.max);
         full.mul_f64(rng.random_range(0.5..=1.0))
     }
 }
 
-/// The delay before the tunnel is tried again, after so many failures in a row: at random between a second and a time that
-/// doubles with each failure after the third, from 15 s to a minute.
+/// Returns the delay before a reconnect after this number of consecutive failures: random between a
+/// second and a maximum that doubles with each failure after the third, from 15 s to a minute.
 pub(crate) fn tunnel_delay(failures: u32, rng: &mut StdRng) -> Duration {
     let doublings = failures.saturating_sub(TUNNEL_FAST_RETRIES).min(16);
-    let longest = TUNNEL_INITIAL_MAX
+    let max = TUNNEL_INITIAL_MAX
         .saturating_mul(1 << doublings)
         .min(TUNNEL_MAX);
-    rng.random_range(TUNNEL_MIN..=longest)
+    rng.random_range(TUNNEL_MIN..=max)
 }
 
 #[cfg(test)]
@@ -58,27 +62,28 @@ mod tests {
 
     use super::*;
 
-    /// The longest delays before the first retries, over many seeds, and what they add up to for the unluckiest.
-    fn longest(retries: u32) -> (Vec<Duration>, Duration) {
-        let mut longest = vec![Duration::ZERO; retries as usize];
+    /// Returns the maximum delays of the first retries over many seeds, and the maximum of their
+    /// sum.
+    fn max(retries: u32) -> (Vec<Duration>, Duration) {
+        let mut max = vec![Duration::ZERO; retries as usize];
         let mut total = Duration::ZERO;
         for seed in 0..2_000 {
             let mut rng = StdRng::seed_from_u64(seed);
             let mut sum = Duration::ZERO;
-            for (failures, longest) in (1..).zip(&mut longest) {
+            for (failures, max) in (1..).zip(&mut max) {
                 let delay = tunnel_delay(failures, &mut rng);
                 assert!(delay >= TUNNEL_MIN);
-                *longest = delay.max(*longest);
+                *max = delay.max(*max);
                 sum += delay;
             }
             total = total.max(sum);
         }
-        (longest, total)
+        (max, total)
     }
 
     #[test]
     fn tunnel_delay_grows_after_third_failure_to_a_minute() {
-        let (delays, _) = longest(8);
+        let (delays, _) = max(8);
         for (delay, most) in delays.iter().zip([15, 15, 15, 30, 60, 60, 60, 60]) {
             let most = Duration::from_secs(most);
             assert!(*delay <= most && *delay > most.mul_f64(0.95), "{delays:?}");
@@ -86,14 +91,14 @@ mod tests {
         assert!(tunnel_delay(u32::MAX, &mut StdRng::seed_from_u64(1)) <= TUNNEL_MAX);
     }
 
-    /// Each restart is a loss and perhaps an attempt that comes too early.
+    /// Each restart is a loss and possibly a premature attempt.
     #[test]
     fn two_relay_restarts_cost_at_most_75_s() {
-        let (_, total) = longest(4);
+        let (_, total) = max(4);
         assert!(total <= Duration::from_secs(75), "{total:?}");
     }
 
-    /// A relay restarts, and all its devices notice in the same moment.
+    /// A relay restarts, and all its devices notice at the same time.
     #[test]
     fn fleet_reconnects_evenly_spread() {
         let mut seconds = [0_u32; 15];

@@ -1,4 +1,4 @@
-//! Starting remote access.
+//! The builder of remote access.
 
 use std::sync::Arc;
 
@@ -26,13 +26,13 @@ use crate::timeouts::Timeouts;
 use crate::traits::{CertificateSource, CertificateStore, TokenSource};
 use crate::tunnel::probe::Probe;
 
-/// The entry: [`RemoteAccess::builder`].
+/// The entry point: [`RemoteAccess::builder`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct RemoteAccess;
 
 impl RemoteAccess {
-    /// Begins to set up remote access.
+    /// Returns a builder for remote access with this configuration.
     pub fn builder(config: RemoteConfig) -> RemoteAccessBuilder {
         RemoteAccessBuilder {
             config,
@@ -47,7 +47,7 @@ impl RemoteAccess {
     }
 }
 
-/// Sets up remote access; see [`RemoteAccess::builder`].
+/// Configures remote access; see [`RemoteAccess::builder`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct RemoteAccessBuilder {
@@ -62,67 +62,67 @@ pub struct RemoteAccessBuilder {
 }
 
 impl RemoteAccessBuilder {
-    /// What callers reach. Has to be given.
+    /// Sets the application that callers reach. Required.
     pub fn application(mut self, application: Application) -> Self {
         self.application = Some(application);
         self
     }
 
-    /// Who may connect. Default: everybody.
+    /// Sets the access rules. Default: all callers may connect.
     pub fn access(mut self, access: AccessRules) -> Self {
         self.access = access;
         self
     }
 
-    /// Which requests over HTTP reach the application, and with which headers. Default: those for the access point, without
-    /// headers that only a trusted proxy may set.
+    /// Sets which HTTP requests reach the application, and with which headers. Default: requests
+    /// for the access point, without headers that only a trusted proxy may set.
     pub fn http(mut self, http: HttpOptions) -> Self {
         self.http = http;
         self
     }
 
-    /// Bounds on what callers can take. Spans over a year count as that.
+    /// Sets the limits on callers. Durations over a year are clamped to a year.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
     }
 
-    /// Time spans, for a platform with other habits than today's. Spans under 100 ms count as that, and those over a year as a
-    /// year.
+    /// Sets timeouts and intervals, for a platform whose values differ from the current one.
+    /// Durations are clamped to between 100 ms and a year.
     pub fn timing(mut self, timing: Timeouts) -> Self {
         self.timing = timing.clamped();
         self
     }
 
-    /// The platform's clock, where others tell it the time, too. Default: one of its own, which tokens and
+    /// Sets a shared platform clock. Default: a new one, which tokens and
     /// [`RemoteHandle::set_platform_time`] set.
     pub fn clock(mut self, clock: PlatformClock) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Looks from outside whether the device is reachable: it calls itself up through its public access point, and tells
-    /// by [`RemoteEvent::Reachable`](crate::RemoteEvent::Reachable) and
-    /// [`RemoteEvent::ProbeFailed`](crate::RemoteEvent::ProbeFailed). Default: not.
+    /// Enables the reachability probe: the device connects to its own public access point and
+    /// reports [`RemoteEvent::Reachable`](crate::RemoteEvent::Reachable) and
+    /// [`RemoteEvent::ProbeFailed`](crate::RemoteEvent::ProbeFailed). Default: disabled.
     ///
-    /// The access rules have to let in the address that the device has in public. Not for [`Application::Passthrough`],
-    /// whose certificate is not known here.
+    /// The access rules must allow the device's own public address. Not available for
+    /// [`Application::Passthrough`], whose certificate is not known here.
     pub fn probe(mut self, probe: Probe) -> Self {
         self.probe = Some(probe.clamped());
         self
     }
 
-    /// Loads the certificate and starts. The tunnel comes up once [`RemoteHandle::set_messaging_online`] has told that
-    /// the platform can be asked for a token.
+    /// Loads the certificate and starts. The tunnel connects once
+    /// [`RemoteHandle::set_messaging_online`] has reported that the platform can be reached.
     ///
-    /// An expired stored certificate, or one for another name, is served all the same, with a warning: the platform
-    /// may be about to replace it.
+    /// A stored certificate that has expired or is for another name is served all the same, with a
+    /// warning: the platform may be about to replace it.
     ///
     /// # Errors
     /// [`StartError`].
     ///
     /// # Cancel safety
-    /// Until it returns, nothing has been started.
+    /// Dropping the future before it completes starts nothing.
     pub async fn start<T, C, S>(
         self,
         tokens: T,
@@ -145,7 +145,7 @@ impl RemoteAccessBuilder {
             })?;
         let certificate = CheckedCertificate::read(&store.load().await?)?;
         if let Err(error) = check_stored(&certificate, &self.config.access_point, &self.clock) {
-            tracing::warn!(%error, "the stored certificate will not satisfy callers; it is served until a better one comes");
+            tracing::warn!(%error, "callers will reject the stored certificate; it is served until a better one arrives");
         }
 
         let served = CurrentCertificate::new(Arc::clone(&certificate.key));
@@ -212,7 +212,7 @@ impl RemoteAccessBuilder {
             status,
             events,
         };
-        let manager = Driver::new(context);
+        let driver = Driver::new(context);
         let commands = Commands {
             online: session_receiver,
             desired: desired_receiver,
@@ -221,7 +221,7 @@ impl RemoteAccessBuilder {
         };
         let guard = ended.drop_guard();
         tokio::spawn(async move {
-            manager.run(commands).await;
+            driver.run(commands).await;
             drop(guard);
         });
         Ok(RemoteHandle {
@@ -230,7 +230,7 @@ impl RemoteAccessBuilder {
     }
 }
 
-/// What callers will not like about the stored certificate.
+/// Returns the reason for which callers would reject the stored certificate.
 fn check_stored(
     certificate: &CheckedCertificate,
     access_point: &str,
@@ -260,7 +260,7 @@ mod tests {
         let clock = PlatformClock::default();
         let error = check_stored(&certificate, name, &clock).unwrap_err();
         assert!(matches!(error, CertificateError::Expired { .. }), "{error}");
-        // This device's clock is ahead.
+        // The device's clock is ahead of the platform's.
         clock.set((now - time::Duration::days(30)).unix_timestamp());
         check_stored(&certificate, name, &clock).unwrap();
         let error = check_stored(&certificate, "sn0002.ui.example.com", &clock).unwrap_err();

@@ -1,4 +1,4 @@
-//! Runs somebody else's future; a panic in it becomes an error instead of the end of remote access.
+//! Runs a future of the host; a panic in it becomes an error instead of the end of remote access.
 
 use std::panic::AssertUnwindSafe;
 

@@ -1,9 +1,8 @@
-//! The certificate of the remote UI as text: what is asked of the platform, what comes back, what is stored.
+//! The certificate of the remote UI: the request to the platform, its response, and the PEM texts
+//! to store.
 //!
-//! Nothing is checked here beyond the shape of the answer; [`crate::rotation`] does that before a new certificate is
+//! Only the format of the response is checked here; [`verify`] verifies a certificate before it is
 //! stored or served.
-//!
-//! Protocol: `docs/protocol.md`, "Remote access" (certificate rotation) and "On disk".
 
 pub(crate) mod expiry;
 pub(crate) mod serial;
@@ -19,7 +18,8 @@ use self::serial::CertificateSerial;
 use crate::clock::rfc3339;
 use crate::response::{ResponseError, ResponseFields};
 
-/// A certificate chain and its private key, both in PEM. `Debug` shows neither; the key is wiped on drop.
+/// A certificate chain and its private key, both in PEM. `Debug` redacts both; the key is zeroized
+/// on drop.
 #[derive(Clone)]
 pub struct CertificatePem {
     chain: String,
@@ -27,7 +27,7 @@ pub struct CertificatePem {
 }
 
 impl CertificatePem {
-    /// Puts a chain (leaf first) and its key together. Nothing is checked yet.
+    /// Combines a chain (leaf first) and its key. Neither is verified.
     #[must_use]
     pub fn new(chain: impl Into<String>, key: impl Into<Zeroizing<String>>) -> Self {
         Self {
@@ -36,13 +36,13 @@ impl CertificatePem {
         }
     }
 
-    /// The chain, leaf first.
+    /// Returns the chain, leaf first.
     #[must_use]
     pub fn chain(&self) -> &str {
         &self.chain
     }
 
-    /// The private key. A secret.
+    /// Returns the private key. A secret.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
@@ -55,14 +55,15 @@ impl fmt::Debug for CertificatePem {
     }
 }
 
-/// A request for the certificate with a given serial number. Serializes to `{"remoteCertSn": "<decimal>"}`.
+/// A request for the certificate with a given serial number. Serializes to `{"remoteCertSn":
+/// "<decimal>"}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct CertificateRequest {
     #[serde(rename = "remoteCertSn", serialize_with = "as_text")]
     serial: CertificateSerial,
 }
 
-// The signature is serde's.
+// serde requires this signature.
 fn as_text<S: serde::Serializer>(
     serial: &CertificateSerial,
     serializer: S,
@@ -71,19 +72,19 @@ fn as_text<S: serde::Serializer>(
 }
 
 impl CertificateRequest {
-    /// Asks for the certificate with this serial number.
+    /// Creates a request for the certificate with this serial number.
     #[must_use]
     pub fn new(serial: CertificateSerial) -> Self {
         Self { serial }
     }
 
-    /// The serial number that is asked for.
+    /// Returns the requested serial number.
     #[must_use]
     pub fn serial(&self) -> &CertificateSerial {
         &self.serial
     }
 
-    /// The request as JSON, ready to be published.
+    /// Returns the request as JSON.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
         // Digits need no escaping, so this cannot fail.
@@ -91,18 +92,19 @@ impl CertificateRequest {
     }
 }
 
-/// The platform's answer to a [`CertificateRequest`]: `{"cert": "<PEM>", "pkey": "<PEM>"}`, not yet checked.
+/// The platform's response to a [`CertificateRequest`]: `{"cert": "<PEM>", "pkey": "<PEM>"}`, not
+/// verified.
 #[derive(Debug)]
 pub struct CertificateResponse {
     certificate: CertificatePem,
 }
 
 impl CertificateResponse {
-    /// Reads an answer. Fields other than `cert` and `pkey` are ignored.
+    /// Parses a response. Fields other than `cert` and `pkey` are ignored.
     ///
     /// # Errors
-    /// [`ResponseError`] if the answer is too long, not a JSON object, or a field is missing or not text. The error
-    /// never quotes the answer.
+    /// [`ResponseError`] if the response is too long, not a JSON object, or a field is missing or
+    /// not a string. The error never quotes the response.
     pub fn from_json(json: &[u8]) -> Result<Self, ResponseError> {
         let mut fields = ResponseFields::parse(json)?;
         let key = fields.text("pkey")?;
@@ -112,7 +114,7 @@ impl CertificateResponse {
         })
     }
 
-    /// The certificate and key that the platform sent.
+    /// Returns the certificate and key.
     #[must_use]
     pub fn into_certificate(self) -> CertificatePem {
         self.certificate
@@ -125,26 +127,26 @@ impl From<CertificatePem> for CertificateResponse {
     }
 }
 
-/// What is known of a certificate.
+/// The serial number and validity of a certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CertificateStatus {
     /// Its serial number.
     pub serial: CertificateSerial,
-    /// The first moment of its validity.
+    /// The start of its validity.
     pub not_before: OffsetDateTime,
-    /// The last moment of its validity.
+    /// The end of its validity.
     pub not_after: OffsetDateTime,
 }
 
 impl CertificateStatus {
-    /// [`not_after`](Self::not_after) as log lines and messages have it, in RFC 3339.
+    /// Returns [`not_after`](Self::not_after) as RFC 3339, for log lines and messages.
     #[must_use]
     pub fn not_after_text(&self) -> String {
         rfc3339(self.not_after)
     }
 
-    /// Of a certificate that somebody else has read.
+    /// Creates the status of a certificate that was parsed elsewhere.
     #[must_use]
     pub fn new(
         serial: CertificateSerial,

@@ -1,9 +1,9 @@
-//! What time it is by the platform's clock.
+//! The platform's clock, and dates as text.
 //!
-//! The wall clock of a device may be wrong by years: a flat battery, no time server yet. What has to be judged by a date (a
-//! token's `valid`, a certificate's validity) is therefore judged by what the platform has last told, carried on by a clock
-//! that only goes forward. Until it has told anything, the wall clock has to do; whatever depends on it must then neither
-//! block nor loop.
+//! A device's wall clock may be wrong by years (flat battery, no time server). Dates (a token's
+//! `valid`, a certificate's validity) are therefore checked by the last known platform time,
+//! advanced by a monotonic clock. Until it is set, the wall clock is used; a check that depends on
+//! it must neither block nor loop.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,14 +12,15 @@ use time::format_description::well_known::Rfc3339;
 use time::{OffsetDateTime, UtcOffset};
 use tokio::time::Instant;
 
-/// A difference of this many seconds is worth a warning; less is usual without a time server.
-const WORTH_A_WARNING: u64 = 300;
+/// Differences from this many seconds are logged as a warning; smaller ones are usual without a
+/// time server.
+const WARNING_THRESHOLD: u64 = 300;
 
-/// The platform's clock, as far as it is known. Clones are the same one, shared by all who need it.
+/// The platform's clock. Clones share it.
 ///
 /// ```
 /// let clock = cloud_remote::PlatformClock::default();
-/// assert!(!clock.is_set(), "until then it shows what the wall clock does");
+/// assert!(!clock.is_set(), "initially it shows the wall clock");
 /// clock.set(1_893_456_000);
 /// assert!(clock.unix() >= 1_893_456_000);
 /// ```
@@ -40,16 +41,16 @@ struct Reading {
 }
 
 impl PlatformClock {
-    /// The platform's clock shows `unix` seconds now. What it was told before is forgotten.
+    /// Sets the platform's clock to `unix` seconds.
     pub fn set(&self, unix: i64) {
         let wall_ahead = OffsetDateTime::now_utc()
             .unix_timestamp()
             .saturating_sub(unix);
-        if wall_ahead.unsigned_abs() >= WORTH_A_WARNING {
+        if wall_ahead.unsigned_abs() >= WARNING_THRESHOLD {
             warn_throttled!(
                 self.0.wrong_log,
                 wall_ahead,
-                "this device's clock is wrong by so many seconds; the platform's is used"
+                "this device's clock is ahead by this many seconds; the platform's is used"
             );
         }
         let reading = Reading {
@@ -63,19 +64,20 @@ impl PlatformClock {
             .unwrap_or_else(PoisonError::into_inner) = Some(reading);
     }
 
-    /// The device's own clock shows so many milliseconds too little (or, if negative, too much).
+    /// Sets the platform's clock to the wall clock plus this many milliseconds.
     pub fn set_offset(&self, milliseconds: i64) {
         let wall = OffsetDateTime::now_utc().unix_timestamp();
         self.set(wall.saturating_add(milliseconds / 1000));
     }
 
-    /// Whether the platform has told the time.
+    /// Returns whether the clock was set.
     #[must_use]
     pub fn is_set(&self) -> bool {
         self.get().is_some()
     }
 
-    /// Unix seconds: what was told last, carried on by a clock that only goes forward, or else the wall clock.
+    /// Returns Unix seconds: the last set time, advanced by a monotonic clock, or else the wall
+    /// clock.
     #[must_use]
     pub fn unix(&self) -> i64 {
         match self.get() {
@@ -87,14 +89,14 @@ impl PlatformClock {
         }
     }
 
-    /// The same as a date.
+    /// Returns the current time as a date.
     #[must_use]
     pub fn now(&self) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp(self.unix())
             .unwrap_or_else(|_| OffsetDateTime::now_utc())
     }
 
-    /// Limits the warnings about a clock that was never set.
+    /// Throttles the warnings about a clock that was never set.
     pub(crate) fn never_set_log(&self) -> &LogThrottle {
         &self.0.never_set_log
     }
@@ -108,13 +110,12 @@ impl PlatformClock {
     }
 }
 
-/// A moment as text. RFC 3339 knows the years 0 to 9999, within which every certificate's dates lie; beyond them the
-/// default form has to do.
-pub(crate) fn rfc3339(moment: OffsetDateTime) -> String {
-    moment
-        .to_offset(UtcOffset::UTC)
+/// Formats a time as RFC 3339, in UTC. RFC 3339 covers the years 0 to 9999, which include the dates
+/// of all certificates; others use the default format.
+pub(crate) fn rfc3339(time: OffsetDateTime) -> String {
+    time.to_offset(UtcOffset::UTC)
         .format(&Rfc3339)
-        .unwrap_or_else(|_| moment.to_string())
+        .unwrap_or_else(|_| time.to_string())
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
-//! Where the relay is and what the device is called.
+//! The addresses of the relay and of the device's access point.
 
 use rustls::pki_types::ServerName;
 
 use crate::error::StartError;
 
-/// Where the relay is and what the device is called.
+/// The addresses of the relay and of the device's access point.
 ///
 /// ```
 /// use cloud_remote::RemoteConfig;
@@ -22,8 +22,8 @@ pub struct RemoteConfig {
 }
 
 impl RemoteConfig {
-    /// The relay's host name or address and its port (443 on today's platform), and the host name under which the
-    /// public reaches this device. Checked when remote access starts.
+    /// Creates a configuration from the relay's host name or address, its port (443 on the current
+    /// platform), and the public host name of the device. Checked when remote access starts.
     pub fn new(
         relay_host: impl Into<String>,
         relay_port: u16,
@@ -36,7 +36,7 @@ impl RemoteConfig {
         }
     }
 
-    /// Where the public reaches this device: at the relay's port, which devices and public share.
+    /// Returns the device's public URL, at the relay's port, which devices and the public share.
     #[must_use]
     pub fn url(&self) -> String {
         match self.relay_port {

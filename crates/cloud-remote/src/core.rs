@@ -1,17 +1,16 @@
-//! Decides what remote access does next: ask for a token, connect the tunnel.
+//! The core of remote access: decides when to request a token and when to connect the tunnel.
 //!
-//! Pure: `handle_event(now, event)` returns actions; there is no clock, no socket, no task and no secret in here. The
-//! [manager](crate::driver) carries the actions out and reports what came of them. Two small machines (token, tunnel)
-//! run side by side, each with its own phase. The certificate has a [core of its own](crate::rotation).
+//! Pure: `handle_event(now, event)` returns actions; there is no clock, socket, task or secret in
+//! the core. The [driver](crate::driver) executes the actions and reports their results. Two small
+//! state machines (token, tunnel) run side by side. The certificate has a [core of its
+//! own](crate::rotation).
 //!
-//! Invariants
-//! - There is never more than one request for a token and one connection attempt.
-//! - What comes back is tied to its request by an id; an answer to another one changes nothing.
-//! - A new token cuts nothing that is open, as long as the relay itself would not: see [`handover`].
-//! - Nothing is repeated without a delay that grows and has jitter, whatever the wall clock says: it is looked at once,
-//!   when a token arrives; from then on only monotonic time counts.
-//!
-//! Protocol: `docs/protocol.md`, "Remote access".
+//! Invariants:
+//! - There is at most one token request and one connection attempt.
+//! - A result carries the id of its request; the result of another request changes nothing.
+//! - A new token closes no open connection, unless the relay itself would: see [`handover`].
+//! - Each retry has a delay that grows and has jitter, independently of the wall clock: the core
+//!   reads the wall clock once, when a token arrives, and uses monotonic time otherwise.
 
 mod event;
 mod handover;
@@ -29,7 +28,7 @@ pub(crate) use self::handover::IDLE_CHECK_INTERVAL;
 use self::token_refresh::HeldToken;
 use crate::timeouts::{RESPONSE_TIMEOUT, Timeouts};
 
-/// TCP connect, handshake and first pong together.
+/// The limit for TCP connect, handshake and first pong together.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -39,10 +38,10 @@ enum TokenPhase {
     Waiting { until: Duration },
 }
 
-/// What the tunnel is doing, for the planner and for the status.
+/// The state of the tunnel, for the core and for the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TunnelPhase {
-    /// Waits for a token, nothing else.
+    /// Waits for a token.
     Down,
     Connecting {
         id: Id,
@@ -60,12 +59,12 @@ pub(crate) enum TunnelPhase {
     },
 }
 
-/// The token that a connection was made with.
+/// The token of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct UsedToken {
-    /// Of the request that brought it.
+    /// The id of the request that returned it.
     id: Id,
-    /// `None` if only the relay can tell.
+    /// `None` if only the relay knows the expiry.
     expires: Option<Duration>,
 }
 
@@ -79,20 +78,20 @@ pub(crate) struct Core {
     online: bool,
     token: TokenPhase,
     token_failures: u32,
-    /// Requests in a row that were under way when the session ended.
+    /// Consecutive requests that were in progress when the session ended.
     cancelled_requests: u32,
     held: Option<HeldToken>,
-    /// With a tunnel that is up and no token, none is asked for before.
-    no_need_before: Duration,
+    /// While the tunnel is up and there is no token, no request is made before this time.
+    no_request_before: Duration,
     tunnel: TunnelPhase,
     tunnel_failures: u32,
     handover_failures: u32,
-    /// Moves in a row that were given up because the tunnel was in use again.
+    /// Consecutive handovers that were cancelled because the tunnel was in use again.
     busy_attempts: u32,
 }
 
 impl Core {
-    /// A planner that knows nothing yet. The seed decides the jitter.
+    /// Creates a core in its initial state. The seed determines the jitter.
     pub(crate) fn new(seed: u64, timing: Timeouts) -> Self {
         Self {
             rng: StdRng::seed_from_u64(seed),
@@ -104,7 +103,7 @@ impl Core {
             token_failures: 0,
             cancelled_requests: 0,
             held: None,
-            no_need_before: Duration::ZERO,
+            no_request_before: Duration::ZERO,
             tunnel: TunnelPhase::Down,
             tunnel_failures: 0,
             handover_failures: 0,
@@ -112,18 +111,18 @@ impl Core {
         }
     }
 
-    /// Takes note of what has happened and says what to do about it.
+    /// Handles an event and returns the resulting actions.
     pub(crate) fn handle_event(&mut self, now: Now, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
         self.checked = now.elapsed;
-        self.note(now, event, &mut actions);
-        self.give_up(now.elapsed, &mut actions);
+        self.apply(now, event, &mut actions);
+        self.cancel_overdue(now.elapsed, &mut actions);
         self.start(now.elapsed, &mut actions);
         self.start_handover(now, &mut actions);
         actions
     }
 
-    /// When `handle_event` has to be called again even if nothing happens.
+    /// Returns when `handle_event` has to be called with [`Event::Tick`].
     pub(crate) fn poll_timeout(&self) -> Duration {
         let mut wake = self.checked + self.timing.check_interval;
         let mut by = |time: Duration| wake = wake.min(time);
@@ -132,7 +131,9 @@ impl Core {
             TokenPhase::Waiting { until } if self.online => by(until),
             TokenPhase::Idle if self.online => by(match &self.held {
                 Some(held) => held.refresh_at,
-                None => self.no_need_before.max(self.checked + IDLE_CHECK_INTERVAL),
+                None => self
+                    .no_request_before
+                    .max(self.checked + IDLE_CHECK_INTERVAL),
             }),
             TokenPhase::Idle | TokenPhase::Waiting { .. } => {}
         }
@@ -157,11 +158,11 @@ impl Core {
         Id(self.last_id)
     }
 
-    fn note(&mut self, now: Now, event: Event, actions: &mut Vec<Action>) {
+    fn apply(&mut self, now: Now, event: Event, actions: &mut Vec<Action>) {
         match event {
             Event::Tick => {}
             Event::Online(online) => self.set_online(now.elapsed, online, actions),
-            Event::Token { id, result } => self.token_answer(now, id, result, actions),
+            Event::Token { id, result } => self.token_received(now, id, result, actions),
             Event::TunnelUp { id } => self.tunnel_up(now.elapsed, id),
             Event::TunnelFailed { id, fault } => {
                 self.tunnel_failed(now.elapsed, id, fault, actions);
@@ -175,7 +176,7 @@ impl Core {
         if online {
             return;
         }
-        // The answer would come on the connection that is gone.
+        // The response would arrive on the lost connection.
         if let TokenPhase::Requested { id, .. } = self.token {
             actions.push(Action::CancelTokenRequest {
                 id,
@@ -185,8 +186,8 @@ impl Core {
         }
     }
 
-    /// What has taken too long.
-    fn give_up(&mut self, now: Duration, actions: &mut Vec<Action>) {
+    /// Cancels operations that have reached their timeout.
+    fn cancel_overdue(&mut self, now: Duration, actions: &mut Vec<Action>) {
         match self.token {
             TokenPhase::Requested { id, until } if now >= until => {
                 actions.push(Action::CancelTokenRequest {
@@ -215,7 +216,7 @@ impl Core {
         }
     }
 
-    /// What is due now.
+    /// Starts the operations that are due.
     fn start(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let connect_due = match self.tunnel {
             TunnelPhase::Down => true,

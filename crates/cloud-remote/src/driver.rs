@@ -1,9 +1,9 @@
-//! Carries out what the planner decides: one task that owns the tunnel, the open requests and the secrets.
+//! Executes the actions of the core: one task that owns the tunnel, the pending requests and the
+//! secrets.
 //!
-//! Whatever takes time is a future held here and raced with all the others; giving one up is dropping it. So nothing
-//! that hangs holds up anything else, and when this task ends, all of that has ended.
-//!
-//! Protocol: `docs/protocol.md`, "Remote access".
+//! Each operation that takes time is a future in this task, polled together with all others and
+//! cancelled by dropping it. So an operation that hangs blocks no other, and all of them end with
+//! this task.
 
 pub(crate) mod certificate_rotation;
 mod reachability;
@@ -41,7 +41,7 @@ use crate::traits::{CertificateSource, CertificateStore, SourceError, TokenSourc
 use crate::tunnel::probe::{Probe, ProbeError};
 use crate::tunnel::{SessionKeys, TunnelError};
 
-/// What the manager is made of.
+/// The resources of the driver.
 pub(crate) struct Context<T, C, S> {
     pub config: RemoteConfig,
     pub timing: Timeouts,
@@ -56,18 +56,18 @@ pub(crate) struct Context<T, C, S> {
     pub events: broadcast::Sender<RemoteEvent>,
 }
 
-/// What the handle says to the manager.
+/// The commands of the handle to the driver.
 pub(crate) struct Commands {
     pub online: watch::Receiver<SessionState>,
     pub desired: watch::Receiver<Option<CertificateSerial>>,
-    /// Come to an end.
+    /// Requests a graceful shutdown.
     pub stop: CancellationToken,
-    /// At once.
+    /// Requests an immediate shutdown.
     pub kill: CancellationToken,
 }
 
-/// Whether the platform can be asked. A loss counts even if the session is back before anybody has looked: the answers
-/// to what was asked before it do not come.
+/// The state of the session to the platform. The driver detects a loss even if the session is back
+/// before it looks: responses to requests from before the loss do not arrive.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct SessionState {
     online: bool,
@@ -75,25 +75,25 @@ pub(crate) struct SessionState {
 }
 
 impl SessionState {
-    /// Returns whether this is event.
+    /// Returns whether the state has changed.
     pub(crate) fn set(&mut self, online: bool) -> bool {
-        let event = self.online != online;
-        self.losses += u64::from(event && !online);
+        let changed = self.online != online;
+        self.losses += u64::from(changed && !online);
         self.online = online;
-        event
+        changed
     }
 }
 
-/// A future under way, with the id that its result is reported under.
+/// A future in progress, with the id under which its result is reported.
 type Pending<T> = Option<(Id, Pin<Box<dyn Future<Output = T> + Send>>)>;
 
-/// A token with the keys that are sealed into it.
+/// A token with the keys that it contains.
 struct TokenWithKeys {
     keys: SessionKeys,
     answer: TokenResponse,
 }
 
-/// What came of something under way.
+/// The result of a pending operation, or a command.
 enum DriverEvent {
     Event(Event),
     Session(SessionState),
@@ -112,28 +112,28 @@ pub(crate) struct Driver<T, C, S> {
     context: Context<T, C, S>,
     core: Core,
     started: Instant,
-    /// Of the session to the platform, seen so far.
+    /// The losses of the session to the platform that were handled.
     losses: u64,
     token_request: Pending<Result<TokenWithKeys, SourceError>>,
-    /// A token that came and that the planner is deciding on.
+    /// A received token that the core has not accepted yet.
     token_arrived: Option<TokenWithKeys>,
     held: Option<TokenWithKeys>,
     connecting: Pending<Result<Tunnel, TunnelError>>,
     tunnel: Option<(Id, Tunnel)>,
-    /// A tunnel that another has taken the place of. Most relays end it at once.
+    /// A tunnel that a newer one has replaced. Most relays end it at once.
     retiring: Option<(Id, Tunnel)>,
-    /// A tunnel that has ended while the one that is to take its place was being connected: if that comes up, nothing was
-    /// lost.
+    /// A tunnel that ended while its replacement was being connected: if the replacement connects,
+    /// no loss is reported.
     ended_early: Option<(Id, String)>,
     connected_since: SystemTime,
     expiry: ExpiryWatch,
     probing: ReachabilityCheck,
-    /// Why there is no tunnel, for the status.
+    /// The reason for which there is no tunnel, for the status.
     cause: Option<String>,
     throttles: LogThrottles,
 }
 
-/// The rate limits of the log lines that platform and relay can cause.
+/// The throttles of the log lines that the platform and the relay can cause.
 #[derive(Debug, Default)]
 struct LogThrottles {
     token_received: LogThrottle,
@@ -178,15 +178,15 @@ where
         }
     }
 
-    /// Runs until told to stop, then ends everything that it has begun.
+    /// Runs until a stop, then shuts down.
     pub(crate) async fn run(mut self, mut commands: Commands) {
         loop {
             match self.outcome(&mut commands).await {
                 DriverEvent::Event(event) => self.step(event),
-                DriverEvent::Session(messaging) => self.session_changed(messaging),
+                DriverEvent::Session(state) => self.session_changed(state),
                 DriverEvent::Token(id, result) => self.token(id, result),
                 DriverEvent::Connected(id, result) => self.connected(id, result),
-                // The status does not change with a channel.
+                // A channel does not change the status.
                 DriverEvent::Channel(channel) => {
                     self.context.server.accept_channel(channel);
                     continue;
@@ -197,7 +197,7 @@ where
                 DriverEvent::Probed(event) => self.probed(event),
                 DriverEvent::Stop => break,
             }
-            self.settle_tunnels();
+            self.finish_handover();
             self.watch_expiry();
             self.watch_reachability();
             self.publish_status();
@@ -210,7 +210,7 @@ where
         tokio::select! {
             biased;
             () = commands.stop.cancelled() => DriverEvent::Stop,
-            // Both senders live in the handle, whose end is a stop.
+            // The handle holds both senders, and its end is a stop.
             Ok(()) = commands.online.changed() => DriverEvent::Session(*commands.online.borrow_and_update()),
             Ok(()) = commands.desired.changed() => {
                 DriverEvent::Desired(commands.desired.borrow_and_update().clone())
@@ -225,13 +225,13 @@ where
         }
     }
 
-    fn session_changed(&mut self, messaging: SessionState) {
-        if messaging.losses != self.losses {
-            self.losses = messaging.losses;
+    fn session_changed(&mut self, state: SessionState) {
+        if state.losses != self.losses {
+            self.losses = state.losses;
             self.context.rotation.set_online(false);
             self.step(Event::Online(false));
         }
-        if messaging.online {
+        if state.online {
             self.context.rotation.set_online(true);
             self.step(Event::Online(true));
         }
@@ -249,7 +249,7 @@ where
         for action in self.core.handle_event(now, event) {
             self.execute(action);
         }
-        // What the planner did not want belongs to a request that is gone.
+        // A token that the core has ignored belongs to a cancelled request.
         self.token_arrived = None;
     }
 
@@ -266,26 +266,26 @@ where
             Action::DropToken => {
                 info_throttled!(
                     self.throttles.token_dropped,
-                    "the token is given up: it has expired or the relay refuses it"
+                    "the token is dropped: it has expired or the relay refuses it"
                 );
                 self.held = None;
             }
             Action::ClockSkewSuspected { left } => warn_throttled!(
                 self.throttles.clock_skew,
                 valid_for_seconds = left,
-                "by this device's clock the fresh token makes no sense: the clock must be wrong; the token is used all the same"
+                "the validity of the new token is implausible by this device's clock, which is probably wrong; the token is used all the same"
             ),
             Action::Connect(id) => self.connect(id),
             Action::StartHandover { id, forced } => self.hand_over(id, forced),
             Action::CancelConnect(_) => {
                 self.connecting = None;
-                self.connect_failed("the relay did not answer in time".to_owned());
+                self.connect_failed("the relay did not respond in time".to_owned());
             }
         }
     }
 
     fn emit(&self, event: RemoteEvent) {
-        // Nobody listening is fine.
+        // An error means that there is no receiver.
         let _ = self.context.events.send(event);
     }
 
@@ -310,7 +310,7 @@ where
     fn set_tunnel_status(&self, tunnel: TunnelStatus) {
         let token_valid = self.held.as_ref().map(|held| held.answer.valid());
         self.context.status.send_if_modified(|status| {
-            // `retry_at` is computed anew each time, and is not event by itself.
+            // `retry_at` is computed each time; a new value alone is not a change.
             let same_wait = matches!(
                 (&status.tunnel, &tunnel),
                 (TunnelStatus::Waiting { cause: old, .. }, TunnelStatus::Waiting { cause: new, .. }) if old == new
@@ -323,7 +323,8 @@ where
     }
 }
 
-/// The result of what is under way; waits for ever if nothing is. Cancel safe: the future stays where it is.
+/// Returns the result of the pending operation, or waits forever without one. Cancel safe: the
+/// future stays in place.
 async fn completed<T>(running: &mut Pending<T>) -> (Id, T) {
     let Some((id, future)) = running else {
         return pending().await;
@@ -334,7 +335,7 @@ async fn completed<T>(running: &mut Pending<T>) -> (Id, T) {
     (id, result)
 }
 
-/// The tunnel's next channel, or its end; waits for ever without a tunnel. Cancel safe.
+/// Returns the tunnel's next channel, or its end; waits forever without a tunnel. Cancel safe.
 async fn next_channel(tunnel: &mut Option<(Id, Tunnel)>) -> DriverEvent {
     let Some((id, tunnel)) = tunnel else {
         return pending().await;

@@ -3,47 +3,47 @@
 use crate::certificate::verify::CertificateError;
 use crate::traits::StoreError;
 
-/// Why remote access did not start. Nothing is left behind.
+/// An error of starting remote access. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The relay's address makes no sense. A fault of the configuration.
+    /// The relay's address is invalid: a configuration error.
     #[error("the relay's address \"{host}\" port {port} is not a host name or address with a port")]
     Relay {
-        /// The host that was given.
+        /// The configured host.
         host: String,
-        /// The port that was given.
+        /// The configured port.
         port: u16,
     },
-    /// The access point is not a host name. A fault of the configuration.
+    /// The access point is not a host name: a configuration error.
     #[error("the access point \"{name}\" is not a host name")]
     AccessPoint {
-        /// What was given.
+        /// The configured name.
         name: String,
     },
-    /// There is nothing to serve.
-    #[error("remote access was given no application to serve")]
+    /// No application is set.
+    #[error("no application is set: call application() before start()")]
     NoApplication,
-    /// A probe was asked for, but TLS does not end here. A fault of the configuration.
+    /// A probe is configured, but TLS does not terminate here: a configuration error.
     #[error(
-        "a probe cannot tell whether an application with a certificate of its own is reachable"
+        "a probe cannot verify an application with a certificate of its own: leave out the probe"
     )]
     Probe,
-    /// The certificate could not be loaded. Trying again can help.
+    /// The certificate could not be loaded. A retry can help.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The certificate cannot be served.
+    /// The stored certificate cannot be served.
     #[error("the stored certificate cannot be served: {0}")]
     Certificate(#[from] CertificateError),
-    /// TLS could not be set up.
-    #[error("TLS could not be set up: {0}")]
+    /// The TLS configuration failed.
+    #[error("the TLS configuration failed: {0}")]
     Tls(#[from] rustls::Error),
 }
 
-/// Something still ran when a stop's deadline was over.
+/// A connection or task was still open at the deadline of a stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("remote access did not end in time: {left} connections or tasks are left")]
+#[error("remote access did not end in time: {left} connections or tasks are still open")]
 pub struct StopError {
-    /// How many.
+    /// The number of open connections and tasks.
     pub left: usize,
 }

@@ -1,4 +1,4 @@
-//! What the one who started remote access can do with it.
+//! The handle to running remote access.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -18,11 +18,11 @@ use crate::server::access::{AccessRules, SharedAccess};
 use crate::status::{RemoteEvent, RemoteStatus};
 use crate::task_group::TaskGroup;
 
-/// The part of a stop's deadline, at most, that is kept for cutting what did not end by itself.
+/// The maximum part of a stop's deadline that is reserved for closing the remaining connections.
 const CUT_RESERVE: Duration = Duration::from_secs(1);
 
-/// Controls and watches remote access while it runs. Clones are the same one. When the last is dropped, remote access
-/// ends at once; [`RemoteHandle::stop`] ends it in good order.
+/// Controls and observes running remote access. Clones share it. When the last clone is dropped,
+/// remote access ends at once; [`RemoteHandle::stop`] ends it gracefully.
 #[derive(Debug, Clone)]
 pub struct RemoteHandle {
     pub(crate) inner: Arc<Inner>,
@@ -35,7 +35,7 @@ pub(crate) struct Inner {
     pub(crate) desired: watch::Sender<Option<CertificateSerial>>,
     pub(crate) access: SharedAccess,
     pub(crate) connections: ConnectionLimiter,
-    /// Its end closes what it keeps open, so it must not be held here.
+    /// A strong reference would keep the server's pooled connections open after a stop.
     pub(crate) server: Weak<Server>,
     pub(crate) probing: bool,
     pub(crate) status: watch::Receiver<RemoteStatus>,
@@ -55,52 +55,57 @@ impl Drop for Inner {
 }
 
 impl RemoteHandle {
-    /// Tells whether the platform can be asked for tokens and certificates. It cannot at the start.
+    /// Reports whether the platform can be reached for tokens and certificates. Initially `false`.
     ///
-    /// A change to `false` gives up the requests that are under way; their answers would come on a connection that is
-    /// gone. The tunnel stays.
+    /// A change to `false` cancels the requests in progress, because their responses would arrive
+    /// on the lost connection. The tunnel stays.
     pub fn set_messaging_online(&self, online: bool) {
         self.inner
             .online
             .send_if_modified(|messaging| messaging.set(online));
     }
 
-    /// Tells which certificate the platform wishes to be served, by its serial number in decimal. If it is another than
-    /// the one that is served, it is asked for, checked, stored and served.
+    /// Sets the certificate that the platform desires, by its decimal serial number; see
+    /// [`set_desired`](Self::set_desired).
     ///
     /// # Errors
-    /// [`SerialError`] if this is not a serial number in decimal; then nothing changes.
+    /// [`SerialError`] if `serial` is not a decimal serial number. Nothing changes then.
     pub fn set_desired_serial(&self, serial: &str) -> Result<(), SerialError> {
         self.set_desired(Some(serial.parse()?));
         Ok(())
     }
 
-    /// The same with a serial number that is one.
+    /// Sets the certificate that the platform desires, or `None` for no desired certificate. A
+    /// certificate other than the one that is served is requested, verified, stored and served.
     ///
-    /// Requests are rate limited: two in succession are seconds apart, and those of a flood a quarter of an hour. The newest
-    /// wins; see [`rotation_status`](Self::rotation_status).
+    /// With `None`, no certificate is requested; one that is being stored is still served, and
+    /// stays. That differs from the serial number of the certificate in use, which would be
+    /// requested again after it.
+    ///
+    /// Requests are rate limited: two in succession are seconds apart, those of a flood a quarter
+    /// of an hour. The newest serial number wins; see [`rotation_status`](Self::rotation_status).
     pub fn set_desired(&self, serial: Option<CertificateSerial>) {
         self.inner.desired.send_replace(serial);
     }
 
-    /// Tells what time it is by the platform's clock, in Unix seconds, for instance from an answer over HTTPS or a shadow's
-    /// timestamp. From then on, tokens and certificates are judged by that, carried on by a clock that only goes forward,
-    /// whatever the wall clock says. Each token tells it anew, so this helps where something has to be judged before the
-    /// first one comes, or where tokens do not say when they were made.
+    /// Sets the platform's clock, in Unix seconds, for example from an HTTPS response or a shadow's
+    /// timestamp. Tokens and certificates are checked by it from then on, independently of the wall
+    /// clock. Each token sets it again, so this helps where a date is checked before the first
+    /// token arrives, or where tokens do not contain their issue time.
     pub fn set_platform_time(&self, unix: i64) {
         self.inner.clock.set(unix);
     }
 
-    /// Replaces the rules for who may connect. They hold for new connections; those that are open stay.
+    /// Replaces the access rules for new connections. Open connections stay.
     pub fn set_access(&self, rules: AccessRules) {
         self.inner.access.set(rules);
     }
 
-    /// Serves another application, to connections that are made from now on. Those that are open go on with the one that they
-    /// have begun with. Without effect once remote access is being stopped.
+    /// Serves another application to new connections. Open connections continue with theirs. Has no
+    /// effect once remote access is being stopped.
     ///
     /// # Errors
-    /// [`StartError::Probe`] or [`StartError::Tls`]; then nothing changes.
+    /// [`StartError::Probe`] or [`StartError::Tls`]. Nothing changes then.
     pub fn set_application(&self, application: Application) -> Result<(), StartError> {
         if self.inner.probing && matches!(application, Application::Passthrough(_)) {
             return Err(StartError::Probe);
@@ -111,40 +116,43 @@ impl RemoteHandle {
         Ok(())
     }
 
-    /// The state of remote access, now and on each change.
+    /// Returns a receiver of the state of remote access.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<RemoteStatus> {
         self.inner.status.clone()
     }
 
-    /// How far the rotation to the [desired](Self::desired) certificate is, now and on each change.
+    /// Returns a receiver of the state of the rotation to the [desired](Self::set_desired)
+    /// certificate.
     #[must_use]
     pub fn rotation_status(&self) -> watch::Receiver<RotationStatus> {
         self.inner.rotation.clone()
     }
 
-    /// What happens from now on. A reader who falls more than 64 events behind loses the oldest ones.
+    /// Subscribes to events. A receiver that lags by more than 64 events loses the oldest ones.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<RemoteEvent> {
         self.inner.events.subscribe()
     }
 
-    /// How many public connections are open.
+    /// Returns the number of open public connections.
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.inner.connections.in_use()
     }
 
-    /// Ends remote access: no new connections; those that are open may end by themselves for most of `deadline`, and
-    /// are cut then. Upgraded ones (WebSockets), which would go on for ever, are cut after a second. Returns as soon as nothing is left. May be called again, and from several places.
+    /// Stops remote access: accepts no new connections, lets open ones finish for most of
+    /// `deadline`, then closes them. Upgraded connections (WebSockets) do not end on their own and
+    /// are closed after a second. Returns as soon as nothing is open. Several calls, also
+    /// concurrent ones, are allowed.
     ///
     /// # Errors
-    /// [`StopError`] if something is left at the deadline: the application holds on to an upgraded connection without
-    /// reading from it. It is cut, and goes when the application looks at it.
+    /// [`StopError`] if the application still holds an upgraded connection at the deadline without
+    /// reading from it. The connection is closed, and ends when the application uses it.
     ///
     /// # Cancel safety
-    /// Remote access ends all the same, but open connections are not cut until the handle is dropped or `stop` is
-    /// called again.
+    /// Remote access stops all the same, but open connections are not closed until the handle is
+    /// dropped or `stop` is called again.
     pub async fn stop(&self, deadline: Duration) -> Result<(), StopError> {
         let inner = &self.inner;
         inner.stop.cancel();

@@ -1,28 +1,31 @@
 //! Remote access to a device's web application.
 //!
-//! A device sits behind somebody's router. This crate lets its owner open `https://<access point>/` anywhere: it keeps
-//! a tunnel to a public relay (protocol SniTun, crate [`snitun`]), and serves what comes through it. The relay sorts the
-//! public's connections by host name and never sees inside: TLS ends **on the device**, with the device's own
-//! certificate.
+//! A device is usually behind a router with NAT. This crate makes it reachable at `https://<access
+//! point>/`: it keeps a tunnel to a public relay (protocol SniTun, crate [`snitun`]) and serves the
+//! connections that arrive through it. The relay routes public connections by host name (SNI) and
+//! cannot read them: TLS terminates **on the device**, with the device's own certificate.
 //!
-//! What it does by itself, for years:
+//! Features:
 //!
-//! - asks the platform for the tunnel's token, ahead of time, and again with growing delays when no good answer comes;
-//! - connects the tunnel, notices when it is dead, connects again; moves to a new one before the relay would
-//!   end it for its token, at a moment at which nothing is open if there is one;
-//! - serves HTTP/1.1, HTTP/2 and WebSockets from a [`tower::Service`] (such as an axum router), or passes on to a local
-//!   address: as a reverse proxy, as plain bytes with the PROXY protocol, or TLS and all. See [`Application`];
-//! - replaces its certificate when the platform wishes: the new one is checked, stored, then served to new connections,
-//!   while open ones go on. If anything is wrong with it, the old one stays;
-//! - judges dates by the platform's clock, and tells when its certificate comes near its end;
-//! - looks from outside, if asked to, whether the public really gets through ([`Probe`]);
-//! - keeps strangers within bounds: access rules by address range, limits on connections, time limits, checks of each
-//!   request's host, length and headers.
+//! - requests the tunnel's token from the platform ahead of its expiry, and retries with back-off;
+//! - connects the tunnel, detects a dead link, and reconnects; hands over to a new tunnel before
+//!   the relay would end the old one for its expired token, if possible while no connection is
+//!   open;
+//! - serves HTTP/1.1, HTTP/2 and WebSockets from a [`tower::Service`] (such as an axum router), or
+//!   forwards to a local address: as a reverse proxy, as plain TCP with the PROXY protocol, or with
+//!   TLS passed through. See [`Application`];
+//! - rotates its certificate when the platform desires another one: the new certificate is
+//!   verified, stored, and then served to new connections; open connections continue. If
+//!   verification fails, the old certificate stays;
+//! - checks dates by the platform's clock, and reports when its certificate expires soon;
+//! - optionally probes its own reachability through the public access point ([`Probe`]);
+//! - limits untrusted callers: access rules by address range, connection and request limits,
+//!   timeouts, checks of each request's host, length and headers.
 //!
-//! What it does not do: it has no session to the platform and no files of its own. It asks for both through three small
-//! traits, [`TokenSource`], [`CertificateSource`] and [`CertificateStore`], and is told by
-//! [`RemoteHandle::set_messaging_online`] when asking makes sense and by [`RemoteHandle::set_desired_serial`] which
-//! certificate is wished for.
+//! The crate has no session to the platform and no files. It uses three small traits instead,
+//! [`TokenSource`], [`CertificateSource`] and [`CertificateStore`].
+//! [`RemoteHandle::set_messaging_online`] reports when the platform can be reached, and
+//! [`RemoteHandle::set_desired_serial`] sets the certificate that the platform desires.
 //!
 //! ```
 //! use cloud_remote::{
@@ -77,8 +80,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Decisions are made by a planner that is pure and tested on virtual time; a manager carries them out. The protocol is
-//! described in `docs/protocol.md`, "Remote access".
+//! The core (pure, tested on virtual time) makes the decisions, and the driver executes them. The
+//! protocol is described in `docs/protocol.md`: "Remote access" (token, certificate rotation),
+//! "SniTun", "IoT messaging" (client certificate) and "On disk".
 
 mod application;
 mod backoff;
@@ -133,5 +137,5 @@ pub use tunnel::probe::Probe;
 pub use upstream::proxy_protocol::ProxyProtocol;
 pub use upstream::{CachedHost, Upstream};
 
-/// Any error of somebody else's.
+/// An error of an application or a trait implementation.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,4 +1,4 @@
-//! Bounds on what callers can take of this device.
+//! Limits on the resources that callers can use.
 
 pub(crate) mod connection_activity;
 pub(crate) mod connection_limit;
@@ -11,28 +11,30 @@ use std::time::Duration;
 
 use crate::timeouts::MAX_DURATION;
 
-/// Bounds on what callers can take of this device.
+/// Limits on the resources that callers can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Connections at once, in all. Default 256. Half of them are for callers whose address is known: others may all be the
-    /// same. Of those over IPv6 it is known from version 2 of the tunnel's protocol.
+    /// Maximum concurrent connections. Default 256. Half of them are reserved for callers with a
+    /// known address, because all unknown ones may be the same caller. Addresses of IPv6 callers
+    /// are known from version 2 of the tunnel's protocol.
     pub connections: usize,
-    /// Connections at once from one address, or over IPv6 from one network of 64 bits. Default 64: a household behind one
-    /// address, with several browsers.
+    /// Maximum concurrent connections from one IPv4 address or one IPv6 /64 network. Default 64: a
+    /// household behind one address, with several browsers.
     pub connections_per_address: usize,
-    /// For a TLS handshake. Default 10 s.
+    /// Timeout of a TLS handshake. Default 10 s.
     pub tls_handshake: Duration,
-    /// For a request's header, from the end of the request before; so an idle HTTP/1.1 connection lives this long.
-    /// Default 30 s.
+    /// Timeout of a request's header, from the end of the previous request; so an idle HTTP/1.1
+    /// connection is closed after it. Default 30 s.
     pub request_header: Duration,
-    /// A connection over which nothing goes either way for this long is ended, whatever it is used for, and so is HTTP
-    /// without a request for this long, once what is open on it (a WebSocket) is done. Default 180 s: relays themselves end
-    /// one after 90–120 s.
+    /// Idle timeout: a connection without traffic in either direction is closed after it, for any
+    /// protocol, and so is an HTTP connection without requests, once its WebSockets have ended.
+    /// Default 180 s: relays close an idle connection after 90–120 s.
     pub idle: Duration,
-    /// The least rate, in bytes a second, at which a caller sends its request's body and takes its answer, in the time in which
-    /// the device waits for it; taken over a minute. A slower request is answered with 408, a slower answer is cut.
-    /// Default 240. 0 is for none.
+    /// Minimum data rate, in bytes per second, at which a caller sends a request's body and
+    /// receives a response, measured over a minute while the device waits for the caller. A slower
+    /// request is answered with 408, a slower response is aborted. Default 240. 0 disables the
+    /// limit.
     pub min_data_rate: u32,
 }
 
@@ -50,14 +52,14 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// With no span so long that the end of it cannot be told.
+    /// Returns the limits with durations clamped to [`MAX_DURATION`].
     pub(crate) fn clamped(mut self) -> Self {
-        for span in [
+        for duration in [
             &mut self.tls_handshake,
             &mut self.request_header,
             &mut self.idle,
         ] {
-            *span = (*span).min(MAX_DURATION);
+            *duration = (*duration).min(MAX_DURATION);
         }
         self
     }

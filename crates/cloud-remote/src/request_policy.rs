@@ -1,11 +1,13 @@
-//! What every request passes before the application gets it, whether that is in this process or at a local address.
+//! The request policy: checks that each request passes before the application gets it, in process
+//! or at a local address.
 //!
-//! - It names one host, which this device answers for: RFC 9110 §7.2 and §7.4, RFC 9112 §3.2, RFC 9113 §8.3.1.
+//! - It names one host, which this device serves: RFC 9110 §7.2 and §7.4, RFC 9112 §3.2, RFC 9113
+//!   §8.3.1.
 //! - It has one length: RFC 9110 §8.6, RFC 9112 §6.3.
 //! - It has no header that only a trusted proxy may set.
 //!
-//! Invariant: what the application reads is what was checked. `Host` is present once and holds the checked value, even where
-//! the request came with `:authority` or an absolute URL.
+//! Invariant: the application reads what was checked. `Host` is present once with the checked
+//! value, even if the request had `:authority` or an absolute URL.
 
 mod content_length;
 pub(crate) mod host;
@@ -31,16 +33,16 @@ pub(crate) struct RequestPolicy {
     refused_hosts: LogThrottle,
 }
 
-/// Why a request does not reach the application.
+/// The reason for which a request is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// To open a connection to some address.
+    /// A CONNECT request without a protocol.
     Connect,
-    /// No host, several, or something else than a host.
+    /// No host, several hosts, or a malformed one.
     MalformedHost,
-    /// Another host than this device answers for.
+    /// A host that this device does not serve.
     OtherHost,
-    /// Several lengths, or something else than a length.
+    /// Different lengths, or a malformed one.
     ContentLength,
 }
 
@@ -69,7 +71,7 @@ impl Refusal {
 }
 
 impl RequestPolicy {
-    /// `None` if the access point is no host name.
+    /// Returns `None` if the access point is not a host name.
     pub(crate) fn new(config: &RemoteConfig, options: HttpOptions) -> Option<Self> {
         let hosts = options.hosts.into_iter().map(|AllowedHost(host)| host);
         let headers = options.headers.into_iter().map(|PassedHeader(name)| name);
@@ -80,9 +82,9 @@ impl RequestPolicy {
         })
     }
 
-    /// Checks the request, and changes it to what the application may get.
+    /// Checks the request, and normalizes it for the application.
     pub(crate) fn apply<B>(&self, request: &mut Request<B>) -> Result<(), Refusal> {
-        // With a protocol it asks for a WebSocket (RFC 8441).
+        // With a protocol it starts a WebSocket (RFC 8441).
         if request.method() == Method::CONNECT
             && request.extensions().get::<hyper::ext::Protocol>().is_none()
         {

@@ -1,19 +1,20 @@
-//! Reading a JSON answer of the platform without ever repeating its content in an error.
+//! Parses the platform's JSON responses without repeating their content in errors.
 //!
-//! serde's own messages quote the value that they did not expect, and here that value may be a token or a private key.
-//! So an answer is read into a map and each field is taken out by name; errors carry names and positions only.
+//! serde's messages quote the unexpected value, which may be a token or a private key. So a
+//! response is parsed into a map, from which each field is taken by name; errors contain names and
+//! positions only.
 
 use serde_json::{Map, Value};
 use zeroize::{Zeroize, Zeroizing};
 
-/// No answer of the platform can be longer: AWS IoT Core carries at most 128 KiB in a message.
+/// The maximum length of a response: AWS IoT Core limits a message to 128 KiB.
 pub const MAX_RESPONSE_SIZE: usize = 128 * 1024;
 
-/// Why an answer of the platform could not be used. Never quotes the answer.
+/// An error of parsing a response of the platform. Never quotes the response.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ResponseError {
-    /// Longer than any answer can be.
+    /// The response is longer than the maximum.
     #[error(
         "the platform's answer is {size} bytes long, more than the {MAX_RESPONSE_SIZE} allowed"
     )]
@@ -21,7 +22,7 @@ pub enum ResponseError {
         /// Its length in bytes.
         size: usize,
     },
-    /// Not JSON, or cut off.
+    /// The response is not JSON, or is truncated.
     #[error("the platform's answer is not JSON (line {line}, column {column})")]
     NotJson {
         /// Line of the first error, from 1.
@@ -29,36 +30,36 @@ pub enum ResponseError {
         /// Column of the first error, from 1.
         column: usize,
     },
-    /// JSON, but not an object.
+    /// The response is JSON, but not an object.
     #[error("the platform's answer is not a JSON object")]
     NotAnObject,
-    /// A field that has to be there is not.
+    /// A required field is missing.
     #[error("the platform's answer has no field \"{field}\"")]
     Missing {
         /// The field's name.
         field: &'static str,
     },
-    /// A field is there, but its value has another type.
+    /// A field has a value of another type.
     #[error("the field \"{field}\" of the platform's answer must be {expected}, not {found}")]
     WrongType {
         /// The field's name.
         field: &'static str,
-        /// The type that it should have.
+        /// The expected type.
         expected: &'static str,
-        /// The type that it has.
+        /// The actual type.
         found: &'static str,
     },
-    /// A field is there, but its value cannot be used.
+    /// A field has an invalid value.
     #[error("the field \"{field}\" of the platform's answer is not {expected}")]
     Invalid {
         /// The field's name.
         field: &'static str,
-        /// What it should have been.
+        /// The expected value.
         expected: &'static str,
     },
 }
 
-/// The fields of one answer; what is not taken out is ignored, and wiped.
+/// The fields of a response. Fields that are not taken are ignored and zeroized.
 pub(crate) struct ResponseFields(Map<String, Value>);
 
 impl Drop for ResponseFields {
@@ -67,7 +68,7 @@ impl Drop for ResponseFields {
     }
 }
 
-/// Wipes the texts in a value. Its depth is bounded by the parser.
+/// Zeroizes the strings in a value. The parser limits its depth.
 fn wipe(value: &mut Value) {
     match value {
         Value::String(text) => text.zeroize(),
@@ -92,7 +93,7 @@ impl ResponseFields {
         }
     }
 
-    /// Takes a text field out of the answer.
+    /// Takes a string field.
     pub(crate) fn text(&mut self, field: &'static str) -> Result<Zeroizing<String>, ResponseError> {
         match self.0.remove(field) {
             Some(Value::String(text)) => Ok(Zeroizing::new(text)),
@@ -101,19 +102,19 @@ impl ResponseFields {
         }
     }
 
-    /// Takes any field; null counts as absent.
+    /// Takes any field; null counts as missing.
     pub(crate) fn optional(&mut self, field: &'static str) -> Option<Value> {
         self.0.remove(field).filter(|value| !value.is_null())
     }
 }
 
-/// A JSON string, as an error calls it.
+/// The name of a JSON string in errors.
 pub(crate) const STRING: &str = "a string";
 
-/// A JSON number, as an error calls it.
+/// The name of a JSON number in errors.
 pub(crate) const NUMBER: &str = "a number";
 
-/// A value of a type other than the expected one. Says nothing of the value itself.
+/// Returns the error for a value of another type, without the value itself.
 pub(crate) fn wrong_type(
     field: &'static str,
     expected: &'static str,

@@ -1,8 +1,8 @@
-//! A reverse proxy: requests go to a local web server as HTTP/1.1, connections to which are kept and used again.
+//! A reverse proxy: forwards requests to a local web server over HTTP/1.1, with a connection pool.
 //!
-//! Headers that concern one connection only are removed both ways, and headers name the caller to the application. A
-//! WebSocket is passed on as bytes; no other upgrade is.
-//! Nothing is rewritten: the application sees the public host name, and its redirects and cookies work as they are.
+//! Hop-by-hop headers are removed in both directions, and forwarded headers name the client. A
+//! WebSocket is forwarded as bytes; other upgrades are not supported. Nothing is rewritten: the
+//! application sees the public host name, so its redirects and cookies work.
 //!
 //! Specification: RFC 9110 §7.6 (intermediaries), §7.8 (upgrades).
 
@@ -30,7 +30,7 @@ use tower::util::{BoxCloneSyncService, service_fn};
 
 use self::early_response::EarlyResponseStream;
 use self::forwarded_headers::{
-    join_cookies, leave_one_length, remove_hop_by_hop, requested_upgrade, set_forwarded_headers,
+    join_cookies, normalize_length, remove_hop_by_hop, requested_upgrade, set_forwarded_headers,
 };
 use self::tracked_body::TrackedBody;
 use crate::application::{HttpService, ResponseBody};
@@ -41,21 +41,21 @@ use crate::task_group::TaskGroup;
 use crate::upstream::copy;
 use crate::upstream::{Upstream, UpstreamStream};
 
-/// How long the application may take until its answer begins, once it has the request: the relay drops a connection that
-/// is idle for 90 s or so anyway.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
-/// Connections to the application that nobody uses are kept this long: shorter than common servers keep them (gunicorn 2 s,
-/// Node.js and uvicorn 5 s), since a request that meets the end of its connection is lost.
-const IDLE_LIMIT: Duration = Duration::from_millis(1_500);
-/// Kept idle connections: a page's worth.
-const IDLE_CONNECTIONS: usize = 8;
+/// The maximum time until the application's response starts, counted from the end of the request:
+/// relays drop a connection that is idle for about 90 s anyway.
+const UPSTREAM_RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
+/// The idle timeout of pooled connections: shorter than that of common servers (gunicorn 2 s,
+/// Node.js and uvicorn 5 s), because a request on a connection that is being closed is lost.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// Pooled idle connections: enough for a page.
+const MAX_IDLE_CONNECTIONS: usize = 8;
 
 /// Read buffer of a response that the caller does not read: the same size as HTTP/2 buffers.
 const RESPONSE_BUFFER: usize = 64 * 1024;
 
 type Pool = Client<UpstreamConnector, TrackedBody<RequestBody>>;
 
-/// Connects to the application, whatever the request's address.
+/// Connects to the application. Ignores the request's URI.
 #[derive(Debug, Clone)]
 struct UpstreamConnector(Upstream);
 
@@ -77,12 +77,12 @@ impl tower::Service<Uri> for UpstreamConnector {
     }
 }
 
-/// The reverse proxy as a service.
+/// Returns the reverse proxy as a service.
 pub(crate) fn service(upstream: Upstream, tasks: TaskGroup, idle: Duration) -> HttpService {
     let pool = Client::builder(tasks.clone())
         .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_LIMIT)
-        .pool_max_idle_per_host(IDLE_CONNECTIONS)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
+        .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
         .http1_max_buf_size(RESPONSE_BUFFER)
         .build(UpstreamConnector(upstream.clone()));
     let proxy = ReverseProxy {
@@ -98,13 +98,13 @@ pub(crate) fn service(upstream: Upstream, tasks: TaskGroup, idle: Duration) -> H
     }))
 }
 
-/// What each request needs.
+/// The state that requests share.
 #[derive(Clone)]
 struct ReverseProxy {
     upstream: Upstream,
     pool: Pool,
     tasks: TaskGroup,
-    /// Of what is upgraded.
+    /// The idle timeout of upgraded connections.
     idle: Duration,
     log: Arc<LogThrottle>,
 }
@@ -129,8 +129,8 @@ impl ReverseProxy {
         let request = request.map(|body| TrackedBody::new(body, timer.clone()));
         let answer = tokio::select! {
             answer = self.pool.request(request) => answer,
-            () = timer.idle_for(RESPONSE_TIMEOUT) => {
-                self.warn("it does not answer");
+            () = timer.idle_for(UPSTREAM_RESPONSE_TIMEOUT) => {
+                self.warn("it does not respond");
                 return error_page(StatusCode::GATEWAY_TIMEOUT, "The application on this device does not answer.");
             }
         };
@@ -147,8 +147,8 @@ impl ReverseProxy {
                 )
             }
             Err(error) => {
-                // Most often the caller went away in the middle of its request.
-                tracing::debug!(upstream = %self.upstream, %error, "a request could not be passed on");
+                // Usually the caller disconnected during its request.
+                tracing::debug!(upstream = %self.upstream, %error, "a request could not be forwarded");
                 error_page(
                     StatusCode::BAD_GATEWAY,
                     "The application on this device gave no usable answer.",
@@ -167,7 +167,7 @@ impl ReverseProxy {
             return incoming(response, false);
         }
         let Some(caller_side) = upgraded else {
-            self.warn("it upgrades a connection that nobody asked it to");
+            self.warn("it upgrades a connection without a request");
             return error_page(
                 StatusCode::BAD_GATEWAY,
                 "The application on this device gave no usable answer.",
@@ -193,15 +193,15 @@ impl ReverseProxy {
     }
 }
 
-/// The cause of the cause: what the system or its resolver has said.
+/// Returns the innermost cause: the error of the system or its resolver.
 fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
     std::iter::successors(Some(error), |error| error.source())
         .last()
         .unwrap_or(error)
 }
 
-/// The request, which has passed the [policy](crate::request_policy), as the application gets it. `None` if it cannot be put
-/// into HTTP/1.1.
+/// Returns the request, which has passed the [policy](crate::request_policy), in the form for the
+/// application. `None` if HTTP/1.1 cannot express it.
 fn outgoing(
     request: Request<RequestBody>,
     upstream: &Upstream,
@@ -216,12 +216,12 @@ fn outgoing(
     uri.path_and_query = Some(parts.uri.path_and_query().cloned()?);
     parts.uri = Uri::from_parts(uri).ok()?;
     parts.version = Version::HTTP_11;
-    // Extensions may hold on to the caller's connection.
+    // Extensions may hold the caller's connection.
     parts.extensions.clear();
 
     let headers = &mut parts.headers;
     remove_hop_by_hop(headers);
-    // Answered on the caller's side, as soon as the body is read.
+    // The server answers it as soon as the body is read.
     headers.remove(header::EXPECT);
     join_cookies(headers);
     if let Some(upgrade) = upgrade {
@@ -233,7 +233,7 @@ fn outgoing(
     Some(Request::from_parts(parts, body))
 }
 
-/// The answer as the caller gets it.
+/// Returns the response in the form for the caller.
 fn incoming(response: Response<Incoming>, switched: bool) -> Response<ResponseBody> {
     let (mut parts, body) = response.into_parts();
     let upgrade = parts
@@ -241,7 +241,7 @@ fn incoming(response: Response<Incoming>, switched: bool) -> Response<ResponseBo
         .get(header::UPGRADE)
         .cloned()
         .filter(|_| switched);
-    leave_one_length(&mut parts.headers);
+    normalize_length(&mut parts.headers);
     remove_hop_by_hop(&mut parts.headers);
     if let Some(upgrade) = upgrade {
         parts

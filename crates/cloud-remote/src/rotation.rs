@@ -1,18 +1,19 @@
-//! Replaces a certificate whenever the platform wishes for another: asks for it, has it installed, and tries again with
-//! growing delays when anything is wrong. Until the new one is in use the old one is. A rate limit holds for all requests: of
-//! certificates that are named in quick succession only some are requested, and the newest in any case.
+//! Certificate rotation: requests the certificate that the platform desires, has it installed, and
+//! retries with back-off after errors. The old certificate stays in use until the new one is. A
+//! rate limit holds for all requests: of several certificates that the platform names in quick
+//! succession, only some are requested, including the newest.
 //!
-//! This is how both certificates of a device are rotated. What differs between them is a [`CertificateInstaller`]: how the platform
-//! is asked, and what it takes to put a new one into use. [`RemoteAccess`](crate::RemoteAccess) has its own; the one for the
-//! broker is up to whoever has the session.
+//! Both certificates of a device are rotated in this way. A [`CertificateInstaller`] contains the
+//! differences: how the certificate is requested, and how a new one is installed.
+//! [`RemoteAccess`](crate::RemoteAccess) has its own; the owner of the session to the broker
+//! implements the one for the broker.
 //!
-//! Not here: what the certificate is for. Decisions are made by a planner of its own, on virtual time; this carries them out.
+//! A core on virtual time makes the decisions, and [`CertificateRotator`] executes them.
 //!
-//! Invariants
-//! - There is one request, or one installation, at a time; an installation is never cut short while this is polled.
-//! - Whatever takes time is a future held here: dropping this ends it.
-//!
-//! Protocol: `docs/protocol.md`, "Remote access" (certificate rotation) and "IoT messaging" (client certificate).
+//! Invariants:
+//! - There is at most one request or one installation; an installation is never cancelled while the
+//!   rotator is polled.
+//! - Each operation is a future owned by the rotator: dropping the rotator ends it.
 
 mod core;
 mod rate_limit;
@@ -33,23 +34,24 @@ use crate::certificate::serial::CertificateSerial;
 use crate::certificate::{CertificatePem, CertificateResponse, CertificateStatus};
 use crate::traits::{SourceError, StoreError};
 
-/// How the platform is asked for a new certificate, and what is done with it.
+/// Requests and installs a new certificate.
 pub trait CertificateInstaller: Send + Sync + 'static {
-    /// Asks the platform for the certificate with this serial number.
+    /// Requests the certificate with this serial number from the platform.
     ///
     /// # Cancel safety
-    /// The future is dropped when no answer came within a minute, when messaging is lost, and when another certificate is
-    /// wished for.
+    /// The future is dropped after a minute without a response, when messaging is lost, and when
+    /// another certificate is desired.
     fn request(
         &self,
         serial: &CertificateSerial,
     ) -> impl Future<Output = Result<CertificateResponse, SourceError>> + Send;
 
-    /// Checks the certificate that came, stores it, and puts it into use: all of that, or nothing. Has to keep time limits
-    /// of its own.
+    /// Verifies the certificate, stores it, and puts it into use, or changes nothing. Must have its
+    /// own timeouts.
     ///
     /// # Cancel safety
-    /// The future is dropped only together with the [`CertificateRotator`]. The old or the new certificate is stored then, whole.
+    /// The future is dropped only together with the [`CertificateRotator`]. Then either the old or
+    /// the new certificate is stored, complete.
     fn install(
         &self,
         certificate: CertificatePem,
@@ -57,17 +59,17 @@ pub trait CertificateInstaller: Send + Sync + 'static {
     ) -> impl Future<Output = Result<CertificateStatus, RotationError>> + Send;
 }
 
-/// What came of a wish.
+/// The result of an attempt to rotate to the desired certificate.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RotationOutcome {
-    /// A new certificate is in use.
+    /// The new certificate is in use.
     Rotated(CertificateStatus),
-    /// It is not. The old one still is, and it will be tried again.
+    /// The attempt failed. The old certificate stays in use, and the rotation is retried.
     Failed {
-        /// The serial number that was wished for.
+        /// The desired serial number.
         serial: CertificateSerial,
-        /// Why.
+        /// The error.
         error: RotationError,
     },
 }
@@ -105,22 +107,22 @@ pub enum RotationOutcome {
 /// ```
 #[derive(Debug)]
 pub struct CertificateRotator<R> {
-    /// For the log: whose certificate it is.
-    of: &'static str,
+    /// Names the certificate in the log.
+    label: &'static str,
     replacement: Arc<R>,
     core: Core,
     started: Instant,
     work: Work,
-    /// Came of a change of orders, and is yet to be told.
+    /// The result of the last event, not returned yet.
     outcome: Option<RotationOutcome>,
     progress: RotationProgress,
     status: watch::Sender<RotationStatus>,
-    /// The end of a wait that has been logged.
+    /// The end of the last rate-limit wait that was logged.
     logged_wait: Option<Duration>,
     throttles: LogThrottles,
 }
 
-/// The rate limits of the log lines that the platform can cause.
+/// The throttles of the log lines that the platform can cause.
 #[derive(Debug, Default)]
 struct LogThrottles {
     asking: LogThrottle,
@@ -129,7 +131,7 @@ struct LogThrottles {
     failed: LogThrottle,
 }
 
-/// What is under way.
+/// The operation in progress.
 enum Work {
     None,
     Requesting(
@@ -152,7 +154,7 @@ impl std::fmt::Debug for Work {
     }
 }
 
-/// What has come to its end.
+/// The result of the operation, or a timer.
 enum WorkResult {
     Answer(CertificateSerial, Result<CertificateResponse, SourceError>),
     Installation(CertificateSerial, Result<CertificateStatus, RotationError>),
@@ -160,12 +162,12 @@ enum WorkResult {
 }
 
 impl<R: CertificateInstaller> CertificateRotator<R> {
-    /// With the certificate that is in use. `of` says in the log whose it is. Nothing happens until messaging is online
-    /// and another one is wished for.
+    /// Creates a rotator with the certificate that is in use. `label` names it in the log. Nothing
+    /// happens until messaging is online and another certificate is desired.
     #[must_use]
-    pub fn new(of: &'static str, replacement: R, in_use: CertificateSerial) -> Self {
+    pub fn new(label: &'static str, replacement: R, in_use: CertificateSerial) -> Self {
         Self {
-            of,
+            label,
             replacement: Arc::new(replacement),
             core: Core::new(in_use, rand::random()),
             started: Instant::now(),
@@ -178,42 +180,46 @@ impl<R: CertificateInstaller> CertificateRotator<R> {
         }
     }
 
-    /// How far the rotation is, now and on each change.
+    /// Returns a receiver of the state of the rotation.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<RotationStatus> {
         self.status.subscribe()
     }
 
-    /// Tells whether the platform can be asked. A change to `false` gives a request up that is under way.
+    /// Reports whether the platform can be reached. A change to `false` cancels a request in
+    /// progress.
     pub fn set_online(&mut self, online: bool) {
         self.step(Event::Online(online));
     }
 
-    /// Tells which certificate is wished for.
+    /// Sets the desired certificate, or `None` for none. With `None`, a request is cancelled; an
+    /// installation continues, and its certificate stays. That differs from the serial number of
+    /// the certificate in use, which would be requested again after it.
     pub fn set_desired(&mut self, serial: Option<CertificateSerial>) {
         self.step(Event::Desired(serial));
     }
 
-    /// What came of the next attempt. Does all the work, so it has to be polled; waits for ever where there is none.
+    /// Returns the result of the next attempt. Does all the work, so it has to be polled; waits
+    /// forever without work.
     ///
     /// # Cancel safety
-    /// Nothing is lost when the future is dropped; the work goes on with the next call.
+    /// No work is lost when the future is dropped; the next call continues.
     pub async fn next(&mut self) -> RotationOutcome {
         loop {
             if let Some(outcome) = self.outcome.take() {
                 return outcome;
             }
             let wake = self.core.poll_timeout().map(|wake| self.started + wake);
-            let ended = tokio::select! {
+            let next_result = tokio::select! {
                 biased;
-                ended = self.work.ended() => ended,
+                next_result = self.work.next_result() => next_result,
                 () = until(wake) => WorkResult::Wait,
             };
-            match ended {
+            match next_result {
                 WorkResult::Wait => self.step(Event::Tick),
                 WorkResult::Answer(serial, answer) => self.answered(serial, answer),
                 WorkResult::Installation(serial, Ok(status)) => {
-                    info_throttled!(self.throttles.rotated, of = self.of, %serial, not_after = %status.not_after_text(), "a new certificate is in use");
+                    info_throttled!(self.throttles.rotated, certificate = self.label, %serial, not_after = %status.not_after_text(), "a new certificate is in use");
                     self.outcome = Some(RotationOutcome::Rotated(status));
                     self.step(Event::Installed(Ok(())));
                 }
@@ -252,7 +258,7 @@ impl<R: CertificateInstaller> CertificateRotator<R> {
         for action in self.core.handle_event(self.started.elapsed(), event) {
             match action {
                 Action::Request(serial) => {
-                    info_throttled!(self.throttles.asking, of = self.of, %serial, "asking for a new certificate");
+                    info_throttled!(self.throttles.asking, certificate = self.label, %serial, "requesting a new certificate");
                     let replacement = Arc::clone(&self.replacement);
                     let wanted = serial.clone();
                     let request =
@@ -293,9 +299,10 @@ impl<R: CertificateInstaller> CertificateRotator<R> {
                 match why {
                     Wait::Failure => RotationStatus::Retrying { serial, at: time },
                     Wait::RateLimit => {
-                        // One line for each wait, however many certificates are named meanwhile.
+                        // One line per wait, independently of the number of certificates named
+                        // meanwhile.
                         if self.logged_wait.replace(*until) != Some(*until) {
-                            info_throttled!(self.throttles.rate_limited, of = self.of, %serial, wait = ?left, "other certificates are named in quick succession; the newest is requested later");
+                            info_throttled!(self.throttles.rate_limited, certificate = self.label, %serial, wait = ?left, "other certificates are named in quick succession; the newest is requested later");
                         }
                         RotationStatus::RateLimited {
                             serial,
@@ -310,15 +317,15 @@ impl<R: CertificateInstaller> CertificateRotator<R> {
     }
 
     fn failed(&mut self, serial: CertificateSerial, error: RotationError) {
-        warn_throttled!(self.throttles.failed, of = self.of, %serial, %error, "the certificate was not replaced; it will be tried again");
+        warn_throttled!(self.throttles.failed, certificate = self.label, %serial, %error, "the certificate rotation failed; it is retried");
         self.outcome = Some(RotationOutcome::Failed { serial, error });
     }
 }
 
 impl Work {
-    /// Waits for ever if nothing is under way. Cancel safe.
-    async fn ended(&mut self) -> WorkResult {
-        let ended = match self {
+    /// Waits forever without an operation. Cancel safe.
+    async fn next_result(&mut self) -> WorkResult {
+        let next_result = match self {
             Self::None => pending().await,
             Self::Requesting(serial, request) => {
                 let answer = request.await;
@@ -330,7 +337,7 @@ impl Work {
             }
         };
         *self = Self::None;
-        ended
+        next_result
     }
 }
 
@@ -341,5 +348,5 @@ async fn until(wake: Option<Instant>) {
     }
 }
 
-/// Storing two small files: a flash card may be slow, but not this slow.
+/// Timeout of storing two small files: generous for a slow flash card.
 pub const STORE_TIMEOUT: Duration = Duration::from_secs(60);

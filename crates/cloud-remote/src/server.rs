@@ -1,14 +1,12 @@
-//! Serves the public connections that come through the tunnel, each in a task of its own.
+//! Serves the public connections that arrive through the tunnel, each in its own task.
 //!
-//! A connection passes the access rules and the limits, then TLS (unless it is passed through), then reaches the
-//! application. What goes wrong in one of them is its own affair: it is logged at debug level, and the others and the
-//! tunnel notice nothing.
+//! A connection passes the access rules and limits, then TLS (unless it is passed through), then
+//! reaches the application. Errors of a connection are logged at debug level and affect neither the
+//! others nor the tunnel.
 //!
-//! Invariants
-//! - Handing a connection over never waits.
-//! - Each stage has a time limit: TLS handshake, request header, and for what follows a limit on being idle.
-//!
-//! Protocol: `docs/protocol.md`, "Remote access".
+//! Invariants:
+//! - Accepting a connection never waits.
+//! - Each stage has a timeout: TLS handshake, request header, and idle timeout.
 
 pub(crate) mod access;
 pub(crate) mod error_page;
@@ -30,7 +28,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use self::access::SharedAccess;
-use self::http::{Connection, HttpServer};
+use self::http::{ConnectionInfo, HttpServer};
 use self::public_connection::PublicConnection;
 use self::tls::CurrentCertificate;
 use crate::BoxError;
@@ -48,8 +46,8 @@ use crate::upstream::{Upstream, UpstreamStream};
 
 /// See the [module](self).
 pub(crate) struct Server {
-    /// For connections from now on; each that is open keeps what it has begun with.
-    serving: RwLock<Arc<Backend>>,
+    /// The backend of new connections; an open connection keeps its own.
+    backend: RwLock<Arc<Backend>>,
     certificate: Arc<CurrentCertificate>,
     access: SharedAccess,
     limits: Limits,
@@ -60,7 +58,7 @@ pub(crate) struct Server {
     unreachable_log: LogThrottle,
 }
 
-/// The application with all that is made only once for it.
+/// The application with its TLS configuration and service.
 enum Backend {
     Http {
         tls: TlsAcceptor,
@@ -98,7 +96,7 @@ impl Backend {
         };
         Ok(match application {
             Application::Service(service) => http(service.0, true)?,
-            // The application behind speaks HTTP/1.1, where WebSockets start in another way.
+            // The local application uses HTTP/1.1, which starts WebSockets in another way.
             Application::Forward(upstream) => http(
                 reverse_proxy::service(upstream, tasks.clone(), limits.idle),
                 false,
@@ -107,7 +105,7 @@ impl Backend {
                 upstream,
                 proxy_protocol,
             } => {
-                // Nothing is known of what is spoken inside, so nothing is agreed on.
+                // The inner protocol is unknown, so ALPN selects none.
                 let tls = TlsAcceptor::from(tls::server_config(Arc::clone(certificate), &[])?);
                 Backend::Tcp {
                     tls,
@@ -130,13 +128,13 @@ impl Server {
         tasks: TaskGroup,
     ) -> Result<Self, rustls::Error> {
         let limits = limits.clamped();
-        let serving = Backend::new(application, &certificate, &limits, &tasks)?;
+        let backend = Backend::new(application, &certificate, &limits, &tasks)?;
         let known = KnownCallers::default();
         let (all, per_caller) = (limits.connections, limits.connections_per_address);
         let connections = ConnectionLimiter::new(all, per_caller, known.clone());
         let http = HttpServer::new(limits, policy, connections.clone(), known, tasks.clone());
         Ok(Self {
-            serving: RwLock::new(Arc::new(serving)),
+            backend: RwLock::new(Arc::new(backend)),
             certificate,
             access,
             limits,
@@ -148,29 +146,29 @@ impl Server {
         })
     }
 
-    /// Serves another application to connections from now on.
+    /// Serves another application to new connections.
     pub(crate) fn set_application(&self, application: Application) -> Result<(), rustls::Error> {
-        let serving = Backend::new(application, &self.certificate, &self.limits, &self.tasks)?;
-        *self.serving.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(serving);
+        let backend = Backend::new(application, &self.certificate, &self.limits, &self.tasks)?;
+        *self.backend.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(backend);
         Ok(())
     }
 
-    fn serving(&self) -> Arc<Backend> {
-        Arc::clone(&self.serving.read().unwrap_or_else(PoisonError::into_inner))
+    fn backend(&self) -> Arc<Backend> {
+        Arc::clone(&self.backend.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Where it counts its connections.
+    /// Returns the limiter of its connections.
     pub(crate) fn connections(&self) -> ConnectionLimiter {
         self.connections.clone()
     }
 
-    /// Takes over a channel of the tunnel. Returns at once.
+    /// Accepts a channel of the tunnel. Returns at once.
     pub(crate) fn accept_channel(self: &Arc<Self>, channel: Channel) {
         let address = channel.peer_ip();
         self.accept(channel, address);
     }
 
-    /// Takes over one public connection. Returns at once.
+    /// Accepts a public connection. Returns at once.
     pub(crate) fn accept<S>(self: &Arc<Self>, stream: S, address: Option<IpAddr>)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -188,7 +186,7 @@ impl Server {
                 return;
             }
         };
-        let connection = Connection {
+        let connection = ConnectionInfo {
             address,
             caller: permit.caller(),
             activity: Arc::clone(&activity),
@@ -207,7 +205,7 @@ impl Server {
             let served = tokio::select! {
                 served = server.serve(stream, connection) => served,
                 error = activity.idle(idle) => Err(error.into()),
-                () = activity.evicted().cancelled() => Err("its place was given to another caller".into()),
+                () = activity.evicted().cancelled() => Err("the connection was evicted for another caller".into()),
             };
             match served {
                 Ok(()) => tracing::trace!(caller = ?address, "a public connection has ended"),
@@ -218,11 +216,11 @@ impl Server {
         });
     }
 
-    async fn serve<S>(&self, stream: S, connection: Connection) -> Result<(), BoxError>
+    async fn serve<S>(&self, stream: S, connection: ConnectionInfo) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        match &*self.serving() {
+        match &*self.backend() {
             Backend::Http {
                 tls,
                 service,

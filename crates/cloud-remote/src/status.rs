@@ -1,7 +1,8 @@
-//! What remote access tells about itself: a status to look at, and events to follow.
+//! The status and the events of remote access.
 //!
-//! The status is a `watch`: the latest value, always there. Events are a `broadcast`: a reader who is too slow loses
-//! the oldest ones (and is told so), and never holds anything up.
+//! The status is a `watch`: the latest value is always available. Events are a `broadcast`: a slow
+//! receiver loses the oldest ones, receives an error with their number, and never blocks the
+//! sender.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -13,122 +14,124 @@ use crate::certificate::serial::CertificateSerial;
 use crate::rotation::RotationError;
 use crate::traits::SourceError;
 
-/// Events kept for a slow reader. They are rare: some in a minute in the worst of times.
+/// Events that are buffered for a slow receiver. They are rare: at most some per minute.
 pub(crate) const EVENT_CAPACITY: usize = 64;
 
-/// The state of remote access at this moment.
+/// The state of remote access.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RemoteStatus {
-    /// What the tunnel is doing.
+    /// The state of the tunnel.
     pub tunnel: TunnelStatus,
-    /// Until when the token is valid, in Unix seconds by the platform's clock; `None` without a token.
+    /// The expiry of the token, in Unix seconds by the platform's clock; `None` without a token.
     pub token_valid: Option<i64>,
-    /// The certificate that is served to new connections.
+    /// The certificate served to new connections.
     pub certificate: CertificateStatus,
 }
 
 impl RemoteStatus {
-    /// Whether the public can reach the device.
+    /// Returns whether the tunnel is connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         matches!(self.tunnel, TunnelStatus::Connected { .. })
     }
 }
 
-/// What the tunnel is doing.
+/// The state of the tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TunnelStatus {
-    /// There is no usable token yet.
+    /// There is no usable token.
     WaitingForToken {
-        /// Why the last request for one failed, or the last token was given up.
+        /// The error of the last token request, or the reason for which the last token was dropped.
         cause: Option<String>,
     },
-    /// Being connected.
+    /// The tunnel is being connected.
     Connecting,
-    /// Connected: the relay has answered.
+    /// The tunnel is connected: the relay has responded.
     Connected {
-        /// Where the public reaches the device.
+        /// The public URL of the device.
         url: String,
-        /// Since when, by the wall clock.
+        /// The time of the connection, by the wall clock.
         since: SystemTime,
     },
-    /// Not connected, and to be tried again.
+    /// The tunnel is not connected; a retry is scheduled.
     Waiting {
-        /// When, by the wall clock of now.
+        /// The time of the retry, by the current wall clock.
         retry_at: SystemTime,
-        /// Why it is not connected.
+        /// The reason for which the tunnel is not connected.
         cause: String,
     },
-    /// Ended for good.
+    /// Remote access has stopped.
     Stopped,
 }
 
-/// Something that has happened.
+/// An event of remote access.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum RemoteEvent {
-    /// A token has come.
+    /// A token was received.
     TokenReceived {
-        /// Until when it is valid, in Unix seconds by the platform's clock.
+        /// Its expiry, in Unix seconds by the platform's clock.
         valid: i64,
     },
-    /// No token has come; it will be asked for again.
+    /// A token request failed; it is retried.
     TokenFailed {
-        /// Why.
+        /// The reason.
         error: Arc<SourceError>,
     },
-    /// The tunnel is connected, and the relay has answered.
+    /// The tunnel is connected, and the relay has responded.
     Connected {
-        /// Where the public reaches the device.
+        /// The public URL of the device.
         url: String,
     },
-    /// The tunnel could not be connected; it will be tried again.
+    /// The tunnel could not be connected; it is retried.
     ConnectFailed {
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The device has reached itself through its public access point; see
-    /// [`RemoteAccessBuilder::probe`](crate::RemoteAccessBuilder::probe). Told once for each connected tunnel, and when
-    /// it succeeds again after a failure.
+    /// [`RemoteAccessBuilder::probe`](crate::RemoteAccessBuilder::probe). Sent once for each
+    /// connected tunnel, and when the probe succeeds after a failure.
     Reachable,
-    /// The tunnel is connected, but the device could not reach itself through its public access point. Told when that
-    /// begins.
+    /// The tunnel is connected, but the device cannot reach itself through its public access point.
+    /// Sent when the failure begins.
     ProbeFailed {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The tunnel was replaced by a new one with the newest token, before the relay would have ended it. It was
-    /// connected all the time. If no moment without open connections has come in time, those were cut.
+    /// A new tunnel with the newest token has replaced the tunnel before the relay would have ended
+    /// it. The device was reachable throughout. If no idle moment occurred in time, open
+    /// connections were closed.
     TunnelRenewed,
-    /// The tunnel has ended. Unless remote access was stopped, it will be connected again.
+    /// The tunnel has ended. Unless remote access was stopped, it is reconnected.
     Disconnected {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A new certificate is stored, and served to new connections.
+    /// A new certificate is stored, and is served to new connections.
     CertificateRotated {
         /// Its serial number.
         serial: CertificateSerial,
-        /// The last moment of its validity.
+        /// The end of its validity.
         not_after: OffsetDateTime,
     },
-    /// The certificate that is served comes near its end, and no other has been wished for or could be had. Told 30, 14
-    /// and 3 days before, once each.
+    /// The served certificate expires soon, and no other was desired or could be obtained. Sent 30,
+    /// 14 and 3 days before the expiry, once each.
     CertificateExpiring {
         /// Its serial number.
         serial: CertificateSerial,
-        /// The last moment of its validity.
+        /// The end of its validity.
         not_after: OffsetDateTime,
-        /// No more than this many days before the end: 30, 14 or 3.
+        /// The notice period in days: 30, 14 or 3.
         days: u16,
     },
-    /// The certificate that was wished for could not be had. The old one goes on serving; it will be tried again.
+    /// The rotation to the desired certificate failed. The old one stays in use; the rotation is
+    /// retried.
     RotationFailed {
-        /// The serial number that was wished for.
+        /// The desired serial number.
         serial: CertificateSerial,
-        /// Why.
+        /// The reason.
         error: Arc<RotationError>,
     },
 }

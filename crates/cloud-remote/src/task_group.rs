@@ -1,11 +1,11 @@
-//! The tasks of one remote access: all of them are counted, and all of them end.
+//! The task group of remote access: counts its tasks and ends all of them.
 
 use hyper::rt::Executor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// Spawns tasks that end at the latest when [`TaskGroup::kill`] is called.
+/// Spawns tasks that end at the latest at [`TaskGroup::kill`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TaskGroup {
     tracker: TaskTracker,
@@ -25,23 +25,23 @@ impl TaskGroup {
             .spawn(async move { kill.run_until_cancelled(task).await })
     }
 
-    /// Counts as a task until it is dropped.
+    /// Returns a token that counts as a task until it is dropped.
     pub(crate) fn token(&self) -> TaskTrackerToken {
         self.tracker.token()
     }
 
-    /// Asks everything to come to its end.
+    /// Requests a graceful end of all tasks.
     pub(crate) fn drain(&self) {
         self.drain.cancel();
         self.tracker.close();
     }
 
-    /// Until [`TaskGroup::drain`] is called.
+    /// Waits until [`TaskGroup::drain`] is called.
     pub(crate) async fn draining(&self) {
         self.drain.cancelled().await;
     }
 
-    /// Cuts connections that would never end by themselves.
+    /// Closes upgraded connections, which do not end on their own.
     pub(crate) fn cut_upgraded(&self) {
         self.upgraded_cut.cancel();
     }
@@ -51,13 +51,13 @@ impl TaskGroup {
         self.upgraded_cut.clone()
     }
 
-    /// Ends everything, wherever it is.
+    /// Ends all tasks at once.
     pub(crate) fn kill(&self) {
         self.drain();
         self.kill.cancel();
     }
 
-    /// Until no task is left, after [`TaskGroup::drain`].
+    /// Waits until no task is left, after [`TaskGroup::drain`].
     pub(crate) async fn ended(&self) {
         self.tracker.wait().await;
     }

@@ -1,15 +1,17 @@
-//! Time spans that fit today's platform and can be set for another.
+//! Timeouts and intervals.
 
 use std::time::Duration;
 
 /// Maximum time for a response of the platform, the same as in the other implementation.
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Shorter spans would have the device do nothing else.
+/// Minimum of configured durations: a shorter one would keep the device busy.
 pub(crate) const MIN_DURATION: Duration = Duration::from_millis(100);
-/// Whoever asks for longer wants no end at all; and of what is much longer, clocks cannot tell the end.
+/// Maximum of configured durations: a longer one means "unbounded", and a much longer one overflows
+/// the clock.
 pub(crate) const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// Time spans that fit today's platform. Other values are for a platform with other habits, and for tests.
+/// Timeouts and intervals. The defaults fit the current platform; other values are for other
+/// platforms, and for tests.
 ///
 /// ```
 /// use std::time::Duration;
@@ -21,16 +23,18 @@ pub(crate) const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timeouts {
-    /// Everything is looked at again this often even if nothing happens, in case a timer was off (a suspended board).
-    /// Also the least time between two refreshes of the token, however short-lived tokens are. Default 300 s.
+    /// The interval at which all state is checked even without events, in case a timer was late (a
+    /// suspended board). Also the minimum time between two token refreshes. Default 300 s.
     pub check_interval: Duration,
-    /// A token is replaced when no more than this is left of it. Default 15 min.
+    /// The remaining lifetime at which a token is refreshed. Default 15 min.
     pub refresh_before: Duration,
-    /// How often the relay looks whether the token of a running tunnel has expired. Default 14,400 s.
+    /// The interval at which the relay checks whether the token of a running tunnel has expired.
+    /// Default 14,400 s.
     pub relay_check: Duration,
-    /// A tunnel whose other end is gone without a word is noticed within this time: it is pinged each half of it, and
-    /// the answer may take the other half. Default 30 s: an idle line carries a small frame each 15 s, and a line that stands
-    /// still for less than 15 s is kept. Relays drop a tunnel that is silent for 90 s, so no more than 100 s make sense.
+    /// The time within which a dead tunnel is detected: pings are sent at half of it, and a
+    /// response may take the other half. Default 30 s: an idle tunnel carries a small frame each 15
+    /// s, and an interruption of less than 15 s is tolerated. Relays drop a tunnel that is silent
+    /// for 90 s, so values over 100 s are useless.
     pub dead_link: Duration,
 }
 
@@ -46,14 +50,14 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// With no span so short that the device does nothing else, and none so long that the end of it cannot be told.
+    /// Returns the timeouts clamped to between [`MIN_DURATION`] and [`MAX_DURATION`].
     pub(crate) fn clamped(mut self) -> Self {
-        for span in [
+        for duration in [
             &mut self.check_interval,
             &mut self.relay_check,
             &mut self.dead_link,
         ] {
-            *span = (*span).clamp(MIN_DURATION, MAX_DURATION);
+            *duration = (*duration).clamp(MIN_DURATION, MAX_DURATION);
         }
         self
     }

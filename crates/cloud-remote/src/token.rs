@@ -1,10 +1,8 @@
-//! The token of the tunnel: what the device asks for, and what it gets.
+//! The token of the tunnel: its request and response.
 //!
-//! Token, key and IV belong together: the platform seals the key and IV of the request into the token, so an answer is
-//! of use only with the keys of its own request. Not here: when to ask (the planner) and how to send it
-//! ([`TokenSource`](crate::TokenSource)).
-//!
-//! Protocol: `docs/protocol.md`, "Remote access" (token).
+//! Token, key and IV belong together: the platform encrypts the request's key and IV into the
+//! token, so a response is usable only with the keys of its own request. The core decides when to
+//! request one, and [`TokenSource`](crate::TokenSource) sends the request.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -17,14 +15,14 @@ use zeroize::Zeroizing;
 
 use crate::response::{NUMBER, ResponseError, ResponseFields, STRING, wrong_type};
 
-/// A tunnel server reads at most this many bytes of token.
+/// The maximum length of a token that a tunnel server reads.
 const MAX_TOKEN: usize = 2_048;
 /// The first byte of a Fernet token.
 const FERNET_VERSION: u128 = 0x80;
-/// No token is made for longer than ten years.
-const LONGEST_LIFETIME: i64 = 10 * 365 * 24 * 60 * 60;
+/// The longest plausible lifetime of a token: ten years.
+const MAX_LIFETIME: i64 = 10 * 365 * 24 * 60 * 60;
 
-/// The value of a digit of URL-safe base64.
+/// Returns the value of a URL-safe base64 digit.
 fn base64_value(digit: u8) -> Option<u8> {
     Some(match digit {
         b'A'..=b'Z' => digit - b'A',
@@ -36,9 +34,9 @@ fn base64_value(digit: u8) -> Option<u8> {
     })
 }
 
-/// A request for a token: the session key that the platform is to seal into it.
+/// A request for a token, with the session key that the platform encrypts into it.
 ///
-/// Serializes to `{"aesKey": "<64 hex>", "aesIv": "<32 hex>"}`. Its `Debug` form shows neither.
+/// Serializes to `{"aesKey": "<64 hex>", "aesIv": "<32 hex>"}`. `Debug` redacts both.
 pub struct TokenRequest {
     key: Zeroizing<String>,
     iv: Zeroizing<String>,
@@ -52,22 +50,22 @@ impl TokenRequest {
         }
     }
 
-    /// The AES-256 key, 64 hexadecimal digits. A secret.
+    /// Returns the AES-256 key as 64 hexadecimal digits. A secret.
     #[must_use]
     pub fn key_hex(&self) -> &str {
         &self.key
     }
 
-    /// The initialization vector, 32 hexadecimal digits. A secret.
+    /// Returns the initialization vector as 32 hexadecimal digits. A secret.
     #[must_use]
     pub fn iv_hex(&self) -> &str {
         &self.iv
     }
 
-    /// The request as JSON, ready to be published. A secret.
+    /// Returns the request as JSON. A secret.
     #[must_use]
     pub fn to_json(&self) -> Zeroizing<Vec<u8>> {
-        // Hexadecimal digits need no escaping, so this cannot fail, and no copy is left in a growing buffer.
+        // Hexadecimal digits need no escaping. A growing buffer would leave copies of the secret.
         let json = format!(r#"{{"aesKey":"{}","aesIv":"{}"}}"#, *self.key, *self.iv);
         Zeroizing::new(json.into_bytes())
     }
@@ -88,7 +86,7 @@ impl fmt::Debug for TokenRequest {
     }
 }
 
-/// The platform's answer to a [`TokenRequest`].
+/// The platform's response to a [`TokenRequest`].
 ///
 /// ```
 /// use cloud_remote::TokenResponse;
@@ -108,12 +106,12 @@ pub struct TokenResponse {
 }
 
 impl TokenResponse {
-    /// Reads an answer: `valid`, `token`, and optionally `throttling`, `protocol_version` and `cipher`. Other fields
-    /// are ignored.
+    /// Parses a response: `valid`, `token`, and optionally `throttling`, `protocol_version` and
+    /// `cipher`. Other fields are ignored.
     ///
     /// # Errors
-    /// [`ResponseError`] if the answer is too long, not a JSON object, or a field is missing or out of its range. The
-    /// error never quotes the answer.
+    /// [`ResponseError`] if the response is too long, not a JSON object, or a field is missing or
+    /// out of its range. The error never quotes the response.
     pub fn from_json(json: &[u8]) -> Result<Self, ResponseError> {
         let mut fields = ResponseFields::parse(json)?;
         let token = fields.text("token")?;
@@ -135,14 +133,15 @@ impl TokenResponse {
         })
     }
 
-    /// Until when the token opens a tunnel, in Unix seconds, by the platform's clock.
+    /// Returns the expiry of the token, in Unix seconds, by the platform's clock.
     #[must_use]
     pub fn valid(&self) -> i64 {
         self.valid
     }
 
-    /// When the token was made, in Unix seconds by the platform's clock: a Fernet token says so in its first bytes. `None`
-    /// if it is no Fernet token, or if it would have been made after its end or more than ten years before.
+    /// Returns the issue time of the token, in Unix seconds by the platform's clock, from the first
+    /// bytes of a Fernet token. `None` for another kind of token, or if it would have been issued
+    /// after its expiry or more than ten years before.
     pub(crate) fn issued(&self) -> Option<i64> {
         let head = self.token.expose().as_bytes().first_chunk::<12>()?;
         // 72 bits: the version, then the time.
@@ -152,29 +151,29 @@ impl TokenResponse {
         }
         let issued = i64::try_from(bits & u128::from(u64::MAX)).ok()?;
         let lifetime = self.valid.checked_sub(issued)?;
-        (bits >> 64 == FERNET_VERSION && (1..=LONGEST_LIFETIME).contains(&lifetime))
-            .then_some(issued)
+        (bits >> 64 == FERNET_VERSION && (1..=MAX_LIFETIME).contains(&lifetime)).then_some(issued)
     }
 
-    /// How many messages per second the device may send, or `None` for as many as it likes.
+    /// Returns the maximum number of messages per second that the device may send, or `None` for no
+    /// limit.
     #[must_use]
     pub fn throttling(&self) -> Option<NonZeroU32> {
         self.throttling
     }
 
-    /// The version of the tunnel's protocol that the token is made for.
+    /// Returns the version of the tunnel's protocol that the token is for.
     #[must_use]
     pub fn protocol_version(&self) -> ProtocolVersion {
         self.version
     }
 
-    /// The tunnel's session cipher that the token is made for.
+    /// Returns the session cipher that the token is for.
     #[must_use]
     pub fn cipher(&self) -> Cipher {
         self.cipher
     }
 
-    /// The token itself. A secret: prints as `[redacted]`.
+    /// Returns the token. A secret: `Debug` redacts it.
     #[must_use]
     pub fn token(&self) -> &Token {
         &self.token
@@ -186,7 +185,7 @@ fn valid(value: Option<Value>) -> Result<i64, ResponseError> {
     if let Some(seconds) = value.as_i64() {
         return Ok(seconds);
     }
-    // A platform in Python may well send a float; the fraction does not matter.
+    // A Python platform may send a float; the fraction does not matter.
     match value.as_f64() {
         #[allow(clippy::cast_possible_truncation)] // Checked to be far inside of i64.
         Some(seconds) if seconds.abs() < 1e15 => Ok(seconds as i64),

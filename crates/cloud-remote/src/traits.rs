@@ -1,11 +1,9 @@
-//! What remote access asks of its surroundings: somewhere to get tokens and certificates from, somewhere to keep the
+//! The traits through which remote access obtains tokens and certificates and stores the
 //! certificate.
 //!
-//! The traits are owned here, by their consumer; whoever composes a device implements them, usually over request and
-//! response topics of the device's IoT session and over the device's directory. Calls are made by one task, one at a
-//! time for each trait, and are given up by dropping the future.
-//!
-//! Protocol: `docs/protocol.md`, "Remote access".
+//! The consumer owns the traits. The host implements them, usually over request and response topics
+//! of the device's IoT session and over the device's directory. One task calls them, one call at a
+//! time for each trait, and cancels a call by dropping its future.
 
 use std::sync::Arc;
 
@@ -14,77 +12,76 @@ use crate::certificate::{CertificatePem, CertificateRequest, CertificateResponse
 use crate::response::ResponseError;
 use crate::token::{TokenRequest, TokenResponse};
 
-/// Why the platform could not be asked, or what was wrong with its answer. Trying again later can help in every case,
-/// and is done.
+/// An error of a request to the platform, or of its response. Each one is retried.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
-    /// The request could not be sent, for instance because the session to the platform is down.
-    #[error("the platform could not be asked: {0}")]
+    /// The request could not be sent, for example because the session to the platform is down.
+    #[error("the request to the platform failed: {0}")]
     Unavailable(#[source] BoxError),
-    /// The platform's answer could not be used.
+    /// The platform's response is invalid.
     #[error(transparent)]
     Answer(#[from] ResponseError),
-    /// No answer came in time.
-    #[error("the platform did not answer in time")]
+    /// No response arrived in time.
+    #[error("the platform did not respond in time")]
     TimedOut,
 }
 
 impl SourceError {
-    /// Wraps an error of the way to the platform.
+    /// Wraps a transport error.
     pub fn unavailable(error: impl Into<BoxError>) -> Self {
         Self::Unavailable(error.into())
     }
 }
 
-/// Why the certificate could not be loaded or stored.
+/// An error of loading or storing the certificate.
 #[derive(Debug, thiserror::Error)]
 #[error("the certificate store failed: {0}")]
 pub struct StoreError(#[source] BoxError);
 
 impl StoreError {
-    /// Wraps the store's own error.
+    /// Wraps the error of a store.
     pub fn new(error: impl Into<BoxError>) -> Self {
         Self(error.into())
     }
 }
 
-/// Gets a token for the tunnel from the platform.
+/// Requests a token for the tunnel from the platform.
 ///
 /// # Cancel safety
-/// The future is dropped when no answer came within the time limit, when the session to the platform is reported as
-/// lost, and when remote access stops. An answer that arrives after that must not be handed to a later call: its token
-/// belongs to keys that are gone. (If it happens all the same, the relay refuses that token, and a new one is asked
-/// for.)
+/// The future is dropped at the timeout, when the session to the platform is reported as lost, and
+/// when remote access stops. A late response must not be returned by a later call: its token
+/// belongs to discarded keys. (If that happens, the relay refuses the token, and a new one is
+/// requested.)
 pub trait TokenSource: Send + Sync + 'static {
-    /// Sends the request and waits for its answer.
+    /// Sends the request and waits for the response.
     fn request_token(
         &self,
         request: TokenRequest,
     ) -> impl Future<Output = Result<TokenResponse, SourceError>> + Send;
 }
 
-/// Gets the certificate with a given serial number from the platform.
+/// Requests the certificate with a given serial number from the platform.
 ///
 /// # Cancel safety
-/// As for [`TokenSource`].
+/// Same as [`TokenSource`].
 pub trait CertificateSource: Send + Sync + 'static {
-    /// Sends the request and waits for its answer.
+    /// Sends the request and waits for the response.
     fn request_certificate(
         &self,
         request: CertificateRequest,
     ) -> impl Future<Output = Result<CertificateResponse, SourceError>> + Send;
 }
 
-/// Keeps the certificate of the remote UI and its key.
+/// Stores the certificate of the remote UI and its key.
 pub trait CertificateStore: Send + Sync + 'static {
-    /// The certificate to serve from the start.
+    /// Loads the certificate to serve from the start.
     fn load(&self) -> impl Future<Output = Result<CertificatePem, StoreError>> + Send;
 
-    /// Replaces the certificate and key, both or none. Only called with a pair that was checked.
+    /// Replaces the certificate and key atomically. Called only with a verified pair.
     ///
     /// # Cancel safety
-    /// If the future is dropped, either pair may be in the store, but always a whole one.
+    /// If the future is dropped, the store holds either the old or the new pair, complete.
     fn store(
         &self,
         certificate: &CertificatePem,

@@ -1,7 +1,6 @@
 //! Connects the tunnel: TCP to the relay, then the handshake and a first ping.
 //!
-//! No time limit of its own for the whole: the planner gives the attempt up when it takes too long, and the future is
-//! dropped.
+//! The core limits the whole attempt, and cancels it by dropping the future.
 
 pub(crate) mod probe;
 
@@ -19,14 +18,14 @@ use tokio::time::timeout;
 
 use crate::core::ConnectFault;
 
-/// For one address of the relay: one that takes longer is as good as dead.
+/// Timeout of one address of the relay.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(8);
-/// Before the next address is tried too (RFC 8305 §5 recommends this).
+/// The delay before the next address is tried (RFC 8305 §5 recommends this value).
 const CONNECTION_ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-/// All of them get their turn within the limit for connecting.
+/// The number of addresses that can be tried within the connect timeout.
 const MAX_ADDRESSES: usize = 16;
 
-/// Why the tunnel could not be connected.
+/// An error of connecting the tunnel.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TunnelError {
     #[error("the relay's host name cannot be resolved: {0}")]
@@ -35,20 +34,20 @@ pub(crate) enum TunnelError {
     NoAddress,
     #[error("the relay cannot be reached: {0}")]
     Unreachable(#[source] io::Error),
-    #[error("the relay did not let us in: {0}")]
+    #[error("the relay rejected the tunnel: {0}")]
     Handshake(#[source] ConnectError),
     #[error("the tunnel that was to be replaced is in use")]
     Busy,
-    #[error("the token's key is used up; it was good for one connection")]
+    #[error("the token's single-use key is already used")]
     KeyAlreadyUsed,
 }
 
 impl TunnelError {
-    /// Whether it was the relay's answer to our token, or something that another token cannot help.
+    /// Classifies the error: whether the relay refused the token, or another token cannot help.
     pub(crate) fn fault(&self) -> ConnectFault {
         match self {
             Self::Busy => ConnectFault::Busy,
-            // A tunnel that ends before it is up may well be due to a key that is not the token's.
+            // A tunnel that ends before it is up may have a key that does not match the token.
             Self::Handshake(ConnectError::Ended(_)) | Self::KeyAlreadyUsed => ConnectFault::Refused,
             Self::Handshake(error) if !error.is_retryable() => ConnectFault::Refused,
             Self::Handshake(_) => ConnectFault::Broken,
@@ -57,7 +56,7 @@ impl TunnelError {
     }
 }
 
-/// The session key of a token: one for every connection, or for the first one alone, as its cipher demands.
+/// The session key of a token: for all connections, or only for the first, depending on the cipher.
 #[derive(Clone)]
 pub(crate) struct SessionKeys(Arc<Mutex<Option<ConnectionKey>>>);
 
@@ -66,7 +65,7 @@ impl SessionKeys {
         Self(Arc::new(Mutex::new(Some(key))))
     }
 
-    /// A key for one connection.
+    /// Returns a key for one connection.
     pub(crate) fn next_key(&self) -> Result<ConnectionKey, TunnelError> {
         let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let key = held.take().ok_or(TunnelError::KeyAlreadyUsed)?;
@@ -75,15 +74,16 @@ impl SessionKeys {
     }
 }
 
-/// Opens the tunnel over a connection to the relay. Returns once the relay has answered a ping.
+/// Opens the tunnel over a TCP connection to the relay. Returns once the relay has responded to a
+/// ping.
 pub(crate) async fn open(stream: TcpStream, config: ClientConfig) -> Result<Tunnel, TunnelError> {
     client::connect(stream, config)
         .await
         .map_err(TunnelError::Handshake)
 }
 
-/// Connects to the relay. Its addresses race, each a little behind the one before, so that one that does not answer (IPv6
-/// that is configured and does not work) costs next to nothing.
+/// Connects to the relay over TCP. Attempts to its addresses start one after the other with a short
+/// delay, so that an unresponsive address (a broken IPv6 route) costs little time.
 pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, TunnelError> {
     let addresses = lookup_host((host, port))
         .await
@@ -104,7 +104,7 @@ pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, TunnelError
     .await
 }
 
-/// The resolver's order, but with the families taking turns (RFC 8305 §4), and bounded.
+/// Interleaves the address families in the resolver's order (RFC 8305 §4), up to [`MAX_ADDRESSES`].
 fn interleave_families(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let addresses: Vec<_> = addresses.take(MAX_ADDRESSES).collect();
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
@@ -122,8 +122,8 @@ fn interleave_families(addresses: impl Iterator<Item = SocketAddr>) -> Vec<Socke
     }
 }
 
-/// Starts with the first address, and with the next whenever one has failed or [`CONNECTION_ATTEMPT_DELAY`] is over. The first to connect
-/// wins; the others are dropped.
+/// Starts with the first address, and with the next one after a failure or after
+/// [`CONNECTION_ATTEMPT_DELAY`]. The first to connect wins; the others are dropped.
 async fn race<T, F>(
     addresses: Vec<SocketAddr>,
     connect: impl Fn(SocketAddr) -> F,
@@ -184,7 +184,8 @@ mod tests {
         assert_eq!(interleave_families(many).len(), MAX_ADDRESSES);
     }
 
-    /// Address `n` behaves as the n-th of these says: it answers after so many milliseconds, well or not.
+    /// Runs a race in which address `n` responds after the n-th number of milliseconds,
+    /// successfully or not.
     async fn race_of(behaviour: &[(u64, bool)]) -> (Duration, Result<u16, TunnelError>) {
         let start = Instant::now();
         let racers = (0..behaviour.len())

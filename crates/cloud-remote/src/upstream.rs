@@ -1,4 +1,4 @@
-//! Where a local application listens.
+//! The address of a local application, and connections to it.
 
 mod cached_host;
 pub(crate) mod copy;
@@ -21,7 +21,7 @@ use tokio::time::timeout;
 
 pub use self::cached_host::CachedHost;
 
-/// A local application accepts at once or is not there.
+/// The connect timeout: a local application accepts at once or is not running.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The address of a local application.
@@ -39,18 +39,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Upstream {
-    /// A TCP port, on this device or beside it.
+    /// A TCP port, on this device or in its network.
     Tcp(SocketAddr),
-    /// A TCP port at whatever address the name has when a connection is made.
+    /// A TCP port of a host name, resolved when a connection is made.
     Host(CachedHost),
-    /// A Unix socket, which only those on this device reach who may open its file.
+    /// A Unix socket, which only local users with access to its file reach.
     #[cfg(unix)]
     Unix(Arc<Path>),
 }
 
 impl Upstream {
-    /// A TCP port of a host, looked up again for connections, once a second at most; the address of last time is used where that
-    /// fails or takes long. An address in place of a name is taken as such.
+    /// Creates an upstream from a host and TCP port. A name is resolved for connections, at most
+    /// once a second; the last addresses are used if that fails or is slow. An IP address is used
+    /// directly.
     pub fn host(name: &str, port: u16) -> Self {
         match name.parse::<IpAddr>() {
             Ok(address) => Self::Tcp((address, port).into()),
@@ -58,7 +59,7 @@ impl Upstream {
         }
     }
 
-    /// A Unix socket.
+    /// Creates an upstream from the path of a Unix socket.
     #[cfg(unix)]
     pub fn unix(path: impl AsRef<Path>) -> Self {
         Self::Unix(path.as_ref().into())
@@ -86,7 +87,7 @@ impl Upstream {
         })
     }
 
-    /// What stands for it in a URI. (The application is told the public host name all the same.)
+    /// Returns the authority for URIs. (The application gets the public host name all the same.)
     pub(crate) fn authority(&self) -> String {
         match self {
             Self::Tcp(address) => address.to_string(),
@@ -97,7 +98,7 @@ impl Upstream {
     }
 }
 
-/// Connects to the first of them that accepts.
+/// Connects to the first address that accepts.
 async fn connect_tcp(addresses: &[SocketAddr]) -> io::Result<UpstreamStream> {
     let stream = TcpStream::connect(addresses).await?;
     stream.set_nodelay(true)?;
@@ -124,7 +125,7 @@ impl fmt::Display for Upstream {
 trait ReadWrite: AsyncRead + AsyncWrite {}
 impl<S: AsyncRead + AsyncWrite> ReadWrite for S {}
 
-/// A connection to a local application, whatever it goes over.
+/// A connection to a local application over any transport.
 pub(crate) struct UpstreamStream(Pin<Box<dyn ReadWrite + Send>>);
 
 impl Connection for UpstreamStream {

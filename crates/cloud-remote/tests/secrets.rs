@@ -1,5 +1,5 @@
-//! No secret in any log line, at any level. In a binary of its own: whether a log line is wanted is decided once for a
-//! whole process.
+//! No log line at any level contains a secret. This is a separate binary because tracing caches the
+//! enabled levels per process.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test fails by panicking, in its helpers too.
 
@@ -16,7 +16,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::support::{Cloud, Issue, TokenFault, event};
 
-/// Collects what is logged.
+/// Collects the log output.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -31,7 +31,7 @@ impl io::Write for Log {
     }
 }
 
-/// The lines of base64 of a private key, which are unlike anything else.
+/// Returns the base64 lines of a private key, which are unique.
 fn key_lines(pem: &CertificatePem) -> Vec<String> {
     pem.key()
         .lines()
@@ -49,7 +49,7 @@ async fn no_secret_logged_over_a_full_life() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
-    // This test's runtime has one thread, so all of its tasks log here.
+    // The runtime of this test has one thread, so all of its tasks log here.
     let guard = tracing::subscriber::set_default(subscriber);
 
     let cloud = Cloud::start().await;
@@ -101,7 +101,7 @@ async fn no_secret_logged_over_a_full_life() {
     assert!(secrets.len() > 6, "{}", secrets.len());
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     for needed in [
-        "a token for remote access has come",
+        "received a token for remote access",
         "the tunnel is connected",
         "a new certificate is in use",
     ] {
@@ -111,7 +111,7 @@ async fn no_secret_logged_over_a_full_life() {
         );
     }
     for secret in secrets {
-        // A piece is as bad as the whole.
+        // A part of a secret is a leak too.
         let piece = &secret[..secret.len().min(24)];
         assert!(
             !log.to_lowercase().contains(&piece.to_lowercase()),

@@ -1,20 +1,20 @@
-//! Tells when the certificate that is served comes near its end: 30, 14 and 3 days before, once each.
+//! Expiry notices of a certificate: 30, 14 and 3 days in advance, once each.
 //!
-//! Whoever operates the platform should have wished for a new one by then. Which of these were told is not kept over a
-//! restart: then the nearest one is told again.
+//! The platform's operator should have set a new certificate by then. Notices are not persistent:
+//! after a restart, the latest one is repeated.
 
 use time::Duration;
 
-/// Days before the end, nearest last.
+/// Notice periods in days, in descending order.
 const NOTICE_DAYS: [u16; 3] = [30, 14, 3];
 
-/// Of one certificate.
+/// The expiry notices of one certificate.
 ///
 /// ```
 /// let mut watch = cloud_remote::ExpiryWatch::default();
 /// assert_eq!(watch.due(time::Duration::days(31)), None);
 /// assert_eq!(watch.due(time::Duration::days(29)), Some(30));
-/// assert_eq!(watch.due(time::Duration::days(28)), None, "told already");
+/// assert_eq!(watch.due(time::Duration::days(28)), None, "given already");
 /// ```
 #[derive(Debug, Default)]
 pub struct ExpiryWatch {
@@ -22,7 +22,8 @@ pub struct ExpiryWatch {
 }
 
 impl ExpiryWatch {
-    /// How many days' notice is due with so much time left, if one is. One that was missed is not told after a nearer one.
+    /// Returns the notice that is due, in days, for this remaining time. A missed notice is skipped
+    /// once a later one was due.
     pub fn due(&mut self, left: Duration) -> Option<u16> {
         let nearest = NOTICE_DAYS
             .into_iter()

@@ -1,14 +1,12 @@
-//! The serial number of a certificate, in the decimal form in which the platform names it.
+//! The serial number of a certificate, in the platform's decimal form.
 //!
-//! Serial numbers are up to 20 octets long, so they do not fit an integer of the language; all that is ever asked of
-//! them is whether two are equal, so canonical decimal text is enough. Not a device's serial number.
-//!
-//! Protocol: `docs/protocol.md`, "Remote access" (certificate rotation).
+//! Serial numbers have up to 20 octets and fit no integer type. The only operation on them is a
+//! comparison for equality, so canonical decimal text suffices. (Not a device's serial number.)
 
 use std::fmt;
 use std::str::FromStr;
 
-/// 2^160 has 49 decimal digits; X.509 allows 20 octets. A little room for issuers that pad.
+/// 2^160 has 49 decimal digits; X.509 allows 20 octets. The rest is for issuers that pad.
 const MAX_DIGITS: usize = 64;
 
 /// A certificate's serial number: decimal digits without leading zeros.
@@ -23,23 +21,23 @@ const MAX_DIGITS: usize = 64;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CertificateSerial(String);
 
-/// Text that is not a certificate's serial number in decimal.
+/// An error of parsing a certificate's serial number.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SerialError {
-    /// There were no digits.
+    /// The text has no digits.
     #[error("the certificate serial number is empty")]
     Empty,
-    /// A character other than `0`–`9` was found.
+    /// The text has a character other than `0`–`9`.
     #[error("the certificate serial number is not decimal")]
     NotDecimal,
-    /// More digits than any certificate can have.
+    /// The text has more digits than a serial number can have.
     #[error("the certificate serial number has more than {MAX_DIGITS} digits")]
     TooLong,
 }
 
 impl CertificateSerial {
-    /// The digits.
+    /// Returns the digits.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

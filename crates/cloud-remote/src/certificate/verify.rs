@@ -1,10 +1,9 @@
-//! Checks a certificate before it is stored or used.
+//! Verification of a certificate before it is stored or used.
 //!
-//! A new certificate replaces the old one only if it parses, belongs to its key, is the one that was asked for, can be
-//! valid now, is certified by the chain that comes with it and, if it is for the device's page, covers the access point.
-//! Whether an authority vouches for it is not asked: the device shows it, the other side judges it.
-//!
-//! Protocol: `docs/protocol.md`, "Remote access" (certificate rotation) and "IoT messaging" (client certificate).
+//! A new certificate replaces the old one only if it parses, matches its key, has the requested
+//! serial number, can be valid now, is certified by its chain and, as a server certificate, covers
+//! the access point. Trust in the authority is not checked: the device presents the certificate,
+//! and its peer decides.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,47 +25,49 @@ use crate::certificate::{CertificatePem, CertificateStatus};
 use crate::clock::PlatformClock;
 use crate::clock::rfc3339;
 
-/// Real chains have two to four certificates; each handshake sends all of them.
+/// Real chains have two to four certificates, and each handshake sends all of them.
 const MAX_CHAIN: usize = 10;
-/// A certificate that becomes valid within this time is taken: the device's clock may be behind the platform's.
+/// Tolerance for a certificate that is not valid yet: the device's clock may be behind the
+/// platform's.
 const NOT_BEFORE_TOLERANCE: time::Duration = time::Duration::DAY;
-/// A wall clock before 2025-01-01 was never set (a board without a battery): dates are not judged by it.
+/// A wall clock before 2025-01-01 was never set (a board without a battery), and dates are not
+/// checked by it.
 const CLOCK_SET_SINCE: i64 = 1_735_689_600;
 
-/// Why a certificate cannot be used. Never quotes the key.
+/// An error of the verification of a certificate. Never quotes the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateError {
-    /// The PEM text holds no usable chain, or too long a one.
+    /// The PEM text contains no valid chain, or a chain that is too long.
     #[error("the certificate chain cannot be read: {0}")]
     Chain(&'static str),
-    /// The PEM text holds no usable private key.
+    /// The PEM text contains no valid private key.
     #[error("the private key cannot be read")]
     Key,
-    /// The private key belongs to another certificate.
+    /// The private key does not match the certificate.
     #[error("the private key does not belong to the certificate")]
     KeyMismatch,
-    /// Not the certificate that was asked for.
-    #[error("the certificate has the serial number {found}, but {wanted} was asked for")]
+    /// The certificate has another serial number than the requested one.
+    #[error("the certificate has the serial number {found}, but {wanted} was requested")]
     WrongSerial {
-        /// The serial number that was asked for.
+        /// The requested serial number.
         wanted: CertificateSerial,
-        /// The serial number that came.
+        /// The serial number of the certificate.
         found: CertificateSerial,
     },
-    /// No longer valid.
+    /// The certificate has expired.
     #[error("the certificate has expired on {}", rfc3339(*.not_after))]
     Expired {
-        /// The last moment of its validity.
+        /// The end of its validity.
         not_after: OffsetDateTime,
     },
-    /// Not valid for more than a day to come.
+    /// The certificate becomes valid in more than a day.
     #[error("the certificate is not valid before {}", rfc3339(*.not_before))]
     NotYetValid {
-        /// The first moment of its validity.
+        /// The start of its validity.
         not_before: OffsetDateTime,
     },
-    /// For another host.
+    /// The certificate is for another host.
     #[error("the certificate does not cover the host name {name}")]
     WrongName {
         /// The access point's host name.
@@ -74,7 +75,7 @@ pub enum CertificateError {
     },
 }
 
-/// A certificate that passed the checks, ready to be served.
+/// A parsed certificate with its key, ready to be served.
 #[derive(Debug, Clone)]
 pub(crate) struct CheckedCertificate {
     pub key: Arc<CertifiedKey>,
@@ -84,8 +85,8 @@ pub(crate) struct CheckedCertificate {
 }
 
 impl CheckedCertificate {
-    /// Reads a chain and key and checks that they belong together. This much has to hold even for the certificate that
-    /// is already in the store.
+    /// Parses a chain and key, and checks that they match. This has to hold even for the stored
+    /// certificate.
     pub(crate) fn read(pem: &CertificatePem) -> Result<Self, CertificateError> {
         let chain = read_chain(pem.chain())?;
         let leaf = chain
@@ -125,7 +126,7 @@ impl CheckedCertificate {
         }
     }
 
-    /// Whether it is the one that was asked for.
+    /// Checks that the serial number is the requested one.
     pub(crate) fn check_serial(&self, wanted: &CertificateSerial) -> Result<(), CertificateError> {
         if self.serial == *wanted {
             return Ok(());
@@ -136,7 +137,7 @@ impl CheckedCertificate {
         })
     }
 
-    /// Whether it can be valid by `clock`.
+    /// Checks that the certificate can be valid by `clock`.
     pub(crate) fn check_dates(&self, clock: &PlatformClock) -> Result<(), CertificateError> {
         let now = clock.now();
         if now.unix_timestamp() < CLOCK_SET_SINCE {
@@ -160,7 +161,7 @@ impl CheckedCertificate {
         Ok(())
     }
 
-    /// Whether it covers the access point, by the rules of a TLS client.
+    /// Checks that the certificate covers the access point, by the rules of a TLS client.
     pub(crate) fn check_name(&self, access_point: &str) -> Result<(), CertificateError> {
         let wrong = || CertificateError::WrongName {
             name: access_point.to_owned(),
@@ -175,8 +176,8 @@ impl CheckedCertificate {
         verify_server_name(&leaf, &name).map_err(|_| wrong())
     }
 
-    /// Whether each certificate of the chain certifies the one before it, as the other side of TLS wants it. A chain of
-    /// one has nothing to show; the last one is taken as it is.
+    /// Checks that each certificate of the chain certifies the previous one, as TLS peers require.
+    /// A single certificate has nothing to check; the last one is trusted.
     pub(crate) fn check_chain(&self, usage: Usage) -> Result<(), CertificateError> {
         let [leaf, authorities @ ..] = &self.key.cert[..] else {
             return Err(CertificateError::Chain("it is empty"));
@@ -187,14 +188,14 @@ impl CheckedCertificate {
         let broken = || CertificateError::Chain("its certificates do not certify each other");
         let mut roots = RootCertStore::empty();
         roots.add(last.clone()).map_err(|_| broken())?;
-        // The leaf's dates are judged elsewhere, with a tolerance. An authority may well be younger than the leaf, which it has
-        // dated back; so what counts is whether there is a moment at which all are valid.
-        let mut begun = self.not_before.unix_timestamp();
+        // `check_dates` checks the leaf's dates, with a tolerance. An authority may be younger than
+        // a backdated leaf, so this only requires a time at which all certificates are valid.
+        let mut valid_from = self.not_before.unix_timestamp();
         for authority in authorities {
             let (_, parsed) = X509Certificate::from_der(authority).map_err(|_| broken())?;
-            begun = begun.max(parsed.validity().not_before.timestamp());
+            valid_from = valid_from.max(parsed.validity().not_before.timestamp());
         }
-        let seconds = u64::try_from(begun).unwrap_or(0);
+        let seconds = u64::try_from(valid_from).unwrap_or(0);
         let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         match usage {
@@ -222,14 +223,14 @@ impl CheckedCertificate {
     }
 }
 
-/// What a certificate is for.
+/// The purpose of a certificate.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Usage {
     Server,
     Client,
 }
 
-/// All checks that a new certificate for the device's page has to pass.
+/// Verifies a new server certificate for the access point.
 pub(crate) fn verify_server(
     pem: &CertificatePem,
     wanted: &CertificateSerial,
@@ -244,12 +245,12 @@ pub(crate) fn verify_server(
     Ok(certificate)
 }
 
-/// The checks that a certificate for the device's page has to pass when there is none in use that it could replace: those of a
-/// rotation. It parses, belongs to its key, is the one that was asked for, can be valid by `clock`, covers the access point,
-/// and is certified by the chain that comes with it.
+/// Verifies a server certificate for the access point in the same way as a rotation does, without
+/// installing it: it parses, matches its key, has the requested serial number, can be valid by
+/// `clock`, covers the access point, and is certified by its chain.
 ///
 /// # Errors
-/// [`CertificateError`]. Another one may be better.
+/// [`CertificateError`]. Another certificate may pass.
 pub fn verify_server_certificate(
     pem: &CertificatePem,
     wanted: &CertificateSerial,
@@ -259,11 +260,11 @@ pub fn verify_server_certificate(
     verify_server(pem, wanted, access_point, clock).map(|certificate| certificate.status())
 }
 
-/// All checks that a new client certificate has to pass before it is tried: it parses, belongs to its key, is the one that
-/// was asked for, can be valid by `clock`, and is certified by the chain that comes with it.
+/// Verifies a new client certificate before its trial: it parses, matches its key, has the
+/// requested serial number, can be valid by `clock`, and is certified by its chain.
 ///
 /// # Errors
-/// [`CertificateError`]. Another one may be better.
+/// [`CertificateError`]. Another certificate may pass.
 pub fn verify_client_certificate(
     pem: &CertificatePem,
     wanted: &CertificateSerial,

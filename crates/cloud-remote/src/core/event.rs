@@ -1,82 +1,83 @@
-//! What the planner is told, and what it answers.
+//! The events and actions of the core.
 
 use std::time::Duration;
 
-/// What time it is: on a clock that only goes forward, and on the wall.
+/// The current time, monotonic and wall clock, and whether the tunnel is idle.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Now {
-    /// Since the planner was made.
+    /// Time since the core was created.
     pub elapsed: Duration,
-    /// Unix seconds, as far as this device knows.
+    /// Unix seconds, by the platform's clock if it is known.
     pub unix: i64,
-    /// Whether there is a tunnel and nothing is open in it.
+    /// Whether there is a tunnel without open connections.
     pub idle: bool,
 }
 
-/// Ties an answer to its request. Unique over all requests of a planner.
+/// Identifies a request; its result carries the same id. Unique within a core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Id(pub(super) u64);
 
-/// What has happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// Time has passed.
+    /// A timer has fired.
     Tick,
-    /// The session to the platform is up, or is not.
+    /// The session to the platform is up or down.
     Online(bool),
-    /// A token came, or the request failed.
+    /// A token arrived, or the request failed.
     Token {
         id: Id,
         result: Result<TokenFacts, ()>,
     },
-    /// The tunnel is connected: the relay has answered a ping.
+    /// The tunnel is connected: the relay has responded to a ping.
     TunnelUp { id: Id },
     /// The tunnel could not be connected.
     TunnelFailed { id: Id, fault: ConnectFault },
-    /// A tunnel that was up has ended.
+    /// A connected tunnel has ended.
     TunnelLost { id: Id },
 }
 
-/// What the planner has to know of a token. (The token itself stays with the manager.)
+/// The properties of a token that the core needs. (The token itself stays with the driver.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TokenFacts {
     /// Unix seconds, by the platform's clock.
     pub valid: i64,
-    /// The cipher demands fresh keys, so a fresh token, for each connection.
+    /// Whether the cipher requires new keys, and so a new token, for each connection.
     pub single_use: bool,
 }
 
-/// Why a connection attempt failed.
+/// The reason of a failed connection attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ConnectFault {
-    /// The relay could not be reached. The token was not used.
+    /// The relay could not be reached. The token is unused.
     Unreachable,
-    /// The relay was reached, but the connection broke or took too long. The token may have been used.
+    /// The connection to the relay broke or timed out. The token may have been used.
     Broken,
-    /// The relay was there and hung up during the handshake.
+    /// The relay closed the connection during the handshake.
     Refused,
-    /// It was to take the place of a running tunnel, in which something is open again. The token was not used.
+    /// The running tunnel, which was to be replaced, is in use again. The token is unused.
     Busy,
 }
 
-/// What is to be done.
+/// An action for the driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// Make fresh keys and ask for a token.
+    /// Generate new keys and request a token.
     RequestToken(Id),
-    /// Give the request up, and its keys with it: no answer came in time, or none can come any more.
+    /// Cancel the request and drop its keys: it timed out, or no response can arrive.
     CancelTokenRequest { id: Id, timed_out: bool },
-    /// Keep the token of this answer, in place of the one before.
+    /// Store the token of this response in place of the previous one.
     KeepToken(Id),
-    /// Forget the token, and its keys with it.
+    /// Drop the token and its keys.
     DropToken,
-    /// By our clock the fresh token is valid for this many seconds, which makes no sense: the clock must be wrong.
+    /// The new token is valid for this many seconds by the device's clock, which is implausible:
+    /// the clock is probably wrong.
     ClockSkewSuspected { left: i64 },
-    /// Connect the tunnel with the token that is kept.
+    /// Connect the tunnel with the stored token.
     Connect(Id),
-    /// Connect another tunnel in place of the running one, with the token that is kept; unless `forced`, only if nothing
-    /// is open in the running one.
+    /// Connect another tunnel, with the stored token, in place of the running one; unless `forced`,
+    /// only if no connection is open in the running one.
     StartHandover { id: Id, forced: bool },
-    /// Give the attempt up: it takes too long.
+    /// Cancel the attempt: it timed out.
     CancelConnect(Id),
 }

@@ -1,40 +1,41 @@
-//! Moving from a running tunnel to a new one before the relay ends it for its token.
+//! Handover from a running tunnel to a new one, before the relay ends it for its expired token.
 //!
-//! The relay keeps one connection for a host name: a new one takes the place of the old one, which is shut down with all
-//! that is open in it. So open connections cannot be carried over; what can be done is to move when there are none. And
-//! the relay looks at a running tunnel's token seldom, counted from when it was connected, so a tunnel may outlive its
-//! token for hours. Hence the order:
+//! The relay keeps one tunnel per host name: a new tunnel replaces the old one, which is closed
+//! with all its connections. Open connections cannot be transferred, so a handover takes place when
+//! there are none. The relay checks the token of a running tunnel rarely, counted from its
+//! connection, so a tunnel may outlive its token by hours. Hence the rules:
 //!
-//! 1. Once a newer token is there, the first moment at which nothing is open is used.
-//! 2. If there is none, the tunnel is left alone up to shortly before the look at which the relay would find its token
-//!    expired. What is open then is cut either way; moving first leaves no gap for what comes next.
-//! 3. The new tunnel is connected while the old one serves, and only when it is up the old one is let go.
+//! 1. Once there is a newer token, the handover starts at the first moment without open
+//!    connections.
+//! 2. Without such a moment, the tunnel stays until shortly before the relay's check that would
+//!    find its token expired. Open connections are closed either way; handing over first leaves no
+//!    gap for new ones.
+//! 3. The new tunnel is connected while the old one serves, and the old one is closed only once the
+//!    new one is up.
 //!
-//! A caller that comes in the moment between the last look at what is open and the relay's taking the new tunnel (one or
-//! two round trips) is cut and has to try again, as browsers do by themselves. So moves are not made more often than the
-//! token is refreshed.
-//!
-//! Protocol: `docs/protocol.md`, "SniTun" (a newer connection, expiry) and "Remote access" (token).
+//! A caller that connects between the last idle check and the relay's switch to the new tunnel (one
+//! or two round trips) is disconnected and has to retry, as browsers do. So handovers are not more
+//! frequent than token refreshes.
 
 use std::time::Duration;
 
 use super::{Action, CONNECT_TIMEOUT, ConnectFault, Core, Id, Now, TunnelPhase, UsedToken};
 use crate::backoff::tunnel_delay;
 
-/// How often a moment without open connections is looked for.
+/// The interval of the checks for a moment without open connections.
 pub(crate) const IDLE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Looks that had the relay called in vain, one after the other, that are made in a row; each further one is waited for twice
-/// as long, this often at most. All of them together leave enough of [`MARGIN`].
+/// Consecutive handovers cancelled as busy that are retried at once. Each further retry doubles the
+/// delay, at most [`MAX_DOUBLINGS`] times. All of them together leave enough of [`MARGIN`].
 const FAST_RETRIES: u32 = 3;
 const MAX_DOUBLINGS: u32 = 4;
-/// A tunnel is left at the latest this long before the relay's look: connecting may take half of it. Also how far the
-/// relay's clock may be ahead of the platform's.
+/// The handover starts at the latest this long before the relay's check: connecting may take half
+/// of it. Also the tolerance for a relay's clock that is ahead of the platform's.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// Of a tunnel that is up.
+/// The handover state of a connected tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Handover {
-    /// Nothing under way, and nothing is to be before `not_before`.
+    /// No handover is in progress, and none starts before `not_before`.
     None { not_before: Duration },
     /// The next tunnel is being connected.
     Connecting {
@@ -45,7 +46,7 @@ pub(crate) enum Handover {
 }
 
 impl Core {
-    /// From when on a move may begin; `None` if there is nothing to move to.
+    /// Returns the time from which a handover may start; `None` without a newer token.
     fn handover_due(&self, now: Duration) -> Option<Duration> {
         let TunnelPhase::Up {
             token,
@@ -93,7 +94,7 @@ impl Core {
         }
     }
 
-    /// Whether the relay is about to find that the running tunnel's token has expired.
+    /// Returns whether the relay is about to find that the running tunnel's token has expired.
     fn relay_check_due(&self, now: Duration) -> bool {
         let TunnelPhase::Up { since, token, .. } = self.tunnel else {
             return false;
@@ -101,16 +102,17 @@ impl Core {
         let Some(expires) = token.expires else {
             return false;
         };
-        let every = self.timing.relay_check;
-        let margin = MARGIN.min(every / 2);
-        // Lifetimes are often a multiple of `every`: which look it is must not hang on the relay's clock.
+        let interval = self.timing.relay_check;
+        let margin = MARGIN.min(interval / 2);
+        // Lifetimes are often a multiple of `interval`: the result must not depend on the relay's
+        // clock.
         let lifetime = expires.saturating_sub(since).saturating_sub(margin);
-        let looks = lifetime.as_nanos().div_ceil(every.as_nanos().max(1));
-        let looks = u32::try_from(looks).unwrap_or(u32::MAX);
-        now + margin >= since.saturating_add(every.saturating_mul(looks.max(1)))
+        let checks = lifetime.as_nanos().div_ceil(interval.as_nanos().max(1));
+        let checks = u32::try_from(checks).unwrap_or(u32::MAX);
+        now + margin >= since.saturating_add(interval.saturating_mul(checks.max(1)))
     }
 
-    /// The running tunnel goes on.
+    /// Handles a failed handover. The running tunnel stays.
     pub(super) fn handover_failed(
         &mut self,
         now: Duration,

@@ -1,9 +1,9 @@
-//! Moving to a new tunnel, on a clock that is moved by hand.
+//! Handover to a new tunnel, on virtual time.
 
 use super::tests::{HOUR, Harness, secs};
 use super::*;
 
-/// A bench whose tunnel is up, in use, and has a newer token to move to.
+/// Returns a harness whose tunnel is up and busy, and which has a newer token.
 fn refreshed(seconds: u64, single_use: bool) -> (Harness, Id) {
     let (mut harness, tunnel) = Harness::up(seconds, single_use);
     refresh(&mut harness, seconds, single_use);
@@ -18,7 +18,7 @@ fn refresh(harness: &mut Harness, seconds: u64, single_use: bool) {
     assert_eq!(
         harness.token(id, seconds, single_use),
         [Action::KeepToken(id)],
-        "a tunnel in use is left alone"
+        "a busy tunnel stays"
     );
 }
 
@@ -49,14 +49,18 @@ fn handover_at_first_idle_moment_after_refresh() {
         assert_eq!(up(&harness), id);
         assert_eq!(harness.step(Event::TunnelLost { id: old }), []);
         assert_eq!(up(&harness), id);
-        assert_eq!(harness.until_action(secs(HOUR)), None, "once is enough");
+        assert_eq!(
+            harness.until_action(secs(HOUR)),
+            None,
+            "one handover is enough"
+        );
     }
 }
 
 #[test]
 fn busy_tunnel_stays_until_relay_check() {
-    // The relay looks each four hours from the connection on. A token of a whole number of them may be found expired by
-    // the last one.
+    // The relay checks every four hours, counted from the connection. The last check within a
+    // token's lifetime may find it expired if the lifetime is a multiple of four hours.
     for (lifetime, look) in [(HOUR, 4), (5 * HOUR, 8), (24 * HOUR, 24), (25 * HOUR, 28)] {
         let (mut harness, _) = Harness::up(lifetime, false);
         let look = harness.elapsed + secs(look * HOUR);

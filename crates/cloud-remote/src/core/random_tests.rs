@@ -1,5 +1,5 @@
-//! Random schedules: a platform, a relay and a clock that misbehave by seed. After each step the planner's invariants
-//! hold; after the misbehaviour ends, the tunnel is up.
+//! Random schedules: a platform, a relay and a clock that misbehave by seed. After each step the
+//! core's invariants hold; after the faults end, the tunnel is up.
 
 use rand::RngExt;
 
@@ -15,7 +15,7 @@ struct World {
     up: Option<Id>,
     idle: bool,
     kept: bool,
-    /// Every id that was ever given out, for answers that come too late.
+    /// All ids so far, for late responses.
     stale: Vec<Id>,
     requests: u32,
     single_use: bool,
@@ -51,20 +51,20 @@ impl World {
             event,
         );
         for action in actions {
-            self.carry_out(action);
+            self.execute(action);
         }
         assert!(
             self.core.poll_timeout() > self.elapsed,
-            "a wake-up that is due already would spin"
+            "a timeout that is already due would spin"
         );
     }
 
-    fn carry_out(&mut self, action: Action) {
+    fn execute(&mut self, action: Action) {
         match action {
             Action::RequestToken(id) => {
                 assert!(
                     self.token_asked.replace(id).is_none(),
-                    "two requests for a token at once"
+                    "two concurrent token requests"
                 );
                 self.requests += 1;
             }
@@ -82,15 +82,15 @@ impl World {
                 assert!(self.up.is_none(), "a running tunnel was replaced");
                 assert!(
                     self.connecting.replace(id).is_none(),
-                    "two attempts at once"
+                    "two concurrent attempts"
                 );
             }
             Action::StartHandover { id, .. } => {
-                assert!(self.kept, "moved without a token");
+                assert!(self.kept, "handed over without a token");
                 assert!(self.up.is_some(), "there is nothing to replace");
                 assert!(
                     self.connecting.replace(id).is_none(),
-                    "two attempts at once"
+                    "two concurrent attempts"
                 );
             }
             Action::CancelConnect(id) => {
@@ -113,7 +113,7 @@ impl World {
         }
     }
 
-    /// Answers whatever is open; `good` decides whether well.
+    /// Completes the pending operations, successfully if `good`.
     fn answer(&mut self, good: bool) {
         if let Some(id) = self.token_asked.take() {
             let facts = self.token_facts(good);
@@ -154,11 +154,11 @@ impl World {
             }
             2 | 3 => self.wall_error = self.rng.random_range(-2_000_000_000..2_000_000_000),
             4 => {
-                // Something of long ago comes back.
+                // Delivers a result with an old id.
                 if !self.stale.is_empty() {
                     let id = self.stale[self.rng.random_range(0..self.stale.len())];
                     let facts = self.token_facts(true);
-                    // What is due anyway is none of its effects.
+                    // Runs what is due anyway, so that it is not attributed to the old result.
                     self.step(Event::Tick);
                     let before = format!("{:?}", self.core.tunnel());
                     self.step(Event::Token {
@@ -170,7 +170,7 @@ impl World {
                     assert_eq!(
                         before,
                         format!("{:?}", self.core.tunnel()),
-                        "an answer of long ago had an effect"
+                        "an old response had an effect"
                     );
                 }
             }

@@ -1,17 +1,17 @@
-//! One test for each rule, on a clock that is moved by hand.
+//! One test per rule, on virtual time.
 
 use super::*;
 
-/// 2030-01-01: what the wall clock of these tests shows at the start.
+/// 2030-01-01: the initial wall clock of these tests.
 const WALL: i64 = 1_893_456_000;
 pub(super) const HOUR: u64 = 3_600;
 
-/// A planner and its clocks.
+/// A core with its clocks.
 pub(super) struct Harness {
     pub(super) core: Core,
     pub(super) elapsed: Duration,
     wall_error: i64,
-    /// Whether nothing is open in the tunnel.
+    /// Whether the tunnel has no open connections.
     pub(super) idle: bool,
 }
 
@@ -34,7 +34,7 @@ impl Harness {
         (harness, id)
     }
 
-    /// A bench whose tunnel is up with a token valid for `seconds`.
+    /// Returns a harness whose tunnel is up with a token valid for `seconds`.
     pub(super) fn up(seconds: u64, single_use: bool) -> (Self, Id) {
         let (mut harness, id) = Self::online();
         let actions = harness.token(id, seconds, single_use);
@@ -65,12 +65,12 @@ impl Harness {
         })
     }
 
-    /// Lets time pass, waking the planner whenever it wishes, until something is to be done.
+    /// Advances time, with a tick at each timeout of the core, until there is an action.
     pub(super) fn until_action(&mut self, limit: Duration) -> Option<(Duration, Vec<Action>)> {
         let (start, end) = (self.elapsed, self.elapsed + limit);
         loop {
             let wake = self.core.poll_timeout();
-            assert!(wake > self.elapsed, "a wake-up in the past never ends");
+            assert!(wake > self.elapsed, "a timeout in the past never ends");
             if wake > end {
                 self.elapsed = end;
                 return None;
@@ -275,7 +275,7 @@ fn short_lived_tokens_refresh_at_most_every_5_min() {
     }
 }
 
-/// As when its clock is ahead of the platform's by nearly the time for which tokens are made.
+/// As when the device's clock is ahead of the platform's by nearly the lifetime of a token.
 #[test]
 fn token_expired_on_arrival_is_retried_with_delay() {
     for up in [true, false] {
@@ -312,17 +312,18 @@ fn token_expired_on_arrival_is_retried_with_delay() {
     }
 }
 
-/// A broker ends a session for a request that its rules forbid. Other uses of the session must get their time.
+/// A broker ends a session for a request that its policy forbids. Other uses of the session must be
+/// possible.
 #[test]
 fn backs_off_when_session_ends_with_each_request() {
     let (mut harness, mut id) = Harness::online();
     let mut delays = Vec::new();
     for _ in 0..10 {
-        let abandoned = Action::CancelTokenRequest {
+        let cancelled = Action::CancelTokenRequest {
             id,
             timed_out: false,
         };
-        assert_eq!(harness.step(Event::Online(false)), [abandoned]);
+        assert_eq!(harness.step(Event::Online(false)), [cancelled]);
         harness.elapsed += secs(1);
         let lost = harness.elapsed;
         let mut actions = harness.step(Event::Online(true));
@@ -335,12 +336,12 @@ fn backs_off_when_session_ends_with_each_request() {
         delays.push(harness.elapsed - lost);
         id = next;
     }
-    assert_eq!(delays[0], Duration::ZERO, "once may be chance");
+    assert_eq!(delays[0], Duration::ZERO, "once may be a coincidence");
     assert!(
         delays[9] >= secs(149) && delays[9] <= secs(300),
         "{delays:?}"
     );
-    // An answer shows that it was not for the request.
+    // A response shows that the request was not the cause.
     harness.step(Event::Token {
         id,
         result: Err(()),

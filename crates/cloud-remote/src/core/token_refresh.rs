@@ -1,24 +1,24 @@
-//! The token's machine: when one is needed, and what a fresh one is worth.
+//! The token state machine: when a token is requested and refreshed, and how long it is usable.
 //!
-//! `valid` is turned into monotonic time once, on arrival. If it makes no sense by the wall clock, the token is used all
-//! the same: the relay is the one who knows.
+//! `valid` is converted to monotonic time once, on arrival. If it is implausible by the wall clock,
+//! the token is used all the same: only the relay knows its expiry.
 
 use std::time::Duration;
 
 use super::{Action, Core, Id, Now, TokenFacts, TokenPhase, TunnelPhase, UsedToken};
 use crate::backoff::TOKEN_RETRY;
 
-/// A token whose `valid` makes no sense by our clock is replaced after this time.
-const BLIND_REFRESH: Duration = Duration::from_secs(60 * 60);
-/// No token is made for longer than this; if `valid` says so, it is our clock that is wrong.
-const LONGEST_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+/// The refresh interval of a token whose `valid` is implausible by the device's clock.
+const FALLBACK_REFRESH_INTERVAL: Duration = Duration::from_secs(60 * 60);
+/// The longest plausible lifetime of a token; beyond it, the device's clock is wrong.
+const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// The newest token.
 #[derive(Debug)]
 pub(super) struct HeldToken {
     /// Of the request that brought it.
     pub(super) id: Id,
-    /// `None` if only the relay can tell.
+    /// `None` if only the relay knows.
     pub(super) expires: Option<Duration>,
     pub(super) refresh_at: Duration,
     single_use: bool,
@@ -31,7 +31,7 @@ impl HeldToken {
         self.expires.is_none_or(|expires| now < expires) && !(self.single_use && self.used)
     }
 
-    /// For a connection.
+    /// Marks the token as used, for a connection.
     pub(super) fn take(&mut self) -> UsedToken {
         self.used = true;
         UsedToken {
@@ -42,8 +42,8 @@ impl HeldToken {
 }
 
 impl Core {
-    /// An answer has come, or the request has failed.
-    pub(super) fn token_answer(
+    /// Handles the result of a token request.
+    pub(super) fn token_received(
         &mut self,
         now: Now,
         id: Id,
@@ -62,7 +62,7 @@ impl Core {
             .ok()
             .filter(|left| *left > 0)
             .map(Duration::from_secs);
-        let (expires, refresh_in) = match trusted.filter(|left| *left <= LONGEST_LIFETIME) {
+        let (expires, refresh_in) = match trusted.filter(|left| *left <= MAX_LIFETIME) {
             Some(left) => (
                 Some(now.elapsed + left),
                 left.saturating_sub(self.timing.refresh_before)
@@ -70,7 +70,7 @@ impl Core {
             ),
             None => {
                 actions.push(Action::ClockSkewSuspected { left });
-                (None, BLIND_REFRESH)
+                (None, FALLBACK_REFRESH_INTERVAL)
             }
         };
         self.held = Some(HeldToken {
@@ -88,16 +88,17 @@ impl Core {
         }
     }
 
-    /// The attempt to connect ended before the token was needed.
+    /// Handles an attempt that ended before it used the token.
     pub(super) fn token_unused(&mut self) {
         if let Some(held) = &mut self.held {
             held.used = false;
         }
     }
 
-    /// The session to the platform has ended before an answer came. Once may be chance: then it is asked again at once on the
-    /// next one. But a broker ends a session for a request that its rules forbid, and then whatever else needs the session
-    /// would never have it for long.
+    /// Handles the end of the session before a response arrived. The first time may be a
+    /// coincidence: the request is repeated as soon as the session is back. But a broker ends a
+    /// session for a request that its policy forbids, and a device that repeats it at once would
+    /// never stay connected.
     pub(super) fn token_request_cancelled(&mut self, now: Duration) {
         self.cancelled_requests += 1;
         self.token = match self.cancelled_requests - 1 {
@@ -108,33 +109,33 @@ impl Core {
         };
     }
 
-    /// The token has run out. If it did so before it could be refreshed, it is made for a moment only, or a clock is wrong;
-    /// another one would be no better.
+    /// Handles an expired token. If it expired before its refresh time, its lifetime is very short
+    /// or a clock is wrong, and another token would be no better.
     pub(super) fn token_expired(&mut self, now: Duration, held: &HeldToken) {
         if now >= held.refresh_at || !matches!(self.token, TokenPhase::Idle) {
             return;
         }
         if matches!(self.tunnel, TunnelPhase::Up { .. }) {
-            self.no_need_before = held.refresh_at;
+            self.no_request_before = held.refresh_at;
         } else {
             self.token_failed(now);
         }
     }
 
-    /// The next request comes after a delay.
+    /// Schedules the next request with back-off.
     pub(super) fn token_failed(&mut self, now: Duration) {
         self.token_failures += 1;
         let until = now + TOKEN_RETRY.delay(self.token_failures, &mut self.rng);
         self.token = TokenPhase::Waiting { until };
     }
 
-    /// Whether one is to be asked for, if that is possible now.
+    /// Returns whether a token has to be requested.
     pub(super) fn token_needed(&self, now: Duration) -> bool {
         match &self.held {
-            // As long as the tunnel holds there is time.
-            None => !matches!(self.tunnel, TunnelPhase::Up { .. }) || now >= self.no_need_before,
+            // While the tunnel is up there is time.
+            None => !matches!(self.tunnel, TunnelPhase::Up { .. }) || now >= self.no_request_before,
             Some(held) if now >= held.refresh_at => true,
-            // A used token for a single connection is of no use any more once that connection is gone.
+            // A used single-use token is useless once its connection has ended.
             Some(held) => {
                 !held.usable(now)
                     && matches!(self.tunnel, TunnelPhase::Down | TunnelPhase::Waiting { .. })

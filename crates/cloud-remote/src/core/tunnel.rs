@@ -1,13 +1,13 @@
-//! The tunnel's machine: how long to wait after which end, and when a token is given up.
+//! The tunnel state machine: reconnect delays, and when a token is dropped.
 
 use std::time::Duration;
 
 use super::{Action, ConnectFault, Core, Handover, Id, TokenPhase, TunnelPhase};
 use crate::backoff::tunnel_delay;
 
-/// A relay that hangs up during the handshake may have had a bad moment once; twice means that it refuses the token.
+/// Closed handshakes after which the token counts as refused: a single one may be a coincidence.
 const REFUSALS: u32 = 2;
-/// A tunnel that held this long was a good one: its loss starts the delays anew.
+/// The time connected that resets the reconnect delays.
 pub(super) const STABLE: Duration = Duration::from_secs(60);
 
 impl Core {
@@ -66,14 +66,14 @@ impl Core {
             self.token_unused();
         }
         if fault == ConnectFault::Refused && self.token_refused(now, actions) {
-            // That token is tried at once.
+            // The next token is tried at once.
             self.tunnel = TunnelPhase::Down;
         } else {
             self.tunnel_wait(now);
         }
     }
 
-    /// The relay seems to refuse the token. Returns whether it was given up.
+    /// Counts a refusal of the token. Returns whether the token was dropped.
     pub(super) fn token_refused(&mut self, now: Duration, actions: &mut Vec<Action>) -> bool {
         let Some(held) = &mut self.held else {
             return false;
@@ -84,7 +84,7 @@ impl Core {
         }
         self.held = None;
         actions.push(Action::DropToken);
-        // The request for the next token has the delay.
+        // The request for the next token is delayed instead.
         if !matches!(self.token, TokenPhase::Requested { .. }) {
             self.token_failed(now);
         }
@@ -108,7 +108,7 @@ impl Core {
             self.tunnel_failures = 0;
         }
         if let Handover::Connecting { id, until, token } = handover {
-            // What was to take its place may still come up.
+            // The replacement may still connect.
             self.tunnel = TunnelPhase::Connecting { id, until, token };
             return;
         }

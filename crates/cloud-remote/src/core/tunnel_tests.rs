@@ -1,4 +1,4 @@
-//! Connecting the tunnel, on a clock that is moved by hand.
+//! Tunnel connection and back-off, on virtual time.
 
 use super::tests::{HOUR, Harness, secs};
 use super::tunnel::STABLE;
@@ -20,7 +20,7 @@ fn tunnel_backoff_grows_and_resets_by_time_connected() {
     let mut longest = Duration::ZERO;
     let mut current = id;
     for _ in 0..20 {
-        // Connected for a moment each time: no reason to be impatient.
+        // Each connection is too short to reset the back-off.
         harness.elapsed += secs(1);
         assert_eq!(harness.step(Event::TunnelLost { id: current }), []);
         let (after, actions) = harness.expect(secs(600));
@@ -179,7 +179,7 @@ fn single_use_token_is_replaced_before_each_connect() {
         id: attempt,
         fault: ConnectFault::Unreachable,
     });
-    assert_eq!(actions, [], "its keys are as good as new");
+    assert_eq!(actions, [], "its keys are unused");
     let (_, actions) = harness.expect(secs(300));
     let [Action::Connect(attempt)] = actions[..] else {
         panic!("{actions:?}")

@@ -1,4 +1,5 @@
-//! The certificate that the public is shown: how a new one is checked, stored and served, and notice of its end.
+//! Certificate rotation of the access point: verifies, stores and serves new certificates, and
+//! reports an expiry in advance.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::server::tls::CurrentCertificate;
 use crate::status::RemoteEvent;
 use crate::traits::{CertificateSource, CertificateStore, SourceError, StoreError, TokenSource};
 
-/// For remote access.
+/// Installs certificates for the access point.
 pub(crate) struct ServerCertificateInstaller<C, S> {
     pub(crate) source: C,
     pub(crate) store: S,
@@ -46,7 +47,7 @@ impl<C: CertificateSource, S: CertificateStore> CertificateInstaller
         let checked = verify_server(&certificate, wanted, &self.access_point, &self.clock)?;
         match timeout(STORE_TIMEOUT, self.store.store(&certificate)).await {
             Ok(stored) => stored?,
-            Err(_) => return Err(StoreError::new("it took too long").into()),
+            Err(_) => return Err(StoreError::new("storing took too long").into()),
         }
         self.served.swap(Arc::clone(&checked.key));
         Ok(checked.status())
@@ -76,7 +77,7 @@ where
         }
     }
 
-    /// Gives notice of the certificate's end. Not before a token has come: until then the date may be anything.
+    /// Reports an expiry in advance. Waits for the first token: until then, the date is unreliable.
     pub(super) fn watch_expiry(&mut self) {
         if self.held.is_none() && !self.context.clock.is_set() {
             return;
@@ -86,7 +87,7 @@ where
         if let Some(days) = self.expiry.due(left) {
             let until = status.not_after_text();
             let (serial, not_after) = (status.serial, status.not_after);
-            warn_throttled!(self.throttles.expiry, %serial, not_after = %until, days, "the certificate comes near its end");
+            warn_throttled!(self.throttles.expiry, %serial, not_after = %until, days, "the certificate expires soon");
             self.emit(RemoteEvent::CertificateExpiring {
                 serial,
                 not_after,

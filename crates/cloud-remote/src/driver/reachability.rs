@@ -1,4 +1,4 @@
-//! Looking from outside, while the tunnel is connected, whether the public gets through.
+//! Probes reachability from outside while the tunnel is connected.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,20 +12,21 @@ use crate::status::RemoteEvent;
 use crate::traits::{CertificateSource, CertificateStore, TokenSource};
 use crate::tunnel::probe::{self, ProbeError};
 
-/// After a failure, so that the end of an outage is not told late.
-const AGAIN: Duration = Duration::from_secs(60);
+/// The interval after a failure, so that the end of an outage is reported soon.
+const RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What is known of the way from the public to the device, and what is under way to find out.
+/// The last result and the pending probe.
 #[derive(Default)]
 pub(super) struct ReachabilityCheck {
     next: Option<Instant>,
     call: Option<futures_util::future::BoxFuture<'static, Result<(), ProbeError>>>,
-    /// Since the tunnel was connected.
+    /// The result of the last probe of this tunnel.
     reachable: Option<bool>,
 }
 
 impl ReachabilityCheck {
-    /// A call's result; `None` when it is time for the next one. Waits for ever if none is to be made. Cancel safe.
+    /// Returns the result of a probe, or `None` when the next one is due. Waits forever if none is
+    /// scheduled. Cancel safe.
     pub(super) async fn event(&mut self) -> Option<Result<(), ProbeError>> {
         if let Some(call) = &mut self.call {
             let result = call.await;
@@ -46,7 +47,7 @@ where
     C: CertificateSource,
     S: CertificateStore,
 {
-    /// Begins with a tunnel that is connected, and ends with it.
+    /// Schedules probes while the tunnel is connected.
     pub(super) fn watch_reachability(&mut self) {
         if self.context.probe.is_none() {
             return;
@@ -73,7 +74,7 @@ where
         let wait = if reachable {
             probe.interval
         } else {
-            probe.interval.min(AGAIN)
+            probe.interval.min(RETRY_INTERVAL)
         };
         self.probing.next = Some(Instant::now() + wait);
         if self.probing.reachable.replace(reachable) == Some(reachable) {

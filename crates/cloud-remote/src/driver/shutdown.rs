@@ -1,4 +1,4 @@
-//! The end: in good order as far as there is time, and in any case.
+//! Shutdown: graceful until the deadline, then forced.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use crate::status::{RemoteEvent, TunnelStatus};
 use crate::task_group::TaskGroup;
 use crate::traits::{CertificateSource, CertificateStore, TokenSource};
 
-/// After everything was cut, tasks only have to notice.
+/// The time for tasks to end after their connections were closed.
 const CUT_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// At the end, an application has this long to say goodbye over its WebSockets, if it knows of the end.
+/// The time that an application has for closing its WebSockets when remote access stops.
 const UPGRADED_GRACE: Duration = Duration::from_secs(1);
 
 impl<T, C, S> Driver<T, C, S>
@@ -26,9 +26,9 @@ where
     C: CertificateSource,
     S: CertificateStore,
 {
-    /// Gives open connections time to end, until `kill`; then cuts them. Returns when nothing is left.
+    /// Lets open connections finish until `kill`, then closes them. Returns when nothing is open.
     pub(super) async fn shut_down(mut self, kill: &CancellationToken) {
-        // New connections and requests are over; so are the secrets.
+        // New connections and requests end here, and the secrets are dropped.
         self.token_request = None;
         self.connecting = None;
         self.probing = ReachabilityCheck::default();
@@ -42,12 +42,13 @@ where
             ..
         } = self.context;
         drop(rotation);
-        // With the server goes what it keeps open (the reverse proxy's idle connections), once its connections are done.
+        // The server drops its pooled connections (of the reverse proxy) once its connections have
+        // ended.
         drop(server);
         tasks.drain();
         tokio::select! {
             biased;
-            () = kill.cancelled() => tracing::debug!(left = tasks.count(), "open connections are cut"),
+            () = kill.cancelled() => tracing::debug!(left = tasks.count(), "closing the remaining connections"),
             () = tasks.ended() => {}
             () = refuse_channels(&mut self.tunnel) => {}
             never = cut_upgraded(&tasks) => match never {},
@@ -65,7 +66,7 @@ where
         if timeout(CUT_TIMEOUT, tasks.ended()).await.is_err() {
             tracing::warn!(
                 left = tasks.count(),
-                "the application holds on to connections that are cut"
+                "the application still holds closed connections"
             );
         }
         status.send_modify(|status| {
@@ -75,7 +76,8 @@ where
     }
 }
 
-/// Closes a tunnel and waits for its end, soon after `kill` no longer. Returns why it has ended.
+/// Closes a tunnel and waits for its end, with a short limit after `kill`. Returns the reason of
+/// the end.
 async fn close(tunnel: Option<(Id, Tunnel)>, kill: &CancellationToken) -> Option<String> {
     let (_, tunnel) = tunnel?;
     let handle = tunnel.handle();
@@ -86,18 +88,18 @@ async fn close(tunnel: Option<(Id, Tunnel)>, kill: &CancellationToken) -> Option
     };
     Some(tokio::select! {
         reason = handle.closed() => reason.to_string(),
-        () = cut => "the tunnel was cut on this side".to_owned(),
+        () = cut => "the tunnel was closed on this side".to_owned(),
     })
 }
 
-/// Cuts WebSockets and the like once their grace is over.
+/// Closes upgraded connections (WebSockets) after their grace period.
 async fn cut_upgraded(tasks: &TaskGroup) -> Infallible {
     sleep(UPGRADED_GRACE).await;
     tasks.cut_upgraded();
     pending().await
 }
 
-/// Closes each channel that still comes. Ends with the tunnel; waits for ever without one.
+/// Closes each new channel. Ends with the tunnel; waits forever without one.
 async fn refuse_channels(tunnel: &mut Option<(Id, Tunnel)>) {
     let Some((_, tunnel)) = tunnel else {
         return pending().await;

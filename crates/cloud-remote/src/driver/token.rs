@@ -1,4 +1,4 @@
-//! Asking for a token, and keeping it together with its keys.
+//! Requests tokens and stores them with their keys.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ where
 {
     pub(super) fn request_token(&mut self, id: Id) {
         let source = Arc::clone(&self.context.tokens);
-        tracing::debug!("asking for a token");
+        tracing::debug!("requesting a token");
         let request = async move {
             let key = SessionKey::generate().map_err(SourceError::unavailable)?;
             let answer = source.request_token(TokenRequest::new(&key)).await?;
@@ -58,7 +58,7 @@ where
     }
 
     pub(super) fn token_failed(&mut self, error: SourceError) {
-        warn_throttled!(self.throttles.token_failed, %error, "no token for remote access; it will be asked for again");
+        warn_throttled!(self.throttles.token_failed, %error, "the token request for remote access failed; it is retried");
         self.cause = Some(error.to_string());
         self.emit(RemoteEvent::TokenFailed {
             error: Arc::new(error),
@@ -73,7 +73,7 @@ where
         info_throttled!(
             self.throttles.token_received,
             valid,
-            "a token for remote access has come"
+            "received a token for remote access"
         );
         self.held = Some(held);
         self.emit(RemoteEvent::TokenReceived { valid });

@@ -1,4 +1,4 @@
-//! Connecting the tunnel, moving to the next one, and taking note of its end.
+//! Connects the tunnel, hands over to the next one, and handles its end.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -38,23 +38,23 @@ where
         ));
     }
 
-    /// Connects a tunnel that is to take the place of the running one. The relay ends that one as soon as it has checked
-    /// the new one's token and answer, so before these are sent everything that the old one has carried has to be there:
-    /// a ping's answer shows it.
+    /// Connects a tunnel that replaces the running one. The relay ends the running tunnel as soon
+    /// as it has checked the new tunnel's token and response. So all data of the running tunnel
+    /// must have arrived before these are sent; a ping response confirms that.
     pub(super) fn hand_over(&mut self, id: Id, forced: bool) {
         let (Some(config), Some((_, running))) = (self.client_config(), &self.tunnel) else {
             return;
         };
         let running = running.handle();
         let (host, port) = self.relay();
-        tracing::debug!(host, port, forced, "moving to a new tunnel");
+        tracing::debug!(host, port, forced, "handing over to a new tunnel");
         self.connecting = Some((
             id,
             Box::pin(async move {
                 let stream = tunnel::dial(&host, port).await?;
-                let delivered = tokio::time::timeout(IDLE_CHECK_INTERVAL, running.ping()).await;
-                let quiet = matches!(delivered, Ok(Ok(_))) && running.open_channels() == 0;
-                if !quiet && !forced {
+                let pong = tokio::time::timeout(IDLE_CHECK_INTERVAL, running.ping()).await;
+                let idle = matches!(pong, Ok(Ok(_))) && running.open_channels() == 0;
+                if !idle && !forced {
                     return Err(TunnelError::Busy);
                 }
                 tunnel::open(stream, config()?).await
@@ -67,8 +67,8 @@ where
         (config.relay_host.clone(), config.relay_port)
     }
 
-    /// Makes the tunnel's configuration, and is called only when the relay has been reached: a key that is good for one
-    /// connection is used up by it.
+    /// Returns a function that creates the tunnel's configuration. It is called only when the relay
+    /// has been reached, because it uses up a single-use key.
     fn client_config(
         &self,
     ) -> Option<impl FnOnce() -> Result<ClientConfig, TunnelError> + Send + 'static> {
@@ -93,7 +93,7 @@ where
     pub(super) fn connected(&mut self, id: Id, result: Result<Tunnel, TunnelError>) {
         match result {
             Ok(tunnel) => {
-                let moved = self.moving();
+                let handed_over = self.is_handover();
                 self.ended_early = None;
                 self.retiring = self.tunnel.replace((id, tunnel));
                 self.connected_since = SystemTime::now();
@@ -101,7 +101,7 @@ where
                 self.step(Event::TunnelUp { id });
                 self.publish_status();
                 let url = self.context.config.url();
-                if moved {
+                if handed_over {
                     info_throttled!(self.throttles.renewed, url, "the tunnel was renewed");
                     self.emit(RemoteEvent::TunnelRenewed);
                 } else {
@@ -112,7 +112,7 @@ where
             Err(error) => {
                 let fault = error.fault();
                 if matches!(error, TunnelError::Busy) {
-                    tracing::debug!("the tunnel is in use again; it stays for now");
+                    tracing::debug!("the tunnel is in use again; the handover is postponed");
                 } else {
                     self.connect_failed(error.to_string());
                 }
@@ -122,37 +122,37 @@ where
     }
 
     pub(super) fn connect_failed(&mut self, reason: String) {
-        if self.moving() {
+        if self.is_handover() {
             warn_throttled!(
                 self.throttles.renewal_failed,
                 reason,
-                "no new tunnel could be connected; the old one goes on, and it will be tried again"
+                "the handover to a new tunnel failed; the old one stays, and the handover is retried"
             );
             return;
         }
         warn_throttled!(
             self.throttles.connect_failed,
             reason,
-            "the tunnel could not be connected; it will be tried again"
+            "the tunnel could not be connected; it is retried"
         );
         self.cause = Some(reason.clone());
         self.emit(RemoteEvent::ConnectFailed { reason });
     }
 
-    /// Whether what is being connected is to take the place of another tunnel.
-    fn moving(&self) -> bool {
+    /// Returns whether the pending connection replaces another tunnel.
+    fn is_handover(&self) -> bool {
         self.tunnel.is_some() || self.ended_early.is_some()
     }
 
     pub(super) async fn tunnel_ended(&mut self, id: Id) {
         if self.retiring.take_if(|(old, _)| *old == id).is_some() {
-            tracing::debug!("the tunnel that was replaced has ended");
+            tracing::debug!("the replaced tunnel has ended");
             return;
         }
         let Some((_, tunnel)) = self.tunnel.take() else {
             return;
         };
-        // It has ended, so this does not wait.
+        // The tunnel has ended, so this does not wait.
         let reason = tunnel.handle().closed().await.to_string();
         if self.connecting.is_some() {
             self.ended_early = Some((id, reason));
@@ -169,9 +169,9 @@ where
         self.emit(RemoteEvent::Disconnected { reason });
     }
 
-    /// Brings to its end what a move has left over: a replaced tunnel that the relay lets live, and one that has ended
-    /// without anything having taken its place.
-    pub(super) fn settle_tunnels(&mut self) {
+    /// Finishes a handover: closes a replaced tunnel that the relay keeps, and reports a tunnel
+    /// that ended without a replacement.
+    pub(super) fn finish_handover(&mut self) {
         if let Some((_, tunnel)) = &self.retiring
             && tunnel.handle().open_channels() == 0
         {

@@ -1,4 +1,4 @@
-//! What goes on over a public connection: when it counts as idle, unused or in use, and its eviction.
+//! The activity of a public connection: whether it is idle, unused or in use, and its eviction.
 
 use std::io;
 use std::sync::Arc;
@@ -14,75 +14,77 @@ use crate::limits::idle_timeout::{ActivityTimer, elapsed_since};
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionActivity {
-    /// The connection, or a stream of it, is not HTTP (any more): what it is used for is not known here.
+    /// The connection, or a stream of it, carries a protocol other than HTTP.
     opaque: AtomicBool,
-    /// Requests since the beginning.
+    /// Requests since the start of the connection.
     requests: AtomicUsize,
-    /// Requests whose answers are not yet complete.
+    /// Requests whose responses are not complete.
     in_flight: AtomicUsize,
-    /// When the last of them ended; at first, when the connection began.
-    ended: ActivityTimer,
-    /// When something last went over the connection.
-    moved: ActivityTimer,
+    /// The end of the last request; initially the start of the connection.
+    last_request: ActivityTimer,
+    /// The last traffic on the connection.
+    last_traffic: ActivityTimer,
     evicted: CancellationToken,
 }
 
 impl ConnectionActivity {
-    /// The connection carries something else than HTTP from now on, also if only in a stream of it.
+    /// Marks the connection as carrying, from now on, a protocol other than HTTP, even if only in
+    /// one stream.
     pub(crate) fn set_opaque(&self) {
         self.opaque.store(true, Ordering::Relaxed);
     }
 
-    /// Something went over the connection.
+    /// Records traffic.
     pub(crate) fn touch(&self) {
-        self.moved.touch();
+        self.last_traffic.touch();
     }
 
-    /// Counts a request until what is returned is dropped.
+    /// Counts a request until the returned guard is dropped.
     pub(crate) fn start_request(self: &Arc<Self>) -> RequestGuard {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         RequestGuard(Arc::clone(self))
     }
 
-    /// Until no request has come for `first`, counted from now, or none has been under way for `idle`.
-    /// What answers pings and does nothing else is not used.
+    /// Waits until no request has arrived for `first`, counted from now, or none has been in
+    /// progress for `idle`. A connection that only answers pings is unused.
     pub(crate) async fn unused(&self, first: Duration, idle: Duration) {
         sleep(first).await;
         if self.requests.load(Ordering::Relaxed) == 0 {
             return;
         }
         elapsed_since(idle, || match self.in_flight.load(Ordering::Relaxed) {
-            0 => self.ended.last(),
+            0 => self.last_request.last(),
             _ => Instant::now(),
         })
         .await;
     }
 
-    /// Until no request has been under way for `limit`, counted from now at the earliest.
+    /// Waits until no request has been in progress for `limit`, counted from now at the earliest.
     pub(crate) async fn done(&self, limit: Duration) {
         let begin = Instant::now();
         elapsed_since(limit, || {
             if self.in_flight.load(Ordering::Relaxed) > 0 || self.opaque.load(Ordering::Relaxed) {
                 return Instant::now();
             }
-            self.ended.last().max(begin)
+            self.last_request.last().max(begin)
         })
         .await;
     }
 
-    /// Until nothing has gone over the connection for so long, whether it is read and written or not.
+    /// Waits until there has been no traffic for `limit`, even if nothing reads or writes the
+    /// connection.
     pub(crate) async fn idle(&self, limit: Duration) -> io::Error {
-        self.moved.idle_for(limit).await;
+        self.last_traffic.idle_for(limit).await;
         idle_error()
     }
 
-    /// Whether only streams that are not HTTP are left.
+    /// Returns whether all open streams carry protocols other than HTTP.
     pub(crate) fn is_opaque_only(&self) -> bool {
         self.opaque.load(Ordering::Relaxed) && self.in_flight.load(Ordering::Relaxed) == 0
     }
 
-    /// Cancelled when the connection is to end at once.
+    /// Returns the token that is cancelled on eviction.
     pub(crate) fn evicted(&self) -> &CancellationToken {
         &self.evicted
     }
@@ -91,17 +93,17 @@ impl ConnectionActivity {
 pub(crate) fn idle_error() -> io::Error {
     io::Error::new(
         io::ErrorKind::TimedOut,
-        "nothing has gone over the connection for too long",
+        "the connection was idle for too long",
     )
 }
 
 impl Holder for ConnectionActivity {
     fn claim(&self) -> Claim {
-        let silent = self.moved.last().elapsed();
+        let silent = self.last_traffic.last().elapsed();
         if self.opaque.load(Ordering::Relaxed) {
             Claim::Active(silent)
         } else if self.in_flight.load(Ordering::Relaxed) == 0 {
-            Claim::Unused(self.ended.last().elapsed())
+            Claim::Unused(self.last_request.last().elapsed())
         } else if silent < STALLED {
             Claim::Active(silent)
         } else {
@@ -114,13 +116,13 @@ impl Holder for ConnectionActivity {
     }
 }
 
-/// A request under way.
+/// A request in progress.
 #[derive(Debug)]
 pub(crate) struct RequestGuard(Arc<ConnectionActivity>);
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.ended.touch();
+        self.0.last_request.touch();
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -148,7 +150,7 @@ mod tests {
         let unused = activity.unused(FIRST, IDLE);
         tokio::pin!(unused);
         let early = tokio::time::timeout(IDLE * 3, unused.as_mut()).await;
-        assert!(early.is_err(), "a request is under way");
+        assert!(early.is_err(), "a request is in progress");
         drop(request);
         unused.await;
         assert_eq!(start.elapsed(), IDLE * 4);

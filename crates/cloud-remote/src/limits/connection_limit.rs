@@ -1,4 +1,4 @@
-//! How many public connections there may be at once, in all and from one caller.
+//! The connection limit: the number of public connections in total and per caller.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::limits::connection_activity::ConnectionActivity;
 use crate::limits::fair_share::{Caller, FairShare, KnownCallers, LimitReached};
 
-/// The places of one remote access. The table is bounded by their number.
+/// Limits the connections of one remote access. The table is bounded by the total limit.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionLimiter(Arc<Mutex<Places>>);
 
@@ -16,7 +16,7 @@ struct Places {
     next_connection: u64,
 }
 
-/// One connection's place; free again on drop.
+/// The place of one connection; released on drop.
 #[derive(Debug)]
 pub(crate) struct ConnectionPermit {
     caller: Caller,
@@ -25,7 +25,7 @@ pub(crate) struct ConnectionPermit {
 }
 
 impl ConnectionPermit {
-    /// The caller that the place counts for.
+    /// Returns the caller that the place counts for.
     pub(crate) fn caller(&self) -> Caller {
         self.caller
     }
@@ -40,7 +40,7 @@ impl ConnectionLimiter {
         })))
     }
 
-    /// Takes a place for a connection, from another one if none is free.
+    /// Takes a place for a connection, and evicts another one if none is free.
     pub(crate) fn take(
         &self,
         address: Option<IpAddr>,
@@ -57,7 +57,7 @@ impl ConnectionLimiter {
         })
     }
 
-    /// How many are taken.
+    /// Returns the number of places in use.
     pub(crate) fn in_use(&self) -> usize {
         self.lock().shares.taken()
     }

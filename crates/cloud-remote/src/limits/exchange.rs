@@ -1,9 +1,11 @@
-//! A request and its answer, and how long the device waits for their caller.
+//! An HTTP exchange (a request and its response), and its minimum data rate.
 //!
-//! A caller that sends its request or takes its answer byte by byte would hold the place of both for as long as it likes. So the
-//! time in which the device waits for the caller is counted, and what moves in it: below the least rate
-//! ([`Limits::min_data_rate`](crate::Limits::min_data_rate)) the exchange ends. Time in which the application is waited for does
-//! not count, nor does a request's body once the answer has begun: both may then go on for hours with little to say.
+//! A caller that sends its request or receives its response byte by byte would hold resources
+//! without limit. So the device measures the time in which it waits for the caller, and the bytes
+//! transferred in it; below the minimum rate
+//! ([`Limits::min_data_rate`](crate::Limits::min_data_rate)) the exchange ends. Time spent waiting
+//! for the application does not count, nor does a request's body once the response has started:
+//! both may then be idle for hours.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -15,41 +17,42 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits::fair_share::{Claim, Holder, STALLED};
 
-/// The rate is taken over this much time of waiting for the caller, so that a line that is down for some seconds does no harm.
+/// The rate is measured over this much waiting time, so that an interruption of some seconds is
+/// tolerated.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
 
-/// How far an exchange is.
+/// The stages of an exchange.
 mod stage {
-    /// The caller or the application is at the request.
+    /// The request is being sent or processed.
     pub(super) const REQUEST: u8 = 0;
-    /// The answer has begun.
+    /// The response has started.
     pub(super) const ANSWER: u8 = 1;
-    /// Ended before the answer has begun; one of our own follows.
+    /// Ended before the response started; the device sends its own.
     pub(super) const REFUSED: u8 = 2;
-    /// Ended in the middle of the answer.
+    /// Ended after the response started.
     pub(super) const CUT: u8 = 3;
 }
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    begun: Instant,
+    started: Instant,
     http2: bool,
     stage: AtomicU8,
     changed: Notify,
-    /// Ends the connection. (Cutting one answer of HTTP/1.1 does that too.)
+    /// Ends the connection. (Aborting a response over HTTP/1.1 does that too.)
     connection: CancellationToken,
     waiting: Mutex<Waiting>,
 }
 
-/// The time for which the caller is waited for.
+/// The time spent waiting for the caller.
 #[derive(Debug, Default)]
 struct Waiting {
-    /// Since when it is.
+    /// The start of the current wait.
     since: Option<Instant>,
-    /// For how long before that, in this window.
+    /// The earlier waiting time in this window.
     before: Duration,
-    /// What moved in this window.
+    /// The bytes transferred in this window.
     bytes: u64,
 }
 
@@ -60,10 +63,10 @@ impl Waiting {
 }
 
 impl Exchange {
-    /// One that begins. `connection` ends the connection.
+    /// Creates an exchange. Cancelling `connection` ends the connection.
     pub(crate) fn new(http2: bool, connection: CancellationToken) -> Self {
         Self {
-            begun: Instant::now(),
+            started: Instant::now(),
             http2,
             stage: AtomicU8::new(stage::REQUEST),
             changed: Notify::new(),
@@ -76,7 +79,8 @@ impl Exchange {
         self.http2
     }
 
-    /// Whether less than `rate` bytes a second moved while the caller was waited for.
+    /// Returns whether less than `rate` bytes per second were transferred while the device waited
+    /// for the caller.
     pub(crate) fn is_too_slow(&self, rate: u32) -> bool {
         let mut waiting = self.waiting();
         let total = waiting.total();
@@ -91,7 +95,8 @@ impl Exchange {
         too_slow
     }
 
-    /// Ends the exchange: with an answer of our own if none has begun, else in the middle of it.
+    /// Ends the exchange: with a response of the device if none has started, else by aborting the
+    /// response.
     pub(crate) fn end(&self) {
         let refused = self.stage.compare_exchange(
             stage::REQUEST,
@@ -108,12 +113,12 @@ impl Exchange {
         self.changed.notify_waiters();
     }
 
-    /// Until it is ended before the answer has begun.
+    /// Waits until the exchange is ended before the response.
     pub(crate) async fn refused(&self) {
         self.reached(stage::REFUSED).await;
     }
 
-    /// Until it is ended in the middle of the answer.
+    /// Waits until the exchange is ended during the response.
     pub(crate) async fn cut(&self) {
         self.reached(stage::CUT).await;
     }
@@ -122,7 +127,7 @@ impl Exchange {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
-            // From here on no change is missed.
+            // From here on, no change is missed.
             changed.as_mut().enable();
             if self.stage.load(Ordering::Relaxed) >= stage {
                 return;
@@ -131,24 +136,24 @@ impl Exchange {
         }
     }
 
-    /// The answer begins.
-    pub(crate) fn answer(&self) {
+    /// Records the start of the response.
+    pub(crate) fn start_response(&self) {
         self.stage.store(stage::ANSWER, Ordering::Relaxed);
         *self.waiting() = Waiting::default();
     }
 
-    pub(crate) fn is_answered(&self) -> bool {
+    pub(crate) fn has_response(&self) -> bool {
         self.stage.load(Ordering::Relaxed) == stage::ANSWER
     }
 
-    /// The caller has to send or to take something.
+    /// Starts waiting for the caller to send or receive.
     pub(crate) fn wait_for_caller(&self) {
         let mut waiting = self.waiting();
         waiting.since = waiting.since.or_else(|| Some(Instant::now()));
     }
 
-    /// So many bytes moved, and the caller is not waited for now.
-    pub(crate) fn moved(&self, bytes: usize) {
+    /// Records transferred bytes, and that the device does not wait for the caller now.
+    pub(crate) fn transferred(&self, bytes: usize) {
         let mut waiting = self.waiting();
         waiting.before = waiting.total();
         waiting.since = None;
@@ -165,7 +170,7 @@ impl Holder for Exchange {
         let since = self.waiting().since;
         match since.map(|since| since.elapsed()) {
             Some(stalled) if stalled >= STALLED => Claim::Stalled(stalled),
-            _ => Claim::Active(self.begun.elapsed()),
+            _ => Claim::Active(self.started.elapsed()),
         }
     }
 
@@ -197,10 +202,10 @@ mod tests {
                 assert!(!exchange.is_too_slow(RATE));
                 exchange.wait_for_caller();
                 advance(10 * SECOND).await;
-                exchange.moved(bytes);
+                exchange.transferred(bytes);
             }
             assert_eq!(exchange.is_too_slow(RATE), too_slow, "{bytes}");
-            assert!(!exchange.is_too_slow(RATE), "a new window has begun");
+            assert!(!exchange.is_too_slow(RATE), "a new window has started");
         }
     }
 
@@ -231,12 +236,12 @@ mod tests {
         let exchange = exchange();
         exchange.end();
         exchange.refused().await;
-        exchange.answer();
+        exchange.start_response();
         exchange.end();
         exchange.cut().await;
         assert!(!exchange.connection.is_cancelled());
         let exchange = Exchange::new(false, CancellationToken::new());
-        exchange.answer();
+        exchange.start_response();
         exchange.end();
         assert!(exchange.connection.is_cancelled());
     }

@@ -1,13 +1,15 @@
-//! Places shared fairly among callers: those of connections, and those of requests.
+//! Fair sharing of places (for connections and for requests) among callers.
 //!
-//! While places are free, a caller gets them up to its own limit. When all are taken, a newcomer takes a place from
-//! another caller: from one with more places than the newcomer would have then, from one that does nothing with its place, or
-//! from one that was served here later than the newcomer for the first time. A caller that has been served for long keeps
-//! a quarter of its own limit against newer ones. So neither a few callers with many connections nor many callers with one each shut out the others.
+//! While places are free, a caller gets them up to its own limit. When all are taken, a new caller
+//! evicts another one: one with more places than the new caller would then have, one whose place is
+//! unused or stalled, or one that was served for the first time after the new caller. A caller that
+//! has been known for long keeps a quarter of its own limit against newer ones. So neither a few
+//! callers with many connections nor many callers with one each exclude the others.
 //!
-//! Of IPv6 a network counts as one caller, the first 64 bits: a host that has one address of it has all of them
-//! (RFC 4291 §2.5.4, RFC 6177). Callers with an unknown address are told apart by their connection, and get half of the
-//! places in all: one of them may be all of them.
+//! An IPv6 /64 network counts as one caller, because a host with one of its addresses has all of
+//! them (RFC 4291 §2.5.4, RFC 6177). A caller with an unknown address is identified by its
+//! connection, and all of these together get half of the places, because one caller may have all of
+//! them.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -16,34 +18,35 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Shorter waits for a caller are a matter of course.
+/// Shorter waits for a caller are normal.
 pub(crate) const STALLED: Duration = Duration::from_secs(1);
-/// A place in which nothing happens is taken from its holder after this time, if another caller wants it: a TLS handshake over a
-/// slow line takes about as long.
+/// An unused place can be evicted after this time: a TLS handshake over a slow line takes about as
+/// long.
 const UNUSED_GRACE: Duration = Duration::from_secs(2);
-/// A place whose holder is waited for is taken after this time, if another caller wants it.
+/// A stalled place can be evicted after this time.
 const STALLED_GRACE: Duration = Duration::from_secs(5);
-/// Evicted holders need a moment to go. So many of them may still be there at least, whatever the number of places.
+/// Evicted holders need a moment to end. At least this many of them may remain, independently of
+/// the number of places.
 const MIN_EVICTED: usize = 8;
 
-/// Callers that are remembered: a household has a few, a busy device some hundred.
+/// Maximum number of remembered callers: a household has a few, a busy device some hundred.
 const KNOWN_CALLERS: usize = 1_024;
-/// A caller that was served at least this long ago is preferred to newer ones.
+/// A caller that was first served at least this long ago is preferred to newer ones.
 const KNOWN_SINCE: Duration = Duration::from_secs(60);
-/// A caller that has not been served for this long may be forgotten.
+/// A caller that has not been served for this long can be forgotten.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// The holder of a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Caller {
-    /// An IPv4 address, or a network of IPv6.
+    /// An IPv4 address, or an IPv6 network.
     Network(IpAddr),
-    /// A connection whose caller's address is unknown.
+    /// A connection with an unknown address.
     Unknown(u64),
 }
 
 impl Caller {
-    /// The caller with this address, or of the connection with this number.
+    /// Returns the caller with this address, or of the connection with this number.
     pub(crate) fn new(address: Option<IpAddr>, connection: u64) -> Self {
         match address.map(|address| address.to_canonical()) {
             Some(IpAddr::V6(address)) => {
@@ -60,19 +63,19 @@ impl Caller {
     }
 }
 
-/// What a holder does with its place. A greater one gives it up first.
+/// The use of a place. The greatest value is evicted first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Claim {
-    /// It is in use, and has been for this long.
+    /// In use for this long.
     Active(Duration),
-    /// The caller has been waited for this long.
+    /// Waiting for the caller for this long.
     Stalled(Duration),
-    /// Nothing has been asked for this long.
+    /// Without a request for this long.
     Unused(Duration),
 }
 
 impl Claim {
-    /// Whether the place may go to any other caller who wants one.
+    /// Returns whether any other caller may take the place.
     fn is_weak(self) -> bool {
         match self {
             Self::Active(_) => false,
@@ -82,26 +85,27 @@ impl Claim {
     }
 }
 
-/// Something that holds a place.
+/// The holder of a place: a connection or an exchange.
 pub(crate) trait Holder {
-    /// See [`Claim`].
+    /// Returns the use of the place.
     fn claim(&self) -> Claim;
-    /// Ends it soon; its place is another's from now on.
+    /// Ends the holder soon; its place belongs to another caller from now on.
     fn evict(&self);
 }
 
-/// Which limit a caller has met.
+/// The limit that a caller has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LimitReached {
-    /// That on all of them.
+    /// The total limit.
     Total,
-    /// That on one caller.
+    /// The limit per caller.
     PerCaller,
-    /// That on callers with an unknown address.
+    /// The limit of callers with an unknown address.
     Unknown,
 }
 
-/// Callers that were served, and since when. Clones share the table, which is bounded by [`KNOWN_CALLERS`].
+/// The callers that were served, with the time of their first request. Clones share the table,
+/// which is bounded by [`KNOWN_CALLERS`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct KnownCallers(Arc<Mutex<HashMap<Caller, Served>>>);
 
@@ -112,7 +116,7 @@ struct Served {
 }
 
 impl KnownCallers {
-    /// Remembers a caller whose request was answered.
+    /// Remembers a caller whose request was successful.
     pub(crate) fn served(&self, caller: Caller) {
         if caller.is_unknown() {
             return;
@@ -124,7 +128,7 @@ impl KnownCallers {
             return;
         }
         if known.len() >= KNOWN_CALLERS {
-            // Those of a crowd of newcomers must not push out older ones.
+            // Many new callers must not displace older ones.
             let oldest = known
                 .iter()
                 .min_by_key(|(_, served)| served.last)
@@ -144,7 +148,7 @@ impl KnownCallers {
         );
     }
 
-    /// Since when a caller is known, if for long enough.
+    /// Returns since when a caller is known, if that is long enough.
     fn since(&self, caller: Caller) -> Option<Instant> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let first = known.get(&caller)?.first;
@@ -159,7 +163,7 @@ pub(crate) struct FairShare<H> {
     per_caller: usize,
     known: KnownCallers,
     holders: HashMap<u64, Place<H>>,
-    /// How many places each caller has, evicted holders aside.
+    /// The number of places of each caller, without evicted ones.
     counts: HashMap<Caller, usize>,
     unknown: usize,
     evicted: usize,
@@ -187,7 +191,8 @@ impl<H: Holder> FairShare<H> {
         }
     }
 
-    /// Takes a place, from another holder if none is free. Returns its number, for [`FairShare::release`].
+    /// Takes a place, and evicts another holder if none is free. Returns the number of the place,
+    /// for [`FairShare::release`].
     pub(crate) fn take(&mut self, caller: Caller, holder: Arc<H>) -> Result<u64, LimitReached> {
         let own = self.count(caller);
         let limit = if own >= self.per_caller {
@@ -221,7 +226,7 @@ impl<H: Holder> FairShare<H> {
         Ok(id)
     }
 
-    /// Selects the place that goes to `caller`, which has `own` places and has met `limit`.
+    /// Selects the place to evict for `caller`, which has `own` places and has reached `limit`.
     fn victim(&self, caller: Caller, own: usize, limit: LimitReached) -> Option<u64> {
         let since = self.known.since(caller);
         let candidates = self.holders.iter().filter(|(_, place)| {
@@ -236,7 +241,8 @@ impl<H: Holder> FairShare<H> {
             .filter_map(|(id, place)| {
                 let claim = place.holder.claim();
                 let newer = self.is_newer(place.caller, since);
-                // After the exchange the victim's caller has no fewer places than the newcomer, nor than it may keep.
+                // After the eviction, the victim's caller has no fewer places than the new caller,
+                // nor than it keeps.
                 let least = if newer { 0 } else { self.kept(place.caller) };
                 let surplus = self
                     .count(place.caller)
@@ -252,7 +258,7 @@ impl<H: Holder> FairShare<H> {
             .map(|(.., id)| id)
     }
 
-    /// How many places a caller keeps against newcomers, while it uses them.
+    /// Returns the number of places that a caller keeps against newer ones while it uses them.
     fn kept(&self, caller: Caller) -> usize {
         match self.known.since(caller) {
             Some(_) => self.per_caller.div_ceil(4),
@@ -260,7 +266,7 @@ impl<H: Holder> FairShare<H> {
         }
     }
 
-    /// Whether a caller is known for a shorter time than since then.
+    /// Returns whether a caller is known only after `since`.
     fn is_newer(&self, caller: Caller, since: Option<Instant>) -> bool {
         since.is_some_and(|since| self.known.since(caller).is_none_or(|other| other > since))
     }
@@ -276,7 +282,7 @@ impl<H: Holder> FairShare<H> {
         holder.evict();
     }
 
-    /// Gives a place back.
+    /// Releases a place.
     pub(crate) fn release(&mut self, id: u64) {
         match self.holders.remove(&id) {
             Some(place) if place.evicted => self.evicted -= 1,
@@ -295,22 +301,22 @@ impl<H: Holder> FairShare<H> {
         }
     }
 
-    /// How many places a caller has.
+    /// Returns the number of places of a caller.
     pub(crate) fn count(&self, caller: Caller) -> usize {
         self.counts.get(&caller).copied().unwrap_or(0)
     }
 
-    /// How many places each caller may have if all of them want many.
+    /// Returns the share of each caller if all of them need many places.
     pub(crate) fn share(&self) -> usize {
         self.places.div_ceil(self.counts.len().max(1))
     }
 
-    /// How many places are taken, by holders that are not evicted.
+    /// Returns the number of places taken by holders that are not evicted.
     pub(crate) fn taken(&self) -> usize {
         self.holders.len() - self.evicted
     }
 
-    /// All holders, evicted ones too.
+    /// Returns all holders, including evicted ones.
     pub(crate) fn holders(&self) -> impl Iterator<Item = &Arc<H>> {
         self.holders.values().map(|place| &place.holder)
     }
@@ -424,7 +430,7 @@ mod tests {
         assert_eq!(places.count(address(1)), 2);
     }
 
-    /// A crowd of addresses with one place each must not shut out a household.
+    /// Many addresses with one place each must not exclude a household.
     #[tokio::test(start_paused = true)]
     async fn long_known_caller_gets_in_among_new_ones() {
         let known = KnownCallers::default();
@@ -441,7 +447,7 @@ mod tests {
         assert_eq!(places.taken(), 4);
     }
 
-    /// Nor take from it what it has.
+    /// Nor take all of its places.
     #[tokio::test(start_paused = true)]
     async fn long_known_caller_keeps_a_quarter_of_its_limit() {
         let known = KnownCallers::default();
@@ -508,7 +514,7 @@ mod tests {
         assert_eq!(places.holders.len(), 16 + MIN_EVICTED);
     }
 
-    /// A host that has one address of IPv6 has a whole network of them (RFC 6177: a /64 at least).
+    /// A host with one IPv6 address has a whole network of them (RFC 6177: at least a /64).
     #[test]
     fn addresses_of_one_ipv6_network_are_one_caller() {
         let caller = |text: &str| Caller::new(Some(text.parse().unwrap()), 0);

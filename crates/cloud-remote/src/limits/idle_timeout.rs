@@ -1,4 +1,4 @@
-//! Waiting for something that takes its time, for as long as it gets on.
+//! Idle timeouts: timers that activity resets.
 
 use std::io;
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, sleep_until};
 
-/// When the last piece of something went on; at first, when it began. Clones are the same one.
+/// The time of the last activity; initially the time of creation. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct ActivityTimer(Arc<Mutex<Instant>>);
 
@@ -28,13 +28,14 @@ impl ActivityTimer {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ready once nothing has gone on for `limit`.
+    /// Waits until there has been no activity for `limit`.
     pub(crate) async fn idle_for(&self, limit: Duration) {
         elapsed_since(limit, || self.last()).await;
     }
 }
 
-/// Until so much time has passed since what `last` says by then; never if that is beyond what a clock can tell.
+/// Waits until `limit` has passed since the time that `last` returns by then; forever if that time
+/// overflows the clock.
 pub(crate) async fn elapsed_since(limit: Duration, last: impl Fn() -> Instant) {
     loop {
         let Some(end) = last().checked_add(limit) else {
@@ -47,7 +48,7 @@ pub(crate) async fn elapsed_since(limit: Duration, last: impl Fn() -> Instant) {
     }
 }
 
-/// A reader that tells when something is read from it, and remembers whether it has failed.
+/// A reader that records reads as activity, and remembers a read error.
 #[derive(Debug)]
 pub(crate) struct TrackedReader<R> {
     reader: R,

@@ -1,10 +1,13 @@
-//! How many requests may be with the application at once, in all and from one caller, and which ones wait.
+//! The request limit: the number of concurrent requests in total and per caller, and the queue of
+//! waiting ones.
 //!
-//! As many as public connections. Over HTTP/1.1 that says nothing new, but one connection of HTTP/2 carries a hundred requests,
-//! and each of them takes a connection to a local application, thus a file descriptor: without a bound, one caller could take
-//! all that the process has, and with them the session to the platform. A caller that has all its places may let some more
-//! requests wait: a page may well be made of a hundred pieces. What waits is held in memory with its header, so it is bounded in
-//! number and in bytes; what goes beyond is refused at once.
+//! The limits equal those of public connections. Over HTTP/1.1 they add nothing, but one HTTP/2
+//! connection carries a hundred requests, each of which takes a connection to a local application
+//! and thus a file descriptor: without a limit, one caller could use up all descriptors of the
+//! process, including that of the session to the platform. A caller at its limit may queue some
+//! requests, because a page may consist of a hundred parts. Queued requests are held in memory with
+//! their headers, so the queue is bounded in number and in bytes; requests beyond it are refused at
+//! once.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,27 +18,27 @@ use tokio::sync::oneshot;
 use crate::limits::exchange::Exchange;
 use crate::limits::fair_share::{Caller, FairShare, KnownCallers, LimitReached};
 
-/// What may wait of one caller: two pages of a hundred pieces, with large cookies.
-const OF_ONE_CALLER: Bound = Bound {
+/// The queue of one caller: two pages of a hundred parts, with large cookies.
+const QUEUE_PER_CALLER: Bound = Bound {
     requests: 200,
     bytes: 1024 * 1024,
 };
-/// What may wait in all.
-const IN_ALL: Bound = Bound {
+/// The queue of all callers.
+const QUEUE_TOTAL: Bound = Bound {
     requests: 1_000,
     bytes: 4 * 1024 * 1024,
 };
-/// What a field of a header takes beside its text.
-const FIELD: usize = 128;
+/// The memory that a header field takes in addition to its text.
+const FIELD_OVERHEAD: usize = 128;
 
-/// How much may wait.
+/// A bound of a queue.
 #[derive(Debug, Clone, Copy)]
 struct Bound {
     requests: usize,
     bytes: usize,
 }
 
-/// How much waits.
+/// The size of a queue.
 #[derive(Debug, Default)]
 struct Load {
     requests: usize,
@@ -58,7 +61,7 @@ impl Load {
     }
 }
 
-/// The places of all callers. Clones share them.
+/// Limits the requests of all callers. Clones share the places.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestLimiter(Arc<Mutex<State>>);
 
@@ -84,25 +87,25 @@ struct Waiter {
     place: oneshot::Sender<u64>,
 }
 
-/// A request's place, until it is dropped.
+/// The place of a request; released on drop.
 #[derive(Debug)]
 pub(crate) struct RequestPermit {
     place: u64,
     limiter: RequestLimiter,
 }
 
-/// What becomes of a request.
+/// The result of a request's admission.
 #[derive(Debug)]
 pub(crate) enum Admission {
-    /// It may go on.
+    /// The request has a place.
     Admitted(RequestPermit),
-    /// It has to wait.
+    /// The request has to wait.
     Queued(QueuedRequest),
-    /// There is no place for it, and none to wait in.
+    /// There is no place, and none in the queue.
     Refused,
 }
 
-/// A request that waits; it leaves the queue when it is dropped.
+/// A waiting request; it leaves the queue on drop.
 #[derive(Debug)]
 pub(crate) struct QueuedRequest {
     caller: Caller,
@@ -111,11 +114,11 @@ pub(crate) struct QueuedRequest {
     limiter: RequestLimiter,
 }
 
-/// What a request's header takes in memory, about.
+/// Returns the approximate size of a request's header in memory.
 pub(crate) fn header_size(headers: &HeaderMap) -> usize {
     let text = headers
         .iter()
-        .map(|(name, value)| name.as_str().len() + value.len() + FIELD);
+        .map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD);
     text.sum()
 }
 
@@ -129,7 +132,7 @@ impl RequestLimiter {
         })))
     }
 
-    /// Asks for a place for a request whose header takes `size` bytes.
+    /// Requests a place for a request whose header takes `size` bytes.
     pub(crate) fn admit(&self, caller: Caller, exchange: &Arc<Exchange>, size: usize) -> Admission {
         let mut state = self.lock();
         let limit = match state.places.take(caller, Arc::clone(exchange)) {
@@ -141,14 +144,14 @@ impl RequestLimiter {
             }
             Err(limit) => limit,
         };
-        // A caller with its share must not wait ahead of those with less.
+        // A caller with its share must not wait ahead of callers with less.
         let has_its_share = state.places.count(caller) >= state.places.share();
         if limit != LimitReached::PerCaller && has_its_share {
             return Admission::Refused;
         }
         let state = &mut *state;
         let queue = state.queues.entry(caller).or_default();
-        if !state.load.has_room(size, IN_ALL) || !queue.load.has_room(size, OF_ONE_CALLER) {
+        if !state.load.has_room(size, QUEUE_TOTAL) || !queue.load.has_room(size, QUEUE_PER_CALLER) {
             if queue.waiters.is_empty() {
                 state.queues.remove(&caller);
             }
@@ -173,7 +176,8 @@ impl RequestLimiter {
         })
     }
 
-    /// Ends the exchanges whose callers are slower than `rate` bytes a second. Returns how many there are of both.
+    /// Ends the exchanges whose callers are slower than `rate` bytes per second. Returns the number
+    /// of slow and of all exchanges.
     pub(crate) fn end_slow(&self, rate: u32) -> (usize, usize) {
         let state = self.lock();
         let (mut slow, mut all) = (0, 0);
@@ -187,7 +191,7 @@ impl RequestLimiter {
         (slow, all)
     }
 
-    /// How many places are taken.
+    /// Returns the number of places in use.
     #[cfg(test)]
     pub(crate) fn in_use(&self) -> usize {
         self.lock().places.taken()
@@ -201,11 +205,12 @@ impl RequestLimiter {
 impl State {
     fn release(&mut self, place: u64) {
         self.places.release(place);
-        // As a rule one place is free for one that waits; but a waiter may have gone.
+        // Usually one place is free for one waiter, but a waiter may have left.
         while !self.queues.is_empty() && self.grant() {}
     }
 
-    /// Gives a place to the next waiting request of the caller with the fewest places. Returns whether there was one to give.
+    /// Gives a place to the next waiting request of the caller with the fewest places. Returns
+    /// whether a place was given.
     fn grant(&mut self) -> bool {
         let mut callers: Vec<(usize, u64, Caller)> = self
             .queues
@@ -237,10 +242,10 @@ impl State {
         false
     }
 
-    /// Takes the first waiter of this kind out of its caller's queue.
-    fn dequeue(&mut self, caller: Caller, is_it: impl Fn(&Waiter) -> bool) -> Option<Waiter> {
+    /// Removes the first matching waiter from its caller's queue.
+    fn dequeue(&mut self, caller: Caller, matches: impl Fn(&Waiter) -> bool) -> Option<Waiter> {
         let queue = self.queues.get_mut(&caller)?;
-        let index = queue.waiters.iter().position(is_it)?;
+        let index = queue.waiters.iter().position(matches)?;
         let waiter = queue.waiters.remove(index)?;
         queue.load.remove(waiter.size);
         self.load.remove(waiter.size);
@@ -252,7 +257,7 @@ impl State {
 }
 
 impl QueuedRequest {
-    /// Waits for a place. `None` if the limiter is gone.
+    /// Waits for a place. Returns `None` if the limiter is gone.
     pub(crate) async fn permit(mut self) -> Option<RequestPermit> {
         let place = (&mut self.place).await.ok()?;
         Some(RequestPermit {
@@ -348,7 +353,7 @@ mod tests {
         let (second, third) = (queued(&limiter, 1), queued(&limiter, 1));
         drop(second);
         drop(first);
-        // The place is its own already, though it was not looked at.
+        // The waiter already has the place, although it was not polled.
         drop(third);
         assert!(is_idle(&limiter));
     }
@@ -363,7 +368,7 @@ mod tests {
             .iter()
             .map(|exchange| limiter.admit(address(1), exchange, 0))
             .collect();
-        // At its own limit, it waits.
+        // At its own limit, the caller waits.
         let waiting = queued(&limiter, 1);
         let other = admitted(&limiter, 2);
         let another = admitted(&limiter, 3);
@@ -385,8 +390,8 @@ mod tests {
                     .take_while(|admission| !matches!(admission, Admission::Refused)),
             );
             let waiting = held.len() - before;
-            let left = IN_ALL.requests - usize::from(number) * OF_ONE_CALLER.requests;
-            assert_eq!(waiting, OF_ONE_CALLER.requests.min(left));
+            let left = QUEUE_TOTAL.requests - usize::from(number) * QUEUE_PER_CALLER.requests;
+            assert_eq!(waiting, QUEUE_PER_CALLER.requests.min(left));
             if left == waiting {
                 break;
             }
@@ -395,7 +400,7 @@ mod tests {
         assert!(is_idle(&limiter));
 
         let _first = admitted(&limiter, 1);
-        let large = OF_ONE_CALLER.bytes / 2;
+        let large = QUEUE_PER_CALLER.bytes / 2;
         let _second = limiter.admit(address(1), &exchange(), large);
         let _third = limiter.admit(address(1), &exchange(), large);
         let fourth = limiter.admit(address(1), &exchange(), 1);

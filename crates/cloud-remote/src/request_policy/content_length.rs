@@ -1,7 +1,7 @@
 //! One `Content-Length` for each message (RFC 9110 §8.6).
 //!
-//! HTTP/2 and hyper accept several that are equal as numbers; an application may read another one of `5` and `05`, or add
-//! them to a list that it does not understand.
+//! HTTP/2 and hyper accept several equal lengths; an application may parse `5` and `05`
+//! differently, or fail to parse a list.
 
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 
@@ -9,7 +9,7 @@ use http::header::{CONTENT_LENGTH, HeaderMap, HeaderValue};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct InvalidLength;
 
-/// Leaves one length in its shortest decimal form in place of several that are equal.
+/// Replaces several equal lengths by one in its shortest decimal form.
 pub(crate) fn normalize(headers: &mut HeaderMap) -> Result<(), InvalidLength> {
     let mut length = None;
     for value in headers.get_all(CONTENT_LENGTH) {
@@ -26,7 +26,7 @@ pub(crate) fn normalize(headers: &mut HeaderMap) -> Result<(), InvalidLength> {
     Ok(())
 }
 
-/// Digits alone: `u64::from_str` takes a sign too.
+/// Only digits: `u64::from_str` also accepts a sign.
 fn parse(text: &[u8]) -> Option<u64> {
     if !text.iter().all(u8::is_ascii_digit) {
         return None;

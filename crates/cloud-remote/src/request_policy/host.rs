@@ -1,4 +1,4 @@
-//! The host that a request names, and those that this device answers for.
+//! The host of a request, and the hosts that this device serves.
 
 use std::net::IpAddr;
 
@@ -7,24 +7,24 @@ use http::uri::Authority;
 use http::{Request, Version};
 use rustls::pki_types::ServerName;
 
-/// A host in the one form in which it is compared.
+/// A host in canonical form, for comparisons.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Host {
-    /// In lower case, without a dot at its end.
+    /// In lower case, without a trailing dot.
     Name(Box<str>),
     Ip(IpAddr),
 }
 
-/// Why a request is for no host that this device answers for.
+/// The reason for which a request's host is refused.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum HostError {
-    /// None, several, or something else than a host.
+    /// No host, several hosts, or a malformed one.
     Malformed,
     NotAllowed(HeaderValue),
 }
 
 impl Host {
-    /// A name or an address without a port; that of an IPv6 address may be in brackets.
+    /// Parses a name or an address without a port; an IPv6 address may be in brackets.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let bracketed = text
             .strip_prefix('[')
@@ -47,13 +47,13 @@ impl Host {
         }
     }
 
-    /// The host of an authority, which may have a port.
+    /// Parses the host of an authority, which may have a port.
     fn of(authority: &str) -> Option<Self> {
         let parsed: Authority = authority.parse().ok()?;
         let host = parsed.host();
         let port = authority.strip_prefix(host)?;
         let is_port = match port.strip_prefix(':') {
-            // It may be empty (RFC 3986, 3.2.3).
+            // The port may be empty (RFC 3986 §3.2.3).
             Some(digits) => {
                 digits.bytes().all(|byte| byte.is_ascii_digit())
                     && (digits.is_empty() || digits.parse::<u16>().is_ok())
@@ -64,7 +64,7 @@ impl Host {
     }
 }
 
-/// The hosts that this device answers for.
+/// The hosts that this device serves.
 #[derive(Debug)]
 pub(crate) struct AllowedHosts {
     access_point: HeaderValue,
@@ -72,7 +72,7 @@ pub(crate) struct AllowedHosts {
 }
 
 impl AllowedHosts {
-    /// The access point and `others`. `None` if the access point is no host name.
+    /// Returns the access point and `others`; `None` if the access point is not a host name.
     pub(crate) fn new(access_point: &str, others: impl Iterator<Item = Host>) -> Option<Self> {
         let own = Host::name(access_point)?;
         Some(Self {
@@ -81,8 +81,9 @@ impl AllowedHosts {
         })
     }
 
-    /// The request's host as `Host` is to name it: as the request does, without a user's name. A request over HTTP/1.0 that
-    /// names none is for the access point, by which its connection has reached this device.
+    /// Returns the value of `Host`: the host as the request names it, without userinfo. An HTTP/1.0
+    /// request without a host is for the access point, through which its connection reached this
+    /// device.
     pub(crate) fn check<B>(&self, request: &Request<B>) -> Result<HeaderValue, HostError> {
         let mut lines = request.headers().get_all(HOST).iter();
         let line = lines.next();
@@ -94,7 +95,7 @@ impl AllowedHosts {
             None => None,
         };
         let named = match (target, line) {
-            // RFC 9113, 8.3.1; in HTTP/1.1 the URL alone counts (RFC 9112, 3.2.2).
+            // RFC 9113 §8.3.1; in HTTP/1.1 the URL takes precedence (RFC 9112 §3.2.2).
             (Some(target), Some(line))
                 if request.version() >= Version::HTTP_2 && host_of(&target) != host_of(line) =>
             {

@@ -1,4 +1,4 @@
-//! Which requests reach the application, and with which headers.
+//! Options of the request policy.
 
 use std::str::FromStr;
 
@@ -7,13 +7,15 @@ use http::header::HeaderName;
 use super::host::Host;
 use super::proxy_headers::{is_set_here, with_hyphens};
 
-/// What a host application or an operator allows beyond the defaults, for requests over HTTP: those to
-/// [`Application::Service`](crate::Application::Service) and to [`Application::Forward`](crate::Application::Forward).
+/// Exceptions from the request policy, for HTTP requests to
+/// [`Application::Service`](crate::Application::Service) and to
+/// [`Application::Forward`](crate::Application::Forward).
 ///
-/// By default a request has to name the access point as its host; another is refused with status 421. Headers that only a
-/// trusted proxy may set (the client's address or identity, another URL or host) are removed, and so is every header whose
-/// name has another character than a letter, a digit or a hyphen, because interfaces in the manner of CGI cannot tell
-/// `X_Real_IP` from `X-Real-IP`.
+/// By default, a request must name the access point as its host; another host is refused with
+/// status 421. Headers that only a trusted proxy may set (the client's address or identity, another
+/// URL or host) are removed, and so is each header whose name has a character other than a letter,
+/// a digit or a hyphen, because CGI-like interfaces cannot distinguish `X_Real_IP` from
+/// `X-Real-IP`.
 ///
 /// ```
 /// use cloud_remote::HttpOptions;
@@ -32,21 +34,21 @@ pub struct HttpOptions {
 }
 
 impl HttpOptions {
-    /// The defaults.
+    /// Creates the default options.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Answers requests for this host too.
+    /// Allows requests for this host.
     #[must_use]
     pub fn allow_host(mut self, host: AllowedHost) -> Self {
         self.hosts.push(host);
         self
     }
 
-    /// Passes a header on that is removed by default. The application then believes what a caller writes into it, unless a
-    /// proxy in front of this device sets it.
+    /// Passes a header that is removed by default. The application then trusts a value that the
+    /// caller may have sent, unless a proxy in front of this device sets it.
     #[must_use]
     pub fn pass_header(mut self, name: PassedHeader) -> Self {
         self.headers.push(name);
@@ -54,12 +56,12 @@ impl HttpOptions {
     }
 }
 
-/// A host name or an IP address without a port, as [`HttpOptions::allow_host`] takes it. Case and a dot at the end do not
-/// matter.
+/// A host name or an IP address without a port, for [`HttpOptions::allow_host`]. Case and a
+/// trailing dot are ignored.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct AllowedHost(pub(crate) Host);
 
-/// The text is no host.
+/// An error of parsing an [`AllowedHost`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "is not a host name or an IP address without a port, such as device.example.com, 192.0.2.1 or 2001:db8::1 (no \
@@ -76,18 +78,18 @@ impl FromStr for AllowedHost {
     }
 }
 
-/// The name of a request header, as [`HttpOptions::pass_header`] takes it.
+/// The name of a request header, for [`HttpOptions::pass_header`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct PassedHeader(pub(crate) HeaderName);
 
-/// Why a header cannot be passed on.
+/// An error of parsing a [`PassedHeader`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PassedHeaderError {
-    /// Not the name of a header.
+    /// The text is not a header name.
     #[error("is not the name of an HTTP header, such as CF-Connecting-IP")]
     NotAName,
-    /// What a caller says in it must not count.
+    /// The device sets the header itself, so the caller's value must not pass.
     #[error("cannot be passed on: it is set or read by the device itself")]
     SetHere,
 }

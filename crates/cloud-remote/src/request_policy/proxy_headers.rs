@@ -1,15 +1,16 @@
 //! Request headers that only a trusted proxy may set.
 //!
-//! An application behind a proxy believes what these say about the caller (its address, name or certificate) or about the
-//! request (its host, URL or scheme). Nothing between the caller and this device sets any of them, so they hold what the caller
-//! wrote, and are removed.
+//! An application behind a proxy trusts these headers about the client (its address, name or
+//! certificate) or about the request (its host, URL or scheme). No proxy between the client and
+//! this device sets them, so they contain what the client sent, and are removed.
 //!
-//! The lists hold what well-known proxies, platforms and frameworks read or write. They leave out what browsers and the
-//! applications in them send themselves (`X-Requested-With`, `X-Auth-Token`, `X-User-Id`, `X-Amz-*`, …).
+//! The lists contain headers that well-known proxies, platforms and frameworks read or write. They
+//! exclude headers that browsers and their applications send (`X-Requested-With`, `X-Auth-Token`,
+//! `X-User-Id`, `X-Amz-*`, …).
 
 use http::header::{HeaderMap, HeaderName};
 
-/// Names as a whole, in lower case.
+/// Complete names, in lower case.
 const NAMES: &[&str] = &[
     // The caller's address.
     "ali-cdn-real-ip",
@@ -76,13 +77,13 @@ const NAMES: &[&str] = &[
     "x-userinfo",
     // CGI turns it into HTTP_PROXY, which programs read as a setting.
     "proxy",
-    // What platforms pass to the code that they call.
+    // Headers that platforms pass to functions.
     "x-amzn-lambda-context",
     "x-amzn-request-context",
     "x-middleware-subrequest",
 ];
 
-/// How families of names begin, in lower case.
+/// Prefixes of names, in lower case.
 const PREFIXES: &[&str] = &[
     // Any proxy.
     "forwarded-",
@@ -125,14 +126,14 @@ const PREFIXES: &[&str] = &[
     "x-remote-",
     "x-vouch-",
     "x-webauth-",
-    // Proxies that end TLS: the caller's certificate.
+    // Proxies that terminate TLS: the caller's certificate.
     "ssl-",
     "x-client-cert",
     "x-client-tls-",
     "x-mtls-",
     "x-ssl",
     "x-tls-",
-    // The variables of CGI themselves.
+    // CGI variables.
     "http-client-ip",
     "http-x-forwarded",
     "path-info",
@@ -142,7 +143,7 @@ const PREFIXES: &[&str] = &[
     "server-port",
 ];
 
-/// What this device reads or sets itself. What a caller says in these never counts.
+/// Headers that this device reads or sets. A caller's value never passes.
 const SET_HERE: &[&str] = &[
     "connection",
     "content-length",
@@ -161,19 +162,20 @@ const SET_HERE: &[&str] = &[
     "x-forwarded-proto",
 ];
 
-/// The name as CGI and its like read it: they know no difference between a hyphen and an underscore, and some servers none
-/// between them and anything else that is neither a letter nor a digit.
+/// Returns the name as CGI-like interfaces read it: they do not distinguish hyphens from
+/// underscores, and some servers treat all other characters in the same way.
 pub(crate) fn with_hyphens(name: &HeaderName) -> String {
     let is_plain = |character: char| character.is_ascii_alphanumeric();
     name.as_str().replace(|character| !is_plain(character), "-")
 }
 
-/// Whether this device reads or sets the header of this name itself.
+/// Returns whether this device reads or sets the header of this name.
 pub(crate) fn is_set_here(name: &str) -> bool {
     SET_HERE.contains(&name)
 }
 
-/// Whether only a trusted proxy may set the header of this name, or an application may take it for another one.
+/// Returns whether only a trusted proxy may set the header of this name, or an application may
+/// confuse it with such a header.
 fn is_untrusted(name: &str) -> bool {
     !name
         .bytes()
@@ -191,7 +193,7 @@ impl PassedHeaders {
         Self(passed)
     }
 
-    /// Removes what only a trusted proxy may set, except for these.
+    /// Removes headers that only a trusted proxy may set, except these.
     pub(super) fn remove_others(&self, headers: &mut HeaderMap) {
         let removed: Vec<HeaderName> = headers
             .keys()

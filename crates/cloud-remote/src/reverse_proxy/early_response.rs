@@ -1,8 +1,9 @@
-//! A connection to the application whose answer counts even if it takes no more of the request.
+//! A connection to the application that keeps reading the response after a write error.
 //!
-//! A web server that refuses an upload (too large, not allowed) answers in the middle of it and closes the connection. The rest
-//! of the upload cannot be written then, and hyper takes that for the end of everything, though the answer is there to be
-//! read. So what cannot be written any more is thrown away, and whether there is an answer is left to reading.
+//! A web server that refuses an upload (too large, not allowed) responds early and closes the
+//! connection. The rest of the upload then cannot be written, which hyper treats as a failure of
+//! the connection, although the response can be read. So this stream discards data that cannot be
+//! written, and the read side determines the result.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Debug)]
 pub(super) struct EarlyResponseStream<S> {
     stream: S,
-    /// The other side takes nothing more.
+    /// Whether the peer accepts no more data.
     write_closed: bool,
 }
 
@@ -27,8 +28,8 @@ impl<S> EarlyResponseStream<S> {
         }
     }
 
-    /// What came of writing; `all` bytes count as written if nobody takes them.
-    fn outcome<T>(&mut self, outcome: Poll<io::Result<T>>, all: T) -> Poll<io::Result<T>> {
+    /// Returns the result of a write; after a write error, `length` bytes count as written.
+    fn outcome<T>(&mut self, outcome: Poll<io::Result<T>>, length: T) -> Poll<io::Result<T>> {
         match outcome {
             Poll::Ready(Err(error))
                 if matches!(
@@ -37,7 +38,7 @@ impl<S> EarlyResponseStream<S> {
                 ) =>
             {
                 self.write_closed = true;
-                Poll::Ready(Ok(all))
+                Poll::Ready(Ok(length))
             }
             outcome => outcome,
         }
@@ -78,12 +79,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for EarlyResponseStream<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let all = slices.iter().map(|slice| slice.len()).sum();
+        let length = slices.iter().map(|slice| slice.len()).sum();
         if self.write_closed {
-            return Poll::Ready(Ok(all));
+            return Poll::Ready(Ok(length));
         }
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.outcome(outcome, all)
+        self.outcome(outcome, length)
     }
 
     fn is_write_vectored(&self) -> bool {

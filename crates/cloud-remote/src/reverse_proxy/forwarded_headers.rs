@@ -1,6 +1,6 @@
-//! What a reverse proxy does to headers.
+//! Headers of forwarded requests and responses.
 //!
-//! Specification: RFC 9110 §7.6 (what an intermediary removes), RFC 9112 §6.3 (the length of a message), RFC 7239
+//! Specification: RFC 9110 §7.6 (intermediaries), RFC 9112 §6.3 (message length), RFC 7239
 //! (`Forwarded`), RFC 9113 §8.2.3 (cookies).
 
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Headers that concern one connection only, beside those that `Connection` names.
+/// Hop-by-hop headers, in addition to those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -25,22 +25,23 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
-/// Leaves no length beside chunks, and one in place of several. (For requests the request policy does so.)
-pub(super) fn leave_one_length(headers: &mut HeaderMap) {
-    // hyper has refused lengths that differ or are no numbers.
+/// Removes the length of a chunked message, and replaces several lengths by one. (The request
+/// policy does so for requests.)
+pub(super) fn normalize_length(headers: &mut HeaderMap) {
+    // hyper has rejected lengths that differ or are not numbers.
     if headers.contains_key(header::TRANSFER_ENCODING) || normalize_content_length(headers).is_err()
     {
         headers.remove(header::CONTENT_LENGTH);
     }
 }
 
-/// The protocol that the caller wants to change to, if it says so properly and it is WebSocket. In others (`h2c`) it could
-/// make requests that nobody here looks at.
+/// Returns the protocol of a valid upgrade request, if it is WebSocket. Another protocol (`h2c`)
+/// could carry requests that bypass the checks.
 pub(super) fn requested_upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     let wanted = headers.get(header::UPGRADE)?;
-    let properly = wanted.as_bytes().eq_ignore_ascii_case(b"websocket")
+    let valid = wanted.as_bytes().eq_ignore_ascii_case(b"websocket")
         && connection_options(headers).any(|option| option.eq_ignore_ascii_case("upgrade"));
-    properly.then(|| wanted.clone())
+    valid.then(|| wanted.clone())
 }
 
 fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
@@ -51,7 +52,7 @@ fn connection_options(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .flat_map(|value| value.split(',').map(str::trim))
 }
 
-/// Removes what concerns one connection only.
+/// Removes hop-by-hop headers.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = connection_options(headers)
         .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
@@ -61,7 +62,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// HTTP/2 may split cookies over several fields, HTTP/1.1 may not.
+/// Joins cookies: HTTP/2 may split them over several fields, HTTP/1.1 may not.
 pub(super) fn join_cookies(headers: &mut HeaderMap) {
     let cookies: Vec<&[u8]> = headers
         .get_all(header::COOKIE)
@@ -75,7 +76,8 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Sets the headers that name the caller and the host. The request policy has removed what the caller wrote into them.
+/// Sets the headers that name the client and the host. The request policy has removed the client's
+/// own values.
 pub(super) fn set_forwarded_headers(
     headers: &mut HeaderMap,
     caller: Option<IpAddr>,
@@ -92,7 +94,7 @@ pub(super) fn set_forwarded_headers(
         headers.insert(X_FORWARDED_FOR, value);
     }
     headers.insert(X_FORWARDED_HOST, host.clone());
-    // It was checked to be a host, so nothing in it needs escaping.
+    // The value is a checked host, so nothing in it needs escaping.
     if let Ok(host) = host.to_str() {
         forwarded.push_str(";host=\"");
         forwarded.push_str(host);

@@ -1,7 +1,7 @@
-//! Waits for an answer as long as the request is still being sent.
+//! A request body that records activity, for the response timeout.
 //!
-//! A large upload over a slow line takes its time, and most applications answer when they have all of it. So the limit
-//! on waiting counts from the last piece of the request that went on.
+//! A large upload over a slow line takes long, and most applications respond after it. So the
+//! timeout counts from the last frame of the request.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,7 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use crate::limits::idle_timeout::ActivityTimer;
 
-/// A request's body that tells when it is read.
+/// A request body that records each read frame as activity.
 #[derive(Debug)]
 pub(super) struct TrackedBody<B> {
     body: B,
@@ -70,7 +70,7 @@ mod tests {
         let upload = TrackedBody::new(Box::pin(StreamBody::new(pieces)), timer.clone());
         let reading = tokio::spawn(upload.collect());
         timer.idle_for(Duration::from_secs(60)).await;
-        // Ten pieces and the end, 50 s apart.
+        // Ten frames and the end, 50 s apart.
         assert_eq!(start.elapsed(), Duration::from_secs(11 * 50 + 60));
         assert_eq!(reading.await.unwrap().unwrap().to_bytes().len(), 50);
     }

@@ -1,10 +1,11 @@
-//! Decides when a certificate is requested, and when again.
+//! The core of a rotation: decides when a certificate is requested and when a request is retried.
 //!
-//! Two limits hold. After a failure the same certificate is requested again after a delay that grows and has jitter. And a
-//! [rate limit](super::rate_limit) holds for all requests, so that a platform that keeps naming other certificates causes few
-//! of them; what is named meanwhile is skipped, but for the newest.
+//! There are two limits. After a failure, the same certificate is requested again with back-off and
+//! jitter. And a [rate limit](super::rate_limit) holds for all requests, so that a platform that
+//! keeps naming other certificates causes few of them; all but the newest are skipped.
 //!
-//! Pure: `handle_event(now, event)` returns actions; there is no clock, no task and no certificate in here.
+//! Pure: `handle_event(now, event)` returns actions; there is no clock, task or certificate in the
+//! core.
 
 use std::time::Duration;
 
@@ -16,27 +17,27 @@ use crate::backoff::{ROTATION_RETRY, TOKEN_RETRY};
 use crate::certificate::serial::CertificateSerial;
 use crate::timeouts::RESPONSE_TIMEOUT;
 
-/// What has happened.
+/// An event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Event {
-    /// Time has passed.
+    /// A timer has fired.
     Tick,
-    /// The platform can be asked, or cannot.
+    /// The platform can be reached or not.
     Online(bool),
-    /// The platform wishes for this certificate, or for none: whichever is in use by then is to stay.
+    /// The platform desires this certificate, or none: then the certificate in use stays.
     Desired(Option<CertificateSerial>),
-    /// A certificate came, or the request failed.
+    /// A certificate arrived, or the request failed.
     Answered(Result<(), ()>),
-    /// The certificate that came is in use, or was not good.
+    /// The new certificate is in use, or its installation failed.
     Installed(Result<(), ()>),
 }
 
-/// What is to be done.
+/// An action for the rotator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Ask for a certificate.
+    /// Request a certificate.
     Request(CertificateSerial),
-    /// Give the request up: no answer came in time, or none is wanted any more.
+    /// Cancel the request: it timed out, or the certificate is not desired any more.
     Cancel { timed_out: bool },
 }
 
@@ -47,7 +48,7 @@ enum Phase {
         serial: CertificateSerial,
         until: Duration,
     },
-    /// Never given up here: it may have stored half of it.
+    /// Never cancelled: the installation may have stored a part.
     Installing {
         serial: CertificateSerial,
     },
@@ -57,7 +58,7 @@ enum Phase {
     },
 }
 
-/// Why the next request is not made yet.
+/// The reason for which the next request waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
     /// The last attempt failed.
@@ -66,14 +67,14 @@ pub(super) enum Wait {
     RateLimit,
 }
 
-/// How far the rotation to the desired certificate is.
+/// The state of the rotation to the desired certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum RotationProgress {
     /// The certificate in use is the desired one, or none is desired.
     Idle,
-    /// To be requested once the platform can be asked.
+    /// To be requested once the platform can be reached.
     Pending(CertificateSerial),
-    /// Requested, or being installed.
+    /// Being requested or installed.
     Active(CertificateSerial),
     /// To be requested at that time.
     Waiting {
@@ -90,7 +91,7 @@ pub(super) struct Core {
     online: bool,
     phase: Phase,
     failures: u32,
-    /// Requests in a row that were under way when the platform could not be asked any more.
+    /// Consecutive requests that were in progress when the session ended.
     cancelled_requests: u32,
     rate_limit: RateLimit,
     desired: Option<CertificateSerial>,
@@ -98,7 +99,7 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// The seed decides the jitter.
+    /// Creates a core. The seed determines the jitter.
     pub(super) fn new(in_use: CertificateSerial, seed: u64) -> Self {
         Self {
             rng: StdRng::seed_from_u64(seed),
@@ -112,10 +113,10 @@ impl Core {
         }
     }
 
-    /// Takes note of what has happened and says what to do about it.
+    /// Handles an event and returns the resulting actions.
     pub(super) fn handle_event(&mut self, now: Duration, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.note(now, event, &mut actions);
+        self.apply(now, event, &mut actions);
         if let Phase::Requested { until, .. } = self.phase
             && now >= until
         {
@@ -126,7 +127,7 @@ impl Core {
         actions
     }
 
-    /// When `handle_event` has to be called again even if nothing happens.
+    /// Returns when `handle_event` has to be called with [`Event::Tick`].
     pub(super) fn poll_timeout(&self) -> Option<Duration> {
         match self.phase {
             Phase::Requested { until, .. } => Some(until),
@@ -150,17 +151,17 @@ impl Core {
         }
     }
 
-    /// The certificate that is desired and not in use.
+    /// Returns the desired certificate if it is not in use.
     fn wanted(&self) -> Option<CertificateSerial> {
         let desired = self.desired.as_ref();
         desired.filter(|desired| **desired != self.in_use).cloned()
     }
 
-    fn note(&mut self, now: Duration, event: Event, actions: &mut Vec<Action>) {
+    fn apply(&mut self, now: Duration, event: Event, actions: &mut Vec<Action>) {
         match (event, &self.phase) {
             (Event::Online(online), phase) => {
                 self.online = online;
-                // The answer would come on the connection that is gone.
+                // The response would arrive on the lost connection.
                 if !online && matches!(phase, Phase::Requested { .. }) {
                     self.cancel(actions);
                     self.request_cancelled(now);
@@ -203,7 +204,7 @@ impl Core {
         }
     }
 
-    /// Gives up a request, or the wait for the next one.
+    /// Cancels a request, or the wait for the next one.
     fn cancel(&mut self, actions: &mut Vec<Action>) {
         if matches!(self.phase, Phase::Requested { .. }) {
             actions.push(Action::Cancel { timed_out: false });
@@ -211,9 +212,10 @@ impl Core {
         self.phase = Phase::Idle;
     }
 
-    /// The session has ended before an answer came. Once may be chance: then it is asked again on the next one. But a
-    /// broker ends a session for a request that its rules forbid, and then whatever else needs the session would never have
-    /// it for long. What it is given here is enough.
+    /// Handles the end of the session before a response arrived. The first time may be a
+    /// coincidence: the request is repeated on the next session. But a broker ends a session for a
+    /// request that its policy forbids, and a device that repeats it at once would never stay
+    /// connected.
     fn request_cancelled(&mut self, now: Duration) {
         self.cancelled_requests += 1;
         if self.cancelled_requests > 1 {
@@ -235,7 +237,7 @@ impl Core {
         };
     }
 
-    /// What is due now.
+    /// Starts a request that is due.
     fn start(&mut self, now: Duration, actions: &mut Vec<Action>) {
         let may_request = match self.phase {
             Phase::Idle => true,

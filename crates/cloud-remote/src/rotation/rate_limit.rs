@@ -1,25 +1,28 @@
 //! The rate limit of one certificate's rotations.
 //!
-//! A token bucket. Each request takes a token, and a token comes back after [`REFILL`]. The fewer tokens are left, the longer is
-//! the time until the next one may be taken, so that there is no step between "at once" and "in a quarter of an hour": a
-//! second rotation follows the first after seconds, and a burst ends with the newest certificate soon. An installation
-//! follows a request, so that this limits both.
+//! A token bucket: each request takes a token, and a token returns after [`REFILL`]. The fewer
+//! tokens are left, the longer is the time until the next one may be taken, so that there is no
+//! step between "at once" and "in a quarter of an hour": a second rotation follows the first after
+//! seconds, and a burst soon ends with the newest certificate. Each installation follows a request,
+//! so this limits both.
 
 use std::time::Duration;
 
-/// A token comes back after this time. It is also the longest time between two requests, so a platform that names another
-/// certificate all the time causes 96 a day: each is 3 renames and 5 syncs of small files, and for the broker's certificate a
-/// reconnection.
+/// A token returns after this time. This is also the longest time between two requests, so a
+/// platform that keeps naming other certificates causes 96 a day: each is 3 renames and 5 syncs of
+/// small files, and a reconnect for the broker's certificate.
 const REFILL: Duration = Duration::from_secs(15 * 60);
-/// The time until the second request. What is named within it is one request, for the newest.
+/// The time until the second request. Certificates named within it cause one request, for the
+/// newest.
 const FIRST_GAP: Duration = Duration::from_secs(2);
-/// Each further token that is taken lengthens the time by this factor: 2 s, 4 s, 8 s and so on, [`REFILL`] at most.
+/// Each further token multiplies the time by this factor: 2 s, 4 s, 8 s and so on, at most
+/// [`REFILL`].
 const GROWTH: u32 = 2;
 
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(super) struct RateLimit {
-    /// Tokens that were taken and have not come back by `counted`.
+    /// Tokens that were taken and have not returned by `counted`.
     taken: u32,
     /// The time until which the return of tokens is counted.
     counted: Duration,
@@ -27,7 +30,7 @@ pub(super) struct RateLimit {
 }
 
 impl RateLimit {
-    /// The time from which on a token may be taken: not after `now` if one may be taken at once.
+    /// Returns the time from which a token may be taken: not after `now` if one is available.
     pub(super) fn next(&self, now: Duration) -> Duration {
         match self.taken_at(now).0.checked_sub(1) {
             None => now,

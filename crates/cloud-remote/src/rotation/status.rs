@@ -10,19 +10,19 @@ use crate::certificate::verify::CertificateError;
 use crate::clock::rfc3339;
 use crate::traits::{SourceError, StoreError};
 
-/// How far the rotation to the certificate is that the platform desires.
+/// The state of the rotation to the desired certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum RotationStatus {
     /// The desired certificate is in use, or none is desired.
     #[default]
     Idle,
-    /// Another one is desired and is requested once messaging is online.
+    /// Another certificate is desired, and is requested once messaging is online.
     Pending {
         /// Its serial number.
         serial: CertificateSerial,
     },
-    /// Another one is requested, or being checked and installed.
+    /// Another certificate is being requested, verified or installed.
     InProgress {
         /// Its serial number.
         serial: CertificateSerial,
@@ -31,19 +31,19 @@ pub enum RotationStatus {
     Retrying {
         /// The serial number of the certificate.
         serial: CertificateSerial,
-        /// The time of the next attempt, by the wall clock of now.
+        /// The time of the next attempt, by the current wall clock.
         at: SystemTime,
     },
     /// The platform has named several certificates in quick succession.
     RateLimited {
-        /// The serial number of the newest, which is the one that is requested.
+        /// The serial number of the newest, which is requested.
         serial: CertificateSerial,
-        /// The time of the request, by the wall clock of now.
+        /// The time of the request, by the current wall clock.
         until: SystemTime,
     },
 }
 
-/// For a status line, such as `certificate 42: rate limited until 2030-01-01T00:00:00Z`.
+/// Formats a status line, such as `certificate 42: rate limited until 2030-01-01T00:00:00Z`.
 impl std::fmt::Display for RotationStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -62,33 +62,33 @@ impl std::fmt::Display for RotationStatus {
     }
 }
 
-/// In RFC 3339, without fractions of a second.
+/// Formats a time as RFC 3339 without fractions of a second.
 fn seconds(time: SystemTime) -> String {
     rfc3339(OffsetDateTime::from(time).truncate_to_second())
 }
 
 impl RotationStatus {
-    /// Whether the rate limit delays the rotation.
+    /// Returns whether the rate limit delays the rotation.
     #[must_use]
     pub fn is_rate_limited(&self) -> bool {
         matches!(self, Self::RateLimited { .. })
     }
 }
 
-/// Why a certificate was not replaced. It is tried again in every case.
+/// An error of a rotation. Each one is retried.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RotationError {
-    /// The platform could not be asked, or its answer could not be read.
+    /// The platform could not be reached, or its response is invalid.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The platform sent a certificate that cannot be used.
+    /// The platform sent an unusable certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
-    /// The new certificate could not be stored, so it is not used either.
+    /// The new certificate could not be stored, and so is not used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The new certificate was tried out, and does not do what it is for.
+    /// The trial use of the new certificate failed.
     #[error("the new certificate does not work: {0}")]
     TrialFailed(#[source] BoxError),
 }

@@ -1,7 +1,8 @@
-//! Who may connect: allow and deny lists of address ranges, changeable while running.
+//! Access rules: allow and deny lists of address ranges, which can change while running.
 //!
-//! The address is the one that the relay sends. Before version 2 the tunnel's protocol carries IPv4 addresses only, so a
-//! caller over IPv6 has an unknown address there; [`UnknownCallers`] says what the rules mean for such a caller.
+//! The relay sends the client's address. Before version 2, the tunnel's protocol carries only IPv4
+//! addresses, so the address of an IPv6 client is unknown; [`UnknownCallers`] determines how the
+//! rules apply to it.
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -9,31 +10,34 @@ use std::sync::{Arc, PoisonError, RwLock};
 use cloud_net::{LogThrottle, warn_throttled};
 use ipnet::{IpNet, Ipv4Net};
 
-/// With longer lists [`AccessRules::new`] refuses everybody: they are walked for each connection.
+/// The maximum length of a list: each connection is compared with all entries. With longer lists,
+/// [`AccessRules::new`] refuses all callers.
 pub const MAX_RULES: usize = 1_024;
 
-/// What happens to a caller whose address is unknown.
+/// The treatment of callers with an unknown address.
 ///
-/// Before version 2 the tunnel's protocol has no room for IPv6 addresses, so this is every caller over IPv6.
+/// Before version 2, the tunnel's protocol carries no IPv6 addresses, so every IPv6 caller is
+/// unknown.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum UnknownCallers {
-    /// The caller is refused if a rule could refuse it: if a deny range is of IPv6 addresses or contains `0.0.0.0` (the
-    /// address that the protocol sends instead), or if there is an allow list that does not cover all addresses of both
-    /// families (`0.0.0.0/0` and `::/0`).
+    /// The caller is refused if a rule could refuse it: if a deny range is of IPv6 addresses or
+    /// contains `0.0.0.0` (the address that the protocol sends instead), or if there is an allow
+    /// list that does not cover all addresses of both families (`0.0.0.0/0` and `::/0`).
     #[default]
     ByRules,
-    /// The caller may connect regardless of the lists, unless the rules refuse everybody.
+    /// The caller may connect regardless of the lists, unless the rules refuse all callers.
     Allow,
     /// The caller may not connect.
     Deny,
 }
 
-/// An allow list and a deny list. The default lets everybody in.
+/// An allow list and a deny list. The default allows all callers.
 ///
-/// - A caller on the deny list is refused, even if it is on the allow list too.
+/// - A caller on the deny list is refused, even if it is also on the allow list.
 /// - If the allow list is not empty, a caller that is not on it is refused.
-/// - A caller whose address is unknown is refused as soon as a rule could concern it; see [`UnknownCallers`].
+/// - A caller whose address is unknown is refused as soon as a rule could concern it; see
+///   [`UnknownCallers`].
 ///
 /// ```
 /// use cloud_remote::{AccessRules, UnknownCallers};
@@ -53,9 +57,10 @@ pub struct AccessRules {
 }
 
 impl AccessRules {
-    /// Makes rules of two lists. Ranges that contain each other are merged, and one within `::ffff:0:0/96` is the range of
-    /// IPv4 addresses that it stands for. If there are more than [`MAX_RULES`] of a
-    /// kind after that, the rules refuse all_addresses rather than let in someone who was meant to be kept out.
+    /// Creates rules from two lists. Overlapping ranges are merged, and a range within
+    /// `::ffff:0:0/96` becomes the IPv4 range that it represents. If a list then has more than
+    /// [`MAX_RULES`] ranges, the rules refuse all callers rather than allow one that was meant to
+    /// be refused.
     #[must_use]
     pub fn new(
         allow: impl IntoIterator<Item = IpNet>,
@@ -68,7 +73,7 @@ impl AccessRules {
                 allow = allow.len(),
                 deny = deny.len(),
                 limit = MAX_RULES,
-                "too many access rules: nobody is let in"
+                "too many access rules: all callers are refused"
             );
             return Self::deny_all();
         }
@@ -79,7 +84,7 @@ impl AccessRules {
         }
     }
 
-    /// Rules that refuse everybody.
+    /// Creates rules that refuse all callers.
     #[must_use]
     pub fn deny_all() -> Self {
         Self {
@@ -88,15 +93,15 @@ impl AccessRules {
         }
     }
 
-    /// Decides for callers whose address is unknown. Default: [`UnknownCallers::ByRules`].
+    /// Sets the treatment of callers with an unknown address. Default: [`UnknownCallers::ByRules`].
     #[must_use]
     pub fn with_unknown_callers(mut self, unknown: UnknownCallers) -> Self {
         self.unknown = unknown;
         self
     }
 
-    /// Whether a caller with this address, or with an unknown one, may connect. An unspecified address (`0.0.0.0`, `::`) is
-    /// an unknown one.
+    /// Returns whether a caller with this address, or with an unknown one, may connect. An
+    /// unspecified address (`0.0.0.0`, `::`) counts as unknown.
     #[must_use]
     pub fn permits(&self, address: Option<IpAddr>) -> bool {
         let Some(address) = known(address) else {
@@ -110,8 +115,8 @@ impl AccessRules {
         !on(&self.deny) && (self.allow.is_empty() || on(&self.allow))
     }
 
-    /// Whether these rules refuse some address that a caller with an unknown one may have. IPv4 addresses are always sent,
-    /// so a deny range of IPv4 addresses does not concern it.
+    /// Returns whether the rules refuse an address that an unknown caller may have. IPv4 addresses
+    /// are always sent, so a deny range of IPv4 addresses does not matter.
     fn could_refuse_unknown(&self) -> bool {
         let denied = self.deny.iter().any(|range| match range {
             IpNet::V6(_) => true,
@@ -120,8 +125,8 @@ impl AccessRules {
         denied || !(self.allow.is_empty() || self.allow == all_addresses())
     }
 
-    /// Whether the lists refuse unknown callers although they let some caller over IPv6 in, so that one may be refused by
-    /// mistake.
+    /// Returns whether the lists refuse unknown callers although they allow some IPv6 caller, so
+    /// that one may be refused by mistake.
     fn may_refuse_by_mistake(&self) -> bool {
         let is_ipv6 = |range: &IpNet| matches!(range, IpNet::V6(_));
         let all_ipv6 = IpNet::new_assert(IpAddr::from([0; 16]), 0);
@@ -132,7 +137,7 @@ impl AccessRules {
     }
 }
 
-/// All addresses of both families, as [`IpNet::aggregate`] sorts them.
+/// Returns all addresses of both families, in the order of [`IpNet::aggregate`].
 fn all_addresses() -> Vec<IpNet> {
     vec![
         IpNet::new_assert(IpAddr::from([0; 4]), 0),
@@ -140,14 +145,14 @@ fn all_addresses() -> Vec<IpNet> {
     ]
 }
 
-/// The address as rules compare it. `None` where the relay does not know it.
+/// Returns the address in the form that rules compare; `None` if the relay does not know it.
 pub(crate) fn known(address: Option<IpAddr>) -> Option<IpAddr> {
     address
         .map(|address| address.to_canonical())
         .filter(|address| !address.is_unspecified())
 }
 
-/// As callers' addresses are compared: IPv4 as such.
+/// Returns the range in the form that rules compare: IPv4-mapped ranges as IPv4.
 fn canonical(range: IpNet) -> IpNet {
     let IpAddr::V6(address) = range.addr() else {
         return range;
@@ -159,7 +164,7 @@ fn canonical(range: IpNet) -> IpNet {
     mapped.map_or(range, IpNet::V4)
 }
 
-/// The rules in force. Clones share them.
+/// The current rules. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SharedAccess(Arc<Shared>);
 
@@ -266,7 +271,7 @@ mod tests {
             let set = |unknown| rules.clone().with_unknown_callers(unknown);
             assert!(set(UnknownCallers::Allow).permits(None));
             assert!(!set(UnknownCallers::Deny).permits(None));
-            // It decides for no other caller.
+            // It does not affect other callers.
             for known in [ip("203.0.113.9"), ip("192.0.2.1"), ip("2001:db8::1")] {
                 for unknown in [UnknownCallers::Allow, UnknownCallers::Deny] {
                     assert_eq!(set(unknown).permits(known), rules.permits(known));
@@ -341,7 +346,7 @@ mod tests {
         assert_eq!(lines_of(explicit), (0, 0));
         let allowed = |range| AccessRules::new(nets(&[range]), []);
         assert_eq!(lines_of(allowed("2001:db8::/32")), (1, 5));
-        // No caller over IPv6 gets in anyway.
+        // No IPv6 caller is allowed anyway.
         assert_eq!(lines_of(allowed("192.0.2.0/24")), (0, 0));
         assert_eq!(lines_of(AccessRules::new([], nets(&["::/0"]))), (0, 0));
         assert_eq!(lines_of(AccessRules::deny_all()), (0, 0));

@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full};
 
 use crate::application::ResponseBody;
 
-/// An answer of our own.
+/// Returns an error page.
 pub(crate) fn error_page(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
     let html = format!(
         "<!doctype html><meta charset=utf-8><title>{status}</title><h1>{status}</h1><p>{text}\n"

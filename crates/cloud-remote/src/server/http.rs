@@ -1,6 +1,7 @@
-//! HTTP over a public connection: the version that TLS has settled, and what becomes of each request.
+//! HTTP over a public connection: the version that ALPN selected, and the handling of each request.
 //!
-//! Whether a request may go on is decided while its connection is at it, so that of what is refused nothing stays in memory.
+//! A request is admitted or refused while its connection is being polled, so that a refused request
+//! leaves nothing in memory.
 //!
 //! Specification: RFC 9112 (HTTP/1.1), RFC 9113 (HTTP/2), RFC 6585 §5 (431).
 
@@ -36,43 +37,43 @@ use crate::server::error_page::error_page;
 use crate::server::request::{GuardedBody, RequestBody, RequestContext};
 use crate::task_group::TaskGroup;
 
-/// Of one HTTP/2 connection. Browsers rarely use more than a hundred.
-const STREAMS: u32 = 100;
-/// What HTTP/1.1 holds of one request's header: large cookies fit.
-const HEADER_SIZE: usize = 64 * 1024;
-/// The same of HTTP/2, where a field counts 32 bytes more than its text (RFC 9113, 6.5.2), and where one connection may send a
-/// hundred of them at once.
-const HEADER_LIST_SIZE: u32 = 32 * 1024;
-/// Fields of one request. Browsers send some twenty; a field of a few letters takes more than a hundred bytes. (HTTP/1.1 takes
-/// a hundred.)
-const FIELDS: usize = 200;
-/// An HTTP/2 connection is asked whether it is alive this often, and given as long to answer. This goes on while nobody uses it,
-/// so the answers keep it from being idle on its way; [`Limits::idle`] without a request ends it all the same.
+/// Maximum concurrent streams of an HTTP/2 connection. Browsers rarely use more than a hundred.
+const MAX_STREAMS: u32 = 100;
+/// Maximum size of an HTTP/1.1 request's header: large cookies fit.
+const MAX_HEADER_SIZE: usize = 64 * 1024;
+/// Maximum size of an HTTP/2 request's header, where each field counts 32 bytes more than its text
+/// (RFC 9113 §6.5.2), and a connection may send a hundred headers at once.
+const MAX_HEADER_LIST_SIZE: u32 = 32 * 1024;
+/// Maximum number of header fields of a request. Browsers send about twenty; a field of a few
+/// letters takes more than a hundred bytes. (HTTP/1.1 accepts a hundred.)
+const MAX_FIELDS: usize = 200;
+/// The interval and timeout of HTTP/2 pings. The responses keep an unused connection from being
+/// idle on its path; [`Limits::idle`] without a request ends it all the same.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// What a caller may send over an HTTP/2 connection, or over one stream of it, that the application has not read: 5 MB/s at
-/// 100 ms.
+/// The receive window of an HTTP/2 connection and of each of its streams: 5 MB/s at 100 ms.
 pub(super) const RECEIVE_WINDOW: u32 = 512 * 1024;
-/// The same where many connections are open, so that together they stay below 32 MiB: what HTTP/2 begins with (RFC 9113, 6.9.2).
+/// The receive window while many connections are open, so that together they stay below 32 MiB: the
+/// initial value of HTTP/2 (RFC 9113 §6.9.2).
 const MIN_RECEIVE_WINDOW: u32 = 65_535;
-/// Of one HTTP/2 stream, waiting for its caller to read. Many streams are open at once; a full tunnel needs no more.
+/// The send buffer of an HTTP/2 stream. Many streams are open at once; a full tunnel needs no more.
 const SEND_BUFFER: usize = 64 * 1024;
-/// The same where many connections are open: a TLS record's worth.
+/// The send buffer while many connections are open: a TLS record.
 const MIN_SEND_BUFFER: usize = 16 * 1024;
-/// More connections than this are many: a household with several browsers has fewer.
+/// More connections than this count as many: a household with several browsers has fewer.
 const MANY_CONNECTIONS: usize = 32;
 
-/// How long a request may wait for its place: callers have little patience.
+/// The maximum time that a request waits for its place: callers have little patience.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Whether callers are too slow is looked at this often.
+/// The interval of the checks for slow callers.
 const SLOW_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// A connection that is to end and on which no request is under way gets this long to say so to its caller.
+/// The time for closing a connection without requests.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// A public connection.
 #[derive(Debug, Clone)]
-pub(super) struct Connection {
-    /// The caller's address, if the relay says it.
+pub(super) struct ConnectionInfo {
+    /// The caller's address, if the relay sends it.
     pub(super) address: Option<IpAddr>,
     pub(super) caller: Caller,
     pub(super) activity: Arc<ConnectionActivity>,
@@ -87,7 +88,7 @@ pub(super) struct HttpServer {
     requests: RequestLimiter,
     known: KnownCallers,
     tasks: TaskGroup,
-    /// A task looks for callers that are too slow.
+    /// Whether a task checks for slow callers.
     watching: AtomicBool,
     busy_log: LogThrottle,
     failure_log: LogThrottle,
@@ -119,7 +120,7 @@ impl HttpServer {
         self: &Arc<Self>,
         stream: S,
         service: HttpService,
-        connection: Connection,
+        connection: ConnectionInfo,
     ) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -134,12 +135,12 @@ impl HttpServer {
         let http = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.request_header)
-            .max_buf_size(HEADER_SIZE)
-            .max_header_size(HEADER_SIZE)
+            .max_buf_size(MAX_HEADER_SIZE)
+            .max_header_size(MAX_HEADER_SIZE)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let ended = self.drive(http, &activity).await;
-        // What is left of the connection, if anything, is not HTTP any more.
+        // The rest of the connection, if any, is not HTTP.
         activity.set_opaque();
         ended
     }
@@ -148,7 +149,7 @@ impl HttpServer {
         self: &Arc<Self>,
         stream: S,
         service: HttpService,
-        connection: Connection,
+        connection: ConnectionInfo,
         websocket: bool,
     ) -> Result<(), BoxError>
     where
@@ -172,10 +173,10 @@ impl HttpServer {
         let mut builder = http2::Builder::new(executor);
         builder
             .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
+            .max_concurrent_streams(MAX_STREAMS)
             .initial_connection_window_size(window)
             .initial_stream_window_size(window)
-            .max_header_list_size(HEADER_LIST_SIZE)
+            .max_header_list_size(MAX_HEADER_LIST_SIZE)
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_INTERVAL)
             .max_send_buf_size(buffer);
@@ -186,7 +187,8 @@ impl HttpServer {
         self.drive(http, &activity).await
     }
 
-    /// Serves a connection until it ends, which it is asked to do when it is not used and when remote access ends.
+    /// Serves a connection until it ends. Shuts it down when it is unused and when remote access
+    /// stops.
     async fn drive(
         &self,
         connection: impl HttpConnection,
@@ -205,17 +207,17 @@ impl HttpServer {
         }
     }
 
-    /// Decides at once whether a request goes on, and answers it.
+    /// Admits or refuses a request at once, and returns the future of its response.
     fn handle(
         self: &Arc<Self>,
         mut request: Request<Incoming>,
         exchange: Arc<Exchange>,
         service: HttpService,
-        connection: Connection,
+        connection: ConnectionInfo,
     ) -> impl Future<Output = Result<Response<GuardedBody<ResponseBody>>, Infallible>> + Send + use<>
     {
         let guard = connection.activity.start_request();
-        let admission = if request.headers().len() > FIELDS {
+        let admission = if request.headers().len() > MAX_FIELDS {
             Err(error_page(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "The request has too many header fields.",
@@ -225,16 +227,16 @@ impl HttpServer {
         } else {
             let size = header_size(request.headers());
             match self.requests.admit(connection.caller, &exchange, size) {
-                Admission::Refused => Err(self.busy()),
+                Admission::Refused => Err(self.busy_response()),
                 admission => Ok(admission),
             }
         };
-        // What is refused is dropped here, before anything else is read from the connection.
+        // A refused request is dropped here, before anything else is read from the connection.
         let admitted = admission.map(|admission| {
             request
                 .extensions_mut()
                 .insert(ClientAddr(connection.address));
-            self.watch();
+            self.watch_slow_callers();
             (admission, request)
         });
         let server = Arc::clone(self);
@@ -242,23 +244,23 @@ impl HttpServer {
             let (response, permit) = match admitted {
                 Ok((admission, request)) => {
                     server
-                        .answer(request, admission, &exchange, service, connection)
+                        .respond(request, admission, &exchange, service, connection)
                         .await
                 }
                 Err(response) => (response, None),
             };
-            exchange.answer();
+            exchange.start_response();
             Ok(response.map(|body| GuardedBody::new(body, exchange, permit, guard)))
         }
     }
 
-    async fn answer(
+    async fn respond(
         &self,
         mut request: Request<Incoming>,
         admission: Admission,
         exchange: &Arc<Exchange>,
         service: HttpService,
-        connection: Connection,
+        connection: ConnectionInfo,
     ) -> (Response<ResponseBody>, Option<Arc<RequestPermit>>) {
         let permit = match admission {
             Admission::Admitted(permit) => Some(permit),
@@ -268,7 +270,7 @@ impl HttpServer {
             Admission::Refused => None,
         };
         let Some(permit) = permit.map(Arc::new) else {
-            return (self.busy(), None);
+            return (self.busy_response(), None);
         };
         request.extensions_mut().insert(RequestContext {
             address: connection.address,
@@ -279,12 +281,12 @@ impl HttpServer {
         let request = request.map(|body| RequestBody::new(body, Arc::clone(exchange)));
         let response = tokio::select! {
             biased;
-            () = exchange.refused() => return (too_slow(), Some(permit)),
+            () = exchange.refused() => return (slow_request_response(), Some(permit)),
             response = service.oneshot(request) => response,
         };
         let response = response.unwrap_or_else(|error| {
             let error = UntrustedText::of(&error);
-            warn_throttled!(self.failure_log, %error, "the application failed to answer a request");
+            warn_throttled!(self.failure_log, %error, "the application returned an error for a request");
             error_page(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "The application on this device has failed.",
@@ -294,34 +296,36 @@ impl HttpServer {
             self.known.served(connection.caller);
         }
         if connect && response.status().is_success() {
-            // The stream is the application's now (RFC 8441).
+            // The application owns the stream now (RFC 8441).
             connection.activity.set_opaque();
         }
         (response, Some(permit))
     }
 
-    /// How many requests hold a place.
+    /// Returns the number of requests that hold a place.
     #[cfg(test)]
     pub(super) fn requests_in_use(&self) -> usize {
         self.requests.in_use()
     }
 
-    fn busy(&self) -> Response<ResponseBody> {
+    fn busy_response(&self) -> Response<ResponseBody> {
         warn_throttled!(
             self.busy_log,
-            "too many requests at once: some are answered with 503 without reaching the application"
+            "too many concurrent requests: some are answered with 503 without reaching the application"
         );
         let mut response = error_page(
             StatusCode::SERVICE_UNAVAILABLE,
             "The application on this device is busy. Try again in a moment.",
         );
-        let soon = HeaderValue::from_static("1");
-        response.headers_mut().insert(header::RETRY_AFTER, soon);
+        let retry_after = HeaderValue::from_static("1");
+        response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, retry_after);
         response
     }
 
-    /// Looks for callers that are too slow from now on, until no request is under way.
-    fn watch(self: &Arc<Self>) {
+    /// Starts a task that ends exchanges with slow callers, until no request is in progress.
+    fn watch_slow_callers(self: &Arc<Self>) {
         if self.limits.min_data_rate == 0 || self.watching.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -334,9 +338,9 @@ impl HttpServer {
                 }
                 let (slow, all) = server.requests.end_slow(server.limits.min_data_rate);
                 if slow > 0 {
-                    tracing::debug!(slow, "requests were ended whose callers are too slow");
+                    tracing::debug!(slow, "ended requests of slow callers");
                 }
-                // A request that comes in between is looked after from the next one on.
+                // A request that arrives in between is watched from the next request on.
                 if all == 0 {
                     server.watching.store(false, Ordering::Relaxed);
                     return;
@@ -346,7 +350,7 @@ impl HttpServer {
     }
 }
 
-fn too_slow() -> Response<ResponseBody> {
+fn slow_request_response() -> Response<ResponseBody> {
     let mut response = error_page(
         StatusCode::REQUEST_TIMEOUT,
         "The request took too long to arrive.",
@@ -356,10 +360,10 @@ fn too_slow() -> Response<ResponseBody> {
     response
 }
 
-/// Runs the streams of one HTTP/2 connection, each of which can be cut.
+/// Runs the streams of one HTTP/2 connection, each of which can be reset.
 ///
-/// hyper calls the service and spawns what sends its answer right after; so the exchange of the call before belongs to the next
-/// task. Dropping the task resets the stream.
+/// hyper calls the service and then spawns the task that sends the response; so the exchange of the
+/// call belongs to the next task. Dropping the task resets the stream.
 #[derive(Debug, Clone)]
 struct StreamExecutor {
     tasks: TaskGroup,
@@ -374,7 +378,7 @@ impl StreamExecutor {
         }
     }
 
-    /// The next task is that of this exchange.
+    /// Assigns the next task to this exchange.
     fn expect(&self, exchange: Arc<Exchange>) {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(exchange);
     }
@@ -405,9 +409,9 @@ where
     }
 }
 
-/// A connection of either version.
+/// An HTTP/1.1 or HTTP/2 connection.
 trait HttpConnection: Future<Output = hyper::Result<()>> {
-    /// Takes no more requests, and ends when those under way have.
+    /// Accepts no more requests, and ends when those in progress have ended.
     fn shut_down(self: Pin<&mut Self>);
 }
 

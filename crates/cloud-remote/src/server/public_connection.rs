@@ -1,11 +1,12 @@
-//! A public connection with its place, its time limit and its end.
+//! A public connection with its place, idle timeout, and end.
 //!
-//! It ends with an error when nothing has gone over it for too long, when its place is given to another caller, and at the end
-//! of remote access if it was upgraded: HTTP ends its connections by itself once the requests under way are done, but a
-//! WebSocket (over HTTP/1.1 or as a stream of HTTP/2) would go on. Reading and writing report that; where one side waits for
-//! the other, nothing may do either, so the task that serves the connection watches over it as well.
+//! It ends with an error at the idle timeout, at its eviction, and, if it is upgraded, when remote
+//! access stops: HTTP connections end on their own once their requests are complete, but a
+//! WebSocket (over HTTP/1.1 or as an HTTP/2 stream) does not. Reads and writes return that error.
+//! If one side waits for the other, neither may be called, so the task that serves the connection
+//! also watches it.
 //!
-//! The place belongs to the stream, so that it is held as long as the stream is: an upgraded connection is the application's.
+//! The stream owns the place, because an upgraded connection belongs to the application.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -21,7 +22,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::limits::connection_activity::{ConnectionActivity, idle_error};
 use crate::limits::connection_limit::ConnectionPermit;
 
-/// See the [module](self). Counts as a task while it lives.
+/// See the [module](self). Counts as a task until it is dropped.
 #[derive(Debug)]
 pub(crate) struct PublicConnection<S> {
     stream: S,
@@ -29,7 +30,7 @@ pub(crate) struct PublicConnection<S> {
     idle_until: Pin<Box<Sleep>>,
     activity: Arc<ConnectionActivity>,
     evicted: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// When upgraded connections are cut.
+    /// Ready when upgraded connections have to end.
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     cut_due: bool,
     _permit: ConnectionPermit,
@@ -59,23 +60,23 @@ impl<S> PublicConnection<S> {
         }
     }
 
-    /// What an attempt to read or write results in.
+    /// Returns the result of a read or write, or an error if the connection has to end.
     fn outcome<T>(
         &mut self,
         context: &mut Context<'_>,
         outcome: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if self.activity.evicted().is_cancelled() {
-            return aborted("the connection's place was given to another caller");
+            return aborted("the connection was evicted for another caller");
         }
         if outcome.is_pending() {
             self.cut_due = self.cut_due || self.cut.as_mut().poll(context).is_ready();
             if self.evicted.as_mut().poll(context).is_ready() {
-                return aborted("the connection's place was given to another caller");
+                return aborted("the connection was evicted for another caller");
             }
         }
         if self.cut_due && self.activity.is_opaque_only() {
-            return aborted("remote access is ending");
+            return aborted("remote access is stopping");
         }
         if outcome.is_ready() {
             self.activity.touch();
@@ -150,14 +151,14 @@ mod tests {
 
     const IDLE: Duration = Duration::from_secs(10);
 
-    struct Scene {
+    struct TestConnection {
         connection: PublicConnection<DuplexStream>,
         other: DuplexStream,
         activity: Arc<ConnectionActivity>,
         cut: CancellationToken,
     }
 
-    fn scene() -> Scene {
+    fn test_connection() -> TestConnection {
         let (stream, other) = duplex(64);
         let (activity, cut) = (
             Arc::<ConnectionActivity>::default(),
@@ -175,7 +176,7 @@ mod tests {
             permit,
             task,
         );
-        Scene {
+        TestConnection {
             connection,
             other,
             activity,
@@ -185,39 +186,43 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idle_connection_ends_and_one_in_use_does_not() {
-        let mut scene = scene();
+        let mut test_connection = test_connection();
         let start = Instant::now();
         for _ in 0..5 {
             tokio::time::sleep(IDLE / 2).await;
-            scene.other.write_u8(1).await.unwrap();
-            scene.connection.read_u8().await.unwrap();
+            test_connection.other.write_u8(1).await.unwrap();
+            test_connection.connection.read_u8().await.unwrap();
         }
         assert_eq!(start.elapsed(), IDLE / 2 * 5);
-        let error = scene.connection.read_u8().await.unwrap_err();
+        let error = test_connection.connection.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed(), IDLE / 2 * 7);
 
         // A caller that does not read is idle too.
-        let error = scene.connection.write_all(&[0; 65]).await.unwrap_err();
+        let error = test_connection
+            .connection
+            .write_all(&[0; 65])
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test]
     async fn only_an_upgraded_connection_is_cut() {
-        let mut scene = scene();
-        scene.cut.cancel();
-        scene.activity.set_opaque();
-        let request = scene.activity.start_request();
-        scene.other.write_u8(1).await.unwrap();
-        scene.connection.read_u8().await.unwrap();
+        let mut test_connection = test_connection();
+        test_connection.cut.cancel();
+        test_connection.activity.set_opaque();
+        let request = test_connection.activity.start_request();
+        test_connection.other.write_u8(1).await.unwrap();
+        test_connection.connection.read_u8().await.unwrap();
         drop(request);
-        let error = scene.connection.read_u8().await.unwrap_err();
+        let error = test_connection.connection.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
     }
 
     #[tokio::test]
     async fn evicted_connection_ends_while_it_waits_and_when_it_is_busy() {
-        let mut waiting = scene();
+        let mut waiting = test_connection();
         let mut buffer = [0];
         let read = waiting.connection.read(&mut buffer);
         tokio::pin!(read);
@@ -226,7 +231,7 @@ mod tests {
         let error = read.await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
 
-        let mut busy = scene();
+        let mut busy = test_connection();
         busy.other.write_all(&[1; 64]).await.unwrap();
         busy.activity.evict();
         busy.connection.read_u8().await.unwrap_err();

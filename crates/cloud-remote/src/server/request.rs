@@ -13,20 +13,21 @@ use crate::limits::connection_activity::{ConnectionActivity, RequestGuard};
 use crate::limits::exchange::Exchange;
 use crate::limits::request_limit::RequestPermit;
 
-/// What of an answer goes out with its end, at most. HTTP/2 takes that much over without the caller having room for it, so that
-/// nothing here would know of it any more; the rest waits for the caller.
+/// Maximum length of a response's last frame. HTTP/2 accepts a last frame without flow control, so
+/// the device could not detect a caller that does not read it; the rest of the response waits for
+/// the caller.
 const TAIL: usize = 1_024;
 
-/// What a request belongs to; a request extension for the reverse proxy.
+/// The connection and permit of a request; a request extension for the reverse proxy.
 #[derive(Debug, Clone)]
 pub(crate) struct RequestContext {
     pub(crate) address: Option<IpAddr>,
     pub(crate) activity: Arc<ConnectionActivity>,
-    /// To be held for as long as something of the request is with the application.
+    /// Held while any part of the request is with the application.
     pub(crate) permit: Arc<RequestPermit>,
 }
 
-/// The body of a request, as it comes from its caller.
+/// The body of a request, as the caller sends it.
 #[derive(Debug)]
 pub struct RequestBody {
     body: Incoming,
@@ -48,15 +49,16 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
-        if self.exchange.is_answered() {
+        if self.exchange.has_response() {
             return polled;
         }
         match &polled {
             Poll::Pending => self.exchange.wait_for_caller(),
             Poll::Ready(Some(Ok(frame))) => {
-                self.exchange.moved(frame.data_ref().map_or(0, Bytes::len));
+                self.exchange
+                    .transferred(frame.data_ref().map_or(0, Bytes::len));
             }
-            Poll::Ready(_) => self.exchange.moved(0),
+            Poll::Ready(_) => self.exchange.transferred(0),
         }
         polled
     }
@@ -70,21 +72,21 @@ impl Body for RequestBody {
     }
 }
 
-/// The body of an answer, with what is to be held until the caller has taken it.
+/// The body of a response, with guards that are held until the caller has received it.
 #[derive(Debug)]
 pub(crate) struct GuardedBody<B> {
     body: B,
-    /// What is left of the last piece.
+    /// The rest of the last frame.
     tail: Option<Bytes>,
-    /// The size of the piece that the caller has to take.
-    last: usize,
+    /// The size of the frame that the caller has to receive.
+    last_size: usize,
     exchange: Arc<Exchange>,
     _permit: Option<Arc<RequestPermit>>,
     _request: RequestGuard,
 }
 
 impl<B> GuardedBody<B> {
-    /// `permit` is `None` for an answer of our own to a request that found no place.
+    /// `permit` is `None` for a response of the device to a request without a place.
     pub(crate) fn new(
         body: B,
         exchange: Arc<Exchange>,
@@ -94,7 +96,7 @@ impl<B> GuardedBody<B> {
         Self {
             body,
             tail: None,
-            last: 0,
+            last_size: 0,
             exchange,
             _permit: permit,
             _request: request,
@@ -110,9 +112,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for GuardedBody<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        // Being asked for more means that the caller has taken what it was given.
-        let last = std::mem::take(&mut self.last);
-        self.exchange.moved(last);
+        // A poll means that the caller has received the previous frame.
+        let last_size = std::mem::take(&mut self.last_size);
+        self.exchange.transferred(last_size);
         let mut frame = match self.tail.take() {
             Some(tail) => Frame::data(tail),
             None => match Pin::new(&mut self.body).poll_frame(context) {
@@ -124,7 +126,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for GuardedBody<B> {
             if self.exchange.is_http2() && data.len() > TAIL && self.body.is_end_stream() {
                 self.tail = Some(data.split_off(data.len() - TAIL));
             }
-            self.last = data.len();
+            self.last_size = data.len();
         }
         self.exchange.wait_for_caller();
         Poll::Ready(Some(Ok(frame)))

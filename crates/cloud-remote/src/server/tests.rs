@@ -34,7 +34,7 @@ fn policy() -> RequestPolicy {
     RequestPolicy::new(&config, HttpOptions::new()).unwrap()
 }
 
-/// A device whose connections are handed to it by the test.
+/// A device to which the test passes connections.
 struct Device {
     server: Arc<Server>,
     root: CertificateDer<'static>,
@@ -83,7 +83,7 @@ impl Device {
         stream.await.unwrap()
     }
 
-    /// Everything has ended, and nothing is held any more.
+    /// Asserts that all connections have ended and released their resources.
     async fn ended(&self) {
         self.server.tasks.drain();
         self.server.tasks.ended().await;
@@ -91,7 +91,7 @@ impl Device {
     }
 }
 
-/// A device, and a caller that speaks HTTP/2 with it and answers its pings.
+/// A device and an HTTP/2 client that answers its pings.
 struct Pair {
     device: Device,
     sender: SendRequest<Empty<Bytes>>,
@@ -146,8 +146,8 @@ async fn request_in_progress_is_not_idle() {
     assert_eq!(pair.page("/").await, "hello");
 }
 
-/// Sends until nobody takes any more. Then nobody looks at the connection on this side either: the device waits for its
-/// application.
+/// Sends until the connection is full. Then this side does not poll the connection either: the
+/// device waits for its application.
 async fn is_let_go(mut caller: impl AsyncWrite + Unpin) {
     let start = Instant::now();
     let sent = timeout(IDLE * 2, caller.write_all(&vec![7; 16 * 1024 * 1024])).await;
@@ -194,8 +194,8 @@ async fn websocket_is_dropped_when_application_stops_reading() {
     );
     caller.write_all(head.as_bytes()).await.unwrap();
     let (mut application, _) = listener.accept().await.unwrap();
-    let mut asked = [0; 1024];
-    assert!(application.read(&mut asked).await.unwrap() > 0);
+    let mut request = [0; 1024];
+    assert!(application.read(&mut request).await.unwrap() > 0);
     let switched =
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     application.write_all(switched).await.unwrap();
@@ -206,7 +206,8 @@ async fn websocket_is_dropped_when_application_stops_reading() {
     device.ended().await;
 }
 
-/// gunicorn ends its connections after 2 s, Node.js and uvicorn after 5 s. A request that meets such an end is lost.
+/// gunicorn closes idle connections after 2 s, Node.js and uvicorn after 5 s. A request on a
+/// closing connection is lost.
 #[cfg(unix)]
 #[tokio::test(start_paused = true)]
 async fn pooled_connection_is_not_reused_near_its_close() {
@@ -223,8 +224,8 @@ async fn pooled_connection_is_not_reused_near_its_close() {
             .await
             .expect("the old connection was used")
             .unwrap();
-        let mut asked = [0; 1024];
-        assert!(application.read(&mut asked).await.unwrap() > 0);
+        let mut request = [0; 1024];
+        assert!(application.read(&mut request).await.unwrap() > 0);
         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
         application.write_all(answer).await.unwrap();
         let mut seen = [0; 1024];
@@ -234,8 +235,8 @@ async fn pooled_connection_is_not_reused_near_its_close() {
     }
 }
 
-/// HTTP/2 carries many requests over one connection, the application's HTTP/1.1 does not: each takes a file descriptor here,
-/// of which the whole device has a thousand or so.
+/// HTTP/2 carries many requests over one connection, but the application's HTTP/1.1 does not: each
+/// takes a file descriptor, of which the device has about a thousand.
 #[cfg(unix)]
 #[tokio::test(start_paused = true)]
 async fn requests_per_address_are_limited_like_connections() {
@@ -260,13 +261,13 @@ async fn requests_per_address_are_limited_like_connections() {
     }
     assert_eq!(waiting.len(), Limits::default().connections_per_address);
 
-    // Others are not held up by that.
+    // Other callers are unaffected.
     let mut other = device.call_from([192, 0, 2, 2], "http/1.1").await;
     let head = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
     other.write_all(head.as_bytes()).await.unwrap();
     waiting.push(listener.accept().await.unwrap().0);
 
-    // Each that is answered makes room for another, and none is forgotten.
+    // Each response admits another request, and none is lost.
     while let Some(mut application) = waiting.pop() {
         let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
         application.write_all(answer).await.unwrap();
@@ -281,13 +282,14 @@ async fn requests_per_address_are_limited_like_connections() {
     device.ended().await;
 }
 
-/// RFC 9113, 6.5.2 and 6.9: a caller has no more under way than it is told at the beginning.
+/// RFC 9113 §6.5.2 and §6.9: a caller has at most the data in flight that the initial settings
+/// allow.
 #[tokio::test]
 async fn connection_buffers_half_a_megabyte_unread() {
     const SETTINGS: u8 = 4;
     const WINDOW_UPDATE: u8 = 8;
     const INITIAL_WINDOW_SIZE: u16 = 4;
-    /// Before it is told anything (6.9.2).
+    /// Before any window update (§6.9.2).
     const BEGINNING: u32 = 65_535;
 
     let device = Device::serving(Application::service(Router::new()));
@@ -319,7 +321,7 @@ async fn connection_buffers_half_a_megabyte_unread() {
     device.ended().await;
 }
 
-/// What is logged.
+/// The log output.
 #[derive(Clone, Default)]
 struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
 
@@ -342,20 +344,20 @@ async fn refused_and_failed_calls_are_log_throttled() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
-    // This test's runtime has one thread, so all of its tasks log here.
+    // The runtime of this test has one thread, so all of its tasks log here.
     let _guard = tracing::subscriber::set_default(subscriber);
 
-    // Two devices: what one of them logs takes nothing from the other.
+    // Two devices, each with its own log throttle.
     for _ in 0..2 {
         let device = Device::serving(Application::service(Router::new()));
         let calls: Vec<_> = (0..1_000).map(|_| device.call(CALLER)).collect();
         drop(calls);
         device.ended().await;
     }
-    let nobody = Upstream::host("127.0.0.1", 1);
-    let device = Device::serving(Application::passthrough(nobody));
+    let closed_port = Upstream::host("127.0.0.1", 1);
+    let device = Device::serving(Application::passthrough(closed_port));
     for _ in 0..100 {
-        // Closed by the device.
+        // The device closes the connection.
         let read = device.call(CALLER).read_to_end(&mut Vec::new()).await;
         assert_eq!(read.unwrap(), 0);
     }

@@ -1,9 +1,7 @@
-//! TLS on the device: the relay carries it, and never sees inside.
+//! TLS on the device, which the relay cannot read.
 //!
-//! The certificate is looked up anew for each handshake, so it can be swapped between two of them; connections that are
-//! open have theirs already and notice nothing.
-//!
-//! Protocol: `docs/protocol.md`, "Remote access".
+//! The certificate is resolved for each handshake, so it can be replaced between handshakes; open
+//! connections are unaffected.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -11,10 +9,11 @@ use rustls::ServerConfig;
 use rustls::server::{ClientHello, ResolvesServerCert, ServerSessionMemoryCache};
 use rustls::sign::CertifiedKey;
 
-/// Sessions of TLS 1.2 kept for resumption: some kilobytes; a household's browsers are far fewer.
+/// TLS 1.2 sessions stored for resumption: some kilobytes; the browsers of a household need far
+/// fewer.
 const SESSIONS: usize = 128;
 
-/// Answers each handshake with the certificate of the moment.
+/// Resolves each handshake to the current certificate.
 #[derive(Debug)]
 pub(crate) struct CurrentCertificate(RwLock<Arc<CertifiedKey>>);
 
@@ -23,7 +22,7 @@ impl CurrentCertificate {
         Arc::new(Self(RwLock::new(key)))
     }
 
-    /// From now on, handshakes get this certificate.
+    /// Replaces the certificate for new handshakes.
     pub(crate) fn swap(&self, key: Arc<CertifiedKey>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = key;
     }
@@ -39,8 +38,8 @@ impl ResolvesServerCert for CurrentCertificate {
     }
 }
 
-/// TLS 1.2 and 1.3, sessions resumable (by tickets, and from memory), `protocols` offered by ALPN in order of
-/// preference; without any, none is agreed on.
+/// Creates a configuration for TLS 1.2 and 1.3 with session resumption (by tickets, and from
+/// memory) and `protocols` offered by ALPN in order of preference; without any, none is negotiated.
 pub(crate) fn server_config(
     certificate: Arc<CurrentCertificate>,
     protocols: &[&[u8]],

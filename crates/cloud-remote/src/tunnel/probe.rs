@@ -1,9 +1,9 @@
-//! Looks from outside whether the public reaches this device: a TLS handshake with its own access point.
+//! The reachability probe: a TLS handshake with the device's own access point.
 //!
-//! A tunnel that is connected says that the relay is there, not that the public's name leads to it, or that the relay lets
-//! callers through. So the device may call itself up, the way that the public does. What answers has to show the very
-//! certificate that the device serves and to prove that it has the key: that is known here better than any authority knows
-//! it, and holds for certificates of private authorities too.
+//! A connected tunnel shows that the relay is up, but not that the public host name leads to it, or
+//! that the relay forwards connections. So the device can connect to itself in the same way as the
+//! public. The peer must present the certificate that the device serves and prove that it has the
+//! key. This also works for certificates of private authorities.
 
 use std::io;
 use std::sync::Arc;
@@ -20,16 +20,16 @@ use crate::server::tls::CurrentCertificate;
 use crate::timeouts::{MAX_DURATION, MIN_DURATION};
 use crate::tunnel::{self, TunnelError};
 
-/// For the name, the connection and the handshake together.
-const LIMIT: Duration = Duration::from_secs(15);
+/// Timeout of name resolution, connection and handshake together.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Whether and how remote access looks from outside whether it is reachable; see
+/// Configuration of the reachability probe; see
 /// [`RemoteAccessBuilder::probe`](crate::RemoteAccessBuilder::probe).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Probe {
-    /// How often, while the tunnel is connected. After a failure it is looked again within a minute. Default 15 min; less than
-    /// 100 ms counts as that, and more than a year as a year.
+    /// The interval while the tunnel is connected. After a failure, the next probe follows within a
+    /// minute. Default 15 min; clamped to between 100 ms and a year.
     pub interval: Duration,
     /// The host name or address to connect to. Default: the access point.
     pub host: Option<String>,
@@ -54,24 +54,24 @@ impl Probe {
     }
 }
 
-/// Why the access point does not seem reachable.
+/// An error of the probe.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeError {
     #[error("the access point's name cannot be resolved: {0}")]
     Resolve(#[source] io::Error),
     #[error("the access point cannot be connected: {0}")]
     Connect(#[source] TunnelError),
-    #[error("the access point did not let the call through to this device: {0}")]
+    #[error("the connection to the access point did not reach this device: {0}")]
     Handshake(#[source] io::Error),
-    #[error("the access point did not answer in time")]
+    #[error("the access point did not respond in time")]
     TimedOut,
     #[error("the access point is not a host name")]
     Name(#[from] InvalidDnsNameError),
-    #[error("TLS could not be set up: {0}")]
+    #[error("the TLS configuration failed: {0}")]
     Tls(#[from] rustls::Error),
 }
 
-/// Calls the device up once.
+/// Connects once to the device's access point.
 pub(crate) async fn call(
     probe: Probe,
     access_point: String,
@@ -98,14 +98,14 @@ pub(crate) async fn call(
             .await
             .map_err(ProbeError::Handshake)
     };
-    let stream = timeout(LIMIT, call)
+    let stream = timeout(PROBE_TIMEOUT, call)
         .await
         .map_err(|_| ProbeError::TimedOut)??;
     drop(stream);
     Ok(())
 }
 
-/// Accepts the certificate that this device serves, and no other.
+/// Accepts only the certificate that this device serves.
 #[derive(Debug)]
 struct OwnCertificateVerifier {
     served: Arc<CurrentCertificate>,

@@ -1,8 +1,8 @@
-//! The name of a local application's host, looked up while connections are made.
+//! The host name of a local application, resolved with a cache.
 //!
-//! A look-up blocks a thread of the runtime's for as long as the system's resolver takes, and cannot be given up. So there is one
-//! at a time for a name, whoever asks: callers from the public, who may be many while the name server is gone, must not use up
-//! the threads that everything else in the process needs.
+//! A lookup blocks a thread of the runtime while the system's resolver runs, and cannot be
+//! cancelled. So there is at most one at a time per name: many callers during an outage of the name
+//! server must not use up the threads that the rest of the process needs.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -15,14 +15,15 @@ use tokio::net::lookup_host;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-/// Of one name; there is rarely more than one of each family.
+/// Maximum addresses of a name; there is rarely more than one of each family.
 const MAX_ADDRESSES: usize = 8;
-/// For how long an answer counts. It is for bursts of connections: an application that moves is found a moment later.
+/// The lifetime of a result. It serves bursts of connections; an application that moves is found a
+/// moment later.
 const CACHE_TTL: Duration = Duration::from_secs(1);
-/// How long the resolver may take before the addresses of last time are tried.
+/// The time after which the last addresses are used instead of waiting for the resolver.
 const LOOKUP_GRACE: Duration = Duration::from_millis(500);
 
-/// A host name and a port. Clones share what is known of the name.
+/// A host name and a port. Clones share the resolved addresses.
 #[derive(Clone)]
 pub struct CachedHost {
     name: Arc<str>,
@@ -33,19 +34,19 @@ pub struct CachedHost {
 #[derive(Default)]
 struct Resolution {
     state: Mutex<State>,
-    /// A look-up has ended.
+    /// Notifies waiters when a lookup has ended.
     ended: Notify,
 }
 
-/// What all who wait are told, so of something that can be cloned.
-type Outcome = Result<(), (io::ErrorKind, String)>;
+/// The result for all waiters, in a type that can be cloned.
+type LookupResult = Result<(), (io::ErrorKind, String)>;
 
 #[derive(Default)]
 struct State {
-    /// What the last look-up that found something has found.
+    /// The addresses of the last successful lookup.
     addresses: Arc<[SocketAddr]>,
-    /// How the last look-up ended, and when.
-    last: Option<(Instant, Outcome)>,
+    /// The result and time of the last lookup.
+    last: Option<(Instant, LookupResult)>,
     running: bool,
 }
 
@@ -58,17 +59,17 @@ impl CachedHost {
         }
     }
 
-    /// The name of the host.
+    /// Returns the host name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The port.
+    /// Returns the port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// The addresses of the host; those of last time where the resolver fails or takes long.
+    /// Returns the addresses of the host; the last ones if the resolver fails or is slow.
     pub(super) async fn addresses(&self) -> io::Result<Arc<[SocketAddr]>> {
         let (name, port) = (Arc::clone(&self.name), self.port);
         self.found
@@ -92,7 +93,7 @@ impl Resolution {
             }
             if !std::mem::replace(&mut state.running, true) {
                 let found = Arc::clone(self);
-                // In a task of its own: it goes on when whoever asked has gone.
+                // In its own task: it continues when its caller is dropped.
                 tokio::spawn(async move { found.end(look_up.await) });
             }
             Arc::clone(&state.addresses)
@@ -105,7 +106,7 @@ impl Resolution {
         let state = self.lock();
         match &state.last {
             Some((_, outcome)) => state.answer(outcome),
-            // Not without a look-up having ended.
+            // Unreachable: a lookup has ended.
             None => Err(io::ErrorKind::NotFound.into()),
         }
     }
@@ -117,7 +118,8 @@ impl Resolution {
         let outcome = match found {
             Ok(mut addresses) if !addresses.is_empty() => {
                 addresses.truncate(MAX_ADDRESSES);
-                // Where `localhost` is both, servers that listen on one alone mostly chose IPv4.
+                // If `localhost` has both families, servers that listen on only one mostly use
+                // IPv4.
                 addresses.sort_by_key(SocketAddr::is_ipv6);
                 state.addresses = addresses.into();
                 Ok(())
@@ -139,7 +141,7 @@ impl Resolution {
 }
 
 impl State {
-    fn answer(&self, outcome: &Outcome) -> io::Result<Arc<[SocketAddr]>> {
+    fn answer(&self, outcome: &LookupResult) -> io::Result<Arc<[SocketAddr]>> {
         match outcome {
             Err((kind, message)) if self.addresses.is_empty() => {
                 Err(io::Error::new(*kind, message.clone()))
@@ -185,11 +187,11 @@ mod tests {
 
     use super::*;
 
-    /// A resolver that answers when it is let, and counts.
+    /// A resolver that responds when it gets a permit, and counts lookups.
     #[derive(Clone, Default)]
     struct Resolver {
-        asked: Arc<AtomicUsize>,
-        lets: Arc<LookupPermit>,
+        lookups: Arc<AtomicUsize>,
+        permits: Arc<LookupPermit>,
     }
 
     struct LookupPermit(Semaphore);
@@ -208,8 +210,8 @@ mod tests {
             let this = self.clone();
             let answer = answer.map(|address| vec![address.parse().unwrap()]);
             async move {
-                this.asked.fetch_add(1, Ordering::Relaxed);
-                this.lets.0.acquire().await.unwrap().forget();
+                this.lookups.fetch_add(1, Ordering::Relaxed);
+                this.permits.0.acquire().await.unwrap().forget();
                 answer
             }
         }
@@ -219,23 +221,25 @@ mod tests {
     async fn concurrent_lookups_share_one_query() {
         let resolver = Resolver::default();
         let found = Arc::new(Resolution::default());
-        let ask = || found.addresses(resolver.look_up(Ok("192.0.2.1:80")));
-        // They give up, and the resolver does not: nobody starts another one.
+        let resolve = || found.addresses(resolver.look_up(Ok("192.0.2.1:80")));
+        // The callers time out, but the lookup continues: no other one starts.
         for _ in 0..1000 {
-            timeout(Duration::from_secs(5), ask()).await.unwrap_err();
+            timeout(Duration::from_secs(5), resolve())
+                .await
+                .unwrap_err();
         }
-        assert_eq!(resolver.asked.load(Ordering::Relaxed), 1);
-        let waiting = futures_util::future::join_all((0..100).map(|_| ask()));
-        resolver.lets.0.add_permits(1);
+        assert_eq!(resolver.lookups.load(Ordering::Relaxed), 1);
+        let waiting = futures_util::future::join_all((0..100).map(|_| resolve()));
+        resolver.permits.0.add_permits(1);
         for answer in waiting.await {
             assert_eq!(*answer.unwrap(), ["192.0.2.1:80".parse().unwrap()]);
         }
-        assert_eq!(resolver.asked.load(Ordering::Relaxed), 1);
-        // A moment later it is looked up again.
+        assert_eq!(resolver.lookups.load(Ordering::Relaxed), 1);
+        // After the cache lifetime, the name is resolved again.
         tokio::time::advance(CACHE_TTL).await;
-        resolver.lets.0.add_permits(1);
-        ask().await.unwrap();
-        assert_eq!(resolver.asked.load(Ordering::Relaxed), 2);
+        resolver.permits.0.add_permits(1);
+        resolve().await.unwrap();
+        assert_eq!(resolver.lookups.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -243,7 +247,7 @@ mod tests {
         let resolver = Resolver::default();
         let found = Arc::new(Resolution::default());
         let failure = || Err(io::Error::other("no name server"));
-        resolver.lets.0.add_permits(3);
+        resolver.permits.0.add_permits(3);
         let nothing = found.addresses(resolver.look_up(failure())).await;
         assert_eq!(nothing.unwrap_err().to_string(), "no name server");
         tokio::time::advance(CACHE_TTL).await;
@@ -251,12 +255,12 @@ mod tests {
             .addresses(resolver.look_up(Ok("192.0.2.1:80")))
             .await
             .unwrap();
-        // The next one fails, and the one after that never ends.
-        for asked in [3, 4] {
+        // The next lookup fails, and the one after it never ends.
+        for lookups in [3, 4] {
             tokio::time::advance(CACHE_TTL).await;
             let known = found.addresses(resolver.look_up(failure())).await;
             assert_eq!(*known.unwrap(), ["192.0.2.1:80".parse().unwrap()]);
-            assert_eq!(resolver.asked.load(Ordering::Relaxed), asked);
+            assert_eq!(resolver.lookups.load(Ordering::Relaxed), lookups);
         }
     }
 }

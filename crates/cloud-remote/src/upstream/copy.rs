@@ -1,8 +1,10 @@
-//! Carries bytes both ways copy_bidirectional a caller and a local application until either is done.
+//! Carries bytes both ways copy_bidirectional a caller and a local application until either is
+//! done.
 //!
-//! The tunnel has no half-close: when one side of a channel ends, both do. But inside of TLS a caller may say that it
-//! has nothing more to send and still wait for the answer; so after one direction has ended the other may go on, for as long as
-//! something comes. And an application may say why it takes nothing more, as a web server does that refuses an upload.
+//! The tunnel has no half-close: when one side of a channel ends, both do. But inside TLS, a caller
+//! may end its sending direction and still wait for the response; so after one direction has ended,
+//! the other continues while data arrives. And an application may respond although it stops
+//! reading, as a web server does that refuses an upload.
 
 use std::io;
 use std::time::Duration;
@@ -12,11 +14,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy, split};
 use crate::limits::idle_timeout::{ActivityTimer, TrackedReader};
 use crate::upstream::UpstreamStream;
 
-/// How long one direction may go on without a byte after the other has ended.
+/// The idle timeout of one direction after the other has ended.
 const LINGER: Duration = Duration::from_secs(60);
 
-/// Sends `preface` to the application if there is one, then carries bytes until both directions have ended, or one has and
-/// nothing comes from the other for [`LINGER`].
+/// Sends `preface` to the application, then copies bytes until both directions have ended, or one
+/// has and the other is idle for [`LINGER`].
 pub(crate) async fn copy_to_upstream<S>(
     caller: S,
     mut application: UpstreamStream,
@@ -47,15 +49,15 @@ where
     }
 }
 
-/// Why a direction has ended before its end.
+/// The error of one direction.
 enum HalfError {
-    /// Nothing more can be had.
+    /// A read failed.
     Read(io::Error),
-    /// Nothing more is taken; what goes the other way may say why.
+    /// A write failed; the other direction may contain the reason.
     Write(io::Error),
 }
 
-/// Carries bytes until the end of `reader`, and passes the end on.
+/// Copies bytes until the end of `reader`, then shuts `writer` down.
 async fn copy_one_way<R, W>(
     reader: R,
     mut writer: W,
@@ -73,7 +75,7 @@ where
     }
 }
 
-/// One direction has ended; the other goes on while it gets on.
+/// Continues the other direction after one has ended, while data arrives.
 async fn copy_rest(
     first: Result<(), HalfError>,
     other: impl Future<Output = Result<(), HalfError>>,
@@ -146,7 +148,7 @@ mod tests {
         relay.await.unwrap().unwrap();
     }
 
-    /// As a web server does that refuses an upload.
+    /// A web server that refuses an upload does so.
     #[tokio::test]
     async fn copies_response_of_application_that_stopped_reading() {
         let (caller, left) = duplex(8);

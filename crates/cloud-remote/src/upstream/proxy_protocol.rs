@@ -1,7 +1,7 @@
-//! The PROXY protocol: tells an application behind a plain TCP connection who the caller is.
+//! The PROXY protocol: sends the client's address to an application behind a plain TCP connection.
 //!
-//! Writing only. The relay tells the caller's address but not its port, which is sent as 0; the destination is the
-//! unspecified address of the same family, port 443.
+//! Encoding only. The relay sends the client's address without its port, which is encoded as 0; the
+//! destination is the unspecified address of the same family, port 443.
 //!
 //! Specification: HAProxy's "The PROXY protocol", versions 1 and 2.
 
@@ -17,7 +17,7 @@ const UNSPECIFIED: u8 = 0x00;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
 
-/// Which version of the PROXY protocol the application understands.
+/// The version of the PROXY protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProxyProtocol {
@@ -28,8 +28,8 @@ pub enum ProxyProtocol {
 }
 
 impl ProxyProtocol {
-    /// The header to send before anything else. A caller whose address is not known is told as such (`UNKNOWN`, or
-    /// the command `LOCAL`).
+    /// Returns the header to send first. An unknown client is encoded as such (`UNKNOWN`, or the
+    /// command `LOCAL`).
     #[must_use]
     pub fn header(self, caller: Option<IpAddr>) -> Vec<u8> {
         let caller = caller.map(|address| address.to_canonical());

@@ -1,4 +1,4 @@
-//! Applications at a local address: reverse proxy, plain bytes, TLS and all.
+//! Applications at a local address: reverse proxy, plain TCP, TLS passthrough.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -76,7 +76,7 @@ async fn local_web() -> Local {
     Local { address, serving }
 }
 
-/// An address where nobody listens.
+/// Returns an address without a listener.
 async fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0")
         .await
@@ -195,7 +195,7 @@ async fn forwards_websockets() {
     eventually(|| remote.open_connections() == 0).await;
 }
 
-/// Behind an upgrade to HTTP/2 the caller could tell the application whatever it likes.
+/// After an upgrade to HTTP/2, the caller could send requests that bypass the checks.
 #[tokio::test]
 async fn non_websocket_upgrade_is_ordinary_request() {
     let cloud = Cloud::start().await;
@@ -249,7 +249,7 @@ async fn caller_disconnect_frees_upstream_connection() {
     eventually(|| remote.open_connections() == 0).await;
 }
 
-/// The reverse proxy and plain bytes, over a Unix socket.
+/// The reverse proxy and plain TCP, over a Unix socket.
 #[cfg(unix)]
 #[tokio::test]
 async fn forwards_to_unix_socket() {
@@ -293,7 +293,7 @@ async fn forwards_to_unix_socket() {
     assert_eq!(&seen, b"question");
 }
 
-/// Takes one connection, reads `length` bytes from it, answers, and hands back what it read.
+/// Accepts one connection, reads `length` bytes from it, responds, and returns the read bytes.
 async fn take_one(listener: TcpListener, length: usize) -> Vec<u8> {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut seen = vec![0; length];

@@ -1,4 +1,4 @@
-//! Newer tokens and certificates while callers are there, and links that die without a word.
+//! Handover to newer tokens and certificate rotation while callers are connected, and dead links.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::serving::web;
 use crate::streams::{Download, counting};
 use crate::support::{Cloud, Issue, NAME, connected, event, eventually, shown_serial, within};
 
-/// A token is asked for every 300 ms.
+/// A token is requested every 300 ms.
 fn restless() -> Timeouts {
     let mut timing = Timeouts::default();
     timing.check_interval = Duration::from_millis(300);
@@ -50,7 +50,7 @@ async fn renewed(events: &mut Receiver<RemoteEvent>) {
     .await;
 }
 
-/// Loads a page; again if a move has cut it, as a browser does.
+/// Loads a page; retries if a handover has closed the connection, as a browser does.
 async fn hello(cloud: &Cloud) {
     let browser = cloud.browser(&["h2"]);
     let mut page = browser.get(cloud.url("/")).send().await;
@@ -102,7 +102,7 @@ async fn download_survives_token_refresh_and_rotation() {
     assert_eq!(shown_serial(&new), "2");
     drop((new, socket, download));
 
-    // Now nobody is there.
+    // Now no caller is connected.
     renewed(&mut events).await;
     hello(&cloud).await;
 }
@@ -156,7 +156,7 @@ async fn failed_handover_keeps_old_tunnel() {
     let cloud = Cloud::start().await;
     let remote = started(&cloud, web(), restless()).await;
     let mut events = remote.events();
-    // From now on the relay lets nobody in.
+    // From now on the relay refuses all tunnels.
     cloud.platform.valid_for.lock().unwrap().1 = -10;
     let before = tokens(&cloud);
     eventually(|| tokens(&cloud) >= before + 4).await;
@@ -172,7 +172,7 @@ async fn failed_handover_keeps_old_tunnel() {
     hello(&cloud).await;
 }
 
-/// Carries bytes to the relay until it is frozen; then connections stay, and nothing moves.
+/// Forwards bytes to the relay until it is frozen; then connections stay open without traffic.
 async fn freezer(relay: SocketAddr) -> (SocketAddr, watch::Sender<bool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -202,7 +202,7 @@ async fn dead_link_is_detected_within_timeout() {
     let cloud = Cloud::start().await;
     let (address, freeze) = freezer(cloud.address).await;
     let mut timing = Timeouts::default();
-    // Long enough that a busy machine, which answers late, is not taken for a dead one.
+    // Long enough that a slow response of a busy machine does not count as a dead link.
     timing.dead_link = Duration::from_secs(4);
     let config = RemoteConfig::new("127.0.0.1", address.port(), NAME);
     let builder = RemoteAccess::builder(config)
@@ -212,7 +212,7 @@ async fn dead_link_is_detected_within_timeout() {
     remote.set_messaging_online(true);
     connected(&remote).await;
     let mut events = remote.events();
-    // A link that lives is left alone.
+    // A working link stays connected.
     tokio::time::sleep(timing.dead_link * 2).await;
     assert!(
         events
@@ -228,7 +228,7 @@ async fn dead_link_is_detected_within_timeout() {
     })
     .await;
     assert!(reason.contains("ping"), "{reason}");
-    // With room for a busy machine.
+    // With a margin for a busy machine.
     assert!(
         start.elapsed() < timing.dead_link * 3,
         "{:?}",
@@ -238,7 +238,7 @@ async fn dead_link_is_detected_within_timeout() {
     connected(&remote).await;
 }
 
-/// Carries bytes to the relay, and on request inverts one bit of the next that come from there.
+/// Forwards bytes to the relay, and on request inverts one bit of the next bytes from it.
 async fn garbler(relay: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -259,7 +259,8 @@ async fn garbler(relay: SocketAddr) -> (SocketAddr, Arc<AtomicBool>) {
                         if count == 0 {
                             return Ok::<_, std::io::Error>(());
                         }
-                        // With `aes-cbc`, a bit of the size in a header, and all of its channel id.
+                        // With `aes-cbc`, this affects a bit of the size in a header, and all of
+                        // its channel id.
                         if garble.swap(false, Ordering::Relaxed) {
                             bytes[1] ^= 0x80;
                         }
@@ -291,7 +292,7 @@ async fn garbled_tunnel_is_detected_with_next_frame() {
         connected(&remote).await;
         let mut events = remote.events();
         garble.store(true, Ordering::Relaxed);
-        // What comes for a caller is the next frame.
+        // Data for a caller is the next frame.
         let browser = cloud.browser(&["h2"]);
         let call = browser.get(cloud.url("/")).send();
         let reason = event(&mut events, |event| match event {

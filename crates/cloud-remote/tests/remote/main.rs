@@ -1,5 +1,5 @@
-//! Remote access on real parts: a SniTun server on the loopback interface as the relay, certificates of a CA made for
-//! the test, and public clients that verify them.
+//! Remote access with real components: a SniTun server on the loopback interface as the relay,
+//! certificates of a CA created for the test, and public clients that verify them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test fails by panicking, in its helpers too.
 

@@ -1,5 +1,5 @@
-//! HTTP messages on their way through the reverse proxy, byte by byte: what one side says must not be able to mean something
-//! else to the other (RFC 9112 §11.2).
+//! HTTP messages through the reverse proxy, byte by byte: both sides must interpret a message in
+//! the same way (RFC 9112 §11.2).
 
 use cloud_remote::{Application, RemoteHandle};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -7,7 +7,7 @@ use tokio::net::TcpListener;
 
 use crate::support::{Cloud, NAME, within};
 
-/// A device with an application that says what it is told to.
+/// A device with an application that sends a given response.
 struct ReverseProxy {
     cloud: Cloud,
     application: TcpListener,
@@ -27,18 +27,18 @@ impl ReverseProxy {
         }
     }
 
-    /// Sends a request that asks for the connection to be closed. Returns all that comes back.
+    /// Sends a request with `Connection: close`. Returns the complete response.
     async fn ask(&self, request: &str) -> String {
         let mut stream = self.cloud.open(&["http/1.1"]).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut seen = Vec::new();
-        // Some close the connection without saying so first.
+        // The connection may close without a TLS close_notify.
         let _ = within(stream.read_to_end(&mut seen)).await;
         String::from_utf8(seen).unwrap()
     }
 
-    /// The same with an application that reads up to `end`, and then gives `answer`. Returns what the application has read,
-    /// and what has come back.
+    /// Sends a request to an application that reads up to `end` and then sends `answer`. Returns
+    /// the bytes that the application has read, and the response.
     async fn exchange(&self, request: &str, end: &str, answer: &str) -> (String, String) {
         let application = async {
             let (mut stream, _) = within(self.application.accept()).await.unwrap();
@@ -50,7 +50,7 @@ impl ReverseProxy {
     }
 }
 
-/// What is read up to this text.
+/// Reads up to this text.
 async fn until(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     let mut seen = String::new();
     while !seen.ends_with(end) {
@@ -165,7 +165,7 @@ async fn bodiless_responses_keep_length_and_end() {
     let proxy = ReverseProxy::start().await;
     for (method, status, length) in [
         ("HEAD", "200 OK", "content-length: 1000\r\n"),
-        // It need not be told here.
+        // The header is optional here.
         ("GET", "304 Not Modified", ""),
     ] {
         let request = format!("{method} / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
@@ -256,7 +256,7 @@ async fn refused_upload_gets_response() {
                 let head =
                     format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 8000000\r\n\r\n");
                 writer.write_all(head.as_bytes()).await.unwrap();
-                // Not all of it is taken.
+                // Not all of the upload is read.
                 let _ = writer.write_all(&vec![7; 8_000_000]).await;
             };
             let seen = async {

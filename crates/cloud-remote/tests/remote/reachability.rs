@@ -1,4 +1,4 @@
-//! Whether the public gets through is something else than whether the tunnel is connected.
+//! Reachability from outside, which differs from a connected tunnel.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ async fn reachability_changes_are_reported() {
     reachable(&mut events).await;
     remote.set_access(AccessRules::new([], ["127.0.0.0/8".parse().unwrap()]));
     let reason = probe_failed(&mut events).await;
-    assert!(reason.contains("did not let the call through"), "{reason}");
+    assert!(reason.contains("did not reach this device"), "{reason}");
     assert!(remote.status().borrow().is_connected());
     remote.set_access(AccessRules::default());
     reachable(&mut events).await;
@@ -58,7 +58,7 @@ async fn reachability_changes_are_reported() {
 #[tokio::test]
 async fn name_of_other_device_is_not_reachable() {
     let (cloud, other) = (Cloud::start().await, Cloud::start().await);
-    // The same name and serial number, but not the same certificate.
+    // The same name and serial number, but another certificate.
     *other.platform.stored.lock().unwrap() = other.platform.ca.issue(&Issue::serial(1));
     let _impostor = other.device(web()).await;
     let (remote, mut events) = probing(&cloud, other.address.port()).await;

@@ -1,5 +1,5 @@
-//! Which requests reach the application, and what is left of them: hosts, lengths and headers, over both versions of HTTP and
-//! for both kinds of application; and callers whose address is unknown.
+//! The request policy: hosts, lengths and headers of requests, over both versions of HTTP and for
+//! both kinds of application; and callers with unknown addresses.
 
 use axum::Router;
 use axum::http::HeaderMap;
@@ -14,7 +14,7 @@ use tokio::net::TcpListener;
 
 use crate::support::{Cloud, NAME, within};
 
-/// Answers with the request's headers, one a line.
+/// Responds with the request's headers, one per line.
 fn echo() -> Router {
     Router::new().fallback(|headers: HeaderMap| async move {
         headers
@@ -73,7 +73,7 @@ impl Device {
         }
     }
 
-    /// Over HTTP/1: lines of a request without a body. Returns status and body.
+    /// Sends the lines of an HTTP/1 request without a body. Returns status and body.
     async fn http1(&self, lines: &[&str]) -> (u16, String) {
         let head = format!("{}\r\nConnection: close\r\n\r\n", lines.join("\r\n"));
         http1(&self.cloud, &head).await
@@ -88,7 +88,7 @@ async fn http1(cloud: &Cloud, request: &str) -> (u16, String) {
     let mut stream = cloud.open(&["http/1.1"]).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut seen = Vec::new();
-    // Some close the connection without saying so first.
+    // The connection may close without a TLS close_notify.
     let _ = within(stream.read_to_end(&mut seen)).await;
     let seen = String::from_utf8(seen).unwrap();
     let (head, body) = seen.split_once("\r\n\r\n").unwrap();
@@ -175,7 +175,7 @@ async fn different_and_malformed_lengths_are_refused() {
                 request = request.header("content-length", *length);
                 head.push_str(&format!("Content-Length: {length}\r\n"));
             }
-            // Over HTTP/2 the stream may be reset instead (RFC 9113, 8.1.1).
+            // Over HTTP/2 the stream may be reset instead (RFC 9113 §8.1.1).
             if let Ok((status, seen)) = http2(&device.cloud, request, "hello").await {
                 assert_eq!(status, 400, "{lengths:?}: {seen}");
             }
@@ -352,7 +352,7 @@ async fn allowed_proxy_headers_pass() {
     }
 }
 
-/// Protocol 0 has no room for the address of a caller over IPv6.
+/// Protocol version 0 does not carry IPv6 addresses.
 #[tokio::test]
 async fn unknown_callers_follow_rules_and_setting() {
     let cloud = Cloud::over_ipv6(ProtocolVersion::V0, Cipher::AesCbc).await;
@@ -380,7 +380,7 @@ async fn unknown_callers_follow_rules_and_setting() {
     }
 }
 
-/// Version 2 carries the address, so the setting for unknown callers decides nothing.
+/// Protocol version 2 carries the address, so the setting for unknown callers has no effect.
 #[tokio::test]
 async fn known_ipv6_callers_follow_the_rules_alone() {
     let cloud = Cloud::over_ipv6(ProtocolVersion::V2, Cipher::AesGcmSiv).await;

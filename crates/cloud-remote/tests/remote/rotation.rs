@@ -1,4 +1,5 @@
-//! The certificate changes without cutting a connection, and stays when the new one is not good.
+//! Certificate rotation: keeps connections open, and keeps the old certificate if the new one is
+//! invalid.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +21,7 @@ async fn get_hello(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin)) {
     while !seen.ends_with(b"hello") {
         let mut some = [0; 1024];
         let length = within(stream.read(&mut some)).await.unwrap();
-        assert_ne!(length, 0, "the connection was cut");
+        assert_ne!(length, 0, "the connection was closed");
         seen.extend(&some[..length]);
     }
 }
@@ -43,7 +44,7 @@ async fn rotation_affects_new_connections_only() {
     remote.set_desired_serial("0002").unwrap();
     let rotated = event(&mut events, |event| match event {
         RemoteEvent::CertificateRotated { serial, .. } => Some(serial),
-        RemoteEvent::Disconnected { reason } => panic!("the tunnel was cut: {reason}"),
+        RemoteEvent::Disconnected { reason } => panic!("the tunnel was lost: {reason}"),
         _ => None,
     });
     assert_eq!(rotated.await.as_str(), "2");
@@ -57,7 +58,7 @@ async fn rotation_affects_new_connections_only() {
     assert_eq!(shown_serial(&old), "1");
 }
 
-/// Has the platform send `bad`, and sees that the old certificate goes on serving.
+/// Has the platform send `bad`, and checks that the old certificate is still served.
 async fn refused(cloud: &Cloud, bad: CertificatePem) -> Arc<RotationError> {
     let remote = cloud.device(web()).await;
     let mut events = remote.events();
@@ -65,7 +66,7 @@ async fn refused(cloud: &Cloud, bad: CertificatePem) -> Arc<RotationError> {
     remote.set_desired_serial("2").unwrap();
     let error = event(&mut events, |event| match event {
         RemoteEvent::RotationFailed { serial, error } if serial.as_str() == "2" => Some(error),
-        RemoteEvent::CertificateRotated { .. } => panic!("a bad certificate was taken"),
+        RemoteEvent::CertificateRotated { .. } => panic!("an invalid certificate was accepted"),
         _ => None,
     })
     .await;
@@ -130,7 +131,7 @@ async fn dates_are_checked_by_platform_clock() {
     let cloud = Cloud::start().await;
     let remote = cloud.device_from(cloud.builder().application(web())).await;
     let mut events = remote.events();
-    // No token comes that would tell the time.
+    // No token arrives that would set the clock.
     let faults = [TokenFault::Silent; 9];
     cloud.platform.token_faults.lock().unwrap().extend(faults);
     let years = 5 * 365 * 86_400;
@@ -158,7 +159,7 @@ async fn dates_are_checked_by_platform_clock() {
     );
 }
 
-/// No sockets take part, so half a minute need not last half a minute.
+/// No sockets are involved, so virtual time works.
 #[tokio::test(start_paused = true)]
 async fn failed_rotation_retries_until_done() {
     let cloud = Cloud::start().await;
@@ -323,7 +324,7 @@ async fn withdrawing_desired_while_storing_requests_nothing() {
     remote.set_desired_serial("2").unwrap();
     eventually(|| platform.to_store.load(Ordering::Relaxed) == 1).await;
     remote.set_desired(None);
-    // All tasks are on this thread: each has its turn, and hears of it before the store is through.
+    // All tasks run on this thread, so each handles the change before the store continues.
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
@@ -333,7 +334,7 @@ async fn withdrawing_desired_while_storing_requests_nothing() {
     remote.set_desired_serial("3").unwrap();
     assert_eq!(rotated().await, "3");
     assert_eq!(requested(), ["2", "3"]);
-    // The one from before can be wished for like any other.
+    // The previous certificate can be desired like any other.
     issue(2);
     remote.set_desired_serial("2").unwrap();
     assert_eq!(rotated().await, "2");

@@ -1,4 +1,4 @@
-//! A web application in process, reached by the public.
+//! A web application in process, with public clients.
 
 use axum::Extension;
 use axum::Router;
@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite;
 
 use crate::support::{Cloud, NAME, connected, eventually, within};
 
-/// More than any window on the way.
+/// More than any window on the path.
 const LARGE: usize = 4 * 1024 * 1024;
 
 fn pattern(length: usize) -> Vec<u8> {
@@ -98,7 +98,7 @@ async fn pages_over(cloud: &Cloud, protocols: &[&str], version: http::Version) {
         .bytes()
         .await
         .unwrap();
-    assert!(large == pattern(LARGE), "a download came through damaged");
+    assert!(large == pattern(LARGE), "a download was corrupted");
     let echo = browser
         .post(cloud.url("/echo"))
         .body(pattern(LARGE))
@@ -107,7 +107,7 @@ async fn pages_over(cloud: &Cloud, protocols: &[&str], version: http::Version) {
         .unwrap();
     assert!(
         echo.bytes().await.unwrap() == pattern(LARGE),
-        "an upload came back damaged"
+        "an upload was corrupted"
     );
 }
 
@@ -199,7 +199,7 @@ async fn caller_disconnect_mid_response_is_harmless() {
         within(stream.read_exact(&mut some)).await.unwrap();
         others.push(stream);
     }
-    // Without a word, and with the connection full of data.
+    // Without closing the connection, and with its buffers full.
     for stream in others.drain(..) {
         let (tcp, _) = stream.into_inner();
         tcp.set_zero_linger().unwrap();
@@ -222,11 +222,12 @@ async fn failed_tls_handshake_ends_connection() {
     let mut plain = TcpStream::connect(cloud.address).await.unwrap();
     plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let mut answer = Vec::new();
-    // Closed or reset, both will do.
+    // Closed or reset: both are correct.
     let _ = within(plain.read_to_end(&mut answer)).await;
     assert_eq!(answer, b"");
 
-    // The device takes part in this handshake, and the client then hangs up on it: it offers nothing in common.
+    // The device participates in this handshake, and the client then aborts it: the client offers
+    // no common parameters.
     let error = cloud.open(&["gopher"]).await.unwrap_err();
     assert!(
         error.to_string().contains("NoApplicationProtocol"),
@@ -271,7 +272,7 @@ async fn stalled_handshake_is_dropped_at_timeout() {
     stream.write_all(&hello).await.unwrap();
     let mut flight = Vec::new();
     within(stream.read_to_end(&mut flight)).await.unwrap();
-    assert!(!flight.is_empty(), "the device had begun to answer");
+    assert!(!flight.is_empty(), "the device had started to respond");
     eventually(|| remote.open_connections() == 0).await;
 }
 
@@ -325,6 +326,6 @@ async fn failed_application_returns_500() {
     assert_eq!(response.status(), 500);
     assert!(
         !response.text().await.unwrap().contains("out of order"),
-        "callers are not told why"
+        "callers get no details"
     );
 }

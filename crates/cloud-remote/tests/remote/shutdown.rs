@@ -1,4 +1,4 @@
-//! The end: in good order, in time, with nothing left.
+//! Shutdown: graceful, in time, without leaks.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -93,7 +93,7 @@ async fn stop_lets_request_finish() {
     let page =
         tokio::spawn(async move { browser.get(url).send().await.unwrap().text().await.unwrap() });
     within(arrived.notified()).await;
-    // The handler goes on only after the stop has begun.
+    // The handler continues only after the stop has started.
     let (stopped, ()) = tokio::join!(remote.stop(Duration::from_secs(30)), async {
         go_on.notify_one();
     });

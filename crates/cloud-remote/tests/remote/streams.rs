@@ -1,4 +1,4 @@
-//! Streams that last: downloads, uploads, events and WebSockets, and callers that do not keep up.
+//! Long streams: downloads, uploads, events and WebSockets, and backpressure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,11 +20,11 @@ use tokio_tungstenite::tungstenite::{self, protocol::Role};
 
 use crate::support::{Cloud, LIMIT, NAME, connected, eventually, within};
 
-/// All buffers on the way together, those of the operating system included, hold less.
+/// More than all buffers on the path together, including those of the operating system.
 const BUFFERS: u64 = 48 * 1024 * 1024;
 
-/// Pages that show each lost byte: a download of counted numbers, and a WebSocket that echoes. Also tells how many bytes of
-/// downloads were made.
+/// Returns an application that detects lost bytes, with a download of consecutive numbers and a
+/// WebSocket echo, and a counter of the downloaded bytes.
 pub(crate) fn counting() -> (Application, Arc<AtomicU64>) {
     let produced = Arc::<AtomicU64>::default();
     let total = Arc::clone(&produced);
@@ -54,7 +54,7 @@ pub(crate) fn counting() -> (Application, Arc<AtomicU64>) {
     (Application::service(router), produced)
 }
 
-/// A running download of `/count`, of which each byte is looked at.
+/// A download of `/count`, of which each byte is checked.
 pub(crate) struct Download {
     pub(crate) response: reqwest::Response,
     rest: Vec<u8>,
@@ -84,7 +84,7 @@ impl Download {
     }
 }
 
-/// A WebSocket as a stream of an HTTP/2 connection (RFC 8441).
+/// Opens a WebSocket as a stream of an HTTP/2 connection (RFC 8441).
 pub(crate) async fn websocket_over_http2(
     cloud: &Cloud,
 ) -> WebSocketStream<TokioIo<hyper::upgrade::Upgraded>> {
@@ -97,7 +97,7 @@ pub(crate) async fn websocket_over_http2(
         let request = http::Request::builder().method(method).uri(url(path));
         request.body(Empty::<Bytes>::new()).unwrap()
     };
-    // With the first answer has come whether the device takes WebSockets.
+    // The first response shows that the device's settings have arrived.
     let page = within(sender.send_request(request("GET", "/")))
         .await
         .unwrap();
@@ -128,7 +128,7 @@ async fn serves_websocket_over_http2() {
     within(socket.close(None)).await.unwrap();
 }
 
-/// Waits until a number stays as it is, and tells it.
+/// Waits until a number stays the same, and returns it.
 async fn settled(number: &AtomicU64) -> u64 {
     let mut last = 0;
     within(async {
@@ -153,7 +153,7 @@ async fn slow_caller_applies_backpressure_without_loss() {
         let mut download = Download::start(&cloud, protocol).await;
         let held = settled(&produced).await;
         assert!(held < BUFFERS, "{protocol}: {held}");
-        // Others go on meanwhile.
+        // Other connections continue.
         let page = cloud.browser(&["h2"]).get(cloud.url("/")).send().await;
         assert_eq!(page.unwrap().text().await.unwrap(), "hello");
         while download.next * 8 < held + 1024 * 1024 {
@@ -204,7 +204,7 @@ async fn slow_application_applies_backpressure_without_loss() {
         };
         left -= written.unwrap();
     }
-    assert!(stalled, "all of the upload went somewhere");
+    assert!(stalled, "the whole upload was accepted");
     stream.flush().await.unwrap();
     let mut answer = String::new();
     within(stream.read_to_string(&mut answer)).await.unwrap();
@@ -237,7 +237,7 @@ async fn server_sent_events_arrive_individually() {
         send.send("data: 0\n\n".to_owned()).await.unwrap();
         let mut answer = within(answer).await.unwrap();
         for n in 1..10 {
-            // The next one is made only when this one is there.
+            // The next event is sent only when this one has arrived.
             let seen = within(answer.chunk()).await.unwrap().unwrap();
             assert_eq!(seen, format!("data: {}\n\n", n - 1));
             send.send(format!("data: {n}\n\n")).await.unwrap();
@@ -253,7 +253,7 @@ async fn oversized_header_is_refused() {
         let request = cloud.browser(&[protocol]).get(cloud.url("/"));
         let cookie = "x".repeat(100_000);
         let answer = request.header("cookie", cookie).send().await;
-        // Refused with a status, or by ending the stream.
+        // Refused with a status, or by resetting the stream.
         let status = answer.as_ref().map(|answer| answer.status().as_u16());
         assert!(matches!(status, Err(_) | Ok(431)), "{protocol}: {answer:?}");
     }

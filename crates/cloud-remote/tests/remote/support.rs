@@ -1,4 +1,4 @@
-//! A small cloud for one test: a relay, a CA, a platform that can be told to misbehave, and public clients.
+//! A small cloud for one test: a relay, a CA, a platform with faults, and public clients.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -22,16 +22,16 @@ use tokio::sync::broadcast;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// The device's public name.
+/// The device's public host name.
 pub(crate) const NAME: &str = "sn0001.ui.example.com";
-/// Far beyond what anything here takes, also on a machine that is busy.
+/// Longer than any operation here takes, also on a busy machine.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
-/// Waits for something, but not for ever.
+/// Waits for a future with a timeout.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future)
         .await
-        .expect("it takes too long")
+        .expect("timed out")
 }
 
 /// Waits until a condition holds.
@@ -44,11 +44,11 @@ pub(crate) async fn eventually(mut condition: impl FnMut() -> bool) {
     .await;
 }
 
-/// What a certificate says, with defaults that are good.
+/// The contents of a certificate; the defaults are valid.
 pub(crate) struct Issue {
     pub(crate) serial: u64,
     pub(crate) name: &'static str,
-    /// Days from now to its end.
+    /// Days until its expiry.
     pub(crate) days: i64,
 }
 
@@ -97,36 +97,36 @@ impl Ca {
     }
 }
 
-/// How the platform answers the next request for a token. Without any of these it does so properly.
+/// A fault of the platform's next token response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TokenFault {
     Silent,
     Malformed,
     Panic,
-    /// The token holds other keys than those of the request, as that of a late answer would.
+    /// The token contains other keys than the request, as a late response would.
     ForeignKeys,
 }
 
-/// The platform's side and the device's store, shared by the test and the device.
+/// The platform and the device's store, shared by the test and the device.
 pub(crate) struct Platform {
     keys: FernetKeys,
     pub(crate) ca: Ca,
     pub(crate) version: ProtocolVersion,
     pub(crate) cipher: Cipher,
-    /// Seconds from now, as told to the device and sealed into the token.
+    /// Lifetimes in seconds: in the response to the device, and in the token.
     pub(crate) valid_for: Mutex<(i64, i64)>,
     pub(crate) token_faults: Mutex<VecDeque<TokenFault>>,
-    /// The keys of each request that was made.
+    /// The keys of each token request.
     pub(crate) requested_keys: Mutex<Vec<String>>,
     pub(crate) issued_tokens: Mutex<Vec<String>>,
-    /// Answers to requests for certificates, in order; then there are none.
+    /// Responses to certificate requests, in order; then none.
     pub(crate) certificates: Mutex<VecDeque<CertificatePem>>,
     pub(crate) requested_serials: Mutex<Vec<String>>,
     pub(crate) stored: Mutex<CertificatePem>,
     pub(crate) store_fails: Mutex<bool>,
-    /// Who holds it keeps the store waiting.
+    /// The store waits while a test holds the lock.
     pub(crate) storing: tokio::sync::Mutex<()>,
-    /// How many certificates came to be stored.
+    /// The number of stored certificates.
     pub(crate) to_store: AtomicUsize,
 }
 
@@ -146,9 +146,9 @@ impl TokenSource for Platform {
             .unwrap()
             .push(request.key_hex().to_owned());
         let fault = self.token_faults.lock().unwrap().pop_front();
-        let (told, sealed) = *self.valid_for.lock().unwrap();
+        let (lifetime, sealed) = *self.valid_for.lock().unwrap();
         let key = match fault {
-            Some(TokenFault::Panic) => panic!("told to"),
+            Some(TokenFault::Panic) => panic!("injected fault"),
             Some(TokenFault::Silent) => std::future::pending().await,
             Some(TokenFault::Malformed) => return Ok(TokenResponse::from_json(b"{\"valid\": 12")?),
             Some(TokenFault::ForeignKeys) => SessionKey::generate().unwrap(),
@@ -160,7 +160,7 @@ impl TokenSource for Platform {
         let token = self.keys.issue(&content).unwrap();
         self.issued_tokens.lock().unwrap().push(token.clone());
         let json = serde_json::json!({
-            "valid": unix_now() + told,
+            "valid": unix_now() + lifetime,
             "throttling": null,
             "token": token,
             "protocol_version": u8::from(self.version),
@@ -235,7 +235,7 @@ impl Cloud {
         Self::at(Ipv4Addr::LOCALHOST.into(), version, cipher, config).await
     }
 
-    /// With a relay whose callers come over IPv6.
+    /// Starts a relay whose callers use IPv6.
     pub(crate) async fn over_ipv6(version: ProtocolVersion, cipher: Cipher) -> Self {
         let config = ServerConfig::default();
         Self::at(Ipv6Addr::LOCALHOST.into(), version, cipher, config).await
@@ -284,7 +284,7 @@ impl Cloud {
         RemoteAccess::builder(RemoteConfig::new(relay, self.address.port(), NAME))
     }
 
-    /// Starts a device, not yet told that the platform can be asked.
+    /// Starts a device that is not online yet.
     pub(crate) async fn device_from(&self, builder: RemoteAccessBuilder) -> RemoteHandle {
         let platform = || Arc::clone(&self.platform);
         builder
@@ -299,7 +299,7 @@ impl Cloud {
             .await
     }
 
-    /// The same, set up otherwise.
+    /// Starts a device with other settings and waits until it is connected.
     pub(crate) async fn connected_device(&self, builder: RemoteAccessBuilder) -> RemoteHandle {
         let remote = self.device_from(builder).await;
         remote.set_messaging_online(true);
@@ -313,7 +313,7 @@ impl Cloud {
         roots
     }
 
-    /// What a public client trusts, and which protocols it offers.
+    /// Returns the TLS configuration of a public client with these protocols.
     pub(crate) fn client_config(&self, protocols: &[&str]) -> ClientConfig {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
@@ -328,7 +328,7 @@ impl Cloud {
         config
     }
 
-    /// A public client's connection that has verified the device's certificate.
+    /// Opens a public client's connection, which has verified the device's certificate.
     pub(crate) async fn open(&self, protocols: &[&str]) -> std::io::Result<TlsStream<TcpStream>> {
         self.open_with(self.client_config(protocols)).await
     }
@@ -342,7 +342,7 @@ impl Cloud {
         within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
     }
 
-    /// A browser that keeps nothing from one request to the next.
+    /// Returns a client without a connection pool.
     pub(crate) fn browser(&self, protocols: &[&str]) -> reqwest::Client {
         reqwest::Client::builder()
             .tls_backend_preconfigured(self.client_config(protocols))
@@ -366,7 +366,7 @@ pub(crate) async fn connected(remote: &RemoteHandle) {
         .unwrap();
 }
 
-/// The next event that a test wants to see.
+/// Returns the next event that matches.
 pub(crate) async fn event<T>(
     events: &mut broadcast::Receiver<RemoteEvent>,
     mut pick: impl FnMut(RemoteEvent) -> Option<T>,
@@ -381,7 +381,7 @@ pub(crate) async fn event<T>(
     .await
 }
 
-/// The serial number of the certificate that the other side of a connection has shown.
+/// Returns the serial number of the peer's certificate.
 pub(crate) fn shown_serial(stream: &TlsStream<TcpStream>) -> String {
     let (_, connection) = stream.get_ref();
     serial_of(&connection.peer_certificates().unwrap()[0])
@@ -392,7 +392,7 @@ pub(crate) fn serial_of(certificate: &CertificateDer<'_>) -> String {
     parsed.tbs_certificate.serial.to_string()
 }
 
-/// The serial number of a certificate in PEM.
+/// Returns the serial number of a certificate in PEM.
 pub(crate) fn serial_of_pem(pem: &CertificatePem) -> String {
     serial_of(&CertificateDer::from_pem_slice(pem.chain().as_bytes()).unwrap())
 }

@@ -1,4 +1,4 @@
-//! Tokens that do not come, come damaged or belong to other keys; tunnels that are lost.
+//! Token requests with missing or malformed responses, tokens for other keys, and lost tunnels.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ async fn malformed_token_response_is_reported_and_retried() {
     assert_eq!(requests(&cloud), 2);
 }
 
-/// No sockets take part until the answer is there, so a minute need not last a minute.
+/// No sockets are involved until the response arrives, so virtual time works.
 #[tokio::test(start_paused = true)]
 async fn token_timeout_retries_with_fresh_keys() {
     let cloud = Cloud::start().await;
@@ -92,7 +92,7 @@ async fn session_loss_cancels_token_request_and_return_retries() {
     remote.set_messaging_online(true);
     eventually(|| requests(&cloud) == 1).await;
     remote.set_messaging_online(false);
-    // Back before anybody could see that it was gone: the answer is lost all the same.
+    // The session is back before the driver looks: the response is lost all the same.
     remote.set_messaging_online(true);
     connected(&remote).await;
     assert_eq!(requests(&cloud), 2);
@@ -132,14 +132,14 @@ async fn token_for_other_keys_is_replaced() {
 #[tokio::test]
 async fn fast_clock_does_not_keep_tunnel_down() {
     let cloud = Cloud::start().await;
-    // The platform's clock, a day behind ours. The relay goes by the platform's.
+    // The platform's clock is a day behind the device's. The relay uses the platform's.
     *cloud.platform.valid_for.lock().unwrap() = (-86_400, 86_400);
     let remote = cloud.device(web()).await;
     assert!(remote.status().borrow().token_valid.is_some());
     assert_eq!(requests(&cloud), 1);
 }
 
-/// The platform's clock is 100 days behind ours, and the relay goes by its own.
+/// The platform's clock is 100 days behind the device's, and the relay uses its own.
 #[tokio::test]
 async fn platform_time_corrects_wrong_clock() {
     let cloud = Cloud::start().await;
@@ -154,7 +154,8 @@ async fn platform_time_corrects_wrong_clock() {
     let start = tokio::time::Instant::now();
     remote.set_messaging_online(true);
     connected(&remote).await;
-    // A token of a day is asked for again when it is time: not blindly after an hour, and not at once.
+    // A token of a day is refreshed at its time: not at the fallback interval of an hour, and not
+    // at once.
     eventually(|| requests(&cloud) >= 3).await;
     assert!(start.elapsed() > Duration::from_secs(2), "a loop");
     assert!(remote.status().borrow().is_connected());

@@ -1,4 +1,4 @@
-//! What is refused, and what is not.
+//! Certificates that pass and fail the verification.
 
 use rcgen::{CertificateParams, KeyPair, SerialNumber};
 
@@ -66,7 +66,7 @@ fn rejects_broken_chain() {
     assert!(chain(&[&leaf, &middle.pem()]).is_ok());
     assert!(chain(&[&leaf, &middle.pem(), &root]).is_ok());
 
-    // The same name, another key.
+    // The same name with another key.
     let impostor = authority("middle")
         .self_signed(&KeyPair::generate().unwrap())
         .unwrap()
@@ -85,7 +85,8 @@ fn rejects_broken_chain() {
     }
 }
 
-/// Authorities date certificates back, some by a day, also those that a new one of theirs signs.
+/// Authorities backdate certificates, some by a day, including those that a new authority
+/// certificate signs.
 #[test]
 fn accepts_authority_younger_than_backdated_leaf() {
     let authority = |name: &str, hours: i64| {

@@ -1,4 +1,4 @@
-//! One test for each rule, on a clock that is moved by hand; then random schedules.
+//! One test per rule on virtual time, then random schedules.
 
 use rand::RngExt;
 
@@ -10,7 +10,7 @@ fn serial(number: u32) -> CertificateSerial {
     number.to_string().parse().unwrap()
 }
 
-fn wish(number: u32) -> Event {
+fn desired(number: u32) -> Event {
     Event::Desired(Some(serial(number)))
 }
 
@@ -26,7 +26,7 @@ impl Harness {
             core: Core::new(serial(1), 7),
             now: Duration::ZERO,
         };
-        assert_eq!(harness.step(wish(1)), []);
+        assert_eq!(harness.step(desired(1)), []);
         assert_eq!(harness.step(Event::Online(true)), [], "in use already");
         harness
     }
@@ -35,7 +35,7 @@ impl Harness {
         self.core.handle_event(self.now, event)
     }
 
-    /// What a step does: at once, or when the rate limit permits it.
+    /// Returns the actions of a step: at once, or when the rate limit permits them.
     fn step_when_due(&mut self, event: Event) -> Vec<Action> {
         let actions = self.step(event);
         let waits = |progress| {
@@ -53,9 +53,9 @@ impl Harness {
         actions
     }
 
-    /// Waits until the planner wants to be called, and calls it.
+    /// Advances time to the next timeout and runs it.
     fn wake(&mut self) -> (Duration, Vec<Action>) {
-        let wake = self.core.poll_timeout().expect("something is awaited");
+        let wake = self.core.poll_timeout().expect("a timeout is set");
         let waited = wake - self.now;
         self.now = wake;
         (waited, self.step(Event::Tick))
@@ -69,8 +69,8 @@ fn request(number: u32) -> Action {
 #[test]
 fn desired_certificate_is_requested_and_installed_once() {
     let mut harness = Harness::online();
-    assert_eq!(harness.step(wish(2)), [request(2)]);
-    assert_eq!(harness.step(wish(2)), [], "asked already");
+    assert_eq!(harness.step(desired(2)), [request(2)]);
+    assert_eq!(harness.step(desired(2)), [], "already requested");
     assert_eq!(harness.step(Event::Answered(Ok(()))), []);
     assert_eq!(harness.core.poll_timeout(), None);
     assert_eq!(harness.step(Event::Installed(Ok(()))), []);
@@ -83,27 +83,28 @@ fn desired_certificate_is_requested_and_installed_once() {
 fn no_request_while_offline_and_loss_retries() {
     let mut harness = Harness::online();
     harness.step(Event::Online(false));
-    assert_eq!(harness.step(wish(2)), []);
+    assert_eq!(harness.step(desired(2)), []);
     assert_eq!(harness.step(Event::Online(true)), [request(2)]);
-    let abandoned = Action::Cancel { timed_out: false };
-    assert_eq!(harness.step(Event::Online(false)), [abandoned]);
+    let cancelled = Action::Cancel { timed_out: false };
+    assert_eq!(harness.step(Event::Online(false)), [cancelled]);
     assert_eq!(
         harness.step(Event::Answered(Ok(()))),
         [],
-        "not wanted any more"
+        "not desired any more"
     );
     assert_eq!(harness.step_when_due(Event::Online(true)), [request(2)]);
 }
 
-/// A broker ends a session for a request that its rules forbid. Other uses of the session must get their time.
+/// A broker ends a session for a request that its policy forbids. Other uses of the session must be
+/// possible.
 #[test]
 fn backs_off_when_session_ends_with_each_request() {
     let mut harness = Harness::online();
-    assert_eq!(harness.step(wish(2)), [request(2)]);
+    assert_eq!(harness.step(desired(2)), [request(2)]);
     let mut delays = Vec::new();
     for _ in 0..12 {
-        let abandoned = Action::Cancel { timed_out: false };
-        assert_eq!(harness.step(Event::Online(false)), [abandoned]);
+        let cancelled = Action::Cancel { timed_out: false };
+        assert_eq!(harness.step(Event::Online(false)), [cancelled]);
         let lost = harness.now;
         let mut actions = harness.step(Event::Online(true));
         while actions.is_empty() {
@@ -112,21 +113,25 @@ fn backs_off_when_session_ends_with_each_request() {
         assert_eq!(actions, [request(2)]);
         delays.push(harness.now - lost);
     }
-    assert_eq!(delays[0], Duration::from_secs(2), "once may be chance");
-    // The rate limit's.
+    assert_eq!(
+        delays[0],
+        Duration::from_secs(2),
+        "once may be a coincidence"
+    );
+    // The delay of the rate limit.
     let longest = Duration::from_secs(15 * 60);
     assert!(
         delays[11] >= longest / 2 && delays[11] <= longest,
         "{delays:?}"
     );
-    // After a time of calm, another wish is another request.
+    // Later, another desired certificate is another request.
     harness.now += HOUR * 3;
-    let abandoned = Action::Cancel { timed_out: false };
-    let abandoned = [abandoned];
-    assert_eq!(harness.step(Event::Online(false)), abandoned);
-    assert_eq!(harness.step(wish(3)), []);
+    let cancelled = Action::Cancel { timed_out: false };
+    let cancelled = [cancelled];
+    assert_eq!(harness.step(Event::Online(false)), cancelled);
+    assert_eq!(harness.step(desired(3)), []);
     assert_eq!(harness.step(Event::Online(true)), [request(3)]);
-    assert_eq!(harness.step(Event::Online(false)), abandoned);
+    assert_eq!(harness.step(Event::Online(false)), cancelled);
     assert_eq!(harness.step(Event::Online(true)), []);
     assert_eq!(harness.wake(), (Duration::from_secs(2), vec![request(3)]));
 }
@@ -134,7 +139,7 @@ fn backs_off_when_session_ends_with_each_request() {
 #[test]
 fn failures_retry_with_backoff() {
     let mut harness = Harness::online();
-    harness.step(wish(2));
+    harness.step(desired(2));
     let mut delays = Vec::new();
     for round in 0..12 {
         if round % 2 == 0 {
@@ -160,7 +165,7 @@ fn failures_retry_with_backoff() {
 #[test]
 fn request_times_out_after_a_minute() {
     let mut harness = Harness::online();
-    harness.step(wish(2));
+    harness.step(desired(2));
     let (after, actions) = harness.wake();
     assert_eq!(after, RESPONSE_TIMEOUT);
     assert_eq!(actions, [Action::Cancel { timed_out: true }]);
@@ -170,25 +175,25 @@ fn request_times_out_after_a_minute() {
 #[test]
 fn newer_desired_replaces_request_or_wait() {
     let mut harness = Harness::online();
-    harness.step(wish(2));
-    let abandoned = Action::Cancel { timed_out: false };
-    let abandoned = [abandoned];
-    assert_eq!(harness.step(wish(3)), abandoned);
+    harness.step(desired(2));
+    let cancelled = Action::Cancel { timed_out: false };
+    let cancelled = [cancelled];
+    assert_eq!(harness.step(desired(3)), cancelled);
     assert_eq!(harness.wake(), (Duration::from_secs(2), vec![request(3)]));
     harness.step(Event::Answered(Err(())));
-    assert_eq!(harness.step(wish(4)), []);
+    assert_eq!(harness.step(desired(4)), []);
     assert_eq!(harness.wake(), (Duration::from_secs(4), vec![request(4)]));
-    // What is in use is wished for again.
-    assert_eq!(harness.step(wish(1)), abandoned);
+    // The certificate in use is desired again.
+    assert_eq!(harness.step(desired(1)), cancelled);
     assert_eq!(harness.core.poll_timeout(), None);
 }
 
 #[test]
 fn desired_in_use_ends_attempts_for_another() {
     let mut harness = Harness::online();
-    harness.step(wish(2));
+    harness.step(desired(2));
     assert_eq!(harness.step(Event::Answered(Err(()))), []);
-    assert_eq!(harness.step(wish(1)), []);
+    assert_eq!(harness.step(desired(1)), []);
     assert_eq!(harness.core.poll_timeout(), None);
     harness.now += HOUR;
     assert_eq!(harness.step(Event::Tick), []);
@@ -198,11 +203,11 @@ fn desired_in_use_ends_attempts_for_another() {
 fn desired_during_install_is_requested_after_it() {
     for result in [Ok(()), Err(())] {
         let mut harness = Harness::online();
-        harness.step(wish(2));
+        harness.step(desired(2));
         harness.step(Event::Answered(Ok(())));
-        assert_eq!(harness.step(Event::Online(false)), [], "never cut short");
+        assert_eq!(harness.step(Event::Online(false)), [], "never cancelled");
         assert_eq!(harness.step(Event::Online(true)), []);
-        assert_eq!(harness.step(wish(3)), []);
+        assert_eq!(harness.step(desired(3)), []);
         assert_eq!(
             harness.step_when_due(Event::Installed(result)),
             [request(3)]
@@ -214,7 +219,7 @@ fn desired_during_install_is_requested_after_it() {
 fn withdrawing_desired_during_install_requests_nothing() {
     for result in [Ok(()), Err(())] {
         let mut harness = Harness::online();
-        harness.step(wish(2));
+        harness.step(desired(2));
         harness.step(Event::Answered(Ok(())));
         assert_eq!(harness.step(Event::Desired(None)), []);
         assert_eq!(harness.step(Event::Installed(result)), []);
@@ -225,39 +230,39 @@ fn withdrawing_desired_during_install_requests_nothing() {
 #[test]
 fn old_certificate_desired_during_install_is_requested() {
     let mut harness = Harness::online();
-    harness.step(wish(2));
+    harness.step(desired(2));
     harness.step(Event::Answered(Ok(())));
-    assert_eq!(harness.step(wish(1)), []);
+    assert_eq!(harness.step(desired(1)), []);
     assert_eq!(
         harness.step_when_due(Event::Installed(Ok(()))),
         [request(1)]
     );
-    // And so it is when that is told later.
+    // The order of the events does not matter.
     harness.step(Event::Answered(Err(())));
     assert_eq!(harness.step(Event::Desired(None)), []);
     assert_eq!(harness.core.poll_timeout(), None);
-    assert_eq!(harness.step_when_due(wish(1)), [request(1)]);
+    assert_eq!(harness.step_when_due(desired(1)), [request(1)]);
 }
 
 #[test]
 fn withdrawing_desired_cancels_request_or_wait() {
     let mut harness = Harness::online();
-    harness.step(wish(2));
-    let abandoned = Action::Cancel { timed_out: false };
-    assert_eq!(harness.step(Event::Desired(None)), [abandoned]);
-    assert_eq!(harness.step_when_due(wish(2)), [request(2)]);
+    harness.step(desired(2));
+    let cancelled = Action::Cancel { timed_out: false };
+    assert_eq!(harness.step(Event::Desired(None)), [cancelled]);
+    assert_eq!(harness.step_when_due(desired(2)), [request(2)]);
     harness.step(Event::Answered(Err(())));
     assert_eq!(harness.step(Event::Desired(None)), []);
     assert_eq!(harness.core.poll_timeout(), None);
 }
 
-/// Answers and installs everything at once, while another certificate is named each second, up to `last`.
-/// Returns when which certificates were requested.
+/// Completes requests and installations at once, while another certificate is desired each second,
+/// up to `last`. Returns the times and serial numbers of the requests.
 fn flood(harness: &mut Harness, last: u32, good: bool) -> Vec<(Duration, CertificateSerial)> {
     let mut requests = Vec::new();
     let mut actions = Vec::new();
     for number in 2..=last {
-        actions.extend(harness.step(wish(number)));
+        actions.extend(harness.step(desired(number)));
         let second = harness.now + Duration::from_secs(1);
         loop {
             for action in std::mem::take(&mut actions) {
@@ -285,10 +290,10 @@ fn flood(harness: &mut Harness, last: u32, good: bool) -> Vec<(Duration, Certifi
 #[test]
 fn burst_of_20_ends_with_newest_in_few_requests() {
     let mut harness = Harness::online();
-    assert_eq!(harness.step(wish(2)), [request(2)]);
+    assert_eq!(harness.step(desired(2)), [request(2)]);
     for number in 3..=21 {
         harness.now += Duration::from_millis(50);
-        let actions = harness.step(wish(number));
+        let actions = harness.step(desired(number));
         assert!(!actions.contains(&request(number)), "{actions:?}");
     }
     assert_eq!(
@@ -315,14 +320,15 @@ fn burst_of_20_ends_with_newest_in_few_requests() {
 fn second_rotation_follows_within_seconds() {
     let mut harness = Harness::online();
     for number in [2, 3] {
-        assert_eq!(harness.step(wish(number)), [request(number)]);
+        assert_eq!(harness.step(desired(number)), [request(number)]);
         harness.step(Event::Answered(Ok(())));
         harness.step(Event::Installed(Ok(())));
         harness.now += Duration::from_secs(2);
     }
 }
 
-/// Good or unusable answers: other certificates are named all the time, so neither is a reason to ask at once.
+/// Valid or invalid responses: other certificates are desired all the time, so neither causes an
+/// immediate request.
 #[test]
 fn flood_is_rate_limited_and_newest_wins() {
     for good in [true, false] {
@@ -336,7 +342,7 @@ fn flood_is_rate_limited_and_newest_wins() {
         };
         assert_eq!((early(15), early(300), early(3_600)), (4, 8, 13), "{good}");
         assert!(requests.len() <= 110, "{good}: {}", requests.len());
-        // The last one that was named.
+        // The last desired certificate.
         let (_, actions) = harness.wake();
         assert_eq!(actions, [request(86_400)], "{good}");
         assert!(harness.now < Duration::from_secs(86_400 + 900), "{good}");
@@ -348,7 +354,7 @@ fn alternating_desired_is_rate_limited() {
     let mut harness = Harness::online();
     let mut requests = 0;
     for round in 0..600 {
-        let actions = harness.step(wish(1 + round % 2));
+        let actions = harness.step(desired(1 + round % 2));
         requests += usize::from(actions.contains(&request(2)));
         harness.now += Duration::from_secs(1);
     }
@@ -359,7 +365,7 @@ fn alternating_desired_is_rate_limited() {
 fn progress_shows_offline_and_failure() {
     let mut harness = Harness::online();
     harness.step(Event::Online(false));
-    harness.step(wish(2));
+    harness.step(desired(2));
     assert_eq!(
         harness.core.progress(),
         RotationProgress::Pending(serial(2))
@@ -386,29 +392,29 @@ fn random_schedules_converge_to_latest_certificate() {
     for seed in 0..500 {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut harness = Harness::online();
-        let mut asking: Option<CertificateSerial> = None;
+        let mut requesting: Option<CertificateSerial> = None;
         let (mut installing, mut in_use) = (None, serial(1));
         let mut desired = Some(serial(1));
         for round in 0..600 {
-            let calm = round >= 400;
+            let no_faults = round >= 400;
             let event = match rng.random_range(0..6) {
-                0 if !calm => Event::Online(rng.random()),
-                1 if !calm => {
+                0 if !no_faults => Event::Online(rng.random()),
+                1 if !no_faults => {
                     let number = rng.random_range(0..5);
                     desired = (number > 0).then(|| serial(number));
                     Event::Desired(desired.clone())
                 }
-                _ if calm && round == 400 => Event::Online(true),
-                2 | 3 if asking.is_some() => {
-                    let good = calm || rng.random();
-                    let asked = asking.take();
+                _ if no_faults && round == 400 => Event::Online(true),
+                2 | 3 if requesting.is_some() => {
+                    let good = no_faults || rng.random();
+                    let requested = requesting.take();
                     if good {
-                        installing = asked;
+                        installing = requested;
                     }
                     Event::Answered(if good { Ok(()) } else { Err(()) })
                 }
                 2..=4 if installing.is_some() => {
-                    let good = calm || rng.random();
+                    let good = no_faults || rng.random();
                     let installed = installing.take();
                     if let (true, Some(serial)) = (good, installed) {
                         in_use = serial;
@@ -425,15 +431,15 @@ fn random_schedules_converge_to_latest_certificate() {
                     Action::Request(serial) => {
                         assert_eq!(Some(&serial), desired.as_ref(), "seed {seed}");
                         assert_ne!(serial, in_use, "seed {seed}");
-                        assert!(installing.is_none() && asking.replace(serial).is_none());
+                        assert!(installing.is_none() && requesting.replace(serial).is_none());
                     }
-                    Action::Cancel { .. } => assert!(asking.take().is_some(), "seed {seed}"),
+                    Action::Cancel { .. } => assert!(requesting.take().is_some(), "seed {seed}"),
                 }
             }
             let wake = harness.core.poll_timeout();
             assert!(wake.is_none_or(|wake| wake > harness.now), "it would spin");
         }
-        // Whichever it is where nothing is wished for.
+        // Any certificate if none is desired.
         let wanted = desired.unwrap_or_else(|| in_use.clone());
         assert_eq!(in_use, wanted, "seed {seed}: {:?}", harness.core);
     }

@@ -1,11 +1,11 @@
-//! Callers that want to keep others out, or the device from resting.
+//! Hostile callers that try to exclude others or to keep the device busy.
 
 use hyper::client::conn::http2::Builder;
 use tokio::sync::Notify;
 
 use super::*;
 
-/// What an HTTP/2 caller sends first: the preface and empty settings.
+/// The start of an HTTP/2 connection: the preface and empty settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -16,7 +16,7 @@ fn hello() -> Device {
     ))
 }
 
-/// Writes byte by byte, as slowly as possible, until the connection is ended. Returns how long that took.
+/// Writes byte by byte, as slowly as possible, until the connection ends. Returns the duration.
 async fn trickle(mut caller: TlsStream<DuplexStream>, first: &[u8]) -> Duration {
     let start = Instant::now();
     caller.write_all(first).await.unwrap();
@@ -37,8 +37,8 @@ async fn trickle(mut caller: TlsStream<DuplexStream>, first: &[u8]) -> Duration 
     start.elapsed()
 }
 
-/// An honest caller gets its page at once.
-async fn page_at_once(device: &Device, address: [u8; 4]) {
+/// Asserts that another caller gets its page at once.
+async fn assert_served_at_once(device: &Device, address: [u8; 4]) {
     let start = Instant::now();
     let mut caller = device.call_from(address, "http/1.1").await;
     let head = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
@@ -81,7 +81,7 @@ async fn silence_and_partial_headers_end_at_header_timeout() {
     ];
     for (protocol, first) in beginnings {
         let caller = device.call_with_tls(protocol).await;
-        // Only what belongs there is sent, so that it is the time that ends it.
+        // Only valid data is sent, so that the timeout ends the connection.
         let took = if first.ends_with(b"A: ") || first == headers {
             trickle(caller, first).await
         } else {
@@ -115,7 +115,7 @@ async fn stop_ends_half_read_headers() {
     }
 }
 
-/// Four addresses take all connections; the next caller still gets its page.
+/// Four addresses use all connections; the next caller still gets its page.
 #[tokio::test(start_paused = true)]
 async fn idle_connections_are_evicted_for_active_caller() {
     let device = hello();
@@ -127,11 +127,11 @@ async fn idle_connections_are_evicted_for_active_caller() {
     }
     assert_eq!(device.server.connections.in_use(), 256);
     for round in 0..3 {
-        page_at_once(&device, [198, 51, 100, 1]).await;
+        assert_served_at_once(&device, [198, 51, 100, 1]).await;
         sleep(Duration::from_secs(3)).await;
         assert!(device.server.connections.in_use() <= 256, "{round}");
     }
-    // Callers of unknown address are not one caller either.
+    // Callers with unknown addresses are distinct too.
     let mut unknown = Vec::new();
     for _ in 0..200 {
         let (caller, stream) = duplex(1024);
@@ -139,13 +139,13 @@ async fn idle_connections_are_evicted_for_active_caller() {
         unknown.push(caller);
         sleep(Duration::from_secs(1)).await;
     }
-    page_at_once(&device, [198, 51, 100, 1]).await;
-    page_at_once(&device, [0, 0, 0, 0]).await;
+    assert_served_at_once(&device, [198, 51, 100, 1]).await;
+    assert_served_at_once(&device, [0, 0, 0, 0]).await;
     drop((held, unknown));
     device.ended().await;
 }
 
-/// Requests whose bodies come byte by byte take all places with the application.
+/// Requests whose bodies arrive byte by byte use all places.
 #[tokio::test(start_paused = true)]
 async fn trickling_uploads_are_evicted_and_end() {
     let router = Router::new()
@@ -172,8 +172,8 @@ async fn trickling_uploads_are_evicted_and_end() {
     }
     let start = Instant::now();
     sleep(Duration::from_secs(2)).await;
-    page_at_once(&device, [198, 51, 100, 1]).await;
-    // Each of the others is told that it took too long.
+    assert_served_at_once(&device, [198, 51, 100, 1]).await;
+    // Each of the others gets a timeout response.
     while let Some(answer) = answers.join_next().await {
         assert_eq!(answer.unwrap().unwrap().status(), 408);
     }
@@ -182,7 +182,7 @@ async fn trickling_uploads_are_evicted_and_end() {
     device.ended().await;
 }
 
-/// Answers that nobody reads hold their places no longer than that.
+/// Unread responses hold their places no longer than that.
 #[tokio::test(start_paused = true)]
 async fn unread_responses_are_evicted_and_end() {
     let large = Bytes::from(vec![7; 1024 * 1024]);
@@ -193,7 +193,7 @@ async fn unread_responses_are_evicted_and_end() {
     let mut held = Vec::new();
     for address in 1..=4 {
         let stream = TokioIo::new(device.call_from([192, 0, 2, address], "h2").await);
-        // hyper's client never opens the window of a body that is not read.
+        // hyper's client never opens the window of an unread body.
         let builder = Builder::new(TokioExecutor::new())
             .initial_stream_window_size(1)
             .clone();
@@ -206,10 +206,10 @@ async fn unread_responses_are_evicted_and_end() {
         }
     }
     sleep(Duration::from_secs(2)).await;
-    page_at_once(&device, [198, 51, 100, 1]).await;
+    assert_served_at_once(&device, [198, 51, 100, 1]).await;
     sleep(2 * MINUTE).await;
     assert_eq!(device.server.http.requests_in_use(), 0);
-    // The connections themselves are not to blame.
+    // The connections stay open.
     let (sender, _) = held.first_mut().unwrap();
     let request = Request::get(format!("https://{NAME}/")).body(Empty::new());
     let answer = sender.send_request(request.unwrap()).await.unwrap();
@@ -218,7 +218,7 @@ async fn unread_responses_are_evicted_and_end() {
     device.ended().await;
 }
 
-/// Of a slow application that lives in this process, too, no more requests wait than may.
+/// The request queue is limited for a slow application in process, too.
 #[tokio::test(start_paused = true)]
 async fn requests_that_may_not_wait_are_refused_at_once() {
     let gate = Arc::new(Notify::new());
@@ -240,7 +240,7 @@ async fn requests_that_may_not_wait_are_refused_at_once() {
         }
         senders.push(sender);
     }
-    // 64 are with the application and 200 wait.
+    // 64 requests are with the application, and 200 wait.
     for _ in 0..400 - 64 - 200 {
         let answer = answers.join_next().await.unwrap().unwrap().unwrap();
         assert_eq!(answer.status(), 503);
