@@ -61,8 +61,8 @@ struct Line(Arc<Platform>);
 
 impl TokenSource for Line {
     async fn request_token(&self, request: TokenRequest) -> Result<TokenResponse, SourceError> {
-        let answer = self.0.token(&request).map_err(SourceError::unavailable)?;
-        Ok(TokenResponse::from_json(&answer)?)
+        let response = self.0.token(&request).map_err(SourceError::unavailable)?;
+        Ok(TokenResponse::from_json(&response)?)
     }
 }
 

@@ -174,11 +174,11 @@ mod tests {
 
     #[test]
     fn response_is_parsed_and_redacted() {
-        let answer =
+        let response =
             CertificateResponse::from_json(br#"{"cert": "CHAIN", "pkey": "s3cret", "more": 1}"#)
                 .unwrap();
-        assert!(!format!("{answer:?}").contains("s3cret"));
-        let certificate = answer.into_certificate();
+        assert!(!format!("{response:?}").contains("s3cret"));
+        let certificate = response.into_certificate();
         assert_eq!(
             (certificate.chain(), certificate.key()),
             ("CHAIN", "s3cret")
@@ -191,7 +191,7 @@ mod tests {
             CertificateResponse::from_json(br#"{"cert": 5, "pkey": "s3cret"}"#).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the field \"cert\" of the platform's answer must be a string, not a number"
+            "the field \"cert\" of the platform's response must be a string, not a number"
         );
     }
 

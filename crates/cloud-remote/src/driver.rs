@@ -90,7 +90,7 @@ type Pending<T> = Option<(Id, Pin<Box<dyn Future<Output = T> + Send>>)>;
 /// A token with the keys that it contains.
 struct TokenWithKeys {
     keys: SessionKeys,
-    answer: TokenResponse,
+    response: TokenResponse,
 }
 
 /// The result of a pending operation, or a command.
@@ -115,9 +115,7 @@ pub(crate) struct Driver<T, C, S> {
     /// The losses of the session to the platform that were handled.
     losses: u64,
     token_request: Pending<Result<TokenWithKeys, SourceError>>,
-    /// A received token that the core has not accepted yet.
-    token_arrived: Option<TokenWithKeys>,
-    held: Option<TokenWithKeys>,
+    token: Option<TokenWithKeys>,
     connecting: Pending<Result<Tunnel, TunnelError>>,
     tunnel: Option<(Id, Tunnel)>,
     /// A tunnel that a newer one has replaced. Most relays end it at once.
@@ -164,8 +162,7 @@ where
             started: Instant::now(),
             losses: 0,
             token_request: None,
-            token_arrived: None,
-            held: None,
+            token: None,
             connecting: None,
             tunnel: None,
             retiring: None,
@@ -184,7 +181,7 @@ where
             match self.outcome(&mut commands).await {
                 DriverEvent::Event(event) => self.step(event),
                 DriverEvent::Session(state) => self.session_changed(state),
-                DriverEvent::Token(id, result) => self.token(id, result),
+                DriverEvent::Token(id, result) => self.token_received(id, result),
                 DriverEvent::Connected(id, result) => self.connected(id, result),
                 // A channel does not change the status.
                 DriverEvent::Channel(channel) => {
@@ -249,8 +246,6 @@ where
         for action in self.core.handle_event(now, event) {
             self.execute(action);
         }
-        // A token that the core has ignored belongs to a cancelled request.
-        self.token_arrived = None;
     }
 
     fn execute(&mut self, action: Action) {
@@ -262,13 +257,12 @@ where
                     self.token_failed(SourceError::TimedOut);
                 }
             }
-            Action::KeepToken(_) => self.keep_token(),
             Action::DropToken => {
                 info_throttled!(
                     self.throttles.token_dropped,
                     "the token is dropped: it has expired or the relay refuses it"
                 );
-                self.held = None;
+                self.token = None;
             }
             Action::ClockSkewSuspected { left } => warn_throttled!(
                 self.throttles.clock_skew,
@@ -308,7 +302,7 @@ where
     }
 
     fn set_tunnel_status(&self, tunnel: TunnelStatus) {
-        let token_valid = self.held.as_ref().map(|held| held.answer.valid());
+        let token_valid = self.token.as_ref().map(|token| token.response.valid());
         self.context.status.send_if_modified(|status| {
             // `retry_at` is computed each time; a new value alone is not a change.
             let same_wait = matches!(

@@ -97,7 +97,7 @@ impl RequestPolicy {
                 warn_throttled!(
                     self.refused_hosts,
                     host = %UntrustedText::from_bytes(host.as_bytes()),
-                    "a request for a host that this device does not answer for was refused with status 421; if callers \
+                    "a request for a host that this device does not response for was refused with status 421; if callers \
                      are to reach it by this name, add the name to the allowed hosts (setting host)"
                 );
                 return Err(Refusal::OtherHost);

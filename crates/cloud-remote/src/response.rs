@@ -16,14 +16,14 @@ pub const MAX_RESPONSE_SIZE: usize = 128 * 1024;
 pub enum ResponseError {
     /// The response is longer than the maximum.
     #[error(
-        "the platform's answer is {size} bytes long, more than the {MAX_RESPONSE_SIZE} allowed"
+        "the platform's response is {size} bytes long, more than the {MAX_RESPONSE_SIZE} allowed"
     )]
     TooLong {
         /// Its length in bytes.
         size: usize,
     },
     /// The response is not JSON, or is truncated.
-    #[error("the platform's answer is not JSON (line {line}, column {column})")]
+    #[error("the platform's response is not JSON (line {line}, column {column})")]
     NotJson {
         /// Line of the first error, from 1.
         line: usize,
@@ -31,16 +31,16 @@ pub enum ResponseError {
         column: usize,
     },
     /// The response is JSON, but not an object.
-    #[error("the platform's answer is not a JSON object")]
+    #[error("the platform's response is not a JSON object")]
     NotAnObject,
     /// A required field is missing.
-    #[error("the platform's answer has no field \"{field}\"")]
+    #[error("the platform's response has no field \"{field}\"")]
     Missing {
         /// The field's name.
         field: &'static str,
     },
     /// A field has a value of another type.
-    #[error("the field \"{field}\" of the platform's answer must be {expected}, not {found}")]
+    #[error("the field \"{field}\" of the platform's response must be {expected}, not {found}")]
     WrongType {
         /// The field's name.
         field: &'static str,
@@ -50,7 +50,7 @@ pub enum ResponseError {
         found: &'static str,
     },
     /// A field has an invalid value.
-    #[error("the field \"{field}\" of the platform's answer is not {expected}")]
+    #[error("the field \"{field}\" of the platform's response is not {expected}")]
     Invalid {
         /// The field's name.
         field: &'static str,

@@ -38,8 +38,7 @@ use crate::limits::idle_timeout::ActivityTimer;
 use crate::server::error_page::error_page;
 use crate::server::request::{RequestBody, RequestContext};
 use crate::task_group::TaskGroup;
-use crate::upstream::copy;
-use crate::upstream::{Upstream, UpstreamStream};
+use crate::upstream::{Upstream, UpstreamStream, copy};
 
 /// The maximum time until the application's response starts, counted from the end of the request:
 /// relays drop a connection that is idle for about 90 s anyway.
@@ -127,15 +126,15 @@ impl ReverseProxy {
         };
         let timer = ActivityTimer::default();
         let request = request.map(|body| TrackedBody::new(body, timer.clone()));
-        let answer = tokio::select! {
-            answer = self.pool.request(request) => answer,
+        let response = tokio::select! {
+            response = self.pool.request(request) => response,
             () = timer.idle_for(UPSTREAM_RESPONSE_TIMEOUT) => {
                 self.warn("it does not respond");
                 return error_page(StatusCode::GATEWAY_TIMEOUT, "The application on this device does not answer.");
             }
         };
-        match answer {
-            Ok(response) => self.answer(response, upgraded, context),
+        match response {
+            Ok(response) => self.forward_response(response, upgraded, context),
             Err(error) if error.is_connect() => {
                 self.warn(&format!(
                     "it cannot be reached: is it running? ({})",
@@ -157,7 +156,7 @@ impl ReverseProxy {
         }
     }
 
-    fn answer(
+    fn forward_response(
         &self,
         mut response: Response<Incoming>,
         upgraded: Option<OnUpgrade>,

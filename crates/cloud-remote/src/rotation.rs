@@ -82,7 +82,7 @@ pub enum RotationOutcome {
 ///     CertificateResponse, CertificatePem, CertificateSerial, CertificateStatus, RotationError, SourceError,
 /// };
 ///
-/// /// A platform that never answers well.
+/// /// A platform that never responds.
 /// struct Mute;
 ///
 /// impl CertificateInstaller for Mute {
@@ -156,7 +156,7 @@ impl std::fmt::Debug for Work {
 
 /// The result of the operation, or a timer.
 enum WorkResult {
-    Answer(CertificateSerial, Result<CertificateResponse, SourceError>),
+    Response(CertificateSerial, Result<CertificateResponse, SourceError>),
     Installation(CertificateSerial, Result<CertificateStatus, RotationError>),
     Wait,
 }
@@ -217,7 +217,7 @@ impl<R: CertificateInstaller> CertificateRotator<R> {
             };
             match next_result {
                 WorkResult::Wait => self.step(Event::Tick),
-                WorkResult::Answer(serial, answer) => self.answered(serial, answer),
+                WorkResult::Response(serial, response) => self.handle_response(serial, response),
                 WorkResult::Installation(serial, Ok(status)) => {
                     info_throttled!(self.throttles.rotated, certificate = self.label, %serial, not_after = %status.not_after_text(), "a new certificate is in use");
                     self.outcome = Some(RotationOutcome::Rotated(status));
@@ -231,25 +231,25 @@ impl<R: CertificateInstaller> CertificateRotator<R> {
         }
     }
 
-    fn answered(
+    fn handle_response(
         &mut self,
         serial: CertificateSerial,
-        answer: Result<CertificateResponse, SourceError>,
+        response: Result<CertificateResponse, SourceError>,
     ) {
-        match answer {
-            Ok(answer) => {
+        match response {
+            Ok(response) => {
                 let replacement = Arc::clone(&self.replacement);
-                let (certificate, wanted) = (answer.into_certificate(), serial.clone());
+                let (certificate, wanted) = (response.into_certificate(), serial.clone());
                 let install = catch_panic(
                     async move { replacement.install(certificate, &wanted).await },
                     || StoreError::new("the installation panicked").into(),
                 );
                 self.work = Work::Installing(serial, Box::pin(install));
-                self.step(Event::Answered(Ok(())));
+                self.step(Event::Response(Ok(())));
             }
             Err(error) => {
                 self.failed(serial, error.into());
-                self.step(Event::Answered(Err(())));
+                self.step(Event::Response(Err(())));
             }
         }
     }
@@ -328,8 +328,8 @@ impl Work {
         let next_result = match self {
             Self::None => pending().await,
             Self::Requesting(serial, request) => {
-                let answer = request.await;
-                WorkResult::Answer(serial.clone(), answer)
+                let response = request.await;
+                WorkResult::Response(serial.clone(), response)
             }
             Self::Installing(serial, installation) => {
                 let installed = installation.await;

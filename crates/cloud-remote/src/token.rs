@@ -91,9 +91,9 @@ impl fmt::Debug for TokenRequest {
 /// ```
 /// use cloud_remote::TokenResponse;
 ///
-/// let answer = TokenResponse::from_json(br#"{"valid": 1893456000, "throttling": 500, "token": "gAAAAAB"}"#)?;
-/// assert_eq!(answer.valid(), 1_893_456_000);
-/// assert_eq!(answer.throttling().map(u32::from), Some(500));
+/// let response = TokenResponse::from_json(br#"{"valid": 1893456000, "throttling": 500, "token": "gAAAAAB"}"#)?;
+/// assert_eq!(response.valid(), 1_893_456_000);
+/// assert_eq!(response.throttling().map(u32::from), Some(500));
 /// # Ok::<(), cloud_remote::ResponseError>(())
 /// ```
 #[derive(Debug)]
@@ -264,17 +264,17 @@ mod tests {
 
     #[test]
     fn defaults_match_current_platform() {
-        let answer = TokenResponse::from_json(
+        let response = TokenResponse::from_json(
             br#"{"valid": 1, "token": "gAA", "throttling": null, "x": 1}"#,
         )
         .unwrap();
-        assert_eq!(answer.throttling(), None);
-        assert_eq!(u8::from(answer.protocol_version()), 0);
-        assert_eq!(answer.cipher().to_string(), "aes-cbc");
-        let answer =
+        assert_eq!(response.throttling(), None);
+        assert_eq!(u8::from(response.protocol_version()), 0);
+        assert_eq!(response.cipher().to_string(), "aes-cbc");
+        let response =
             TokenResponse::from_json(br#"{"valid": 1.9, "token": "gAA", "throttling": 0}"#)
                 .unwrap();
-        assert_eq!((answer.valid(), answer.throttling()), (1, None));
+        assert_eq!((response.valid(), response.throttling()), (1, None));
     }
 
     #[test]
@@ -302,9 +302,9 @@ mod tests {
     #[test]
     fn parses_version_and_cipher() {
         let json = br#"{"valid": 1, "token": "gAA", "protocol_version": 2, "cipher": "aes-gcm"}"#;
-        let answer = TokenResponse::from_json(json).unwrap();
-        assert_eq!(u8::from(answer.protocol_version()), 2);
-        assert_eq!(answer.cipher().to_string(), "aes-gcm");
+        let response = TokenResponse::from_json(json).unwrap();
+        assert_eq!(u8::from(response.protocol_version()), 2);
+        assert_eq!(response.cipher().to_string(), "aes-gcm");
     }
 
     #[test]
@@ -312,23 +312,23 @@ mod tests {
         for (json, expected) in [
             (
                 r#"{"valid": "s3cret", "token": "gAA"}"#,
-                "\"valid\" of the platform's answer must be a number, not a string",
+                "\"valid\" of the platform's response must be a number, not a string",
             ),
             (
                 r#"{"valid": 1, "token": 5}"#,
-                "\"token\" of the platform's answer must be a string, not a number",
+                "\"token\" of the platform's response must be a string, not a number",
             ),
             (
                 r#"{"valid": 1, "token": "gAA", "throttling": [1]}"#,
-                "\"throttling\" of the platform's answer must be a number, not an array",
+                "\"throttling\" of the platform's response must be a number, not an array",
             ),
             (
                 r#"{"valid": 1, "token": "gAA", "protocol_version": true}"#,
-                "\"protocol_version\" of the platform's answer must be a number, not a boolean",
+                "\"protocol_version\" of the platform's response must be a number, not a boolean",
             ),
             (
                 r#"{"valid": 1, "token": "gAA", "cipher": {"s3cret": 1}}"#,
-                "\"cipher\" of the platform's answer must be a string, not an object",
+                "\"cipher\" of the platform's response must be a string, not an object",
             ),
         ] {
             let error = TokenResponse::from_json(json.as_bytes()).unwrap_err();

@@ -66,8 +66,6 @@ pub(crate) enum Action {
     RequestToken(Id),
     /// Cancel the request and drop its keys: it timed out, or no response can arrive.
     CancelTokenRequest { id: Id, timed_out: bool },
-    /// Store the token of this response in place of the previous one.
-    KeepToken(Id),
     /// Drop the token and its keys.
     DropToken,
     /// The new token is valid for this many seconds by the device's clock, which is implausible:

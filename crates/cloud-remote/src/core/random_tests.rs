@@ -72,7 +72,6 @@ impl World {
                 assert_eq!(self.token_asked.take(), Some(id));
                 self.stale.push(id);
             }
-            Action::KeepToken(_) => self.kept = true,
             Action::DropToken => {
                 assert!(std::mem::take(&mut self.kept), "there was no token to drop")
             }
@@ -100,8 +99,8 @@ impl World {
         }
     }
 
-    fn token_facts(&mut self, clamped: bool) -> TokenFacts {
-        let lifetime = if clamped {
+    fn token_facts(&mut self, plausible: bool) -> TokenFacts {
+        let lifetime = if plausible {
             86_400
         } else {
             self.rng.random_range(-100..100_000)
@@ -114,10 +113,11 @@ impl World {
     }
 
     /// Completes the pending operations, successfully if `good`.
-    fn answer(&mut self, good: bool) {
+    fn complete(&mut self, good: bool) {
         if let Some(id) = self.token_asked.take() {
             let facts = self.token_facts(good);
             self.stale.push(id);
+            self.kept |= good;
             self.step(Event::Token {
                 id,
                 result: if good { Ok(facts) } else { Err(()) },
@@ -160,7 +160,7 @@ impl World {
                     let facts = self.token_facts(true);
                     // Runs what is due anyway, so that it is not attributed to the old result.
                     self.step(Event::Tick);
-                    let before = format!("{:?}", self.core.tunnel());
+                    let before = format!("{:?} {:?}", self.core.tunnel(), self.core.held);
                     self.step(Event::Token {
                         id,
                         result: Ok(facts),
@@ -169,7 +169,7 @@ impl World {
                     self.step(Event::TunnelLost { id });
                     assert_eq!(
                         before,
-                        format!("{:?}", self.core.tunnel()),
+                        format!("{:?} {:?}", self.core.tunnel(), self.core.held),
                         "an old response had an effect"
                     );
                 }
@@ -177,7 +177,7 @@ impl World {
             5 => self.idle = self.rng.random(),
             6 | 7 => {
                 let good = self.rng.random();
-                self.answer(good);
+                self.complete(good);
             }
             _ => {
                 let wake = self.core.poll_timeout();
@@ -206,11 +206,11 @@ fn random_schedules_keep_invariants_and_reconnect() {
         let end = world.elapsed + Duration::from_secs(3 * 3_600);
         let before = world.requests;
         while world.elapsed < end {
-            world.answer(true);
+            world.complete(true);
             world.elapsed = world.core.poll_timeout();
             world.step(Event::Tick);
         }
-        world.answer(true);
+        world.complete(true);
         assert!(
             matches!(world.core.tunnel(), TunnelPhase::Up { .. }),
             "seed {seed}: {:?}",

@@ -82,7 +82,6 @@ impl Core {
             refusals: 0,
         });
         self.token = TokenPhase::Idle;
-        actions.push(Action::KeepToken(id));
         if matches!(self.tunnel, TunnelPhase::Up { .. }) {
             self.token_failures = 0;
         }

@@ -41,8 +41,8 @@ fn tunnel_backoff_grows_and_resets_by_time_connected() {
 #[test]
 fn connect_times_out_after_30_s() {
     let (mut harness, id) = Harness::online();
-    let actions = harness.token(id, 24 * HOUR, false);
-    let [_, Action::Connect(attempt)] = actions[..] else {
+    let actions = harness.accepted_token(id, 24 * HOUR, false);
+    let [Action::Connect(attempt)] = actions[..] else {
         panic!("{actions:?}")
     };
     let (after, actions) = harness.expect(secs(60));
@@ -69,16 +69,16 @@ fn expired_token_is_replaced_before_reconnect() {
         panic!("{actions:?}")
     };
     assert!(matches!(
-        harness.token(id, HOUR, false)[..],
-        [Action::KeepToken(_), Action::Connect(_)]
+        harness.accepted_token(id, HOUR, false)[..],
+        [Action::Connect(_)]
     ));
 }
 
 #[test]
 fn unreachable_relay_uses_no_tokens() {
     let (mut harness, id) = Harness::online();
-    let actions = harness.token(id, 24 * HOUR, false);
-    let [_, Action::Connect(mut attempt)] = actions[..] else {
+    let actions = harness.accepted_token(id, 24 * HOUR, false);
+    let [Action::Connect(mut attempt)] = actions[..] else {
         panic!("{actions:?}")
     };
     for _ in 0..50 {
@@ -102,8 +102,8 @@ fn twice_refused_token_is_replaced_with_backoff() {
     let (mut harness, mut request) = Harness::online();
     let mut delays = Vec::new();
     for _ in 0..8 {
-        let actions = harness.token(request, 24 * HOUR, false);
-        let [_, Action::Connect(attempt)] = actions[..] else {
+        let actions = harness.accepted_token(request, 24 * HOUR, false);
+        let [Action::Connect(attempt)] = actions[..] else {
             panic!("{actions:?}")
         };
         assert_eq!(
@@ -166,10 +166,7 @@ fn single_use_token_is_replaced_before_each_connect() {
     let [Action::RequestToken(request)] = actions[..] else {
         panic!("{actions:?}")
     };
-    assert_eq!(
-        harness.token(request, 24 * HOUR, true),
-        [Action::KeepToken(request)]
-    );
+    assert_eq!(harness.accepted_token(request, 24 * HOUR, true), []);
     let (after, actions) = harness.expect(secs(60));
     let [Action::Connect(attempt)] = actions[..] else {
         panic!("{actions:?}")

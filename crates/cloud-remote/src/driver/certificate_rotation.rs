@@ -79,7 +79,7 @@ where
 
     /// Reports an expiry in advance. Waits for the first token: until then, the date is unreliable.
     pub(super) fn watch_expiry(&mut self) {
-        if self.held.is_none() && !self.context.clock.is_set() {
+        if self.token.is_none() && !self.context.clock.is_set() {
             return;
         }
         let status = self.context.status.borrow().certificate.clone();

@@ -32,7 +32,7 @@ where
         self.token_request = None;
         self.connecting = None;
         self.probing = ReachabilityCheck::default();
-        self.held = None;
+        self.token = None;
         let Context {
             server,
             rotation,

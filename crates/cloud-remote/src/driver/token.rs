@@ -24,9 +24,9 @@ where
         tracing::debug!("requesting a token");
         let request = async move {
             let key = SessionKey::generate().map_err(SourceError::unavailable)?;
-            let answer = source.request_token(TokenRequest::new(&key)).await?;
-            let keys = SessionKeys::new(key.with_cipher(answer.cipher()));
-            Ok(TokenWithKeys { keys, answer })
+            let response = source.request_token(TokenRequest::new(&key)).await?;
+            let keys = SessionKeys::new(key.with_cipher(response.cipher()));
+            Ok(TokenWithKeys { keys, response })
         };
         self.token_request = Some((
             id,
@@ -36,19 +36,11 @@ where
         ));
     }
 
-    pub(super) fn token(&mut self, id: Id, result: Result<TokenWithKeys, SourceError>) {
+    /// Stores the token, then reports it to the core, which accepts each token: the result of a
+    /// cancelled request does not arrive, because cancelling drops its future.
+    pub(super) fn token_received(&mut self, id: Id, result: Result<TokenWithKeys, SourceError>) {
         let result = match result {
-            Ok(held) => {
-                if let Some(issued) = held.answer.issued() {
-                    self.context.clock.set(issued);
-                }
-                let facts = TokenFacts {
-                    valid: held.answer.valid(),
-                    single_use: held.answer.cipher() == Cipher::AesGcm,
-                };
-                self.token_arrived = Some(held);
-                Ok(facts)
-            }
+            Ok(token) => Ok(self.keep_token(token)),
             Err(error) => {
                 self.token_failed(error);
                 Err(())
@@ -57,25 +49,30 @@ where
         self.step(Event::Token { id, result });
     }
 
+    fn keep_token(&mut self, token: TokenWithKeys) -> TokenFacts {
+        if let Some(issued) = token.response.issued() {
+            self.context.clock.set(issued);
+        }
+        let valid = token.response.valid();
+        let facts = TokenFacts {
+            valid,
+            single_use: token.response.cipher() == Cipher::AesGcm,
+        };
+        info_throttled!(
+            self.throttles.token_received,
+            valid,
+            "received a token for remote access"
+        );
+        self.token = Some(token);
+        self.emit(RemoteEvent::TokenReceived { valid });
+        facts
+    }
+
     pub(super) fn token_failed(&mut self, error: SourceError) {
         warn_throttled!(self.throttles.token_failed, %error, "the token request for remote access failed; it is retried");
         self.cause = Some(error.to_string());
         self.emit(RemoteEvent::TokenFailed {
             error: Arc::new(error),
         });
-    }
-
-    pub(super) fn keep_token(&mut self) {
-        let Some(held) = self.token_arrived.take() else {
-            return;
-        };
-        let valid = held.answer.valid();
-        info_throttled!(
-            self.throttles.token_received,
-            valid,
-            "received a token for remote access"
-        );
-        self.held = Some(held);
-        self.emit(RemoteEvent::TokenReceived { valid });
     }
 }

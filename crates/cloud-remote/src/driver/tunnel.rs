@@ -72,10 +72,10 @@ where
     fn client_config(
         &self,
     ) -> Option<impl FnOnce() -> Result<ClientConfig, TunnelError> + Send + 'static> {
-        let held = self.held.as_ref()?;
-        let (keys, token) = (held.keys.clone(), held.answer.token().clone());
-        let version = held.answer.protocol_version();
-        let throttling = held.answer.throttling();
+        let held = self.token.as_ref()?;
+        let (keys, token) = (held.keys.clone(), held.response.token().clone());
+        let version = held.response.protocol_version();
+        let throttling = held.response.throttling();
         let ping = self.context.timing.dead_link / 2;
         let malformed_log = Arc::clone(&self.throttles.malformed_address);
         Some(move || {

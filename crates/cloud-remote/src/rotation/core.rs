@@ -27,7 +27,7 @@ pub(super) enum Event {
     /// The platform desires this certificate, or none: then the certificate in use stays.
     Desired(Option<CertificateSerial>),
     /// A certificate arrived, or the request failed.
-    Answered(Result<(), ()>),
+    Response(Result<(), ()>),
     /// The new certificate is in use, or its installation failed.
     Installed(Result<(), ()>),
 }
@@ -178,13 +178,13 @@ impl Core {
                     }
                 }
             }
-            (Event::Answered(Ok(())), Phase::Requested { serial, .. }) => {
+            (Event::Response(Ok(())), Phase::Requested { serial, .. }) => {
                 self.cancelled_requests = 0;
                 self.phase = Phase::Installing {
                     serial: serial.clone(),
                 };
             }
-            (Event::Answered(Err(())), Phase::Requested { .. }) => {
+            (Event::Response(Err(())), Phase::Requested { .. }) => {
                 self.cancelled_requests = 0;
                 self.failed(now);
             }
@@ -200,7 +200,7 @@ impl Core {
                     self.phase = Phase::Idle;
                 }
             }
-            (Event::Tick | Event::Answered(_) | Event::Installed(_), _) => {}
+            (Event::Tick | Event::Response(_) | Event::Installed(_), _) => {}
         }
     }
 

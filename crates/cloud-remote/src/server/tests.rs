@@ -199,9 +199,9 @@ async fn websocket_is_dropped_when_application_stops_reading() {
     let switched =
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     application.write_all(switched).await.unwrap();
-    let mut answer = [0; 12];
-    caller.read_exact(&mut answer).await.unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 101");
+    let mut response = [0; 12];
+    caller.read_exact(&mut response).await.unwrap();
+    assert_eq!(&response, b"HTTP/1.1 101");
     is_let_go(caller).await;
     device.ended().await;
 }
@@ -226,8 +226,8 @@ async fn pooled_connection_is_not_reused_near_its_close() {
             .unwrap();
         let mut request = [0; 1024];
         assert!(application.read(&mut request).await.unwrap() > 0);
-        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-        application.write_all(answer).await.unwrap();
+        let response = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        application.write_all(response).await.unwrap();
         let mut seen = [0; 1024];
         assert!(caller.read(&mut seen).await.unwrap() > 0);
         used.push(application);
@@ -244,14 +244,14 @@ async fn requests_per_address_are_limited_like_connections() {
     let path = directory.path().join("ui.sock");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
     let device = Device::serving(Application::forward(Upstream::unix(&path)));
-    let (mut answers, mut senders) = (Vec::new(), Vec::new());
+    let (mut responses, mut senders) = (Vec::new(), Vec::new());
     for _ in 0..3 {
         let stream = TokioIo::new(device.call_with_tls("h2").await);
         let (mut sender, connection) = handshake(TokioExecutor::new(), stream).await.unwrap();
         tokio::spawn(connection);
         for _ in 0..50 {
             let request = Request::get(format!("https://{NAME}/")).body(Empty::<Bytes>::new());
-            answers.push(tokio::spawn(sender.send_request(request.unwrap())));
+            responses.push(tokio::spawn(sender.send_request(request.unwrap())));
         }
         senders.push(sender);
     }
@@ -269,14 +269,14 @@ async fn requests_per_address_are_limited_like_connections() {
 
     // Each response admits another request, and none is lost.
     while let Some(mut application) = waiting.pop() {
-        let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
-        application.write_all(answer).await.unwrap();
+        let response = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+        application.write_all(response).await.unwrap();
         while let Ok(accepted) = timeout(Duration::from_millis(10), listener.accept()).await {
             waiting.push(accepted.unwrap().0);
         }
     }
-    for answer in answers {
-        assert_eq!(answer.await.unwrap().unwrap().status(), 200);
+    for response in responses {
+        assert_eq!(response.await.unwrap().unwrap().status(), 200);
     }
     drop((senders, other));
     device.ended().await;

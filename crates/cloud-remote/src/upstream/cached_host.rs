@@ -89,7 +89,7 @@ impl Resolution {
             if let Some((when, outcome)) = &state.last
                 && when.elapsed() < CACHE_TTL
             {
-                return state.answer(outcome);
+                return state.response(outcome);
             }
             if !std::mem::replace(&mut state.running, true) {
                 let found = Arc::clone(self);
@@ -105,7 +105,7 @@ impl Resolution {
         }
         let state = self.lock();
         match &state.last {
-            Some((_, outcome)) => state.answer(outcome),
+            Some((_, outcome)) => state.response(outcome),
             // Unreachable: a lookup has ended.
             None => Err(io::ErrorKind::NotFound.into()),
         }
@@ -141,7 +141,7 @@ impl Resolution {
 }
 
 impl State {
-    fn answer(&self, outcome: &LookupResult) -> io::Result<Arc<[SocketAddr]>> {
+    fn response(&self, outcome: &LookupResult) -> io::Result<Arc<[SocketAddr]>> {
         match outcome {
             Err((kind, message)) if self.addresses.is_empty() => {
                 Err(io::Error::new(*kind, message.clone()))
@@ -205,14 +205,14 @@ mod tests {
     impl Resolver {
         fn look_up(
             &self,
-            answer: io::Result<&str>,
+            response: io::Result<&str>,
         ) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + use<> {
             let this = self.clone();
-            let answer = answer.map(|address| vec![address.parse().unwrap()]);
+            let response = response.map(|address| vec![address.parse().unwrap()]);
             async move {
                 this.lookups.fetch_add(1, Ordering::Relaxed);
                 this.permits.0.acquire().await.unwrap().forget();
-                answer
+                response
             }
         }
     }
@@ -231,8 +231,8 @@ mod tests {
         assert_eq!(resolver.lookups.load(Ordering::Relaxed), 1);
         let waiting = futures_util::future::join_all((0..100).map(|_| resolve()));
         resolver.permits.0.add_permits(1);
-        for answer in waiting.await {
-            assert_eq!(*answer.unwrap(), ["192.0.2.1:80".parse().unwrap()]);
+        for response in waiting.await {
+            assert_eq!(*response.unwrap(), ["192.0.2.1:80".parse().unwrap()]);
         }
         assert_eq!(resolver.lookups.load(Ordering::Relaxed), 1);
         // After the cache lifetime, the name is resolved again.

@@ -134,7 +134,7 @@ mod tests {
         let (right, mut application) = duplex(64);
         let relay = tokio::spawn(copy_bidirectional(left, right));
         caller.shutdown().await.unwrap();
-        let answer = async {
+        let response = async {
             for _ in 0..10 {
                 tokio::time::sleep(LINGER / 2).await;
                 application.write_all(b"piece").await.unwrap();
@@ -142,7 +142,7 @@ mod tests {
             drop(application);
         };
         let mut seen = String::new();
-        let ((), read) = tokio::join!(answer, caller.read_to_string(&mut seen));
+        let ((), read) = tokio::join!(response, caller.read_to_string(&mut seen));
         read.unwrap();
         assert_eq!(seen, "piece".repeat(10));
         relay.await.unwrap().unwrap();
@@ -160,13 +160,13 @@ mod tests {
         drop(application);
         let relay = tokio::spawn(copy_bidirectional(left, right));
         let (mut reader, mut writer) = split(caller);
-        let mut answer = String::new();
+        let mut response = String::new();
         let (_, read) = tokio::join!(
             writer.write_all(&[7; 1_000]),
-            reader.read_to_string(&mut answer)
+            reader.read_to_string(&mut response)
         );
         read.unwrap();
-        assert_eq!(answer, "refused, and here is why");
+        assert_eq!(response, "refused, and here is why");
         let _ = relay.await.unwrap();
     }
 }

@@ -320,9 +320,9 @@ async fn forwards_tcp_with_proxy_protocol() {
         let mut stream = cloud.open(&["h2", "http/1.1"]).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), None);
         stream.write_all(b"question").await.unwrap();
-        let mut answer = String::new();
-        within(stream.read_to_string(&mut answer)).await.unwrap();
-        assert_eq!(answer, "answer");
+        let mut response = String::new();
+        within(stream.read_to_string(&mut response)).await.unwrap();
+        assert_eq!(response, "answer");
         assert_eq!(within(application).await.unwrap(), expected);
     }
 }
@@ -360,9 +360,9 @@ async fn passes_tls_through() {
     let mut stream = cloud.open(&[]).await.unwrap();
     assert_eq!(shown_serial(&stream), serial_of_pem(&own));
     stream.write_all(b"question").await.unwrap();
-    let mut answer = String::new();
-    within(stream.read_to_string(&mut answer)).await.unwrap();
-    assert_eq!(answer, "question");
+    let mut response = String::new();
+    within(stream.read_to_string(&mut response)).await.unwrap();
+    assert_eq!(response, "question");
     within(application).await.unwrap();
 }
 
@@ -373,8 +373,8 @@ async fn unreachable_tcp_upstream_closes_connection() {
         .device(Application::forward_tcp(closed_port().await, None))
         .await;
     let mut stream = cloud.open(&[]).await.unwrap();
-    let mut answer = Vec::new();
-    let _ = within(stream.read_to_end(&mut answer)).await;
-    assert_eq!(answer, b"");
+    let mut response = Vec::new();
+    let _ = within(stream.read_to_end(&mut response)).await;
+    assert_eq!(response, b"");
     eventually(|| remote.open_connections() == 0).await;
 }

@@ -80,9 +80,9 @@ async fn download_survives_token_refresh_and_rotation() {
         within(socket.send(message.clone())).await.unwrap();
         assert_eq!(within(socket.next()).await.unwrap().unwrap(), message);
         if tokens(&cloud) == before + 2 && round > 0 {
-            let mut answers = cloud.platform.certificates.lock().unwrap();
-            if answers.is_empty() {
-                answers.push_back(rotated.clone());
+            let mut responses = cloud.platform.certificates.lock().unwrap();
+            if responses.is_empty() {
+                responses.push_back(rotated.clone());
             }
             remote.set_desired_serial("2").unwrap();
         }

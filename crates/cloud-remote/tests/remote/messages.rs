@@ -37,13 +37,13 @@ impl ReverseProxy {
         String::from_utf8(seen).unwrap()
     }
 
-    /// Sends a request to an application that reads up to `end` and then sends `answer`. Returns
+    /// Sends a request to an application that reads up to `end` and then sends `response`. Returns
     /// the bytes that the application has read, and the response.
-    async fn exchange(&self, request: &str, end: &str, answer: &str) -> (String, String) {
+    async fn exchange(&self, request: &str, end: &str, response: &str) -> (String, String) {
         let application = async {
             let (mut stream, _) = within(self.application.accept()).await.unwrap();
             let seen = until(&mut stream, end).await;
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.write_all(response.as_bytes()).await.unwrap();
             seen
         };
         tokio::join!(application, self.ask(request))
@@ -66,8 +66,11 @@ async fn request_without_exactly_one_host_is_refused() {
     let proxy = ReverseProxy::start().await;
     for hosts in ["", "Host: a\r\nHost: b\r\n", "Host: a\r\nHost: a\r\n"] {
         let request = format!("GET / HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
-        let answer = proxy.ask(&request).await;
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{hosts:?}: {answer}");
+        let response = proxy.ask(&request).await;
+        assert!(
+            response.starts_with("HTTP/1.1 400 "),
+            "{hosts:?}: {response}"
+        );
     }
 }
 
@@ -77,8 +80,8 @@ async fn host_is_forwarded_without_userinfo() {
     let request = format!(
         "GET http://user:secret@{NAME}/page HTTP/1.1\r\nHost: other\r\nConnection: close\r\n\r\n"
     );
-    let (seen, answer) = proxy.exchange(&request, "\r\n\r\n", OK).await;
-    assert!(answer.ends_with("ok"), "{answer}");
+    let (seen, response) = proxy.exchange(&request, "\r\n\r\n", OK).await;
+    assert!(response.ends_with("ok"), "{response}");
     assert!(seen.starts_with("get /page http/1.1\r\n"), "{seen}");
     assert!(seen.contains(&format!("\r\nhost: {NAME}\r\n")), "{seen}");
     assert!(seen.contains(&format!("\r\nx-forwarded-host: {NAME}\r\n")));
@@ -100,8 +103,8 @@ async fn request_has_one_length() {
         let request = format!(
             "POST / HTTP/1.1\r\nHost: {NAME}\r\n{lengths}Connection: close\r\n\r\n5\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n"
         );
-        let (seen, answer) = proxy.exchange(&request, "0\r\n\r\n", OK).await;
-        assert!(answer.ends_with("ok"), "{lengths:?}: {answer}");
+        let (seen, response) = proxy.exchange(&request, "0\r\n\r\n", OK).await;
+        assert!(response.ends_with("ok"), "{lengths:?}: {response}");
         assert!(!seen.contains("content-length"), "{seen}");
         assert!(seen.contains("transfer-encoding: chunked\r\n"), "{seen}");
         assert!(seen.ends_with("\r\n\r\n5\r\nhello\r\n0\r\n\r\n"), "{seen}");
@@ -114,8 +117,11 @@ async fn request_has_one_length() {
         "Transfer-Encoding : chunked\r\n",
     ] {
         let request = format!("POST / HTTP/1.1\r\nHost: {NAME}\r\n{lengths}\r\n5\r\nhello\r\n");
-        let answer = proxy.ask(&request).await;
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{lengths:?}: {answer}");
+        let response = proxy.ask(&request).await;
+        assert!(
+            response.starts_with("HTTP/1.1 400 "),
+            "{lengths:?}: {response}"
+        );
     }
 }
 
@@ -125,8 +131,8 @@ async fn content_length_named_by_connection_is_forwarded() {
     let request = format!(
         "POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 5\r\nConnection: close, content-length, host, x-forwarded-for\r\n\r\nhello"
     );
-    let (seen, answer) = proxy.exchange(&request, "hello", OK).await;
-    assert!(answer.ends_with("ok"), "{answer}");
+    let (seen, response) = proxy.exchange(&request, "hello", OK).await;
+    assert!(response.ends_with("ok"), "{response}");
     for line in [
         "content-length: 5".to_owned(),
         format!("host: {NAME}"),
@@ -169,20 +175,20 @@ async fn bodiless_responses_keep_length_and_end() {
         ("GET", "304 Not Modified", ""),
     ] {
         let request = format!("{method} / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
-        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 1000\r\nETag: \"1\"\r\n\r\n");
-        let (_, answer) = proxy.exchange(&request, "\r\n\r\n", &answer).await;
+        let response = format!("HTTP/1.1 {status}\r\nContent-Length: 1000\r\nETag: \"1\"\r\n\r\n");
+        let (_, response) = proxy.exchange(&request, "\r\n\r\n", &response).await;
         assert!(
-            answer.starts_with(&format!("HTTP/1.1 {status}\r\n")),
-            "{answer}"
+            response.starts_with(&format!("HTTP/1.1 {status}\r\n")),
+            "{response}"
         );
-        assert!(answer.contains(length), "{answer}");
-        assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+        assert!(response.contains(length), "{response}");
+        assert!(response.ends_with("\r\n\r\n"), "{response}");
     }
     let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
-    let answer = "HTTP/1.1 204 No Content\r\n\r\n";
-    let (_, answer) = proxy.exchange(&request, "\r\n\r\n", answer).await;
-    assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
-    assert!(!answer.contains("transfer-encoding"), "{answer}");
+    let response = "HTTP/1.1 204 No Content\r\n\r\n";
+    let (_, response) = proxy.exchange(&request, "\r\n\r\n", response).await;
+    assert!(response.starts_with("HTTP/1.1 204 "), "{response}");
+    assert!(!response.contains("transfer-encoding"), "{response}");
 }
 
 #[tokio::test]
@@ -193,10 +199,10 @@ async fn response_has_one_length() {
         "Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
         "Transfer-Encoding: chunked\r\nContent-Length: 2\r\n",
     ] {
-        let answer = format!("HTTP/1.1 200 OK\r\n{lengths}\r\n5\r\nhello\r\n0\r\n\r\n");
-        let (_, answer) = proxy.exchange(&request, "\r\n\r\n", &answer).await;
-        assert!(!answer.contains("content-length: 2"), "{answer}");
-        assert!(answer.contains("hello"), "{answer}");
+        let response = format!("HTTP/1.1 200 OK\r\n{lengths}\r\n5\r\nhello\r\n0\r\n\r\n");
+        let (_, response) = proxy.exchange(&request, "\r\n\r\n", &response).await;
+        assert!(!response.contains("content-length: 2"), "{response}");
+        assert!(response.contains("hello"), "{response}");
     }
 }
 
@@ -206,16 +212,16 @@ async fn equal_response_lengths_become_one() {
     let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
     let browser = proxy.cloud.browser(&["h2"]);
     for second in ["2", "02"] {
-        let answer = format!(
+        let response = format!(
             "HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {second}\r\nContent-Length: 2\r\n\r\nok"
         );
-        let (_, over_http1) = proxy.exchange(&request, "\r\n\r\n", &answer).await;
+        let (_, over_http1) = proxy.exchange(&request, "\r\n\r\n", &response).await;
         assert!(over_http1.contains("content-length: 2\r\n"), "{over_http1}");
         assert_eq!(over_http1.matches("content-length").count(), 1);
         let application = async {
             let (mut stream, _) = within(proxy.application.accept()).await.unwrap();
             until(&mut stream, "\r\n\r\n").await;
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.write_all(response.as_bytes()).await.unwrap();
         };
         let ((), response) = tokio::join!(application, browser.get(proxy.cloud.url("/")).send());
         let lengths = response.unwrap().headers().clone();
@@ -228,13 +234,13 @@ async fn equal_response_lengths_become_one() {
 async fn truncated_response_is_not_complete() {
     let proxy = ReverseProxy::start().await;
     let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
-    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
-    let (_, answer) = proxy.exchange(&request, "\r\n\r\n", answer).await;
-    assert!(!answer.ends_with("0\r\n\r\n"), "{answer}");
-    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello";
-    let (_, answer) = proxy.exchange(&request, "\r\n\r\n", answer).await;
-    assert!(answer.contains("content-length: 10\r\n"), "{answer}");
-    assert!(answer.ends_with("hello"), "{answer}");
+    let response = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n";
+    let (_, response) = proxy.exchange(&request, "\r\n\r\n", response).await;
+    assert!(!response.ends_with("0\r\n\r\n"), "{response}");
+    let response = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello";
+    let (_, response) = proxy.exchange(&request, "\r\n\r\n", response).await;
+    assert!(response.contains("content-length: 10\r\n"), "{response}");
+    assert!(response.ends_with("hello"), "{response}");
 }
 
 /// The application neither reads the rest nor waits for its end.
@@ -243,11 +249,11 @@ async fn refused_upload_gets_response() {
     let proxy = ReverseProxy::start().await;
     let refused =
         "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 3\r\n\r\nno!";
-    for (answer, status) in [(refused, "413 "), ("", "502 ")].repeat(10) {
+    for (response, status) in [(refused, "413 "), ("", "502 ")].repeat(10) {
         let application = async {
             let (mut stream, _) = within(proxy.application.accept()).await.unwrap();
             until(&mut stream, "\r\n\r\n").await;
-            stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.write_all(response.as_bytes()).await.unwrap();
         };
         let caller = async {
             let stream = proxy.cloud.open(&["http/1.1"]).await.unwrap();
@@ -284,9 +290,9 @@ async fn refused_upload_gets_response_over_http2() {
             stream.write_all(refused.as_bytes()).await.unwrap();
         };
         let upload = browser.post(proxy.cloud.url("/")).body(vec![7; 8_000_000]);
-        let ((), answer) = tokio::join!(application, upload.send());
-        let answer = answer.unwrap();
-        assert_eq!(answer.status(), 413);
-        assert_eq!(answer.text().await.unwrap(), "no!");
+        let ((), response) = tokio::join!(application, upload.send());
+        let response = response.unwrap();
+        assert_eq!(response.status(), 413);
+        assert_eq!(response.text().await.unwrap(), "no!");
     }
 }

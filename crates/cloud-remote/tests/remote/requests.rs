@@ -133,15 +133,15 @@ async fn equal_lengths_over_http2_reach_upstream_once() {
             while !seen.ends_with("hello") {
                 seen.push(char::from(within(stream.read_u8()).await.unwrap()));
             }
-            let answer = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
-            stream.write_all(answer).await.unwrap();
+            let response = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+            stream.write_all(response).await.unwrap();
             seen
         };
         let request = Request::post(format!("https://{NAME}/"))
             .header("content-length", "5")
             .header("content-length", second);
-        let (seen, answer) = tokio::join!(upstream, http2(&cloud, request, "hello"));
-        assert_eq!(answer.unwrap().0, 204);
+        let (seen, response) = tokio::join!(upstream, http2(&cloud, request, "hello"));
+        assert_eq!(response.unwrap().0, 204);
         assert_eq!(lines_of(&seen, "content-length"), ["5"], "{seen}");
     }
 }

@@ -174,9 +174,9 @@ async fn serves_tls_1_2_and_resumed_sessions() {
             let mut stream = cloud.open_with(config.clone()).await.unwrap();
             let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = String::new();
-            within(stream.read_to_string(&mut answer)).await.unwrap();
-            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            let mut response = String::new();
+            within(stream.read_to_string(&mut response)).await.unwrap();
+            assert!(response.starts_with("HTTP/1.1 200"), "{response}");
             let connection = stream.get_ref().1;
             assert_eq!(connection.protocol_version(), Some(version.version));
             let resumed = connection.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
@@ -221,10 +221,10 @@ async fn failed_tls_handshake_ends_connection() {
     let remote = cloud.device(web()).await;
     let mut plain = TcpStream::connect(cloud.address).await.unwrap();
     plain.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     // Closed or reset: both are correct.
-    let _ = within(plain.read_to_end(&mut answer)).await;
-    assert_eq!(answer, b"");
+    let _ = within(plain.read_to_end(&mut response)).await;
+    assert_eq!(response, b"");
 
     // The device participates in this handshake, and the client then aborts it: the client offers
     // no common parameters.
@@ -249,8 +249,8 @@ async fn silent_caller_is_dropped_at_header_timeout() {
     connected(&remote).await;
     let mut stream = cloud.open(&["http/1.1"]).await.unwrap();
     stream.write_all(b"GET / HT").await.unwrap();
-    let mut answer = Vec::new();
-    let _ = within(stream.read_to_end(&mut answer)).await;
+    let mut response = Vec::new();
+    let _ = within(stream.read_to_end(&mut response)).await;
     eventually(|| remote.open_connections() == 0).await;
 }
 
@@ -303,9 +303,9 @@ async fn changed_access_rules_keep_open_connections() {
     cloud.open(&["http/1.1"]).await.unwrap_err();
     let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
     open.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    within(open.read_to_string(&mut answer)).await.unwrap();
-    assert!(answer.ends_with("hello"), "{answer}");
+    let mut response = String::new();
+    within(open.read_to_string(&mut response)).await.unwrap();
+    assert!(response.ends_with("hello"), "{response}");
     remote.set_access(AccessRules::new(["127.0.0.1/32".parse().unwrap()], []));
     cloud.open(&["http/1.1"]).await.unwrap();
 }

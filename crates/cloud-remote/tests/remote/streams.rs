@@ -206,11 +206,11 @@ async fn slow_application_applies_backpressure_without_loss() {
     }
     assert!(stalled, "the whole upload was accepted");
     stream.flush().await.unwrap();
-    let mut answer = String::new();
-    within(stream.read_to_string(&mut answer)).await.unwrap();
+    let mut response = String::new();
+    within(stream.read_to_string(&mut response)).await.unwrap();
     assert!(
-        answer.ends_with(&format!("{total} {}", total * 3)),
-        "{answer}"
+        response.ends_with(&format!("{total} {}", total * 3)),
+        "{response}"
     );
 }
 
@@ -233,12 +233,12 @@ async fn server_sent_events_arrive_individually() {
         let router = Router::new().route("/events", stream);
         let _remote = cloud.device(Application::service(router)).await;
         let browser = cloud.browser(&[protocol]);
-        let answer = browser.get(cloud.url("/events")).send();
+        let response = browser.get(cloud.url("/events")).send();
         send.send("data: 0\n\n".to_owned()).await.unwrap();
-        let mut answer = within(answer).await.unwrap();
+        let mut response = within(response).await.unwrap();
         for n in 1..10 {
             // The next event is sent only when this one has arrived.
-            let seen = within(answer.chunk()).await.unwrap().unwrap();
+            let seen = within(response.chunk()).await.unwrap().unwrap();
             assert_eq!(seen, format!("data: {}\n\n", n - 1));
             send.send(format!("data: {n}\n\n")).await.unwrap();
         }
@@ -252,10 +252,13 @@ async fn oversized_header_is_refused() {
     for protocol in ["h2", "http/1.1"] {
         let request = cloud.browser(&[protocol]).get(cloud.url("/"));
         let cookie = "x".repeat(100_000);
-        let answer = request.header("cookie", cookie).send().await;
+        let response = request.header("cookie", cookie).send().await;
         // Refused with a status, or by resetting the stream.
-        let status = answer.as_ref().map(|answer| answer.status().as_u16());
-        assert!(matches!(status, Err(_) | Ok(431)), "{protocol}: {answer:?}");
+        let status = response.as_ref().map(|response| response.status().as_u16());
+        assert!(
+            matches!(status, Err(_) | Ok(431)),
+            "{protocol}: {response:?}"
+        );
     }
     eventually(|| remote.open_connections() == 0).await;
 }

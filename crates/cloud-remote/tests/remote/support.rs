@@ -179,8 +179,8 @@ impl CertificateSource for Platform {
             .lock()
             .unwrap()
             .push(request.serial().to_string());
-        let answer = self.certificates.lock().unwrap().pop_front();
-        let Some(pem) = answer else {
+        let response = self.certificates.lock().unwrap().pop_front();
+        let Some(pem) = response else {
             return std::future::pending().await;
         };
         let json = serde_json::json!({"cert": pem.chain(), "pkey": pem.key()});

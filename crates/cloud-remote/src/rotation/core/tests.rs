@@ -71,7 +71,7 @@ fn desired_certificate_is_requested_and_installed_once() {
     let mut harness = Harness::online();
     assert_eq!(harness.step(desired(2)), [request(2)]);
     assert_eq!(harness.step(desired(2)), [], "already requested");
-    assert_eq!(harness.step(Event::Answered(Ok(()))), []);
+    assert_eq!(harness.step(Event::Response(Ok(()))), []);
     assert_eq!(harness.core.poll_timeout(), None);
     assert_eq!(harness.step(Event::Installed(Ok(()))), []);
     assert_eq!(harness.step(Event::Online(false)), []);
@@ -88,7 +88,7 @@ fn no_request_while_offline_and_loss_retries() {
     let cancelled = Action::Cancel { timed_out: false };
     assert_eq!(harness.step(Event::Online(false)), [cancelled]);
     assert_eq!(
-        harness.step(Event::Answered(Ok(()))),
+        harness.step(Event::Response(Ok(()))),
         [],
         "not desired any more"
     );
@@ -143,9 +143,9 @@ fn failures_retry_with_backoff() {
     let mut delays = Vec::new();
     for round in 0..12 {
         if round % 2 == 0 {
-            assert_eq!(harness.step(Event::Answered(Err(()))), []);
+            assert_eq!(harness.step(Event::Response(Err(()))), []);
         } else {
-            harness.step(Event::Answered(Ok(())));
+            harness.step(Event::Response(Ok(())));
             assert_eq!(harness.step(Event::Installed(Err(()))), []);
         }
         let failed = harness.now;
@@ -180,7 +180,7 @@ fn newer_desired_replaces_request_or_wait() {
     let cancelled = [cancelled];
     assert_eq!(harness.step(desired(3)), cancelled);
     assert_eq!(harness.wake(), (Duration::from_secs(2), vec![request(3)]));
-    harness.step(Event::Answered(Err(())));
+    harness.step(Event::Response(Err(())));
     assert_eq!(harness.step(desired(4)), []);
     assert_eq!(harness.wake(), (Duration::from_secs(4), vec![request(4)]));
     // The certificate in use is desired again.
@@ -192,7 +192,7 @@ fn newer_desired_replaces_request_or_wait() {
 fn desired_in_use_ends_attempts_for_another() {
     let mut harness = Harness::online();
     harness.step(desired(2));
-    assert_eq!(harness.step(Event::Answered(Err(()))), []);
+    assert_eq!(harness.step(Event::Response(Err(()))), []);
     assert_eq!(harness.step(desired(1)), []);
     assert_eq!(harness.core.poll_timeout(), None);
     harness.now += HOUR;
@@ -204,7 +204,7 @@ fn desired_during_install_is_requested_after_it() {
     for result in [Ok(()), Err(())] {
         let mut harness = Harness::online();
         harness.step(desired(2));
-        harness.step(Event::Answered(Ok(())));
+        harness.step(Event::Response(Ok(())));
         assert_eq!(harness.step(Event::Online(false)), [], "never cancelled");
         assert_eq!(harness.step(Event::Online(true)), []);
         assert_eq!(harness.step(desired(3)), []);
@@ -220,7 +220,7 @@ fn withdrawing_desired_during_install_requests_nothing() {
     for result in [Ok(()), Err(())] {
         let mut harness = Harness::online();
         harness.step(desired(2));
-        harness.step(Event::Answered(Ok(())));
+        harness.step(Event::Response(Ok(())));
         assert_eq!(harness.step(Event::Desired(None)), []);
         assert_eq!(harness.step(Event::Installed(result)), []);
         assert_eq!(harness.core.poll_timeout(), None);
@@ -231,14 +231,14 @@ fn withdrawing_desired_during_install_requests_nothing() {
 fn old_certificate_desired_during_install_is_requested() {
     let mut harness = Harness::online();
     harness.step(desired(2));
-    harness.step(Event::Answered(Ok(())));
+    harness.step(Event::Response(Ok(())));
     assert_eq!(harness.step(desired(1)), []);
     assert_eq!(
         harness.step_when_due(Event::Installed(Ok(()))),
         [request(1)]
     );
     // The order of the events does not matter.
-    harness.step(Event::Answered(Err(())));
+    harness.step(Event::Response(Err(())));
     assert_eq!(harness.step(Event::Desired(None)), []);
     assert_eq!(harness.core.poll_timeout(), None);
     assert_eq!(harness.step_when_due(desired(1)), [request(1)]);
@@ -251,7 +251,7 @@ fn withdrawing_desired_cancels_request_or_wait() {
     let cancelled = Action::Cancel { timed_out: false };
     assert_eq!(harness.step(Event::Desired(None)), [cancelled]);
     assert_eq!(harness.step_when_due(desired(2)), [request(2)]);
-    harness.step(Event::Answered(Err(())));
+    harness.step(Event::Response(Err(())));
     assert_eq!(harness.step(Event::Desired(None)), []);
     assert_eq!(harness.core.poll_timeout(), None);
 }
@@ -271,10 +271,10 @@ fn flood(harness: &mut Harness, last: u32, good: bool) -> Vec<(Duration, Certifi
                 };
                 requests.push((harness.now, serial));
                 if good {
-                    harness.step(Event::Answered(Ok(())));
+                    harness.step(Event::Response(Ok(())));
                     harness.step(Event::Installed(Ok(())));
                 } else {
-                    harness.step(Event::Answered(Err(())));
+                    harness.step(Event::Response(Err(())));
                 }
             }
             match harness.core.poll_timeout().filter(|wake| *wake < second) {
@@ -310,7 +310,7 @@ fn burst_of_20_ends_with_newest_in_few_requests() {
         harness.core.progress(),
         RotationProgress::Active(serial(21))
     );
-    harness.step(Event::Answered(Ok(())));
+    harness.step(Event::Response(Ok(())));
     harness.step(Event::Installed(Ok(())));
     assert_eq!(harness.core.progress(), RotationProgress::Idle);
     assert_eq!(harness.core.poll_timeout(), None);
@@ -321,7 +321,7 @@ fn second_rotation_follows_within_seconds() {
     let mut harness = Harness::online();
     for number in [2, 3] {
         assert_eq!(harness.step(desired(number)), [request(number)]);
-        harness.step(Event::Answered(Ok(())));
+        harness.step(Event::Response(Ok(())));
         harness.step(Event::Installed(Ok(())));
         harness.now += Duration::from_secs(2);
     }
@@ -371,7 +371,7 @@ fn progress_shows_offline_and_failure() {
         RotationProgress::Pending(serial(2))
     );
     harness.step(Event::Online(true));
-    harness.step(Event::Answered(Err(())));
+    harness.step(Event::Response(Err(())));
     let progress = harness.core.progress();
     assert!(
         matches!(
@@ -411,7 +411,7 @@ fn random_schedules_converge_to_latest_certificate() {
                     if good {
                         installing = requested;
                     }
-                    Event::Answered(if good { Ok(()) } else { Err(()) })
+                    Event::Response(if good { Ok(()) } else { Err(()) })
                 }
                 2..=4 if installing.is_some() => {
                     let good = no_faults || rng.random();

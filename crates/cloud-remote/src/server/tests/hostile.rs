@@ -43,9 +43,9 @@ async fn assert_served_at_once(device: &Device, address: [u8; 4]) {
     let mut caller = device.call_from(address, "http/1.1").await;
     let head = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nConnection: close\r\n\r\n");
     caller.write_all(head.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    caller.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let mut response = String::new();
+    caller.read_to_string(&mut response).await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     assert!(
         start.elapsed() < Duration::from_secs(1),
         "{:?}",
@@ -153,7 +153,7 @@ async fn trickling_uploads_are_evicted_and_end() {
         .route("/upload", post(|_: Bytes| async { "got it" }));
     let device = Device::serving(Application::service(router));
     let mut senders = Vec::new();
-    let mut answers = tokio::task::JoinSet::new();
+    let mut responses = tokio::task::JoinSet::new();
     for address in 1..=4 {
         let stream = TokioIo::new(device.call_from([192, 0, 2, address], "h2").await);
         let (mut sender, connection) = handshake(TokioExecutor::new(), stream).await.unwrap();
@@ -166,7 +166,7 @@ async fn trickling_uploads_are_evicted_and_end() {
             });
             let body = http_body_util::StreamBody::new(Box::pin(pieces));
             let request = Request::post(format!("https://{NAME}/upload")).body(body);
-            answers.spawn(sender.send_request(request.unwrap()));
+            responses.spawn(sender.send_request(request.unwrap()));
         }
         senders.push(sender);
     }
@@ -174,8 +174,8 @@ async fn trickling_uploads_are_evicted_and_end() {
     sleep(Duration::from_secs(2)).await;
     assert_served_at_once(&device, [198, 51, 100, 1]).await;
     // Each of the others gets a timeout response.
-    while let Some(answer) = answers.join_next().await {
-        assert_eq!(answer.unwrap().unwrap().status(), 408);
+    while let Some(response) = responses.join_next().await {
+        assert_eq!(response.unwrap().unwrap().status(), 408);
     }
     assert!(start.elapsed() < 2 * MINUTE, "{:?}", start.elapsed());
     drop(senders);
@@ -201,8 +201,8 @@ async fn unread_responses_are_evicted_and_end() {
         tokio::spawn(connection);
         for _ in 0..64 {
             let request = Request::get(format!("https://{NAME}/large")).body(Empty::new());
-            let answer = sender.send_request(request.unwrap()).await.unwrap();
-            held.push((sender.clone(), answer));
+            let response = sender.send_request(request.unwrap()).await.unwrap();
+            held.push((sender.clone(), response));
         }
     }
     sleep(Duration::from_secs(2)).await;
@@ -212,9 +212,9 @@ async fn unread_responses_are_evicted_and_end() {
     // The connections stay open.
     let (sender, _) = held.first_mut().unwrap();
     let request = Request::get(format!("https://{NAME}/")).body(Empty::new());
-    let answer = sender.send_request(request.unwrap()).await.unwrap();
-    assert_eq!(answer.status(), 200);
-    drop((held, answer));
+    let response = sender.send_request(request.unwrap()).await.unwrap();
+    assert_eq!(response.status(), 200);
+    drop((held, response));
     device.ended().await;
 }
 
@@ -228,7 +228,7 @@ async fn requests_that_may_not_wait_are_refused_at_once() {
         async move { gate.notified().await }
     });
     let device = Device::serving(Application::service(Router::new().route("/", slow)));
-    let mut answers = tokio::task::JoinSet::new();
+    let mut responses = tokio::task::JoinSet::new();
     let mut senders = Vec::new();
     for _ in 0..4 {
         let stream = TokioIo::new(device.call_with_tls("h2").await);
@@ -236,17 +236,17 @@ async fn requests_that_may_not_wait_are_refused_at_once() {
         tokio::spawn(connection);
         for _ in 0..100 {
             let request = Request::get(format!("https://{NAME}/")).body(Empty::<Bytes>::new());
-            answers.spawn(sender.send_request(request.unwrap()));
+            responses.spawn(sender.send_request(request.unwrap()));
         }
         senders.push(sender);
     }
     // 64 requests are with the application, and 200 wait.
     for _ in 0..400 - 64 - 200 {
-        let answer = answers.join_next().await.unwrap().unwrap().unwrap();
-        assert_eq!(answer.status(), 503);
-        assert_eq!(answer.headers()["retry-after"], "1");
+        let response = responses.join_next().await.unwrap().unwrap().unwrap();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "1");
     }
-    let more = timeout(Duration::from_secs(5), answers.join_next()).await;
+    let more = timeout(Duration::from_secs(5), responses.join_next()).await;
     assert!(more.is_err(), "the others wait");
     let opening = tokio::spawn(async move {
         loop {
@@ -254,8 +254,8 @@ async fn requests_that_may_not_wait_are_refused_at_once() {
             sleep(Duration::from_millis(1)).await;
         }
     });
-    while let Some(answer) = answers.join_next().await {
-        assert_eq!(answer.unwrap().unwrap().status(), 200);
+    while let Some(response) = responses.join_next().await {
+        assert_eq!(response.unwrap().unwrap().status(), 200);
     }
     opening.abort();
     drop(senders);
@@ -274,8 +274,8 @@ async fn too_many_header_fields_are_refused() {
             request = request.header("a", "b");
         }
         let request = request.body(Empty::<Bytes>::new()).unwrap();
-        let answer = sender.send_request(request).await.unwrap();
-        assert_eq!(answer.status(), status, "{fields}");
+        let response = sender.send_request(request).await.unwrap();
+        assert_eq!(response.status(), status, "{fields}");
     }
     drop(sender);
     device.ended().await;
