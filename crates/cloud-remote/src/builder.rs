@@ -40,7 +40,7 @@ impl RemoteAccess {
             access: AccessRules::default(),
             http: HttpOptions::default(),
             limits: Limits::default(),
-            timing: Timeouts::default(),
+            timeouts: Timeouts::default(),
             clock: PlatformClock::default(),
             probe: None,
         }
@@ -56,7 +56,7 @@ pub struct RemoteAccessBuilder {
     access: AccessRules,
     http: HttpOptions,
     limits: Limits,
-    timing: Timeouts,
+    timeouts: Timeouts,
     clock: PlatformClock,
     probe: Option<Probe>,
 }
@@ -89,8 +89,8 @@ impl RemoteAccessBuilder {
 
     /// Sets timeouts and intervals, for a platform whose values differ from the current one.
     /// Durations are clamped to between 100 ms and a year.
-    pub fn timing(mut self, timing: Timeouts) -> Self {
-        self.timing = timing.clamped();
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts.clamped();
         self
     }
 
@@ -144,7 +144,9 @@ impl RemoteAccessBuilder {
                 name: self.config.access_point.clone(),
             })?;
         let certificate = CheckedCertificate::read(&store.load().await?)?;
-        if let Err(error) = check_stored(&certificate, &self.config.access_point, &self.clock) {
+        if let Err(error) =
+            check_stored_certificate(&certificate, &self.config.access_point, &self.clock)
+        {
             tracing::warn!(%error, "callers will reject the stored certificate; it is served until a better one arrives");
         }
 
@@ -175,14 +177,14 @@ impl RemoteAccessBuilder {
             CancellationToken::new(),
         );
         let clock = self.clock;
-        let replacement = ServerCertificateInstaller {
+        let installer = ServerCertificateInstaller {
             source: certificates,
             store,
             served: Arc::clone(&served),
             access_point: self.config.access_point.clone(),
             clock: clock.clone(),
         };
-        let rotation = CertificateRotator::new("remote access", replacement, certificate.serial);
+        let rotation = CertificateRotator::new("remote access", installer, certificate.serial);
         let inner = Inner {
             clock: clock.clone(),
             online,
@@ -201,7 +203,7 @@ impl RemoteAccessBuilder {
         };
         let context = Context {
             config: self.config,
-            timing: self.timing,
+            timeouts: self.timeouts,
             clock,
             probe: self.probe,
             tokens: Arc::new(tokens),
@@ -231,7 +233,7 @@ impl RemoteAccessBuilder {
 }
 
 /// Returns the reason for which callers would reject the stored certificate.
-fn check_stored(
+fn check_stored_certificate(
     certificate: &CheckedCertificate,
     access_point: &str,
     clock: &PlatformClock,
@@ -258,12 +260,13 @@ mod tests {
         let certificate = CheckedCertificate::read(&pem).unwrap();
 
         let clock = PlatformClock::default();
-        let error = check_stored(&certificate, name, &clock).unwrap_err();
+        let error = check_stored_certificate(&certificate, name, &clock).unwrap_err();
         assert!(matches!(error, CertificateError::Expired { .. }), "{error}");
         // The device's clock is ahead of the platform's.
         clock.set((now - time::Duration::days(30)).unix_timestamp());
-        check_stored(&certificate, name, &clock).unwrap();
-        let error = check_stored(&certificate, "sn0002.ui.example.com", &clock).unwrap_err();
+        check_stored_certificate(&certificate, name, &clock).unwrap();
+        let error =
+            check_stored_certificate(&certificate, "sn0002.ui.example.com", &clock).unwrap_err();
         assert!(
             matches!(error, CertificateError::WrongName { .. }),
             "{error}"

@@ -72,7 +72,7 @@ pub(crate) struct UsedToken {
 #[derive(Debug)]
 pub(crate) struct Core {
     rng: StdRng,
-    timing: Timeouts,
+    timeouts: Timeouts,
     last_id: u64,
     checked: Duration,
     online: bool,
@@ -92,10 +92,10 @@ pub(crate) struct Core {
 
 impl Core {
     /// Creates a core in its initial state. The seed determines the jitter.
-    pub(crate) fn new(seed: u64, timing: Timeouts) -> Self {
+    pub(crate) fn new(seed: u64, timeouts: Timeouts) -> Self {
         Self {
             rng: StdRng::seed_from_u64(seed),
-            timing,
+            timeouts,
             last_id: 0,
             checked: Duration::ZERO,
             online: false,
@@ -124,7 +124,7 @@ impl Core {
 
     /// Returns when `handle_event` has to be called with [`Event::Tick`].
     pub(crate) fn poll_timeout(&self) -> Duration {
-        let mut wake = self.checked + self.timing.check_interval;
+        let mut wake = self.checked + self.timeouts.check_interval;
         let mut by = |time: Duration| wake = wake.min(time);
         match self.token {
             TokenPhase::Requested { until, .. } => by(until),

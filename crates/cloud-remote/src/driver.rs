@@ -44,7 +44,7 @@ use crate::tunnel::{SessionKeys, TunnelError};
 /// The resources of the driver.
 pub(crate) struct Context<T, C, S> {
     pub config: RemoteConfig,
-    pub timing: Timeouts,
+    pub timeouts: Timeouts,
     pub clock: PlatformClock,
     pub probe: Option<Probe>,
     pub tokens: Arc<T>,
@@ -125,7 +125,7 @@ pub(crate) struct Driver<T, C, S> {
     ended_early: Option<(Id, String)>,
     connected_since: SystemTime,
     expiry: ExpiryWatch,
-    probing: ReachabilityCheck,
+    reachability: ReachabilityCheck,
     /// The reason for which there is no tunnel, for the status.
     cause: Option<String>,
     throttles: LogThrottles,
@@ -157,7 +157,7 @@ where
 {
     pub(crate) fn new(context: Context<T, C, S>) -> Self {
         Self {
-            core: Core::new(rand::random(), context.timing),
+            core: Core::new(rand::random(), context.timeouts),
             context,
             started: Instant::now(),
             losses: 0,
@@ -169,7 +169,7 @@ where
             ended_early: None,
             connected_since: UNIX_EPOCH,
             expiry: ExpiryWatch::default(),
-            probing: ReachabilityCheck::default(),
+            reachability: ReachabilityCheck::default(),
             cause: None,
             throttles: LogThrottles::default(),
         }
@@ -216,7 +216,7 @@ where
             (id, result) = completed(&mut self.connecting) => DriverEvent::Connected(id, result),
             outcome = self.context.rotation.next() => DriverEvent::Rotation(outcome),
             () = sleep_until(wake) => DriverEvent::Event(Event::Tick),
-            event = self.probing.event() => DriverEvent::Probed(event),
+            event = self.reachability.event() => DriverEvent::Probed(event),
             outcome = next_channel(&mut self.tunnel) => outcome,
             outcome = next_channel(&mut self.retiring) => outcome,
         }

@@ -1,9 +1,10 @@
 //! Remote access to a device's web application.
 //!
-//! A device is usually behind a router with NAT. This crate makes it reachable at `https://<access
-//! point>/`: it keeps a tunnel to a public relay (protocol SniTun, crate [`snitun`]) and serves the
-//! connections that arrive through it. The relay routes public connections by host name (SNI) and
-//! cannot read them: TLS terminates **on the device**, with the device's own certificate.
+//! A device is usually behind a router with NAT. This crate makes it reachable at a public URL such
+//! as `https://sn0001.ui.example.com/`: it keeps a tunnel to a public relay (protocol SniTun, crate
+//! [`snitun`]) and serves the connections that arrive through it. The relay routes public
+//! connections by host name (SNI) and cannot read them: TLS terminates **on the device**, with the
+//! device's own certificate.
 //!
 //! Features:
 //!

@@ -109,7 +109,7 @@ pub enum RotationOutcome {
 pub struct CertificateRotator<R> {
     /// Names the certificate in the log.
     label: &'static str,
-    replacement: Arc<R>,
+    installer: Arc<R>,
     core: Core,
     started: Instant,
     work: Work,
@@ -125,7 +125,7 @@ pub struct CertificateRotator<R> {
 /// The throttles of the log lines that the platform can cause.
 #[derive(Debug, Default)]
 struct LogThrottles {
-    asking: LogThrottle,
+    requesting: LogThrottle,
     rate_limited: LogThrottle,
     rotated: LogThrottle,
     failed: LogThrottle,
@@ -165,10 +165,10 @@ impl<R: CertificateInstaller> CertificateRotator<R> {
     /// Creates a rotator with the certificate that is in use. `label` names it in the log. Nothing
     /// happens until messaging is online and another certificate is desired.
     #[must_use]
-    pub fn new(label: &'static str, replacement: R, in_use: CertificateSerial) -> Self {
+    pub fn new(label: &'static str, installer: R, in_use: CertificateSerial) -> Self {
         Self {
             label,
-            replacement: Arc::new(replacement),
+            installer: Arc::new(installer),
             core: Core::new(in_use, rand::random()),
             started: Instant::now(),
             work: Work::None,
@@ -210,12 +210,12 @@ impl<R: CertificateInstaller> CertificateRotator<R> {
                 return outcome;
             }
             let wake = self.core.poll_timeout().map(|wake| self.started + wake);
-            let next_result = tokio::select! {
+            let result = tokio::select! {
                 biased;
-                next_result = self.work.next_result() => next_result,
+                result = self.work.next_result() => result,
                 () = until(wake) => WorkResult::Wait,
             };
-            match next_result {
+            match result {
                 WorkResult::Wait => self.step(Event::Tick),
                 WorkResult::Response(serial, response) => self.handle_response(serial, response),
                 WorkResult::Installation(serial, Ok(status)) => {
@@ -238,10 +238,10 @@ impl<R: CertificateInstaller> CertificateRotator<R> {
     ) {
         match response {
             Ok(response) => {
-                let replacement = Arc::clone(&self.replacement);
+                let installer = Arc::clone(&self.installer);
                 let (certificate, wanted) = (response.into_certificate(), serial.clone());
                 let install = catch_panic(
-                    async move { replacement.install(certificate, &wanted).await },
+                    async move { installer.install(certificate, &wanted).await },
                     || StoreError::new("the installation panicked").into(),
                 );
                 self.work = Work::Installing(serial, Box::pin(install));
@@ -258,11 +258,11 @@ impl<R: CertificateInstaller> CertificateRotator<R> {
         for action in self.core.handle_event(self.started.elapsed(), event) {
             match action {
                 Action::Request(serial) => {
-                    info_throttled!(self.throttles.asking, certificate = self.label, %serial, "requesting a new certificate");
-                    let replacement = Arc::clone(&self.replacement);
+                    info_throttled!(self.throttles.requesting, certificate = self.label, %serial, "requesting a new certificate");
+                    let installer = Arc::clone(&self.installer);
                     let wanted = serial.clone();
                     let request =
-                        catch_panic(async move { replacement.request(&wanted).await }, || {
+                        catch_panic(async move { installer.request(&wanted).await }, || {
                             SourceError::unavailable("the certificate source panicked")
                         });
                     self.work = Work::Requesting(serial, Box::pin(request));
@@ -325,7 +325,7 @@ impl<R: CertificateInstaller> CertificateRotator<R> {
 impl Work {
     /// Waits forever without an operation. Cancel safe.
     async fn next_result(&mut self) -> WorkResult {
-        let next_result = match self {
+        let result = match self {
             Self::None => pending().await,
             Self::Requesting(serial, request) => {
                 let response = request.await;
@@ -337,7 +337,7 @@ impl Work {
             }
         };
         *self = Self::None;
-        next_result
+        result
     }
 }
 

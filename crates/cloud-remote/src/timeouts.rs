@@ -16,9 +16,9 @@ pub(crate) const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60
 /// ```
 /// use std::time::Duration;
 ///
-/// let mut timing = cloud_remote::Timeouts::default();
-/// timing.dead_link = Duration::from_secs(20);
-/// assert_eq!(timing.refresh_before, Duration::from_secs(15 * 60));
+/// let mut timeouts = cloud_remote::Timeouts::default();
+/// timeouts.dead_link = Duration::from_secs(20);
+/// assert_eq!(timeouts.refresh_before, Duration::from_secs(15 * 60));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

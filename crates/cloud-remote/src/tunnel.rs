@@ -104,7 +104,7 @@ pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, TunnelError
     .await
 }
 
-/// Interleaves the address families in the resolver's order (RFC 8305 §4), up to [`MAX_ADDRESSES`].
+/// Interleaves the address families (RFC 8305 §4), up to [`MAX_ADDRESSES`].
 fn interleave_families(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let addresses: Vec<_> = addresses.take(MAX_ADDRESSES).collect();
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);

@@ -102,7 +102,7 @@ impl Core {
         let Some(expires) = token.expires else {
             return false;
         };
-        let interval = self.timing.relay_check;
+        let interval = self.timeouts.relay_check;
         let margin = MARGIN.min(interval / 2);
         // Lifetimes are often a multiple of `interval`: the result must not depend on the relay's
         // clock.

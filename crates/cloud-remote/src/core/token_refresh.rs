@@ -65,8 +65,8 @@ impl Core {
         let (expires, refresh_in) = match trusted.filter(|left| *left <= MAX_LIFETIME) {
             Some(left) => (
                 Some(now.elapsed + left),
-                left.saturating_sub(self.timing.refresh_before)
-                    .max(self.timing.check_interval),
+                left.saturating_sub(self.timeouts.refresh_before)
+                    .max(self.timeouts.check_interval),
             ),
             None => {
                 actions.push(Action::ClockSkewSuspected { left });

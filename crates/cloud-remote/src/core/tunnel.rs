@@ -30,7 +30,7 @@ impl Core {
             since: now,
             token,
             handover: Handover::None {
-                not_before: now + self.timing.check_interval,
+                not_before: now + self.timeouts.check_interval,
             },
         };
         self.handover_failures = 0;

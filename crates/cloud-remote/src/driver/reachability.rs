@@ -53,9 +53,9 @@ where
             return;
         }
         if self.tunnel.is_none() {
-            self.probing = ReachabilityCheck::default();
-        } else if self.probing.next.is_none() && self.probing.call.is_none() {
-            self.probing.next = Some(Instant::now());
+            self.reachability = ReachabilityCheck::default();
+        } else if self.reachability.next.is_none() && self.reachability.call.is_none() {
+            self.reachability.next = Some(Instant::now());
         }
     }
 
@@ -66,8 +66,8 @@ where
         let Some(result) = event else {
             let access_point = self.context.config.access_point.clone();
             let served = Arc::clone(&self.context.served);
-            self.probing.next = None;
-            self.probing.call = Some(Box::pin(probe::call(probe, access_point, served)));
+            self.reachability.next = None;
+            self.reachability.call = Some(Box::pin(probe::call(probe, access_point, served)));
             return;
         };
         let reachable = result.is_ok();
@@ -76,8 +76,8 @@ where
         } else {
             probe.interval.min(RETRY_INTERVAL)
         };
-        self.probing.next = Some(Instant::now() + wait);
-        if self.probing.reachable.replace(reachable) == Some(reachable) {
+        self.reachability.next = Some(Instant::now() + wait);
+        if self.reachability.reachable.replace(reachable) == Some(reachable) {
             return;
         }
         match result {

@@ -31,7 +31,7 @@ where
         // New connections and requests end here, and the secrets are dropped.
         self.token_request = None;
         self.connecting = None;
-        self.probing = ReachabilityCheck::default();
+        self.reachability = ReachabilityCheck::default();
         self.token = None;
         let Context {
             server,

@@ -72,11 +72,14 @@ where
     fn client_config(
         &self,
     ) -> Option<impl FnOnce() -> Result<ClientConfig, TunnelError> + Send + 'static> {
-        let held = self.token.as_ref()?;
-        let (keys, token) = (held.keys.clone(), held.response.token().clone());
-        let version = held.response.protocol_version();
-        let throttling = held.response.throttling();
-        let ping = self.context.timing.dead_link / 2;
+        let token_with_keys = self.token.as_ref()?;
+        let (keys, token) = (
+            token_with_keys.keys.clone(),
+            token_with_keys.response.token().clone(),
+        );
+        let version = token_with_keys.response.protocol_version();
+        let throttling = token_with_keys.response.throttling();
+        let ping = self.context.timeouts.dead_link / 2;
         let malformed_log = Arc::clone(&self.throttles.malformed_address);
         Some(move || {
             let mut config = ClientConfig::new(token, keys.next_key()?);

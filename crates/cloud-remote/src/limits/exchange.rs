@@ -26,7 +26,7 @@ mod stage {
     /// The request is being sent or processed.
     pub(super) const REQUEST: u8 = 0;
     /// The response has started.
-    pub(super) const ANSWER: u8 = 1;
+    pub(super) const RESPONSE: u8 = 1;
     /// Ended before the response started; the device sends its own.
     pub(super) const REFUSED: u8 = 2;
     /// Ended after the response started.
@@ -138,12 +138,12 @@ impl Exchange {
 
     /// Records the start of the response.
     pub(crate) fn start_response(&self) {
-        self.stage.store(stage::ANSWER, Ordering::Relaxed);
+        self.stage.store(stage::RESPONSE, Ordering::Relaxed);
         *self.waiting() = Waiting::default();
     }
 
     pub(crate) fn has_response(&self) -> bool {
-        self.stage.load(Ordering::Relaxed) == stage::ANSWER
+        self.stage.load(Ordering::Relaxed) == stage::RESPONSE
     }
 
     /// Starts waiting for the caller to send or receive.

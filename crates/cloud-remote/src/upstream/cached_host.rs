@@ -28,7 +28,7 @@ const LOOKUP_GRACE: Duration = Duration::from_millis(500);
 pub struct CachedHost {
     name: Arc<str>,
     port: u16,
-    found: Arc<Resolution>,
+    resolution: Arc<Resolution>,
 }
 
 #[derive(Default)]
@@ -55,7 +55,7 @@ impl CachedHost {
         Self {
             name: name.into(),
             port,
-            found: Arc::default(),
+            resolution: Arc::default(),
         }
     }
 
@@ -72,7 +72,7 @@ impl CachedHost {
     /// Returns the addresses of the host; the last ones if the resolver fails or is slow.
     pub(super) async fn addresses(&self) -> io::Result<Arc<[SocketAddr]>> {
         let (name, port) = (Arc::clone(&self.name), self.port);
-        self.found
+        self.resolution
             .addresses(async move { Ok(lookup_host((&*name, port)).await?.collect()) })
             .await
     }
@@ -81,7 +81,7 @@ impl CachedHost {
 impl Resolution {
     async fn addresses(
         self: &Arc<Self>,
-        look_up: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
+        lookup: impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
     ) -> io::Result<Arc<[SocketAddr]>> {
         let ended = self.ended.notified();
         let known = {
@@ -92,9 +92,9 @@ impl Resolution {
                 return state.response(outcome);
             }
             if !std::mem::replace(&mut state.running, true) {
-                let found = Arc::clone(self);
+                let resolution = Arc::clone(self);
                 // In its own task: it continues when its caller is dropped.
-                tokio::spawn(async move { found.end(look_up.await) });
+                tokio::spawn(async move { resolution.finish(lookup.await) });
             }
             Arc::clone(&state.addresses)
         };
@@ -112,7 +112,7 @@ impl Resolution {
     }
 
     /// A look-up has ended.
-    fn end(&self, found: io::Result<Vec<SocketAddr>>) {
+    fn finish(&self, found: io::Result<Vec<SocketAddr>>) {
         let mut state = self.lock();
         state.running = false;
         let outcome = match found {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     impl Resolver {
-        fn look_up(
+        fn lookup(
             &self,
             response: io::Result<&str>,
         ) -> impl Future<Output = io::Result<Vec<SocketAddr>>> + Send + use<> {
@@ -220,8 +220,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn concurrent_lookups_share_one_query() {
         let resolver = Resolver::default();
-        let found = Arc::new(Resolution::default());
-        let resolve = || found.addresses(resolver.look_up(Ok("192.0.2.1:80")));
+        let resolution = Arc::new(Resolution::default());
+        let resolve = || resolution.addresses(resolver.lookup(Ok("192.0.2.1:80")));
         // The callers time out, but the lookup continues: no other one starts.
         for _ in 0..1000 {
             timeout(Duration::from_secs(5), resolve())
@@ -245,20 +245,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn failed_or_slow_lookup_returns_last_addresses() {
         let resolver = Resolver::default();
-        let found = Arc::new(Resolution::default());
+        let resolution = Arc::new(Resolution::default());
         let failure = || Err(io::Error::other("no name server"));
         resolver.permits.0.add_permits(3);
-        let nothing = found.addresses(resolver.look_up(failure())).await;
+        let nothing = resolution.addresses(resolver.lookup(failure())).await;
         assert_eq!(nothing.unwrap_err().to_string(), "no name server");
         tokio::time::advance(CACHE_TTL).await;
-        found
-            .addresses(resolver.look_up(Ok("192.0.2.1:80")))
+        resolution
+            .addresses(resolver.lookup(Ok("192.0.2.1:80")))
             .await
             .unwrap();
         // The next lookup fails, and the one after it never ends.
         for lookups in [3, 4] {
             tokio::time::advance(CACHE_TTL).await;
-            let known = found.addresses(resolver.look_up(failure())).await;
+            let known = resolution.addresses(resolver.lookup(failure())).await;
             assert_eq!(*known.unwrap(), ["192.0.2.1:80".parse().unwrap()]);
             assert_eq!(resolver.lookups.load(Ordering::Relaxed), lookups);
         }

@@ -21,14 +21,14 @@ use crate::support::{Cloud, Issue, NAME, connected, event, eventually, shown_ser
 
 /// A token is requested every 300 ms.
 fn restless() -> Timeouts {
-    let mut timing = Timeouts::default();
-    timing.check_interval = Duration::from_millis(300);
-    timing.refresh_before = Duration::from_secs(1_000_000);
-    timing
+    let mut timeouts = Timeouts::default();
+    timeouts.check_interval = Duration::from_millis(300);
+    timeouts.refresh_before = Duration::from_secs(1_000_000);
+    timeouts
 }
 
-async fn started(cloud: &Cloud, application: Application, timing: Timeouts) -> RemoteHandle {
-    let builder = cloud.builder().application(application).timing(timing);
+async fn started(cloud: &Cloud, application: Application, timeouts: Timeouts) -> RemoteHandle {
+    let builder = cloud.builder().application(application).timeouts(timeouts);
     let remote = cloud.device_from(builder).await;
     remote.set_messaging_online(true);
     connected(&remote).await;
@@ -131,11 +131,11 @@ async fn busy_tunnel_hands_over_before_relay_check() {
     };
     let cloud = Cloud::with_relay(ProtocolVersion::V0, Cipher::AesCbc, config).await;
     *cloud.platform.valid_for.lock().unwrap() = (4, 4);
-    let mut timing = Timeouts::default();
-    timing.check_interval = Duration::from_millis(500);
-    timing.refresh_before = Duration::from_secs(3);
-    timing.relay_check = Duration::from_secs(2);
-    let remote = started(&cloud, counting().0, timing).await;
+    let mut timeouts = Timeouts::default();
+    timeouts.check_interval = Duration::from_millis(500);
+    timeouts.refresh_before = Duration::from_secs(3);
+    timeouts.relay_check = Duration::from_secs(2);
+    let remote = started(&cloud, counting().0, timeouts).await;
     let mut events = remote.events();
     let start = Instant::now();
     let mut download = Download::start(&cloud, "h2").await;
@@ -201,19 +201,19 @@ async fn until(frozen: &mut watch::Receiver<bool>, state: bool) {
 async fn dead_link_is_detected_within_timeout() {
     let cloud = Cloud::start().await;
     let (address, freeze) = freezer(cloud.address).await;
-    let mut timing = Timeouts::default();
+    let mut timeouts = Timeouts::default();
     // Long enough that a slow response of a busy machine does not count as a dead link.
-    timing.dead_link = Duration::from_secs(4);
+    timeouts.dead_link = Duration::from_secs(4);
     let config = RemoteConfig::new("127.0.0.1", address.port(), NAME);
     let builder = RemoteAccess::builder(config)
         .application(web())
-        .timing(timing);
+        .timeouts(timeouts);
     let remote = cloud.device_from(builder).await;
     remote.set_messaging_online(true);
     connected(&remote).await;
     let mut events = remote.events();
     // A working link stays connected.
-    tokio::time::sleep(timing.dead_link * 2).await;
+    tokio::time::sleep(timeouts.dead_link * 2).await;
     assert!(
         events
             .try_recv()
@@ -230,7 +230,7 @@ async fn dead_link_is_detected_within_timeout() {
     assert!(reason.contains("ping"), "{reason}");
     // With a margin for a busy machine.
     assert!(
-        start.elapsed() < timing.dead_link * 3,
+        start.elapsed() < timeouts.dead_link * 3,
         "{:?}",
         start.elapsed()
     );

@@ -202,9 +202,9 @@ async fn expiry_notice_is_given_once() {
         })
     };
     *cloud.platform.stored.lock().unwrap() = ending(1, 20);
-    let mut timing = Timeouts::default();
-    timing.check_interval = Duration::from_millis(100);
-    let builder = cloud.builder().application(web()).timing(timing);
+    let mut timeouts = Timeouts::default();
+    timeouts.check_interval = Duration::from_millis(100);
+    let builder = cloud.builder().application(web()).timeouts(timeouts);
     let remote = cloud.device_from(builder).await;
     let mut events = remote.events();
     let mut notices = async || {

@@ -145,10 +145,10 @@ async fn platform_time_corrects_wrong_clock() {
     let cloud = Cloud::start().await;
     let error = -100 * 86_400;
     *cloud.platform.valid_for.lock().unwrap() = (error + 86_400, 86_400);
-    let mut timing = Timeouts::default();
-    timing.check_interval = Duration::from_millis(500);
-    timing.refresh_before = Duration::from_secs(86_398);
-    let builder = cloud.builder().application(web()).timing(timing);
+    let mut timeouts = Timeouts::default();
+    timeouts.check_interval = Duration::from_millis(500);
+    timeouts.refresh_before = Duration::from_secs(86_398);
+    let builder = cloud.builder().application(web()).timeouts(timeouts);
     let remote = cloud.device_from(builder).await;
     remote.set_platform_time(time::OffsetDateTime::now_utc().unix_timestamp() + error);
     let start = tokio::time::Instant::now();
@@ -240,13 +240,13 @@ async fn invalid_start_parameters_are_refused() {
 #[tokio::test]
 async fn accepts_unbounded_durations() {
     let cloud = Cloud::start().await;
-    let (mut timing, mut limits, mut probe) =
+    let (mut timeouts, mut limits, mut probe) =
         (Timeouts::default(), Limits::default(), Probe::default());
     for span in [
-        &mut timing.check_interval,
-        &mut timing.refresh_before,
-        &mut timing.relay_check,
-        &mut timing.dead_link,
+        &mut timeouts.check_interval,
+        &mut timeouts.refresh_before,
+        &mut timeouts.relay_check,
+        &mut timeouts.dead_link,
         &mut limits.tls_handshake,
         &mut limits.request_header,
         &mut limits.idle,
@@ -256,7 +256,7 @@ async fn accepts_unbounded_durations() {
     }
     probe.host = Some("127.0.0.1".to_owned());
     probe.port = cloud.address.port();
-    let builder = cloud.builder().application(web()).timing(timing);
+    let builder = cloud.builder().application(web()).timeouts(timeouts);
     let remote = cloud.device_from(builder.limits(limits).probe(probe)).await;
     let mut events = remote.events();
     remote.set_messaging_online(true);
