@@ -64,7 +64,7 @@ mod tests {
 
     /// Returns the maximum delays of the first retries over many seeds, and the maximum of their
     /// sum.
-    fn max(retries: u32) -> (Vec<Duration>, Duration) {
+    fn max_delays(retries: u32) -> (Vec<Duration>, Duration) {
         let mut max = vec![Duration::ZERO; retries as usize];
         let mut total = Duration::ZERO;
         for seed in 0..2_000 {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn tunnel_delay_grows_after_third_failure_to_a_minute() {
-        let (delays, _) = max(8);
+        let (delays, _) = max_delays(8);
         for (delay, most) in delays.iter().zip([15, 15, 15, 30, 60, 60, 60, 60]) {
             let most = Duration::from_secs(most);
             assert!(*delay <= most && *delay > most.mul_f64(0.95), "{delays:?}");
@@ -94,7 +94,7 @@ mod tests {
     /// Each restart is a loss and possibly a premature attempt.
     #[test]
     fn two_relay_restarts_cost_at_most_75_s() {
-        let (_, total) = max(4);
+        let (_, total) = max_delays(4);
         assert!(total <= Duration::from_secs(75), "{total:?}");
     }
 

@@ -216,7 +216,7 @@ where
             (id, result) = completed(&mut self.connecting) => DriverEvent::Connected(id, result),
             outcome = self.context.rotation.next() => DriverEvent::Rotation(outcome),
             () = sleep_until(wake) => DriverEvent::Event(Event::Tick),
-            event = self.reachability.event() => DriverEvent::Probed(event),
+            event = self.reachability.next_event() => DriverEvent::Probed(event),
             outcome = next_channel(&mut self.tunnel) => outcome,
             outcome = next_channel(&mut self.retiring) => outcome,
         }

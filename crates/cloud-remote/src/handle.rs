@@ -79,8 +79,8 @@ impl RemoteHandle {
     /// certificate other than the one that is served is requested, verified, stored and served.
     ///
     /// With `None`, no certificate is requested; one that is being stored is still served, and
-    /// stays. That differs from the serial number of the certificate in use, which would be
-    /// requested again after it.
+    /// stays. (The serial number of the certificate in use, in contrast, would be requested again
+    /// after that one.)
     ///
     /// Requests are rate limited: two in succession are seconds apart, those of a flood a quarter
     /// of an hour. The newest serial number wins; see [`rotation_status`](Self::rotation_status).

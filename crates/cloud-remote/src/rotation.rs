@@ -193,8 +193,8 @@ impl<R: CertificateInstaller> CertificateRotator<R> {
     }
 
     /// Sets the desired certificate, or `None` for none. With `None`, a request is cancelled; an
-    /// installation continues, and its certificate stays. That differs from the serial number of
-    /// the certificate in use, which would be requested again after it.
+    /// installation continues, and its certificate stays. (The serial number of the certificate in
+    /// use, in contrast, would be requested again after that installation.)
     pub fn set_desired(&mut self, serial: Option<CertificateSerial>) {
         self.step(Event::Desired(serial));
     }

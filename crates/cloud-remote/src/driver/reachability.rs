@@ -27,7 +27,7 @@ pub(super) struct ReachabilityCheck {
 impl ReachabilityCheck {
     /// Returns the result of a probe, or `None` when the next one is due. Waits forever if none is
     /// scheduled. Cancel safe.
-    pub(super) async fn event(&mut self) -> Option<Result<(), ProbeError>> {
+    pub(super) async fn next_event(&mut self) -> Option<Result<(), ProbeError>> {
         if let Some(call) = &mut self.call {
             let result = call.await;
             self.call = None;
