@@ -86,7 +86,7 @@ fn proof_config(session: &SessionConfig, port: u16, tls: Arc<ClientConfig>) -> S
     config.client_id.push_str(PROOF);
     config.tls = tls;
     // The proof has one attempt, so it goes where the session has found a way already.
-    config.last_port = Some(port);
+    config.preferred_port = Some(port);
     // It speaks for nobody, and the broker is to remember nothing of it.
     (config.will, config.birth, config.goodbye) = (None, None, None);
     config.session_expiry = None;
@@ -194,7 +194,7 @@ impl Keeper {
     pub(crate) fn set_online(&mut self, online: bool) {
         if online {
             // It may be the connection from before, or one that was being made with the old certificate.
-            self.moving = self.moving && !self.session.has_newest_tls();
+            self.moving = self.moving && !self.session.uses_latest_tls();
         }
         if online && !self.online {
             // By now a date can be judged.
@@ -223,7 +223,7 @@ impl Keeper {
                     if let RotationOutcome::Rotated(status) = &outcome {
                         self.status = status.clone();
                         self.expiry = ExpiryWatch::default();
-                        self.moving = !self.session.has_newest_tls();
+                        self.moving = !self.session.uses_latest_tls();
                     }
                     return News::Rotation(outcome);
                 }
@@ -259,13 +259,13 @@ mod tests {
     async fn the_proof_goes_where_the_session_gets_through() {
         let mut config = SessionConfig::new("127.0.0.1", "thing", tls());
         config.will = Some(Message::new("status", "OFFLINE"));
-        config.last_port = Some(443);
+        config.preferred_port = Some(443);
         // It has not been polled, so it still looks where it is told to look first.
         let session = Session::builder(config.clone()).start().unwrap();
-        config.last_port = None;
+        config.preferred_port = None;
         let other = tls();
         let proof = proof_config(&config, session.port(), Arc::clone(&other));
-        assert_eq!(proof.last_port, Some(443));
+        assert_eq!(proof.preferred_port, Some(443));
         assert_eq!(proof.client_id, "thing-proof");
         assert!(Arc::ptr_eq(&proof.tls, &other));
         assert!(proof.will.is_none() && proof.session_expiry.is_none());

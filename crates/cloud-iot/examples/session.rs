@@ -59,7 +59,7 @@ async fn device(pki: &Pki, broker: &Broker) -> Result<(), BoxError> {
         Subscription::new("all")?,
         Subscription::new("device/7/+/res")?,
     ];
-    config.backoff.unit = Duration::from_millis(100);
+    config.backoff.base_delay = Duration::from_millis(100);
     config.backoff.jitter = Duration::from_millis(100);
     let handler = service_fn(|message: Message| async move {
         println!(

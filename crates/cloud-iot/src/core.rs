@@ -1,63 +1,66 @@
-//! The session's decisions, without sockets, tasks, clock or randomness.
+//! The pure state machine of a session, without sockets, tasks, clock or randomness.
 //!
-//! Time and random numbers are inputs. What happened goes in through [`Core::publish`],
-//! [`Core::link_event`], [`Core::hooks_finished`], [`Core::handle_timeout`] and [`Core::stop`];
-//! what is to be done comes out of [`Core::poll_action`], in order; and [`Core::next_deadline`]
-//! says when to call again. The [driver](crate::driver) carries the actions out.
+//! Time and random numbers are inputs. Callers report events through [`Core::publish`],
+//! [`Core::connection_event`], [`Core::hooks_finished`], [`Core::handle_timeout`] and
+//! [`Core::stop`], take the resulting actions in order from [`Core::poll_action`], and call
+//! [`Core::handle_timeout`] at [`Core::next_deadline`]. The [driver](crate::driver) performs the
+//! actions.
 //!
 //! ```text
-//! Connecting → Subscribing → Greeting → Online → Draining → Closing → Stopped
+//! Connecting → Subscribing → RunningHooks → Online → Draining → Closing → Stopped
 //!      ↑            ↓            ↓         ↓
 //!      └───────── Waiting ←──────┴─────────┘
 //! ```
 //!
-//! `Renewing` lies between `Online` and `Waiting` where a connection is left for another one.
+//! `Reconnecting` lies between `Online` and `Waiting` for a planned reconnection.
 //!
-//! Invariants: exactly one phase, which carries all that belongs to it alone; nothing but the
-//! birth message leaves before the subscriptions are granted and the on-connect hooks have ended;
-//! every phase but `Stopped` has a deadline (that of `Online` is keep-alive), or waits for hooks, which
-//! have their own.
+//! Invariants: the core is in exactly one phase, which holds the state that belongs to it alone;
+//! only the birth message is sent before the subscriptions are granted and the on-connect hooks
+//! have ended; every phase but `Stopped` has a deadline (keep-alive in `Online`), or waits for
+//! hooks, which have their own.
 //!
-//! It is called under a lock, so that nothing in here, nor in the outbox, writes to the log: see [`Note`](crate::outbox::Note).
-//!
-//! See docs/protocol.md, "IoT messaging".
+//! The core runs under a lock, so neither it nor the outbox writes to the log: see
+//! [`LogRecord`](crate::outbox::LogRecord).
 
-mod accepting;
-mod connecting;
-mod deadlines;
+pub(crate) mod acknowledgement_order;
+pub(crate) mod backoff;
+mod connect;
+pub(crate) mod connection_event;
+pub(crate) mod endpoint;
+mod keep_alive;
+mod metrics;
+mod pending_requests;
 mod phase;
-mod pulse;
-mod receiving;
+mod publish;
+mod receive;
 mod recent_topics;
-mod renewing;
-mod stopping;
-mod subscribing;
-mod way;
+mod reconnect;
+mod shutdown;
+mod subscribe;
+mod timers;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use self::endpoint::EndpointSelector;
 pub(crate) use self::phase::Action;
-use self::phase::{Drain, Link, Phase};
-pub use self::stopping::StopReport;
-use self::way::Ways;
-pub(crate) use self::way::{Family, Port, Way};
-use crate::backoff::{Failures, Retry};
-use crate::cause::Cause;
-use crate::config::SessionConfig;
-use crate::event::SessionEvent;
-use crate::inbound::{Inbound, MAX_UNACKNOWLEDGED};
-use crate::ledger::Batch;
-use crate::link::LinkEvent;
-use crate::measures::Measures;
-use crate::outbox::{Next, OutOfStep, Outbox, Restored};
-use crate::reason::ReasonCode;
-use crate::requests::Requests;
-use crate::store::StoreError;
+use self::phase::{ConnectionState, DrainStep, Phase};
+use crate::core::acknowledgement_order::{MAX_UNACKNOWLEDGED, UnacknowledgedMessages};
+use crate::core::backoff::{Failures, Retry};
+use crate::core::connection_event::ConnectionEvent;
+use crate::core::metrics::Metrics;
+use crate::core::pending_requests::PendingRequests;
+use crate::error::cause::Cause;
+use crate::mqtt::reason_code::ReasonCode;
+use crate::outbox::store::StoreError;
+use crate::outbox::write_behind::Batch;
+use crate::outbox::{Next, Outbox, Restored, UnexpectedPacket};
+use crate::session::config::SessionConfig;
+use crate::session::event::{SessionEvent, StopReport};
 
-/// The source of random numbers, uniform in 0–1.
+/// Source of random numbers, uniform in 0–1.
 pub(crate) type Random = Box<dyn FnMut() -> f64 + Send>;
 
 pub(crate) struct Core {
@@ -65,47 +68,51 @@ pub(crate) struct Core {
     random: Random,
     phase: Phase,
     failures: Failures,
-    /// Where the next attempt goes.
-    ways: Ways,
-    /// When the last one was begun.
-    opened: Instant,
-    /// The one before was given up early, for the network had changed.
-    cut_short: bool,
+    /// Selects the endpoint of the next attempt.
+    endpoints: EndpointSelector,
+    /// When the last attempt started.
+    attempt_started: Instant,
+    /// Whether a network change cut the previous attempt short.
+    last_attempt_shortened: bool,
     outbox: Outbox,
-    /// When the pace lets the next message leave, if that is what it waits for.
+    /// When the pacer allows the next message, if the queue waits for the pacer.
     resume_at: Option<Instant>,
-    requests: Requests,
-    inbound: Inbound,
-    /// Until when a quiet moment to leave this connection for another one is waited for.
-    renew_by: Option<Instant>,
-    /// Whether the server has granted all subscriptions of the session that it keeps.
+    requests: PendingRequests,
+    unacknowledged: UnacknowledgedMessages,
+    /// Deadline of a planned reconnection: until then it waits for the connection to be idle.
+    reconnect_by: Option<Instant>,
+    /// Whether the server has granted all subscriptions of the persistent session.
     granted: bool,
     actions: VecDeque<Action>,
     report: StopReport,
-    measures: Measures,
+    metrics: Metrics,
 }
 
 impl Core {
-    /// A session that opens its first connection at once.
+    /// Creates a core that opens its first connection at once.
     pub(crate) fn new(config: Arc<SessionConfig>, random: Random, now: Instant) -> Self {
         let outbox = Outbox::new(&config.limits, config.overflow);
-        let inbound = Inbound::new(MAX_UNACKNOWLEDGED);
-        let ways = Ways::new(&config);
-        let measures = Measures::new(&config.client_id);
+        let unacknowledged = UnacknowledgedMessages::new(MAX_UNACKNOWLEDGED);
+        let endpoints = EndpointSelector::new(
+            config.port,
+            config.fallback_port.for_port(config.port),
+            config.preferred_port,
+        );
+        let metrics = Metrics::new(&config.client_id);
         let mut core = Self {
             config,
-            measures,
+            metrics,
             random,
             phase: Phase::Stopped,
             failures: Failures::default(),
-            ways,
-            opened: now,
-            cut_short: false,
+            endpoints,
+            attempt_started: now,
+            last_attempt_shortened: false,
             outbox,
             resume_at: None,
-            requests: Requests::default(),
-            inbound,
-            renew_by: None,
+            requests: PendingRequests::default(),
+            unacknowledged,
+            reconnect_by: None,
             granted: false,
             actions: VecDeque::new(),
             report: StopReport::default(),
@@ -114,31 +121,34 @@ impl Core {
         core
     }
 
-    /// Begins with what a store has kept, and has what is accepted from now on stored.
-    pub(crate) fn restore(&mut self, former: Vec<Restored>) {
-        self.outbox.restore(former, self.config.store_delay);
+    /// Restores messages from a store, and stores the messages that are accepted from now on.
+    pub(crate) fn restore(&mut self, restored: Vec<Restored>) {
+        self.outbox.restore(restored, self.config.store_delay);
     }
 
-    /// The next thing to do, in order.
+    /// Returns the next action, in order.
     pub(crate) fn poll_action(&mut self) -> Option<Action> {
-        let note = self.outbox.take_note().map(Action::Note);
+        let note = self.outbox.next_log_record().map(Action::Log);
         note.or_else(|| self.actions.pop_front())
     }
 
-    /// The port of the connection that there is, or of the next one.
+    /// Returns the port of the current connection, or of the next attempt.
     pub(crate) fn port(&self) -> u16 {
-        self.ways.port()
+        self.endpoints.port()
     }
 
-    /// How the session ended, once it has.
+    /// Returns how the session ended, once it has.
     pub(crate) fn report(&mut self) -> StopReport {
         StopReport {
-            kept: self.outbox.ledger().map_or(0, |ledger| ledger.kept()),
+            kept: self
+                .outbox
+                .write_behind()
+                .map_or(0, |write_behind| write_behind.kept()),
             ..self.report
         }
     }
 
-    /// Whether the session has been told to stop.
+    /// Returns whether the session is stopping.
     pub(crate) fn is_stopping(&self) -> bool {
         matches!(
             self.phase,
@@ -146,12 +156,14 @@ impl Core {
         )
     }
 
-    /// Something happened on the connection.
-    pub(crate) fn link_event(&mut self, event: LinkEvent, now: Instant) {
+    /// Handles an event of the connection.
+    pub(crate) fn connection_event(&mut self, event: ConnectionEvent, now: Instant) {
         match event {
-            LinkEvent::Connected(terms) => self.connected(terms, now),
-            LinkEvent::Subscribed(packet_id, codes) => self.subscribed(packet_id, &codes, now),
-            LinkEvent::Written(id) => {
+            ConnectionEvent::Connected(capabilities) => self.connected(capabilities, now),
+            ConnectionEvent::Subscribed(packet_id, codes) => {
+                self.subscribed(packet_id, &codes, now)
+            }
+            ConnectionEvent::Written(id) => {
                 match self
                     .outbox
                     .written(id, now, self.config.timeouts.acknowledge)
@@ -160,40 +172,40 @@ impl Core {
                         self.requests.written(message);
                         self.advance(now);
                     }
-                    Err(OutOfStep) => self.out_of_step("PUBLISH", now),
+                    Err(UnexpectedPacket) => self.unexpected_packet("PUBLISH", now),
                 }
             }
-            LinkEvent::Acknowledged(id, reason) => self.acknowledged(id, reason, now),
-            LinkEvent::Message(incoming) => self.received(incoming, now),
-            LinkEvent::Nameless {
+            ConnectionEvent::Acknowledged(id, reason) => self.acknowledged(id, reason, now),
+            ConnectionEvent::Message(incoming) => self.received(incoming, now),
+            ConnectionEvent::MissingTopic {
                 packet_id,
                 duplicate,
-            } => self.received_nameless(packet_id, duplicate, now),
-            LinkEvent::Progress => self.progress(now),
-            LinkEvent::Pinged => {
-                if let Some(link) = self.link() {
-                    link.pulse.pinged();
+            } => self.received_without_topic(packet_id, duplicate, now),
+            ConnectionEvent::Progress => self.progress(now),
+            ConnectionEvent::PingWritten => {
+                if let Some(connection) = self.connection() {
+                    connection.keep_alive.on_ping_written();
                 }
             }
-            LinkEvent::Ponged => {
-                if let Some(link) = self.link() {
-                    link.pulse.ponged(now);
+            ConnectionEvent::PingResp => {
+                if let Some(connection) = self.connection() {
+                    connection.keep_alive.on_pingresp(now);
                 }
             }
-            LinkEvent::Disconnected => {
-                if self.is_leaving() {
+            ConnectionEvent::Disconnected => {
+                if self.is_disconnecting() {
                     self.report.clean = true;
                     self.close(now);
-                } else if matches!(self.phase, Phase::Renewing { .. }) {
-                    self.lost(Cause::Renewed, now);
+                } else if matches!(self.phase, Phase::Reconnecting { .. }) {
+                    self.lost(Cause::Reconnect, now);
                 }
             }
-            LinkEvent::Lost(cause) => self.lost(cause, now),
+            ConnectionEvent::Lost(cause) => self.lost(cause, now),
         }
-        self.leave_if_quiet(now);
+        self.reconnect_if_idle(now);
     }
 
-    /// How the writing of a batch to the store went.
+    /// Handles the result of writing a batch to the store.
     pub(crate) fn stored(&mut self, outcome: Result<(), StoreError>, now: Instant) {
         if let Some(error) = self.outbox.stored(outcome, now) {
             let event = SessionEvent::StoreFailed { error };
@@ -201,53 +213,54 @@ impl Core {
         }
     }
 
-    /// What is left to be stored when the session has ended; again and again until nothing is.
+    /// Returns what is left to store when the session has ended. Call it until it returns `None`.
     pub(crate) fn last_batch(&mut self) -> Option<Batch> {
-        self.outbox.ledger()?.collect_last()
+        self.outbox.write_behind()?.collect_last()
     }
 
     fn acknowledged(&mut self, packet_id: u16, reason: ReasonCode, now: Instant) {
         let limit = self.config.timeouts.acknowledge;
         let due = self.outbox.due(packet_id);
         let Ok(answered) = self.outbox.acknowledged(packet_id, reason, now) else {
-            return self.out_of_step("PUBACK", now);
+            return self.unexpected_packet("PUBACK", now);
         };
-        if answered.deferred {
+        if answered.throttled {
             let (backoff, random) = (&self.config.backoff, &mut self.random);
             let wait = |pauses| backoff.delay(Retry::Busy, pauses, random());
-            self.outbox.hold_back(reason, now, wait);
+            self.outbox.pause_sending(reason, now, wait);
         }
-        // It was written the limit before it is due.
+        // The message was written `limit` before its acknowledgement is due.
         let after = due.map(|due| (now + limit).saturating_duration_since(due));
-        self.measures.acknowledged(after, reason.is_failure());
-        self.sign_of_life(now);
-        if let Some(link) = self.link().filter(|_| answered.oldest) {
-            link.patience = Some(now + limit);
+        self.metrics.acknowledged(after, reason.is_failure());
+        self.record_activity(now);
+        if let Some(connection) = self.connection().filter(|_| answered.oldest) {
+            connection.ack_not_due_before = Some(now + limit);
         }
         self.advance(now);
     }
 
-    /// The server receives what we send, however slowly: it is there, and acknowledgements may take their time.
+    /// Extends the deadlines: the server receives, however slowly, so acknowledgements may take
+    /// longer.
     fn progress(&mut self, now: Instant) {
-        self.sign_of_life(now);
+        self.record_activity(now);
         let limit = self.config.timeouts.acknowledge;
-        if let Some(link) = self.link() {
-            link.patience = Some(now + limit);
+        if let Some(connection) = self.connection() {
+            connection.ack_not_due_before = Some(now + limit);
         }
     }
 
-    /// Tells the measures how it stands.
-    pub(crate) fn measure(&mut self, now: Instant) {
+    /// Updates the metrics of the outbox.
+    pub(crate) fn update_metrics(&mut self, now: Instant) {
         let (queued, in_flight) = self.outbox.counts();
-        self.measures.tell(queued, in_flight, now);
+        self.metrics.update(queued, in_flight, now);
     }
 
-    /// All hooks that were started have ended.
+    /// Handles the end of all hooks that were started.
     pub(crate) fn hooks_finished(&mut self, now: Instant) {
         match std::mem::replace(&mut self.phase, Phase::Stopped) {
-            Phase::Greeting { link } => {
-                self.go_online(link, now);
-                self.leave_if_quiet(now);
+            Phase::RunningHooks { connection } => {
+                self.go_online(connection, now);
+                self.reconnect_if_idle(now);
             }
             Phase::Waiting {
                 until,
@@ -268,22 +281,26 @@ impl Core {
         }
     }
 
-    /// Hands over what window and pace have room for.
+    /// Sends what the receive maximum and the pacer allow.
     fn send_queued(&mut self, now: Instant) {
-        let link = match &mut self.phase {
-            Phase::Online { link }
+        let connection = match &mut self.phase {
+            Phase::Online { connection }
             | Phase::Draining {
-                link,
-                step: Drain::Flushing(_),
+                connection,
+                step: DrainStep::Flushing(_),
                 ..
-            } => link,
+            } => connection,
             _ => return,
         };
         self.resume_at = loop {
-            match self.outbox.hand_over(&mut link.window, &link.terms, now) {
+            match self.outbox.next_to_send(
+                &mut connection.packet_ids,
+                &connection.capabilities,
+                now,
+            ) {
                 Next::Message(message) => {
-                    link.pulse.said(now);
-                    link.recent.publish(&message.message.topic);
+                    connection.keep_alive.on_send(now);
+                    connection.recent.publish(&message.message.topic);
                     self.actions.push_back(Action::Publish(message));
                 }
                 Next::At(time) => break Some(time),
@@ -292,35 +309,35 @@ impl Core {
         };
     }
 
-    fn link(&mut self) -> Option<&mut Link> {
+    fn connection(&mut self) -> Option<&mut ConnectionState> {
         match &mut self.phase {
-            Phase::Subscribing { link, .. }
-            | Phase::Greeting { link }
-            | Phase::Online { link }
-            | Phase::Renewing { link, .. }
-            | Phase::Draining { link, .. } => Some(link),
+            Phase::Subscribing { connection, .. }
+            | Phase::RunningHooks { connection }
+            | Phase::Online { connection }
+            | Phase::Reconnecting { connection, .. }
+            | Phase::Draining { connection, .. } => Some(connection),
             _ => None,
         }
     }
 
-    fn sign_of_life(&mut self, now: Instant) {
-        if let Some(link) = self.link() {
-            link.pulse.heard(now);
+    fn record_activity(&mut self, now: Instant) {
+        if let Some(connection) = self.connection() {
+            connection.keep_alive.on_receive(now);
         }
     }
 
-    /// Whether DISCONNECT is on its way, after which nothing may be sent.
-    fn is_leaving(&self) -> bool {
+    /// Returns whether DISCONNECT is queued or sent, after which nothing may follow.
+    fn is_disconnecting(&self) -> bool {
         matches!(
             self.phase,
             Phase::Draining {
-                step: Drain::Leaving,
+                step: DrainStep::Disconnecting,
                 ..
             }
         )
     }
 
-    fn out_of_step(&mut self, packet: &str, now: Instant) {
+    fn unexpected_packet(&mut self, packet: &str, now: Instant) {
         self.lost(
             Cause::Protocol(format!("a {packet} that does not fit what was sent")),
             now,

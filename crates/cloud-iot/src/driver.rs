@@ -1,127 +1,47 @@
-//! The session's task: carries out what the [core](crate::core) decides, and tells it what happened.
+//! The session task: performs the actions of the [core](crate::core), and reports events to it.
 //!
-//! It waits for one thing at a time (a call, an event of the connection, a hook's end, a deadline)
-//! and nothing that it does blocks. The connection lives in it; the tasks of the hooks and of the
-//! routes are its children. When it ends, none is left.
+//! The task waits for a call, an event of the connection, the end of a hook, or a deadline, and
+//! never blocks. It owns the connection and the tasks of the hooks and routes, so none of them
+//! outlives it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+pub(crate) mod shared;
+mod suspend_detection;
+
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use cloud_net::{UntrustedText, error_throttled, info_throttled, warn_throttled};
-use rustls::ClientConfig;
-use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::cause::Cause;
-use crate::clock::Clocks;
-use crate::config::SessionConfig;
-use crate::connection::{Connection, EVENTS, NotTaken};
-use crate::core::{Action, Core, Port, StopReport};
-use crate::event::{SessionEvent, SessionState};
-use crate::handled::Handled;
-use crate::hooks::Hooks;
-use crate::inbound::DeliveryId;
-use crate::keeper::Keeper;
-use crate::link::LinkEvent;
+use self::shared::{Shared, lock};
+use self::suspend_detection::SuspendDetector;
+use crate::core::Action;
+use crate::core::acknowledgement_order::DeliveryId;
+use crate::core::connection_event::ConnectionEvent;
+use crate::core::endpoint::Port;
+use crate::error::cause::Cause;
 use crate::log_throttles::LogThrottles;
-use crate::message::Message;
-use crate::router::Routes;
-use crate::stream::Streams;
-
-/// What the driver shares with the handles.
-pub(crate) struct Shared {
-    pub(crate) config: Arc<SessionConfig>,
-    pub(crate) state: watch::Sender<SessionState>,
-    pub(crate) events: broadcast::Sender<SessionEvent>,
-    core: Mutex<Core>,
-    streams: Mutex<Streams>,
-    stop_by: Mutex<Option<Instant>>,
-    /// For connections from now on. The configuration beside it has no key, which would stay in memory after its
-    /// replacement.
-    tls: Mutex<Option<Arc<ClientConfig>>>,
-    wake: Notify,
-}
-
-impl Shared {
-    pub(crate) fn new(
-        config: Arc<SessionConfig>,
-        tls: Arc<ClientConfig>,
-        core: Core,
-        events: broadcast::Sender<SessionEvent>,
-    ) -> Self {
-        Self {
-            config,
-            state: watch::Sender::new(SessionState::Connecting { attempt: 1 }),
-            events,
-            core: Mutex::new(core),
-            streams: Mutex::default(),
-            stop_by: Mutex::default(),
-            tls: Mutex::new(Some(tls)),
-            wake: Notify::new(),
-        }
-    }
-
-    /// The port of the connection that there is, or of the next one.
-    pub(crate) fn port(&self) -> u16 {
-        lock(&self.core).port()
-    }
-
-    /// Does something with the core and lets the driver carry out what comes of it.
-    pub(crate) fn with_core<T>(&self, f: impl FnOnce(&mut Core) -> T) -> T {
-        let outcome = f(&mut lock(&self.core));
-        self.wake.notify_one();
-        outcome
-    }
-
-    pub(crate) fn streams(&self) -> MutexGuard<'_, Streams> {
-        lock(&self.streams)
-    }
-
-    /// Tells the session to end by `deadline`. A second call may only shorten the time.
-    pub(crate) fn stop(&self, deadline: Instant) {
-        let deadline = {
-            let mut stop_by = lock(&self.stop_by);
-            let deadline = stop_by.map_or(deadline, |earlier| earlier.min(deadline));
-            *stop_by = Some(deadline);
-            deadline
-        };
-        self.with_core(|core| core.stop(deadline, Instant::now()));
-    }
-
-    /// Makes connections with other TLS settings from now on, beginning with the next quiet moment.
-    pub(crate) fn reconnect_with(&self, tls: Arc<ClientConfig>) {
-        *lock(&self.tls) = Some(tls);
-        self.with_core(|core| core.renew(Instant::now()));
-    }
-
-    /// Whether the connection that there is was made with the settings of the last [`reconnect_with`](Self::reconnect_with).
-    pub(crate) fn has_newest_tls(&self) -> bool {
-        // They are taken when a connection is opened, of which the state tells before.
-        lock(&self.tls).is_none() && matches!(*self.state.borrow(), SessionState::Online { .. })
-    }
-
-    pub(crate) fn report(&self) -> StopReport {
-        lock(&self.core).report()
-    }
-}
-
-/// A panic while a lock was held cannot leave half a change behind that matters more than going on.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::mqtt::message::Message;
+use crate::outbox::store_writer::StoreWriter;
+use crate::routing::ack_guard::AckGuard;
+use crate::routing::router::Routes;
+use crate::session::config::SessionConfig;
+use crate::session::event::{SessionEvent, SessionState};
+use crate::session::hooks::Hooks;
+use crate::transport::connection::{Connection, EVENTS, SendQueueFull};
 
 pub(crate) struct Driver {
     pub(crate) shared: Arc<Shared>,
     pub(crate) hooks: Hooks,
     pub(crate) routes: Routes,
-    pub(crate) keeper: Keeper,
+    pub(crate) store_writer: StoreWriter,
 }
 
-/// Ends the session for its handles however the driver ends, even by a panic or with the runtime.
-struct LastWord(Arc<Shared>);
+/// Stops the session for its handles when the driver ends, also by a panic or with the runtime.
+struct StopOnDrop(Arc<Shared>);
 
-impl Drop for LastWord {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
         lock(&self.0.core).abandon();
         self.0.streams().end();
@@ -135,99 +55,99 @@ impl Driver {
             shared,
             hooks,
             routes,
-            keeper,
+            store_writer,
         } = self;
-        let last_word = LastWord(Arc::clone(&shared));
+        let stop_on_drop = StopOnDrop(Arc::clone(&shared));
         let mut running = Running {
             config: Arc::clone(&shared.config),
             shared,
             hooks,
             routes,
-            keeper,
+            store_writer,
             connection: None,
-            hooking: JoinSet::new(),
+            hook_tasks: JoinSet::new(),
             throttles: Arc::default(),
         };
         running.serve().await;
         running.finish().await;
-        drop(last_word);
+        drop(stop_on_drop);
     }
 }
 
 struct Running {
     shared: Arc<Shared>,
-    /// The configuration that connections are made by.
+    /// Configuration for new connections.
     config: Arc<SessionConfig>,
     hooks: Hooks,
     routes: Routes,
-    keeper: Keeper,
+    store_writer: StoreWriter,
     connection: Option<Connection>,
-    /// Hooks that run, and aborted ones that are still ending.
-    hooking: JoinSet<()>,
+    /// Hooks that run, and aborted hooks that have not ended yet.
+    hook_tasks: JoinSet<()>,
     throttles: Arc<LogThrottles>,
 }
 
 impl Running {
     async fn serve(&mut self) {
         let keep_alive = self.shared.config.keep_alive;
-        let mut clocks = Clocks::new(Instant::now(), SystemTime::now());
-        while !self.carry_out() {
+        let mut suspend_detector = SuspendDetector::new(Instant::now(), SystemTime::now());
+        while !self.perform_actions() {
             let deadline = {
                 let mut core = lock(&self.shared.core);
-                core.measure(Instant::now());
-                // A connection wakes us for every ping; without one we have to look by ourselves.
+                core.update_metrics(Instant::now());
+                // A connection causes a wake-up for each ping; without one the task needs a timer.
                 let look = core.is_waiting().then(|| Instant::now() + keep_alive);
                 core.next_deadline().into_iter().chain(look).min()
             };
             tokio::select! {
                 () = self.shared.wake.notified() => {}
-                event = next_event(&mut self.connection) => self.link_events(event),
-                Some(ended) = self.hooking.join_next() => {
+                event = next_event(&mut self.connection) => self.connection_events(event),
+                Some(ended) = self.hook_tasks.join_next() => {
                     if let Err(error) = ended && error.is_panic() {
                         warn_throttled!(self.throttles.hook, "a hook panicked");
                     }
-                    if self.hooking.is_empty() {
+                    if self.hook_tasks.is_empty() {
                         lock(&self.shared.core).hooks_finished(Instant::now());
                     }
                 }
-                outcome = self.keeper.written() => {
+                outcome = self.store_writer.written() => {
                     lock(&self.shared.core).stored(outcome, Instant::now());
                 }
                 () = until(deadline) => lock(&self.shared.core).handle_timeout(Instant::now()),
             }
             let now = Instant::now();
-            if let Some(gain) = clocks.jump(now, SystemTime::now(), keep_alive) {
+            if let Some(gain) = suspend_detector.jump(now, SystemTime::now(), keep_alive) {
                 tracing::info!(?gain, "the clock jumped ahead");
                 lock(&self.shared.core).clock_jumped(gain, now);
             }
         }
     }
 
-    /// Takes the event and those that have come already, so that a burst costs one wake-up.
-    fn link_events(&mut self, first: LinkEvent) {
+    /// Handles the event and all that are queued, so that a burst costs one wake-up.
+    fn connection_events(&mut self, first: ConnectionEvent) {
         let now = Instant::now();
         let mut core = lock(&self.shared.core);
-        core.link_event(first, now);
+        core.connection_event(first, now);
         for event in queued(&mut self.connection) {
-            core.link_event(event, now);
+            core.connection_event(event, now);
         }
     }
 
-    /// Tells the core what had still come before the connection stopped taking packets, which is
-    /// most likely the true cause of its end.
-    fn not_taken(&mut self) {
+    /// Reports the events that arrived before the connection rejected a packet, which probably
+    /// contain the actual cause.
+    fn send_queue_full(&mut self) {
         let now = Instant::now();
         let mut core = lock(&self.shared.core);
         for event in queued(&mut self.connection) {
-            core.link_event(event, now);
+            core.connection_event(event, now);
         }
-        // Without effect if the connection is known to be lost by now.
+        // Has no effect if the connection is already lost.
         let cause = Cause::Internal("the connection took no packet".into());
-        core.link_event(LinkEvent::Lost(cause), now);
+        core.connection_event(ConnectionEvent::Lost(cause), now);
     }
 
-    /// Does what the core wants done; true when that was all.
-    fn carry_out(&mut self) -> bool {
+    /// Performs the actions of the core; returns whether the session has ended.
+    fn perform_actions(&mut self) -> bool {
         loop {
             let action = lock(&self.shared.core).poll_action();
             let done = match action {
@@ -235,17 +155,17 @@ impl Running {
                 Some(Action::End) => return true,
                 Some(action) => self.perform(action),
             };
-            if let Err(NotTaken) = done {
-                self.not_taken();
+            if let Err(SendQueueFull) = done {
+                self.send_queue_full();
             }
         }
     }
 
-    fn perform(&mut self, action: Action) -> Result<(), NotTaken> {
+    fn perform(&mut self, action: Action) -> Result<(), SendQueueFull> {
         let limit = self.shared.config.timeouts.hook;
         match action {
-            Action::Open(way) => {
-                if let Port::Fallback(port) = way.port {
+            Action::Open(endpoint) => {
+                if let Port::Fallback(port) = endpoint.port {
                     info_throttled!(
                         self.throttles.fallback_port,
                         port,
@@ -257,32 +177,34 @@ impl Running {
                 }
                 self.connection = Some(Connection::open(
                     &self.config,
-                    way,
+                    endpoint,
                     Arc::clone(&self.throttles),
                 ));
             }
             Action::Subscribe(packet_id, subscriptions) => {
-                return self.send(|link| link.subscribe(packet_id, &subscriptions));
+                return self.send(|connection| connection.subscribe(packet_id, &subscriptions));
             }
             Action::Ping => return self.send(Connection::ping),
-            Action::Publish(message) => return self.send(|link| link.publish(message)),
+            Action::Publish(message) => return self.send(|connection| connection.publish(message)),
             Action::Disconnect => return self.send(Connection::disconnect),
             Action::Close => {
                 self.connection = None;
-                self.hooking.abort_all();
+                self.hook_tasks.abort_all();
             }
             Action::ConnectHooks => {
                 self.hooks
-                    .run_connect(&mut self.hooking, limit, &self.throttles);
+                    .run_connect(&mut self.hook_tasks, limit, &self.throttles);
                 self.hooks_started();
             }
             Action::DisconnectHooks(cause) => {
                 self.hooks
-                    .run_disconnect(cause, &mut self.hooking, limit, &self.throttles);
+                    .run_disconnect(cause, &mut self.hook_tasks, limit, &self.throttles);
                 self.hooks_started();
             }
-            Action::Store(batch) => self.keeper.write(batch),
-            Action::Acknowledge(packet_id) => return self.send(|link| link.acknowledge(packet_id)),
+            Action::Store(batch) => self.store_writer.write(batch),
+            Action::Acknowledge(packet_id) => {
+                return self.send(|connection| connection.acknowledge(packet_id));
+            }
             Action::Deliver {
                 message,
                 answered,
@@ -292,37 +214,40 @@ impl Running {
                 self.shared.state.send_replace(state);
             }
             Action::Event(event) => {
-                tell(&event, &self.throttles);
-                // Nobody needs to listen.
+                log_event(&event, &self.throttles);
+                // An error means that no receiver exists.
                 let _ = self.shared.events.send(event);
             }
-            Action::Note(note) => note.log(&self.throttles),
+            Action::Log(record) => record.log(&self.throttles),
             Action::End => {}
         }
         Ok(())
     }
 
-    /// After `Close` what is left to send belongs to no connection any more.
+    /// Sends on the current connection. After `Close` there is none, and the packet is dropped.
     fn send(
         &mut self,
-        f: impl FnOnce(&mut Connection) -> Result<(), NotTaken>,
-    ) -> Result<(), NotTaken> {
+        f: impl FnOnce(&mut Connection) -> Result<(), SendQueueFull>,
+    ) -> Result<(), SendQueueFull> {
         self.connection.as_mut().map_or(Ok(()), f)
     }
 
     fn hooks_started(&self) {
-        if self.hooking.is_empty() {
+        if self.hook_tasks.is_empty() {
             lock(&self.shared.core).hooks_finished(Instant::now());
         }
     }
 
     fn deliver(&mut self, message: &Message, answered: bool, delivery: Option<DeliveryId>) {
-        let handled = delivery.map(|id| Arc::new(Handled::new(Arc::downgrade(&self.shared), id)));
+        let ack_guard = delivery.map(|id| {
+            let sink: Weak<Shared> = Arc::downgrade(&self.shared);
+            Arc::new(AckGuard::new(sink, id))
+        });
         let streamed = self
             .shared
             .streams()
             .deliver(message, &self.throttles.slow_stream);
-        let routed = !answered && self.routes.deliver(message, handled.as_ref());
+        let routed = !answered && self.routes.deliver(message, ack_guard.as_ref());
         if !(streamed || routed || answered) {
             let topic = UntrustedText::new(&message.topic);
             tracing::debug!(%topic, "no route, stream or request takes this message");
@@ -331,16 +256,16 @@ impl Running {
 
     async fn finish(mut self) {
         self.connection = None;
-        self.hooking.shutdown().await;
+        self.hook_tasks.shutdown().await;
         let deadline = lock(&self.shared.stop_by).unwrap_or_else(Instant::now);
         let Self {
             shared,
-            mut keeper,
+            mut store_writer,
             routes,
             ..
         } = self;
         let (stored, handled) = tokio::join!(
-            timeout_at(deadline, store_rest(&shared, &mut keeper)),
+            timeout_at(deadline, store_rest(&shared, &mut store_writer)),
             timeout_at(deadline, routes.finish()),
         );
         if stored.is_err() {
@@ -352,16 +277,16 @@ impl Running {
     }
 }
 
-/// Writes what is left to the store.
-async fn store_rest(shared: &Shared, keeper: &mut Keeper) {
+/// Writes the remaining batches to the store.
+async fn store_rest(shared: &Shared, store_writer: &mut StoreWriter) {
     loop {
-        if !keeper.is_writing() {
+        if !store_writer.is_writing() {
             let Some(batch) = lock(&shared.core).last_batch() else {
                 return;
             };
-            keeper.write(batch);
+            store_writer.write(batch);
         }
-        let outcome = keeper.written().await;
+        let outcome = store_writer.written().await;
         let failed = outcome.as_ref().err().cloned();
         lock(&shared.core).stored(outcome, Instant::now());
         if let Some(error) = failed {
@@ -371,7 +296,7 @@ async fn store_rest(shared: &Shared, keeper: &mut Keeper) {
     }
 }
 
-fn tell(event: &SessionEvent, throttles: &LogThrottles) {
+fn log_event(event: &SessionEvent, throttles: &LogThrottles) {
     match event {
         SessionEvent::Connected => info_throttled!(throttles.online, "online"),
         SessionEvent::Disconnected { reason, retry_in } if reason.is_session_taken_over() => {
@@ -391,12 +316,12 @@ fn tell(event: &SessionEvent, throttles: &LogThrottles) {
     }
 }
 
-/// The events that have come already; no more than come at once, so that what comes of them is carried out in between.
-fn queued(connection: &mut Option<Connection>) -> impl Iterator<Item = LinkEvent> {
+/// Returns the queued events, in limited number, so that their actions are performed in between.
+fn queued(connection: &mut Option<Connection>) -> impl Iterator<Item = ConnectionEvent> {
     std::iter::from_fn(|| connection.as_mut().and_then(Connection::try_event)).take(EVENTS)
 }
 
-async fn next_event(connection: &mut Option<Connection>) -> LinkEvent {
+async fn next_event(connection: &mut Option<Connection>) -> ConnectionEvent {
     match connection {
         Some(connection) => connection.event().await,
         None => std::future::pending().await,

@@ -1,15 +1,17 @@
-//! The errors of a session's operations, one enum for each family.
+//! Errors of a session's operations, one enum per operation.
+
+pub(crate) mod cause;
 
 use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::cause::POLICY;
-use crate::reason::ReasonCode;
-use crate::store::StoreError;
-use crate::topic::{TopicError, TopicFilter};
+use crate::error::cause::POLICY;
+use crate::mqtt::reason_code::ReasonCode;
+use crate::mqtt::topic::{TopicError, TopicFilter};
+use crate::outbox::store::StoreError;
 
-/// Why a session cannot be started with this configuration. It is the caller's mistake.
+/// Why a session cannot start with this configuration. The caller must change it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -22,15 +24,15 @@ pub enum ConfigError {
     /// The client id is empty or too long.
     #[error("the client id has {length} bytes, it must have 1 to {limit}")]
     ClientId {
-        /// Its length in bytes.
+        /// Length in bytes.
         length: usize,
-        /// The longest allowed, in bytes.
+        /// Maximum length in bytes.
         limit: usize,
     },
     /// The keep-alive interval is out of range or not in whole seconds.
     #[error("the keep-alive interval is {0:?}, it must be 5 s to 65535 s in whole seconds")]
     KeepAlive(Duration),
-    /// A topic of the will, the birth message or the goodbye cannot be published to.
+    /// The topic of the will, the birth message or the goodbye message is not valid.
     #[error("the {message} message: {error}")]
     Topic {
         /// Which of the session's own messages.
@@ -38,33 +40,33 @@ pub enum ConfigError {
         /// What is wrong with its topic.
         error: TopicError,
     },
-    /// The will, the birth message or the goodbye is too large.
+    /// The will, the birth message or the goodbye message is too large.
     #[error("the {message} message has {size} bytes of payload, at most {limit} are allowed")]
     TooLarge {
         /// Which of the session's own messages.
         message: &'static str,
-        /// Its size in bytes.
+        /// Size in bytes.
         size: usize,
-        /// The limit in bytes.
+        /// Limit in bytes.
         limit: usize,
     },
     /// There are more subscriptions than allowed.
     #[error("{count} subscriptions are too many, at most {limit} are allowed")]
     Subscriptions {
-        /// How many there are.
+        /// Number of subscriptions.
         count: usize,
-        /// The limit.
+        /// Maximum number.
         limit: usize,
     },
     /// A filter is subscribed to twice.
     #[error("the filter {0} is subscribed to twice")]
     DuplicateSubscription(TopicFilter),
-    /// A limit, time limit or back-off value is out of its range.
+    /// A limit, timeout or back-off value is out of range.
     #[error("{name} must be {range}")]
     OutOfRange {
-        /// The field's name.
+        /// Name of the field.
         name: &'static str,
-        /// What is allowed.
+        /// Allowed range.
         range: &'static str,
     },
     /// The session was started outside a Tokio runtime.
@@ -72,27 +74,27 @@ pub enum ConfigError {
     NoRuntime,
 }
 
-/// Why a message was not accepted. Nothing of it was kept.
+/// Why a message was not accepted. No part of it was kept.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The topic cannot be published to.
+    /// The topic is not valid for publishing.
     #[error(transparent)]
     Topic(#[from] TopicError),
     /// The payload is larger than allowed.
     #[error("the payload has {size} bytes, at most {limit} are allowed")]
     TooLarge {
-        /// Its size in bytes.
+        /// Size in bytes.
         size: usize,
-        /// The limit in bytes.
+        /// Limit in bytes.
         limit: usize,
     },
-    /// The outbox holds as much as it may; try again when something was delivered.
+    /// The outbox is full. Try again when messages have been delivered.
     #[error("the outbox is full ({messages} messages, {bytes} bytes); try again later")]
     OutboxFull {
-        /// Messages waiting or unacknowledged.
+        /// Messages that wait or are unacknowledged.
         messages: usize,
-        /// What they count, in bytes.
+        /// Their cost in bytes.
         bytes: usize,
     },
     /// The message could not be [stored](crate::SessionHandle::publish_stored).
@@ -104,7 +106,7 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// Whether the same message may be accepted later.
+    /// Returns whether the same message may be accepted later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -119,31 +121,32 @@ impl PublishError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DeliveryError {
-    /// The server refused it, by the reason code of its PUBACK; or of the DISCONNECT with which it has ended
-    /// three connections in answer to this message. A refusal that may pass (server busy, packet identifier in use, message
-    /// rate too high, quota exceeded) only counts when the server takes others meanwhile, and ends it at the eighth time.
+    /// The server refused the message, by the reason code of its PUBACK, or of the DISCONNECT with
+    /// which it ended three connections because of this message. A transient reason (server busy,
+    /// packet identifier in use, message rate too high, quota exceeded) counts only while the
+    /// server accepts other messages, and is final the eighth time.
     #[error("{}", refused_message(*.0))]
     Refused(ReasonCode),
-    /// Its packet is larger than this server takes.
+    /// The packet is larger than the server's limit.
     #[error("the packet has {size} bytes, the server takes at most {limit}")]
     TooLarge {
-        /// The packet's size in bytes.
+        /// Packet size in bytes.
         size: usize,
-        /// The server's limit in bytes.
+        /// Limit of the server in bytes.
         limit: usize,
     },
-    /// The server does not support its quality of service, or retaining.
+    /// The server does not support its quality of service, or retained messages.
     #[error("the server does not support {0}")]
     NotSupported(&'static str),
-    /// It was not delivered in the time that it was given. At QoS 1 it may have arrived all the same.
+    /// The message expired before it was delivered. At QoS 1 it may have arrived.
     #[error("the message was not delivered before it expired")]
     Expired,
-    /// The outbox was full, and the message had to make room for a later one, as the
-    /// [`Overflow`](crate::Overflow) policy says.
+    /// The outbox was full, and the [`Overflow`](crate::Overflow) policy dropped the message for a
+    /// later one.
     #[error("the outbox was full and the message made room for a later one")]
     Displaced,
-    /// The session was stopped first. A message at QoS 1 may have arrived all the same, and if it is
-    /// [stored](crate::SessionBuilder::outbox_store) the next session sends it.
+    /// The session stopped first. A QoS 1 message may have arrived; if it is
+    /// [stored](crate::SessionBuilder::outbox_store), the next session sends it.
     #[error("the session was stopped before the message was acknowledged")]
     Stopped,
 }
@@ -159,7 +162,7 @@ fn refused_message(reason: ReasonCode) -> String {
 }
 
 impl DeliveryError {
-    /// Whether publishing the same message again may succeed.
+    /// Returns whether publishing the same message again may succeed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(
@@ -169,7 +172,7 @@ impl DeliveryError {
     }
 }
 
-/// Why a request got no answer.
+/// Why a request has no response.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RequestError {
@@ -179,25 +182,25 @@ pub enum RequestError {
     /// The request was not delivered.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
-    /// None of the session's subscriptions brings the reply topic.
+    /// No subscription of the session covers the reply topic.
     #[error("the session is not subscribed to the reply topic {0:?}")]
     NotSubscribed(String),
-    /// Another request waits for an answer on the same topic.
+    /// Another request waits for a response on the same topic.
     #[error("another request waits for an answer on {0:?}; wait for it to end")]
     Busy(String),
-    /// As many requests wait as may.
+    /// The maximum number of requests is waiting.
     #[error("{0} requests are waiting for their answers already; wait for one to end")]
     TooMany(usize),
-    /// No answer came in time, be it that the request never left.
+    /// No response arrived in time. The request may not have been sent.
     #[error("no answer came within {0:?}")]
     Timeout(Duration),
-    /// The session was stopped.
+    /// The session stopped.
     #[error("the session was stopped before an answer came")]
     Stopped,
 }
 
 impl RequestError {
-    /// Whether asking again may succeed.
+    /// Returns whether another request may succeed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -209,17 +212,17 @@ impl RequestError {
     }
 }
 
-/// Why no stream of messages can be opened.
+/// Why a message stream cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StreamError {
     /// The filter is not valid.
     #[error(transparent)]
     Filter(#[from] TopicError),
-    /// None of the session's subscriptions brings anything that the filter matches.
+    /// No subscription of the session overlaps the filter.
     #[error("the session is not subscribed to anything under {0}")]
     NotSubscribed(TopicFilter),
-    /// As many streams are open as may be.
+    /// The maximum number of streams is open.
     #[error("{0} streams are open already; drop one first")]
     TooMany(usize),
     /// The session is stopping or has stopped.

@@ -1,46 +1,50 @@
-//! An MQTT v5 session that stays up.
+//! An MQTT v5 session that stays connected.
 //!
-//! A device has one connection to its cloud, over networks that come and go, for years. This crate
-//! keeps that connection: it connects with TLS and a client certificate, subscribes, says that the
-//! device is there, delivers what it is given, and comes back by itself whenever anything fails.
-//! It knows MQTT and the limits of AWS IoT Core, and nothing of any application's topics.
+//! A device keeps one connection to its cloud, over unreliable networks, for years. This crate
+//! maintains that connection: it connects with TLS and a client certificate, subscribes, announces
+//! the device, delivers messages, and reconnects after every failure. It knows MQTT and the limits
+//! of AWS IoT Core, and no application topics.
 //!
-//! - [`Session::builder`] takes a [`SessionConfig`] and gives a [`SessionHandle`].
+//! - [`Session::builder`] takes a [`SessionConfig`] and returns a [`SessionHandle`] when started.
 //! - [`publish`](SessionHandle::publish) accepts a message at once, online or not, and returns a
-//!   [`Receipt`] to await the acknowledgement with. What is accepted is delivered in order, or the
-//!   receipt says why not. The outbox is bounded; when it is full the caller is told, or what an
-//!   [`Overflow`] policy names makes room. It sends no faster than AWS IoT Core takes.
-//! - With an [`OutboxStore`], what is accepted at QoS 1 survives the process. The feature `durable`
-//!   brings one, `DurableOutbox`: a file that withstands `kill -9` and the loss of power.
-//! - A [`Router`] leads received messages to [`tower`] services by topic filter, as they are or
-//!   [read as JSON](Router::json), each route with a queue and a task of its own. [`messages`](SessionHandle::messages) opens a stream at run time.
-//! - [`request`](SessionHandle::request) publishes and waits for the answer.
-//! - [`state`](SessionHandle::state) and [`events`](SessionHandle::events) tell where the session
-//!   stands and why; a [`Cause`] tells network, DNS, TLS, and each refusal of the server apart.
-//! - [`stop`](SessionHandle::stop) flushes, says goodbye, and leaves no task behind.
+//!   [`Receipt`], a future of the acknowledgement. Accepted messages are delivered in order, or the
+//!   receipt reports why not. The outbox is bounded; when it is full, the caller receives an error,
+//!   or an [`Overflow`] policy drops other messages. The send rate stays within the limits of AWS
+//!   IoT Core.
+//! - With an [`OutboxStore`], accepted QoS 1 messages survive the process. The feature `durable`
+//!   provides one, `DurableOutbox`: a file that withstands `kill -9` and power loss.
+//! - A [`Router`] dispatches received messages to [`tower`] services by topic filter, raw or
+//!   [parsed as JSON](Router::json). Each route has its own queue and task.
+//!   [`messages`](SessionHandle::messages) opens a stream at run time.
+//! - [`request`](SessionHandle::request) publishes a request and waits for the response.
+//! - [`state`](SessionHandle::state) and [`events`](SessionHandle::events) report the state of the
+//!   session and its reason; a [`Cause`] distinguishes network, DNS and TLS failures and each
+//!   refusal of the server.
+//! - [`stop`](SessionHandle::stop) flushes, sends the goodbye message, and leaves no task behind.
 //!
 //! # What happens on each connection
 //!
-//! CONNECT, with the will → SUBSCRIBE, every granted code checked → on-connect
-//! hooks, all together → the birth message → the outbox in order → [`SessionEvent::Connected`].
-//! When the connection is lost the on-disconnect hooks run, and after a [back-off](Backoff) that
-//! grows, has jitter and is reset only by time spent connected, the next attempt is made. Messages
-//! at QoS 1 that were not acknowledged are sent again, in their old order.
+//! CONNECT, with the will → SUBSCRIBE, with every granted code checked → on-connect hooks,
+//! concurrently → the birth message → the outbox in order → [`SessionEvent::Connected`]. When the
+//! connection is lost, the on-disconnect hooks run, and the next attempt follows after a
+//! [back-off](Backoff) that grows, has jitter, and is reset only by time spent connected.
+//! Unacknowledged QoS 1 messages are resent in their original order.
 //!
-//! By default each connection begins with a clean start, and everything is made anew. With
-//! [`session_expiry`](SessionConfig::session_expiry) the server keeps the session in between: what
-//! is published to it meanwhile comes later, and SUBSCRIBE is left out while the server still has
-//! the subscriptions. With [`Acknowledge::AfterHandlers`] a received message at QoS 1 is
-//! acknowledged when its handlers have run, so that a crash in between loses nothing.
+//! By default each connection starts with a clean session. With
+//! [`session_expiry`](SessionConfig::session_expiry) the server keeps the session between
+//! connections: messages that are published meanwhile arrive later, and SUBSCRIBE is skipped while
+//! the server still has the subscriptions. With [`Acknowledge::AfterHandlers`] a received QoS 1
+//! message is acknowledged when its handlers have ended, so that a crash in between loses nothing.
 //!
 //! # Private keys in memory
 //!
-//! A received payload may be a private key. The session wipes it where it held it: in its receive buffer when the message has
-//! left it, and in [`Message::payload`] when the last clone of that is dropped. [`tls::client_config`] wipes the key that it is
-//! given, and the session keeps no TLS configuration that [`reconnect_with`](SessionHandle::reconnect_with) has replaced.
-//! What no type here reaches are allocations of the libraries below: rustls's record buffers, serde_json's scratch buffer, and
-//! the numbers that ring computes with. A program that holds keys for others can wipe these as well, with an allocator that
-//! clears memory when it is freed, as `clesyde-cloud` does with `zeroizing-alloc`.
+//! A received payload may be a private key. The session wipes it from its receive buffer after the
+//! message is decoded, and from [`Message::payload`] when the last clone is dropped.
+//! [`tls::client_config`] wipes the key that it receives, and the session keeps no TLS
+//! configuration that [`reconnect_with`](SessionHandle::reconnect_with) has replaced. This crate
+//! cannot wipe allocations of the libraries below: rustls's record buffers, serde_json's scratch
+//! buffer, and ring's numbers. A program that holds keys for others can wipe these with an
+//! allocator that clears freed memory, as `clesyde-cloud` does with `zeroizing-alloc`.
 //!
 //! # Example
 //!
@@ -76,10 +80,10 @@
 //! # }
 //! ```
 //!
-//! # Measures
+//! # Metrics
 //!
-//! With the feature `metrics` a session counts through the [`metrics`](https://docs.rs/metrics) facade, for whatever
-//! recorder the program has. All of them bear the label `client_id`.
+//! With the feature `metrics` a session reports through the [`metrics`](https://docs.rs/metrics)
+//! facade to the program's recorder. All metrics have the label `client_id`.
 //!
 //! | name | kind | what |
 //! |---|---|---|
@@ -94,72 +98,41 @@
 //!
 //! # Inside
 //!
-//! `core` decides, purely, with time and randomness as inputs; `driver` is the one task that
-//! carries decisions out; `connection` is the socket with rumqttc's codec on it, made anew by
-//! `connect` (with `dial` and `proxy`) each time. The rest is around these: `outbox`, `ledger`,
-//! `requests`, `backoff` belong to the core; `router`, `stream`, `hooks`, `keeper` to the driver. The
-//! protocol's facts are in docs/protocol.md, "IoT messaging".
+//! `session` is the API. `core` is a pure state machine, with time and randomness as inputs;
+//! `driver` is the one task that performs its actions. `transport` makes and carries a connection,
+//! with rumqttc's codec; `outbox` holds accepted messages and stores them; `routing` passes
+//! received messages to handlers and streams. For the protocol see docs/protocol.md, "IoT
+//! messaging".
 
-mod backoff;
-mod cause;
-mod clock;
-mod config;
-mod connect;
-mod connection;
 mod core;
-mod dial;
 mod driver;
-#[cfg(feature = "durable")]
-mod durable;
 mod error;
-mod event;
-mod handled;
-mod hooks;
-mod inbound;
-mod inbox;
-mod json;
-mod keeper;
-mod ledger;
-mod limits;
-mod link;
 mod log_throttles;
-mod measures;
-mod message;
+mod mqtt;
 mod outbox;
-mod pace;
-mod proxy;
-mod reason;
-mod receipt;
-mod request;
-mod requests;
-mod router;
+mod routing;
 mod session;
-mod store;
-mod stream;
-pub mod tls;
-mod topic;
-mod turns;
-mod wire;
+mod transport;
 
 pub use tower::BoxError;
 
-pub use crate::backoff::{Backoff, Retry};
-pub use crate::cause::{Cause, ProxyCause, TlsCause};
-pub use crate::config::{Acknowledge, FallbackPort, Overflow, SessionConfig};
-pub use crate::core::StopReport;
-#[cfg(feature = "durable")]
-pub use crate::durable::{Damage, DurableOutbox};
+pub use crate::core::backoff::{Backoff, Retry};
+pub use crate::error::cause::{Cause, ProxyCause, TlsCause};
 pub use crate::error::{ConfigError, DeliveryError, PublishError, RequestError, StreamError};
-pub use crate::event::{SessionEvent, SessionState};
-pub use crate::json::{Json, Malformed};
-pub use crate::limits::{Limits, Timeouts};
-pub use crate::message::{Message, PublishOptions, QoS, Subscription};
-pub use crate::proxy::{InvalidProxy, Proxy};
-pub use crate::reason::ReasonCode;
-pub use crate::receipt::{Ack, Receipt};
-pub use crate::request::Request;
-pub use crate::router::{RouteOptions, Router};
+pub use crate::mqtt::message::{Message, PublishOptions, QoS, Subscription};
+pub use crate::mqtt::reason_code::ReasonCode;
+pub use crate::mqtt::topic::{TopicError, TopicFilter};
+#[cfg(feature = "durable")]
+pub use crate::outbox::durable::{Damage, DurableOutbox};
+pub use crate::outbox::store::{OutboxStore, StoreBatch, StoreError, StoredMessage};
+pub use crate::routing::json::{Json, Malformed};
+pub use crate::routing::router::{RouteOptions, Router};
+pub use crate::routing::stream::{Lagged, MessageStream};
+pub use crate::session::config::{Acknowledge, FallbackPort, Overflow, SessionConfig};
+pub use crate::session::event::{SessionEvent, SessionState, StopReport};
+pub use crate::session::limits::{Limits, Timeouts};
+pub use crate::session::receipt::{Ack, Receipt};
+pub use crate::session::request::Request;
 pub use crate::session::{Session, SessionBuilder, SessionHandle};
-pub use crate::store::{OutboxStore, StoreBatch, StoreError, StoredMessage};
-pub use crate::stream::{Lagged, MessageStream};
-pub use crate::topic::{TopicError, TopicFilter};
+pub use crate::transport::proxy::{InvalidProxy, Proxy};
+pub use crate::transport::tls;

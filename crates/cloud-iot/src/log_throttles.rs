@@ -1,6 +1,6 @@
-//! The rate limits of a session's log lines that the server, or a handler in answer to it, can cause.
+//! Rate limits of a session's log lines that the server, or a handler of its messages, can cause.
 //!
-//! Routes have their own, so that one does not hide the lines of another.
+//! Each route has its own limits, so that one route does not hide the lines of another.
 
 use cloud_net::LogThrottle;
 

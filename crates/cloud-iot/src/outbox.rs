@@ -1,81 +1,87 @@
-//! What was accepted and is not yet delivered, in order.
+//! The outbox: accepted messages that are not delivered yet, in order.
 //!
-//! A message is first *queued*, then *in flight*: handed over to the connection, later written by
-//! it, and at QoS 1 acknowledged. When the connection is lost, what was in flight goes back to
-//! the head of the queue in its old order, so that order survives and nothing is skipped.
+//! A message is first *queued*, then *in flight*: passed to the connection, written, and at QoS 1
+//! acknowledged. When the connection is lost, messages in flight [return](requeue) to the head of
+//! the queue in their original order, as do messages that the server [defers](throttle). The
+//! exception are messages that [end connections](poison).
 //!
-//! Not here: when to hand over (the [core](crate::core) asks), and anything that touches a socket.
+//! Not here: when to send (the [core](crate::core) decides), and sockets.
 //!
-//! So does what the server [does not take now](deferral), which is published anew after a pause.
+//! A message that expires, or is dropped for a later one, leaves the queue and resolves its
+//! receipt. Messages in flight stay.
 //!
-//! A message that has expired, or that must make room for a later one, leaves the queue with its receipt resolved.
-//! What is in flight stays.
-//!
-//! Invariants: messages and bytes stay within their limits; every accepted message's receipt is
-//! resolved exactly once; in flight, what was written comes before what was not; no two messages
-//! in flight have the same packet id.
+//! Invariants: messages and bytes stay within their limits; the receipt of every accepted message
+//! is resolved exactly once; in flight, written messages precede unwritten ones; no two messages in
+//! flight have the same packet identifier.
 
-mod admission;
-mod deferral;
+#[cfg(feature = "durable")]
+pub(crate) mod durable;
+mod enqueue;
 mod entry;
-mod keeping;
-mod loss;
-mod note;
-mod window;
+mod log_record;
+mod pacer;
+mod packet_identifiers;
+mod persist;
+mod poison;
+mod requeue;
+pub(crate) mod store;
+pub(crate) mod store_writer;
+mod throttle;
+pub(crate) mod write_behind;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::deferral::{Deferral, Refusals};
 use self::entry::{Entry, InFlight, Owner, Reply};
-pub(crate) use self::entry::{MessageId, Next, Outgoing, Restored};
-pub(crate) use self::note::Note;
-pub(crate) use self::window::Window;
-use crate::config::Overflow;
+pub(crate) use self::entry::{Next, Outgoing, Restored};
+pub(crate) use self::log_record::LogRecord;
+pub(crate) use self::packet_identifiers::PacketIds;
+use self::throttle::{Refusals, Throttle};
+use crate::core::connection_event::ServerCapabilities;
 use crate::error::DeliveryError;
-use crate::ledger::Ledger;
-use crate::limits::Limits;
-use crate::link::ServerTerms;
-use crate::message::{Message, QoS};
-use crate::pace::Pace;
-use crate::reason::ReasonCode;
-use crate::receipt::Ack;
+use crate::mqtt::message::{Message, MessageId, QoS};
+use crate::mqtt::reason_code::ReasonCode;
+use crate::outbox::pacer::Pacer;
+use crate::outbox::write_behind::WriteBehind;
+use crate::session::config::Overflow;
+use crate::session::limits::Limits;
+use crate::session::receipt::Ack;
 
-/// The connection reported a packet that does not fit what it was given.
+/// The connection reported a packet that does not match the messages in flight.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct OutOfStep;
+pub(crate) struct UnexpectedPacket;
 
-/// What the server's answer to a message means beyond it.
+/// Effects of a PUBACK beyond its message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Answered {
-    /// It was the oldest one in flight, as it must be by the standard.
+    /// The message was the oldest in flight, as MQTT requires.
     pub(crate) oldest: bool,
-    /// The server does not take it now.
-    pub(crate) deferred: bool,
+    /// The server does not accept the message now.
+    pub(crate) throttled: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct Outbox {
     queue: VecDeque<Entry>,
     in_flight: VecDeque<InFlight>,
-    /// How many at the end of `in_flight` are not written yet.
+    /// Number of messages at the end of `in_flight` that are not written yet.
     unwritten: usize,
     messages: usize,
     bytes: usize,
     max_messages: usize,
     max_bytes: usize,
     overflow: Overflow,
-    pace: Pace,
-    deferral: Deferral,
-    /// To be logged.
-    notes: VecDeque<Note>,
+    pacer: Pacer,
+    throttle: Throttle,
+    /// Records that the driver writes to the log.
+    log_records: VecDeque<LogRecord>,
     /// No message in the queue expires before this.
     next_expiry: Option<Instant>,
     next_id: MessageId,
-    /// What of it is on disk, if there is a store.
-    ledger: Option<Ledger>,
+    /// The messages that are stored, if there is a store.
+    write_behind: Option<WriteBehind>,
 }
 
 impl Outbox {
@@ -89,12 +95,12 @@ impl Outbox {
             max_messages: limits.outbox_messages,
             max_bytes: limits.outbox_bytes,
             overflow,
-            pace: Pace::new(limits),
-            deferral: Deferral::default(),
-            notes: VecDeque::new(),
+            pacer: Pacer::new(limits),
+            throttle: Throttle::default(),
+            log_records: VecDeque::new(),
             next_expiry: None,
             next_id: 1,
-            ledger: None,
+            write_behind: None,
         }
     }
 
@@ -104,12 +110,13 @@ impl Outbox {
         id
     }
 
-    /// Takes the next message to hand over, if window and pace have room and the server takes any. Messages that have expired
-    /// or that this server cannot take are failed on the way.
-    pub(crate) fn hand_over(
+    /// Returns the next message to send, if the receive maximum and the pacer allow one and the
+    /// server accepts messages. Drops expired messages and messages that this server does not
+    /// support.
+    pub(crate) fn next_to_send(
         &mut self,
-        window: &mut Window,
-        terms: &ServerTerms,
+        packet_ids: &mut PacketIds,
+        capabilities: &ServerCapabilities,
         now: Instant,
     ) -> Next {
         loop {
@@ -120,16 +127,16 @@ impl Outbox {
             let fit = if next.has_expired(now) {
                 Err(DeliveryError::Expired)
             } else {
-                terms.check(&next.message, expires)
+                capabilities.check(&next.message, expires)
             };
             if fit.is_ok() {
-                if let Some(end) = self.deferral.pause(now) {
+                if let Some(end) = self.throttle.pause(now) {
                     return Next::At(end);
                 }
-                if !self.has_room(window, next.needs_id()) {
+                if !self.has_room(packet_ids, next.needs_id()) {
                     return Next::Nothing;
                 }
-                let ready = self.pace.ready_at(next.message.packet_bytes(expires), now);
+                let ready = self.pacer.ready_at(next.message.packet_bytes(expires), now);
                 if ready > now {
                     return Next::At(ready);
                 }
@@ -138,21 +145,21 @@ impl Outbox {
                 return Next::Nothing;
             };
             match fit {
-                Ok(()) => return Next::Message(self.launch(entry, window, now)),
+                Ok(()) => return Next::Message(self.send(entry, packet_ids, now)),
                 Err(error) => self.resolve(entry, Err(error), now),
             }
         }
     }
 
-    /// Hands over a message of the session's own, ahead of the queue and of the pace; at QoS 0 if the window has no
-    /// room for it.
-    pub(crate) fn hand_over_own(
+    /// Sends one of the session's own messages, ahead of the queue and the pacer; at QoS 0 if the
+    /// receive maximum does not allow QoS 1.
+    pub(crate) fn send_internal(
         &mut self,
         mut message: Message,
-        window: &mut Window,
+        packet_ids: &mut PacketIds,
         now: Instant,
     ) -> (MessageId, Outgoing) {
-        if !self.has_room(window, message.qos == QoS::AtLeastOnce) {
+        if !self.has_room(packet_ids, message.qos == QoS::AtLeastOnce) {
             message.qos = QoS::AtMostOnce;
         }
         let id = self.new_id();
@@ -161,42 +168,43 @@ impl Outbox {
             message,
             expires: None,
             owner: Owner::Session,
-            strikes: 0,
+            disconnects: 0,
             refusals: Refusals::default(),
-            sent_as: 0,
+            last_packet_id: 0,
             withdrawn: false,
         };
-        (id, self.launch(entry, window, now))
+        (id, self.send(entry, packet_ids, now))
     }
 
-    /// Whether one more message may be in flight, and if it needs a packet id, whether the next one is free.
-    fn has_room(&self, window: &Window, needs_id: bool) -> bool {
+    /// Returns whether another message may be in flight, with a free packet identifier if it needs
+    /// one.
+    fn has_room(&self, packet_ids: &PacketIds, needs_id: bool) -> bool {
         let taken = |id| self.in_flight.iter().any(|flight| flight.packet_id == id);
-        self.in_flight.len() < self.room(window) && !(needs_id && taken(window.peek()))
+        self.in_flight.len() < self.room(packet_ids) && !(needs_id && taken(packet_ids.peek()))
     }
 
-    /// How many messages may be in flight.
-    fn room(&self, window: &Window) -> usize {
-        let size = if self.is_under_suspicion() {
+    /// Returns the maximum number of messages in flight.
+    fn room(&self, packet_ids: &PacketIds) -> usize {
+        let size = if self.has_suspect() {
             1
         } else {
-            window.size
+            packet_ids.max_in_flight
         };
         usize::from(size)
     }
 
-    fn launch(&mut self, entry: Entry, window: &mut Window, now: Instant) -> Outgoing {
+    fn send(&mut self, entry: Entry, packet_ids: &mut PacketIds, now: Instant) -> Outgoing {
         let message = entry.message.clone();
         let expires_in = entry
             .expires
             .map(|expires| expires.saturating_duration_since(now));
-        self.pace
-            .spend(message.packet_bytes(expires_in.is_some()), now);
-        let again = entry.sent_as != 0;
+        self.pacer
+            .on_transmit(message.packet_bytes(expires_in.is_some()), now);
+        let duplicate = entry.last_packet_id != 0;
         let packet_id = if entry.needs_id() {
-            window.take()
+            packet_ids.allocate()
         } else {
-            entry.sent_as
+            entry.last_packet_id
         };
         self.in_flight.push_back(InFlight {
             entry,
@@ -208,25 +216,25 @@ impl Outbox {
             message,
             expires_in,
             packet_id,
-            again,
+            duplicate,
         }
     }
 
-    /// The connection has written the oldest message that it was given and had not written.
+    /// Records that the connection has written the oldest unwritten message.
     pub(crate) fn written(
         &mut self,
         packet_id: u16,
         now: Instant,
         limit: Duration,
-    ) -> Result<MessageId, OutOfStep> {
+    ) -> Result<MessageId, UnexpectedPacket> {
         let index = self
             .in_flight
             .len()
             .checked_sub(self.unwritten)
-            .ok_or(OutOfStep)?;
-        let flight = self.in_flight.get_mut(index).ok_or(OutOfStep)?;
+            .ok_or(UnexpectedPacket)?;
+        let flight = self.in_flight.get_mut(index).ok_or(UnexpectedPacket)?;
         if flight.packet_id != packet_id {
-            return Err(OutOfStep);
+            return Err(UnexpectedPacket);
         }
         self.unwritten -= 1;
         let id = flight.entry.id;
@@ -236,76 +244,77 @@ impl Outbox {
             }
         } else {
             flight.due = Some(now + limit);
-            flight.entry.sent_as = packet_id;
+            flight.entry.last_packet_id = packet_id;
         }
         Ok(id)
     }
 
-    /// The server answered a QoS 1 message.
+    /// Handles a PUBACK.
     pub(crate) fn acknowledged(
         &mut self,
         packet_id: u16,
         reason: ReasonCode,
         now: Instant,
-    ) -> Result<Answered, OutOfStep> {
+    ) -> Result<Answered, UnexpectedPacket> {
         let written = self.in_flight.len() - self.unwritten;
         let index = self
             .in_flight
             .iter()
             .take(written)
             .position(|flight| flight.packet_id == packet_id && packet_id != 0)
-            .ok_or(OutOfStep)?;
-        let mut entry = self.in_flight.remove(index).ok_or(OutOfStep)?.entry;
+            .ok_or(UnexpectedPacket)?;
+        let mut entry = self.in_flight.remove(index).ok_or(UnexpectedPacket)?.entry;
         let oldest = index == 0;
         let own = matches!(entry.owner, Owner::Session);
-        if reason.is_passing() && self.deferral.admits(&mut entry) {
+        if reason.is_transient() && self.throttle.should_retry(&mut entry) {
             self.requeue(entry);
             return Ok(Answered {
                 oldest,
-                deferred: true,
+                throttled: true,
             });
         }
         let outcome = if reason.is_failure() {
             if own {
                 let topic = entry.message.topic.clone();
-                self.notes.push_back(Note::OwnRefused { topic, reason });
+                self.log_records
+                    .push_back(LogRecord::SessionMessageRefused { topic, reason });
             }
             Err(DeliveryError::Refused(reason))
         } else {
             if !own {
-                self.deferral.took(now);
+                self.throttle.on_accepted(now);
             }
             Ok(Ack::Acknowledged)
         };
         self.resolve(entry, outcome, now);
         Ok(Answered {
             oldest,
-            deferred: false,
+            throttled: false,
         })
     }
 
-    /// When the oldest unacknowledged message is overdue.
+    /// Returns when the oldest unacknowledged message is overdue.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.in_flight.iter().find_map(|flight| flight.due)
     }
 
-    /// Whether nothing waits and nothing is in flight.
+    /// Returns whether the outbox is empty.
     pub(crate) fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Whether the message is still to be delivered.
+    /// Returns whether the message is still to be delivered.
     pub(crate) fn is_pending(&self, id: MessageId) -> bool {
         self.in_flight.iter().any(|flight| flight.entry.id == id)
             || self.queue.iter().any(|entry| entry.id == id)
     }
 
-    /// Messages that wait, and those that were handed over to the connection.
+    /// Returns the number of queued messages, and of messages in flight.
     pub(crate) fn counts(&self) -> (usize, usize) {
         (self.queue.len(), self.in_flight.len())
     }
 
-    /// When the acknowledgement of this message is overdue.
+    /// Returns when the acknowledgement of this message is overdue.
     pub(crate) fn due(&self, packet_id: u16) -> Option<Instant> {
         let flight = self
             .in_flight
@@ -314,28 +323,28 @@ impl Outbox {
         flight?.due
     }
 
-    /// Messages accepted from callers and not yet delivered.
+    /// Returns the number of accepted messages that are not delivered yet.
     pub(crate) fn len(&self) -> usize {
         self.messages
     }
 
-    /// What these count in bytes.
+    /// Returns their cost in bytes.
     #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The next line for the log.
-    pub(crate) fn take_note(&mut self) -> Option<Note> {
-        self.notes.pop_front()
+    /// Returns the next record for the log.
+    pub(crate) fn next_log_record(&mut self) -> Option<LogRecord> {
+        self.log_records.pop_front()
     }
 
-    /// Ends the session's part in everything. What is on disk stays there for the next session.
+    /// Resolves all receipts. Stored messages stay in the store for the next session.
     pub(crate) fn stop(&mut self) {
         self.connection_lost();
         while let Some(entry) = self.queue.pop_front() {
             if let Some(reply) = self.forget(entry) {
-                // The caller may have dropped the receipt; that is its right.
+                // An error means that the caller has dropped the receipt.
                 let _ = reply.send(Err(DeliveryError::Stopped));
             }
         }
@@ -344,7 +353,7 @@ impl Outbox {
     fn forget(&mut self, entry: Entry) -> Option<Reply> {
         let reply = match entry.owner {
             Owner::Caller(reply) => Some(reply),
-            Owner::Former => None,
+            Owner::Restored => None,
             Owner::Session => return None,
         };
         self.messages -= 1;
@@ -354,8 +363,8 @@ impl Outbox {
 
     fn resolve(&mut self, entry: Entry, outcome: Result<Ack, DeliveryError>, now: Instant) {
         self.settle(entry.id, now);
-        if let (Owner::Former, Err(error)) = (&entry.owner, &outcome) {
-            self.notes.push_back(Note::FormerFailed {
+        if let (Owner::Restored, Err(error)) = (&entry.owner, &outcome) {
+            self.log_records.push_back(LogRecord::RestoredFailed {
                 topic: entry.message.topic.clone(),
                 error: *error,
             });

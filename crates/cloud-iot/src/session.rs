@@ -1,4 +1,11 @@
-//! Starting a session, and the handle to it.
+//! The session API: building and starting a session, and its handle.
+
+pub(crate) mod config;
+pub(crate) mod event;
+pub(crate) mod hooks;
+pub(crate) mod limits;
+pub(crate) mod receipt;
+pub(crate) mod request;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,30 +16,32 @@ use tokio::time::{Instant, timeout_at};
 use tower::BoxError;
 use tracing::Instrument;
 
-use crate::cause::Cause;
-use crate::config::SessionConfig;
-use crate::core::{Core, StopReport};
-use crate::driver::{Driver, Shared};
+use crate::core::Core;
+use crate::driver::Driver;
+use crate::driver::shared::Shared;
+use crate::error::cause::Cause;
 use crate::error::{ConfigError, PublishError, RequestError, StreamError};
-use crate::event::{SessionEvent, SessionState};
-use crate::hooks::Hooks;
-use crate::keeper::Keeper;
-use crate::message::{Message, PublishOptions};
-use crate::receipt::Receipt;
-use crate::request::Request;
-use crate::router::Router;
-use crate::store::OutboxStore;
-use crate::stream::MessageStream;
-use crate::tls::without_identity;
-use crate::topic::TopicFilter;
+use crate::mqtt::message::{Message, PublishOptions};
+use crate::mqtt::topic::TopicFilter;
+use crate::outbox::store::OutboxStore;
+use crate::outbox::store_writer::StoreWriter;
+use crate::routing::router::Router;
+use crate::routing::stream::MessageStream;
+use crate::session::config::SessionConfig;
+use crate::session::event::{SessionEvent, SessionState, StopReport};
+use crate::session::hooks::Hooks;
+use crate::session::receipt::Receipt;
+use crate::session::request::Request;
+use crate::transport::tls::without_identity;
 
-/// Events kept for a slow reader; beyond them it is told how many it missed.
+/// Events buffered for a slow receiver. A receiver that falls further behind gets the number of
+/// lost events.
 const EVENTS: usize = 256;
 
-/// What a stop is given beyond its deadline to take down its own tasks.
+/// Time beyond the deadline of a stop for ending the session's own tasks.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// The longest time for a stop: for ever, as far as anybody can tell, and short enough to be added to a clock.
+/// Maximum time for a stop: practically unlimited, and short enough to be added to a clock.
 const MAX_STOP: Duration = Duration::from_secs(365 * 86_400);
 
 /// An MQTT session; see [`Session::builder`].
@@ -40,7 +49,7 @@ const MAX_STOP: Duration = Duration::from_secs(365 * 86_400);
 pub struct Session;
 
 impl Session {
-    /// Begins a session with this configuration. Nothing happens before
+    /// Creates a builder with this configuration. The session starts with
     /// [`start`](SessionBuilder::start).
     pub fn builder(config: SessionConfig) -> SessionBuilder {
         SessionBuilder {
@@ -52,7 +61,7 @@ impl Session {
     }
 }
 
-/// Puts a session together.
+/// Builds a session.
 #[must_use]
 pub struct SessionBuilder {
     config: SessionConfig,
@@ -71,18 +80,18 @@ impl std::fmt::Debug for SessionBuilder {
 }
 
 impl SessionBuilder {
-    /// The handlers of received messages.
+    /// Sets the handlers of received messages.
     pub fn router(mut self, router: Router) -> Self {
         self.router = router;
         self
     }
 
-    /// Adds something to be done on each connection, after the subscriptions are granted and
-    /// before the birth message. May be called several times; all hooks run together, each within
+    /// Adds a hook that runs on each connection, after the subscriptions are granted and before the
+    /// birth message. All hooks run concurrently, each within
     /// [`Timeouts::hook`](crate::Timeouts::hook).
     ///
-    /// What a hook publishes goes out after the birth message; to wait for its receipt inside the
-    /// hook is to wait for the hook's own time limit.
+    /// Messages that a hook publishes are sent after the birth message, so a hook that waits for
+    /// their receipts times out.
     pub fn on_connect<F, Fut>(mut self, hook: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -92,8 +101,8 @@ impl SessionBuilder {
         self
     }
 
-    /// Adds something to be done whenever a connection has ended on which the on-connect hooks
-    /// were run; it is told why, or `None` if the session is being stopped.
+    /// Adds a hook that runs when a connection with on-connect hooks has ended. Its argument is the
+    /// cause, or `None` if the session is stopping.
     pub fn on_disconnect<F, Fut>(mut self, hook: F) -> Self
     where
         F: Fn(Option<Arc<Cause>>) -> Fut + Send + Sync + 'static,
@@ -103,24 +112,24 @@ impl SessionBuilder {
         self
     }
 
-    /// Keeps what is accepted at QoS 1 in `store`, so that it survives the end of the process,
-    /// `kill -9` and the loss of power, and is sent by the next session with the same store. What the
-    /// store holds already is sent before everything else, in its old order. Requests are not stored:
-    /// nobody would be left to take their answers.
+    /// Stores accepted QoS 1 messages in `store`, so that they survive the process, `kill -9` and
+    /// power loss, and the next session with the same store sends them. Messages from the store are
+    /// sent before all others, in their original order. Requests are not stored, because their
+    /// callers do not survive.
     ///
-    /// The flash below is spared: what comes within [`SessionConfig::store_delay`] is written
-    /// together, and what is acknowledged within that time not at all. So a message is safe not when
-    /// [`publish`](SessionHandle::publish) returns but when [`Receipt::stored`] does, or
-    /// [`publish_stored`](SessionHandle::publish_stored). Delivered messages leave the store some
-    /// seconds later; after a crash in between they are sent once more, as QoS 1 allows.
+    /// To reduce flash wear, messages within [`SessionConfig::store_delay`] are written together,
+    /// and messages that are acknowledged within that time are not written. So a message is safe
+    /// not when [`publish`](SessionHandle::publish) returns but when [`Receipt::stored`] or
+    /// [`publish_stored`](SessionHandle::publish_stored) does. Delivered messages are removed some
+    /// seconds later; after a crash in between they are resent, as QoS 1 allows.
     ///
-    /// A store belongs to one client id: its messages go to whatever server the session talks to.
+    /// A store belongs to one client ID: its messages are sent to the server of the session.
     pub fn outbox_store(mut self, store: impl OutboxStore) -> Self {
         self.store = Some(Box::new(store));
         self
     }
 
-    /// Starts the session: it connects, and stays connected until it is stopped.
+    /// Starts the session, which connects and stays connected until it is stopped.
     ///
     /// # Errors
     ///
@@ -143,9 +152,9 @@ impl SessionBuilder {
         let (events, _) = broadcast::channel(EVENTS);
         let now = Instant::now();
         let mut core = Core::new(Arc::clone(&config), Box::new(rand::random::<f64>), now);
-        let mut keeper = Keeper::new(store);
-        if let Some(former) = keeper.restore(now, SystemTime::now()) {
-            core.restore(former);
+        let mut store_writer = StoreWriter::new(store);
+        if let Some(restored) = store_writer.restore(now, SystemTime::now()) {
+            core.restore(restored);
         }
         let routes = span.in_scope(|| router.start(&events));
         let shared = Arc::new(Shared::new(config, tls, core, events));
@@ -153,7 +162,7 @@ impl SessionBuilder {
             shared: Arc::clone(&shared),
             hooks,
             routes,
-            keeper,
+            store_writer,
         };
         runtime.spawn(driver.run().instrument(span));
         Ok(SessionHandle {
@@ -162,14 +171,14 @@ impl SessionBuilder {
     }
 }
 
-/// A running session. Clones are cheap and all the same session; when the last one is dropped the
-/// session stops by itself, within [`Timeouts::drop`](crate::Timeouts::drop).
+/// A running session. Clones share the session; when the last one is dropped, the session stops
+/// within [`Timeouts::drop`](crate::Timeouts::drop).
 #[derive(Clone)]
 pub struct SessionHandle {
     owner: Arc<Owner>,
 }
 
-/// Held by handles only, so that its drop tells that none is left.
+/// Held by handles only, so that its drop means that no handle is left.
 struct Owner(Arc<Shared>);
 
 impl Drop for Owner {
@@ -194,18 +203,18 @@ impl SessionHandle {
         &self.owner.0
     }
 
-    /// Accepts a message for delivery, online or not. Messages leave in the order in which they
-    /// were accepted; the receipt tells what became of this one.
+    /// Accepts a message for delivery, online or not. Messages are sent in the order of acceptance;
+    /// the receipt reports the result.
     ///
     /// # Errors
     ///
     /// [`PublishError`] if the topic or size is not allowed, the outbox is full, or the session is
-    /// stopping. Then nothing of the message was kept.
+    /// stopping. Then no part of the message is kept.
     pub fn publish(&self, message: Message) -> Result<Receipt, PublishError> {
         self.publish_with(message, PublishOptions::new())
     }
 
-    /// The same with options: a time after which the message is given up.
+    /// Accepts a message with options, such as an expiry.
     ///
     /// # Errors
     ///
@@ -220,22 +229,23 @@ impl SessionHandle {
             .with_core(|core| core.publish(message, options, now))
     }
 
-    /// Accepts a message at QoS 1 and waits until it is [stored](SessionBuilder::outbox_store), or was
-    /// delivered before that was needed: what this returns a receipt for is delivered even if the
-    /// process is killed now.
+    /// Accepts a QoS 1 message and waits until it is [stored](SessionBuilder::outbox_store), or
+    /// delivered before that. The message of a returned receipt is delivered even if the process is
+    /// killed now.
     ///
-    /// Messages leave in the order in which this was first polled. To have many stored together, poll
-    /// them together, or [`publish`](Self::publish) them and await [`Receipt::stored`] of each.
+    /// Messages are sent in the order in which the futures are first polled. To store many messages
+    /// together, poll the futures together, or [`publish`](Self::publish) the messages and await
+    /// [`Receipt::stored`] of each.
     ///
     /// # Errors
     ///
     /// [`PublishError`]: as with [`publish`](Self::publish), and [`PublishError::NotStored`] if the
     /// disk is full or fails, the message is not at QoS 1, or the session has no store. The message
-    /// is then given up; if it had left by that time it may arrive all the same.
+    /// is then withdrawn; if it was already sent, it may arrive.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future after it was polled leaves the message accepted, as by
+    /// Dropping the future after its first poll leaves the message accepted, as by
     /// [`publish`](Self::publish).
     pub async fn publish_stored(
         &self,
@@ -254,13 +264,13 @@ impl SessionHandle {
         }
     }
 
-    /// Opens a stream of the received messages that fall under `filter`, from now on. It is a view
-    /// of what the session's subscriptions bring; it subscribes to nothing by itself.
+    /// Opens a stream of the messages that match `filter`, from now on. The stream is a view of the
+    /// session's subscriptions; it does not subscribe.
     ///
     /// # Errors
     ///
-    /// [`StreamError`] if the filter is not valid, none of the session's subscriptions can bring
-    /// anything under it, too many streams are open, or the session has stopped.
+    /// [`StreamError`] if the filter is not valid, no subscription of the session overlaps it, too
+    /// many streams are open, or the session has stopped.
     pub fn messages(&self, filter: impl Into<String>) -> Result<MessageStream, StreamError> {
         let filter = TopicFilter::new(filter)?;
         let config = &self.shared().config;
@@ -269,83 +279,85 @@ impl SessionHandle {
             .open(filter, &config.subscriptions, &config.limits)
     }
 
-    /// Publishes a request and waits for its answer: the next message on the reply topic. Routes do
-    /// not see the answer, streams do. An answer that comes too late is a message like any other.
+    /// Publishes a request and waits for the response: the next message on the reply topic. Streams
+    /// receive the response, routes do not. A response that arrives too late is treated like any
+    /// message.
     ///
     /// # Errors
     ///
-    /// [`RequestError`] if the request is not accepted or not delivered, if another one waits on
-    /// the same reply topic, if no answer comes in time, or if the session stops.
+    /// [`RequestError`] if the request is not accepted or not delivered, another request waits on
+    /// the same reply topic, no response arrives in time, or the session stops.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future gives the answer up. A request that has not been handed over to the connection never leaves, and
-    /// none is sent again on another one.
+    /// Dropping the future cancels the request. A queued request is never sent, and a sent one is
+    /// not resent on another connection.
     pub async fn request(&self, request: Request) -> Result<Message, RequestError> {
         request.exchange(self.shared()).await
     }
 
-    /// Makes connections with other TLS settings from now on: those of a new client certificate. The
-    /// connection that is there is left for a new one as soon as nothing is under way on it (no
-    /// message, request or handler), and after a minute in any case; with the goodbye, and without
-    /// the wait that a failure has. Messages stay in the outbox meanwhile.
+    /// Uses other TLS settings for new connections, for example a new client certificate. The
+    /// session reconnects as soon as the connection is idle (no message, request or handler), and
+    /// after a minute in any case; it sends the goodbye message, and skips the back-off. Messages
+    /// stay in the outbox meanwhile.
     ///
-    /// Whether the server takes the new settings is not tried first. If it does not, the session
-    /// goes on trying with them, until there are others.
+    /// The new settings are not verified first. If the server refuses them, the session retries
+    /// with them until it receives others.
     pub fn reconnect_with(&self, tls: Arc<rustls::ClientConfig>) {
         self.shared().reconnect_with(tls);
     }
 
-    /// Whether the session is online with the TLS settings that it was [last given](Self::reconnect_with).
+    /// Returns whether the session is online with the TLS settings of the last
+    /// [`reconnect_with`](Self::reconnect_with).
     #[must_use]
-    pub fn has_newest_tls(&self) -> bool {
-        self.shared().has_newest_tls()
+    pub fn uses_latest_tls(&self) -> bool {
+        self.shared().uses_latest_tls()
     }
 
-    /// Tells the session that the device's network has changed: an interface came up or went, or has
-    /// another address. For a host that watches its network; without it a dead connection is noticed
-    /// by [keep-alive](SessionConfig::keep_alive) alone.
+    /// Reports a change of the device's network: an interface came up or went down, or has another
+    /// address. Intended for hosts that monitor the network; otherwise only
+    /// [keep-alive](SessionConfig::keep_alive) detects a dead connection.
     ///
-    /// The connection that there is is probed at once, and given up if it shows no life within 5 s
-    /// (or half the keep-alive interval, if that is shorter). An attempt that is under way gets no more
-    /// than that either. A wait ends, unless it was the server that refused, though there are never two
-    /// attempts within a second. Calling it too often, or for nothing, does no harm.
+    /// The session probes the connection at once, and drops it if nothing is received within 5 s
+    /// (or half the keep-alive interval, if shorter). A running attempt has the same limit. A
+    /// back-off ends, unless the server refused the session, with at least one second between
+    /// attempts. Unnecessary calls are harmless.
     pub fn network_changed(&self) {
         self.shared()
             .with_core(|core| core.network_changed(Instant::now()));
     }
 
-    /// The port of the connection that there is, or where the next attempt goes. One that is read when
-    /// the session comes [online](SessionEvent::Connected) is worth being kept for
-    /// [`SessionConfig::last_port`].
+    /// Returns the port of the current connection, or of the next attempt. Keep the value for
+    /// [`SessionConfig::preferred_port`] when the session is [online](SessionEvent::Connected).
     #[must_use]
     pub fn port(&self) -> u16 {
         self.shared().port()
     }
 
-    /// Where the session stands, now and whenever it changes.
+    /// Returns a receiver of the session state.
     #[must_use]
     pub fn state(&self) -> watch::Receiver<SessionState> {
         self.shared().state.subscribe()
     }
 
-    /// What happens from now on. A reader that falls behind by more than 256 events is told how
-    /// many it missed; the session never waits for it.
+    /// Returns a receiver of the events from now on. A receiver that falls behind by more than 256
+    /// events gets the number of lost events; the session never waits for it.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<SessionEvent> {
         self.shared().events.subscribe()
     }
 
-    /// Stops the session: what is queued is sent, handlers finish what waits for its acknowledgement
-    /// ([`Acknowledge::AfterHandlers`](crate::Acknowledge)), the goodbye is sent, if there is a connection, then
-    /// DISCONNECT, then the on-disconnect hooks run. All within `limit`; what is not done by then
-    /// is given up, and the receipts of undelivered messages say so. No task is left afterwards.
+    /// Stops the session. If it is connected, it flushes the outbox, waits for handlers of messages
+    /// to acknowledge ([`Acknowledge::AfterHandlers`](crate::Acknowledge)), and sends the goodbye
+    /// message and DISCONNECT; then the on-disconnect hooks run. Work that does not complete within
+    /// `limit` is aborted, and the receipts of undelivered messages report it. No task is left
+    /// afterwards.
     ///
-    /// Calling it again waits for the same end; the shorter limit counts.
+    /// Another call waits for the same stop; the shorter limit applies.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future does not take the stop back.
+    /// Dropping the future does not cancel the stop.
     pub async fn stop(&self, limit: Duration) -> StopReport {
         let deadline = Instant::now() + limit.min(MAX_STOP);
         self.shared().stop(deadline);

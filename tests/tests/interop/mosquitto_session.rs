@@ -52,7 +52,7 @@ impl Site {
         config.port = self.broker.port();
         config.subscriptions = vec![Subscription::new(filter)?.qos(QoS::AtMostOnce)];
         config.backoff = Backoff {
-            unit: Duration::from_millis(20),
+            base_delay: Duration::from_millis(20),
             jitter: Duration::from_millis(5),
             ..Backoff::default()
         };

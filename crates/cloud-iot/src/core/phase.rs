@@ -1,38 +1,39 @@
-//! Where a session can be, and what its core can want.
+//! The phases of a session, and the actions that the core requests.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::cause::Cause;
-use crate::event::{SessionEvent, SessionState};
-use crate::inbound::DeliveryId;
-use crate::ledger::Batch;
-use crate::link::ServerTerms;
-use crate::message::{Message, Subscription};
-use crate::outbox::{MessageId, Note, Outgoing, Window};
+use crate::core::acknowledgement_order::DeliveryId;
+use crate::core::connection_event::ServerCapabilities;
+use crate::error::cause::Cause;
+use crate::mqtt::message::{Message, MessageId, Subscription};
+use crate::outbox::write_behind::Batch;
+use crate::outbox::{LogRecord, Outgoing, PacketIds};
+use crate::session::event::{SessionEvent, SessionState};
 
-use super::pulse::Pulse;
+use super::endpoint::Endpoint;
+use super::keep_alive::KeepAlive;
 use super::recent_topics::RecentTopics;
-use super::way::Way;
 
-/// What the driver is to do.
+/// An action for the driver.
 #[derive(Debug)]
 pub(crate) enum Action {
-    /// Make a new connection.
-    Open(Way),
+    /// Open a connection.
+    Open(Endpoint),
     /// Send a SUBSCRIBE with this packet id.
     Subscribe(u16, Vec<Subscription>),
     /// Start the on-connect hooks; report with [`hooks_finished`](super::Core::hooks_finished).
     ConnectHooks,
     /// Send a PUBLISH.
     Publish(Outgoing),
-    /// Hand a received message to routes and streams.
+    /// Pass a received message to routes and streams.
     Deliver {
         message: Message,
-        /// Whether a request has taken it as its answer.
+        /// Whether a request has taken it as its response.
         answered: bool,
-        /// What to tell with [`handled`](super::Core::handled) when its handlers have ended.
+        /// Identifies the delivery for [`handled`](super::Core::handled) when its handlers have
+        /// ended.
         delivery: Option<DeliveryId>,
     },
     /// Write to the store; report with [`stored`](super::Core::stored).
@@ -43,74 +44,74 @@ pub(crate) enum Action {
     Ping,
     /// Send DISCONNECT.
     Disconnect,
-    /// Drop the connection, and hooks that still run.
+    /// Drop the connection, and abort hooks that still run.
     Close,
     /// Start the on-disconnect hooks; report with [`hooks_finished`](super::Core::hooks_finished).
     DisconnectHooks(Option<Arc<Cause>>),
-    /// Tell the state.
+    /// Publish the session state.
     State(SessionState),
-    /// Tell what happened.
+    /// Publish an event.
     Event(SessionEvent),
-    /// Write a line to the log.
-    Note(Note),
-    /// Nothing is left to do.
+    /// Write a log record.
+    Log(LogRecord),
+    /// The session has ended.
     End,
 }
 
-/// What belongs to one connection.
+/// State of one connection.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct ConnectionState {
     pub(super) since: Instant,
-    pub(super) terms: ServerTerms,
-    pub(super) window: Window,
-    /// Acknowledgements come one after the other; no message is overdue before this.
-    pub(super) patience: Option<Instant>,
-    pub(super) pulse: Pulse,
+    pub(super) capabilities: ServerCapabilities,
+    pub(super) packet_ids: PacketIds,
+    /// Acknowledgements arrive in order; no message is overdue before this time.
+    pub(super) ack_not_due_before: Option<Instant>,
+    pub(super) keep_alive: KeepAlive,
     pub(super) recent: RecentTopics,
 }
 
 #[derive(Debug)]
 pub(super) enum Phase {
-    /// Waiting for CONNACK until `due`; `hurried`: which is early, for the network has changed.
+    /// Waiting for CONNACK until `due`. `shortened`: a network change made `due` earlier.
     Connecting {
         due: Instant,
-        hurried: bool,
+        shortened: bool,
     },
     /// Waiting for the SUBACK of the filters `from..to` until `due`.
     Subscribing {
-        link: Link,
+        connection: ConnectionState,
         packet_id: u16,
         from: usize,
         to: usize,
         due: Instant,
     },
-    /// The on-connect hooks run. Each has its own limit; the driver reports when all have ended.
-    Greeting {
-        link: Link,
+    /// The on-connect hooks run. Each has its own timeout; the driver reports when all have ended.
+    RunningHooks {
+        connection: ConnectionState,
     },
-    /// Messages flow.
+    /// Messages are sent and received.
     Online {
-        link: Link,
+        connection: ConnectionState,
     },
-    /// Leaving this connection for another one until `due`.
-    Renewing {
-        link: Link,
-        step: Drain,
+    /// A planned reconnection closes this connection until `due`.
+    Reconnecting {
+        connection: ConnectionState,
+        step: DrainStep,
         due: Instant,
     },
-    /// Saying goodbye until `deadline`. `greeted`: on-connect hooks have been started.
+    /// Shutting down until `deadline`. `hooks_started`: the on-connect hooks were started.
     Draining {
-        link: Link,
-        step: Drain,
+        connection: ConnectionState,
+        step: DrainStep,
         deadline: Instant,
-        greeted: bool,
+        hooks_started: bool,
     },
-    /// The on-disconnect hooks of a stop run until `deadline`.
+    /// The on-disconnect hooks run until `deadline`.
     Closing {
         deadline: Instant,
     },
-    /// Waiting before the next attempt: for the time, and for hooks that still run. `network`: another
-    /// network may be the cure; `identity`: other TLS settings may be.
+    /// Waiting before the next attempt, for the delay and for running hooks. `network`: a network
+    /// change may help; `identity`: other TLS settings may help.
     Waiting {
         until: Instant,
         hooks: bool,
@@ -120,13 +121,13 @@ pub(super) enum Phase {
     Stopped,
 }
 
-/// How far a goodbye has come.
+/// Progress of a clean disconnect.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Drain {
-    /// The outbox is being emptied, and handlers finish what is to be acknowledged, until then.
+pub(super) enum DrainStep {
+    /// The outbox is flushed, and handlers finish messages to acknowledge, until then.
     Flushing(Instant),
-    /// The goodbye is on its way.
+    /// The goodbye message is sent.
     Goodbye(MessageId),
-    /// DISCONNECT is on its way.
-    Leaving,
+    /// DISCONNECT is sent.
+    Disconnecting,
 }

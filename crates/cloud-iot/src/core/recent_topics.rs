@@ -1,11 +1,13 @@
-//! The topics that a connection published to last: a DISCONNECT that refuses one of them does not say which.
+//! The topics that a connection published to last: a DISCONNECT that refuses one of them does not
+//! name it.
 
 use std::collections::VecDeque;
 
-/// A server answers within a round trip, in which few messages leave; more names than these help nobody who reads a log.
+/// A server answers within a round trip, in which few messages are sent; more names than these do
+/// not help a reader of the log.
 const MAX_TOPICS: usize = 4;
 
-/// The last topics, each once, the newest at the end.
+/// The last topics without duplicates, the newest at the end.
 #[derive(Debug, Default)]
 pub(super) struct RecentTopics(VecDeque<String>);
 

@@ -1,18 +1,15 @@
-//! A message in the outbox, from its acceptance to its end.
+//! A message in the outbox, from its acceptance to its delivery.
 
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::deferral::Refusals;
+use super::throttle::Refusals;
 use crate::error::DeliveryError;
-use crate::ledger::Put;
-use crate::message::{Message, QoS};
-use crate::receipt::Ack;
-
-/// Names an accepted message for as long as the session lives.
-pub(crate) type MessageId = u64;
+use crate::mqtt::message::{Message, MessageId, QoS};
+use crate::outbox::write_behind::PendingWrite;
+use crate::session::receipt::Ack;
 
 pub(super) type Reply = oneshot::Sender<Result<Ack, DeliveryError>>;
 
@@ -22,13 +19,13 @@ pub(super) struct Entry {
     pub(super) message: Message,
     pub(super) expires: Option<Instant>,
     pub(super) owner: Owner,
-    /// How many connections the server has ended that it may have been the reason for.
-    pub(super) strikes: u8,
+    /// Number of connections that the server has ended, possibly because of this message.
+    pub(super) disconnects: u8,
     pub(super) refusals: Refusals,
-    /// The packet id under which the server may have it, in a session that is not known to be gone; 0 for none. It is sent
-    /// again under this one.
-    pub(super) sent_as: u16,
-    /// Nobody wants it any more: it is not sent again.
+    /// Packet identifier under which the server may have the message, as long as it may keep the
+    /// session; 0 for none. The message is resent under it.
+    pub(super) last_packet_id: u16,
+    /// Withdrawn by its caller: it is not resent.
     pub(super) withdrawn: bool,
 }
 
@@ -37,13 +34,13 @@ impl Entry {
         self.expires.is_some_and(|expires| expires <= now)
     }
 
-    /// Whether it cannot be sent without a new packet id.
+    /// Returns whether it needs a new packet identifier.
     pub(super) fn needs_id(&self) -> bool {
-        self.message.qos == QoS::AtLeastOnce && self.sent_as == 0
+        self.message.qos == QoS::AtLeastOnce && self.last_packet_id == 0
     }
 
-    pub(super) fn put(&self, now: Instant) -> Put {
-        Put {
+    pub(super) fn put(&self, now: Instant) -> PendingWrite {
+        PendingWrite {
             id: self.id,
             message: self.message.clone(),
             accepted: now,
@@ -66,33 +63,33 @@ pub(crate) struct Restored {
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) message: Message,
-    /// What is left of its time.
+    /// Remaining time until it expires.
     pub(crate) expires_in: Option<Duration>,
     /// 0 at QoS 0.
     pub(crate) packet_id: u16,
-    /// The server may have it already, under this packet id: it is to be marked as a duplicate.
-    pub(crate) again: bool,
+    /// The server may already have the message under this packet identifier: sets the DUP flag.
+    pub(crate) duplicate: bool,
 }
 
-/// What can be handed over.
+/// The next message to send.
 #[derive(Debug)]
 pub(crate) enum Next {
-    /// This.
+    /// This message.
     Message(Outgoing),
-    /// Nothing before that time.
+    /// None before that time.
     At(Instant),
-    /// Nothing before something changes.
+    /// None until something changes.
     Nothing,
 }
 
-/// Whose message it is.
+/// Origin of a message.
 #[derive(Debug)]
 pub(super) enum Owner {
-    /// A caller's, who holds the receipt.
+    /// A caller, which holds the receipt.
     Caller(Reply),
-    /// A caller's of an earlier process, from the store.
-    Former,
-    /// The session's own, which ends with its connection.
+    /// A caller of an earlier process, through the store.
+    Restored,
+    /// The session itself. The message ends with its connection.
     Session,
 }
 

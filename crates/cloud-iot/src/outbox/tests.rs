@@ -7,8 +7,8 @@ use crate::error::PublishError;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
-fn terms() -> ServerTerms {
-    ServerTerms {
+fn capabilities() -> ServerCapabilities {
+    ServerCapabilities {
         receive_maximum: 100,
         maximum_packet: None,
         at_least_once: true,
@@ -33,8 +33,12 @@ fn with_policy(outbox_messages: usize, outbox_bytes: usize, overflow: Overflow) 
     Outbox::new(&limits, overflow)
 }
 
-fn hand_over(outbox: &mut Outbox, window: &mut Window, terms: &ServerTerms) -> Option<Message> {
-    match outbox.hand_over(window, terms, Instant::now()) {
+fn next_to_send(
+    outbox: &mut Outbox,
+    packet_ids: &mut PacketIds,
+    capabilities: &ServerCapabilities,
+) -> Option<Message> {
+    match outbox.next_to_send(packet_ids, capabilities, Instant::now()) {
         Next::Message(out) => Some(out.message),
         Next::At(_) | Next::Nothing => None,
     }
@@ -79,11 +83,11 @@ fn bounded_in_messages_and_in_bytes() {
 #[test]
 fn every_receipt_tells_how_it_ended() {
     let mut outbox = bounded(10, 100_000);
-    let mut window = Window::new(10, Vec::new());
-    let terms = ServerTerms {
+    let mut packet_ids = PacketIds::new(10, Vec::new());
+    let capabilities = ServerCapabilities {
         maximum_packet: Some(100),
         retain: false,
-        ..terms()
+        ..capabilities()
     };
     let mut large = accept(&mut outbox, Message::new("t", vec![0; 200]));
     let mut retained = accept(&mut outbox, Message::new("t", "").retained());
@@ -91,7 +95,7 @@ fn every_receipt_tells_how_it_ended() {
     let mut acknowledged = accept(&mut outbox, numbered(1, QoS::AtLeastOnce));
     let mut refused = accept(&mut outbox, numbered(2, QoS::AtLeastOnce));
     let mut waiting = accept(&mut outbox, numbered(3, QoS::AtLeastOnce));
-    while hand_over(&mut outbox, &mut window, &terms).is_some() {}
+    while next_to_send(&mut outbox, &mut packet_ids, &capabilities).is_some() {}
     let now = Instant::now();
     for id in [0, 1, 2] {
         outbox.written(id, now, LIMIT).unwrap();
@@ -125,12 +129,12 @@ fn every_receipt_tells_how_it_ended() {
 #[test]
 fn the_window_is_never_passed_and_no_packet_id_used_twice() {
     let mut outbox = bounded(100, 100_000);
-    let mut window = Window::new(3, Vec::new());
+    let mut packet_ids = PacketIds::new(3, Vec::new());
     let _receipts: Vec<_> = (0..8)
         .map(|n| accept(&mut outbox, numbered(n, QoS::AtLeastOnce)))
         .collect();
     let mut handed = 0;
-    while hand_over(&mut outbox, &mut window, &terms()).is_some() {
+    while next_to_send(&mut outbox, &mut packet_ids, &capabilities()).is_some() {
         handed += 1;
         outbox.written(handed, Instant::now(), LIMIT).unwrap();
     }
@@ -139,38 +143,44 @@ fn the_window_is_never_passed_and_no_packet_id_used_twice() {
     outbox
         .acknowledged(3, ReasonCode::SUCCESS, Instant::now())
         .unwrap();
-    assert!(hand_over(&mut outbox, &mut window, &terms()).is_none());
+    assert!(next_to_send(&mut outbox, &mut packet_ids, &capabilities()).is_none());
     outbox
         .acknowledged(1, ReasonCode::SUCCESS, Instant::now())
         .unwrap();
-    assert!(hand_over(&mut outbox, &mut window, &terms()).is_some());
+    assert!(next_to_send(&mut outbox, &mut packet_ids, &capabilities()).is_some());
     outbox.written(1, Instant::now(), LIMIT).unwrap();
 }
 
 #[test]
 fn what_does_not_fit_is_noticed() {
     let mut outbox = bounded(10, 100_000);
-    let mut window = Window::new(10, Vec::new());
+    let mut packet_ids = PacketIds::new(10, Vec::new());
     let _receipt = accept(&mut outbox, numbered(0, QoS::AtLeastOnce));
-    assert_eq!(outbox.written(1, Instant::now(), LIMIT), Err(OutOfStep));
-    hand_over(&mut outbox, &mut window, &terms()).unwrap();
+    assert_eq!(
+        outbox.written(1, Instant::now(), LIMIT),
+        Err(UnexpectedPacket)
+    );
+    next_to_send(&mut outbox, &mut packet_ids, &capabilities()).unwrap();
     assert_eq!(
         outbox.acknowledged(1, ReasonCode::SUCCESS, Instant::now()),
-        Err(OutOfStep),
+        Err(UnexpectedPacket),
         "not written yet"
     );
-    assert_eq!(outbox.written(2, Instant::now(), LIMIT), Err(OutOfStep));
+    assert_eq!(
+        outbox.written(2, Instant::now(), LIMIT),
+        Err(UnexpectedPacket)
+    );
     outbox.written(1, Instant::now(), LIMIT).unwrap();
     assert_eq!(
         outbox.acknowledged(0, ReasonCode::SUCCESS, Instant::now()),
-        Err(OutOfStep)
+        Err(UnexpectedPacket)
     );
 }
 
 #[test]
 fn a_withdrawn_message_never_leaves() {
     let mut outbox = bounded(10, 100_000);
-    let mut window = Window::new(10, Vec::new());
+    let mut packet_ids = PacketIds::new(10, Vec::new());
     let (reply, _receiver) = oneshot::channel();
     let id = outbox
         .accept(numbered(0, QoS::AtLeastOnce), None, reply, Instant::now())
@@ -179,7 +189,7 @@ fn a_withdrawn_message_never_leaves() {
     assert!(outbox.withdraw(id, Instant::now()));
     assert!(!outbox.withdraw(id, Instant::now()));
     assert_eq!(
-        hand_over(&mut outbox, &mut window, &terms())
+        next_to_send(&mut outbox, &mut packet_ids, &capabilities())
             .unwrap()
             .payload,
         "1"
@@ -243,9 +253,9 @@ fn a_full_outbox_follows_its_policy() {
 #[test]
 fn what_is_in_flight_makes_no_room() {
     let mut outbox = with_policy(2, 10_000, Overflow::DropOldest);
-    let mut window = Window::new(10, Vec::new());
+    let mut packet_ids = PacketIds::new(10, Vec::new());
     let mut first = accept(&mut outbox, numbered(0, QoS::AtLeastOnce));
-    hand_over(&mut outbox, &mut window, &terms()).unwrap();
+    next_to_send(&mut outbox, &mut packet_ids, &capabilities()).unwrap();
     let mut second = accept(&mut outbox, numbered(1, QoS::AtLeastOnce));
     let _third = accept(&mut outbox, numbered(2, QoS::AtLeastOnce));
     assert!(first.try_recv().is_err());
@@ -258,7 +268,7 @@ fn messages_expire_in_the_queue_and_tell_the_server_what_is_left() {
     let start = Instant::now();
     let after = |seconds| start + Duration::from_secs(seconds);
     let mut outbox = bounded(10, 10_000);
-    let mut window = Window::new(10, Vec::new());
+    let mut packet_ids = PacketIds::new(10, Vec::new());
     let mut expiring = |seconds: Option<u64>| {
         let (reply, receiver) = oneshot::channel();
         let expires = seconds.map(after);
@@ -280,7 +290,7 @@ fn messages_expire_in_the_queue_and_tell_the_server_what_is_left() {
     assert_eq!(five.try_recv().unwrap(), Err(DeliveryError::Expired));
     assert_eq!(outbox.next_expiry(), Some(after(10)));
 
-    let Next::Message(out) = outbox.hand_over(&mut window, &terms(), after(7)) else {
+    let Next::Message(out) = outbox.next_to_send(&mut packet_ids, &capabilities(), after(7)) else {
         panic!("nothing to hand over")
     };
     assert_eq!(out.expires_in, Some(Duration::from_secs(3)));
@@ -298,17 +308,17 @@ fn messages_expire_in_the_queue_and_tell_the_server_what_is_left() {
 fn the_sessions_own_message_has_no_packet_id_of_one_to_be_sent_again() {
     let now = Instant::now();
     let mut outbox = bounded(10, 10_000);
-    let mut window = Window::new(2, Vec::new());
+    let mut packet_ids = PacketIds::new(2, Vec::new());
     let _receipt = accept(&mut outbox, numbered(1, QoS::AtLeastOnce));
-    hand_over(&mut outbox, &mut window, &terms()).unwrap();
+    next_to_send(&mut outbox, &mut packet_ids, &capabilities()).unwrap();
     outbox.written(1, now, LIMIT).unwrap();
     outbox.connection_lost();
-    let mut window = Window::new(2, outbox.reserved());
+    let mut packet_ids = PacketIds::new(2, outbox.reserved());
     let birth = numbered(0, QoS::AtLeastOnce);
-    let (_, birth) = outbox.hand_over_own(birth, &mut window, now);
-    assert_eq!((birth.packet_id, birth.again), (2, false));
-    let Next::Message(message) = outbox.hand_over(&mut window, &terms(), now) else {
+    let (_, birth) = outbox.send_internal(birth, &mut packet_ids, now);
+    assert_eq!((birth.packet_id, birth.duplicate), (2, false));
+    let Next::Message(message) = outbox.next_to_send(&mut packet_ids, &capabilities(), now) else {
         panic!("there is room for two");
     };
-    assert_eq!((message.packet_id, message.again), (1, true));
+    assert_eq!((message.packet_id, message.duplicate), (1, true));
 }

@@ -28,7 +28,7 @@ fn config(port: u16, tls: &Path) -> SessionConfig {
     let mut config = SessionConfig::new("localhost", "device", support::pki::read_device(tls));
     config.port = port;
     config.backoff = Backoff {
-        unit: Duration::from_millis(10),
+        base_delay: Duration::from_millis(10),
         jitter: Duration::from_millis(5),
         ..Backoff::default()
     };

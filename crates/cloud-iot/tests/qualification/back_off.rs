@@ -14,7 +14,7 @@ const JITTER: Duration = Duration::from_millis(1);
 /// The default formula, a hundred times faster and with room for ten doublings.
 fn fast(mut config: SessionConfig) -> SessionConfig {
     config.backoff = Backoff {
-        unit: UNIT,
+        base_delay: UNIT,
         jitter: JITTER,
         max_exponent: 8,
         ..Backoff::default()

@@ -70,7 +70,7 @@ pub(crate) fn config(pki: &Pki, port: u16, client_id: &str) -> SessionConfig {
     let mut config = SessionConfig::new("localhost", client_id, pki.device());
     config.port = port;
     config.backoff = Backoff {
-        unit: Duration::from_millis(10),
+        base_delay: Duration::from_millis(10),
         jitter: Duration::from_millis(5),
         ..Backoff::default()
     };

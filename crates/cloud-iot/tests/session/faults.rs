@@ -279,7 +279,7 @@ async fn a_peer_that_stops_reading_in_the_middle_of_a_large_write() {
 async fn another_client_with_the_same_id() {
     let site = Site::new().await;
     let mut config = site.config("twin");
-    config.backoff.unit = Duration::from_secs(30);
+    config.backoff.base_delay = Duration::from_secs(30);
     let first = Session::builder(config.clone()).start().unwrap();
     let mut events = first.events();
     online(&first).await;

@@ -76,7 +76,7 @@ async fn gets_out(firewall: Firewall, cause: Cause) {
 #[tokio::test]
 async fn one_that_breaks_the_handshake_off() {
     for firewall in [Firewall::Resets, Firewall::Closes] {
-        gets_out(firewall, Cause::Tls(TlsCause::BrokenOff)).await;
+        gets_out(firewall, Cause::Tls(TlsCause::HandshakeAborted)).await;
     }
 }
 

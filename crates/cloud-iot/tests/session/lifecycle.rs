@@ -124,7 +124,7 @@ async fn stop_during_the_back_off_ends_at_once() {
     let pki = Pki::new();
     // Nothing listens on port 1.
     let mut config = config(&pki, 1, "device");
-    config.backoff.unit = Duration::from_secs(100);
+    config.backoff.base_delay = Duration::from_secs(100);
     let session = Session::builder(config).start().unwrap();
     let receipt = session.publish(Message::new("t", "1")).unwrap();
     let mut state = session.state();
@@ -275,9 +275,9 @@ async fn a_bad_configuration_is_refused() {
         }
     ));
     assert!(matches!(
-        refused(|c| c.backoff.ceiling = Duration::MAX),
+        refused(|c| c.backoff.max_delay = Duration::MAX),
         ConfigError::OutOfRange {
-            name: "backoff.ceiling",
+            name: "backoff.max_delay",
             ..
         }
     ));
@@ -294,7 +294,7 @@ async fn a_connection_tells_whether_it_was_made_with_the_newest_settings() {
     let config = config(&pki, peer.port, "device");
     let tls = std::sync::Arc::clone(&config.tls);
     let session = Session::builder(config).start().unwrap();
-    assert!(!session.has_newest_tls(), "not online yet");
+    assert!(!session.uses_latest_tls(), "not online yet");
     let mut first = peer.connected().await;
     // This connection was begun with others.
     session.reconnect_with(tls);
@@ -302,14 +302,14 @@ async fn a_connection_tells_whether_it_was_made_with_the_newest_settings() {
     first.suback(None).await;
     let connected = soon(events.recv()).await.unwrap();
     assert!(matches!(connected, cloud_iot::SessionEvent::Connected));
-    assert!(!session.has_newest_tls());
-    assert_eq!(*lost(&mut events).await, cloud_iot::Cause::Renewed);
-    assert!(!session.has_newest_tls());
+    assert!(!session.uses_latest_tls());
+    assert_eq!(*lost(&mut events).await, cloud_iot::Cause::Reconnect);
+    assert!(!session.uses_latest_tls());
     let mut second = peer.connected().await;
     second.suback(None).await;
     let connected = soon(events.recv()).await.unwrap();
     assert!(matches!(connected, cloud_iot::SessionEvent::Connected));
-    assert!(session.has_newest_tls());
+    assert!(session.uses_latest_tls());
     session.stop(Duration::from_millis(100)).await;
 }
 
@@ -327,7 +327,7 @@ async fn replaced_tls_settings_leave_memory() {
     online(&session).await;
     assert!(replaced.upgrade().is_some(), "it is in use");
     session.reconnect_with(newest);
-    assert_eq!(*lost(&mut events).await, cloud_iot::Cause::Renewed);
+    assert_eq!(*lost(&mut events).await, cloud_iot::Cause::Reconnect);
     let mut second = peer.connected().await;
     second.suback(None).await;
     online(&session).await;

@@ -136,7 +136,7 @@ async fn a_port_that_the_proxy_refuses_gives_way_to_the_other() {
     assert_eq!(session.port(), site.broker.port);
     session.stop(STOP).await;
     // What was learnt is worth keeping: no attempt on the other port.
-    config.last_port = Some(session.port());
+    config.preferred_port = Some(session.port());
     let session = Session::builder(config).start().unwrap();
     online(&session).await;
     session.stop(STOP).await;

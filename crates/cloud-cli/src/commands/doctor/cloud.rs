@@ -203,7 +203,7 @@ fn advice(cause: &Cause) -> &'static str {
         Cause::Tls(TlsCause::ClientCertificateRejected(_)) | Cause::NotAccepted(_) => {
             "the platform does not know this certificate, or has withdrawn it: register anew with `clesyde-cloud provision --force`"
         }
-        Cause::Tls(TlsCause::BrokenOff | TlsCause::NotTls) => {
+        Cause::Tls(TlsCause::HandshakeAborted | TlsCause::NotTls) => {
             "let TLS to ports 8883 and 443 through the firewall; if nothing is in its way, the platform may not know this device: register anew with `clesyde-cloud provision --force`"
         }
         Cause::Proxy(_) => "correct --proxy or HTTPS_PROXY, or the proxy's rules",

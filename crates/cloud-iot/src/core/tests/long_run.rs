@@ -8,8 +8,8 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::*;
-use crate::event::SessionState;
-use crate::message::QoS;
+use crate::mqtt::message::QoS;
+use crate::session::event::SessionState;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -22,11 +22,11 @@ fn number(message: &Message) -> Option<u64> {
 
 /// What happens on the connection, and when.
 struct World {
-    bench: Bench,
+    harness: Harness,
     random: StdRng,
     start: Instant,
     /// What is to come; empty while there is no connection.
-    agenda: BTreeMap<(Instant, u64), LinkEvent>,
+    agenda: BTreeMap<(Instant, u64), ConnectionEvent>,
     planned: u64,
     /// The packet id that the event loop gave last.
     last_id: u16,
@@ -43,10 +43,10 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut config = config();
         config.limits.outbox_bytes = 64 << 20;
-        let bench = Bench::new(config);
-        let start = bench.now;
+        let harness = Harness::new(config);
+        let start = harness.now;
         Self {
-            bench,
+            harness,
             random: StdRng::seed_from_u64(seed),
             start,
             agenda: BTreeMap::new(),
@@ -60,48 +60,48 @@ impl World {
         }
     }
 
-    fn plan(&mut self, at: Instant, event: LinkEvent) {
+    fn plan(&mut self, at: Instant, event: ConnectionEvent) {
         self.planned += 1;
         self.agenda.insert((at, self.planned), event);
     }
 
     fn outage(&self) -> bool {
-        (3 * HOUR..4 * HOUR).contains(&(self.bench.now - self.start))
+        (3 * HOUR..4 * HOUR).contains(&(self.harness.now - self.start))
     }
 
     /// What the server and the connection make of what the session wants.
     fn perform(&mut self, action: Action) {
-        let now = self.bench.now;
+        let now = self.harness.now;
         let soon = now + Duration::from_millis(self.random.random_range(20..200));
         match action {
             Action::Open(_) if self.outage() => {
-                self.plan(soon, LinkEvent::Lost(Cause::Unreachable));
+                self.plan(soon, ConnectionEvent::Lost(Cause::Unreachable));
             }
             Action::Open(_) => {
                 self.last_id = 0;
-                self.plan(soon, LinkEvent::Connected(terms()));
+                self.plan(soon, ConnectionEvent::Connected(capabilities()));
                 // It holds for a while: seconds or hours.
                 let exponent = self.random.random_range(3..14);
                 let end = soon + Duration::from_secs(self.random.random_range(1..1 << exponent));
-                self.plan(end, LinkEvent::Lost(Cause::Closed { soon: false }));
+                self.plan(end, ConnectionEvent::Lost(Cause::Closed { soon: false }));
             }
             Action::Ping => {
-                self.bench.event(LinkEvent::Pinged);
-                self.plan(soon, LinkEvent::Ponged);
+                self.harness.event(ConnectionEvent::PingWritten);
+                self.plan(soon, ConnectionEvent::PingResp);
             }
             Action::Subscribe(id, filters) => {
                 self.plan(
                     soon,
-                    LinkEvent::Subscribed(id, vec![ReasonCode(1); filters.len()]),
+                    ConnectionEvent::Subscribed(id, vec![ReasonCode(1); filters.len()]),
                 );
             }
             Action::ConnectHooks | Action::DisconnectHooks(_) => {
-                self.bench.core.hooks_finished(now)
+                self.harness.core.hooks_finished(now)
             }
             Action::Publish(out) => {
                 let sure = out.message.qos == QoS::AtLeastOnce;
                 let id = out.packet_id;
-                self.bench.event(LinkEvent::Written(id));
+                self.harness.event(ConnectionEvent::Written(id));
                 if let Some(number) = number(&out.message)
                     && !self.arrived.contains(&number)
                 {
@@ -115,7 +115,7 @@ impl World {
                         _ => Duration::from_millis(50),
                     };
                     self.last_answer = self.last_answer.max(now + late);
-                    let answer = LinkEvent::Acknowledged(id, ReasonCode::SUCCESS);
+                    let answer = ConnectionEvent::Acknowledged(id, ReasonCode::SUCCESS);
                     self.plan(self.last_answer, answer);
                 }
             }
@@ -135,27 +135,27 @@ impl World {
     /// Lets time pass until `end`, one event after the other.
     fn run_until(&mut self, end: Instant) {
         loop {
-            while let Some(action) = self.bench.core.poll_action() {
+            while let Some(action) = self.harness.core.poll_action() {
                 self.perform(action);
             }
             let event = self.agenda.first_key_value().map(|((at, _), _)| *at);
-            let deadline = self.bench.core.next_deadline();
+            let deadline = self.harness.core.next_deadline();
             let Some(next) = event.into_iter().chain(deadline).min() else {
                 break;
             };
             if next > end {
                 break;
             }
-            self.bench.now = self.bench.now.max(next);
+            self.harness.now = self.harness.now.max(next);
             if event == Some(next) {
                 if let Some((_, event)) = self.agenda.pop_first() {
-                    self.bench.event(event);
+                    self.harness.event(event);
                 }
             } else {
-                self.bench.core.handle_timeout(self.bench.now);
+                self.harness.core.handle_timeout(self.harness.now);
             }
         }
-        self.bench.now = self.bench.now.max(end);
+        self.harness.now = self.harness.now.max(end);
     }
 }
 
@@ -164,7 +164,7 @@ fn mqtt_long_duration() {
     for seed in 0..10 {
         let mut world = World::new(seed);
         let mut number = 0_u64;
-        while world.bench.now - world.start < 10 * HOUR {
+        while world.harness.now - world.start < 10 * HOUR {
             let qos = if number.is_multiple_of(3) {
                 QoS::AtMostOnce
             } else {
@@ -178,15 +178,17 @@ fn mqtt_long_duration() {
             };
             // A number, and blanks to make it large.
             let payload = format!("{number}{}", " ".repeat(size));
-            let receipt = world.bench.try_publish(Message::new("t", payload).qos(qos));
+            let receipt = world
+                .harness
+                .try_publish(Message::new("t", payload).qos(qos));
             world.receipts.push_back((qos, receipt.unwrap()));
             number += 1;
             let pause = Duration::from_secs(world.random.random_range(1..30));
-            let next = world.bench.now + pause;
+            let next = world.harness.now + pause;
             world.run_until(next);
         }
         // What is still on its way arrives, over however many connections.
-        let end = world.bench.now + HOUR;
+        let end = world.harness.now + HOUR;
         world.run_until(end);
         for (qos, mut receipt) in std::mem::take(&mut world.receipts) {
             let expected = match qos {
@@ -201,14 +203,14 @@ fn mqtt_long_duration() {
             "seed {seed}"
         );
         assert!(world.connections > 5, "{}", world.connections);
-        let outbox = &world.bench.core.outbox;
+        let outbox = &world.harness.core.outbox;
         assert_eq!((outbox.len(), outbox.bytes()), (0, 0), "nothing is kept");
         // Connected, or on the way to it.
         for _ in 0..10 {
             if world.online {
                 break;
             }
-            let end = world.bench.now + 60 * SECOND;
+            let end = world.harness.now + 60 * SECOND;
             world.run_until(end);
         }
         assert!(world.online, "seed {seed}");

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::outbox::deferral::REFUSALS;
+use crate::outbox::throttle::REFUSALS;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -40,7 +40,7 @@ proptest! {
         steps in prop::collection::vec(step(), 0..200), size in 1_u16..5,
     ) {
         let mut outbox = bounded(1000, 1 << 20);
-        let mut window = Window::new(size, Vec::new());
+        let mut packet_ids = PacketIds::new(size, Vec::new());
         let mut receipts = Vec::new();
         let mut arrived: Vec<usize> = Vec::new();
         // What the connection was handed and has not written; what was written and not answered, on this connection and,
@@ -60,19 +60,19 @@ proptest! {
                     let message = numbered(receipts.len(), qos);
                     receipts.push(accept(&mut outbox, message));
                 }
-                Step::HandOver => if let Next::Message(out) = outbox.hand_over(&mut window, &terms(), Instant::now()) {
+                Step::HandOver => if let Next::Message(out) = outbox.next_to_send(&mut packet_ids, &capabilities(), Instant::now()) {
                     let number = std::str::from_utf8(&out.message.payload).unwrap().parse().unwrap();
                     let id = out.packet_id;
                     prop_assert_eq!(id != 0, out.message.qos == QoS::AtLeastOnce);
                     let old = before.iter().position(|(_, sent)| *sent == number);
-                    prop_assert_eq!(out.again, old.is_some());
+                    prop_assert_eq!(out.duplicate, old.is_some());
                     if let Some(old) = old {
                         prop_assert_eq!(before.remove(old).0, id);
                     }
                     let known = before.iter().chain(&unanswered).map(|(other, _)| *other);
                     let mut known = known.chain(handed.iter().map(|(other, ..)| *other));
                     prop_assert!(id == 0 || known.all(|other| other != id), "a collision");
-                    handed.push_back((id, number, out.again));
+                    handed.push_back((id, number, out.duplicate));
                     prop_assert!(handed.len() + unanswered.len() <= usize::from(size));
                 },
                 Step::Write => if let Some((id, number, _)) = handed.pop_front() {
@@ -97,19 +97,19 @@ proptest! {
                     outbox.connection_lost();
                     // What was to be sent again and was not written is known from before.
                     before.append(&mut unanswered);
-                    let again = handed.drain(..).filter(|(.., again)| *again);
-                    before.extend(again.map(|(id, number, _)| (id, number)));
+                    let duplicate = handed.drain(..).filter(|(.., again)| *again);
+                    before.extend(duplicate.map(|(id, number, _)| (id, number)));
                     if !kept {
                         outbox.session_gone();
                         before.clear();
                     }
-                    window = Window::new(size, outbox.reserved());
+                    packet_ids = PacketIds::new(size, outbox.reserved());
                 }
             }
         }
         prop_assert_eq!(arrived, (0..receipts.len()).collect::<Vec<_>>());
         for (number, mut receipt) in receipts.into_iter().enumerate() {
-            // One that was refused again and again, while others were taken, is given up.
+            // One that was refused again and duplicate, while others were taken, is given up.
             let times = refused.iter().filter(|other| **other == number).count();
             let given_up = receipt.try_recv().unwrap().is_err();
             prop_assert!(!given_up || times > usize::from(REFUSALS));

@@ -1,0 +1,85 @@
+//! Events of one connection, as the [core](crate::core) receives them, and the server's
+//! capabilities.
+//!
+//! Not here: the [connection](crate::transport::connection) itself.
+
+use std::time::Duration;
+
+use crate::error::DeliveryError;
+use crate::error::cause::Cause;
+use crate::mqtt::message::{Message, QoS};
+use crate::mqtt::reason_code::ReasonCode;
+
+/// An event of the connection, in order.
+#[derive(Debug)]
+pub(crate) enum ConnectionEvent {
+    /// A CONNACK accepted the connection.
+    Connected(ServerCapabilities),
+    /// A SUBACK arrived, with its packet identifier and a reason code for each filter.
+    Subscribed(u16, Vec<ReasonCode>),
+    /// A PUBLISH was written; packet identifier 0 at QoS 0.
+    Written(u16),
+    /// A PUBACK arrived.
+    Acknowledged(u16, ReasonCode),
+    /// A message arrived.
+    Message(Incoming),
+    /// A QoS 1 message arrived without a valid topic, so it cannot be delivered.
+    MissingTopic { packet_id: u16, duplicate: bool },
+    /// The socket is writable again: the peer has received data.
+    Progress,
+    /// PINGREQ was written.
+    PingWritten,
+    /// PINGRESP arrived.
+    PingResp,
+    /// DISCONNECT was written.
+    Disconnected,
+    /// The connection ended.
+    Lost(Cause),
+}
+
+/// A received PUBLISH.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) message: Message,
+    /// 0 at QoS 0.
+    pub(crate) packet_id: u16,
+    /// The DUP flag: the message may have arrived before.
+    pub(crate) duplicate: bool,
+}
+
+/// Server capabilities from CONNACK.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServerCapabilities {
+    /// Maximum unacknowledged QoS 1 messages.
+    pub(crate) receive_maximum: u16,
+    /// Maximum packet size in bytes.
+    pub(crate) maximum_packet: Option<u32>,
+    /// Whether the server supports QoS 1.
+    pub(crate) at_least_once: bool,
+    /// Whether the server supports retained messages.
+    pub(crate) retain: bool,
+    /// Keep-alive interval of this connection.
+    pub(crate) keep_alive: Duration,
+    /// Whether the server has kept the session of the previous connection.
+    pub(crate) session_present: bool,
+}
+
+impl ServerCapabilities {
+    /// Checks that the server supports this message. Sending an unsupported message would make the
+    /// server disconnect, on every connection.
+    pub(crate) fn check(&self, message: &Message, expires: bool) -> Result<(), DeliveryError> {
+        if let Some(limit) = self.maximum_packet {
+            let (size, limit) = (message.packet_bytes(expires), limit as usize);
+            if size > limit {
+                return Err(DeliveryError::TooLarge { size, limit });
+            }
+        }
+        if message.qos == QoS::AtLeastOnce && !self.at_least_once {
+            return Err(DeliveryError::NotSupported("QoS 1"));
+        }
+        if message.retain && !self.retain {
+            return Err(DeliveryError::NotSupported("retained messages"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,151 @@
+//! How a session ends.
+
+use std::time::Duration;
+
+use super::*;
+
+#[test]
+fn stop_flushes_then_says_goodbye_then_leaves() {
+    let mut harness = Harness::online(config());
+    let mut receipt = harness.publish("1");
+    harness.core.stop(harness.now + 10 * SECOND, harness.now);
+    assert_eq!(harness.actions(), ["publish 1", "stopping"]);
+    assert_eq!(
+        harness.try_publish(Message::new("t", "2")).unwrap_err(),
+        PublishError::Stopped
+    );
+    harness.event(ConnectionEvent::Written(2));
+    assert_eq!(harness.actions(), [""; 0]);
+    harness.event(ConnectionEvent::Acknowledged(2, ReasonCode::SUCCESS));
+    assert_eq!(harness.actions(), ["publish OFFLINE"]);
+    assert_eq!(outcome(&mut receipt), Some(Ok(Ack::Acknowledged)));
+    harness.event(ConnectionEvent::Written(0));
+    assert_eq!(harness.actions(), ["disconnect"]);
+    harness.event(ConnectionEvent::Disconnected);
+    assert_eq!(harness.actions(), ["close", "disconnect hooks"]);
+    harness.core.hooks_finished(harness.now);
+    assert_eq!(harness.actions(), ["event stopped", "end"]);
+    assert_eq!(
+        harness.core.report(),
+        StopReport {
+            clean: true,
+            undelivered: 0,
+            kept: 0,
+        }
+    );
+}
+
+#[test]
+fn stop_keeps_its_deadline_when_the_server_does_not_answer() {
+    let mut harness = Harness::online(config());
+    let mut receipt = harness.publish("1");
+    harness.event(ConnectionEvent::Written(2));
+    harness.core.stop(harness.now + 8 * SECOND, harness.now);
+    harness.actions();
+    assert_eq!(harness.wait_until_due(), 6 * SECOND);
+    assert_eq!(
+        harness.actions(),
+        ["publish OFFLINE"],
+        "the goodbye's share of the time is kept"
+    );
+    assert_eq!(harness.wait_until_due(), 2 * SECOND);
+    assert_eq!(harness.actions(), ["close", "event stopped", "end"]);
+    assert_eq!(outcome(&mut receipt), Some(Err(DeliveryError::Stopped)));
+    assert_eq!(
+        harness.core.report(),
+        StopReport {
+            clean: false,
+            undelivered: 1,
+            kept: 0,
+        }
+    );
+}
+
+#[test]
+fn a_stop_does_not_wait_for_what_was_withdrawn() {
+    let mut config = config();
+    config.limits.publishes_per_second = Some(10);
+    let mut harness = Harness::online(config);
+    let (sender, _answer) = oneshot::channel();
+    let request = Message::new("req", "?");
+    let (id, _receipt) = harness
+        .core
+        .request(request, "a/res".into(), sender, harness.now)
+        .unwrap();
+    // The birth message has used the pace up.
+    assert_eq!(harness.actions(), [""; 0]);
+    harness.core.stop(harness.now + 8 * SECOND, harness.now);
+    assert_eq!(harness.actions(), ["stopping"]);
+    harness.core.forget_request(id, harness.now);
+    assert_eq!(harness.actions(), ["publish OFFLINE"]);
+}
+
+#[test]
+fn a_goodbye_needs_no_room_in_the_window() {
+    for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+        let mut config = config();
+        config.limits.in_flight = 1;
+        config.goodbye = Some(Message::new("status", "OFFLINE").qos(qos));
+        let mut harness = Harness::online(config);
+        let _receipt = harness.publish("1");
+        harness.event(ConnectionEvent::Written(1));
+        harness.core.stop(harness.now + 8 * SECOND, harness.now);
+        assert_eq!(harness.actions(), ["publish 1", "stopping"]);
+        assert_eq!(harness.wait_until_due(), 6 * SECOND);
+        assert_eq!(harness.actions(), ["publish OFFLINE"]);
+        harness.event(ConnectionEvent::Written(0));
+        assert_eq!(harness.actions(), ["disconnect"]);
+        harness.event(ConnectionEvent::Disconnected);
+        assert!(harness.core.report().clean);
+    }
+}
+
+#[test]
+fn stop_while_waiting_or_connecting_ends_at_once() {
+    for lose in [false, true] {
+        let mut harness = Harness::new(config());
+        let mut receipt = harness.publish("1");
+        if lose {
+            harness.event(ConnectionEvent::Lost(Cause::Refused));
+        }
+        harness.actions();
+        harness.core.stop(harness.now + 10 * SECOND, harness.now);
+        assert_eq!(harness.actions(), ["close", "event stopped", "end"]);
+        assert_eq!(outcome(&mut receipt), Some(Err(DeliveryError::Stopped)));
+        // Again: nothing more.
+        harness.core.stop(harness.now, harness.now);
+        assert_eq!(harness.actions(), [""; 0]);
+    }
+}
+
+#[test]
+fn stop_before_the_birth_message_says_no_goodbye() {
+    let mut harness = Harness::new(config());
+    harness.event(ConnectionEvent::Connected(capabilities()));
+    harness.actions();
+    harness.core.stop(harness.now + 10 * SECOND, harness.now);
+    assert_eq!(harness.actions(), ["stopping", "disconnect"]);
+    // The answer that was on its way changes nothing.
+    harness.event(ConnectionEvent::Subscribed(
+        1,
+        vec![ReasonCode(1), ReasonCode(1)],
+    ));
+    harness.event(ConnectionEvent::Disconnected);
+    assert_eq!(harness.actions(), ["close", "event stopped", "end"]);
+}
+
+#[test]
+fn a_second_stop_can_only_shorten_the_first() {
+    let mut harness = Harness::online(config());
+    let _receipt = harness.publish("1");
+    harness.core.stop(harness.now + 60 * SECOND, harness.now);
+    harness.core.stop(harness.now + 90 * SECOND, harness.now);
+    harness.core.stop(harness.now + 4 * SECOND, harness.now);
+    harness.actions();
+    // There is time for the goodbye in the shorter one, too.
+    assert_eq!(harness.wait_until_due(), 3 * SECOND);
+    assert_eq!(harness.actions(), ["publish OFFLINE"]);
+    harness.core.stop(harness.now, harness.now);
+    assert_eq!(harness.wait_until_due(), Duration::ZERO);
+    assert_eq!(harness.actions(), ["close", "event stopped", "end"]);
+}

@@ -1,0 +1,5 @@
+//! MQTT v5 terms: messages, topics and reason codes.
+
+pub(crate) mod message;
+pub(crate) mod reason_code;
+pub(crate) mod topic;

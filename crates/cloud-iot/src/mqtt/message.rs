@@ -1,0 +1,225 @@
+//! Messages, quality of service and subscriptions.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rumqttc::v5::mqttbytes as codec;
+
+use crate::mqtt::topic::{TopicError, TopicFilter, check_depth, check_name};
+
+/// Identifies an accepted message for the life of the session.
+pub(crate) type MessageId = u64;
+
+/// Cost of a queued message beyond its topic and payload, in bytes. Without it a queue bounded in
+/// bytes would hold any number of empty messages.
+const OVERHEAD_BYTES: usize = 128;
+
+/// Quality of service. AWS IoT Core has no "exactly once", so neither has this crate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum QoS {
+    /// QoS 0: written once; lost if the connection fails at that moment.
+    AtMostOnce,
+    /// QoS 1, the default: resent on the next connection until the server acknowledges it; may
+    /// arrive twice.
+    #[default]
+    AtLeastOnce,
+}
+
+impl From<QoS> for codec::QoS {
+    fn from(qos: QoS) -> Self {
+        match qos {
+            QoS::AtMostOnce => Self::AtMostOnce,
+            QoS::AtLeastOnce => Self::AtLeastOnce,
+        }
+    }
+}
+
+/// A message, sent or received.
+///
+/// ```
+/// use cloud_iot::{Message, QoS};
+///
+/// let message = Message::new("c/d/7/status", r#"{"state":"ONLINE"}"#).qos(QoS::AtMostOnce);
+/// assert_eq!(message.payload, r#"{"state":"ONLINE"}"#);
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Topic to publish to, without wildcards.
+    pub topic: String,
+    /// Payload, any bytes.
+    pub payload: Bytes,
+    /// Quality of service.
+    pub qos: QoS,
+    /// Whether the server retains it for later subscribers (sent), or had retained it (received).
+    pub retain: bool,
+}
+
+impl Message {
+    /// Creates a message at [`QoS::AtLeastOnce`], not retained.
+    pub fn new(topic: impl Into<String>, payload: impl Into<Bytes>) -> Self {
+        Self {
+            topic: topic.into(),
+            payload: payload.into(),
+            qos: QoS::default(),
+            retain: false,
+        }
+    }
+
+    /// Sets the quality of service.
+    #[must_use]
+    pub fn qos(self, qos: QoS) -> Self {
+        Self { qos, ..self }
+    }
+
+    /// Sets the retain flag.
+    #[must_use]
+    pub fn retained(self) -> Self {
+        Self {
+            retain: true,
+            ..self
+        }
+    }
+
+    /// Returns the cost in a queue that is bounded in bytes.
+    pub(crate) fn cost(&self) -> usize {
+        OVERHEAD_BYTES + self.topic.len() + self.payload.len()
+    }
+
+    /// Returns the size of the PUBLISH packet in bytes, as the server's limit counts it. With
+    /// `expires`, the packet has an expiry interval.
+    pub(crate) fn packet_bytes(&self, expires: bool) -> usize {
+        let packet_id = match self.qos {
+            QoS::AtMostOnce => 0,
+            QoS::AtLeastOnce => 2,
+        };
+        let properties = if expires { 5 } else { 0 };
+        // Topic with its length, packet id, properties with their length, payload.
+        let rest = 2 + self.topic.len() + packet_id + 1 + properties + self.payload.len();
+        let length_field = match rest {
+            0..=127 => 1,
+            128..=16_383 => 2,
+            16_384..=2_097_151 => 3,
+            _ => 4,
+        };
+        1 + length_field + rest
+    }
+
+    pub(crate) fn check_topic(
+        &self,
+        max_bytes: usize,
+        max_slashes: usize,
+    ) -> Result<(), TopicError> {
+        check_name(&self.topic, max_bytes)?;
+        check_depth(&self.topic, max_slashes)
+    }
+}
+
+/// Options for publishing a message; see [`publish_with`](crate::SessionHandle::publish_with).
+///
+/// ```
+/// use std::time::Duration;
+/// use cloud_iot::PublishOptions;
+///
+/// let options = PublishOptions::new().expires_in(Duration::from_secs(60));
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct PublishOptions {
+    /// How long the message may take to be delivered, from now on. Default: no limit. After that
+    /// time the session drops it ([`Expired`](crate::DeliveryError::Expired)). The server receives
+    /// the remaining time in whole seconds, rounded up, and applies it to subscribers that it has
+    /// not reached.
+    pub expires_in: Option<Duration>,
+}
+
+impl PublishOptions {
+    /// Returns the defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the time after which the message expires.
+    #[must_use]
+    pub fn expires_in(self, time: Duration) -> Self {
+        Self {
+            expires_in: Some(time),
+        }
+    }
+}
+
+/// Payloads may hold secrets of the application, so only their length is shown.
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("topic", &self.topic)
+            .field("payload_bytes", &self.payload.len())
+            .field("qos", &self.qos)
+            .field("retain", &self.retain)
+            .finish()
+    }
+}
+
+/// A subscription that a session makes on every connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscription {
+    /// Topic filter.
+    pub filter: TopicFilter,
+    /// Maximum quality of service.
+    pub qos: QoS,
+}
+
+impl Subscription {
+    /// Creates a subscription at [`QoS::AtLeastOnce`].
+    ///
+    /// # Errors
+    ///
+    /// [`TopicError`] if the filter is not valid.
+    pub fn new(filter: impl Into<String>) -> Result<Self, TopicError> {
+        Ok(Self {
+            filter: TopicFilter::new(filter)?,
+            qos: QoS::default(),
+        })
+    }
+
+    /// Sets the maximum quality of service.
+    #[must_use]
+    pub fn qos(self, qos: QoS) -> Self {
+        Self { qos, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packet_size_is_what_the_codec_writes() {
+        for payload in [0, 100, 113, 114, 16_369, 16_370, 131_072] {
+            for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+                let message = Message::new("some/topic", vec![0; payload]).qos(qos);
+                for expires in [false, true] {
+                    let properties = expires.then(|| codec::v5::PublishProperties {
+                        message_expiry_interval: Some(60),
+                        ..Default::default()
+                    });
+                    let body = vec![0; payload];
+                    let mut publish =
+                        codec::v5::Publish::new("some/topic", qos.into(), body, properties);
+                    publish.pkid = 7;
+                    let mut written = bytes::BytesMut::new();
+                    publish.write(&mut written).unwrap();
+                    let counted = message.packet_bytes(expires);
+                    assert_eq!(counted, written.len(), "{payload} {qos:?} {expires}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_payload() {
+        let shown = format!("{:?}", Message::new("a", "hunter2"));
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+}

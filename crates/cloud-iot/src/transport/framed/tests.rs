@@ -1,0 +1,201 @@
+use futures_util::FutureExt;
+use proptest::prelude::*;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{PingReq, Publish};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::*;
+
+const LIMIT: u32 = 10_000;
+
+fn pair(buffer: usize) -> (Framed<DuplexStream>, DuplexStream) {
+    let (near, far) = duplex(buffer);
+    (Framed::new(near, LIMIT), far)
+}
+
+/// What a server's bytes become, up to the end of the connection.
+async fn received(bytes: &[u8]) -> (usize, Cause) {
+    let (mut framed, mut far) = pair(4096);
+    far.write_all(bytes).await.unwrap();
+    drop(far);
+    let mut packets = 0;
+    loop {
+        match framed.receive().await {
+            Ok(_) => packets += 1,
+            Err(cause) => return (packets, cause),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_reason_of_every_form_of_disconnect_is_read() {
+    let disconnected = |code: u8, message: Option<&str>| Cause::Disconnected {
+        reason: ReasonCode(code),
+        message: message.map(Into::into),
+    };
+    for (bytes, cause) in [
+        (&[0xE0, 0x01, 0x8E][..], disconnected(0x8E, None)),
+        (&[0xE0, 0x02, 0x8B, 0x00], disconnected(0x8B, None)),
+        // A code that the standard does not have.
+        (&[0xE0, 0x01, 0xFE], disconnected(0xFE, None)),
+        (
+            &[0xE0, 0x07, 0x97, 0x05, 0x1F, 0x00, 0x02, b'n', b'o'],
+            disconnected(0x97, Some("no")),
+        ),
+        (
+            &[0xE0, 0x08, 0x97, 0x06, 0x1F, 0x00, 0x03, b'n', 0x1B, b'['],
+            disconnected(0x97, Some("n\u{1b}[")),
+        ),
+        (&[0xE0, 0x00], Cause::Closed { soon: false }),
+        (&[0xE0, 0x01, 0x00], Cause::Closed { soon: false }),
+        (&[], Cause::Closed { soon: false }),
+    ] {
+        assert_eq!(received(bytes).await, (0, cause), "{bytes:x?}");
+    }
+}
+
+#[tokio::test]
+async fn every_puback_that_is_sound_is_read_whatever_its_reason() {
+    for (bytes, reason) in [
+        (&[0x40, 0x02, 0x01, 0x07][..], 0x00),
+        (&[0x40, 0x03, 0x01, 0x07, 0x10], 0x10),
+        (&[0x40, 0x04, 0x01, 0x07, 0x97, 0x00], 0x97),
+        // Codes that the standard does not have, or not for this packet.
+        (&[0x40, 0x03, 0x01, 0x07, 0x01], 0x01),
+        (&[0x40, 0x04, 0x01, 0x07, 0xFE, 0x00], 0xFE),
+        (
+            &[
+                0x40, 0x09, 0x01, 0x07, 0x96, 0x05, 0x1F, 0x00, 0x02, b'n', b'o',
+            ],
+            0x96,
+        ),
+        // A property that the standard does not have.
+        (&[0x40, 0x06, 0x01, 0x07, 0x87, 0x02, 0x7F, 0x00], 0x87),
+        // Lengths of more bytes than they need.
+        (&[0x40, 0x85, 0x00, 0x01, 0x07, 0x80, 0x80, 0x00], 0x80),
+    ] {
+        let (mut framed, mut far) = pair(1024);
+        far.write_all(bytes).await.unwrap();
+        let (packet_id, reason) = (0x0107, ReasonCode(reason));
+        let read = framed.receive().now_or_never();
+        let expected = Received::PubAck { packet_id, reason };
+        assert_eq!(read, Some(Ok(expected)), "{bytes:x?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_proper_packet_is_an_error_and_never_waited_for() {
+    for bytes in [
+        // A type that does not exist, and one that a server does not send.
+        &[0x00, 0x02, 0x00, 0x00][..],
+        // More than was allowed, before a byte of it came.
+        &[0x30, 0xFF, 0xFF, 0xFF, 0x7F],
+        // A length of five bytes.
+        &[0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x01],
+        // Properties whose length does not end within the packet.
+        &[0x40, 0x04, 0x00, 0x01, 0x00, 0x80],
+        &[0x40, 0x05, 0x00, 0x01, 0x00, 0x02, 0x1F],
+        // A PUBACK of nothing.
+        &[0x40, 0x01, 0x00],
+        // A string that is longer than its packet.
+        &[0x30, 0x03, 0x00, 0x09, b'a'],
+    ] {
+        let (mut framed, mut far) = pair(1024);
+        far.write_all(bytes).await.unwrap();
+        let cause = framed.receive().now_or_never();
+        let cause = cause.unwrap_or_else(|| panic!("{bytes:x?} was waited for"));
+        assert!(
+            matches!(cause, Err(Cause::Protocol(_))),
+            "{bytes:x?}: {cause:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_came_before_a_broken_pipe_is_read() {
+    let (mut framed, mut far) = pair(1024);
+    far.write_all(&[0xE0, 0x01, 0x8E]).await.unwrap();
+    drop(far);
+    framed.send(&Packet::PingReq(PingReq)).await.unwrap();
+    assert!(framed.broken.is_some(), "the peer is gone");
+    let cause = framed.receive().await.unwrap_err();
+    assert_eq!(
+        cause,
+        Cause::disconnected(ReasonCode::SESSION_TAKEN_OVER, None)
+    );
+
+    let (mut framed, far) = pair(1024);
+    drop(far);
+    framed.send(&Packet::PingReq(PingReq)).await.unwrap();
+    assert_eq!(framed.receive().await, Err(Cause::Closed { soon: false }));
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_nothing_holds_nobody_up() {
+    let (mut framed, _far) = pair(16);
+    let publish = Publish::new("t", QoS::AtMostOnce, vec![0; 1000], None);
+    let end = framed.queue(&Packet::Publish(publish)).unwrap();
+    assert!(framed.receive().now_or_never().is_none());
+    assert_eq!(framed.written(), 16);
+    assert_eq!(framed.backlog() as u64, end - 16);
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_bytes_again_is_progress_and_one_that_has_room_is_none() {
+    let (mut framed, mut far) = pair(16);
+    let packet = |size| Packet::Publish(Publish::new("t", QoS::AtMostOnce, vec![0; size], None));
+    framed.queue(&packet(4)).unwrap();
+    assert!(framed.receive().now_or_never().is_none());
+    assert!(
+        !framed.take_progress(),
+        "what it had room for proves nothing"
+    );
+    framed.queue(&packet(100)).unwrap();
+    assert!(framed.receive().now_or_never().is_none());
+    assert!(!framed.take_progress(), "it is full");
+    far.read_exact(&mut [0; 10]).await.unwrap();
+    assert!(framed.receive().now_or_never().is_none());
+    assert!(framed.take_progress());
+    assert!(!framed.take_progress(), "told once");
+}
+
+#[tokio::test]
+async fn a_large_packet_leaves_no_large_buffer() {
+    let (near, mut far) = duplex(1 << 20);
+    let mut framed = Framed::new(near, 1 << 20);
+    let publish = Publish::new("t", QoS::AtMostOnce, vec![0; 200_000], None);
+    framed
+        .send(&Packet::Publish(publish.clone()))
+        .await
+        .unwrap();
+    assert!(framed.outgoing.capacity() <= KEEP_BYTES);
+    let mut bytes = BytesMut::new();
+    publish.write(&mut bytes).unwrap();
+    far.write_all(&bytes).await.unwrap();
+    assert_eq!(
+        framed.receive().await,
+        Ok(Received::Packet(Packet::Publish(publish)))
+    );
+    assert!(framed.receive().now_or_never().is_none());
+    assert!(framed.incoming.capacity() <= KEEP_BYTES);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn no_bytes_make_it_panic_or_grow(
+        first in prop::sample::select(vec![0x20_u8, 0x30, 0x32, 0x3D, 0x40, 0x50, 0x62, 0x70, 0x90, 0xB0, 0xD0, 0xE0, 0xF0]),
+        body in prop::collection::vec(prop_oneof![Just(0_u8), Just(1), 0_u8..64, any::<u8>()], 0..100),
+        loose in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let mut bytes = vec![first, body.len() as u8];
+        bytes.extend(body);
+        bytes.extend(loose);
+        let (_, cause) = received(&bytes).now_or_never().unwrap();
+        prop_assert!(
+            matches!(cause, Cause::Protocol(_) | Cause::Closed { .. } | Cause::Disconnected { .. }),
+            "{:?}", cause
+        );
+    }
+}
