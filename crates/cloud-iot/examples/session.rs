@@ -1,7 +1,7 @@
-//! A session's day: online, a message acknowledged, one handled, a request answered, the
-//! connection cut, a message queued meanwhile and delivered afterwards, a goodbye.
+//! The life of a session: online, a message acknowledged, one handled, a request answered, a lost
+//! connection, a message queued meanwhile and delivered afterwards, a goodbye message.
 //!
-//! It needs nothing: the broker and the CA live in this process.
+//! It has no prerequisites: the broker and the CA run in this process.
 //!
 //! ```text
 //! cargo run -p cloud-iot --example session
@@ -20,7 +20,7 @@ use support::broker::Broker;
 use support::pki::{Flaw, Pki};
 use tower::service_fn;
 
-/// Longer than anything here takes.
+/// Longer than any step takes.
 const LIMIT: Duration = Duration::from_secs(20);
 
 #[tokio::main]
@@ -31,7 +31,7 @@ async fn main() -> Result<(), BoxError> {
 }
 
 async fn device(pki: &Pki, broker: &Broker) -> Result<(), BoxError> {
-    // The other side: answers whatever is asked.
+    // The other side answers every request.
     let mut config = SessionConfig::new("localhost", "platform", pki.device());
     config.port = broker.side_port;
     config.subscriptions = vec![Subscription::new("device/7/+/req")?];

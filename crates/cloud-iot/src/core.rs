@@ -338,10 +338,7 @@ impl Core {
     }
 
     fn unexpected_packet(&mut self, packet: &str, now: Instant) {
-        self.lost(
-            Cause::Protocol(format!("a {packet} that does not fit what was sent")),
-            now,
-        );
+        self.lost(Cause::Protocol(format!("an unexpected {packet}")), now);
     }
 }
 

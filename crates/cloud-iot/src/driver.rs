@@ -142,7 +142,7 @@ impl Running {
             core.connection_event(event, now);
         }
         // Has no effect if the connection is already lost.
-        let cause = Cause::Internal("the connection took no packet".into());
+        let cause = Cause::Internal("the connection did not accept a packet".into());
         core.connection_event(ConnectionEvent::Lost(cause), now);
     }
 
@@ -169,7 +169,7 @@ impl Running {
                     info_throttled!(
                         self.throttles.fallback_port,
                         port,
-                        "the main port cannot be reached; trying the other one"
+                        "the main port is unreachable; trying the fallback port"
                     );
                 }
                 if let Some(tls) = lock(&self.shared.tls).take() {
@@ -269,10 +269,10 @@ impl Running {
             timeout_at(deadline, routes.finish()),
         );
         if stored.is_err() {
-            tracing::warn!("the outbox's store did not finish before the session ended");
+            tracing::warn!("the session ended before the outbox was stored");
         }
         if handled.is_err() {
-            tracing::warn!("handlers were still running when the session ended and were given up");
+            tracing::warn!("the session ended and aborted running handlers");
         }
     }
 }
@@ -290,7 +290,7 @@ async fn store_rest(shared: &Shared, store_writer: &mut StoreWriter) {
         let failed = outcome.as_ref().err().cloned();
         lock(&shared.core).stored(outcome, Instant::now());
         if let Some(error) = failed {
-            tracing::error!(%error, "the end of the outbox was not stored");
+            tracing::error!(%error, "the last changes of the outbox were not stored");
             return;
         }
     }
@@ -306,7 +306,7 @@ fn log_event(event: &SessionEvent, throttles: &LogThrottles) {
             warn_throttled!(throttles.offline, %reason, ?retry_in, "offline");
         }
         SessionEvent::SubscriptionDowngraded { filter } => {
-            warn_throttled!(throttles.downgraded, %filter, "granted at QoS 0 only: messages under it may be lost with a connection; have the server grant QoS 1");
+            warn_throttled!(throttles.downgraded, %filter, "the server granted QoS 0 only: messages under the filter may be lost with a connection; configure the server to grant QoS 1");
         }
         SessionEvent::StoreFailed { error } => {
             error_throttled!(throttles.store_failed, %error, "accepted messages are held in memory only");

@@ -128,7 +128,7 @@ pub enum DeliveryError {
     #[error("{}", refused_message(*.0))]
     Refused(ReasonCode),
     /// The packet is larger than the server's limit.
-    #[error("the packet has {size} bytes, the server takes at most {limit}")]
+    #[error("the packet has {size} bytes, the server accepts at most {limit}")]
     TooLarge {
         /// Packet size in bytes.
         size: usize,
@@ -143,7 +143,7 @@ pub enum DeliveryError {
     Expired,
     /// The outbox was full, and the [`Overflow`](crate::Overflow) policy dropped the message for a
     /// later one.
-    #[error("the outbox was full and the message made room for a later one")]
+    #[error("the outbox was full and the message was dropped for a later one")]
     Displaced,
     /// The session stopped first. A QoS 1 message may have arrived; if it is
     /// [stored](crate::SessionBuilder::outbox_store), the next session sends it.
@@ -186,16 +186,16 @@ pub enum RequestError {
     #[error("the session is not subscribed to the reply topic {0:?}")]
     NotSubscribed(String),
     /// Another request waits for a response on the same topic.
-    #[error("another request waits for an answer on {0:?}; wait for it to end")]
+    #[error("another request waits for a response on {0:?}; wait for it to end")]
     Busy(String),
     /// The maximum number of requests is waiting.
-    #[error("{0} requests are waiting for their answers already; wait for one to end")]
+    #[error("{0} requests already wait for a response; wait for one to end")]
     TooMany(usize),
     /// No response arrived in time. The request may not have been sent.
-    #[error("no answer came within {0:?}")]
+    #[error("no response arrived within {0:?}")]
     Timeout(Duration),
     /// The session stopped.
-    #[error("the session was stopped before an answer came")]
+    #[error("the session was stopped before a response arrived")]
     Stopped,
 }
 

@@ -72,7 +72,7 @@
 //!     })
 //!     .start()?;
 //!
-//! // Nothing listens there, so the message waits, and its receipt tells what became of it.
+//! // The port has no listener, so the message waits, and its receipt reports the stop.
 //! let receipt = session.publish(Message::new("c/d/7/note", "hello"))?;
 //! session.stop(Duration::from_secs(1)).await;
 //! assert_eq!(receipt.await, Err(DeliveryError::Stopped));
@@ -96,7 +96,7 @@
 //! | `cloud_iot_refused_total` | counter | QoS 1 messages that it answered with a failure |
 //! | `cloud_iot_acknowledgement_seconds` | histogram | from writing a QoS 1 message to its acknowledgement |
 //!
-//! # Inside
+//! # Internals
 //!
 //! `session` is the API. `core` is a pure state machine, with time and randomness as inputs;
 //! `driver` is the one task that performs its actions. `transport` makes and carries a connection,

@@ -34,11 +34,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::entry::{Entry, InFlight, Owner, Reply};
+use self::entry::{Entry, InFlight, Owner, Refusals, Reply};
 pub(crate) use self::entry::{Next, Outgoing, Restored};
 pub(crate) use self::log_record::LogRecord;
 pub(crate) use self::packet_identifiers::PacketIds;
-use self::throttle::{Refusals, Throttle};
+use self::throttle::Throttle;
 use crate::core::connection_event::ServerCapabilities;
 use crate::error::DeliveryError;
 use crate::mqtt::message::{Message, MessageId, QoS};

@@ -21,17 +21,17 @@ async def publish(client, count):
         async with room:
             await client.publish("bench", PAYLOAD, qos=1, timeout=60)
 
-    begun = time.monotonic()
+    started = time.monotonic()
     await asyncio.gather(*(one() for _ in range(count)))
-    print(count / (time.monotonic() - begun), flush=True)
+    print(count / (time.monotonic() - started), flush=True)
 
 
 async def latency(client, count):
     waits = []
     for _ in range(count):
-        begun = time.monotonic()
+        started = time.monotonic()
         await client.publish("bench", PAYLOAD, qos=1)
-        waits.append(time.monotonic() - begun)
+        waits.append(time.monotonic() - started)
     waits.sort()
     at = lambda share: waits[(count - 1) * share // 100] * 1e6
     print(at(50), at(99), flush=True)
@@ -40,13 +40,13 @@ async def latency(client, count):
 async def deliver(client, count):
     await client.subscribe("bench", qos=1)
     print("ready", flush=True)
-    left, begun = count, None
+    left, started = count, None
     async for _ in client.messages:
-        begun = begun or time.monotonic()
+        started = started or time.monotonic()
         left -= 1
         if left == 0:
             break
-    print(count / (time.monotonic() - begun), flush=True)
+    print(count / (time.monotonic() - started), flush=True)
 
 
 def wake_ups():

@@ -59,7 +59,7 @@ async fn wait_for(events: &mut EventLoop, wanted: impl Fn(&Packet) -> bool) {
 }
 
 async fn publish(client: AsyncClient, mut events: EventLoop, count: u32) {
-    let begun = Instant::now();
+    let started = Instant::now();
     let publishing = tokio::spawn(async move {
         for _ in 0..count {
             let payload = vec![7; PAYLOAD];
@@ -71,7 +71,7 @@ async fn publish(client: AsyncClient, mut events: EventLoop, count: u32) {
     for _ in 0..count {
         wait_for(&mut events, |packet| matches!(packet, Packet::PubAck(_))).await;
     }
-    println!("{}", f64::from(count) / begun.elapsed().as_secs_f64());
+    println!("{}", f64::from(count) / started.elapsed().as_secs_f64());
     publishing.await.unwrap();
 }
 
@@ -87,17 +87,17 @@ async fn latency(client: AsyncClient, mut events: EventLoop, count: u32) {
     });
     let mut waits: Vec<Duration> = Vec::new();
     for _ in 0..count {
-        let begun = Instant::now();
+        let started = Instant::now();
         let payload = vec![7; PAYLOAD];
         let publish = client.publish("bench", QoS::AtLeastOnce, false, payload);
         publish.await.unwrap();
         acknowledged.recv().await.unwrap();
-        waits.push(begun.elapsed());
+        waits.push(started.elapsed());
     }
     println!("{}", quantiles(waits));
 }
 
-/// To a handler in a task of its own, as anybody does who must not hold up the event loop.
+/// Passes messages to a handler in its own task, as programs do that must not block the event loop.
 async fn deliver(mut events: EventLoop, count: u32) {
     let (sender, mut messages) = mpsc::channel(1000);
     tokio::spawn(async move {
@@ -110,9 +110,9 @@ async fn deliver(mut events: EventLoop, count: u32) {
         }
     });
     messages.recv().await.unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     for _ in 1..count {
         messages.recv().await.unwrap();
     }
-    println!("{}", f64::from(count) / begun.elapsed().as_secs_f64());
+    println!("{}", f64::from(count) / started.elapsed().as_secs_f64());
 }

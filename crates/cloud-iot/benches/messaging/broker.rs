@@ -15,10 +15,10 @@ use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A broker that runs until this is dropped.
+/// A broker that runs until it is dropped.
 pub(crate) struct Site {
     pub(crate) port: u16,
-    /// `ca.pem`, and of the clients `client.pem` and `client.key`.
+    /// `ca.pem`, and for clients `client.pem` and `client.key`.
     pub(crate) directory: tempfile::TempDir,
     broker: Child,
 }
@@ -73,7 +73,7 @@ impl Drop for Site {
     }
 }
 
-/// The same TLS for every client in Rust.
+/// The same TLS configuration for all Rust clients.
 pub(crate) fn tls(directory: &Path) -> Arc<ClientConfig> {
     let file = |name: &str| directory.join(name);
     let root = CertificateDer::from_pem_file(file("ca.pem")).unwrap();

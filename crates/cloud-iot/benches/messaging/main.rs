@@ -1,13 +1,15 @@
-//! The session beside bare rumqttc v5 and Python's aiomqtt, on the same mosquitto with mutual TLS.
+//! Compares the session with bare rumqttc v5 and Python's aiomqtt, on the same mosquitto with
+//! mutual TLS.
 //!
 //! ```text
 //! cargo xtask bench messaging [--rounds N] [--only MEASURE,…]
 //! ```
 //!
-//! looks for mosquitto and makes the Python environment, then starts this. Each client is a process of its own (this program
-//! again, or `aiomqtt_client.py`) that does one thing, says in one line what it measured, and ends. The clients take turns
-//! within a round; medians are printed, and of the ratios the median over the rounds. Only ratios mean anything: the machine
-//! is what it is. Rate limits are off, and every client has at most [`IN_FLIGHT`] messages unacknowledged.
+//! finds mosquitto, creates the Python environment, and starts this program. Each client is its own
+//! process (this program again, or `aiomqtt_client.py`) that performs one task, prints one line of
+//! measurements, and ends. The clients alternate within a round; medians are printed, and for
+//! ratios the median over the rounds. Only ratios are comparable between machines. Rate limits are
+//! off, and every client has at most [`IN_FLIGHT`] unacknowledged messages.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,17 +32,17 @@ use std::time::Duration;
 
 use broker::Site;
 
-/// AWS IoT Core's own limit.
+/// AWS IoT Core's limit.
 const IN_FLIGHT: u16 = 100;
 const PAYLOAD: usize = 100;
-/// The shortest that all clients take.
+/// The shortest interval that all clients accept.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// Keep-alive intervals that an idle session is watched for.
+/// Keep-alive intervals during which an idle session is measured.
 const IDLE_INTERVALS: u32 = 4;
 
 struct Measure {
     name: &'static str,
-    /// Messages, for a client in Rust and for the one in Python.
+    /// Messages for a Rust client and for the Python client.
     count: [u32; 2],
     figures: &'static [&'static str],
 }
@@ -113,12 +115,12 @@ fn main() {
     );
 }
 
-/// What a client is to do.
+/// The task of a client.
 struct Task {
     measure: String,
     count: u32,
     port: u16,
-    /// Of the certificates.
+    /// Directory of the certificates.
     directory: PathBuf,
 }
 
@@ -186,7 +188,7 @@ fn finish(mut child: Child) {
     assert!(child.wait().unwrap().success());
 }
 
-/// Medians of every client, and behind them the ratio of ours to it.
+/// Medians of every client, with the ratio of our result to each.
 fn print_table(measures: &[&Measure], clients: &[&str], results: &HashMap<(&str, &str), Vec<f64>>) {
     println!("| measure | {} |", clients.join(" | "));
     println!("|---|{}", "---|".repeat(clients.len()));
@@ -211,7 +213,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// The p50 and p99 of waits, in µs.
+/// p50 and p99 of latencies, in µs.
 fn quantiles(mut waits: Vec<Duration>) -> String {
     waits.sort();
     let at = |share: usize| waits[(waits.len() - 1) * share / 100].as_micros();

@@ -47,11 +47,14 @@ pub(crate) async fn run(task: &Task) {
         "deliver" => {
             println!("ready");
             handled.recv().await.unwrap();
-            let begun = Instant::now();
+            let started = Instant::now();
             for _ in 1..task.count {
                 handled.recv().await.unwrap();
             }
-            println!("{}", f64::from(task.count) / begun.elapsed().as_secs_f64());
+            println!(
+                "{}",
+                f64::from(task.count) / started.elapsed().as_secs_f64()
+            );
         }
         _ => {
             tokio::time::sleep(KEEP_ALIVE).await;
@@ -69,7 +72,7 @@ pub(crate) async fn run(task: &Task) {
 }
 
 async fn publish(session: &SessionHandle, count: u32) {
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut receipts: VecDeque<Receipt> = VecDeque::new();
     for _ in 0..count {
         if receipts.len() >= AHEAD
@@ -83,16 +86,16 @@ async fn publish(session: &SessionHandle, count: u32) {
     for receipt in receipts {
         receipt.await.unwrap();
     }
-    println!("{}", f64::from(count) / begun.elapsed().as_secs_f64());
+    println!("{}", f64::from(count) / started.elapsed().as_secs_f64());
 }
 
 async fn latency(session: &SessionHandle, count: u32) {
     let mut waits = Vec::new();
     for _ in 0..count {
-        let begun = Instant::now();
+        let started = Instant::now();
         let message = Message::new("bench", vec![7; PAYLOAD]);
         session.publish(message).unwrap().await.unwrap();
-        waits.push(begun.elapsed());
+        waits.push(started.elapsed());
     }
     println!("{}", quantiles(waits));
 }

@@ -1,5 +1,5 @@
-//! Where the messages to be delivered come from: packets coded beforehand, as fast as the broker takes them, so that it is
-//! not the source that is measured.
+//! The source of messages to deliver: packets encoded in advance, sent as fast as the broker
+//! accepts them, so that the source is not the bottleneck.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,10 +15,10 @@ use tokio_rustls::TlsConnector;
 use crate::broker::{Site, tls};
 use crate::{IN_FLIGHT, PAYLOAD};
 
-/// The length of a PUBACK without a reason.
+/// Length of a PUBACK without a reason code.
 const ACKNOWLEDGEMENT: usize = 4;
 
-/// Publishes so many messages to `bench` at QoS 1.
+/// Publishes this many messages to `bench` at QoS 1.
 pub(crate) fn publish(site: &Site, count: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -1,8 +1,8 @@
-//! What the system knows of this process.
+//! Resource usage of this process.
 
 use std::fs;
 
-/// How often its threads went to sleep, which is as often as they were woken.
+/// Number of voluntary context switches, which equals the number of wake-ups.
 pub(crate) fn wake_ups() -> u64 {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
     let paths = tasks.map(|task| task.unwrap().path().join("status"));

@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn acknowledged_in_the_order_in_which_they_came() {
+    fn acknowledged_in_order_of_arrival() {
         let mut messages = UnacknowledgedMessages::new(10);
         for (id, delivery) in [(7, 1), (8, 2), (9, 3)] {
             assert_eq!(messages.received(id, false), Received::New(delivery));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn repeated_by_the_server_but_not_delivered_again() {
+    fn duplicate_is_not_delivered_again() {
         let mut messages = UnacknowledgedMessages::new(10);
         assert_eq!(messages.received(1, false), Received::New(1));
         assert_eq!(messages.received(2, false), Received::New(2));
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn another_message_under_an_old_id_is_delivered() {
+    fn reused_packet_id_without_dup_is_delivered() {
         let mut messages = UnacknowledgedMessages::new(10);
         assert_eq!(messages.received(1, false), Received::New(1));
         messages.connection_lost();

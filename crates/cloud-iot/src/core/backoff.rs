@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_pass_by_itself_waits_longer() {
+    fn persistent_failure_waits_longer() {
         let backoff = Backoff::default();
         let waits = |retry| [1, 2, 3, 4, 5, 6].map(|n| backoff.delay(retry, n, 0.0).as_secs());
         assert_eq!(waits(Retry::Transient), [2, 4, 8, 16, 16, 16]);

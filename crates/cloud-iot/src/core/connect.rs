@@ -192,7 +192,7 @@ impl Core {
                 Phase::RunningHooks { connection } | Phase::Online { connection } => {
                     (cause, Some(connection), true)
                 }
-                // The reconnection is planned, whatever ends the connection.
+                // The reconnection is planned, regardless of what ends the connection.
                 Phase::Reconnecting { connection, .. } => {
                     (Cause::Reconnect, Some(connection), true)
                 }

@@ -143,7 +143,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn dead_within_one_interval_of_the_last_sign_of_life() {
+    fn dead_connection_detected_within_one_interval() {
         let start = Instant::now();
         let mut keep_alive = KeepAlive::new(60 * SECOND, start);
         keep_alive.on_receive(start + 10 * SECOND);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_that_could_not_be_written_is_told_apart() {
+    fn unwritten_ping_is_a_stalled_write() {
         let start = Instant::now();
         let mut keep_alive = KeepAlive::new(60 * SECOND, start);
         assert_eq!(
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn no_ping_while_packets_flow_both_ways_but_one_while_only_one_side_speaks() {
+    fn ping_is_sent_when_one_direction_is_idle() {
         let start = Instant::now();
         let mut keep_alive = KeepAlive::new(60 * SECOND, start);
         for second in 1..100 {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_comes_gives_time_to_the_answer() {
+    fn received_data_extends_response_timeout() {
         let start = Instant::now();
         let mut keep_alive = KeepAlive::new(60 * SECOND, start);
         assert_eq!(
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn another_network_leaves_little_time() {
+    fn network_change_shortens_response_timeout() {
         let start = Instant::now();
         let mut keep_alive = KeepAlive::new(60 * SECOND, start);
         assert!(keep_alive.probe_now(start));

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_at_a_time_on_a_topic_and_only_after_it_was_sent() {
+    fn one_request_per_topic_answered_only_after_sending() {
         let mut requests = PendingRequests::default();
         let (sender, mut receiver) = oneshot::channel();
         requests.check("a/res", 2).unwrap();

@@ -1,4 +1,4 @@
-//! The core on virtual time: what it wants done, in which order, and when.
+//! The core on virtual time: its actions, their order, and their times.
 
 mod backoff;
 mod harness;
@@ -51,7 +51,7 @@ fn order_on_each_connection() {
 }
 
 #[test]
-fn a_withheld_connack_grows_the_wait_each_time() {
+fn missing_connack_grows_the_back_off() {
     let mut harness = Harness::new(config());
     harness.actions();
     let mut waits = Vec::new();
@@ -65,7 +65,7 @@ fn a_withheld_connack_grows_the_wait_each_time() {
 }
 
 #[test]
-fn accepted_and_dropped_at_once_grows_the_wait_too() {
+fn immediate_disconnect_grows_the_back_off() {
     let mut harness = Harness::new(config());
     let mut waits = Vec::new();
     for _ in 0..4 {
@@ -77,7 +77,7 @@ fn accepted_and_dropped_at_once_grows_the_wait_too() {
         waits.push(harness.wait_until_due().as_secs());
     }
     assert_eq!(waits, [2, 4, 8, 16]);
-    // A minute of peace, and it begins anew.
+    // A minute online resets the back-off.
     harness.connect();
     harness.now += 60 * SECOND;
     harness.event(ConnectionEvent::Lost(Cause::Closed { soon: false }));
@@ -87,7 +87,7 @@ fn accepted_and_dropped_at_once_grows_the_wait_too() {
 }
 
 #[test]
-fn withheld_answers_end_in_a_reconnect_in_time() {
+fn missing_responses_reconnect_in_time() {
     let mut harness = Harness::new(config());
     harness.event(ConnectionEvent::Connected(capabilities()));
     harness.actions();
@@ -100,7 +100,7 @@ fn withheld_answers_end_in_a_reconnect_in_time() {
     assert_eq!(harness.wait_until_due(), 30 * SECOND);
     assert_eq!(harness.cause(), Cause::AcknowledgeTimeout);
 
-    // The ping goes out after half an interval: one in all.
+    // One PINGREQ in total, after half an interval.
     let mut harness = Harness::online(config());
     assert_eq!(harness.wait_until_due(), 30 * SECOND);
     assert_eq!(harness.actions(), ["ping"]);
@@ -115,7 +115,7 @@ fn withheld_answers_end_in_a_reconnect_in_time() {
 }
 
 #[test]
-fn what_was_not_acknowledged_is_sent_again_in_order() {
+fn unacknowledged_messages_are_resent_in_order() {
     let mut harness = Harness::online(config());
     let mut receipts: Vec<_> = (1..=3).map(|n| harness.publish(&n.to_string())).collect();
     for id in 2..=4 {
@@ -141,7 +141,7 @@ fn what_was_not_acknowledged_is_sent_again_in_order() {
 }
 
 #[test]
-fn a_loss_runs_the_hooks_once_and_only_after_greeting() {
+fn disconnect_hooks_run_once_after_connect_hooks() {
     let mut harness = Harness::new(config());
     harness.actions();
     harness.event(ConnectionEvent::Lost(Cause::Refused));
@@ -155,7 +155,7 @@ fn a_loss_runs_the_hooks_once_and_only_after_greeting() {
         harness.actions(),
         ["close", "waiting 2s", "disconnected", "disconnect hooks"]
     );
-    // Hooks that outlast the wait delay the next attempt.
+    // Hooks that outlast the back-off delay the next attempt.
     assert_eq!(harness.core.next_deadline(), None);
     harness.now += 5 * SECOND;
     harness.core.hooks_finished(harness.now);
@@ -163,7 +163,7 @@ fn a_loss_runs_the_hooks_once_and_only_after_greeting() {
 }
 
 #[test]
-fn the_servers_terms_are_kept() {
+fn server_capabilities_are_respected() {
     let mut harness = Harness::new(SessionConfig {
         birth: None,
         ..config()
@@ -176,7 +176,7 @@ fn the_servers_terms_are_kept() {
     }));
     harness.granted(&[1, 1]);
     harness.core.hooks_finished(harness.now);
-    // The SUBSCRIBE took packet id 1.
+    // The SUBSCRIBE used packet identifier 1.
     assert_eq!(
         harness.actions(),
         [
@@ -202,7 +202,7 @@ fn the_servers_terms_are_kept() {
 }
 
 #[test]
-fn what_cannot_be_sent_is_not_accepted() {
+fn unsendable_message_is_not_accepted() {
     let mut harness = Harness::new(config());
     let large = Message::new("t", vec![0; (128 << 10) + 1]);
     assert_eq!(
@@ -254,7 +254,7 @@ fn an_answer_goes_to_its_request() {
 }
 
 #[test]
-fn a_request_given_up_offline_never_leaves() {
+fn request_cancelled_offline_is_never_sent() {
     let mut harness = Harness::new(config());
     let (sender, _answer) = oneshot::channel();
     let (id, _receipt) = harness
@@ -273,7 +273,7 @@ fn a_request_given_up_offline_never_leaves() {
 }
 
 #[test]
-fn a_request_given_up_is_not_sent_on_another_connection() {
+fn cancelled_request_is_not_resent() {
     let written: [fn(&mut Harness); 2] =
         [|_| {}, |harness| harness.event(ConnectionEvent::Written(2))];
     for (qos, written) in [
@@ -303,7 +303,7 @@ fn a_request_given_up_is_not_sent_on_another_connection() {
 }
 
 #[test]
-fn two_clients_with_one_id_do_not_keep_up_their_pace() {
+fn takeover_by_same_client_id_backs_off() {
     let mut harness = Harness::new(config());
     let mut waits = Vec::new();
     for _ in 0..4 {
@@ -327,7 +327,7 @@ fn slow_but_steady_is_not_dead() {
     for id in 2..=5 {
         harness.event(ConnectionEvent::Written(id));
     }
-    // One answer every 20 seconds, where each may take 30, and the ping's comes last.
+    // One acknowledgement every 20 seconds, with a timeout of 30 s each; PINGRESP arrives last.
     for id in 2..=4 {
         harness.wait(20 * SECOND);
         harness.event(ConnectionEvent::PingWritten);
@@ -339,7 +339,7 @@ fn slow_but_steady_is_not_dead() {
         Cause::AcknowledgeTimeout | Cause::KeepAlive
     ));
 
-    // Answers to later messages do not excuse the one that is left out.
+    // Acknowledgements of later messages do not extend the timeout of the missing one.
     let mut harness = Harness::online(config());
     let _receipts: Vec<_> = (0..4).map(|n| harness.publish(&n.to_string())).collect();
     for id in 2..=5 {

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_gain_is_a_jump_and_a_loss_is_none() {
+    fn forward_jump_is_detected_backward_is_not() {
         let seconds = Duration::from_secs;
         let (mut monotonic, mut wall) = (Instant::now(), SystemTime::now());
         let mut detector = SuspendDetector::new(monotonic, wall);
@@ -59,7 +59,7 @@ mod tests {
         assert_eq!(after(3600, 3600), None);
         assert_eq!(after(10, 70), None);
         assert_eq!(after(10, 3610), Some(seconds(3600)));
-        assert_eq!(after(10, 10), None, "told once");
+        assert_eq!(after(10, 10), None, "reported once");
         assert_eq!(after(10, -86_400), None);
     }
 }

@@ -33,12 +33,10 @@ pub enum Cause {
     #[error("the server cannot be reached; check the network")]
     Unreachable,
     /// TCP, TLS and CONNACK together took longer than allowed.
-    #[error(
-        "no connection was made within the time limit; the server or the way to it is too slow"
-    )]
+    #[error("no connection was made within the time limit; the server or the network is too slow")]
     ConnectTimeout,
     /// The HTTP proxy does not provide a connection.
-    #[error("no way through the proxy: {0}")]
+    #[error("no connection through the proxy: {0}")]
     Proxy(#[from] ProxyCause),
     /// The TLS handshake failed.
     #[error("TLS failed: {0}")]
@@ -65,14 +63,14 @@ pub enum Cause {
     KeepAlive,
     /// The clock jumped ahead: the device was suspended, or its clock was set. The state of the
     /// connection on the server is unknown.
-    #[error("the clock jumped ahead by {0:?}; the connection is made anew")]
+    #[error("the clock jumped ahead by {0:?}; reconnecting")]
     ClockJump(Duration),
     /// The device reconnects with other TLS settings; see
     /// [`SessionHandle::reconnect_with`](crate::SessionHandle::reconnect_with).
-    #[error("the connection is made anew, with other TLS settings")]
+    #[error("reconnecting with other TLS settings")]
     Reconnect,
     /// No data was written or read: even a PINGREQ could not be written.
-    #[error("the connection stalled; the server takes nothing any more")]
+    #[error("the connection stalled; the server no longer receives data")]
     WriteStalled,
     /// The server sent DISCONNECT with a reason.
     #[error("the server disconnected: {reason}{}", .message.as_ref().map(|m| format!(": {m}")).unwrap_or_default())]
@@ -101,13 +99,13 @@ pub enum Cause {
         soon: bool,
     },
     /// The server violated the protocol.
-    #[error("the server sent something that is not proper MQTT: {0}")]
+    #[error("the server violated the MQTT protocol: {0}")]
     Protocol(String),
     /// Another network error.
     #[error("the network failed: {0}")]
     Io(String),
     /// An internal error; a defect of this program.
-    #[error("the connection failed inside: {0}")]
+    #[error("internal error of the connection: {0}")]
     Internal(String),
 }
 
@@ -342,7 +340,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tells_network_errors_apart() {
+    fn network_errors_have_distinct_causes() {
         for (kind, cause) in [
             (io::ErrorKind::ConnectionRefused, Cause::Refused),
             (io::ErrorKind::NetworkUnreachable, Cause::Unreachable),
@@ -356,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn each_cause_has_its_own_pace() {
+    fn each_cause_has_its_retry_class() {
         let disconnected = |code| Cause::Disconnected {
             reason: ReasonCode(code),
             message: None,
@@ -394,12 +392,12 @@ mod tests {
     }
 
     #[test]
-    fn a_takeover_is_recognised() {
-        let told = Cause::Disconnected {
+    fn takeover_is_recognized() {
+        let taken_over = Cause::Disconnected {
             reason: ReasonCode::SESSION_TAKEN_OVER,
             message: None,
         };
-        assert!(told.is_takeover());
+        assert!(taken_over.is_takeover());
         assert!(Cause::Closed { soon: true }.is_takeover());
         assert!(
             Cause::Closed { soon: true }

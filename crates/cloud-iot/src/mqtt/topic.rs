@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_is_counted_as_aws_does() {
+    fn topic_depth_is_counted_as_in_aws() {
         assert_eq!(check_depth("1/2/3/4/5/6/7/8", 7), Ok(()));
         let deep = TopicError::TooDeep {
             slashes: 8,

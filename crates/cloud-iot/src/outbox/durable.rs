@@ -176,7 +176,7 @@ fn open(directory: &Path) -> Result<Opened, StoreError> {
     let moved_to = directory.join(DAMAGED);
     fs::rename(&path, &moved_to)?;
     let damage = Damage { reason, moved_to };
-    tracing::error!(%damage, "an outbox without its messages is begun");
+    tracing::error!(%damage, "starting with an empty outbox");
     match open_or_make(directory, &path) {
         Ok((database, restored)) => Ok(Opened {
             database,

@@ -6,8 +6,7 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::Outbox;
-use super::entry::{Entry, Owner, Reply};
-use super::throttle::Refusals;
+use super::entry::{Entry, Owner, Refusals, Reply};
 use crate::error::{DeliveryError, PublishError};
 use crate::mqtt::message::{Message, MessageId, QoS};
 use crate::session::config::Overflow;

@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::throttle::Refusals;
 use crate::error::DeliveryError;
 use crate::mqtt::message::{Message, MessageId, QoS};
 use crate::outbox::write_behind::PendingWrite;
@@ -49,6 +48,14 @@ impl Entry {
                 .map(|expires| expires.saturating_duration_since(now)),
         }
     }
+}
+
+/// Refusals of one message.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Refusals {
+    pub(super) counted: u8,
+    /// Number of accepted messages at the last refusal.
+    pub(super) last: Option<u64>,
 }
 
 /// A message from the store.

@@ -47,10 +47,10 @@ impl LogRecord {
                 connections,
             } => warn_throttled!(
                 throttles.poison, topic, %reason, connections,
-                "gave up a message that the server has ended connections for"
+                "dropped a message because the server ended connections in answer to it"
             ),
             Self::Throttled { reason, pause } => {
-                warn_throttled!(throttles.held_back, %reason, ?pause, "the server takes no messages for now; they are held back");
+                warn_throttled!(throttles.held_back, %reason, ?pause, "the server accepts no messages for now; sending is paused");
             }
         }
     }

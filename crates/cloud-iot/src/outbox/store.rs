@@ -87,7 +87,7 @@ pub enum StoreError {
     Damaged(Arc<str>),
     /// The medium failed.
     #[error(
-        "the outbox cannot be stored: {message}; look at the disk and at the directory's rights"
+        "the outbox cannot be stored: {message}; check the disk and the directory's permissions"
     )]
     Io {
         /// Kind of the I/O error.
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_time_that_both_clocks_vouch_for_counts() {
+    fn expiry_counts_only_plausible_clock_readings() {
         let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let left = |accepted: u64, now: u64| {
             let stored = StoredMessage {

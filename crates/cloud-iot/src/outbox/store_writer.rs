@@ -79,7 +79,7 @@ impl StoreWriter {
 }
 
 fn panicked() -> StoreError {
-    StoreError::Internal("the store panicked; start the session anew".into())
+    StoreError::Internal("the store panicked; restart the session".into())
 }
 
 /// Converts monotonic times to wall clock times, which outlive the process.

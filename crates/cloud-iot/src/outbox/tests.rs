@@ -55,7 +55,7 @@ fn numbered(n: usize, qos: QoS) -> Message {
 }
 
 #[test]
-fn bounded_in_messages_and_in_bytes() {
+fn outbox_is_bounded_in_messages_and_bytes() {
     let mut outbox = bounded(2, 10_000);
     let _one = accept(&mut outbox, Message::new("t", "1"));
     let _two = accept(&mut outbox, Message::new("t", "2"));
@@ -81,7 +81,7 @@ fn bounded_in_messages_and_in_bytes() {
 }
 
 #[test]
-fn every_receipt_tells_how_it_ended() {
+fn every_receipt_is_resolved() {
     let mut outbox = bounded(10, 100_000);
     let mut packet_ids = PacketIds::new(10, Vec::new());
     let capabilities = ServerCapabilities {
@@ -127,7 +127,7 @@ fn every_receipt_tells_how_it_ended() {
 }
 
 #[test]
-fn the_window_is_never_passed_and_no_packet_id_used_twice() {
+fn receive_maximum_holds_and_packet_ids_are_unique() {
     let mut outbox = bounded(100, 100_000);
     let mut packet_ids = PacketIds::new(3, Vec::new());
     let _receipts: Vec<_> = (0..8)
@@ -139,7 +139,7 @@ fn the_window_is_never_passed_and_no_packet_id_used_twice() {
         outbox.written(handed, Instant::now(), LIMIT).unwrap();
     }
     assert_eq!(handed, 3);
-    // The last one is acknowledged first: the next id is 1, which is still taken.
+    // The last one is acknowledged first: the next identifier is 1, which is still in use.
     outbox
         .acknowledged(3, ReasonCode::SUCCESS, Instant::now())
         .unwrap();
@@ -152,7 +152,7 @@ fn the_window_is_never_passed_and_no_packet_id_used_twice() {
 }
 
 #[test]
-fn what_does_not_fit_is_noticed() {
+fn unexpected_packets_are_detected() {
     let mut outbox = bounded(10, 100_000);
     let mut packet_ids = PacketIds::new(10, Vec::new());
     let _receipt = accept(&mut outbox, numbered(0, QoS::AtLeastOnce));
@@ -178,7 +178,7 @@ fn what_does_not_fit_is_noticed() {
 }
 
 #[test]
-fn a_withdrawn_message_never_leaves() {
+fn withdrawn_message_is_never_sent() {
     let mut outbox = bounded(10, 100_000);
     let mut packet_ids = PacketIds::new(10, Vec::new());
     let (reply, _receiver) = oneshot::channel();
@@ -199,7 +199,8 @@ fn a_withdrawn_message_never_leaves() {
 
 type Replies = Vec<oneshot::Receiver<Result<Ack, DeliveryError>>>;
 
-/// Accepts messages numbered from 0 and offers one more; tells whether it was taken and which ones made room.
+/// Accepts messages numbered from 0 and offers one more; returns whether it was accepted and which
+/// ones were dropped.
 fn offer(outbox: &mut Outbox, held: &[QoS], last: Message) -> (bool, Vec<usize>) {
     let mut replies: Replies = (0..)
         .zip(held)
@@ -219,7 +220,7 @@ fn a_full_outbox_follows_its_policy() {
     use QoS::{AtLeastOnce as Sure, AtMostOnce as Unsure};
     let held = [Sure, Unsure, Sure, Unsure];
     let small = || numbered(9, Sure);
-    // 129 bytes each, and 2; 400 more are what three of them leave.
+    // 129 bytes each, and 2; three of them leave room for 400 more.
     let large = || Message::new("t", vec![0; 250]);
     let try_it = |policy, held: &[QoS], last| offer(&mut with_policy(4, 520, policy), held, last);
 
@@ -236,7 +237,7 @@ fn a_full_outbox_follows_its_policy() {
         try_it(Overflow::DropAtMostOnce, &held, small()),
         (true, vec![1])
     );
-    // The two at QoS 0 would not be enough, so they stay.
+    // Dropping the two at QoS 0 would not be enough, so they stay.
     assert_eq!(
         try_it(Overflow::DropAtMostOnce, &held, large()),
         (false, vec![])
@@ -245,13 +246,13 @@ fn a_full_outbox_follows_its_policy() {
         try_it(Overflow::DropAtMostOnce, &[Sure; 4], small()),
         (false, vec![])
     );
-    // What never fits displaces nobody.
+    // A message that never fits drops no other.
     let huge = Message::new("t", vec![0; 500]);
     assert_eq!(try_it(Overflow::DropOldest, &held, huge), (false, vec![]));
 }
 
 #[test]
-fn what_is_in_flight_makes_no_room() {
+fn messages_in_flight_are_not_dropped() {
     let mut outbox = with_policy(2, 10_000, Overflow::DropOldest);
     let mut packet_ids = PacketIds::new(10, Vec::new());
     let mut first = accept(&mut outbox, numbered(0, QoS::AtLeastOnce));
@@ -264,7 +265,7 @@ fn what_is_in_flight_makes_no_room() {
 }
 
 #[test]
-fn messages_expire_in_the_queue_and_tell_the_server_what_is_left() {
+fn queued_messages_expire_and_send_remaining_expiry() {
     let start = Instant::now();
     let after = |seconds| start + Duration::from_secs(seconds);
     let mut outbox = bounded(10, 10_000);
@@ -294,7 +295,7 @@ fn messages_expire_in_the_queue_and_tell_the_server_what_is_left() {
         panic!("nothing to hand over")
     };
     assert_eq!(out.expires_in, Some(Duration::from_secs(3)));
-    // In flight it is not taken back; but it is not sent again either.
+    // In flight it cannot be recalled, but it is not resent.
     outbox.expire(after(20));
     assert!(ten.try_recv().is_err());
     outbox.connection_lost();
@@ -305,7 +306,7 @@ fn messages_expire_in_the_queue_and_tell_the_server_what_is_left() {
 }
 
 #[test]
-fn the_sessions_own_message_has_no_packet_id_of_one_to_be_sent_again() {
+fn session_message_avoids_reserved_packet_ids() {
     let now = Instant::now();
     let mut outbox = bounded(10, 10_000);
     let mut packet_ids = PacketIds::new(2, Vec::new());

@@ -25,14 +25,6 @@ use crate::mqtt::reason_code::ReasonCode;
 /// minutes, during which other messages are accepted.
 pub(super) const REFUSALS: u8 = 8;
 
-/// Refusals of one message.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Refusals {
-    counted: u8,
-    /// Value of [`Throttle::taken`] at the last refusal.
-    last: Option<u64>,
-}
-
 /// State of the throttling by the server.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {

@@ -135,14 +135,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn any_bounds_will_do() {
+    async fn unbounded_queue_is_accepted() {
         let (mut sender, mut receiver) = bounded(usize::MAX, usize::MAX);
         sender.try_send(Message::new("a", "x")).unwrap();
         assert_eq!(receiver.recv().await.unwrap().message.payload, "x");
     }
 
     #[tokio::test]
-    async fn bounded_in_messages_and_bytes_and_counts_what_it_drops() {
+    async fn queue_is_bounded_and_counts_drops() {
         let (mut sender, mut receiver) = bounded(2, 1000);
         let small = || Message::new("a", "x");
         sender.try_send(small()).unwrap();

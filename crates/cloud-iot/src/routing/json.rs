@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_where_and_quotes_nothing() {
+    fn error_has_position_and_no_content() {
         let fault = |payload: &str| {
             let error = serde_json::from_str::<Vec<u32>>(payload).unwrap_err();
             Malformed::from(error)

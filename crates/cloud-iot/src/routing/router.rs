@@ -327,7 +327,7 @@ impl Worker {
             self.malformed += 1;
             let (error, count) = (*malformed, self.malformed);
             let log = &self.malformed_log;
-            warn_throttled!(log, %filter, %error, count, "a message was not understood");
+            warn_throttled!(log, %filter, %error, count, "a message has an invalid payload");
             SessionEvent::RouteMalformed {
                 filter,
                 error,

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn one_topic_holds_up_only_itself() {
+    fn busy_topic_blocks_only_itself() {
         let mut scheduler = TopicScheduler::new(2, 10);
         for (topic, number) in [(1, 0), (1, 1), (2, 2), (3, 3)] {
             scheduler.add(delivery(topic, number));
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time_takes_nothing_ahead() {
+    fn concurrency_of_one_has_no_lookahead() {
         let mut scheduler = TopicScheduler::new(1, 10);
         assert!(scheduler.has_room());
         scheduler.add(delivery(1, 0));
@@ -118,7 +118,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn order_is_kept_per_topic_and_all_get_their_turn(
+        fn order_per_topic_without_starvation(
             topics in prop::collection::vec(0_u8..4, 0..80),
             ends in prop::collection::vec(0_usize..8, 200),
             concurrency in 1_usize..5,
@@ -142,7 +142,7 @@ mod tests {
                     handling.push((number, topic));
                     prop_assert!(handling.len() <= concurrency);
                 }
-                prop_assert!(!handling.is_empty(), "nobody has a turn");
+                prop_assert!(!handling.is_empty(), "no message is scheduled");
                 let ended = handling.remove(ends.next().unwrap() % handling.len());
                 scheduler.finished(&ended.0);
                 done.push(ended);

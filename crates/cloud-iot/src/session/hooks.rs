@@ -91,12 +91,7 @@ fn run<A: Clone + Send + 'static>(
                     warn_throttled!(throttles.hook, kind, %error, "a hook failed");
                 }
                 Err(_) => {
-                    warn_throttled!(
-                        throttles.hook,
-                        kind,
-                        ?limit,
-                        "a hook took too long and was given up"
-                    );
+                    warn_throttled!(throttles.hook, kind, ?limit, "a hook timed out");
                 }
             }
         });

@@ -28,7 +28,7 @@ pub enum Ack {
 ///
 /// Polling by reference (`(&mut receipt).await`) can be cancelled and resumed.
 #[derive(Debug)]
-#[must_use = "a receipt may be dropped, but then nobody learns whether the message was delivered"]
+#[must_use = "a receipt may be dropped, but then the result of the delivery is lost"]
 pub struct Receipt {
     delivered: oneshot::Receiver<Result<Ack, DeliveryError>>,
     stored: Stored,

@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shorter_keep_alive_counts() {
+    fn shorter_keep_alive_applies() {
         let config = SessionConfig::new("localhost", "device", Arc::new(bare()));
         for (server, expected) in [(None, 60), (Some(0), 60), (Some(20), 20), (Some(65535), 60)] {
             let connack = ConnAck {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn other_tls_settings_get_the_alpn_name_that_the_port_needs() {
+    fn target_adds_alpn_name_for_port_443() {
         let mut config = SessionConfig::new("localhost", "device", Arc::new(bare()));
         for (main, port, expected, named) in [
             (8883, Port::Main, 8883, false),

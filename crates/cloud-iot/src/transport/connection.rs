@@ -318,7 +318,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             Packet::Publish(publish) => {
                 if publish.qos == CodecQoS::ExactlyOnce {
                     return Err(Cause::Protocol(
-                        "a PUBLISH at QoS 2, never asked for".into(),
+                        "a PUBLISH at QoS 2, which was not requested".into(),
                     ));
                 }
                 let sure = publish.qos == CodecQoS::AtLeastOnce;
@@ -341,9 +341,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             }
             Packet::PingResp(_) => ConnectionEvent::PingResp,
             _ => {
-                return Err(Cause::Protocol(
-                    "a packet that a server does not send here".into(),
-                ));
+                return Err(Cause::Protocol("an unexpected packet type".into()));
             }
         }))
     }

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn families_take_turns() {
+    fn families_alternate() {
         let interleaved =
             |texts: &[&str]| interleave_families(addresses(texts), AddressFamily::Preferred);
         let sorted = interleaved(&["::1", "::2", "::3", "1.1.1.1", "1.1.1.2"]);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_other_family_begins_where_there_is_one() {
+    fn other_family_goes_first_if_present() {
         let interleaved =
             |texts: &[&str]| interleave_families(addresses(texts), AddressFamily::Other);
         assert_eq!(
@@ -175,13 +175,13 @@ mod tests {
         texts: &[&str],
         answers: impl Fn(&str) -> (u64, Result<(), Cause>),
     ) -> (Result<String, Cause>, Vec<(u64, String)>) {
-        let begun = Instant::now();
+        let started = Instant::now();
         let tried = Mutex::new(Vec::new());
         let outcome = race(
             interleave_families(addresses(texts), AddressFamily::Preferred),
             |address| {
                 let name = address.ip().to_string();
-                let at = begun.elapsed().as_millis().try_into().unwrap();
+                let at = started.elapsed().as_millis().try_into().unwrap();
                 tried.lock().unwrap().push((at, name.clone()));
                 let (after, outcome) = answers(&name);
                 async move {
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_black_hole_costs_a_quarter_of_a_second() {
+    async fn unresponsive_address_costs_250_ms() {
         let (winner, tried) = run(&["::1", "::2", "1.1.1.1"], |name| match name {
             "1.1.1.1" => (20, Ok(())),
             _ => (60_000, Err(Cause::ConnectTimeout)),
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failure_starts_the_next_at_once() {
+    async fn failed_attempt_starts_next_at_once() {
         let (winner, tried) = run(&["::1", "1.1.1.1", "1.1.1.2"], |name| match name {
             "::1" => (0, Err(Cause::Unreachable)),
             "1.1.1.1" => (5, Err(Cause::Refused)),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_first_one_may_still_win() {
+    async fn slow_first_address_may_win() {
         let (winner, tried) = run(&["::1", "1.1.1.1"], |name| match name {
             "::1" => (300, Ok(())),
             _ => (200, Ok(())),
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_most_telling_failure_is_told() {
+    async fn most_specific_failure_is_returned() {
         let failures = |name: &str| match name {
             "::1" => (0, Err(Cause::Unreachable)),
             "1.1.1.1" => (10, Err(Cause::Refused)),

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_usual_variables_count() {
+    fn environment_variables_are_read() {
         assert!(from_variables(&[]).unwrap().is_none());
         assert!(
             from_variables(&[("HTTP_PROXY", "http://a")])
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn exceptions_are_reached_without_it() {
+    fn no_proxy_exceptions_connect_directly() {
         let none = "intern.example, 10.0.0.0/8, ::1";
         let proxy = from_variables(&[("HTTPS_PROXY", "http://a"), ("NO_PROXY", none)]);
         let proxy = proxy.unwrap().unwrap();
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn other_proxies_are_refused_and_passwords_not_told() {
+    fn unsupported_proxies_are_refused_without_password() {
         for url in ["socks5://u:secret@a:1", "https://u:secret@a:1"] {
             let error = Proxy::new(url).unwrap_err();
             assert_eq!(error, InvalidProxy::Scheme(None), "{url}");
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_told_apart() {
+    fn responses_have_distinct_causes() {
         let refused = |status| Err(ProxyCause::Refused { status });
         for (answer, outcome) in [
             ("HTTP/1.1 200 Connection established\r\n\r\n", Ok(())),

@@ -1,6 +1,6 @@
-//! What an outbox on disk promises, against a broker: over stops and starts, and over `kill -9`.
+//! A durable outbox against a broker: over restarts and `kill -9`.
 //!
-//! What happens on the disk when power fails is in the tests of `durable::database`.
+//! Power loss is covered by the tests of `outbox::durable::database`.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,18 +12,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod killed;
-mod restarted;
+mod crash;
+mod restart;
 
 use std::path::Path;
 use std::time::Duration;
 
 use cloud_iot::{Backoff, SessionConfig};
 
-/// Where nobody listens.
+/// A port without a listener.
 const NOWHERE: u16 = 1;
 
-/// Quick in everything; `tls` is read from a directory, since a process to be killed has no other way.
+/// A configuration with short delays; `tls` is read from a directory, because a worker process has
+/// no other source.
 fn config(port: u16, tls: &Path) -> SessionConfig {
     let mut config = SessionConfig::new("localhost", "device", support::pki::read_device(tls));
     config.port = port;

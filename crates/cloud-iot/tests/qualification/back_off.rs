@@ -1,4 +1,4 @@
-//! How the device comes back: later each time, and never at the same interval as its siblings.
+//! Back-off of a device: growing delays, with jitter.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::common::*;
 const UNIT: Duration = Duration::from_millis(4);
 const JITTER: Duration = Duration::from_millis(1);
 
-/// The default formula, a hundred times faster and with room for ten doublings.
+/// The default formula, a hundred times faster and with up to ten doublings.
 fn fast(mut config: SessionConfig) -> SessionConfig {
     config.backoff = Backoff {
         base_delay: UNIT,
@@ -22,7 +22,7 @@ fn fast(mut config: SessionConfig) -> SessionConfig {
     config
 }
 
-/// The wait that the session says it will keep.
+/// Returns the delay that the session announces.
 async fn announced(events: &mut broadcast::Receiver<SessionEvent>) -> (Cause, Duration) {
     loop {
         if let SessionEvent::Disconnected { reason, retry_in } = soon(events.recv()).await.unwrap()
@@ -32,8 +32,7 @@ async fn announced(events: &mut broadcast::Receiver<SessionEvent>) -> (Cause, Du
     }
 }
 
-/// What was announced doubles each time, with a random part that is not always the same, and what was announced was
-/// kept.
+/// The announced delays double, with a random part that varies, and are kept.
 fn assert_exponential(announced: &[Duration], seen: &[Duration]) {
     let mut jitter = Vec::new();
     for (n, (wait, seen)) in (1_u32..).zip(announced.iter().zip(seen)) {
@@ -58,12 +57,12 @@ async fn mqtt_connect_jitter_retries() {
     let (pki, peer) = scripted().await;
     let mut config = fast(config(&pki, peer.port, "device"));
     config.timeouts.connect = LIMIT;
-    let begun = Instant::now();
+    let started = Instant::now();
     let session = Session::builder(config).start().unwrap();
     let mut events = session.events();
     let mut waits = Vec::new();
     for _ in 0..5 {
-        // CONNACK never comes.
+        // CONNACK never arrives.
         let mut silent = peer.accept().await;
         let (cause, wait) = announced(&mut events).await;
         assert_eq!(cause, Cause::ConnectTimeout);
@@ -73,9 +72,9 @@ async fn mqtt_connect_jitter_retries() {
     let mut link = peer.connected().await;
     let kept = 5 * LIMIT + waits.iter().sum::<Duration>();
     assert!(
-        begun.elapsed() >= kept,
+        started.elapsed() >= kept,
         "{:?}, not {kept:?}",
-        begun.elapsed()
+        started.elapsed()
     );
     link.suback(None).await;
     online(&session).await;
@@ -95,7 +94,7 @@ async fn mqtt_connect_exponential_backoff_retries() {
         let mut link = peer.connected().await;
         link.suback(None).await;
         online(&session).await;
-        let begun = Instant::now();
+        let started = Instant::now();
         let reason = DisconnectReasonCode::ServerShuttingDown;
         link.write(Packet::Disconnect(Disconnect {
             reason_code: reason,
@@ -105,8 +104,8 @@ async fn mqtt_connect_exponential_backoff_retries() {
         drop(link);
         waits.push(announced(&mut events).await.1);
         drop(peer.tcp().await);
-        seen.push(begun.elapsed());
-        // That attempt failed too, and is counted.
+        seen.push(started.elapsed());
+        // That attempt failed as well, and counts.
         waits.push(announced(&mut events).await.1);
         seen.push(Duration::MAX);
     }
@@ -122,16 +121,16 @@ async fn mqtt_reconnect_backoff_retries_on_unstable_connection() {
         .unwrap();
     let mut events = session.events();
     let (mut waits, mut seen) = (Vec::new(), Vec::new());
-    let mut begun: Option<Instant> = None;
+    let mut started: Option<Instant> = None;
     for _ in 0..10 {
         let mut link = peer.connected().await;
-        if let Some(begun) = begun {
-            seen.push(begun.elapsed());
+        if let Some(started) = started {
+            seen.push(started.elapsed());
         }
-        // Accepted, subscribed, online, and dropped at once.
+        // Accepted, subscribed, online, and disconnected at once.
         link.suback(None).await;
         online(&session).await;
-        begun = Some(Instant::now());
+        started = Some(Instant::now());
         drop(link);
         waits.push(announced(&mut events).await.1);
     }

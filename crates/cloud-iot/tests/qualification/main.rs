@@ -1,7 +1,8 @@
-//! AWS's own device qualification (Device Advisor), one test for each case and named after it, against a server that
-//! does what the case says. What each case demands and how it ends is in docs/device-qualification.md.
+//! AWS's device qualification (Device Advisor), with a test named after each case, against a
+//! scripted server. docs/device-qualification.md lists the requirements and results.
 //!
-//! The shadow cases are in cloud-shadow's tests; the long run is on virtual time, in the core's own tests.
+//! The shadow cases are in cloud-shadow's tests; the long run is on virtual time, in the core's
+//! tests.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,4 +1,4 @@
-//! MQTT: connecting, publishing, subscribing, acknowledging, and answers that do not come.
+//! MQTT: connecting, publishing, subscribing, acknowledging, and missing responses.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,10 @@ use rumqttc::v5::mqttbytes::v5::{Packet, PubAckReason, Publish};
 
 use crate::common::*;
 
-/// The shortest there is.
+/// The shortest allowed interval.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// Within 1.5 × keep-alive the device must have noticed; the rest is for a slow machine.
+/// The device must detect it within 1.5 × keep-alive; the rest is for a slow machine.
 const NOTICED: Duration = Duration::from_millis(8500);
 
 fn impatient(mut config: SessionConfig) -> SessionConfig {
@@ -66,7 +66,7 @@ async fn mqtt_subscribe() {
         .collect();
     let session = Session::builder(config).start().unwrap();
     let mut link = peer.connected().await;
-    // No packet with more than eight filters, each answered before the next.
+    // At most eight filters per packet, each answered before the next.
     link.suback(None).await;
     link.suback(None).await;
     link.suback(None).await;
@@ -107,11 +107,11 @@ async fn mqtt_no_ack_pingresp() {
         .unwrap();
     let mut events = session.events();
     let mut link = peer.connected().await;
-    let begun = Instant::now();
+    let started = Instant::now();
     link.suback(None).await;
     assert_eq!(link.word().await, "ping");
     assert_eq!(*lost(&mut events).await, Cause::KeepAlive);
-    assert!(begun.elapsed() < NOTICED, "{:?}", begun.elapsed());
+    assert!(started.elapsed() < NOTICED, "{:?}", started.elapsed());
     let mut link = peer.connected().await;
     link.suback(None).await;
     online(&session).await;
@@ -125,12 +125,12 @@ async fn mqtt_subscribe_retry_no_suback() {
         .start()
         .unwrap();
     let mut events = session.events();
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut link = peer.connected().await;
     assert_eq!(link.word().await, "subscribe 1");
     assert_eq!(*lost(&mut events).await, Cause::SubscribeTimeout);
     let mut link = peer.connected().await;
-    assert!(begun.elapsed() < NOTICED, "{:?}", begun.elapsed());
+    assert!(started.elapsed() < NOTICED, "{:?}", started.elapsed());
     link.suback(None).await;
     online(&session).await;
     session.stop(STOP).await;
@@ -146,13 +146,13 @@ async fn mqtt_publish_retry_no_puback() {
     let mut link = peer.connected().await;
     link.suback(None).await;
     let receipt = session.publish(Message::new("out", "1")).unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     assert_eq!(link.publish(None).await, "1");
-    // MQTT 5 forbids the repetition on a connection that lives: the next thing is its end.
+    // MQTT 5 forbids resending on a live connection, so the connection ends.
     assert_eq!(link.word().await, "end");
     assert_eq!(*lost(&mut events).await, Cause::AcknowledgeTimeout);
     let mut link = peer.connected().await;
-    assert!(begun.elapsed() < NOTICED, "{:?}", begun.elapsed());
+    assert!(started.elapsed() < NOTICED, "{:?}", started.elapsed());
     link.suback(None).await;
     assert_eq!(link.publish(Some(PubAckReason::Success)).await, "1");
     assert_eq!(soon(receipt).await, Ok(Ack::Acknowledged));

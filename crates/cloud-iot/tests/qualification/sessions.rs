@@ -1,4 +1,4 @@
-//! Sessions that the server keeps over a lost connection, or has forgotten.
+//! Persistent sessions that the server keeps over a lost connection, or has dropped.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ async fn mqtt_persistent_session_happy_case() {
 
     let mut link = peer.accept().await;
     link.connack_with_session(true, None).await;
-    // Again what was not acknowledged, and what was stored meanwhile.
+    // The unacknowledged message again, and the message published meanwhile.
     send(&mut link, 5, true, "first").await;
     send(&mut link, 6, false, "stored").await;
     online(&session).await;
@@ -85,7 +85,7 @@ async fn mqtt_persistent_session_session_expiry() {
         .unwrap();
     for _ in 0..2 {
         let mut link = peer.accept().await;
-        // The server has forgotten it, so everything is asked for again.
+        // The server has dropped the session, so the session subscribes again.
         link.connack_with_session(false, None).await;
         link.suback(None).await;
         online(&session).await;
@@ -95,7 +95,7 @@ async fn mqtt_persistent_session_session_expiry() {
 }
 
 #[tokio::test]
-async fn what_the_server_may_have_is_sent_again_as_what_it_was() {
+async fn resent_message_keeps_its_qos_and_packet_id() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(persistent(config(&pki, peer.port, "device")))
         .start()
@@ -118,14 +118,14 @@ async fn what_the_server_may_have_is_sent_again_as_what_it_was() {
     assert_eq!((again.dup, again.pkid), (true, first.pkid));
     drop(link);
 
-    // To a server that has forgotten the session it is a new message.
+    // For a server without the session it is a new message.
     let mut link = peer.accept().await;
     link.connack_with_session(false, None).await;
     link.suback(None).await;
-    let anew = publish(&mut link).await;
-    assert!(!anew.dup);
+    let new_message = publish(&mut link).await;
+    assert!(!new_message.dup);
     let ack = PubAck {
-        pkid: anew.pkid,
+        pkid: new_message.pkid,
         reason: PubAckReason::Success,
         properties: None,
     };
@@ -135,7 +135,7 @@ async fn what_the_server_may_have_is_sent_again_as_what_it_was() {
 }
 
 #[tokio::test]
-async fn handlers_that_fail_are_acknowledged_too() {
+async fn failed_handlers_are_acknowledged() {
     let (pki, peer) = scripted().await;
     let handler = service_fn(|message: Message| async move {
         match &message.payload[..] {

@@ -1,4 +1,4 @@
-//! TLS: what is offered, what is accepted, and what must be refused so that the server can see it.
+//! TLS: what the device offers and accepts, and what it must refuse with an alert.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use crate::common::*;
 use crate::support::pki::{Flaw, Pki};
 use crate::support::tap::{ALERT, APPLICATION_DATA};
 
-/// What AWS recommends, of TLS 1.3 and 1.2.
+/// Suites that AWS recommends, for TLS 1.3 and 1.2.
 const RECOMMENDED: [CipherSuite; 6] = [
     CipherSuite::TLS13_AES_128_GCM_SHA256,
     CipherSuite::TLS13_AES_256_GCM_SHA384,
@@ -22,7 +22,8 @@ const RECOMMENDED: [CipherSuite; 6] = [
     CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
 ];
 
-/// What AWS takes beyond that; and what is no suite but the answer to an old attack.
+/// Other suites that AWS accepts, and a value that is not a suite but signals protection against an
+/// old attack.
 const SUPPORTED: [CipherSuite; 2] = [
     CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
     CipherSuite::TLS_EMPTY_RENEGOTIATION_INFO_SCSV,
@@ -68,7 +69,7 @@ async fn tls_receive_maximum_size_fragments() {
             panic!("no PUBACK")
         };
         assert_eq!(ack.pkid, 1);
-        // A record holds at most 2^14 bytes, and encryption adds some.
+        // A record holds at most 2^14 bytes plus the encryption overhead.
         let full = |record: &&crate::support::tap::Record| {
             record.kind == APPLICATION_DATA && record.length > 1 << 14
         };
@@ -110,7 +111,7 @@ async fn tls_large_size_server_certificate() {
     connects_to(Flaw::LongChain, &rustls::version::TLS12).await;
 }
 
-/// The device must refuse this server, say why, and say it to the server with an alert.
+/// The device must refuse this server, report why, and send an alert.
 async fn is_refused(pki: &Pki, device: &Pki, flaw: Flaw, cause: TlsCause, alert: AlertDescription) {
     for version in rustls::ALL_VERSIONS {
         let peer = Peer::listen(pki.server_of_version(flaw, version)).await;
@@ -121,10 +122,10 @@ async fn is_refused(pki: &Pki, device: &Pki, flaw: Flaw, cause: TlsCause, alert:
         let tcp = peer.tcp().await;
         let wire = tcp.wire.clone();
         let server = peer.handshake_on(tcp).await;
-        let told = rustls_error(server.unwrap_err());
-        assert_eq!(told, rustls::Error::AlertReceived(alert), "{version:?}");
+        let received = rustls_error(server.unwrap_err());
+        assert_eq!(received, rustls::Error::AlertReceived(alert), "{version:?}");
         assert_eq!(*lost(&mut events).await, Cause::Tls(cause.clone()));
-        // TLS 1.3 hides the kind of what follows its hello.
+        // TLS 1.3 hides the record type after the hello messages.
         if version.version == rustls::ProtocolVersion::TLSv1_2 {
             let last = wire.received().seen.last().copied().unwrap();
             assert_eq!((last.kind, last.length), (ALERT, 2));
@@ -143,7 +144,7 @@ fn rustls_error(error: io::Error) -> rustls::Error {
 
 #[tokio::test]
 async fn tls_unsecure_server_cert_untrusted_ca() {
-    // One that is not known, and one that bears the name of one that is.
+    // An unknown CA, and one with the name of a known CA.
     for (trusted, alert) in [
         (Pki::named("another CA"), AlertDescription::UnknownCA),
         (Pki::new(), AlertDescription::DecryptError),

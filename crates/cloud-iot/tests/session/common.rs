@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Common helpers of the session tests.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl Site {
         config(&self.pki, self.broker.port, client_id)
     }
 
-    /// A session that is online, with these handlers.
+    /// Starts a session with these handlers and waits until it is online.
     pub(crate) async fn routed(&self, router: Router) -> SessionHandle {
         let builder = Session::builder(self.config("device")).router(router);
         let session = builder.start().unwrap();
@@ -45,7 +45,7 @@ impl Site {
         session
     }
 
-    /// A session that sees everything that passes through the broker.
+    /// A session that receives everything from the broker.
     pub(crate) async fn watcher(&self) -> (SessionHandle, MessageStream) {
         let mut config = self.config("watcher");
         config.port = self.broker.side_port;
@@ -84,7 +84,7 @@ pub(crate) fn at_most_once(topic: &str, payload: &str) -> Message {
     Message::new(topic, payload.to_owned()).qos(QoS::AtMostOnce)
 }
 
-/// Fails the test if it takes too long.
+/// Fails the test after a time limit.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it took too long")
 }
@@ -101,7 +101,7 @@ pub(crate) async fn publish(session: &SessionHandle, topic: &str, payload: &str)
     soon(receipt).await.unwrap();
 }
 
-/// A handler that wants a permit for each message, and what it has handled.
+/// A handler that requires a permit for each message, and its handled messages.
 pub(crate) fn gated(
     gate: &Arc<Semaphore>,
 ) -> (
@@ -121,7 +121,7 @@ pub(crate) fn gated(
     (BoxCloneService::new(handler), handled)
 }
 
-/// The cause of the next disconnection.
+/// Returns the cause of the next disconnection.
 pub(crate) async fn lost(events: &mut broadcast::Receiver<SessionEvent>) -> Arc<Cause> {
     loop {
         if let SessionEvent::Disconnected { reason, .. } = soon(events.recv()).await.unwrap() {
@@ -130,7 +130,7 @@ pub(crate) async fn lost(events: &mut broadcast::Receiver<SessionEvent>) -> Arc<
     }
 }
 
-/// The payload of the next message.
+/// Returns the payload of the next message.
 pub(crate) async fn next(stream: &mut MessageStream) -> String {
     let message = soon(stream.recv())
         .await

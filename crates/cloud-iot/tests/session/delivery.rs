@@ -1,4 +1,4 @@
-//! What was accepted is delivered, in order, or reported.
+//! Accepted messages are delivered in order, or reported.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ async fn awaited_publishes() {
 }
 
 #[tokio::test]
-async fn nothing_queued_is_lost_over_broker_restarts() {
+async fn queued_messages_survive_broker_restarts() {
     let mut site = Site::new().await;
     let session = Session::builder(site.config("device")).start().unwrap();
     online(&session).await;
@@ -59,7 +59,7 @@ async fn nothing_queued_is_lost_over_broker_restarts() {
         assert_eq!(soon(receipt).await, Ok(Ack::Acknowledged));
     }
     session.stop(STOP).await;
-    // Some came twice, none was left out, and the first ones came in order.
+    // Some arrived twice, none is missing, and first arrivals are in order.
     let mut first = Vec::new();
     for payload in site.broker.received("out") {
         if !first.contains(&payload) {
@@ -70,7 +70,7 @@ async fn nothing_queued_is_lost_over_broker_restarts() {
 }
 
 #[tokio::test]
-async fn order_is_kept_over_lost_connections_and_repetition_is_by_need_only() {
+async fn random_sequences_keep_order_and_resend_only_as_needed() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(config(&pki, peer.port, "device"))
         .start()
@@ -79,7 +79,7 @@ async fn order_is_kept_over_lost_connections_and_repetition_is_by_need_only() {
         .map(|n| session.publish(Message::new("t", n.to_string())).unwrap())
         .collect();
 
-    // Two are acknowledged, one is taken without an answer, then the connection dies.
+    // Two are acknowledged, one is received without an acknowledgement, then the connection ends.
     let mut link = peer.connected().await;
     link.suback(None).await;
     assert_eq!(link.publish(Some(PubAckReason::Success)).await, "0");
@@ -91,7 +91,7 @@ async fn order_is_kept_over_lost_connections_and_repetition_is_by_need_only() {
     assert_eq!(link.publish(None).await, "2");
     drop(link);
 
-    // All of the rest come again, in order.
+    // All others are resent, in order.
     let mut link = peer.connected().await;
     link.suback(None).await;
     for n in 2..6 {
@@ -107,7 +107,7 @@ async fn order_is_kept_over_lost_connections_and_repetition_is_by_need_only() {
 }
 
 #[tokio::test]
-async fn a_small_receive_maximum_is_kept() {
+async fn small_receive_maximum_is_respected() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(config(&pki, peer.port, "device"))
         .start()
@@ -127,7 +127,7 @@ async fn a_small_receive_maximum_is_kept() {
         };
         assert_eq!(publish.payload, n.to_string());
         held.push(publish.pkid);
-        // Answered in pairs, the later one first.
+        // Acknowledged in pairs, the later one first.
         if held.len() == 2 {
             for pkid in held.drain(..).rev() {
                 let ack = rumqttc::v5::mqttbytes::v5::PubAck::new(pkid, None);
@@ -179,7 +179,7 @@ async fn refusals_reach_the_caller() {
 }
 
 #[tokio::test]
-async fn a_full_outbox_refuses_and_keeps_what_it_has() {
+async fn full_outbox_refuses_new_message() {
     let site = Site::new().await;
     let mut config = site.config("device");
     config.limits.outbox_messages = 3;
@@ -201,7 +201,7 @@ async fn a_full_outbox_refuses_and_keeps_what_it_has() {
 }
 
 #[tokio::test]
-async fn a_withheld_acknowledgement_is_repeated_on_a_new_connection() {
+async fn missing_puback_resends_on_new_connection() {
     let (pki, peer) = scripted().await;
     let mut config = config(&pki, peer.port, "device");
     config.timeouts.acknowledge = Duration::from_millis(100);
@@ -220,7 +220,7 @@ async fn a_withheld_acknowledgement_is_repeated_on_a_new_connection() {
 }
 
 #[tokio::test]
-async fn the_server_is_told_when_a_message_expires() {
+async fn publish_carries_remaining_expiry() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(config(&pki, peer.port, "device"))
         .start()
@@ -242,7 +242,7 @@ async fn the_server_is_told_when_a_message_expires() {
 }
 
 #[tokio::test]
-async fn the_latest_values_win_if_so_configured() {
+async fn drop_oldest_keeps_latest_values() {
     let (pki, peer) = scripted().await;
     let mut config = config(&pki, peer.port, "device");
     config.overflow = cloud_iot::Overflow::DropOldest;
@@ -266,9 +266,9 @@ async fn the_latest_values_win_if_so_configured() {
     session.stop(STOP).await;
 }
 
-/// What the standard does not have is read by its half: from 0x80 on it is a refusal.
+/// Unknown codes are interpreted by range: from 0x80 on they are refusals.
 #[tokio::test]
-async fn an_unknown_reason_answers_a_message_and_ends_no_connection() {
+async fn unknown_puback_reason_keeps_the_connection() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(config(&pki, peer.port, "device"))
         .start()
@@ -277,7 +277,7 @@ async fn an_unknown_reason_answers_a_message_and_ends_no_connection() {
     link.suback(None).await;
     online(&session).await;
     let refused = Err(DeliveryError::Refused(ReasonCode(0xB0)));
-    // The SUBSCRIBE has taken packet id 1.
+    // The SUBSCRIBE used packet identifier 1.
     for (id, reason, outcome) in [(2, 0xB0, refused), (3, 0x01, Ok(Ack::Acknowledged))] {
         let receipt = session.publish(Message::new("t", "x")).unwrap();
         assert_eq!(link.word().await, "publish x");

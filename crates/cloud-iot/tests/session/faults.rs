@@ -1,4 +1,4 @@
-//! Peers that misbehave end in another attempt, with the right cause.
+//! Misbehaving peers lead to another attempt, with the right cause.
 
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ async fn a_refused_filter_is_named() {
 }
 
 #[tokio::test]
-async fn codes_of_the_server_become_causes() {
+async fn reason_codes_become_causes() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(config(&pki, peer.port, "device"))
         .start()
@@ -112,15 +112,15 @@ async fn codes_of_the_server_become_causes() {
     ));
     assert!(cause.is_takeover());
 
-    // The same without properties, as mosquitto sends it, and others; and a DISCONNECT without anything.
-    let told = |code| Cause::Disconnected {
+    // The same without properties, as mosquitto sends it, and others; and an empty DISCONNECT.
+    let disconnected = |code| Cause::Disconnected {
         reason: ReasonCode(code),
         message: None,
     };
     for (bytes, expected) in [
-        (&[0xE0, 0x01, 0x8E][..], told(0x8E)),
-        (&[0xE0, 0x02, 0x8B, 0x00], told(0x8B)),
-        (&[0xE0, 0x01, 0x8D], told(0x8D)),
+        (&[0xE0, 0x01, 0x8E][..], disconnected(0x8E)),
+        (&[0xE0, 0x02, 0x8B, 0x00], disconnected(0x8B)),
+        (&[0xE0, 0x01, 0x8D], disconnected(0x8D)),
         (&[0xE0, 0x00], Cause::Closed { soon: true }),
     ] {
         let mut link = peer.connected().await;
@@ -134,7 +134,7 @@ async fn codes_of_the_server_become_causes() {
 }
 
 #[tokio::test]
-async fn a_goodbye_is_understood_while_the_device_is_sending() {
+async fn disconnect_reason_is_read_while_sending() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(config(&pki, peer.port, "device"))
         .start()
@@ -146,7 +146,7 @@ async fn a_goodbye_is_understood_while_the_device_is_sending() {
         online(&session).await;
         let sending = async {
             loop {
-                // The outbox fills up; what matters is that something is always being written.
+                // The outbox fills up; the session must be writing all the time.
                 let _ = session.publish(Message::new("t", vec![0; 10_000]));
                 tokio::time::sleep(Duration::from_micros(100)).await;
             }
@@ -154,7 +154,7 @@ async fn a_goodbye_is_understood_while_the_device_is_sending() {
         let ended = async {
             link.publish(None).await;
             link.raw(&[0xE0, 0x01, 0x8B]).await;
-            // With what was not read, this resets the connection.
+            // Unread data makes this a connection reset.
             drop(link);
             lost(&mut events).await
         };
@@ -176,8 +176,8 @@ async fn garbage_from_the_server() {
         .start()
         .unwrap();
     let mut events = session.events();
-    // A packet of an unknown type; an acknowledgement of nothing; a SUBACK nobody asked for; a
-    // packet that announces more than we take.
+    // A packet of an unknown type; an acknowledgement without a message; an unrequested SUBACK; a
+    // packet that announces more than the maximum.
     let bad: [&[u8]; 4] = [
         &[0x00, 0x02, 0x00, 0x00],
         &[0x40, 0x02, 0x00, 0x07],
@@ -202,7 +202,7 @@ async fn garbage_from_the_server() {
 }
 
 #[tokio::test]
-async fn a_frozen_connection_is_given_up_and_nothing_lost() {
+async fn frozen_connection_is_dropped_without_loss() {
     let site = Site::new().await;
     let mut config = site.config("device");
     config.keep_alive = Duration::from_secs(5);
@@ -210,10 +210,10 @@ async fn a_frozen_connection_is_given_up_and_nothing_lost() {
     let mut events = session.events();
     online(&session).await;
     site.broker.freeze(true);
-    let begun = std::time::Instant::now();
+    let started = std::time::Instant::now();
     // One interval, if nothing is published; the rest is for a slow machine.
     assert_eq!(*lost(&mut events).await, Cause::KeepAlive);
-    let took = begun.elapsed();
+    let took = started.elapsed();
     assert!(took < Duration::from_millis(7500), "{took:?}");
     let receipts: Vec<_> = (0..20)
         .map(|_| {
@@ -230,14 +230,14 @@ async fn a_frozen_connection_is_given_up_and_nothing_lost() {
 }
 
 #[tokio::test]
-async fn a_dead_connection_is_noticed_at_once_when_the_network_has_changed() {
+async fn network_change_detects_dead_connection_in_seconds() {
     let site = Site::new().await;
     let mut config = site.config("device");
     config.keep_alive = Duration::from_secs(3600);
     let session = Session::builder(config).start().unwrap();
     let mut events = session.events();
     online(&session).await;
-    // Alive: the change is of no consequence.
+    // The server responds: the change has no effect.
     session.network_changed();
     site.broker.freeze(true);
     session.network_changed();
@@ -248,7 +248,7 @@ async fn a_dead_connection_is_noticed_at_once_when_the_network_has_changed() {
 }
 
 #[tokio::test]
-async fn a_peer_that_stops_reading_in_the_middle_of_a_large_write() {
+async fn peer_stops_reading_during_large_write() {
     let site = Site::new().await;
     let mut config = site.config("device");
     config.timeouts.acknowledge = Duration::from_secs(1);
@@ -258,7 +258,7 @@ async fn a_peer_that_stops_reading_in_the_middle_of_a_large_write() {
     let mut events = session.events();
     online(&session).await;
     site.broker.freeze(true);
-    // More than all the sockets' buffers hold: the write never ends.
+    // More than all socket buffers hold: the write never completes.
     let receipts: Vec<_> = (0..150)
         .map(|_| {
             session

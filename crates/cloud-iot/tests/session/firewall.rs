@@ -1,4 +1,4 @@
-//! Firewalls that let TCP through to the main port and no TLS: the session gets out by the other port.
+//! Firewalls that allow TCP but not TLS on the main port: the session uses the fallback port.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use crate::common::*;
 use crate::support::pki::{Flaw, Pki};
 
-/// What it does with a connection once the handshake has begun.
+/// What the firewall does with a connection once the handshake has started.
 #[derive(Debug, Clone, Copy)]
 enum Firewall {
     Resets,
@@ -40,7 +40,7 @@ impl Firewall {
         stream.readable().await.unwrap();
         let mut hello = [0; 4096];
         match self {
-            // What was not read makes it a reset.
+            // Unread data makes this a reset.
             Self::Resets => return None,
             Self::Closes => {
                 assert!(stream.read(&mut hello).await.unwrap() > 0);
@@ -74,25 +74,25 @@ async fn gets_out(firewall: Firewall, cause: Cause) {
 }
 
 #[tokio::test]
-async fn one_that_breaks_the_handshake_off() {
+async fn firewall_aborts_handshake() {
     for firewall in [Firewall::Resets, Firewall::Closes] {
         gets_out(firewall, Cause::Tls(TlsCause::HandshakeAborted)).await;
     }
 }
 
 #[tokio::test]
-async fn one_that_answers_with_a_page() {
+async fn firewall_answers_with_http_page() {
     gets_out(Firewall::Answers, Cause::Tls(TlsCause::NotTls)).await;
 }
 
 #[tokio::test]
-async fn one_that_says_nothing() {
+async fn firewall_drops_silently() {
     gets_out(Firewall::IsSilent, Cause::ConnectTimeout).await;
 }
 
-/// It was the server that answered, and it answers the same on every port.
+/// The server itself answered, and it answers the same on every port.
 #[tokio::test]
-async fn a_server_that_is_not_trusted_is_no_firewall() {
+async fn untrusted_server_is_no_firewall() {
     for flaw in [Flaw::OtherName, Flaw::Expired] {
         let pki = Pki::new();
         let peer = Peer::listen(pki.server(flaw)).await;

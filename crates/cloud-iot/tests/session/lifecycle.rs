@@ -63,20 +63,21 @@ async fn order_on_the_wire() {
 }
 
 #[tokio::test]
-async fn hooks_that_fail_panic_or_hang_do_no_harm() {
+async fn failing_hooks_are_isolated() {
     let site = Site::new().await;
     let mut config = site.config("device");
     config.timeouts.hook = Duration::from_millis(50);
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let tell = Arc::clone(&told);
+    let reported = Arc::new(Mutex::new(Vec::new()));
+    let recorder = Arc::clone(&reported);
     let session = Session::builder(config)
         .on_connect(|| async { Err("no".into()) })
         .on_connect(|| async { panic!("a hook of a test panics") })
         .on_connect(std::future::pending)
         .on_disconnect(move |cause| {
-            let tell = Arc::clone(&tell);
+            let recorder = Arc::clone(&recorder);
             async move {
-                tell.lock()
+                recorder
+                    .lock()
                     .unwrap()
                     .push(cause.map(|cause| cause.to_string()));
                 Ok(())
@@ -90,14 +91,14 @@ async fn hooks_that_fail_panic_or_hang_do_no_harm() {
     lost(&mut events).await;
     online(&session).await;
     assert!(soon(session.stop(STOP)).await.clean);
-    let told = told.lock().unwrap();
-    assert_eq!(told.len(), 2);
-    assert!(told[0].is_some());
-    assert_eq!(told[1], None, "the stop is nobody's fault");
+    let reported = reported.lock().unwrap();
+    assert_eq!(reported.len(), 2);
+    assert!(reported[0].is_some());
+    assert_eq!(reported[1], None, "a stop has no cause");
 }
 
 #[tokio::test]
-async fn will_on_a_killed_connection_goodbye_on_a_stop() {
+async fn will_after_killed_connection_goodbye_after_stop() {
     let site = Site::new().await;
     let (watcher, mut seen) = site.watcher().await;
     let mut config = site.config("device");
@@ -111,7 +112,7 @@ async fn will_on_a_killed_connection_goodbye_on_a_stop() {
     assert_eq!(next(&mut seen).await, "ONLINE");
     assert!(soon(session.stop(STOP)).await.clean);
     assert_eq!(next(&mut seen).await, "OFFLINE");
-    // A will after the goodbye would come before this.
+    // A will after the goodbye message would arrive before this.
     soon(watcher.publish(at_most_once("end", "END")).unwrap())
         .await
         .unwrap();
@@ -122,7 +123,7 @@ async fn will_on_a_killed_connection_goodbye_on_a_stop() {
 #[tokio::test]
 async fn stop_during_the_back_off_ends_at_once() {
     let pki = Pki::new();
-    // Nothing listens on port 1.
+    // Port 1 has no listener.
     let mut config = config(&pki, 1, "device");
     config.backoff.base_delay = Duration::from_secs(100);
     let session = Session::builder(config).start().unwrap();
@@ -131,12 +132,12 @@ async fn stop_during_the_back_off_ends_at_once() {
     soon(state.wait_for(|state| matches!(state, SessionState::Waiting { .. })))
         .await
         .unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     let report = session.stop(Duration::from_secs(60)).await;
     assert!(
-        begun.elapsed() < Duration::from_secs(1),
+        started.elapsed() < Duration::from_secs(1),
         "{:?}",
-        begun.elapsed()
+        started.elapsed()
     );
     assert_eq!(report.undelivered, 1);
     assert_eq!(receipt.await, Err(DeliveryError::Stopped));
@@ -145,11 +146,15 @@ async fn stop_during_the_back_off_ends_at_once() {
         session.publish(Message::new("t", "")).unwrap_err(),
         PublishError::Stopped
     );
-    assert_eq!(session.stop(STOP).await, report, "again it tells the same");
+    assert_eq!(
+        session.stop(STOP).await,
+        report,
+        "a second call returns the same report"
+    );
 }
 
 #[tokio::test]
-async fn stop_keeps_its_deadline_against_a_frozen_peer() {
+async fn stop_keeps_deadline_against_frozen_peer() {
     let site = Site::new().await;
     let mut config = site.config("device");
     config.goodbye = Some(at_most_once("status", "OFFLINE"));
@@ -157,12 +162,12 @@ async fn stop_keeps_its_deadline_against_a_frozen_peer() {
     online(&session).await;
     site.broker.freeze(true);
     let receipt = session.publish(Message::new("t", "1")).unwrap();
-    let begun = Instant::now();
+    let started = Instant::now();
     let report = session.stop(Duration::from_millis(300)).await;
     assert!(
-        begun.elapsed() < Duration::from_secs(2),
+        started.elapsed() < Duration::from_secs(2),
         "{:?}",
-        begun.elapsed()
+        started.elapsed()
     );
     assert_eq!(report.undelivered, 1);
     assert_eq!(receipt.await, Err(DeliveryError::Stopped));
@@ -197,7 +202,7 @@ async fn no_task_is_left_after_a_stop_or_a_drop() {
             .await
             .unwrap();
         assert_eq!(link.word().await, "disconnect");
-        // The driver's own task ends right after its last word.
+        // The driver's task ends right after its last report.
         soon(async {
             while metrics.num_alive_tasks() > before {
                 tokio::task::yield_now().await;
@@ -289,14 +294,14 @@ async fn a_bad_configuration_is_refused() {
 }
 
 #[tokio::test]
-async fn a_connection_tells_whether_it_was_made_with_the_newest_settings() {
+async fn uses_latest_tls_reports_settings_of_the_connection() {
     let (pki, peer) = scripted().await;
     let config = config(&pki, peer.port, "device");
     let tls = std::sync::Arc::clone(&config.tls);
     let session = Session::builder(config).start().unwrap();
     assert!(!session.uses_latest_tls(), "not online yet");
     let mut first = peer.connected().await;
-    // This connection was begun with others.
+    // This connection started with other settings.
     session.reconnect_with(tls);
     let mut events = session.events();
     first.suback(None).await;
@@ -313,7 +318,7 @@ async fn a_connection_tells_whether_it_was_made_with_the_newest_settings() {
     session.stop(Duration::from_millis(100)).await;
 }
 
-/// They hold a private key.
+/// The settings hold a private key.
 #[tokio::test]
 async fn replaced_tls_settings_leave_memory() {
     let (pki, peer) = scripted().await;
@@ -336,7 +341,7 @@ async fn replaced_tls_settings_leave_memory() {
 }
 
 #[tokio::test]
-async fn a_stop_may_have_all_the_time_in_the_world() {
+async fn stop_accepts_maximum_duration() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(config(&pki, peer.port, "device"))
         .start()
@@ -345,7 +350,7 @@ async fn a_stop_may_have_all_the_time_in_the_world() {
 }
 
 #[tokio::test]
-async fn a_hostile_server_keep_alive_does_no_harm() {
+async fn extreme_server_keep_alive_is_bounded() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(config(&pki, peer.port, "device"))
         .start()
@@ -358,7 +363,7 @@ async fn a_hostile_server_keep_alive_does_no_harm() {
         link.suback(None).await;
         online(&session).await;
         let receipt = session.publish(Message::new("t", "1")).unwrap();
-        // One that is not answered is enough; a storm of them would be a fault.
+        // One missing response is enough; a storm of them would be a fault.
         let mut pings = 0;
         while link.word().await == "ping" {
             pings += 1;
@@ -374,7 +379,7 @@ async fn the_fallback_port_is_used_with_its_alpn_name() {
     let pki = Pki::new();
     let peer =
         crate::support::peer::Peer::listen_with_alpn(&pki, cloud_iot::tls::ALPN_AWS_MQTT).await;
-    // Nothing listens on port 1.
+    // Port 1 has no listener.
     let mut config = config(&pki, 1, "device");
     config.fallback_port = cloud_iot::FallbackPort::Port(peer.port);
     let session = Session::builder(config).start().unwrap();

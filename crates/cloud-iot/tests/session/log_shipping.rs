@@ -1,4 +1,4 @@
-//! A host that publishes what is logged: the session may log only where it can be called.
+//! A host that publishes its log: the session may log only where it can be called.
 
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -46,7 +46,7 @@ impl Subscriber for Shipper {
         let mut text = Text(String::new());
         event.record(&mut text);
         if let Some(session) = self.session.get() {
-            // The receipt is of no interest.
+            // The receipt is not needed.
             let _ = session.publish(Message::new("log", text.0.clone()));
             self.shipped.lock().unwrap().push(text.0);
         }
@@ -75,9 +75,9 @@ async fn warnings_are_shipped(shipper: Shipper) {
     session.stop(STOP).await;
 }
 
-/// In a thread of its own, which is given up if it does not come to an end.
+/// Runs in its own thread, which is abandoned on a deadlock.
 #[test]
-fn a_warning_of_the_session_can_be_published_by_it() {
+fn session_warning_can_be_published() {
     let (done, end) = sync_channel(1);
     std::thread::spawn(move || {
         let shipper = Shipper::default();

@@ -1,4 +1,4 @@
-//! The session against a real broker, and against a peer that misbehaves by a script.
+//! The session against a real broker, and against a scripted peer.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,16 +10,16 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod causes;
 mod common;
 mod delivery;
-mod diagnosis;
 mod faults;
 mod firewall;
-mod inbound;
 mod lifecycle;
 mod log_shipping;
+mod outbox_store;
 mod proxy;
 mod requests;
+mod routing;
 mod slow_handlers;
 mod slow_uplink;
-mod stored;

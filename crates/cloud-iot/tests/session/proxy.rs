@@ -1,4 +1,4 @@
-//! Through an HTTP proxy, and what it can do wrong.
+//! Connections through an HTTP proxy, and its failures.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,10 +9,10 @@ use tokio::task::JoinSet;
 
 use crate::common::*;
 
-/// An HTTP proxy that opens tunnels for those that know the password, to the ports that it allows.
+/// An HTTP proxy that opens tunnels to its allowed ports for clients with the password.
 struct Tunnels {
     port: u16,
-    /// The first line of each request.
+    /// Request line of each request.
     asked: Arc<Mutex<Vec<String>>>,
     _tasks: JoinSet<()>,
 }
@@ -73,7 +73,7 @@ async fn tunnel(
     } else {
         "502 Bad Gateway"
     };
-    // A refusal has a body, and the proxy leaves the connection open.
+    // A refusal has a body, and the proxy keeps the connection open.
     let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno");
     stream.write_all(answer.as_bytes()).await.unwrap();
     let _ = stream.read(&mut [0]).await;
@@ -90,7 +90,7 @@ async fn cause(config: SessionConfig) -> Cause {
 #[tokio::test]
 async fn messages_pass_through_a_proxy_with_a_password() {
     let site = Site::new().await;
-    // "device:s3cret:/" in base 64.
+    // "device:s3cret:/" in base64.
     let proxy = Tunnels::open(Some("ZGV2aWNlOnMzY3JldDov"), None).await;
     let mut config = site.config("device");
     let url = format!("http://device:s3cret%3A%2F@localhost:{}", proxy.port);
@@ -106,7 +106,7 @@ async fn messages_pass_through_a_proxy_with_a_password() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_and_not_shown() {
+async fn wrong_proxy_password_is_reported_and_redacted() {
     let site = Site::new().await;
     let proxy = Tunnels::open(Some("ZGV2aWNlOnMzY3JldA=="), None).await;
     let mut config = site.config("device");
@@ -120,7 +120,7 @@ async fn a_wrong_password_is_told_and_not_shown() {
 }
 
 #[tokio::test]
-async fn a_port_that_the_proxy_refuses_gives_way_to_the_other() {
+async fn port_refused_by_proxy_switches_to_the_other() {
     let site = Site::new().await;
     let mut config = site.config("device");
     config.fallback_port = FallbackPort::Port(config.port);
@@ -135,7 +135,7 @@ async fn a_port_that_the_proxy_refuses_gives_way_to_the_other() {
     online(&session).await;
     assert_eq!(session.port(), site.broker.port);
     session.stop(STOP).await;
-    // What was learnt is worth keeping: no attempt on the other port.
+    // The preferred port is used: no attempt on the other port.
     config.preferred_port = Some(session.port());
     let session = Session::builder(config).start().unwrap();
     online(&session).await;
@@ -169,7 +169,7 @@ async fn no_proxy_at_its_address() {
     let unknown = Cause::Proxy(ProxyCause::NameNotFound);
     assert_eq!(cause(config.clone()).await, unknown);
 
-    // A server of another kind, that says something or nothing at all.
+    // A server of another kind, which sends something or nothing.
     for (answer, expected) in [
         (&b"220 mail.example ESMTP\r\n\r\n"[..], ProxyCause::NotHttp),
         (b"", ProxyCause::Closed),

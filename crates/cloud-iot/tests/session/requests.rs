@@ -1,4 +1,4 @@
-//! Requests over MQTT, and whose the answers are.
+//! Requests over MQTT, and matching of responses.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ async fn requests_and_answers() {
     assert_eq!(soon(answered).await.unwrap().unwrap().payload, "!");
     assert_eq!(next(&mut asked).await, "!");
 
-    // No answer; then a late one, which is a message like any other.
+    // No response; then a late one, which is treated like any message.
     let limit = Duration::from_millis(50);
     assert_eq!(
         session.request(ask(limit)).await,
@@ -77,7 +77,7 @@ async fn requests_and_answers() {
 }
 
 #[tokio::test]
-async fn a_dropped_request_frees_its_place_and_its_late_answer_is_nobodys() {
+async fn dropped_request_frees_its_slot_and_ignores_late_response() {
     let site = Site::new().await;
     let (platform, mut asked) = site.watcher().await;
     let mut config = site.config("device");
@@ -106,7 +106,7 @@ async fn a_dropped_request_frees_its_place_and_its_late_answer_is_nobodys() {
 }
 
 #[tokio::test]
-async fn what_came_before_a_request_left_is_not_its_answer() {
+async fn message_before_request_is_not_its_response() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(config(&pki, peer.port, "device"))
         .start()

@@ -1,4 +1,4 @@
-//! Handlers that take long, or for ever: whom they hold up, and whom not.
+//! Handlers that take long, or never end: what they delay, and what not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,20 +11,20 @@ use tower::service_fn;
 
 use crate::common::*;
 
-/// Half of it is less than a handler may take by default, so that the handler is still there.
+/// Half of it is less than a handler's default timeout, so the handler still runs.
 const KEEP_ALIVE: Duration = Duration::from_secs(40);
 
-/// Keeps a paused clock where it is until this is dropped: it would run ahead of the sockets otherwise. It lets go by itself in
-/// the end, so that no wait is for ever.
+/// Stops a paused clock until this is dropped: it would otherwise run ahead of the sockets. It
+/// releases the clock after a limit, so that no wait lasts forever.
 fn standstill() -> std::sync::mpsc::Sender<()> {
     let (held, dropped) = std::sync::mpsc::channel();
-    // The clock does not run on while blocking work is under way.
+    // The clock does not advance during blocking work.
     tokio::task::spawn_blocking(move || dropped.recv_timeout(PATIENCE));
     held
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_keep_alive_goes_on_beside_a_slow_handler() {
+async fn keep_alive_continues_during_slow_handler() {
     for acknowledge in [Acknowledge::OnReceipt, Acknowledge::AfterHandlers] {
         let standstill = standstill();
         let (pki, peer) = scripted().await;
@@ -32,12 +32,12 @@ async fn the_keep_alive_goes_on_beside_a_slow_handler() {
         config.acknowledge = acknowledge;
         config.keep_alive = KEEP_ALIVE;
         let gate = Arc::new(Semaphore::new(0));
-        let (begun, mut handling) = mpsc::unbounded_channel();
+        let (started, mut handling) = mpsc::unbounded_channel();
         let closed = Arc::clone(&gate);
         let handler = service_fn(move |_: Message| {
-            let (closed, begun) = (Arc::clone(&closed), begun.clone());
+            let (closed, started) = (Arc::clone(&closed), started.clone());
             async move {
-                begun.send(())?;
+                started.send(())?;
                 closed.acquire().await?.forget();
                 Ok::<(), BoxError>(())
             }
@@ -54,7 +54,7 @@ async fn the_keep_alive_goes_on_beside_a_slow_handler() {
         if acknowledge == Acknowledge::OnReceipt {
             assert!(link.word().await.starts_with("PubAck"));
         }
-        // Half an interval without a word, and what a timer is rounded up by.
+        // Half an interval without data, plus the rounding of timers.
         tokio::time::advance(KEEP_ALIVE / 2 + Duration::from_millis(1)).await;
         let quiet = tokio::time::Instant::now();
         assert_eq!(link.word().await, "ping");
@@ -71,7 +71,7 @@ async fn the_keep_alive_goes_on_beside_a_slow_handler() {
 }
 
 #[tokio::test]
-async fn a_handler_that_never_ends_is_given_up_in_its_time_and_its_topic_goes_on() {
+async fn handler_timeout_unblocks_its_topic() {
     let site = Site::new().await;
     let (sender, mut handled) = mpsc::unbounded_channel();
     let handler = service_fn(move |message: Message| {
@@ -91,7 +91,7 @@ async fn a_handler_that_never_ends_is_given_up_in_its_time_and_its_topic_goes_on
     };
     let router = Router::new().route_with("in/#", options, handler).unwrap();
     let session = site.routed(router).await;
-    // Both places are taken for good, if nobody ends them.
+    // Both slots are occupied until a timeout ends the handlers.
     for (topic, payload) in [
         ("in/a", "stuck"),
         ("in/b", "stuck"),

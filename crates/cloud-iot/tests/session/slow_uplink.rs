@@ -1,4 +1,4 @@
-//! A way to the server that takes little in a second, as a mobile network at its edge does.
+//! A slow uplink, as at the edge of a mobile network.
 
 use std::time::Duration;
 
@@ -9,11 +9,12 @@ use tokio::time::interval;
 
 use crate::common::*;
 
-/// Passes connections on to a port, and of what they send so many bytes a second. Yields its own port.
+/// Forwards connections to a port, with this many bytes per second from the client. Returns its own
+/// port.
 fn slow_way_to(port: u16, rate: usize) -> u16 {
     const PIECES: usize = 20;
     let socket = TcpSocket::new_v4().unwrap();
-    // Otherwise it would take the whole message at once, and be slow with it afterwards.
+    // Otherwise the buffer would take the whole message at once, and delay what follows.
     socket.set_recv_buffer_size(4096).unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(16).unwrap();
@@ -26,12 +27,12 @@ fn slow_way_to(port: u16, rate: usize) -> u16 {
             tokio::spawn(async move { tokio::io::copy(&mut from_server, &mut to_device).await });
             tokio::spawn(async move {
                 let mut piece = vec![0; rate / PIECES];
-                let mut pace = interval(Duration::from_secs(1) / PIECES as u32);
+                let mut ticks = interval(Duration::from_secs(1) / PIECES as u32);
                 while let Ok(read @ 1..) = from_device.read(&mut piece).await {
                     if to_server.write_all(&piece[..read]).await.is_err() {
                         return;
                     }
-                    pace.tick().await;
+                    ticks.tick().await;
                 }
             });
         }
@@ -39,9 +40,10 @@ fn slow_way_to(port: u16, rate: usize) -> u16 {
     here
 }
 
-/// The limit on acknowledgements is for a server that says nothing, and not for what is still on its way.
+/// The acknowledgement timeout applies to a silent server, and not to data that is still being
+/// sent.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_takes_longer_than_an_acknowledgement_may_gets_through() {
+async fn message_slower_than_acknowledge_timeout_is_delivered() {
     let site = Site::new().await;
     let mut config = site.config("device");
     config.port = slow_way_to(site.broker.port, 15_000);

@@ -1,8 +1,8 @@
-//! A real MQTT v5 broker in the same process, behind TLS fronts of ours.
+//! A real MQTT v5 broker in the same process, behind TLS fronts.
 //!
-//! A front ends TLS, demands a client certificate, and can misbehave: cut every connection, freeze
-//! them, or have no broker behind it. There are two: one for the session under test, and a side
-//! entrance for those that watch, which is only cut when the broker goes down.
+//! A front terminates TLS, requires a client certificate, and can misbehave: cut every connection,
+//! freeze them, or run without a broker. There are two: one for the session under test, and one for
+//! observers, which is cut only when the broker goes down.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -22,9 +22,9 @@ use tokio_rustls::TlsAcceptor;
 
 /// A broker behind its fronts.
 pub(crate) struct Broker {
-    /// Where the session under test connects.
+    /// Port for the session under test.
     pub(crate) port: u16,
-    /// Where watchers connect.
+    /// Port for observers.
     pub(crate) side_port: u16,
     received: Arc<Received>,
     front: Front,
@@ -54,7 +54,7 @@ impl Broker {
         broker
     }
 
-    /// Starts the broker anew, with nothing remembered.
+    /// Restarts the broker without any state.
     pub(crate) async fn up(&mut self) {
         let storage = StorageConfig {
             backend: StorageBackend::Memory,
@@ -81,7 +81,7 @@ impl Broker {
         self.running = Some(Running { shutdown, task });
     }
 
-    /// Ends the broker and every connection; new ones are closed at once.
+    /// Stops the broker and every connection; new ones are closed at once.
     pub(crate) async fn down(&mut self) {
         self.front.lead_to(None);
         self.side.lead_to(None);
@@ -93,17 +93,17 @@ impl Broker {
         }
     }
 
-    /// Ends every connection of the front without a word, on both sides.
+    /// Cuts every connection of the front, on both sides, without DISCONNECT.
     pub(crate) fn cut(&self) {
         self.front.cut();
     }
 
-    /// From now on nothing passes the front, and nothing is closed.
+    /// From now on the front forwards nothing and closes nothing.
     pub(crate) fn freeze(&self, frozen: bool) {
         self.front.state.frozen.send_replace(frozen);
     }
 
-    /// The payloads that came in on a topic, over all restarts.
+    /// Payloads received on a topic, over all restarts.
     pub(crate) fn received(&self, topic: &str) -> Vec<String> {
         let received = self.received.0.lock().unwrap();
         received
@@ -122,7 +122,7 @@ impl Drop for Broker {
     }
 }
 
-/// What came in, in order.
+/// Received messages, in order.
 #[derive(Default)]
 struct Received(Mutex<Vec<(String, String)>>);
 
@@ -146,7 +146,7 @@ struct Front {
 }
 
 struct State {
-    /// Where the broker listens; none while it is down.
+    /// Address of the broker; `None` while it is down.
     backend: Mutex<Option<SocketAddr>>,
     connections: Mutex<Vec<AbortHandle>>,
     frozen: watch::Sender<bool>,

@@ -1,5 +1,5 @@
 //! Peers for tests: certificates, a real broker in the same process behind a TLS front that can be
-//! cut or frozen, and a scripted peer for what no real broker does.
+//! cut or frozen, and a scripted peer for behaviour that no real broker has.
 
 #![allow(dead_code, reason = "each user of this module takes what it needs")]
 #![allow(

@@ -1,4 +1,4 @@
-//! A server that does what the test says, packet by packet. The packets are coded by rumqttc.
+//! A scripted server, packet by packet. rumqttc encodes the packets.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use tokio_rustls::server::TlsStream;
 use super::pki::{Flaw, Pki};
 use super::tap::{Tap, Wire};
 
-/// More than anything in a test takes on the slowest machine.
+/// More than any step takes on the slowest machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Peer {
@@ -44,7 +44,7 @@ impl Peer {
         }
     }
 
-    /// A peer that speaks under this ALPN name only.
+    /// Creates a peer with this ALPN name only.
     pub(crate) async fn listen_with_alpn(pki: &Pki, name: &[u8]) -> Self {
         let mut tls = ServerConfig::clone(&pki.server(Flaw::None));
         tls.alpn_protocols = vec![name.to_vec()];
@@ -81,12 +81,12 @@ impl Peer {
         }
     }
 
-    /// Accepts a TLS connection, or reports the error of the handshake.
+    /// Accepts a TLS connection, or returns the handshake error.
     pub(crate) async fn handshake(&self) -> std::io::Result<()> {
         self.handshake_on(self.tcp().await).await
     }
 
-    /// The same on a TCP connection that was accepted already.
+    /// The same on an accepted TCP connection.
     pub(crate) async fn handshake_on(&self, tcp: Tap) -> std::io::Result<()> {
         timeout(PATIENCE, self.acceptor.accept(tcp))
             .await
@@ -103,23 +103,23 @@ impl Peer {
 }
 
 impl Link {
-    /// The ALPN name that both sides agreed on.
+    /// Returns the negotiated ALPN name.
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         self.stream.get_ref().1.alpn_protocol()
     }
 
-    /// The TLS records of this connection.
+    /// Returns the TLS records of this connection.
     pub(crate) fn wire(&self) -> Wire {
         self.stream.get_ref().0.wire.clone()
     }
 
-    /// The next packet; `None` at the end of the connection.
+    /// Returns the next packet; `None` at the end of the connection.
     pub(crate) async fn read(&mut self) -> Option<Packet> {
         loop {
             match Packet::read(&mut self.buffer, Some(1 << 20)) {
                 Ok(packet) => return Some(packet),
                 Err(Error::InsufficientBytes(_)) => {}
-                // A DISCONNECT without a reason, which rumqttc writes and does not read.
+                // A DISCONNECT without a reason, which rumqttc writes but cannot read.
                 Err(Error::PayloadRequired) => {
                     let reason = DisconnectReasonCode::NormalDisconnection;
                     return Some(Packet::Disconnect(Disconnect::new(reason)));
@@ -135,7 +135,7 @@ impl Link {
         }
     }
 
-    /// The next packet's kind and, for a PUBLISH, its payload.
+    /// Returns the kind of the next packet and, for a PUBLISH, its payload.
     pub(crate) async fn word(&mut self) -> String {
         match self.read().await {
             Some(Packet::Publish(publish)) => {
@@ -178,7 +178,7 @@ impl Link {
         .await;
     }
 
-    /// Reads the SUBSCRIBE that comes next and answers with `code` for its last filter.
+    /// Reads a SUBSCRIBE and answers with `code` for its last filter.
     pub(crate) async fn suback(&mut self, last: Option<SubscribeReasonCode>) {
         let Some(Packet::Subscribe(subscribe)) = self.read().await else {
             panic!("no SUBSCRIBE")
@@ -196,7 +196,7 @@ impl Link {
         .await;
     }
 
-    /// Reads the PUBLISH that comes next; answers it if a reason is given. Returns its payload.
+    /// Reads a PUBLISH; answers it if a reason is given. Returns its payload.
     pub(crate) async fn publish(&mut self, reason: Option<PubAckReason>) -> String {
         let packet = self.read().await;
         let Some(Packet::Publish(publish)) = packet else {
@@ -214,7 +214,7 @@ impl Link {
     }
 }
 
-/// Properties of a CONNACK with nothing in them.
+/// Empty properties of a CONNACK.
 pub(crate) fn no_properties() -> ConnAckProperties {
     ConnAckProperties {
         session_expiry_interval: None,

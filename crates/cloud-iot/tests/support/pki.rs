@@ -1,4 +1,4 @@
-//! A CA and what it signs.
+//! A CA and its certificates.
 
 use std::fs;
 use std::path::Path;
@@ -16,13 +16,13 @@ pub(crate) struct Pki {
     ca: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// What is unusual about a server's certificate.
+/// Peculiarity of a server certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flaw {
     None,
     OtherName,
     Expired,
-    /// Six intermediate CAs with a lot to say: more than 16 KiB, so more than one TLS record.
+    /// Six large intermediate CAs: more than 16 KiB, so more than one TLS record.
     LongChain,
 }
 
@@ -68,7 +68,7 @@ impl Pki {
                 .push(DnType::CommonName, format!("intermediate {depth}"));
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-            // An extension that nobody knows and that is not critical is passed over.
+            // Unknown extensions that are not critical are ignored.
             params.custom_extensions = vec![CustomExtension::from_oid_content(
                 &[1, 3, 6, 1, 4, 1, 99_999, 1],
                 vec![4; 3000],
@@ -92,12 +92,12 @@ impl Pki {
         self.ca.der().clone()
     }
 
-    /// A server for `localhost` that demands a certificate of this CA.
+    /// A server for `localhost` that requires a certificate of this CA.
     pub(crate) fn server(&self, flaw: Flaw) -> Arc<ServerConfig> {
         self.server_with(flaw, rustls::ALL_VERSIONS)
     }
 
-    /// A server that speaks one version of TLS only.
+    /// A server with one version of TLS only.
     pub(crate) fn server_of_version(
         &self,
         flaw: Flaw,
@@ -145,7 +145,8 @@ impl Pki {
         self.device_trusting(self)
     }
 
-    /// Writes what a device of this CA needs into a directory, for [`read_device`] in another process.
+    /// Writes the files of a device of this CA to a directory, for [`read_device`] in another
+    /// process.
     pub(crate) fn write_device(&self, directory: &Path) {
         let (chain, key) = self.sign("device", ExtendedKeyUsagePurpose::ClientAuth, false);
         let write = |name: &str, der: &[u8]| fs::write(directory.join(name), der).unwrap();
@@ -161,7 +162,7 @@ impl Pki {
     }
 }
 
-/// A device from what [`Pki::write_device`] wrote.
+/// A device from the files of [`Pki::write_device`].
 pub(crate) fn read_device(directory: &Path) -> Arc<ClientConfig> {
     let read = |name: &str| fs::read(directory.join(name)).unwrap();
     let key = PrivateKeyDer::try_from(read("key")).unwrap();

@@ -1,4 +1,4 @@
-//! A TCP stream that notes which TLS records pass it, in the clear part that everybody can see.
+//! A TCP stream that records the headers of the TLS records that pass through it.
 
 use std::io;
 use std::pin::Pin;
@@ -11,11 +11,11 @@ use tokio::net::TcpStream;
 pub(crate) const ALERT: u8 = 21;
 pub(crate) const APPLICATION_DATA: u8 = 23;
 
-/// What a TLS record says of itself.
+/// Header of a TLS record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) kind: u8,
-    /// As sent, so with what encryption adds.
+    /// Length as sent, including the encryption overhead.
     pub(crate) length: usize,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Record {
 pub(crate) struct Records {
     pub(crate) seen: Vec<Record>,
     header: Vec<u8>,
-    /// What is left of the record that has begun.
+    /// Remaining bytes of the current record.
     left: usize,
 }
 

@@ -1,11 +1,11 @@
-//! Where and when the next attempt is made, by what ended the last one.
+//! Where and when the next attempt is made, depending on the cause.
 
 use super::*;
 use crate::ProxyCause;
 use crate::TlsCause;
 use crate::session::config::FallbackPort;
 
-/// Lets the attempt fail and returns what the next one does.
+/// Fails the attempt and returns the action of the next one.
 fn next_attempt(harness: &mut Harness, cause: Cause) -> String {
     harness.event(ConnectionEvent::Lost(cause));
     harness.core.hooks_finished(harness.now);
@@ -14,10 +14,10 @@ fn next_attempt(harness: &mut Harness, cause: Cause) -> String {
 }
 
 #[test]
-fn the_other_port_is_tried_and_remembered() {
+fn fallback_port_is_tried_and_kept() {
     let mut harness = Harness::new(config());
     assert_eq!(harness.actions(), ["connecting 1", "open"]);
-    // A refusal by the server itself is no reason.
+    // A refusal by the server is no reason to change the port.
     let refusal = Cause::NotAccepted(ReasonCode::NOT_AUTHORIZED);
     assert_eq!(next_attempt(&mut harness, refusal), "open");
     assert_eq!(next_attempt(&mut harness, Cause::NameNotFound), "open");
@@ -29,7 +29,7 @@ fn the_other_port_is_tried_and_remembered() {
     );
     harness.connect();
     harness.actions();
-    // It works there, so it is taken again as long as it works.
+    // The endpoint works, so it is kept while it works.
     assert_eq!(next_attempt(&mut harness, Cause::KeepAlive), "open 443");
     harness.connect();
     assert_eq!(
@@ -40,7 +40,7 @@ fn the_other_port_is_tried_and_remembered() {
 }
 
 #[test]
-fn a_way_that_breaks_off_or_answers_tls_itself_is_no_way() {
+fn aborted_or_foreign_tls_makes_endpoint_unreachable() {
     for blocked in [
         Cause::Tls(TlsCause::HandshakeAborted),
         Cause::Tls(TlsCause::NotTls),
@@ -50,8 +50,8 @@ fn a_way_that_breaks_off_or_answers_tls_itself_is_no_way() {
         assert_eq!(next_attempt(&mut harness, blocked.clone()), "open 443");
         assert!(!next_attempt(&mut harness, blocked).contains("443"));
     }
-    // These are the server's own words, or a fault of the certificates: the same on every port.
-    for told in [
+    // Refusals by the server, or certificate errors: the same on every port.
+    for failure in [
         TlsCause::UnknownIssuer,
         TlsCause::WrongName,
         TlsCause::Expired,
@@ -62,13 +62,13 @@ fn a_way_that_breaks_off_or_answers_tls_itself_is_no_way() {
         TlsCause::Other("…".into()),
     ] {
         let mut harness = Harness::new(config());
-        assert_eq!(next_attempt(&mut harness, Cause::Tls(told)), "open");
+        assert_eq!(next_attempt(&mut harness, Cause::Tls(failure)), "open");
     }
 }
 
-/// TCP gets through, and what comes after does not, as where large packets are lost.
+/// TCP connects and TLS does not complete, as when large packets are lost.
 #[test]
-fn where_one_family_leads_into_silence_the_other_begins() {
+fn timeout_switches_address_family() {
     let stalled = Cause::ConnectTimeout;
     let mut harness = Harness::new(config());
     for next in [
@@ -81,7 +81,7 @@ fn where_one_family_leads_into_silence_the_other_begins() {
     ] {
         assert_eq!(next_attempt(&mut harness, stalled.clone()), next);
     }
-    // What works is kept.
+    // An endpoint that works is kept.
     harness.connect();
     harness.actions();
     for end in [Cause::KeepAlive, Cause::Unreachable] {
@@ -89,7 +89,7 @@ fn where_one_family_leads_into_silence_the_other_begins() {
         harness.connect();
         harness.actions();
     }
-    // One silence among other failures is enough, and no silence says nothing about the family.
+    // One timeout among other failures is enough; without a timeout the family is kept.
     let mut harness = Harness::new(config());
     assert_eq!(next_attempt(&mut harness, stalled.clone()), "open 443");
     let refused = Cause::Refused;
@@ -100,7 +100,7 @@ fn where_one_family_leads_into_silence_the_other_begins() {
     let next = next_attempt(&mut harness, refused.clone());
     assert_eq!(next, "open 443, other family");
     assert_eq!(next_attempt(&mut harness, refused), "open, other family");
-    // Without another port it is the next attempt.
+    // Without a fallback port it is the next attempt.
     let mut config = config();
     config.fallback_port = FallbackPort::Never;
     let mut harness = Harness::new(config);
@@ -112,8 +112,8 @@ fn where_one_family_leads_into_silence_the_other_begins() {
 }
 
 #[test]
-fn a_stranger_on_the_other_port_does_not_hold_it_there() {
-    for stranger in [
+fn other_service_on_fallback_port_is_left() {
+    for other_service in [
         Cause::Tls(TlsCause::NothingInCommon("ALPN".into())),
         Cause::Tls(TlsCause::UnknownIssuer),
         Cause::Protocol("HTTP/1.1 400 Bad Request".into()),
@@ -122,11 +122,11 @@ fn a_stranger_on_the_other_port_does_not_hold_it_there() {
     ] {
         let mut harness = Harness::new(config());
         assert_eq!(next_attempt(&mut harness, Cause::Refused), "open 443");
-        assert_eq!(next_attempt(&mut harness, stranger.clone()), "open");
-        // On the main port it says nothing about the way.
-        assert_eq!(next_attempt(&mut harness, stranger), "open");
+        assert_eq!(next_attempt(&mut harness, other_service.clone()), "open");
+        // On the main port this does not make the endpoint unreachable.
+        assert_eq!(next_attempt(&mut harness, other_service), "open");
     }
-    // These are the server's own words, or of the way to either port.
+    // Refusals by the server, or failures on the way to either port.
     for other in [
         Cause::NotAccepted(ReasonCode::NOT_AUTHORIZED),
         Cause::NameNotFound,
@@ -136,7 +136,7 @@ fn a_stranger_on_the_other_port_does_not_hold_it_there() {
         assert_eq!(next_attempt(&mut harness, Cause::Refused), "open 443");
         assert_eq!(next_attempt(&mut harness, other), "open 443");
     }
-    // Once it has been the server that answered there, it is kept.
+    // After the server has answered there once, the port is kept.
     let mut harness = Harness::new(config());
     assert_eq!(next_attempt(&mut harness, Cause::Refused), "open 443");
     harness.connect();
@@ -145,24 +145,24 @@ fn a_stranger_on_the_other_port_does_not_hold_it_there() {
 }
 
 #[test]
-fn a_stranger_on_the_other_port_does_not_delay_the_main_one() {
+fn other_service_on_fallback_port_does_not_delay_main_port() {
     let wait = |cause: TlsCause| {
         let mut harness = Harness::new(config());
         assert_eq!(next_attempt(&mut harness, Cause::Refused), "open 443");
         harness.event(ConnectionEvent::Lost(Cause::Tls(cause)));
         harness.wait_until_due()
     };
-    // A web server, most likely, while the broker was started anew.
-    for stranger in [TlsCause::UnknownIssuer, TlsCause::WrongName] {
-        assert_eq!(wait(stranger), 4 * SECOND);
+    // Probably a web server, while the broker restarted.
+    for other_service in [TlsCause::UnknownIssuer, TlsCause::WrongName] {
+        assert_eq!(wait(other_service), 4 * SECOND);
     }
-    // Only the server looks at our certificate.
+    // Only the server verifies the client certificate.
     let rejected = TlsCause::ClientCertificateRejected("CertificateRevoked".into());
     assert_eq!(wait(rejected), 64 * SECOND);
 }
 
 #[test]
-fn no_other_port_beside_one_that_was_chosen() {
+fn no_fallback_port_for_configured_port() {
     for (port, fallback_port) in [(8884, FallbackPort::Auto), (8883, FallbackPort::Never)] {
         let mut config = config();
         (config.port, config.fallback_port) = (port, fallback_port);
@@ -192,13 +192,13 @@ fn a_clock_jump_shortens_the_wait() {
     harness.core.clock_jumped(3600 * SECOND, harness.now);
     assert_eq!(harness.wait_until_due(), 2 * SECOND);
     assert_eq!(harness.actions(), ["connecting 2", "open"]);
-    // Nothing to do while connecting, which has its limit.
+    // Nothing changes while connecting, which has its own timeout.
     harness.core.clock_jumped(3600 * SECOND, harness.now);
     assert_eq!(harness.wait_until_due(), 21 * SECOND);
 }
 
 #[test]
-fn the_port_of_last_time_is_tried_first() {
+fn preferred_port_is_tried_first() {
     for (last, first) in [(443, "open 443"), (8883, "open"), (8884, "open")] {
         let mut config = config();
         config.preferred_port = Some(last);
@@ -214,17 +214,17 @@ fn the_port_of_last_time_is_tried_first() {
 }
 
 #[test]
-fn a_proxy_that_lets_443_through_only() {
+fn proxy_that_allows_only_443() {
     let mut harness = Harness::new(config());
     let refused = Cause::Proxy(ProxyCause::Refused { status: 403 });
     assert_eq!(next_attempt(&mut harness, refused), "open 443");
-    // Without the password there is no way to either.
+    // Without the password the proxy allows neither.
     let password = Cause::Proxy(ProxyCause::Authentication);
     assert_eq!(next_attempt(&mut harness, password), "open 443");
 }
 
 #[test]
-fn a_changed_network_shows_a_dead_connection_within_seconds() {
+fn network_change_probes_the_connection() {
     let mut harness = Harness::online(config());
     harness.wait(10 * SECOND);
     harness.core.network_changed(harness.now);
@@ -234,7 +234,7 @@ fn a_changed_network_shows_a_dead_connection_within_seconds() {
     assert_eq!(harness.wait_until_due(), 5 * SECOND);
     assert_eq!(harness.cause(), Cause::KeepAlive);
 
-    // One that is alive stays.
+    // A connection that responds is kept.
     let mut harness = Harness::online(config());
     harness.core.network_changed(harness.now);
     harness.event(ConnectionEvent::PingWritten);
@@ -244,7 +244,7 @@ fn a_changed_network_shows_a_dead_connection_within_seconds() {
 }
 
 #[test]
-fn a_changed_network_ends_a_wait_for_it_but_no_other() {
+fn network_change_ends_network_back_off_only() {
     let mut harness = Harness::new(config());
     harness.actions();
     harness.event(ConnectionEvent::Lost(Cause::Unreachable));
@@ -264,7 +264,7 @@ fn a_changed_network_ends_a_wait_for_it_but_no_other() {
 }
 
 #[test]
-fn a_changed_network_gives_an_attempt_that_is_under_way_little_time() {
+fn network_change_shortens_connection_attempt() {
     let mut harness = Harness::new(config());
     harness.core.network_changed(harness.now);
     assert_eq!(harness.wait_until_due(), 5 * SECOND);
@@ -272,10 +272,10 @@ fn a_changed_network_gives_an_attempt_that_is_under_way_little_time() {
 }
 
 #[test]
-fn a_network_that_keeps_changing_lets_a_slow_attempt_end() {
+fn repeated_network_changes_let_slow_attempt_complete() {
     let mut harness = Harness::new(config());
     harness.actions();
-    let mut begun = harness.now;
+    let mut started = harness.now;
     for _ in 0..20 {
         harness.core.network_changed(harness.now);
         let next = harness.now + 4 * SECOND;
@@ -283,13 +283,13 @@ fn a_network_that_keeps_changing_lets_a_slow_attempt_end() {
             harness.now = due;
             harness.core.handle_timeout(due);
             if harness.actions().contains(&"open".to_owned()) {
-                begun = due;
+                started = due;
             }
         }
         harness.now = next;
-        // A handshake that takes seven seconds.
+        // A handshake of seven seconds.
         if matches!(harness.core.phase, Phase::Connecting { .. })
-            && harness.now - begun >= 7 * SECOND
+            && harness.now - started >= 7 * SECOND
         {
             return;
         }
@@ -298,7 +298,7 @@ fn a_network_that_keeps_changing_lets_a_slow_attempt_end() {
 }
 
 #[test]
-fn a_connack_without_room_for_any_packet_costs_no_message() {
+fn zero_limits_in_connack_drop_no_message() {
     let mut harness = Harness::new(config());
     let mut receipt = harness.publish("1");
     harness.event(ConnectionEvent::Connected(ServerCapabilities {
@@ -310,7 +310,7 @@ fn a_connack_without_room_for_any_packet_costs_no_message() {
 }
 
 #[test]
-fn a_server_that_takes_bytes_slowly_is_there_and_waited_for() {
+fn slow_server_is_kept_while_bytes_flow() {
     let mut harness = Harness::online(config());
     let mut receipt = harness.publish("1");
     harness.event(ConnectionEvent::Written(2));

@@ -1,4 +1,4 @@
-//! A core with its clock, and what the tests ask it.
+//! A core with a virtual clock, for tests.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -52,7 +52,7 @@ pub(super) fn capabilities() -> ServerCapabilities {
     }
 }
 
-/// A core, its clock, and a short word for each action.
+/// A core and its clock; actions are returned as short strings.
 pub(super) struct Harness {
     pub(super) core: Core,
     pub(super) now: Instant,
@@ -74,7 +74,7 @@ impl Harness {
         harness
     }
 
-    /// The SUBSCRIBE takes packet id 1, so that the first message has 2.
+    /// The SUBSCRIBE uses packet identifier 1, so the first message has 2.
     pub(super) fn connect(&mut self) {
         self.event(ConnectionEvent::Connected(capabilities()));
         self.granted(&[1, 1]);
@@ -91,7 +91,7 @@ impl Harness {
         self.core.connection_event(event, self.now);
     }
 
-    /// The server answers the SUBSCRIBE that is out with these codes.
+    /// Answers the outstanding SUBSCRIBE with these codes.
     pub(super) fn granted(&mut self, codes: &[u8]) {
         let Phase::Subscribing { packet_id, .. } = self.core.phase else {
             panic!("nothing was asked for");
@@ -113,7 +113,7 @@ impl Harness {
         self.core.handle_timeout(self.now);
     }
 
-    /// Waits until something is due and returns how long that took.
+    /// Waits for the next deadline and returns how long that took.
     pub(super) fn wait_until_due(&mut self) -> Duration {
         let due = self.core.next_deadline().unwrap();
         let time = due.saturating_duration_since(self.now);
@@ -194,7 +194,7 @@ pub(super) fn word(action: &Action) -> String {
     }
 }
 
-/// The receipt's outcome, if there is one already.
+/// Returns the receipt's result, if available.
 pub(super) fn outcome(receipt: &mut Receipt) -> Option<Result<Ack, DeliveryError>> {
     receipt.now_or_never()
 }

@@ -1,4 +1,5 @@
-//! Whatever a server, a network and an owner do, in whatever order: the core keeps to its own rules.
+//! Random actions of a server, a network and a caller, in random order: the core keeps its
+//! invariants.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use crate::core::connection_event::Incoming;
 use crate::mqtt::message::MessageId;
 use crate::session::config::Overflow;
 
-/// Something that happens, sensible or not.
+/// An input, valid or not.
 #[derive(Debug, Clone)]
 enum Step {
     Connected {
@@ -18,10 +19,10 @@ enum Step {
         receive_maximum: u16,
         sure: bool,
     },
-    /// The answer to the SUBSCRIBE that is out.
+    /// Answers the outstanding SUBSCRIBE.
     Granted(u8),
-    Event(Said),
-    /// What was handed over and is not written yet is.
+    Event(ServerEvent),
+    /// Writes the queued packets.
     Write,
     HooksEnd,
     Publish {
@@ -31,7 +32,7 @@ enum Step {
     Request,
     Forget,
     AckGuard(u64),
-    /// The store is done with the batch that it has.
+    /// Completes the batch of the store.
     Stored(Option<StoreError>),
     Wait(u64),
     Due,
@@ -41,9 +42,9 @@ enum Step {
     Stop(u64),
 }
 
-/// An event of the connection that need not fit anything.
+/// An event of the connection that may not match its state.
 #[derive(Debug, Clone)]
-enum Said {
+enum ServerEvent {
     Subscribed(u16, Vec<u8>),
     Written(u16),
     Acknowledged(u16, u8),
@@ -54,23 +55,23 @@ enum Said {
     Ponged,
     Disconnected,
     Closed,
-    Told(u8),
+    Disconnect(u8),
 }
 
-fn said() -> impl Strategy<Value = Said> {
+fn server_event() -> impl Strategy<Value = ServerEvent> {
     prop_oneof![
-        1 => (1_u16..3, prop::collection::vec(any::<u8>(), 0..3)).prop_map(|(id, codes)| Said::Subscribed(id, codes)),
-        2 => (0_u16..6).prop_map(Said::Written),
+        1 => (1_u16..3, prop::collection::vec(any::<u8>(), 0..3)).prop_map(|(id, codes)| ServerEvent::Subscribed(id, codes)),
+        2 => (0_u16..6).prop_map(ServerEvent::Written),
         8 => (0_u16..6, prop::sample::select(vec![0, 0, 0, 0x10, 0x87, 0x91, 0x97, 0x97, 0xFF]))
-            .prop_map(|(id, code)| Said::Acknowledged(id, code)),
-        4 => (any::<bool>(), 1_u16..6, any::<bool>()).prop_map(|(sure, id, again)| Said::Message { sure, id, again }),
-        1 => (1_u16..6).prop_map(Said::MissingTopic),
-        1 => Just(Said::Progress),
-        1 => Just(Said::Pinged),
-        2 => Just(Said::Ponged),
-        1 => Just(Said::Disconnected),
-        1 => Just(Said::Closed),
-        2 => prop::sample::select(vec![0x87_u8, 0x8E, 0x90, 0x97]).prop_map(Said::Told),
+            .prop_map(|(id, code)| ServerEvent::Acknowledged(id, code)),
+        4 => (any::<bool>(), 1_u16..6, any::<bool>()).prop_map(|(sure, id, again)| ServerEvent::Message { sure, id, again }),
+        1 => (1_u16..6).prop_map(ServerEvent::MissingTopic),
+        1 => Just(ServerEvent::Progress),
+        1 => Just(ServerEvent::Pinged),
+        2 => Just(ServerEvent::Ponged),
+        1 => Just(ServerEvent::Disconnected),
+        1 => Just(ServerEvent::Closed),
+        2 => prop::sample::select(vec![0x87_u8, 0x8E, 0x90, 0x97]).prop_map(ServerEvent::Disconnect),
     ]
 }
 
@@ -79,7 +80,7 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (any::<bool>(), prop::sample::select(vec![0_u16, 1, 2, 100]), prop::bool::weighted(0.9))
             .prop_map(|(present, receive_maximum, sure)| Step::Connected { present, receive_maximum, sure }),
         6 => prop::sample::select(vec![0_u8, 1, 1, 1, 0x87]).prop_map(Step::Granted),
-        12 => said().prop_map(Step::Event),
+        12 => server_event().prop_map(Step::Event),
         10 => Just(Step::Write),
         8 => Just(Step::HooksEnd),
         10 => (any::<bool>(), any::<bool>()).prop_map(|(sure, expires)| Step::Publish { sure, expires }),
@@ -98,13 +99,13 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A core, and what a driver and a caller would know of it.
+/// A core, and the state of its driver and caller.
 struct World {
     harness: Harness,
-    /// Packet ids that the connection was handed and has not written; there is one.
+    /// Packet identifiers of queued PUBLISH packets, while there is a connection.
     handed: VecDeque<u16>,
     connection: bool,
-    /// DISCONNECT was sent on this connection.
+    /// Whether DISCONNECT was sent on this connection.
     left: bool,
     hooks: usize,
     ended: bool,
@@ -118,7 +119,7 @@ struct World {
 }
 
 impl World {
-    /// With so many messages of an earlier process.
+    /// Creates a core with this many restored messages.
     fn new(config: SessionConfig, former: u64) -> Self {
         let mut harness = Harness::new(config);
         let restored = (1..=former).map(|id| Restored {
@@ -164,7 +165,7 @@ impl World {
                     self.harness.granted(&[1, code]);
                 }
             }
-            Step::Event(said) => self.say(said),
+            Step::Event(event) => self.handle_event(event),
             Step::Write => {
                 if let Some(id) = self.handed.pop_front() {
                     self.harness.event(ConnectionEvent::Written(id));
@@ -220,18 +221,20 @@ impl World {
         self.perform();
     }
 
-    fn say(&mut self, said: Said) {
+    fn handle_event(&mut self, event: ServerEvent) {
         let disconnected = |code| Cause::Disconnected {
             reason: ReasonCode(code),
             message: None,
         };
-        let event = match said {
-            Said::Subscribed(id, codes) => {
+        let event = match event {
+            ServerEvent::Subscribed(id, codes) => {
                 ConnectionEvent::Subscribed(id, codes.into_iter().map(ReasonCode).collect())
             }
-            Said::Written(id) => ConnectionEvent::Written(id),
-            Said::Acknowledged(id, code) => ConnectionEvent::Acknowledged(id, ReasonCode(code)),
-            Said::Message { sure, id, again } => ConnectionEvent::Message(Incoming {
+            ServerEvent::Written(id) => ConnectionEvent::Written(id),
+            ServerEvent::Acknowledged(id, code) => {
+                ConnectionEvent::Acknowledged(id, ReasonCode(code))
+            }
+            ServerEvent::Message { sure, id, again } => ConnectionEvent::Message(Incoming {
                 message: Message::new("a/res", "!").qos(if sure {
                     QoS::AtLeastOnce
                 } else {
@@ -240,16 +243,16 @@ impl World {
                 packet_id: if sure { id } else { 0 },
                 duplicate: again,
             }),
-            Said::MissingTopic(packet_id) => ConnectionEvent::MissingTopic {
+            ServerEvent::MissingTopic(packet_id) => ConnectionEvent::MissingTopic {
                 packet_id,
                 duplicate: false,
             },
-            Said::Progress => ConnectionEvent::Progress,
-            Said::Pinged => ConnectionEvent::PingWritten,
-            Said::Ponged => ConnectionEvent::PingResp,
-            Said::Disconnected => ConnectionEvent::Disconnected,
-            Said::Closed => ConnectionEvent::Lost(Cause::Closed { soon: false }),
-            Said::Told(code) => ConnectionEvent::Lost(disconnected(code)),
+            ServerEvent::Progress => ConnectionEvent::Progress,
+            ServerEvent::Pinged => ConnectionEvent::PingWritten,
+            ServerEvent::Ponged => ConnectionEvent::PingResp,
+            ServerEvent::Disconnected => ConnectionEvent::Disconnected,
+            ServerEvent::Closed => ConnectionEvent::Lost(Cause::Closed { soon: false }),
+            ServerEvent::Disconnect(code) => ConnectionEvent::Lost(disconnected(code)),
         };
         self.harness.event(event);
     }
@@ -272,7 +275,7 @@ impl World {
         self.harness.core.stored(outcome, self.harness.now);
     }
 
-    /// Lets time pass from deadline to deadline.
+    /// Advances the time from deadline to deadline.
     fn pass(&mut self, time: Duration) {
         let end = self.harness.now + time;
         let mut wake_ups = 0;
@@ -288,7 +291,7 @@ impl World {
         self.harness.now = self.harness.now.max(end);
     }
 
-    /// What a driver would do, with the rules of the protocol.
+    /// Acts as a driver, within the rules of the protocol.
     fn perform(&mut self) {
         while let Some(action) = self.harness.core.poll_action() {
             assert!(!self.ended, "{action:?} after the end");
@@ -349,7 +352,7 @@ impl World {
             .core
             .stop(self.harness.now + 10 * SECOND, self.harness.now);
         self.perform();
-        // Hooks have limits of their own, which a driver keeps.
+        // The driver enforces the timeouts of hooks.
         self.pass(10 * SECOND);
         self.stored(None);
         while let Some(batch) = self.harness.core.last_batch() {
@@ -363,10 +366,10 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// No step makes it panic, wait for nothing, spin, or break the order of packets; and a stop ends in time, with each
-    /// receipt resolved once and on disk what it says.
+    /// No step panics, waits forever, spins, or breaks the order of packets; a stop completes in
+    /// time, and each receipt is resolved once and reports storage correctly.
     #[test]
-    fn the_rules_are_kept_whatever_happens(
+    fn random_events_keep_invariants(
         steps in prop::collection::vec(step(), 0..120),
         kept in any::<bool>(),
         after in any::<bool>(),

@@ -1,5 +1,6 @@
-//! AWS's long run on virtual time: ten hours of traffic, late acknowledgements, random drops and an outage of an hour,
-//! against a model of the connection and of a server that does what the standard says.
+//! AWS's long-duration test on virtual time: ten hours of traffic, late acknowledgements, random
+//! disconnections and an outage of an hour, against a model of the connection and of a conforming
+//! server.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -13,26 +14,26 @@ use crate::session::event::SessionState;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// What a payload begins with, if that is a number.
+/// Parses the number at the start of a payload.
 fn number(message: &Message) -> Option<u64> {
     let digits = message.payload.iter().take(20);
     let digits: Vec<u8> = digits.copied().take_while(u8::is_ascii_digit).collect();
     std::str::from_utf8(&digits).ok()?.parse().ok()
 }
 
-/// What happens on the connection, and when.
+/// An event of the connection, and its time.
 struct World {
     harness: Harness,
     random: StdRng,
     start: Instant,
-    /// What is to come; empty while there is no connection.
+    /// Pending events; empty without a connection.
     agenda: BTreeMap<(Instant, u64), ConnectionEvent>,
     planned: u64,
-    /// The packet id that the event loop gave last.
+    /// The last packet identifier that was allocated.
     last_id: u16,
     /// Acknowledgements are sent in order.
     last_answer: Instant,
-    /// What the server received, by first arrival.
+    /// Received messages, in the order of first arrival.
     arrived: Vec<u64>,
     online: bool,
     connections: usize,
@@ -69,7 +70,7 @@ impl World {
         (3 * HOUR..4 * HOUR).contains(&(self.harness.now - self.start))
     }
 
-    /// What the server and the connection make of what the session wants.
+    /// Reaction of the server and the connection to an action.
     fn perform(&mut self, action: Action) {
         let now = self.harness.now;
         let soon = now + Duration::from_millis(self.random.random_range(20..200));
@@ -80,7 +81,7 @@ impl World {
             Action::Open(_) => {
                 self.last_id = 0;
                 self.plan(soon, ConnectionEvent::Connected(capabilities()));
-                // It holds for a while: seconds or hours.
+                // The connection lasts for seconds or hours.
                 let exponent = self.random.random_range(3..14);
                 let end = soon + Duration::from_secs(self.random.random_range(1..1 << exponent));
                 self.plan(end, ConnectionEvent::Lost(Cause::Closed { soon: false }));
@@ -110,7 +111,7 @@ impl World {
                 if sure {
                     let late = match self.random.random_range(0..100) {
                         0..5 => Duration::from_secs(15),
-                        // Never: the session has to notice.
+                        // Never: the session must detect it.
                         5 if self.random.random_bool(0.1) => return,
                         _ => Duration::from_millis(50),
                     };
@@ -132,7 +133,7 @@ impl World {
         }
     }
 
-    /// Lets time pass until `end`, one event after the other.
+    /// Advances the time to `end`, event by event.
     fn run_until(&mut self, end: Instant) {
         loop {
             while let Some(action) = self.harness.core.poll_action() {
@@ -176,7 +177,7 @@ fn mqtt_long_duration() {
             } else {
                 0
             };
-            // A number, and blanks to make it large.
+            // A number, padded with blanks.
             let payload = format!("{number}{}", " ".repeat(size));
             let receipt = world
                 .harness
@@ -187,7 +188,7 @@ fn mqtt_long_duration() {
             let next = world.harness.now + pause;
             world.run_until(next);
         }
-        // What is still on its way arrives, over however many connections.
+        // Pending messages arrive, over any number of connections.
         let end = world.harness.now + HOUR;
         world.run_until(end);
         for (qos, mut receipt) in std::mem::take(&mut world.receipts) {
@@ -205,7 +206,7 @@ fn mqtt_long_duration() {
         assert!(world.connections > 5, "{}", world.connections);
         let outbox = &world.harness.core.outbox;
         assert_eq!((outbox.len(), outbox.bytes()), (0, 0), "nothing is kept");
-        // Connected, or on the way to it.
+        // Connected or connecting.
         for _ in 0..10 {
             if world.online {
                 break;

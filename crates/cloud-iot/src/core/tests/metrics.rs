@@ -1,4 +1,4 @@
-//! What a recorder is told.
+//! The metrics that a recorder receives.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use ::metrics::{
 
 use super::*;
 
-/// The last value of each gauge, the sum of each counter and of each histogram, by name and label.
+/// The last value of each gauge, and the sums of counters and histograms, by name and label.
 #[derive(Default, Clone)]
 struct Book(Arc<Mutex<BTreeMap<String, f64>>>);
 
@@ -105,7 +105,7 @@ impl Recorder for Book {
 }
 
 #[test]
-fn a_recorder_hears_how_the_session_fares() {
+fn recorder_receives_session_metrics() {
     let book = Book::default();
     with_local_recorder(&book, || {
         let mut harness = Harness::online(config());

@@ -1,4 +1,4 @@
-//! Messages leave no faster than the server takes them, and not after they have expired.
+//! Pacing and expiry of messages.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ fn published(actions: &[String]) -> usize {
 }
 
 #[test]
-fn the_rest_of_a_burst_follows_by_itself() {
+fn rest_of_a_burst_is_paced() {
     let mut config = config();
     config.birth = None;
     config.limits.in_flight = 1000;
@@ -21,17 +21,17 @@ fn the_rest_of_a_burst_follows_by_itself() {
     while sent < 100 {
         let waited = harness.wait_until_due();
         assert!(waited < SECOND / 50, "{waited:?}");
-        // As the event loop does, or the packet_ids fills up.
+        // Writes them, so that the receive maximum is not reached.
         sent += published(&harness.actions());
     }
     let time = (harness.now - start).as_secs_f64();
     assert!((time - 1.0).abs() < 0.001, "{time}: 90 a second");
-    // No further wake-ups but for keep-alive.
+    // The only other deadline is keep-alive.
     assert_eq!(harness.core.next_deadline(), Some(start + 30 * SECOND));
 }
 
 #[test]
-fn a_stop_keeps_the_pace_too() {
+fn stop_respects_the_pacer() {
     let mut harness = Harness::online(config());
     let _receipts: Vec<_> = (0..20).map(|n| harness.publish(&n.to_string())).collect();
     harness.core.stop(harness.now + 10 * SECOND, harness.now);
@@ -44,7 +44,7 @@ fn a_stop_keeps_the_pace_too() {
 }
 
 #[test]
-fn an_expired_message_is_told_without_a_connection() {
+fn message_expires_while_offline() {
     let mut harness = Harness::new(config());
     let options = PublishOptions::new().expires_in(3 * SECOND);
     let message = Message::new("t", "late");

@@ -1,4 +1,4 @@
-//! Sessions that the server keeps, and acknowledgements that wait for handlers.
+//! Persistent sessions, and acknowledgements after the handlers.
 
 use super::*;
 use crate::session::config::Acknowledge;
@@ -18,7 +18,7 @@ fn present(session_present: bool) -> ConnectionEvent {
     })
 }
 
-/// Loses the connection and waits until the next one is being made.
+/// Drops the connection and waits for the next attempt.
 fn reconnect(harness: &mut Harness) {
     harness.event(ConnectionEvent::Lost(Cause::KeepAlive));
     harness.core.hooks_finished(harness.now);
@@ -27,10 +27,10 @@ fn reconnect(harness: &mut Harness) {
 }
 
 #[test]
-fn subscribed_once_as_long_as_the_server_has_the_session() {
+fn kept_session_subscribes_once() {
     let mut harness = Harness::new(persistent());
     harness.actions();
-    // Kept from another life of the device, which may have wanted other topics.
+    // A session of an earlier process, possibly with other subscriptions.
     harness.event(present(true));
     assert_eq!(harness.actions(), ["subscribe 2"]);
     harness.granted(&[1, 1]);
@@ -42,7 +42,7 @@ fn subscribed_once_as_long_as_the_server_has_the_session() {
     reconnect(&mut harness);
     harness.event(present(false));
     assert_eq!(harness.actions(), ["subscribe 2"]);
-    // Lost before they were granted.
+    // Lost before the subscriptions were granted.
     harness.event(ConnectionEvent::Lost(Cause::KeepAlive));
     harness.wait_until_due();
     harness.actions();
@@ -51,14 +51,15 @@ fn subscribed_once_as_long_as_the_server_has_the_session() {
 }
 
 #[test]
-fn sent_again_under_the_old_packet_id_while_the_server_has_the_session() {
+fn resends_under_same_packet_id_in_a_kept_session() {
     let mut config = persistent();
     config.birth = None;
     config.limits.in_flight = 2;
     let mut harness = Harness::online(config);
     let mut receipts: Vec<_> = ["a", "b", "c"].map(|text| harness.publish(text)).into();
     assert_eq!(harness.actions(), ["publish a", "publish b"]);
-    // The SUBSCRIBE had the first of two ids. The second message was not written: the server cannot have it.
+    // The SUBSCRIBE used the first of two identifiers. The second message was not written, so the
+    // server cannot have it.
     harness.event(ConnectionEvent::Written(2));
     reconnect(&mut harness);
     harness.event(present(true));
@@ -83,7 +84,7 @@ fn sent_again_under_the_old_packet_id_while_the_server_has_the_session() {
     harness.event(ConnectionEvent::Acknowledged(2, ReasonCode(0)));
     assert!(outcome(&mut receipts[0]).unwrap().is_ok());
     assert_eq!(sent(&mut harness), ["publish c"]);
-    // A session that is gone has none of it.
+    // Without the session, no packet identifier is kept.
     reconnect(&mut harness);
     harness.event(present(false));
     harness.granted(&[1, 1]);
@@ -100,7 +101,7 @@ fn a_clean_start_always_subscribes() {
 }
 
 #[test]
-fn acknowledged_when_handled_and_not_delivered_twice() {
+fn acknowledges_after_handlers_without_redelivery() {
     let mut harness = Harness::online(persistent());
     let message = |text: &'static str| Message::new("a/x", text);
     harness.receive(message("1"), 11, false);
@@ -111,7 +112,7 @@ fn acknowledged_when_handled_and_not_delivered_twice() {
     assert_eq!(harness.actions(), [""; 0], "the first one comes first");
     reconnect(&mut harness);
     harness.event(present(true));
-    // While it connects already.
+    // During the next attempt.
     harness.receive(message("1"), 11, true);
     harness.receive(message("2"), 12, true);
     harness.core.hooks_finished(harness.now);
@@ -122,7 +123,7 @@ fn acknowledged_when_handled_and_not_delivered_twice() {
 }
 
 #[test]
-fn what_is_for_nobody_is_acknowledged_in_its_turn() {
+fn undeliverable_message_is_acknowledged_in_order() {
     let nameless = |packet_id, duplicate| ConnectionEvent::MissingTopic {
         packet_id,
         duplicate,
@@ -148,7 +149,7 @@ fn what_is_for_nobody_is_acknowledged_in_its_turn() {
 }
 
 #[test]
-fn a_server_that_passes_the_receive_maximum_by_far_is_left() {
+fn far_exceeded_receive_maximum_drops_connection() {
     let mut harness = Harness::online(persistent());
     for id in 1..=1000 {
         harness.receive(Message::new("a/x", ""), id, false);
@@ -160,7 +161,7 @@ fn a_server_that_passes_the_receive_maximum_by_far_is_left() {
 }
 
 #[test]
-fn a_stop_lets_the_handlers_finish() {
+fn stop_waits_for_handlers() {
     let mut harness = Harness::online(persistent());
     harness.receive(Message::new("a/x", "1"), 11, false);
     harness.actions();
@@ -169,7 +170,7 @@ fn a_stop_lets_the_handlers_finish() {
     harness.core.handled(1, harness.now);
     assert_eq!(harness.actions(), ["acknowledge 11", "publish OFFLINE"]);
 
-    // But not for ever.
+    // But with a deadline.
     let mut harness = Harness::online(persistent());
     harness.receive(Message::new("a/x", "1"), 11, false);
     harness.core.stop(harness.now + 8 * SECOND, harness.now);
@@ -179,7 +180,7 @@ fn a_stop_lets_the_handlers_finish() {
 }
 
 #[test]
-fn what_comes_behind_the_end_of_a_connection_is_left_to_the_next_one() {
+fn message_after_connection_loss_is_left_to_resending() {
     let mut harness = Harness::online(persistent());
     // Both in one read.
     harness.event(ConnectionEvent::Acknowledged(77, ReasonCode::SUCCESS));
@@ -194,7 +195,7 @@ fn what_comes_behind_the_end_of_a_connection_is_left_to_the_next_one() {
 }
 
 #[test]
-fn nothing_is_acknowledged_behind_a_disconnect() {
+fn no_acknowledgement_after_disconnect() {
     let mut harness = Harness::online(persistent());
     harness.receive(Message::new("a/x", "1"), 11, false);
     harness.actions();
@@ -211,7 +212,7 @@ fn nothing_is_acknowledged_behind_a_disconnect() {
     harness.event(ConnectionEvent::Disconnected);
     harness.core.hooks_finished(harness.now);
     assert_eq!(harness.actions().last().unwrap(), "open");
-    // It comes again, and is known.
+    // The server resends it, and it is recognized.
     harness.event(present(true));
     harness.receive(Message::new("a/x", "1"), 11, true);
     let done = harness.actions();

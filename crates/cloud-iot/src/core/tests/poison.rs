@@ -1,4 +1,4 @@
-//! Messages that the server answers with DISCONNECT.
+//! Poison messages: the server answers them with DISCONNECT.
 
 use super::*;
 
@@ -9,7 +9,7 @@ fn disconnected(code: u8) -> ConnectionEvent {
     })
 }
 
-/// Ends the connection, makes another one and returns what is published on it.
+/// Ends the connection, opens another one and returns what is published on it.
 fn next_connection(harness: &mut Harness, end: ConnectionEvent) -> Vec<String> {
     harness.event(end);
     harness.core.hooks_finished(harness.now);
@@ -19,7 +19,8 @@ fn next_connection(harness: &mut Harness, end: ConnectionEvent) -> Vec<String> {
     published(harness)
 }
 
-/// Acknowledges the birth message, which has packet id 2 while something is suspected, and returns what is published then.
+/// Acknowledges the birth message, which has packet identifier 2 while there is a suspect, and
+/// returns what is published then.
 fn born(harness: &mut Harness) -> Vec<String> {
     harness.event(ConnectionEvent::Written(2));
     harness.event(ConnectionEvent::Acknowledged(2, ReasonCode::SUCCESS));
@@ -32,7 +33,7 @@ fn published(harness: &mut Harness) -> Vec<String> {
 }
 
 #[test]
-fn a_message_that_ends_three_connections_is_given_up() {
+fn message_that_ends_three_connections_is_dropped() {
     for code in [0x81, 0x82, 0x87, 0x90, 0x95, 0x99, 0x9A, 0x9B] {
         let mut harness = Harness::online(config());
         let (mut bad, mut good) = (harness.publish("bad"), harness.publish("good"));
@@ -65,7 +66,7 @@ fn a_message_that_ends_three_connections_is_given_up() {
 }
 
 #[test]
-fn other_ends_convict_nobody() {
+fn other_disconnects_blame_no_message() {
     for end in [
         || disconnected(0x8B),
         || disconnected(0x8E),
@@ -90,14 +91,14 @@ fn other_ends_convict_nobody() {
 }
 
 #[test]
-fn an_innocent_message_is_cleared_by_its_acknowledgement() {
+fn suspect_is_cleared_by_its_acknowledgement() {
     let mut harness = Harness::online(config());
     let mut first = harness.publish("first");
     let (mut bad, _last) = (harness.publish("bad"), harness.publish("last"));
     for id in 2..=4 {
         harness.event(ConnectionEvent::Written(id));
     }
-    // The first one's acknowledgement was on its way.
+    // The acknowledgement of the first one was not received.
     assert_eq!(
         next_connection(&mut harness, disconnected(0x90)),
         ["publish ONLINE"]
@@ -124,7 +125,7 @@ fn an_innocent_message_is_cleared_by_its_acknowledgement() {
     assert_eq!(outcome(&mut bad), Some(Err(refused)));
 }
 
-/// Connection after connection ends for it. It is not acknowledged, so that nothing else leaves.
+/// Each connection ends because of it. It is not acknowledged, so nothing else is sent.
 fn birth_is_refused_for_ever(harness: &mut Harness) {
     for _ in 0..5 {
         assert_eq!(
@@ -136,7 +137,7 @@ fn birth_is_refused_for_ever(harness: &mut Harness) {
 }
 
 #[test]
-fn a_birth_message_that_the_server_cannot_take_costs_no_other() {
+fn refused_birth_message_drops_no_other_message() {
     let mut config = config();
     config.birth = Some(Message::new("status", "ONLINE"));
     let mut harness = Harness::new(config);
@@ -150,7 +151,7 @@ fn a_birth_message_that_the_server_cannot_take_costs_no_other() {
 }
 
 #[test]
-fn a_birth_message_at_most_once_that_the_server_cannot_take_costs_no_other() {
+fn refused_qos_0_birth_message_drops_no_other_message() {
     let mut harness = Harness::online(config());
     let mut receipt = harness.publish("innocent");
     assert_eq!(published(&mut harness), ["publish innocent"]);
@@ -160,7 +161,7 @@ fn a_birth_message_at_most_once_that_the_server_cannot_take_costs_no_other() {
 }
 
 #[test]
-fn a_stored_message_is_removed_when_it_is_given_up() {
+fn withdrawn_message_is_removed_from_store() {
     let mut harness = Harness::new(config());
     harness.core.restore(vec![Restored {
         id: 7,
@@ -181,7 +182,7 @@ fn a_stored_message_is_removed_when_it_is_given_up() {
 }
 
 #[test]
-fn too_deep_a_topic_is_not_accepted() {
+fn too_deep_topic_is_refused() {
     let mut harness = Harness::new(config());
     let deep = Message::new("1/2/3/4/5/6/7/8/9", "");
     assert!(matches!(
@@ -207,7 +208,7 @@ fn not_authorized_names_the_topics_used_last() {
         assert!(text.contains(part), "{text}");
     }
 
-    // Whatever else a DISCONNECT says is no refusal of a topic.
+    // A DISCONNECT with another reason is not about a topic.
     let mut harness = Harness::online(config());
     harness.event(disconnected(0x82));
     assert!(matches!(harness.cause(), Cause::Disconnected { .. }));

@@ -1,8 +1,8 @@
-//! A connection that is left for one with other TLS settings.
+//! Planned reconnection with other TLS settings.
 
 use super::*;
 
-/// What leaving and coming back comes to, from the goodbye on.
+/// The actions of a reconnection, from the goodbye message on.
 fn renewed(harness: &mut Harness) {
     harness.now += SECOND;
     assert_eq!(harness.actions(), ["publish OFFLINE"]);
@@ -19,19 +19,19 @@ fn renewed(harness: &mut Harness) {
 }
 
 #[test]
-fn an_idle_connection_is_left_at_once_and_made_anew_without_a_wait() {
+fn idle_connection_reconnects_without_back_off() {
     let mut harness = Harness::online(config());
     harness.core.reconnect(harness.now);
     renewed(&mut harness);
     let actions = harness.actions();
     assert!(actions.contains(&"connected".to_owned()), "{actions:?}");
-    // Once is enough.
+    // One reconnection is enough.
     assert_eq!(harness.wait_until_due(), 30 * SECOND);
     assert_eq!(harness.actions(), ["ping"]);
 }
 
 #[test]
-fn what_is_under_way_is_waited_for_and_what_comes_meanwhile_is_kept() {
+fn reconnect_waits_for_pending_messages_and_keeps_new_ones() {
     let mut harness = Harness::online(config());
     let mut receipt = harness.publish("1");
     let (sender, mut answer) = oneshot::channel();
@@ -59,7 +59,7 @@ fn what_is_under_way_is_waited_for_and_what_comes_meanwhile_is_kept() {
 }
 
 #[test]
-fn patience_ends_after_a_minute_and_the_message_is_sent_again() {
+fn reconnect_deadline_resends_pending_message() {
     let mut harness = Harness::online(config());
     let (sender, _answer) = oneshot::channel();
     let request = Message::new("req", "?").qos(crate::QoS::AtMostOnce);
@@ -81,7 +81,7 @@ fn patience_ends_after_a_minute_and_the_message_is_sent_again() {
 }
 
 #[test]
-fn one_that_is_being_made_is_left_when_it_is_there_and_one_made_later_is_not() {
+fn reconnects_only_connections_opened_before_the_request() {
     let mut harness = Harness::new(config());
     harness.core.reconnect(harness.now);
     harness.connect();
@@ -100,7 +100,7 @@ fn one_that_is_being_made_is_left_when_it_is_there_and_one_made_later_is_not() {
 }
 
 #[test]
-fn however_a_left_connection_ends_the_next_one_follows_at_once() {
+fn reconnect_follows_at_once_after_any_end() {
     for silent in [false, true] {
         let mut harness = Harness::online(config());
         harness.now += SECOND;
@@ -131,7 +131,7 @@ fn no_two_connects_within_a_second() {
 }
 
 #[test]
-fn a_request_that_is_given_up_is_no_reason_to_stay() {
+fn cancelled_request_does_not_delay_reconnect() {
     let mut harness = Harness::online(config());
     let (sender, _answer) = oneshot::channel();
     let request = Message::new("req", "?").qos(crate::QoS::AtMostOnce);
@@ -147,7 +147,7 @@ fn a_request_that_is_given_up_is_no_reason_to_stay() {
 }
 
 #[test]
-fn a_stop_in_between_ends_in_good_order() {
+fn stop_during_reconnect_ends_cleanly() {
     let mut harness = Harness::online(config());
     harness.core.reconnect(harness.now);
     harness.core.stop(harness.now + 10 * SECOND, harness.now);
@@ -169,7 +169,7 @@ fn a_stop_in_between_ends_in_good_order() {
 }
 
 #[test]
-fn a_connection_that_was_good_counts_although_it_was_left() {
+fn reconnect_credits_connected_time() {
     let mut harness = Harness::new(config());
     for _ in 0..10 {
         harness.event(ConnectionEvent::Lost(Cause::Refused));
@@ -186,7 +186,7 @@ fn a_connection_that_was_good_counts_although_it_was_left() {
 }
 
 #[test]
-fn a_wait_for_refused_settings_ends_with_them() {
+fn new_tls_settings_end_identity_back_off() {
     let refused = || Cause::Tls(crate::TlsCause::ClientCertificateRejected("x".into()));
     let mut harness = Harness::new(config());
     for _ in 0..5 {
@@ -196,7 +196,7 @@ fn a_wait_for_refused_settings_ends_with_them() {
     harness.event(ConnectionEvent::Lost(refused()));
     harness.core.reconnect(harness.now);
     assert!(harness.wait_until_due() <= SECOND);
-    // A server that does not answer has nothing against them.
+    // An unresponsive server did not refuse the settings.
     harness.event(ConnectionEvent::Lost(Cause::Refused));
     harness.core.reconnect(harness.now);
     assert!(harness.wait_until_due() > SECOND);

@@ -1,11 +1,11 @@
-//! How a session ends.
+//! Shutdown of a session.
 
 use std::time::Duration;
 
 use super::*;
 
 #[test]
-fn stop_flushes_then_says_goodbye_then_leaves() {
+fn stop_flushes_sends_goodbye_and_disconnects() {
     let mut harness = Harness::online(config());
     let mut receipt = harness.publish("1");
     harness.core.stop(harness.now + 10 * SECOND, harness.now);
@@ -36,7 +36,7 @@ fn stop_flushes_then_says_goodbye_then_leaves() {
 }
 
 #[test]
-fn stop_keeps_its_deadline_when_the_server_does_not_answer() {
+fn stop_keeps_deadline_with_unresponsive_server() {
     let mut harness = Harness::online(config());
     let mut receipt = harness.publish("1");
     harness.event(ConnectionEvent::Written(2));
@@ -62,7 +62,7 @@ fn stop_keeps_its_deadline_when_the_server_does_not_answer() {
 }
 
 #[test]
-fn a_stop_does_not_wait_for_what_was_withdrawn() {
+fn stop_does_not_wait_for_withdrawn_message() {
     let mut config = config();
     config.limits.publishes_per_second = Some(10);
     let mut harness = Harness::online(config);
@@ -72,7 +72,7 @@ fn a_stop_does_not_wait_for_what_was_withdrawn() {
         .core
         .request(request, "a/res".into(), sender, harness.now)
         .unwrap();
-    // The birth message has used the pace up.
+    // The birth message has used the budget of the pacer.
     assert_eq!(harness.actions(), [""; 0]);
     harness.core.stop(harness.now + 8 * SECOND, harness.now);
     assert_eq!(harness.actions(), ["stopping"]);
@@ -81,7 +81,7 @@ fn a_stop_does_not_wait_for_what_was_withdrawn() {
 }
 
 #[test]
-fn a_goodbye_needs_no_room_in_the_window() {
+fn goodbye_ignores_full_receive_maximum() {
     for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
         let mut config = config();
         config.limits.in_flight = 1;
@@ -112,20 +112,20 @@ fn stop_while_waiting_or_connecting_ends_at_once() {
         harness.core.stop(harness.now + 10 * SECOND, harness.now);
         assert_eq!(harness.actions(), ["close", "event stopped", "end"]);
         assert_eq!(outcome(&mut receipt), Some(Err(DeliveryError::Stopped)));
-        // Again: nothing more.
+        // A second call adds nothing.
         harness.core.stop(harness.now, harness.now);
         assert_eq!(harness.actions(), [""; 0]);
     }
 }
 
 #[test]
-fn stop_before_the_birth_message_says_no_goodbye() {
+fn stop_before_birth_message_sends_no_goodbye() {
     let mut harness = Harness::new(config());
     harness.event(ConnectionEvent::Connected(capabilities()));
     harness.actions();
     harness.core.stop(harness.now + 10 * SECOND, harness.now);
     assert_eq!(harness.actions(), ["stopping", "disconnect"]);
-    // The answer that was on its way changes nothing.
+    // The response that was outstanding changes nothing.
     harness.event(ConnectionEvent::Subscribed(
         1,
         vec![ReasonCode(1), ReasonCode(1)],
@@ -135,14 +135,14 @@ fn stop_before_the_birth_message_says_no_goodbye() {
 }
 
 #[test]
-fn a_second_stop_can_only_shorten_the_first() {
+fn second_stop_can_only_shorten_deadline() {
     let mut harness = Harness::online(config());
     let _receipt = harness.publish("1");
     harness.core.stop(harness.now + 60 * SECOND, harness.now);
     harness.core.stop(harness.now + 90 * SECOND, harness.now);
     harness.core.stop(harness.now + 4 * SECOND, harness.now);
     harness.actions();
-    // There is time for the goodbye in the shorter one, too.
+    // The shorter time includes the goodbye message, too.
     assert_eq!(harness.wait_until_due(), 3 * SECOND);
     assert_eq!(harness.actions(), ["publish OFFLINE"]);
     harness.core.stop(harness.now, harness.now);

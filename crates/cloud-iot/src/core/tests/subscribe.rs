@@ -1,4 +1,4 @@
-//! What is asked for, and what the server makes of it.
+//! Subscriptions and the codes of the server.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn at_most_eight_filters_in_a_subscribe() {
 }
 
 #[test]
-fn a_refused_filter_is_named_and_tried_again() {
+fn refused_filter_is_named_and_retried() {
     let mut harness = Harness::new(config());
     harness.event(ConnectionEvent::Connected(capabilities()));
     harness.granted(&[1, 0x87]);
@@ -40,7 +40,7 @@ fn a_refused_filter_is_named_and_tried_again() {
 }
 
 #[test]
-fn a_suback_of_another_length_is_not_taken() {
+fn suback_of_other_length_is_rejected() {
     let mut harness = Harness::new(config());
     harness.event(ConnectionEvent::Connected(capabilities()));
     harness.granted(&[1]);
@@ -48,7 +48,7 @@ fn a_suback_of_another_length_is_not_taken() {
 }
 
 #[test]
-fn a_suback_to_something_else_is_not_taken() {
+fn suback_with_other_packet_id_is_rejected() {
     let mut harness = Harness::new(config());
     harness.event(ConnectionEvent::Connected(capabilities()));
     let codes = vec![ReasonCode(1), ReasonCode(1)];
@@ -56,7 +56,7 @@ fn a_suback_to_something_else_is_not_taken() {
     assert!(matches!(harness.cause(), Cause::Protocol(_)));
 }
 
-/// The filters of which it is told that they were granted at QoS 0.
+/// Returns the filters that are reported as granted at QoS 0.
 fn downgraded(harness: &mut Harness) -> Vec<String> {
     let actions = std::iter::from_fn(|| harness.core.poll_action());
     let filters = actions.filter_map(|action| match action {
@@ -67,7 +67,7 @@ fn downgraded(harness: &mut Harness) -> Vec<String> {
 }
 
 #[test]
-fn less_than_was_asked_for_is_told_on_each_connection_and_used() {
+fn downgraded_subscription_is_reported_on_each_connection() {
     let mut config = config();
     let filter = |name, qos| Subscription::new(name).unwrap().qos(qos);
     config.subscriptions = vec![
@@ -89,7 +89,7 @@ fn less_than_was_asked_for_is_told_on_each_connection_and_used() {
 }
 
 #[test]
-fn one_that_is_refused_is_told_and_nothing_else() {
+fn refused_session_message_is_only_reported() {
     let mut harness = Harness::new(config());
     harness.event(ConnectionEvent::Connected(capabilities()));
     harness.granted(&[0, 0x87]);

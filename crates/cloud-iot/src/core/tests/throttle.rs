@@ -1,8 +1,8 @@
-//! Messages that the server does not take now.
+//! Messages that the server does not accept now.
 
 use super::*;
 
-/// The messages that leave, in order.
+/// Returns the messages that are sent, in order.
 fn published(harness: &mut Harness) -> Vec<String> {
     let actions = harness.actions().into_iter();
     actions.filter(|word| word.starts_with("publish")).collect()
@@ -13,19 +13,19 @@ fn answer(harness: &mut Harness, id: u16, code: u8) {
     harness.event(ConnectionEvent::Acknowledged(id, ReasonCode(code)));
 }
 
-/// Waits for the end of the pause, with the server there all the time, and returns how long that took.
+/// Waits for the end of the pause while the server responds, and returns how long that took.
 fn pause(harness: &mut Harness) -> u64 {
-    let begun = harness.now;
+    let started = harness.now;
     while harness.core.resume_at.is_some() {
         harness.wait_until_due();
         harness.event(ConnectionEvent::PingWritten);
         harness.event(ConnectionEvent::PingResp);
     }
-    (harness.now - begun).as_secs()
+    (harness.now - started).as_secs()
 }
 
 #[test]
-fn is_published_anew_after_a_pause() {
+fn deferred_message_is_published_after_pause() {
     for code in [0x89, 0x91, 0x96, 0x97] {
         let mut harness = Harness::online(config());
         let mut receipt = harness.publish("1");
@@ -35,7 +35,7 @@ fn is_published_anew_after_a_pause() {
         let _later = harness.publish("2");
         assert_eq!(published(&mut harness), [""; 0], "nothing leaves meanwhile");
         assert_eq!(pause(&mut harness), 8);
-        // Not "again": the packet was answered, and has come to its end.
+        // Not "again": the packet was answered and is complete.
         assert_eq!(published(&mut harness), ["publish 1", "publish 2"]);
         answer(&mut harness, 3, 0);
         assert_eq!(outcome(&mut receipt), Some(Ok(Ack::Acknowledged)));
@@ -43,7 +43,7 @@ fn is_published_anew_after_a_pause() {
 }
 
 #[test]
-fn a_burst_keeps_its_order_and_is_one_refusal() {
+fn burst_of_refusals_keeps_order_and_counts_once() {
     let mut harness = Harness::online(config());
     let _receipts: Vec<_> = (1..=4).map(|n| harness.publish(&n.to_string())).collect();
     published(&mut harness);
@@ -57,7 +57,7 @@ fn a_burst_keeps_its_order_and_is_one_refusal() {
             ReasonCode::QUOTA_EXCEEDED,
         ));
     }
-    // Over a loss as well, which ends no pause.
+    // A lost connection does not end the pause.
     harness.event(ConnectionEvent::Lost(Cause::KeepAlive));
     harness.core.hooks_finished(harness.now);
     harness.wait_until_due();
@@ -69,7 +69,7 @@ fn a_burst_keeps_its_order_and_is_one_refusal() {
 }
 
 #[test]
-fn a_server_that_takes_nothing_is_waited_for_and_ever_longer() {
+fn pause_grows_while_server_accepts_nothing() {
     let mut harness = Harness::online(config());
     let mut receipt = harness.publish("1");
     let mut pauses = Vec::new();
@@ -84,14 +84,14 @@ fn a_server_that_takes_nothing_is_waited_for_and_ever_longer() {
     harness.event(ConnectionEvent::Written(1));
     harness.event(ConnectionEvent::Acknowledged(1, ReasonCode::SUCCESS));
     assert_eq!(outcome(&mut receipt), Some(Ok(Ack::Acknowledged)));
-    // It takes messages again: the next refusal is a first one.
+    // The server accepts messages again: the next refusal counts as the first.
     let _next = harness.publish("2");
     answer(&mut harness, 2, 0x97);
     assert_eq!(pause(&mut harness), 8);
 }
 
 #[test]
-fn one_that_is_refused_while_others_are_taken_is_given_up() {
+fn repeatedly_refused_message_is_dropped() {
     let mut harness = Harness::online(config());
     let mut refused = harness.publish("bad");
     let mut id = 1;
@@ -116,7 +116,7 @@ fn one_that_is_refused_while_others_are_taken_is_given_up() {
 }
 
 #[test]
-fn a_stored_one_stays_stored() {
+fn deferred_message_stays_stored() {
     let mut harness = Harness::new(config());
     harness.core.restore(vec![Restored {
         id: 7,
@@ -126,7 +126,7 @@ fn a_stored_one_stays_stored() {
     harness.connect();
     harness.actions();
     answer(&mut harness, 2, 0x97);
-    // A stop has nothing to wait for, as the pause is longer.
+    // A stop does not wait for a pause that is longer.
     harness.core.stop(harness.now + 8 * SECOND, harness.now);
     assert_eq!(published(&mut harness), ["publish OFFLINE"]);
     harness.event(ConnectionEvent::Written(0));
@@ -140,7 +140,7 @@ fn a_stored_one_stays_stored() {
 }
 
 #[test]
-fn a_stop_waits_for_a_pause_that_ends_in_time() {
+fn stop_waits_for_short_pause() {
     let mut harness = Harness::online(config());
     let mut receipt = harness.publish("1");
     answer(&mut harness, 2, 0x97);
@@ -155,7 +155,7 @@ fn a_stop_waits_for_a_pause_that_ends_in_time() {
 }
 
 #[test]
-fn one_that_is_not_wanted_any_more_is_not_kept() {
+fn withdrawn_message_is_not_resent() {
     let mut harness = Harness::online(config());
     let options = PublishOptions::new().expires_in(3 * SECOND);
     let message = Message::new("t", "late");

@@ -15,11 +15,11 @@ pub enum ProxyCause {
     #[error("it cannot be reached: {0}")]
     Unreachable(Box<Cause>),
     /// The proxy requires a user name and a password, or other ones.
-    #[error("it refused the user name and the password, or wants some; check its URL")]
+    #[error("it refused the user name and the password, or requires them; check its URL")]
     Authentication,
     /// The proxy does not allow this host and port.
     #[error(
-        "it refused the way to the server (HTTP status {status}); check its rules for this host and port"
+        "it refused to connect to the server (HTTP status {status}); check its rules for this host and port"
     )]
     Refused {
         /// HTTP status of the response.
@@ -34,9 +34,9 @@ pub enum ProxyCause {
         status: u16,
     },
     /// The service at the proxy's address does not speak HTTP.
-    #[error("what answers at its address is no HTTP proxy; check its host and port")]
+    #[error("the service at its address is not an HTTP proxy; check its host and port")]
     NotHttp,
     /// The proxy closed the connection before it responded.
-    #[error("it closed the connection without an answer")]
+    #[error("it closed the connection without a response")]
     Closed,
 }

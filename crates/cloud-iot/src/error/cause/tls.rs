@@ -31,11 +31,11 @@ pub enum TlsCause {
     /// The connection ended during the handshake without a reason. Firewalls that inspect traffic
     /// do this, as do some servers that do not know this device's certificate.
     #[error(
-        "the connection ended during the handshake; a firewall may break off TLS on this port, or the server does not know this device"
+        "the connection ended during the handshake; a firewall may abort TLS on this port, or the server does not know this device"
     )]
     HandshakeAborted,
     /// The peer does not speak TLS.
-    #[error("what answers does not speak TLS; check the host, the port and what is on the way")]
+    #[error("the peer does not speak TLS; check the host, the port and firewalls")]
     NotTls,
     /// Another failure.
     #[error("{0}")]
@@ -98,7 +98,7 @@ mod tests {
     use crate::error::cause::Cause;
 
     #[test]
-    fn tells_certificate_errors_apart() {
+    fn certificate_errors_have_distinct_causes() {
         let cause = |error: rustls::Error| {
             // As tokio-rustls passes it on.
             Cause::from(&io::Error::new(io::ErrorKind::InvalidData, error))

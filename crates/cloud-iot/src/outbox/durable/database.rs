@@ -88,7 +88,7 @@ impl Database {
             Ok((Self(database), messages))
         };
         catch_unwind(AssertUnwindSafe(open))
-            .unwrap_or_else(|_| Err(OpenError::Damaged("its structure is not sound".into())))
+            .unwrap_or_else(|_| Err(OpenError::Damaged("its structure is invalid".into())))
     }
 
     /// Commits the whole batch or nothing. After an error the file must be reopened.

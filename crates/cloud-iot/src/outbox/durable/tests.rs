@@ -20,7 +20,7 @@ fn put(keys: impl IntoIterator<Item = u64>) -> StoreBatch {
 }
 
 #[test]
-fn what_was_committed_is_there_again_in_order_and_whole() {
+fn committed_messages_are_restored_in_order() {
     let directory = tempfile::tempdir().unwrap();
     let mut outbox = DurableOutbox::open(directory.path()).unwrap();
     assert_eq!((outbox.waiting(), outbox.damage()), (0, None));
@@ -42,7 +42,7 @@ fn what_was_committed_is_there_again_in_order_and_whole() {
 
 #[cfg(unix)]
 #[test]
-fn nobody_else_may_read_it() {
+fn files_are_private() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let inner = directory.path().join("a/outbox");
@@ -62,9 +62,9 @@ fn one_at_a_time() {
     DurableOutbox::open(directory.path()).unwrap();
 }
 
-/// However they meet, one has it and no other has touched what it wrote.
+/// In every interleaving one process opens it, and no other changes what that one wrote.
 #[test]
-fn one_of_many_that_open_it_at_the_same_moment_has_it() {
+fn concurrent_open_has_one_winner() {
     for round in 0..40 {
         let directory = tempfile::tempdir().unwrap();
         let found_damaged = round % 2 == 1;
@@ -100,7 +100,7 @@ fn one_of_many_that_open_it_at_the_same_moment_has_it() {
 }
 
 #[test]
-fn a_damaged_file_is_moved_aside_and_told_of() {
+fn damaged_file_is_moved_and_reported() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join(FILE);
     for garbage in [&b"not a database"[..], &[0; 100_000]] {

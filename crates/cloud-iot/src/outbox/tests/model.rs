@@ -10,11 +10,11 @@ enum Step {
     Accept(QoS),
     HandOver,
     Write,
-    /// The server acknowledges one of those that it has, by position.
+    /// The server acknowledges one of its messages, by position.
     Acknowledge(usize),
-    /// It does not take one of them now.
+    /// It defers one of its messages.
     Refuse(usize),
-    /// The connection is lost, and the server has the session still when there is another one, or not.
+    /// The connection is lost; the server keeps the session or not.
     Lose {
         kept: bool,
     },
@@ -32,9 +32,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Whatever happens, the first arrival of the messages is in the order of their acceptance, and in the end each has arrived
-    /// and every receipt says so. What the server may have in a session that it kept comes again under its old packet id and
-    /// marked, and nothing else under that one. What it does not take now comes again as something new.
+    /// For all sequences, messages first arrive in the order of acceptance, and in the end each has
+    /// arrived and every receipt reports it. A message that the server may have in a kept session
+    /// is resent under its packet identifier with the DUP flag, and no other message uses that
+    /// identifier. A deferred message is sent as a new one.
     #[test]
     fn nothing_is_lost_and_order_is_kept(
         steps in prop::collection::vec(step(), 0..200), size in 1_u16..5,
@@ -43,8 +44,8 @@ proptest! {
         let mut packet_ids = PacketIds::new(size, Vec::new());
         let mut receipts = Vec::new();
         let mut arrived: Vec<usize> = Vec::new();
-        // What the connection was handed and has not written; what was written and not answered, on this connection and,
-        // in the session, before.
+        // Queued and not written; written and not answered, on this connection and earlier in the
+        // session.
         let mut handed: VecDeque<(u16, usize, bool)> = VecDeque::new();
         let mut unanswered: Vec<(u16, usize)> = Vec::new();
         let mut before: Vec<(u16, usize)> = Vec::new();
@@ -95,7 +96,7 @@ proptest! {
                 },
                 Step::Lose { kept } => {
                     outbox.connection_lost();
-                    // What was to be sent again and was not written is known from before.
+                    // A message to resend that was not written is known from before.
                     before.append(&mut unanswered);
                     let duplicate = handed.drain(..).filter(|(.., again)| *again);
                     before.extend(duplicate.map(|(id, number, _)| (id, number)));
@@ -109,7 +110,7 @@ proptest! {
         }
         prop_assert_eq!(arrived, (0..receipts.len()).collect::<Vec<_>>());
         for (number, mut receipt) in receipts.into_iter().enumerate() {
-            // One that was refused again and duplicate, while others were taken, is given up.
+            // A message that was refused repeatedly, while others were accepted, is dropped.
             let times = refused.iter().filter(|other| **other == number).count();
             let given_up = receipt.try_recv().unwrap().is_err();
             prop_assert!(!given_up || times > usize::from(REFUSALS));

@@ -5,7 +5,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 type Stored = oneshot::Receiver<Result<(), StoreError>>;
 
-/// A write_behind and the time.
+/// A write-behind buffer and the time.
 struct Harness {
     write_behind: WriteBehind,
     now: Instant,
@@ -39,7 +39,7 @@ impl Harness {
         self.write_behind.remove(id, self.now);
     }
 
-    /// What is given when it is next due: how long after, what is put and what is removed.
+    /// Returns the next batch: the delay, the inserted and the removed messages.
     fn next(&mut self) -> Option<(Duration, Vec<MessageId>, Vec<MessageId>)> {
         let due = self.write_behind.due()?;
         let wait = due.saturating_duration_since(self.now);
@@ -55,7 +55,7 @@ impl Harness {
 }
 
 #[test]
-fn what_comes_together_is_written_together() {
+fn simultaneous_messages_share_a_write() {
     let mut harness = Harness::new();
     let mut first = harness.insert(1);
     harness.now += DELAY / 2;
@@ -64,7 +64,7 @@ fn what_comes_together_is_written_together() {
     assert_eq!(harness.next(), Some((DELAY / 2, vec![1, 2], vec![])));
     assert!(first.try_recv().is_err(), "not before it is on disk");
 
-    // Meanwhile the next ones come, and leave at once when the way is free.
+    // More messages arrive meanwhile, and are due as soon as the write has completed.
     let mut third = harness.insert(3);
     harness.now += SECOND;
     assert_eq!(harness.write_behind.due(), None, "one at a time");
@@ -80,7 +80,7 @@ fn what_comes_together_is_written_together() {
 }
 
 #[test]
-fn what_is_delivered_in_time_is_never_written() {
+fn quickly_delivered_message_is_never_written() {
     let mut harness = Harness::new();
     let mut stored = harness.insert(1);
     harness.settle(1);
@@ -104,7 +104,7 @@ fn a_large_batch_is_divided_in_order() {
 }
 
 #[test]
-fn removals_wait_for_company() {
+fn removals_wait_for_next_write() {
     let mut harness = Harness::new();
     let _stored: Vec<_> = (1..=3).map(|id| harness.insert(id)).collect();
     harness.next().unwrap();
@@ -157,7 +157,7 @@ fn delivered_while_it_is_written() {
 }
 
 #[test]
-fn a_failure_is_told_at_once_and_once() {
+fn failure_is_reported_at_once_and_once() {
     let mut harness = Harness::new();
     let mut kept = harness.insert(1);
     harness.next().unwrap();
@@ -182,7 +182,7 @@ fn a_failure_is_told_at_once_and_once() {
     assert_eq!(harness.written(Err(StoreError::Full)).new_failure, None);
     assert_eq!(retried.try_recv(), Ok(Err(StoreError::Full)));
 
-    // What need not be kept is removed when the store works again.
+    // Pending removals are written when the store works again.
     harness.settle(1);
     assert_eq!(harness.next(), Some((REMOVE_DELAY, vec![], vec![1])));
     harness.written(Err(StoreError::Full));
@@ -200,7 +200,7 @@ fn a_failure_is_told_at_once_and_once() {
 }
 
 #[test]
-fn what_a_damaged_store_held_is_told() {
+fn store_damage_is_reported() {
     let mut harness = Harness::new();
     let _stored = [harness.insert(1), harness.insert(2)];
     harness.next().unwrap();
@@ -220,7 +220,7 @@ fn what_a_damaged_store_held_is_told() {
 }
 
 #[test]
-fn the_end_leaves_nothing_unwritten() {
+fn collect_last_leaves_nothing_unwritten() {
     let mut harness = Harness::new();
     let _stored = [harness.insert(1), harness.insert(2)];
     harness.next().unwrap();
@@ -241,7 +241,7 @@ fn the_end_leaves_nothing_unwritten() {
 }
 
 #[test]
-fn a_store_that_fails_is_left_alone_however_much_is_to_be_removed() {
+fn failed_store_is_not_retried_early_for_removals() {
     let now = Instant::now();
     let mut write_behind = WriteBehind::new(Duration::from_secs(1), (1..=1000).collect());
     for id in 1..=300 {

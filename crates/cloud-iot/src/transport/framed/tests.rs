@@ -13,7 +13,7 @@ fn pair(buffer: usize) -> (Framed<DuplexStream>, DuplexStream) {
     (Framed::new(near, LIMIT), far)
 }
 
-/// What a server's bytes become, up to the end of the connection.
+/// Decodes a server's bytes until the connection ends.
 async fn received(bytes: &[u8]) -> (usize, Cause) {
     let (mut framed, mut far) = pair(4096);
     far.write_all(bytes).await.unwrap();
@@ -28,7 +28,7 @@ async fn received(bytes: &[u8]) -> (usize, Cause) {
 }
 
 #[tokio::test]
-async fn the_reason_of_every_form_of_disconnect_is_read() {
+async fn every_form_of_disconnect_is_decoded() {
     let disconnected = |code: u8, message: Option<&str>| Cause::Disconnected {
         reason: ReasonCode(code),
         message: message.map(Into::into),
@@ -36,7 +36,7 @@ async fn the_reason_of_every_form_of_disconnect_is_read() {
     for (bytes, cause) in [
         (&[0xE0, 0x01, 0x8E][..], disconnected(0x8E, None)),
         (&[0xE0, 0x02, 0x8B, 0x00], disconnected(0x8B, None)),
-        // A code that the standard does not have.
+        // A code that is not in the standard.
         (&[0xE0, 0x01, 0xFE], disconnected(0xFE, None)),
         (
             &[0xE0, 0x07, 0x97, 0x05, 0x1F, 0x00, 0x02, b'n', b'o'],
@@ -55,12 +55,12 @@ async fn the_reason_of_every_form_of_disconnect_is_read() {
 }
 
 #[tokio::test]
-async fn every_puback_that_is_sound_is_read_whatever_its_reason() {
+async fn puback_with_any_reason_code_is_decoded() {
     for (bytes, reason) in [
         (&[0x40, 0x02, 0x01, 0x07][..], 0x00),
         (&[0x40, 0x03, 0x01, 0x07, 0x10], 0x10),
         (&[0x40, 0x04, 0x01, 0x07, 0x97, 0x00], 0x97),
-        // Codes that the standard does not have, or not for this packet.
+        // Codes that are not in the standard, or not for this packet.
         (&[0x40, 0x03, 0x01, 0x07, 0x01], 0x01),
         (&[0x40, 0x04, 0x01, 0x07, 0xFE, 0x00], 0xFE),
         (
@@ -69,9 +69,9 @@ async fn every_puback_that_is_sound_is_read_whatever_its_reason() {
             ],
             0x96,
         ),
-        // A property that the standard does not have.
+        // A property that is not in the standard.
         (&[0x40, 0x06, 0x01, 0x07, 0x87, 0x02, 0x7F, 0x00], 0x87),
-        // Lengths of more bytes than they need.
+        // Lengths in more bytes than needed.
         (&[0x40, 0x85, 0x00, 0x01, 0x07, 0x80, 0x80, 0x00], 0x80),
     ] {
         let (mut framed, mut far) = pair(1024);
@@ -84,20 +84,20 @@ async fn every_puback_that_is_sound_is_read_whatever_its_reason() {
 }
 
 #[tokio::test]
-async fn what_is_no_proper_packet_is_an_error_and_never_waited_for() {
+async fn malformed_packet_is_an_error_at_once() {
     for bytes in [
-        // A type that does not exist, and one that a server does not send.
+        // An unknown packet type, and one that servers do not send.
         &[0x00, 0x02, 0x00, 0x00][..],
-        // More than was allowed, before a byte of it came.
+        // A length above the maximum, rejected before the content arrives.
         &[0x30, 0xFF, 0xFF, 0xFF, 0x7F],
         // A length of five bytes.
         &[0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x01],
-        // Properties whose length does not end within the packet.
+        // A property length beyond the packet.
         &[0x40, 0x04, 0x00, 0x01, 0x00, 0x80],
         &[0x40, 0x05, 0x00, 0x01, 0x00, 0x02, 0x1F],
-        // A PUBACK of nothing.
+        // An empty PUBACK.
         &[0x40, 0x01, 0x00],
-        // A string that is longer than its packet.
+        // A string longer than its packet.
         &[0x30, 0x03, 0x00, 0x09, b'a'],
     ] {
         let (mut framed, mut far) = pair(1024);
@@ -112,7 +112,7 @@ async fn what_is_no_proper_packet_is_an_error_and_never_waited_for() {
 }
 
 #[tokio::test]
-async fn what_came_before_a_broken_pipe_is_read() {
+async fn data_before_broken_pipe_is_read() {
     let (mut framed, mut far) = pair(1024);
     far.write_all(&[0xE0, 0x01, 0x8E]).await.unwrap();
     drop(far);
@@ -131,7 +131,7 @@ async fn what_came_before_a_broken_pipe_is_read() {
 }
 
 #[tokio::test]
-async fn a_peer_that_takes_nothing_holds_nobody_up() {
+async fn peer_that_reads_nothing_blocks_no_caller() {
     let (mut framed, _far) = pair(16);
     let publish = Publish::new("t", QoS::AtMostOnce, vec![0; 1000], None);
     let end = framed.queue(&Packet::Publish(publish)).unwrap();
@@ -141,7 +141,7 @@ async fn a_peer_that_takes_nothing_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn a_stream_that_takes_bytes_again_is_progress_and_one_that_has_room_is_none() {
+async fn progress_is_reported_only_after_a_blocked_write() {
     let (mut framed, mut far) = pair(16);
     let packet = |size| Packet::Publish(Publish::new("t", QoS::AtMostOnce, vec![0; size], None));
     framed.queue(&packet(4)).unwrap();
@@ -156,7 +156,7 @@ async fn a_stream_that_takes_bytes_again_is_progress_and_one_that_has_room_is_no
     far.read_exact(&mut [0; 10]).await.unwrap();
     assert!(framed.receive().now_or_never().is_none());
     assert!(framed.take_progress());
-    assert!(!framed.take_progress(), "told once");
+    assert!(!framed.take_progress(), "reported once");
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn no_bytes_make_it_panic_or_grow(
+    fn random_bytes_neither_panic_nor_allocate(
         first in prop::sample::select(vec![0x20_u8, 0x30, 0x32, 0x3D, 0x40, 0x50, 0x62, 0x70, 0x90, 0xB0, 0xD0, 0xE0, 0xF0]),
         body in prop::collection::vec(prop_oneof![Just(0_u8), Just(1), 0_u8..64, any::<u8>()], 0..100),
         loose in prop::collection::vec(any::<u8>(), 0..40),

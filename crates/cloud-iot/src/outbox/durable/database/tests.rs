@@ -1,4 +1,4 @@
-//! On a disk in memory that loses power, fills up and rots.
+//! The database on an in-memory disk with power loss, a size limit and bit rot.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 
-/// What a disk writes at once, in bytes, if power fails.
+/// Bytes that a disk writes atomically during power loss.
 const SECTOR: usize = 512;
 
 #[derive(Debug, Clone, Default)]
@@ -17,14 +17,14 @@ struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    /// What a reader sees.
+    /// Content for readers.
     seen: Vec<u8>,
-    /// What was last made to last, and what was done since.
+    /// Last synced content, and the operations since.
     lasting: Vec<u8>,
     since: Vec<Change>,
-    /// How much the disk holds; `None` for any amount.
+    /// Capacity of the disk; `None` for no limit.
     capacity: Option<u64>,
-    /// So many more operations until power fails.
+    /// Operations left before power loss.
     lives: Option<u32>,
     written: u64,
     syncs: u32,
@@ -66,8 +66,8 @@ impl Disk {
         Ok(state)
     }
 
-    /// What is found when the power is back: what was made to last, and of what came after it any
-    /// part, in any order.
+    /// Returns the content after power loss: the synced content, and any part of the later
+    /// operations, in any order.
     fn after_power_loss(&self, random: &mut SmallRng) -> Vec<u8> {
         let state = self.state();
         let mut image = state.lasting.clone();
@@ -144,7 +144,7 @@ fn content(messages: Vec<StoredMessage>) -> Content {
     messages.into_iter().map(|m| (m.key, m)).collect()
 }
 
-/// Some new messages, and the removal of some of those that there are.
+/// A batch of new messages, and removals of some existing ones.
 fn random_batch(random: &mut SmallRng, held: &Content, next: &mut u64) -> StoreBatch {
     let put = (0..random.random_range(0..6)).map(|_| {
         *next += 1;
@@ -169,7 +169,7 @@ fn after(held: &Content, batch: &StoreBatch) -> Content {
     after
 }
 
-/// Works on the disk until power fails; returns what was held before and would be after the last batch.
+/// Commits batches until power loss; returns the content before the last batch and after it.
 fn work(disk: &Disk, held: Content, next: &mut u64, random: &mut SmallRng) -> (Content, Content) {
     let (mut database, found) = match Database::open(disk.clone()) {
         Ok(opened) => opened,
@@ -191,15 +191,15 @@ fn work(disk: &Disk, held: Content, next: &mut u64, random: &mut SmallRng) -> (C
 }
 
 #[test]
-fn power_lost_at_any_moment_loses_nothing_that_was_committed() {
+fn power_loss_keeps_committed_messages() {
     let (mut cuts, mut undone, mut next) = (0, 0, 0);
-    // The making of the file is not among the moments: it has another name until it is whole.
+    // The creation of the file is not tested: the file has another name until it is complete.
     let made = Disk::default();
     drop(Database::open(made.clone()).unwrap());
     for seed in 0..25 {
         let random = &mut SmallRng::seed_from_u64(seed);
         let (mut image, mut held) = (made.state().seen.clone(), Content::new());
-        // Again and again on the same disk, so that repairs are interrupted as well.
+        // Repeats on the same disk, so that repairs are interrupted as well.
         for _ in 0..8 {
             let disk = Disk::holding(image.clone());
             disk.state().lives = Some(random.random_range(0..400));
@@ -216,7 +216,7 @@ fn power_lost_at_any_moment_loses_nothing_that_was_committed() {
 }
 
 #[test]
-fn a_full_disk_is_told_and_loses_nothing() {
+fn full_disk_is_reported_without_loss() {
     let disk = Disk::default();
     let (mut database, _) = Database::open(disk.clone()).unwrap();
     disk.state().capacity = Some(3 << 20);
@@ -234,7 +234,7 @@ fn a_full_disk_is_told_and_loses_nothing() {
     };
     assert_eq!(error, StoreError::Full);
     assert!(held.len() > 5, "{}", held.len());
-    // Removing makes room: what is there is found, and the place of what was removed is used again.
+    // Removals free space: existing messages are found, and freed space is reused.
     let (database, found) = Database::open(disk.clone()).unwrap();
     assert_eq!(content(found), held);
     let batch = StoreBatch {
@@ -250,7 +250,7 @@ fn a_full_disk_is_told_and_loses_nothing() {
 }
 
 #[test]
-fn a_rotten_bit_is_noticed() {
+fn flipped_bit_is_detected() {
     let disk = Disk::default();
     let (database, _) = Database::open(disk.clone()).unwrap();
     let batch = StoreBatch {
@@ -284,7 +284,8 @@ fn a_rotten_bit_is_noticed() {
     }
 }
 
-/// What a commit costs the flash, and that the file stays small while messages come and go.
+/// Measures the writes of a commit, and checks that the file stays small while messages are added
+/// and removed.
 #[test]
 fn few_writes_and_a_small_file() {
     let disk = Disk::default();
@@ -295,7 +296,7 @@ fn few_writes_and_a_small_file() {
     };
     let (mut next, commits) = (0, 200);
     for n in 0..commits {
-        // A device without a network: 8 messages of 500 bytes in each batch, and 160 stay.
+        // A device without a network: 8 messages of 500 bytes in each batch, of which 160 stay.
         let put = (0..8).map(|_| {
             next += 1;
             message(next, 500)

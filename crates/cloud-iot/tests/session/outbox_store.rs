@@ -1,4 +1,4 @@
-//! What the session does with a store, seen from the store.
+//! The session's use of a store, observed from the store.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use cloud_iot::{
 
 use crate::common::*;
 
-/// A store that notes what it is told, and fails when it is told to.
+/// A store that records its calls, and fails on request.
 #[derive(Clone, Default)]
 struct Notes(Arc<Mutex<State>>);
 
@@ -18,7 +18,7 @@ struct Notes(Arc<Mutex<State>>);
 struct State {
     restored: Vec<StoredMessage>,
     batches: Vec<StoreBatch>,
-    /// Damage is told once.
+    /// Reports damage once.
     failure: Option<StoreError>,
     panics: bool,
 }
@@ -28,7 +28,7 @@ impl Notes {
         self.0.lock().unwrap()
     }
 
-    /// The payloads that were put, in order.
+    /// The stored payloads, in order.
     fn put(&self) -> Vec<String> {
         let state = self.state();
         let put = state.batches.iter().flat_map(|batch| &batch.put);
@@ -78,7 +78,7 @@ async fn publish_stored(session: &SessionHandle, payload: &str) -> Result<(), Pu
 }
 
 #[tokio::test]
-async fn what_is_acknowledged_in_time_never_reaches_the_disk() {
+async fn quickly_acknowledged_message_is_never_stored() {
     let (site, notes) = (Site::new().await, Notes::default());
     let mut config = site.config("device");
     config.store_delay = Duration::from_secs(60);
@@ -93,7 +93,7 @@ async fn what_is_acknowledged_in_time_never_reaches_the_disk() {
 }
 
 #[tokio::test]
-async fn what_is_delivered_is_removed() {
+async fn delivered_message_is_removed() {
     let (site, notes) = (Site::new().await, Notes::default());
     site.broker.freeze(true);
     let mut config = site.config("device");
@@ -117,7 +117,7 @@ async fn what_is_delivered_is_removed() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_and_the_session_goes_on() {
+async fn full_disk_refuses_publish_stored() {
     let notes = Notes::default();
     let session = offline(&notes);
     let mut events = session.events();
@@ -125,15 +125,15 @@ async fn a_full_disk_refuses_and_the_session_goes_on() {
     let refused = publish_stored(&session, "0").await.unwrap_err();
     assert_eq!(refused, PublishError::NotStored(StoreError::Full));
     assert!(refused.is_retryable());
-    let told = soon(async {
+    let reported = soon(async {
         loop {
             if let SessionEvent::StoreFailed { error } = events.recv().await.unwrap() {
                 break error;
             }
         }
     });
-    assert_eq!(told.await, StoreError::Full);
-    // In memory it is accepted, and says what that is worth.
+    assert_eq!(reported.await, StoreError::Full);
+    // It is accepted in memory, and the receipt reports that.
     let mut receipt = session.publish(Message::new("t", "1")).unwrap();
     assert_eq!(soon(receipt.stored()).await, Err(StoreError::Full));
     let report = session.stop(STOP).await;
@@ -141,7 +141,7 @@ async fn a_full_disk_refuses_and_the_session_goes_on() {
 }
 
 #[tokio::test]
-async fn what_a_damaged_store_has_lost_is_stored_again() {
+async fn messages_lost_by_damaged_store_are_stored_again() {
     let notes = Notes::default();
     let session = offline(&notes);
     publish_stored(&session, "0").await.unwrap();
@@ -159,7 +159,7 @@ async fn what_a_damaged_store_has_lost_is_stored_again() {
 }
 
 #[tokio::test]
-async fn a_store_that_panics_harms_nobody() {
+async fn panicking_store_does_not_stop_session() {
     let notes = Notes::default();
     let session = offline(&notes);
     notes.state().panics = true;
@@ -174,7 +174,7 @@ async fn a_store_that_panics_harms_nobody() {
 }
 
 #[tokio::test]
-async fn former_messages_come_first_and_expire_by_the_clock_on_the_wall() {
+async fn restored_messages_come_first_and_expire_by_wall_clock() {
     let (site, notes) = (Site::new().await, Notes::default());
     let former = |key: u64, hours: Option<u64>| StoredMessage {
         key,

@@ -37,7 +37,7 @@ async fn routes_by_filter_in_order() {
     for n in 0..20 {
         publish(&session, "in/a/req", &n.to_string()).await;
     }
-    publish(&session, "in/other", "for nobody").await;
+    publish(&session, "in/other", "no route").await;
     publish(&session, "in/broadcast", "all").await;
     let mut requests = Vec::new();
     let mut broadcasts = Vec::new();
@@ -53,7 +53,7 @@ async fn routes_by_filter_in_order() {
 }
 
 #[tokio::test]
-async fn a_slow_handler_delays_nobody_and_its_overflow_is_told() {
+async fn slow_handler_delays_no_other_and_reports_overflow() {
     let site = Site::new().await;
     let gate = Arc::new(Semaphore::new(0));
     let (slow, mut handled) = gated(&gate);
@@ -88,7 +88,7 @@ struct Step {
 }
 
 #[tokio::test]
-async fn json_is_read_and_what_is_not_understood_is_told() {
+async fn json_is_parsed_and_malformed_payload_reported() {
     let site = Site::new().await;
     let (sender, mut handled) = mpsc::unbounded_channel();
     let handler = service_fn(move |Json { topic, value }: Json<Step>| {
@@ -118,7 +118,7 @@ async fn json_is_read_and_what_is_not_understood_is_told() {
 }
 
 #[tokio::test]
-async fn with_concurrency_each_topic_keeps_its_order_and_holds_up_no_other() {
+async fn concurrent_route_keeps_order_per_topic() {
     let site = Site::new().await;
     let gate = Arc::new(Semaphore::new(0));
     let (sender, mut handled) = mpsc::unbounded_channel();
@@ -167,7 +167,7 @@ async fn with_concurrency_each_topic_keeps_its_order_and_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn handlers_that_fail_panic_or_hang_are_told_and_do_no_harm() {
+async fn failing_handlers_are_reported_and_isolated() {
     let site = Site::new().await;
     let handled = Arc::new(Mutex::new(Vec::new()));
     let handler = {
@@ -256,9 +256,9 @@ async fn streams_are_bounded_and_end_with_the_session() {
     ));
 }
 
-/// A broker that keeps the session would send it again on every connection.
+/// A broker that keeps the session would resend it on every connection.
 #[tokio::test]
-async fn a_message_without_a_proper_topic_is_acknowledged_in_its_turn_and_goes_to_nobody() {
+async fn message_without_topic_is_acknowledged_and_not_delivered() {
     for acknowledge in [Acknowledge::OnReceipt, Acknowledge::AfterHandlers] {
         let (pki, peer) = scripted().await;
         let mut config = config(&pki, peer.port, "device");

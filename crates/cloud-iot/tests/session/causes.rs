@@ -1,4 +1,4 @@
-//! Causes told apart, and what TLS must refuse.
+//! Distinct causes, and what TLS must refuse.
 
 use cloud_iot::{Cause, Session, SessionConfig, TlsCause};
 use tokio::net::TcpListener;
@@ -28,7 +28,7 @@ async fn a_foreign_ca_is_refused_with_an_alert() {
 }
 
 #[tokio::test]
-async fn another_name_and_an_expired_certificate_are_refused_with_an_alert() {
+async fn wrong_name_and_expired_certificate_are_refused_with_alert() {
     for (flaw, expected) in [
         (Flaw::OtherName, TlsCause::WrongName),
         (Flaw::Expired, TlsCause::Expired),
@@ -44,7 +44,7 @@ async fn another_name_and_an_expired_certificate_are_refused_with_an_alert() {
 }
 
 #[tokio::test]
-async fn a_device_that_the_server_does_not_know() {
+async fn unknown_device_is_rejected() {
     let (pki, foreign) = (Pki::new(), Pki::new());
     let peer = Peer::listen(pki.server(Flaw::None)).await;
     let mut config = config(&pki, peer.port, "device");
@@ -58,7 +58,7 @@ async fn a_device_that_the_server_does_not_know() {
 }
 
 #[tokio::test]
-async fn nobody_listens() {
+async fn connection_refused() {
     let pki = Pki::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -70,7 +70,7 @@ async fn nobody_listens() {
 async fn no_such_name() {
     let pki = Pki::new();
     let mut config = config(&pki, 8883, "device");
-    // This top-level domain is reserved for never existing.
+    // This top-level domain is reserved and never exists.
     config.host = "nowhere.invalid".into();
     assert_eq!(cause(config).await, Cause::NameNotFound);
 }

@@ -1,4 +1,4 @@
-//! Stops and starts in order.
+//! Clean restarts.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{NOWHERE, config};
 const STOP: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_stored_is_sent_by_the_next_session_in_order_and_once() {
+async fn stored_messages_are_sent_once_in_order_by_next_session() {
     let directory = tempfile::tempdir().unwrap();
     let outbox = || DurableOutbox::open(directory.path().join("outbox")).unwrap();
     let pki = Pki::new();
@@ -30,7 +30,7 @@ async fn what_was_stored_is_sent_by_the_next_session_in_order_and_once() {
         let options = PublishOptions::new();
         receipts.push(session.publish_stored(message, options).await.unwrap());
     }
-    // The last one is stored by the stop, and what is at QoS 0 never is.
+    // The stop stores the last message; QoS 0 messages are never stored.
     receipts.push(session.publish(Message::new("t/0", "20")).unwrap());
     let unsure = Message::new("t/0", "unsure").qos(QoS::AtMostOnce);
     let refused = session.publish_stored(unsure.clone(), PublishOptions::new());
@@ -45,7 +45,7 @@ async fn what_was_stored_is_sent_by_the_next_session_in_order_and_once() {
         assert_eq!(receipt.await, Err(DeliveryError::Stopped));
     }
 
-    // With one; what is published now comes after what was stored.
+    // With a network; new messages follow the stored ones.
     let broker = Broker::start(pki.server(Flaw::None)).await;
     let stored = outbox();
     assert_eq!(stored.waiting(), 21);

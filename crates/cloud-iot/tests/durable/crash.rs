@@ -1,7 +1,7 @@
-//! A process killed with SIGKILL while it publishes: what it was told is stored arrives.
+//! A process killed with SIGKILL while it publishes: messages reported as stored arrive.
 //!
-//! The process is this test binary itself, told to run nothing but [`worker`]. It is killed at moments of no particular
-//! kind, 12 times or as often as `CLOUD_IOT_KILLS` says, every second time without a network.
+//! The process is this test binary, which runs only [`worker`]. It is killed at arbitrary moments,
+//! 12 times or `CLOUD_IOT_KILLS` times, every second time without a network.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -21,16 +21,16 @@ const FIRST: &str = "CLOUD_IOT_TEST_FIRST";
 const KILLS: &str = "CLOUD_IOT_KILLS";
 const DEFAULT_KILLS: u64 = 12;
 const TOPICS: u64 = 3;
-/// More than one process comes to.
+/// More than one process publishes.
 const NUMBERS: u64 = 1_000_000;
-/// Messages whose storing is awaited together.
+/// Messages whose storage is awaited together.
 const TOGETHER: u64 = 10;
 
 fn topic(number: u64) -> String {
     format!("t/{}", number % TOPICS)
 }
 
-/// The process to be killed: publishes numbers, and says which of them are stored.
+/// The process to be killed: publishes numbers, and prints which of them are stored.
 #[tokio::test]
 #[ignore = "started by the other test as a process to be killed"]
 async fn worker() {
@@ -64,7 +64,7 @@ async fn worker() {
     }
 }
 
-/// Ends with its owner.
+/// Kills the process when dropped.
 struct Worker(Child);
 
 impl Drop for Worker {
@@ -74,10 +74,10 @@ impl Drop for Worker {
     }
 }
 
-/// Runs a worker for that long after its first word; returns what it said is stored.
+/// Runs a worker for this long after its first line; returns the numbers that it printed as stored.
 fn run_and_kill(directory: &std::path::Path, port: u16, first: u64, time: Duration) -> Vec<u64> {
     let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "killed::worker", "--nocapture"])
+        .args(["--ignored", "--exact", "crash::worker", "--nocapture"])
         .env(DIRECTORY, directory)
         .env(PORT, port.to_string())
         .env(FIRST, first.to_string())
@@ -93,11 +93,11 @@ fn run_and_kill(directory: &std::path::Path, port: u16, first: u64, time: Durati
         stored.extend(number(&line));
     }
     let reader = std::thread::spawn(move || {
-        // The last line may be half a line, and then of a number that is not claimed to be stored.
+        // The last line may be truncated, and then its number is not claimed to be stored.
         let lines = lines.map_while(Result::ok);
         lines.filter_map(|line| number(&line)).collect::<Vec<_>>()
     });
-    // Not a wait for anything: it is what spreads the kills over the worker's steps.
+    // Not a wait for a condition: it spreads the kills over the worker's steps.
     std::thread::sleep(time);
     drop(worker);
     stored.extend(reader.join().unwrap());
@@ -105,7 +105,7 @@ fn run_and_kill(directory: &std::path::Path, port: u16, first: u64, time: Durati
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_process_was_told_is_stored_arrives_in_order() {
+async fn messages_stored_by_a_killed_process_arrive_in_order() {
     let kills = match std::env::var(KILLS) {
         Ok(number) => number.parse().expect("a number of kills"),
         Err(_) => DEFAULT_KILLS,
@@ -134,7 +134,7 @@ async fn what_a_killed_process_was_told_is_stored_arrives_in_order() {
     tokio::time::timeout(PATIENCE, last).await.unwrap().unwrap();
     session.stop(PATIENCE).await;
 
-    let begun = Instant::now();
+    let started = Instant::now();
     let (mut missing, mut arrivals) = (0, 0);
     for n in 0..TOPICS {
         let mut firsts = Vec::new();
@@ -153,7 +153,7 @@ async fn what_a_killed_process_was_told_is_stored_arrives_in_order() {
     println!(
         "{kills} kills, {} messages stored, {waiting} waiting at the end, {arrivals} arrivals, looked through in {:?}",
         stored.len(),
-        begun.elapsed()
+        started.elapsed()
     );
     assert_eq!(missing, 0, "of {}", stored.len());
 }
