@@ -140,10 +140,10 @@ impl Core {
     /// Returns how the session ended, once it has.
     pub(crate) fn report(&mut self) -> StopReport {
         StopReport {
-            kept: self
+            stored: self
                 .outbox
                 .write_behind()
-                .map_or(0, |write_behind| write_behind.kept()),
+                .map_or(0, |write_behind| write_behind.stored_count()),
             ..self.report
         }
     }

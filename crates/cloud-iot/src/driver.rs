@@ -58,7 +58,7 @@ impl Driver {
             store_writer,
         } = self;
         let stop_on_drop = StopOnDrop(Arc::clone(&shared));
-        let mut running = Running {
+        let mut task = SessionTask {
             config: Arc::clone(&shared.config),
             shared,
             hooks,
@@ -68,13 +68,13 @@ impl Driver {
             hook_tasks: JoinSet::new(),
             throttles: Arc::default(),
         };
-        running.serve().await;
-        running.finish().await;
+        task.serve().await;
+        task.finish().await;
         drop(stop_on_drop);
     }
 }
 
-struct Running {
+struct SessionTask {
     shared: Arc<Shared>,
     /// Configuration for new connections.
     config: Arc<SessionConfig>,
@@ -87,7 +87,7 @@ struct Running {
     throttles: Arc<LogThrottles>,
 }
 
-impl Running {
+impl SessionTask {
     async fn serve(&mut self) {
         let keep_alive = self.shared.config.keep_alive;
         let mut suspend_detector = SuspendDetector::new(Instant::now(), SystemTime::now());

@@ -17,8 +17,8 @@ pub(crate) struct LogThrottles {
     pub(crate) invalid_topic: LogThrottle,
     pub(crate) slow_stream: LogThrottle,
     pub(crate) birth_rejected: LogThrottle,
-    pub(crate) own_refused: LogThrottle,
+    pub(crate) session_message_refused: LogThrottle,
     pub(crate) restored_failed: LogThrottle,
     pub(crate) poison: LogThrottle,
-    pub(crate) held_back: LogThrottle,
+    pub(crate) throttled: LogThrottle,
 }

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use self::entry::{Entry, InFlight, Owner, Refusals, Reply};
+use self::entry::{Entry, InFlight, Origin, Refusals, Reply};
 pub(crate) use self::entry::{Next, Outgoing, Restored};
 pub(crate) use self::log_record::LogRecord;
 pub(crate) use self::packet_identifiers::PacketIds;
@@ -55,7 +55,7 @@ pub(crate) struct UnexpectedPacket;
 
 /// Effects of a PUBACK beyond its message.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Answered {
+pub(crate) struct PubAckOutcome {
     /// The message was the oldest in flight, as MQTT requires.
     pub(crate) oldest: bool,
     /// The server does not accept the message now.
@@ -167,7 +167,7 @@ impl Outbox {
             id,
             message,
             expires: None,
-            owner: Owner::Session,
+            origin: Origin::Session,
             disconnects: 0,
             refusals: Refusals::default(),
             last_packet_id: 0,
@@ -255,7 +255,7 @@ impl Outbox {
         packet_id: u16,
         reason: ReasonCode,
         now: Instant,
-    ) -> Result<Answered, UnexpectedPacket> {
+    ) -> Result<PubAckOutcome, UnexpectedPacket> {
         let written = self.in_flight.len() - self.unwritten;
         let index = self
             .in_flight
@@ -265,10 +265,10 @@ impl Outbox {
             .ok_or(UnexpectedPacket)?;
         let mut entry = self.in_flight.remove(index).ok_or(UnexpectedPacket)?.entry;
         let oldest = index == 0;
-        let own = matches!(entry.owner, Owner::Session);
+        let own = matches!(entry.origin, Origin::Session);
         if reason.is_transient() && self.throttle.should_retry(&mut entry) {
             self.requeue(entry);
-            return Ok(Answered {
+            return Ok(PubAckOutcome {
                 oldest,
                 throttled: true,
             });
@@ -287,7 +287,7 @@ impl Outbox {
             Ok(Ack::Acknowledged)
         };
         self.resolve(entry, outcome, now);
-        Ok(Answered {
+        Ok(PubAckOutcome {
             oldest,
             throttled: false,
         })
@@ -343,18 +343,18 @@ impl Outbox {
     pub(crate) fn stop(&mut self) {
         self.connection_lost();
         while let Some(entry) = self.queue.pop_front() {
-            if let Some(reply) = self.forget(entry) {
+            if let Some(reply) = self.release(entry) {
                 // An error means that the caller has dropped the receipt.
                 let _ = reply.send(Err(DeliveryError::Stopped));
             }
         }
     }
 
-    fn forget(&mut self, entry: Entry) -> Option<Reply> {
-        let reply = match entry.owner {
-            Owner::Caller(reply) => Some(reply),
-            Owner::Restored => None,
-            Owner::Session => return None,
+    fn release(&mut self, entry: Entry) -> Option<Reply> {
+        let reply = match entry.origin {
+            Origin::Caller(reply) => Some(reply),
+            Origin::Restored => None,
+            Origin::Session => return None,
         };
         self.messages -= 1;
         self.bytes -= entry.message.cost();
@@ -362,14 +362,14 @@ impl Outbox {
     }
 
     fn resolve(&mut self, entry: Entry, outcome: Result<Ack, DeliveryError>, now: Instant) {
-        self.settle(entry.id, now);
-        if let (Owner::Restored, Err(error)) = (&entry.owner, &outcome) {
+        self.remove_from_store(entry.id, now);
+        if let (Origin::Restored, Err(error)) = (&entry.origin, &outcome) {
             self.log_records.push_back(LogRecord::RestoredFailed {
                 topic: entry.message.topic.clone(),
                 error: *error,
             });
         }
-        if let Some(reply) = self.forget(entry) {
+        if let Some(reply) = self.release(entry) {
             let _ = reply.send(outcome);
         }
     }

@@ -166,7 +166,7 @@ impl SessionBuilder {
         };
         runtime.spawn(driver.run().instrument(span));
         Ok(SessionHandle {
-            owner: Arc::new(Owner(shared)),
+            guard: Arc::new(HandleGuard(shared)),
         })
     }
 }
@@ -175,13 +175,13 @@ impl SessionBuilder {
 /// within [`Timeouts::drop`](crate::Timeouts::drop).
 #[derive(Clone)]
 pub struct SessionHandle {
-    owner: Arc<Owner>,
+    guard: Arc<HandleGuard>,
 }
 
 /// Held by handles only, so that its drop means that no handle is left.
-struct Owner(Arc<Shared>);
+struct HandleGuard(Arc<Shared>);
 
-impl Drop for Owner {
+impl Drop for HandleGuard {
     fn drop(&mut self) {
         let time = self.0.config.timeouts.drop;
         if !self.0.with_core(|core| core.is_stopping()) {
@@ -200,7 +200,7 @@ impl std::fmt::Debug for SessionHandle {
 
 impl SessionHandle {
     fn shared(&self) -> &Arc<Shared> {
-        &self.owner.0
+        &self.guard.0
     }
 
     /// Accepts a message for delivery, online or not. Messages are sent in the order of acceptance;

@@ -103,12 +103,15 @@ mod tests {
         );
 
         let message = Message::new("a/res", "answer");
-        assert!(!requests.answer(&message), "it had not left yet");
+        assert!(!requests.answer(&message), "it was not sent yet");
         requests.written(7);
         assert!(!requests.answer(&Message::new("b/res", "")));
         assert!(requests.answer(&message));
         assert_eq!(receiver.try_recv().unwrap(), message);
-        assert!(!requests.answer(&message), "the next one is not an answer");
+        assert!(
+            !requests.answer(&message),
+            "the next message is not a response"
+        );
         requests.check("a/res", 2).unwrap();
     }
 

@@ -47,7 +47,7 @@ impl Core {
         &mut self,
         message: Message,
         options: PublishOptions,
-        keep: bool,
+        store: bool,
         now: Instant,
     ) -> Result<(MessageId, Receipt), PublishError> {
         if self.is_stopping() {
@@ -64,8 +64,8 @@ impl Core {
         // A time that overflows the clock means no expiry.
         let expires = options.expires_in.and_then(|time| now.checked_add(time));
         let id = self.outbox.accept(message, expires, reply, now)?;
-        let stored = if keep {
-            self.outbox.keep_newest(now)
+        let stored = if store {
+            self.outbox.store_newest(now)
         } else {
             None
         };
@@ -89,7 +89,7 @@ impl Core {
     }
 
     /// Cancels the wait for a response. A queued request is never sent.
-    pub(crate) fn forget_request(&mut self, id: MessageId, now: Instant) {
+    pub(crate) fn cancel_request(&mut self, id: MessageId, now: Instant) {
         self.requests.remove(id);
         self.withdraw(id, now);
     }

@@ -250,7 +250,7 @@ fn an_answer_goes_to_its_request() {
         ]
     );
     assert_eq!(answer.try_recv().unwrap(), message);
-    harness.core.forget_request(id, harness.now);
+    harness.core.cancel_request(id, harness.now);
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn request_cancelled_offline_is_never_sent() {
             harness.now,
         )
         .unwrap();
-    harness.core.forget_request(id, harness.now);
+    harness.core.cancel_request(id, harness.now);
     harness.actions();
     harness.connect();
     assert!(!harness.actions().contains(&"publish ?".to_owned()));
@@ -290,7 +290,7 @@ fn cancelled_request_is_not_resent() {
         let (id, _receipt) = requested.unwrap();
         assert_eq!(harness.actions(), ["publish ?"]);
         written(&mut harness);
-        harness.core.forget_request(id, harness.now);
+        harness.core.cancel_request(id, harness.now);
         harness.event(ConnectionEvent::Lost(Cause::WriteStalled));
         harness.core.hooks_finished(harness.now);
         harness.wait_until_due();

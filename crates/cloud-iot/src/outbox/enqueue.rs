@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use tokio::time::Instant;
 
 use super::Outbox;
-use super::entry::{Entry, Owner, Refusals, Reply};
+use super::entry::{Entry, Origin, Refusals, Reply};
 use crate::error::{DeliveryError, PublishError};
 use crate::mqtt::message::{Message, MessageId, QoS};
 use crate::session::config::Overflow;
@@ -22,7 +22,7 @@ impl Outbox {
     ) -> Result<MessageId, PublishError> {
         self.make_room(message.cost(), now)?;
         let id = self.new_id();
-        self.push(id, message, expires, Owner::Caller(reply));
+        self.push(id, message, expires, Origin::Caller(reply));
         Ok(id)
     }
 
@@ -31,7 +31,7 @@ impl Outbox {
         id: MessageId,
         message: Message,
         expires: Option<Instant>,
-        owner: Owner,
+        origin: Origin,
     ) {
         self.messages += 1;
         self.bytes += message.cost();
@@ -40,7 +40,7 @@ impl Outbox {
             id,
             message,
             expires,
-            owner,
+            origin,
             disconnects: 0,
             refusals: Refusals::default(),
             last_packet_id: 0,
@@ -110,13 +110,13 @@ impl Outbox {
             let mut flights = self.in_flight.iter_mut();
             if let Some(flight) = flights.find(|flight| flight.entry.id == id) {
                 flight.entry.withdrawn = true;
-                self.settle(id, now);
+                self.remove_from_store(id, now);
             }
             return false;
         };
         if let Some(entry) = self.queue.remove(index) {
-            self.settle(id, now);
-            self.forget(entry);
+            self.remove_from_store(id, now);
+            self.release(entry);
         }
         true
     }

@@ -17,7 +17,7 @@ pub(super) struct Entry {
     pub(super) id: MessageId,
     pub(super) message: Message,
     pub(super) expires: Option<Instant>,
-    pub(super) owner: Owner,
+    pub(super) origin: Origin,
     /// Number of connections that the server has ended, possibly because of this message.
     pub(super) disconnects: u8,
     pub(super) refusals: Refusals,
@@ -91,7 +91,7 @@ pub(crate) enum Next {
 
 /// Origin of a message.
 #[derive(Debug)]
-pub(super) enum Owner {
+pub(super) enum Origin {
     /// A caller, which holds the receipt.
     Caller(Reply),
     /// A caller of an earlier process, through the store.

@@ -36,7 +36,7 @@ impl LogRecord {
                 warn_throttled!(throttles.birth_rejected, %error, "the birth message cannot be sent to this server");
             }
             Self::SessionMessageRefused { topic, reason } => {
-                warn_throttled!(throttles.own_refused, topic, %reason, "the server refused the session's own message");
+                warn_throttled!(throttles.session_message_refused, topic, %reason, "the server refused the session's own message");
             }
             Self::RestoredFailed { topic, error } => {
                 warn_throttled!(throttles.restored_failed, topic, %error, "a message of an earlier process was not delivered");
@@ -50,7 +50,7 @@ impl LogRecord {
                 "dropped a message because the server ended connections in answer to it"
             ),
             Self::Throttled { reason, pause } => {
-                warn_throttled!(throttles.held_back, %reason, ?pause, "the server accepts no messages for now; sending is paused");
+                warn_throttled!(throttles.throttled, %reason, ?pause, "the server accepts no messages for now; sending is paused");
             }
         }
     }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Outbox;
-use super::entry::{Owner, Restored};
+use super::entry::{Origin, Restored};
 use crate::mqtt::message::{MessageId, QoS};
 use crate::outbox::store::StoreError;
 use crate::outbox::write_behind::{WriteBehind, Written};
@@ -26,13 +26,13 @@ impl Outbox {
         } in restored
         {
             self.next_id = self.next_id.max(id + 1);
-            self.push(id, message, expires, Owner::Restored);
+            self.push(id, message, expires, Origin::Restored);
         }
     }
 
     /// Stores the message that was accepted last, if it is at QoS 1 and there is a store. The
     /// receiver reports the result.
-    pub(crate) fn keep_newest(
+    pub(crate) fn store_newest(
         &mut self,
         now: Instant,
     ) -> Option<oneshot::Receiver<Result<(), StoreError>>> {
@@ -75,7 +75,7 @@ impl Outbox {
     }
 
     /// Removes a message that is resolved from the store.
-    pub(super) fn settle(&mut self, id: MessageId, now: Instant) {
+    pub(super) fn remove_from_store(&mut self, id: MessageId, now: Instant) {
         if let Some(write_behind) = &mut self.write_behind {
             write_behind.remove(id, now);
         }

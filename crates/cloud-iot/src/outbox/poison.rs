@@ -12,7 +12,7 @@
 use tokio::time::Instant;
 
 use super::Outbox;
-use super::entry::Owner;
+use super::entry::Origin;
 use super::log_record::LogRecord;
 use crate::error::DeliveryError;
 use crate::mqtt::reason_code::ReasonCode;
@@ -29,7 +29,7 @@ impl Outbox {
             .in_flight
             .iter()
             .take(written)
-            .position(|flight| !matches!(flight.entry.owner, Owner::Session));
+            .position(|flight| !matches!(flight.entry.origin, Origin::Session));
         let Some(index) = suspect else {
             return;
         };

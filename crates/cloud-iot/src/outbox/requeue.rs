@@ -2,7 +2,7 @@
 
 use super::Outbox;
 use super::enqueue::earlier;
-use super::entry::{Entry, Owner};
+use super::entry::{Entry, Origin};
 
 impl Outbox {
     /// Forgets the packet identifiers, because the server has dropped the session.
@@ -22,12 +22,12 @@ impl Outbox {
     pub(crate) fn connection_lost(&mut self) {
         self.unwritten = 0;
         while let Some(flight) = self.in_flight.pop_back() {
-            match flight.entry.owner {
-                Owner::Caller(_) | Owner::Restored if flight.entry.withdrawn => {
-                    self.forget(flight.entry);
+            match flight.entry.origin {
+                Origin::Caller(_) | Origin::Restored if flight.entry.withdrawn => {
+                    self.release(flight.entry);
                 }
-                Owner::Caller(_) | Owner::Restored => self.requeue(flight.entry),
-                Owner::Session => {}
+                Origin::Caller(_) | Origin::Restored => self.requeue(flight.entry),
+                Origin::Session => {}
             }
         }
     }

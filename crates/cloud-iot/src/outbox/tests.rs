@@ -292,7 +292,7 @@ fn queued_messages_expire_and_send_remaining_expiry() {
     assert_eq!(outbox.next_expiry(), Some(after(10)));
 
     let Next::Message(out) = outbox.next_to_send(&mut packet_ids, &capabilities(), after(7)) else {
-        panic!("nothing to hand over")
+        panic!("nothing to send")
     };
     assert_eq!(out.expires_in, Some(Duration::from_secs(3)));
     // In flight it cannot be recalled, but it is not resent.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Outbox;
-use super::entry::{Entry, Owner};
+use super::entry::{Entry, Origin};
 use super::log_record::LogRecord;
 use crate::mqtt::reason_code::ReasonCode;
 
@@ -31,9 +31,9 @@ pub(super) struct Throttle {
     /// No message is sent before this time.
     until: Option<Instant>,
     /// Consecutive pauses without an accepted message in between.
-    in_a_row: u32,
+    consecutive_pauses: u32,
     /// Number of callers' messages that the server has accepted.
-    taken: u64,
+    accepted: u64,
 }
 
 impl Throttle {
@@ -44,32 +44,32 @@ impl Throttle {
 
     /// Records an accepted message.
     pub(super) fn on_accepted(&mut self, now: Instant) {
-        self.taken += 1;
+        self.accepted += 1;
         // During a pause, it was in flight when the pause started, so it proves nothing.
         if self.pause(now).is_none() {
-            self.in_a_row = 0;
+            self.consecutive_pauses = 0;
         }
     }
 
     /// Records a refusal. Returns whether to publish the message again.
     pub(super) fn should_retry(&self, entry: &mut Entry) -> bool {
-        let last = entry.refusals.last.replace(self.taken);
-        let counts = last.is_some_and(|last| last != self.taken);
+        let last = entry.refusals.last.replace(self.accepted);
+        let counts = last.is_some_and(|last| last != self.accepted);
         entry.refusals.counted += u8::from(counts);
         // The server answered it, so it does not end connections, and its packet identifier is
         // free.
         entry.disconnects = 0;
         entry.last_packet_id = 0;
-        let lasting = entry.refusals.counted >= REFUSALS;
-        !matches!(entry.owner, Owner::Session) && !entry.withdrawn && !lasting
+        let exhausted = entry.refusals.counted >= REFUSALS;
+        !matches!(entry.origin, Origin::Session) && !entry.withdrawn && !exhausted
     }
 }
 
 impl Outbox {
     /// Returns whether nothing is in flight, and nothing will be sent before that time.
     pub(crate) fn is_idle_until(&self, time: Instant) -> bool {
-        let held_back = self.throttle.until.is_some_and(|until| until >= time);
-        self.in_flight.is_empty() && (self.queue.is_empty() || held_back)
+        let paused = self.throttle.until.is_some_and(|until| until >= time);
+        self.in_flight.is_empty() && (self.queue.is_empty() || paused)
     }
 
     /// Pauses sending after a refusal. `wait` returns the duration, given the number of consecutive
@@ -83,8 +83,8 @@ impl Outbox {
         if self.throttle.pause(now).is_some() {
             return;
         }
-        self.throttle.in_a_row = self.throttle.in_a_row.saturating_add(1);
-        let pause = wait(self.throttle.in_a_row);
+        self.throttle.consecutive_pauses = self.throttle.consecutive_pauses.saturating_add(1);
+        let pause = wait(self.throttle.consecutive_pauses);
         self.throttle.until = Some(now + pause);
         self.log_records
             .push_back(LogRecord::Throttled { reason, pause });

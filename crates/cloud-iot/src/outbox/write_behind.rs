@@ -77,7 +77,7 @@ pub(crate) struct WriteBehind {
     pending: BTreeMap<MessageId, (PendingWrite, Option<StoredSender>)>,
     writing: Option<Writing>,
     /// Stored and still needed.
-    kept: BTreeSet<MessageId>,
+    stored: BTreeSet<MessageId>,
     /// Stored or being written, and no longer needed.
     obsolete: BTreeSet<MessageId>,
     put_at: Option<Instant>,
@@ -86,13 +86,13 @@ pub(crate) struct WriteBehind {
 }
 
 impl WriteBehind {
-    /// Creates a buffer for a store that holds `kept`.
-    pub(crate) fn new(delay: Duration, kept: BTreeSet<MessageId>) -> Self {
+    /// Creates a buffer for a store that holds `stored`.
+    pub(crate) fn new(delay: Duration, stored: BTreeSet<MessageId>) -> Self {
         Self {
             delay,
             pending: BTreeMap::new(),
             writing: None,
-            kept,
+            stored,
             obsolete: BTreeSet::new(),
             put_at: None,
             remove_at: None,
@@ -120,7 +120,7 @@ impl WriteBehind {
             if self.pending.is_empty() {
                 self.put_at = None;
             }
-        } else if self.kept.remove(&id) || self.is_being_written(id) {
+        } else if self.stored.remove(&id) || self.is_being_written(id) {
             self.obsolete.insert(id);
             let delay = if self.obsolete.len() < REMOVALS || self.failing.is_some() {
                 REMOVE_DELAY
@@ -199,7 +199,7 @@ impl WriteBehind {
     fn succeeded(&mut self, put: Vec<(MessageId, Option<StoredSender>)>, now: Instant) -> Written {
         for (id, stored_sender) in put {
             if !self.obsolete.contains(&id) {
-                self.kept.insert(id);
+                self.stored.insert(id);
             }
             notify(stored_sender, Ok(()));
         }
@@ -236,7 +236,7 @@ impl WriteBehind {
         self.put_at = None;
         if matches!(error, StoreError::Damaged(_)) {
             // The store starts empty again, so it needs no delay.
-            written.lost = std::mem::take(&mut self.kept);
+            written.lost = std::mem::take(&mut self.stored);
             self.obsolete.clear();
             (self.remove_at, self.failing) = (None, None);
             return written;
@@ -248,8 +248,8 @@ impl WriteBehind {
     }
 
     /// Returns the number of stored messages that are still to be delivered.
-    pub(crate) fn kept(&self) -> usize {
-        self.kept.len()
+    pub(crate) fn stored_count(&self) -> usize {
+        self.stored.len()
     }
 }
 

@@ -50,7 +50,7 @@ impl From<serde_json::Error> for Malformed {
 }
 
 /// Wraps a handler so that payloads are parsed first.
-pub(crate) fn extracting<T, S>(
+pub(crate) fn json_handler<T, S>(
     service: S,
 ) -> impl Service<
     Message,

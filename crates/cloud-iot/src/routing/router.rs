@@ -18,7 +18,7 @@ use crate::mqtt::message::Message;
 use crate::mqtt::topic::{TopicError, TopicFilter};
 use crate::routing::ack_guard::AckGuard;
 use crate::routing::bounded_queue::{Delivery, Receiver, Sender, TrySendError, bounded};
-use crate::routing::json::{Json, Malformed, extracting};
+use crate::routing::json::{Json, Malformed, json_handler};
 use crate::routing::topic_scheduler::TopicScheduler;
 use crate::session::event::SessionEvent;
 
@@ -185,7 +185,7 @@ impl Router {
         S::Error: Into<BoxError>,
         S::Future: Send + 'static,
     {
-        self.route_with(filter, options, extracting(handler))
+        self.route_with(filter, options, json_handler(handler))
     }
 
     /// Starts a task for each route.
@@ -310,7 +310,7 @@ impl Worker {
                 Some(ended) = running.join_next_with_id() => {
                     let (id, outcome) = match ended {
                         Ok((id, outcome)) => (id, outcome),
-                        Err(error) => (error.id(), Err(fault(&error))),
+                        Err(error) => (error.id(), Err(join_error(&error))),
                     };
                     scheduler.finished(&id);
                     if let Err(error) = outcome {
@@ -344,7 +344,7 @@ impl Worker {
 }
 
 /// Handlers are aborted only together with their worker.
-fn fault(error: &JoinError) -> BoxError {
+fn join_error(error: &JoinError) -> BoxError {
     if error.is_panic() {
         "the handler panicked".into()
     } else {

@@ -113,5 +113,5 @@ pub struct StopReport {
     pub undelivered: usize,
     /// How many of these are [stored](crate::SessionBuilder::outbox_store): the next session with
     /// the same store sends them.
-    pub kept: usize,
+    pub stored: usize,
 }

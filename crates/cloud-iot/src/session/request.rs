@@ -57,7 +57,7 @@ impl Request {
         let message = Message::new(topic, payload).qos(qos);
         let (id, mut receipt) =
             shared.with_core(|core| core.request(message, reply_topic, sender, Instant::now()))?;
-        let _forget = Forget { shared, id };
+        let _cancel = CancelOnDrop { shared, id };
         let exchange = async {
             tokio::select! {
                 biased;
@@ -75,14 +75,14 @@ impl Request {
 }
 
 /// Cancels the wait for a response when the future ends.
-struct Forget<'a> {
+struct CancelOnDrop<'a> {
     shared: &'a Shared,
     id: MessageId,
 }
 
-impl Drop for Forget<'_> {
+impl Drop for CancelOnDrop<'_> {
     fn drop(&mut self) {
         self.shared
-            .with_core(|core| core.forget_request(self.id, Instant::now()));
+            .with_core(|core| core.cancel_request(self.id, Instant::now()));
     }
 }

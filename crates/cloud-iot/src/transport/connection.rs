@@ -321,13 +321,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
                         "a PUBLISH at QoS 2, which was not requested".into(),
                     ));
                 }
-                let sure = publish.qos == CodecQoS::AtLeastOnce;
+                let at_least_once = publish.qos == CodecQoS::AtLeastOnce;
                 let (packet_id, duplicate) = (publish.pkid, publish.dup);
-                if sure && self.acknowledge == Acknowledge::OnReceipt {
+                if at_least_once && self.acknowledge == Acknowledge::OnReceipt {
                     let answer = PubAck::new(packet_id, None);
                     self.waiting.push_back(Packet::PubAck(answer));
                 }
-                let missing_topic = sure.then_some(ConnectionEvent::MissingTopic {
+                let missing_topic = at_least_once.then_some(ConnectionEvent::MissingTopic {
                     packet_id,
                     duplicate,
                 });

@@ -40,7 +40,7 @@ async fn stored_messages_are_sent_once_in_order_by_next_session() {
     );
     drop(session.publish(unsure).unwrap());
     let report = session.stop(STOP).await;
-    assert_eq!((report.undelivered, report.kept), (22, 21));
+    assert_eq!((report.undelivered, report.stored), (22, 21));
     for receipt in receipts {
         assert_eq!(receipt.await, Err(DeliveryError::Stopped));
     }
@@ -56,7 +56,7 @@ async fn stored_messages_are_sent_once_in_order_by_next_session() {
     let last = session.publish(Message::new("t/0", "22")).unwrap();
     last.await.unwrap();
     let report = session.stop(STOP).await;
-    assert_eq!((report.undelivered, report.kept), (0, 0));
+    assert_eq!((report.undelivered, report.stored), (0, 0));
     let expected = |from: usize| (from..=22).step_by(2).map(|n| n.to_string());
     assert_eq!(broker.received("t/0"), expected(0).collect::<Vec<_>>());
     assert_eq!(

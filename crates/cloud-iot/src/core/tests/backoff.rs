@@ -58,7 +58,7 @@ fn aborted_or_foreign_tls_makes_endpoint_unreachable() {
         TlsCause::NotYetValid,
         TlsCause::BadCertificate("…".into()),
         TlsCause::ClientCertificateRejected("UnknownCA".into()),
-        TlsCause::NothingInCommon("HandshakeFailure".into()),
+        TlsCause::NoCommonParameters("HandshakeFailure".into()),
         TlsCause::Other("…".into()),
     ] {
         let mut harness = Harness::new(config());
@@ -114,7 +114,7 @@ fn timeout_switches_address_family() {
 #[test]
 fn other_service_on_fallback_port_is_left() {
     for other_service in [
-        Cause::Tls(TlsCause::NothingInCommon("ALPN".into())),
+        Cause::Tls(TlsCause::NoCommonParameters("ALPN".into())),
         Cause::Tls(TlsCause::UnknownIssuer),
         Cause::Protocol("HTTP/1.1 400 Bad Request".into()),
         Cause::Closed { soon: false },

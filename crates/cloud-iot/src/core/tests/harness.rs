@@ -94,7 +94,7 @@ impl Harness {
     /// Answers the outstanding SUBSCRIBE with these codes.
     pub(super) fn granted(&mut self, codes: &[u8]) {
         let Phase::Subscribing { packet_id, .. } = self.core.phase else {
-            panic!("nothing was asked for");
+            panic!("no SUBSCRIBE is outstanding");
         };
         let codes = codes.iter().map(|code| ReasonCode(*code)).collect();
         self.event(ConnectionEvent::Subscribed(packet_id, codes));

@@ -17,7 +17,7 @@ enum Step {
     Connected {
         present: bool,
         receive_maximum: u16,
-        sure: bool,
+        at_least_once: bool,
     },
     /// Answers the outstanding SUBSCRIBE.
     Granted(u8),
@@ -26,7 +26,7 @@ enum Step {
     Write,
     HooksEnd,
     Publish {
-        sure: bool,
+        at_least_once: bool,
         expires: bool,
     },
     Request,
@@ -48,11 +48,15 @@ enum ServerEvent {
     Subscribed(u16, Vec<u8>),
     Written(u16),
     Acknowledged(u16, u8),
-    Message { sure: bool, id: u16, again: bool },
+    Message {
+        at_least_once: bool,
+        id: u16,
+        duplicate: bool,
+    },
     MissingTopic(u16),
     Progress,
-    Pinged,
-    Ponged,
+    PingWritten,
+    PingResp,
     Disconnected,
     Closed,
     Disconnect(u8),
@@ -64,11 +68,11 @@ fn server_event() -> impl Strategy<Value = ServerEvent> {
         2 => (0_u16..6).prop_map(ServerEvent::Written),
         8 => (0_u16..6, prop::sample::select(vec![0, 0, 0, 0x10, 0x87, 0x91, 0x97, 0x97, 0xFF]))
             .prop_map(|(id, code)| ServerEvent::Acknowledged(id, code)),
-        4 => (any::<bool>(), 1_u16..6, any::<bool>()).prop_map(|(sure, id, again)| ServerEvent::Message { sure, id, again }),
+        4 => (any::<bool>(), 1_u16..6, any::<bool>()).prop_map(|(at_least_once, id, duplicate)| ServerEvent::Message { at_least_once, id, duplicate }),
         1 => (1_u16..6).prop_map(ServerEvent::MissingTopic),
         1 => Just(ServerEvent::Progress),
-        1 => Just(ServerEvent::Pinged),
-        2 => Just(ServerEvent::Ponged),
+        1 => Just(ServerEvent::PingWritten),
+        2 => Just(ServerEvent::PingResp),
         1 => Just(ServerEvent::Disconnected),
         1 => Just(ServerEvent::Closed),
         2 => prop::sample::select(vec![0x87_u8, 0x8E, 0x90, 0x97]).prop_map(ServerEvent::Disconnect),
@@ -78,12 +82,12 @@ fn server_event() -> impl Strategy<Value = ServerEvent> {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (any::<bool>(), prop::sample::select(vec![0_u16, 1, 2, 100]), prop::bool::weighted(0.9))
-            .prop_map(|(present, receive_maximum, sure)| Step::Connected { present, receive_maximum, sure }),
+            .prop_map(|(present, receive_maximum, at_least_once)| Step::Connected { present, receive_maximum, at_least_once }),
         6 => prop::sample::select(vec![0_u8, 1, 1, 1, 0x87]).prop_map(Step::Granted),
         12 => server_event().prop_map(Step::Event),
         10 => Just(Step::Write),
         8 => Just(Step::HooksEnd),
-        10 => (any::<bool>(), any::<bool>()).prop_map(|(sure, expires)| Step::Publish { sure, expires }),
+        10 => (any::<bool>(), any::<bool>()).prop_map(|(at_least_once, expires)| Step::Publish { at_least_once, expires }),
         2 => Just(Step::Request),
         1 => Just(Step::Forget),
         2 => (1_u64..6).prop_map(Step::AckGuard),
@@ -151,13 +155,13 @@ impl World {
             Step::Connected {
                 present,
                 receive_maximum,
-                sure,
+                at_least_once,
             } => self
                 .harness
                 .event(ConnectionEvent::Connected(ServerCapabilities {
                     session_present: present,
                     receive_maximum,
-                    at_least_once: sure,
+                    at_least_once,
                     ..capabilities()
                 })),
             Step::Granted(code) => {
@@ -177,8 +181,11 @@ impl World {
                     core.hooks_finished(now);
                 }
             }
-            Step::Publish { sure, expires } => {
-                let qos = if sure {
+            Step::Publish {
+                at_least_once,
+                expires,
+            } => {
+                let qos = if at_least_once {
                     QoS::AtLeastOnce
                 } else {
                     QoS::AtMostOnce
@@ -202,7 +209,7 @@ impl World {
             }
             Step::Forget => {
                 if let Some((id, _)) = self.request.take() {
-                    core.forget_request(id, now);
+                    core.cancel_request(id, now);
                 }
             }
             Step::AckGuard(delivery) => core.handled(delivery, now),
@@ -234,22 +241,26 @@ impl World {
             ServerEvent::Acknowledged(id, code) => {
                 ConnectionEvent::Acknowledged(id, ReasonCode(code))
             }
-            ServerEvent::Message { sure, id, again } => ConnectionEvent::Message(Incoming {
-                message: Message::new("a/res", "!").qos(if sure {
+            ServerEvent::Message {
+                at_least_once,
+                id,
+                duplicate,
+            } => ConnectionEvent::Message(Incoming {
+                message: Message::new("a/res", "!").qos(if at_least_once {
                     QoS::AtLeastOnce
                 } else {
                     QoS::AtMostOnce
                 }),
-                packet_id: if sure { id } else { 0 },
-                duplicate: again,
+                packet_id: if at_least_once { id } else { 0 },
+                duplicate,
             }),
             ServerEvent::MissingTopic(packet_id) => ConnectionEvent::MissingTopic {
                 packet_id,
                 duplicate: false,
             },
             ServerEvent::Progress => ConnectionEvent::Progress,
-            ServerEvent::Pinged => ConnectionEvent::PingWritten,
-            ServerEvent::Ponged => ConnectionEvent::PingResp,
+            ServerEvent::PingWritten => ConnectionEvent::PingWritten,
+            ServerEvent::PingResp => ConnectionEvent::PingResp,
             ServerEvent::Disconnected => ConnectionEvent::Disconnected,
             ServerEvent::Closed => ConnectionEvent::Lost(Cause::Closed { soon: false }),
             ServerEvent::Disconnect(code) => ConnectionEvent::Lost(disconnected(code)),
@@ -283,7 +294,7 @@ impl World {
             && let Some(due) = self.harness.core.next_deadline().filter(|due| *due <= end)
         {
             wake_ups += 1;
-            assert!(wake_ups < 1000, "it never comes to rest");
+            assert!(wake_ups < 1000, "the core spins");
             self.harness.now = self.harness.now.max(due);
             self.harness.core.handle_timeout(self.harness.now);
             self.perform();
@@ -298,7 +309,7 @@ impl World {
             match action {
                 Action::Open(_) => {
                     assert!(!self.connection, "two connections");
-                    assert_eq!(self.hooks, 0, "hooks of the connection before still run");
+                    assert_eq!(self.hooks, 0, "hooks of the previous connection still run");
                     self.connection = true;
                     self.left = false;
                     self.handed.clear();
@@ -308,7 +319,7 @@ impl World {
                     self.handed.clear();
                 }
                 Action::Publish(out) => {
-                    assert!(!self.left, "a PUBLISH behind DISCONNECT");
+                    assert!(!self.left, "a PUBLISH after DISCONNECT");
                     assert_eq!(out.packet_id != 0, out.message.qos == QoS::AtLeastOnce);
                     assert!(out.packet_id == 0 || !self.handed.contains(&out.packet_id));
                     self.handed.push_back(out.packet_id);
@@ -336,7 +347,7 @@ impl World {
         }
         assert!(
             self.ended || self.hooks > 0 || self.harness.core.next_deadline().is_some(),
-            "it waits for nothing"
+            "no deadline"
         );
         let (outcomes, accepted) = (&mut self.outcomes, self.accepted);
         self.receipts.retain_mut(|receipt| {
@@ -398,6 +409,6 @@ proptest! {
         }
         prop_assert!(world.is_over(), "{:?}", world.harness.core.phase);
         prop_assert!(world.receipts.is_empty());
-        prop_assert_eq!(world.harness.core.report().kept, world.disk.len());
+        prop_assert_eq!(world.harness.core.report().stored, world.disk.len());
     }
 }

@@ -109,7 +109,7 @@ fn acknowledges_after_handlers_without_redelivery() {
     harness.receive(message("0").qos(crate::QoS::AtMostOnce), 0, false);
     assert_eq!(harness.actions(), ["deliver false"; 3]);
     harness.core.handled(2, harness.now);
-    assert_eq!(harness.actions(), [""; 0], "the first one comes first");
+    assert_eq!(harness.actions(), [""; 0], "in order of arrival");
     reconnect(&mut harness);
     harness.event(present(true));
     // During the next attempt.
@@ -133,11 +133,7 @@ fn undeliverable_message_is_acknowledged_in_order() {
     assert_eq!(harness.actions(), ["acknowledge 10"]);
     harness.receive(Message::new("a/x", "1"), 11, false);
     harness.event(nameless(12, false));
-    assert_eq!(
-        harness.actions(),
-        ["deliver false"],
-        "the first comes first"
-    );
+    assert_eq!(harness.actions(), ["deliver false"], "in order of arrival");
     reconnect(&mut harness);
     harness.event(present(true));
     harness.receive(Message::new("a/x", "1"), 11, true);

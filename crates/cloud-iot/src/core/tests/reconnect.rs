@@ -142,7 +142,7 @@ fn cancelled_request_does_not_delay_reconnect() {
     harness.event(ConnectionEvent::Written(0));
     harness.core.reconnect(harness.now);
     assert_eq!(harness.actions(), ["publish ?"]);
-    harness.core.forget_request(id, harness.now);
+    harness.core.cancel_request(id, harness.now);
     renewed(&mut harness);
 }
 

@@ -30,7 +30,7 @@ fn stop_flushes_sends_goodbye_and_disconnects() {
         StopReport {
             clean: true,
             undelivered: 0,
-            kept: 0,
+            stored: 0,
         }
     );
 }
@@ -56,7 +56,7 @@ fn stop_keeps_deadline_with_unresponsive_server() {
         StopReport {
             clean: false,
             undelivered: 1,
-            kept: 0,
+            stored: 0,
         }
     );
 }
@@ -76,7 +76,7 @@ fn stop_does_not_wait_for_withdrawn_message() {
     assert_eq!(harness.actions(), [""; 0]);
     harness.core.stop(harness.now + 8 * SECOND, harness.now);
     assert_eq!(harness.actions(), ["stopping"]);
-    harness.core.forget_request(id, harness.now);
+    harness.core.cancel_request(id, harness.now);
     assert_eq!(harness.actions(), ["publish OFFLINE"]);
 }
 

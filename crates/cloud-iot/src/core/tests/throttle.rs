@@ -33,7 +33,11 @@ fn deferred_message_is_published_after_pause() {
         assert_eq!(published(&mut harness), ["publish 1"]);
         assert_eq!(outcome(&mut receipt), None);
         let _later = harness.publish("2");
-        assert_eq!(published(&mut harness), [""; 0], "nothing leaves meanwhile");
+        assert_eq!(
+            published(&mut harness),
+            [""; 0],
+            "nothing is sent during the pause"
+        );
         assert_eq!(pause(&mut harness), 8);
         // Not "again": the packet was answered and is complete.
         assert_eq!(published(&mut harness), ["publish 1", "publish 2"]);
@@ -134,7 +138,7 @@ fn deferred_message_stays_stored() {
     harness.core.hooks_finished(harness.now);
     let report = harness.core.report();
     assert_eq!(
-        (report.clean, report.undelivered, report.kept),
+        (report.clean, report.undelivered, report.stored),
         (true, 1, 1)
     );
 }
@@ -172,7 +176,7 @@ fn withdrawn_message_is_not_resent() {
     let (id, _receipt) = asked.unwrap();
     pause(&mut harness);
     harness.event(ConnectionEvent::Written(3));
-    harness.core.forget_request(id, harness.now);
+    harness.core.cancel_request(id, harness.now);
     harness.event(ConnectionEvent::Acknowledged(3, ReasonCode::QUOTA_EXCEEDED));
     assert!(harness.core.outbox.is_empty());
 }

@@ -27,7 +27,7 @@ pub enum TlsCause {
     ClientCertificateRejected(String),
     /// The two sides have no TLS version, cipher suite or ALPN name in common.
     #[error("server and device have no TLS parameters in common: {0}")]
-    NothingInCommon(String),
+    NoCommonParameters(String),
     /// The connection ended during the handshake without a reason. Firewalls that inspect traffic
     /// do this, as do some servers that do not know this device's certificate.
     #[error(
@@ -78,9 +78,9 @@ impl From<&rustls::Error> for TlsCause {
                 | Alert::ProtocolVersion
                 | Alert::InsufficientSecurity
                 | Alert::NoApplicationProtocol),
-            ) => Self::NothingInCommon(format!("{alert:?}")),
+            ) => Self::NoCommonParameters(format!("{alert:?}")),
             rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
-                Self::NothingInCommon(error.to_string())
+                Self::NoCommonParameters(error.to_string())
             }
             rustls::Error::InvalidMessage(
                 InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,

@@ -35,7 +35,7 @@ impl Harness {
         stored
     }
 
-    fn settle(&mut self, id: MessageId) {
+    fn remove(&mut self, id: MessageId) {
         self.write_behind.remove(id, self.now);
     }
 
@@ -72,7 +72,7 @@ fn simultaneous_messages_share_a_write() {
     for stored in [&mut first, &mut second] {
         assert_eq!(stored.try_recv(), Ok(Ok(())));
     }
-    assert_eq!(harness.write_behind.kept(), 2);
+    assert_eq!(harness.write_behind.stored_count(), 2);
     assert_eq!(harness.next(), Some((Duration::ZERO, vec![3], vec![])));
     harness.written(Ok(()));
     assert_eq!(third.try_recv(), Ok(Ok(())));
@@ -83,7 +83,7 @@ fn simultaneous_messages_share_a_write() {
 fn quickly_delivered_message_is_never_written() {
     let mut harness = Harness::new();
     let mut stored = harness.insert(1);
-    harness.settle(1);
+    harness.remove(1);
     assert_eq!(stored.try_recv(), Ok(Ok(())));
     assert_eq!(harness.write_behind.due(), None);
     assert!(harness.write_behind.collect_last().is_none());
@@ -109,14 +109,14 @@ fn removals_wait_for_next_write() {
     let _stored: Vec<_> = (1..=3).map(|id| harness.insert(id)).collect();
     harness.next().unwrap();
     harness.written(Ok(()));
-    harness.settle(2);
+    harness.remove(2);
     harness.now += SECOND;
-    harness.settle(1);
-    assert_eq!(harness.write_behind.kept(), 1);
+    harness.remove(1);
+    assert_eq!(harness.write_behind.stored_count(), 1);
     let _next = harness.insert(4);
     assert_eq!(harness.next(), Some((DELAY, vec![4], vec![1, 2])));
     harness.written(Ok(()));
-    harness.settle(3);
+    harness.remove(3);
     assert_eq!(harness.next(), Some((REMOVE_DELAY, vec![], vec![3])));
     harness.written(Ok(()));
     assert_eq!(harness.write_behind.due(), None);
@@ -127,7 +127,7 @@ fn removals_wait_for_next_write() {
     harness.next().unwrap();
     harness.written(Ok(()));
     for id in &many {
-        harness.settle(*id);
+        harness.remove(*id);
     }
     assert_eq!(harness.next(), Some((Duration::ZERO, vec![], many)));
 }
@@ -137,16 +137,16 @@ fn delivered_while_it_is_written() {
     let mut harness = Harness::new();
     let mut stored = harness.insert(1);
     harness.next().unwrap();
-    harness.settle(1);
+    harness.remove(1);
     harness.written(Ok(()));
     assert_eq!(stored.try_recv(), Ok(Ok(())));
-    assert_eq!(harness.write_behind.kept(), 0);
+    assert_eq!(harness.write_behind.stored_count(), 0);
     assert_eq!(harness.next(), Some((REMOVE_DELAY, vec![], vec![1])));
     harness.written(Ok(()));
 
     let mut stored = harness.insert(2);
     harness.next().unwrap();
-    harness.settle(2);
+    harness.remove(2);
     harness.written(Err(StoreError::Full));
     assert_eq!(stored.try_recv(), Ok(Ok(())), "it cannot be lost any more");
     assert_eq!(
@@ -183,7 +183,7 @@ fn failure_is_reported_at_once_and_once() {
     assert_eq!(retried.try_recv(), Ok(Err(StoreError::Full)));
 
     // Pending removals are written when the store works again.
-    harness.settle(1);
+    harness.remove(1);
     assert_eq!(harness.next(), Some((REMOVE_DELAY, vec![], vec![1])));
     harness.written(Err(StoreError::Full));
     assert_eq!(harness.next(), Some((REMOVE_DELAY, vec![], vec![1])));
@@ -205,7 +205,7 @@ fn store_damage_is_reported() {
     let _stored = [harness.insert(1), harness.insert(2)];
     harness.next().unwrap();
     harness.written(Ok(()));
-    harness.settle(1);
+    harness.remove(1);
     let mut third = harness.insert(3);
     harness.next().unwrap();
     let damaged = StoreError::Damaged("bits".into());
@@ -213,7 +213,7 @@ fn store_damage_is_reported() {
     assert_eq!(written.lost, BTreeSet::from([2]));
     assert_eq!(written.new_failure, Some(damaged.clone()));
     assert_eq!(third.try_recv(), Ok(Err(damaged)));
-    assert_eq!(harness.write_behind.kept(), 0);
+    assert_eq!(harness.write_behind.stored_count(), 0);
     // It is empty and usable.
     let _again = harness.insert(2);
     assert_eq!(harness.next(), Some((DELAY, vec![2], vec![])));
@@ -225,7 +225,7 @@ fn collect_last_leaves_nothing_unwritten() {
     let _stored = [harness.insert(1), harness.insert(2)];
     harness.next().unwrap();
     harness.written(Ok(()));
-    harness.settle(1);
+    harness.remove(1);
     let _third = harness.insert(3);
     harness.write_behind.flush_now(harness.now);
     assert_eq!(harness.write_behind.due(), Some(harness.now));
@@ -237,7 +237,7 @@ fn collect_last_leaves_nothing_unwritten() {
     );
     harness.written(Ok(()));
     assert!(harness.write_behind.collect_last().is_none());
-    assert_eq!(harness.write_behind.kept(), 2);
+    assert_eq!(harness.write_behind.stored_count(), 2);
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Disk {
     fn living(&self) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.state();
         match &mut state.lives {
-            Some(0) => return Err(io::Error::other("the power is gone")),
+            Some(0) => return Err(io::Error::other("power loss")),
             Some(lives) => *lives -= 1,
             None => {}
         }
