@@ -22,8 +22,8 @@ impl PacketIds {
         }
     }
 
-    /// Returns the next identifier that is not reserved. At least `max_in_flight` of them are in
-    /// use in turn.
+    /// Returns the next of the lowest identifiers that are not reserved, in rotation. There are at
+    /// least `max_in_flight` of them.
     pub(super) fn peek(&self) -> u16 {
         let next = self.free_after(self.last);
         let highest = usize::from(self.max_in_flight) + self.reserved.len();

@@ -74,7 +74,7 @@ impl Outbox {
         new_failure
     }
 
-    /// Removes a message that is resolved from the store.
+    /// Removes a resolved message from the store.
     pub(super) fn remove_from_store(&mut self, id: MessageId, now: Instant) {
         if let Some(write_behind) = &mut self.write_behind {
             write_behind.remove(id, now);

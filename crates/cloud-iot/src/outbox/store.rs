@@ -147,12 +147,12 @@ mod tests {
         assert_eq!(left(set, 10), 100, "not set after the restart");
         assert_eq!(left(10, 500), 100, "not set before it");
         assert_eq!(left(10, set), 100, "set in between");
-        let for_ever = StoredMessage {
+        let unlimited = StoredMessage {
             key: 1,
             message: Message::new("t", ""),
             accepted: at(set),
             expires_in: None,
         };
-        assert_eq!(for_ever.time_left(at(2 * set)), None);
+        assert_eq!(unlimited.time_left(at(2 * set)), None);
     }
 }

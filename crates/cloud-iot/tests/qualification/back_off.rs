@@ -66,7 +66,7 @@ async fn mqtt_connect_jitter_retries() {
         let mut silent = peer.accept().await;
         let (cause, wait) = announced(&mut events).await;
         assert_eq!(cause, Cause::ConnectTimeout);
-        assert_eq!(silent.word().await, "end");
+        assert_eq!(silent.summary().await, "end");
         waits.push(wait);
     }
     let mut link = peer.connected().await;

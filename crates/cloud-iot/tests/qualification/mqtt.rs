@@ -109,7 +109,7 @@ async fn mqtt_no_ack_pingresp() {
     let mut link = peer.connected().await;
     let started = Instant::now();
     link.suback(None).await;
-    assert_eq!(link.word().await, "ping");
+    assert_eq!(link.summary().await, "ping");
     assert_eq!(*lost(&mut events).await, Cause::KeepAlive);
     assert!(started.elapsed() < NOTICED, "{:?}", started.elapsed());
     let mut link = peer.connected().await;
@@ -127,7 +127,7 @@ async fn mqtt_subscribe_retry_no_suback() {
     let mut events = session.events();
     let started = Instant::now();
     let mut link = peer.connected().await;
-    assert_eq!(link.word().await, "subscribe 1");
+    assert_eq!(link.summary().await, "subscribe 1");
     assert_eq!(*lost(&mut events).await, Cause::SubscribeTimeout);
     let mut link = peer.connected().await;
     assert!(started.elapsed() < NOTICED, "{:?}", started.elapsed());
@@ -149,7 +149,7 @@ async fn mqtt_publish_retry_no_puback() {
     let started = Instant::now();
     assert_eq!(link.publish(None).await, "1");
     // MQTT 5 forbids resending on a live connection, so the connection ends.
-    assert_eq!(link.word().await, "end");
+    assert_eq!(link.summary().await, "end");
     assert_eq!(*lost(&mut events).await, Cause::AcknowledgeTimeout);
     let mut link = peer.connected().await;
     assert!(started.elapsed() < NOTICED, "{:?}", started.elapsed());

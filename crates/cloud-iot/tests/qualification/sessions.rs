@@ -74,7 +74,7 @@ async fn mqtt_persistent_session_happy_case() {
     assert_eq!(acknowledged(&mut link).await, 6);
     assert!(handled.try_recv().is_err(), "each was handled once");
     session.stop(STOP).await;
-    assert_eq!(link.word().await, "disconnect");
+    assert_eq!(link.summary().await, "disconnect");
 }
 
 #[tokio::test]

@@ -280,7 +280,7 @@ async fn unknown_puback_reason_keeps_the_connection() {
     // The SUBSCRIBE used packet identifier 1.
     for (id, reason, outcome) in [(2, 0xB0, refused), (3, 0x01, Ok(Ack::Acknowledged))] {
         let receipt = session.publish(Message::new("t", "x")).unwrap();
-        assert_eq!(link.word().await, "publish x");
+        assert_eq!(link.summary().await, "publish x");
         link.raw(&[0x40, 0x03, 0x00, id, reason]).await;
         assert_eq!(soon(receipt).await, outcome);
     }

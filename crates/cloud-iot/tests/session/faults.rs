@@ -60,7 +60,7 @@ async fn a_refused_filter_is_named() {
         (filter.as_str(), *reason),
         ("not/mine", ReasonCode::NOT_AUTHORIZED)
     );
-    assert_eq!(link.word().await, "end");
+    assert_eq!(link.summary().await, "end");
     let mut link = peer.connected().await;
     link.suback(None).await;
     online(&session).await;
@@ -93,7 +93,7 @@ async fn reason_codes_become_causes() {
     let code = DisconnectReasonCode::SessionTakenOver;
     let properties = Some(rumqttc::v5::mqttbytes::v5::DisconnectProperties {
         session_expiry_interval: None,
-        reason_string: Some("somebody else".into()),
+        reason_string: Some("another client".into()),
         user_properties: Vec::new(),
         server_reference: None,
     });

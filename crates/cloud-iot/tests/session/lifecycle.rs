@@ -42,21 +42,21 @@ async fn order_on_the_wire() {
     link.suback(None).await;
     assert_eq!(hooked.load(Ordering::SeqCst), 0, "not all is granted yet");
     link.suback(None).await;
-    assert_eq!(link.word().await, "publish ONLINE");
+    assert_eq!(link.summary().await, "publish ONLINE");
     assert_eq!(hooked.load(Ordering::SeqCst), 1);
     assert_eq!(
         link.publish(Some(rumqttc::v5::mqttbytes::v5::PubAckReason::Success))
             .await,
         "1"
     );
-    assert_eq!(link.word().await, "publish 2");
+    assert_eq!(link.summary().await, "publish 2");
     assert_eq!(soon(events.recv()).await.unwrap(), SessionEvent::Connected);
     assert!(session.state().borrow().is_online());
 
     let stop = tokio::spawn(async move { session.stop(STOP).await });
-    assert_eq!(link.word().await, "publish OFFLINE");
-    assert_eq!(link.word().await, "disconnect");
-    assert_eq!(link.word().await, "end");
+    assert_eq!(link.summary().await, "publish OFFLINE");
+    assert_eq!(link.summary().await, "disconnect");
+    assert_eq!(link.summary().await, "end");
     let report = soon(stop).await.unwrap();
     assert!(report.clean);
     assert_eq!(report.undelivered, 0);
@@ -201,7 +201,7 @@ async fn no_task_is_left_after_a_stop_or_a_drop() {
         soon(state.wait_for(|state| *state == SessionState::Stopped))
             .await
             .unwrap();
-        assert_eq!(link.word().await, "disconnect");
+        assert_eq!(link.summary().await, "disconnect");
         // The driver's task ends right after its last report.
         soon(async {
             while metrics.num_alive_tasks() > before {
@@ -365,7 +365,7 @@ async fn extreme_server_keep_alive_is_bounded() {
         let receipt = session.publish(Message::new("t", "1")).unwrap();
         // One missing response is enough; a storm of them would be a fault.
         let mut pings = 0;
-        while link.word().await == "ping" {
+        while link.summary().await == "ping" {
             pings += 1;
         }
         assert!(pings <= 2, "{pings} pings");

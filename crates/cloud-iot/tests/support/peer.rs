@@ -136,7 +136,7 @@ impl Link {
     }
 
     /// Returns the kind of the next packet and, for a PUBLISH, its payload.
-    pub(crate) async fn word(&mut self) -> String {
+    pub(crate) async fn summary(&mut self) -> String {
         match self.read().await {
             Some(Packet::Publish(publish)) => {
                 format!("publish {}", String::from_utf8_lossy(&publish.payload))

@@ -124,7 +124,7 @@ impl Harness {
     pub(super) fn actions(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.core.poll_action())
             .filter(|action| !matches!(action, Action::Log(_)))
-            .map(|action| word(&action))
+            .map(|action| summary(&action))
             .collect()
     }
 
@@ -150,7 +150,7 @@ impl Harness {
     }
 }
 
-pub(super) fn word(action: &Action) -> String {
+pub(super) fn summary(action: &Action) -> String {
     match action {
         Action::Open(Endpoint { port, first_family }) => {
             let port = match port {

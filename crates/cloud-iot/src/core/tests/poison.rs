@@ -29,7 +29,9 @@ fn born(harness: &mut Harness) -> Vec<String> {
 
 fn published(harness: &mut Harness) -> Vec<String> {
     let actions = harness.actions().into_iter();
-    actions.filter(|word| word.starts_with("publish")).collect()
+    actions
+        .filter(|action| action.starts_with("publish"))
+        .collect()
 }
 
 #[test]

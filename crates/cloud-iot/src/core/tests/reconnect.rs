@@ -50,7 +50,7 @@ fn reconnect_waits_for_pending_messages_and_keeps_new_ones() {
     harness.receive(Message::new("a/res", "!"), 0, false);
     assert!(answer.try_recv().is_ok());
     assert_eq!(
-        harness.core.poll_action().map(|it| word(&it)).unwrap(),
+        harness.core.poll_action().map(|it| summary(&it)).unwrap(),
         "deliver true"
     );
     let _late = harness.publish("2");

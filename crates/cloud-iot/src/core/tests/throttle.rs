@@ -5,7 +5,9 @@ use super::*;
 /// Returns the messages that are sent, in order.
 fn published(harness: &mut Harness) -> Vec<String> {
     let actions = harness.actions().into_iter();
-    actions.filter(|word| word.starts_with("publish")).collect()
+    actions
+        .filter(|action| action.starts_with("publish"))
+        .collect()
 }
 
 fn answer(harness: &mut Harness, id: u16, code: u8) {
