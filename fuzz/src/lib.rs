@@ -1,4 +1,5 @@
-//! The fuzz targets. What they do is in `crates/snitun/tests/support/fuzzing.rs`, where a plain `cargo test` replays the corpus.
+//! The fuzz targets. Their code is in `crates/snitun/tests/support/fuzzing.rs`, where `cargo test`
+//! replays the corpus.
 
 #[path = "../../crates/snitun/tests/support/choices.rs"]
 mod choices;
@@ -9,10 +10,10 @@ mod model;
 #[path = "../../crates/snitun/tests/support/pair.rs"]
 mod pair;
 
-/// Feeds `data` to the target of that name.
+/// Runs the target with this name on `data`.
 ///
 /// # Panics
-/// When the target finds something, and when there is none of that name.
+/// If the target finds a bug, or no target has this name.
 pub fn run(name: &str, data: &[u8]) {
     let found = fuzzing::TARGETS.iter().find(|(target, _)| *target == name);
     let (_, target) = found.expect("a target of that name");

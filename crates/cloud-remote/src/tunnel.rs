@@ -93,7 +93,7 @@ pub(crate) async fn dial(host: &str, port: u16) -> Result<TcpStream, TunnelError
         let connected = attempt
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
             .and_then(|stream| {
-                snitun::prepare_tcp(&stream)?;
+                snitun::configure_tcp(&stream)?;
                 Ok(stream)
             });
         if let Err(error) = &connected {

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn awss_own_form() {
+    fn parses_aws_delta() {
         let delta = parse(json!({
             "version": 7, "timestamp": 1_700_000_000, "clientToken": "t",
             "state": {"remoteCertSn": "42", "deep": {"a": 1}},
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nested_form_with_and_without_a_version() {
+    fn parses_nested_delta_with_and_without_version() {
         let state =
             json!({"desired": {"remoteCertSn": "42", "other": 1}, "delta": {"remoteCertSn": "42"}});
         let bare = parse(json!({ "state": state }));
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_desired_key_named_delta_is_not_the_nested_form() {
+    fn desired_key_named_delta_is_not_nested() {
         for state in [
             json!({"delta": {"a": 1}}),
             json!({"delta": 5, "desired": {"a": 1}}),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_delta_is_an_error() {
+    fn invalid_delta_is_an_error() {
         for payload in [
             &b""[..],
             b"{}",

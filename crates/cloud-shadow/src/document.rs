@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn merging_does_what_the_service_does() {
+    fn merge_matches_the_service() {
         assert_eq!(
             merged(
                 json!({"a": {"b": 1, "c": 2}, "l": [1, 2], "gone": 1, "leaf": 1}),
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn the_difference_has_whole_paths() {
+    fn delta_has_whole_paths() {
         let wanted = object(
             json!({"same": 1, "deep": {"same": 1, "other": 2}, "list": [1], "new": {"a": 1}}),
         );
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_leaves_out_what_is_so_already() {
+    fn patch_omits_unchanged_values() {
         let wanted = object(
             json!({"same": 1, "changed": 2, "remove": null, "absent": null, "deep": {"same": 1}}),
         );

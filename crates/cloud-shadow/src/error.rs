@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_are_read_back_as_they_were_written() {
+    fn error_codes_round_trip() {
         for code in 0..=999 {
             assert_eq!(RejectionCode::from(code).as_u16(), code);
         }

@@ -104,7 +104,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn the_bounds_are_exact() {
+    fn limits_are_exact() {
         let five = json!({"1": {"2": {"3": {"4": {"5": 0}}}}});
         assert_eq!(check_section(&object(five)), Ok(()));
         let six = json!({"1": {"2": {"3": {"4": {"5": [0]}}}}});
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn null_is_for_removing_keys_not_for_arrays() {
+    fn null_in_arrays_is_rejected() {
         assert_eq!(
             check_section(&object(json!({"a": null, "b": {"c": null}, "l": [1]}))),
             Ok(())

@@ -146,7 +146,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_section_that_is_missing_null_or_empty_is_empty_in_a_document() {
+    fn missing_null_or_empty_section_is_empty() {
         for state in [
             json!({"desired": {}}),
             json!({"reported": null}),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_keeps_null_and_missing_apart() {
+    fn patch_distinguishes_null_and_missing() {
         let payload = br#"{"state": {"desired": null, "reported": {"a": null}}, "version": 2}"#;
         let patch = parse_patch(payload).unwrap();
         assert_eq!(patch.desired, Change::Clear);
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_answers_with_the_current_one() {
+    fn documents_message_yields_current() {
         let payload = br#"{"previous": {"version": 1}, "current": {"state": {"reported": {"a": 1}}, "version": 2}}"#;
         let document = parse_documents(payload).unwrap();
         assert_eq!(

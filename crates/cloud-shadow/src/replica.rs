@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_of_no_shadow_that_was_overtaken_by_its_making_is_not_believed() {
+    fn stale_not_found_does_not_clear_replica() {
         let mut replica = Replica::new();
         let baseline = replica.baseline();
         replica.snapshot(document(json!({"a": 1}), 1));
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_document_corrects_a_merge_across_a_delete_that_was_missed() {
+    fn full_document_corrects_merge_across_missed_delete() {
         let mut replica = Replica::new();
         replica.got(document(json!({"old": 1}), 5), 0);
         replica.patch(patch(json!({"new": 1}), 6));
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_overtaken_by_a_newer_version_is_asked_for_again() {
+    fn stale_get_response_is_requested_again() {
         let mut replica = Replica::new();
         replica.got(document(json!({"a": 1}), 1), 0);
         let baseline = replica.baseline();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_document_is_known_from_its_messages_in_any_order() {
+    fn first_document_is_built_in_any_message_order() {
         let delta = Delta {
             state: object(json!({"a": 1})),
             version: Some(1),
@@ -274,7 +274,7 @@ mod tests {
 
     /// Whoever can publish on a shadow's topics could otherwise have it grow change by change.
     #[test]
-    fn a_document_does_not_grow_beyond_what_a_get_could_bring() {
+    fn document_size_is_bounded() {
         let mut replica = Replica::new();
         replica.got(document(json!({"a": 1}), 1), 0);
         for version in 2..100 {
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_version_does_no_harm() {
+    fn maximum_version_is_accepted() {
         let mut replica = Replica::new();
         replica.got(document(json!({"a": 1}), u64::MAX), 0);
         replica.patch(patch(json!({"a": 2}), u64::MAX));

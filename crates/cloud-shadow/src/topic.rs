@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn named_and_classic_topics() {
+    fn named_and_classic_topics_match_aws() {
         let config = ShadowId::named("SN1", "config").unwrap();
         assert_eq!(
             config.request_topic(Operation::Get),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_are_told_apart_and_only_those_of_this_shadow() {
+    fn messages_are_classified_for_this_shadow() {
         let config = ShadowId::named("SN1", "config").unwrap();
         let kind = |rest: &str| config.parse(&format!("$aws/things/SN1/shadow/name/config/{rest}"));
         assert_eq!(
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_would_change_a_topic_are_refused() {
+    fn invalid_topic_names_are_rejected() {
         for name in ["", "a/b", "+", "#", "a b", "$aws", "é", &"n".repeat(65)] {
             assert!(ShadowId::named("SN1", name).is_err(), "{name}");
         }

@@ -1,7 +1,7 @@
-//! The codec alone, for each cipher: frames of 16 KiB by their bytes, small ones by their number.
+//! The codec for each cipher: throughput of 16 KiB frames, rate of small frames.
 //!
-//! Encoding seals the header and copies the data behind it, as for a write. Decoding takes frames out of a buffer of 64 KiB,
-//! as one read fills it; the data is cut out of the buffer and not touched.
+//! Encoding seals the header and copies the data behind it, as for a write. Decoding reads frames
+//! from a buffer of 64 KiB, as one read fills it; data is cut out of the buffer without copying.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,11 +18,11 @@ use snitun::{
     Session, SessionKey,
 };
 
-/// What one read brings, about.
+/// Approximate size of one read.
 const BUFFER: usize = 64 * 1024;
 const ID: ChannelId = ChannelId([7; 16]);
 
-/// A server's session and its client's.
+/// The sessions of a server and its client.
 fn sessions(cipher: Cipher) -> (Session, Session) {
     let key = || SessionKey::new([3; 32], [4; 16]).with_cipher(cipher);
     let mut random = |dest: &mut [u8]| dest.fill(1);
@@ -43,7 +43,7 @@ fn encoder(cipher: Cipher) -> Encoder {
     Encoder::new(sessions(cipher).0.sealer, ProtocolVersion::V1, random)
 }
 
-/// Frames that carry `data` until the buffer is full; returns how many.
+/// Fills the buffer with frames of `data`; returns the number of frames.
 fn fill(encoder: &mut Encoder, data: &[u8], out: &mut Vec<u8>) -> usize {
     out.clear();
     let mut count = 0;

@@ -1,13 +1,15 @@
-//! Throughput and latency through a relay and a device, side by side with two plain TCP hops in the same run.
+//! Throughput and latency through a relay and a device, compared with two plain TCP hops in the
+//! same run.
 //!
 //! ```text
 //! cargo bench -p snitun --bench loopback [-- ROUNDS [VERSION]]
 //! ```
 //!
-//! Caller, relay, device and the service behind it each have a thread of their own, on loopback. Rounds of both paths take
-//! turns, medians are printed, and only the ratios mean anything: the machine is what it is. The plain path copies bytes as
-//! tokio does it, through as many sockets; it stands for what the tunnel could at best be. Processor time is that of the
-//! threads between caller and service, and the steadier figure on a busy machine.
+//! Caller, relay, device and the service each have their own thread, on loopback. Rounds of both
+//! paths alternate, and medians are printed; only the ratios are meaningful across machines. The
+//! plain path copies bytes with tokio through as many sockets; it is the upper bound of the tunnel.
+//! Processor time is that of the threads between caller and service, and the steadier figure on a
+//! busy machine.
 
 #![allow(
     clippy::unwrap_used,
@@ -28,7 +30,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
-/// A ClientHello for the host `a.test`, as small as can be; the service skips it.
+/// A minimal ClientHello for the host `a.test`; the service skips it.
 const HELLO: &[u8] = &[
     0x16, 3, 1, 0, 62, 1, 0, 0, 58, 3, 3, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7,
     7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0, 0, 2, 0x13, 1, 1, 0, 0, 15, 0, 0, 0, 11, 0, 9, 0, 0,
@@ -39,11 +41,11 @@ const BULK: u64 = 192 * MIB;
 const REQUEST: usize = 100;
 const RESPONSE: usize = 300;
 
-/// One number for each measure: larger is better but for the latencies.
+/// One number for each measurement: larger is better except for latencies.
 type Figures = Vec<(&'static str, f64)>;
 
 fn main() {
-    // `cargo test` and `cargo bench` without a filter pass options of their own.
+    // `cargo test` and `cargo bench` without a filter pass their own options.
     let mut numbers = std::env::args().filter_map(|argument| argument.parse::<u8>().ok());
     let rounds = numbers.next().unwrap_or(3);
     let version = numbers.next().map_or(ProtocolVersion::V1, |version| {
@@ -90,7 +92,8 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// Processor time that the threads of this name have used, in seconds; none where the system does not tell.
+/// Processor time of the threads with this name, in seconds; `None` where the system does not
+/// report it.
 fn processor_time(name: &str) -> f64 {
     let Ok(threads) = std::fs::read_dir("/proc/self/task") else {
         return 0.0;
@@ -103,7 +106,7 @@ fn processor_time(name: &str) -> f64 {
     nanos.sum::<f64>() / 1e9
 }
 
-/// Runs `start` on a thread that lives as long as the program; yields the address it serves.
+/// Runs `start` on a thread that lives as long as the program; returns the address it serves.
 fn own_thread(
     name: &str,
     start: impl AsyncFnOnce(mpsc::Sender<SocketAddr>) + Send + 'static,
@@ -126,7 +129,7 @@ async fn listen(ready: &mpsc::Sender<SocketAddr>) -> TcpListener {
     listener
 }
 
-/// What the device stands in front of: sends, swallows or answers, as the caller asks.
+/// The service behind the device: sends, discards or answers, as the caller requests.
 fn service() -> impl AsyncFnOnce(mpsc::Sender<SocketAddr>) {
     async |ready| {
         let listener = listen(&ready).await;
@@ -134,7 +137,7 @@ fn service() -> impl AsyncFnOnce(mpsc::Sender<SocketAddr>) {
             let (stream, _) = listener.accept().await.unwrap();
             stream.set_nodelay(true).unwrap();
             tokio::spawn(async move {
-                // The caller hangs up when it has what it wants.
+                // The caller closes when it is done.
                 let _ = serve(stream).await;
             });
         }
@@ -209,14 +212,16 @@ fn relay_and_device(
         spawn("snitun", move || {
             runtime().block_on(async move {
                 let stream = TcpStream::connect(relay).await.unwrap();
-                snitun::prepare_tcp(&stream).unwrap();
+                snitun::configure_tcp(&stream).unwrap();
                 let mut tunnel = client::connect(stream, config).await.unwrap();
                 up.send(()).unwrap();
                 while let Some(channel) = tunnel.accept().await {
                     tokio::spawn(async move {
                         let stream = TcpStream::connect(service).await.unwrap();
                         stream.set_nodelay(true).unwrap();
-                        let _ = snitun::relay(stream, channel, Duration::from_secs(60)).await;
+                        let _ =
+                            snitun::copy_bidirectional(stream, channel, Duration::from_secs(60))
+                                .await;
                     });
                 }
             });
@@ -270,7 +275,7 @@ async fn measure(address: SocketAddr, between: &str) -> Figures {
     let micros = |part: usize| took[took.len() * part / 100].as_secs_f64() * 1e6;
     figures.push(("latency, p50, us", micros(50)));
     figures.push(("latency, p99, us", micros(99)));
-    // One bulk download beside it.
+    // With one concurrent bulk download.
     let download = tokio::spawn(bulk(address, b'd', BULK));
     let mut beside = requests_in_a_row(address, 300).await;
     beside.sort();

@@ -1,5 +1,5 @@
-//! Codec and multiplexer from the writer's bytes to the reader's, without a socket: what a tunnel could do if the system
-//! cost nothing. The bytes between the two ends are copied once, as a socket would.
+//! Codec and multiplexer from the writer's bytes to the reader's, without a socket: the upper bound
+//! of a tunnel's performance. The bytes between the two ends are copied once, as by a socket.
 
 #![allow(
     clippy::unwrap_used,
@@ -35,12 +35,12 @@ impl Tunnel {
         Self { pair, channels }
     }
 
-    /// `data` through each channel; all readers wait for theirs.
+    /// Sends `data` through each channel; all readers wait for it.
     fn carry(&mut self, data: &[u8]) {
         for (server, client) in &self.channels {
-            assert_eq!(self.pair.sides[CLIENT].mux.read(*client), Read::Wait);
+            assert_eq!(self.pair.sides[CLIENT].mux.read(*client), Read::Blocked);
             let written = self.pair.sides[SERVER].mux.write(*server, data);
-            assert_eq!(written, Write::Taken(data.len()));
+            assert_eq!(written, Write::Accepted(data.len()));
         }
         while self.pair.sides[SERVER].mux.has_output() {
             self.pair.write(SERVER, usize::MAX);

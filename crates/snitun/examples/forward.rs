@@ -5,10 +5,11 @@
 //!         [--protocol-version 0|1|2] [--cipher aes-cbc|aes-gcm|aes-gcm-siv] [--throttling MESSAGES_PER_SECOND]
 //! ```
 //!
-//! The token file holds a token, or the JSON that the `relay` example issues (which makes `--key`, `--iv`,
-//! `--protocol-version` and `--cipher` unnecessary). One JSON line says when the tunnel is up; SIGTERM or Ctrl-C closes it.
-//! When the other side closes it, the program ends with an error, and leaves it to a supervisor to start it again.
-//! Without arguments it shows itself off: a server, a device and a caller in one process.
+//! The token file contains a token, or the JSON that the `relay` example issues (which makes
+//! `--key`, `--iv`, `--protocol-version` and `--cipher` unnecessary). One JSON line reports that
+//! the tunnel is up; SIGTERM or Ctrl-C closes it. When the relay closes it, the program exits with
+//! an error; a supervisor can restart it. Without arguments it runs a demo: a server, a device and
+//! a caller in one process.
 
 mod support;
 
@@ -24,27 +25,27 @@ use serde::Deserialize;
 use serde_json::error::Category;
 use snitun::client::{self, ClientConfig};
 use snitun::{Cipher, CloseReason, KeyError, ProtocolVersion, SessionKey};
-use support::Failure;
+use support::ExampleError;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-/// How long a forwarded connection may be idle.
-const IDLE: Duration = Duration::from_secs(120);
-/// Limit on connecting to either side.
-const CONNECT: Duration = Duration::from_secs(30);
+/// Idle timeout of a forwarded connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+/// Timeout for connecting to either side.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Opens a SniTun tunnel and forwards every channel to a TCP address
 #[derive(Parser)]
 struct Options {
-    /// The relay
+    /// Address of the relay
     #[arg(long, value_name = "HOST:PORT", value_parser = support::address)]
     server: String,
 
-    /// A file with a token, or with the JSON that the example `relay` issues
+    /// File with a token, or with the JSON that the example `relay` issues
     #[arg(long, value_name = "FILE")]
     token_file: PathBuf,
 
-    /// Where the callers are handed to: a TLS server with a certificate for the device's host name
+    /// Address to forward callers to: a TLS server with a certificate for the device's host name
     #[arg(long, value_name = "HOST:PORT", value_parser = support::address)]
     to: String,
 
@@ -52,26 +53,28 @@ struct Options {
     #[arg(long, value_name = "HEX")]
     key: Option<String>,
 
-    /// The initial vector, 16 bytes as 32 hexadecimal digits [default: the one in the token file]
+    /// The initialization vector, 16 bytes as 32 hexadecimal digits [default: the one in the token
+    /// file]
     #[arg(long, value_name = "HEX")]
     iv: Option<String>,
 
-    /// 0, 1 or 2, as the token has it [default: the one in the token file, or 0]
+    /// Protocol version of the token: 0, 1 or 2 [default: the one in the token file, or 0]
     #[arg(long, value_name = "VERSION", value_parser = support::version)]
     protocol_version: Option<ProtocolVersion>,
 
-    /// aes-cbc, aes-gcm or aes-gcm-siv, as the token has it [default: the one in the token file, or aes-cbc]
+    /// Cipher of the token: aes-cbc, aes-gcm or aes-gcm-siv [default: the one in the token file, or
+    /// aes-cbc]
     #[arg(long)]
     cipher: Option<Cipher>,
 
-    /// Send so many messages of 8 KiB or more in a second at most
+    /// Maximum messages of 8 KiB or more to send per second
     #[arg(long, value_name = "MESSAGES_PER_SECOND", value_parser = support::throttling)]
     throttling: Option<NonZeroU32>,
 }
 
-/// What the token file holds.
+/// The content of the token file.
 #[derive(Default, Deserialize)]
-struct Issued {
+struct TokenFile {
     token: String,
     aes_key: Option<String>,
     aes_iv: Option<String>,
@@ -79,26 +82,28 @@ struct Issued {
     cipher: Option<String>,
 }
 
-impl Issued {
-    fn read(file: &Path) -> Result<Self, Failure> {
+impl TokenFile {
+    fn read(file: &Path) -> Result<Self, ExampleError> {
         let name = file.display();
         let text = std::fs::read_to_string(file)
-            .map_err(Failure::of(format_args!("the token file {name}")))?;
+            .map_err(ExampleError::context(format_args!("the token file {name}")))?;
         let token = text.trim();
         if token.starts_with('{') {
             return serde_json::from_str(token).map_err(|error| {
-                // What is there instead of what should be may be a secret, which this error would repeat.
+                // The wrong value may be a secret, which this error would repeat.
                 let what = match error.classify() {
                     Category::Data => {
-                        "a field is missing or of another kind; issue a new token".into()
+                        "a field is missing or of the wrong type; issue a new token".into()
                     }
                     _ => error.to_string(),
                 };
-                Failure::Failed(format!("the JSON in the token file {name}: {what}"))
+                ExampleError::Failed(format!("the JSON in the token file {name}: {what}"))
             });
         }
         if token.is_empty() {
-            return Err(Failure::Failed(format!("the token file {name} is empty")));
+            return Err(ExampleError::Failed(format!(
+                "the token file {name} is empty"
+            )));
         }
         Ok(Self {
             token: token.to_owned(),
@@ -108,12 +113,12 @@ impl Issued {
 }
 
 impl Options {
-    fn config(&self) -> Result<ClientConfig, Failure> {
-        let issued = Issued::read(&self.token_file)?;
+    fn config(&self) -> Result<ClientConfig, ExampleError> {
+        let issued = TokenFile::read(&self.token_file)?;
         let file = self.token_file.display();
         let missing = |option| {
-            Failure::Usage(format!(
-                "{option} is missing: the token file {file} does not hold it"
+            ExampleError::Usage(format!(
+                "{option} is missing: the token file {file} does not contain it"
             ))
         };
         let key = self.key.as_ref().or(issued.aes_key.as_ref());
@@ -127,20 +132,22 @@ impl Options {
                 _ => ("--key", self.key.is_some()),
             };
             if given {
-                Failure::of_option(option)(error)
+                ExampleError::option(option)(error)
             } else {
-                Failure::of(in_file())(error)
+                ExampleError::context(in_file())(error)
             }
         })?;
         let cipher = match (self.cipher, issued.cipher) {
             (Some(cipher), _) => cipher,
-            (None, Some(cipher)) => cipher.parse().map_err(Failure::of(in_file()))?,
+            (None, Some(cipher)) => cipher.parse().map_err(ExampleError::context(in_file()))?,
             (None, None) => Cipher::default(),
         };
         let mut config = ClientConfig::new(issued.token, key.with_cipher(cipher));
         config.version = match (self.protocol_version, issued.protocol_version) {
             (Some(version), _) => version,
-            (None, Some(version)) => version.try_into().map_err(Failure::of(in_file()))?,
+            (None, Some(version)) => version
+                .try_into()
+                .map_err(ExampleError::context(in_file()))?,
             (None, None) => ProtocolVersion::default(),
         };
         config.throttling = self.throttling;
@@ -148,7 +155,8 @@ impl Options {
     }
 }
 
-// One thread: handing over between threads costs more than a second one gains for a single tunnel.
+// One thread: for a single tunnel, synchronization between threads costs more than a second one
+// gains.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     support::end(if std::env::args_os().len() == 1 {
@@ -158,20 +166,24 @@ async fn main() -> ExitCode {
     })
 }
 
-async fn run(options: Options) -> Result<(), Failure> {
+async fn run(options: Options) -> Result<(), ExampleError> {
     let config = options.config()?;
     let Options { server, to, .. } = options;
-    // From here on a signal ends us in an orderly way, while we connect as well.
+    // From here on a signal stops the program gracefully, also while it connects.
     let stopped = support::stop_signal()?;
     tokio::pin!(stopped);
     let connecting = async {
-        let stream = connect(&server).await.map_err(Failure::of(format_args!(
-            "cannot connect to the relay {server}"
-        )))?;
-        snitun::prepare_tcp(&stream)?;
+        let stream = connect(&server)
+            .await
+            .map_err(ExampleError::context(format_args!(
+                "cannot connect to the relay {server}"
+            )))?;
+        snitun::configure_tcp(&stream)?;
         client::connect(stream, config)
             .await
-            .map_err(Failure::of(format_args!("no tunnel to the relay {server}")))
+            .map_err(ExampleError::context(format_args!(
+                "no tunnel to the relay {server}"
+            )))
     };
     let mut tunnel = tokio::select! {
         result = &mut stopped => return Ok(result?),
@@ -202,9 +214,9 @@ async fn run(options: Options) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Connects in time.
+/// Connects, with a timeout.
 async fn connect(address: &str) -> io::Result<TcpStream> {
-    let stream = tokio::time::timeout(CONNECT, TcpStream::connect(address))
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time"))??;
     stream.set_nodelay(true)?;
@@ -216,20 +228,20 @@ async fn forward(channel: snitun::Channel, to: String) {
         Ok(target) => target,
         Err(error) => return eprintln!("cannot connect to {to}: {error}"),
     };
-    // A connection that fails is the business of its two ends.
-    let _ = snitun::relay(target, channel, IDLE).await;
+    // The failure of one connection does not affect the others.
+    let _ = snitun::copy_bidirectional(target, channel, IDLE_TIMEOUT).await;
 }
 
-/// A relay says nothing when it ends a tunnel: there are these reasons for it.
-fn ended(server: &impl Display, reason: &CloseReason) -> Failure {
+/// Describes the end of the tunnel: the relay sends no reason, so list the possible ones.
+fn ended(server: &impl Display, reason: &CloseReason) -> ExampleError {
     let why = match reason {
         CloseReason::Peer | CloseReason::Io { .. } => {
-            " (the relay has stopped, another device has taken this one's place, or the token has run out)"
+            " (the relay has stopped, another device replaced this one, or the token has expired)"
         }
         _ => "",
     };
-    Failure::Failed(format!(
-        "the tunnel to the relay {server} has ended: {reason}{why}; forward does not connect again, a supervisor has to start it anew"
+    ExampleError::Failed(format!(
+        "the tunnel to the relay {server} has ended: {reason}{why}; forward does not reconnect; restart it with a supervisor"
     ))
 }
 
@@ -244,16 +256,16 @@ mod demo {
     use tokio::net::{TcpListener, TcpStream};
     use tokio::sync::oneshot;
 
-    use super::support::Failure;
+    use super::support::ExampleError;
 
-    /// A ClientHello for the host `a.test`, as small as can be.
+    /// A minimal ClientHello for the host `a.test`.
     const HELLO: &[u8] = &[
         0x16, 3, 1, 0, 62, 1, 0, 0, 58, 3, 3, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7,
         7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 0, 0, 2, 0x13, 1, 1, 0, 0, 15, 0, 0, 0, 11, 0, 9,
         0, 0, 6, b'a', b'.', b't', b'e', b's', b't',
     ];
 
-    pub(super) async fn run() -> Result<(), Failure> {
+    pub(super) async fn run() -> Result<(), ExampleError> {
         let fernet = FernetKeys::generate();
         let server = Server::new(fernet.clone(), ServerConfig::default());
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -277,7 +289,7 @@ mod demo {
         let mut channel = tunnel
             .accept()
             .await
-            .ok_or_else(|| Failure::Failed("the tunnel ended".to_owned()))?;
+            .ok_or_else(|| ExampleError::Failed("the tunnel ended".to_owned()))?;
         println!("channel from {:?}", channel.peer_ip());
         let mut hello = vec![0; HELLO.len()];
         channel.read_exact(&mut hello).await?;

@@ -1,16 +1,18 @@
-//! A SniTun server on one port, or on two.
+//! A SniTun server with one or two listeners.
 //!
 //! ```text
 //! relay [--listen ADDR] [--public ADDR] [--proxy-protocol] [--fernet-key KEY[,KEY…]] [--issue HOSTNAME:FILE]…
 //!       [--protocol-version 0|1|2] [--cipher aes-cbc|aes-gcm|aes-gcm-siv] [--valid SECONDS] [--throttling MESSAGES_PER_SECOND]
 //! ```
 //!
-//! With `--public`, callers connect there and devices to `--listen`; without it, both to the one port. `--proxy-protocol`
-//! demands a PROXY protocol header on the port for callers, of devices as well where they share it. Without `--fernet-key`
-//! there is a new key at every start, and tokens issued before are refused. `--issue` writes a token with its key and initial
-//! vector as JSON, readable by nobody else, for the `forward` example and for tests. One JSON line says when the server
-//! listens and where, another what it has done: on SIGUSR1, and when SIGTERM or Ctrl-C has stopped it. Without arguments it
-//! listens on a free port with a fresh Fernet key, says so, and stops.
+//! With `--public`, callers connect there and devices to `--listen`; without it, both use
+//! `--listen`. `--proxy-protocol` requires a PROXY protocol header on the listener for callers,
+//! also from devices if they share it. Without `--fernet-key` each start generates a new key and
+//! refuses tokens issued before. `--issue` writes a token with its key and initialization vector as
+//! JSON, readable only by the current user, for the `forward` example and for tests. One JSON line
+//! reports that the server is ready and its addresses, another the metrics: on SIGUSR1, and after
+//! SIGTERM or Ctrl-C. Without arguments the program listens on a free port with a fresh Fernet key,
+//! reports it, and stops.
 
 mod support;
 
@@ -24,30 +26,31 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Parser;
 use rustls::pki_types::DnsName;
 use snitun::server::{
-    FernetKeys, Port, PortRole, Server, ServerConfig, ServerHandle, TokenContent,
+    FernetKeys, ListenerConfig, ListenerRole, Server, ServerConfig, ServerHandle, TokenContent,
 };
 use snitun::{Cipher, ProtocolVersion, SessionKey};
-use support::Failure;
+use support::ExampleError;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-/// Runs a SniTun server: devices keep a tunnel to it, and callers reach them by the host name in their ClientHello
+/// Runs a SniTun server: devices keep a tunnel to it, and callers reach them by the host name in
+/// their ClientHello
 #[derive(Parser)]
 struct Options {
-    /// Where devices connect to, and callers as well without --public
+    /// Address for devices, and for callers as well without --public
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:0", value_parser = support::address)]
     listen: String,
 
-    /// Where callers connect to
+    /// Address for callers
     #[arg(long, value_name = "ADDR", value_parser = support::address)]
     public: Option<String>,
 
-    /// Demand a PROXY protocol header where callers connect to
+    /// Require a PROXY protocol header from callers
     #[arg(long)]
     proxy_protocol: bool,
 
-    /// Under which tokens are issued (the first one) and taken, 32 bytes in URL-safe base64 each [default: a fresh one, so
-    /// that tokens issued before are not taken]
+    /// Keys to issue (the first one) and verify tokens, 32 bytes in URL-safe base64 each [default:
+    /// a fresh one, which does not verify older tokens]
     // A key may begin with a hyphen.
     #[arg(
         long,
@@ -57,28 +60,28 @@ struct Options {
     )]
     fernet_key: Vec<String>,
 
-    /// Write a token for a host name to a file, with its key, as JSON; may be given several times
+    /// Write a token for a host name to a file, with its key, as JSON; can be repeated
     #[arg(long, value_name = "HOSTNAME:FILE")]
     issue: Vec<Issue>,
 
-    /// 0, 1 or 2, of the tokens that are issued
+    /// Protocol version of issued tokens: 0, 1 or 2
     #[arg(long, value_name = "VERSION", default_value = "0", value_parser = support::version)]
     protocol_version: ProtocolVersion,
 
-    /// aes-cbc, aes-gcm or aes-gcm-siv, of the tokens that are issued
+    /// Cipher of issued tokens: aes-cbc, aes-gcm or aes-gcm-siv
     #[arg(long, default_value_t)]
     cipher: Cipher,
 
-    /// For how long the tokens that are issued are good
+    /// Lifetime of issued tokens
     #[arg(long, value_name = "SECONDS", default_value_t = 24 * 3600, value_parser = clap::value_parser!(u64).range(1..))]
     valid: u64,
 
-    /// Send each device so many messages of 8 KiB or more in a second at most
+    /// Maximum messages of 8 KiB or more per second to each device
     #[arg(long, value_name = "MESSAGES_PER_SECOND", value_parser = support::throttling)]
     throttling: Option<NonZeroU32>,
 }
 
-/// Whom to issue a token for, and where to.
+/// Host name of a token, and the file to write it to.
 #[derive(Clone)]
 struct Issue {
     hostname: String,
@@ -90,10 +93,10 @@ impl FromStr for Issue {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (hostname, file) = text.split_once(':').ok_or("use HOSTNAME:FILE")?;
-        // Callers send it in their ClientHello, where there can be nothing else.
-        DnsName::try_from(hostname).map_err(|_| format!("\"{hostname}\" is no host name"))?;
+        // Callers send it in their ClientHello, which allows only DNS names.
+        DnsName::try_from(hostname).map_err(|_| format!("\"{hostname}\" is not a host name"))?;
         if file.is_empty() {
-            return Err("no file is named after the host name".to_owned());
+            return Err("the file is missing after the host name".to_owned());
         }
         Ok(Self {
             hostname: hostname.to_owned(),
@@ -102,16 +105,16 @@ impl FromStr for Issue {
     }
 }
 
-// One thread, enough for gigabits: a server of your own, with many devices, may have more.
+// One thread, enough for gigabits: a server with many devices may use more.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     support::end(run(Options::parse()).await)
 }
 
-async fn run(options: Options) -> Result<(), Failure> {
+async fn run(options: Options) -> Result<(), ExampleError> {
     let fernet = match options.fernet_key.as_slice() {
         [] => FernetKeys::generate(),
-        keys => FernetKeys::from_keys(keys).map_err(Failure::of_option("--fernet-key"))?,
+        keys => FernetKeys::from_keys(keys).map_err(ExampleError::option("--fernet-key"))?,
     };
     let config = ServerConfig {
         throttling: options.throttling,
@@ -120,18 +123,20 @@ async fn run(options: Options) -> Result<(), Failure> {
     let server = Server::new(fernet.clone(), config);
     let mut listeners = Vec::new();
     let mut addresses = Vec::new();
-    for (address, port) in options.ports() {
+    for (address, port) in options.listeners() {
         let listener = TcpListener::bind(address)
             .await
-            .map_err(Failure::of(format_args!("cannot listen on {address}")))?;
+            .map_err(ExampleError::context(format_args!(
+                "cannot listen on {address}"
+            )))?;
         addresses.push(listener.local_addr()?.to_string());
         listeners.push((listener, port));
     }
-    // Not before it is known that we can serve: tokens that are in the file already may be in use.
+    // Only after the listeners are bound: existing tokens in the files may be in use.
     for to_issue in &options.issue {
         issue(&fernet, &options, to_issue)?;
     }
-    // Before anyone is told that we are ready, so that no signal is missed.
+    // Before the ready line, so that no signal is missed.
     let stop = stop_signal(std::env::args_os().len() == 1)?;
     report_on_signal(server.handle())?;
     println!(
@@ -143,10 +148,10 @@ async fn run(options: Options) -> Result<(), Failure> {
         let (server, mut stop) = (server.clone(), stop.clone());
         serving.spawn(async move {
             let stopped = async {
-                // An error means that whoever could have told us is gone: stop as well.
+                // An error means that the signal task is gone: stop as well.
                 let _ = stop.wait_for(|stop| *stop).await;
             };
-            server.serve_port(listener, port, stopped).await;
+            server.serve_listener(listener, port, stopped).await;
         });
     }
     while let Some(ended) = serving.join_next().await {
@@ -160,7 +165,7 @@ fn report_metrics(server: &ServerHandle) {
     println!("{}", serde_json::json!({ "metrics": server.metrics() }));
 }
 
-/// Says on each SIGUSR1 what the server has done.
+/// Prints the metrics on each SIGUSR1.
 #[cfg(unix)]
 fn report_on_signal(server: ServerHandle) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
@@ -179,23 +184,23 @@ fn report_on_signal(_: ServerHandle) -> std::io::Result<()> {
 }
 
 impl Options {
-    /// Where to listen, and for whom.
-    fn ports(&self) -> Vec<(&str, Port)> {
-        let port = |role, proxy_protocol| Port {
+    /// Returns the addresses and listener configurations.
+    fn listeners(&self) -> Vec<(&str, ListenerConfig)> {
+        let port = |role, proxy_protocol| ListenerConfig {
             role,
             proxy_protocol,
         };
         match &self.public {
-            None => vec![(&self.listen, port(PortRole::Any, self.proxy_protocol))],
+            None => vec![(&self.listen, port(ListenerRole::Any, self.proxy_protocol))],
             Some(public) => vec![
-                (&self.listen, port(PortRole::Devices, false)),
-                (public, port(PortRole::Callers, self.proxy_protocol)),
+                (&self.listen, port(ListenerRole::Devices, false)),
+                (public, port(ListenerRole::Callers, self.proxy_protocol)),
             ],
         }
     }
 }
 
-fn issue(fernet: &FernetKeys, options: &Options, issue: &Issue) -> Result<(), Failure> {
+fn issue(fernet: &FernetKeys, options: &Options, issue: &Issue) -> Result<(), ExampleError> {
     let Issue { hostname, file } = issue;
     let key = SessionKey::generate()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
@@ -210,12 +215,13 @@ fn issue(fernet: &FernetKeys, options: &Options, issue: &Issue) -> Result<(), Fa
         "protocol_version": u8::from(options.protocol_version),
         "cipher": options.cipher.name(),
     });
-    write_secret(file, &issued.to_string()).map_err(Failure::of(format_args!(
+    write_secret(file, &issued.to_string()).map_err(ExampleError::context(format_args!(
         "cannot write the token file {file}"
     )))
 }
 
-/// Whoever can read it can take the device's place: nobody but us can, even if the file was there before.
+/// Writes a file that only the current user can read, even if it existed before: its content
+/// authenticates the device.
 fn write_secret(file: &str, text: &str) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
@@ -227,12 +233,12 @@ fn write_secret(file: &str, text: &str) -> std::io::Result<()> {
     file.write_all(text.as_bytes())
 }
 
-/// Tells when SIGTERM or Ctrl-C has come; in the demonstration, at once.
+/// Returns a watch that becomes true on SIGTERM or Ctrl-C; in the demo, at once.
 fn stop_signal(demo: bool) -> std::io::Result<watch::Receiver<bool>> {
     let (stop, stopped) = watch::channel(demo);
     let signal = support::stop_signal()?;
     tokio::spawn(async move {
-        // An error means that no signal will come: better stopped than not to be stopped.
+        // An error means that no signal can arrive: stop.
         let _ = signal.await;
         stop.send_replace(true);
     });

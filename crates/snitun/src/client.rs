@@ -1,7 +1,7 @@
-//! The device's end: shows the token, answers the challenge, accepts channels.
+//! The device's end: sends the token, answers the challenge, accepts channels.
 //!
-//! It takes a stream that is already connected: where to connect to, and when to try again, is the caller's business
-//! ([`docs/protocol.md`] in the repository, "SniTun").
+//! It uses a connected stream: choosing the address and reconnecting are the caller's
+//! responsibility.
 //!
 //! [`docs/protocol.md`]: https://github.com/clesyde/clesyde-cloud-rs/blob/main/docs/protocol.md#snitun
 
@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 use crate::cipher::Role;
 use crate::close::CloseReason;
 use crate::connection_key::ConnectionKey;
-use crate::driver::{self, Channel, NoRandomness, Random};
+use crate::driver::{self, Channel, EntropyError, Random};
 use crate::handshake::{ClientHandshake, HandshakeError, MAX_TOKEN_LEN, Session};
 use crate::limits::{Limits, Timeouts};
 use crate::mux::MuxConfig;
@@ -27,12 +27,13 @@ use crate::version::ProtocolVersion;
 
 pub use crate::driver::{PingError, TunnelHandle};
 
-/// What lets a client in: text from whoever runs the server, opaque to us. Wiped on drop; never printed.
+/// Authenticates a client: opaque text from the operator of the server. Wiped on drop; never
+/// printed.
 #[derive(Clone)]
 pub struct Token(Zeroizing<String>);
 
 impl Token {
-    /// The token's text, for sending it.
+    /// Returns the token's text.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -62,13 +63,14 @@ impl fmt::Display for Token {
     }
 }
 
-/// What the server has to do at last for the tunnel to be up.
-const FIRST_PING: &str = "answer the first ping";
+/// The last step of the server before the tunnel is up.
+const FIRST_PING_STEP: &str = "answer the first ping";
 
-/// What a client needs to know to connect.
+/// Configuration of a client.
 ///
-/// [`connect`] takes it by value. With a [`ReusableKey`](crate::ReusableKey) it can be cloned, to connect again with the
-/// same token; with a [`OneTimeKey`](crate::OneTimeKey), or one of which that is not known, it cannot:
+/// [`connect`] consumes it. With a [`ReusableKey`](crate::ReusableKey) it can be cloned, to
+/// reconnect with the same token; with a [`OneTimeKey`](crate::OneTimeKey) or a [`ConnectionKey`],
+/// it cannot:
 ///
 /// ```
 /// # fn main() -> Result<(), snitun::KeyError> {
@@ -103,29 +105,30 @@ const FIRST_PING: &str = "answer the first ping";
 /// ```
 #[derive(Clone, Debug)]
 pub struct ClientConfig<K = ConnectionKey> {
-    /// Lets us in.
+    /// Authenticates the client.
     pub token: Token,
-    /// The key and the cipher that the token names too.
+    /// The key and the cipher of the token.
     pub key: K,
-    /// The version that the token names too. Default 0.
+    /// The protocol version of the token. Default 0.
     ///
-    /// Nothing checks that it does, and the tunnel comes up with another one as well. With 2 on one side and less on the
-    /// other no caller is served, and the tunnel may end at the first one; between 0 and 1 the only sign is that channels
-    /// that are not read are closed at their limit instead of paused.
+    /// It is not verified, and the tunnel comes up with a different one as well. With 2 on one side
+    /// and less on the other no caller is served, and the tunnel may end at the first one; between
+    /// 0 and 1 the only sign is that channels that are not read are closed at their limit instead
+    /// of paused.
     pub version: ProtocolVersion,
-    /// Messages of 8 KiB or more to send in a second at most; `None`, the default, for no limit.
+    /// Maximum messages of 8 KiB or more to send per second; `None`, the default, for no limit.
     pub throttling: Option<NonZeroU32>,
-    /// Bounds on what the tunnel holds.
+    /// Bounds on the data that the tunnel holds.
     pub limits: Limits,
-    /// Bounds on waiting.
+    /// Timeouts.
     pub timeouts: Timeouts,
-    /// Limits the warnings about malformed addresses. Give the connections of one device the same one, so that a server that
-    /// ends them again and again does not fill the log.
+    /// Rate limit of the warnings about malformed addresses. Share it between the connections of a
+    /// device, so that a server that repeatedly ends them does not fill the log.
     pub malformed_log: Arc<LogThrottle>,
 }
 
 impl<K: Into<ConnectionKey>> ClientConfig<K> {
-    /// A configuration with defaults for all but the token and its key.
+    /// Creates a configuration with defaults for all but the token and its key.
     pub fn new(token: impl Into<Token>, key: K) -> Self {
         Self {
             token: token.into(),
@@ -139,76 +142,78 @@ impl<K: Into<ConnectionKey>> ClientConfig<K> {
     }
 }
 
-/// Why a tunnel did not come up.
+/// The reason why a tunnel did not come up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
     /// The token cannot be sent.
-    #[error("the token must have 1 to {MAX_TOKEN_LEN} bytes and this one has {0}")]
+    #[error("the token must have 1 to {MAX_TOKEN_LEN} bytes, not {0}")]
     TokenSize(usize),
-    /// The server did not take its next step in time.
+    /// The server did not complete its next step in time.
     #[error("the server did not {0} in time")]
     TimedOut(&'static str),
-    /// The server sent the beginning of a challenge and no more: probably the token names a cipher whose challenge is shorter.
+    /// The server sent only the beginning of a challenge: probably the token names a cipher with a
+    /// shorter challenge.
     #[error(
         "the server sent {received} of the {expected} bytes of a challenge; perhaps the token names another cipher"
     )]
     ShortChallenge {
-        /// How many bytes came.
+        /// Bytes received.
         received: usize,
-        /// How many the challenge has with the cipher of the [`ClientConfig::key`].
+        /// Length of a challenge with the cipher of the [`ClientConfig::key`].
         expected: usize,
     },
     /// The server closed the connection instead of a challenge: it refused the token.
     #[error(
-        "the server closed the connection on seeing the token; the token is invalid or has expired"
+        "the server closed the connection after it received the token; the token is invalid or has expired"
     )]
     TokenRefused,
-    /// The server closed the connection instead of answering the first ping: it refused our answer to the challenge.
+    /// The server closed the connection instead of answering the first ping: it refused our answer
+    /// to the challenge.
     #[error(
         "the server closed the connection after our answer to its challenge; the session key or cipher is not the token's"
     )]
     AnswerRefused,
-    /// What the server sent does not fit this key.
+    /// The handshake failed: the data does not match the key.
     #[error(transparent)]
     Handshake(#[from] HandshakeError),
     /// The connection failed.
     #[error("the connection to the server failed")]
     Io(#[from] io::Error),
-    /// What came after the handshake makes no sense: probably another key.
+    /// The data after the handshake is invalid: probably another key.
     #[error("the tunnel ended before it was up: {0}")]
     Ended(CloseReason),
     /// The operating system gave no random bytes.
     #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
+    Entropy(#[from] EntropyError),
 }
 
 impl ConnectError {
-    /// Whether trying again with the same token and key can help, given a key that can be used again.
+    /// Returns whether a retry with the same token and key can help, if the key is reusable.
     pub fn is_retryable(&self) -> bool {
         match self {
-            // The rest of a challenge may have been lost on the way.
+            // The rest of a challenge may have been lost in transit.
             Self::TimedOut(_) | Self::ShortChallenge { .. } | Self::Io(_) | Self::Ended(_) => true,
             Self::TokenSize(_)
             | Self::TokenRefused
             | Self::AnswerRefused
             | Self::Handshake(_)
-            | Self::NoRandomness(_) => false,
+            | Self::Entropy(_) => false,
         }
     }
 }
 
-/// Opens a tunnel over a connected stream, and returns once the server has answered a ping over it: only then is it known
-/// that the server took the token and the answer to its challenge. A TCP stream goes through
-/// [`prepare_tcp`](crate::prepare_tcp) first.
+/// Opens a tunnel over a connected stream, and returns once the server has answered a ping over it:
+/// only this shows that the server accepted the token and the answer to its challenge. Call
+/// [`configure_tcp`](crate::configure_tcp) on a TCP stream first.
 ///
-/// Each step is bounded by [`Timeouts::handshake`].
+/// Each step must complete within [`Timeouts::handshake`].
 ///
 /// # Errors
 /// [`ConnectError`].
 ///
 /// # Cancel safety
-/// Dropping the future drops the stream; a key for one connection is used up all the same.
+/// Dropping the future drops the stream; a one-time key is consumed anyway.
 pub async fn connect<S, K>(mut stream: S, config: ClientConfig<K>) -> Result<Tunnel, ConnectError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -231,19 +236,21 @@ where
     };
     let elapsed = tokio::time::timeout(limit, first_ping(&tunnel.handle))
         .await
-        .unwrap_or(Err(ConnectError::TimedOut(FIRST_PING)))?;
+        .unwrap_or(Err(ConnectError::TimedOut(FIRST_PING_STEP)))?;
     tracing::debug!(?elapsed, "tunnel is up");
     Ok(tunnel)
 }
 
-/// The server's answer to the handshake is that it answers a ping, or that it hangs up.
+/// The server accepts the handshake by answering a ping, and rejects it by closing the connection.
 async fn first_ping(tunnel: &TunnelHandle) -> Result<Duration, ConnectError> {
     match tunnel.ping().await {
         Ok(elapsed) => Ok(elapsed),
-        Err(PingError::TimedOut | PingError::TooMany) => Err(ConnectError::TimedOut(FIRST_PING)),
+        Err(PingError::TimedOut | PingError::TooMany) => {
+            Err(ConnectError::TimedOut(FIRST_PING_STEP))
+        }
         Err(PingError::Closed) => Err(match tunnel.closed().await.as_ref() {
             CloseReason::Peer => ConnectError::AnswerRefused,
-            // A server that hangs up with our ping still unread resets the connection.
+            // A server that closes with our ping unread resets the connection.
             CloseReason::Io { kind, .. } if is_hang_up(*kind) => ConnectError::AnswerRefused,
             reason => ConnectError::Ended(reason.clone()),
         }),
@@ -268,7 +275,7 @@ where
     let mut challenge = vec![0; handshake.challenge_len()];
     let (mut received, expected) = (0, challenge.len());
     let challenged = tokio::time::timeout(limit, async {
-        // One write: a server may take the token with a single read.
+        // One write: a server may read the token with a single read.
         stream.write_all(token).await?;
         stream.flush().await?;
         while received < expected {
@@ -281,9 +288,9 @@ where
     })
     .await
     .map_err(timed_out("send its challenge"))
-    .and_then(|read| read.map_err(refused(ConnectError::TokenRefused)));
+    .and_then(|read| read.map_err(map_hang_up(ConnectError::TokenRefused)));
     match challenged {
-        // Whoever has begun to challenge us has taken the token.
+        // A server that has begun to send a challenge has accepted the token.
         Err(ConnectError::TimedOut(_) | ConnectError::TokenRefused) if received > 0 => {
             return Err(ConnectError::ShortChallenge { received, expected });
         }
@@ -298,12 +305,12 @@ where
     })
     .await
     .map_err(timed_out("take the answer to its challenge"))?
-    .map_err(refused(ConnectError::AnswerRefused))?;
+    .map_err(map_hang_up(ConnectError::AnswerRefused))?;
     Ok(session)
 }
 
-/// Tells the end of the stream, which is how a server refuses, from a failing connection.
-fn refused(refusal: ConnectError) -> impl FnOnce(io::Error) -> ConnectError {
+/// Distinguishes the end of the stream, by which a server refuses, from a failing connection.
+fn map_hang_up(refusal: ConnectError) -> impl FnOnce(io::Error) -> ConnectError {
     move |error| {
         if is_hang_up(error.kind()) {
             refusal
@@ -320,7 +327,7 @@ fn is_hang_up(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// A running tunnel: yields the channels that the server opens. Dropping it closes the tunnel.
+/// A running tunnel: accepts the channels that the server opens. Dropping it closes the tunnel.
 #[derive(Debug)]
 pub struct Tunnel {
     handle: TunnelHandle,
@@ -328,7 +335,7 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// The next channel; `None` once the tunnel has ended.
+    /// Waits for the next channel; `None` once the tunnel has ended.
     ///
     /// # Cancel safety
     /// Yes: no channel is lost.
@@ -336,7 +343,7 @@ impl Tunnel {
         self.handle.accept().await
     }
 
-    /// For closing and watching the tunnel from elsewhere.
+    /// Returns a handle to close and inspect the tunnel.
     pub fn handle(&self) -> TunnelHandle {
         self.handle.clone()
     }

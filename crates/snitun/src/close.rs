@@ -1,14 +1,14 @@
-//! Why connections and channels end.
+//! Reasons for the end of tunnels and channels.
 
 use crate::cipher::SealError;
 use crate::decoder::DecodeError;
 
-/// Why a tunnel ended.
+/// The reason why a tunnel ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// We closed it.
-    #[error("the tunnel was closed on this side")]
+    /// Closed locally.
+    #[error("the tunnel was closed locally")]
     Local,
     /// The server is stopping.
     #[error("the server is shutting down")]
@@ -19,65 +19,66 @@ pub enum CloseReason {
     /// The connection failed.
     #[error("the tunnel's connection failed: {message}")]
     Io {
-        /// What kind of failure it was.
+        /// The kind of the I/O error.
         kind: std::io::ErrorKind,
-        /// What the system says about it.
+        /// The system's error message.
         message: String,
     },
-    /// What the peer sent cannot be understood.
-    #[error("the peer broke the protocol: {0}")]
+    /// The peer's data cannot be decoded.
+    #[error("the peer violated the protocol: {0}")]
     Protocol(#[from] DecodeError),
-    /// The peer makes us refuse or close channels faster than it reads that we do.
-    #[error("the peer opens and overruns channels faster than it reads that they are closed")]
+    /// The peer makes us refuse or close channels faster than it reads the CLOSE frames.
+    #[error("the peer opens and overruns channels faster than it reads the CLOSE frames")]
     Flooded,
-    /// The session cipher cannot go on.
+    /// The session cipher cannot encrypt any more.
     #[error(transparent)]
     Cipher(#[from] SealError),
     /// A ping was not answered in time.
     #[error("the peer did not answer a ping in time")]
     PingTimeout,
-    /// Nothing was read (at a client: nor written) for too long.
-    #[error("nothing came from the peer for too long")]
+    /// Nothing was read (for a client: nor written) within the idle timeout.
+    #[error("no data arrived from the peer within the idle timeout")]
     Idle,
-    /// The peer does not take what we have to write.
-    #[error("the peer did not read from the connection for too long")]
+    /// The peer accepts no data.
+    #[error("the peer did not read from the connection within the idle timeout")]
     WriteStalled,
-    /// Another connection for the same host name took over.
-    #[error("a newer connection for the same host name took over")]
+    /// A newer connection for the same host name replaced it.
+    #[error("a newer connection for the same host name replaced this one")]
     Replaced,
-    /// The token has run out.
+    /// The token has expired.
     #[error("the token has expired")]
     Expired,
 }
 
 impl CloseReason {
-    /// Whether connecting again with the same token can help.
+    /// Returns whether reconnecting with the same token can help.
     pub fn is_retryable(&self) -> bool {
         !matches!(self, Self::Expired | Self::Replaced | Self::Local)
     }
 }
 
-/// Why a channel gives neither data nor a regular end.
+/// The reason why a channel failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
-    /// More came in than the application read; the channel was closed and its data dropped.
-    #[error("the channel was closed because more arrived than its receive limit allows")]
+    /// More data arrived than the application read; the channel was closed and its data dropped.
+    #[error("the channel was closed because the received data exceeds its receive limit")]
     Overrun,
-    /// The peer opened another channel under the same id, by mistake; which of the two its data is for cannot be told.
-    #[error("the channel was closed because the peer opened another one under the same id")]
-    OpenedAgain,
+    /// The peer opened another channel with the same id; the data of the two cannot be
+    /// distinguished.
+    #[error("the channel was closed because the peer opened another one with the same id")]
+    DuplicateOpen,
     /// The tunnel ended.
     #[error("the tunnel ended while the channel was open")]
     TunnelClosed,
 }
 
-/// Why a channel cannot be opened.
+/// The reason why a channel cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// As many channels are open as the limits allow.
-    #[error("the tunnel has as many channels as it may have; try again later")]
+    /// The maximum number of channels is open.
+    #[error("the tunnel has the maximum number of channels; try again later")]
     TooManyChannels,
     /// The id is in use.
     #[error("a channel with this id is already open")]
@@ -85,7 +86,7 @@ pub enum OpenError {
     /// The tunnel has ended.
     #[error("the tunnel has ended")]
     Closed,
-    /// No device is connected under the host name that was asked for. Only a server's handle says so.
+    /// No device is connected under the requested host name. Only a server's handle returns this.
     #[error("no device is connected under this host name")]
     NoDevice,
 }

@@ -1,21 +1,21 @@
-//! A session key that is bound to its cipher, and with it to how many connections it is good for.
+//! Session keys that are bound to a cipher and to the number of connections that they permit.
 //!
-//! `aes-gcm` derives its nonces from a counter that starts at zero on every connection: a second connection under the same
-//! key would repeat them, and that gives the key away. So the types keep count. A [`SessionKey`] cannot be cloned, and
-//! binding it to a cipher uses it up; a [`OneTimeKey`] cannot be cloned either, and a handshake uses that up. The other two
-//! ciphers make a [`ReusableKey`], which can be cloned for each connection.
+//! `aes-gcm` derives its nonces from a counter that starts at zero on every connection: a second
+//! connection with the same key would repeat them, which reveals the key. The types prevent it. A
+//! [`SessionKey`] cannot be cloned, and binding it to a cipher consumes it; a [`OneTimeKey`] cannot
+//! be cloned either, and a handshake consumes it. The other two ciphers use a [`ReusableKey`],
+//! which can be cloned for each connection.
 //!
-//! What the types cannot see is the same key in two processes, or made twice from its text. A server therefore remembers
-//! the `aes-gcm` keys that it was shown (`server::ServerConfig::max_spent_keys`).
-//!
-//! Protocol: docs/protocol.md, "SniTun".
+//! The types cannot detect the same key in two processes, or a key parsed twice from its text. A
+//! server therefore remembers the `aes-gcm` keys of its devices
+//! (`server::ServerConfig::max_used_keys`).
 
 use std::sync::Arc;
 
 use crate::cipher::Cipher;
 use crate::key::SessionKey;
 
-/// A key for any number of connections: one for `aes-cbc` or `aes-gcm-siv`. Clones are the same key.
+/// A key for any number of connections, with `aes-cbc` or `aes-gcm-siv`. Clones share the same key.
 ///
 /// ```
 /// # fn main() -> Result<(), snitun::KeyError> {
@@ -34,9 +34,9 @@ pub struct ReusableKey {
     cipher: Cipher,
 }
 
-/// A key for one connection: one for `aes-gcm`.
+/// A key for one connection, with `aes-gcm`.
 ///
-/// There is no way to a second connection:
+/// It cannot be used for a second connection:
 ///
 /// ```compile_fail,E0382
 /// # fn main() -> Result<(), snitun::KeyError> {
@@ -62,34 +62,35 @@ pub struct OneTimeKey {
     key: SessionKey,
 }
 
-/// A key for one connection, whatever the cipher: what a handshake takes. Either of the other two becomes one.
+/// A key for one connection with any cipher, as a handshake takes it. Either of the other two types
+/// converts to it.
 #[derive(Debug)]
 pub enum ConnectionKey {
-    /// It can be had again.
+    /// It can be cloned.
     Reusable(ReusableKey),
-    /// It is the only one.
+    /// It cannot be cloned.
     OneTime(OneTimeKey),
 }
 
 impl SessionKey {
-    /// The key for connections with `aes-cbc`.
+    /// Binds the key to `aes-cbc`.
     pub fn aes_cbc(self) -> ReusableKey {
         self.reusable(Cipher::AesCbc)
     }
 
-    /// The key for connections with `aes-gcm-siv`.
+    /// Binds the key to `aes-gcm-siv`.
     pub fn aes_gcm_siv(self) -> ReusableKey {
         self.reusable(Cipher::AesGcmSiv)
     }
 
-    /// The key for the one connection that it is good for with `aes-gcm`.
+    /// Binds the key to `aes-gcm`, for a single connection.
     pub fn aes_gcm(self) -> OneTimeKey {
         OneTimeKey { key: self }
     }
 
-    /// The key for a connection with a cipher that is only known at run time, as a token names it.
+    /// Binds the key to a cipher that is known only at run time, for example from a token.
     ///
-    /// Nor is there a second connection this way, or with another cipher:
+    /// It cannot be used for a second connection, or with another cipher:
     ///
     /// ```compile_fail,E0382
     /// # fn main() -> Result<(), snitun::KeyError> {
@@ -116,7 +117,7 @@ impl SessionKey {
 }
 
 impl ConnectionKey {
-    /// The cipher that the key is bound to.
+    /// Returns the cipher that the key is bound to.
     pub fn cipher(&self) -> Cipher {
         match self {
             Self::Reusable(key) => key.cipher,
@@ -124,7 +125,7 @@ impl ConnectionKey {
         }
     }
 
-    /// The key for further connections; `None` where the cipher permits none.
+    /// Returns the key for further connections; `None` if the cipher permits none.
     ///
     /// ```
     /// # fn main() -> Result<(), snitun::KeyError> {
@@ -167,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_keeps_the_cipher_it_was_bound_to_and_is_not_printed() {
+    fn key_keeps_its_cipher_and_is_redacted() {
         for cipher in Cipher::ALL {
             let key = SessionKey::new([0xa1; 32], [0xb2; 16]).with_cipher(cipher);
             assert_eq!(key.cipher(), cipher);

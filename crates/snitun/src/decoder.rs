@@ -1,23 +1,23 @@
-//! The reading end of the codec: bytes in, frames out, in pieces as they arrive.
+//! The decoder: bytes in, frames out, in pieces as they arrive.
 //!
-//! A frame may announce 4 GiB; the decoder neither waits for it nor makes room for it. DATA comes out as the pieces that
-//! the input happens to hold, cut from the input buffer without copying. What the protocol tells us to ignore (unknown
-//! types, data where none belongs, a NEW with a malformed address) is skipped here up to a limit, so that the multiplexer only
-//! sees frames that mean something.
+//! A frame may announce 4 GiB; the decoder neither waits nor allocates for it. DATA is returned in
+//! the pieces that the input happens to contain, cut from the input buffer without copying. Data
+//! that the protocol requires to ignore (unknown types, unexpected data, a NEW with a malformed
+//! address) is skipped here up to a limit, so that the multiplexer only sees valid frames.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use bytes::{Buf, BytesMut};
 
-use crate::cipher::{BadUnit, Opener};
+use crate::cipher::{DecryptError, Opener};
 use crate::frame::{
     ChannelId, EXTRA_LEN, FrameType, HEADER_LEN, Header, MAX_ADDRESS_LEN, address_from_extra,
     address_from_unit,
 };
 use crate::version::ProtocolVersion;
 
-/// What came in.
+/// A received frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Incoming {
     /// The peer opens a channel.
@@ -39,17 +39,17 @@ pub enum Incoming {
         /// The channel.
         id: ChannelId,
     },
-    /// The peer wants a sign of life.
+    /// The peer sends a ping.
     Ping {
-        /// To be repeated in the answer.
+        /// The id, which the answer repeats.
         id: ChannelId,
     },
-    /// The answer to a ping of ours.
+    /// The answer to our ping.
     Pong {
         /// The id of the ping.
         id: ChannelId,
     },
-    /// The peer's queue for this channel is full enough.
+    /// The peer's queue for this channel is above its threshold.
     Pause {
         /// The channel.
         id: ChannelId,
@@ -67,7 +67,7 @@ pub enum Incoming {
 }
 
 impl Incoming {
-    /// The channel, or the ping, that this is about.
+    /// Returns the id of the channel or the ping.
     pub fn id(&self) -> ChannelId {
         match self {
             Self::New { id, .. }
@@ -81,7 +81,7 @@ impl Incoming {
         }
     }
 
-    /// A short name for logs.
+    /// Returns a short name for logs.
     pub fn name(&self) -> &'static str {
         match self {
             Self::New { .. } => "new",
@@ -96,31 +96,32 @@ impl Incoming {
     }
 }
 
-/// Why the bytes of a connection cannot be understood any further. The connection is over.
+/// The reason why the bytes of a connection cannot be decoded. The connection must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// A header or address does not decrypt.
     #[error(transparent)]
-    BadUnit(#[from] BadUnit),
-    /// A NEW announces an address longer than any address is.
+    Decrypt(#[from] DecryptError),
+    /// A NEW announces an address that is too long.
     #[error(
-        "the peer announces a caller's address of {0} bytes; it speaks another version or another key is in use"
+        "the peer announces a caller's address of {0} bytes; it uses another protocol version or another key"
     )]
     AddressTooLong(u32),
-    /// A frame announces more data than [`MAX_SKIPPED`] that would have no meaning.
+    /// A frame announces more than [`MAX_SKIPPED`] bytes of unexpected data.
     #[error(
-        "the peer announces {0} bytes of data without a meaning; the connection is garbled, or the peer speaks another version or another key is in use"
+        "the peer announces {0} bytes of unexpected data; the connection is garbled, or the peer uses another protocol version or another key"
     )]
     SkippedTooLong(u32),
 }
 
-/// Data without a meaning (of an unknown type, or where none belongs) that is skipped for one frame: four times the largest
-/// frame of the reference. With `aes-cbc` a header that is garbled decrypts to random bytes, which nearly always announce more
-/// than this; to skip that would be to wait for a gigabyte instead of connecting again.
+/// Maximum bytes of unexpected data (of an unknown type, or for a type without data) that is
+/// skipped for one frame: four times the largest frame of the reference. With `aes-cbc` a garbled
+/// header decrypts to random bytes, which nearly always announce more than this; skipping that
+/// would mean to wait for a gigabyte instead of reconnecting.
 pub const MAX_SKIPPED: u32 = 16 * 1024 * 1024;
 
-/// Reads frames from one direction of one connection.
+/// Decodes the frames of one direction of a connection.
 pub struct Decoder {
     opener: Opener,
     version: ProtocolVersion,
@@ -129,18 +130,18 @@ pub struct Decoder {
 
 #[derive(Clone, Copy, Debug)]
 enum State {
-    /// A header is next.
+    /// Expects a header.
     Header,
-    /// The encrypted address of a NEW is next: its length on the wire.
+    /// Expects the encrypted address of a NEW, of this length on the wire.
     Address { id: ChannelId, wire_len: usize },
-    /// Channel data is next: how much of the frame is still to come.
+    /// Expects channel data: the bytes of the frame still to come.
     Data { id: ChannelId, left: usize },
-    /// Data that nobody wants is next.
+    /// Skips unexpected data.
     Skip { left: usize },
 }
 
 impl Decoder {
-    /// A decoder that goes on where the handshake left its [`Opener`].
+    /// Creates a decoder that continues with the [`Opener`] of the handshake.
     pub fn new(opener: Opener, version: ProtocolVersion) -> Self {
         Self {
             opener,
@@ -149,10 +150,11 @@ impl Decoder {
         }
     }
 
-    /// Takes the next frame, or piece of one, off the front of `input`; `None` when more bytes are needed.
+    /// Decodes the next frame, or piece of one, from the start of `input`; `None` when more bytes
+    /// are needed.
     ///
     /// # Errors
-    /// [`DecodeError`]; do not call this again then.
+    /// [`DecodeError`]; do not call this method again then.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Incoming>, DecodeError> {
         loop {
             match self.state {
@@ -166,9 +168,9 @@ impl Decoder {
                         .open(unit)?
                         .first_chunk()
                         .map(Header::from_bytes)
-                        .ok_or(BadUnit)?;
+                        .ok_or(DecryptError)?;
                     input.advance(wire_len);
-                    if let Some(incoming) = self.begin(&header)? {
+                    if let Some(incoming) = self.handle_header(&header)? {
                         return Ok(Some(incoming));
                     }
                 }
@@ -207,13 +209,14 @@ impl Decoder {
         }
     }
 
-    /// Whether the decoder stands between two frames, where an end of the stream cuts nothing.
+    /// Returns whether the decoder is between two frames, where an end of the stream truncates
+    /// nothing.
     pub fn is_between_frames(&self) -> bool {
         matches!(self.state, State::Header)
     }
 
-    /// Acts on a header: sets the state for what follows it.
-    fn begin(&mut self, header: &Header) -> Result<Option<Incoming>, DecodeError> {
+    /// Handles a header: sets the state for the data that follows.
+    fn handle_header(&mut self, header: &Header) -> Result<Option<Incoming>, DecodeError> {
         let id = header.id;
         let size = usize::try_from(header.size).unwrap_or(usize::MAX);
         self.state = skip(size);

@@ -1,8 +1,8 @@
-//! The writing end of the codec: headers, sealed in wire order.
+//! The encoder: frame headers, sealed in wire order.
 //!
-//! The encoder is owned by whoever writes to the connection, and by nobody else: with `aes-cbc` each header is chained to
-//! the one before it, so the order of the calls *is* the order of the bytes. Data is not touched: the writer puts it
-//! behind the header itself, copied or chained as it likes.
+//! The writer of the connection owns the encoder exclusively: with `aes-cbc` each header is chained
+//! to the previous one, so the order of the calls *is* the order of the bytes. The encoder does not
+//! process data: the writer appends it after the header, copied or chained.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::cipher::{Entropy, SealError, Sealer};
 use crate::frame::{ChannelId, EXTRA_LEN, FrameType, Header, address_to_extra, address_to_unit};
 use crate::version::ProtocolVersion;
 
-/// Seals frame headers for one direction of one connection.
+/// Seals the frame headers of one direction of a connection.
 pub struct Encoder {
     sealer: Sealer,
     version: ProtocolVersion,
@@ -19,7 +19,7 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder that goes on where the handshake left its [`Sealer`].
+    /// Creates an encoder that continues with the [`Sealer`] of the handshake.
     pub fn new(sealer: Sealer, version: ProtocolVersion, entropy: Box<dyn Entropy>) -> Self {
         Self {
             sealer,
@@ -28,10 +28,10 @@ impl Encoder {
         }
     }
 
-    /// Appends NEW with the caller's address, as far as the version can carry it.
+    /// Appends NEW with the caller's address, if the version can carry it.
     ///
     /// # Errors
-    /// [`SealError`], as do all the methods here; the connection is over then.
+    /// [`SealError`], as for all methods here; the connection is over then.
     pub fn new_channel(
         &mut self,
         id: ChannelId,
@@ -75,7 +75,7 @@ impl Encoder {
         self.header(id, kind, 0, extra, out)
     }
 
-    /// Appends a PING, either the question or the answer.
+    /// Appends a PING, either the request or the answer.
     ///
     /// # Errors
     /// [`SealError`].
@@ -90,7 +90,7 @@ impl Encoder {
         self.header(id, FrameType::Ping, 0, extra, out)
     }
 
-    /// Appends a header as given, padding included. For tools and tests; the other methods are what a peer needs.
+    /// Appends a header as given, including its padding. For tools and tests.
     ///
     /// # Errors
     /// [`SealError`].

@@ -1,7 +1,7 @@
-//! The frame header: 32 bytes that stand before everything on the wire.
+//! The frame header: 32 bytes at the start of each frame.
 //!
-//! Only layout lives here; encryption is the [cipher](crate::Cipher)'s, meaning is the
-//! [decoder](crate::Decoder)'s and [encoder](crate::Encoder)'s (docs/protocol.md, "SniTun").
+//! This module defines only the layout: the [cipher](crate::Cipher) encrypts it, the
+//! [decoder](crate::Decoder) and the [encoder](crate::Encoder) interpret it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,11 +10,11 @@ use crate::hex;
 
 /// Bytes of a header before encryption.
 pub const HEADER_LEN: usize = 32;
-/// Bytes at the end of a header that a frame type may use; what it leaves is random.
+/// Bytes at the end of a header for the frame type's use; the rest of them is random.
 pub const EXTRA_LEN: usize = 11;
 
-/// Largest plaintext of a version 2 address unit that we take. An address needs 5 or 17 bytes, padded to 16 or 32; we
-/// leave room for one more family and never wait for more than this.
+/// Maximum plaintext of a version 2 address unit. An address needs 5 or 17 bytes, padded to 16 or
+/// 32; this leaves room for one more family.
 pub(crate) const MAX_ADDRESS_LEN: usize = 64;
 
 /// Identifies a channel on the wire: 16 random bytes, chosen by the end that opens it.
@@ -33,7 +33,7 @@ impl fmt::Debug for ChannelId {
     }
 }
 
-/// The frame types. The numbers are the wire's.
+/// The frame types, with their numbers on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FrameType {
@@ -43,16 +43,16 @@ pub enum FrameType {
     Data = 0x02,
     /// Ends a channel in both directions.
     Close = 0x04,
-    /// Asks for, or gives, a sign of life.
+    /// Ping request or answer.
     Ping = 0x08,
     /// Asks the peer to stop sending on a channel (from version 1).
     Pause = 0x16,
-    /// Takes a PAUSE back (from version 1).
+    /// Ends a PAUSE (from version 1).
     Resume = 0x32,
 }
 
 impl FrameType {
-    /// The type with this number, if there is one.
+    /// Returns the type with this number, if it exists.
     pub const fn from_byte(byte: u8) -> Option<Self> {
         match byte {
             0x01 => Some(Self::New),
@@ -66,21 +66,21 @@ impl FrameType {
     }
 }
 
-/// A header as it stands on the wire once decrypted.
+/// A decrypted header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// The channel, or for PING the question that an answer repeats.
+    /// The channel, or the id of a PING, which its answer repeats.
     pub id: ChannelId,
-    /// The frame type's number, known to us or not.
+    /// The frame type's number, which may be unknown.
     pub kind: u8,
-    /// How many bytes of data follow (before encryption, where they are encrypted).
+    /// Number of bytes of data that follow (before encryption, if they are encrypted).
     pub size: u32,
-    /// What the type puts here, then random bytes.
+    /// Data of the frame type, then random bytes.
     pub extra: [u8; EXTRA_LEN],
 }
 
 impl Header {
-    /// The header's bytes.
+    /// Serializes the header.
     pub fn to_bytes(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         bytes[..16].copy_from_slice(&self.id.0);
@@ -90,7 +90,7 @@ impl Header {
         bytes
     }
 
-    /// Reads a header; every value is a header, though maybe of an unknown type.
+    /// Parses a header; any bytes are a header, possibly of an unknown type.
     pub fn from_bytes(bytes: &[u8; HEADER_LEN]) -> Self {
         let mut header = Self {
             id: ChannelId([0; 16]),
@@ -104,14 +104,15 @@ impl Header {
     }
 }
 
-/// The address in a NEW header before version 2: IPv4 only, and all zeros where the caller had another family.
+/// Parses the address in a NEW header before version 2: IPv4 only; all zeros stand for another
+/// family.
 pub(crate) fn address_from_extra(extra: &[u8; EXTRA_LEN]) -> Option<IpAddr> {
     let octets: [u8; 4] = extra.get(1..5)?.try_into().ok()?;
     let address = Ipv4Addr::from(octets);
     (extra[0] == b'4' && !address.is_unspecified()).then_some(IpAddr::V4(address))
 }
 
-/// Writes the address as versions before 2 have it.
+/// Writes the address in the format of versions before 2.
 pub(crate) fn address_to_extra(address: Option<IpAddr>, extra: &mut [u8; EXTRA_LEN]) {
     let address = match address {
         Some(IpAddr::V4(address)) => address,
@@ -121,8 +122,8 @@ pub(crate) fn address_to_extra(address: Option<IpAddr>, extra: &mut [u8; EXTRA_L
     extra[1..5].copy_from_slice(&address.octets());
 }
 
-/// The address in a version 2 unit: `Err` when it is cut short or of an unknown family, `Ok(None)` when it is carried as
-/// "unspecified".
+/// Parses the address in a version 2 unit: `Err` if it is truncated or of an unknown family,
+/// `Ok(None)` if it is the unspecified address.
 pub(crate) fn address_from_unit(unit: &[u8]) -> Result<Option<IpAddr>, MalformedAddress> {
     let (family, rest) = unit.split_first().ok_or(MalformedAddress)?;
     let address = match family {
@@ -139,8 +140,8 @@ pub(crate) fn address_from_unit(unit: &[u8]) -> Result<Option<IpAddr>, Malformed
     Ok((!address.is_unspecified()).then_some(address))
 }
 
-/// Writes the address as a version 2 unit into `unit` and returns how much of it is meant, padding included; the caller
-/// has filled `unit` with random bytes.
+/// Writes the address as a version 2 unit into `unit`, which the caller has filled with random
+/// bytes, and returns its length including the padding.
 pub(crate) fn address_to_unit(address: Option<IpAddr>, unit: &mut [u8; 32]) -> usize {
     match address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) {
         IpAddr::V4(address) => {
@@ -156,7 +157,7 @@ pub(crate) fn address_to_unit(address: Option<IpAddr>, unit: &mut [u8; 32]) -> u
     }
 }
 
-/// The address of a NEW is cut short or of a family that we do not know.
+/// The address of a NEW is truncated or of an unknown family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct MalformedAddress;
 
@@ -165,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_round_trips() {
+    fn header_round_trips() {
         let header = Header {
             id: ChannelId([7; 16]),
             kind: 0x16,
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_round_trip_as_far_as_the_version_can_carry_them() {
+    fn addresses_round_trip_per_version() {
         let v4: IpAddr = "192.0.2.7".parse().unwrap();
         let v6: IpAddr = "2001:db8::17".parse().unwrap();
         for address in [Some(v4), Some(v6), None] {

@@ -1,34 +1,36 @@
-//! The challenge and its answer, as two small state machines without I/O.
+//! The challenge and its answer, as two state machines without I/O.
 //!
-//! After the token the server sends 32 random bytes, encrypted; the client answers with their SHA-256, encrypted. That is
-//! all: nobody says "welcome", so a client learns that it was let in by the answer to its first PING. The cipher states
-//! go on into the frames that follow, which is why finishing a handshake yields them (docs/protocol.md, "SniTun").
+//! After the token the server sends 32 random bytes, encrypted; the client answers with their
+//! SHA-256 digest, encrypted. The server sends no confirmation, so the answer to the client's first
+//! PING shows that it was accepted. The cipher states continue into the frames that follow, so a
+//! completed handshake returns them.
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::cipher::{BadUnit, Entropy, Opener, Role, SealError, Sealer};
+use crate::cipher::{DecryptError, Entropy, Opener, Role, SealError, Sealer};
 use crate::connection_key::ConnectionKey;
 
 /// Bytes of the challenge and of the answer before encryption.
 pub const CHALLENGE_LEN: usize = 32;
 
-/// A token longer than this cannot be sent: the server takes it with one read of this size.
+/// Maximum length of a token: the server reads it with a single read of this size.
 pub const MAX_TOKEN_LEN: usize = 2048;
 
-/// Why a handshake failed.
+/// The reason why a handshake failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandshakeError {
-    /// What the peer sent does not decrypt.
+    /// The peer's data does not decrypt.
     #[error(transparent)]
-    BadUnit(#[from] BadUnit),
-    /// The session cipher gave up.
+    Decrypt(#[from] DecryptError),
+    /// The session cipher cannot encrypt.
     #[error(transparent)]
     Seal(#[from] SealError),
-    /// The client's answer is not the digest of the challenge: it has another key or cipher than its token.
+    /// The client's answer is not the digest of the challenge: its key or cipher differs from its
+    /// token's.
     #[error(
-        "the answer to the challenge is wrong; the client uses another key or cipher than its token names"
+        "the answer to the challenge is wrong; the client's key or cipher differs from its token's"
     )]
     WrongAnswer,
 }
@@ -36,9 +38,9 @@ pub enum HandshakeError {
 /// The cipher state of an established session, one part for each direction.
 #[derive(Debug)]
 pub struct Session {
-    /// Goes to the [`Encoder`](crate::Encoder).
+    /// For the [`Encoder`](crate::Encoder).
     pub sealer: Sealer,
-    /// Goes to the [`Decoder`](crate::Decoder).
+    /// For the [`Decoder`](crate::Decoder).
     pub opener: Opener,
 }
 
@@ -57,20 +59,21 @@ impl Session {
 pub struct ClientHandshake(Session);
 
 impl ClientHandshake {
-    /// Starts a handshake with `key`, which is used up by it.
+    /// Starts a handshake with `key`, which it consumes.
     pub fn new(key: impl Into<ConnectionKey>) -> Self {
         Self(Session::new(&key.into(), Role::Client))
     }
 
-    /// How many bytes the encrypted challenge has.
+    /// Returns the length of the encrypted challenge.
     pub fn challenge_len(&self) -> usize {
         CHALLENGE_LEN + self.0.opener.cipher().overhead()
     }
 
-    /// Takes the encrypted challenge, appends the answer to `out`, and yields the session.
+    /// Decrypts the challenge, appends the answer to `out`, and returns the session.
     ///
     /// # Errors
-    /// [`HandshakeError::BadUnit`] when the challenge does not decrypt. With `aes-cbc` a wrong key cannot be seen here.
+    /// [`HandshakeError::Decrypt`] if the challenge does not decrypt. With `aes-cbc` a wrong key is
+    /// not detected here.
     pub fn answer(
         mut self,
         challenge: &mut [u8],
@@ -85,7 +88,7 @@ impl ClientHandshake {
     }
 }
 
-/// The server's side: has sent the challenge and waits for the answer.
+/// The server's side: sends the challenge and waits for the answer.
 #[derive(Debug)]
 pub struct ServerHandshake {
     session: Session,
@@ -93,7 +96,8 @@ pub struct ServerHandshake {
 }
 
 impl ServerHandshake {
-    /// Makes a challenge of 32 bytes from `entropy` and appends it, encrypted with `key`, to `out`. That uses the key up.
+    /// Generates a challenge of 32 bytes from `entropy` and appends it, encrypted with `key`, to
+    /// `out`. Consumes the key.
     ///
     /// # Errors
     /// [`HandshakeError::Seal`].
@@ -112,18 +116,18 @@ impl ServerHandshake {
         })
     }
 
-    /// How many bytes the encrypted answer has.
+    /// Returns the length of the encrypted answer.
     pub fn answer_len(&self) -> usize {
         CHALLENGE_LEN + self.session.opener.cipher().overhead()
     }
 
-    /// Checks the encrypted answer and yields the session.
+    /// Verifies the encrypted answer and returns the session.
     ///
     /// # Errors
-    /// [`HandshakeError::BadUnit`] or [`HandshakeError::WrongAnswer`].
+    /// [`HandshakeError::Decrypt`] or [`HandshakeError::WrongAnswer`].
     pub fn verify(mut self, answer: &mut [u8]) -> Result<Session, HandshakeError> {
         let answer = self.session.opener.open(answer)?;
-        // All bytes are always compared, so that the time taken tells nothing about where they differ.
+        // Compares all bytes in constant time, so that the time does not reveal where they differ.
         let difference = answer
             .iter()
             .zip(self.expected.iter())
@@ -164,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_key_gets_in_and_another_does_not() {
+    fn handshake_requires_the_same_key() {
         for cipher in Cipher::ALL {
             let key = |byte| SessionKey::new([byte; 32], [2; 16]).with_cipher(cipher);
             assert_eq!(run(key(1), key(1)), Ok(()));

@@ -1,10 +1,10 @@
-//! Hexadecimal text, just what keys and channel ids need.
+//! Hexadecimal encoding of keys and channel ids.
 
 use zeroize::Zeroizing;
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// Lower-case hexadecimal text of `bytes`, wiped on drop.
+/// Encodes `bytes` in lower case; the text is wiped on drop.
 pub(crate) fn encode(bytes: &[u8]) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::with_capacity(bytes.len() * 2));
     for byte in bytes {
@@ -14,7 +14,8 @@ pub(crate) fn encode(bytes: &[u8]) -> Zeroizing<String> {
     text
 }
 
-/// Fills `out` from exactly twice as many hexadecimal digits of either case; `None` for anything else.
+/// Decodes exactly twice as many digits as `out` has bytes, of either case; `None` for any other
+/// text.
 pub(crate) fn decode(text: &str, out: &mut [u8]) -> Option<()> {
     let digits = text.as_bytes();
     if digits.len() != out.len() * 2 {
@@ -33,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn round_trip_and_refusals() {
+    fn hex_round_trips_and_rejects_invalid() {
         let mut out = [0; 3];
         assert_eq!(decode("00fFa5", &mut out), Some(()));
         assert_eq!(out, [0, 255, 0xa5]);

@@ -1,6 +1,7 @@
-//! The session key: what both ends share for one token.
+//! The session key that both ends share for one token.
 //!
-//! Not here: how often it may be used. That depends on the cipher, and `connection_key` binds the two together.
+//! The module `connection_key` binds a key to its cipher, which determines how often it may be
+//! used.
 
 use std::fmt;
 
@@ -10,13 +11,14 @@ use crate::hex;
 
 /// Bytes of an AES-256 key.
 pub const KEY_LEN: usize = 32;
-/// Bytes of the initial vector that `aes-cbc` starts from.
+/// Bytes of the initialization vector of `aes-cbc`.
 pub const IV_LEN: usize = 16;
 
-/// An AES-256 key with the initial vector that goes with it. Wiped on drop; never printed.
+/// An AES-256 key and its initialization vector. Wiped on drop; never printed.
 ///
-/// It is not `Clone`, since one of the ciphers must not get it twice: name the cipher ([`aes_cbc`](Self::aes_cbc) and its
-/// like), and what that gives says whether there can be another connection with it.
+/// It is not `Clone`, since `aes-gcm` must not use a key twice: bind it to a cipher with
+/// [`aes_cbc`](Self::aes_cbc) or a similar method; the resulting type determines whether another
+/// connection can use it.
 ///
 /// ```
 /// # fn main() -> Result<(), snitun::KeyError> {
@@ -30,23 +32,23 @@ pub struct SessionKey {
     iv: Zeroizing<[u8; IV_LEN]>,
 }
 
-/// Why a session key cannot be had.
+/// The reason why a session key cannot be created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum KeyError {
     /// The text of the key is not 64 hexadecimal digits.
     #[error("the session key must be 32 bytes, as 64 hexadecimal digits")]
     MalformedKey,
-    /// The text of the initial vector is not 32 hexadecimal digits.
-    #[error("the session's initial vector must be 16 bytes, as 32 hexadecimal digits")]
+    /// The text of the initialization vector is not 32 hexadecimal digits.
+    #[error("the session's initialization vector must be 16 bytes, as 32 hexadecimal digits")]
     MalformedIv,
-    /// The operating system gave no random bytes.
-    #[error("the operating system gave no random bytes for a session key")]
-    NoRandomness,
+    /// The operating system returned no random bytes.
+    #[error("the operating system returned no random bytes for a session key")]
+    Entropy,
 }
 
 impl SessionKey {
-    /// A key from its bytes.
+    /// Creates a key from bytes.
     pub fn new(key: [u8; KEY_LEN], iv: [u8; IV_LEN]) -> Self {
         Self {
             key: Zeroizing::new(key),
@@ -54,7 +56,7 @@ impl SessionKey {
         }
     }
 
-    /// A key from hexadecimal text of either case, as tokens carry it: 64 digits and 32 digits.
+    /// Parses a key from hexadecimal text of either case, as in tokens: 64 digits and 32 digits.
     ///
     /// # Errors
     /// [`KeyError::MalformedKey`] or [`KeyError::MalformedIv`].
@@ -65,24 +67,24 @@ impl SessionKey {
         Ok(made)
     }
 
-    /// A fresh key from the operating system's random source.
+    /// Generates a key with the operating system's random source.
     ///
     /// # Errors
-    /// [`KeyError::NoRandomness`] if the system has none to give.
+    /// [`KeyError::Entropy`] if the system returns no random bytes.
     #[cfg(feature = "driver")]
     pub fn generate() -> Result<Self, KeyError> {
         let mut made = Self::new([0; KEY_LEN], [0; IV_LEN]);
-        getrandom::fill(made.key.as_mut_slice()).map_err(|_| KeyError::NoRandomness)?;
-        getrandom::fill(made.iv.as_mut_slice()).map_err(|_| KeyError::NoRandomness)?;
+        getrandom::fill(made.key.as_mut_slice()).map_err(|_| KeyError::Entropy)?;
+        getrandom::fill(made.iv.as_mut_slice()).map_err(|_| KeyError::Entropy)?;
         Ok(made)
     }
 
-    /// The key as 64 lower-case hexadecimal digits.
+    /// Returns the key as 64 lower-case hexadecimal digits.
     pub fn key_hex(&self) -> Zeroizing<String> {
         hex::encode(self.key.as_slice())
     }
 
-    /// The initial vector as 32 lower-case hexadecimal digits.
+    /// Returns the initialization vector as 32 lower-case hexadecimal digits.
     pub fn iv_hex(&self) -> Zeroizing<String> {
         hex::encode(self.iv.as_slice())
     }
@@ -113,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hex_text_round_trips_and_is_checked() {
+    fn key_hex_round_trips_and_is_validated() {
         let key = SessionKey::from_hex(&"aB".repeat(32), &"0f".repeat(16)).unwrap();
         assert_eq!(*key.key_hex(), "ab".repeat(32));
         assert_eq!(*key.iv_hex(), "0f".repeat(16));

@@ -1,31 +1,35 @@
-//! The SniTun protocol: a device behind any firewall serves TLS to the public through a relay that cannot read it.
+//! The SniTun protocol: a device behind a firewall serves TLS to the public through a relay that
+//! cannot decrypt it.
 //!
-//! A *device* (the [client]) opens one TCP connection to a *relay* (the [server]) and keeps it. The relay reads the host
-//! name in the TLS ClientHello of each public caller, opens a *channel* inside the connection of the device that goes by
-//! that name, and from then on only carries bytes: TLS ends on the device. Tokens say who may connect under which name.
-//! The other side may as well be the Python package `snitun`; all of its protocol versions (0, 1, 2) and ciphers
-//! (`aes-cbc`, `aes-gcm`, `aes-gcm-siv`) are here.
+//! A *device* (the [client]) opens one TCP connection to a *relay* (the [server]) and keeps it. The
+//! relay reads the host name in the TLS ClientHello of each public *caller*, opens a *channel*
+//! inside the connection of the device with that name, and from then on only forwards bytes: TLS
+//! ends on the device. Tokens authenticate devices and determine their names. The crate
+//! interoperates with the Python package `snitun`, with all of its protocol versions (0, 1, 2) and
+//! ciphers (`aes-cbc`, `aes-gcm`, `aes-gcm-siv`).
 //!
-//! # What is in it
+//! # Features
 //!
-//! Both ends are there by default; `default-features = false` leaves the protocol alone.
+//! Both ends are enabled by default; `default-features = false` leaves only the protocol.
 //!
-//! | feature | what it adds |
+//! | feature | adds |
 //! |---|---|
 //! | none | the protocol as state machines without I/O, clock or random source: [`Decoder`], [`Encoder`], [`Mux`], the handshakes, [`sni`] |
-//! | `driver` | what both ends share, on tokio: [`Channel`], [`TunnelHandle`], [`relay()`], [`prepare_tcp`]; the next two switch it on |
-//! | `client` | `client`: connects a device over any byte stream, yields [channels](Channel) |
+//! | `driver` | the tokio driver of both ends: [`Channel`], [`TunnelHandle`], [`copy_bidirectional`], [`configure_tcp`]; enabled by the next two |
+//! | `client` | `client`: connects a device over any byte stream, accepts [channels](Channel) |
 //! | `server` | `server`: tokens, registry of devices, public side |
 //!
-//! A [`Channel`] is an ordinary tokio byte stream; [`relay()`] joins one to a TCP connection.
+//! A [`Channel`] is a tokio byte stream; [`copy_bidirectional()`] connects one to a TCP connection.
 //!
-//! # What holds whoever is on the other side
+//! # Guarantees against any peer
 //!
-//! - Reading from the connection never waits for a channel. Channels take turns; PING, PAUSE and the like go ahead of data.
-//! - Everything that is queued has a bound ([`Limits`]) and every wait has one ([`Timeouts`]).
-//! - A channel that is not read is paused from version 1 on. Version 0 cannot do that: at its receive limit the channel is
-//!   closed, and it alone.
-//! - A frame may announce 4 GiB; what arrives is passed on piece by piece, and nothing is allocated for an announcement.
+//! - Reading from the connection never waits for a channel. Channels take turns; PING, PAUSE and
+//!   other control frames precede data.
+//! - Every queue has a bound ([`Limits`]) and every wait has a timeout ([`Timeouts`]).
+//! - A channel that is not read is paused from version 1 on. Version 0 has no flow control: at its
+//!   receive limit the channel is closed, and no other.
+//! - A frame may announce 4 GiB; data is passed on piece by piece, and nothing is allocated for the
+//!   announced size.
 //!
 //! # Example
 //!
@@ -48,9 +52,9 @@
 //! let listener = TcpListener::bind("127.0.0.1:0").await?;
 //! let address = listener.local_addr()?;
 //! let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-//! let serving = tokio::spawn(async move { server.serve(listener, async { drop(stopped.await) }).await });
+//! let task = tokio::spawn(async move { server.serve(listener, async { drop(stopped.await) }).await });
 //!
-//! // Whoever runs it gives the device a token for a key and a host name.
+//! // The operator issues a token for a key and a host name.
 //! let key = SessionKey::generate()?;
 //! let valid = (SystemTime::now() + Duration::from_secs(3600)).duration_since(UNIX_EPOCH)?.as_secs();
 //! let content = TokenContent::new("device.example.com", key, valid);
@@ -58,39 +62,39 @@
 //!
 //! // The device.
 //! let stream = TcpStream::connect(address).await?;
-//! snitun::prepare_tcp(&stream)?;
+//! snitun::configure_tcp(&stream)?;
 //! let tunnel = client::connect(stream, ClientConfig::new(token, content.key.aes_cbc())).await?;
 //! assert!(relay.is_connected("device.example.com"));
 //! println!("the relay is {:?} away", tunnel.handle().ping().await?);
-//! // `tunnel.accept()` now yields a channel for each caller: do TLS on it, or hand it to `snitun::relay`.
+//! // `tunnel.accept()` accepts a channel for each caller: terminate TLS on it, or pass it to `snitun::copy_bidirectional`.
 //!
 //! drop(tunnel);
 //! let _ = stop.send(());
-//! serving.await?;
+//! task.await?;
 //! # Ok(())
 //! # }
 //! # #[cfg(not(all(feature = "client", feature = "server")))]
 //! # fn main() {}
 //! ```
 //!
-//! The examples `forward` (a device that forwards every channel to a TCP address) and `relay` (a relay) are small programs
-//! that can be used as they are.
+//! The examples `forward` (a device that forwards every channel to a TCP address) and `relay` (a
+//! relay) are small usable programs.
 //!
-//! # Not in it
+//! # Out of scope
 //!
-//! TLS on the channels, deciding where to connect to and when to try again, and HTTP: a channel is bytes.
+//! The crate contains no TLS for the channels, no choice of the server address, no reconnection,
+//! and no HTTP: a channel carries bytes.
 //!
-//! Protocol: [`docs/protocol.md`] in the repository, "SniTun".
+//! The protocol is described in [`docs/protocol.md`], "SniTun".
 //!
 //! [`docs/protocol.md`]: https://github.com/clesyde/clesyde-cloud-rs/blob/main/docs/protocol.md#snitun
 
-// This page tells of everything, whatever of it is there.
+// The documentation links to all features, even where they are disabled.
 #![cfg_attr(
     not(all(feature = "client", feature = "server")),
     allow(rustdoc::broken_intra_doc_links)
 )]
 
-mod batch;
 mod cipher;
 mod close;
 mod connection_key;
@@ -101,17 +105,18 @@ mod handshake;
 mod hex;
 mod key;
 mod limits;
-mod moment;
 mod mux;
+mod time;
 mod version;
+mod write_batch;
 
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "driver")]
+mod copy;
+#[cfg(feature = "driver")]
 mod driver;
 pub mod proxy;
-#[cfg(feature = "driver")]
-mod relay;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod sni;
@@ -119,13 +124,16 @@ pub mod sni;
 mod socket;
 mod stats;
 
-pub use batch::WriteBatch;
-pub use cipher::{BadUnit, Cipher, Entropy, Opener, Role, SealError, Sealer, UnsupportedCipher};
+pub use cipher::{
+    Cipher, DecryptError, Entropy, Opener, Role, SealError, Sealer, UnsupportedCipher,
+};
 pub use close::{ChannelError, CloseReason, OpenError};
 pub use connection_key::{ConnectionKey, OneTimeKey, ReusableKey};
+#[cfg(feature = "driver")]
+pub use copy::{CopyStats, copy_bidirectional};
 pub use decoder::{DecodeError, Decoder, Incoming, MAX_SKIPPED};
 #[cfg(feature = "driver")]
-pub use driver::{Channel, ChannelReader, ChannelWriter, NoRandomness, PingError, TunnelHandle};
+pub use driver::{Channel, ChannelReader, ChannelWriter, EntropyError, PingError, TunnelHandle};
 pub use encoder::Encoder;
 pub use frame::{ChannelId, EXTRA_LEN, FrameType, HEADER_LEN, Header};
 pub use handshake::{
@@ -133,11 +141,10 @@ pub use handshake::{
 };
 pub use key::{IV_LEN, KEY_LEN, KeyError, SessionKey};
 pub use limits::{Limits, Timeouts};
-pub use moment::Moment;
 pub use mux::{ChannelKey, Event, Mux, MuxConfig, Read, Write};
 #[cfg(feature = "driver")]
-pub use relay::{Relayed, relay};
-#[cfg(feature = "driver")]
-pub use socket::prepare_tcp;
+pub use socket::configure_tcp;
 pub use stats::TunnelStats;
+pub use time::Timestamp;
 pub use version::{ProtocolVersion, UnsupportedVersion};
+pub use write_batch::WriteBatch;

@@ -1,43 +1,45 @@
-//! Reads the header of the PROXY protocol, versions 1 and 2, that a load balancer puts in front of a connection.
+//! Parser for the header of the PROXY protocol, versions 1 and 2, that a load balancer adds to a
+//! connection.
 //!
-//! It tells the caller's address and how long the header is; the addresses of the destination and all extensions are passed
-//! over. It is only for connections of which it is known that such a header comes: whoever can put one in front can claim
-//! any address. It is not a writer of such headers.
+//! It returns the source address and the length of the header; it ignores the destination and all
+//! extensions. Use it only where every connection comes from a trusted load balancer: any peer that
+//! can send the header can claim any address.
 //!
 //! Format: the PROXY protocol specification of HAProxy, sections 2.1 and 2.2.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Bytes of a header that we wait for. Version 1 has at most 107; in version 2 the extensions of the known load balancers
-/// stay far below this.
+/// Maximum length of a header. Version 1 has at most 107 bytes; in version 2 the extensions of the
+/// known load balancers stay far below this.
 pub const MAX_PROXY_HEADER: usize = 2048;
 
-/// Longest version 1 header, its end of line included.
+/// Maximum length of a version 1 header, including the end of line.
 const MAX_V1: usize = 107;
 const V1_START: &[u8] = b"PROXY ";
 const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, command, family and length of version 2.
 const V2_FIXED: usize = 16;
 
-/// What a header says.
+/// A parsed header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProxyHeader {
-    /// Where the connection comes from; `None` when the load balancer itself opened it (a health check) or does not say.
+    /// Source address; `None` if the load balancer itself opened the connection (a health check) or
+    /// does not send the address.
     pub source: Option<SocketAddr>,
-    /// Bytes of the header: what follows is the connection's own.
+    /// Length of the header; the connection's own data follows.
     pub len: usize,
 }
 
-/// Why bytes are not a PROXY protocol header.
+/// The reason why bytes are not a PROXY protocol header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProxyError {
-    /// Something else.
+    /// Not a PROXY protocol header.
     #[error(
-        "the connection does not begin with a PROXY protocol header; let the load balancer send one or do not expect it"
+        "the connection does not begin with a PROXY protocol header; configure the load balancer to send one, or turn the PROXY protocol off here"
     )]
     NotProxy,
-    /// It begins like one and then makes no sense.
+    /// It begins like a header and is invalid.
     #[error("the PROXY protocol header is malformed")]
     Malformed,
     /// Longer than [`MAX_PROXY_HEADER`].
@@ -45,7 +47,7 @@ pub enum ProxyError {
     TooLong,
 }
 
-/// The header at the front of `bytes`; `None` when more bytes are needed.
+/// Parses the header at the start of `bytes`; `None` when more bytes are needed.
 ///
 /// # Errors
 /// [`ProxyError`].
@@ -59,7 +61,7 @@ pub fn header(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyError> {
     }
 }
 
-/// Whether `bytes` begins with `start`, as far as it goes.
+/// Returns whether `bytes` begins with `start`, as far as available.
 fn begins(bytes: &[u8], start: &[u8]) -> bool {
     bytes.iter().zip(start).all(|(a, b)| a == b)
 }
@@ -118,7 +120,7 @@ fn version_2(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyError> {
         return Ok(None);
     };
     let source = match (command & 0xf, family) {
-        // LOCAL: the load balancer's own connection, whatever the addresses say.
+        // LOCAL: the load balancer's own connection; ignore the addresses.
         (0, _) => None,
         (1, 0x11) => {
             let addresses = body.first_chunk::<12>().ok_or(ProxyError::Malformed)?;
@@ -132,7 +134,7 @@ fn version_2(bytes: &[u8]) -> Result<Option<ProxyHeader>, ProxyError> {
             let port = u16::from_be_bytes([addresses[32], addresses[33]]);
             Some(SocketAddr::new(Ipv6Addr::from(*octets).into(), port))
         }
-        // Neither TCP over IPv4 nor over IPv6: to be taken as unspecified.
+        // Neither TCP over IPv4 nor over IPv6: the source is unspecified.
         (1, _) => None,
         _ => return Err(ProxyError::Malformed),
     };
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1_names_the_source() {
+    fn v1_header_names_the_source() {
         let line = b"PROXY TCP4 192.0.2.7 198.51.100.1 4711 443\r\n";
         for len in 0..line.len() {
             assert_eq!(header(&line[..len]), Ok(None), "{len}");
@@ -166,19 +168,19 @@ mod tests {
         assert_eq!(header(&whole), found(Some("192.0.2.7:4711"), line.len()));
         let line = b"PROXY TCP6 2001:db8::1 2001:db8::2 1 65535\r\n";
         assert_eq!(header(line), found(Some("[2001:db8::1]:1"), line.len()));
-        let line = b"PROXY UNKNOWN whatever there is\r\n";
+        let line = b"PROXY UNKNOWN any other text\r\n";
         assert_eq!(header(line), found(None, line.len()));
     }
 
     #[test]
-    fn version_2_names_the_source() {
+    fn v2_header_names_the_source() {
         let mut body = vec![192, 0, 2, 7, 198, 51, 100, 1, 0x12, 0x67, 1, 187];
         let bytes = v2(0x21, 0x11, &body);
         for len in 0..bytes.len() {
             assert_eq!(header(&bytes[..len]), Ok(None), "{len}");
         }
         assert_eq!(header(&bytes), found(Some("192.0.2.7:4711"), bytes.len()));
-        // Extensions are passed over.
+        // Extensions are ignored.
         body.extend_from_slice(&[4, 0, 1, 9]);
         let longer = v2(0x21, 0x11, &body);
         assert_eq!(header(&longer), found(Some("192.0.2.7:4711"), longer.len()));
@@ -192,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_header_is_refused() {
+    fn malformed_headers_are_rejected() {
         let malformed = Err(ProxyError::Malformed);
         for line in [
             "PROXY TCP4 192.0.2.7 198.51.100.1 4711\r\n",

@@ -1,25 +1,25 @@
-//! Finds the host name in a TLS ClientHello without doing TLS.
+//! Reads the host name of a TLS ClientHello without terminating TLS.
 //!
-//! It reads just enough of the first handshake message, which may be spread over several records and arrive in any pieces,
-//! and changes nothing: the bytes go to the device as they came. It does not judge the rest of the message; that is for
-//! whoever ends the TLS (RFC 8446 §4.1.2, RFC 6066 §3).
+//! The parser reads just enough of the first handshake message, which may span several records and
+//! arrive in any pieces, and modifies nothing: the bytes are forwarded as they arrived. It does not
+//! validate the rest of the message; the TLS server does (RFC 8446 §4.1.2, RFC 6066 §3).
 
-/// Bytes of ClientHello, records included, that a server will wait for. Post-quantum key shares and a session ticket make
-/// two or three kilobytes; one record's 16 KiB leaves room.
+/// Maximum bytes of a ClientHello, including record headers. Post-quantum key shares and a session
+/// ticket take two or three kilobytes; one record's 16 KiB leaves room.
 pub const MAX_CLIENT_HELLO: usize = 16 * 1024;
 
-/// Why bytes are not a ClientHello with a host name.
+/// The reason why bytes are not a ClientHello with a host name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SniError {
     /// Not TLS, or not a ClientHello.
     #[error("the connection does not begin with a TLS ClientHello")]
     NotClientHello,
-    /// A length in the message contradicts another.
+    /// A length in the message contradicts another length.
     #[error("the ClientHello is malformed")]
     Malformed,
-    /// No host name in it.
-    #[error("the ClientHello names no host; the caller must use SNI")]
+    /// It contains no host name.
+    #[error("the ClientHello contains no host name; the caller must use SNI")]
     NoServerName,
     /// Longer than [`MAX_CLIENT_HELLO`].
     #[error("the ClientHello is longer than {MAX_CLIENT_HELLO} bytes")]
@@ -31,7 +31,8 @@ const MESSAGE_CLIENT_HELLO: u8 = 1;
 const EXTENSION_SERVER_NAME: u16 = 0;
 const NAME_TYPE_HOST: u8 = 0;
 
-/// The host name, in lower case, that the ClientHello at the front of `bytes` asks for; `None` when more bytes are needed.
+/// Parses the ClientHello at the start of `bytes` and returns its host name in lower case; `None`
+/// when more bytes are needed.
 ///
 /// # Errors
 /// [`SniError`].
@@ -46,7 +47,7 @@ pub fn server_name(bytes: &[u8]) -> Result<Option<String>, SniError> {
     Ok(found)
 }
 
-/// Joins the first handshake message out of its records; `None` while it is incomplete.
+/// Assembles the first handshake message from its records; `None` while it is incomplete.
 fn first_message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, SniError> {
     let mut message = Vec::new();
     loop {
@@ -88,7 +89,7 @@ fn first_message(mut bytes: &[u8]) -> Result<Option<Vec<u8>>, SniError> {
     }
 }
 
-/// Walks through a complete ClientHello to the name.
+/// Finds the host name in a complete ClientHello.
 fn name_in_hello(message: &[u8]) -> Result<String, SniError> {
     let mut hello = Fields(&message[4..]);
     hello.take(2 + 32)?; // legacy version, random
@@ -119,7 +120,8 @@ fn name_in_hello(message: &[u8]) -> Result<String, SniError> {
 
 fn host_name(name: &[u8]) -> Result<String, SniError> {
     let fits = (1..=255).contains(&name.len());
-    // Nothing that could surprise a log or a table; whether it is a name that somebody has is for the registry.
+    // No characters that are unsafe in a log or as a key; the registry decides whether the name
+    // exists.
     if !fits || !name.iter().all(u8::is_ascii_graphic) {
         return Err(SniError::Malformed);
     }
@@ -127,7 +129,7 @@ fn host_name(name: &[u8]) -> Result<String, SniError> {
     Ok(name.strip_suffix('.').map(str::to_owned).unwrap_or(name))
 }
 
-/// Bytes that are taken off the front, never past the end.
+/// A reader of bytes that never passes the end.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -142,13 +144,13 @@ impl<'a> Fields<'a> {
         Ok(u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
-    /// What follows a length of one byte.
+    /// Reads a block with a one-byte length prefix.
     fn short_block(&mut self) -> Result<&'a [u8], SniError> {
         let len = self.take(1)?[0];
         self.take(len.into())
     }
 
-    /// What follows a length of two bytes.
+    /// Reads a block with a two-byte length prefix.
     fn long_block(&mut self) -> Result<&'a [u8], SniError> {
         let len = self.number()?;
         self.take(len.into())
@@ -197,7 +199,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn finds_the_name_in_any_pieces_and_records() {
+    fn finds_name_across_pieces_and_records() {
         for record in [1, 3, 50, 10_000] {
             let wire = client_hello(Some("Device.Example.COM."), record);
             for len in 0..wire.len() {
@@ -208,7 +210,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn refuses_what_is_not_a_hello_with_a_name() {
+    fn rejects_invalid_client_hello() {
         let nameless = client_hello(None, 1000);
         assert_eq!(server_name(&nameless), Err(SniError::NoServerName));
         assert_eq!(
@@ -230,7 +232,7 @@ pub(crate) mod tests {
 
     proptest::proptest! {
         #[test]
-        fn takes_any_bytes(bytes: Vec<u8>, at in 0_usize..80, value: u8) {
+        fn arbitrary_bytes_do_not_panic(bytes: Vec<u8>, at in 0_usize..80, value: u8) {
             let _ = server_name(&bytes);
             let mut wire = client_hello(Some("device.example.com"), 20);
             wire[at] = value;

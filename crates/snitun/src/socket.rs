@@ -1,25 +1,26 @@
-//! What a tunnel wants of the TCP connection below it.
+//! TCP socket options of a tunnel.
 
 use std::io;
 
 use tokio::net::TcpStream;
 
-/// Bytes that the system may keep for a connection beyond what it has sent. What lies there is ahead of every frame that
-/// becomes urgent meanwhile: a caller who wants one small answer would wait behind megabytes of another's download. Enough to
-/// bridge the time until the writer is woken.
+/// Maximum unsent bytes in the system's send buffer. They delay every urgent frame: a caller with a
+/// small response would wait behind megabytes of another's download. Enough to bridge the time
+/// until the writer is woken.
 #[cfg(any(target_os = "android", target_os = "linux"))]
-const UNSENT: u32 = 128 * 1024;
+const NOTSENT_LOWAT: u32 = 128 * 1024;
 
-/// Prepares a TCP connection for a tunnel: Nagle's algorithm off, and little kept unsent in the system (on Linux and Android).
+/// Configures a TCP connection for a tunnel: disables Nagle's algorithm, and limits the unsent data
+/// in the system (on Linux and Android).
 ///
 /// # Errors
-/// What the system says.
-pub fn prepare_tcp(stream: &TcpStream) -> io::Result<()> {
+/// The system's error.
+pub fn configure_tcp(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     #[cfg(any(target_os = "android", target_os = "linux"))]
-    if let Err(error) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT) {
-        // Some systems that pass for Linux do not have it. The tunnel works without.
-        tracing::debug!(%error, "the system does not bound what it keeps unsent");
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(NOTSENT_LOWAT) {
+        // Some Linux-compatible systems do not support it. The tunnel works without.
+        tracing::debug!(%error, "the system does not support a limit on unsent data");
     }
     Ok(())
 }
@@ -31,17 +32,17 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_connection_gets_what_a_tunnel_wants() {
+    async fn configure_tcp_sets_socket_options() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap())
             .await
             .unwrap();
-        prepare_tcp(&stream).unwrap();
+        configure_tcp(&stream).unwrap();
         assert!(stream.nodelay().unwrap());
         #[cfg(target_os = "linux")]
         {
             let socket = socket2::SockRef::from(&stream);
-            assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT);
+            assert_eq!(socket.tcp_notsent_lowat().unwrap(), NOTSENT_LOWAT);
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What a tunnel has carried so far, counted where it happens.
+//! Traffic counters of a tunnel.
 //!
-//! Plain numbers under the lock that the multiplexer has anyway: counting costs nothing that could be measured. There is no
-//! metrics library here; whoever has one reads the numbers from time to time.
+//! Plain numbers under the multiplexer's lock: counting has no measurable cost. The crate uses no
+//! metrics library; applications read the counters.
 
-/// Counts since the tunnel came up. Only channel data is counted, not headers.
+/// Counters since the tunnel came up. Only channel data is counted, not headers.
 ///
 /// With the feature `server` it can be serialized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,19 +12,19 @@
 pub struct TunnelStats {
     /// Channels that were opened, by either side.
     pub channels_opened: u64,
-    /// Channels that were not, because of a limit or because the tunnel was closing.
+    /// Channels that were refused, because of a limit or because the tunnel was closing.
     pub channels_refused: u64,
-    /// Channels that were closed because more came in than was read.
+    /// Channels that were closed because more data arrived than was read.
     pub channels_overrun: u64,
-    /// Bytes taken from the peer.
+    /// Bytes received from the peer.
     pub bytes_received: u64,
     /// Bytes handed to the connection.
     pub bytes_sent: u64,
-    /// Times that we asked the peer to pause a channel.
+    /// PAUSE frames sent.
     pub pauses_sent: u64,
-    /// Times that the peer asked us.
+    /// PAUSE frames received.
     pub pauses_received: u64,
-    /// Messages after which throttling made us wait before the next large one.
+    /// Messages after which throttling delayed the next large one.
     pub throttled: u64,
 }
 

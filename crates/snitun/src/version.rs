@@ -1,11 +1,11 @@
-//! Which version of the protocol a tunnel speaks.
+//! Protocol versions.
 //!
-//! Nothing on the wire negotiates it: the token tells the server, and whoever handed out the token tells the client
-//! (docs/protocol.md, "SniTun").
+//! The wire does not negotiate the version: the token contains it for the server, and the token's
+//! issuer gives it to the client.
 
 use std::fmt;
 
-/// The protocol version of a tunnel. The default, and what a token without the field means, is version 0.
+/// The protocol version of a tunnel. The default, also for a token without the field, is version 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ProtocolVersion {
     /// No flow control; an IPv4 caller's address travels in the header.
@@ -18,21 +18,21 @@ pub enum ProtocolVersion {
 }
 
 impl ProtocolVersion {
-    /// All versions, oldest first.
+    /// All versions, the oldest first.
     pub const ALL: [Self; 3] = [Self::V0, Self::V1, Self::V2];
 
-    /// Whether PAUSE and RESUME exist in this version.
+    /// Returns whether this version has PAUSE and RESUME.
     pub const fn has_flow_control(self) -> bool {
         !matches!(self, Self::V0)
     }
 
-    /// Whether NEW carries the caller's address as a separate encrypted unit.
+    /// Returns whether NEW carries the caller's address as a separate encrypted unit.
     pub(crate) const fn has_address_unit(self) -> bool {
         matches!(self, Self::V2)
     }
 }
 
-/// A version number that this crate does not speak.
+/// An unsupported version number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("SniTun protocol version {0} is not supported; use 0, 1 or 2")]
 pub struct UnsupportedVersion(pub u8);

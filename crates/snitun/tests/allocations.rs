@@ -1,4 +1,4 @@
-//! What is allocated: nothing for what a peer announces, and nothing for a small frame.
+//! Allocation counts: none for announced sizes, none for small frames.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,9 +19,9 @@ use snitun::{
 use support::Relay;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Frames that announce 4 GiB each, in every type, cost no memory until the bytes come.
+/// Frames of every type that announce 4 GiB cost no memory until the bytes arrive.
 #[test]
-fn an_announcement_allocates_nothing() {
+fn announced_size_allocates_nothing() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, small_limits(), 1);
     let server = pair.open();
     let id = pair.sides[SERVER].mux.id(server).unwrap();
@@ -34,7 +34,7 @@ fn an_announcement_allocates_nothing() {
         0x77,
     ] {
         let header = Header {
-            // DATA is for the channel that is open, the others for one that is not.
+            // DATA is for the open channel, the other types for an unknown one.
             id: if kind == FrameType::Data as u8 {
                 id
             } else {
@@ -62,7 +62,7 @@ fn an_announcement_allocates_nothing() {
     pair.sides[CLIENT].wire.extend_from_slice(&wire);
     let announced = allocation_counter::measure(|| pair.read(CLIENT, usize::MAX));
     assert!(announced.bytes_max < 1024, "{announced:?}");
-    // Ten megabytes of it pass through while no more than a few pieces are held.
+    // Ten megabytes pass through while no more than a few pieces are held.
     let piece = vec![0; 10_000];
     let passed = allocation_counter::measure(|| {
         for _ in 0..1000 {
@@ -76,7 +76,7 @@ fn an_announcement_allocates_nothing() {
     });
     assert!(passed.bytes_max < 200_000, "{passed:?}");
 
-    // A ClientHello that announces more than there may be is refused on sight.
+    // A ClientHello with an excessive announced length is rejected at once.
     let hello = [0x16, 3, 1, 0xff, 0xff, 1, 0xff, 0xff, 0xff];
     let read = allocation_counter::measure(|| {
         for len in 0..hello.len() {
@@ -86,9 +86,9 @@ fn an_announcement_allocates_nothing() {
     assert!(read.bytes_max < 1024, "{read:?}");
 }
 
-/// Small frames back and forth, once everything is warm: each side has all the buffers that it needs.
+/// Small frames in both directions after a warm-up: each side has all the buffers that it needs.
 #[test]
-fn a_small_frame_allocates_nothing() {
+fn small_frame_allocates_nothing() {
     for version in ProtocolVersion::ALL {
         for cipher in Cipher::ALL {
             let mut pair = Pair::new(version, cipher, Limits::default(), 1);
@@ -101,7 +101,7 @@ fn a_small_frame_allocates_nothing() {
                         (SERVER, server, CLIENT, client),
                         (CLIENT, client, SERVER, server),
                     ] {
-                        assert_eq!(pair.sides[to].mux.read(end), Read::Wait);
+                        assert_eq!(pair.sides[to].mux.read(end), Read::Blocked);
                         pair.sides[from].mux.write(key, &[7; 100]);
                         pair.write(from, usize::MAX);
                         pair.read(to, usize::MAX);
@@ -115,7 +115,7 @@ fn a_small_frame_allocates_nothing() {
             };
             frames(100);
             let counted = allocation_counter::measure(|| frames(1000));
-            // The pipes of this test get new buffers now and then; 2000 frames do not.
+            // The pipes of this test sometimes get new buffers; 2000 frames do not.
             assert!(
                 counted.count_total < 100,
                 "{version:?} {cipher}: {counted:?}"
@@ -124,17 +124,17 @@ fn a_small_frame_allocates_nothing() {
     }
 }
 
-/// The same with the driver: a caller's bytes through server, tunnel and device and back, all on one thread. What tokio
-/// does for its sockets and timers allocates nothing either.
+/// The same with the driver: a caller's bytes through server, tunnel and device and back, all on
+/// one thread. tokio's sockets and timers do not allocate either.
 #[test]
-fn a_small_frame_allocates_nothing_in_the_driver() {
+fn small_frame_allocates_nothing_in_driver() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     let counted = runtime.block_on(async {
         let relay = Relay::start(ServerConfig::default()).await;
-        let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
+        let config = relay.config_for("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
         let mut tunnel = relay.device(config).await.unwrap();
         let (caller, channel) = relay.call(&mut tunnel, "device.example.com").await;
         (relay, tunnel, caller, channel)

@@ -1,4 +1,4 @@
-//! Replays the inputs that the fuzzer has found worth keeping, one directory for each target of `fuzz/`.
+//! Replays the fuzzing corpus, one directory for each target of `fuzz/`.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,7 +19,7 @@ mod pair;
 use std::path::Path;
 
 #[test]
-fn the_corpus_holds() {
+fn corpus_passes() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus");
     for (name, target) in fuzzing::TARGETS {
         let mut inputs: Vec<_> = corpus
@@ -38,9 +38,9 @@ fn the_corpus_holds() {
     }
 }
 
-/// A target without a program is never fuzzed, a program without a target fails only when it is run.
+/// A target without a program is never fuzzed; a program without a target fails when it runs.
 #[test]
-fn every_target_has_its_program() {
+fn every_target_has_a_fuzz_program() {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/Cargo.toml");
     let manifest = std::fs::read_to_string(manifest).unwrap();
     let mut programs: Vec<_> = manifest
@@ -54,9 +54,9 @@ fn every_target_has_its_program() {
     assert_eq!(programs, targets);
 }
 
-/// Inputs that no fuzzer had time for: each target takes random bytes, too.
+/// Each target also runs on random bytes.
 #[test]
-fn random_bytes_hold() {
+fn random_inputs_pass() {
     use rand::{Rng, RngExt, SeedableRng};
     let mut random = rand::rngs::StdRng::seed_from_u64(1);
     for (name, target) in fuzzing::TARGETS {

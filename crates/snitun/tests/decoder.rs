@@ -1,4 +1,4 @@
-//! What a reader does with frames that are out of the ordinary, one test for each rule (docs/protocol.md, "SniTun").
+//! Unusual frames, one test for each rule of docs/protocol.md, "SniTun".
 
 #![allow(
     clippy::unwrap_used,
@@ -23,7 +23,7 @@ const ID: ChannelId = ChannelId([7; 16]);
 const NEW: u8 = FrameType::New as u8;
 const DATA: u8 = FrameType::Data as u8;
 
-/// A peer that writes what it likes, and the reader under test.
+/// A peer that writes arbitrary frames, and the reader under test.
 struct Wire {
     sealer: Sealer,
     decoder: Decoder,
@@ -60,7 +60,7 @@ impl Wire {
         self.seal(&header.to_bytes());
     }
 
-    /// A frame with `data` behind its header.
+    /// A frame with `data` after its header.
     fn frame(&mut self, kind: u8, data: &[u8]) {
         self.header(kind, data.len() as u32);
         self.bytes.extend_from_slice(data);
@@ -72,7 +72,7 @@ impl Wire {
         self.seal(unit);
     }
 
-    /// What comes of it, the last thing being a DATA frame that shows that the reader is still in step.
+    /// Returns the decoded frames; a final DATA frame shows that the reader is still in sync.
     fn read(&mut self) -> Vec<Incoming> {
         self.frame(DATA, b"in step");
         let mut frames = Vec::new();
@@ -95,11 +95,11 @@ fn wires() -> impl Iterator<Item = (ProtocolVersion, Wire)> {
     })
 }
 
-/// Data that looks like a frame, so that taking it for one would show.
+/// Data that looks like a frame, so that a parsing error would be visible.
 const DECOY: [u8; 40] = [FrameType::Close as u8; 40];
 
 #[test]
-fn an_unknown_type_is_skipped_with_its_data() {
+fn unknown_frame_type_is_skipped() {
     for (_, mut wire) in wires() {
         for kind in [0, 0x03, 0x10, 0x77, 0xff] {
             wire.frame(kind, &DECOY);
@@ -110,7 +110,7 @@ fn an_unknown_type_is_skipped_with_its_data() {
 }
 
 #[test]
-fn data_is_skipped_where_none_belongs() {
+fn unexpected_data_is_skipped() {
     for (version, mut wire) in wires() {
         wire.frame(FrameType::Close as u8, &DECOY);
         wire.frame(FrameType::Ping as u8, &DECOY);
@@ -125,7 +125,7 @@ fn data_is_skipped_where_none_belongs() {
 }
 
 #[test]
-fn an_empty_data_frame_is_nothing() {
+fn empty_data_frame_is_ignored() {
     for (_, mut wire) in wires() {
         wire.frame(DATA, b"");
         assert_eq!(wire.read(), []);
@@ -133,7 +133,7 @@ fn an_empty_data_frame_is_nothing() {
 }
 
 #[test]
-fn version_0_knows_neither_pause_nor_resume() {
+fn version_0_ignores_pause_and_resume() {
     for cipher in Cipher::ALL {
         let mut wire = Wire::new(ProtocolVersion::V0, cipher);
         wire.frame(FrameType::Pause as u8, b"");
@@ -143,15 +143,15 @@ fn version_0_knows_neither_pause_nor_resume() {
 }
 
 #[test]
-fn a_new_with_a_malformed_address_opens_nothing_and_ends_nothing() {
+fn malformed_new_address_is_ignored() {
     for cipher in Cipher::ALL {
         let mut wire = Wire::new(ProtocolVersion::V2, cipher);
         let malformed = Incoming::MalformedNew { id: ID };
-        // No address, one of an unknown family, one that is cut short.
+        // No address, one of an unknown family, a truncated one.
         wire.header(NEW, 0);
         wire.new_with(&[b'x'; 16]);
         wire.new_with(&[b'6'; 16]);
-        // A good one behind them is understood.
+        // A valid one after them is decoded.
         wire.new_with(b"4\xc0\x00\x02\x07 padding...");
         let caller = Some("192.0.2.7".parse().unwrap());
         let good = Incoming::New { id: ID, caller };
@@ -163,7 +163,7 @@ fn a_new_with_a_malformed_address_opens_nothing_and_ends_nothing() {
 }
 
 #[test]
-fn a_new_that_announces_more_than_an_address_ends_the_connection() {
+fn oversized_new_address_ends_the_connection() {
     for cipher in Cipher::ALL {
         for size in [65, 4096, u32::MAX] {
             let mut wire = Wire::new(ProtocolVersion::V2, cipher);
@@ -176,9 +176,9 @@ fn a_new_that_announces_more_than_an_address_ends_the_connection() {
     }
 }
 
-/// A header that was garbled on its way would otherwise have the reader wait for gigabytes.
+/// Otherwise a garbled header would make the reader wait for gigabytes.
 #[test]
-fn more_than_16_mib_without_a_meaning_ends_the_connection() {
+fn oversized_skip_ends_the_connection() {
     let kinds = [
         0x77,
         FrameType::Close as u8,
@@ -199,7 +199,7 @@ fn more_than_16_mib_without_a_meaning_ends_the_connection() {
             }
         }
     }
-    // Data of a channel may be as long as a frame can say.
+    // Channel data may have the maximum length of a frame.
     for (_, mut wire) in wires() {
         wire.header(DATA, u32::MAX);
         assert_eq!(wire.decoder.decode(&mut wire.bytes), Ok(None));
@@ -207,7 +207,7 @@ fn more_than_16_mib_without_a_meaning_ends_the_connection() {
 }
 
 #[test]
-fn random_headers_of_a_garbled_stream_are_noticed_at_once() {
+fn garbled_headers_are_detected() {
     let mut random = StdRng::seed_from_u64(1);
     for version in ProtocolVersion::ALL {
         let mut unnoticed = 0;
@@ -230,7 +230,7 @@ fn two_channels(pair: &mut Pair) -> [[snitun::ChannelKey; 2]; 2] {
 }
 
 #[test]
-fn a_new_for_an_open_channel_closes_that_channel_only() {
+fn duplicate_new_closes_only_that_channel() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, small_limits(), 1);
     let [server, client] = two_channels(&mut pair);
     let id = pair.sides[SERVER].mux.id(server[0]).unwrap();
@@ -239,18 +239,21 @@ fn a_new_for_an_open_channel_closes_that_channel_only() {
         .mux
         .handle(Incoming::New { id, caller: None }, now);
     assert_eq!(handled, Ok(()));
-    let failed = Read::Failed(ChannelError::OpenedAgain);
+    let failed = Read::Failed(ChannelError::DuplicateOpen);
     assert_eq!(pair.drain(CLIENT, client[0]), (Vec::new(), failed));
     assert_eq!(pair.sides[CLIENT].mux.accept(), None);
-    // The peer is told, and the other channel goes on.
+    // The peer gets CLOSE, and the other channel stays open.
     pair.settle();
     assert_eq!(pair.drain(SERVER, server[0]).1, Read::End);
     assert_eq!(
         pair.sides[SERVER].mux.write(server[1], b"on"),
-        Write::Taken(2)
+        Write::Accepted(2)
     );
     pair.settle();
-    assert_eq!(pair.drain(CLIENT, client[1]), (b"on".to_vec(), Read::Wait));
+    assert_eq!(
+        pair.drain(CLIENT, client[1]),
+        (b"on".to_vec(), Read::Blocked)
+    );
 }
 
 #[test]
@@ -273,13 +276,13 @@ fn empty_data_is_never_sent() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, small_limits(), 1);
     let [server, _] = two_channels(&mut pair);
     let mux = &mut pair.sides[SERVER].mux;
-    assert_eq!(mux.write(server[0], b""), Write::Taken(0));
+    assert_eq!(mux.write(server[0], b""), Write::Accepted(0));
     let mut buffer = mux.take_buffer();
-    assert_eq!(mux.write_buffer(server[0], &mut buffer), Write::Taken(0));
+    assert_eq!(mux.write_buffer(server[0], &mut buffer), Write::Accepted(0));
     assert!(!mux.has_output());
     pair.write(SERVER, usize::MAX);
     assert!(pair.sides[CLIENT].wire.is_empty());
-    // Nor is there an empty frame behind what was written, or in front of CLOSE.
+    // No empty frame follows the written data or precedes CLOSE.
     let mux = &mut pair.sides[SERVER].mux;
     mux.write(server[0], b"x");
     mux.write(server[0], b"");
@@ -288,9 +291,9 @@ fn empty_data_is_never_sent() {
     assert_eq!(pair.sides[CLIENT].wire.len(), 32 + 1 + 32);
 }
 
-/// Frames for a channel that is closed or never was.
+/// Frames for a closed or unknown channel.
 #[test]
-fn frames_for_an_unknown_channel_are_ignored() {
+fn unknown_channel_frames_are_ignored() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, small_limits(), 1);
     let (mux, now) = (&mut pair.sides[CLIENT].mux, pair.now);
     let data = BytesMut::from(&b"late"[..]);

@@ -1,6 +1,7 @@
-//! The examples `relay` and `forward` as the programs that they are: what they say, what goes through them, how they end.
+//! The examples `relay` and `forward` as programs: output, traffic and exit.
 //!
-//! `cargo test -p snitun` builds them; before `--test examples` alone, `cargo build -p snitun --examples` has to.
+//! `cargo test -p snitun` builds them; before `--test examples` alone, run `cargo build -p snitun
+//! --examples`.
 
 #![cfg(unix)]
 #![allow(
@@ -18,7 +19,7 @@ use std::process::Stdio;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use support::{client_hello, within};
+use support::{client_hello, with_timeout};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
@@ -49,9 +50,11 @@ fn command(name: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs an example to its end: the exit code, and what it says on standard output and on standard error.
+/// Runs an example until it exits; returns the exit code, standard output and standard error.
 async fn end_of(name: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = within(command(name, arguments).output()).await.unwrap();
+    let output = with_timeout(command(name, arguments).output())
+        .await
+        .unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (
         output.status.code(),
@@ -75,25 +78,25 @@ impl Program {
     }
 
     async fn line(&mut self) -> Value {
-        let line = within(self.output.next_line()).await.unwrap();
+        let line = with_timeout(self.output.next_line()).await.unwrap();
         serde_json::from_str(&line.expect("a line")).unwrap()
     }
 
     async fn error(&mut self) -> String {
-        let line = within(self.errors.next_line()).await.unwrap();
+        let line = with_timeout(self.errors.next_line()).await.unwrap();
         line.expect("a line on standard error")
     }
 
-    /// SIGTERM, and the exit that is expected of it.
+    /// Sends SIGTERM and checks the exit.
     async fn terminate(&mut self) {
         let pid = Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
-        let status = within(self.child.wait()).await.unwrap();
+        let status = with_timeout(self.child.wait()).await.unwrap();
         assert_eq!(status.code(), Some(0), "{status}");
     }
 }
 
-/// A directory of this test's own, gone at its end.
+/// A temporary directory, removed on drop.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -103,7 +106,7 @@ impl Directory {
         Self(path)
     }
 
-    /// A file in it.
+    /// A file in the directory.
     fn file(&self, name: &str, text: &str) -> String {
         let path = self.0.join(name);
         std::fs::write(&path, text).unwrap();
@@ -118,10 +121,10 @@ impl Drop for Directory {
 }
 
 #[tokio::test]
-async fn relay_and_forward_serve_a_caller_and_end_when_told_to() {
+async fn relay_and_forward_serve_until_signalled() {
     let directory = Directory::new("examples");
     let file = directory.0.join("token.json");
-    // It was there before, for everyone to read.
+    // The file existed before, readable by all.
     std::fs::write(&file, "").unwrap();
     std::fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).unwrap();
     let file = file.to_str().unwrap();
@@ -145,14 +148,18 @@ async fn relay_and_forward_serve_a_caller_and_end_when_told_to() {
     let hello = client_hello(HOST);
     let mut caller = TcpStream::connect(public.as_str().unwrap()).await.unwrap();
     caller.write_all(&hello).await.unwrap();
-    let (mut served, _) = within(service.accept()).await.unwrap();
+    let (mut served, _) = with_timeout(service.accept()).await.unwrap();
     let mut received = vec![0; hello.len()];
-    within(served.read_exact(&mut received)).await.unwrap();
+    with_timeout(served.read_exact(&mut received))
+        .await
+        .unwrap();
     assert_eq!(received, hello);
     served.write_all(b"answer").await.unwrap();
     drop(served);
     let mut answer = String::new();
-    within(caller.read_to_string(&mut answer)).await.unwrap();
+    with_timeout(caller.read_to_string(&mut answer))
+        .await
+        .unwrap();
     assert_eq!(answer, "answer");
     drop(caller);
 
@@ -163,9 +170,9 @@ async fn relay_and_forward_serve_a_caller_and_end_when_told_to() {
     assert_eq!(counted["metrics"]["callers_connected"], 1);
 }
 
-/// A relay that accepts and then says nothing.
+/// A relay that accepts and then sends nothing.
 #[tokio::test]
-async fn forward_ends_when_told_to_while_it_connects() {
+async fn forward_stops_while_connecting() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = silent.local_addr().unwrap().to_string();
     let directory = Directory::new("forward");
@@ -186,13 +193,13 @@ async fn forward_ends_when_told_to_while_it_connects() {
             &iv,
         ],
     );
-    let (mut stream, _) = within(silent.accept()).await.unwrap();
-    within(stream.read_exact(&mut [0; 7])).await.unwrap();
+    let (mut stream, _) = with_timeout(silent.accept()).await.unwrap();
+    with_timeout(stream.read_exact(&mut [0; 7])).await.unwrap();
     forward.terminate().await;
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_options_is_said_of_the_one_that_it_is() {
+async fn option_errors_name_the_option() {
     let directory = Directory::new("options");
     let token = directory.file("token", "gAtoken");
     let broken = directory.file("broken.json", "{\"token\": ");
@@ -258,7 +265,7 @@ async fn what_is_wrong_with_the_options_is_said_of_the_one_that_it_is() {
             "forward",
             [with_file(&token, &["--iv", "zz", "--key"]), vec![&key]].concat(),
             2,
-            "--iv: the session's initial vector must be 16 bytes, as 32 hexadecimal digits",
+            "--iv: the session's initialization vector must be 16 bytes, as 32 hexadecimal digits",
         ),
         (
             "forward",
@@ -276,7 +283,7 @@ async fn what_is_wrong_with_the_options_is_said_of_the_one_that_it_is() {
             "forward",
             with_file(&misplaced, &[]),
             1,
-            "a field is missing or of another kind",
+            "a field is missing or of the wrong type",
         ),
         ("relay", vec!["--wrong"], 2, "'--wrong'"),
         ("relay", vec!["--listen"], 2, "'--listen <ADDR>'"),
@@ -305,18 +312,23 @@ async fn what_is_wrong_with_the_options_is_said_of_the_one_that_it_is() {
             2,
             "version 9 is not supported; use 0, 1 or 2",
         ),
-        ("relay", vec!["--issue", ":file"], 2, "\"\" is no host name"),
+        (
+            "relay",
+            vec!["--issue", ":file"],
+            2,
+            "\"\" is not a host name",
+        ),
         (
             "relay",
             vec!["--issue", "two words:file"],
             2,
-            "\"two words\" is no host name",
+            "\"two words\" is not a host name",
         ),
         (
             "relay",
             vec!["--issue", "device.example.com:"],
             2,
-            "no file is named",
+            "the file is missing",
         ),
     ] {
         let (ended, output, errors) = end_of(name, &arguments).await;
@@ -325,7 +337,7 @@ async fn what_is_wrong_with_the_options_is_said_of_the_one_that_it_is() {
         assert_eq!(output, "", "{what}");
         assert!(errors.starts_with("error: "), "{what}");
         assert!(errors.contains(said), "{what}");
-        assert!(!errors.contains("zz"), "a key is repeated: {what}");
+        assert!(!errors.contains("zz"), "the output contains a key: {what}");
     }
     for name in ["forward", "relay"] {
         for help in ["-h", "--help"] {
@@ -337,7 +349,7 @@ async fn what_is_wrong_with_the_options_is_said_of_the_one_that_it_is() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_reached_or_had_is_named() {
+async fn unreachable_resources_are_named() {
     let directory = Directory::new("addresses");
     let token = directory.file("token", "gAtoken");
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -351,7 +363,10 @@ async fn what_cannot_be_reached_or_had_is_named() {
         errors.starts_with(&format!("error: cannot listen on {address}: Address")),
         "{errors}"
     );
-    assert!(!issued.exists(), "a relay that does not run issues nothing");
+    assert!(
+        !issued.exists(),
+        "a relay that fails to start issues no token"
+    );
 
     drop(taken);
     let (key, iv) = ("00".repeat(32), "00".repeat(16));
@@ -368,7 +383,7 @@ async fn what_cannot_be_reached_or_had_is_named() {
 }
 
 #[tokio::test]
-async fn forward_says_why_a_caller_is_not_served_and_why_it_ends() {
+async fn forward_reports_failures_and_exit_reason() {
     let directory = Directory::new("ends");
     let token = directory.file("token.json", "");
     let issue = format!("{HOST}:{token}");
@@ -389,17 +404,19 @@ async fn forward_says_why_a_caller_is_not_served_and_why_it_ends() {
         said.starts_with(&format!("cannot connect to {to}: Connection refused")),
         "{said}"
     );
-    within(caller.read_to_end(&mut Vec::new())).await.unwrap();
+    with_timeout(caller.read_to_end(&mut Vec::new()))
+        .await
+        .unwrap();
 
     relay.terminate().await;
     let said = forward.error().await;
     for part in [
         "error: the tunnel to the relay",
         "the relay has stopped",
-        "does not connect again",
+        "does not reconnect",
     ] {
         assert!(said.contains(part), "{said}");
     }
-    let status = within(forward.child.wait()).await.unwrap();
+    let status = with_timeout(forward.child.wait()).await.unwrap();
     assert_eq!(status.code(), Some(1));
 }

@@ -1,4 +1,4 @@
-//! Connecting to a server that has much to say and does not answer the first ping.
+//! Connecting to a server that sends data but does not answer the first ping.
 
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +24,7 @@ fn key() -> SessionKey {
     SessionKey::new([3; 32], [4; 16])
 }
 
-/// Does the handshake, and says something each second from then on.
+/// Does the handshake, and sends a frame each second from then on.
 async fn serve(mut stream: DuplexStream) {
     stream.read_exact(&mut [0; TOKEN.len()]).await.unwrap();
     let mut challenge = Vec::new();
@@ -47,7 +47,7 @@ async fn serve(mut stream: DuplexStream) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_waited_for_as_long_as_the_handshake_may_take_or_the_ping() {
+async fn first_ping_is_bounded_by_handshake_and_ping_timeouts() {
     for (ping_answer, waited) in [(90, 30), (20, 20)] {
         let (ours, theirs) = tokio::io::duplex(1024);
         tokio::spawn(serve(theirs));

@@ -1,4 +1,4 @@
-//! What may be under way before the peer has read it: bulk waits for that, and nothing else does.
+//! The in-flight limit: bulk waits until the peer has read, other frames do not.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,20 +15,20 @@ use std::time::Duration;
 use pair::{CLIENT, Pair, SERVER};
 use snitun::{ChannelKey, Cipher, Limits, ProtocolVersion, Timeouts, Write};
 
-/// What a window is at least.
+/// Minimum window.
 const LEAST: usize = 512 * 1024;
-/// What of it may be read already without our knowing.
+/// Bytes that may be read without our knowledge.
 const UNKNOWN: usize = 128 * 1024;
-/// What may go beyond it.
+/// Bytes that may exceed the window.
 const FRAME: usize = 64 * 1024;
 
-/// Writes and sends as much as the window allows; yields how much that is on the wire.
+/// Writes and sends as much as the window permits; returns the bytes on the wire.
 fn fill(pair: &mut Pair, key: ChannelKey) -> usize {
     let before = pair.sides[CLIENT].wire.len();
     loop {
         while matches!(
             pair.sides[SERVER].mux.write(key, &[7; FRAME]),
-            Write::Taken(_)
+            Write::Accepted(_)
         ) {}
         if !pair.sides[SERVER].mux.has_output() {
             return pair.sides[CLIENT].wire.len() - before;
@@ -48,7 +48,7 @@ fn answer(pair: &mut Pair, key: ChannelKey) -> usize {
     read
 }
 
-/// Two channels, of which the second one has just so much under way that bulk has to wait.
+/// Two channels; the second has so much in flight that bulk must wait.
 fn full() -> (Pair, [ChannelKey; 2], [ChannelKey; 2]) {
     full_with(Timeouts::default())
 }
@@ -63,10 +63,10 @@ fn full_with(timeouts: Timeouts) -> (Pair, [ChannelKey; 2], [ChannelKey; 2]) {
     let server = [pair.open(), pair.open()];
     pair.settle();
     let client = [pair.accept(), pair.accept()];
-    // Before anything was answered there is no window; here a megabyte makes one.
+    // Before the first answer there is no window; a megabyte creates one here.
     assert_eq!(
         pair.sides[SERVER].mux.write(server[1], &[7; FRAME]),
-        Write::Taken(FRAME)
+        Write::Accepted(FRAME)
     );
     for _ in 0..16 {
         let _ = pair.sides[SERVER].mux.write(server[1], &[7; FRAME]);
@@ -82,24 +82,24 @@ fn full_with(timeouts: Timeouts) -> (Pair, [ChannelKey; 2], [ChannelKey; 2]) {
 }
 
 #[test]
-fn bulk_waits_until_the_peer_has_read_and_small_frames_do_not() {
+fn bulk_waits_for_the_peer_small_frames_do_not() {
     let (mut pair, server, client) = full();
     let mux = &mut pair.sides[SERVER].mux;
-    // Another channel's bulk waits as well, and nothing has to be done meanwhile.
-    assert_eq!(mux.write(server[0], &[1; 8192]), Write::Taken(8192));
+    // Another channel's bulk waits as well, and no timer is due meanwhile.
+    assert_eq!(mux.write(server[0], &[1; 8192]), Write::Accepted(8192));
     assert!(mux.has_output());
     assert_eq!(fill(&mut pair, server[1]), 0);
-    // A small answer goes out at once.
+    // A small frame is sent at once.
     let third = pair.open();
     pair.write(SERVER, usize::MAX);
     let before = pair.sides[CLIENT].wire.len();
     let mux = &mut pair.sides[SERVER].mux;
-    assert_eq!(mux.write(third, &[2; 100]), Write::Taken(100));
+    assert_eq!(mux.write(third, &[2; 100]), Write::Accepted(100));
     assert!(mux.has_output());
     pair.write(SERVER, usize::MAX);
     assert_eq!(pair.sides[CLIENT].wire.len() - before, 32 + 28 + 100);
 
-    // Once the peer has read, all goes on, those who waited first.
+    // After the peer has read, all bulk continues, the deferred channels first.
     answer(&mut pair, client[1]);
     assert!(pair.sides[SERVER].mux.has_output());
     assert!(fill(&mut pair, server[1]) >= LEAST - UNKNOWN);
@@ -108,7 +108,7 @@ fn bulk_waits_until_the_peer_has_read_and_small_frames_do_not() {
 }
 
 #[test]
-fn at_the_end_nothing_waits_for_the_peer_to_read() {
+fn drain_ignores_the_in_flight_limit() {
     let (mut pair, _server, client) = full();
     let unsent = pair.sides[SERVER].mux.bytes_unsent();
     assert!(unsent >= FRAME);
@@ -127,28 +127,28 @@ fn at_the_end_nothing_waits_for_the_peer_to_read() {
 }
 
 #[test]
-fn a_peer_that_no_longer_answers_is_waited_for_a_while() {
+fn unanswered_probes_lift_the_limit() {
     let (mut pair, server, _client) = full();
     let due = pair.sides[SERVER].mux.poll_timeout().unwrap();
     assert!(due - pair.now <= Duration::from_secs(5));
     pair.advance(Duration::from_secs(4));
     assert_eq!(fill(&mut pair, server[1]), 0);
     pair.advance(Duration::from_secs(1));
-    // There is no window any more; only the connection bounds what goes out.
+    // The limit is lifted; only the connection bounds the data.
     assert!(pair.sides[SERVER].mux.has_output());
     pair.write(SERVER, usize::MAX);
     assert!(pair.sides[CLIENT].wire.len() > LEAST);
 }
 
 #[test]
-fn bulk_that_is_written_in_small_pieces_is_bulk() {
+fn small_writes_of_bulk_count_as_bulk() {
     let (mut pair, server, client) = full();
     answer(&mut pair, client[1]);
     let before = pair.sides[CLIENT].wire.len();
     loop {
         while matches!(
             pair.sides[SERVER].mux.write(server[0], &[7; 1000]),
-            Write::Taken(_)
+            Write::Accepted(_)
         ) {}
         if !pair.sides[SERVER].mux.has_output() {
             break;
@@ -160,7 +160,7 @@ fn bulk_that_is_written_in_small_pieces_is_bulk() {
 }
 
 #[test]
-fn a_channel_that_is_given_up_does_not_wait_for_the_window() {
+fn expired_channel_ignores_the_in_flight_limit() {
     let linger = Duration::from_secs(1);
     let (mut pair, server, _client) = full_with(Timeouts {
         linger,

@@ -1,5 +1,5 @@
-//! What a connection may hold, one test for each limit; what is written and not sent is in `send_limits.rs`, and how long it
-//! may wait in `time_limits.rs`.
+//! Limits of a connection, one test for each; limits on unsent data are in `send_limits.rs`,
+//! timeouts in `time_limits.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ use snitun::{
 };
 
 #[test]
-fn a_channel_at_its_receive_limit_is_closed_alone() {
+fn channel_over_receive_limit_is_closed_alone() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, small_limits(), 1);
     let (slow, quick) = (pair.open(), pair.open());
     pair.settle();
@@ -29,7 +29,7 @@ fn a_channel_at_its_receive_limit_is_closed_alone() {
     pair.sides[SERVER].mux.write(quick, b"fine");
     let block = vec![1; 50_000];
     let mut written = 0;
-    while pair.sides[SERVER].mux.write(slow, &block) == Write::Taken(block.len()) {
+    while pair.sides[SERVER].mux.write(slow, &block) == Write::Accepted(block.len()) {
         written += block.len();
         pair.settle();
         assert!(written < 1_000_000, "the limit is never reached");
@@ -39,14 +39,14 @@ fn a_channel_at_its_receive_limit_is_closed_alone() {
     assert_eq!(pair.drain(SERVER, slow), (Vec::new(), Read::End));
     assert_eq!(
         pair.drain(CLIENT, quick_end),
-        (b"fine".to_vec(), Read::Wait)
+        (b"fine".to_vec(), Read::Blocked)
     );
     assert_eq!(pair.sides[CLIENT].mux.bytes_received_unread(), 0);
     assert_eq!(pair.sides[CLIENT].mux.open_channels(), 1);
 }
 
 #[test]
-fn at_the_total_limit_the_fullest_channel_goes() {
+fn fullest_channel_is_closed_at_total_limit() {
     let limits = Limits {
         receive_total: 300_000,
         ..small_limits()
@@ -56,7 +56,7 @@ fn at_the_total_limit_the_fullest_channel_goes() {
     for (index, key) in keys.iter().enumerate() {
         let size = if index == 2 { 100_000 } else { 60_000 };
         let taken = pair.sides[SERVER].mux.write(*key, &vec![0; size]);
-        assert_eq!(taken, Write::Taken(size));
+        assert_eq!(taken, Write::Accepted(size));
         pair.settle();
     }
     assert_eq!(pair.sides[CLIENT].mux.bytes_received_unread(), 280_000);
@@ -72,7 +72,7 @@ fn at_the_total_limit_the_fullest_channel_goes() {
 }
 
 #[test]
-fn a_closed_channel_that_the_peer_paused_gives_up_in_the_end() {
+fn closed_channel_paused_by_peer_expires() {
     let timeouts = Timeouts {
         linger: Duration::from_secs(30),
         ..Timeouts::default()
@@ -88,7 +88,7 @@ fn a_closed_channel_that_the_peer_paused_gives_up_in_the_end() {
     let server = pair.open();
     pair.settle();
     let client = pair.accept();
-    while let Write::Taken(_) = pair.sides[SERVER].mux.write(server, &[0; 50_000]) {
+    while let Write::Accepted(_) = pair.sides[SERVER].mux.write(server, &[0; 50_000]) {
         pair.settle();
     }
     pair.sides[SERVER].mux.release(server, pair.now);
@@ -96,7 +96,7 @@ fn a_closed_channel_that_the_peer_paused_gives_up_in_the_end() {
     assert_eq!(pair.sides[SERVER].mux.open_channels(), 1, "data waits");
     let id = pair.sides[SERVER].mux.id(server).unwrap();
     pair.advance(Duration::from_secs(31));
-    // The peer does not get to prolong it.
+    // The peer cannot extend it.
     let (mux, now) = (&mut pair.sides[SERVER].mux, pair.now);
     mux.handle(Incoming::Pause { id }, now).unwrap();
     pair.settle();
@@ -105,7 +105,7 @@ fn a_closed_channel_that_the_peer_paused_gives_up_in_the_end() {
 }
 
 #[test]
-fn channels_beyond_the_limits_are_refused_without_harm() {
+fn channels_beyond_limits_are_refused() {
     let limits = Limits {
         max_unaccepted: 2,
         ..Limits::default()
@@ -114,7 +114,7 @@ fn channels_beyond_the_limits_are_refused_without_harm() {
     let keys = [pair.open(), pair.open(), pair.open()];
     pair.settle();
     assert_eq!(pair.drain(SERVER, keys[2]).1, Read::End, "refused");
-    assert_eq!(pair.drain(SERVER, keys[0]).1, Read::Wait);
+    assert_eq!(pair.drain(SERVER, keys[0]).1, Read::Blocked);
     pair.accept();
     pair.accept();
     assert_eq!(pair.sides[CLIENT].mux.accept(), None);
@@ -131,7 +131,7 @@ fn channels_beyond_the_limits_are_refused_without_harm() {
 }
 
 #[test]
-fn a_device_does_not_let_itself_be_flooded() {
+fn client_limits_unaccepted_channels() {
     let limits = Limits {
         max_unaccepted: 0,
         ..Limits::default()
@@ -143,14 +143,14 @@ fn a_device_does_not_let_itself_be_flooded() {
     while pair.sides[SERVER].mux.has_output() {
         pair.write(SERVER, usize::MAX);
     }
-    // The device reads all of it and gets to write nothing.
+    // The device reads all of it but cannot write.
     pair.read(CLIENT, usize::MAX);
     assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::Flooded));
 }
 
-/// However a peer makes us close channels, what waits to tell it so has an end.
+/// The number of pending CLOSE frames is bounded, for any way in which a peer causes them.
 #[test]
-fn a_peer_that_does_not_read_what_it_makes_us_close_is_ended() {
+fn peer_not_reading_refusals_is_ended() {
     let limits = || Limits {
         receive_per_channel: 1000,
         ..Limits::default()
@@ -182,9 +182,10 @@ fn a_peer_that_does_not_read_what_it_makes_us_close_is_ended() {
     }
 }
 
-/// Senders that heed PAUSE lose nothing, however many channels fill up one after the other.
+/// Senders that obey PAUSE lose nothing, for any number of channels that fill up one after the
+/// other.
 #[test]
-fn paused_channels_stay_within_the_total() {
+fn paused_channels_stay_within_total() {
     let limits = Limits {
         receive_total: 24 << 20,
         send_per_channel: 64 << 10,
@@ -197,26 +198,26 @@ fn paused_channels_stay_within_the_total() {
         let key = pair.open();
         pair.settle();
         ends.push(pair.accept());
-        while pair.sides[SERVER].mux.write(key, &block) != Write::Wait {
+        while pair.sides[SERVER].mux.write(key, &block) != Write::Blocked {
             pair.settle();
             assert!(pair.sides[SERVER].mux.id(key).is_some());
         }
     }
     for end in ends {
-        assert_eq!(pair.drain(CLIENT, end).1, Read::Wait);
+        assert_eq!(pair.drain(CLIENT, end).1, Read::Blocked);
     }
 }
 
-/// The channels of a peer that does not read do not pile up among those that wait for their turn.
+/// Channels of a peer that does not read do not accumulate in the schedule.
 #[test]
-fn channels_that_are_gone_wait_for_no_turn() {
+fn removed_channels_leave_the_schedule() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
     let (mux, now) = (&mut pair.sides[CLIENT].mux, pair.now);
     let id = ChannelId([1; 16]);
     for _ in 0..1000 {
         mux.handle(Incoming::New { id, caller: None }, now).unwrap();
         let key = mux.accept().unwrap();
-        assert_eq!(mux.write(key, b"x"), Write::Taken(1));
+        assert_eq!(mux.write(key, b"x"), Write::Accepted(1));
         assert!(mux.has_output());
         mux.handle(Incoming::Close { id }, now).unwrap();
         mux.release(key, now);
@@ -224,9 +225,10 @@ fn channels_that_are_gone_wait_for_no_turn() {
     }
 }
 
-/// Version 0, whatever the sender does: at its limit the channel goes, the others and the connection stay, again and again.
+/// Version 0, with any sender: a channel is closed at its limit, the others and the connection
+/// stay, repeatedly.
 #[test]
-fn a_version_without_flow_control_bounds_every_channel_for_itself() {
+fn version_0_bounds_each_channel_separately() {
     let limits = limits_for(20_000);
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits.clone(), 1);
     let quick = pair.open();
@@ -236,7 +238,7 @@ fn a_version_without_flow_control_bounds_every_channel_for_itself() {
         let slow = pair.open();
         pair.settle();
         let slow_end = pair.accept();
-        while let Write::Taken(_) = pair.sides[SERVER].mux.write(slow, &[1; 9000]) {
+        while let Write::Accepted(_) = pair.sides[SERVER].mux.write(slow, &[1; 9000]) {
             pair.settle();
             let held = pair.sides[CLIENT].mux.bytes_received_unread();
             assert!(held <= limits.receive_per_channel);

@@ -1,5 +1,5 @@
-//! Two multiplexers, joined by byte pipes on virtual time: random schedules against a simple model, and the cases that the
-//! protocol names one by one. What they may hold and how long they wait is in `limits.rs`, `send_limits.rs` and
+//! Two multiplexers, connected by byte pipes on virtual time: random schedules against a model, and
+//! the protocol's special cases. Limits and timeouts are in `limits.rs`, `send_limits.rs` and
 //! `time_limits.rs`.
 
 #![allow(
@@ -45,36 +45,36 @@ fn ten_thousand_operations_match_the_model() {
     }
 }
 
-/// Data, PAUSE, RESUME and CLOSE of both ends, in every order of five happenings.
+/// Data, PAUSE, RESUME and CLOSE of both ends, in every order of five operations.
 #[test]
-fn every_interleaving_of_data_flow_control_and_close_matches_the_model() {
+fn every_interleaving_matches_the_model() {
     const DEPTH: u32 = 5;
     const LARGEST: usize = 4000;
-    let count = model::HAPPENINGS.pow(DEPTH);
+    let count = model::OPERATIONS.pow(DEPTH);
     for number in 0..count {
-        let happenings: Vec<_> = (0..DEPTH)
-            .map(|place| number / model::HAPPENINGS.pow(place) % model::HAPPENINGS)
+        let operations: Vec<_> = (0..DEPTH)
+            .map(|place| number / model::OPERATIONS.pow(place) % model::OPERATIONS)
             .collect();
-        if happenings
+        if operations
             .windows(2)
             .any(|two| two[0] == two[1] && two[0] >= 4)
         {
             continue;
         }
-        // One in seven without flow control, of which there is less to see then.
+        // One in seven without flow control, where there is less to test.
         let version = if number % 7 == 0 {
             ProtocolVersion::V0
         } else {
             ProtocolVersion::V1
         };
         let pair = Pair::new(version, Cipher::AesCbc, limits_for(LARGEST), 1);
-        model::run_interleaving(pair, &happenings, LARGEST);
+        model::run_interleaving(pair, &operations, LARGEST);
     }
 }
 
-/// What was done decides what goes out, and no order of a hash.
+/// The output depends only on the calls, not on hash order.
 #[test]
-fn the_same_calls_give_the_same_bytes() {
+fn same_calls_produce_same_bytes() {
     let run = || {
         let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, small_limits(), 1);
         let keys: Vec<_> = (0..20).map(|_| pair.open()).collect();
@@ -89,9 +89,10 @@ fn the_same_calls_give_the_same_bytes() {
     assert!(run() == run());
 }
 
-/// Each end has paused the channel and closes it, so neither CLOSE may wait for the other end's RESUME for long.
+/// Each end has paused the channel and closes it: neither CLOSE may wait long for the other end's
+/// RESUME.
 #[test]
-fn two_ends_that_paused_each_other_can_close() {
+fn mutually_paused_channel_closes() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, small_limits(), 1);
     let server = pair.open();
     pair.settle();
@@ -101,10 +102,10 @@ fn two_ends_that_paused_each_other_can_close() {
         pair.sides[side].mux.write(key, &more);
     }
     pair.settle();
-    // Something waits on each side that cannot be sent.
+    // Each side has data that it cannot send.
     for (side, key) in [(CLIENT, client), (SERVER, server)] {
         let mux = &mut pair.sides[side].mux;
-        assert_eq!(mux.write(key, &more), Write::Taken(more.len()));
+        assert_eq!(mux.write(key, &more), Write::Accepted(more.len()));
         assert!(!mux.has_output());
         mux.release(key, pair.now);
     }
@@ -115,12 +116,12 @@ fn two_ends_that_paused_each_other_can_close() {
 }
 
 #[test]
-fn data_written_before_close_arrives_and_then_the_end() {
+fn data_before_close_arrives_before_end() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
     let server = pair.open();
     assert_eq!(
         pair.sides[SERVER].mux.write(server, b"hello"),
-        Write::Taken(5)
+        Write::Accepted(5)
     );
     pair.sides[SERVER].mux.close(server, pair.now);
     assert_eq!(pair.sides[SERVER].mux.write(server, b"more"), Write::Closed);
@@ -132,12 +133,12 @@ fn data_written_before_close_arrives_and_then_the_end() {
 }
 
 #[test]
-fn slices_are_queued_in_order_as_one_frame() {
+fn vectored_write_becomes_one_frame() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, small_limits(), 1);
     let key = pair.open();
     let slices = [&b"one"[..], b"", b" write", &[b'x'; 10_000]].map(IoSlice::new);
     let written = pair.sides[SERVER].mux.write_vectored(key, &slices);
-    assert_eq!(written, Write::Taken(10_009));
+    assert_eq!(written, Write::Accepted(10_009));
     // NEW and one DATA frame.
     let encoder = &mut pair.sides[SERVER].encoder;
     let batch = &mut pair.sides[SERVER].batch;
@@ -153,12 +154,12 @@ fn slices_are_queued_in_order_as_one_frame() {
     assert_eq!(bytes[..12], *b"one writexxx");
     assert_eq!(bytes.len(), 10_009);
 
-    // More than there is room for: the front of it is taken, then nothing.
+    // More than there is room for: the beginning is accepted, then nothing.
     let big = [vec![1; 70_000], vec![2; 70_000]];
     let slices = big.each_ref().map(|bytes| IoSlice::new(bytes));
     let mux = &mut pair.sides[SERVER].mux;
-    assert_eq!(mux.write_vectored(key, &slices), Write::Taken(100_000));
-    assert_eq!(mux.write_vectored(key, &slices), Write::Wait);
+    assert_eq!(mux.write_vectored(key, &slices), Write::Accepted(100_000));
+    assert_eq!(mux.write_vectored(key, &slices), Write::Blocked);
     pair.settle();
     let (bytes, _) = pair.drain(CLIENT, accepted);
     assert!(bytes[..70_000].iter().all(|byte| *byte == 1));
@@ -167,7 +168,7 @@ fn slices_are_queued_in_order_as_one_frame() {
 }
 
 #[test]
-fn crossing_closes_leave_nothing_behind() {
+fn crossing_closes_free_the_channel() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, Limits::default(), 1);
     let server = pair.open();
     pair.settle();
@@ -185,7 +186,7 @@ fn crossing_closes_leave_nothing_behind() {
 }
 
 #[test]
-fn a_slow_reader_pauses_its_sender_and_nobody_else() {
+fn slow_reader_pauses_only_its_sender() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesGcm, small_limits(), 1);
     let (slow, quick) = (pair.open(), pair.open());
     pair.settle();
@@ -194,29 +195,29 @@ fn a_slow_reader_pauses_its_sender_and_nobody_else() {
     let mut written = 0;
     loop {
         match pair.sides[SERVER].mux.write(slow, &block) {
-            Write::Taken(count) => written += count,
-            Write::Wait => break,
+            Write::Accepted(count) => written += count,
+            Write::Blocked => break,
             Write::Closed => panic!("flow control failed"),
         }
         pair.settle();
         assert!(written < 1_000_000, "never paused");
     }
-    // The other one goes on.
+    // The other channel continues.
     for _ in 0..20 {
         assert_eq!(
             pair.sides[SERVER].mux.write(quick, &block),
-            Write::Taken(block.len())
+            Write::Accepted(block.len())
         );
         pair.settle();
         assert_eq!(pair.drain(CLIENT, quick_end).0.len(), block.len());
         pair.settle();
     }
-    // Reading sets the slow one free again, and nothing is missing.
+    // Reading resumes the slow channel, and no data is missing.
     pair.sides[SERVER].events.clear();
     let mut read = 0;
     while read < written {
         let (bytes, end) = pair.drain(CLIENT, slow_end);
-        assert_eq!(end, Read::Wait);
+        assert_eq!(end, Read::Blocked);
         read += bytes.len();
         pair.settle();
     }
@@ -224,7 +225,7 @@ fn a_slow_reader_pauses_its_sender_and_nobody_else() {
 }
 
 #[test]
-fn a_pause_that_is_taken_back_before_it_is_sent_is_never_sent() {
+fn pause_cancelled_before_sending_is_not_sent() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, small_limits(), 1);
     let server = pair.open();
     pair.settle();
@@ -232,7 +233,7 @@ fn a_pause_that_is_taken_back_before_it_is_sent_is_never_sent() {
     pair.sides[SERVER].mux.write(server, &[0; 90_000]);
     pair.write(SERVER, usize::MAX);
     pair.read(CLIENT, usize::MAX);
-    // Over the high mark by now, and below the low one right away.
+    // Above the pause threshold now, and below the resume threshold right away.
     assert_eq!(pair.drain(CLIENT, client).0.len(), 90_000);
     let before = pair.sides[SERVER].wire.len();
     pair.write(CLIENT, usize::MAX);
@@ -240,7 +241,7 @@ fn a_pause_that_is_taken_back_before_it_is_sent_is_never_sent() {
 }
 
 #[test]
-fn channels_take_turns_and_control_goes_ahead() {
+fn channels_alternate_and_control_frames_go_first() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, Limits::default(), 1);
     let keys = [pair.open(), pair.open()];
     pair.settle();
@@ -249,7 +250,7 @@ fn channels_take_turns_and_control_goes_ahead() {
     pair.sides[SERVER].mux.write(keys[1], &[1; 10]);
     let id = pair.id();
     pair.sides[SERVER].mux.ping(id, pair.now);
-    // The ping and one frame of the first channel is all that stands before the second one.
+    // Only the ping and one frame of the first channel precede the second channel.
     pair.write(SERVER, 32 + 32 + 64 * 1024 + 32 + 10);
     pair.read(CLIENT, usize::MAX);
     assert!(
@@ -261,7 +262,7 @@ fn channels_take_turns_and_control_goes_ahead() {
 }
 
 #[test]
-fn throttling_spaces_large_messages_and_lets_small_ones_through() {
+fn throttling_delays_only_large_messages() {
     let mut pair = Pair::with(
         ProtocolVersion::V0,
         Cipher::AesCbc,
@@ -288,7 +289,7 @@ fn throttling_spaces_large_messages_and_lets_small_ones_through() {
 }
 
 #[test]
-fn draining_closes_everything_behind_its_data() {
+fn drain_sends_data_before_close() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
     let server = pair.open();
     pair.settle();
@@ -301,20 +302,20 @@ fn draining_closes_everything_behind_its_data() {
     assert_eq!(pair.drain(SERVER, server), (b"goodbye".to_vec(), Read::End));
     let failed = Read::Failed(ChannelError::TunnelClosed);
     assert_eq!(pair.drain(CLIENT, client).1, failed);
-    // A channel that is opened meanwhile is refused.
+    // A channel opened meanwhile is refused.
     let late = pair.open();
     pair.settle();
     assert_eq!(pair.drain(SERVER, late).1, Read::End);
 }
 
 #[test]
-fn a_reader_is_told_once_however_many_frames_come() {
+fn one_readable_event_for_many_frames() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
     let server = pair.open();
     pair.settle();
     let client = pair.accept();
     pair.sides[CLIENT].events.clear();
-    assert_eq!(pair.sides[CLIENT].mux.read(client), Read::Wait);
+    assert_eq!(pair.sides[CLIENT].mux.read(client), Read::Blocked);
     for _ in 0..100 {
         pair.sides[SERVER].mux.write(server, b"frame");
         pair.settle();
@@ -323,18 +324,19 @@ fn a_reader_is_told_once_however_many_frames_come() {
 }
 
 #[test]
-fn close_does_not_overtake_a_pause_that_is_under_way() {
+fn close_does_not_overtake_pause() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, Limits::default(), 1);
     let server = pair.open();
     pair.settle();
     let client = pair.accept();
-    // More than the other end's high mark, all on the wire before it has read any of it, and closed.
+    // More than the peer's pause threshold, all on the wire before it has read any of it, and
+    // closed.
     const TOTAL: usize = 3_000_000;
     let mut written = 0;
     while written < TOTAL {
         let block = vec![5; (TOTAL - written).min(100_000)];
         match pair.sides[CLIENT].mux.write(client, &block) {
-            Write::Taken(count) => written += count,
+            Write::Accepted(count) => written += count,
             other => panic!("{other:?}"),
         }
         while pair.sides[CLIENT].mux.has_output() {
@@ -349,8 +351,8 @@ fn close_does_not_overtake_a_pause_that_is_under_way() {
         1,
         "CLOSE has not come"
     );
-    // Reading brings RESUME, and RESUME brings CLOSE.
-    assert_eq!(pair.drain(SERVER, server), (vec![5; TOTAL], Read::Wait));
+    // Reading triggers RESUME, and RESUME triggers CLOSE.
+    assert_eq!(pair.drain(SERVER, server), (vec![5; TOTAL], Read::Blocked));
     pair.settle();
     assert_eq!(pair.drain(SERVER, server).1, Read::End);
     assert_eq!(pair.sides[CLIENT].mux.open_channels(), 0);

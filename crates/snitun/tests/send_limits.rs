@@ -1,4 +1,4 @@
-//! What a connection may hold of what is written and not sent.
+//! Limits on unsent data.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +16,7 @@ use pair::{CLIENT, Pair, SERVER, small_limits};
 use snitun::{Cipher, Event, Incoming, Limits, ProtocolVersion, Read, Write};
 
 #[test]
-fn buffers_are_queued_within_the_limit_and_arrive_in_order() {
+fn buffer_writes_respect_limit_and_order() {
     for send_per_channel in [100_000, 20_000] {
         let limits = Limits {
             send_per_channel,
@@ -39,14 +39,14 @@ fn buffers_are_queued_within_the_limit_and_arrive_in_order() {
             while !buffer.is_empty() {
                 let queued = sent.len() - received.len() - buffer.len();
                 assert!(queued <= send_per_channel, "{queued} are queued");
-                if pair.sides[SERVER].mux.write_buffer(server, &mut buffer) == Write::Wait {
+                if pair.sides[SERVER].mux.write_buffer(server, &mut buffer) == Write::Blocked {
                     pair.settle();
                     let mut pieces = VecDeque::new();
                     let mux = &mut pair.sides[CLIENT].mux;
                     assert_eq!(mux.read_pieces(client, &mut pieces, usize::MAX), None);
                     received.extend(pieces.into_iter().flatten());
                     let mut none = VecDeque::new();
-                    assert_eq!(mux.read_pieces(client, &mut none, 1), Some(Read::Wait));
+                    assert_eq!(mux.read_pieces(client, &mut none, 1), Some(Read::Blocked));
                 }
             }
         }
@@ -59,9 +59,9 @@ fn buffers_are_queued_within_the_limit_and_arrive_in_order() {
     }
 }
 
-/// What is written and cannot go out is bounded in total, and a paused channel takes nobody else's room.
+/// Unsent data is bounded in total, and a paused channel does not use the room of others.
 #[test]
-fn room_for_sending_is_shared_out_evenly() {
+fn send_room_is_shared_evenly() {
     let limits = Limits {
         send_per_channel: 200_000,
         send_total: 400_000,
@@ -73,25 +73,25 @@ fn room_for_sending_is_shared_out_evenly() {
     let mux = &mut pair.sides[SERVER].mux;
     let data = vec![0; 300_000];
     for key in &keys {
-        assert_eq!(mux.write(*key, &data), Write::Taken(50_000));
-        assert_eq!(mux.write(*key, &data), Write::Wait);
+        assert_eq!(mux.write(*key, &data), Write::Accepted(50_000));
+        assert_eq!(mux.write(*key, &data), Write::Blocked);
     }
-    // However many there are, each has room for a TLS record.
+    // Each channel has room for a TLS record, for any number of channels.
     for _ in 0..92 {
         pair.open();
     }
     let key = pair.open();
     let mux = &mut pair.sides[SERVER].mux;
-    assert_eq!(mux.write(key, &data), Write::Taken(16 * 1024));
-    // Those that go make room.
+    assert_eq!(mux.write(key, &data), Write::Accepted(16 * 1024));
+    // Closed channels free their room.
     mux.end(now);
     assert_eq!(mux.write(key, &data), Write::Closed);
 }
 
-/// Channels that are opened, filled and paused one after the other: each finds more room than an even share of what there
-/// will be, and together they stay within the total all the same.
+/// Channels that are opened, filled and paused one after the other: each finds more room than an
+/// even share of the final number, and together they still stay within the total.
 #[test]
-fn the_total_for_sending_holds_however_it_is_filled() {
+fn send_total_limit_holds() {
     let limits = Limits {
         send_total: 4 * 1024 * 1024,
         ..Limits::default()
@@ -105,13 +105,13 @@ fn the_total_for_sending_holds_however_it_is_filled() {
         let id = pair.sides[SERVER].mux.id(key).unwrap();
         let mux = &mut pair.sides[SERVER].mux;
         mux.handle(Incoming::Pause { id }, now).unwrap();
-        while let Write::Taken(_) = mux.write(key, &data) {}
+        while let Write::Accepted(_) = mux.write(key, &data) {}
         keys.push(key);
         let most = limits.send_total + keys.len() * 16 * 1024;
         let unsent = mux.bytes_unsent();
         assert!(unsent <= most, "{unsent} bytes of {} channels", keys.len());
     }
-    // What is sent or given up is counted no longer.
+    // Sent or dropped data no longer counts.
     let mux = &mut pair.sides[SERVER].mux;
     let before = mux.bytes_unsent();
     let id = mux.id(keys[0]).unwrap();
@@ -125,9 +125,10 @@ fn the_total_for_sending_holds_however_it_is_filled() {
     assert_eq!(mux.bytes_unsent(), 0);
 }
 
-/// A writer that waits because others have taken the total, and whose own channel stands still, is told when they leave room.
+/// A writer that is blocked on the total, and whose own channel stands still, is notified when
+/// others free room.
 #[test]
-fn who_waits_for_the_total_is_told_when_others_leave_room() {
+fn writer_blocked_on_total_is_notified() {
     let limits = Limits {
         send_per_channel: 200_000,
         send_total: 400_000,
@@ -138,12 +139,12 @@ fn who_waits_for_the_total_is_told_when_others_leave_room() {
         let now = pair.now;
         let (quick, slow) = (pair.open(), pair.open());
         let mux = &mut pair.sides[SERVER].mux;
-        assert_eq!(mux.write(quick, &[0; 200_000]), Write::Taken(200_000));
-        assert_eq!(mux.write(slow, &[0; 150_000]), Write::Taken(150_000));
+        assert_eq!(mux.write(quick, &[0; 200_000]), Write::Accepted(200_000));
+        assert_eq!(mux.write(slow, &[0; 150_000]), Write::Accepted(150_000));
         let last = pair.open();
         let mux = &mut pair.sides[SERVER].mux;
-        // A third of the total would be its share, and this is what there is.
-        assert_eq!(mux.write(last, &[0; 60_000]), Write::Taken(50_000));
+        // Its share is a third of the total; this is the room left.
+        assert_eq!(mux.write(last, &[0; 60_000]), Write::Accepted(50_000));
         for key in [slow, last] {
             let id = mux.id(key).unwrap();
             mux.handle(Incoming::Pause { id }, now).unwrap();
@@ -154,18 +155,21 @@ fn who_waits_for_the_total_is_told_when_others_leave_room() {
         } else {
             mux.write(last, &buffer)
         };
-        assert_eq!(full, Write::Wait);
-        // One that has nothing queued is not made to wait for the others at all.
+        assert_eq!(full, Write::Blocked);
+        // A channel without queued data need not wait for the others.
         let late = pair.open();
         let mux = &mut pair.sides[SERVER].mux;
         let mut more = vec![0; 60_000];
-        assert_eq!(mux.write_buffer(late, &mut more), Write::Taken(16 * 1024));
-        assert_eq!(mux.write_buffer(late, &mut more), Write::Wait);
+        assert_eq!(
+            mux.write_buffer(late, &mut more),
+            Write::Accepted(16 * 1024)
+        );
+        assert_eq!(mux.write_buffer(late, &mut more), Write::Blocked);
         assert_eq!(more.len(), 60_000 - 16 * 1024);
         pair.settle();
         assert!(pair.sides[SERVER].events.contains(&Event::Writable(last)));
         assert!(pair.sides[SERVER].events.contains(&Event::Writable(late)));
         let mux = &mut pair.sides[SERVER].mux;
-        assert_eq!(mux.write_buffer(last, &mut buffer), Write::Taken(30_000));
+        assert_eq!(mux.write_buffer(last, &mut buffer), Write::Accepted(30_000));
     }
 }

@@ -1,5 +1,5 @@
-//! The server over real sockets on loopback: whom it lets in, whom it connects, how it stops. Its other ports are in
-//! `server_ports.rs`, what it bounds and counts in `server_limits.rs`.
+//! The server over loopback sockets: authentication, routing and shutdown. Its other listeners are
+//! in `server_ports.rs`, limits and metrics in `server_limits.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -15,16 +15,16 @@ use std::time::Duration;
 use snitun::client::{ClientConfig, ConnectError};
 use snitun::server::{FernetKeys, ServerConfig, ServerEvent, TokenContent};
 use snitun::{Cipher, CloseReason, HandshakeError, ProtocolVersion, SessionKey};
-use support::{Relay, client_hello, noise, seconds_from_now, within};
+use support::{Relay, client_hello, noise, seconds_from_now, with_timeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const HOST: &str = "device.example.com";
 
 #[tokio::test]
-async fn whoever_should_not_get_in_is_told_why() {
+async fn rejected_device_gets_the_reason() {
     let relay = Relay::start(support::server_config()).await;
-    let good = || relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
+    let good = || relay.config_for(HOST, ProtocolVersion::V0, Cipher::AesCbc);
 
     let mut config = good();
     config.token = "gAAAAABnot-a-token".into();
@@ -40,18 +40,18 @@ async fn whoever_should_not_get_in_is_told_why() {
     assert!(matches!(refused, ConnectError::TokenRefused), "{refused}");
 
     for cipher in Cipher::ALL {
-        let mut config = relay.invite(HOST, ProtocolVersion::V0, cipher);
+        let mut config = relay.config_for(HOST, ProtocolVersion::V0, cipher);
         config.key = SessionKey::generate().unwrap().with_cipher(cipher);
         let refused = relay.device(config).await.unwrap_err();
-        // With an authenticated cipher we see it ourselves.
+        // An authenticated cipher detects it in the client.
         let expected = match cipher {
             Cipher::AesCbc => matches!(refused, ConnectError::AnswerRefused),
-            _ => matches!(refused, ConnectError::Handshake(HandshakeError::BadUnit(_))),
+            _ => matches!(refused, ConnectError::Handshake(HandshakeError::Decrypt(_))),
         };
         assert!(expected, "{cipher}: {refused}");
     }
 
-    // Of the challenge for `aes-cbc` the other ciphers take no more than a beginning.
+    // For the other ciphers, the challenge for `aes-cbc` is only a beginning.
     let mut config = good();
     config.key = SessionKey::generate().unwrap().aes_gcm_siv().into();
     config.timeouts.handshake = Duration::from_millis(200);
@@ -74,9 +74,9 @@ async fn whoever_should_not_get_in_is_told_why() {
     relay.stop().await;
 }
 
-/// The same token, and so the same key, in the hands of two devices.
+/// Two devices use the same token, and so the same key.
 #[tokio::test]
-async fn a_token_is_taken_again_unless_its_cipher_forbids_it() {
+async fn token_is_reusable_unless_cipher_forbids() {
     let relay = Relay::start(support::server_config()).await;
     for cipher in Cipher::ALL {
         let key = || SessionKey::new([0x5a; 32], [0xc3; 16]);
@@ -101,9 +101,9 @@ async fn a_token_is_taken_again_unless_its_cipher_forbids_it() {
 }
 
 #[tokio::test]
-async fn a_token_in_two_pieces_is_taken() {
+async fn token_in_two_segments_is_accepted() {
     let relay = Relay::start(support::server_config()).await;
-    let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
+    let config = relay.config_for(HOST, ProtocolVersion::V0, Cipher::AesCbc);
     let mut stream = TcpStream::connect(relay.address).await.unwrap();
     stream.set_nodelay(true).unwrap();
     let (first, second) = config.token.expose().split_at(50);
@@ -111,18 +111,20 @@ async fn a_token_in_two_pieces_is_taken() {
     tokio::task::yield_now().await;
     stream.write_all(second.as_bytes()).await.unwrap();
     let mut challenge = [0; 32];
-    within(stream.read_exact(&mut challenge)).await.unwrap();
+    with_timeout(stream.read_exact(&mut challenge))
+        .await
+        .unwrap();
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn callers_that_cannot_be_served_are_closed() {
+async fn unservable_callers_are_closed() {
     let relay = Relay::start(support::server_config()).await;
-    let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
+    let config = relay.config_for(HOST, ProtocolVersion::V0, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
     let nameless = {
         let mut hello = client_hello("x");
-        // The only extension becomes one that is not server_name.
+        // The only extension becomes one other than server_name.
         let at = hello.len() - 10;
         hello[at + 1] = 99;
         hello
@@ -141,20 +143,20 @@ async fn callers_that_cannot_be_served_are_closed() {
         if bytes.is_empty() {
             caller.shutdown().await.unwrap();
         }
-        // The half hello is given two seconds, the others none.
-        let closed = within(caller.read(&mut [0; 10])).await;
+        // The incomplete hello has two seconds, the others none.
+        let closed = with_timeout(caller.read(&mut [0; 10])).await;
         assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
     }
-    // The tunnel has seen none of it.
+    // None of it reached the tunnel.
     assert_eq!(tunnel.handle().open_channels(), 0);
     let (_caller, _channel) = relay.call(&mut tunnel, HOST).await;
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn a_hello_may_come_byte_by_byte() {
+async fn client_hello_byte_by_byte_is_accepted() {
     let relay = Relay::start(support::server_config()).await;
-    let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
+    let config = relay.config_for(HOST, ProtocolVersion::V0, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
     let mut caller = TcpStream::connect(relay.address).await.unwrap();
     caller.set_nodelay(true).unwrap();
@@ -163,18 +165,18 @@ async fn a_hello_may_come_byte_by_byte() {
         caller.write_all(&[*byte]).await.unwrap();
         tokio::task::yield_now().await;
     }
-    let mut channel = within(tunnel.accept()).await.unwrap();
+    let mut channel = with_timeout(tunnel.accept()).await.unwrap();
     let mut first = vec![0; hello.len()];
-    within(channel.read_exact(&mut first)).await.unwrap();
+    with_timeout(channel.read_exact(&mut first)).await.unwrap();
     assert_eq!(first, hello);
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn devices_come_go_and_take_over() {
+async fn devices_connect_disconnect_and_replace() {
     let relay = Relay::start(support::server_config()).await;
     let mut events = relay.handle.subscribe();
-    let invite = || relay.invite("Device.Example.com", ProtocolVersion::V0, Cipher::AesCbc);
+    let config_for = || relay.config_for("Device.Example.com", ProtocolVersion::V0, Cipher::AesCbc);
     let connected = || ServerEvent::Connected {
         hostname: HOST.into(),
     };
@@ -183,38 +185,44 @@ async fn devices_come_go_and_take_over() {
         reason,
     };
 
-    let first = relay.device(invite()).await.unwrap();
-    assert_eq!(within(events.recv()).await.unwrap(), connected());
-    let mut second = relay.device(invite()).await.unwrap();
+    let first = relay.device(config_for()).await.unwrap();
+    assert_eq!(with_timeout(events.recv()).await.unwrap(), connected());
+    let mut second = relay.device(config_for()).await.unwrap();
     let replaced = disconnected(CloseReason::Replaced);
-    assert_eq!(within(events.recv()).await.unwrap(), replaced);
-    assert_eq!(within(events.recv()).await.unwrap(), connected());
-    assert_eq!(*within(first.handle().closed()).await, CloseReason::Peer);
+    assert_eq!(with_timeout(events.recv()).await.unwrap(), replaced);
+    assert_eq!(with_timeout(events.recv()).await.unwrap(), connected());
+    assert_eq!(
+        *with_timeout(first.handle().closed()).await,
+        CloseReason::Peer
+    );
     assert_eq!(relay.handle.hostnames(), [HOST]);
 
-    // The one that took over is reached; the end of the old one does not disturb it.
+    // The replacement is reached; the end of the old one does not affect it.
     drop(first);
     let (caller, channel) = relay.call(&mut second, "device.example.com.").await;
     drop((caller, channel));
 
     assert!(relay.handle.disconnect("DEVICE.example.com"));
-    assert_eq!(*within(second.handle().closed()).await, CloseReason::Peer);
-    assert!(within(second.accept()).await.is_none());
+    assert_eq!(
+        *with_timeout(second.handle().closed()).await,
+        CloseReason::Peer
+    );
+    assert!(with_timeout(second.accept()).await.is_none());
     let by_us = disconnected(CloseReason::Local);
-    assert_eq!(within(events.recv()).await.unwrap(), by_us);
+    assert_eq!(with_timeout(events.recv()).await.unwrap(), by_us);
     assert!(!relay.handle.is_connected(HOST));
     assert!(!relay.handle.disconnect(HOST));
 
-    let third = relay.device(invite()).await.unwrap();
-    assert_eq!(within(events.recv()).await.unwrap(), connected());
+    let third = relay.device(config_for()).await.unwrap();
+    assert_eq!(with_timeout(events.recv()).await.unwrap(), connected());
     drop(third);
     let by_peer = disconnected(CloseReason::Peer);
-    assert_eq!(within(events.recv()).await.unwrap(), by_peer);
+    assert_eq!(with_timeout(events.recv()).await.unwrap(), by_peer);
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn a_device_is_found_by_its_aliases_too() {
+async fn device_is_found_by_alias() {
     let relay = Relay::start(support::server_config()).await;
     let key = SessionKey::generate().unwrap();
     let mut content = TokenContent::new(HOST, key, seconds_from_now(60));
@@ -226,7 +234,7 @@ async fn a_device_is_found_by_its_aliases_too() {
     assert!(relay.handle.is_connected("alias.example.com"));
     assert_eq!(relay.handle.hostnames(), [HOST]);
     drop(tunnel);
-    within(async {
+    with_timeout(async {
         while relay.handle.is_connected("alias.example.com") {
             tokio::task::yield_now().await;
         }
@@ -235,13 +243,13 @@ async fn a_device_is_found_by_its_aliases_too() {
     relay.stop().await;
 }
 
-/// A name that one device has as its own and another as an alias.
+/// One device's host name is another one's alias.
 #[tokio::test]
-async fn an_alias_takes_no_device_its_own_name() {
+async fn alias_does_not_shadow_a_hostname() {
     const OTHER: &str = "other.example.com";
     let relay = Relay::start(support::server_config()).await;
     let mut events = relay.handle.subscribe();
-    let own = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
+    let own = relay.config_for(HOST, ProtocolVersion::V0, Cipher::AesCbc);
     let mut first = relay.device(own).await.unwrap();
     let key = SessionKey::generate().unwrap();
     let mut content = TokenContent::new(OTHER, key, seconds_from_now(60));
@@ -266,16 +274,16 @@ async fn an_alias_takes_no_device_its_own_name() {
             reason: CloseReason::Peer,
         },
     ] {
-        assert_eq!(within(events.recv()).await.unwrap(), expected);
+        assert_eq!(with_timeout(events.recv()).await.unwrap(), expected);
     }
-    // Now that its owner has gone, the alias leads somewhere.
+    // After its owner has disconnected, the alias is used.
     drop(relay.call(&mut second, HOST).await);
     assert_eq!(relay.handle.hostnames(), [OTHER]);
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn a_tunnel_ends_when_its_token_has_run_out() {
+async fn tunnel_ends_when_token_expires() {
     let config = ServerConfig {
         expiry_check: Duration::from_millis(100),
         ..support::server_config()
@@ -283,54 +291,63 @@ async fn a_tunnel_ends_when_its_token_has_run_out() {
     let relay = Relay::start(config).await;
     let mut events = relay.handle.subscribe();
     let key = SessionKey::generate().unwrap();
-    // Long enough to connect with, on the slowest machine.
+    // Long enough to connect, on the slowest machine.
     let content = TokenContent::new(HOST, key, seconds_from_now(4));
     let token = relay.keys.issue(&content).unwrap();
     let config = ClientConfig::new(token, content.key.aes_cbc());
     let tunnel = relay.device(config).await.unwrap();
-    within(events.recv()).await.unwrap();
+    with_timeout(events.recv()).await.unwrap();
     let expired = ServerEvent::Disconnected {
         hostname: HOST.into(),
         reason: CloseReason::Expired,
     };
-    assert_eq!(within(events.recv()).await.unwrap(), expired);
-    assert_eq!(*within(tunnel.handle().closed()).await, CloseReason::Peer);
+    assert_eq!(with_timeout(events.recv()).await.unwrap(), expired);
+    assert_eq!(
+        *with_timeout(tunnel.handle().closed()).await,
+        CloseReason::Peer
+    );
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn stopping_the_server_ends_tunnels_channels_and_callers() {
+async fn stop_ends_tunnels_channels_and_callers() {
     let relay = Relay::start(support::server_config()).await;
     let mut events = relay.handle.subscribe();
-    let config = relay.invite(HOST, ProtocolVersion::V0, Cipher::AesCbc);
+    let config = relay.config_for(HOST, ProtocolVersion::V0, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
-    within(events.recv()).await.unwrap();
+    with_timeout(events.recv()).await.unwrap();
     let (mut caller, mut channel) = relay.call(&mut tunnel, HOST).await;
-    // Someone who has not even said what it wants does not hold it up.
+    // A connection that has sent nothing does not delay the stop.
     let _silent = TcpStream::connect(relay.address).await.unwrap();
     relay.stop().await;
     let stopped = ServerEvent::Disconnected {
         hostname: HOST.into(),
         reason: CloseReason::Shutdown,
     };
-    assert_eq!(within(events.recv()).await.unwrap(), stopped);
-    assert_eq!(*within(tunnel.handle().closed()).await, CloseReason::Peer);
-    assert!(within(tunnel.accept()).await.is_none());
-    assert!(within(tunnel.handle().ping()).await.is_err());
-    within(channel.read_to_end(&mut Vec::new())).await.unwrap();
-    let closed = within(caller.read(&mut [0; 10])).await;
+    assert_eq!(with_timeout(events.recv()).await.unwrap(), stopped);
+    assert_eq!(
+        *with_timeout(tunnel.handle().closed()).await,
+        CloseReason::Peer
+    );
+    assert!(with_timeout(tunnel.accept()).await.is_none());
+    assert!(with_timeout(tunnel.handle().ping()).await.is_err());
+    with_timeout(channel.read_to_end(&mut Vec::new()))
+        .await
+        .unwrap();
+    let closed = with_timeout(caller.read(&mut [0; 10])).await;
     assert!(matches!(closed, Ok(0) | Err(_)));
 }
 
-/// An answer that is under way when the server is told to stop arrives whole; nobody new gets in meanwhile.
+/// A response in flight when the server stops arrives completely; new connections are refused
+/// meanwhile.
 #[tokio::test]
-async fn a_stopping_server_leaves_its_callers_to_finish() {
+async fn stop_lets_callers_finish() {
     let relay = Relay::start(ServerConfig {
         stop_grace: support::LIMIT,
         ..ServerConfig::default()
     })
     .await;
-    let config = relay.invite(HOST, ProtocolVersion::V1, Cipher::AesCbc);
+    let config = relay.config_for(HOST, ProtocolVersion::V1, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
     let (mut caller, mut channel) = relay.call(&mut tunnel, HOST).await;
     let address = relay.address;
@@ -340,13 +357,15 @@ async fn a_stopping_server_leaves_its_callers_to_finish() {
     let (first, rest) = sent.split_at(1_000_000);
     channel.write_all(first).await.unwrap();
     let mut received = vec![0; first.len()];
-    within(caller.read_exact(&mut received)).await.unwrap();
+    with_timeout(caller.read_exact(&mut received))
+        .await
+        .unwrap();
 
     let stopping = tokio::spawn(relay.stop());
-    // The port is closed, and whoever had not got through is sent away.
-    let closed = within(begun.read(&mut [0; 10])).await;
+    // The listener is closed, and pending connections are closed too.
+    let closed = with_timeout(begun.read(&mut [0; 10])).await;
     assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
-    within(async {
+    with_timeout(async {
         while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;
         }
@@ -358,16 +377,19 @@ async fn a_stopping_server_leaves_its_callers_to_finish() {
         channel.shutdown().await.unwrap();
     };
     let ((), read) =
-        within(async { tokio::join!(answering, caller.read_to_end(&mut received)) }).await;
+        with_timeout(async { tokio::join!(answering, caller.read_to_end(&mut received)) }).await;
     read.unwrap();
     assert!(received == sent);
     drop(caller);
-    within(stopping).await.unwrap();
-    assert_eq!(*within(tunnel.handle().closed()).await, CloseReason::Peer);
+    with_timeout(stopping).await.unwrap();
+    assert_eq!(
+        *with_timeout(tunnel.handle().closed()).await,
+        CloseReason::Peer
+    );
 }
 
 #[tokio::test]
-async fn fernet_keys_are_replaced_without_refusing_older_tokens() {
+async fn key_rotation_keeps_older_tokens_valid() {
     let (old, new) = (FernetKeys::generate_key(), FernetKeys::generate_key());
     let both = FernetKeys::from_keys(&[&*new, &*old]).unwrap();
     let relay = Relay::with_keys(both, support::server_config()).await;

@@ -1,4 +1,5 @@
-//! Ways into a server beside the one port for all: ports for devices and for callers, PROXY headers, channels opened by hand.
+//! Listeners for devices only and for callers only, PROXY headers, and channels opened through the
+//! handle.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,65 +13,67 @@ mod support;
 use std::time::SystemTime;
 
 use snitun::client::{ClientConfig, ConnectError};
-use snitun::server::{Authenticator, PortRole, TokenContent, TokenError};
+use snitun::server::{Authenticator, ListenerRole, TokenContent, TokenError};
 use snitun::{Cipher, CloseReason, OpenError, ProtocolVersion, SessionKey};
-use support::{Relay, client_hello, is_closed, seconds_from_now, within};
+use support::{Relay, client_hello, is_closed, seconds_from_now, with_timeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const HOST: &str = "device.example.com";
 
 #[tokio::test]
-async fn a_channel_can_be_opened_through_the_handle() {
+async fn handle_opens_a_channel() {
     let relay = Relay::start(support::server_config()).await;
     let refused = relay.handle.open(HOST, None).unwrap_err();
     assert_eq!(refused, OpenError::NoDevice);
-    let config = relay.invite(HOST, ProtocolVersion::V2, Cipher::AesGcmSiv);
+    let config = relay.config_for(HOST, ProtocolVersion::V2, Cipher::AesGcmSiv);
     let mut device = relay.device(config).await.unwrap();
     let caller = "2001:db8::7".parse().unwrap();
     let mut ours = relay
         .handle
         .open("Device.Example.com.", Some(caller))
         .unwrap();
-    let mut theirs = within(device.accept()).await.unwrap();
+    let mut theirs = with_timeout(device.accept()).await.unwrap();
     assert_eq!(theirs.peer_ip(), Some(caller));
     ours.write_all(b"question").await.unwrap();
-    within(theirs.read_exact(&mut [0; 8])).await.unwrap();
+    with_timeout(theirs.read_exact(&mut [0; 8])).await.unwrap();
     theirs.write_all(b"answer").await.unwrap();
     drop(theirs);
     let mut answer = String::new();
-    within(ours.read_to_string(&mut answer)).await.unwrap();
+    with_timeout(ours.read_to_string(&mut answer))
+        .await
+        .unwrap();
     assert_eq!(answer, "answer");
 
     assert!(relay.handle.tunnel("other.example.com").is_none());
     let tunnel = relay.handle.tunnel(HOST).unwrap();
-    within(tunnel.ping()).await.unwrap();
+    with_timeout(tunnel.ping()).await.unwrap();
     let stats = tunnel.stats();
     assert_eq!((stats.bytes_sent, stats.bytes_received), (8, 6));
     relay.stop().await;
-    assert_eq!(*within(tunnel.closed()).await, CloseReason::Shutdown);
+    assert_eq!(*with_timeout(tunnel.closed()).await, CloseReason::Shutdown);
 }
 
 #[tokio::test]
-async fn ports_for_devices_and_for_callers_take_nobody_else() {
+async fn listeners_accept_only_their_role() {
     let relay = Relay::start(support::server_config()).await;
-    let (devices, _) = relay.port(PortRole::Devices, false).await;
-    let (callers, _) = relay.port(PortRole::Callers, true).await;
-    let config = relay.invite(HOST, ProtocolVersion::V2, Cipher::AesCbc);
+    let (devices, _) = relay.port(ListenerRole::Devices, false).await;
+    let (callers, _) = relay.port(ListenerRole::Callers, true).await;
+    let config = relay.config_for(HOST, ProtocolVersion::V2, Cipher::AesCbc);
     let token = config.token.expose().to_owned();
     let hello = client_hello(HOST);
     let proxied = b"PROXY TCP6 2001:db8::7 2001:db8::1 4711 443\r\n";
     assert!(is_closed(devices, &hello).await);
     assert!(is_closed(callers, &[&proxied[..], token.as_bytes()].concat()).await);
-    // A header is demanded where it is switched on, and no ClientHello where it is not.
+    // A header is required where it is enabled; a ClientHello is rejected where it is not.
     assert!(is_closed(callers, &hello).await);
     assert!(is_closed(relay.address, &[&proxied[..], &hello].concat()).await);
 
     let stream = TcpStream::connect(devices).await.unwrap();
-    let mut tunnel = within(snitun::client::connect(stream, config))
+    let mut tunnel = with_timeout(snitun::client::connect(stream, config))
         .await
         .unwrap();
-    // The header may come in pieces, and together with what follows.
+    // The header may arrive in pieces, and together with the data after it.
     let mut caller = TcpStream::connect(callers).await.unwrap();
     caller.set_nodelay(true).unwrap();
     for byte in &proxied[..20] {
@@ -79,15 +82,15 @@ async fn ports_for_devices_and_for_callers_take_nobody_else() {
     }
     let rest = [&proxied[20..], &hello].concat();
     caller.write_all(&rest).await.unwrap();
-    let mut channel = within(tunnel.accept()).await.unwrap();
+    let mut channel = with_timeout(tunnel.accept()).await.unwrap();
     assert_eq!(channel.peer_ip(), Some("2001:db8::7".parse().unwrap()));
     let mut first = vec![0; hello.len()];
-    within(channel.read_exact(&mut first)).await.unwrap();
+    with_timeout(channel.read_exact(&mut first)).await.unwrap();
     assert_eq!(first, hello);
     relay.stop().await;
 }
 
-/// Knows tokens of another kind, unless whoever knows them is away.
+/// Accepts tokens of another kind, unless its backend is unavailable.
 struct PassPhrase;
 
 impl Authenticator for PassPhrase {
@@ -104,13 +107,13 @@ impl Authenticator for PassPhrase {
 }
 
 #[tokio::test]
-async fn a_port_for_devices_takes_whatever_token_the_authenticator_knows() {
+async fn device_listener_accepts_any_known_token() {
     let relay = Relay::start_with(PassPhrase, support::server_config()).await;
-    let (devices, _) = relay.port(PortRole::Devices, false).await;
+    let (devices, _) = relay.port(ListenerRole::Devices, false).await;
     let connect = async |address, token: &str| {
         let key = SessionKey::new([7; 32], [9; 16]).aes_cbc();
         let stream = TcpStream::connect(address).await.unwrap();
-        within(snitun::client::connect(
+        with_timeout(snitun::client::connect(
             stream,
             ClientConfig::new(token, key),
         ))
@@ -122,7 +125,7 @@ async fn a_port_for_devices_takes_whatever_token_the_authenticator_knows() {
     assert!(matches!(refused, ConnectError::TokenRefused), "{refused}");
     let refused = connect(devices, "are you there?").await.unwrap_err();
     assert!(matches!(refused, ConnectError::TokenRefused), "{refused}");
-    // Where callers come too, they are told apart by the first bytes.
+    // A listener for callers too distinguishes them by the first bytes.
     let refused = connect(relay.address, "open, sesame").await.unwrap_err();
     assert!(matches!(refused, ConnectError::TokenRefused), "{refused}");
     let metrics = relay.handle.metrics();
@@ -134,9 +137,9 @@ async fn a_port_for_devices_takes_whatever_token_the_authenticator_knows() {
 }
 
 #[tokio::test]
-async fn an_ipv4_caller_keeps_its_address_on_a_port_for_both_families() {
+async fn ipv4_caller_address_is_canonical_on_dual_stack() {
     let relay = Relay::start(support::server_config()).await;
-    let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
+    let config = relay.config_for("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
     let _tunnel = relay.device(config).await.unwrap();
     let seen: std::net::IpAddr = "::ffff:192.0.2.7".parse().unwrap();
     let channel = relay.handle.open("device.example.com", Some(seen)).unwrap();

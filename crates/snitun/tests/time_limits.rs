@@ -1,4 +1,4 @@
-//! How long a connection may wait: pings, silence, a peer that does not read, draining.
+//! Timeouts of a connection: pings, idle, a peer that does not read, draining.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +16,7 @@ use pair::{CLIENT, Pair, SERVER, small_limits};
 use snitun::{Cipher, CloseReason, Event, Incoming, Limits, ProtocolVersion, Timeouts};
 
 #[test]
-fn endless_timeouts_are_a_year() {
+fn unbounded_timeouts_are_clamped_to_a_year() {
     let endless = Duration::MAX;
     let timeouts = Timeouts {
         handshake: endless,
@@ -46,7 +46,7 @@ fn endless_timeouts_are_a_year() {
 }
 
 #[test]
-fn pings_are_sent_answered_and_missed() {
+fn pings_are_sent_answered_and_timed_out() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
     for _ in 0..10 {
         pair.advance(Duration::from_secs(50));
@@ -60,7 +60,7 @@ fn pings_are_sent_answered_and_missed() {
         "a server does not ping"
     );
 
-    // From now on nothing arrives any more; the ping at 50 s has until 140 s.
+    // Nothing arrives any more; the ping sent at 50 s times out at 140 s.
     pair.advance(Duration::from_secs(50));
     pair.write(CLIENT, usize::MAX);
     for _ in 0..8 {
@@ -70,18 +70,18 @@ fn pings_are_sent_answered_and_missed() {
     }
     pair.advance(Duration::from_secs(10));
     assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::PingTimeout));
-    // The other end has heard nothing for longer than it waits.
+    // The other end has received nothing for longer than its idle timeout.
     pair.advance(Duration::from_secs(10));
     assert_eq!(pair.sides[SERVER].ended, Some(CloseReason::Idle));
 }
 
 #[test]
-fn a_ping_is_not_given_up_while_its_answer_may_be_behind_other_bytes() {
+fn received_bytes_extend_the_ping_timeout() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
     let key = pair.open();
     pair.settle();
     pair.advance(Duration::from_secs(50));
-    // The ping is on its way, and the server has too much to say before it answers.
+    // The ping is in flight, and the server sends much data before it answers.
     pair.write(CLIENT, usize::MAX);
     for _ in 0..12 {
         pair.advance(Duration::from_secs(10));
@@ -96,9 +96,9 @@ fn a_ping_is_not_given_up_while_its_answer_may_be_behind_other_bytes() {
     assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::PingTimeout));
 }
 
-/// A garbled stream may go on for as long as callers come.
+/// A garbled stream may continue as long as there are callers.
 #[test]
-fn ping_without_answer_ends_though_bytes_come_in() {
+fn received_bytes_extend_the_ping_timeout_at_most_5_minutes() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
     pair.settle();
     let start = pair.now;
@@ -109,13 +109,13 @@ fn ping_without_answer_ends_though_bytes_come_in() {
         assert!(pair.now - start <= Duration::from_secs(360));
     }
     assert_eq!(pair.sides[CLIENT].ended, Some(CloseReason::PingTimeout));
-    // The first ping after 50 s.
+    // The first ping, after 50 s.
     assert_eq!(pair.now - start, Duration::from_secs(350));
 }
 
-/// A slow line takes bytes now and then; the ping is behind them.
+/// A slow line accepts bytes occasionally; the ping is behind them.
 #[test]
-fn ping_is_not_given_up_while_a_full_line_takes_bytes() {
+fn sent_bytes_extend_the_ping_timeout() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
     pair.settle();
     pair.advance(Duration::from_secs(50));
@@ -127,7 +127,7 @@ fn ping_is_not_given_up_while_a_full_line_takes_bytes() {
         mux.handle_sent(pair.now);
         assert_eq!(pair.sides[CLIENT].ended, None);
     }
-    // A line that was never full says nothing about its other end.
+    // A line that was never full shows nothing about its peer.
     let full = pair.now;
     while pair.sides[CLIENT].ended.is_none() {
         pair.advance(Duration::from_secs(10));
@@ -138,7 +138,7 @@ fn ping_is_not_given_up_while_a_full_line_takes_bytes() {
 }
 
 #[test]
-fn the_answer_to_a_later_ping_answers_the_earlier_ones() {
+fn later_pong_answers_earlier_pings() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
     let ids = [pair.id(), pair.id(), pair.id()];
     let mux = &mut pair.sides[CLIENT].mux;
@@ -153,13 +153,13 @@ fn the_answer_to_a_later_ping_answers_the_earlier_ones() {
         assert_eq!(mux.poll_event(), Some(Event::Pong { id, elapsed }));
     }
     assert_eq!(mux.poll_event(), None, "the third one is still out");
-    // An answer that nobody asked for answers nothing.
+    // An unsolicited answer matches no ping.
     mux.handle(Incoming::Pong { id: ids[0] }, now).unwrap();
     assert_eq!(mux.poll_event(), None);
 }
 
 #[test]
-fn a_peer_that_reads_nothing_is_given_up() {
+fn peer_that_never_reads_times_out() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
     pair.sides[SERVER].mux.handle_write_blocked(pair.now);
     for _ in 0..11 {
@@ -172,7 +172,7 @@ fn a_peer_that_reads_nothing_is_given_up() {
 }
 
 #[test]
-fn a_server_hears_from_its_peer_or_gives_it_up() {
+fn server_times_out_a_silent_peer() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, small_limits(), 1);
     pair.settle();
     for second in 1..120 {
@@ -180,7 +180,7 @@ fn a_server_hears_from_its_peer_or_gives_it_up() {
         if second % 10 == 0 {
             pair.open();
         }
-        // The system takes it; the peer never gets it.
+        // The system accepts it; the peer never gets it.
         pair.write(SERVER, usize::MAX);
         let server = &mut pair.sides[SERVER];
         assert!(server.mux.poll_timeout().is_some_and(|due| due > pair.now));
@@ -191,7 +191,7 @@ fn a_server_hears_from_its_peer_or_gives_it_up() {
 }
 
 #[test]
-fn draining_has_an_end() {
+fn drain_times_out() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
     let key = pair.open();
     let mux = &mut pair.sides[SERVER].mux;

@@ -1,4 +1,4 @@
-//! Channels through a client and a server over real sockets on loopback: what they carry, how they end, who waits for whom.
+//! Channels through a client and a server over loopback sockets: data, close and flow control.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,23 +18,23 @@ use std::task::{Context, Poll};
 use snitun::client::{ClientConfig, ConnectError};
 use snitun::server::ServerConfig;
 use snitun::{ChannelError, Cipher, CloseReason, ProtocolVersion, SessionKey};
-use support::{Relay, client_hello, noise, within};
+use support::{Relay, client_hello, noise, with_timeout};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn fifty_channels_carry_megabytes_both_ways() {
+async fn fifty_channels_transfer_both_ways() {
     const CHANNELS: usize = 50;
     const SIZE: usize = 1024 * 1024;
 
-    // All of them begin at once; on a busy machine the last gets its turn late.
+    // All start at once; on a busy machine the last one starts late.
     let relay = Relay::start(ServerConfig {
         first_byte_timeout: support::LIMIT,
         hello_timeout: support::LIMIT,
         ..support::server_config()
     })
     .await;
-    let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
+    let config = relay.config_for("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
 
     let device = tokio::spawn(async move {
@@ -80,31 +80,31 @@ async fn fifty_channels_carry_megabytes_both_ways() {
             assert!(sent == received, "caller {seed} got other bytes back");
         });
     }
-    within(async {
+    with_timeout(async {
         while let Some(caller) = callers.join_next().await {
             caller.unwrap();
         }
     })
     .await;
-    let tunnel = within(device).await.unwrap();
+    let tunnel = with_timeout(device).await.unwrap();
     drop(tunnel);
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn every_version_and_cipher_carries_data_and_addresses() {
+async fn every_version_and_cipher_carries_data() {
     let relay = Relay::start(support::server_config()).await;
     for version in ProtocolVersion::ALL {
         for cipher in Cipher::ALL {
-            let config = relay.invite("device.example.com", version, cipher);
+            let config = relay.config_for("device.example.com", version, cipher);
             let mut tunnel = relay.device(config).await.unwrap();
             let (mut caller, mut channel) = relay.call(&mut tunnel, "device.example.com").await;
             assert_eq!(channel.peer_ip(), Some("127.0.0.1".parse().unwrap()));
             channel.write_all(b"down").await.unwrap();
             caller.write_all(b"up").await.unwrap();
             let (mut down, mut up) = ([0; 4], [0; 2]);
-            within(caller.read_exact(&mut down)).await.unwrap();
-            within(channel.read_exact(&mut up)).await.unwrap();
+            with_timeout(caller.read_exact(&mut down)).await.unwrap();
+            with_timeout(channel.read_exact(&mut up)).await.unwrap();
             assert_eq!((&down, &up), (b"down", b"up"));
         }
     }
@@ -112,9 +112,9 @@ async fn every_version_and_cipher_carries_data_and_addresses() {
 }
 
 #[tokio::test]
-async fn a_close_on_either_side_delivers_what_was_written() {
+async fn close_delivers_written_data() {
     let relay = Relay::start(support::server_config()).await;
-    let config = relay.invite("device.example.com", ProtocolVersion::V1, Cipher::AesCbc);
+    let config = relay.config_for("device.example.com", ProtocolVersion::V1, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
     let data = noise(1, 1_000_000);
 
@@ -127,9 +127,11 @@ async fn a_close_on_either_side_delivers_what_was_written() {
         assert_eq!(failed.kind(), std::io::ErrorKind::BrokenPipe);
     });
     let mut received = Vec::new();
-    within(caller.read_to_end(&mut received)).await.unwrap();
+    with_timeout(caller.read_to_end(&mut received))
+        .await
+        .unwrap();
     assert!(received == data);
-    within(device).await.unwrap();
+    with_timeout(device).await.unwrap();
 
     let (mut caller, mut channel) = relay.call(&mut tunnel, "device.example.com").await;
     let sent = data.clone();
@@ -139,18 +141,20 @@ async fn a_close_on_either_side_delivers_what_was_written() {
         caller
     });
     let mut received = Vec::new();
-    within(channel.read_to_end(&mut received)).await.unwrap();
+    with_timeout(channel.read_to_end(&mut received))
+        .await
+        .unwrap();
     assert!(received == data);
     let failed = channel.write_all(b"late").await.unwrap_err();
     assert_eq!(failed.kind(), std::io::ErrorKind::BrokenPipe);
-    drop(within(caller).await.unwrap());
+    drop(with_timeout(caller).await.unwrap());
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_mid_transfer_ends_its_channel_only() {
+async fn caller_abort_ends_only_its_channel() {
     let relay = Relay::start(support::server_config()).await;
-    let config = relay.invite("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
+    let config = relay.config_for("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
     let mut tunnel = relay.device(config).await.unwrap();
     let (mut caller, mut channel) = relay.call(&mut tunnel, "device.example.com").await;
     let (mut other, mut other_channel) = relay.call(&mut tunnel, "device.example.com").await;
@@ -162,24 +166,27 @@ async fn a_caller_that_goes_away_mid_transfer_ends_its_channel_only() {
             }
         }
     });
-    within(caller.read_exact(&mut [0; 1000])).await.unwrap();
+    with_timeout(caller.read_exact(&mut [0; 1000]))
+        .await
+        .unwrap();
     drop(caller);
     assert_eq!(
-        within(endless).await.unwrap(),
+        with_timeout(endless).await.unwrap(),
         std::io::ErrorKind::BrokenPipe
     );
     other_channel.write_all(b"still here").await.unwrap();
     let mut read = [0; 10];
-    within(other.read_exact(&mut read)).await.unwrap();
+    with_timeout(other.read_exact(&mut read)).await.unwrap();
     assert_eq!(&read, b"still here");
     relay.stop().await;
 }
 
-/// A device that does not read one channel; yields what became of it once `total` bytes were sent on that one.
+/// A device that does not read one channel; returns the outcome after `total` bytes were sent on
+/// it.
 async fn slow_reader(version: ProtocolVersion, total: usize) -> std::io::Result<usize> {
     let relay = Relay::start(support::server_config()).await;
-    let mut config = relay.invite("device.example.com", version, Cipher::AesCbc);
-    // What is under way when PAUSE goes out, in the buffers of two sockets, has to fit.
+    let mut config = relay.config_for("device.example.com", version, Cipher::AesCbc);
+    // The data in flight when PAUSE is sent, in the buffers of two sockets, has to fit.
     config.limits.receive_per_channel = 16_000_000;
     config.limits.pause_above = 500_000;
     config.limits.resume_below = 100_000;
@@ -194,14 +201,14 @@ async fn slow_reader(version: ProtocolVersion, total: usize) -> std::io::Result<
     let (mut quick, mut quick_channel) = relay.call(&mut tunnel, "device.example.com").await;
     for round in 0..500_u32 {
         quick.write_all(&round.to_be_bytes()).await.unwrap();
-        let number = within(quick_channel.read_u32()).await.unwrap();
+        let number = with_timeout(quick_channel.read_u32()).await.unwrap();
         quick_channel.write_u32(number).await.unwrap();
-        assert_eq!(within(quick.read_u32()).await.unwrap(), round);
+        assert_eq!(with_timeout(quick.read_u32()).await.unwrap(), round);
     }
     if !version.has_flow_control() {
-        // Without flow control all of it comes, and the channel goes at its limit.
-        drop(within(flood).await.unwrap());
-        within(async {
+        // Without flow control all data arrives, and the channel is closed at its limit.
+        drop(with_timeout(flood).await.unwrap());
+        with_timeout(async {
             while tunnel.handle().open_channels() > 1 {
                 tokio::task::yield_now().await;
             }
@@ -209,7 +216,7 @@ async fn slow_reader(version: ProtocolVersion, total: usize) -> std::io::Result<
         .await;
     }
     let mut received = Vec::new();
-    let result = within(slow_channel.read_to_end(&mut received)).await;
+    let result = with_timeout(slow_channel.read_to_end(&mut received)).await;
     assert_eq!(tunnel.handle().open_channels(), 1);
     drop((quick, quick_channel));
     relay.stop().await;
@@ -217,13 +224,13 @@ async fn slow_reader(version: ProtocolVersion, total: usize) -> std::io::Result<
 }
 
 #[tokio::test]
-async fn a_slow_reader_is_waited_for_where_the_version_can() {
+async fn slow_reader_is_paused_with_flow_control() {
     let read = slow_reader(ProtocolVersion::V1, 40_000_000).await;
     assert_eq!(read.unwrap(), 40_000_000);
 }
 
 #[tokio::test]
-async fn a_slow_reader_loses_its_channel_where_the_version_cannot_wait() {
+async fn slow_reader_is_closed_without_flow_control() {
     let read = slow_reader(ProtocolVersion::V0, 40_000_000).await;
     let error = read.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
@@ -232,30 +239,32 @@ async fn a_slow_reader_loses_its_channel_where_the_version_cannot_wait() {
 }
 
 #[tokio::test]
-async fn closing_a_tunnel_delivers_what_its_channels_have_written() {
+async fn tunnel_close_delivers_written_data() {
     let relay = Relay::start(support::server_config()).await;
-    let config = relay.invite("device.example.com", ProtocolVersion::V2, Cipher::AesGcmSiv);
+    let config = relay.config_for("device.example.com", ProtocolVersion::V2, Cipher::AesGcmSiv);
     let mut tunnel = relay.device(config).await.unwrap();
     let (mut caller, mut channel) = relay.call(&mut tunnel, "device.example.com").await;
     let data = noise(3, 200_000);
     channel.write_all(&data).await.unwrap();
     let handle = tunnel.handle();
     handle.close();
-    assert_eq!(*within(handle.closed()).await, CloseReason::Local);
+    assert_eq!(*with_timeout(handle.closed()).await, CloseReason::Local);
     let mut received = Vec::new();
-    within(caller.read_to_end(&mut received)).await.unwrap();
+    with_timeout(caller.read_to_end(&mut received))
+        .await
+        .unwrap();
     assert!(received == data);
     let cut = channel.read_u8().await.unwrap_err();
     assert_eq!(cut.kind(), std::io::ErrorKind::ConnectionReset);
     relay.stop().await;
 }
 
-/// A connection that is closed with bytes unread is reset, and what was under way to the peer is lost.
+/// Closing a connection with unread bytes resets it, and data in flight to the peer is lost.
 #[tokio::test]
-async fn closing_a_tunnel_beside_an_upload_delivers_what_was_written() {
+async fn tunnel_close_during_upload_delivers_written_data() {
     for round in 0..2 {
         let relay = Relay::start(support::server_config()).await;
-        let config = relay.invite("device.example.com", ProtocolVersion::V1, Cipher::AesCbc);
+        let config = relay.config_for("device.example.com", ProtocolVersion::V1, Cipher::AesCbc);
         let mut tunnel = relay.device(config).await.unwrap();
         let (mut uploader, mut upload) = relay.call(&mut tunnel, "device.example.com").await;
         let (mut caller, mut channel) = relay.call(&mut tunnel, "device.example.com").await;
@@ -263,9 +272,9 @@ async fn closing_a_tunnel_beside_an_upload_delivers_what_was_written() {
             let block = noise(1, 100_000);
             while uploader.write_all(&block).await.is_ok() {}
         });
-        // It has come into flow.
+        // The transfer is running.
         let mut some = vec![0; 1_000_000];
-        within(upload.read_exact(&mut some)).await.unwrap();
+        with_timeout(upload.read_exact(&mut some)).await.unwrap();
         let receiving = tokio::spawn(async move {
             let mut sink = vec![0; 65536];
             while matches!(upload.read(&mut sink).await, Ok(1..)) {}
@@ -276,18 +285,18 @@ async fn closing_a_tunnel_beside_an_upload_delivers_what_was_written() {
             let read = caller.read_to_end(&mut received).await;
             (received, read)
         });
-        within(channel.write_all(&data)).await.unwrap();
+        with_timeout(channel.write_all(&data)).await.unwrap();
         tunnel.handle().close();
-        let (received, read) = within(reading).await.unwrap();
+        let (received, read) = with_timeout(reading).await.unwrap();
         assert!(received == data, "{} bytes, {read:?}", received.len());
-        within(uploading).await.unwrap();
-        within(receiving).await.unwrap();
+        with_timeout(uploading).await.unwrap();
+        with_timeout(receiving).await.unwrap();
         relay.stop().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_server_is_not_waited_for_forever() {
+async fn silent_server_times_out() {
     let key = SessionKey::generate().unwrap().aes_cbc();
     let config = || ClientConfig::new("gAAA", key.clone());
     let (ours, theirs) = tokio::io::duplex(4096);
@@ -296,18 +305,18 @@ async fn a_silent_server_is_not_waited_for_forever() {
     assert!(failed.is_retryable());
     drop(theirs);
 
-    // One that sends a challenge and then nothing.
+    // A server that sends a challenge and then nothing.
     let (ours, mut theirs) = tokio::io::duplex(4096);
     theirs.write_all(&[9; 32]).await.unwrap();
     let failed = snitun::client::connect(ours, config()).await.unwrap_err();
     assert!(matches!(failed, ConnectError::TimedOut(_)), "{failed}");
-    // The token, the answer and the ping have come, and then the end: nothing was left running.
+    // The token, the answer and the ping arrived, and then the end: nothing is left running.
     let mut sent = Vec::new();
-    within(theirs.read_to_end(&mut sent)).await.unwrap();
+    with_timeout(theirs.read_to_end(&mut sent)).await.unwrap();
     assert_eq!(sent.len(), 4 + 32 + 32);
 }
 
-/// A connection that counts how often it is written to: each time is a system call.
+/// A connection that counts its writes: each is a system call.
 struct Counting {
     stream: TcpStream,
     writes: Arc<AtomicUsize>,
@@ -356,16 +365,16 @@ impl AsyncWrite for Counting {
 }
 
 #[tokio::test]
-async fn many_frames_go_out_in_one_system_call() {
+async fn frames_are_batched_into_one_write() {
     const CHANNELS: usize = 100;
     let relay = Relay::start(support::server_config()).await;
-    let config = relay.invite("device.example.com", ProtocolVersion::V1, Cipher::AesCbc);
+    let config = relay.config_for("device.example.com", ProtocolVersion::V1, Cipher::AesCbc);
     let writes = Arc::new(AtomicUsize::new(0));
     let stream = Counting {
         stream: TcpStream::connect(relay.address).await.unwrap(),
         writes: Arc::clone(&writes),
     };
-    let mut tunnel = within(snitun::client::connect(stream, config))
+    let mut tunnel = with_timeout(snitun::client::connect(stream, config))
         .await
         .unwrap();
     let mut joined = Vec::new();
@@ -377,7 +386,9 @@ async fn many_frames_go_out_in_one_system_call() {
         channel.write_all(&[1; 1000]).await.unwrap();
     }
     for (caller, _) in &mut joined {
-        within(caller.read_exact(&mut [0; 1000])).await.unwrap();
+        with_timeout(caller.read_exact(&mut [0; 1000]))
+            .await
+            .unwrap();
     }
     let writes = writes.load(Ordering::Relaxed) - before;
     assert!(writes <= 3, "{CHANNELS} frames took {writes} writes");

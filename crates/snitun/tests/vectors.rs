@@ -1,4 +1,4 @@
-//! Frames recorded from the public Python package decode to what they say and re-encode to the same bytes.
+//! Frames recorded from the public Python package decode and re-encode to the same bytes.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,7 +25,7 @@ struct Recording {
 struct Case {
     cipher: String,
     protocol_version: u8,
-    /// Who wrote the bytes.
+    /// The role of the writer.
     role: String,
     aes_key: String,
     aes_iv: String,
@@ -58,7 +58,7 @@ fn unhex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-/// Plays back what the recorded side took from its random source.
+/// Replays the random bytes of the recorded side.
 fn playback(bytes: Vec<u8>) -> impl FnMut(&mut [u8]) + Send {
     let mut left = bytes.into_iter();
     move |dest: &mut [u8]| {
@@ -66,7 +66,7 @@ fn playback(bytes: Vec<u8>) -> impl FnMut(&mut [u8]) + Send {
     }
 }
 
-/// The nonce of each unit on the wire that was drawn at random.
+/// The random nonce of each unit on the wire.
 fn random_nonce(cipher: Cipher, wire: &[u8]) -> &[u8] {
     match cipher {
         Cipher::AesGcmSiv => &wire[..12],
@@ -89,7 +89,7 @@ impl Case {
             .with_cipher(self.cipher())
     }
 
-    /// Does the recorded handshake as the recorded side, checks its bytes, and yields its session.
+    /// Runs the handshake as the recorded side, checks its bytes, and returns its session.
     fn write_handshake(&self) -> Session {
         let cipher = self.cipher();
         let recorded = unhex(&self.handshake.wire);
@@ -100,7 +100,7 @@ impl Case {
             let mut random = playback([&challenge, nonce].concat());
             let server = ServerHandshake::new(self.key(), &mut random, &mut wire).unwrap();
             assert_eq!(wire, recorded);
-            // A client with the same key is let in.
+            // A client with the same key is accepted.
             let mut answer = Vec::new();
             ClientHandshake::new(self.key())
                 .answer(&mut wire, &mut |dest: &mut [u8]| dest.fill(5), &mut answer)
@@ -119,7 +119,7 @@ impl Case {
         }
     }
 
-    /// The reading state that the other side has after the recorded handshake.
+    /// Returns the reading state of the other side after the recorded handshake.
     fn opener(&self) -> Opener {
         let mut wire = unhex(&self.handshake.wire);
         if self.role == "server" {
@@ -138,7 +138,7 @@ impl Case {
         Decoder::new(self.opener(), self.version())
     }
 
-    /// The recorded headers as they were before encryption.
+    /// Returns the recorded headers before encryption.
     fn headers(&self) -> Vec<(Header, Vec<u8>)> {
         let cipher = self.cipher();
         let mut opener = self.opener();
@@ -193,7 +193,7 @@ fn expected(frame: &Frame) -> Option<Incoming> {
 }
 
 #[test]
-fn recorded_frames_decode_to_what_they_say() {
+fn recorded_frames_decode() {
     for case in cases() {
         let mut decoder = case.decoder();
         for frame in &case.frames {
@@ -207,7 +207,7 @@ fn recorded_frames_decode_to_what_they_say() {
 }
 
 #[test]
-fn recorded_frames_decode_byte_by_byte_too() {
+fn recorded_frames_decode_byte_by_byte() {
     for case in cases() {
         let mut decoder = case.decoder();
         for frame in &case.frames {
@@ -235,17 +235,17 @@ fn recorded_frames_decode_byte_by_byte_too() {
 }
 
 #[test]
-fn recorded_frames_encode_to_the_same_bytes() {
+fn recorded_frames_encode_identically() {
     for case in cases() {
         let cipher = case.cipher();
         let unit = HEADER_LEN + cipher.overhead();
-        // Everything that was random, in the order in which it was drawn: padding, then the nonce.
+        // All random bytes, in the order in which they were drawn: padding, then the nonce.
         let mut random = Vec::new();
         for (frame, (header, data)) in case.frames.iter().zip(case.headers()) {
             let wire = unhex(&frame.wire);
             random.extend_from_slice(&header.extra);
             if frame.kind == FrameType::New as u8 && !data.is_empty() {
-                // Our encoder draws a whole unit of padding at once.
+                // The encoder draws a whole unit of padding at once.
                 let mut padded = data.clone();
                 padded.resize(32, 0);
                 random.extend_from_slice(&padded);
@@ -280,7 +280,7 @@ fn recorded_frames_encode_to_the_same_bytes() {
 }
 
 #[test]
-fn the_answer_is_the_digest_of_the_challenge() {
+fn answer_is_the_challenge_digest() {
     use sha2::{Digest, Sha256};
     for case in cases().iter().filter(|case| case.role == "client") {
         let digest = Sha256::digest(unhex(&case.handshake.challenge_token));

@@ -27,7 +27,7 @@ async fn until<T: Clone>(watch: &mut watch::Receiver<T>, wanted: impl FnMut(&T) 
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_document_is_fetched_at_the_start_and_after_each_connection() {
+async fn get_on_start_and_after_each_connect() {
     let bus = MemoryBus::new();
     bus.others_update(&json!({"desired": {"a": 1}}));
     let client = bus.start().await;
@@ -43,7 +43,7 @@ async fn the_document_is_fetched_at_the_start_and_after_each_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_are_answered() {
+async fn requests_receive_responses() {
     let bus = MemoryBus::new();
     let client = bus.start().await;
     assert!(client.get().await.unwrap_err().is_not_found());
@@ -77,7 +77,7 @@ async fn requests_are_answered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_service_would_refuse_is_not_sent() {
+async fn invalid_requests_are_not_sent() {
     let bus = MemoryBus::new();
     let client = bus.start().await;
     until(&mut client.delta(), Delta::is_empty).await;
@@ -109,7 +109,7 @@ async fn what_the_service_would_refuse_is_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_without_an_answer_ends_at_its_limit_and_the_rest_goes_on() {
+async fn unanswered_request_times_out_alone() {
     let bus = MemoryBus::new();
     let client = bus.start().await;
     client.update_reported(json!({"a": 1})).await.unwrap();
@@ -132,7 +132,7 @@ async fn a_request_without_an_answer_ends_at_its_limit_and_the_rest_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_request_is_not_sent_if_it_was_waiting() {
+async fn dropped_queued_request_is_not_sent() {
     let bus = MemoryBus::new();
     let client = bus.start().await;
     client.update_reported(json!({"a": 1})).await.unwrap();
@@ -158,7 +158,7 @@ async fn a_dropped_request_is_not_sent_if_it_was_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn modify_does_it_again_when_somebody_was_faster() {
+async fn modify_retries_on_version_conflict() {
     let bus = MemoryBus::new();
     let client = bus.start().await;
     client.update_desired(json!({"n": 1})).await.unwrap();
@@ -200,7 +200,7 @@ struct Config {
 }
 
 #[tokio::test(start_paused = true)]
-async fn states_have_the_applications_type() {
+async fn typed_shadow_uses_the_application_types() {
     let bus = MemoryBus::new();
     let config = bus.start().await.typed::<Config>();
     let mut deltas = config.deltas();
@@ -231,7 +231,7 @@ async fn states_have_the_applications_type() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stop_ends_open_requests_and_the_task() {
+async fn stop_fails_open_requests() {
     let bus = MemoryBus::new();
     let client = bus.start().await;
     client.update_reported(json!({"a": 1})).await.unwrap();
@@ -250,7 +250,7 @@ async fn stop_ends_open_requests_and_the_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_task_ends_with_the_last_handle_and_with_the_bus() {
+async fn driver_ends_with_last_handle_or_bus() {
     let bus = MemoryBus::new();
     let client = bus.start().await;
     let mut delta = client.delta();
@@ -263,7 +263,7 @@ async fn the_task_ends_with_the_last_handle_and_with_the_bus() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_most_ten_requests_of_all_shadows_are_in_flight() {
+async fn in_flight_limit_is_shared_by_all_shadows() {
     let bus = MemoryBus::new();
     bus.set_deaf(true);
     let budget = RequestBudget::default();
@@ -281,7 +281,7 @@ async fn at_most_ten_requests_of_all_shadows_are_in_flight() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bus_that_refuses_a_subscription_is_told() {
+async fn subscription_failure_is_reported() {
     let mut bus = MockMessageBus::new();
     bus.expect_subscribe()
         .withf(|filter| filter == "$aws/things/SN1/shadow/+/accepted")
@@ -295,7 +295,7 @@ async fn a_bus_that_refuses_a_subscription_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bus_that_never_answers_a_subscription_is_told() {
+async fn subscription_timeout_is_reported() {
     let mut bus = MockMessageBus::new();
     bus.expect_subscribe()
         .returning(|_| Box::pin(std::future::pending()));
@@ -316,7 +316,7 @@ fn silent_bus() -> MockMessageBus {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bus_that_refuses_a_request_fails_it() {
+async fn publish_failure_fails_the_request() {
     let mut bus = silent_bus();
     bus.expect_publish()
         .returning(|_, _| Box::pin(async { Err(BusError::temporary("queue full")) }));
@@ -330,7 +330,7 @@ async fn a_bus_that_refuses_a_request_fails_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bus_that_hangs_does_not_hang_the_client() {
+async fn hanging_bus_does_not_block_the_client() {
     let mut bus = silent_bus();
     bus.expect_publish()
         .returning(|_, _| Box::pin(std::future::pending()));
@@ -346,7 +346,7 @@ async fn a_bus_that_hangs_does_not_hang_the_client() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn any_time_limit_is_borne() {
+async fn accepts_duration_max_as_time_limit() {
     let bus = MemoryBus::new();
     let config = ShadowConfig::new(bus.0.id.clone()).time_limit(Duration::MAX);
     let client = ShadowClient::start(bus.clone(), config).await.unwrap();

@@ -96,7 +96,7 @@ fn update(reported: Value) -> Request {
 
 /// A broker ends a connection for a request that its rules forbid. Other uses of the connection must get their time.
 #[test]
-fn a_connection_that_ends_with_each_get_is_spared_more_and_more() {
+fn get_backs_off_when_connections_keep_failing() {
     let mut world = World::new();
     let mut delays = Vec::new();
     for _ in 0..12 {
@@ -127,7 +127,7 @@ fn a_connection_that_ends_with_each_get_is_spared_more_and_more() {
 }
 
 #[test]
-fn a_change_made_while_offline_is_found_by_the_get_after_connecting() {
+fn offline_change_is_found_after_connecting() {
     let mut world = World::with_desired(json!({"remoteCertSn": "1"}));
     // Offline: none of these messages arrives.
     world
@@ -143,7 +143,7 @@ fn a_change_made_while_offline_is_found_by_the_get_after_connecting() {
 }
 
 #[test]
-fn no_shadow_yet_is_fine_and_the_first_update_makes_it() {
+fn first_update_creates_the_shadow() {
     let mut world = World::new();
     world.machine.connected(world.now);
     world.answer_all();
@@ -161,7 +161,7 @@ fn no_shadow_yet_is_fine_and_the_first_update_makes_it() {
 }
 
 #[test]
-fn one_request_is_in_flight_and_the_others_wait_in_order() {
+fn requests_are_sent_one_at_a_time_in_order() {
     let mut world = World::new();
     let ids = [1, 2, 3].map(|n| world.submit(update(json!({ "a": n }))));
     let first = world.transmit().unwrap();
@@ -178,7 +178,7 @@ fn one_request_is_in_flight_and_the_others_wait_in_order() {
 }
 
 #[test]
-fn the_queue_is_bounded() {
+fn queue_is_bounded() {
     let mut world = World::new();
     for _ in 0..MAX_WAITING {
         world.submit(Request::Get);
@@ -189,7 +189,7 @@ fn the_queue_is_bounded() {
 }
 
 #[test]
-fn a_refusal_is_told_with_its_code() {
+fn rejection_carries_its_code() {
     let mut world = World::with_desired(json!({}));
     let state = json!({"reported": {"a": 1}});
     world.submit(Request::Update {
@@ -210,7 +210,7 @@ fn a_refusal_is_told_with_its_code() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_read_ends_its_request_and_nobody_elses() {
+fn unreadable_response_fails_only_its_request() {
     let mut world = World::new();
     world.submit(Request::Get);
     let token = world.transmit().unwrap().token;
@@ -243,7 +243,7 @@ fn an_answer_that_cannot_be_read_ends_its_request_and_nobody_elses() {
 }
 
 #[test]
-fn an_update_without_an_answer_times_out_and_the_document_is_fetched() {
+fn update_timeout_triggers_get() {
     let mut world = World::with_desired(json!({}));
     world.submit(update(json!({"a": 1})));
     let lost = world.transmit().unwrap();
@@ -261,7 +261,7 @@ fn an_update_without_an_answer_times_out_and_the_document_is_fetched() {
 }
 
 #[test]
-fn what_waits_times_out_too_and_is_never_sent() {
+fn queued_request_times_out_unsent() {
     let mut world = World::new();
     world.submit(update(json!({"a": 1})));
     let _unanswered = world.transmit().unwrap();
@@ -273,7 +273,7 @@ fn what_waits_times_out_too_and_is_never_sent() {
 }
 
 #[test]
-fn a_cancelled_request_is_not_sent_and_not_answered() {
+fn cancelled_request_is_not_sent() {
     let mut world = World::new();
     let first = world.submit(update(json!({"a": 1})));
     let second = world.submit(update(json!({"a": 2})));
@@ -284,7 +284,7 @@ fn a_cancelled_request_is_not_sent_and_not_answered() {
 }
 
 #[test]
-fn a_get_whose_answer_was_lost_with_the_connection_starts_over() {
+fn get_restarts_after_reconnect() {
     let mut world = World::with_desired(json!({"a": 1}));
     world.submit(Request::Get);
     let lost = world.transmit().unwrap();
@@ -299,7 +299,7 @@ fn a_get_whose_answer_was_lost_with_the_connection_starts_over() {
 }
 
 #[test]
-fn an_update_is_not_sent_twice_and_its_late_answer_counts() {
+fn late_update_response_is_accepted() {
     let mut world = World::with_desired(json!({}));
     world.submit(update(json!({"a": 1})));
     let sent = world.transmit().unwrap();
@@ -312,7 +312,7 @@ fn an_update_is_not_sent_twice_and_its_late_answer_counts() {
 }
 
 #[test]
-fn an_update_that_went_with_the_connection_does_not_keep_the_document_from_being_fetched() {
+fn lost_update_does_not_block_get() {
     let mut world = World::with_desired(json!({}));
     world.submit(update(json!({"a": 1})));
     let _lost = world.transmit().unwrap();
@@ -327,7 +327,7 @@ fn an_update_that_went_with_the_connection_does_not_keep_the_document_from_being
 }
 
 #[test]
-fn a_get_comes_to_its_end_however_many_messages_are_lost() {
+fn get_completes_despite_lost_messages() {
     let mut world = World::with_desired(json!({"a": 1}));
     world.machine.messages_lost();
     let get = world.transmit().unwrap();
@@ -351,7 +351,7 @@ fn a_get_comes_to_its_end_however_many_messages_are_lost() {
 }
 
 #[test]
-fn a_request_that_the_bus_refuses_fails_and_the_next_one_is_sent() {
+fn bus_error_fails_request_and_sends_next() {
     let mut world = World::new();
     world.submit(Request::Get);
     world.submit(Request::Delete);

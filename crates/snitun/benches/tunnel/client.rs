@@ -11,30 +11,30 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::ways::Way;
+use super::routes::Route;
 
-/// Read and written at a time. TLS records are taken from a buffer of this size: rustls by itself would ask the system for
-/// 4 KiB at a time.
+/// Size of reads and writes. TLS records are taken from a buffer of this size: rustls by itself
+/// would read 4 KiB at a time.
 const BLOCK: usize = 256 * 1024;
-/// A limit on each exchange; whoever runs into it does not work.
+/// Timeout of each exchange.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What all connections share.
+/// State shared by all connections.
 pub(super) struct Client {
     connector: TlsConnector,
 }
 
-/// A connection to nginx through one of the ways.
+/// A connection to nginx through one of the routes.
 pub(super) struct Connection {
     stream: TlsStream<BufReader<TcpStream>>,
     hostname: &'static str,
     block: Vec<u8>,
-    /// Received, from the start of the block, and not yet used.
+    /// Received bytes at the start of the block that are not yet used.
     received: usize,
 }
 
 impl Client {
-    /// Trusts this certificate alone.
+    /// Creates a client that trusts only this certificate.
     pub(super) fn new(certificate: &str) -> Self {
         let mut roots = RootCertStore::empty();
         let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
@@ -45,22 +45,22 @@ impl Client {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        // Each new connection is to be a full handshake.
+        // Each new connection does a full handshake.
         config.resumption = rustls::client::Resumption::disabled();
         Self {
             connector: TlsConnector::from(Arc::new(config)),
         }
     }
 
-    pub(super) async fn connect(&self, way: &Way) -> Connection {
-        let tcp = TcpStream::connect(way.address).await.unwrap();
+    pub(super) async fn connect(&self, route: &Route) -> Connection {
+        let tcp = TcpStream::connect(route.address).await.unwrap();
         tcp.set_nodelay(true).unwrap();
-        let name = ServerName::try_from(way.hostname).unwrap();
+        let name = ServerName::try_from(route.hostname).unwrap();
         let tcp = BufReader::with_capacity(BLOCK, tcp);
         let connecting = tokio::time::timeout(LIMIT, self.connector.connect(name, tcp));
         Connection {
             stream: connecting.await.expect("in time").unwrap(),
-            hostname: way.hostname,
+            hostname: route.hostname,
             block: vec![0; BLOCK],
             received: 0,
         }
@@ -68,13 +68,13 @@ impl Client {
 }
 
 impl Connection {
-    /// A small request and its answer.
+    /// Sends a small request and reads the response.
     pub(super) async fn small(&mut self) {
         let length = self.request("GET /small", "").await;
         self.body(length).await;
     }
 
-    /// Downloads so much.
+    /// Downloads this many bytes.
     pub(super) async fn download(&mut self, bytes: u64) {
         let range = format!("Range: bytes=0-{}\r\n", bytes - 1);
         let length = self.request("GET /file", &range).await;
@@ -82,7 +82,7 @@ impl Connection {
         self.body(length).await;
     }
 
-    /// Uploads so much, and waits until nginx has swallowed it.
+    /// Uploads this many bytes, and waits until nginx has read them.
     pub(super) async fn upload(&mut self, bytes: u64) {
         self.send("POST /sink", &format!("Content-Length: {bytes}\r\n"))
             .await;
@@ -94,7 +94,7 @@ impl Connection {
             left -= now;
         }
         self.stream.flush().await.unwrap();
-        // nginx answers at once, and reads on before it looks at the next request.
+        // nginx responds at once, and reads on before it handles the next request.
         let length = self.response().await;
         self.body(length).await;
         self.small().await;
@@ -111,7 +111,8 @@ impl Connection {
         self.stream.flush().await.unwrap();
     }
 
-    /// Reads the head of a response; yields the length of the body, part of which may have come already.
+    /// Reads the head of a response; returns the length of the body, part of which may have arrived
+    /// already.
     async fn response(&mut self) -> u64 {
         loop {
             if let Some(end) = find(&self.block[..self.received], b"\r\n\r\n") {

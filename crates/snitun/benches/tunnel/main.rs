@@ -1,14 +1,17 @@
-//! The tunnel against its peers: the same TLS traffic through several ways to reach a service, in turns within one run.
+//! Compares the tunnel with other programs: the same TLS traffic through several routes to a
+//! service, alternating within one run.
 //!
 //! ```text
 //! cargo xtask bench tunnel [--rounds N] [--only MEASURE,…] [--ways WAY,…]
 //! ```
 //!
-//! builds or looks for the programs below and starts this. A client of ours (rustls) speaks TLS with nginx directly, which shows
-//! what the machine, client and nginx come to by themselves, and through each of: two HAProxy hops, rathole, our `relay` and
-//! `forward` examples, the Python package at both ends, and the two mixtures of ours with the Python package. Each measure is
-//! taken of each way in turn, as many rounds as asked for; medians are printed, and of the ratios the median over the rounds.
-//! Only ratios mean anything: the machine is what it is. A way whose program is missing is named and left out.
+//! builds or finds the programs below and starts this benchmark. A client (rustls) speaks TLS with
+//! nginx directly, which shows the limits of the machine, the client and nginx, and through each
+//! of: two HAProxy hops, rathole, our `relay` and `forward` examples, the Python package at both
+//! ends, and the two combinations of ours with the Python package. Each round takes each
+//! measurement of each route in turn; the output contains medians, and for ratios the median over
+//! the rounds. Only ratios are meaningful across machines. A route whose program is missing is
+//! reported and skipped.
 
 #![allow(
     clippy::unwrap_used,
@@ -18,74 +21,88 @@
 )]
 
 mod client;
-mod measures;
-mod ways;
+mod measurements;
+mod routes;
 
 use std::collections::HashMap;
 
-use measures::{MEASURES, Measure, Take};
-use ways::{Programs, Way};
+use measurements::{MEASUREMENTS, Measurement, Method};
+use routes::{Programs, Route};
 
 fn main() {
     let arguments = Arguments::read();
-    let bench = ways::start(&arguments.programs);
-    let ways: Vec<&Way> = bench
-        .ways
+    let bench = routes::start(&arguments.programs);
+    let routes: Vec<&Route> = bench
+        .routes
         .iter()
-        .filter(|way| is_wanted(&arguments.ways, way.name))
+        .filter(|route| is_wanted(&arguments.routes, route.name))
         .collect();
-    let measures: Vec<&Measure> = MEASURES
+    let measurements: Vec<&Measurement> = MEASUREMENTS
         .iter()
-        .filter(|measure| is_wanted(&arguments.only, measure.name))
+        .filter(|measurement| is_wanted(&arguments.only, measurement.name))
         .collect();
-    let names = bench.ways.iter().map(|way| way.name);
-    assert!(!ways.is_empty(), "--ways: {:?}", names.collect::<Vec<_>>());
-    let names = MEASURES.iter().map(|measure| measure.name);
+    let names = bench.routes.iter().map(|route| route.name);
     assert!(
-        !measures.is_empty(),
+        !routes.is_empty(),
+        "--ways: {:?}",
+        names.collect::<Vec<_>>()
+    );
+    let names = MEASUREMENTS.iter().map(|measurement| measurement.name);
+    assert!(
+        !measurements.is_empty(),
         "--only: {:?}",
         names.collect::<Vec<_>>()
     );
     for missing in &bench.missing {
         println!("not measured: {missing}");
     }
-    // One round that does not count: buffers and caches fill, the scheduler settles.
-    for way in &ways {
-        (measures::WARM_UP)(&bench.client, way);
+    // A warm-up round: buffers and caches fill, the scheduler settles.
+    for route in &routes {
+        (measurements::WARM_UP)(&bench.client, route);
     }
     let mut results: HashMap<(&str, &str), Vec<f64>> = HashMap::new();
     for round in 1..=arguments.rounds {
         eprintln!("round {round} of {}", arguments.rounds);
-        for measure in &measures {
-            let taken = match measure.take {
-                Take::Each(take) => ways.iter().map(|way| take(&bench.client, way)).collect(),
-                Take::Together(take) => take(&bench.client, &ways),
+        for measurement in &measurements {
+            let taken = match measurement.method {
+                Method::Each(take) => routes
+                    .iter()
+                    .map(|route| take(&bench.client, route))
+                    .collect(),
+                Method::Together(take) => take(&bench.client, &routes),
             };
-            for (way, figures) in ways.iter().zip(taken) {
-                assert_eq!(figures.len(), measure.figures.len());
-                for (figure, value) in measure.figures.iter().zip(figures) {
-                    results.entry((figure, way.name)).or_default().push(value);
+            for (route, figures) in routes.iter().zip(taken) {
+                assert_eq!(figures.len(), measurement.figures.len());
+                for (figure, value) in measurement.figures.iter().zip(figures) {
+                    results.entry((figure, route.name)).or_default().push(value);
                 }
             }
         }
     }
-    print_table(&measures, &ways, &results);
+    print_table(&measurements, &routes, &results);
 }
 
-/// Medians of every way, and below each the ratio of ours to it.
-fn print_table(measures: &[&Measure], ways: &[&Way], results: &HashMap<(&str, &str), Vec<f64>>) {
-    print!("| measure |");
-    ways.iter().for_each(|way| print!(" {} |", way.name));
+/// Prints the medians of every route, and below each the ratio of ours to it.
+fn print_table(
+    measurements: &[&Measurement],
+    routes: &[&Route],
+    results: &HashMap<(&str, &str), Vec<f64>>,
+) {
+    print!("| measurement |");
+    routes.iter().for_each(|route| print!(" {} |", route.name));
     print!("\n|---|");
-    ways.iter().for_each(|_| print!("---|"));
+    routes.iter().for_each(|_| print!("---|"));
     println!();
-    for figure in measures.iter().flat_map(|measure| measure.figures) {
+    for figure in measurements
+        .iter()
+        .flat_map(|measurement| measurement.figures)
+    {
         print!("| {figure} |");
-        for way in ways {
-            let values = &results[&(*figure, way.name)];
+        for route in routes {
+            let values = &results[&(*figure, route.name)];
             print!(" {}", short(median(values.clone())));
-            if way.name != ways::OURS
-                && let Some(ours) = results.get(&(*figure, ways::OURS))
+            if route.name != routes::OURS
+                && let Some(ours) = results.get(&(*figure, routes::OURS))
             {
                 let ratios = ours.iter().zip(values).map(|(ours, other)| ours / other);
                 let ratio = median(ratios.collect());
@@ -99,7 +116,7 @@ fn print_table(measures: &[&Measure], ways: &[&Way], results: &HashMap<(&str, &s
     }
     println!(
         "\n(×N): {} is N times that figure, median of the rounds",
-        ways::OURS
+        routes::OURS
     );
 }
 
@@ -133,7 +150,7 @@ fn is_wanted(wanted: &[String], name: &str) -> bool {
 struct Arguments {
     rounds: usize,
     only: Vec<String>,
-    ways: Vec<String>,
+    routes: Vec<String>,
     programs: Programs,
 }
 
@@ -156,7 +173,7 @@ impl Arguments {
                 .remove("--rounds")
                 .map_or(5, |rounds| rounds.parse().expect("a number of rounds")),
             only: list(found.remove("--only")),
-            ways: list(found.remove("--ways")),
+            routes: list(found.remove("--ways")),
             programs: Programs {
                 version: found
                     .remove("--protocol-version")

@@ -1,4 +1,4 @@
-//! What the examples share: how an option is read, how an error is told, how a program is stopped.
+//! Option parsing, error output and signals for the examples.
 
 use std::error::Error;
 use std::fmt::{self, Display};
@@ -7,42 +7,42 @@ use std::process::ExitCode;
 
 use snitun::ProtocolVersion;
 
-/// Why a program ends early. Whatever has a source is told with it.
-pub(crate) enum Failure {
-    /// The options cannot be used.
+/// An error that ends a program. Its text includes its sources.
+pub(crate) enum ExampleError {
+    /// The options are invalid.
     Usage(String),
-    /// All else.
+    /// Any other error.
     Failed(String),
 }
 
-impl Failure {
-    /// What was tried, or what it was tried with, in front of the error.
-    pub(crate) fn of<E: Error + 'static>(about: impl Display) -> impl FnOnce(E) -> Self {
+impl ExampleError {
+    /// Adds context to an error.
+    pub(crate) fn context<E: Error + 'static>(about: impl Display) -> impl FnOnce(E) -> Self {
         move |error| Self::Failed(format!("{about}: {}", Chain(&error)))
     }
 
-    /// The same for an option.
-    pub(crate) fn of_option<E: Error + 'static>(option: impl Display) -> impl FnOnce(E) -> Self {
+    /// Adds the option's name to an error.
+    pub(crate) fn option<E: Error + 'static>(option: impl Display) -> impl FnOnce(E) -> Self {
         move |error| Self::Usage(format!("{option}: {}", Chain(&error)))
     }
 }
 
-impl<E: Error + 'static> From<E> for Failure {
+impl<E: Error + 'static> From<E> for ExampleError {
     fn from(error: E) -> Self {
         Self::Failed(Chain(&error).to_string())
     }
 }
 
-/// How the program ends: in words on standard error, unless all is well. The code for wrong usage is the one that the parser of
-/// the options has for it.
-pub(crate) fn end(result: Result<(), Failure>) -> ExitCode {
+/// Converts the result into an exit code and prints the error. The exit code for wrong usage is the
+/// option parser's.
+pub(crate) fn end(result: Result<(), ExampleError>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure::Failed(what)) => {
+        Err(ExampleError::Failed(what)) => {
             eprintln!("error: {what}");
             ExitCode::FAILURE
         }
-        Err(Failure::Usage(what)) => {
+        Err(ExampleError::Usage(what)) => {
             eprintln!("error: {what}\n\nFor more information, try '--help'.");
             ExitCode::from(2)
         }
@@ -64,7 +64,7 @@ impl Display for Chain<'_> {
     }
 }
 
-/// A host, by name or address, with a port: looked up when it is used, and not here.
+/// Checks the syntax of a host name or address with a port; resolves it on use.
 pub(crate) fn address(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => {
@@ -84,7 +84,7 @@ pub(crate) fn throttling(text: &str) -> Result<NonZeroU32, String> {
         .map_err(|_| "use a number from 1 on, or leave the option out for no limit".to_owned())
 }
 
-/// SIGTERM or Ctrl-C, from the call on.
+/// Waits for SIGTERM or Ctrl-C, from the call on.
 pub(crate) fn stop_signal() -> std::io::Result<impl Future<Output = std::io::Result<()>>> {
     #[cfg(unix)]
     let mut terminate = {

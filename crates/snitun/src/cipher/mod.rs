@@ -1,9 +1,9 @@
 //! The session ciphers and the two directions of one session.
 //!
-//! A *unit* is what is encrypted at once: a challenge, its answer, a frame header, or the caller's address of a version 2
-//! NEW. Channel data is never encrypted on this layer: it is the public client's own TLS. A [`Sealer`] belongs to whoever
-//! writes and an [`Opener`] to whoever reads, because the default cipher is one running CBC stream in each direction and
-//! its order is the order on the wire (docs/protocol.md, "SniTun").
+//! A *unit* is encrypted as a whole: a challenge, its answer, a frame header, or the caller's
+//! address of a version 2 NEW. Channel data is not encrypted in this layer: it is the public
+//! client's own TLS. The writer owns a [`Sealer`] and the reader an [`Opener`], because the default
+//! cipher is a CBC stream in each direction that depends on the order on the wire.
 
 mod open;
 mod seal;
@@ -11,32 +11,32 @@ mod seal;
 use std::fmt;
 use std::str::FromStr;
 
-pub use open::{BadUnit, Opener};
+pub use open::{DecryptError, Opener};
 pub use seal::{SealError, Sealer};
 
-/// Bytes of the nonce in front of an authenticated unit.
+/// Bytes of the nonce before an authenticated unit.
 pub(crate) const NONCE_LEN: usize = 12;
-/// Bytes of the tag behind an authenticated unit.
+/// Bytes of the tag after an authenticated unit.
 pub(crate) const TAG_LEN: usize = 16;
 
-/// How frame headers are encrypted. The default, and what a token without the field means, is `aes-cbc`.
+/// The cipher of frame headers. The default, also for a token without the field, is `aes-cbc`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cipher {
-    /// AES-256-CBC without padding, one running stream in each direction. Nothing is authenticated.
+    /// AES-256-CBC without padding, as a continuous stream in each direction. Not authenticated.
     #[default]
     AesCbc,
-    /// AES-256-GCM with counted nonces. Needs a fresh key for every connection.
+    /// AES-256-GCM with counter nonces. Needs a fresh key for every connection.
     AesGcm,
     /// AES-256-GCM-SIV (RFC 8452) with random nonces.
     AesGcmSiv,
 }
 
 impl Cipher {
-    /// All ciphers that this crate implements.
+    /// All supported ciphers.
     pub const ALL: [Self; 3] = [Self::AesCbc, Self::AesGcm, Self::AesGcmSiv];
 
-    /// The name that tokens use.
+    /// Returns the name that tokens use.
     pub const fn name(self) -> &'static str {
         match self {
             Self::AesCbc => "aes-cbc",
@@ -45,7 +45,7 @@ impl Cipher {
         }
     }
 
-    /// How many bytes a unit grows by on the wire.
+    /// Returns the number of bytes that encryption adds to a unit.
     pub const fn overhead(self) -> usize {
         match self {
             Self::AesCbc => 0,
@@ -60,7 +60,7 @@ impl fmt::Display for Cipher {
     }
 }
 
-/// A cipher name that this crate does not know.
+/// An unknown cipher name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the session cipher is not supported; use aes-cbc, aes-gcm or aes-gcm-siv")]
 pub struct UnsupportedCipher;
@@ -76,7 +76,7 @@ impl FromStr for Cipher {
     }
 }
 
-/// Which end of the tunnel we are.
+/// An end of the tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// The device: opens the connection, accepts channels, pings.
@@ -86,7 +86,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// How the nonces of `aes-gcm` name the writer.
+    /// Returns the direction field of this writer's `aes-gcm` nonces.
     fn direction(self) -> u32 {
         match self {
             Self::Client => 0,
@@ -102,9 +102,10 @@ impl Role {
     }
 }
 
-/// Where random bytes come from: channel header padding and the nonces of `aes-gcm-siv`.
+/// A source of random bytes for header padding and the nonces of `aes-gcm-siv`.
 ///
-/// The core has no random source of its own, so that tests are repeatable. Any `FnMut(&mut [u8])` will do.
+/// The core has no random source of its own, so that tests are repeatable. Any `FnMut(&mut [u8])`
+/// implements it.
 pub trait Entropy: Send {
     /// Fills `dest` with random bytes.
     fn fill(&mut self, dest: &mut [u8]);
@@ -122,7 +123,7 @@ mod tests {
     use crate::SessionKey;
 
     #[test]
-    fn names_round_trip() {
+    fn cipher_names_round_trip() {
         for cipher in Cipher::ALL {
             assert_eq!(cipher.to_string().parse::<Cipher>(), Ok(cipher));
         }
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_running_stream_takes_whole_blocks_only() {
+    fn cbc_rejects_partial_blocks() {
         let key = SessionKey::new([7; 32], [9; 16]);
         let mut sealer = Sealer::new(&key, Cipher::AesCbc, Role::Client);
         let mut entropy = |dest: &mut [u8]| dest.fill(3);
@@ -139,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn units_of_any_length_open_again_and_tampering_shows() {
+    fn units_round_trip_and_tampering_is_detected() {
         let key = SessionKey::new([7; 32], [9; 16]);
         for cipher in Cipher::ALL {
             let mut sealer = Sealer::new(&key, cipher, Role::Client);
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counted_unit_opens_once_in_order_and_not_for_its_writer() {
+    fn gcm_unit_opens_once_in_order_for_the_peer_only() {
         let key = SessionKey::new([7; 32], [9; 16]);
         let mut sealer = Sealer::new(&key, Cipher::AesGcm, Role::Server);
         let opener = |writer| Opener::new(&key, Cipher::AesGcm, writer);
@@ -176,14 +177,14 @@ mod tests {
         });
         assert_eq!(
             opener(Role::Client).open(&mut units[0].clone()),
-            Err(BadUnit)
+            Err(DecryptError)
         );
 
         let mut opener = opener(Role::Server);
         assert_eq!(opener.open(&mut units[0].clone()).unwrap(), [0; 32]);
-        assert_eq!(opener.open(&mut units[0]), Err(BadUnit));
-        // A unit that is left out cannot be told from one that the writer gave up.
+        assert_eq!(opener.open(&mut units[0]), Err(DecryptError));
+        // A missing unit cannot be distinguished from one that the writer did not send.
         assert_eq!(opener.open(&mut units[2]).unwrap(), [2; 32]);
-        assert_eq!(opener.open(&mut units[1]), Err(BadUnit));
+        assert_eq!(opener.open(&mut units[1]), Err(DecryptError));
     }
 }

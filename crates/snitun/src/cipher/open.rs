@@ -22,24 +22,24 @@ enum State {
     Cbc(Box<cbc::Decryptor<Aes256>>),
     Gcm {
         aead: Box<Aes256Gcm>,
-        /// Whose units these are, as their nonces say it.
+        /// The writer's direction field in the nonces.
         direction: u32,
-        /// The least that the next unit's nonce may count.
+        /// Minimum counter of the next nonce.
         next: Option<u64>,
     },
     GcmSiv(Box<Aes256GcmSiv>),
 }
 
-/// A unit whose tag does not match, that is too short or that was there before: the peer has another key, or someone changed the
-/// bytes.
+/// A unit whose tag does not match, that is too short or that was received before: the peer has
+/// another key, or the bytes were modified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "an encrypted unit does not decrypt, or was sent before; the peer uses another key or cipher, or the bytes were changed"
+    "an encrypted unit does not decrypt, or was received before; the peer uses another key or cipher, or the bytes were modified"
 )]
-pub struct BadUnit;
+pub struct DecryptError;
 
 impl Opener {
-    /// The direction in which `writer` writes.
+    /// Creates an opener for the direction in which `writer` writes.
     pub(crate) fn new(key: &SessionKey, cipher: Cipher, writer: Role) -> Self {
         let state = match cipher {
             Cipher::AesCbc => State::Cbc(Box::new(cbc::Decryptor::new(
@@ -56,7 +56,7 @@ impl Opener {
         Self { cipher, state }
     }
 
-    /// Which cipher this is.
+    /// Returns the cipher.
     pub fn cipher(&self) -> Cipher {
         self.cipher
     }
@@ -64,13 +64,13 @@ impl Opener {
     /// Decrypts the whole of `unit` in place and returns the plaintext within it.
     ///
     /// # Errors
-    /// [`BadUnit`]; nothing that follows on this direction can be trusted then.
-    pub fn open<'unit>(&mut self, unit: &'unit mut [u8]) -> Result<&'unit mut [u8], BadUnit> {
+    /// [`DecryptError`]; no later data in this direction can be trusted.
+    pub fn open<'unit>(&mut self, unit: &'unit mut [u8]) -> Result<&'unit mut [u8], DecryptError> {
         match &mut self.state {
             State::Cbc(decryptor) => {
                 let (blocks, rest) = Array::slice_as_chunks_mut(unit);
                 if !rest.is_empty() {
-                    return Err(BadUnit);
+                    return Err(DecryptError);
                 }
                 decryptor.decrypt_blocks(blocks);
                 Ok(unit)
@@ -80,11 +80,12 @@ impl Opener {
                 direction,
                 next,
             } => {
-                // Both directions have the same key: without this, units could be sent back to us, or a second time.
-                let nonce = *unit.first_chunk::<NONCE_LEN>().ok_or(BadUnit)?;
+                // Both directions share the key: without this check, an attacker could reflect or
+                // replay units.
+                let nonce = *unit.first_chunk::<NONCE_LEN>().ok_or(DecryptError)?;
                 let (from, count) = split_nonce(nonce);
                 if from != *direction || next.is_none_or(|least| count < least) {
-                    return Err(BadUnit);
+                    return Err(DecryptError);
                 }
                 let text = open_unit(aead.as_ref(), unit)?;
                 *next = count.checked_add(1);
@@ -95,18 +96,22 @@ impl Opener {
     }
 }
 
-fn open_unit<'unit, A>(aead: &A, unit: &'unit mut [u8]) -> Result<&'unit mut [u8], BadUnit>
+fn open_unit<'unit, A>(aead: &A, unit: &'unit mut [u8]) -> Result<&'unit mut [u8], DecryptError>
 where
     A: AeadInOut<NonceSize = aes_gcm::aead::consts::U12, TagSize = aes_gcm::aead::consts::U16>,
 {
-    let (nonce, sealed) = unit.split_first_chunk_mut::<NONCE_LEN>().ok_or(BadUnit)?;
-    let (text, tag) = sealed.split_last_chunk_mut::<TAG_LEN>().ok_or(BadUnit)?;
+    let (nonce, sealed) = unit
+        .split_first_chunk_mut::<NONCE_LEN>()
+        .ok_or(DecryptError)?;
+    let (text, tag) = sealed
+        .split_last_chunk_mut::<TAG_LEN>()
+        .ok_or(DecryptError)?;
     aead.decrypt_inout_detached(&Array(*nonce), &[], (&mut *text).into(), &Array(*tag))
-        .map_err(|_| BadUnit)?;
+        .map_err(|_| DecryptError)?;
     Ok(text)
 }
 
-/// Direction and counter.
+/// Splits a nonce into direction and counter.
 fn split_nonce(nonce: [u8; NONCE_LEN]) -> (u32, u64) {
     let [a, b, c, d, count @ ..] = nonce;
     (u32::from_be_bytes([a, b, c, d]), u64::from_be_bytes(count))

@@ -29,23 +29,23 @@ enum State {
     GcmSiv(Box<Aes256GcmSiv>),
 }
 
-/// Why a unit could not be encrypted.
+/// The reason why a unit could not be encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SealError {
     /// The nonces of this session are used up.
     #[error("the session cipher cannot encrypt another unit; open a new connection with a new key")]
     Exhausted,
-    /// The unit's length is not one that the cipher can encrypt: a mistake of the caller, as none of the protocol's own units
-    /// is like that.
+    /// The cipher cannot encrypt a unit of this length: an error of the caller, as the protocol's
+    /// own units all have a valid length.
     #[error(
-        "a unit to encrypt has a length that the session cipher does not take; make it a multiple of 16 bytes"
+        "a unit to encrypt has a length that the session cipher does not support; make it a multiple of 16 bytes"
     )]
     UnitLength,
 }
 
 impl Sealer {
-    /// The writing direction of `role`.
+    /// Creates a sealer for the direction in which `role` writes.
     pub(crate) fn new(key: &SessionKey, cipher: Cipher, role: Role) -> Self {
         let state = match cipher {
             Cipher::AesCbc => State::Cbc(Box::new(cbc::Encryptor::new(
@@ -62,7 +62,7 @@ impl Sealer {
         Self { cipher, state }
     }
 
-    /// Which cipher this is.
+    /// Returns the cipher.
     pub fn cipher(&self) -> Cipher {
         self.cipher
     }
@@ -70,7 +70,7 @@ impl Sealer {
     /// Appends `plain`, encrypted, to `out`. With `aes-cbc` a unit is a multiple of 16 bytes.
     ///
     /// # Errors
-    /// [`SealError`]; `out` then holds no usable unit and the session is over.
+    /// [`SealError`]; `out` then contains no usable unit and the session is over.
     pub fn seal(
         &mut self,
         plain: &[u8],

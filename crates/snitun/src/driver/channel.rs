@@ -1,4 +1,4 @@
-//! A channel as an ordinary byte stream.
+//! A channel as a tokio byte stream.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,28 +17,29 @@ use crate::close::ChannelError;
 use crate::frame::ChannelId;
 use crate::mux::{ChannelKey, Read, Write};
 
-/// One public connection, carried inside the tunnel: reads what the other end sends and writes to it.
+/// One public connection inside the tunnel.
 ///
-/// - A write is taken as soon as there is room in the channel's send queue, and waits otherwise. Flushing has nothing to
-///   do: what is taken is on its way.
-/// - `shutdown` closes the channel in **both** directions, since the protocol has no half-close: the peer gets everything
-///   written before and then the end; what it had sent up to then can still be read here. Dropping the channel does the
-///   same and gives up what was not read.
-/// - When the peer closes, reading yields what it had sent and then the end; writing fails with
+/// - A write is accepted as soon as the channel's send queue has room, and waits otherwise.
+///   Flushing does nothing: accepted data is always sent.
+/// - `shutdown` closes the channel in **both** directions, since the protocol has no half-close:
+///   the peer gets everything written before and then the end; data that it sent until then can
+///   still be read here. Dropping the channel also closes it and discards unread data.
+/// - When the peer closes, reading returns the remaining data and then the end; writing fails with
 ///   [`BrokenPipe`](io::ErrorKind::BrokenPipe).
-/// - When more arrives than the receive limit allows, or the tunnel ends, reading fails with
+/// - When received data exceeds the receive limit, or the tunnel ends, reading fails with
 ///   [`ConnectionReset`](io::ErrorKind::ConnectionReset) and a [`ChannelError`] inside.
 ///
 /// # Cancel safety
-/// Like a TCP stream: a read or write that is not ready has taken nothing.
+/// Like a TCP stream: a read or write that returns pending has transferred nothing.
 #[derive(Debug)]
 pub struct Channel {
     end: End,
-    /// Taken from the multiplexer and not yet read: the copy to the reader's buffer is made without the lock.
+    /// Data taken from the multiplexer and not yet read: it is copied to the reader's buffer
+    /// without the lock.
     current: BytesMut,
 }
 
-/// Our hold on the channel; letting go of it closes the channel.
+/// Owns the channel's key; dropping it closes the channel.
 struct End {
     shared: Arc<Shared>,
     key: ChannelKey,
@@ -53,7 +54,8 @@ pub struct ChannelReader<'a> {
     current: &'a mut BytesMut,
 }
 
-/// The writing half of a [`Channel`], borrowed. Shutting it down closes the channel in both directions.
+/// The writing half of a [`Channel`], borrowed. Shutting it down closes the channel in both
+/// directions.
 #[derive(Debug)]
 pub struct ChannelWriter<'a> {
     end: &'a End,
@@ -77,17 +79,18 @@ impl Channel {
         }
     }
 
-    /// The address of the public caller; `None` where the version or the peer does not carry it.
+    /// Returns the address of the public caller; `None` if the protocol version or the peer does
+    /// not carry it.
     pub fn peer_ip(&self) -> Option<IpAddr> {
         self.end.caller
     }
 
-    /// The channel's id on the wire.
+    /// Returns the channel's id on the wire.
     pub fn id(&self) -> ChannelId {
         self.end.id
     }
 
-    /// Both halves, to be used at the same time.
+    /// Splits the channel into borrowed halves for concurrent use.
     pub fn halves(&mut self) -> (ChannelReader<'_>, ChannelWriter<'_>) {
         let end = &self.end;
         let current = &mut self.current;
@@ -96,20 +99,20 @@ impl Channel {
 }
 
 impl ChannelReader<'_> {
-    /// Makes sure that `current` holds something, unless the channel has ended.
+    /// Waits until `current` has data, unless the channel has ended.
     fn poll_current(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let cooperation = ready!(tokio::task::coop::poll_proceed(cx));
         if self.current.is_empty() {
             let read = self.end.shared.with(|state| {
                 let read = state.mux.read(self.end.key);
-                if read == Read::Wait {
+                if read == Read::Blocked {
                     state.park_reader(self.end.key, cx);
                 }
                 read
             });
             match read {
                 Read::Data(data) => *self.current = data,
-                Read::Wait => return Poll::Pending,
+                Read::Blocked => return Poll::Pending,
                 Read::End => {}
                 Read::Failed(error) => return Poll::Ready(Err(reset(error))),
             }
@@ -121,17 +124,18 @@ impl ChannelReader<'_> {
     fn consume(&mut self, amount: usize) {
         self.current.advance(amount);
         if self.current.is_empty() {
-            // Lets go of the connection's input buffer.
+            // Releases the connection's input buffer.
             *self.current = BytesMut::new();
         }
     }
 }
 
 impl ChannelReader<'_> {
-    /// Takes what has been received, in pieces, up to about `enough` bytes; nothing once the channel has ended.
+    /// Appends received data to `pieces`, up to about `enough` bytes; appends nothing once the
+    /// channel has ended.
     ///
     /// # Cancel safety
-    /// Yes: what is taken is in `pieces`.
+    /// Yes: data that was taken is in `pieces`.
     pub(crate) async fn read_pieces(
         &mut self,
         pieces: &mut VecDeque<BytesMut>,
@@ -145,13 +149,13 @@ impl ChannelReader<'_> {
             let cooperation = ready!(tokio::task::coop::poll_proceed(cx));
             let nothing = self.end.shared.with(|state| {
                 let nothing = state.mux.read_pieces(self.end.key, pieces, enough);
-                if nothing == Some(Read::Wait) {
+                if nothing == Some(Read::Blocked) {
                     state.park_reader(self.end.key, cx);
                 }
                 nothing
             });
             match nothing {
-                Some(Read::Wait) => return Poll::Pending,
+                Some(Read::Blocked) => return Poll::Pending,
                 Some(Read::Failed(error)) => return Poll::Ready(Err(reset(error))),
                 None | Some(Read::End | Read::Data(_)) => {}
             }
@@ -163,12 +167,12 @@ impl ChannelReader<'_> {
 }
 
 impl ChannelWriter<'_> {
-    /// An empty buffer with room for one frame, for [`write_buffer`](Self::write_buffer).
+    /// Returns an empty buffer for one frame, for [`write_buffer`](Self::write_buffer).
     pub(crate) fn take_buffer(&self) -> Vec<u8> {
         self.end.shared.with(|state| state.mux.take_buffer())
     }
 
-    /// Takes back a buffer that was not needed.
+    /// Returns an unused buffer to the pool.
     pub(crate) fn return_buffer(&self, buffer: Vec<u8>) {
         self.end
             .shared
@@ -185,8 +189,8 @@ impl ChannelWriter<'_> {
             let closed = self.end.shared.with(|state| {
                 while !buffer.is_empty() {
                     match state.mux.write_buffer(self.end.key, &mut buffer) {
-                        Write::Taken(_) => {}
-                        Write::Wait => {
+                        Write::Accepted(_) => {}
+                        Write::Blocked => {
                             state.park_writer(self.end.key, cx);
                             return false;
                         }
@@ -261,18 +265,18 @@ impl AsyncWrite for ChannelWriter<'_> {
         let cooperation = ready!(tokio::task::coop::poll_proceed(cx));
         let written = self.end.shared.with(|state| {
             let written = state.mux.write_vectored(self.end.key, data);
-            if written == Write::Wait {
+            if written == Write::Blocked {
                 state.park_writer(self.end.key, cx);
             }
             written
         });
-        if written == Write::Wait {
+        if written == Write::Blocked {
             return Poll::Pending;
         }
         cooperation.made_progress();
         Poll::Ready(match written {
-            Write::Taken(count) => Ok(count),
-            Write::Wait | Write::Closed => Err(io::ErrorKind::BrokenPipe.into()),
+            Write::Accepted(count) => Ok(count),
+            Write::Blocked | Write::Closed => Err(io::ErrorKind::BrokenPipe.into()),
         })
     }
 
@@ -343,7 +347,7 @@ impl Drop for End {
         self.shared.with(|state| {
             state.close_channel(self.key);
             state.mux.release(self.key, state.clock.now());
-            state.forget_waiting(self.key);
+            state.clear_wakers(self.key);
         });
     }
 }

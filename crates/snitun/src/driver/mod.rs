@@ -1,7 +1,7 @@
-//! The tokio driver: carries out what the sans-IO core decides.
+//! The tokio driver of the multiplexer: sockets, clock and tasks.
 //!
-//! One task owns the connection ([`task`]); the channels ([`channel`]) reach the multiplexer through a lock ([`shared`]).
-//! Decisions are not made here.
+//! One task owns the connection ([`connection`]); the channels ([`channel`]) access the multiplexer
+//! through a lock ([`shared`]). All decisions are made in [`mux`](crate::mux).
 
 #![cfg_attr(
     not(all(feature = "client", feature = "server")),
@@ -9,13 +9,13 @@
 )]
 
 mod channel;
-mod input;
+mod connection;
 mod random;
+mod read_buffer;
 mod shared;
-mod task;
 #[cfg(test)]
 mod tests;
-mod when_woken;
+mod wake_gate;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -29,12 +29,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
 pub use channel::{Channel, ChannelReader, ChannelWriter};
-pub use random::NoRandomness;
+pub use random::EntropyError;
 pub(crate) use random::Random;
-pub(crate) use when_woken::WhenWoken;
+pub(crate) use wake_gate::WakeGated;
 
-use shared::{Ping, Shared};
-use task::Task;
+use connection::ConnectionTask;
+use shared::{PendingPing, Shared};
 
 use crate::close::{CloseReason, OpenError};
 use crate::decoder::Decoder;
@@ -43,19 +43,19 @@ use crate::handshake::Session;
 use crate::mux::{ChannelKey, MuxConfig};
 use crate::stats::TunnelStats;
 
-/// Bytes that a task moves before others on its thread get their turn, and before the runtime looks for what else has come: ten
-/// to twenty microseconds, and little enough to be still in the processor's cache when the next task takes it up. tokio's own
-/// measure is operations, and 128 of them move megabytes.
-pub(crate) const TURN: usize = 64 * 1024;
+/// Bytes that a task transfers before it yields to other tasks and to the runtime's I/O: ten to
+/// twenty microseconds, and little enough to be still in the processor's cache when the next task
+/// uses them. tokio's own budget counts operations, and 128 of them transfer megabytes.
+pub(crate) const POLL_BUDGET: usize = 64 * 1024;
 
-/// Begins to carry frames over `stream`, whose handshake yielded `session`. The future that comes with the handle does the
-/// work and ends with the tunnel.
+/// Starts a tunnel over `stream`, whose handshake produced `session`. The returned future runs the
+/// connection and ends with the tunnel.
 pub(crate) fn start<S>(
     stream: S,
     session: Session,
     config: MuxConfig,
     malformed_log: Arc<LogThrottle>,
-) -> Result<(TunnelHandle, impl Future<Output = CloseReason> + Send), NoRandomness>
+) -> Result<(TunnelHandle, impl Future<Output = CloseReason> + Send), EntropyError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -63,34 +63,35 @@ where
     let encoder = Encoder::new(session.sealer, version, Box::new(Random::new()?));
     let decoder = Decoder::new(session.opener, version);
     let shared = Arc::new(Shared::new(config, Random::new()?));
-    let task = Task::new(stream, Arc::clone(&shared), decoder, encoder, malformed_log);
+    let task = ConnectionTask::new(stream, Arc::clone(&shared), decoder, encoder, malformed_log);
     Ok((TunnelHandle { shared }, task.run()))
 }
 
-/// A running tunnel, seen from anywhere. Cheap to clone; does not keep the tunnel open.
+/// A handle to a running tunnel. Cheap to clone; does not keep the tunnel open.
 #[derive(Clone)]
 pub struct TunnelHandle {
     shared: Arc<Shared>,
 }
 
-/// Why a ping was not answered.
+/// The reason why a ping failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PingError {
     /// The tunnel ended first.
     #[error("the tunnel ended before the ping was answered")]
     Closed,
-    /// The answer did not come in time, although other things did: it may be behind them.
-    #[error("the ping was not answered in time, although the peer sends other things")]
+    /// No answer arrived in time, although other data did: it may be behind that data.
+    #[error("the ping was not answered in time, although the peer sends other data")]
     TimedOut,
-    /// Several pings are waiting for their answers already.
+    /// Too many pings wait for an answer already.
     #[error("too many pings wait for an answer already")]
     TooMany,
 }
 
 impl TunnelHandle {
-    /// Closes the tunnel: what the channels have written still goes out, for a limited time
-    /// ([`Timeouts::drain`](crate::Timeouts::drain)). Returns at once; [`closed`](Self::closed) tells when it is over.
+    /// Closes the tunnel: data written to the channels is still sent, for a limited time
+    /// ([`Timeouts::drain`](crate::Timeouts::drain)). Returns at once; [`closed`](Self::closed)
+    /// waits for the end.
     pub fn close(&self) {
         self.close_because(CloseReason::Local);
     }
@@ -99,7 +100,7 @@ impl TunnelHandle {
         self.shared.close(reason);
     }
 
-    /// Waits until the tunnel has ended and tells why.
+    /// Waits until the tunnel has ended and returns the reason.
     ///
     /// # Cancel safety
     /// Yes.
@@ -110,33 +111,34 @@ impl TunnelHandle {
             .await
             .ok()
             .and_then(|reason| reason.clone());
-        // The sender lives in what we hold ourselves, so that there is always a reason.
+        // `self` owns the sender, so there is always a reason.
         reason.unwrap_or_else(|| Arc::new(CloseReason::Local))
     }
 
-    /// Whether the tunnel has ended.
+    /// Returns whether the tunnel has ended.
     pub fn is_closed(&self) -> bool {
         self.shared.is_closed()
     }
 
-    /// How many channels are open.
+    /// Returns the number of open channels.
     pub fn open_channels(&self) -> usize {
         self.shared.with(|state| state.mux.open_channels())
     }
 
-    /// What the tunnel has carried so far; the last word on it once it has ended.
+    /// Returns the traffic counters; they stay available after the tunnel has ended.
     pub fn stats(&self) -> TunnelStats {
         self.shared.with(|state| state.mux.stats())
     }
 
-    /// Sends a ping and waits for the answer, for [`Timeouts::ping_answer`](crate::Timeouts::ping_answer) at most; yields how
-    /// long it took. If nothing at all comes in for that time, the tunnel is ended.
+    /// Sends a ping and waits for the answer, for
+    /// [`Timeouts::ping_answer`](crate::Timeouts::ping_answer) at most; returns the round-trip
+    /// time. If nothing at all arrives within that time, the tunnel ends.
     ///
     /// # Errors
     /// [`PingError`].
     ///
     /// # Cancel safety
-    /// Yes; the ping is sent all the same.
+    /// Yes; the ping is sent anyway.
     pub async fn ping(&self) -> Result<Duration, PingError> {
         let (sender, answer) = oneshot::channel();
         let (sent, limit) = self.shared.with(|state| {
@@ -149,20 +151,20 @@ impl TunnelHandle {
             }
             state.pings.retain(|ping| !ping.answer.is_closed());
             let answer = sender;
-            state.pings.push(Ping { id, sent, answer });
+            state.pings.push(PendingPing { id, sent, answer });
             Ok((sent, state.mux.ping_answer()))
         })?;
         match tokio::time::timeout(limit, answer).await {
             Ok(answer) => answer.map_err(|_| PingError::Closed),
-            Err(_) if self.shared.with(|state| state.mux.has_heard_since(sent)) => {
+            Err(_) if self.shared.with(|state| state.mux.has_received_since(sent)) => {
                 Err(PingError::TimedOut)
             }
-            // Its time is up as well, to the nanosecond.
+            // The tunnel's own ping timeout fires at the same instant.
             Err(_) => Err(PingError::Closed),
         }
     }
 
-    /// The next channel that the peer opens; `None` once the tunnel has ended.
+    /// Waits for the next channel that the peer opens; `None` once the tunnel has ended.
     pub(crate) async fn accept(&self) -> Option<Channel> {
         poll_fn(|cx| {
             let key = self.shared.with(|state| {
@@ -188,7 +190,7 @@ impl TunnelHandle {
                 return Err(OpenError::Closed);
             }
             let id = state.random.id();
-            // On a port for both families, an IPv4 address comes in the guise of an IPv6 one.
+            // A dual-stack socket reports an IPv4 address as an IPv4-mapped IPv6 address.
             state
                 .mux
                 .open(id, caller.map(|caller| caller.to_canonical()))

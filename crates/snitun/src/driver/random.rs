@@ -1,4 +1,4 @@
-//! The random source of the driver: a ChaCha generator seeded once by the operating system.
+//! The random source of the driver: a ChaCha generator with a seed from the operating system.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -6,18 +6,18 @@ use rand::{Rng, SeedableRng};
 use crate::cipher::Entropy;
 use crate::frame::ChannelId;
 
-/// The operating system gave no random bytes.
+/// The operating system returned no random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the operating system gave no random bytes")]
-pub struct NoRandomness;
+#[error("the operating system returned no random bytes")]
+pub struct EntropyError;
 
-/// Random bytes for ids, padding and nonces.
+/// Generates ids, padding and nonces.
 pub(crate) struct Random(StdRng);
 
 impl Random {
-    pub(crate) fn new() -> Result<Self, NoRandomness> {
+    pub(crate) fn new() -> Result<Self, EntropyError> {
         let mut seed = zeroize::Zeroizing::new([0; 32]);
-        getrandom::fill(seed.as_mut_slice()).map_err(|_| NoRandomness)?;
+        getrandom::fill(seed.as_mut_slice()).map_err(|_| EntropyError)?;
         Ok(Self(StdRng::from_seed(*seed)))
     }
 

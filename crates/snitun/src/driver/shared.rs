@@ -1,7 +1,8 @@
-//! What the connection's task and its channels share: the multiplexer behind a lock, and who is to be woken.
+//! State shared by the connection's task and its channels: the multiplexer behind a lock, and the
+//! wakers.
 //!
-//! The lock is held for a few copies at most and never across a wait. Wakers are collected under it and used after it, so
-//! that nobody wakes up only to find it taken.
+//! The lock is held for a few copies at most and never across an await. Wakers are collected under
+//! it and called after it, so that no task wakes up only to find it locked.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
@@ -13,10 +14,10 @@ use tokio::time::Instant;
 use super::random::Random;
 use crate::close::CloseReason;
 use crate::frame::ChannelId;
-use crate::moment::Moment;
 use crate::mux::{ChannelKey, Event, Mux, MuxConfig};
+use crate::time::Timestamp;
 
-/// The runtime's clock, which tests may have stopped, as the multiplexer sees it.
+/// The runtime's clock, which tests can pause, in the multiplexer's time type.
 #[derive(Clone, Copy)]
 pub(crate) struct Clock {
     start: Instant,
@@ -29,12 +30,12 @@ impl Clock {
         }
     }
 
-    pub(crate) fn now(self) -> Moment {
-        Moment::after_start(self.start.elapsed())
+    pub(crate) fn now(self) -> Timestamp {
+        Timestamp::after_start(self.start.elapsed())
     }
 
-    /// The same moment for the runtime's timers.
-    pub(crate) fn instant(self, moment: Moment) -> Instant {
+    /// Converts a timestamp for the runtime's timers.
+    pub(crate) fn instant(self, moment: Timestamp) -> Instant {
         self.start + moment.since_start()
     }
 }
@@ -42,7 +43,7 @@ impl Clock {
 pub(crate) struct Shared {
     pub(crate) clock: Clock,
     state: Mutex<State>,
-    /// `None` while the tunnel lives.
+    /// `None` while the tunnel is up.
     pub(crate) closed: watch::Sender<Option<Arc<CloseReason>>>,
 }
 
@@ -50,43 +51,45 @@ pub(crate) struct State {
     pub(crate) mux: Mux,
     pub(crate) clock: Clock,
     pub(crate) random: Random,
-    /// Why the tunnel is being closed, once it is.
+    /// The reason for closing, once closing has started.
     pub(crate) closing: Option<CloseReason>,
-    pub(crate) pings: Vec<Ping>,
-    waiting: Vec<Waiting>,
+    pub(crate) pings: Vec<PendingPing>,
+    wakers: Vec<ChannelWakers>,
     acceptor: Option<Waker>,
     task: Option<Waker>,
     /// The task sleeps because there is nothing to write.
     task_is_idle: bool,
-    /// A channel was closed while the task slept: there may be a deadline that it does not know.
+    /// A channel was closed while the task slept: there may be a new deadline.
     new_deadline: bool,
 }
 
-/// A ping that somebody waits for.
-pub(crate) struct Ping {
+/// A ping with a waiting caller.
+pub(crate) struct PendingPing {
     pub(crate) id: ChannelId,
-    /// By the clock, and not by the time that the task has last looked at it, which may be longer ago than a round trip takes.
-    pub(crate) sent: Moment,
+    /// The clock's time and not the task's last reading, which may be older than a round trip
+    /// takes.
+    pub(crate) sent: Timestamp,
     pub(crate) answer: oneshot::Sender<Duration>,
 }
 
-/// Who waits for a channel; indexed by the channel's key.
+/// Wakers of a channel; indexed by the channel's key.
 #[derive(Default)]
-struct Waiting {
+struct ChannelWakers {
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
 
-/// Wakers to be used once the lock is released.
+/// Wakers to call once the lock is released.
 #[derive(Default)]
-pub(crate) struct Wakes {
+pub(crate) struct PendingWakes {
     task: Option<Waker>,
-    /// The first reader or writer. There is seldom another one, and a place for it alone costs no allocation.
+    /// The first reader or writer. There is rarely a second one, and this place needs no
+    /// allocation.
     first: Option<Waker>,
     others: Vec<Waker>,
 }
 
-impl Wakes {
+impl PendingWakes {
     fn add(&mut self, waker: Waker) {
         if self.first.is_none() {
             self.first = Some(waker);
@@ -112,7 +115,7 @@ impl Shared {
                 random,
                 closing: None,
                 pings: Vec::new(),
-                waiting: Vec::new(),
+                wakers: Vec::new(),
                 acceptor: None,
                 task: None,
                 task_is_idle: false,
@@ -122,12 +125,12 @@ impl Shared {
         }
     }
 
-    /// Runs `change` under the lock, then wakes whom it concerns.
+    /// Runs `change` under the lock, then wakes the tasks that it affects.
     pub(crate) fn with<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let result = change(&mut state);
-        // Most changes concern nobody else.
-        if state.has_news() {
+        // Most changes wake no task.
+        if state.needs_wake() {
             let wakes = state.collect();
             drop(state);
             wakes.wake();
@@ -135,7 +138,7 @@ impl Shared {
         result
     }
 
-    /// Asks the task to close the tunnel: what is queued still goes out, within the limit for draining.
+    /// Requests the task to close the tunnel: queued data is still sent, within the drain timeout.
     pub(crate) fn close(&self, reason: CloseReason) {
         let task = {
             let mut state = self.lock();
@@ -150,7 +153,7 @@ impl Shared {
         }
     }
 
-    /// The tunnel is gone.
+    /// Handles the end of the tunnel.
     pub(crate) fn end(&self, reason: CloseReason) {
         self.with(|state| {
             state.mux.end(state.clock.now());
@@ -174,65 +177,66 @@ impl Shared {
 }
 
 impl State {
-    /// The task goes to sleep; `idle` when it has nothing to write, so that a writer should wake it.
+    /// Parks the task; `idle` if it has nothing to write, so that a writer wakes it.
     pub(crate) fn park_task(&mut self, cx: &Context<'_>, idle: bool) {
         self.task_is_idle = idle;
-        store(&mut self.task, cx);
+        store_waker(&mut self.task, cx);
     }
 
-    /// The task is awake.
+    /// Marks the task as awake.
     pub(crate) fn unpark_task(&mut self) {
         self.task_is_idle = false;
         self.new_deadline = false;
     }
 
     pub(crate) fn park_acceptor(&mut self, cx: &Context<'_>) {
-        store(&mut self.acceptor, cx);
+        store_waker(&mut self.acceptor, cx);
     }
 
     pub(crate) fn park_reader(&mut self, key: ChannelKey, cx: &Context<'_>) {
-        store(&mut self.waiting(key).reader, cx);
+        store_waker(&mut self.wakers(key).reader, cx);
     }
 
     pub(crate) fn park_writer(&mut self, key: ChannelKey, cx: &Context<'_>) {
-        store(&mut self.waiting(key).writer, cx);
+        store_waker(&mut self.wakers(key).writer, cx);
     }
 
-    /// Closes a channel; CLOSE follows what was written, or comes when its time is up.
+    /// Closes a channel; CLOSE follows the written data, or is sent after the linger timeout.
     pub(crate) fn close_channel(&mut self, key: ChannelKey) {
         self.mux.close(key, self.clock.now());
         self.new_deadline = self.task_is_idle;
     }
 
-    /// Forgets who waits for a channel that is released.
-    pub(crate) fn forget_waiting(&mut self, key: ChannelKey) {
-        *self.waiting(key) = Waiting::default();
+    /// Drops the wakers of a released channel.
+    pub(crate) fn clear_wakers(&mut self, key: ChannelKey) {
+        *self.wakers(key) = ChannelWakers::default();
     }
 
-    fn waiting(&mut self, key: ChannelKey) -> &mut Waiting {
-        if self.waiting.len() <= key.index() {
-            self.waiting.resize_with(key.index() + 1, Waiting::default);
+    fn wakers(&mut self, key: ChannelKey) -> &mut ChannelWakers {
+        if self.wakers.len() <= key.index() {
+            self.wakers
+                .resize_with(key.index() + 1, ChannelWakers::default);
         }
-        &mut self.waiting[key.index()]
+        &mut self.wakers[key.index()]
     }
 
-    /// Whether there is anybody to be woken.
-    fn has_news(&self) -> bool {
-        self.mux.has_events() || self.task_is_wanted()
+    /// Returns whether any task must be woken.
+    fn needs_wake(&self) -> bool {
+        self.mux.has_events() || self.should_wake_task()
     }
 
-    fn task_is_wanted(&self) -> bool {
+    fn should_wake_task(&self) -> bool {
         self.task_is_idle && (self.new_deadline || self.mux.has_output())
     }
 
-    /// Turns the multiplexer's events into wakers.
-    fn collect(&mut self) -> Wakes {
-        let mut wakes = Wakes::default();
+    /// Converts the multiplexer's events into wakers.
+    fn collect(&mut self) -> PendingWakes {
+        let mut wakes = PendingWakes::default();
         while let Some(event) = self.mux.poll_event() {
             let waker = match event {
-                Event::Acceptable => self.acceptor.take(),
-                Event::Readable(key) => self.waiting(key).reader.take(),
-                Event::Writable(key) => self.waiting(key).writer.take(),
+                Event::Opened => self.acceptor.take(),
+                Event::Readable(key) => self.wakers(key).reader.take(),
+                Event::Writable(key) => self.wakers(key).writer.take(),
                 Event::PingDue => {
                     let id = self.random.id();
                     self.mux.ping(id, self.clock.now());
@@ -241,7 +245,7 @@ impl State {
                 Event::Pong { id, .. } => {
                     if let Some(at) = self.pings.iter().position(|ping| ping.id == id) {
                         let ping = self.pings.swap_remove(at);
-                        // A caller that no longer waits does not mind.
+                        // The caller may have stopped waiting.
                         let _ = ping.answer.send(self.clock.now() - ping.sent);
                     }
                     None
@@ -251,7 +255,7 @@ impl State {
                 wakes.add(waker);
             }
         }
-        if self.task_is_wanted() {
+        if self.should_wake_task() {
             self.unpark_task();
             wakes.task = self.task.take();
         }
@@ -259,7 +263,7 @@ impl State {
     }
 }
 
-fn store(place: &mut Option<Waker>, cx: &Context<'_>) {
+fn store_waker(place: &mut Option<Waker>, cx: &Context<'_>) {
     match place {
         Some(waker) => waker.clone_from(cx.waker()),
         None => *place = Some(cx.waker().clone()),

@@ -1,4 +1,4 @@
-//! The connection's task over streams that behave as no socket does for long.
+//! The connection's task over scripted streams.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,23 +20,24 @@ use crate::key::SessionKey;
 use crate::limits::{Limits, Timeouts};
 use crate::version::ProtocolVersion;
 
-/// What the peer sends.
+/// Data that the peer sends.
 enum Sends {
     Nothing,
-    /// Pings as fast as they are read, until we end the connection.
+    /// Pings as fast as they are read, until we close the connection.
     Flood,
-    /// So many small frames at these times, each with a read of its own that counts as work, as those of a socket do.
+    /// Numbers of small frames at these times, each with a read of its own that uses coop budget,
+    /// as a socket's do.
     Bursts(VecDeque<(Instant, usize)>),
 }
 
-/// What the peer does.
+/// The scripted peer.
 struct Peer {
-    /// Seals what it sends.
+    /// Seals the sent frames.
     encoder: Encoder,
     sends: Sends,
-    /// Takes whatever is written, rather than nothing.
+    /// Accepts all writes, instead of none.
     reads: bool,
-    /// How often we tried to read from it.
+    /// Number of reads attempted.
     reads_tried: Arc<AtomicUsize>,
 }
 
@@ -107,7 +108,7 @@ struct Run {
     reads_tried: Arc<AtomicUsize>,
 }
 
-/// Runs the server's end of a tunnel with such a peer.
+/// Runs the server's end of a tunnel with this peer.
 fn run(sends: Sends, reads: bool, throttling: Option<u32>, timeouts: Timeouts) -> Run {
     let key = || SessionKey::new([3; 32], [4; 16]).with_cipher(Cipher::AesCbc);
     let (mut challenge, mut answer) = (Vec::new(), Vec::new());
@@ -149,7 +150,7 @@ fn run(sends: Sends, reads: bool, throttling: Option<u32>, timeouts: Timeouts) -
     }
 }
 
-/// Lets `time` pass in small steps, with the task running in between.
+/// Advances the clock by `time` in small steps, and runs the task in between.
 async fn pass(time: Duration) {
     const STEPS: u32 = 10;
     for _ in 0..STEPS {
@@ -159,7 +160,7 @@ async fn pass(time: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_only_sends_stops_no_timer() {
+async fn flooding_peer_stops_no_timer() {
     let timeouts = Timeouts {
         drain: Duration::from_millis(100),
         ..Timeouts::default()
@@ -168,7 +169,10 @@ async fn a_peer_that_only_sends_stops_no_timer() {
     pass(Duration::from_millis(10)).await;
     flooded.handle.close();
     pass(Duration::from_millis(90)).await;
-    assert!(!flooded.handle.is_closed(), "the limit has not come");
+    assert!(
+        !flooded.handle.is_closed(),
+        "the drain timeout has not passed"
+    );
     pass(Duration::from_millis(50)).await;
     assert!(flooded.handle.is_closed());
 
@@ -179,11 +183,11 @@ async fn a_peer_that_only_sends_stops_no_timer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_turn_in_which_a_timer_goes_off_loses_no_timer() {
+async fn timer_fired_during_busy_poll_is_rearmed() {
     let begun = Instant::now();
     let after = |seconds| begun + Duration::from_secs(seconds);
-    // The first frame moves the idle limit, and the timer is left where it is: when it goes off, so much has come that tokio
-    // takes the task's turn away.
+    // The first frame moves the idle deadline, and the timer stays where it is: when it fires, so
+    // much data has arrived that tokio's coop budget is used up.
     let bursts = Sends::Bursts([(after(60), 1), (after(120), 200)].into());
     let run = run(bursts, true, None, Timeouts::default());
     tokio::time::sleep_until(after(60)).await;
@@ -197,29 +201,32 @@ async fn a_busy_turn_in_which_a_timer_goes_off_loses_no_timer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_task_sleeps_while_throttling_makes_a_channel_wait() {
+async fn task_sleeps_while_throttled() {
     let run = run(Sends::Nothing, true, Some(1), Timeouts::default());
     let mut channel = run.handle.open(None).unwrap();
-    // One frame goes, the next one waits for a second.
+    // One frame is sent, the next one waits for a second.
     channel.write_all(&[0; 128 * 1024]).await.unwrap();
     pass(Duration::from_millis(100)).await;
     assert_eq!(run.handle.stats().bytes_sent, 64 * 1024);
     let before = run.reads_tried.load(Ordering::Relaxed);
     pass(Duration::from_millis(800)).await;
-    // Somebody else who looks in or writes a little does not change that.
+    // Another handle that reads statistics or writes a little does not change that.
     run.handle.stats();
     let mut other = run.handle.open(None).unwrap();
     other.write_all(b"small").await.unwrap();
     pass(Duration::from_millis(50)).await;
     let tried = run.reads_tried.load(Ordering::Relaxed) - before;
-    assert!(tried <= 5, "polled {tried} times during one pause");
+    assert!(
+        tried <= 5,
+        "polled {tried} times during one throttling pause"
+    );
     assert_eq!(run.handle.stats().bytes_sent, 64 * 1024 + 5);
     pass(Duration::from_millis(100)).await;
     assert_eq!(run.handle.stats().bytes_sent, 128 * 1024 + 5);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_channel_that_is_closed_while_paused_gives_up_in_time() {
+async fn channel_closed_while_paused_ends_after_linger() {
     let timeouts = Timeouts {
         linger: Duration::from_secs(5),
         ..Timeouts::default()
@@ -240,12 +247,12 @@ async fn a_channel_that_is_closed_while_paused_gives_up_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_that_is_not_answered_ends_in_time() {
-    // Nothing at all comes in: it is the tunnel that has ended.
+async fn unanswered_ping_times_out() {
+    // Nothing at all arrives: the tunnel ends.
     let silent = run(Sends::Nothing, true, None, Timeouts::default());
     pass(Duration::from_millis(7)).await;
     assert_eq!(silent.handle.ping().await, Err(PingError::Closed));
-    // Other things come in, and the tunnel goes on.
+    // Other data arrives, and the tunnel stays up.
     let bursts = (1..10).map(|n| (Instant::now() + Duration::from_secs(10 * n), 1));
     let bursts = Sends::Bursts(bursts.collect());
     let busy = run(bursts, true, None, Timeouts::default());
@@ -255,7 +262,7 @@ async fn a_ping_that_is_not_answered_ends_in_time() {
     for _ in 0..9 {
         assert!(!ping.is_finished());
         pass(Duration::from_secs(10)).await;
-        // The task looks at the connection, which wakes nobody by itself.
+        // Makes the task read from the connection, which wakes nothing by itself.
         channel.write_all(b"anything").await.unwrap();
     }
     assert_eq!(ping.await.unwrap(), Err(PingError::TimedOut));

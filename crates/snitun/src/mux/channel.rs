@@ -1,62 +1,63 @@
-//! One channel of the multiplexer: its phase, its queues, its flow control.
+//! State of one channel: its phase, queues and flow control.
 
-use crate::moment::Moment;
 use std::net::IpAddr;
 
 use super::queue::{RecvQueue, SendQueue};
 use crate::close::ChannelError;
 use crate::frame::ChannelId;
+use crate::time::Timestamp;
 
-/// Where a channel stands. There is no half-close: what ends one direction ends the other.
+/// Phase of a channel. The protocol has no half-close: closing one direction closes the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Data goes both ways.
+    /// Data flows in both directions.
     Open,
-    /// We are done; CLOSE goes out behind what is queued, or at the latest then without it.
-    Closing { give_up: Moment },
-    /// The time for that is up: CLOSE goes out, whatever the peer says.
-    GivenUp,
-    /// CLOSE was sent or received, or the tunnel ended. What was received can still be read.
+    /// Closed locally. CLOSE follows the queued data, or is sent without it after the deadline.
+    Closing { deadline: Timestamp },
+    /// The linger deadline has passed: CLOSE is sent even if the peer has paused the channel.
+    LingerExpired,
+    /// CLOSE was sent or received, or the tunnel ended. Received data can still be read.
     Closed,
 }
 
-/// PAUSE and RESUME as levels: what we want the peer to do, and what it was last told. A frame goes out when they differ,
-/// so that none can be lost or overtaken.
+/// PAUSE and RESUME as levels: the state that we want, and the state last sent to the peer. A frame
+/// is sent when they differ, so that none is lost or reordered.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Flow {
     pub(super) desired_pause: bool,
     pub(super) advertised_pause: bool,
-    /// A note to compare the two stands in the control queue.
-    pub(super) noted: bool,
-    /// The peer wants us to wait.
+    /// A [`Control::Flow`](super::transmit::Control::Flow) entry is in the control queue.
+    pub(super) queued: bool,
+    /// The peer has sent PAUSE.
     pub(super) peer_paused: bool,
-    /// Bytes sent since the peer last said that it has room, or since the channel was opened.
+    /// Bytes sent since the last RESUME, or since the channel was opened.
     pub(super) sent: usize,
     pub(super) barrier: Barrier,
 }
 
-/// Finds out, before CLOSE, whether the peer is about to pause the channel.
+/// Delays CLOSE until any PAUSE of the peer has arrived.
 ///
-/// CLOSE must not overtake a PAUSE and its RESUME: the Python package up to 0.47.0 loses what it holds for a channel if it
-/// wants to send RESUME for it after CLOSE has come. So where much is under way, CLOSE waits for the answers to two pings.
-/// By the first answer the peer has seen all the data; it queues PAUSE but answers pings at once, so that only by the
-/// second one has a PAUSE been written as well.
+/// CLOSE must not overtake a PAUSE and its RESUME: the Python package up to 0.47.0 loses the data
+/// that it holds for a channel if it sends RESUME after CLOSE has arrived. Where much data is in
+/// flight, CLOSE therefore waits for the answers to two pings. The first answer shows that the peer
+/// has read all the data; the peer queues PAUSE but answers pings at once, so only the second
+/// answer shows that a PAUSE was written as well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Barrier {
-    /// Not needed so far.
+    /// Not needed yet.
     #[default]
     None,
-    /// So many answers are still to come.
+    /// Number of answers still to come.
     Waiting(u8),
-    /// The peer has caught up.
+    /// All answers have arrived.
     Passed,
 }
 
 impl Barrier {
-    /// Answers to wait for.
+    /// Number of answers to wait for.
     pub(super) const ROUNDS: u8 = 2;
-    /// Needed when more than this is under way: half of the mark at which the reference pauses.
-    pub(super) const ABOVE: usize = 1024 * 1024;
+    /// Bytes in flight above which the barrier is needed: half of the reference's pause threshold.
+    pub(super) const THRESHOLD: usize = 1024 * 1024;
 }
 
 #[derive(Debug)]
@@ -64,20 +65,20 @@ pub(super) struct ChannelState {
     pub(super) id: ChannelId,
     pub(super) caller: Option<IpAddr>,
     pub(super) phase: Phase,
-    /// What a reader is told once the queue is empty, instead of a regular end.
+    /// Error that a reader gets once the queue is empty, instead of a regular end.
     pub(super) failure: Option<ChannelError>,
-    /// The application still has its handle, or will be offered one.
-    pub(super) held: bool,
+    /// The application holds the channel, or can still accept it.
+    pub(super) owned: bool,
     pub(super) recv: RecvQueue,
     pub(super) send: SendQueue,
     pub(super) flow: Flow,
-    /// Stands in the ring of channels that have something to send.
+    /// The channel is in `ready` or `deferred`.
     pub(super) scheduled: bool,
-    /// A reader found nothing, a writer found no room: tell them when that changes.
-    pub(super) reader_waits: bool,
-    pub(super) writer_waits: bool,
-    /// Stands among those that wait for others to leave room.
-    pub(super) wants_total: bool,
+    /// A reader found no data, or a writer no room; an event follows when that changes.
+    pub(super) reader_blocked: bool,
+    pub(super) writer_blocked: bool,
+    /// The channel is in `blocked_on_total`.
+    pub(super) blocked_on_total: bool,
 }
 
 impl ChannelState {
@@ -87,27 +88,27 @@ impl ChannelState {
             caller,
             phase: Phase::Open,
             failure: None,
-            held: true,
+            owned: true,
             recv: RecvQueue::default(),
             send: SendQueue::default(),
             flow: Flow::default(),
             scheduled: false,
-            reader_waits: false,
-            writer_waits: false,
-            wants_total: false,
+            reader_blocked: false,
+            writer_blocked: false,
+            blocked_on_total: false,
         }
     }
 
-    /// Whether the next turn of this channel would put something on the wire.
+    /// Returns whether the channel's next turn would write a frame.
     ///
-    /// CLOSE waits for RESUME too, though it carries nothing: see [`Barrier`].
+    /// CLOSE waits for RESUME too, although it carries no data: see [`Barrier`].
     pub(super) fn has_output(&self) -> bool {
         match self.phase {
             Phase::Open => self.send.len() > 0 && !self.flow.peer_paused,
             Phase::Closing { .. } => {
                 !self.flow.peer_paused && !matches!(self.flow.barrier, Barrier::Waiting(_))
             }
-            Phase::GivenUp => true,
+            Phase::LingerExpired => true,
             Phase::Closed => false,
         }
     }

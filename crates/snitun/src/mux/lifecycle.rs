@@ -1,9 +1,8 @@
-//! How channels begin and end, one by one and all together.
+//! Opening and closing of channels.
 //!
-//! A channel has two lives, on the wire and with the application, which end each for itself: its id is free again once the
-//! wire is done with it, its slot once the application is as well.
+//! The wire and the application release a channel independently: its id becomes free when the wire
+//! is done with it, its slot when the application is done as well.
 
-use crate::moment::Moment;
 use std::net::IpAddr;
 
 use super::channel::{ChannelState, Phase};
@@ -11,6 +10,7 @@ use super::transmit::Control;
 use super::{ChannelKey, Event, Mux, Slot, channel_mut};
 use crate::close::{ChannelError, CloseReason, OpenError};
 use crate::frame::ChannelId;
+use crate::time::Timestamp;
 
 impl Mux {
     /// Opens a channel on behalf of `caller` under a random `id`.
@@ -53,48 +53,50 @@ impl Mux {
         Ok(key)
     }
 
-    /// The next channel that the peer has opened.
+    /// Returns the next channel that the peer has opened.
     pub fn accept(&mut self) -> Option<ChannelKey> {
         self.unaccepted.pop_front()
     }
 
-    /// Closes a channel in both directions: CLOSE goes out behind what was written. What was received can still be read.
-    pub fn close(&mut self, key: ChannelKey, now: Moment) {
-        let give_up = now + self.config.timeouts.linger;
+    /// Closes a channel in both directions: CLOSE follows the written data. Received data can still
+    /// be read.
+    pub fn close(&mut self, key: ChannelKey, now: Timestamp) {
+        let deadline = now + self.config.timeouts.linger;
         if let Some(channel) = channel_mut(&mut self.slots, key)
             && channel.phase == Phase::Open
         {
-            channel.phase = Phase::Closing { give_up };
-            // Nothing more is taken from the peer, so there is nothing to hold it back for; and if it closes as well, its
-            // CLOSE waits for our RESUME as ours does for its.
+            channel.phase = Phase::Closing { deadline };
+            // No more data is accepted, so nothing needs pausing. If the peer closes as well, its
+            // CLOSE waits for our RESUME, as ours waits for the peer's.
             channel.flow.desired_pause = false;
-            if std::mem::take(&mut channel.reader_waits) {
+            if std::mem::take(&mut channel.reader_blocked) {
                 self.events.push_back(Event::Readable(key));
             }
-            if std::mem::take(&mut channel.writer_waits) {
+            if std::mem::take(&mut channel.writer_blocked) {
                 self.events.push_back(Event::Writable(key));
             }
-            self.timers.lingers(give_up);
-            self.note_flow(key);
+            self.timers.arm_linger(deadline);
+            self.queue_flow_update(key);
             self.schedule(key);
         }
     }
 
-    /// The application is done with a channel: closes it, drops what was received, and makes the key invalid.
-    pub fn release(&mut self, key: ChannelKey, now: Moment) {
+    /// Closes a channel, drops the received data and invalidates the key.
+    pub fn release(&mut self, key: ChannelKey, now: Timestamp) {
         self.close(key, now);
         if let Some(channel) = channel_mut(&mut self.slots, key) {
-            channel.held = false;
+            channel.owned = false;
             self.received -= channel.recv.clear();
             if channel.phase == Phase::Closed {
-                self.forget(key);
+                self.remove(key);
             }
         }
     }
 
-    /// Closes every channel behind its data and refuses new ones; the connection has until
-    /// [`Timeouts::drain`](crate::Timeouts::drain) to get rid of that, and [`Mux::is_drained`] tells when it has.
-    pub fn drain(&mut self, now: Moment) {
+    /// Closes every channel behind its data and refuses new ones. [`Mux::is_drained`] returns true
+    /// once everything is sent; [`Mux::handle_timeout`] ends the connection after
+    /// [`Timeouts::drain`](crate::Timeouts::drain).
+    pub fn drain(&mut self, now: Timestamp) {
         if self.timers.is_draining() {
             return;
         }
@@ -105,35 +107,35 @@ impl Mux {
                 channel.failure = channel.failure.or(Some(ChannelError::TunnelClosed));
             }
         }
-        self.return_held_back(now);
+        self.resume_deferred(now);
         self.release_unaccepted(now);
     }
 
-    /// Whether, after [`Mux::drain`], nothing is left to send.
+    /// Returns whether nothing is left to send after [`Mux::drain`].
     pub fn is_drained(&self) -> bool {
         self.timers.is_draining() && self.by_id.is_empty() && self.control.is_empty()
     }
 
-    /// The connection is gone: nothing more comes or goes. Readers get what was received, then the failure.
-    pub fn end(&mut self, now: Moment) {
+    /// Handles the end of the connection. Readers get the received data, then the error.
+    pub fn end(&mut self, now: Timestamp) {
         self.ended = true;
         self.control.clear();
         for key in self.keys() {
             self.finish(key, Some(ChannelError::TunnelClosed));
         }
-        self.ring.clear();
-        self.held_back.clear();
+        self.ready.clear();
+        self.deferred.clear();
         self.release_unaccepted(now);
     }
 
-    fn release_unaccepted(&mut self, now: Moment) {
+    fn release_unaccepted(&mut self, now: Timestamp) {
         while let Some(key) = self.unaccepted.pop_front() {
             self.release(key, now);
         }
     }
 
-    /// Closes a channel at once because of a failure: tells the peer, drops what is queued either way.
-    pub(super) fn cut(
+    /// Closes a channel at once because of an error: sends CLOSE and drops both queues.
+    pub(super) fn abort(
         &mut self,
         key: ChannelKey,
         failure: ChannelError,
@@ -141,22 +143,22 @@ impl Mux {
         if failure == ChannelError::Overrun {
             self.stats.channels_overrun += 1;
         }
-        let mut told = Ok(());
+        let mut refused = Ok(());
         if let Some(channel) = channel_mut(&mut self.slots, key)
             && channel.phase != Phase::Closed
         {
             let id = channel.id;
-            told = self.refuse(id);
+            refused = self.refuse(id);
             self.finish(key, Some(failure));
         }
         if let Some(channel) = channel_mut(&mut self.slots, key) {
             self.received -= channel.recv.clear();
             channel.failure = Some(failure);
         }
-        told
+        refused
     }
 
-    /// A channel is over on the wire: its id may be used again.
+    /// Handles the end of a channel on the wire: its id becomes free.
     pub(super) fn finish(&mut self, key: ChannelKey, failure: Option<ChannelError>) {
         let Some(channel) = channel_mut(&mut self.slots, key) else {
             return;
@@ -168,37 +170,37 @@ impl Mux {
         channel.failure = channel.failure.or(failure);
         let cleared = channel.send.clear(&mut self.pool);
         self.by_id.remove(&channel.id);
-        if std::mem::take(&mut channel.reader_waits) {
+        if std::mem::take(&mut channel.reader_blocked) {
             self.events.push_back(Event::Readable(key));
         }
-        if std::mem::take(&mut channel.writer_waits) {
+        if std::mem::take(&mut channel.writer_blocked) {
             self.events.push_back(Event::Writable(key));
         }
-        if !channel.held {
-            self.forget(key);
+        if !channel.owned {
+            self.remove(key);
         }
         self.make_room(cleared);
     }
 
-    /// Frees the slot of a channel that neither the wire nor the application knows any more.
-    pub(super) fn forget(&mut self, key: ChannelKey) {
+    /// Frees the slot of a channel that neither the wire nor the application uses.
+    pub(super) fn remove(&mut self, key: ChannelKey) {
         if let Some(slot) = self.slots.get_mut(key.index)
             && slot.generation == key.generation
             && let Some(channel) = slot.channel.take()
         {
             self.received -= channel.recv.len();
-            if channel.wants_total {
-                self.want_total.retain(|waiting| *waiting != key);
+            if channel.blocked_on_total {
+                self.blocked_on_total.retain(|waiting| *waiting != key);
             }
             if self.by_id.get(&channel.id) == Some(&key) {
                 self.by_id.remove(&channel.id);
             }
             slot.generation += 1;
             self.free.push(key.index);
-            // Otherwise a peer that opens and closes without reading would make them pile up.
+            // Otherwise entries accumulate when a peer opens and closes channels without reading.
             if channel.scheduled {
-                self.ring.retain(|waiting| *waiting != key);
-                self.held_back.retain(|waiting| *waiting != key);
+                self.ready.retain(|waiting| *waiting != key);
+                self.deferred.retain(|waiting| *waiting != key);
             }
         }
     }

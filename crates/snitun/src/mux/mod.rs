@@ -1,26 +1,22 @@
-//! The multiplexer: many channels over one connection, as a state machine.
-//!
-//! It is not I/O: frames go in with [`Mux::handle`], bytes to write come out of [`Mux::poll_transmit`], news for the
-//! application out of [`Mux::poll_event`], and time and random ids are handed in. Whoever drives it owns the clock, the
-//! sockets and the tasks.
+//! The multiplexer: many channels over one connection, as a state machine without I/O, clock or
+//! random source.
 //!
 //! Invariants:
-//! - Nothing here waits for a channel. A channel that is not read fills its own queue, is paused where the version can do
-//!   that, and is closed alone at its limit.
-//! - Queued bytes are counted in each channel and in total, both bounded by [`Limits`].
-//! - Control frames go ahead of data, CLOSE goes behind its own channel's data, channels take turns frame by frame.
-//! - An event is given once for each time that a reader or writer was told to wait, not once for each frame.
-//!
-//! Protocol: docs/protocol.md, "SniTun".
+//! - No call waits for a channel. A channel that is not read fills its own queue, is paused if the
+//!   version has flow control, and is closed alone at its limit.
+//! - Queued bytes are counted for each channel and in total; both counts are bounded by [`Limits`].
+//! - Control frames precede data, CLOSE follows its own channel's data, and channels take turns
+//!   frame by frame.
+//! - Each blocked read or write produces one event, however many frames arrive.
 
 mod channel;
+mod in_flight;
 mod lifecycle;
 mod queue;
 mod receive;
 mod stream;
 mod timers;
 mod transmit;
-mod window;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -33,32 +29,32 @@ use crate::cipher::Role;
 use crate::close::ChannelError;
 use crate::frame::ChannelId;
 use crate::limits::{Limits, Timeouts};
-use crate::moment::Moment;
 use crate::stats::TunnelStats;
+use crate::time::Timestamp;
 use crate::version::ProtocolVersion;
 
 use channel::{ChannelState, Phase};
-use queue::Pool;
+use in_flight::InFlightLimiter;
+use queue::BufferPool;
 use timers::Timers;
 use transmit::Control;
-use window::Window;
 
-/// What a multiplexer is told once.
+/// Configuration of a multiplexer.
 #[derive(Clone, Debug)]
 pub struct MuxConfig {
-    /// Which end we are: a client accepts channels and pings, a server opens channels.
+    /// The local end: a client accepts channels and pings, a server opens channels.
     pub role: Role,
     /// The protocol version of the session.
     pub version: ProtocolVersion,
-    /// Messages of 8 KiB or more that may be sent in a second; `None` for no limit.
+    /// Maximum rate of messages of 8 KiB or more, per second; `None` for no limit.
     pub throttling: Option<NonZeroU32>,
-    /// Bounds on what is held.
+    /// Bounds on queued data.
     pub limits: Limits,
     /// Bounds on waiting.
     pub timeouts: Timeouts,
 }
 
-/// Names a channel of one [`Mux`] on this side. It stays valid until [`Mux::release`].
+/// Identifies a channel of one [`Mux`] locally. It is valid until [`Mux::release`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ChannelKey {
     index: usize,
@@ -66,52 +62,52 @@ pub struct ChannelKey {
 }
 
 impl ChannelKey {
-    /// A small number, unique among the channels that exist at a time: good for indexing a table.
+    /// Returns a small number, unique among the existing channels, for indexing a table.
     pub fn index(self) -> usize {
         self.index
     }
 }
 
-/// News for whoever drives the multiplexer.
+/// Events for the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// [`Mux::accept`] has a channel.
-    Acceptable,
-    /// A channel whose reader was told to wait has data, an end or a failure.
+    /// The peer has opened a channel: call [`Mux::accept`].
+    Opened,
+    /// A channel whose read was [`Read::Blocked`] has data, an end or an error.
     Readable(ChannelKey),
-    /// A channel whose writer was told to wait has room, or takes nothing any more.
+    /// A channel whose write was [`Write::Blocked`] has room, or is closed.
     Writable(ChannelKey),
-    /// It is time for a ping: call [`Mux::ping`] with a random id.
+    /// A ping is due: call [`Mux::ping`] with a random id.
     PingDue,
-    /// A ping was answered, or a later one was, which answers it as well.
+    /// A ping was answered, either by its own answer or by that of a later ping.
     Pong {
-        /// The id that the ping was given.
+        /// The id of the ping.
         id: ChannelId,
-        /// How long the answer, whichever it was, took to come.
+        /// Time from the ping to the answer.
         elapsed: Duration,
     },
 }
 
-/// What a read yields.
+/// Result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Read {
-    /// Channel bytes, never none.
+    /// Channel bytes, never empty.
     Data(BytesMut),
-    /// Nothing yet; [`Event::Readable`] will tell.
-    Wait,
-    /// The channel is closed and everything was read.
+    /// No data yet; [`Event::Readable`] follows.
+    Blocked,
+    /// The channel is closed and all data was read.
     End,
-    /// The channel was cut off.
+    /// The channel was closed because of an error.
     Failed(ChannelError),
 }
 
-/// What a write yields.
+/// Result of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
-    /// So many bytes were taken, at least one.
-    Taken(usize),
-    /// No room; [`Event::Writable`] will tell.
-    Wait,
+    /// Number of bytes accepted, at least one.
+    Accepted(usize),
+    /// No room; [`Event::Writable`] follows.
+    Blocked,
     /// The channel is closed.
     Closed,
 }
@@ -123,41 +119,55 @@ struct Slot {
 }
 
 /// The multiplexer of one connection.
+///
+/// The driver owns the sockets, the clock and the random source, and calls the methods in this
+/// order:
+///
+/// 1. After a read: [`handle_received`](Self::handle_received), then [`handle`](Self::handle) for
+///    each decoded frame.
+/// 2. To write: [`poll_transmit`](Self::poll_transmit) until it leaves the batch empty,
+///    [`handle_sent`](Self::handle_sent) after each write,
+///    [`handle_write_blocked`](Self::handle_write_blocked) when the socket accepts nothing.
+/// 3. [`handle_timeout`](Self::handle_timeout) at [`poll_timeout`](Self::poll_timeout), which any
+///    other call can change.
+/// 4. After any of these: [`poll_event`](Self::poll_event) until it returns `None`.
+///
+/// Time does not go backwards by more than a harmless amount; see [`Timestamp`].
 #[derive(Debug)]
 pub struct Mux {
     config: MuxConfig,
     slots: Vec<Slot>,
     free: Vec<usize>,
-    /// Channels that the wire knows, by their id there.
+    /// Channels that are open on the wire, by their id.
     by_id: HashMap<ChannelId, ChannelKey>,
-    /// The channel that the last data was for, which is most likely the next one's.
+    /// The channel of the last data frame, which is most likely that of the next one.
     last_found: Option<ChannelKey>,
     unaccepted: VecDeque<ChannelKey>,
     control: VecDeque<Control>,
     refusals: usize,
     pongs: usize,
-    /// Channels with something to send, in turn.
-    ring: VecDeque<ChannelKey>,
-    /// Channels with much to send whose turn came during a pause for throttling, or while enough was under way; back in the ring
-    /// once that is over.
-    held_back: VecDeque<ChannelKey>,
+    /// Channels with output, in turn.
+    ready: VecDeque<ChannelKey>,
+    /// Channels with bulk data that wait for throttling or the in-flight limit; they return to
+    /// `ready` afterwards.
+    deferred: VecDeque<ChannelKey>,
     events: VecDeque<Event>,
-    window: Window,
-    pool: Pool,
+    in_flight: InFlightLimiter,
+    pool: BufferPool,
     received: usize,
-    /// Written and not sent, over all channels.
+    /// Bytes written and not sent, over all channels.
     unsent: usize,
-    /// Channels whose writer found no room because of the others, each once.
-    want_total: Vec<ChannelKey>,
+    /// Channels whose writer found no room because of the other channels, each once.
+    blocked_on_total: Vec<ChannelKey>,
     timers: Timers,
     stats: TunnelStats,
     ended: bool,
 }
 
 impl Mux {
-    /// A multiplexer for a connection whose handshake ended at `now`.
-    pub fn new(mut config: MuxConfig, now: Moment) -> Self {
-        config.timeouts = config.timeouts.bounded();
+    /// Creates a multiplexer for a connection whose handshake ended at `now`.
+    pub fn new(mut config: MuxConfig, now: Timestamp) -> Self {
+        config.timeouts = config.timeouts.clamped();
         let timers = Timers::new(&config, now);
         Self {
             config,
@@ -169,67 +179,67 @@ impl Mux {
             control: VecDeque::new(),
             refusals: 0,
             pongs: 0,
-            ring: VecDeque::new(),
-            held_back: VecDeque::new(),
+            ready: VecDeque::new(),
+            deferred: VecDeque::new(),
             events: VecDeque::new(),
-            window: Window::default(),
-            pool: Pool::default(),
+            in_flight: InFlightLimiter::default(),
+            pool: BufferPool::default(),
             received: 0,
             unsent: 0,
-            want_total: Vec::new(),
+            blocked_on_total: Vec::new(),
             timers,
             stats: TunnelStats::default(),
             ended: false,
         }
     }
 
-    /// A channel's id on the wire.
+    /// Returns a channel's id on the wire.
     pub fn id(&self, key: ChannelKey) -> Option<ChannelId> {
         self.channel(key).map(|channel| channel.id)
     }
 
-    /// The address of the public caller, where it was carried.
+    /// Returns the address of the public caller, if the peer sent it.
     pub fn caller(&self, key: ChannelKey) -> Option<IpAddr> {
         self.channel(key).and_then(|channel| channel.caller)
     }
 
-    /// How many channels are open on the wire.
+    /// Returns the number of channels that are open on the wire.
     pub fn open_channels(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Bytes received and not yet read, over all channels.
+    /// Returns the bytes received and not yet read, over all channels.
     pub fn bytes_received_unread(&self) -> usize {
         self.received
     }
 
-    /// Bytes written and not yet handed to the connection, over all channels.
+    /// Returns the bytes written and not yet handed to the connection, over all channels.
     pub fn bytes_unsent(&self) -> usize {
         self.unsent
     }
 
-    /// What the connection has carried so far.
+    /// Returns the traffic counters.
     pub fn stats(&self) -> TunnelStats {
         self.stats
     }
 
-    /// Frames that go ahead of data and wait to be written. A peer cannot drive this beyond a fixed number: it is
-    /// [ended](crate::CloseReason::Flooded) before.
+    /// Returns the number of control frames that wait to be written. It is bounded: beyond the
+    /// bound, the peer is [disconnected](crate::CloseReason::Flooded).
     pub fn control_frames_waiting(&self) -> usize {
         self.control.len()
     }
 
-    /// Whether [`Mux::poll_event`] has something to tell.
+    /// Returns whether [`Mux::poll_event`] has an event.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()
     }
 
-    /// What to tell the application next.
+    /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// The channels that the wire knows, in an order that does not depend on a hash.
+    /// Returns the open channels in an order that does not depend on a hash.
     fn keys(&self) -> Vec<ChannelKey> {
         let slots = self.slots.iter().enumerate();
         let keys = slots.filter_map(|(index, slot)| {
@@ -240,7 +250,7 @@ impl Mux {
         keys.collect()
     }
 
-    /// The channel that goes by `id` on the wire.
+    /// Finds the open channel with this `id`.
     fn find(&mut self, id: ChannelId) -> Option<ChannelKey> {
         let last = self.last_found.filter(|key| {
             self.channel(*key)
@@ -259,30 +269,30 @@ impl Mux {
             .flatten()
     }
 
-    /// Puts a channel with output into the ring, once.
+    /// Adds a channel with output to `ready`, once.
     fn schedule(&mut self, key: ChannelKey) {
         if let Some(channel) = channel_mut(&mut self.slots, key)
             && !channel.scheduled
             && channel.has_output()
         {
             channel.scheduled = true;
-            self.ring.push_back(key);
+            self.ready.push_back(key);
         }
     }
 
-    /// Leaves a note to compare the desired with the advertised pause, once.
-    fn note_flow(&mut self, key: ChannelKey) {
+    /// Queues an update of the peer's pause state if it is out of date, once.
+    fn queue_flow_update(&mut self, key: ChannelKey) {
         if let Some(channel) = channel_mut(&mut self.slots, key)
-            && !channel.flow.noted
+            && !channel.flow.queued
             && channel.flow.desired_pause != channel.flow.advertised_pause
         {
-            channel.flow.noted = true;
+            channel.flow.queued = true;
             self.control.push_back(Control::Flow(key));
         }
     }
 }
 
-/// Looks a channel up without borrowing the rest of the multiplexer.
+/// Looks up a channel without borrowing the rest of the multiplexer.
 fn channel_mut(slots: &mut [Slot], key: ChannelKey) -> Option<&mut ChannelState> {
     let slot = slots.get_mut(key.index)?;
     if slot.generation == key.generation {

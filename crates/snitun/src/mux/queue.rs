@@ -1,26 +1,27 @@
-//! The byte queues of a channel, in and out, and the buffers they share.
+//! The receive and send queues of a channel, and their buffers.
 
 use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-use crate::batch::COPY_UP_TO;
+use crate::write_batch::COPY_THRESHOLD;
 
-/// Data of one frame that we send, at most. Large enough that the header is nothing beside it, small enough that other
-/// channels get their turn after some tens of microseconds.
-pub(crate) const FRAME_UP_TO: usize = 64 * 1024;
+/// Maximum data in one frame that we send. Large enough to make the header negligible, small enough
+/// that other channels get their turn after some tens of microseconds.
+pub(crate) const MAX_FRAME_DATA: usize = 64 * 1024;
 
-/// A buffer for one TLS record, which is what most writes of some size are: four times as large, and it would be mostly empty.
-const RECORD: usize = 17 * 1024;
+/// Size of a buffer for one TLS record, the most common larger write. A 64 KiB buffer would be
+/// mostly empty.
+const TLS_RECORD_BUFFER: usize = 17 * 1024;
 
-/// Pieces below this size that nobody waits for are copied out of the input buffer, so that a few bytes waiting to be read do
-/// not keep 64 KiB alive; what is kept is at most four times what is queued.
-const SHARE_FROM: usize = 16 * 1024;
+/// Pieces below this size are copied out of the input buffer unless a reader waits for them, so
+/// that a few unread bytes do not keep 64 KiB alive; memory is at most four times the queued data.
+const ZERO_COPY_MIN: usize = 16 * 1024;
 
-/// Room in a buffer that collects small pieces.
-const COLLECT: usize = 4 * 1024;
+/// Size of a buffer that collects small pieces.
+const SMALL_PIECE_BUFFER: usize = 4 * 1024;
 
-/// What has been received and not read.
+/// Received and unread data.
 #[derive(Debug, Default)]
 pub(super) struct RecvQueue {
     pieces: VecDeque<BytesMut>,
@@ -32,10 +33,11 @@ impl RecvQueue {
         self.bytes
     }
 
-    /// Takes a piece of the input buffer. One for which a reader `waits` will be read at once, and is passed on as it is.
+    /// Appends a piece of the input buffer. If a reader waits, the piece is read at once and is not
+    /// copied.
     pub(super) fn push(&mut self, piece: BytesMut, waits: bool) {
         self.bytes += piece.len();
-        if piece.len() >= SHARE_FROM || waits {
+        if piece.len() >= ZERO_COPY_MIN || waits {
             self.pieces.push_back(piece);
             return;
         }
@@ -44,8 +46,12 @@ impl RecvQueue {
                 tail.extend_from_slice(&piece);
             }
             _ => {
-                // Alone in the queue, a piece is likely to be read at once; behind others, more will follow it.
-                let room = if self.pieces.is_empty() { 0 } else { COLLECT };
+                // A single piece is likely to be read at once; behind others, more will follow.
+                let room = if self.pieces.is_empty() {
+                    0
+                } else {
+                    SMALL_PIECE_BUFFER
+                };
                 let mut copy = BytesMut::with_capacity(piece.len().max(room));
                 copy.extend_from_slice(&piece);
                 self.pieces.push_back(copy);
@@ -59,14 +65,14 @@ impl RecvQueue {
         Some(piece)
     }
 
-    /// Drops everything and gives the memory back; returns how much it was.
+    /// Drops all data and its memory; returns the number of bytes.
     pub(super) fn clear(&mut self) -> usize {
         self.pieces = VecDeque::new();
         std::mem::take(&mut self.bytes)
     }
 }
 
-/// What has been written and not sent: buffers that each become one frame.
+/// Written and unsent data: buffers that each become one frame.
 #[derive(Debug, Default)]
 pub(super) struct SendQueue {
     chunks: VecDeque<Vec<u8>>,
@@ -78,10 +84,10 @@ impl SendQueue {
         self.bytes
     }
 
-    /// Copies `data` in; fills the last buffer before it takes another one. `coming` bytes, `data` included, are about to be
-    /// pushed: the next buffer is chosen for them, and for more of the like where others wait already, so that what is kept is
-    /// about four times what is queued at most.
-    pub(super) fn push(&mut self, mut data: &[u8], mut coming: usize, pool: &mut Pool) {
+    /// Copies `data`, filling the last buffer first. `coming` bytes, including `data`, are about to
+    /// be pushed: the next buffer's size is chosen for them, and for more of the same where data is
+    /// already queued, so that memory is at most about four times the queued data.
+    pub(super) fn push(&mut self, mut data: &[u8], mut coming: usize, pool: &mut BufferPool) {
         let before = self.bytes;
         self.bytes += data.len();
         if let Some(tail) = self.chunks.back_mut() {
@@ -91,7 +97,7 @@ impl SendQueue {
             data = later;
         }
         while !data.is_empty() {
-            let more = if coming > COPY_UP_TO { before } else { 0 };
+            let more = if coming > COPY_THRESHOLD { before } else { 0 };
             let mut chunk = pool.get(coming + more);
             let (now, later) = data.split_at(data.len().min(chunk.capacity()));
             chunk.extend_from_slice(now);
@@ -101,19 +107,19 @@ impl SendQueue {
         }
     }
 
-    /// Whether a buffer of [`FRAME_UP_TO`] is better queued as it is than copied: half full, so that frames stay large, and
-    /// what is kept is at most twice what is queued.
-    pub(super) fn is_worth_keeping(buffer: &Vec<u8>) -> bool {
-        buffer.capacity() == FRAME_UP_TO && buffer.len() >= FRAME_UP_TO / 2
+    /// Returns whether to queue a buffer of [`MAX_FRAME_DATA`] as it is instead of copying it. It
+    /// must be half full, which keeps frames large and memory at most twice the queued data.
+    pub(super) fn should_queue_whole(buffer: &Vec<u8>) -> bool {
+        buffer.capacity() == MAX_FRAME_DATA && buffer.len() >= MAX_FRAME_DATA / 2
     }
 
-    /// Queues a buffer as it is.
-    pub(super) fn push_whole(&mut self, chunk: Vec<u8>) {
+    /// Queues a buffer without copying.
+    pub(super) fn push_buffer(&mut self, chunk: Vec<u8>) {
         self.bytes += chunk.len();
         self.chunks.push_back(chunk);
     }
 
-    /// How much the next frame carries.
+    /// Returns the size of the next frame.
     pub(super) fn front_len(&self) -> usize {
         self.chunks.front().map_or(0, Vec::len)
     }
@@ -124,9 +130,9 @@ impl SendQueue {
         Some(chunk)
     }
 
-    /// Drops everything; returns how much it was.
+    /// Drops all data; returns the number of bytes.
     #[must_use]
-    pub(super) fn clear(&mut self, pool: &mut Pool) -> usize {
+    pub(super) fn clear(&mut self, pool: &mut BufferPool) -> usize {
         for chunk in self.chunks.drain(..) {
             pool.put(chunk);
         }
@@ -135,28 +141,29 @@ impl SendQueue {
     }
 }
 
-/// Buffers to be used again, in three sizes: for small frames, which are copied into the batch, and for those of a record
-/// and for large ones, which are chained.
+/// Reusable buffers in three sizes: for small frames, which are copied into the batch, and for TLS
+/// records and full frames, which are chained.
 #[derive(Debug, Default)]
-pub(super) struct Pool {
+pub(super) struct BufferPool {
     small: Vec<Vec<u8>>,
     record: Vec<Vec<u8>>,
     large: Vec<Vec<u8>>,
 }
 
-impl Pool {
-    /// Kept for later: 256 KiB, 136 KiB and 512 KiB, so that a quiet tunnel holds less than a megabyte.
+impl BufferPool {
+    /// Retained buffers: 256 KiB, 136 KiB and 512 KiB, so that an idle tunnel holds less than a
+    /// megabyte.
     const KEEP_SMALL: usize = 64;
     const KEEP_RECORD: usize = 8;
     const KEEP_LARGE: usize = 8;
 
     pub(super) fn get(&mut self, wanted: usize) -> Vec<u8> {
-        let (kept, size) = if wanted <= COPY_UP_TO {
-            (&mut self.small, COPY_UP_TO)
-        } else if wanted <= RECORD {
-            (&mut self.record, RECORD)
+        let (kept, size) = if wanted <= COPY_THRESHOLD {
+            (&mut self.small, COPY_THRESHOLD)
+        } else if wanted <= TLS_RECORD_BUFFER {
+            (&mut self.record, TLS_RECORD_BUFFER)
         } else {
-            (&mut self.large, FRAME_UP_TO)
+            (&mut self.large, MAX_FRAME_DATA)
         };
         kept.pop().unwrap_or_else(|| Vec::with_capacity(size))
     }
@@ -164,9 +171,9 @@ impl Pool {
     pub(super) fn put(&mut self, mut chunk: Vec<u8>) {
         chunk.clear();
         let (kept, keep) = match chunk.capacity() {
-            COPY_UP_TO => (&mut self.small, Self::KEEP_SMALL),
-            RECORD => (&mut self.record, Self::KEEP_RECORD),
-            FRAME_UP_TO => (&mut self.large, Self::KEEP_LARGE),
+            COPY_THRESHOLD => (&mut self.small, Self::KEEP_SMALL),
+            TLS_RECORD_BUFFER => (&mut self.record, Self::KEEP_RECORD),
+            MAX_FRAME_DATA => (&mut self.large, Self::KEEP_LARGE),
             _ => return,
         };
         if kept.len() < keep {
@@ -180,24 +187,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn small_pieces_are_collected_and_large_ones_shared() {
+    fn small_pieces_are_copied_large_ones_shared() {
         let mut queue = RecvQueue::default();
         for _ in 0..100 {
             queue.push(BytesMut::from(&[1; 30][..]), false);
         }
-        queue.push(BytesMut::zeroed(SHARE_FROM), false);
-        assert_eq!(queue.len(), 3000 + SHARE_FROM);
+        queue.push(BytesMut::zeroed(ZERO_COPY_MIN), false);
+        assert_eq!(queue.len(), 3000 + ZERO_COPY_MIN);
         assert!(queue.pieces.len() <= 3);
         let mut total = 0;
         while let Some(piece) = queue.pop() {
             total += piece.len();
         }
-        assert_eq!((total, queue.len()), (3000 + SHARE_FROM, 0));
+        assert_eq!((total, queue.len()), (3000 + ZERO_COPY_MIN, 0));
     }
 
     #[test]
-    fn what_is_kept_for_sending_is_about_four_times_what_is_queued_at_most() {
-        let mut pool = Pool::default();
+    fn send_queue_memory_is_bounded() {
+        let mut pool = BufferPool::default();
         for size in [1, 4095, 4097, 8192, 16_406, 17_500, 40_000, 65_536] {
             let mut queue = SendQueue::default();
             for _ in 0..20 {
@@ -205,7 +212,7 @@ mod tests {
                 let kept: usize = queue.chunks.iter().map(Vec::capacity).sum();
                 let queued = queue.len();
                 assert!(
-                    kept <= (queued * 43 / 10).max(COPY_UP_TO),
+                    kept <= (queued * 43 / 10).max(COPY_THRESHOLD),
                     "{kept} for {queued} of {size}"
                 );
             }
@@ -214,16 +221,16 @@ mod tests {
     }
 
     #[test]
-    fn writes_become_full_frames() {
-        let mut pool = Pool::default();
+    fn writes_fill_whole_frames() {
+        let mut pool = BufferPool::default();
         let mut queue = SendQueue::default();
-        let data: Vec<u8> = (0..FRAME_UP_TO * 2 + 10).map(|n| n as u8).collect();
+        let data: Vec<u8> = (0..MAX_FRAME_DATA * 2 + 10).map(|n| n as u8).collect();
         queue.push(&data[..5], 5, &mut pool);
         queue.push(&data[5..], data.len() - 5, &mut pool);
         assert_eq!(queue.len(), data.len());
         let mut seen = Vec::new();
         while let Some(chunk) = queue.pop() {
-            assert!(chunk.len() <= FRAME_UP_TO);
+            assert!(chunk.len() <= MAX_FRAME_DATA);
             seen.extend_from_slice(&chunk);
             pool.put(chunk);
         }

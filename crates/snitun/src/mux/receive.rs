@@ -1,9 +1,8 @@
-//! What comes in, and what it does to the channels.
+//! Handling of received frames.
 //!
-//! Nothing here waits and nothing here fails because of one channel: a frame for a channel that is gone is ignored, one
-//! that is too much closes its own channel.
+//! A single channel never blocks or fails the connection: a frame for an unknown channel is
+//! ignored, and one that exceeds a limit closes its own channel.
 
-use crate::moment::Moment;
 use std::net::IpAddr;
 
 use bytes::BytesMut;
@@ -15,23 +14,25 @@ use crate::cipher::Role;
 use crate::close::{ChannelError, CloseReason};
 use crate::decoder::Incoming;
 use crate::frame::ChannelId;
+use crate::time::Timestamp;
 
-/// Refusals (CLOSE for a channel that we do not take, or that ran over its limit) that may wait to be written. A peer that
-/// makes more than this without reading them is ended.
+/// Maximum pending refusals (CLOSE for a channel that is rejected or over its limit). A peer that
+/// causes more without reading them is disconnected.
 const MAX_REFUSALS: usize = 256;
-/// Answers to pings that may wait to be written, 17 bytes each; further pings are ignored until some are. A peer of our own
-/// kind may ask once for each channel that it closes.
+/// Maximum pending answers to pings, 17 bytes each; further pings are ignored. A peer with this
+/// implementation may ping once for each channel that it closes.
 const MAX_PONGS: usize = 4096;
-/// Frames ahead of data that may wait to be written, beside two for each channel (it is opened, and paused or resumed). Only
-/// notes of channels that are gone can add up to this: the peer opens, fills and closes them without reading.
+/// Maximum pending control frames, besides two for each channel (NEW, and PAUSE or RESUME). Only
+/// entries of removed channels can reach it: the peer opens, fills and closes channels without
+/// reading.
 const MAX_CONTROL: usize = 8192;
 
 impl Mux {
-    /// Takes a frame that came in.
+    /// Handles a received frame.
     ///
     /// # Errors
-    /// [`CloseReason::Flooded`]; the connection is to be ended.
-    pub fn handle(&mut self, incoming: Incoming, now: Moment) -> Result<(), CloseReason> {
+    /// [`CloseReason::Flooded`]; end the connection.
+    pub fn handle(&mut self, incoming: Incoming, now: Timestamp) -> Result<(), CloseReason> {
         let of_channels = self.config.limits.max_channels.saturating_mul(2);
         if self.control.len() > of_channels.saturating_add(MAX_CONTROL) {
             return Err(CloseReason::Flooded);
@@ -51,8 +52,8 @@ impl Mux {
                 }
             }
             Incoming::Pong { id } => {
-                if self.window.answered(id, now) {
-                    self.return_held_back(now);
+                if self.in_flight.on_pong(id, now) {
+                    self.resume_deferred(now);
                 } else if !self.handle_pong(id, now) {
                     self.step_barrier(id);
                 }
@@ -66,23 +67,23 @@ impl Mux {
 
     fn handle_new(&mut self, id: ChannelId, caller: Option<IpAddr>) -> Result<(), CloseReason> {
         if let Some(key) = self.by_id.get(&id).copied() {
-            // The peer's mistake: neither of the two can be told apart any more.
-            return self.cut(key, ChannelError::OpenedAgain);
+            // An error of the peer: the data of the two channels cannot be distinguished.
+            return self.abort(key, ChannelError::DuplicateOpen);
         }
-        let welcome = self.config.role == Role::Client
+        let can_accept = self.config.role == Role::Client
             && !self.ended
             && !self.timers.is_draining()
             && self.unaccepted.len() < self.config.limits.max_unaccepted;
         match self.insert(id, caller) {
-            Ok(key) if welcome => {
+            Ok(key) if can_accept => {
                 self.unaccepted.push_back(key);
-                self.events.push_back(Event::Acceptable);
+                self.events.push_back(Event::Opened);
                 Ok(())
             }
             Ok(key) => {
                 self.stats.channels_opened -= 1;
                 self.stats.channels_refused += 1;
-                self.forget(key);
+                self.remove(key);
                 self.refuse(id)
             }
             Err(_) => self.refuse(id),
@@ -104,39 +105,39 @@ impl Mux {
         };
         let limits = &self.config.limits;
         let pause_mark = if self.received > limits.receive_total / 2 {
-            limits.crowded_mark()
+            limits.pause_mark_under_pressure()
         } else {
             limits.pause_mark(self.by_id.len())
         };
         let Some(channel) = channel_mut(&mut self.slots, key) else {
             return Ok(());
         };
-        // Once we have closed it, its reader may have seen the end, and nothing may follow that.
-        if !channel.held || channel.phase != Phase::Open {
+        // After a local close, the reader may have seen the end, and no data may follow it.
+        if !channel.owned || channel.phase != Phase::Open {
             return Ok(());
         }
         if channel.recv.len() + data.len() > self.config.limits.receive_per_channel {
-            return self.cut(key, ChannelError::Overrun);
+            return self.abort(key, ChannelError::Overrun);
         }
         self.received += data.len();
         self.stats.bytes_received += data.len() as u64;
-        let reader_waits = std::mem::take(&mut channel.reader_waits);
-        channel.recv.push(data, reader_waits);
-        if reader_waits {
+        let reader_blocked = std::mem::take(&mut channel.reader_blocked);
+        channel.recv.push(data, reader_blocked);
+        if reader_blocked {
             self.events.push_back(Event::Readable(key));
         }
         if self.config.version.has_flow_control() && channel.recv.len() > pause_mark {
             channel.flow.desired_pause = true;
-            self.note_flow(key);
+            self.queue_flow_update(key);
         }
         while self.received > self.config.limits.receive_total {
             let Some(fullest) = self.fullest() else { break };
-            self.cut(fullest, ChannelError::Overrun)?;
+            self.abort(fullest, ChannelError::Overrun)?;
         }
         Ok(())
     }
 
-    /// The channel that holds most of what is received and not read.
+    /// Returns the channel with the most unread data.
     fn fullest(&self) -> Option<ChannelKey> {
         self.slots
             .iter()
@@ -163,7 +164,7 @@ impl Mux {
         }
     }
 
-    /// The peer has answered a ping that a closing channel sent.
+    /// Handles the answer to a ping of a closing channel.
     fn step_barrier(&mut self, id: ChannelId) {
         if let Some(key) = self.by_id.get(&id).copied()
             && let Some(channel) = channel_mut(&mut self.slots, key)

@@ -1,6 +1,6 @@
-//! A channel's bytes, from and for the application: reading and writing as far as the queues go.
+//! Reading and writing of channel data.
 //!
-//! Nothing here waits: whoever is told to do so gets an event once that helps.
+//! No call waits: a blocked read or write gets an event when it can continue.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -8,11 +8,11 @@ use std::io::IoSlice;
 use bytes::BytesMut;
 
 use super::channel::Phase;
-use super::queue::{FRAME_UP_TO, SendQueue};
+use super::queue::{MAX_FRAME_DATA, SendQueue};
 use super::{ChannelKey, Event, Mux, Read, Write, channel_mut};
 
 impl Mux {
-    /// Takes received bytes, whatever piece is at hand.
+    /// Returns the next piece of received data.
     pub fn read(&mut self, key: ChannelKey) -> Read {
         let resume_mark = self.config.limits.resume_mark(self.by_id.len());
         let Some(channel) = channel_mut(&mut self.slots, key) else {
@@ -22,7 +22,7 @@ impl Mux {
             self.received -= data.len();
             if channel.flow.desired_pause && channel.recv.len() < resume_mark {
                 channel.flow.desired_pause = false;
-                self.note_flow(key);
+                self.queue_flow_update(key);
             }
             return Read::Data(data);
         }
@@ -30,14 +30,14 @@ impl Mux {
             return Read::Failed(failure);
         }
         if channel.phase == Phase::Open {
-            channel.reader_waits = true;
-            return Read::Wait;
+            channel.reader_blocked = true;
+            return Read::Blocked;
         }
         Read::End
     }
 
-    /// Takes received bytes like [`Mux::read`], in as many pieces as there are, up to about `enough` bytes: they are appended
-    /// to `pieces`. When there are none, yields what [`Mux::read`] would.
+    /// Appends received data to `pieces`, up to about `enough` bytes. When there is none, returns
+    /// what [`Mux::read`] would.
     pub fn read_pieces(
         &mut self,
         key: ChannelKey,
@@ -62,12 +62,12 @@ impl Mux {
         None
     }
 
-    /// Queues bytes to be sent, as many as there is room for.
+    /// Queues data to send, as much as there is room for.
     pub fn write(&mut self, key: ChannelKey, data: &[u8]) -> Write {
         self.write_vectored(key, &[IoSlice::new(data)])
     }
 
-    /// Queues the bytes of several slices in order, as many as there is room for: one write, however many there are.
+    /// Queues the data of several slices in order, as much as there is room for, as a single write.
     pub fn write_vectored(&mut self, key: ChannelKey, data: &[IoSlice<'_>]) -> Write {
         let (limits, channels) = (&self.config.limits, self.by_id.len());
         let Some(channel) = channel_mut(&mut self.slots, key) else {
@@ -78,7 +78,7 @@ impl Mux {
         }
         let offered = data.iter().map(|slice| slice.len()).sum::<usize>();
         if offered == 0 {
-            return Write::Taken(0);
+            return Write::Accepted(0);
         }
         let room = limits.send_room(channels, channel.send.len(), self.unsent);
         let taken = offered.min(room);
@@ -93,11 +93,12 @@ impl Mux {
         }
         self.unsent += taken;
         self.schedule(key);
-        Write::Taken(taken)
+        Write::Accepted(taken)
     }
 
-    /// Like [`Mux::write`], for a buffer of [`Mux::take_buffer`]: a mostly full one becomes a frame as it is, without copying.
-    /// What was taken is gone from the buffer; there is a rest only where a channel's whole room is less than a frame.
+    /// Writes a buffer from [`Mux::take_buffer`]: a mostly full one becomes a frame without
+    /// copying. Accepted bytes are removed from the buffer; a rest remains only if the channel's
+    /// whole share is smaller than a frame.
     pub fn write_buffer(&mut self, key: ChannelKey, buffer: &mut Vec<u8>) -> Write {
         let (limits, channels) = (&self.config.limits, self.by_id.len());
         let Some(channel) = channel_mut(&mut self.slots, key) else {
@@ -109,65 +110,67 @@ impl Mux {
         let queued = channel.send.len();
         if buffer.len() > limits.send_room(channels, queued, self.unsent) {
             if queued > 0 && buffer.len() <= limits.send_share(channels) {
-                // There will be room for all of it, or nothing of this channel's own to wait for any more.
+                // All of it fits once the channel's own queue shrinks.
                 return self.wait_for_room(key, buffer.len());
             }
             let written = self.write(key, buffer);
-            if let Write::Taken(count) = written {
+            if let Write::Accepted(count) = written {
                 buffer.drain(..count);
             }
             return written;
         }
         let taken = buffer.len();
         let buffer = std::mem::take(buffer);
-        if SendQueue::is_worth_keeping(&buffer) {
-            channel.send.push_whole(buffer);
+        if SendQueue::should_queue_whole(&buffer) {
+            channel.send.push_buffer(buffer);
         } else {
             channel.send.push(&buffer, taken, &mut self.pool);
             self.pool.put(buffer);
         }
         self.unsent += taken;
         self.schedule(key);
-        Write::Taken(taken)
+        Write::Accepted(taken)
     }
 
-    /// Makes a note that the channel's writer waits for room for so many bytes: for its own channel's, which comes as that is
-    /// sent, and where the channel has it already, for what others leave.
+    /// Registers the channel's writer as blocked until `wanted` bytes fit: on its own queue, or, if
+    /// that has room already, on the total of all channels.
     fn wait_for_room(&mut self, key: ChannelKey, wanted: usize) -> Write {
         let share = self.config.limits.send_share(self.by_id.len());
         if let Some(channel) = channel_mut(&mut self.slots, key) {
-            channel.writer_waits = true;
-            if channel.send.len() + wanted <= share && !channel.wants_total {
-                channel.wants_total = true;
-                self.want_total.push(key);
+            channel.writer_blocked = true;
+            if channel.send.len() + wanted <= share && !channel.blocked_on_total {
+                channel.blocked_on_total = true;
+                self.blocked_on_total.push(key);
             }
         }
-        Write::Wait
+        Write::Blocked
     }
 
-    /// So many bytes are no longer queued: tells the writers that waited for others to leave room, once there is some.
+    /// Subtracts sent or dropped bytes from the total, and wakes the writers that were blocked on
+    /// it once there is room.
     pub(super) fn make_room(&mut self, freed: usize) {
         self.unsent -= freed;
-        if self.want_total.is_empty() || !self.config.limits.send_total_has_room(self.unsent) {
+        if self.blocked_on_total.is_empty() || !self.config.limits.send_total_has_room(self.unsent)
+        {
             return;
         }
-        for key in self.want_total.drain(..) {
+        for key in self.blocked_on_total.drain(..) {
             let Some(channel) = channel_mut(&mut self.slots, key) else {
                 continue;
             };
-            channel.wants_total = false;
-            if std::mem::take(&mut channel.writer_waits) {
+            channel.blocked_on_total = false;
+            if std::mem::take(&mut channel.writer_blocked) {
                 self.events.push_back(Event::Writable(key));
             }
         }
     }
 
-    /// An empty buffer with room for one frame, for [`Mux::write_buffer`].
+    /// Returns an empty buffer for one frame, for [`Mux::write_buffer`].
     pub fn take_buffer(&mut self) -> Vec<u8> {
-        self.pool.get(FRAME_UP_TO)
+        self.pool.get(MAX_FRAME_DATA)
     }
 
-    /// Takes back a buffer that was not needed.
+    /// Returns an unused buffer to the pool.
     pub fn return_buffer(&mut self, buffer: Vec<u8>) {
         self.pool.put(buffer);
     }
@@ -175,7 +178,7 @@ impl Mux {
 
 #[cfg(test)]
 mod tests {
-    use crate::moment::Moment;
+    use crate::time::Timestamp;
 
     use super::*;
     use crate::cipher::Role;
@@ -184,15 +187,15 @@ mod tests {
     use crate::mux::MuxConfig;
     use crate::version::ProtocolVersion;
 
-    /// Channels that come and go while others hold all the room there is.
+    /// Channels come and go while others use the whole total.
     #[test]
-    fn nobody_waits_for_room_who_is_gone() {
+    fn released_channel_leaves_the_room_waiters() {
         let limits = Limits {
             send_per_channel: 200_000,
             send_total: 200_000,
             ..Limits::default()
         };
-        let now = Moment::START;
+        let now = Timestamp::START;
         let config = MuxConfig {
             role: Role::Server,
             version: ProtocolVersion::V1,
@@ -203,15 +206,15 @@ mod tests {
         let mut mux = Mux::new(config, now);
         let open = |mux: &mut Mux, id| mux.open(ChannelId([id; 16]), None).unwrap();
         let greedy = open(&mut mux, 0);
-        assert_eq!(mux.write(greedy, &[0; 200_000]), Write::Taken(200_000));
+        assert_eq!(mux.write(greedy, &[0; 200_000]), Write::Accepted(200_000));
         for id in 1..=100 {
             let key = open(&mut mux, id);
-            assert_eq!(mux.write(key, &[0; 50_000]), Write::Taken(16 * 1024));
-            assert_eq!(mux.write(key, &[0; 50_000]), Write::Wait);
-            assert_eq!(mux.want_total, [key]);
+            assert_eq!(mux.write(key, &[0; 50_000]), Write::Accepted(16 * 1024));
+            assert_eq!(mux.write(key, &[0; 50_000]), Write::Blocked);
+            assert_eq!(mux.blocked_on_total, [key]);
             mux.release(key, now);
             mux.finish(key, None);
-            assert!(mux.want_total.is_empty());
+            assert!(mux.blocked_on_total.is_empty());
         }
         assert_eq!(mux.bytes_unsent(), 200_000);
     }

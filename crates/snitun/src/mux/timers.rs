@@ -1,4 +1,4 @@
-//! Everything of the multiplexer that depends on time.
+//! Timers of the multiplexer: pings, idle and write timeouts, throttling, linger and drain.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,40 +10,42 @@ use crate::cipher::Role;
 use crate::close::CloseReason;
 use crate::frame::ChannelId;
 use crate::limits::Timeouts;
-use crate::moment::Moment;
+use crate::time::Timestamp;
 
-/// Pings that may wait for an answer; asking more often than that tells nothing new.
+/// Maximum pings without an answer; more would measure nothing new.
 const MAX_PINGS: usize = 8;
-/// The longest time that bytes which come in put the end of a ping's time off. What a peer has queued ahead of the answer, 64 MiB at
-/// 2 Mbit/s, has come by then; a peer that sends for longer without an answer gives none, as where the connection is
-/// garbled.
-const LONGEST_ANSWER: Duration = Duration::from_secs(300);
+/// Maximum extension of the ping timeout by received bytes. Data that a peer has queued ahead of
+/// the answer, 64 MiB at 2 Mbit/s, has arrived by then; a peer that sends for longer without an
+/// answer never answers, as on a garbled connection.
+const MAX_PING_WAIT: Duration = Duration::from_secs(300);
 
 #[derive(Debug)]
 pub(super) struct Timers {
     timeouts: Timeouts,
     /// Pause after each large message.
     throttle_pause: Option<Duration>,
-    throttled_until: Option<Moment>,
-    /// When something was last read or, at a client, written: a client's own pings show it that the peer lives.
-    last_activity: Moment,
-    last_received: Moment,
-    /// When the connection that took nothing took bytes again: its other end has acknowledged some.
-    last_unblocked: Moment,
+    throttled_until: Option<Timestamp>,
+    /// Time of the last read or, for a client, write: a client's own pings show it that the peer is
+    /// alive.
+    last_activity: Timestamp,
+    last_received: Timestamp,
+    /// Time when a blocked connection accepted bytes again, which shows that the peer acknowledged
+    /// some.
+    last_unblocked: Timestamp,
     writes_are_activity: bool,
-    /// Since when the connection takes nothing although there is something to write.
-    stalled_since: Option<Moment>,
-    /// `None` for an end that does not ping, and between [`Event::PingDue`] and the ping.
-    next_ping: Option<Moment>,
-    pings: VecDeque<(ChannelId, Moment)>,
-    /// When to look whether a closing channel has lingered too long.
-    next_linger: Option<Moment>,
-    /// When draining ends, once it has begun.
-    drain_until: Option<Moment>,
+    /// Time since when the connection has accepted nothing although there is data to write.
+    stalled_since: Option<Timestamp>,
+    /// `None` for a server, and between [`Event::PingDue`] and the ping.
+    next_ping: Option<Timestamp>,
+    pings: VecDeque<(ChannelId, Timestamp)>,
+    /// The earliest linger deadline of a closing channel.
+    next_linger: Option<Timestamp>,
+    /// Drain deadline, once draining has started.
+    drain_until: Option<Timestamp>,
 }
 
 impl Timers {
-    pub(super) fn new(config: &MuxConfig, now: Moment) -> Self {
+    pub(super) fn new(config: &MuxConfig, now: Timestamp) -> Self {
         let timeouts = config.timeouts.clone();
         Self {
             throttle_pause: config
@@ -63,40 +65,41 @@ impl Timers {
         }
     }
 
-    pub(super) fn is_throttled(&self, now: Moment) -> bool {
+    pub(super) fn is_throttled(&self, now: Timestamp) -> bool {
         self.throttled_until.is_some_and(|until| now < until)
     }
 
-    /// Begins the pause after a large message, if there is to be one.
-    pub(super) fn throttle(&mut self, now: Moment) -> bool {
+    /// Starts the throttling pause after a large message, if throttling is on.
+    pub(super) fn throttle(&mut self, now: Timestamp) -> bool {
         self.throttled_until = self.throttle_pause.map(|pause| now + pause);
         self.throttled_until.is_some()
     }
 
-    pub(super) fn lingers(&mut self, give_up: Moment) {
-        self.next_linger.get_or_insert(give_up);
+    pub(super) fn arm_linger(&mut self, deadline: Timestamp) {
+        self.next_linger.get_or_insert(deadline);
     }
 
     pub(super) fn is_draining(&self) -> bool {
         self.drain_until.is_some()
     }
 
-    pub(super) fn drain(&mut self, now: Moment) {
+    pub(super) fn drain(&mut self, now: Timestamp) {
         self.drain_until = Some(now + self.timeouts.drain);
     }
 
-    /// When the oldest ping of ours is given up. As long as bytes come in, the answer may be behind them: the reference puts
-    /// up to 4 MiB into a frame, half a minute of a slow line. And as long as bytes go out, slowly, the ping may be behind them.
-    fn ping_given_up(&self) -> Option<Moment> {
+    /// Returns the deadline of the oldest ping. While bytes arrive, the answer may be behind them:
+    /// the reference puts up to 4 MiB into a frame, half a minute on a slow line. While bytes are
+    /// sent slowly, the ping may be behind them.
+    fn ping_deadline(&self) -> Option<Timestamp> {
         let (_, sent) = *self.pings.front()?;
         let answer = self.timeouts.ping_answer;
         let moved = sent.max(self.last_received).max(self.last_unblocked);
-        Some((moved + answer).min(sent + answer.max(LONGEST_ANSWER)))
+        Some((moved + answer).min(sent + answer.max(MAX_PING_WAIT)))
     }
 
-    /// The pings of ours that an answer to the one with this `id` answers, none if it is not ours: any answer shows that
-    /// the earlier pings arrived too.
-    fn answered(&mut self, id: ChannelId) -> impl Iterator<Item = (ChannelId, Moment)> {
+    /// Removes and returns the pings that a pong with this `id` answers, if any: an answer shows
+    /// that the earlier pings arrived too.
+    fn answered(&mut self, id: ChannelId) -> impl Iterator<Item = (ChannelId, Timestamp)> {
         let position = self.pings.iter().position(|(ping, _)| *ping == id);
         self.pings
             .drain(..position.map_or(0, |position| position + 1))
@@ -104,9 +107,9 @@ impl Timers {
 }
 
 impl Mux {
-    /// Sends a ping with a random `id`; its answer comes as [`Event::Pong`]. Returns whether it will be sent: pings that
-    /// are not answered are not piled up.
-    pub fn ping(&mut self, id: ChannelId, now: Moment) -> bool {
+    /// Sends a ping with a random `id`; its answer arrives as [`Event::Pong`]. Returns false if too
+    /// many pings are unanswered.
+    pub fn ping(&mut self, id: ChannelId, now: Timestamp) -> bool {
         if self.config.role == Role::Client {
             self.timers.next_ping = Some(now + self.timers.timeouts.ping_interval);
         }
@@ -118,20 +121,20 @@ impl Mux {
         true
     }
 
-    /// How long the answer to a ping may take.
+    /// Returns the timeout for the answer to a ping.
     #[cfg(feature = "driver")]
     pub(crate) fn ping_answer(&self) -> Duration {
         self.timers.timeouts.ping_answer
     }
 
-    /// Whether anything at all has come in since.
+    /// Returns whether any bytes were received after `moment`.
     #[cfg(feature = "driver")]
-    pub(crate) fn has_heard_since(&self, moment: Moment) -> bool {
+    pub(crate) fn has_received_since(&self, moment: Timestamp) -> bool {
         self.timers.last_received > moment
     }
 
-    /// Tells of each ping that the answer to this one answers. Returns whether it is a ping of ours.
-    pub(super) fn handle_pong(&mut self, id: ChannelId, now: Moment) -> bool {
+    /// Emits an event for each ping that this pong answers. Returns whether it answers any.
+    pub(super) fn handle_pong(&mut self, id: ChannelId, now: Timestamp) -> bool {
         let before = self.events.len();
         let answered = self.timers.answered(id).map(|(id, sent)| Event::Pong {
             id,
@@ -141,15 +144,16 @@ impl Mux {
         self.events.len() > before
     }
 
-    /// Notes that bytes were read from the connection.
-    pub fn handle_received(&mut self, now: Moment) {
+    /// Records that bytes were read from the connection.
+    pub fn handle_received(&mut self, now: Timestamp) {
         self.timers.last_activity = now;
         self.timers.last_received = now;
     }
 
-    /// Notes that the connection took bytes. For a server that is no sign of life of its peer: it does not ping, and the
-    /// system takes bytes for a dead peer as long as its buffers have room.
-    pub fn handle_sent(&mut self, now: Moment) {
+    /// Records that the connection accepted bytes. For a server this is no sign that its peer is
+    /// alive: it does not ping, and the system accepts bytes for a dead peer while its buffers have
+    /// room.
+    pub fn handle_sent(&mut self, now: Timestamp) {
         if self.timers.writes_are_activity {
             self.timers.last_activity = now;
         }
@@ -158,46 +162,44 @@ impl Mux {
         }
     }
 
-    /// Notes that the connection takes no bytes although there are some to write.
-    pub fn handle_write_blocked(&mut self, now: Moment) {
+    /// Records that the connection accepts no bytes although there are some to write.
+    pub fn handle_write_blocked(&mut self, now: Timestamp) {
         self.timers.stalled_since.get_or_insert(now);
     }
 
-    /// When to call [`Mux::handle_timeout`] at the latest.
-    pub fn poll_timeout(&self) -> Option<Moment> {
+    /// Returns when to call [`Mux::handle_timeout`].
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
         let timers = &self.timers;
         let idle = timers.timeouts.idle;
-        let throttled = timers
-            .throttled_until
-            .filter(|_| !self.held_back.is_empty());
-        let window = self.window.patience_ends();
+        let throttled = timers.throttled_until.filter(|_| !self.deferred.is_empty());
+        let window = self.in_flight.probe_deadline();
         [
             Some(timers.last_activity + idle),
             timers.stalled_since.map(|since| since + idle),
             timers.next_ping,
-            timers.ping_given_up(),
+            timers.ping_deadline(),
             timers.next_linger,
             timers.drain_until,
             throttled,
-            window.filter(|_| !self.held_back.is_empty()),
+            window.filter(|_| !self.deferred.is_empty()),
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
-    /// Does what is due at `now`.
+    /// Handles the timers that are due at `now`.
     ///
     /// # Errors
-    /// The reason why the connection is to be ended.
-    pub fn handle_timeout(&mut self, now: Moment) -> Result<(), CloseReason> {
+    /// The reason to end the connection.
+    pub fn handle_timeout(&mut self, now: Timestamp) -> Result<(), CloseReason> {
         let idle = self.timers.timeouts.idle;
         if self.timers.drain_until.is_some_and(|until| until <= now) {
             return Err(CloseReason::Local);
         }
         if self
             .timers
-            .ping_given_up()
+            .ping_deadline()
             .is_some_and(|until| until <= now)
         {
             return Err(CloseReason::PingTimeout);
@@ -222,39 +224,43 @@ impl Mux {
             .is_some_and(|until| until <= now)
         {
             self.timers.throttled_until = None;
-            self.return_held_back(now);
+            self.resume_deferred(now);
         }
-        if self.window.patience_ends().is_some_and(|due| due <= now) {
-            self.window.give_up();
-            self.return_held_back(now);
+        if self
+            .in_flight
+            .probe_deadline()
+            .is_some_and(|due| due <= now)
+        {
+            self.in_flight.on_probe_timeout();
+            self.resume_deferred(now);
         }
         if self.timers.next_linger.is_some_and(|due| due <= now) {
-            self.end_lingering(now);
+            self.expire_lingering(now);
         }
         Ok(())
     }
 
-    /// Drops what closing channels could not deliver in time, so that their CLOSE goes out.
-    fn end_lingering(&mut self, now: Moment) {
+    /// Drops the data of closing channels whose linger deadline has passed, so that CLOSE is sent.
+    fn expire_lingering(&mut self, now: Timestamp) {
         self.timers.next_linger = None;
         for key in self.keys() {
             let Some(channel) = super::channel_mut(&mut self.slots, key) else {
                 continue;
             };
-            if let Phase::Closing { give_up } = channel.phase {
-                if give_up <= now {
+            if let Phase::Closing { deadline } = channel.phase {
+                if deadline <= now {
                     let cleared = channel.send.clear(&mut self.pool);
-                    channel.phase = Phase::GivenUp;
+                    channel.phase = Phase::LingerExpired;
                     self.make_room(cleared);
-                    if let Some(at) = self.held_back.iter().position(|held| *held == key) {
-                        // It has nothing left that would have to wait.
-                        self.held_back.remove(at);
-                        self.ring.push_back(key);
+                    if let Some(at) = self.deferred.iter().position(|owned| *owned == key) {
+                        // It has no bulk left that would have to wait.
+                        self.deferred.remove(at);
+                        self.ready.push_back(key);
                     }
                     self.schedule(key);
                 } else {
-                    let next = self.timers.next_linger.get_or_insert(give_up);
-                    *next = (*next).min(give_up);
+                    let next = self.timers.next_linger.get_or_insert(deadline);
+                    *next = (*next).min(deadline);
                 }
             }
         }

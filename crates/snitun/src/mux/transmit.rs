@@ -1,44 +1,47 @@
-//! What goes out next, and in which order.
+//! Scheduling of outgoing frames.
 //!
-//! Control frames first: they are few, tiny, and what others wait for. Then one frame of each channel in turn. CLOSE is not
-//! a control frame in this sense: it takes its channel's turn once the channel's data has gone.
+//! Control frames precede data: they are few and small, and others wait for them. Then each channel
+//! in turn sends one frame. CLOSE is not a control frame in this sense: it takes its channel's turn
+//! after the channel's data.
 
-use crate::moment::Moment;
 use std::net::IpAddr;
 
 use super::channel::{Barrier, Phase};
 use super::{ChannelKey, Event, Mux, channel_mut};
-use crate::batch::{COPY_UP_TO, WriteBatch};
 use crate::cipher::SealError;
 use crate::encoder::Encoder;
 use crate::frame::{ChannelId, FrameType};
+use crate::time::Timestamp;
+use crate::write_batch::{COPY_THRESHOLD, WriteBatch};
 
-/// Messages from this size on are large: they wait for throttling, as in the reference, and while enough is under way.
-const LARGE_FROM: usize = 8192;
+/// Size from which a message counts as large: it waits for throttling, as in the reference, and for
+/// the in-flight limit.
+const LARGE_MESSAGE: usize = 8192;
 
-/// A frame that goes ahead of data.
+/// A frame that precedes data.
 #[derive(Debug)]
 pub(super) enum Control {
     New {
         id: ChannelId,
         caller: Option<IpAddr>,
     },
-    /// CLOSE for a channel that never was, or whose data is dropped.
+    /// CLOSE for a channel that was rejected, or whose data is dropped.
     Refuse(ChannelId),
-    /// PAUSE or RESUME, whichever the channel wants by the time that this is written.
+    /// PAUSE or RESUME, depending on the channel's state when it is written.
     Flow(ChannelKey),
     Ping(ChannelId),
     Pong(ChannelId),
 }
 
 impl Mux {
-    /// Whether [`Mux::poll_transmit`] may have something to write now. What waits for a pause to end is not counted:
-    /// [`Mux::poll_timeout`] tells when that is.
+    /// Returns whether [`Mux::poll_transmit`] may have frames to write now. Deferred channels do
+    /// not count: [`Mux::poll_timeout`] covers them.
     pub fn has_output(&self) -> bool {
-        !self.control.is_empty() || !self.ring.is_empty()
+        !self.control.is_empty() || !self.ready.is_empty()
     }
 
-    /// Adds the next frames to `batch` until it is full or nothing is left. Call it again once the batch is written.
+    /// Appends frames to `batch` until it is full or nothing is left. Call it again once the batch
+    /// is written.
     ///
     /// # Errors
     /// [`SealError`]; the connection is over.
@@ -46,9 +49,9 @@ impl Mux {
         &mut self,
         encoder: &mut Encoder,
         batch: &mut WriteBatch,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<(), SealError> {
-        while let Some(chunk) = batch.take_spent() {
+        while let Some(chunk) = batch.take_written() {
             self.pool.put(chunk);
         }
         while !batch.is_full() {
@@ -57,9 +60,9 @@ impl Mux {
             };
             self.transmit_control(control, encoder, batch)?;
         }
-        self.return_held_back(now);
+        self.resume_deferred(now);
         while !batch.is_full() {
-            let Some(key) = self.ring.pop_front() else {
+            let Some(key) = self.ready.pop_front() else {
                 break;
             };
             self.transmit_channel(key, encoder, batch, now)?;
@@ -67,23 +70,23 @@ impl Mux {
         Ok(())
     }
 
-    /// Those that have waited with much to send are the next ones, if they may.
-    pub(super) fn return_held_back(&mut self, now: Moment) {
-        if !self.held_back.is_empty() && !self.holds_back(now) {
-            self.held_back.append(&mut self.ring);
-            std::mem::swap(&mut self.held_back, &mut self.ring);
+    /// Moves deferred channels to the front of `ready` if they may send.
+    pub(super) fn resume_deferred(&mut self, now: Timestamp) {
+        if !self.deferred.is_empty() && !self.defers_bulk(now) {
+            self.deferred.append(&mut self.ready);
+            std::mem::swap(&mut self.deferred, &mut self.ready);
         }
     }
 
-    /// Whether large messages have to wait.
-    fn holds_back(&self, now: Moment) -> bool {
-        self.timers.is_throttled(now) || self.window_holds()
+    /// Returns whether large messages must wait.
+    fn defers_bulk(&self, now: Timestamp) -> bool {
+        self.timers.is_throttled(now) || self.in_flight_limited()
     }
 
-    /// Whether bulk has to wait until the peer has read more.
-    fn window_holds(&self) -> bool {
-        // At the end everything goes to the system, which delivers when we have gone.
-        !self.window.is_open() && !self.timers.is_draining()
+    /// Returns whether bulk must wait until the peer has read more.
+    fn in_flight_limited(&self) -> bool {
+        // While draining, everything goes to the system, which delivers it after we have exited.
+        !self.in_flight.is_open() && !self.timers.is_draining()
     }
 
     fn transmit_control(
@@ -108,7 +111,7 @@ impl Mux {
                     return Ok(());
                 };
                 let flow = &mut channel.flow;
-                flow.noted = false;
+                flow.queued = false;
                 if channel.phase == Phase::Closed || flow.desired_pause == flow.advertised_pause {
                     return Ok(());
                 }
@@ -125,17 +128,17 @@ impl Mux {
         }
     }
 
-    /// A channel's turn, unless it has much to send and that has to wait.
+    /// Sends one frame of a channel, or defers the channel if it has bulk that must wait.
     fn transmit_channel(
         &mut self,
         key: ChannelKey,
         encoder: &mut Encoder,
         batch: &mut WriteBatch,
-        now: Moment,
+        now: Timestamp,
     ) -> Result<(), SealError> {
         let share = self.config.limits.send_share(self.by_id.len());
         let throttled = self.timers.is_throttled(now);
-        let window_holds = self.window_holds();
+        let in_flight_limited = self.in_flight_limited();
         let Some(channel) = channel_mut(&mut self.slots, key) else {
             return Ok(());
         };
@@ -144,23 +147,23 @@ impl Mux {
             return Ok(());
         }
         let id = channel.id;
-        let large = channel.send.front_len() >= LARGE_FROM;
-        // Bulk may have been written in small pieces.
-        let bulk = large || channel.send.len() >= LARGE_FROM;
-        if (large && throttled) || (bulk && window_holds) {
+        let large = channel.send.front_len() >= LARGE_MESSAGE;
+        // Bulk may consist of small writes.
+        let bulk = large || channel.send.len() >= LARGE_MESSAGE;
+        if (large && throttled) || (bulk && in_flight_limited) {
             channel.scheduled = true;
-            self.held_back.push_back(key);
+            self.deferred.push_back(key);
             return Ok(());
         }
         let Some(chunk) = channel.send.pop() else {
             let flow = &mut channel.flow;
             if self.config.version.has_flow_control()
-                && channel.phase != Phase::GivenUp
+                && channel.phase != Phase::LingerExpired
                 && flow.barrier == Barrier::None
-                && flow.sent > Barrier::ABOVE
+                && flow.sent > Barrier::THRESHOLD
             {
                 flow.barrier = Barrier::Waiting(Barrier::ROUNDS);
-                // The channel's own id is as good as any, and tells whom the answer is for.
+                // The channel's own id identifies the channel in the answer.
                 batch.append(|out| encoder.ping(id, false, out))?;
                 return Ok(());
             }
@@ -168,19 +171,19 @@ impl Mux {
             self.finish(key, None);
             return Ok(());
         };
-        // Half of its room free again: worth waking the writer for.
-        if channel.writer_waits && channel.send.len() <= share / 2 {
-            channel.writer_waits = false;
+        // Half of its share is free again: worth waking the writer.
+        if channel.writer_blocked && channel.send.len() <= share / 2 {
+            channel.writer_blocked = false;
             self.events.push_back(Event::Writable(key));
         }
         channel.flow.sent = channel.flow.sent.saturating_add(chunk.len());
-        let probe = self.window.send(chunk.len(), now);
+        let probe = self.in_flight.on_send(chunk.len(), now);
         self.make_room(chunk.len());
         self.stats.bytes_sent += chunk.len() as u64;
         // A chunk is at most 64 KiB.
         let size = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
         batch.append(|out| encoder.data(id, size, out))?;
-        if chunk.len() <= COPY_UP_TO {
+        if chunk.len() <= COPY_THRESHOLD {
             batch.append(|out| {
                 out.extend_from_slice(&chunk);
                 Ok(())

@@ -1,4 +1,4 @@
-//! What a server has done so far, for whoever watches it.
+//! Metrics of a server.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,14 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::driver::TunnelHandle;
 use crate::stats::TunnelStats;
 
-use super::public::Rejection;
+use super::rejection::{CallerRejection, DeviceRejection};
 use super::token::TokenError;
-use super::tunnel::Refusal;
 
-/// Declares the counters once, as numbers to look at and as atomics to count with.
+/// Declares the counters once, as a snapshot and as atomics.
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counts since the server was made, and what is there at the moment. It can be serialized.
+        /// Counters since the server was created, and its current state. It can be serialized.
         ///
         /// ```
         /// # use snitun::server::{FernetKeys, Server, ServerConfig};
@@ -28,9 +27,9 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct ServerMetrics {
             $($(#[$doc])* pub $name: u64,)*
-            /// Tunnels that are up now.
+            /// Tunnels that are up.
             pub tunnels_up: u64,
-            /// What all tunnels have carried, those that have ended included.
+            /// Traffic of all tunnels, including those that have ended.
             pub tunnels: TunnelStats,
         }
 
@@ -53,37 +52,38 @@ macro_rules! counters {
 counters! {
     /// Connections that were accepted.
     connections,
-    /// Connections closed at once because too many were open, in all or in flight.
+    /// Connections closed at once because too many were open, in total or in flight.
     refused_busy,
     /// Connections closed at once because too many of their address were in flight.
     refused_address,
-    /// Connections that sent nothing, something else than the port is for, or no usable PROXY header.
+    /// Connections that sent nothing, the wrong protocol for the listener, or no valid PROXY
+    /// header.
     refused_unknown,
-    /// Devices that were let in.
+    /// Devices that were accepted.
     devices_connected,
-    /// Devices with a token that is none of ours, or that says nothing usable.
+    /// Devices with an invalid or malformed token.
     devices_bad_token,
-    /// Devices with a token that has run out.
+    /// Devices with an expired token.
     devices_expired_token,
     /// Devices whose token could not be checked, because the authenticator was unavailable.
     devices_unchecked_token,
     /// Devices whose `aes-gcm` key was used before, or could not be remembered.
     devices_spent_key,
-    /// Devices that gave a wrong answer to their challenge.
+    /// Devices that answered their challenge wrongly.
     devices_wrong_answer,
-    /// Devices that went away, or took too long, before they were let in.
+    /// Devices that disconnected, or timed out, before they were accepted.
     devices_gave_up,
     /// Callers that were connected to a device.
     callers_connected,
-    /// Callers whose ClientHello was none, or named no host.
+    /// Callers whose ClientHello was invalid, or contained no host name.
     callers_bad_hello,
-    /// Callers for whose host name no device is connected.
+    /// Callers for a host name without a connected device.
     callers_no_device,
-    /// Callers whose device takes no further channel.
+    /// Callers whose device accepts no further channel.
     callers_no_channel,
     /// Callers closed because too many of their address were being served.
     callers_refused_address,
-    /// Callers that went away, or took too long, before their ClientHello was complete.
+    /// Callers that disconnected, or timed out, before their ClientHello was complete.
     callers_gave_up,
 }
 
@@ -94,19 +94,19 @@ pub(super) fn count(counter: &AtomicU64) {
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
     pub(super) counters: Counters,
-    carried: Mutex<Carried>,
+    carried: Mutex<TunnelTotals>,
 }
 
 #[derive(Debug, Default)]
-struct Carried {
+struct TunnelTotals {
     running: HashMap<u64, TunnelHandle>,
     next: u64,
     ended: TunnelStats,
 }
 
-/// A tunnel's place in the metrics. When it is dropped, what the tunnel has carried stays.
+/// Includes a tunnel in the metrics. Dropping it keeps the tunnel's traffic.
 #[derive(Debug)]
-pub(super) struct Carrying {
+pub(super) struct TunnelMetricsGuard {
     metrics: Arc<Metrics>,
     number: u64,
 }
@@ -125,53 +125,55 @@ impl Metrics {
         }
     }
 
-    pub(super) fn carry(metrics: &Arc<Self>, tunnel: TunnelHandle) -> Carrying {
+    pub(super) fn track(metrics: &Arc<Self>, tunnel: TunnelHandle) -> TunnelMetricsGuard {
         let mut carried = metrics.lock();
         let number = carried.next;
         carried.next += 1;
         carried.running.insert(number, tunnel);
         drop(carried);
-        Carrying {
+        TunnelMetricsGuard {
             metrics: Arc::clone(metrics),
             number,
         }
     }
 
-    pub(super) fn refusal(&self, refusal: &Refusal) {
+    pub(super) fn count_device_rejection(&self, refusal: &DeviceRejection) {
         let counters = &self.counters;
         match refusal {
-            Refusal::Token(TokenError::Expired) => count(&counters.devices_expired_token),
-            Refusal::Token(TokenError::Unavailable) => count(&counters.devices_unchecked_token),
-            Refusal::Token(_) => count(&counters.devices_bad_token),
-            Refusal::Key(_) => count(&counters.devices_spent_key),
-            Refusal::Handshake(_) => count(&counters.devices_wrong_answer),
-            Refusal::TimedOut | Refusal::Io(_) => count(&counters.devices_gave_up),
-            // Not the device's doing.
-            Refusal::Stopping | Refusal::NoRandomness(_) => {}
+            DeviceRejection::Token(TokenError::Expired) => count(&counters.devices_expired_token),
+            DeviceRejection::Token(TokenError::Unavailable) => {
+                count(&counters.devices_unchecked_token)
+            }
+            DeviceRejection::Token(_) => count(&counters.devices_bad_token),
+            DeviceRejection::Key(_) => count(&counters.devices_spent_key),
+            DeviceRejection::Handshake(_) => count(&counters.devices_wrong_answer),
+            DeviceRejection::TimedOut | DeviceRejection::Io(_) => count(&counters.devices_gave_up),
+            // Not caused by the device.
+            DeviceRejection::Stopping | DeviceRejection::Entropy(_) => {}
         }
     }
 
-    pub(super) fn rejection(&self, rejection: &Rejection) {
+    pub(super) fn count_caller_rejection(&self, rejection: &CallerRejection) {
         let counters = &self.counters;
         match rejection {
-            Rejection::Sni(_) => count(&counters.callers_bad_hello),
-            Rejection::NoDevice(_) => count(&counters.callers_no_device),
-            Rejection::Open(_) => count(&counters.callers_no_channel),
-            Rejection::TimedOut | Rejection::Gone | Rejection::Hello(_) => {
+            CallerRejection::Sni(_) => count(&counters.callers_bad_hello),
+            CallerRejection::NoDevice(_) => count(&counters.callers_no_device),
+            CallerRejection::Open(_) => count(&counters.callers_no_channel),
+            CallerRejection::TimedOut | CallerRejection::Gone | CallerRejection::Hello(_) => {
                 count(&counters.callers_gave_up);
             }
-            Rejection::TooMany => count(&counters.callers_refused_address),
-            // It was connected before, or it is not the caller's doing.
-            Rejection::Relay(_) | Rejection::Stopping => {}
+            CallerRejection::TooMany => count(&counters.callers_refused_address),
+            // It was connected before, or the caller is not the cause.
+            CallerRejection::Relay(_) | CallerRejection::Stopping => {}
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Carried> {
+    fn lock(&self) -> MutexGuard<'_, TunnelTotals> {
         self.carried.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Carrying {
+impl Drop for TunnelMetricsGuard {
     fn drop(&mut self) {
         let mut carried = self.metrics.lock();
         if let Some(tunnel) = carried.running.remove(&self.number) {

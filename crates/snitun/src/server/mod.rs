@@ -1,20 +1,23 @@
-//! The public end: lets devices in by their tokens and connects callers to them by the host name in their ClientHello.
+//! The public end: authenticates devices by their tokens and connects callers to them by the host
+//! name in the ClientHello.
 //!
-//! One port serves both: a connection that begins with a TLS handshake record is a caller, one that begins like a Fernet
-//! token is a device, anything else is closed. A [`Port`] may also be for one of them alone. TLS is never ended here: the
-//! server sees the ClientHello and then bytes that it cannot read ([`docs/protocol.md`] in the repository, "SniTun").
+//! One listener serves both: a connection that begins with a TLS handshake record is a caller, one
+//! that begins like a Fernet token is a device, any other is closed. A [`ListenerConfig`] can
+//! restrict a listener to either. The server never terminates TLS: it reads the ClientHello and
+//! then bytes that it cannot decrypt.
 //!
 //! [`docs/protocol.md`]: https://github.com/clesyde/clesyde-cloud-rs/blob/main/docs/protocol.md#snitun
 
+mod caller;
 mod config;
+mod device;
 mod handle;
+mod listener;
 mod metrics;
-mod port;
-mod public;
 mod registry;
-mod spent;
+mod rejection;
+mod replay_cache;
 mod token;
-mod tunnel;
 
 use std::fmt;
 use std::io;
@@ -32,26 +35,26 @@ use tokio_util::task::TaskTracker;
 
 pub use config::ServerConfig;
 pub use handle::ServerHandle;
+use listener::AddressLimiter;
+pub use listener::{ListenerConfig, ListenerRole};
 pub use metrics::ServerMetrics;
 use metrics::{Metrics, count};
-use port::PerAddress;
-pub use port::{Port, PortRole};
 use registry::Registry;
 pub use registry::ServerEvent;
-use spent::SpentKeys;
+use replay_cache::UsedKeys;
 use token::DynAuthenticator;
 pub use token::{Authenticator, FernetKeys, TokenContent, TokenError};
 
 use crate::limits::Timeouts;
 
-/// Read at first, to see what a connection is.
-const FIRST_READ: usize = 2048;
-/// How a TLS connection begins: the type of a record with a ClientHello.
+/// Size of the first read, which shows the kind of connection.
+const FIRST_READ_SIZE: usize = 2048;
+/// First byte of a TLS connection: the record type of a ClientHello.
 const TLS_HANDSHAKE: u8 = 0x16;
-/// After accepting failed (most likely no file descriptors are left), how long to wait before trying again.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// Delay before accepting again after an error (most likely no file descriptors are left).
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// A SniTun server. Cheap to clone; clones are the same server.
+/// A SniTun server. Cheap to clone; clones share the same server.
 #[derive(Clone)]
 pub struct Server {
     inner: Arc<Inner>,
@@ -62,22 +65,22 @@ struct Inner {
     config: ServerConfig,
     registry: Arc<Registry>,
     in_flight: Arc<Semaphore>,
-    per_address: Arc<PerAddress>,
-    callers_per_address: Arc<PerAddress>,
+    per_address: Arc<AddressLimiter>,
+    callers_per_address: Arc<AddressLimiter>,
     connections: Arc<Semaphore>,
-    spent: SpentKeys,
+    used_keys: UsedKeys,
     metrics: Arc<Metrics>,
     logs: LogThrottles,
     tasks: TaskTracker,
-    /// The callers that are being served.
+    /// Callers that are being served.
     callers: TaskTracker,
-    /// Nobody new is let in.
+    /// Cancelled when no new connections are accepted.
     closing: CancellationToken,
-    /// Callers are cut off and tunnels drained.
+    /// Cancelled when callers are disconnected and tunnels drained.
     stopping: CancellationToken,
 }
 
-/// The rate limits of the log lines that devices, and whatever else connects, can cause.
+/// Rate limits of the log lines that remote peers can cause.
 #[derive(Default)]
 struct LogThrottles {
     accept_failed: LogThrottle,
@@ -87,25 +90,26 @@ struct LogThrottles {
     malformed: Arc<LogThrottle>,
 }
 
-/// Held while a connection has not yet shown what it wants: its place among all and among those of its address.
+/// Held until a connection is authenticated or connected: its permits of the total limit and of its
+/// address.
 #[expect(dead_code, reason = "the places are given up when it is dropped")]
 struct InFlight {
     all: OwnedSemaphorePermit,
-    of_address: port::Place,
+    of_address: listener::AddressPermit,
 }
 
 impl Server {
-    /// A server that lets in whom `authenticator` lets in.
+    /// Creates a server that accepts the devices that `authenticator` accepts.
     pub fn new(authenticator: impl Authenticator, config: ServerConfig) -> Self {
         Self {
             inner: Arc::new(Inner {
                 authenticator: Box::new(authenticator),
                 registry: Arc::new(Registry::new()),
                 in_flight: Arc::new(Semaphore::new(permits(config.max_in_flight))),
-                per_address: Arc::new(PerAddress::new(config.max_in_flight_per_address)),
-                callers_per_address: Arc::new(PerAddress::new(config.max_callers_per_address)),
+                per_address: Arc::new(AddressLimiter::new(config.max_in_flight_per_address)),
+                callers_per_address: Arc::new(AddressLimiter::new(config.max_callers_per_address)),
                 connections: Arc::new(Semaphore::new(permits(config.max_connections))),
-                spent: SpentKeys::new(config.max_spent_keys),
+                used_keys: UsedKeys::new(config.max_used_keys),
                 metrics: Arc::default(),
                 logs: LogThrottles::default(),
                 tasks: TaskTracker::new(),
@@ -117,7 +121,7 @@ impl Server {
         }
     }
 
-    /// For looking at the server, and reaching into it, from elsewhere.
+    /// Returns a handle to inspect and control the server.
     pub fn handle(&self) -> ServerHandle {
         ServerHandle {
             registry: Arc::clone(&self.inner.registry),
@@ -126,23 +130,25 @@ impl Server {
     }
 
     /// Serves connections from `listener` until `shutdown` is ready, then stops the whole server as
-    /// [`stop`](Self::stop) does. The port is closed before that begins.
+    /// [`stop`](Self::stop) does. The listener is closed first.
     ///
     /// # Cancel safety
     /// Dropping the future only stops accepting; connections go on until [`stop`](Self::stop).
     pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()> + Send) {
-        self.serve_port(listener, Port::default(), shutdown).await;
+        self.serve_listener(listener, ListenerConfig::default(), shutdown)
+            .await;
     }
 
-    /// Like [`serve`](Self::serve), for a port that takes devices or callers only, or that has a load balancer in front of
-    /// it. A server may have any number of ports; when one is shut down, all are.
+    /// Like [`serve`](Self::serve), for a listener that accepts only devices or only callers, or
+    /// that is behind a load balancer. A server may have any number of listeners; when one shuts
+    /// down, all do.
     ///
     /// # Cancel safety
     /// As [`serve`](Self::serve).
-    pub async fn serve_port(
+    pub async fn serve_listener(
         &self,
         listener: TcpListener,
-        port: Port,
+        config: ListenerConfig,
         shutdown: impl Future<Output = ()> + Send,
     ) {
         tokio::pin!(shutdown);
@@ -153,10 +159,10 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, caller)) => self.spawn(stream, caller, port),
+                Ok((stream, caller)) => self.spawn(stream, caller, config),
                 Err(error) => {
                     warn_throttled!(self.inner.logs.accept_failed, %error, "accepting a connection failed");
-                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                    tokio::time::sleep(ACCEPT_RETRY_DELAY).await;
                 }
             }
         }
@@ -164,21 +170,28 @@ impl Server {
         self.stop().await;
     }
 
-    /// Serves one connection that was accepted elsewhere, in a task of its own, as `port` would. `caller` is the address that
-    /// the device gets to see, unless a PROXY header names another.
-    pub fn spawn(&self, stream: TcpStream, caller: SocketAddr, port: Port) {
+    /// Serves one connection that was accepted elsewhere, in a new task, as a listener with
+    /// `config` would. The device sees `caller` as the caller's address, unless a PROXY header
+    /// contains another.
+    pub fn spawn(&self, stream: TcpStream, caller: SocketAddr, config: ListenerConfig) {
         let server = self.clone();
         // The task ends with the connection, and all connections end when the server stops.
         self.inner.tasks.spawn(async move {
-            server.handle_connection(stream, caller, port).await;
+            server.handle_connection(stream, caller, config).await;
         });
     }
 
-    /// Serves one connection that was accepted elsewhere, to its end; otherwise like [`spawn`](Self::spawn).
+    /// Serves one connection that was accepted elsewhere until it ends; otherwise like
+    /// [`spawn`](Self::spawn).
     ///
     /// # Cancel safety
-    /// Dropping the future ends the connection, and with a device's connection its tunnel.
-    pub async fn handle_connection(&self, stream: TcpStream, caller: SocketAddr, port: Port) {
+    /// Dropping the future closes the connection, and for a device its tunnel.
+    pub async fn handle_connection(
+        &self,
+        stream: TcpStream,
+        caller: SocketAddr,
+        config: ListenerConfig,
+    ) {
         let inner = &self.inner;
         count(&inner.metrics.counters.connections);
         let Ok(_connection) = Arc::clone(&inner.connections).try_acquire_owned() else {
@@ -186,22 +199,23 @@ impl Server {
             tracing::debug!(%caller, "connection closed: too many are open");
             return;
         };
-        let Some(in_flight) = inner.begin(caller.ip(), port) else {
+        let Some(in_flight) = inner.begin(caller.ip(), config) else {
             tracing::debug!(%caller, "connection closed: too many are in flight");
             return;
         };
-        if let Err(error) = inner.sort_out(stream, caller, port, in_flight).await {
+        if let Err(error) = inner.dispatch(stream, caller, config, in_flight).await {
             count(&inner.metrics.counters.refused_unknown);
             tracing::debug!(%caller, %error, "connection failed");
         }
     }
 
-    /// Lets nobody new in, leaves the callers that are being served to finish, for
-    /// [`stop_grace`](ServerConfig::stop_grace) at most, then closes all tunnels, saying why, and waits until every task has
-    /// ended: a few seconds more (see [`Timeouts::drain`](crate::Timeouts::drain)).
+    /// Stops the server gracefully: accepts no new connections, lets the current callers finish for
+    /// [`stop_grace`](ServerConfig::stop_grace) at most, then closes all tunnels and waits until
+    /// every task has ended, a few seconds more (see [`Timeouts::drain`](crate::Timeouts::drain)).
     ///
     /// # Cancel safety
-    /// Dropping the future leaves what is still going on to another call of this function, or to its own end.
+    /// Dropping the future leaves the remaining connections running until another call of this
+    /// function, or until they end.
     pub async fn stop(&self) {
         let inner = &self.inner;
         inner.closing.cancel();
@@ -213,10 +227,7 @@ impl Server {
             .is_err()
         {
             let callers = inner.callers.len();
-            tracing::info!(
-                callers,
-                "callers are cut off, they have not finished in time"
-            );
+            tracing::info!(callers, "disconnecting callers that did not finish in time");
         }
         inner.stopping.cancel();
         inner.tasks.wait().await;
@@ -224,13 +235,14 @@ impl Server {
 }
 
 impl Inner {
-    /// A place for a connection that has just begun, if there is one.
-    fn begin(&self, address: IpAddr, port: Port) -> Option<InFlight> {
-        // All connections of a load balancer have its address: whom they are for is only seen later.
-        let of_address = if port.proxy_protocol {
-            PerAddress::uncounted(&self.per_address)
+    /// Acquires the permits of a new connection, if any are free.
+    fn begin(&self, address: IpAddr, config: ListenerConfig) -> Option<InFlight> {
+        // All connections of a load balancer have its address: the source address is only known
+        // later.
+        let of_address = if config.proxy_protocol {
+            AddressLimiter::uncounted(&self.per_address)
         } else {
-            self.place_of(address)?
+            self.acquire_address(address)?
         };
         let Ok(all) = Arc::clone(&self.in_flight).try_acquire_owned() else {
             count(&self.metrics.counters.refused_busy);
@@ -239,39 +251,39 @@ impl Inner {
         Some(InFlight { all, of_address })
     }
 
-    fn place_of(&self, address: IpAddr) -> Option<port::Place> {
-        let place = PerAddress::take(&self.per_address, address);
-        if place.is_none() {
+    fn acquire_address(&self, address: IpAddr) -> Option<listener::AddressPermit> {
+        let permit = AddressLimiter::try_acquire(&self.per_address, address);
+        if permit.is_none() {
             count(&self.metrics.counters.refused_address);
         }
-        place
+        permit
     }
 
-    async fn sort_out(
+    async fn dispatch(
         &self,
         mut stream: TcpStream,
         mut caller: SocketAddr,
-        port: Port,
+        config: ListenerConfig,
         mut in_flight: InFlight,
     ) -> io::Result<()> {
-        // Frames and TLS records are complete when they are written: waiting for more only costs time.
+        // Frames and TLS records are written as a whole: Nagle's algorithm would only delay them.
         stream.set_nodelay(true)?;
-        let mut first = Vec::with_capacity(FIRST_READ);
-        let wait = match port.role {
-            PortRole::Any | PortRole::Callers => self.config.first_byte_timeout,
-            PortRole::Devices => self.config.token_timeout,
+        let mut first = Vec::with_capacity(FIRST_READ_SIZE);
+        let wait = match config.role {
+            ListenerRole::Any | ListenerRole::Callers => self.config.first_byte_timeout,
+            ListenerRole::Devices => self.config.token_timeout,
         };
-        let until = Instant::now() + wait.min(Timeouts::LONGEST);
+        let until = Instant::now() + wait.min(Timeouts::MAX);
         let begin = async {
-            let source = if port.proxy_protocol {
-                port::read_proxy_header(&mut stream, &mut first).await?
+            let source = if config.proxy_protocol {
+                listener::read_proxy_header(&mut stream, &mut first).await?
             } else {
                 None
             };
-            // Two bytes tell what it is.
+            // Two bytes show the kind of connection.
             while first.len() < 2
                 && (&mut stream)
-                    .take(FIRST_READ as u64)
+                    .take(FIRST_READ_SIZE as u64)
                     .read_buf(&mut first)
                     .await?
                     > 0
@@ -287,33 +299,36 @@ impl Inner {
         };
         if let Some(source) = source {
             caller = source;
-            let Some(place) = self.place_of(caller.ip()) else {
+            let Some(permit) = self.acquire_address(caller.ip()) else {
                 tracing::debug!(%caller, "connection closed: too many are open from its address");
                 return Ok(());
             };
-            in_flight.of_address = place;
+            in_flight.of_address = permit;
         }
-        match (first.as_slice(), port.role) {
-            ([TLS_HANDSHAKE, ..], PortRole::Any | PortRole::Callers) => {
-                match self.public(stream, first, caller.ip(), in_flight).await {
-                    Ok(relayed) => tracing::debug!(%caller, ?relayed, "public connection ended"),
+        match (first.as_slice(), config.role) {
+            ([TLS_HANDSHAKE, ..], ListenerRole::Any | ListenerRole::Callers) => {
+                match self
+                    .serve_caller(stream, first, caller.ip(), in_flight)
+                    .await
+                {
+                    Ok(stats) => tracing::debug!(%caller, ?stats, "public connection ended"),
                     Err(error) => {
-                        self.metrics.rejection(&error);
+                        self.metrics.count_caller_rejection(&error);
                         tracing::debug!(%caller, %error, "public connection closed");
                     }
                 }
             }
-            // Where callers may come as well, a token has to look like one of Fernet.
-            ([b'g', b'A', ..], PortRole::Any) | ([0x20..=0x7e, ..], PortRole::Devices) => {
-                // A tunnel that is up says goodbye by itself when the server stops.
-                if let Err(error) = self.tunnel(stream, first, until, in_flight).await {
-                    self.metrics.refusal(&error);
+            // Where callers connect as well, a token must look like a Fernet token.
+            ([b'g', b'A', ..], ListenerRole::Any) | ([0x20..=0x7e, ..], ListenerRole::Devices) => {
+                // A running tunnel shuts down by itself when the server stops.
+                if let Err(error) = self.serve_device(stream, first, until, in_flight).await {
+                    self.metrics.count_device_rejection(&error);
                     info_throttled!(self.logs.refused, %caller, %error, "device refused");
                 }
             }
             _ => {
                 count(&self.metrics.counters.refused_unknown);
-                tracing::debug!(%caller, "connection closed: not what this port is for");
+                tracing::debug!(%caller, "connection closed: not what this listener accepts");
             }
         }
         Ok(())
@@ -328,7 +343,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// As many places as a limit says; there is a number beyond which a semaphore cannot count.
+/// Clamps a limit to the maximum that a semaphore can count.
 fn permits(limit: usize) -> usize {
     limit.min(Semaphore::MAX_PERMITS)
 }

@@ -1,4 +1,4 @@
-//! Who is connected, by host name.
+//! Registry of connected devices by host name.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,10 +8,10 @@ use tokio::sync::broadcast;
 use crate::close::CloseReason;
 use crate::driver::TunnelHandle;
 
-/// Events kept for a subscriber that is slow to take them; a burst of reconnecting devices.
-const EVENTS: usize = 1024;
+/// Events buffered for a slow subscriber; enough for a burst of reconnecting devices.
+const EVENT_BUFFER: usize = 1024;
 
-/// What changes at a server.
+/// Events of a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerEvent {
@@ -20,11 +20,11 @@ pub enum ServerEvent {
         /// Its host name, in lower case.
         hostname: String,
     },
-    /// A device's tunnel is gone.
+    /// A device's tunnel has ended.
     Disconnected {
         /// Its host name, in lower case.
         hostname: String,
-        /// Why.
+        /// The reason.
         reason: CloseReason,
     },
 }
@@ -47,13 +47,13 @@ impl Peer {
     }
 }
 
-/// Host names are compared without regard to case and to a final dot.
+/// Normalizes a host name: case and a final dot do not matter.
 pub(super) fn canonical(name: &str) -> String {
     name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase()
 }
 
-/// A device's own host name always leads to it; an alias that another device goes by leads there while no device of that
-/// host name is connected.
+/// Maps names to devices. A device's own host name takes precedence over another device's alias,
+/// which is used only while no device with that host name is connected.
 #[derive(Debug)]
 pub(super) struct Registry {
     names: Mutex<Names>,
@@ -67,17 +67,17 @@ struct Names {
 }
 
 impl Names {
-    /// Takes a peer out; tells whether it was there.
+    /// Removes a peer; returns whether it was registered.
     fn remove(&mut self, peer: &Arc<Peer>) -> bool {
         for alias in &peer.aliases {
-            take_own(&mut self.aliases, alias, peer);
+            remove_if_owned(&mut self.aliases, alias, peer);
         }
-        take_own(&mut self.peers, &peer.hostname, peer)
+        remove_if_owned(&mut self.peers, &peer.hostname, peer)
     }
 }
 
-/// Removes an entry if it is the peer's.
-fn take_own(names: &mut HashMap<String, Arc<Peer>>, name: &str, peer: &Arc<Peer>) -> bool {
+/// Removes an entry if it belongs to the peer.
+fn remove_if_owned(names: &mut HashMap<String, Arc<Peer>>, name: &str, peer: &Arc<Peer>) -> bool {
     let own = names
         .get(name)
         .is_some_and(|entry| Arc::ptr_eq(entry, peer));
@@ -91,12 +91,12 @@ impl Registry {
     pub(super) fn new() -> Self {
         Self {
             names: Mutex::default(),
-            events: broadcast::Sender::new(EVENTS),
+            events: broadcast::Sender::new(EVENT_BUFFER),
         }
     }
 
-    /// Enters a peer under all its names. One that is connected under the same host name is closed; an alias goes to
-    /// whoever claimed it last.
+    /// Registers a peer under all its names. A peer with the same host name is closed; an alias
+    /// goes to the peer that claimed it last.
     pub(super) fn insert(&self, peer: &Arc<Peer>) {
         let replaced = {
             let mut names = self.lock();
@@ -112,21 +112,21 @@ impl Registry {
         };
         if let Some(old) = replaced {
             old.tunnel.close_because(CloseReason::Replaced);
-            self.tell(ServerEvent::Disconnected {
+            self.emit(ServerEvent::Disconnected {
                 hostname: old.hostname.clone(),
                 reason: CloseReason::Replaced,
             });
         }
-        self.tell(ServerEvent::Connected {
+        self.emit(ServerEvent::Connected {
             hostname: peer.hostname.clone(),
         });
     }
 
-    /// Takes a peer out, unless another has taken its place already.
+    /// Removes a peer, unless another has replaced it.
     pub(super) fn remove(&self, peer: &Arc<Peer>, reason: CloseReason) {
         let was_there = self.lock().remove(peer);
         if was_there {
-            self.tell(ServerEvent::Disconnected {
+            self.emit(ServerEvent::Disconnected {
                 hostname: peer.hostname.clone(),
                 reason,
             });
@@ -140,7 +140,7 @@ impl Registry {
         found.cloned()
     }
 
-    /// The host names, without aliases, in order.
+    /// Returns the host names, without aliases, sorted.
     pub(super) fn hostnames(&self) -> Vec<String> {
         let mut hostnames: Vec<_> = self.lock().peers.keys().cloned().collect();
         hostnames.sort_unstable();
@@ -151,8 +151,8 @@ impl Registry {
         self.events.subscribe()
     }
 
-    fn tell(&self, event: ServerEvent) {
-        // Nobody listening is fine.
+    fn emit(&self, event: ServerEvent) {
+        // Without a subscriber, the event is dropped.
         let _ = self.events.send(event);
     }
 

@@ -1,7 +1,8 @@
-//! Tokens: who may connect, under which host name, with which key.
+//! Tokens: authentication of devices.
 //!
-//! A token is a Fernet token over a JSON object (docs/protocol.md, "SniTun"). The server and whoever issues tokens share
-//! the Fernet keys; several can be in use, so that a key can be replaced while tokens under the old one still run.
+//! A token is a Fernet token that contains a JSON object. The server and the issuer share the
+//! Fernet keys; several can be active, so that a key can be rotated while tokens of the old one are
+//! still valid.
 
 use std::fmt;
 use std::pin::Pin;
@@ -16,28 +17,30 @@ use crate::handshake::MAX_TOKEN_LEN;
 use crate::key::{KeyError, SessionKey};
 use crate::version::ProtocolVersion;
 
-/// Names that a token may claim beside its own; more would only be a way to fill the table.
+/// Maximum aliases in a token; more would only fill the table.
 const MAX_ALIASES: usize = 64;
 
-/// What a token says. Not `Clone`, because its key is not: who issues a token to itself takes the key out of it afterwards.
+/// The content of a token. Not `Clone`, because its key is not: an issuer that also connects takes
+/// the key out of it afterwards.
 #[derive(Debug)]
 pub struct TokenContent {
-    /// Until when the token is good, in seconds since 1970.
+    /// Expiry, in seconds since 1970.
     pub valid: u64,
-    /// The host name under which the public reaches the device.
+    /// The public host name of the device.
     pub hostname: String,
-    /// The session's key and initial vector (`aes_key` and `aes_iv` in the token).
+    /// The session's key and initialization vector (`aes_key` and `aes_iv` in the token).
     pub key: SessionKey,
     /// The protocol version. Default 0.
     pub protocol_version: ProtocolVersion,
     /// The session cipher. Default `aes-cbc`.
     pub cipher: Cipher,
-    /// More host names for the same device. Default none.
+    /// Additional host names of the device. Default none.
     pub alias: Vec<String>,
 }
 
 impl TokenContent {
-    /// A token for `hostname`, good until `valid` seconds after 1970, with defaults for the rest.
+    /// Creates the content of a token for `hostname` that expires `valid` seconds after 1970, with
+    /// defaults for the rest.
     pub fn new(hostname: impl Into<String>, key: SessionKey, valid: u64) -> Self {
         Self {
             valid,
@@ -49,12 +52,12 @@ impl TokenContent {
         }
     }
 
-    /// Reads a token's JSON.
+    /// Parses a token's JSON.
     ///
     /// # Errors
-    /// [`TokenError::Malformed`] and what follows from the fields.
+    /// [`TokenError::Malformed`], [`TokenError::Unsupported`].
     pub fn from_json(json: &[u8]) -> Result<Self, TokenError> {
-        let wire: Wire = serde_json::from_slice(json).map_err(|_| TokenError::Malformed)?;
+        let wire: TokenJson = serde_json::from_slice(json).map_err(|_| TokenError::Malformed)?;
         if wire.hostname.is_empty() || wire.alias.len() > MAX_ALIASES {
             return Err(TokenError::Malformed);
         }
@@ -62,7 +65,7 @@ impl TokenContent {
             return Err(TokenError::Malformed);
         }
         Ok(Self {
-            // A fraction of a second does not matter, a negative time is long past.
+            // A fraction of a second does not matter, and a negative time is in the past.
             valid: wire.valid.max(0.0) as u64,
             hostname: wire.hostname,
             key: SessionKey::from_hex(&wire.aes_key, &wire.aes_iv)?,
@@ -75,9 +78,9 @@ impl TokenContent {
         })
     }
 
-    /// Writes a token's JSON.
+    /// Serializes the token's JSON.
     pub fn to_json(&self) -> Zeroizing<Vec<u8>> {
-        let wire = Wire {
+        let wire = TokenJson {
             valid: self.valid as f64,
             hostname: self.hostname.clone(),
             aes_key: self.key.key_hex(),
@@ -90,13 +93,13 @@ impl TokenContent {
         Zeroizing::new(serde_json::to_vec(&wire).unwrap_or_default())
     }
 
-    /// Whether the token has run out.
+    /// Returns whether the token has expired.
     pub fn is_expired(&self, now: SystemTime) -> bool {
         is_expired(self.valid, now)
     }
 }
 
-/// Whether a token that was good until `valid` has run out.
+/// Returns whether a token with this expiry has expired.
 pub(super) fn is_expired(valid: u64, now: SystemTime) -> bool {
     valid < unix_seconds(now)
 }
@@ -106,9 +109,9 @@ pub(super) fn unix_seconds(time: SystemTime) -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-/// The token as JSON has it.
+/// The JSON representation of a token.
 #[derive(Serialize, Deserialize)]
-struct Wire {
+struct TokenJson {
     valid: f64,
     hostname: String,
     #[serde(with = "secret")]
@@ -145,32 +148,33 @@ mod secret {
     }
 }
 
-/// Why a token does not let its bearer in.
+/// The reason why a token was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// Not a token under any of our keys.
+    /// Not encrypted with any of our keys.
     #[error("the token is not one of ours")]
     Invalid,
-    /// One of ours, but its content cannot be used.
+    /// One of ours, but its content is invalid.
     #[error("the token's content is malformed")]
     Malformed,
-    /// It was good once.
+    /// The token has expired.
     #[error("the token has expired")]
     Expired,
-    /// It asks for a protocol version or cipher that we do not have.
-    #[error("the token asks for a protocol version or cipher that is not supported")]
+    /// It names an unsupported protocol version or cipher.
+    #[error("the token names an unsupported protocol version or cipher")]
     Unsupported,
-    /// Whoever decides about tokens cannot be asked now. The protocol has no way to say so: the device sees a refusal.
-    #[error("the token cannot be checked at the moment; see what the authenticator depends on")]
+    /// The authenticator's backend is unavailable. The protocol cannot express this: the device
+    /// sees a refusal.
+    #[error("the token cannot be checked now; check the backend of the authenticator")]
     Unavailable,
     /// The text of a Fernet key is not 32 bytes in URL-safe base64.
     #[error("a Fernet key must be 32 bytes in URL-safe base64")]
     BadFernetKey,
-    /// There has to be at least one Fernet key.
+    /// No Fernet key was given.
     #[error("at least one Fernet key is needed")]
     NoFernetKey,
-    /// The token would be too long to be sent.
+    /// The token is too long to be sent.
     #[error("the token would be longer than {MAX_TOKEN_LEN} bytes; use fewer or shorter aliases")]
     TooLong,
 }
@@ -181,33 +185,36 @@ impl From<KeyError> for TokenError {
     }
 }
 
-/// Decides who may connect.
+/// Authenticates devices.
 ///
-/// Tokens are up to 2,048 bytes of printable text. On a port for devices and callers alike ([`PortRole::Any`]) they have to
-/// begin with `gA`, as those of Fernet do, since callers are told apart by that; on a port for devices alone they need not.
-/// A token has no end mark: one that came in several TCP segments is looked at after each of them, so a decision has to be
-/// about the whole text. The device waits meanwhile, for [`Timeouts::handshake`](crate::Timeouts::handshake) at most.
+/// Tokens are up to 2,048 bytes of printable text. On a listener for devices and callers
+/// ([`ListenerRole::Any`]) they must begin with `gA`, as Fernet tokens do, to distinguish them from
+/// callers; on a listener for devices only, they need not. A token has no end mark: one that
+/// arrives in several TCP segments is checked after each of them, so a decision must concern the
+/// whole text. The device waits meanwhile, for [`Timeouts::handshake`](crate::Timeouts::handshake)
+/// at most.
 ///
-/// [`PortRole::Any`]: super::PortRole::Any
+/// [`ListenerRole::Any`]: super::ListenerRole::Any
 ///
 /// ```
 /// use snitun::server::{Authenticator, TokenContent, TokenError};
 /// # use std::time::SystemTime;
-/// /// Lets nobody in.
-/// struct Closed;
+/// /// Rejects every device.
+/// struct RejectAll;
 ///
-/// impl Authenticator for Closed {
+/// impl Authenticator for RejectAll {
 ///     async fn authenticate(&self, _token: &str, _now: SystemTime) -> Result<TokenContent, TokenError> {
 ///         Err(TokenError::Invalid)
 ///     }
 /// }
 /// ```
 pub trait Authenticator: Send + Sync + 'static {
-    /// What `token` entitles to at the time `now`.
+    /// Authenticates `token` at the time `now`.
     ///
     /// # Errors
-    /// [`TokenError::Invalid`] for what is no token (it may yet be the beginning of one), [`TokenError::Expired`] for one
-    /// that was, [`TokenError::Unavailable`] where that cannot be found out now.
+    /// [`TokenError::Invalid`] for text that is no token (it may be the beginning of one),
+    /// [`TokenError::Expired`] for an expired one, [`TokenError::Unavailable`] if it cannot be
+    /// checked now.
     fn authenticate(
         &self,
         token: &str,
@@ -215,40 +222,43 @@ pub trait Authenticator: Send + Sync + 'static {
     ) -> impl Future<Output = Result<TokenContent, TokenError>> + Send;
 }
 
-type Authenticating<'a> =
+type AuthenticateFuture<'a> =
     Pin<Box<dyn Future<Output = Result<TokenContent, TokenError>> + Send + 'a>>;
 
 /// [`Authenticator`] as a trait object.
 pub(super) trait DynAuthenticator: Send + Sync {
-    fn authenticate<'a>(&'a self, token: &'a str, now: SystemTime) -> Authenticating<'a>;
+    fn authenticate<'a>(&'a self, token: &'a str, now: SystemTime) -> AuthenticateFuture<'a>;
 }
 
 impl<A: Authenticator> DynAuthenticator for A {
-    fn authenticate<'a>(&'a self, token: &'a str, now: SystemTime) -> Authenticating<'a> {
+    fn authenticate<'a>(&'a self, token: &'a str, now: SystemTime) -> AuthenticateFuture<'a> {
         Box::pin(Authenticator::authenticate(self, token, now))
     }
 }
 
-/// The Fernet keys of a server: the first one issues tokens, all of them open tokens. Never printed.
+/// The Fernet keys of a server: the first one issues tokens, all of them decrypt tokens. Never
+/// printed.
 #[derive(Clone)]
 pub struct FernetKeys(Vec<Fernet>);
 
-/// The time at which a token's date of issue is looked at: late enough for any. Its content says until when it is good, and an
-/// issuer whose clock is ahead of ours means no harm; the reference does not look either.
+/// The time against which a token's issue date is checked: late enough for any. The content
+/// contains the expiry, and an issuer whose clock is ahead of ours is no threat; the reference does
+/// not check either.
 const ANY_TIME: u64 = u64::MAX / 2;
 
 impl FernetKeys {
-    /// One fresh key.
+    /// Generates one fresh key.
     pub fn generate() -> Self {
         Self(Fernet::new(&Self::generate_key()).into_iter().collect())
     }
 
-    /// The text of a fresh key, for [`from_keys`](Self::from_keys) here and at whoever issues tokens.
+    /// Generates the text of a fresh key, for [`from_keys`](Self::from_keys) here and for the token
+    /// issuer.
     pub fn generate_key() -> Zeroizing<String> {
         Zeroizing::new(Fernet::generate_key())
     }
 
-    /// Keys from their text, 32 bytes in URL-safe base64 each.
+    /// Parses keys, each 32 bytes in URL-safe base64.
     ///
     /// # Errors
     /// [`TokenError::BadFernetKey`], or [`TokenError::NoFernetKey`] for an empty list.
@@ -262,10 +272,10 @@ impl FernetKeys {
             .map(Self)
     }
 
-    /// Issues a token under the first key.
+    /// Issues a token with the first key.
     ///
     /// # Errors
-    /// [`TokenError::TooLong`] when a server could not take it in one read.
+    /// [`TokenError::TooLong`] if a server could not receive it in one read.
     pub fn issue(&self, content: &TokenContent) -> Result<String, TokenError> {
         let fernet = self.0.first().ok_or(TokenError::NoFernetKey)?;
         let token = fernet.encrypt(&content.to_json());
@@ -275,7 +285,7 @@ impl FernetKeys {
         Ok(token)
     }
 
-    /// Opens a token under any of the keys and checks that it is still good at `now`.
+    /// Decrypts a token with any of the keys and checks that it has not expired at `now`.
     ///
     /// # Errors
     /// [`TokenError`].
@@ -322,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_from_a_clock_ahead_of_ours_opens() {
+    fn token_issued_by_a_faster_clock_opens() {
         let key = FernetKeys::generate_key();
         let soon = SystemTime::now() + Duration::from_secs(3600);
         let issued = soon.duration_since(UNIX_EPOCH).unwrap().as_secs();
@@ -333,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn an_issued_token_opens_under_any_key_until_it_expires() {
+    fn issued_token_opens_under_any_key_until_expiry() {
         let (old, new) = (FernetKeys::generate_key(), FernetKeys::generate_key());
         let token = FernetKeys::from_keys(&[&*old])
             .unwrap()
@@ -359,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_means_the_defaults_and_what_is_wrong_is_refused() {
+    fn token_json_defaults_and_rejections() {
         let json = |more: &str| {
             let (key, iv) = ("00".repeat(32), "00".repeat(16));
             format!(r#"{{"valid":1.5,"hostname":"h","aes_key":"{key}","aes_iv":"{iv}"{more}}}"#)

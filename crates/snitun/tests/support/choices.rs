@@ -1,10 +1,10 @@
-//! A fuzzer's input as a source of choices: whatever bytes it finds, they mean something.
+//! A fuzzer's input as a random source.
 
 use std::convert::Infallible;
 
 use rand::{Rng, TryRng};
 
-/// The input as a source of choices; zeros once it is used up.
+/// The input as a random source; zeros once it is used up.
 pub(crate) struct Choices<'a>(pub(crate) &'a [u8]);
 
 impl Choices<'_> {

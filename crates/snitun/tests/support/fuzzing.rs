@@ -1,6 +1,6 @@
-//! What the fuzzer feeds with bytes, and `tests/corpus.rs` with the bytes that the fuzzer found: one function for each target.
+//! The fuzz targets, one function each, for the fuzzer and for `tests/corpus.rs`.
 //!
-//! Any bytes are a valid input. A function panics when the code under test breaks a promise.
+//! Any bytes are a valid input. A function panics when the code under test violates a guarantee.
 
 #![allow(dead_code, reason = "each user takes some of it")]
 
@@ -35,7 +35,7 @@ fn key(cipher: Cipher) -> ConnectionKey {
     SessionKey::new([3; 32], [4; 16]).with_cipher(cipher)
 }
 
-/// A writer and the reader that understands it.
+/// A matching writer and reader.
 fn session(cipher: Cipher) -> (Sealer, Opener) {
     let (mut challenge, mut answer) = (Vec::new(), Vec::new());
     let mut random = |dest: &mut [u8]| dest.fill(1);
@@ -46,10 +46,11 @@ fn session(cipher: Cipher) -> (Sealer, Opener) {
     (server.verify(&mut answer).unwrap().sealer, client.opener)
 }
 
-/// Frames of any kind and bytes of any kind come out the same however they are cut, and never more than went in.
+/// Any input decodes to the same frames for any segmentation, and never to more data than the
+/// input.
 ///
-/// The first byte picks the cipher and the version, and whether what follows is a plain stream that is sealed here (which is
-/// the only way past an authenticated cipher) or the bytes on the wire.
+/// The first byte selects the cipher and the version, and whether the rest is a plain stream that
+/// is sealed here (the only way to pass an authenticated cipher) or the bytes on the wire.
 pub(crate) fn decoder(data: &[u8]) {
     let Some((&first, rest)) = data.split_first() else {
         return;
@@ -90,7 +91,7 @@ fn seal_stream(mut plain: &[u8], sealer: &mut Sealer) -> Vec<u8> {
     wire
 }
 
-/// The frames, data joined where it belongs to one channel in a row, and whether it ended in an error.
+/// Returns the frames, with consecutive data of a channel joined, and whether decoding failed.
 fn decode(mut decoder: Decoder, wire: &[u8], cut: usize) -> (Vec<(Incoming, Vec<u8>)>, bool) {
     let mut input = BytesMut::new();
     let mut frames: Vec<(Incoming, Vec<u8>)> = Vec::new();
@@ -120,13 +121,13 @@ fn decode(mut decoder: Decoder, wire: &[u8], cut: usize) -> (Vec<(Incoming, Vec<
                 }
             }
         }
-        // A header, or a header's worth of address, is all that is ever kept.
+        // At most a header or an address unit is buffered.
         assert!(input.len() <= 64 + 28);
     }
     (frames, false)
 }
 
-/// A client takes any challenge without harm; a server takes no answer but the right one.
+/// A client handles any challenge; a server accepts only the right answer.
 pub(crate) fn handshake(data: &[u8]) {
     let Some((&first, rest)) = data.split_first() else {
         return;
@@ -139,7 +140,7 @@ pub(crate) fn handshake(data: &[u8]) {
     client()
         .answer(&mut challenge, &mut random, &mut right)
         .unwrap();
-    // What is left out of an answer is right, so that there is a way to it.
+    // Missing bytes of an answer are right, so that the right answer is reachable.
     let mut answer = right.clone();
     for (byte, change) in answer.iter_mut().zip(rest) {
         *byte ^= change;
@@ -160,7 +161,7 @@ pub(crate) fn handshake(data: &[u8]) {
     }
 }
 
-/// The host name of a ClientHello does not depend on how much of what follows has come already.
+/// The host name of a ClientHello does not depend on how much of the following data has arrived.
 pub(crate) fn hello(data: &[u8]) {
     prefix(data, sni::server_name, |_| 0);
     if let Ok(Some(name)) = sni::server_name(data) {
@@ -170,7 +171,7 @@ pub(crate) fn hello(data: &[u8]) {
     }
 }
 
-/// The same for a PROXY header, which is never longer than what has come.
+/// The same for a PROXY header, which is never longer than the input.
 pub(crate) fn proxy_header(data: &[u8]) {
     prefix(data, proxy::header, |found| found.len);
     if let Ok(Some(found)) = proxy::header(data) {
@@ -179,7 +180,7 @@ pub(crate) fn proxy_header(data: &[u8]) {
     }
 }
 
-/// Reads growing prefixes: "more is needed", then one decision that stays.
+/// Parses growing prefixes: "more is needed", then one final result.
 fn prefix<T, E>(
     data: &[u8],
     read: impl Fn(&[u8]) -> Result<Option<T>, E>,
@@ -212,7 +213,7 @@ fn prefix<T, E>(
     }
 }
 
-/// Neither the text of a token nor the JSON inside can do harm, and what is understood is written the same way again.
+/// Any token text and any JSON are handled, and parsed content serializes to the same JSON.
 pub(crate) fn token(data: &[u8]) {
     let keys = FernetKeys::from_keys(&["MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="]).unwrap();
     if let Ok(text) = std::str::from_utf8(data) {
@@ -233,23 +234,25 @@ pub(crate) fn token(data: &[u8]) {
     }
 }
 
-/// Most bytes that a step of [`mux`] moves. A fuzzer learns from the order of things, not from their size: enough for frames
-/// of either kind (copied and chained), and hundreds of schedules a second rather than one.
+/// Maximum bytes per step of [`mux`]. The order of operations matters to a fuzzer, not their size:
+/// enough for frames of either kind (copied and chained), and hundreds of schedules a second rather
+/// than one.
 const MUX_LARGEST: usize = 12_000;
 
-/// Two multiplexers do what the model says in whatever order things happen.
+/// Two multiplexers match the model for any order of operations.
 pub(crate) fn mux(data: &[u8]) {
     let mut choices = Choices(data);
     let first = choices.byte();
     let cipher = Cipher::ALL[usize::from(first) % 3];
     let version = ProtocolVersion::ALL[usize::from(first >> 2) % 3];
     let pair = Pair::new(version, cipher, limits_for(MUX_LARGEST), first.into());
-    // The choices that are missing are zeros, which open channels: a schedule ends with its input.
+    // Missing choices are zeros, which open channels: a schedule ends with its input.
     let steps = (data.len() / 12).min(2000);
     model::run_schedule(pair, &mut choices, steps, MUX_LARGEST);
 }
 
-/// A peer that sends whatever frames it likes stays within the limits, and so does what waits to be written for it.
+/// A peer that sends arbitrary frames stays within the limits, and so does the output queued for
+/// it.
 pub(crate) fn hostile(data: &[u8]) {
     let mut choices = Choices(data);
     let first = choices.byte();
@@ -269,7 +272,7 @@ pub(crate) fn hostile(data: &[u8]) {
         send_per_channel: 60_000,
         send_total: 80_000,
     };
-    let mut now = snitun::Moment::START;
+    let mut now = snitun::Timestamp::START;
     let config = MuxConfig {
         role,
         version,
@@ -349,10 +352,10 @@ pub(crate) fn hostile(data: &[u8]) {
         while mux.poll_event().is_some() {}
         assert!(mux.open_channels() <= limits.max_channels);
         assert!(mux.bytes_received_unread() <= limits.receive_total);
-        // Each channel has 16 KiB for certain.
+        // Each channel is guaranteed 16 KiB.
         assert!(mux.bytes_unsent() <= limits.send_total + limits.max_channels * 16 * 1024);
         assert!(mux.control_frames_waiting() <= 20_000);
-        // Headers go past the batch's mark by at most one frame.
+        // The batch exceeds its limit by at most one frame.
         assert!(batch.len() <= 256 * 1024 + 64 * 1024 + 64);
     }
     mux.end(now);

@@ -1,4 +1,4 @@
-//! What the tests of the whole tunnel share: a server and a device on loopback, and callers.
+//! Test harness for whole tunnels: a server and a device on loopback, and callers.
 
 #![allow(dead_code, reason = "each test file uses some of it")]
 
@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use snitun::client::{self, ClientConfig, ConnectError, Tunnel};
 use snitun::server::{
-    Authenticator, FernetKeys, Port, PortRole, Server, ServerConfig, ServerHandle, TokenContent,
+    Authenticator, FernetKeys, ListenerConfig, ListenerRole, Server, ServerConfig, ServerHandle,
+    TokenContent,
 };
 use snitun::{Channel, Cipher, ConnectionKey, ProtocolVersion, SessionKey};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,17 +16,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// Far longer than anything takes; a test that reaches it has failed.
+/// Far longer than any operation; reaching it fails the test.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Fails instead of hanging.
-pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn with_timeout<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future)
         .await
         .expect("took too long")
 }
 
-/// The defaults, but for a stop that waits for no caller: tests end with callers that have not finished.
+/// The defaults with a stop that does not wait for callers: tests end with unfinished callers.
 pub(crate) fn server_config() -> ServerConfig {
     ServerConfig {
         stop_grace: Duration::ZERO,
@@ -51,7 +52,7 @@ impl Relay {
         Self::serve(Server::new(keys.clone(), config), keys).await
     }
 
-    /// A server that asks `authenticator`, and nobody else.
+    /// A server with `authenticator` only.
     pub(crate) async fn start_with(
         authenticator: impl Authenticator,
         config: ServerConfig,
@@ -82,22 +83,22 @@ impl Relay {
         }
     }
 
-    /// Another port of the same server, which stops with it.
+    /// Another listener of the same server, which stops with it.
     pub(crate) async fn port(
         &self,
-        role: PortRole,
+        role: ListenerRole,
         proxy_protocol: bool,
     ) -> (SocketAddr, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = self.server.clone();
-        let port = Port {
+        let port = ListenerConfig {
             role,
             proxy_protocol,
         };
         let task = tokio::spawn(async move {
             server
-                .serve_port(listener, port, std::future::pending())
+                .serve_listener(listener, port, std::future::pending())
                 .await;
         });
         (address, task)
@@ -105,11 +106,11 @@ impl Relay {
 
     pub(crate) async fn stop(mut self) {
         let _ = self.stop.take().unwrap().send(());
-        within(self.task).await.unwrap();
+        with_timeout(self.task).await.unwrap();
     }
 
-    /// A token for `hostname` with a fresh key, and the configuration that goes with it.
-    pub(crate) fn invite(
+    /// A configuration with a token for `hostname` and a fresh key.
+    pub(crate) fn config_for(
         &self,
         hostname: &str,
         version: ProtocolVersion,
@@ -131,17 +132,17 @@ impl Relay {
     ) -> Result<Tunnel, ConnectError> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        within(client::connect(stream, config)).await
+        with_timeout(client::connect(stream, config)).await
     }
 
-    /// A caller that has sent a ClientHello for `hostname` and the channel that the device got for it.
+    /// A caller that has sent a ClientHello for `hostname`, and its channel on the device.
     pub(crate) async fn call(&self, tunnel: &mut Tunnel, hostname: &str) -> (TcpStream, Channel) {
         let mut caller = TcpStream::connect(self.address).await.unwrap();
         let hello = client_hello(hostname);
         caller.write_all(&hello).await.unwrap();
-        let mut channel = within(tunnel.accept()).await.unwrap();
+        let mut channel = with_timeout(tunnel.accept()).await.unwrap();
         let mut first = vec![0; hello.len()];
-        within(tokio::io::AsyncReadExt::read_exact(
+        with_timeout(tokio::io::AsyncReadExt::read_exact(
             &mut channel,
             &mut first,
         ))
@@ -157,7 +158,7 @@ pub(crate) fn seconds_from_now(seconds: i64) -> u64 {
     now.as_secs().checked_add_signed(seconds).unwrap()
 }
 
-/// A ClientHello that asks for `name`, as small as can be.
+/// A minimal ClientHello for `name`.
 pub(crate) fn client_hello(name: &str) -> Vec<u8> {
     fn block(bytes: &[u8]) -> Vec<u8> {
         [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat()
@@ -177,7 +178,7 @@ pub(crate) fn client_hello(name: &str) -> Vec<u8> {
     [&[0x16, 3, 1][..], &block(&message)].concat()
 }
 
-/// Repeatable bytes that look random.
+/// Repeatable pseudo-random bytes.
 pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     use rand::{Rng, SeedableRng};
     let mut bytes = vec![0; len];
@@ -185,9 +186,12 @@ pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Sends `bytes` to the server and tells whether it hangs up without having sent anything.
+/// Sends `bytes` to the server and returns whether it closes the connection without sending data.
 pub(crate) async fn is_closed(address: SocketAddr, bytes: &[u8]) -> bool {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(bytes).await.unwrap();
-    matches!(within(stream.read(&mut [0; 10])).await, Ok(0) | Err(_))
+    matches!(
+        with_timeout(stream.read(&mut [0; 10])).await,
+        Ok(0) | Err(_)
+    )
 }

@@ -1,5 +1,5 @@
-//! What two multiplexers are to do, said simply: bytes arrive as they were written, ends are seen, whoever was told to wait is
-//! told when that is over, nothing stays behind.
+//! A simple model of two multiplexers: bytes arrive as they were written, ends are reported, each
+//! blocked reader or writer gets an event, and nothing is left over.
 
 #![allow(dead_code, reason = "each user takes some of it")]
 
@@ -15,20 +15,20 @@ fn pattern(index: usize, side: usize, offset: usize) -> u8 {
     ((offset.wrapping_mul(31) >> 3) ^ offset ^ (index * 7) ^ (side * 131)) as u8
 }
 
-/// What the model knows of one end of a channel.
+/// The model's state of one end of a channel.
 #[derive(Default)]
 struct End {
     key: Option<ChannelKey>,
     written: usize,
     read: usize,
-    /// We closed it before the other end did.
+    /// Closed here before the other end closed.
     closed: bool,
     released: bool,
-    /// It told us that it is over.
-    over: Option<Read>,
-    /// We were told to wait and have heard nothing since.
-    reader_waits: bool,
-    writer_waits: bool,
+    /// The final read result.
+    ended: Option<Read>,
+    /// Blocked, and no event has arrived since.
+    reader_blocked: bool,
+    writer_blocked: bool,
 }
 
 struct Model {
@@ -37,10 +37,10 @@ struct Model {
     channels: Vec<[End; 2]>,
     /// In the order in which the server opened them, which is the order of accepting.
     accepted: usize,
-    /// How often we heard that there is something to accept.
-    acceptable: usize,
+    /// Number of [`Event::Opened`] events.
+    opened_events: usize,
     limits: Limits,
-    /// Most bytes that are written or moved at a time.
+    /// Maximum bytes written or transferred at a time.
     largest: usize,
 }
 
@@ -75,18 +75,21 @@ impl Model {
     }
 
     fn accept(&mut self) -> bool {
-        self.hear();
+        self.take_events();
         let Some(key) = self.pair.sides[CLIENT].mux.accept() else {
             return false;
         };
         self.channels[self.accepted][CLIENT].key = Some(key);
         self.accepted += 1;
-        assert!(self.accepted <= self.acceptable, "accepted without a word");
+        assert!(
+            self.accepted <= self.opened_events,
+            "accepted without a word"
+        );
         true
     }
 
-    /// Takes the news of both sides.
-    fn hear(&mut self) {
+    /// Takes the events of both sides.
+    fn take_events(&mut self) {
         for side in [CLIENT, SERVER] {
             self.pair.take_events(side);
             for event in self.pair.sides[side].events.drain(..) {
@@ -94,21 +97,25 @@ impl Model {
                 let mut of = |key| ends.find(|end| end.key == Some(key));
                 match event {
                     Event::Readable(key) => {
-                        of(key).into_iter().for_each(|end| end.reader_waits = false);
+                        of(key)
+                            .into_iter()
+                            .for_each(|end| end.reader_blocked = false);
                     }
                     Event::Writable(key) => {
-                        of(key).into_iter().for_each(|end| end.writer_waits = false);
+                        of(key)
+                            .into_iter()
+                            .for_each(|end| end.writer_blocked = false);
                     }
-                    Event::Acceptable => self.acceptable += 1,
+                    Event::Opened => self.opened_events += 1,
                     Event::PingDue | Event::Pong { .. } => {}
                 }
             }
         }
     }
 
-    /// Whether whoever uses this channel does as it is told: it tries again once it has heard that this helps, and not before.
-    /// A word that never comes leaves it waiting for ever.
-    fn obeys(index: usize) -> bool {
+    /// Whether the user of this channel retries only after an event. A missing event leaves it
+    /// blocked.
+    fn waits_for_events(index: usize) -> bool {
         index % 2 == 1
     }
 
@@ -121,26 +128,26 @@ impl Model {
         let Some(key) = self.key(index, side) else {
             return;
         };
-        self.hear();
+        self.take_events();
         let end = &mut self.channels[index][side];
-        if end.writer_waits && Self::obeys(index) {
+        if end.writer_blocked && Self::waits_for_events(index) {
             return;
         }
         let data: Vec<u8> = (end.written..end.written + size)
             .map(|offset| pattern(index, side, offset))
             .collect();
         match self.pair.sides[side].mux.write(key, &data) {
-            Write::Taken(count) => {
+            Write::Accepted(count) => {
                 assert!(!end.closed, "a closed channel takes nothing");
                 end.written += count;
-                // There may be some room before there is enough of it to tell.
-                end.writer_waits = false;
+                // There may be some room before there is enough for an event.
+                end.writer_blocked = false;
             }
-            Write::Wait => {
+            Write::Blocked => {
                 assert!(!end.closed);
-                end.writer_waits = true;
+                end.writer_blocked = true;
             }
-            Write::Closed => assert!(!end.writer_waits, "the end came without a word"),
+            Write::Closed => assert!(!end.writer_blocked, "the end came without a word"),
         }
     }
 
@@ -148,29 +155,29 @@ impl Model {
         let Some(key) = self.key(index, side) else {
             return;
         };
-        self.hear();
+        self.take_events();
         let channels = self.channels.len();
         let other_written = self.channels[index][1 - side].written;
         let end = &mut self.channels[index][side];
-        if end.reader_waits && Self::obeys(index) {
+        if end.reader_blocked && Self::waits_for_events(index) {
             return;
         }
         let read = self.pair.sides[side].mux.read(key);
         assert!(
-            !end.reader_waits || read == Read::Wait,
+            !end.reader_blocked || read == Read::Blocked,
             "{read:?} came without a word"
         );
         match read {
             Read::Data(data) => {
-                assert!(end.over.is_none(), "nothing comes after the end");
+                assert!(end.ended.is_none(), "nothing comes after the end");
                 for byte in data {
                     assert_eq!(byte, pattern(index, 1 - side, end.read));
                     end.read += 1;
                 }
             }
-            Read::Wait => {
-                assert!(end.over.is_none() && !end.closed);
-                end.reader_waits = true;
+            Read::Blocked => {
+                assert!(end.ended.is_none() && !end.closed);
+                end.reader_blocked = true;
             }
             Read::Failed(failure) => {
                 assert_eq!(failure, ChannelError::Overrun);
@@ -180,9 +187,9 @@ impl Model {
                     unread > total.min(self.limits.receive_per_channel),
                     "cut off for {unread} bytes"
                 );
-                end.over = Some(read);
+                end.ended = Some(read);
             }
-            Read::End => end.over = Some(Read::End),
+            Read::End => end.ended = Some(Read::End),
         }
     }
 
@@ -202,7 +209,7 @@ impl Model {
         }
     }
 
-    /// Lets everything arrive and be read, then compares.
+    /// Delivers and reads all data, then compares.
     fn finish(mut self) {
         let mut before = None;
         loop {
@@ -215,12 +222,12 @@ impl Model {
                     }
                 }
             }
-            // Until a round brings nothing new.
+            // Until a round changes nothing.
             let ends = self.channels.iter().flatten();
-            let (read, over) = ends.fold((0, 0), |(read, over), end| {
-                (read + end.read, over + usize::from(end.over.is_some()))
+            let (read, ended) = ends.fold((0, 0), |(read, ended), end| {
+                (read + end.read, ended + usize::from(end.ended.is_some()))
             });
-            let now = Some((self.accepted, read, over));
+            let now = Some((self.accepted, read, ended));
             if std::mem::replace(&mut before, now) == now {
                 break;
             }
@@ -228,24 +235,24 @@ impl Model {
         for side in &self.pair.sides {
             assert_eq!(side.ended, None);
         }
-        self.hear();
+        self.take_events();
         for ends in &self.channels {
             for side in [CLIENT, SERVER] {
-                let waits = ends[side].writer_waits && !ends[side].released;
+                let waits = ends[side].writer_blocked && !ends[side].released;
                 assert!(!waits, "all is sent, and a writer still waits");
                 let (us, other) = (&ends[side], &ends[1 - side]);
                 assert!(us.read <= other.written);
-                let failed = matches!(us.over, Some(Read::Failed(_)));
+                let failed = matches!(us.ended, Some(Read::Failed(_)));
                 let we_gave_up = us.closed || us.released;
-                let other_failed = matches!(other.over, Some(Read::Failed(_)));
+                let other_failed = matches!(other.ended, Some(Read::Failed(_)));
                 if us.key.is_some() && !we_gave_up && !failed && !other_failed {
                     assert_eq!(us.read, other.written, "everything written arrives");
                     let should_be_over = other.closed || other.released;
-                    assert_eq!(us.over.is_some(), should_be_over);
+                    assert_eq!(us.ended.is_some(), should_be_over);
                 }
             }
         }
-        // Whatever the application lets go of is gone on both sides.
+        // Released channels are gone on both sides.
         for index in 0..self.channels.len() {
             self.release(index, CLIENT);
             self.release(index, SERVER);
@@ -259,13 +266,14 @@ impl Model {
     }
 }
 
-/// A schedule of `steps` operations, with limits to match ([`limits_for`]), on up to `largest` bytes each, picked by `random`.
+/// Runs a schedule of `steps` random operations of up to `largest` bytes each, with matching limits
+/// ([`limits_for`]).
 pub(crate) fn run_schedule(pair: Pair, random: &mut impl Rng, steps: usize, largest: usize) {
     let mut model = Model {
         pair,
         channels: Vec::new(),
         accepted: 0,
-        acceptable: 0,
+        opened_events: 0,
         limits: limits_for(largest),
         largest,
     };
@@ -275,13 +283,13 @@ pub(crate) fn run_schedule(pair: Pair, random: &mut impl Rng, steps: usize, larg
     model.finish();
 }
 
-/// What can happen to a channel: each of the two ends writes more than the other one takes without pausing it, reads, closes,
-/// or all that it has sent so far arrives.
-pub(crate) const HAPPENINGS: usize = 8;
+/// Number of operations on a channel: each of the two ends writes more than the other one accepts
+/// without pausing, reads, closes, or all its sent data arrives.
+pub(crate) const OPERATIONS: usize = 8;
 
-/// One open channel, to which `happenings` happen in this order. From the fifth on (closing and arriving), doing the same
-/// twice in a row changes nothing.
-pub(crate) fn run_interleaving(mut pair: Pair, happenings: &[usize], largest: usize) {
+/// Runs `operations` in this order on one open channel. From the fifth on (closing and arriving),
+/// repeating an operation changes nothing.
+pub(crate) fn run_interleaving(mut pair: Pair, operations: &[usize], largest: usize) {
     let server = pair.open();
     pair.settle();
     let client = pair.accept();
@@ -292,13 +300,13 @@ pub(crate) fn run_interleaving(mut pair: Pair, happenings: &[usize], largest: us
         pair,
         channels: vec![ends],
         accepted: 1,
-        acceptable: 1,
+        opened_events: 1,
         limits: limits_for(largest),
         largest,
     };
-    for happening in happenings {
-        let side = happening % 2;
-        match happening / 2 {
+    for operation in operations {
+        let side = operation % 2;
+        match operation / 2 {
             0 => model.write(0, side, largest / 3),
             1 => model.read(0, side),
             2 => model.close(0, side),

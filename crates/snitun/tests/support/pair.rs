@@ -1,4 +1,4 @@
-//! Two multiplexers with their codecs, joined by byte pipes on virtual time.
+//! Two multiplexers with their codecs, connected by byte pipes on virtual time.
 
 #![allow(dead_code, reason = "each user takes some of it")]
 
@@ -10,20 +10,20 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use snitun::{
     ChannelId, ChannelKey, Cipher, ClientHandshake, CloseReason, Decoder, Encoder, Event, Limits,
-    Moment, Mux, MuxConfig, ProtocolVersion, Read, Role, ServerHandshake, Session, SessionKey,
-    Timeouts, WriteBatch,
+    Mux, MuxConfig, ProtocolVersion, Read, Role, ServerHandshake, Session, SessionKey, Timeouts,
+    Timestamp, WriteBatch,
 };
 
 pub(crate) const CLIENT: usize = 0;
 pub(crate) const SERVER: usize = 1;
 
-/// One end, its codec, and the bytes on their way to it.
+/// One end, its codec, and the bytes in flight to it.
 pub(crate) struct Side {
     pub(crate) mux: Mux,
     pub(crate) encoder: Encoder,
     pub(crate) decoder: Decoder,
     pub(crate) batch: WriteBatch,
-    /// On their way here.
+    /// Bytes in flight to this end.
     pub(crate) wire: BytesMut,
     pub(crate) input: BytesMut,
     pub(crate) events: Vec<Event>,
@@ -32,7 +32,7 @@ pub(crate) struct Side {
 
 pub(crate) struct Pair {
     pub(crate) sides: [Side; 2],
-    pub(crate) now: Moment,
+    pub(crate) now: Timestamp,
     pub(crate) random: StdRng,
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn entropy(seed: u64) -> Box<dyn snitun::Entropy> {
     Box::new(move |dest: &mut [u8]| random.fill_bytes(dest))
 }
 
-/// What a handshake that has succeeded leaves the client and the server with.
+/// Returns the sessions of a successful handshake, client and server.
 pub(crate) fn sessions(cipher: Cipher) -> (Session, Session) {
     let key = || SessionKey::new([3; 32], [4; 16]).with_cipher(cipher);
     let (mut challenge, mut answer) = (Vec::new(), Vec::new());
@@ -67,7 +67,7 @@ impl Pair {
         seed: u64,
     ) -> Self {
         let (client, server) = sessions(cipher);
-        let now = Moment::START;
+        let now = Timestamp::START;
         let side = |role, session: Session| Side {
             mux: Mux::new(
                 MuxConfig {
@@ -106,7 +106,7 @@ impl Pair {
         self.sides[SERVER].mux.open(id, caller).unwrap()
     }
 
-    /// `from` writes up to `count` bytes, in one go, onto the wire.
+    /// `from` writes up to `count` bytes onto the wire.
     pub(crate) fn write(&mut self, from: usize, count: usize) {
         let now = self.now;
         let [client, server] = &mut self.sides;
@@ -132,7 +132,7 @@ impl Pair {
         }
     }
 
-    /// `to` reads up to `count` bytes off its wire.
+    /// `to` reads up to `count` bytes from its wire.
     pub(crate) fn read(&mut self, to: usize, count: usize) {
         let now = self.now;
         let side = &mut self.sides[to];
@@ -152,7 +152,7 @@ impl Pair {
         }
     }
 
-    /// Moves everything that can move, and collects the events.
+    /// Transfers all data that can move, and collects the events.
     pub(crate) fn settle(&mut self) {
         loop {
             for side in [CLIENT, SERVER] {
@@ -198,7 +198,7 @@ impl Pair {
         self.sides[CLIENT].mux.accept().expect("a channel")
     }
 
-    /// Everything that can be read now, and how it ended.
+    /// Reads all available data; returns it and the final read result.
     pub(crate) fn drain(&mut self, side: usize, key: ChannelKey) -> (Vec<u8>, Read) {
         let mut bytes = Vec::new();
         loop {
@@ -210,7 +210,7 @@ impl Pair {
     }
 }
 
-/// Limits that are soon reached by whoever moves pieces of up to `largest` bytes.
+/// Limits that transfers of up to `largest` bytes reach quickly.
 pub(crate) fn limits_for(largest: usize) -> Limits {
     Limits {
         receive_per_channel: 2 * largest,

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use snitun::server::{FernetKeys, Port, PortRole, Server, ServerConfig};
+use snitun::server::{FernetKeys, ListenerConfig, ListenerRole, Server, ServerConfig};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -33,19 +33,19 @@ impl ProxyRelay {
             let listener = TcpListener::bind("127.0.0.1:0").await?;
             let address = listener.local_addr()?;
             let server = server.clone();
-            let port = Port {
+            let port = ListenerConfig {
                 role,
                 proxy_protocol,
             };
             tasks.spawn(async move {
                 server
-                    .serve_port(listener, port, std::future::pending())
+                    .serve_listener(listener, port, std::future::pending())
                     .await;
             });
             anyhow::Ok(address)
         };
-        let devices = listen(PortRole::Any, false).await?;
-        let callers = listen(PortRole::Callers, true).await?;
+        let devices = listen(ListenerRole::Any, false).await?;
+        let callers = listen(ListenerRole::Callers, true).await?;
         Ok(Self {
             devices,
             callers,

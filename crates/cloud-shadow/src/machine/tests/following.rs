@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_report_sends_only_what_is_new() {
+fn report_sends_only_changes() {
     let mut world = World::with_desired(json!({}));
     world.submit(Request::Report(object(
         json!({"a": 1, "b": {"c": 1, "d": 1}}),
@@ -22,7 +22,7 @@ fn a_report_sends_only_what_is_new() {
 }
 
 #[test]
-fn a_delta_alone_is_believed_and_the_document_fetched_soon_after() {
+fn lone_delta_is_applied_and_confirmed_by_get() {
     let mut world = World::with_desired(json!({}));
     let messages = world
         .cloud
@@ -44,7 +44,7 @@ fn a_delta_alone_is_believed_and_the_document_fetched_soon_after() {
 }
 
 #[test]
-fn nothing_is_fetched_when_all_of_an_update_arrives() {
+fn complete_update_needs_no_get() {
     let mut world = World::with_desired(json!({}));
     let messages = world
         .cloud
@@ -79,7 +79,7 @@ fn stale_messages_are_dropped() {
 }
 
 #[test]
-fn the_delta_without_a_version_is_believed_and_confirmed() {
+fn delta_without_version_is_applied_and_confirmed() {
     let mut world = World::with_desired(json!({}));
     world.cloud.form = Form::Nested;
     let messages = world
@@ -101,7 +101,7 @@ fn the_delta_without_a_version_is_believed_and_confirmed() {
 }
 
 #[test]
-fn a_shadow_deleted_and_made_anew_with_versions_from_one() {
+fn recreated_shadow_restarts_versions() {
     let mut world = World::with_desired(json!({"a": 1}));
     for n in 2..6 {
         let messages = world
@@ -133,7 +133,7 @@ fn a_shadow_deleted_and_made_anew_with_versions_from_one() {
 }
 
 #[test]
-fn made_anew_while_offline_is_found_although_the_version_is_lower() {
+fn recreated_shadow_with_lower_version_is_found() {
     let mut world = World::with_desired(json!({"a": 1}));
     let messages = world
         .cloud
@@ -150,7 +150,7 @@ fn made_anew_while_offline_is_found_although_the_version_is_lower() {
 }
 
 #[test]
-fn a_get_of_our_own_is_repeated_with_growing_pauses() {
+fn internal_get_retries_with_backoff() {
     let mut world = World::new();
     world.machine.connected(world.now);
     let mut pauses = Vec::new();
@@ -166,7 +166,7 @@ fn a_get_of_our_own_is_repeated_with_growing_pauses() {
 }
 
 #[test]
-fn a_refused_get_of_our_own_is_repeated_seldom() {
+fn rejected_internal_get_retries_slowly() {
     let mut world = World::new();
     world.machine.connected(world.now);
     let token = world.transmit().unwrap().token;
@@ -181,7 +181,7 @@ fn a_refused_get_of_our_own_is_repeated_seldom() {
 }
 
 #[test]
-fn a_report_is_sent_while_the_document_is_not_known_to_be_right() {
+fn report_is_sent_while_replica_is_stale() {
     let report = || Request::Report(object(json!({"sn": "42"})));
     let mut world = World::with_desired(json!({}));
     world.submit(report());
@@ -201,7 +201,7 @@ fn a_report_is_sent_while_the_document_is_not_known_to_be_right() {
 }
 
 #[test]
-fn a_conflict_has_the_document_fetched() {
+fn version_conflict_triggers_get() {
     let mut world = World::with_desired(json!({"a": 1}));
     // Somebody else's update, of which the messages are lost.
     let others = json!({"desired": {"a": 2}});
@@ -220,7 +220,7 @@ fn a_conflict_has_the_document_fetched() {
 }
 
 #[test]
-fn made_anew_unnoticed_is_found_by_the_next_update() {
+fn recreated_shadow_is_found_by_next_update() {
     let mut world = World::with_desired(json!({"a": 1}));
     for n in 2..8 {
         let others = json!({"desired": {"a": n}});

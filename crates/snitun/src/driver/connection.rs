@@ -1,7 +1,7 @@
-//! The task that owns the connection: reads, writes, keeps time.
+//! The task that owns the connection: reads, writes, and runs the timers.
 //!
-//! It never waits for a channel. It reads as long as there is something to read, writes whatever the multiplexer wants
-//! written, many frames at a time, and sleeps when neither goes on.
+//! It never waits for a channel. It reads while there is data, writes the multiplexer's frames in
+//! batches, and sleeps when neither is possible.
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -15,47 +15,50 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::coop::unconstrained;
 use tokio::time::Sleep;
 
-use super::TURN;
-use super::input::Input;
+use super::POLL_BUDGET;
+use super::read_buffer::ReadBuffer;
 use super::shared::Shared;
-use crate::batch::WriteBatch;
 use crate::close::CloseReason;
 use crate::decoder::{Decoder, Incoming};
 use crate::encoder::Encoder;
-use crate::moment::Moment;
+use crate::time::Timestamp;
+use crate::write_batch::WriteBatch;
 
-/// Pieces given to one vectored write.
-const SLICES: usize = 64;
-/// How long the connection's own end may take. What was to be said has been said.
-const SHUTDOWN: Duration = Duration::from_secs(1);
-/// How much of a peer that goes on sending is read meanwhile: several times what is under way when it hears of the end.
-const UNREAD: usize = 16 * 1024 * 1024;
+/// Maximum slices in one vectored write.
+const MAX_IO_SLICES: usize = 64;
+/// Timeout for closing the connection after all data was sent.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum bytes read from a peer that still sends during the shutdown: several times the data in
+/// flight when it learns of the end.
+const MAX_DRAIN: usize = 16 * 1024 * 1024;
 
-pub(crate) struct Task<S> {
+pub(crate) struct ConnectionTask<S> {
     stream: S,
     shared: Arc<Shared>,
     decoder: Decoder,
     encoder: Encoder,
     batch: WriteBatch,
-    input: Input,
+    input: ReadBuffer,
     sleep: Pin<Box<Sleep>>,
-    /// When `sleep` is set to go off.
-    armed: Moment,
-    /// Whom `sleep` will wake: as long as that is us, and it is not yet time, there is no need to ask it.
-    sleeper: Option<Waker>,
-    /// When the multiplexer has something to do, as of the last time that the task was parked.
-    timeout: Option<Moment>,
-    /// Something was written since the last flush.
+    /// Deadline that `sleep` is set to.
+    timer_deadline: Timestamp,
+    /// The waker that `sleep` holds: while it is ours and the deadline has not passed, `sleep` need
+    /// not be polled.
+    timer_waker: Option<Waker>,
+    /// The multiplexer's next deadline when the task was last parked.
+    timeout: Option<Timestamp>,
+    /// Data was written since the last flush.
     unflushed: bool,
-    /// Bytes received, and bytes sent, in this turn. Each is bounded for itself, so that neither keeps the other from going on.
+    /// Bytes received and bytes sent in this poll. Each has its own budget, so that neither
+    /// direction blocks the other.
     received: usize,
     sent: usize,
-    /// A NEW with a malformed address was told of: a peer that sends one may send a thousand.
-    told_malformed: bool,
+    /// A NEW with a malformed address was logged: a peer that sends one may send a thousand.
+    logged_malformed: bool,
     malformed_log: Arc<LogThrottle>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ConnectionTask<S> {
     pub(crate) fn new(
         stream: S,
         shared: Arc<Shared>,
@@ -63,43 +66,44 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
         encoder: Encoder,
         malformed_log: Arc<LogThrottle>,
     ) -> Self {
-        let armed = shared.clock.now();
-        let sleep = tokio::time::sleep_until(shared.clock.instant(armed));
+        let timer_deadline = shared.clock.now();
+        let sleep = tokio::time::sleep_until(shared.clock.instant(timer_deadline));
         Self {
             stream,
             shared,
             decoder,
             encoder,
             batch: WriteBatch::new(),
-            input: Input::default(),
+            input: ReadBuffer::default(),
             sleep: Box::pin(sleep),
-            armed,
-            sleeper: None,
+            timer_deadline,
+            timer_waker: None,
             timeout: None,
             unflushed: false,
             received: 0,
             sent: 0,
-            told_malformed: false,
+            logged_malformed: false,
             malformed_log,
         }
     }
 
-    /// Runs the connection to its end.
+    /// Runs the connection until it ends.
     pub(crate) async fn run(mut self) -> CloseReason {
         let reason = poll_fn(|cx| self.poll(cx)).await;
         tracing::debug!(%reason, "tunnel ended");
         self.shared.end(reason.clone());
-        // Failing to say goodbye to a connection that is over changes nothing.
-        let _ = tokio::time::timeout(SHUTDOWN, self.goodbye()).await;
+        // The connection is over: an error changes nothing.
+        let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, self.shut_down()).await;
         reason
     }
 
-    /// Ends our direction and reads on to the end of the peer's: closing with bytes unread would make the system reset the
-    /// connection, and the peer could lose the last of what we sent.
-    async fn goodbye(&mut self) -> io::Result<()> {
+    /// Closes our direction and reads until the peer closes its own: closing with unread bytes
+    /// would make the system reset the connection, and the peer could lose the last data that we
+    /// sent.
+    async fn shut_down(&mut self) -> io::Result<()> {
         self.stream.shutdown().await?;
         let mut unread = vec![0; 16 * 1024];
-        let mut left = UNREAD;
+        let mut left = MAX_DRAIN;
         while left > 0 {
             let count = self.stream.read(&mut unread).await?;
             if count == 0 {
@@ -113,13 +117,13 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         (self.received, self.sent) = (0, 0);
-        // Asked seldom: a turn takes some tens of microseconds.
+        // Read rarely: a poll takes some tens of microseconds.
         let mut now = self.shared.clock.now();
-        // Whether something may have come up to be written since the task was last parked.
+        // New output may have been queued since the task was last parked.
         let mut stale = true;
         loop {
-            // Before writing: what has come may ask for an answer, and a connection that takes all we have must not keep us
-            // from hearing PAUSE.
+            // Read before writing: a received frame may need an answer, and a connection that
+            // accepts everything must not keep us from reading PAUSE.
             let read = match self.poll_read(cx, now) {
                 Poll::Ready(Err(reason)) => return Poll::Ready(reason),
                 Poll::Ready(Ok(())) => true,
@@ -131,22 +135,22 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
                 return Poll::Ready(reason);
             }
             stale = false;
-            let over = self.received.max(self.sent) >= TURN;
-            if read && !over {
-                // What comes next may be the answer to what was written just now.
+            let budget_spent = self.received.max(self.sent) >= POLL_BUDGET;
+            if read && !budget_spent {
+                // The next read may return the answer to the last write.
                 now = self.shared.clock.now();
                 continue;
             }
-            // Time goes on for who always has something to read or to write as well.
-            match self.poll_time(cx, now) {
+            // Timers also run while there is always data to read or write.
+            match self.poll_timer(cx, now) {
                 Poll::Ready(Err(reason)) => return Poll::Ready(reason),
-                Poll::Ready(Ok(())) if !over => {
+                Poll::Ready(Ok(())) if !budget_spent => {
                     now = self.shared.clock.now();
                     stale = true;
                 }
-                Poll::Pending if !over => return Poll::Pending,
+                Poll::Pending if !budget_spent => return Poll::Pending,
                 Poll::Ready(Ok(())) | Poll::Pending => {
-                    // Wakes us once the runtime has looked around; nothing else is waited for.
+                    // Wakes us after the runtime has polled other tasks.
                     let _ = pin!(tokio::task::yield_now()).poll(cx);
                     return Poll::Pending;
                 }
@@ -154,15 +158,19 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
         }
     }
 
-    /// Writes until there is nothing to write (ready, the task parked as idle), the turn is over (ready), or the connection is
-    /// full (pending).
-    fn poll_write(&mut self, cx: &mut Context<'_>, now: Moment) -> Poll<Result<(), CloseReason>> {
+    /// Writes until there is nothing to write (ready, the task parked as idle), the budget is spent
+    /// (ready), or the connection is full (pending).
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Timestamp,
+    ) -> Poll<Result<(), CloseReason>> {
         let mut sent = false;
         loop {
             if self.batch.is_empty() {
                 let (encoder, batch) = (&mut self.encoder, &mut self.batch);
                 let timeout = &mut self.timeout;
-                let over = self.sent >= TURN;
+                let budget_spent = self.sent >= POLL_BUDGET;
                 let done = self.shared.with(|state| {
                     state.unpark_task();
                     if std::mem::take(&mut sent) {
@@ -181,10 +189,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
                     if batch.is_empty() {
                         state.park_task(cx, true);
                     }
-                    if batch.is_empty() || over {
+                    if batch.is_empty() || budget_spent {
                         *timeout = state.mux.poll_timeout();
                     }
-                    Ok(batch.is_empty() || over)
+                    Ok(batch.is_empty() || budget_spent)
                 })?;
                 if done {
                     break;
@@ -194,7 +202,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             let written = if let Some(single) = self.batch.single() {
                 stream.poll_write(cx, single)
             } else {
-                let mut slices = [IoSlice::new(&[]); SLICES];
+                let mut slices = [IoSlice::new(&[]); MAX_IO_SLICES];
                 let count = self.batch.slices(&mut slices);
                 stream.poll_write_vectored(cx, &slices[..count])
             };
@@ -235,9 +243,9 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// One read, and all the frames in it.
-    fn poll_read(&mut self, cx: &mut Context<'_>, now: Moment) -> Poll<Result<(), CloseReason>> {
-        // `read_buf` keeps nothing between polls, so that making it anew each time loses nothing.
+    /// Reads once and handles all frames in the data.
+    fn poll_read(&mut self, cx: &mut Context<'_>, now: Timestamp) -> Poll<Result<(), CloseReason>> {
+        // `read_buf` keeps no state between polls, so dropping it loses nothing.
         let read = ready!(pin!(self.stream.read_buf(self.input.with_room())).poll(cx));
         match read {
             Ok(0) => {
@@ -248,14 +256,14 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
             Err(error) => return Poll::Ready(Err(failed(&error))),
         }
         let (decoder, input) = (&mut self.decoder, self.input.bytes());
-        let (told, log) = (&mut self.told_malformed, &self.malformed_log);
+        let (logged, log) = (&mut self.logged_malformed, &self.malformed_log);
         Poll::Ready(self.shared.with(|state| {
             state.mux.handle_received(now);
             while let Some(incoming) = decoder.decode(input)? {
                 if let Incoming::MalformedNew { id } = &incoming
-                    && !std::mem::replace(told, true)
+                    && !std::mem::replace(logged, true)
                 {
-                    warn_throttled!(log, %id, "the peer opened a channel with a malformed address; ignored, as will be others");
+                    warn_throttled!(log, %id, "the peer opened a channel with a malformed address; this and further ones are ignored");
                 }
                 tracing::trace!(frame = incoming.name(), id = %incoming.id(), "received");
                 state.mux.handle(incoming, now)?;
@@ -264,8 +272,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
         }))
     }
 
-    /// Ready when something was due.
-    fn poll_time(&mut self, cx: &mut Context<'_>, now: Moment) -> Poll<Result<(), CloseReason>> {
+    /// Returns ready when a timer fired.
+    fn poll_timer(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Timestamp,
+    ) -> Poll<Result<(), CloseReason>> {
         let Some(timeout) = self.timeout else {
             return Poll::Pending;
         };
@@ -275,32 +287,33 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Task<S> {
                 handled.map_err(|reason| state.closing.clone().unwrap_or(reason))
             }));
         }
-        // Deadlines mostly move away as bytes come and go. The timer is left where it is then and set again when it
-        // goes off: cheaper than moving it with every read.
-        if timeout < self.armed || self.armed <= now {
-            self.armed = timeout;
+        // Deadlines mostly move later as bytes arrive. The timer then stays where it is and is
+        // reset when it fires: cheaper than moving it on every read.
+        if timeout < self.timer_deadline || self.timer_deadline <= now {
+            self.timer_deadline = timeout;
             self.sleep
                 .as_mut()
                 .reset(self.shared.clock.instant(timeout));
         } else if self
-            .sleeper
+            .timer_waker
             .as_ref()
             .is_some_and(|waker| waker.will_wake(cx.waker()))
         {
             return Poll::Pending;
         }
-        self.sleeper = Some(cx.waker().clone());
-        // Whatever else this turn has used up: a timer that is put off for that has not taken our waker, and would wake nobody.
+        self.timer_waker = Some(cx.waker().clone());
+        // Unconstrained: a timer that returns pending for lack of budget has not stored our waker
+        // and would wake nothing.
         ready!(pin!(unconstrained(self.sleep.as_mut())).poll(cx));
-        // A good moment, since it comes every minute or two.
-        self.input.forget();
+        // The timer fires every minute or two.
+        self.input.release_unused();
         Poll::Ready(Ok(()))
     }
 }
 
-impl<S> Drop for Task<S> {
+impl<S> Drop for ConnectionTask<S> {
     fn drop(&mut self) {
-        // Whoever dropped the connection while it was running closed it.
+        // Dropping a running connection closes the tunnel.
         if !self.shared.is_closed() {
             self.shared.end(CloseReason::Local);
         }

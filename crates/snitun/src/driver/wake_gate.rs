@@ -1,50 +1,52 @@
-//! A future beside others in one task that is asked only when it was woken itself.
+//! A future that is polled only when its own waker was called.
 //!
-//! `select!` asks all its futures whenever one of them wakes the task. Where one of them moves bytes and the others wait for
-//! what seldom happens, most of that is in vain: a timer, a cancellation or the other direction of a connection costs about
-//! as much to ask as a small frame costs to pass on.
+//! `select!` polls all its futures whenever one of them wakes the task. Where one of them transfers
+//! bytes and the others wait for rare events, most of those polls are wasted: polling a timer, a
+//! cancellation or the other direction of a connection costs about as much as forwarding a small
+//! frame.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Asks `future` once, and then only when it has been woken. Do not ask it again once it is ready.
-pub(crate) struct WhenWoken<'a, F> {
+/// Polls `future` once, and then only when it was woken. Must not be polled again after it is
+/// ready.
+pub(crate) struct WakeGated<'a, F> {
     future: Pin<&'a mut F>,
-    bell: Arc<Bell>,
-    /// Rings the bell.
+    gate: Arc<Gate>,
+    /// The waker that `future` gets.
     waker: Waker,
 }
 
-/// Wakes the task, and remembers for whom.
-struct Bell {
-    rung: AtomicBool,
+/// Wakes the task, and records that the future was woken.
+struct Gate {
+    woken: AtomicBool,
     task: Mutex<Option<Waker>>,
 }
 
-impl<'a, F: Future> WhenWoken<'a, F> {
+impl<'a, F: Future> WakeGated<'a, F> {
     pub(crate) fn new(future: Pin<&'a mut F>) -> Self {
-        let bell = Arc::new(Bell {
-            rung: AtomicBool::new(true),
+        let gate = Arc::new(Gate {
+            woken: AtomicBool::new(true),
             task: Mutex::new(None),
         });
         Self {
             future,
-            waker: Arc::clone(&bell).into(),
-            bell,
+            waker: Arc::clone(&gate).into(),
+            gate,
         }
     }
 }
 
-impl<F: Future> Future for WhenWoken<'_, F> {
+impl<F: Future> Future for WakeGated<'_, F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = &mut *self;
-        // Before looking at the bell: whoever rings it from now on finds the task.
-        this.bell.belongs_to(cx.waker());
-        if !this.bell.rung.swap(false, Ordering::AcqRel) {
+        // Before reading the flag: a waker called from now on finds the task.
+        this.gate.set_task(cx.waker());
+        if !this.gate.woken.swap(false, Ordering::AcqRel) {
             return Poll::Pending;
         }
         this.future
@@ -53,12 +55,12 @@ impl<F: Future> Future for WhenWoken<'_, F> {
     }
 }
 
-impl Bell {
+impl Gate {
     fn task(&self) -> MutexGuard<'_, Option<Waker>> {
         self.task.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn belongs_to(&self, waker: &Waker) {
+    fn set_task(&self, waker: &Waker) {
         let mut task = self.task();
         match &mut *task {
             Some(known) => known.clone_from(waker),
@@ -67,15 +69,15 @@ impl Bell {
     }
 }
 
-impl Wake for Bell {
+impl Wake for Gate {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.rung.swap(true, Ordering::AcqRel) {
+        if !self.woken.swap(true, Ordering::AcqRel) {
             let task = self.task().clone();
-            // Without the lock: who knows what a task does to wake up.
+            // Without the lock: `wake` may run arbitrary code.
             if let Some(task) = task {
                 task.wake();
             }
@@ -94,7 +96,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn is_asked_when_woken_and_not_for_others() {
+    async fn polls_only_when_its_waker_fired() {
         let (ours, theirs) = (Notify::new(), Notify::new());
         let mut asked = 0;
         {
@@ -103,12 +105,12 @@ mod tests {
                 asked += 1;
                 waiting.as_mut().poll(cx)
             }));
-            let mut counted = WhenWoken::new(counted);
+            let mut counted = WakeGated::new(counted);
             for _ in 0..5 {
                 theirs.notify_one();
                 tokio::select! {
                     biased;
-                    () = &mut counted => panic!("nobody has woken it"),
+                    () = &mut counted => panic!("polled without being woken"),
                     () = theirs.notified() => {}
                 }
             }
@@ -119,15 +121,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn moves_to_another_task() {
+    async fn wakes_the_task_it_moved_to() {
         let notify = Arc::new(Notify::new());
         let mut waiting = Box::pin({
             let notify = Arc::clone(&notify);
             async move { notify.notified().await }
         });
-        // Asked in this task first, then left to another one.
+        // Polled in this task first, then moved to another one.
         let moved = tokio::spawn(async move {
-            let mut waiting = WhenWoken::new(waiting.as_mut());
+            let mut waiting = WakeGated::new(waiting.as_mut());
             let first = poll_fn(|cx| Poll::Ready(waiting.poll_unpin(cx))).await;
             assert!(first.is_pending());
             waiting.await;

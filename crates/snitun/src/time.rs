@@ -1,44 +1,44 @@
-//! Time, as the core sees it: handed in, never asked for.
+//! Time as an input of the core.
 
 use std::ops::{Add, AddAssign, Sub};
 use std::time::Duration;
 
-/// A point in time on the clock of whoever drives the core: how long after a start of the driver's own choosing.
+/// A point on the driver's clock, as the time since an arbitrary start.
 ///
-/// Not [`std::time::Instant`], which can only be had from the system's clock, and of which a target without one has none. Of a
-/// clock the core needs that it goes on; a moment that is a little older than the one before does no harm. It counts
-/// nanoseconds for 584 years and stands still then.
+/// Not [`std::time::Instant`], which only the system's clock can create and which panics on a
+/// target without one. The clock must advance; a timestamp that is slightly older than the previous
+/// one does no harm. It counts nanoseconds for 584 years and saturates then.
 ///
 /// ```
 /// use std::time::Duration;
-/// use snitun::Moment;
+/// use snitun::Timestamp;
 ///
-/// let now = Moment::after_start(Duration::from_millis(250));
+/// let now = Timestamp::after_start(Duration::from_millis(250));
 /// let later = now + Duration::from_secs(1);
 /// assert_eq!(later - now, Duration::from_secs(1));
 /// assert_eq!(now - later, Duration::ZERO); // there is no time before
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moment {
+pub struct Timestamp {
     nanos: u64,
 }
 
-impl Moment {
-    /// When the driver's clock began.
+impl Timestamp {
+    /// The start of the driver's clock.
     pub const START: Self = Self { nanos: 0 };
 
-    /// So long after the start.
+    /// Returns the timestamp `time` after the start.
     pub fn after_start(time: Duration) -> Self {
         Self { nanos: nanos(time) }
     }
 
-    /// How long after the start this is.
+    /// Returns the time since the start.
     pub fn since_start(self) -> Duration {
         Duration::from_nanos(self.nanos)
     }
 }
 
-impl Add<Duration> for Moment {
+impl Add<Duration> for Timestamp {
     type Output = Self;
 
     fn add(self, time: Duration) -> Self {
@@ -48,16 +48,16 @@ impl Add<Duration> for Moment {
     }
 }
 
-impl AddAssign<Duration> for Moment {
+impl AddAssign<Duration> for Timestamp {
     fn add_assign(&mut self, time: Duration) {
         *self = *self + time;
     }
 }
 
-impl Sub for Moment {
+impl Sub for Timestamp {
     type Output = Duration;
 
-    /// How long it was from `earlier` until this; nothing if that is later.
+    /// Returns the time from `earlier` to `self`; zero if `earlier` is later.
     fn sub(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.nanos.saturating_sub(earlier.nanos))
     }

@@ -1,33 +1,35 @@
-//! What the writer has to write next: many frames, few pieces.
+//! A batch of frames for one vectored write.
 //!
-//! Headers and small data are copied together into one scratch buffer; large data is chained as it is. One vectored write
-//! then carries many frames: a system call for each frame costs far more than copying a small one.
+//! Headers and small data are copied into one scratch buffer; large data is chained without
+//! copying. A single vectored write then carries many frames: a system call for each frame costs
+//! far more than copying a small one.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-/// Data up to this size is copied behind its header; above, it is chained. A piece of a vectored write costs about as
-/// much as copying this many bytes.
-pub(crate) const COPY_UP_TO: usize = 4096;
-/// A batch takes no further frame from here on: enough to make the system call cheap, little enough that what becomes urgent
-/// does not wait long behind it.
-const FULL_BYTES: usize = 128 * 1024;
-/// Pieces of one batch; vectored writes take up to 1024 on Linux, more than 64 gain nothing at our sizes.
-const FULL_PIECES: usize = 62;
+/// Data up to this size is copied behind its header; above it, chained. A slice of a vectored write
+/// costs about as much as copying this many bytes.
+pub(crate) const COPY_THRESHOLD: usize = 4096;
+/// Size at which a batch is full: enough to make the system call cheap, little enough that urgent
+/// frames do not wait long.
+const MAX_BYTES: usize = 128 * 1024;
+/// Maximum pieces of one batch; vectored writes accept up to 1024 on Linux, more than 64 gain
+/// nothing at these sizes.
+const MAX_PIECES: usize = 62;
 
 /// Sealed frames in wire order.
 #[derive(Debug, Default)]
 pub struct WriteBatch {
     /// Headers and small data, in order.
     scratch: Vec<u8>,
-    /// Where in `scratch` the next scratch piece begins.
+    /// Offset of the next scratch piece in `scratch`.
     scratch_start: usize,
     pieces: VecDeque<Piece>,
-    /// How much of the first piece is already written.
+    /// Bytes of the first piece that are written.
     written: usize,
     len: usize,
-    /// Chained buffers that are written and may be used again.
-    spent: Vec<Vec<u8>>,
+    /// Chained buffers that are written and can be reused.
+    recycled: Vec<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -46,22 +48,22 @@ impl Piece {
 }
 
 impl WriteBatch {
-    /// An empty batch.
+    /// Creates an empty batch.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Bytes still to be written.
+    /// Returns the number of bytes left to write.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether all is written.
+    /// Returns whether all bytes are written.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// All that is left to write, if it is in one piece.
+    /// Returns all bytes left to write, if they are contiguous.
     pub fn single(&self) -> Option<&[u8]> {
         if self.pieces.len() != 1 {
             return None;
@@ -73,7 +75,7 @@ impl WriteBatch {
         Some(&bytes[self.written..])
     }
 
-    /// Puts the pieces to write into `slices`, as many as fit, and returns how many that are.
+    /// Fills `slices` with the pieces to write and returns how many were used.
     pub fn slices<'batch>(&'batch self, slices: &mut [IoSlice<'batch>]) -> usize {
         let mut offset = self.scratch_start;
         let mut skip = self.written;
@@ -94,7 +96,7 @@ impl WriteBatch {
         count
     }
 
-    /// Notes that the first `count` bytes are written.
+    /// Records that the first `count` bytes are written.
     pub fn advance(&mut self, count: usize) {
         self.len = self.len.saturating_sub(count);
         self.written += count;
@@ -106,7 +108,7 @@ impl WriteBatch {
             self.written -= len;
             match self.pieces.pop_front() {
                 Some(Piece::Scratch { len }) => self.scratch_start += len,
-                Some(Piece::Chained(bytes)) => self.spent.push(bytes),
+                Some(Piece::Chained(bytes)) => self.recycled.push(bytes),
                 None => {}
             }
         }
@@ -117,9 +119,9 @@ impl WriteBatch {
         }
     }
 
-    /// Whether the batch should be written before anything is added.
+    /// Returns whether to write the batch before adding to it.
     pub(crate) fn is_full(&self) -> bool {
-        self.len >= FULL_BYTES || self.pieces.len() >= FULL_PIECES
+        self.len >= MAX_BYTES || self.pieces.len() >= MAX_PIECES
     }
 
     /// Lets `write` append to the scratch buffer.
@@ -138,15 +140,15 @@ impl WriteBatch {
         Ok(())
     }
 
-    /// Chains a buffer as it is.
+    /// Chains a buffer without copying.
     pub(crate) fn chain(&mut self, bytes: Vec<u8>) {
         self.len += bytes.len();
         self.pieces.push_back(Piece::Chained(bytes));
     }
 
-    /// A chained buffer that has been written.
-    pub(crate) fn take_spent(&mut self) -> Option<Vec<u8>> {
-        self.spent.pop()
+    /// Returns a chained buffer that was written.
+    pub(crate) fn take_written(&mut self) -> Option<Vec<u8>> {
+        self.recycled.pop()
     }
 }
 
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn keeps_order_over_partial_writes() {
+    fn partial_writes_keep_order() {
         let add = |batch: &mut WriteBatch, bytes: &[u8]| {
             batch
                 .append(|scratch| {
@@ -193,7 +195,7 @@ mod tests {
                 batch.advance(count);
             }
             assert_eq!(written, b"abcDEFGhi");
-            assert_eq!(batch.take_spent().unwrap(), b"G");
+            assert_eq!(batch.take_written().unwrap(), b"G");
         }
     }
 }

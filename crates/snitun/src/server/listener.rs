@@ -1,4 +1,4 @@
-//! What a port of the server takes, and how much of it from one address.
+//! Configuration of a listener, and connection limits per address.
 
 use std::collections::HashMap;
 use std::io;
@@ -10,30 +10,34 @@ use tokio::net::TcpStream;
 
 use crate::proxy;
 
-/// What a listening port takes. By default both devices and callers, and no load balancer is in front of it.
+/// What a listener accepts. By default both devices and callers, without a load balancer in front
+/// of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Port {
-    /// Who connects to it.
-    pub role: PortRole,
-    /// Whether every connection begins with a PROXY protocol header (version 1 or 2), which names the caller's address. A
-    /// connection without one is closed. Default off: switch it on only where nobody but the load balancer can connect.
+pub struct ListenerConfig {
+    /// The kind of peers that connect.
+    pub role: ListenerRole,
+    /// Whether every connection begins with a PROXY protocol header (version 1 or 2), which
+    /// contains the caller's address. A connection without one is closed. Default off: enable it
+    /// only where only the load balancer can connect.
     pub proxy_protocol: bool,
 }
 
-/// Who connects to a port.
+/// The kind of peers that a listener accepts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PortRole {
-    /// Devices and callers, told apart by the first bytes. A device's token has to begin with `gA` here, as every Fernet token
-    /// does.
+pub enum ListenerRole {
+    /// Devices and callers, distinguished by the first bytes. A device's token must begin with `gA`
+    /// here, as every Fernet token does.
     #[default]
     Any,
-    /// Devices only. Their tokens may be any printable text that the [`Authenticator`](super::Authenticator) knows.
+    /// Devices only. Their tokens may be any printable text that the
+    /// [`Authenticator`](super::Authenticator) accepts.
     Devices,
     /// Callers only.
     Callers,
 }
 
-/// Reads a PROXY protocol header; yields the source it names. What came behind it is left in `first`.
+/// Reads a PROXY protocol header; returns the source address. Bytes after the header stay in
+/// `first`.
 pub(super) async fn read_proxy_header(
     stream: &mut TcpStream,
     first: &mut Vec<u8>,
@@ -52,23 +56,24 @@ pub(super) async fn read_proxy_header(
     }
 }
 
-/// How many connections of one kind each address has: those that have not yet shown what they want, or callers that are served.
+/// Counts the connections of one kind per address: those not yet authenticated or connected, or
+/// callers that are served.
 #[derive(Debug)]
-pub(super) struct PerAddress {
+pub(super) struct AddressLimiter {
     limit: usize,
-    /// No larger than the number of connections of that kind, which has a limit of its own.
+    /// Bounded by the number of connections of that kind, which has its own limit.
     taken: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One of an address's places, given up when it is dropped.
+/// A permit of an address, released on drop.
 #[derive(Debug)]
-pub(super) struct Place {
-    all: Arc<PerAddress>,
-    /// `None` for a place that is not counted.
+pub(super) struct AddressPermit {
+    all: Arc<AddressLimiter>,
+    /// `None` for a permit that is not counted.
     address: Option<IpAddr>,
 }
 
-impl PerAddress {
+impl AddressLimiter {
     pub(super) fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -76,7 +81,7 @@ impl PerAddress {
         }
     }
 
-    pub(super) fn take(all: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    pub(super) fn try_acquire(all: &Arc<Self>, address: IpAddr) -> Option<AddressPermit> {
         let address = network(address);
         let mut taken = all.lock();
         let count = taken.get(&address).copied().unwrap_or(0);
@@ -85,15 +90,15 @@ impl PerAddress {
         }
         taken.insert(address, count + 1);
         drop(taken);
-        Some(Place {
+        Some(AddressPermit {
             all: Arc::clone(all),
             address: Some(address),
         })
     }
 
-    /// A place that is not counted.
-    pub(super) fn uncounted(all: &Arc<Self>) -> Place {
-        Place {
+    /// Returns a permit that is not counted.
+    pub(super) fn uncounted(all: &Arc<Self>) -> AddressPermit {
+        AddressPermit {
             all: Arc::clone(all),
             address: None,
         }
@@ -104,7 +109,8 @@ impl PerAddress {
     }
 }
 
-/// The address that is counted: of IPv6 the first 64 bits, since whoever has one address has that many.
+/// Returns the counted address: for IPv6 its /64 network, since a host usually has all of its
+/// addresses.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => {
@@ -116,7 +122,7 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-impl Drop for Place {
+impl Drop for AddressPermit {
     fn drop(&mut self) {
         let Some(address) = self.address else { return };
         let mut taken = self.all.lock();
@@ -134,18 +140,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_gets_its_places_and_gives_them_back() {
-        let all = Arc::new(PerAddress::new(2));
+    fn address_permits_are_limited_and_released() {
+        let all = Arc::new(AddressLimiter::new(2));
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let one = PerAddress::take(&all, address("2001:db8::1")).unwrap();
-        let two = PerAddress::take(&all, address("2001:db8::2")).unwrap();
-        // The same network has no third one; others have their own.
-        assert!(PerAddress::take(&all, address("2001:db8::3")).is_none());
-        let other = PerAddress::take(&all, address("192.0.2.7")).unwrap();
-        let mapped = PerAddress::take(&all, address("::ffff:192.0.2.7")).unwrap();
-        assert!(PerAddress::take(&all, address("192.0.2.7")).is_none());
+        let one = AddressLimiter::try_acquire(&all, address("2001:db8::1")).unwrap();
+        let two = AddressLimiter::try_acquire(&all, address("2001:db8::2")).unwrap();
+        // The same network gets no third permit; others have their own.
+        assert!(AddressLimiter::try_acquire(&all, address("2001:db8::3")).is_none());
+        let other = AddressLimiter::try_acquire(&all, address("192.0.2.7")).unwrap();
+        let mapped = AddressLimiter::try_acquire(&all, address("::ffff:192.0.2.7")).unwrap();
+        assert!(AddressLimiter::try_acquire(&all, address("192.0.2.7")).is_none());
         drop(one);
-        let again = PerAddress::take(&all, address("2001:db8::4")).unwrap();
+        let again = AddressLimiter::try_acquire(&all, address("2001:db8::4")).unwrap();
         drop((two, again, other, mapped));
         assert!(all.lock().is_empty());
     }

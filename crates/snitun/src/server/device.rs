@@ -1,6 +1,5 @@
-//! The server's end of a device's tunnel: token, challenge, and its life until it ends.
+//! The server's end of a device's tunnel: authentication, challenge, and supervision until it ends.
 
-use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,64 +11,45 @@ use tokio::time::Instant;
 
 use super::metrics::{Metrics, count};
 use super::registry::{Peer, Registry};
-use super::spent::KeyRefused;
+use super::rejection::DeviceRejection;
 use super::token::{self, TokenContent, TokenError};
 use super::{InFlight, Inner};
 use crate::cipher::Role;
 use crate::close::CloseReason;
 use crate::connection_key::ConnectionKey;
-use crate::driver::{self, NoRandomness, Random, WhenWoken};
-use crate::handshake::{HandshakeError, MAX_TOKEN_LEN, ServerHandshake, Session};
+use crate::driver::{self, Random, WakeGated};
+use crate::handshake::{MAX_TOKEN_LEN, ServerHandshake, Session};
 use crate::mux::MuxConfig;
-use crate::socket::prepare_tcp;
+use crate::socket::configure_tcp;
 use crate::version::ProtocolVersion;
 
-/// How long the next piece of a token that came in more than one segment may take. The reference gives it no time at all.
-const TOKEN_REST: Duration = Duration::from_millis(500);
-/// Pieces that a token may come in: two are two TCP segments, the others leave room for a strange path. Each is looked at by the
-/// authenticator, which may have to ask elsewhere.
-const TOKEN_PIECES: usize = 8;
+/// Timeout for the next segment of a token. The reference does not wait at all.
+const TOKEN_PIECE_TIMEOUT: Duration = Duration::from_millis(500);
+/// Maximum segments of a token: two are usual, the rest allows for unusual paths. The
+/// authenticator, which may call a backend, checks after each.
+const MAX_TOKEN_PIECES: usize = 8;
 
-/// How often a token is looked at, at most.
-const LEAST_CHECK: Duration = Duration::from_millis(100);
-
-/// Why a device was not let in.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Refusal {
-    #[error("the token was refused: {0}")]
-    Token(#[from] TokenError),
-    #[error("the token was refused: {0}")]
-    Key(#[from] KeyRefused),
-    #[error("the handshake failed: {0}")]
-    Handshake(#[from] HandshakeError),
-    #[error("the answer to the challenge did not come in time")]
-    TimedOut,
-    #[error("the server is stopping")]
-    Stopping,
-    #[error("the connection failed: {0}")]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    NoRandomness(#[from] NoRandomness),
-}
+/// Minimum interval between expiry checks.
+const MIN_EXPIRY_CHECK: Duration = Duration::from_millis(100);
 
 impl Inner {
-    /// Runs a device's connection, of which `first` has been read, to its end. The rest of its token has to be there by
-    /// `token_until`.
-    pub(super) async fn tunnel(
+    /// Serves a device's connection until it ends; `first` was read already. The rest of its token
+    /// must arrive by `token_until`.
+    pub(super) async fn serve_device(
         &self,
         mut stream: TcpStream,
         first: Vec<u8>,
         token_until: Instant,
         in_flight: InFlight,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), DeviceRejection> {
         let limit = self.config.timeouts.handshake;
         let handshake = async {
             let content = self.read_token(&mut stream, first, token_until).await?;
             self.admit(&mut stream, content).await
         };
         let (guest, session) = tokio::select! {
-            () = self.closing.cancelled() => return Err(Refusal::Stopping),
-            done = tokio::time::timeout(limit, handshake) => done.map_err(|_| Refusal::TimedOut)??,
+            () = self.closing.cancelled() => return Err(DeviceRejection::Stopping),
+            done = tokio::time::timeout(limit, handshake) => done.map_err(|_| DeviceRejection::TimedOut)??,
         };
         drop(in_flight);
 
@@ -80,12 +60,12 @@ impl Inner {
             limits: self.config.limits.clone(),
             timeouts: self.config.timeouts.clone(),
         };
-        prepare_tcp(&stream)?;
+        configure_tcp(&stream)?;
         let (tunnel, run) = driver::start(stream, session, mux, Arc::clone(&self.logs.malformed))?;
         count(&self.metrics.counters.devices_connected);
-        let _carrying = Metrics::carry(&self.metrics, tunnel.clone());
+        let _carrying = Metrics::track(&self.metrics, tunnel.clone());
         let peer = Arc::new(Peer::new(&guest.hostname, &guest.alias, tunnel));
-        let mut entry = Entry::new(&self.registry, &peer);
+        let mut entry = RegistrationGuard::new(&self.registry, &peer);
         info_throttled!(
             self.logs.connected,
             hostname = peer.hostname,
@@ -95,21 +75,22 @@ impl Inner {
         let reason = tokio::select! {
             biased;
             reason = run => reason,
-            never = WhenWoken::new(supervised) => match never {},
+            never = WakeGated::new(supervised) => match never {},
         };
         info_throttled!(self.logs.disconnected, hostname = peer.hostname, %reason, "device disconnected");
         entry.reason = reason;
         Ok(())
     }
 
-    /// Reads a token and has it checked. It comes without a length, so what is not yet a token may be the start of one.
+    /// Reads and authenticates a token. It has no length prefix, so invalid text may be the start
+    /// of a token.
     async fn read_token(
         &self,
         stream: &mut TcpStream,
         mut token: Vec<u8>,
         until: Instant,
     ) -> Result<TokenContent, TokenError> {
-        for _ in 0..TOKEN_PIECES {
+        for _ in 0..MAX_TOKEN_PIECES {
             let text = std::str::from_utf8(&token).map_err(|_| TokenError::Invalid)?;
             let checked = self
                 .authenticator
@@ -120,7 +101,7 @@ impl Inner {
             }
             let room = MAX_TOKEN_LEN.saturating_sub(token.len());
             let mut rest = (&mut *stream).take(room as u64);
-            let until = until.min(Instant::now() + TOKEN_REST);
+            let until = until.min(Instant::now() + TOKEN_PIECE_TIMEOUT);
             let read = tokio::time::timeout_at(until, rest.read_buf(&mut token)).await;
             if !matches!(read, Ok(Ok(1..))) {
                 break;
@@ -129,22 +110,22 @@ impl Inner {
         Err(TokenError::Invalid)
     }
 
-    /// Lets the bearer of a token in if it has the token's key.
+    /// Runs the challenge, which the device passes if it has the token's key.
     async fn admit(
         &self,
         stream: &mut TcpStream,
         content: TokenContent,
-    ) -> Result<(Guest, Session), Refusal> {
+    ) -> Result<(AuthenticatedPeer, Session), DeviceRejection> {
         let now = SystemTime::now();
         if content.is_expired(now) {
             return Err(TokenError::Expired.into());
         }
         let TokenContent { key, cipher, .. } = content;
-        // Before the challenge, which is the first thing that is encrypted with the key.
-        self.spent
-            .spend(&key, cipher, content.valid, token::unix_seconds(now))?;
+        // Before the challenge, which is the first data encrypted with the key.
+        self.used_keys
+            .record_use(&key, cipher, content.valid, token::unix_seconds(now))?;
         let session = challenge(stream, key.with_cipher(cipher)).await?;
-        let guest = Guest {
+        let guest = AuthenticatedPeer {
             hostname: content.hostname,
             alias: content.alias,
             valid: content.valid,
@@ -153,9 +134,10 @@ impl Inner {
         Ok((guest, session))
     }
 
-    /// Ends a tunnel whose token has run out, or when the server stops. Never returns: the tunnel's end does.
+    /// Ends the tunnel when its token expires or the server stops. Never returns: the end of the
+    /// tunnel drops it.
     async fn supervise(&self, peer: &Peer, valid: u64) -> std::convert::Infallible {
-        let mut check = tokio::time::interval(self.config.expiry_check.max(LEAST_CHECK));
+        let mut check = tokio::time::interval(self.config.expiry_check.max(MIN_EXPIRY_CHECK));
         check.tick().await;
         let reason = loop {
             tokio::select! {
@@ -170,22 +152,22 @@ impl Inner {
     }
 }
 
-/// What is kept of a token once its key has gone into the handshake.
-struct Guest {
+/// The content of a token without its key, which the handshake consumes.
+struct AuthenticatedPeer {
     hostname: String,
     alias: Vec<String>,
     valid: u64,
     version: ProtocolVersion,
 }
 
-/// A peer's place in the registry, given up however its connection ends.
-struct Entry<'a> {
+/// Keeps a peer registered; unregisters it on drop.
+struct RegistrationGuard<'a> {
     registry: &'a Registry,
     peer: &'a Arc<Peer>,
     reason: CloseReason,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> RegistrationGuard<'a> {
     fn new(registry: &'a Registry, peer: &'a Arc<Peer>) -> Self {
         registry.insert(peer);
         Self {
@@ -196,13 +178,13 @@ impl<'a> Entry<'a> {
     }
 }
 
-impl Drop for Entry<'_> {
+impl Drop for RegistrationGuard<'_> {
     fn drop(&mut self) {
         self.registry.remove(self.peer, self.reason.clone());
     }
 }
 
-async fn challenge(stream: &mut TcpStream, key: ConnectionKey) -> Result<Session, Refusal> {
+async fn challenge(stream: &mut TcpStream, key: ConnectionKey) -> Result<Session, DeviceRejection> {
     let mut challenge = Vec::new();
     let handshake = ServerHandshake::new(key, &mut Random::new()?, &mut challenge)?;
     stream.write_all(&challenge).await?;

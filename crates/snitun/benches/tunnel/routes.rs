@@ -1,4 +1,4 @@
-//! The programs between the client and nginx: how each is started, and what a client has to know to go that way.
+//! The routes from the client to nginx: the programs of each and how to start them.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -14,12 +14,12 @@ use rustix::process::{Pid, Signal};
 use super::client::Client;
 
 pub(super) const OURS: &str = "ours";
-/// A limit on everything that a program does before it is ready.
+/// Timeout for the start of a program.
 const READY: Duration = Duration::from_secs(20);
-/// What nginx has to send.
+/// Size of nginx's file.
 pub(super) const FILE_SIZE: u64 = 256 * 1024 * 1024;
 
-/// Where the programs are.
+/// Paths of the programs.
 pub(super) struct Programs {
     pub(super) version: String,
     pub(super) relay: PathBuf,
@@ -33,39 +33,40 @@ pub(super) struct Programs {
     pub(super) scripts: Option<PathBuf>,
 }
 
-/// One way from the client to nginx.
-pub(super) struct Way {
+/// A route from the client to nginx.
+pub(super) struct Route {
     pub(super) name: &'static str,
-    /// Where the client connects.
+    /// Address that the client connects to.
     pub(super) address: SocketAddr,
-    /// The name that the client asks for, by which a relay finds the device.
+    /// Host name that the client requests, by which a relay finds the device.
     pub(super) hostname: &'static str,
-    /// The process on the device's side, where there is one.
+    /// Process id of the device's side, if there is one.
     device: Option<u32>,
-    /// Much slower than the others: it gets less to do.
+    /// Much slower than the others: gets smaller amounts.
     pub(super) slow: bool,
 }
 
-/// All that is running; ends with it.
+/// All running programs; dropping it stops them.
 pub(super) struct Bench {
     pub(super) client: Client,
-    pub(super) ways: Vec<Way>,
-    /// What is not there, and what is left out for that.
+    pub(super) routes: Vec<Route>,
+    /// Missing programs, and the routes skipped for that reason.
     pub(super) missing: Vec<String>,
     _running: Running,
 }
 
-impl Way {
-    /// Processor time that the device's side has used so far, in seconds; not a number where there is none.
+impl Route {
+    /// Returns the processor time of the device's side, in seconds; NaN without a device.
     pub(super) fn device_time(&self) -> f64 {
         let Some(device) = self.device else {
             return f64::NAN;
         };
         let stat = fs::read_to_string(format!("/proc/{device}/stat")).expect("it runs");
-        // Behind the name, which may hold anything: the third field is the state, the 14th and 15th are ticks.
+        // After the name, which may contain any bytes: the third field is the state, the 14th and
+        // 15th are ticks.
         let (_, rest) = stat.rsplit_once(") ").expect("a name in parentheses");
         let ticks = rest.split(' ').skip(11).take(2);
-        // A tick is a hundredth of a second wherever Linux runs.
+        // A tick is a hundredth of a second on Linux.
         ticks
             .map(|ticks| ticks.parse::<f64>().expect("a number"))
             .sum::<f64>()
@@ -76,15 +77,15 @@ impl Way {
 /// Processes and their files.
 struct Running {
     children: Vec<Child>,
-    /// What they go on printing to.
+    /// Their standard output.
     outputs: Vec<BufReader<ChildStdout>>,
     directory: PathBuf,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Those who connect before those whom they connect to: nobody has to complain of a lost connection. Asked, not
-        // killed: nginx has to end its workers.
+        // Clients before servers, so that none logs a lost connection. SIGTERM, not SIGKILL: nginx
+        // must stop its workers.
         for child in self.children.iter_mut().rev() {
             let id = Pid::from_child(child);
             let _ = rustix::process::kill_process(id, Signal::TERM);
@@ -100,7 +101,7 @@ impl Drop for Running {
     }
 }
 
-/// Starts everything that is there.
+/// Starts all available programs.
 pub(super) fn start(programs: &Programs) -> Bench {
     let directory = std::env::temp_dir().join(format!("snitun-bench-{}", std::process::id()));
     fs::create_dir(&directory).expect("a directory for the bench");
@@ -113,7 +114,7 @@ pub(super) fn start(programs: &Programs) -> Bench {
     let mut missing = Vec::new();
 
     let (certificate, service) = running.nginx(&programs.nginx);
-    bench_ways.push(Way {
+    bench_ways.push(Route {
         name: "direct",
         address: service,
         hostname: SELF,
@@ -135,7 +136,7 @@ pub(super) fn start(programs: &Programs) -> Bench {
     running.snitun(programs, python, service, &mut bench_ways);
     Bench {
         client: Client::new(&certificate),
-        ways: bench_ways,
+        routes: bench_ways,
         missing,
         _running: running,
     }
@@ -148,7 +149,7 @@ impl Running {
         path
     }
 
-    /// Starts a program; yields its process id.
+    /// Starts a program; returns its process id.
     fn spawn(&mut self, command: &mut Command) -> u32 {
         let child = command
             .stdin(Stdio::null())
@@ -159,7 +160,7 @@ impl Running {
         id
     }
 
-    /// Starts a program that prints a JSON object when it is ready; yields that, too.
+    /// Starts a program that prints a JSON object when it is ready; returns that, too.
     fn spawn_ready(&mut self, command: &mut Command) -> (u32, serde_json::Value) {
         let id = self.spawn(command.stdout(Stdio::piped()));
         let child = self.children.last_mut().expect("just started");
@@ -172,8 +173,9 @@ impl Running {
         (id, ready)
     }
 
-    /// A web server with TLS: `/file` with ranges, `/small`, and `/sink` that swallows what is posted. Two
-    /// processes: one alone serves a fast download for a hundred milliseconds before it looks at anything else.
+    /// Starts a web server with TLS: `/file` with ranges, `/small`, and `/sink`, which discards
+    /// uploads. Two processes: a single one serves a fast download for a hundred milliseconds
+    /// before it handles anything else.
     fn nginx(&mut self, nginx: &Path) -> (String, SocketAddr) {
         let names = [SELF, PYTHON].map(str::to_owned);
         let key = KeyPair::generate().expect("a key");
@@ -220,7 +222,7 @@ impl Running {
         (certificate.pem(), address)
     }
 
-    fn two_hops(&mut self, haproxy: &Path, service: SocketAddr) -> Way {
+    fn two_hops(&mut self, haproxy: &Path, service: SocketAddr) -> Route {
         let (far, near) = (free_address(), free_address());
         let mut hop = |name: &str, from: SocketAddr, to: SocketAddr| {
             let config = self.file(
@@ -241,7 +243,7 @@ impl Running {
         hop("near.cfg", near, far);
         await_port(far);
         await_port(near);
-        Way {
+        Route {
             name: "two hops",
             address: near,
             hostname: SELF,
@@ -250,7 +252,7 @@ impl Running {
         }
     }
 
-    fn rathole(&mut self, rathole: &Path, service: SocketAddr) -> Way {
+    fn rathole(&mut self, rathole: &Path, service: SocketAddr) -> Route {
         let (control, public) = (free_address(), free_address());
         let server = self.file(
             "server.toml",
@@ -278,7 +280,7 @@ impl Running {
                 .stdout(Stdio::null()),
         );
         await_port(public);
-        Way {
+        Route {
             name: "rathole",
             address: public,
             hostname: SELF,
@@ -287,13 +289,13 @@ impl Running {
         }
     }
 
-    /// Our relay and the Python package's server, each with a device of either kind.
+    /// Starts our relay and the Python package's server, each with a device of either kind.
     fn snitun(
         &mut self,
         programs: &Programs,
         python: Option<(&PathBuf, &PathBuf)>,
         service: SocketAddr,
-        ways: &mut Vec<Way>,
+        routes: &mut Vec<Route>,
     ) {
         let fernet_key = snitun::server::FernetKeys::generate_key().to_string();
         let relay = |issue: [(&str, &str); 2]| {
@@ -312,7 +314,7 @@ impl Running {
             file("python-ours"),
             file("python-python"),
         ];
-        // The first relay serves, the second one only makes tokens for the Python server.
+        // The first relay serves, the second one only issues tokens for the Python server.
         let (_, ready) = self.spawn_ready(&mut relay([(SELF, &issued[0]), (PYTHON, &issued[1])]));
         let ours: SocketAddr = ready["listen"]
             .as_str()
@@ -336,7 +338,7 @@ impl Running {
                 &service.to_string(),
             ]);
             let (device, _) = running.spawn_ready(command.args(["--token-file", token]));
-            ways.push(Way {
+            routes.push(Route {
                 name,
                 address,
                 hostname,
@@ -351,7 +353,7 @@ impl Running {
         let theirs = free_address();
         let mut command = Command::new(python);
         command.arg(scripts.join("py_snitun_server.py"));
-        // One word: a key may begin with a dash.
+        // A single argument: a key may begin with a dash.
         command.arg(format!("--fernet-key={fernet_key}"));
         command.args(["--port", &theirs.port().to_string()]);
         self.spawn_ready(&mut command);
@@ -361,7 +363,7 @@ impl Running {
     }
 }
 
-/// Host names of the device that runs our client and of the one that runs the Python package.
+/// Host names of the device with our client and of the one with the Python package.
 const SELF: &str = "ours.test";
 const PYTHON: &str = "python.test";
 
