@@ -7,7 +7,7 @@ use cloud_config::{DirectoryLock, LoadError, PartialDeviceConfig, SerialNumber, 
 use cloud_iot::tls::without_identity;
 use cloud_iot::{Proxy, Session, SessionHandle};
 use cloud_remote::{AccessRules, Application, HttpOptions, PlatformClock, Probe, RemoteHandle};
-use cloud_shadow::{RequestBudget, ShadowClient, ShadowConfig};
+use cloud_shadow::{InFlightLimit, ShadowClient, ShadowConfig};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -174,9 +174,10 @@ impl Start {
             lost_log: Arc::default(),
         };
         // The service counts the requests of a connection, whatever the shadow.
-        let budget = RequestBudget::default();
-        let shadows = Shadows::start(&bus, more_shadows, &budget).await?;
-        let config_shadow = ShadowConfig::new(config_shadow(&device)?).budget(budget);
+        let in_flight_limit = InFlightLimit::default();
+        let shadows = Shadows::start(&bus, more_shadows, &in_flight_limit).await?;
+        let config_shadow =
+            ShadowConfig::new(config_shadow(&device)?).in_flight_limit(in_flight_limit);
         let shadow = ShadowClient::start(bus, config_shadow).await?;
 
         let platform = Platform {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cloud_config::DeviceConfig;
 use cloud_iot::{SessionEvent, SessionHandle, Subscription, TopicError};
-use cloud_shadow::{RequestBudget, ShadowClient, ShadowConfig, ShadowId};
+use cloud_shadow::{InFlightLimit, ShadowClient, ShadowConfig, ShadowId};
 use tokio::sync::Notify;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -50,7 +50,7 @@ impl Shadows {
     pub(crate) async fn start(
         bus: &Bus,
         ids: Vec<ShadowId>,
-        budget: &RequestBudget,
+        in_flight_limit: &InFlightLimit,
     ) -> Result<Self, InitializeError> {
         let lost = Arc::new(Notify::new());
         let mut clients = Vec::with_capacity(ids.len());
@@ -59,7 +59,7 @@ impl Shadows {
                 lost: Arc::clone(&lost),
                 ..bus.clone()
             };
-            let config = ShadowConfig::new(id).budget(budget.clone());
+            let config = ShadowConfig::new(id).in_flight_limit(in_flight_limit.clone());
             clients.push(ShadowClient::start(bus, config).await?);
         }
         let mut follower = JoinSet::new();

@@ -1,5 +1,5 @@
-//! A thermostat and its cloud in one process: the cloud asks for another temperature while the device is away, the device
-//! finds it when it is back, acts on it, and reports.
+//! A thermostat and its cloud in one process: the cloud requests another temperature while the
+//! device is offline; the device finds it after reconnecting, applies it, and reports it.
 //!
 //! ```console
 //! $ cargo run -p cloud-shadow --example thermostat
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
-/// What the shadow holds. All of it is optional, since a delta has only what differs.
+/// The state of the shadow. All fields are optional, since a delta has only the differences.
 #[derive(Debug, Serialize, Deserialize)]
 struct Thermostat {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,13 +42,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         thermostat.report(&first).await?
     );
 
-    cloud.change_while_the_device_is_away(json!({"desired": {"target": 21}}));
-    println!("cloud:  wants 21 degrees, and the device does not hear of it");
+    cloud.change_while_device_is_offline(json!({"desired": {"target": 21}}));
+    println!("cloud:  requests 21 degrees while the device is offline");
 
     client.connected().await;
     let mut deltas = thermostat.deltas();
     let wanted = deltas.next().await.ok_or("the client has ended")??;
-    println!("device: is back, and finds {wanted:?}");
+    println!("device: reconnects, and finds {wanted:?}");
 
     println!(
         "device: reports it; version {:?}",
@@ -69,7 +69,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// A message bus with a very small shadow service behind it: flat documents, one shadow, everything is accepted.
+/// A message bus with a minimal shadow service: flat documents, one shadow, every request accepted.
 #[derive(Clone, Default)]
 struct Cloud(Arc<Mutex<State>>);
 
@@ -101,7 +101,7 @@ impl State {
 }
 
 impl Cloud {
-    fn change_while_the_device_is_away(&self, state: Value) {
+    fn change_while_device_is_offline(&self, state: Value) {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -113,7 +113,7 @@ impl MessageBus for Cloud {
     async fn publish(&self, topic: String, payload: Vec<u8>) -> Result<(), BusError> {
         let request: Value = serde_json::from_slice(&payload).map_err(BusError::permanent)?;
         let mut cloud = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (outcome, mut answer) = if topic.ends_with("/update") {
+        let (outcome, mut response) = if topic.ends_with("/update") {
             cloud.merge(&request["state"]);
             (
                 "accepted",
@@ -130,14 +130,14 @@ impl MessageBus for Cloud {
                 json!({"code": 404, "message": "No shadow exists with name: 'thermostat'"}),
             )
         };
-        answer["clientToken"] = request["clientToken"].clone();
+        response["clientToken"] = request["clientToken"].clone();
         let subscriber = match outcome {
             "accepted" => &cloud.accepted,
             _ => &cloud.rejected,
         };
         let message = BusMessage {
             topic: format!("{topic}/{outcome}"),
-            payload: answer.to_string().into_bytes(),
+            payload: response.to_string().into_bytes(),
         };
         match subscriber {
             Some(subscriber) => subscriber.try_send(message).map_err(BusError::temporary),

@@ -1,7 +1,6 @@
-//! What this crate asks of the world: something that publishes a message and delivers those of a topic filter.
+//! The message bus interface: publish a message, and receive those of a topic filter.
 //!
-//! [`MessageBus`] is the seam; an MQTT session fits behind it in a few lines. [`BoxedBus`] is its twin for where the type
-//! of the bus must not show.
+//! An MQTT session implements [`MessageBus`] in a few lines. [`BoxedBus`] erases the type of a bus.
 
 use std::error::Error;
 use std::fmt;
@@ -15,22 +14,24 @@ use tokio::sync::mpsc;
 
 /// Publishes and subscribes.
 ///
-/// The bus decides what happens to a message while there is no connection: it may keep it for later or refuse it. Both
-/// futures may be dropped at any time; the message is then published, or not.
+/// The bus decides what happens to a message while it is disconnected: it may queue or reject it.
+/// Both futures may be dropped at any time; the message may or may not be published then.
 #[cfg_attr(test, mockall::automock)]
 pub trait MessageBus: Send + Sync + 'static {
-    /// Publishes `payload` on `topic`, at most once (QoS 0); done when the bus has taken it over.
+    /// Publishes `payload` on `topic`, at most once (QoS 0); completes when the bus has accepted
+    /// it.
     ///
-    /// Not at least once: a bus repeats an update that was not acknowledged on its next connection, and by then a later
-    /// one may have been carried out, which the repetition undoes. Nothing is lost by it: each request has an answer of
-    /// its own, and one that has none in time fails, and the document is fetched anew.
+    /// At most once, not at least once: a bus repeats an unacknowledged update on its next
+    /// connection, and a later one may have been applied by then, which the repetition would undo.
+    /// Nothing is lost: each request has a response of its own, a request without one in time
+    /// fails, and the document is fetched again.
     fn publish(
         &self,
         topic: String,
         payload: Vec<u8>,
     ) -> impl Future<Output = Result<(), BusError>> + Send;
 
-    /// Delivers what arrives on the topics of `filter` from now on, over reconnections too, until the subscription is
+    /// Subscribes to the topics of `filter`, across reconnections, until the subscription is
     /// dropped.
     fn subscribe(
         &self,
@@ -41,16 +42,17 @@ pub trait MessageBus: Send + Sync + 'static {
 /// A message that the bus delivers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BusMessage {
-    /// Where it was published.
+    /// The topic.
     pub topic: String,
-    /// What was published.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
-/// The messages of one topic filter, as a [`Stream`]. Its end means that the bus is gone for good.
+/// The messages of one topic filter, as a [`Stream`]. Its end means that the bus has ended for
+/// good.
 ///
-/// The bus bounds what waits here, and may drop messages rather than wait; it then calls
-/// [`ShadowClient::resync`](crate::ShadowClient::resync), which makes good for any loss.
+/// The bus bounds this queue, and may drop messages rather than wait; it then calls
+/// [`ShadowClient::resync`](crate::ShadowClient::resync), which recovers from any loss.
 pub struct BusSubscription(Pin<Box<dyn Stream<Item = BusMessage> + Send>>);
 
 impl BusSubscription {
@@ -82,7 +84,7 @@ impl fmt::Debug for BusSubscription {
     }
 }
 
-/// Why the bus did not take a message or a subscription.
+/// The reason why the bus rejected a message or a subscription.
 #[derive(Debug, thiserror::Error)]
 #[error("the message bus failed")]
 pub struct BusError {
@@ -92,7 +94,7 @@ pub struct BusError {
 }
 
 impl BusError {
-    /// A failure that may pass: no connection, a full queue.
+    /// Creates a temporary error: no connection, a full queue.
     pub fn temporary(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             retryable: true,
@@ -100,7 +102,7 @@ impl BusError {
         }
     }
 
-    /// A failure that stays: not allowed, closed.
+    /// Creates a permanent error: not allowed, closed.
     pub fn permanent(source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             retryable: false,
@@ -108,7 +110,7 @@ impl BusError {
         }
     }
 
-    /// Whether trying again may help.
+    /// Returns whether a retry may help.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.retryable
@@ -117,7 +119,7 @@ impl BusError {
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// [`MessageBus`] as a trait that can be a trait object; every bus is one.
+/// [`MessageBus`] as an object-safe trait, implemented for every bus.
 trait DynMessageBus: Send + Sync + 'static {
     fn publish(&self, topic: String, payload: Vec<u8>) -> BoxFuture<'_, Result<(), BusError>>;
     fn subscribe(&self, filter: String) -> BoxFuture<'_, Result<BusSubscription, BusError>>;
@@ -133,12 +135,12 @@ impl<B: MessageBus> DynMessageBus for B {
     }
 }
 
-/// Any [`MessageBus`], its type forgotten; clones share it.
+/// A type-erased [`MessageBus`]; clones share it.
 #[derive(Clone)]
 pub struct BoxedBus(Arc<dyn DynMessageBus>);
 
 impl BoxedBus {
-    /// Forgets the type of `bus`.
+    /// Erases the type of `bus`.
     pub fn new(bus: impl MessageBus) -> Self {
         Self(Arc::new(bus))
     }

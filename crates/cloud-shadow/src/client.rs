@@ -1,4 +1,4 @@
-//! The handle by which an application uses a shadow.
+//! The public handle of a shadow.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,73 +6,52 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt};
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::bus::MessageBus;
+use crate::core::{Core, Request, Response};
 use crate::delta::Delta;
 use crate::document::{Document, Object};
+use crate::driver::{Command, Driver};
 use crate::error::{RequestError, StartError};
+use crate::in_flight_limit::InFlightLimit;
 use crate::limits::{check_section, check_size};
-use crate::machine::{Answer, Machine, Request};
-use crate::task::{Command, Task};
 use crate::topic::ShadowId;
 use crate::typed::Typed;
 use crate::update::Update;
 
-/// AWS IoT Core refuses more requests in flight than this on one connection.
-const MAX_IN_FLIGHT: usize = 10;
+/// Capacity of the channel from the handles to the driver, which takes commands at once and queues
+/// the requests itself.
+const COMMAND_BUFFER: usize = 8;
+/// Maximum [time limit](ShadowConfig::time_limit).
+const MAX_TIME_LIMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// Commands between the handles and the task. The task takes them at once and queues the requests itself.
-const COMMANDS: usize = 8;
-/// For a [time limit](ShadowConfig::time_limit).
-const LONGEST: Duration = Duration::from_secs(24 * 3600);
-
-/// How often [`ShadowClient::modify`] tries. Somebody who changes the shadow between a read and a write five times in a row
-/// does it all the time.
+/// Maximum attempts of [`ShadowClient::modify`]. A client that changes the shadow between a read
+/// and a write five times in a row does so constantly.
 const MODIFY_ATTEMPTS: usize = 5;
 
-/// How many requests may be in flight at once over all shadows of a connection. Clones share the same places.
-#[derive(Debug, Clone)]
-pub struct RequestBudget(Arc<Semaphore>);
-
-impl Default for RequestBudget {
-    /// Ten, which is what AWS IoT Core allows on a connection.
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(MAX_IN_FLIGHT)))
-    }
-}
-
-impl RequestBudget {
-    pub(crate) async fn place(&self) -> Result<OwnedSemaphorePermit, RequestError> {
-        // The semaphore is never closed.
-        Arc::clone(&self.0)
-            .acquire_owned()
-            .await
-            .map_err(|_| RequestError::Closed)
-    }
-}
-
-/// Which shadow, and how to treat it.
+/// Configuration of a [`ShadowClient`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ShadowConfig {
-    /// Which shadow of which thing.
+    /// The shadow and its thing.
     pub id: ShadowId,
-    /// How long a request may take from the call to the answer, and the subscriptions at the start. Default: 30 s;
-    /// what is longer than a day counts as a day.
+    /// Time limit of a request from the call to the response, and of the subscriptions at the
+    /// start. Default: 30 s; values above a day count as a day.
     pub time_limit: Duration,
-    /// Shared between all shadows of a connection. Default: one of its own, which is right for a single shadow.
-    pub budget: RequestBudget,
+    /// Limit shared by all shadows of a connection. Default: a separate limit, suitable for a
+    /// single shadow.
+    pub in_flight_limit: InFlightLimit,
 }
 
 impl ShadowConfig {
-    /// The defaults for this shadow.
+    /// Creates the default configuration for a shadow.
     #[must_use]
     pub fn new(id: ShadowId) -> Self {
         Self {
             id,
             time_limit: Duration::from_secs(30),
-            budget: RequestBudget::default(),
+            in_flight_limit: InFlightLimit::default(),
         }
     }
 
@@ -83,28 +62,29 @@ impl ShadowConfig {
         self
     }
 
-    /// Sets [`budget`](Self::budget).
+    /// Sets [`in_flight_limit`](Self::in_flight_limit).
     #[must_use]
-    pub fn budget(mut self, budget: RequestBudget) -> Self {
-        self.budget = budget;
+    pub fn in_flight_limit(mut self, in_flight_limit: InFlightLimit) -> Self {
+        self.in_flight_limit = in_flight_limit;
         self
     }
 }
 
-/// A device's shadow. Clones are handles to the same shadow; when the last one is dropped, or after
-/// [`stop`](Self::stop), its task ends.
+/// A handle to a device's shadow. Clones share the same client; its task ends when the last one is
+/// dropped, or after [`stop`](Self::stop).
 ///
-/// Requests are carried out one after the other, in the order of the calls. All of them, unless told otherwise:
+/// Requests are executed one after the other, in the order of the calls. Unless stated otherwise,
+/// they share these properties:
 ///
 /// # Errors
 ///
-/// [`RequestError`]: refused by the shadow service, no answer within the time limit, not taken by the bus, too many
-/// requests waiting (more than 16), or the client has ended.
+/// [`RequestError`]: rejected by the shadow service, no response within the time limit, not sent by
+/// the bus, too many queued requests (more than 16), or the client has ended.
 ///
 /// # Cancel safety
 ///
-/// A request whose future is dropped is not sent if it still waits for its turn; if it is sent already, it is carried
-/// out, and its effect on the document is seen as that of anybody's.
+/// A request whose future is dropped is not sent if it is still queued; if it was sent already, it
+/// is executed, and its effect on the document appears like any other change.
 #[derive(Clone)]
 pub struct ShadowClient {
     id: ShadowId,
@@ -114,32 +94,33 @@ pub struct ShadowClient {
 }
 
 impl ShadowClient {
-    /// Subscribes, fetches the document, and keeps it up to date from then on in a task of its own.
+    /// Subscribes, fetches the document, and starts a task that keeps it up to date.
     ///
-    /// The bus may be without a connection at this time, if it takes subscriptions nevertheless. Call
+    /// The bus may be disconnected, if it accepts subscriptions nevertheless. Call
     /// [`connected`](Self::connected) after each connection.
     ///
     /// # Errors
     ///
-    /// [`StartError`] if the bus does not take the subscriptions, or not within the time limit.
+    /// [`StartError`] if the bus rejects the subscriptions, or does not confirm them within the
+    /// time limit.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, nothing is left behind.
+    /// If the future is dropped, no task or subscription remains.
     pub async fn start(bus: impl MessageBus, config: ShadowConfig) -> Result<Self, StartError> {
         let ShadowConfig {
             id,
             time_limit,
-            budget,
+            in_flight_limit,
         } = config;
-        let time_limit = time_limit.min(LONGEST);
+        let time_limit = time_limit.min(MAX_TIME_LIMIT);
         let deadline = tokio::time::Instant::now() + time_limit;
         let mut subscriptions = Vec::new();
         for filter in id.filters() {
             let subscription =
                 tokio::time::timeout_at(deadline, bus.subscribe(filter.clone())).await;
             match subscription {
-                // The end of any one of them is the end of the bus.
+                // The end of any of them is the end of the bus.
                 Ok(Ok(messages)) => {
                     subscriptions.push(messages.map(Some).chain(stream::iter([None])))
                 }
@@ -148,17 +129,17 @@ impl ShadowClient {
             }
         }
         let token_prefix = format!("{:016x}", rand::random::<u64>());
-        let mut machine = Machine::new(token_prefix, time_limit);
-        machine.connected(tokio::time::Instant::now().into_std());
+        let mut core = Core::new(token_prefix, time_limit);
+        core.connected(tokio::time::Instant::now().into_std());
 
-        let (commands, receiver) = mpsc::channel(COMMANDS);
+        let (commands, receiver) = mpsc::channel(COMMAND_BUFFER);
         let (delta_sender, delta) = watch::channel(Delta::default());
         let (document_sender, document) = watch::channel(None);
-        let task = Task {
+        let task = Driver {
             bus: Arc::new(bus),
             id: id.clone(),
-            machine,
-            budget,
+            core,
+            in_flight_limit,
             commands: receiver,
             messages: stream::select_all(subscriptions).boxed(),
             delta: delta_sender,
@@ -174,16 +155,17 @@ impl ShadowClient {
         })
     }
 
-    /// Which shadow this is.
+    /// Returns the id of the shadow.
     #[must_use]
     pub fn id(&self) -> &ShadowId {
         &self.id
     }
 
-    /// To be called after each connection of the bus, once its subscriptions are in place again: fetches the document, so
-    /// that changes made meanwhile are found. If two connections in a row have ended before the document came, it is fetched
-    /// with a delay, up to five minutes. Returns at once; what is found shows in [`delta`](Self::delta) and
-    /// [`document`](Self::document). A shadow that does not exist yet is fine.
+    /// Fetches the document, to find changes made while disconnected. Call it after each connection
+    /// of the bus, once its subscriptions are in place again. If two connections in a row have
+    /// ended before the document arrived, it is fetched with a delay, up to five minutes. Returns
+    /// at once; the result appears in [`delta`](Self::delta) and [`document`](Self::document). A
+    /// shadow that does not exist yet is no error.
     ///
     /// # Cancel safety
     ///
@@ -193,8 +175,8 @@ impl ShadowClient {
         drop(self.commands.send(Command::Connected).await);
     }
 
-    /// To be called when the bus has lost messages without losing its connection: fetches the document, once more if that is
-    /// under way already.
+    /// Fetches the document, once more if that is in progress. Call it when the bus has lost
+    /// messages without losing its connection.
     ///
     /// # Cancel safety
     ///
@@ -207,30 +189,32 @@ impl ShadowClient {
     /// Fetches the document.
     pub async fn get(&self) -> Result<Document, RequestError> {
         match self.request(Request::Get).await? {
-            Answer::Document(document) => Ok(document),
-            Answer::Updated(_) | Answer::Unchanged | Answer::Deleted => Err(RequestError::Closed),
+            Response::Document(document) => Ok(document),
+            Response::Updated(_) | Response::Unchanged | Response::Deleted => {
+                Err(RequestError::Closed)
+            }
         }
     }
 
-    /// Changes the document; returns its new version.
+    /// Updates the document; returns its new version.
     pub async fn update(&self, update: Update) -> Result<u64, RequestError> {
         self.updated(update.into_request()?)
             .await
             .map(Option::unwrap_or_default)
     }
 
-    /// Merges `state` into what the device says of itself; returns the document's new version.
+    /// Merges `state` into the reported state; returns the document's new version.
     pub async fn update_reported(&self, state: Value) -> Result<u64, RequestError> {
         self.update(Update::new().reported(state)).await
     }
 
-    /// Merges `state` into what is wanted of the device; returns the document's new version.
+    /// Merges `state` into the desired state; returns the document's new version.
     pub async fn update_desired(&self, state: Value) -> Result<u64, RequestError> {
         self.update(Update::new().desired(state)).await
     }
 
-    /// Makes sure that `state` is reported: sends only what the document does not say already, and nothing if it says all
-    /// of it (`None`). Returns the document's new version.
+    /// Reports `state`: sends only the values that the document does not contain already, and
+    /// nothing if it contains all of them (`None`). Returns the document's new version.
     pub async fn report(&self, state: Object) -> Result<Option<u64>, RequestError> {
         check_section(&state).map_err(RequestError::Invalid)?;
         let state = Value::Object(state);
@@ -241,13 +225,14 @@ impl ShadowClient {
         }
     }
 
-    /// Reads the document, lets `edit` say what to change, and writes it on condition that nobody has changed it
-    /// meanwhile; if somebody has, does it again, five times at most. `edit` gets `None` if there is no shadow yet (the
-    /// change is then merged without a condition), and returns `None` to change nothing. Returns the document's new version.
+    /// Reads the document, calls `edit` for the change, and writes it on condition that the
+    /// document has not changed meanwhile; on a conflict it retries, with five attempts at most.
+    /// `edit` gets `None` if there is no shadow yet (the change is then merged without a
+    /// condition), and returns `None` to change nothing. Returns the document's new version.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the change is made, or not.
+    /// If the future is dropped, the change may or may not be made.
     pub async fn modify<F>(&self, mut edit: F) -> Result<Option<u64>, RequestError>
     where
         F: FnMut(Option<&Document>) -> Option<Update>,
@@ -270,20 +255,20 @@ impl ShadowClient {
         }
     }
 
-    /// Removes the shadow. If there is none, the shadow service says
+    /// Deletes the shadow. Without a shadow, the service returns
     /// [`NotFound`](crate::RejectionCode::NotFound).
     pub async fn delete(&self) -> Result<(), RequestError> {
         self.request(Request::Delete).await.map(drop)
     }
 
-    /// What the cloud wants and the device has not reported: always the latest. A change of the desired state shows here
-    /// even if it leads to the same difference again.
+    /// Watches the latest delta: the desired values that the device has not reported. A change of
+    /// the desired state appears here even if the difference is the same again.
     #[must_use]
     pub fn delta(&self) -> watch::Receiver<Delta> {
         self.delta.clone()
     }
 
-    /// The deltas to act on, one after the other; see [`Deltas::next`].
+    /// Returns the deltas one after the other; see [`Deltas::next`].
     #[must_use]
     pub fn deltas(&self) -> Deltas {
         let mut delta = self.delta.clone();
@@ -291,24 +276,24 @@ impl ShadowClient {
         Deltas(delta)
     }
 
-    /// The document as far as it is known: `None` before the first answer, and while there is no shadow.
+    /// Watches the known document: `None` before the first response, and while there is no shadow.
     #[must_use]
     pub fn document(&self) -> watch::Receiver<Option<Document>> {
         self.document.clone()
     }
 
-    /// The same shadow with its states as a type of the application's.
+    /// Returns a view of the shadow with the application's own type.
     #[must_use]
     pub fn typed<T>(&self) -> Typed<T> {
         Typed::new(self.clone())
     }
 
-    /// Ends the client for all its handles, and waits until its task has ended. Requests that are still open fail with
-    /// [`RequestError::Closed`].
+    /// Stops the client for all its handles, and waits until its task has ended. Open requests fail
+    /// with [`RequestError::Closed`].
     ///
     /// # Cancel safety
     ///
-    /// May be called again.
+    /// Can be called again.
     pub async fn stop(&self) {
         drop(self.commands.send(Command::Stop).await);
         self.commands.closed().await;
@@ -316,19 +301,19 @@ impl ShadowClient {
 
     async fn updated(&self, request: Request) -> Result<Option<u64>, RequestError> {
         match self.request(request).await? {
-            Answer::Updated(version) => Ok(Some(version)),
-            Answer::Document(_) | Answer::Unchanged | Answer::Deleted => Ok(None),
+            Response::Updated(version) => Ok(Some(version)),
+            Response::Document(_) | Response::Unchanged | Response::Deleted => Ok(None),
         }
     }
 
-    async fn request(&self, request: Request) -> Result<Answer, RequestError> {
-        let (reply, answer) = oneshot::channel();
+    async fn request(&self, request: Request) -> Result<Response, RequestError> {
+        let (reply, response) = oneshot::channel();
         let command = Command::Request(request, reply);
         self.commands
             .send(command)
             .await
             .map_err(|_| RequestError::Closed)?;
-        answer.await.map_err(|_| RequestError::Closed)?
+        response.await.map_err(|_| RequestError::Closed)?
     }
 }
 
@@ -340,8 +325,8 @@ impl fmt::Debug for ShadowClient {
     }
 }
 
-/// The deltas of a shadow as they come. It holds only the latest: one that is not fetched in time is replaced by the next
-/// one, which says all that is still to be done.
+/// A stream of deltas. It holds only the latest: a delta that is not read in time is replaced by
+/// the next one, which contains everything still to be done.
 #[derive(Debug)]
 pub struct Deltas(watch::Receiver<Delta>);
 
@@ -350,7 +335,7 @@ impl Deltas {
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost if the future is dropped.
+    /// Yes: no delta is lost.
     pub async fn next(&mut self) -> Option<Delta> {
         loop {
             self.0.changed().await.ok()?;

@@ -1,10 +1,9 @@
-//! The delta message, in both forms in which it is sent.
+//! The delta message, in both of its forms.
 //!
-//! AWS's own has the difference as its `state`: `{"state": {"key": …}, "metadata": …, "timestamp": …, "version": …}`. The
-//! other one, which the original device library reads, has it one level further down, beside the whole desired section:
-//! `{"state": {"desired": {…}, "delta": {"key": …}}}`, mostly without a version.
-//!
-//! Protocol: `docs/protocol.md`, "Shadows".
+//! AWS's form has the difference as its `state`: `{"state": {"key": …}, "metadata": …, "timestamp":
+//! …, "version": …}`. The nested form, which the original device library reads, has it one level
+//! deeper, beside the whole desired section: `{"state": {"desired": {…}, "delta": {"key": …}}}`,
+//! mostly without a version.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -12,18 +11,18 @@ use serde_json::Value;
 use crate::document::Object;
 use crate::error::Malformed;
 
-/// What the cloud wants and the device has not reported.
+/// The desired values that the device has not reported.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Delta {
-    /// Only the keys that differ, each with its whole path. Empty: nothing to do.
+    /// The different keys, each with its whole path. Empty: nothing to do.
     pub state: Object,
-    /// The version of the document that it belongs to, where the message told it.
+    /// The version of the document, if the message contains it.
     pub version: Option<u64>,
 }
 
 impl Delta {
-    /// Whether device and cloud agree.
+    /// Returns whether device and cloud agree.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.state.is_empty()
@@ -37,7 +36,7 @@ struct Wire {
     metadata: Option<Value>,
 }
 
-/// Reads the payload of an `update/delta` message, whichever form it has.
+/// Parses the payload of an `update/delta` message in either form.
 ///
 /// ```
 /// let aws = br#"{"state": {"remoteCertSn": "42"}, "version": 7, "timestamp": 1700000000}"#;
@@ -65,8 +64,9 @@ pub fn parse_delta(payload: &[u8]) -> Result<Delta, Malformed> {
     Ok(Delta { state, version })
 }
 
-/// Tells the nested form from a desired state that happens to have keys named `delta` and `desired`: there are no keys
-/// but a document's sections, both are objects, and the metadata, which in AWS's form mirrors the state, knows no `delta`.
+/// Distinguishes the nested form from a desired state with keys named `delta` and `desired`: it has
+/// no keys but a document's sections, both are objects, and the metadata, which in AWS's form
+/// mirrors the state, has no `delta`.
 fn is_nested(state: &Object, metadata: Option<&Value>) -> bool {
     let object = |key| matches!(state.get(key), Some(Value::Object(_)));
     object("delta")

@@ -1,10 +1,8 @@
-//! The shadow's document as the device knows it, and the arithmetic on it: merging a patch, the difference that is left,
-//! and the smallest patch that leads to a wanted state.
+//! The shadow document, and the operations on it: merge, difference, and the smallest patch to a
+//! given state.
 //!
-//! Invariant: these functions do what the shadow service does, so that a document kept up to date by merging is the one
-//! that a `get` would bring.
-//!
-//! Protocol: `docs/protocol.md`, "Shadows".
+//! Invariant: these functions match the shadow service, so that a document kept up to date by
+//! merging equals the response to a `get`.
 
 use std::io;
 
@@ -13,27 +11,28 @@ use serde_json::{Map, Value};
 /// A JSON object.
 pub type Object = Map<String, Value>;
 
-/// A shadow's document at one version. A section that the cloud does not have is empty here.
+/// A shadow document at one version. A section that the cloud does not have is empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Document {
-    /// What the cloud wants of the device.
+    /// The state that the cloud requests.
     pub desired: Object,
-    /// What the device last said of itself.
+    /// The state that the device last reported.
     pub reported: Object,
-    /// Goes up by one with every update.
+    /// Increases by one with every update.
     pub version: u64,
 }
 
 impl Document {
-    /// The keys of `desired` that `reported` lacks or has otherwise, each with its whole path.
+    /// Returns the keys of `desired` that are missing or different in `reported`, each with its
+    /// whole path.
     #[must_use]
     pub fn delta(&self) -> Object {
         difference(&self.desired, &self.reported)
     }
 }
 
-/// Bytes of JSON that a section takes.
+/// Returns the size of a section in bytes of JSON.
 pub(crate) fn size(section: &Object) -> usize {
     struct Count(usize);
 
@@ -55,7 +54,7 @@ pub(crate) fn size(section: &Object) -> usize {
     }
 }
 
-/// What an accepted update did to one section.
+/// The change of one section by an accepted update.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Change {
     Keep,
@@ -73,7 +72,7 @@ impl Change {
     }
 }
 
-/// Objects merge, `null` removes, everything else (arrays too) replaces.
+/// Merges objects; `null` removes, any other value (including arrays) replaces.
 pub(crate) fn merge(section: &mut Object, patch: Object) {
     for (key, value) in patch {
         match (value, section.get_mut(&key)) {
@@ -93,13 +92,14 @@ pub(crate) fn merge(section: &mut Object, patch: Object) {
     }
 }
 
-/// The part of `wanted` that `actual` lacks or has otherwise.
+/// Returns the part of `wanted` that is missing or different in `actual`.
 pub(crate) fn difference(wanted: &Object, actual: &Object) -> Object {
     collect_difference(wanted, actual, |_, _| true)
 }
 
-/// The smallest patch that makes `actual` have all of `wanted`, in which `null` says that a key shall not be there.
-pub(crate) fn patch_towards(wanted: &Object, actual: &Object) -> Object {
+/// Returns the smallest patch after which `actual` contains all of `wanted`; `null` in `wanted`
+/// means that the key must be absent.
+pub(crate) fn patch_to(wanted: &Object, actual: &Object) -> Object {
     collect_difference(wanted, actual, |value, present| present || !value.is_null())
 }
 
@@ -172,27 +172,27 @@ mod tests {
         let actual =
             object(json!({"same": 1, "changed": 1, "remove": 1, "deep": {"same": 1, "more": 1}}));
         assert_eq!(
-            Value::Object(patch_towards(&wanted, &actual)),
+            Value::Object(patch_to(&wanted, &actual)),
             json!({"changed": 2, "remove": null})
         );
     }
 
     proptest! {
         #[test]
-        fn merging_the_patch_leaves_nothing_to_patch(
+        fn merging_the_patch_completes_it(
             wanted in crate::test_support::any_patch(),
             actual in crate::test_support::any_state(),
         ) {
             let mut direct = actual.clone();
             merge(&mut direct, wanted.clone());
             let mut small = actual.clone();
-            merge(&mut small, patch_towards(&wanted, &actual));
+            merge(&mut small, patch_to(&wanted, &actual));
             prop_assert_eq!(&small, &direct);
-            prop_assert!(patch_towards(&wanted, &small).is_empty());
+            prop_assert!(patch_to(&wanted, &small).is_empty());
         }
 
         #[test]
-        fn merging_the_difference_leaves_none(
+        fn merging_the_difference_removes_it(
             wanted in crate::test_support::any_state(),
             actual in crate::test_support::any_state(),
         ) {

@@ -1,4 +1,4 @@
-//! How a request can fail: refused by the shadow service, not answered, or not sent.
+//! Errors of requests and of the start.
 
 use std::fmt;
 
@@ -8,45 +8,44 @@ use crate::bus::BusError;
 use crate::limits::InvalidState;
 use crate::topic::{InvalidName, Operation};
 
-/// Why a request was not carried out, or why its outcome is not known.
+/// The reason why a request failed, or why its outcome is unknown.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RequestError {
-    /// The state breaks a rule of the shadow service; nothing was sent.
+    /// The state violates a rule of the shadow service; nothing was sent.
     #[error(transparent)]
     Invalid(#[from] InvalidState),
-    /// The shadow service refused.
+    /// The shadow service rejected the request.
     #[error(transparent)]
     Rejected(#[from] Rejection),
-    /// No answer in time. Whether the request was carried out is not known; after the next connection the document tells.
-    #[error(
-        "the shadow service did not answer the {0} in time; the document will be fetched again"
-    )]
+    /// No response in time. The outcome is unknown; after the next connection the document shows
+    /// it.
+    #[error("the shadow service did not respond to the {0} in time; the document is fetched again")]
     TimedOut(Operation),
     /// The message bus did not take the request.
     #[error("the request could not be sent")]
     Bus(#[source] BusError),
-    /// Too many requests wait for their turn already; nothing was sent.
-    #[error("{0} shadow requests are waiting already; wait for one of them")]
+    /// Too many requests are queued; nothing was sent.
+    #[error("{0} shadow requests are queued already; wait for one of them")]
     Busy(usize),
-    /// The answer to the request cannot be read.
-    #[error("the shadow service's answer cannot be read")]
+    /// The response to the request cannot be parsed.
+    #[error("the shadow service's response cannot be parsed")]
     Unreadable(#[source] Malformed),
-    /// The state is not of the type that the caller asked for, or that type cannot be written as JSON.
-    #[error("the {section} state does not fit its type: {reason}")]
+    /// The state does not match the application's type, or that type cannot be serialized as JSON.
+    #[error("the {section} state does not match its type: {reason}")]
     Shape {
         /// `desired`, `reported` or `delta`.
         section: &'static str,
-        /// What does not fit. It may quote the state.
+        /// The mismatch. It may quote the state.
         reason: UntrustedText,
     },
-    /// The client was stopped, or the message bus is gone.
+    /// The client was stopped, or the message bus has ended.
     #[error("the shadow client has ended")]
     Closed,
 }
 
 impl RequestError {
-    /// Whether the same request may succeed later.
+    /// Returns whether the same request may succeed later without a change.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -57,26 +56,27 @@ impl RequestError {
         }
     }
 
-    /// Whether the shadow service says that there is no such shadow, which the first update changes.
+    /// Returns whether the shadow does not exist; the first update creates it.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Rejected(rejection) if rejection.code == RejectionCode::NotFound)
     }
 
-    /// Whether the update named a version that is no longer the current one.
+    /// Returns whether the update's version was not the current one.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Rejected(rejection) if rejection.code == RejectionCode::Conflict)
     }
 }
 
-/// A message's payload is not what it should be. It says where and in what way, and quotes nothing: whoever can publish on a
-/// shadow's topics would decide what stands in the logs, and how much of it.
+/// The payload of a message is invalid. The error contains the position and kind of the fault and
+/// quotes nothing: otherwise any client that can publish on a shadow's topics would control the
+/// content and volume of the logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the payload is {} (line {line}, column {column})", if *.is_json { "JSON, but not of the expected form" } else { "not JSON" })]
 #[non_exhaustive]
 pub struct Malformed {
-    /// Whether it is JSON at all.
+    /// Whether it is JSON.
     pub is_json: bool,
     /// The line of the fault, from 1 up.
     pub line: usize,
@@ -94,24 +94,24 @@ impl From<serde_json::Error> for Malformed {
     }
 }
 
-/// The shadow service's refusal.
+/// A rejection by the shadow service.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the shadow service refused the {operation}: {code}: {message}")]
 #[non_exhaustive]
 pub struct Rejection {
-    /// What was refused.
+    /// The rejected operation.
     pub operation: Operation,
-    /// Why, for programs.
+    /// The reason, for programs.
     pub code: RejectionCode,
-    /// Why, for people.
+    /// The reason, for people.
     pub message: UntrustedText,
 }
 
-/// AWS's code for a refusal.
+/// AWS's code of a rejection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RejectionCode {
-    /// 400: not JSON, or not the form of a request.
+    /// 400: not JSON, or not a valid request.
     BadRequest,
     /// 401: not authenticated.
     Unauthorized,
@@ -119,7 +119,7 @@ pub enum RejectionCode {
     Forbidden,
     /// 404: no such thing, or no such shadow yet.
     NotFound,
-    /// 409: the version named is not the current one.
+    /// 409: the given version is not the current one.
     Conflict,
     /// 413: request or document too large.
     TooLarge,
@@ -127,14 +127,14 @@ pub enum RejectionCode {
     UnsupportedEncoding,
     /// 429: more than ten requests at once on a connection.
     TooManyRequests,
-    /// 500: a fault of the service.
+    /// 500: an internal error of the service.
     Internal,
     /// A code that AWS does not document.
     Other(u16),
 }
 
 impl RejectionCode {
-    /// Whether the same request may succeed later without anything being changed.
+    /// Returns whether the same request may succeed later.
     #[must_use]
     pub fn is_retryable(self) -> bool {
         match self {
@@ -144,7 +144,7 @@ impl RejectionCode {
         }
     }
 
-    /// The number on the wire.
+    /// Returns the number on the wire.
     #[must_use]
     pub fn as_u16(self) -> u16 {
         match self {
@@ -185,32 +185,32 @@ impl fmt::Display for RejectionCode {
     }
 }
 
-/// Why a shadow client could not be started.
+/// The reason why a shadow client could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// The thing's or the shadow's name is not one.
+    /// The name of the thing or the shadow is invalid.
     #[error(transparent)]
     Name(#[from] InvalidName),
-    /// The message bus did not take the subscription.
+    /// The message bus rejected the subscription.
     #[error("cannot subscribe to {filter}")]
     Subscribe {
         /// The topic filter.
         filter: String,
-        /// Why.
+        /// The bus error.
         #[source]
         source: BusError,
     },
-    /// The message bus did not take the subscriptions in time.
-    #[error("cannot subscribe to {filter}: no answer in time")]
+    /// The message bus did not confirm the subscriptions in time.
+    #[error("cannot subscribe to {filter}: no response in time")]
     TimedOut {
-        /// The topic filter that was waited for.
+        /// The pending topic filter.
         filter: String,
     },
 }
 
 impl StartError {
-    /// Whether starting again may succeed.
+    /// Returns whether another start may succeed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {

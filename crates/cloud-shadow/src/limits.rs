@@ -1,27 +1,25 @@
-//! What the shadow service would refuse, checked before anything is sent.
-//!
-//! Protocol: `docs/protocol.md`, "Shadows".
+//! Limits of the shadow service, checked before a request is sent.
 
 use serde_json::Value;
 
 use crate::document::Object;
 
-/// The largest request that AWS IoT Core takes, and the largest document without metadata. In bytes.
+/// Maximum size of a request in AWS IoT Core, and of a document without metadata. In bytes.
 const MAX_REQUEST: usize = 8 * 1024;
 
-/// Kept free for what surrounds the state in a request: `{"state":…,"clientToken":"…","version":…}` comes to 58 bytes, the
-/// token (at most 37) included to 95, and a version of 20 digits to 115.
+/// Reserved for the envelope of the state in a request: `{"state":…,"clientToken":"…","version":…}`
+/// has 58 bytes, with the token (at most 37) 95, and with a version of 20 digits 115.
 const ENVELOPE: usize = 128;
 
-/// The largest `state` that is sent. In bytes of JSON.
+/// Maximum size of a `state`, in bytes of JSON.
 pub const MAX_STATE: usize = MAX_REQUEST - ENVELOPE;
 
-/// Levels of nesting inside `desired` or `reported`, the section's own keys being the first. AWS's documents name 5, 6
-/// and 8; five is taken by all of them.
+/// Maximum nesting inside `desired` or `reported`; the section's own keys are the first level.
+/// AWS's documents name 5, 6 and 8; all of them permit five.
 pub const MAX_DEPTH: usize = 5;
 
-/// A state that is not sent, because the shadow service would refuse it. The fault is the caller's; trying again does not
-/// help.
+/// A state that is not sent, because the shadow service would reject it. It is an error of the
+/// caller; a retry does not help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidState {
@@ -53,7 +51,7 @@ pub enum InvalidState {
     },
 }
 
-/// Checks one section.
+/// Validates one section.
 pub(crate) fn check_section(section: &Object) -> Result<(), InvalidState> {
     for (key, value) in section {
         let depth = depth(value);
@@ -70,7 +68,7 @@ pub(crate) fn check_section(section: &Object) -> Result<(), InvalidState> {
     Ok(())
 }
 
-/// Checks the size of a whole `state` node.
+/// Validates the size of a whole `state` node.
 pub(crate) fn check_size(state: &Value) -> Result<(), InvalidState> {
     let size = state.to_string().len();
     if size > MAX_STATE {

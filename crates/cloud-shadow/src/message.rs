@@ -1,7 +1,5 @@
-//! The payloads of the shadow service's answers, read leniently: unknown keys are ignored, and only what is needed has to
-//! be there.
-//!
-//! Protocol: `docs/protocol.md`, "Shadows".
+//! Payloads of the shadow service, parsed leniently: unknown keys are ignored, and only the needed
+//! ones are required.
 
 use cloud_net::UntrustedText;
 use serde::{Deserialize, Deserializer};
@@ -10,11 +8,11 @@ use crate::document::{Change, Document, Object};
 use crate::error::{Malformed, Rejection, RejectionCode};
 use crate::topic::Operation;
 
-/// Messages larger than this are not read. AWS IoT Core carries none. In bytes.
+/// Maximum size of a parsed message, in bytes: the limit of AWS IoT Core.
 pub(crate) const MAX_MESSAGE: usize = 128 * 1024;
 
-/// The token by which an answer finds its request. Read apart from the rest, so that a request also learns that its
-/// answer could not be read.
+/// Parses the token that matches a response to its request. Parsed separately, so that a request
+/// also fails when the rest of its response is unreadable.
 pub(crate) fn client_token(payload: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -50,12 +48,12 @@ impl From<Whole> for Document {
     }
 }
 
-/// `get/accepted`.
+/// Parses `get/accepted`.
 pub(crate) fn parse_document(payload: &[u8]) -> Result<Document, Malformed> {
     Ok(serde_json::from_slice::<Whole>(payload)?.into())
 }
 
-/// `update/documents`, of which only the present counts.
+/// Parses the current document of `update/documents`.
 pub(crate) fn parse_documents(payload: &[u8]) -> Result<Document, Malformed> {
     #[derive(Deserialize)]
     struct Wire {
@@ -65,7 +63,7 @@ pub(crate) fn parse_documents(payload: &[u8]) -> Result<Document, Malformed> {
     Ok(wire.current.into())
 }
 
-/// `update/accepted`: what an update changed, and the version that it led to.
+/// `update/accepted`: the change of an update, and its version.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Patch {
     pub(crate) desired: Change,
@@ -103,14 +101,14 @@ pub(crate) fn parse_patch(payload: &[u8]) -> Result<Patch, Malformed> {
     })
 }
 
-/// Keeps a `null` apart from a section that is not there.
+/// Distinguishes `null` from a missing section.
 fn mentioned<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Option<Object>>, D::Error> {
     Option::deserialize(deserializer).map(Some)
 }
 
-/// `delete/accepted`: the version at which the shadow was deleted.
+/// Parses `delete/accepted`: the version at which the shadow was deleted.
 pub(crate) fn parse_deleted(payload: &[u8]) -> Result<Option<u64>, Malformed> {
     #[derive(Deserialize)]
     struct Wire {
@@ -120,7 +118,7 @@ pub(crate) fn parse_deleted(payload: &[u8]) -> Result<Option<u64>, Malformed> {
     Ok(wire.version)
 }
 
-/// `…/rejected`.
+/// Parses `…/rejected`.
 pub(crate) fn parse_rejection(
     operation: Operation,
     payload: &[u8],

@@ -1,4 +1,4 @@
-//! JSON for tests, and a fake cloud.
+//! JSON helpers, strategies and a fake cloud.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::document::{Document, Object, difference, merge};
 use crate::topic::{MessageKind, Operation};
 
-/// The object that `json!({…})` makes.
+/// Converts `json!({…})` into an object.
 pub(crate) fn object(value: Value) -> Object {
     match value {
         Value::Object(map) => map,
@@ -14,7 +14,7 @@ pub(crate) fn object(value: Value) -> Object {
     }
 }
 
-/// Few keys and values, so that they meet often.
+/// Few keys and values, so that they often coincide.
 fn any_object(leaf: BoxedStrategy<Value>) -> BoxedStrategy<Object> {
     let keys = prop::sample::select(vec!["a", "b", "c"]).prop_map(str::to_owned);
     let value = leaf.prop_recursive(3, 12, 3, {
@@ -44,32 +44,32 @@ pub(crate) fn any_state() -> BoxedStrategy<Object> {
     any_object(any_leaf())
 }
 
-/// What can be merged into a section.
+/// A patch of a section.
 pub(crate) fn any_patch() -> BoxedStrategy<Object> {
     any_object(prop_oneof![2 => any_leaf(), 1 => Just(Value::Null)].boxed())
 }
 
-/// How the fake cloud writes its deltas.
+/// The form of the fake cloud's deltas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum DeltaForm {
     Aws,
     Nested,
 }
 
-/// A message of the cloud's.
+/// A message of the cloud.
 pub(crate) type Sent = (MessageKind, Vec<u8>);
 
-/// The least of a shadow service that a client can be tested against: one shadow, always well-behaved.
+/// A minimal, correct shadow service with one shadow.
 #[derive(Debug)]
 pub(crate) struct FakeCloud {
-    pub(crate) form: Form,
-    /// The version is kept when the shadow is deleted, as AWS does for a time.
+    pub(crate) form: DeltaForm,
+    /// The version is kept on delete, as AWS does for a time.
     pub(crate) version: u64,
     pub(crate) state: Option<(Object, Object)>,
 }
 
 impl FakeCloud {
-    pub(crate) fn new(form: Form) -> Self {
+    pub(crate) fn new(form: DeltaForm) -> Self {
         let (version, state) = (0, None);
         Self {
             form,
@@ -78,7 +78,7 @@ impl FakeCloud {
         }
     }
 
-    /// The document as the device should know it.
+    /// Returns the document that the device should have.
     pub(crate) fn document(&self) -> Option<Document> {
         self.state.as_ref().map(|(desired, reported)| Document {
             desired: desired.clone(),
@@ -113,7 +113,7 @@ impl FakeCloud {
         }
     }
 
-    /// An update by anybody.
+    /// Handles an update of any client.
     pub(crate) fn update(&mut self, state: &Value, token: &Value) -> Vec<Sent> {
         let (desired, reported) = self.state.get_or_insert_default();
         for (section, name) in [(&mut *desired, "desired"), (&mut *reported, "reported")] {
@@ -132,8 +132,8 @@ impl FakeCloud {
         let mut out = vec![(MessageKind::Accepted(Operation::Update), bytes(&accepted))];
         if !delta.is_empty() {
             let body = match self.form {
-                Form::Aws => json!({"state": delta, "version": version}),
-                Form::Nested => json!({"state": {"desired": desired, "delta": delta}}),
+                DeltaForm::Aws => json!({"state": delta, "version": version}),
+                DeltaForm::Nested => json!({"state": {"desired": desired, "delta": delta}}),
             };
             out.push((MessageKind::Delta, bytes(&body)));
         }
@@ -141,7 +141,7 @@ impl FakeCloud {
         out
     }
 
-    /// A delete by anybody, of a shadow that exists.
+    /// Handles a delete of an existing shadow by any client.
     pub(crate) fn delete(&mut self, token: &Value) -> Vec<Sent> {
         self.state = None;
         let body = json!({"version": self.version, "clientToken": token});

@@ -1,20 +1,19 @@
-//! The topics of a shadow: built and read in this one place.
+//! Building and parsing of shadow topics.
 //!
-//! `$aws/things/<thing>/shadow/` is the prefix of the classic shadow, `$aws/things/<thing>/shadow/name/<name>/` the one
-//! of a named shadow. Behind it stand `get`, `update` and `delete`, which the device publishes, each with `/accepted` and
-//! `/rejected`, which it receives; and `update/delta` and `update/documents`.
-//!
-//! Protocol: `docs/protocol.md`, "Shadows".
+//! `$aws/things/<thing>/shadow/` is the prefix of the classic shadow,
+//! `$aws/things/<thing>/shadow/name/<name>/` that of a named shadow. After it follow `get`,
+//! `update` and `delete`, which the device publishes, each with `/accepted` and `/rejected`, which
+//! it receives; and `update/delta` and `update/documents`.
 
 use std::fmt;
 
-/// A thing name is at most this long in AWS IoT Core. In bytes.
+/// Maximum length of a thing name in AWS IoT Core, in bytes.
 const MAX_THING_NAME: usize = 128;
 
-/// A shadow name is at most this long in AWS IoT Core. In bytes.
+/// Maximum length of a shadow name in AWS IoT Core, in bytes.
 const MAX_SHADOW_NAME: usize = 64;
 
-/// Which shadow of which thing; the names are known to be good.
+/// A shadow and its thing, with valid names.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ShadowId {
     prefix: String,
@@ -25,12 +24,12 @@ pub struct ShadowId {
 const THINGS: &str = "$aws/things/";
 
 impl ShadowId {
-    /// The classic (unnamed) shadow of `thing`.
+    /// Identifies the classic (unnamed) shadow of `thing`.
     ///
     /// # Errors
     ///
-    /// [`InvalidName`] if the name is empty, longer than 128 bytes, or has other characters than letters, digits and
-    /// `- _ : .`.
+    /// [`InvalidName`] if the name is empty, longer than 128 bytes, or has other characters than
+    /// letters, digits and `- _ : .`.
     pub fn classic(thing: &str) -> Result<Self, InvalidName> {
         check("thing", thing, MAX_THING_NAME, "-_:.")?;
         Ok(Self {
@@ -40,12 +39,12 @@ impl ShadowId {
         })
     }
 
-    /// The shadow `name` of `thing`.
+    /// Identifies the shadow `name` of `thing`.
     ///
     /// # Errors
     ///
-    /// [`InvalidName`] as for [`classic`](Self::classic); the shadow's name has at most 64 bytes of letters, digits and
-    /// `- _ :`.
+    /// [`InvalidName`] as for [`classic`](Self::classic); the shadow's name has at most 64 bytes of
+    /// letters, digits and `- _ :`.
     pub fn named(thing: &str, name: &str) -> Result<Self, InvalidName> {
         let mut id = Self::classic(thing)?;
         check("shadow", name, MAX_SHADOW_NAME, "-_:")?;
@@ -56,34 +55,34 @@ impl ShadowId {
         Ok(id)
     }
 
-    /// The name of the thing.
+    /// Returns the name of the thing.
     #[must_use]
     pub fn thing(&self) -> &str {
         &self.prefix[THINGS.len()..self.thing_end]
     }
 
-    /// The name of the shadow, `None` for the classic one.
+    /// Returns the name of the shadow, `None` for the classic one.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         let rest = self.prefix[self.thing_end..].strip_prefix("/shadow/name/")?;
         rest.strip_suffix('/').filter(|_| self.named)
     }
 
-    /// The topic on which `operation` is requested.
+    /// Returns the request topic of `operation`.
     #[must_use]
     pub fn request_topic(&self, operation: Operation) -> String {
         format!("{}{operation}", self.prefix)
     }
 
-    /// The topic filters that cover every message about this shadow: four of them, so that they fit into one SUBSCRIBE
-    /// (AWS IoT Core takes eight).
+    /// Returns the topic filters of all messages about this shadow: four of them, which fit into
+    /// one SUBSCRIBE (AWS IoT Core accepts eight).
     #[must_use]
     pub fn filters(&self) -> [String; 4] {
         ["accepted", "rejected", "delta", "documents"]
             .map(|kind| format!("{}+/{kind}", self.prefix))
     }
 
-    /// What a message on `topic` is; `None` if it is not one about this shadow.
+    /// Classifies a message by its topic; `None` if it is not about this shadow.
     #[must_use]
     pub fn parse(&self, topic: &str) -> Option<MessageKind> {
         Some(match topic.strip_prefix(&self.prefix)? {
@@ -106,14 +105,14 @@ impl fmt::Display for ShadowId {
     }
 }
 
-/// What can be asked of a shadow.
+/// A shadow operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// Read the document.
     Get,
     /// Merge into the document.
     Update,
-    /// Remove the shadow.
+    /// Delete the shadow.
     Delete,
 }
 
@@ -127,13 +126,13 @@ impl fmt::Display for Operation {
     }
 }
 
-/// What a message of the shadow service is, as told by its topic.
+/// The kind of a shadow message, from its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MessageKind {
-    /// A request was carried out.
+    /// A request was accepted.
     Accepted(Operation),
-    /// A request was refused.
+    /// A request was rejected.
     Rejected(Operation),
     /// The desired state differs from the reported one.
     Delta,
@@ -141,7 +140,8 @@ pub enum MessageKind {
     Documents,
 }
 
-/// A thing's or shadow's name that AWS IoT Core would not take, or that would change the meaning of a topic.
+/// A name of a thing or shadow that AWS IoT Core does not accept, or that would change the meaning
+/// of a topic.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the {what} name {name:?} is not 1 to {longest} characters of A-Z a-z 0-9 and {punctuation}"

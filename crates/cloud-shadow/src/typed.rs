@@ -1,4 +1,4 @@
-//! A shadow whose states are a type of the application's instead of JSON.
+//! A typed view of a shadow.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -17,11 +17,13 @@ use crate::update::Update;
 
 /// A view of a [`ShadowClient`] through the type `T`.
 ///
-/// A shadow is often incomplete, and a delta always is: give `T` fields that are `Option`, or that have
-/// `#[serde(default)]`. A field that is `None` is written as `null`, which removes the key, unless it has
-/// `#[serde(skip_serializing_if = "Option::is_none")]`, which leaves it alone.
+/// A shadow is often incomplete, and a delta always is: give `T` fields that are `Option`, or that
+/// have `#[serde(default)]`. A field that is `None` is serialized as `null`, which removes the key,
+/// unless it has `#[serde(skip_serializing_if = "Option::is_none")]`, which leaves the key
+/// unchanged.
 ///
-/// Errors are those of the [`ShadowClient`], and [`RequestError::Shape`] if JSON and type do not fit each other.
+/// Errors are those of the [`ShadowClient`], and [`RequestError::Shape`] if JSON and type do not
+/// match.
 pub struct Typed<T> {
     client: ShadowClient,
     shape: PhantomData<fn() -> T>,
@@ -31,11 +33,11 @@ pub struct Typed<T> {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct TypedDocument<T> {
-    /// What the cloud wants of the device.
+    /// The state that the cloud requests.
     pub desired: T,
-    /// What the device last said of itself.
+    /// The state that the device last reported.
     pub reported: T,
-    /// Goes up by one with every update.
+    /// Increases by one with every update.
     pub version: u64,
 }
 
@@ -47,7 +49,7 @@ impl<T> Typed<T> {
         }
     }
 
-    /// The shadow itself.
+    /// Returns the untyped client.
     #[must_use]
     pub fn client(&self) -> &ShadowClient {
         &self.client
@@ -68,7 +70,7 @@ impl<T: DeserializeOwned> Typed<T> {
         typed(self.client.get().await?)
     }
 
-    /// The document as far as it is known, without asking: `None` if there is none.
+    /// Returns the known document without a request: `None` if there is none.
     ///
     /// # Errors
     ///
@@ -78,7 +80,7 @@ impl<T: DeserializeOwned> Typed<T> {
         document.map(typed).transpose()
     }
 
-    /// The deltas to act on.
+    /// Returns the deltas one after the other.
     #[must_use]
     pub fn deltas(&self) -> TypedDeltas<T> {
         TypedDeltas {
@@ -89,8 +91,8 @@ impl<T: DeserializeOwned> Typed<T> {
 }
 
 impl<T: Serialize> Typed<T> {
-    /// Makes sure that `state` is reported, sending only what the document does not say already. Returns the document's
-    /// new version, or `None` if there was nothing to send.
+    /// Reports `state`, sending only the values that the document does not contain already. Returns
+    /// the document's new version, or `None` if nothing was sent.
     ///
     /// # Errors
     ///
@@ -106,7 +108,7 @@ impl<T: Serialize> Typed<T> {
         }
     }
 
-    /// Merges `state` into what is wanted of the device; returns the document's new version.
+    /// Merges `state` into the desired state; returns the document's new version.
     ///
     /// # Errors
     ///
@@ -133,7 +135,7 @@ impl<T> fmt::Debug for Typed<T> {
     }
 }
 
-/// The deltas of a shadow in the application's type.
+/// A stream of deltas in the application's type.
 #[derive(Debug)]
 pub struct TypedDeltas<T> {
     deltas: Deltas,
@@ -145,11 +147,11 @@ impl<T: DeserializeOwned> TypedDeltas<T> {
     ///
     /// # Errors
     ///
-    /// [`RequestError::Shape`] for a delta that is not of the type; the next one may be.
+    /// [`RequestError::Shape`] for a delta that does not match the type; the next one may match.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost if the future is dropped.
+    /// Yes: no delta is lost.
     pub async fn next(&mut self) -> Option<Result<T, RequestError>> {
         let Delta { state, .. } = self.deltas.next().await?;
         Some(read("delta", state))

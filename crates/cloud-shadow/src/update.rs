@@ -1,12 +1,12 @@
-//! A change to a shadow, as the application words it.
+//! A shadow update of the application.
 
 use serde_json::{Map, Value};
 
+use crate::core::Request;
 use crate::limits::{InvalidState, check_section, check_size};
-use crate::machine::Request;
 
-/// What an update shall change. A section is a JSON object that is merged into what is there (`null` removes a key, arrays
-/// are replaced whole), or `null`, which removes the section.
+/// A shadow update. A section is a JSON object that is merged into the existing one (`null` removes
+/// a key, arrays are replaced), or `null`, which removes the section.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Update {
     desired: Option<Value>,
@@ -15,28 +15,28 @@ pub struct Update {
 }
 
 impl Update {
-    /// Changes nothing yet.
+    /// Creates an empty update.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Changes what the cloud wants.
+    /// Sets the change of the desired state.
     #[must_use]
     pub fn desired(mut self, state: Value) -> Self {
         self.desired = Some(state);
         self
     }
 
-    /// Changes what the device says of itself.
+    /// Sets the change of the reported state.
     #[must_use]
     pub fn reported(mut self, state: Value) -> Self {
         self.reported = Some(state);
         self
     }
 
-    /// Only if this is the current version; the shadow service refuses with [`Conflict`](crate::RejectionCode::Conflict)
-    /// otherwise.
+    /// Applies only if this is the current version; the shadow service rejects it with
+    /// [`Conflict`](crate::RejectionCode::Conflict) otherwise.
     #[must_use]
     pub fn if_version(mut self, version: u64) -> Self {
         self.version = Some(version);

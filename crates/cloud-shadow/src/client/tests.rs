@@ -1,4 +1,4 @@
-//! The client as a whole: over a bus in memory with a fake cloud behind it, and over a mocked bus that fails.
+//! The whole client: over an in-memory bus with a fake cloud, and over a mocked bus that fails.
 
 mod memory_bus;
 mod qualification;
@@ -14,11 +14,12 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::bus::{BoxedBus, BusError, BusMessage, BusSubscription, MockMessageBus};
 use crate::error::RejectionCode;
+use crate::in_flight_limit::MAX_IN_FLIGHT;
 use crate::limits::InvalidState;
-use crate::test_support::{FakeCloud, Form, Sent, object};
+use crate::test_support::{DeltaForm, FakeCloud, Sent, object};
 use crate::topic::{MessageKind, Operation};
 
-async fn until<T: Clone>(watch: &mut watch::Receiver<T>, wanted: impl FnMut(&T) -> bool) -> T {
+async fn eventually<T: Clone>(watch: &mut watch::Receiver<T>, wanted: impl FnMut(&T) -> bool) -> T {
     timeout(Duration::from_secs(600), watch.wait_for(wanted))
         .await
         .expect("in time")
@@ -29,14 +30,14 @@ async fn until<T: Clone>(watch: &mut watch::Receiver<T>, wanted: impl FnMut(&T) 
 #[tokio::test(start_paused = true)]
 async fn get_on_start_and_after_each_connect() {
     let bus = MemoryBus::new();
-    bus.others_update(&json!({"desired": {"a": 1}}));
+    bus.external_update(&json!({"desired": {"a": 1}}));
     let client = bus.start().await;
     let mut deltas = client.deltas();
     assert_eq!(deltas.next().await.unwrap().state, object(json!({"a": 1})));
 
-    bus.set_deaf(true);
-    bus.others_update(&json!({"desired": {"a": 2}}));
-    bus.set_deaf(false);
+    bus.set_drop_messages(true);
+    bus.external_update(&json!({"desired": {"a": 2}}));
+    bus.set_drop_messages(false);
     client.connected().await;
     assert_eq!(deltas.next().await.unwrap().state, object(json!({"a": 2})));
     assert_eq!(client.document().borrow().as_ref().unwrap().version, 2);
@@ -80,7 +81,7 @@ async fn requests_receive_responses() {
 async fn invalid_requests_are_not_sent() {
     let bus = MemoryBus::new();
     let client = bus.start().await;
-    until(&mut client.delta(), Delta::is_empty).await;
+    eventually(&mut client.delta(), Delta::is_empty).await;
     let before = bus.requests().len();
     let large = json!({ "a": "x".repeat(9000) });
     let deep = json!({"1": {"2": {"3": {"4": {"5": {"6": 0}}}}}});
@@ -113,7 +114,7 @@ async fn unanswered_request_times_out_alone() {
     let bus = MemoryBus::new();
     let client = bus.start().await;
     client.update_reported(json!({"a": 1})).await.unwrap();
-    bus.set_deaf(true);
+    bus.set_drop_messages(true);
     let before = Instant::now();
     let error = client.update_reported(json!({"a": 2})).await.unwrap_err();
     assert!(
@@ -121,10 +122,10 @@ async fn unanswered_request_times_out_alone() {
         "{error:?}"
     );
     assert_eq!(before.elapsed().as_secs(), 30);
-    bus.set_deaf(false);
+    bus.set_drop_messages(false);
     client.connected().await;
     let mut document = client.document();
-    let document = until(&mut document, |it| {
+    let document = eventually(&mut document, |it| {
         it.as_ref().is_some_and(|it| it.version == 2)
     })
     .await;
@@ -136,7 +137,7 @@ async fn dropped_queued_request_is_not_sent() {
     let bus = MemoryBus::new();
     let client = bus.start().await;
     client.update_reported(json!({"a": 1})).await.unwrap();
-    bus.set_deaf(true);
+    bus.set_drop_messages(true);
     let (first, second) = (client.clone(), client.clone());
     let first = tokio::spawn(async move { first.update_reported(json!({"a": 2})).await });
     tokio::task::yield_now().await;
@@ -147,7 +148,7 @@ async fn dropped_queued_request_is_not_sent() {
             .is_err()
     );
     assert!(first.await.unwrap().is_err());
-    bus.set_deaf(false);
+    bus.set_drop_messages(false);
     client.update_reported(json!({"a": 3})).await.unwrap();
     let sent = bus.requests();
     assert!(
@@ -168,7 +169,7 @@ async fn modify_retries_on_version_conflict() {
             let n = document?.desired["n"].as_u64()?;
             seen.push(n);
             if seen.len() < 3 {
-                bus.others_update(&json!({"desired": {"n": n + 1}}));
+                bus.external_update(&json!({"desired": {"n": n + 1}}));
             }
             Some(Update::new().desired(json!({ "n": n * 10 })))
         })
@@ -180,7 +181,7 @@ async fn modify_retries_on_version_conflict() {
     let error = client
         .modify(|_| {
             attempts += 1;
-            bus.others_update(&json!({"desired": {"x": attempts}}));
+            bus.external_update(&json!({"desired": {"x": attempts}}));
             Some(Update::new().desired(json!({"n": 0})))
         })
         .await
@@ -216,7 +217,7 @@ async fn typed_shadow_uses_the_application_types() {
     assert_eq!((&document.desired, &document.reported), (&wanted, &wanted));
     assert_eq!(config.document().unwrap(), Some(document));
 
-    bus.others_update(&json!({"desired": {"interval": "often"}}));
+    bus.external_update(&json!({"desired": {"interval": "often"}}));
     let error = deltas.next().await.unwrap().unwrap_err();
     assert!(
         matches!(
@@ -235,7 +236,7 @@ async fn stop_fails_open_requests() {
     let bus = MemoryBus::new();
     let client = bus.start().await;
     client.update_reported(json!({"a": 1})).await.unwrap();
-    bus.set_deaf(true);
+    bus.set_drop_messages(true);
     let open = tokio::spawn({
         let client = client.clone();
         async move { client.get().await }
@@ -265,11 +266,11 @@ async fn driver_ends_with_last_handle_or_bus() {
 #[tokio::test(start_paused = true)]
 async fn in_flight_limit_is_shared_by_all_shadows() {
     let bus = MemoryBus::new();
-    bus.set_deaf(true);
-    let budget = RequestBudget::default();
+    bus.set_drop_messages(true);
+    let in_flight_limit = InFlightLimit::default();
     let mut clients = Vec::new();
     for _ in 0..MAX_IN_FLIGHT + 2 {
-        let config = ShadowConfig::new(bus.0.id.clone()).budget(budget.clone());
+        let config = ShadowConfig::new(bus.0.id.clone()).in_flight_limit(in_flight_limit.clone());
         clients.push(ShadowClient::start(bus.clone(), config).await.unwrap());
     }
     tokio::time::sleep(Duration::from_secs(1)).await;

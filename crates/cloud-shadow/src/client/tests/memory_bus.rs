@@ -1,8 +1,9 @@
-//! A bus in memory.
+//! An in-memory bus.
 
 use super::*;
 
-/// A bus with a cloud behind it; `deaf`, the cloud carries out requests but its messages are lost.
+/// A bus with a fake cloud; with `drop_messages`, the cloud executes requests but its messages are
+/// lost.
 #[derive(Clone)]
 pub(super) struct MemoryBus(pub(super) Arc<Inner>);
 
@@ -11,17 +12,17 @@ pub(super) struct Inner {
     pub(super) cloud: Mutex<FakeCloud>,
     pub(super) subscribers: Mutex<Vec<(String, mpsc::Sender<BusMessage>)>>,
     pub(super) requests: Mutex<Vec<(Operation, Value)>>,
-    pub(super) deaf: AtomicBool,
+    pub(super) drop_messages: AtomicBool,
 }
 
 impl MemoryBus {
     pub(super) fn new() -> Self {
         Self(Arc::new(Inner {
             id: ShadowId::named("SN1", "config").unwrap(),
-            cloud: Mutex::new(FakeCloud::new(Form::Aws)),
+            cloud: Mutex::new(FakeCloud::new(DeltaForm::Aws)),
             subscribers: Mutex::default(),
             requests: Mutex::default(),
-            deaf: AtomicBool::new(false),
+            drop_messages: AtomicBool::new(false),
         }))
     }
 
@@ -31,18 +32,18 @@ impl MemoryBus {
             .unwrap()
     }
 
-    pub(super) fn set_deaf(&self, deaf: bool) {
-        self.0.deaf.store(deaf, Ordering::SeqCst);
+    pub(super) fn set_drop_messages(&self, drop_messages: bool) {
+        self.0.drop_messages.store(drop_messages, Ordering::SeqCst);
     }
 
-    /// Somebody else's update.
-    pub(super) fn others_update(&self, state: &Value) {
+    /// An update of another client.
+    pub(super) fn external_update(&self, state: &Value) {
         let messages = self.0.cloud.lock().unwrap().update(state, &Value::Null);
         self.deliver(messages);
     }
 
     pub(super) fn deliver(&self, messages: Vec<Sent>) {
-        if self.0.deaf.load(Ordering::SeqCst) {
+        if self.0.drop_messages.load(Ordering::SeqCst) {
             return;
         }
         for (kind, payload) in messages {
@@ -76,8 +77,8 @@ impl MessageBus for MemoryBus {
             .ok_or_else(|| BusError::permanent(format!("unexpected topic {topic}")))?;
         let request = serde_json::from_slice(&payload).unwrap();
         self.0.requests.lock().unwrap().push((operation, request));
-        let answers = self.0.cloud.lock().unwrap().handle(operation, &payload);
-        self.deliver(answers);
+        let responses = self.0.cloud.lock().unwrap().handle(operation, &payload);
+        self.deliver(responses);
         Ok(())
     }
 

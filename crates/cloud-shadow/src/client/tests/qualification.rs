@@ -18,7 +18,7 @@ async fn shadow_publish_reported_state() {
         .await
         .unwrap();
     assert_eq!(version, Some(1));
-    // First what there is, then what is so.
+    // First the get, then the report.
     let requests = bus.requests();
     assert_eq!(requests.first().unwrap().0, Operation::Get);
     assert_eq!(reported(requests.last().unwrap()), &json!({"color": "red"}));
@@ -35,20 +35,20 @@ async fn shadow_update_reported_state() {
         .await
         .unwrap();
     let mut deltas = client.deltas();
-    // Somebody else wants another colour; the device takes it over and says so.
-    bus.others_update(&json!({"desired": {"color": "green"}}));
+    // Another client requests another colour; the device applies and reports it.
+    bus.external_update(&json!({"desired": {"color": "green"}}));
     let wanted = deltas.next().await.unwrap();
     assert_eq!(wanted.state, object(json!({"color": "green"})));
     client.report(wanted.state).await.unwrap();
     assert_eq!(
         reported(bus.requests().last().unwrap()),
         &json!({"color": "green"}),
-        "only what is new"
+        "only changes"
     );
     let state = bus.0.cloud.lock().unwrap().document().unwrap();
     assert_eq!(
         state.reported,
         object(json!({"color": "green", "on": true}))
     );
-    assert!(state.delta().is_empty(), "nothing is left to do");
+    assert!(state.delta().is_empty(), "no difference is left");
 }

@@ -1,4 +1,5 @@
-//! The machine against random histories: whatever is lost, repeated or late, device and cloud agree in the end.
+//! Convergence under random histories: for any loss, duplication and delay, device and cloud agree
+//! in the end.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,20 +8,20 @@ use serde_json::json;
 
 use super::*;
 use crate::document::Document;
-use crate::test_support::{FakeCloud, Form, Sent, any_patch};
+use crate::test_support::{DeltaForm, FakeCloud, Sent, any_patch};
 
 const LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Somebody else changes a section.
+    /// Another client changes a section.
     Desired(Object),
     Reported(Object),
-    /// Somebody else deletes the shadow; `reset`: and the version starts again at 1.
+    /// Another client deletes the shadow; with `reset` the version starts again at 1.
     Delete {
         reset: bool,
     },
-    /// The device asks for something.
+    /// The device submits a request.
     Submit(Request),
     Connected,
     MessagesLost,
@@ -28,7 +29,7 @@ enum Step {
     ToCloud {
         lose: bool,
     },
-    /// A message reaches the device, any of those under way, and may come again.
+    /// Any message in flight reaches the device, and may be duplicated.
     ToDevice {
         which: prop::sample::Index,
         again: bool,
@@ -69,25 +70,25 @@ fn any_step() -> BoxedStrategy<Step> {
     .boxed()
 }
 
-struct World {
-    machine: Machine,
+struct Harness {
+    core: Core,
     cloud: FakeCloud,
     now: Instant,
     to_cloud: VecDeque<Transmit>,
     to_device: Vec<Sent>,
     open: HashSet<RequestId>,
-    /// Every document that the cloud ever had, by version.
+    /// Every document of the cloud, by version.
     history: HashMap<u64, Document>,
     deleted: bool,
 }
 
-impl World {
-    fn new(form: Form) -> Self {
-        let mut machine = Machine::new("test".to_owned(), LIMIT);
+impl Harness {
+    fn new(form: DeltaForm) -> Self {
+        let mut core = Core::new("test".to_owned(), LIMIT);
         let now = Instant::now();
-        machine.connected(now);
+        core.connected(now);
         Self {
-            machine,
+            core,
             cloud: FakeCloud::new(form),
             now,
             to_cloud: VecDeque::new(),
@@ -100,8 +101,8 @@ impl World {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Desired(patch) => self.others_update(json!({ "desired": patch })),
-            Step::Reported(patch) => self.others_update(json!({ "reported": patch })),
+            Step::Desired(patch) => self.external_update(json!({ "desired": patch })),
+            Step::Reported(patch) => self.external_update(json!({ "reported": patch })),
             Step::Delete { reset } => {
                 if self.cloud.state.is_some() {
                     self.to_device.extend(self.cloud.delete(&Value::Null));
@@ -112,15 +113,15 @@ impl World {
                 }
             }
             Step::Submit(request) => {
-                if let Ok(id) = self.machine.submit(self.now, request) {
+                if let Ok(id) = self.core.submit(self.now, request) {
                     self.open.insert(id);
                 }
             }
-            Step::Connected => self.machine.connected(self.now),
-            Step::MessagesLost => self.machine.messages_lost(),
+            Step::Connected => self.core.connected(self.now),
+            Step::MessagesLost => self.core.messages_lost(),
             Step::ToCloud { lose } => {
                 if let Some(request) = self.to_cloud.pop_front().filter(|_| !lose) {
-                    self.carry_out(&request);
+                    self.deliver_to_cloud(&request);
                 }
             }
             Step::ToDevice { which, again } => {
@@ -130,7 +131,7 @@ impl World {
                     if again {
                         self.to_device.push(message.clone());
                     }
-                    self.machine.handle_message(self.now, message.0, &message.1);
+                    self.core.handle_message(self.now, message.0, &message.1);
                 }
             }
             Step::Lose { which } => {
@@ -141,21 +142,21 @@ impl World {
             }
             Step::Elapse(milliseconds) => {
                 self.now += Duration::from_millis(milliseconds);
-                self.machine.handle_timeout(self.now);
+                self.core.handle_timeout(self.now);
             }
         }
         self.pump();
     }
 
-    fn others_update(&mut self, state: Value) {
+    fn external_update(&mut self, state: Value) {
         self.to_device
             .extend(self.cloud.update(&state, &Value::Null));
         self.record();
     }
 
-    fn carry_out(&mut self, request: &Transmit) {
-        let answers = self.cloud.handle(request.operation, &request.payload);
-        self.to_device.extend(answers);
+    fn deliver_to_cloud(&mut self, request: &Transmit) {
+        let responses = self.cloud.handle(request.operation, &request.payload);
+        self.to_device.extend(responses);
         self.record();
     }
 
@@ -166,61 +167,62 @@ impl World {
         }
     }
 
-    /// What the device holds for version n is what the cloud had at version n. As long as versions only rise; and after a
-    /// delete that it has not heard of, it may take the first change of the new document for one of the old.
-    fn assert_no_invention(&self) {
+    /// Asserts that the device's document of a version is the cloud's of that version. This holds
+    /// while versions only increase; after a delete whose message was lost, the device may merge
+    /// the first change of the new document into the old one.
+    fn assert_document_matches_history(&self) {
         if self.deleted {
             return;
         }
-        if let Some(document) = self.machine.replica().document() {
+        if let Some(document) = self.core.replica().document() {
             assert_eq!(Some(document), self.history.get(&document.version));
         }
     }
 
     fn pump(&mut self) {
-        while let Some(request) = self.machine.poll_transmit(self.now) {
+        while let Some(request) = self.core.poll_transmit(self.now) {
             self.to_cloud.push_back(request);
             assert_eq!(
-                self.machine.poll_transmit(self.now),
+                self.core.poll_transmit(self.now),
                 None,
                 "two requests in flight"
             );
         }
-        while let Some(done) = self.machine.poll_done() {
-            assert!(self.open.remove(&done.id), "answered twice: {done:?}");
+        while let Some(done) = self.core.poll_completion() {
+            assert!(self.open.remove(&done.id), "completed twice: {done:?}");
         }
     }
 
-    /// Everything arrives at once and in order, until nothing is under way.
-    fn be_reliable(&mut self) {
+    /// Delivers everything in order, until nothing is in flight.
+    fn deliver_all(&mut self) {
         self.pump();
         while !self.to_cloud.is_empty() || !self.to_device.is_empty() {
             while let Some(request) = self.to_cloud.pop_front() {
-                self.carry_out(&request);
+                self.deliver_to_cloud(&request);
             }
             for (kind, payload) in std::mem::take(&mut self.to_device) {
-                self.machine.handle_message(self.now, kind, &payload);
+                self.core.handle_message(self.now, kind, &payload);
                 self.pump();
             }
         }
     }
 
-    /// The same, for as long as the machine has anything planned.
+    /// The same, until the core has no deadline left.
     fn settle(&mut self) {
-        self.be_reliable();
+        self.deliver_all();
         for _ in 0..100 {
-            let Some(at) = self.machine.poll_timeout() else {
+            let Some(at) = self.core.poll_timeout() else {
                 return;
             };
             self.now = self.now.max(at);
-            self.machine.handle_timeout(self.now);
-            self.be_reliable();
+            self.core.handle_timeout(self.now);
+            self.deliver_all();
         }
-        panic!("the machine does not come to rest: {:?}", self.machine);
+        panic!("the core does not settle: {:?}", self.core);
     }
 
-    fn assert_agreement(&self) {
-        let replica = self.machine.replica();
+    fn assert_converged(&self) {
+        let replica = self.core.replica();
         let document = self.cloud.document();
         assert_eq!(replica.document(), document.as_ref());
         assert_eq!(
@@ -230,69 +232,70 @@ impl World {
                 .unwrap_or_default()
         );
         assert!(!replica.is_behind());
-        assert!(self.open.is_empty(), "never answered: {:?}", self.open);
+        assert!(self.open.is_empty(), "never completed: {:?}", self.open);
     }
 }
 
-fn any_form() -> impl Strategy<Value = Form> {
-    prop_oneof![Just(Form::Aws), Just(Form::Nested)]
+fn any_form() -> impl Strategy<Value = DeltaForm> {
+    prop_oneof![Just(DeltaForm::Aws), Just(DeltaForm::Nested)]
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Any loss, order and repetition, versions that start again included: a connection puts all right.
+    /// For any loss, order and duplication, and with restarted versions, a new connection
+    /// resynchronizes.
     #[test]
-    fn after_a_final_get_device_and_cloud_agree(
+    fn converges_after_a_final_get(
         form in any_form(),
         steps in prop::collection::vec(any_step(), 0..80),
     ) {
-        let mut world = World::new(form);
+        let mut harness = Harness::new(form);
         for step in steps {
-            world.step(step);
+            harness.step(step);
         }
-        world.to_cloud.clear();
-        world.to_device.clear();
-        world.now += LIMIT;
-        world.machine.handle_timeout(world.now);
-        world.machine.connected(world.now);
-        world.settle();
-        world.assert_agreement();
+        harness.to_cloud.clear();
+        harness.to_device.clear();
+        harness.now += LIMIT;
+        harness.core.handle_timeout(harness.now);
+        harness.core.connected(harness.now);
+        harness.settle();
+        harness.assert_converged();
     }
 
-    /// As long as no message to the device is lost for good and versions only rise, no connection is needed.
+    /// Without lost messages and with increasing versions, no new connection is needed.
     #[test]
-    fn without_loss_the_device_finds_everything_by_itself(
+    fn converges_without_loss_or_reconnect(
         form in any_form(),
         steps in prop::collection::vec(any_step(), 0..80),
     ) {
-        let mut world = World::new(form);
+        let mut harness = Harness::new(form);
         for step in steps {
             match step {
                 Step::Lose { .. } => {}
-                Step::Delete { .. } => world.step(Step::Delete { reset: false }),
-                step => world.step(step),
+                Step::Delete { .. } => harness.step(Step::Delete { reset: false }),
+                step => harness.step(step),
             }
-            world.assert_no_invention();
+            harness.assert_document_matches_history();
         }
-        world.settle();
-        world.assert_agreement();
+        harness.settle();
+        harness.assert_converged();
     }
 
-    /// A device that only listens, while others change the shadow.
+    /// The device only receives messages, while other clients change the shadow.
     #[test]
-    fn listening_is_enough(steps in prop::collection::vec(any_step(), 0..80)) {
-        let mut world = World::new(Form::Aws);
-        world.others_update(json!({ "desired": { "a": 1 } }));
-        world.be_reliable();
+    fn converges_by_listening(steps in prop::collection::vec(any_step(), 0..80)) {
+        let mut harness = Harness::new(DeltaForm::Aws);
+        harness.external_update(json!({ "desired": { "a": 1 } }));
+        harness.deliver_all();
         for step in steps {
             if matches!(step, Step::Desired(_) | Step::Reported(_) | Step::ToDevice { .. }) {
-                world.step(step);
-                world.assert_no_invention();
+                harness.step(step);
+                harness.assert_document_matches_history();
             }
         }
-        world.be_reliable();
-        prop_assert!(world.machine.in_flight().is_none());
-        world.assert_agreement();
+        harness.deliver_all();
+        prop_assert!(harness.core.in_flight().is_none());
+        harness.assert_converged();
     }
 }

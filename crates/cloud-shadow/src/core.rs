@@ -1,20 +1,20 @@
-//! The decisions of a shadow client, without input, output or clock: which request is sent when, which answer belongs to
-//! which, what has waited too long, and when the document has to be fetched.
+//! The state machine of a shadow client, without I/O or clock: it schedules requests, matches
+//! responses, handles timeouts, and decides when to fetch the document.
 //!
-//! Messages and times go in (`handle_*`), what to send and what to tell comes out (`poll_*`). The shell around it is
-//! [`task`](crate::task).
+//! Inputs are the `handle_*` methods, outputs the `poll_*` methods. The [`driver`](crate::driver)
+//! runs it.
 //!
 //! Invariants:
 //!
-//! - At most one request is in flight; it ends with its answer, at its deadline, or by [`Machine::connected`].
-//! - Every request that was accepted by [`Machine::submit`] ends in exactly one [`Done`], unless it was cancelled.
-//! - While the replica is behind, a `get` of the machine's own is in flight or due.
-//!
-//! Protocol: `docs/protocol.md`, "Shadows".
+//! - At most one request is in flight; it ends with its response, at its deadline, or by
+//!   [`Core::connected`].
+//! - Every request accepted by [`Core::submit`] ends in exactly one [`Completion`], unless it is
+//!   cancelled.
+//! - While the replica is behind, an internal `get` is in flight or due.
 
-mod answers;
-mod refresh;
 mod request;
+mod responses;
+mod resync;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,29 +22,29 @@ use std::time::{Duration, Instant};
 use cloud_net::{LogThrottle, warn_throttled};
 use serde_json::{Value, json};
 
-use self::refresh::{Connections, Refresh};
-pub(crate) use self::request::{Answer, Done, Request, RequestId, Transmit};
+pub(crate) use self::request::{Completion, Request, RequestId, Response, Transmit};
+use self::resync::{ConnectBackoff, Resync};
 use crate::delta::parse_delta;
-use crate::document::{Object, patch_towards};
+use crate::document::{Object, patch_to};
 use crate::error::RequestError;
 use crate::message;
 use crate::replica::Replica;
 use crate::topic::{MessageKind, Operation};
 
-/// Requests of one shadow that may wait for their turn. A device has a handful of places that touch its shadow; more
-/// than this waiting means that they ask faster than the cloud answers.
-pub(crate) const MAX_WAITING: usize = 16;
+/// Maximum queued requests of one shadow. A device has a handful of places that use its shadow; a
+/// longer queue means that they send faster than the cloud responds.
+pub(crate) const MAX_QUEUED: usize = 16;
 
-/// How long an answer that went out on the last connection is waited for on the next one. The broker sends what it has kept
-/// for the device at once.
-const LATE_ANSWER: Duration = Duration::from_secs(5);
+/// Timeout, after a reconnect, for the response to a request sent before it. The broker sends
+/// queued messages at once.
+const LATE_RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A `get` of our own is given up after this part of the time limit, so that a request of a caller that waits behind it
+/// Divisor of the time limit for an internal `get`, so that a caller's request queued behind it
 /// still gets its turn.
-const OWN_PART: u32 = 3;
+const INTERNAL_GET_SHARE: u32 = 3;
 
 #[derive(Debug)]
-struct Waiting {
+struct QueuedRequest {
     id: RequestId,
     request: Request,
     deadline: Instant,
@@ -52,50 +52,51 @@ struct Waiting {
 
 #[derive(Debug)]
 struct InFlight {
-    /// `None`: a `get` of the machine's own.
-    caller: Option<Waiting>,
+    /// `None`: an internal `get`.
+    caller: Option<QueuedRequest>,
     operation: Operation,
     token: String,
     deadline: Instant,
     /// See [`Replica::baseline`].
     baseline: u64,
-    /// Messages were lost since, so its answer may be out of date.
-    overtaken: bool,
+    /// Messages were lost since, so its response may be out of date.
+    stale: bool,
 }
 
-/// See the module.
+/// The state machine; see the module.
 #[derive(Debug)]
-pub(crate) struct Machine {
+pub(crate) struct Core {
     replica: Replica,
-    waiting: VecDeque<Waiting>,
+    queue: VecDeque<QueuedRequest>,
     in_flight: Option<InFlight>,
-    refresh: Refresh,
-    connections: Connections,
-    done: VecDeque<Done>,
+    resync: Resync,
+    connect_backoff: ConnectBackoff,
+    completions: VecDeque<Completion>,
     time_limit: Duration,
     token_prefix: String,
     counter: u64,
     too_large_log: LogThrottle,
     malformed_log: LogThrottle,
-    refresh_log: LogThrottle,
+    resync_log: LogThrottle,
 }
 
-impl Machine {
-    /// `token_prefix` tells this client's requests from those of any other client of the same shadow.
+impl Core {
+    /// Creates a core; `token_prefix` distinguishes this client's requests from those of other
+    /// clients of the shadow.
     pub(crate) fn new(token_prefix: String, time_limit: Duration) -> Self {
         Self {
             replica: Replica::new(),
-            waiting: VecDeque::new(),
+            queue: VecDeque::new(),
             in_flight: None,
-            refresh: Refresh::Idle,
-            connections: Connections::default(),
-            done: VecDeque::new(),
+            resync: Resync::Idle,
+            connect_backoff: ConnectBackoff::default(),
+            completions: VecDeque::new(),
             time_limit,
             token_prefix,
             counter: 0,
             too_large_log: LogThrottle::new(),
             malformed_log: LogThrottle::new(),
-            refresh_log: LogThrottle::new(),
+            resync_log: LogThrottle::new(),
         }
     }
 
@@ -103,26 +104,26 @@ impl Machine {
         &self.replica
     }
 
-    /// The token of the request in flight.
+    /// Returns the token of the request in flight.
     pub(crate) fn in_flight(&self) -> Option<&str> {
         self.in_flight
             .as_ref()
             .map(|in_flight| in_flight.token.as_str())
     }
 
-    /// Takes a request over, to be sent when its turn comes.
+    /// Queues a request.
     pub(crate) fn submit(
         &mut self,
         now: Instant,
         request: Request,
     ) -> Result<RequestId, RequestError> {
-        if self.waiting.len() >= MAX_WAITING {
-            return Err(RequestError::Busy(MAX_WAITING));
+        if self.queue.len() >= MAX_QUEUED {
+            return Err(RequestError::Busy(MAX_QUEUED));
         }
         self.counter += 1;
         let id = RequestId(self.counter);
         let deadline = now + self.time_limit;
-        self.waiting.push_back(Waiting {
+        self.queue.push_back(QueuedRequest {
             id,
             request,
             deadline,
@@ -130,50 +131,52 @@ impl Machine {
         Ok(id)
     }
 
-    /// Nobody waits for this request any more. If it is not sent yet it never will be.
+    /// Cancels a request: it is not sent if it is still queued.
     pub(crate) fn cancel(&mut self, id: RequestId) {
-        self.waiting.retain(|waiting| waiting.id != id);
+        self.queue.retain(|waiting| waiting.id != id);
     }
 
-    /// A connection was made: the document is fetched, at once unless the last ones have ended over that. A `get` in flight may
-    /// have lost its answer with the last connection and starts over; an update is not sent twice, its answer is waited for a
+    /// Handles a new connection: the document is fetched, at once unless the last connections have
+    /// ended during the fetch. A `get` in flight may have lost its response with the last
+    /// connection and is sent again; an update is not sent twice, but its response is awaited a
     /// little longer.
     pub(crate) fn connected(&mut self, now: Instant) {
-        self.refresh = self.connections.next(now);
+        self.resync = self.connect_backoff.on_connected(now);
         if let Some(in_flight) = &mut self.in_flight {
-            in_flight.deadline = in_flight.deadline.min(now + LATE_ANSWER);
+            in_flight.deadline = in_flight.deadline.min(now + LATE_RESPONSE_TIMEOUT);
         }
         if let Some(in_flight) = self.in_flight.take_if(|it| it.operation == Operation::Get)
             && let Some(waiting) = in_flight.caller
         {
-            self.waiting.push_front(waiting);
+            self.queue.push_front(waiting);
         }
     }
 
-    /// Messages were lost: the document is fetched at once. A `get` in flight goes on, or many losses one after the other would
-    /// keep every one from its end; but what its answer says may have changed since, so another follows it.
+    /// Handles the loss of messages: the document is fetched at once. A `get` in flight continues,
+    /// or repeated losses would never let one complete; its response may be out of date, so another
+    /// one follows.
     pub(crate) fn messages_lost(&mut self) {
-        self.refresh = Refresh::Demanded;
+        self.resync = Resync::Now;
         if let Some(in_flight) = &mut self.in_flight {
-            in_flight.overtaken = true;
+            in_flight.stale = true;
         }
     }
 
-    /// The message bus did not take the request with this token.
+    /// Handles a failure of the bus to send the request with this token.
     pub(crate) fn handle_send_failure(&mut self, now: Instant, token: &str, error: RequestError) {
         if let Some(in_flight) = self.in_flight.take_if(|it| it.token == token) {
             self.finish(now, in_flight, Err(error));
         }
     }
 
-    /// A message about this shadow has arrived.
+    /// Handles a message about this shadow.
     pub(crate) fn handle_message(&mut self, now: Instant, kind: MessageKind, payload: &[u8]) {
         if payload.len() > message::MAX_MESSAGE {
             warn_throttled!(
                 self.too_large_log,
                 ?kind,
                 bytes = payload.len(),
-                "shadow message too large, ignored"
+                "oversized shadow message ignored"
             );
             return;
         }
@@ -183,31 +186,30 @@ impl Machine {
                 self.rejected(now, operation, payload);
                 Ok(())
             }
-            MessageKind::Delta => {
-                parse_delta(payload).map(|delta| self.replica.delta_arrived(delta))
-            }
+            MessageKind::Delta => parse_delta(payload).map(|delta| self.replica.on_delta(delta)),
             MessageKind::Documents => {
-                message::parse_documents(payload).map(|document| self.replica.snapshot(document))
+                message::parse_documents(payload).map(|document| self.replica.on_document(document))
             }
         };
         if let Err(error) = read {
-            warn_throttled!(self.malformed_log, ?kind, %error, "shadow message cannot be read, ignored");
+            warn_throttled!(self.malformed_log, ?kind, %error, "unreadable shadow message ignored");
         }
-        self.plan_refresh(now);
+        self.plan_resync(now);
     }
 
-    /// Ends what has reached its deadline. To be called at [`poll_timeout`](Self::poll_timeout); earlier does no harm.
+    /// Ends the requests whose deadline has passed. Call it at
+    /// [`poll_timeout`](Self::poll_timeout); an earlier call does no harm.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         if let Some(in_flight) = self.in_flight.take_if(|it| it.deadline <= now) {
             let error = RequestError::TimedOut(in_flight.operation);
             self.finish(now, in_flight, Err(error));
         }
-        let done = &mut self.done;
-        self.waiting.retain(|waiting| {
+        let completions = &mut self.completions;
+        self.queue.retain(|waiting| {
             let in_time = waiting.deadline > now;
             if !in_time {
                 let result = Err(RequestError::TimedOut(waiting.request.operation()));
-                done.push_back(Done {
+                completions.push_back(Completion {
                     id: waiting.id,
                     result,
                 });
@@ -216,39 +218,37 @@ impl Machine {
         });
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) or [`poll_transmit`](Self::poll_transmit) next has something to do,
-    /// if nothing else happens before.
+    /// Returns when to call [`handle_timeout`](Self::handle_timeout) and
+    /// [`poll_transmit`](Self::poll_transmit) next.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
-        let refresh = match self.refresh {
-            Refresh::CatchUp(at) | Refresh::Retry { at, .. } if self.in_flight.is_none() => {
-                Some(at)
-            }
+        let resync = match self.resync {
+            Resync::CatchUp(at) | Resync::Retry { at, .. } if self.in_flight.is_none() => Some(at),
             _ => None,
         };
-        let deadlines = self.waiting.iter().map(|waiting| waiting.deadline);
+        let deadlines = self.queue.iter().map(|waiting| waiting.deadline);
         let in_flight = self.in_flight.as_ref().map(|it| it.deadline);
-        deadlines.chain(in_flight).chain(refresh).min()
+        deadlines.chain(in_flight).chain(resync).min()
     }
 
-    /// The next request to publish, if its turn has come.
+    /// Returns the next request to publish.
     pub(crate) fn poll_transmit(&mut self, now: Instant) -> Option<Transmit> {
         if self.in_flight.is_some() {
             return None;
         }
-        let refresh = match self.refresh {
-            Refresh::Idle => false,
-            Refresh::Demanded => true,
-            Refresh::CatchUp(at) | Refresh::Retry { at, .. } => at <= now,
+        let resync = match self.resync {
+            Resync::Idle => false,
+            Resync::Now => true,
+            Resync::CatchUp(at) | Resync::Retry { at, .. } => at <= now,
         };
-        if refresh {
+        if resync {
             return Some(self.send(
                 Operation::Get,
                 json!({}),
-                now + self.time_limit / OWN_PART,
+                now + self.time_limit / INTERNAL_GET_SHARE,
                 None,
             ));
         }
-        while let Some(waiting) = self.waiting.pop_front() {
+        while let Some(waiting) = self.queue.pop_front() {
             let body = match &waiting.request {
                 Request::Get | Request::Delete => json!({}),
                 Request::Update {
@@ -257,11 +257,11 @@ impl Machine {
                 } => json!({ "state": state }),
                 Request::Update { state, version } => json!({ "state": state, "version": version }),
                 Request::Report(wanted) => {
-                    let news = self.news(wanted);
+                    let news = self.unreported(wanted);
                     if news.is_empty() {
-                        self.done.push_back(Done {
+                        self.completions.push_back(Completion {
                             id: waiting.id,
-                            result: Ok(Answer::Unchanged),
+                            result: Ok(Response::Unchanged),
                         });
                         continue;
                     }
@@ -278,9 +278,9 @@ impl Machine {
         None
     }
 
-    /// The next request that has ended.
-    pub(crate) fn poll_done(&mut self) -> Option<Done> {
-        self.done.pop_front()
+    /// Returns the next completed request.
+    pub(crate) fn poll_completion(&mut self) -> Option<Completion> {
+        self.completions.pop_front()
     }
 
     fn send(
@@ -288,9 +288,9 @@ impl Machine {
         operation: Operation,
         mut body: Value,
         deadline: Instant,
-        caller: Option<Waiting>,
+        caller: Option<QueuedRequest>,
     ) -> Transmit {
-        self.connections.asked |= caller.is_none();
+        self.connect_backoff.requested |= caller.is_none();
         self.counter += 1;
         let token = format!("{}-{}", self.token_prefix, self.counter);
         body["clientToken"] = Value::from(token.as_str());
@@ -300,7 +300,7 @@ impl Machine {
             token: token.clone(),
             deadline,
             baseline: self.replica.baseline(),
-            overtaken: false,
+            stale: false,
         });
         Transmit {
             operation,
@@ -309,13 +309,11 @@ impl Machine {
         }
     }
 
-    /// What of `wanted` is not reported yet, as far as that is known.
-    fn news(&self, wanted: &Object) -> Object {
+    /// Returns the part of `wanted` that is not reported yet, as far as known.
+    fn unreported(&self, wanted: &Object) -> Object {
         match self.replica.document() {
-            Some(document)
-                if !self.replica.is_behind() && matches!(self.refresh, Refresh::Idle) =>
-            {
-                patch_towards(wanted, &document.reported)
+            Some(document) if !self.replica.is_behind() && matches!(self.resync, Resync::Idle) => {
+                patch_to(wanted, &document.reported)
             }
             _ => wanted.clone(),
         }

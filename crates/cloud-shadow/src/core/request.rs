@@ -1,4 +1,4 @@
-//! What callers ask the machine for, what goes out for it, and what comes back.
+//! Requests of callers, their messages and results.
 
 use serde_json::Value;
 
@@ -6,20 +6,20 @@ use crate::document::{Document, Object};
 use crate::error::RequestError;
 use crate::topic::Operation;
 
-/// Names a caller's request.
+/// Identifies a caller's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct RequestId(pub(super) u64);
 
-/// What a caller asks for. States are checked already.
+/// A caller's request. States are validated already.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Request {
     Get,
-    /// Sends this `state`, on condition that `version` is the current one, if there is one.
+    /// Sends this `state`, on condition that `version`, if given, is the current one.
     Update {
         state: Value,
         version: Option<u64>,
     },
-    /// Sends what of this is not reported already.
+    /// Sends the part that is not reported already.
     Report(Object),
     Delete,
 }
@@ -34,21 +34,21 @@ impl Request {
     }
 }
 
-/// How a request went.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Answer {
+pub(crate) enum Response {
     Document(Document),
     Updated(u64),
-    /// Reported already, nothing was sent.
+    /// Reported already; nothing was sent.
     Unchanged,
     Deleted,
 }
 
-/// The end of a request.
+/// A completed request.
 #[derive(Debug)]
-pub(crate) struct Done {
+pub(crate) struct Completion {
     pub(crate) id: RequestId,
-    pub(crate) result: Result<Answer, RequestError>,
+    pub(crate) result: Result<Response, RequestError>,
 }
 
 /// A message to publish.

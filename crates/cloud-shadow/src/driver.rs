@@ -1,8 +1,8 @@
-//! The thin shell around the [`Machine`]: one task for each shadow, which alone owns the machine, feeds it messages,
-//! commands and time, and carries out what it says.
+//! The driver of the [`Core`]: one task for each shadow, which owns the core, passes it messages,
+//! commands and time, and executes its output.
 //!
-//! The task ends when the last client handle is gone, when it is told to stop, or when the bus ends; requests that are
-//! still open then fail with [`RequestError::Closed`].
+//! The task ends when the last client handle is dropped, on [`Command::Stop`], or when the bus
+//! ends; open requests then fail with [`RequestError::Closed`].
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -14,14 +14,14 @@ use futures_util::stream::{BoxStream, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
 use crate::bus::{BusError, BusMessage, MessageBus};
-use crate::client::RequestBudget;
+use crate::core::{Core, Request, RequestId, Response, Transmit};
 use crate::delta::Delta;
 use crate::document::Document;
 use crate::error::RequestError;
-use crate::machine::{Answer, Machine, Request, RequestId, Transmit};
+use crate::in_flight_limit::InFlightLimit;
 use crate::topic::ShadowId;
 
-pub(crate) type Reply = oneshot::Sender<Result<Answer, RequestError>>;
+pub(crate) type Reply = oneshot::Sender<Result<Response, RequestError>>;
 
 pub(crate) enum Command {
     Request(Request, Reply),
@@ -30,24 +30,24 @@ pub(crate) enum Command {
     Stop,
 }
 
-/// A request on its way to the bus: waits for the connection's budget, then for the bus. Yields the place that it takes
-/// in the budget, to be kept until the answer is there.
+/// A request that waits for the in-flight limit, then for the bus. Returns its permit, to hold
+/// until the response arrives.
 type Sending = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, RequestError>> + Send>>;
 
-pub(crate) struct Task<B> {
+pub(crate) struct Driver<B> {
     pub(crate) bus: Arc<B>,
     pub(crate) id: ShadowId,
-    pub(crate) machine: Machine,
-    pub(crate) budget: RequestBudget,
+    pub(crate) core: Core,
+    pub(crate) in_flight_limit: InFlightLimit,
     pub(crate) commands: mpsc::Receiver<Command>,
-    /// `None`: the bus is gone.
+    /// `None`: the bus has ended.
     pub(crate) messages: BoxStream<'static, Option<BusMessage>>,
     pub(crate) delta: watch::Sender<Delta>,
     pub(crate) document: watch::Sender<Option<Document>>,
     pub(crate) replies: HashMap<RequestId, Reply>,
 }
 
-/// What the task keeps for the request in flight.
+/// State of the request in flight.
 enum Outgoing {
     Nothing,
     Sending {
@@ -56,7 +56,7 @@ enum Outgoing {
     },
     Sent {
         token: String,
-        _place: OwnedSemaphorePermit,
+        _permit: OwnedSemaphorePermit,
     },
 }
 
@@ -68,8 +68,8 @@ impl Outgoing {
         }
     }
 
-    /// Waits until the bus has taken the request over, or has not; for ever if there is nothing to wait for.
-    async fn handed_over(&mut self) -> Result<OwnedSemaphorePermit, RequestError> {
+    /// Waits until the bus has accepted or rejected the request; never returns if there is none.
+    async fn sent(&mut self) -> Result<OwnedSemaphorePermit, RequestError> {
         match self {
             Self::Sending { sending, .. } => sending.await,
             Self::Nothing | Self::Sent { .. } => std::future::pending().await,
@@ -81,13 +81,13 @@ fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-impl<B: MessageBus> Task<B> {
+impl<B: MessageBus> Driver<B> {
     pub(crate) async fn run(mut self) {
         let mut outgoing = Outgoing::Nothing;
         loop {
             self.transmit(&mut outgoing);
-            self.tell();
-            let timeout = self.machine.poll_timeout();
+            self.publish_updates();
+            let timeout = self.core.poll_timeout();
             let timer = async {
                 match timeout {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -97,8 +97,8 @@ impl<B: MessageBus> Task<B> {
             tokio::select! {
                 command = self.commands.recv() => match command {
                     Some(Command::Request(request, reply)) => self.submit(request, reply),
-                    Some(Command::Connected) => self.machine.connected(now()),
-                    Some(Command::MessagesLost) => self.machine.messages_lost(),
+                    Some(Command::Connected) => self.core.connected(now()),
+                    Some(Command::MessagesLost) => self.core.messages_lost(),
                     Some(Command::Stop) | None => break,
                 },
                 message = self.messages.next() => match message.flatten() {
@@ -108,24 +108,24 @@ impl<B: MessageBus> Task<B> {
                         break;
                     }
                 },
-                result = outgoing.handed_over() => {
+                result = outgoing.sent() => {
                     let token = outgoing.token().unwrap_or_default().to_owned();
                     outgoing = match result {
-                        Ok(place) => Outgoing::Sent { token, _place: place },
+                        Ok(permit) => Outgoing::Sent { token, _permit: permit },
                         Err(error) => {
-                            self.machine.handle_send_failure(now(), &token, error);
+                            self.core.handle_send_failure(now(), &token, error);
                             Outgoing::Nothing
                         }
                     };
                 }
-                () = timer => self.machine.handle_timeout(now()),
+                () = timer => self.core.handle_timeout(now()),
             }
         }
         tracing::debug!(shadow = %self.id, "shadow client ended");
     }
 
     fn submit(&mut self, request: Request, reply: Reply) {
-        match self.machine.submit(now(), request) {
+        match self.core.submit(now(), request) {
             Ok(id) => {
                 self.replies.insert(id, reply);
             }
@@ -137,36 +137,36 @@ impl<B: MessageBus> Task<B> {
         match self.id.parse(&message.topic) {
             Some(kind) => {
                 tracing::trace!(shadow = %self.id, ?kind, bytes = message.payload.len(), "shadow message");
-                self.machine.handle_message(now(), kind, &message.payload);
+                self.core.handle_message(now(), kind, &message.payload);
             }
             None => {
-                tracing::debug!(shadow = %self.id, topic = message.topic, "not about this shadow, ignored")
+                tracing::debug!(shadow = %self.id, topic = message.topic, "message for another shadow ignored")
             }
         }
     }
 
-    /// Lets go of a request that has ended, and starts the next one.
+    /// Drops a completed request, and sends the next one.
     fn transmit(&mut self, outgoing: &mut Outgoing) {
         for (id, _) in self.replies.iter().filter(|(_, reply)| reply.is_closed()) {
-            self.machine.cancel(*id);
+            self.core.cancel(*id);
         }
         self.replies.retain(|_, reply| !reply.is_closed());
-        if outgoing.token() != self.machine.in_flight() {
+        if outgoing.token() != self.core.in_flight() {
             *outgoing = Outgoing::Nothing;
         }
         if let Some(Transmit {
             operation,
             token,
             payload,
-        }) = self.machine.poll_transmit(now())
+        }) = self.core.poll_transmit(now())
         {
             tracing::debug!(shadow = %self.id, %operation, token, "shadow request");
-            let (bus, budget) = (Arc::clone(&self.bus), self.budget.clone());
+            let (bus, in_flight_limit) = (Arc::clone(&self.bus), self.in_flight_limit.clone());
             let topic = self.id.request_topic(operation);
             let sending = async move {
-                let place = budget.place().await?;
+                let permit = in_flight_limit.acquire().await?;
                 let sent: Result<(), BusError> = bus.publish(topic, payload).await;
-                sent.map(|()| place).map_err(RequestError::Bus)
+                sent.map(|()| permit).map_err(RequestError::Bus)
             };
             *outgoing = Outgoing::Sending {
                 token,
@@ -175,10 +175,10 @@ impl<B: MessageBus> Task<B> {
         }
     }
 
-    /// Answers the callers, and shows what is new. The watchers first, so that a caller who has its answer finds the
-    /// document to match.
-    fn tell(&mut self) {
-        let replica = self.machine.replica();
+    /// Updates the watchers and completes the callers' requests. The watchers first, so that a
+    /// caller that gets its response finds the matching document.
+    fn publish_updates(&mut self) {
+        let replica = self.core.replica();
         let document = replica.document();
         self.document.send_if_modified(|shown| {
             let changed = shown.as_ref() != document;
@@ -190,16 +190,16 @@ impl<B: MessageBus> Task<B> {
         let delta = replica.delta();
         self.delta.send_if_modified(|shown| {
             let changed = shown != delta;
-            // That there is still nothing to do is no news.
+            // Two empty deltas are the same to a watcher.
             let news = changed && !(shown.is_empty() && delta.is_empty());
             if changed {
                 *shown = delta.clone();
             }
             news
         });
-        while let Some(done) = self.machine.poll_done() {
+        while let Some(done) = self.core.poll_completion() {
             if let Some(reply) = self.replies.remove(&done.id) {
-                // The caller may have gone away meanwhile.
+                // The caller may have been dropped.
                 drop(reply.send(done.result));
             }
         }
