@@ -48,7 +48,7 @@ const IMPURE: &[&str] = &[
 ];
 
 /// Modules of snitun that are there with features only.
-const WITH_FEATURES: &[&str] = &["client", "driver", "relay", "server", "socket"];
+const WITH_FEATURES: &[&str] = &["client", "copy", "driver", "server", "socket"];
 
 /// What asks the system for the time.
 const CLOCKS: &[&str] = &["Instant", "SystemTime"];
@@ -158,7 +158,10 @@ fn no_clock(directory: &Path) -> Result<()> {
                 .filter(|line| !line.trim_start().starts_with("//"));
             let mut words = code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric()));
             if let Some(clock) = words.find(|word| CLOCKS.contains(word)) {
-                bail!("{} uses {clock}: the core takes a `Moment`", path.display());
+                bail!(
+                    "{} uses {clock}: the core takes a `Timestamp`",
+                    path.display()
+                );
             }
         }
     }

@@ -2,8 +2,6 @@
 //!
 //! It uses a connected stream: choosing the address and reconnecting are the caller's
 //! responsibility.
-//!
-//! [`docs/protocol.md`]: https://github.com/clesyde/clesyde-cloud-rs/blob/main/docs/protocol.md#snitun
 
 use std::fmt;
 use std::io;
@@ -16,9 +14,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
-use crate::cipher::Role;
 use crate::close::CloseReason;
-use crate::connection_key::ConnectionKey;
+use crate::crypto::cipher::Role;
+use crate::crypto::connection_key::ConnectionKey;
 use crate::driver::{self, Channel, EntropyError, Random};
 use crate::handshake::{ClientHandshake, HandshakeError, MAX_TOKEN_LEN, Session};
 use crate::limits::{Limits, Timeouts};

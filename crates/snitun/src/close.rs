@@ -1,7 +1,7 @@
 //! Reasons for the end of tunnels and channels.
 
-use crate::cipher::SealError;
-use crate::decoder::DecodeError;
+use crate::codec::decoder::DecodeError;
+use crate::crypto::cipher::SealError;
 
 /// The reason why a tunnel ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

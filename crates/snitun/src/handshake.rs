@@ -8,8 +8,8 @@
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use crate::cipher::{DecryptError, Entropy, Opener, Role, SealError, Sealer};
-use crate::connection_key::ConnectionKey;
+use crate::crypto::cipher::{DecryptError, Entropy, Opener, Role, SealError, Sealer};
+use crate::crypto::connection_key::ConnectionKey;
 
 /// Bytes of the challenge and of the answer before encryption.
 pub const CHALLENGE_LEN: usize = 32;
@@ -144,8 +144,8 @@ impl ServerHandshake {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cipher::Cipher;
-    use crate::key::SessionKey;
+    use crate::crypto::cipher::Cipher;
+    use crate::crypto::key::SessionKey;
 
     fn entropy() -> impl FnMut(&mut [u8]) + Send {
         let mut next = 0_u8;

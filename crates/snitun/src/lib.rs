@@ -95,20 +95,15 @@
     allow(rustdoc::broken_intra_doc_links)
 )]
 
-mod cipher;
 mod close;
-mod connection_key;
-mod decoder;
-mod encoder;
-mod frame;
+mod codec;
+mod crypto;
 mod handshake;
 mod hex;
-mod key;
 mod limits;
 mod mux;
 mod time;
 mod version;
-mod write_batch;
 
 #[cfg(feature = "client")]
 pub mod client;
@@ -124,22 +119,23 @@ pub mod sni;
 mod socket;
 mod stats;
 
-pub use cipher::{
-    Cipher, DecryptError, Entropy, Opener, Role, SealError, Sealer, UnsupportedCipher,
-};
 pub use close::{ChannelError, CloseReason, OpenError};
-pub use connection_key::{ConnectionKey, OneTimeKey, ReusableKey};
+pub use codec::decoder::{DecodeError, Decoder, Incoming, MAX_SKIPPED};
+pub use codec::encoder::Encoder;
+pub use codec::frame::{ChannelId, EXTRA_LEN, FrameType, HEADER_LEN, Header};
+pub use codec::write_batch::WriteBatch;
 #[cfg(feature = "driver")]
 pub use copy::{CopyStats, copy_bidirectional};
-pub use decoder::{DecodeError, Decoder, Incoming, MAX_SKIPPED};
+pub use crypto::cipher::{
+    Cipher, DecryptError, Entropy, Opener, Role, SealError, Sealer, UnsupportedCipher,
+};
+pub use crypto::connection_key::{ConnectionKey, OneTimeKey, ReusableKey};
+pub use crypto::key::{IV_LEN, KEY_LEN, KeyError, SessionKey};
 #[cfg(feature = "driver")]
 pub use driver::{Channel, ChannelReader, ChannelWriter, EntropyError, PingError, TunnelHandle};
-pub use encoder::Encoder;
-pub use frame::{ChannelId, EXTRA_LEN, FrameType, HEADER_LEN, Header};
 pub use handshake::{
     CHALLENGE_LEN, ClientHandshake, HandshakeError, MAX_TOKEN_LEN, ServerHandshake, Session,
 };
-pub use key::{IV_LEN, KEY_LEN, KeyError, SessionKey};
 pub use limits::{Limits, Timeouts};
 pub use mux::{ChannelKey, Event, Mux, MuxConfig, Read, Write};
 #[cfg(feature = "driver")]
@@ -147,4 +143,3 @@ pub use socket::configure_tcp;
 pub use stats::TunnelStats;
 pub use time::Timestamp;
 pub use version::{ProtocolVersion, UnsupportedVersion};
-pub use write_batch::WriteBatch;

@@ -212,7 +212,7 @@ async fn option_errors_name_the_option() {
     let to = ["--server", "127.0.0.1:1", "--to", "127.0.0.1:1"];
     let with_file = |file, more: &[&'static str]| [&to[..], &["--token-file", file], more].concat();
 
-    for (name, arguments, code, said) in [
+    for (name, arguments, code, expected) in [
         (
             "forward",
             vec!["--to", "127.0.0.1:1"],
@@ -336,7 +336,7 @@ async fn option_errors_name_the_option() {
         assert_eq!(ended, Some(code), "{what}");
         assert_eq!(output, "", "{what}");
         assert!(errors.starts_with("error: "), "{what}");
-        assert!(errors.contains(said), "{what}");
+        assert!(errors.contains(expected), "{what}");
         assert!(!errors.contains("zz"), "the output contains a key: {what}");
     }
     for name in ["forward", "relay"] {
@@ -399,23 +399,23 @@ async fn forward_reports_failures_and_exit_reason() {
 
     let mut caller = TcpStream::connect(server).await.unwrap();
     caller.write_all(&client_hello(HOST)).await.unwrap();
-    let said = forward.error().await;
+    let stderr = forward.error().await;
     assert!(
-        said.starts_with(&format!("cannot connect to {to}: Connection refused")),
-        "{said}"
+        stderr.starts_with(&format!("cannot connect to {to}: Connection refused")),
+        "{stderr}"
     );
     with_timeout(caller.read_to_end(&mut Vec::new()))
         .await
         .unwrap();
 
     relay.terminate().await;
-    let said = forward.error().await;
+    let stderr = forward.error().await;
     for part in [
         "error: the tunnel to the relay",
         "the relay has stopped",
         "does not reconnect",
     ] {
-        assert!(said.contains(part), "{said}");
+        assert!(stderr.contains(part), "{stderr}");
     }
     let status = with_timeout(forward.child.wait()).await.unwrap();
     assert_eq!(status.code(), Some(1));

@@ -294,12 +294,15 @@ fn drain_sends_data_before_close() {
     let server = pair.open();
     pair.settle();
     let client = pair.accept();
-    pair.sides[CLIENT].mux.write(client, b"goodbye");
+    pair.sides[CLIENT].mux.write(client, b"last data");
     pair.sides[CLIENT].mux.drain(pair.now);
     assert!(!pair.sides[CLIENT].mux.is_drained());
     pair.settle();
     assert!(pair.sides[CLIENT].mux.is_drained());
-    assert_eq!(pair.drain(SERVER, server), (b"goodbye".to_vec(), Read::End));
+    assert_eq!(
+        pair.drain(SERVER, server),
+        (b"last data".to_vec(), Read::End)
+    );
     let failed = Read::Failed(ChannelError::TunnelClosed);
     assert_eq!(pair.drain(CLIENT, client).1, failed);
     // A channel opened meanwhile is refused.

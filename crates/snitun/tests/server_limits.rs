@@ -232,9 +232,11 @@ async fn idle_caller_is_closed() {
     let mut channel = with_timeout(tunnel.accept()).await.unwrap();
     let idle = with_timeout(caller.read(&mut [0; 10])).await;
     assert!(matches!(idle, Ok(0) | Err(_)), "{idle:?}");
-    let mut told = Vec::new();
-    with_timeout(channel.read_to_end(&mut told)).await.unwrap();
-    assert_eq!(told, client_hello(HOST));
+    let mut received = Vec::new();
+    with_timeout(channel.read_to_end(&mut received))
+        .await
+        .unwrap();
+    assert_eq!(received, client_hello(HOST));
     relay.stop().await;
 }
 

@@ -195,7 +195,7 @@ fn drain_times_out() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
     let key = pair.open();
     let mux = &mut pair.sides[SERVER].mux;
-    mux.write(key, b"goodbye");
+    mux.write(key, b"last data");
     mux.drain(pair.now);
     pair.advance(Duration::from_millis(1999));
     assert_eq!(pair.sides[SERVER].ended, None);

@@ -226,7 +226,7 @@ fn beside(client: &Client, route: &Route) -> Vec<f64> {
             }))
         });
         let elapsed = run(async {
-            // Only then does it show who serves the download.
+            // Only then does the latency depend on the download.
             while !begun.load(Ordering::Relaxed) && !download.is_finished() {
                 tokio::time::sleep(REQUEST_INTERVAL).await;
             }

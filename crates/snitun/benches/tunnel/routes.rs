@@ -169,7 +169,7 @@ impl Running {
         output.read_line(&mut line).expect("a line");
         self.outputs.push(output);
         let ready = serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("{command:?} said {line:?}: {error}"));
+            .unwrap_or_else(|error| panic!("{command:?} printed {line:?}: {error}"));
         (id, ready)
     }
 

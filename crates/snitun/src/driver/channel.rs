@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::shared::Shared;
 use crate::close::ChannelError;
-use crate::frame::ChannelId;
+use crate::codec::frame::ChannelId;
 use crate::mux::{ChannelKey, Read, Write};
 
 /// One public connection inside the tunnel.

@@ -19,10 +19,10 @@ use super::POLL_BUDGET;
 use super::read_buffer::ReadBuffer;
 use super::shared::Shared;
 use crate::close::CloseReason;
-use crate::decoder::{Decoder, Incoming};
-use crate::encoder::Encoder;
+use crate::codec::decoder::{Decoder, Incoming};
+use crate::codec::encoder::Encoder;
+use crate::codec::write_batch::WriteBatch;
 use crate::time::Timestamp;
-use crate::write_batch::WriteBatch;
 
 /// Maximum slices in one vectored write.
 const MAX_IO_SLICES: usize = 64;

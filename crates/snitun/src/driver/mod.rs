@@ -37,8 +37,8 @@ use connection::ConnectionTask;
 use shared::{PendingPing, Shared};
 
 use crate::close::{CloseReason, OpenError};
-use crate::decoder::Decoder;
-use crate::encoder::Encoder;
+use crate::codec::decoder::Decoder;
+use crate::codec::encoder::Encoder;
 use crate::handshake::Session;
 use crate::mux::{ChannelKey, MuxConfig};
 use crate::stats::TunnelStats;

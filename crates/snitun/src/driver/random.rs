@@ -3,8 +3,8 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::cipher::Entropy;
-use crate::frame::ChannelId;
+use crate::codec::frame::ChannelId;
+use crate::crypto::cipher::Entropy;
 
 /// The operating system returned no random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::random::Random;
 use crate::close::CloseReason;
-use crate::frame::ChannelId;
+use crate::codec::frame::ChannelId;
 use crate::mux::{ChannelKey, Event, Mux, MuxConfig};
 use crate::time::Timestamp;
 

@@ -12,11 +12,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::Instant;
 
 use super::*;
-use crate::cipher::{Cipher, Role};
-use crate::decoder::Incoming;
-use crate::frame::{ChannelId, FrameType};
+use crate::codec::decoder::Incoming;
+use crate::codec::frame::{ChannelId, FrameType};
+use crate::crypto::cipher::{Cipher, Role};
+use crate::crypto::key::SessionKey;
 use crate::handshake::{ClientHandshake, ServerHandshake};
-use crate::key::SessionKey;
 use crate::limits::{Limits, Timeouts};
 use crate::version::ProtocolVersion;
 

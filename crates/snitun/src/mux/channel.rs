@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::queue::{RecvQueue, SendQueue};
 use crate::close::ChannelError;
-use crate::frame::ChannelId;
+use crate::codec::frame::ChannelId;
 use crate::time::Timestamp;
 
 /// Phase of a channel. The protocol has no half-close: closing one direction closes the other.

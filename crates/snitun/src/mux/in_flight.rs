@@ -19,7 +19,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::frame::ChannelId;
+use crate::codec::frame::ChannelId;
 use crate::time::Timestamp;
 
 /// Minimum window in bytes: a millisecond at 4 Gbit/s, in which both ends get processor time; and

@@ -9,7 +9,7 @@ use super::channel::{ChannelState, Phase};
 use super::transmit::Control;
 use super::{ChannelKey, Event, Mux, Slot, channel_mut};
 use crate::close::{ChannelError, CloseReason, OpenError};
-use crate::frame::ChannelId;
+use crate::codec::frame::ChannelId;
 use crate::time::Timestamp;
 
 impl Mux {

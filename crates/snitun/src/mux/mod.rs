@@ -25,9 +25,9 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 
-use crate::cipher::Role;
 use crate::close::ChannelError;
-use crate::frame::ChannelId;
+use crate::codec::frame::ChannelId;
+use crate::crypto::cipher::Role;
 use crate::limits::{Limits, Timeouts};
 use crate::stats::TunnelStats;
 use crate::time::Timestamp;

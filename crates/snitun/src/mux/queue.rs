@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 
-use crate::write_batch::COPY_THRESHOLD;
+use crate::codec::write_batch::COPY_THRESHOLD;
 
 /// Maximum data in one frame that we send. Large enough to make the header negligible, small enough
 /// that other channels get their turn after some tens of microseconds.

@@ -10,10 +10,10 @@ use bytes::BytesMut;
 use super::channel::{Barrier, Phase};
 use super::transmit::Control;
 use super::{ChannelKey, Event, Mux, channel_mut};
-use crate::cipher::Role;
 use crate::close::{ChannelError, CloseReason};
-use crate::decoder::Incoming;
-use crate::frame::ChannelId;
+use crate::codec::decoder::Incoming;
+use crate::codec::frame::ChannelId;
+use crate::crypto::cipher::Role;
 use crate::time::Timestamp;
 
 /// Maximum pending refusals (CLOSE for a channel that is rejected or over its limit). A peer that

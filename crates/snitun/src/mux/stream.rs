@@ -181,8 +181,8 @@ mod tests {
     use crate::time::Timestamp;
 
     use super::*;
-    use crate::cipher::Role;
-    use crate::frame::ChannelId;
+    use crate::codec::frame::ChannelId;
+    use crate::crypto::cipher::Role;
     use crate::limits::{Limits, Timeouts};
     use crate::mux::MuxConfig;
     use crate::version::ProtocolVersion;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::channel::Phase;
 use super::transmit::Control;
 use super::{Event, Mux, MuxConfig};
-use crate::cipher::Role;
 use crate::close::CloseReason;
-use crate::frame::ChannelId;
+use crate::codec::frame::ChannelId;
+use crate::crypto::cipher::Role;
 use crate::limits::Timeouts;
 use crate::time::Timestamp;
 

@@ -8,11 +8,11 @@ use std::net::IpAddr;
 
 use super::channel::{Barrier, Phase};
 use super::{ChannelKey, Event, Mux, channel_mut};
-use crate::cipher::SealError;
-use crate::encoder::Encoder;
-use crate::frame::{ChannelId, FrameType};
+use crate::codec::encoder::Encoder;
+use crate::codec::frame::{ChannelId, FrameType};
+use crate::codec::write_batch::{COPY_THRESHOLD, WriteBatch};
+use crate::crypto::cipher::SealError;
 use crate::time::Timestamp;
-use crate::write_batch::{COPY_THRESHOLD, WriteBatch};
 
 /// Size from which a message counts as large: it waits for throttling, as in the reference, and for
 /// the in-flight limit.

@@ -5,8 +5,6 @@
 //! that begins like a Fernet token is a device, any other is closed. A [`ListenerConfig`] can
 //! restrict a listener to either. The server never terminates TLS: it reads the ClientHello and
 //! then bytes that it cannot decrypt.
-//!
-//! [`docs/protocol.md`]: https://github.com/clesyde/clesyde-cloud-rs/blob/main/docs/protocol.md#snitun
 
 mod caller;
 mod config;

@@ -12,8 +12,8 @@ use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
-use crate::cipher::Cipher;
-use crate::key::SessionKey;
+use crate::crypto::cipher::Cipher;
+use crate::crypto::key::SessionKey;
 
 #[derive(Debug)]
 pub(super) struct UsedKeys {

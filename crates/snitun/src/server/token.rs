@@ -12,9 +12,9 @@ use fernet::Fernet;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::cipher::Cipher;
+use crate::crypto::cipher::Cipher;
+use crate::crypto::key::{KeyError, SessionKey};
 use crate::handshake::MAX_TOKEN_LEN;
-use crate::key::{KeyError, SessionKey};
 use crate::version::ProtocolVersion;
 
 /// Maximum aliases in a token; more would only fill the table.

@@ -12,8 +12,8 @@
 
 use std::sync::Arc;
 
-use crate::cipher::Cipher;
-use crate::key::SessionKey;
+use crate::crypto::cipher::Cipher;
+use crate::crypto::key::SessionKey;
 
 /// A key for any number of connections, with `aes-cbc` or `aes-gcm-siv`. Clones share the same key.
 ///

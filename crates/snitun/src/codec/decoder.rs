@@ -10,11 +10,11 @@ use std::net::IpAddr;
 
 use bytes::{Buf, BytesMut};
 
-use crate::cipher::{DecryptError, Opener};
-use crate::frame::{
+use crate::codec::frame::{
     ChannelId, EXTRA_LEN, FrameType, HEADER_LEN, Header, MAX_ADDRESS_LEN, address_from_extra,
     address_from_unit,
 };
+use crate::crypto::cipher::{DecryptError, Opener};
 use crate::version::ProtocolVersion;
 
 /// A received frame.

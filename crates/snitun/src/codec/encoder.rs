@@ -7,8 +7,10 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::cipher::{Entropy, SealError, Sealer};
-use crate::frame::{ChannelId, EXTRA_LEN, FrameType, Header, address_to_extra, address_to_unit};
+use crate::codec::frame::{
+    ChannelId, EXTRA_LEN, FrameType, Header, address_to_extra, address_to_unit,
+};
+use crate::crypto::cipher::{Entropy, SealError, Sealer};
 use crate::version::ProtocolVersion;
 
 /// Seals the frame headers of one direction of a connection.

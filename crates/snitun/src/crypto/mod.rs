@@ -1,0 +1,5 @@
+//! Session keys and ciphers.
+
+pub(crate) mod cipher;
+pub(crate) mod connection_key;
+pub(crate) mod key;
