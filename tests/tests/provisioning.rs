@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cloud_facade::config::{SerialNumber, Store};
-use cloud_facade::provision::{Client, Malformed, ProvisionError, ProvisioningKey, Retry};
+use cloud_facade::provision::{Client, MalformedResponse, ProvisionError, ProvisioningKey, Retry};
 use cloud_facade::{Existing, Registered, RegistrationError, register};
 use cloud_sim::{ApiAnswer, Fault, Part, SimConfig, Simulator};
 use integration_tests::wait::within;
@@ -139,7 +139,7 @@ fn wrong_answers() -> Vec<(ApiAnswer, Fits)> {
             matches!(
                 e,
                 E::Malformed {
-                    what: Malformed::Html,
+                    what: MalformedResponse::Html,
                     ..
                 }
             )
@@ -148,7 +148,7 @@ fn wrong_answers() -> Vec<(ApiAnswer, Fits)> {
             matches!(
                 e,
                 E::Malformed {
-                    what: Malformed::NotJson { .. },
+                    what: MalformedResponse::NotJson { .. },
                     ..
                 }
             )
@@ -157,7 +157,7 @@ fn wrong_answers() -> Vec<(ApiAnswer, Fits)> {
             matches!(
                 e,
                 E::Malformed {
-                    what: Malformed::CutOff,
+                    what: MalformedResponse::CutOff,
                     ..
                 }
             )
@@ -174,11 +174,11 @@ fn wrong_answers() -> Vec<(ApiAnswer, Fits)> {
         ),
         (
             ApiAnswer::MismatchedKey { part: Part::Iot },
-            |e| matches!(e, E::Mismatched { field, .. } if field.ends_with("iot.keyPair.privateKey")),
+            |e| matches!(e, E::KeyMismatch { field, .. } if field.ends_with("iot.keyPair.privateKey")),
         ),
         (
             ApiAnswer::MismatchedKey { part: Part::Remote },
-            |e| matches!(e, E::Mismatched { field, .. } if field.ends_with("remote.pkey")),
+            |e| matches!(e, E::KeyMismatch { field, .. } if field.ends_with("remote.pkey")),
         ),
     ]
 }
@@ -245,7 +245,7 @@ async fn each_missing_key_is_named() -> anyhow::Result<()> {
             .await
         {
             ProvisionError::Malformed {
-                what: Malformed::Missing(named),
+                what: MalformedResponse::Missing(named),
                 ..
             } => {
                 assert!(named.contains(key), "{named} is not {key}");

@@ -1,7 +1,7 @@
-//! Registers a device with an API that it starts itself, and shows what an error looks like.
+//! Registers a device with a local API that the example starts, and prints two errors.
 //!
-//! `cargo run -p cloud-provision --example register` needs nothing and exits 0. With a base URL and a serial number behind
-//! `--`, and the provisioning key in `CLESYDE_TOKEN`, it registers with that API.
+//! `cargo run -p cloud-provision --example register` needs no arguments and exits 0. With a base URL and a serial number
+//! after `--`, and the provisioning key in `CLESYDE_TOKEN`, it registers with that API.
 
 use axum::routing::post;
 use axum::{Json, Router};
@@ -28,7 +28,7 @@ async fn main() -> Result<()> {
     show(&client.register("SN0001", &key).await?);
     for serial in ["SN0002", "a/b#"] {
         if let Err(error) = client.register(serial, &key).await {
-            println!("{error}\n  worth another try: {}", error.is_retryable());
+            println!("{error}\n  retryable: {}", error.is_retryable());
         }
     }
     Ok(())
@@ -37,23 +37,23 @@ async fn main() -> Result<()> {
 fn show(provisioned: &Provisioned) {
     let (iot, remote) = (&provisioned.iot, &provisioned.remote);
     println!(
-        "{} talks to {} with the key {}",
+        "{} connects to {} with the key {}",
         iot.thing_name, iot.endpoint, iot.private_key
     );
     println!(
-        "it is reached at https://{}/ through {}",
+        "its public address is https://{}/, through {}",
         remote.access_point, remote.endpoint
     );
 }
 
-/// An API that knows one device.
+/// Starts an API that accepts one device.
 async fn start_api() -> Result<String> {
-    let granted = answer()?;
+    let granted = response()?;
     let register = move |Json(request): Json<Value>| async move {
         if request["sn"] == "SN0001" {
             return Json(granted);
         }
-        Json(json!({"registration": {"error": "this device is not known", "thing": null}}))
+        Json(json!({"registration": {"error": "unknown device", "thing": null}}))
     };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}", listener.local_addr()?);
@@ -62,7 +62,7 @@ async fn start_api() -> Result<String> {
     Ok(url)
 }
 
-fn answer() -> Result<Value> {
+fn response() -> Result<Value> {
     let device = rcgen::generate_simple_self_signed(vec!["SN0001".to_owned()])?;
     let remote = rcgen::generate_simple_self_signed(vec!["sn0001.ui.example.com".to_owned()])?;
     Ok(json!({"registration": {"error": null, "thing": {

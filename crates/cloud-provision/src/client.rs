@@ -1,4 +1,4 @@
-//! The client: set up once, then asked to register.
+//! The client and its builder.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -8,35 +8,35 @@ use reqwest::redirect;
 use tokio::time::Instant;
 use tower::ServiceExt;
 
+use crate::attempt_state::{AttemptTracker, RequestStage};
 use crate::error::{BuildError, ProvisionError};
-use crate::exchange::{Exchange, Reached};
-use crate::keys::{KeySource, OwnKeys};
+use crate::http::{ApiClient, ApiProbe};
+use crate::keys::{DeviceKeys, KeySource};
 use crate::provisioned::Provisioned;
-use crate::proxy::Route;
+use crate::proxy::ProxySetting;
 use crate::request::Registration;
-use crate::retry::{Backoff, Doubt, Retry};
+use crate::retry::{AmbiguousAttempts, Backoff, Retry};
 use crate::secret::{ProvisioningKey, ProxyUrl};
-use crate::stage::{Progress, Stage};
 use crate::{serial, tls, url};
 
-/// Time for name resolution, TCP and TLS together.
+/// Limit for name resolution, TCP, and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for one request with its answer. Making keys and certificates takes the platform a few seconds.
+/// Limit for one request with its response. Issuing keys and certificates takes the platform a few seconds.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time for all of it, waits included.
+/// Limit for all attempts including the delays between them.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(180);
-/// Longest limit that may be set: beyond it, somebody mistook the unit.
+/// Maximum configurable limit: a longer one suggests a wrong unit.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
 /// Registers devices with the platform. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
-    exchange: Arc<Exchange>,
+    api: Arc<ApiClient>,
     retry: Retry,
     total_timeout: Duration,
 }
 
-/// Collects what a [`Client`] needs. From [`Client::builder`].
+/// Builds a [`Client`]. Created by [`Client::builder`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct ClientBuilder {
@@ -46,11 +46,11 @@ pub struct ClientBuilder {
     attempt_timeout: Duration,
     total_timeout: Duration,
     retry: Retry,
-    route: Route,
+    proxy: ProxySetting,
 }
 
 impl Client {
-    /// Begins a client for the API below `base_url`: `https`, or `http` for loopback addresses and `localhost`.
+    /// Returns a builder for the API at `base_url`: `https`, or `http` for loopback addresses and `localhost`.
     pub fn builder(base_url: &str) -> ClientBuilder {
         ClientBuilder {
             base_url: base_url.to_owned(),
@@ -59,25 +59,25 @@ impl Client {
             attempt_timeout: ATTEMPT_TIMEOUT,
             total_timeout: TOTAL_TIMEOUT,
             retry: Retry::default(),
-            route: Route::Environment,
+            proxy: ProxySetting::Environment,
         }
     }
 
-    /// The URL that is asked.
+    /// Returns the registration URL.
     #[must_use]
     pub fn url(&self) -> &str {
-        self.exchange.url.as_str()
+        self.api.url.as_str()
     }
 
-    /// Registers the device with this serial number and returns what the platform gave it, checked. Asks again, after
-    /// a growing and partly random wait, where that can help and do no harm. Needs a tokio runtime with I/O and time.
+    /// Registers the device with this serial number and returns its validated credentials. Retries with exponential
+    /// backoff and jitter where a retry is safe. Requires a tokio runtime with I/O and time enabled.
     ///
     /// # Errors
-    /// [`ProvisionError`]. Where [`ProvisionError::may_have_registered`] says so, the key may be used up.
+    /// [`ProvisionError`]. If [`ProvisionError::may_have_registered`] returns true, the key may be used up.
     ///
     /// # Cancel safety
-    /// Not cancel safe: a future that is dropped may leave a device registered whose credentials nobody received.
-    /// [`stage`](Self::stage) tells whether that can be.
+    /// Not cancel safe: dropping the future may leave a registered device whose credentials are lost.
+    /// [`stage`](Self::stage) reports whether this is possible.
     pub async fn register(
         &self,
         serial: &str,
@@ -87,11 +87,12 @@ impl Client {
             .await
     }
 
-    /// The same with private keys that are made here: the platform gets signing requests, and sends no keys. One that does
-    /// not know of this sends keys nevertheless, which are then taken: see [`KeyOrigin`](crate::KeyOrigin).
+    /// Registers like [`Client::register`], with private keys generated on the device: the platform receives signing
+    /// requests and sends no keys. A platform without support for this sends keys, which the client then uses: see
+    /// [`KeyOrigin`](crate::KeyOrigin).
     ///
     /// # Errors
-    /// [`ProvisionError::OwnKey`] if a key cannot be made or used, in which case nothing was sent; otherwise as
+    /// [`ProvisionError::DeviceKey`] if a key cannot be generated or used, before anything is sent; otherwise as
     /// [`Client::register`].
     ///
     /// # Cancel safety
@@ -104,33 +105,33 @@ impl Client {
     ) -> Result<Provisioned, ProvisionError> {
         serial::check(serial).map_err(ProvisionError::SerialNumber)?;
         let deadline = self.deadline();
-        let keys = match tokio::time::timeout_at(deadline, OwnKeys::make(source, serial)).await {
+        let keys = match tokio::time::timeout_at(deadline, DeviceKeys::make(source, serial)).await {
             Ok(Ok(keys)) => keys,
-            Ok(Err((purpose, error))) => return Err(ProvisionError::OwnKey { purpose, error }),
-            Err(_) => return Err(ProvisionError::OwnKeysTimedOut(self.total_timeout)),
+            Ok(Err((purpose, error))) => return Err(ProvisionError::DeviceKey { purpose, error }),
+            Err(_) => return Err(ProvisionError::DeviceKeysTimedOut(self.total_timeout)),
         };
         self.register_within(serial, key, Some(keys), deadline)
             .await
     }
 
-    /// Looks whether the API can be reached and be trusted, and what time it is there. Registers nothing and sends no key:
-    /// it is a GET where registering is a POST, asked once.
+    /// Checks whether the API is reachable and trusted, and measures the clock skew. Registers nothing and sends no key: it
+    /// is a single GET, while registration is a POST.
     ///
     /// # Errors
-    /// [`ProvisionError`], where the way there is at fault, something else answers in the API's place, or the API has a
-    /// problem of its own. Never one that [may have registered](ProvisionError::may_have_registered).
+    /// [`ProvisionError`], if the network fails, another server responds, or the API returns a server error. Never one that
+    /// [may have registered](ProvisionError::may_have_registered).
     ///
     /// # Cancel safety
-    /// Nothing is lost by dropping the future.
-    pub async fn reach(&self) -> Result<Reached, ProvisionError> {
-        self.exchange.reach().await
+    /// Cancel safe.
+    pub async fn probe(&self) -> Result<ApiProbe, ProvisionError> {
+        self.api.probe().await
     }
 
-    /// How far the last registration through this client or a clone of it has come: for whoever gives one up by dropping its
-    /// future, and wants to know what may have become of the key. Registrations at the same time want a client each.
+    /// Returns the progress of the last registration through this client or a clone. After dropping a registration's
+    /// future, use it to find out whether the key may be used up. Concurrent registrations need separate clients.
     #[must_use]
-    pub fn stage(&self) -> Stage {
-        self.exchange.progress.stage()
+    pub fn stage(&self) -> RequestStage {
+        self.api.tracker.stage()
     }
 
     fn deadline(&self) -> Instant {
@@ -141,19 +142,19 @@ impl Client {
         &self,
         serial: &str,
         key: &ProvisioningKey,
-        keys: Option<OwnKeys>,
+        keys: Option<DeviceKeys>,
         deadline: Instant,
     ) -> Result<Provisioned, ProvisionError> {
         serial::check(serial).map_err(ProvisionError::SerialNumber)?;
-        self.exchange.progress.begin();
-        let doubt = Arc::new(Doubt::default());
-        let exchange = Arc::clone(&self.exchange);
-        let noticing = Arc::clone(&doubt);
+        self.api.tracker.reset();
+        let ambiguous = Arc::new(AmbiguousAttempts::default());
+        let api = Arc::clone(&self.api);
+        let recorder = Arc::clone(&ambiguous);
         let once = tower::service_fn(move |request| {
-            let (exchange, doubt) = (Arc::clone(&exchange), Arc::clone(&noticing));
+            let (api, ambiguous) = (Arc::clone(&api), Arc::clone(&recorder));
             async move {
-                let result = exchange.send(request).await;
-                doubt.notice(&result);
+                let result = api.send(request).await;
+                ambiguous.record(&result);
                 result
             }
         });
@@ -161,7 +162,7 @@ impl Client {
         tracing::info!(
             url = self.url(),
             serial,
-            own_keys = keys.is_some(),
+            device_keys = keys.is_some(),
             "registering"
         );
         let request = Registration::new(serial, key, keys);
@@ -170,7 +171,7 @@ impl Client {
                 tracing::info!(serial, thing = provisioned.iot.thing_name, "registered");
                 Ok(provisioned)
             }
-            Ok(Err(error)) => Err(doubt.explain(error)),
+            Ok(Err(error)) => Err(ambiguous.explain(error)),
             Err(_) => Err(ProvisionError::TimedOut {
                 url: self.url().to_owned(),
                 limit: self.total_timeout,
@@ -180,55 +181,54 @@ impl Client {
 }
 
 impl ClientBuilder {
-    /// Trusts these roots (PEM) for the API, besides the system's.
+    /// Trusts these roots (PEM) for the API, in addition to the system's.
     pub fn additional_roots_pem(mut self, pem: impl Into<Vec<u8>>) -> Self {
         self.roots_pem = pem.into();
         self
     }
 
-    /// Time for name resolution, TCP and TLS together. Default: 10 s.
+    /// Limits name resolution, TCP, and TLS together. Default: 10 s.
     pub fn connect_timeout(mut self, limit: Duration) -> Self {
         self.connect_timeout = limit;
         self
     }
 
-    /// Time for one request with its answer. Default: 60 s.
+    /// Limits one request with its response. Default: 60 s.
     pub fn attempt_timeout(mut self, limit: Duration) -> Self {
         self.attempt_timeout = limit;
         self
     }
 
-    /// Time for all requests and the waits between them. Default: 180 s.
+    /// Limits all requests and the delays between them. Default: 180 s.
     pub fn total_timeout(mut self, limit: Duration) -> Self {
         self.total_timeout = limit;
         self
     }
 
-    /// How often to ask and how long to wait in between.
+    /// Sets the number of attempts and the delays between them.
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
     }
 
-    /// Goes through this proxy: `http://host:port`, or `https://` for one that speaks TLS itself, perhaps with
-    /// `user:password@`. Default: the one that `HTTPS_PROXY` or `ALL_PROXY` name in the environment, with the exceptions of
-    /// `NO_PROXY`; with a proxy set here, none of these variables count. What stays on this machine (`http://localhost`)
-    /// never goes through a proxy.
+    /// Uses this proxy: `http://host:port`, or `https://` for a connection to the proxy over TLS, optionally with
+    /// `user:password@`. Default: `HTTPS_PROXY` or `ALL_PROXY` from the environment, with the exceptions in `NO_PROXY`; a
+    /// proxy set here overrides all of them. Requests to this machine (`http://localhost`) never use a proxy.
     pub fn proxy(mut self, url: &str) -> Self {
-        self.route = Route::Through(ProxyUrl::new(url));
+        self.proxy = ProxySetting::Url(ProxyUrl::new(url));
         self
     }
 
-    /// Goes through no proxy, whatever the environment says.
+    /// Uses no proxy and ignores the environment.
     pub fn no_proxy(mut self) -> Self {
-        self.route = Route::Direct;
+        self.proxy = ProxySetting::Direct;
         self
     }
 
-    /// Checks the settings and makes the client. Connects to nothing.
+    /// Validates the settings and creates the client. Does not connect.
     ///
     /// # Errors
-    /// [`BuildError`], which says which setting is at fault.
+    /// [`BuildError`], which names the invalid setting.
     pub fn build(self) -> Result<Client, BuildError> {
         let url = url::registration(&self.base_url)?;
         let limits = [
@@ -252,22 +252,22 @@ impl ClientBuilder {
         } else {
             tls::roots_from_pem(&self.roots_pem)?
         };
-        let progress = Progress::default();
+        let tracker = AttemptTracker::default();
         let builder = reqwest::Client::builder()
             .user_agent(concat!("clesyde-cloud/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
-            // What is asked again is decided by our own policy alone.
+            // `Backoff` alone decides about retries.
             .retry(reqwest::retry::never())
             .connect_timeout(self.connect_timeout)
-            // Each attempt on a connection of its own: a pooled one may be dead already, which looks like a break.
+            // A new connection for each attempt: a stale pooled one would look like an interrupted request.
             .pool_max_idle_per_host(0)
-            .connector_layer(progress.clone());
+            .connector_layer(tracker.clone());
         let builder = if url.scheme() == "https" {
-            self.route
+            self.proxy
                 .apply(builder)?
                 .tls_backend_preconfigured(tls::client_config(&extra)?)
         } else {
-            // Nothing that is not encrypted leaves this machine: neither through a proxy nor by an odd `localhost`.
+            // Plain HTTP must not leave this machine, neither through a proxy nor by an unusual `localhost` entry.
             builder
                 .no_proxy()
                 .resolve_to_addrs(
@@ -277,20 +277,20 @@ impl ClientBuilder {
                         (Ipv6Addr::LOCALHOST, 0).into(),
                     ],
                 )
-                .tls_backend_preconfigured(tls::nobody()?)
+                .tls_backend_preconfigured(tls::without_roots()?)
         };
         let http = builder
             .build()
             .map_err(|error| BuildError::Http(error.to_string()))?;
-        let exchange = Exchange {
+        let api = ApiClient {
             http,
             url,
             connect_timeout: self.connect_timeout,
             attempt_timeout: self.attempt_timeout,
-            progress,
+            tracker,
         };
         Ok(Client {
-            exchange: Arc::new(exchange),
+            api: Arc::new(api),
             retry: self.retry,
             total_timeout: self.total_timeout,
         })

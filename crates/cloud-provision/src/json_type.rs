@@ -1,18 +1,16 @@
-//! Which value of an answer has the wrong type.
+//! Locates the value with the wrong type in a response.
 //!
-//! serde names the value at fault, which may be a private key, and not its place. So an answer that does not fit is read once
-//! more for its types alone, no value of which is kept, and compared with what it should be.
-//!
-//! Protocol: `docs/protocol.md`, "Provisioning".
+//! serde reports the offending value, which may be a private key, instead of its path. So a response that does not
+//! deserialize is parsed again into types without values and compared with the expected types.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use crate::error::Malformed;
+use crate::error::MalformedResponse;
 
-/// The type of a JSON value; of an object also those of its members.
+/// The type of a JSON value, including the types of an object's members.
 #[derive(Debug, PartialEq, Eq)]
 enum JsonType {
     Null,
@@ -35,7 +33,7 @@ impl JsonType {
         }
     }
 
-    /// The type of the value at a path of keys, if there is one.
+    /// Returns the type of the value at a dot-separated path.
     fn at(&self, path: &str) -> Option<&Self> {
         path.split('.').try_fold(self, |value, key| match value {
             Self::Object(members) => members.get(key),
@@ -47,7 +45,7 @@ impl JsonType {
 const OBJECT: &str = "an object";
 const STRING: &str = "a string";
 
-/// What an answer consists of, from the outside to the inside.
+/// Expected types by path, outermost first.
 const EXPECTED: [(&str, &str); 15] = [
     ("registration", OBJECT),
     ("registration.thing", OBJECT),
@@ -69,21 +67,21 @@ const EXPECTED: [(&str, &str); 15] = [
     ("registration.thing.remote.pkey", STRING),
 ];
 
-/// The first value of an answer that has another type than it should have. Null counts as absent.
+/// Finds the first value with an unexpected type. Null counts as absent.
 ///
 /// # Errors
-/// If it is no JSON at all.
-pub(crate) fn find_wrong(body: &[u8]) -> Result<Option<Malformed>, serde_json::Error> {
-    let answer: JsonType = serde_json::from_slice(body)?;
-    if !matches!(answer, JsonType::Object(_)) {
-        return Ok(Some(Malformed::NotAnObject {
-            found: answer.name(),
+/// If the body is not JSON.
+pub(crate) fn find_wrong(body: &[u8]) -> Result<Option<MalformedResponse>, serde_json::Error> {
+    let response: JsonType = serde_json::from_slice(body)?;
+    if !matches!(response, JsonType::Object(_)) {
+        return Ok(Some(MalformedResponse::NotAnObject {
+            found: response.name(),
         }));
     }
     let wrong = EXPECTED.into_iter().find_map(|(field, expected)| {
-        let found = answer.at(field)?;
+        let found = response.at(field)?;
         let fits = *found == JsonType::Null || found.name() == expected;
-        (!fits).then(|| Malformed::WrongType {
+        (!fits).then(|| MalformedResponse::WrongType {
             field,
             expected,
             found: found.name(),
@@ -150,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_wrong_type_is_named_with_its_place() {
+    fn first_wrong_type_is_reported_with_its_path() {
         for (body, expected) in [
             ("[]", "it must be an object, not an array"),
             ("\"s3cret\"", "it must be an object, not a string"),

@@ -1,12 +1,10 @@
-//! Private keys that are made on the device and stay there.
+//! Private keys that are generated on the device and stay there.
 //!
-//! The platform gets a certificate signing request for each of the two keys, issues the certificates, and sends no key.
-//! This is an extension of ours: today's platform does not know it, skips the requests, and sends its own keys, which
-//! are then used and marked as such ([`KeyOrigin::Platform`]).
+//! The platform receives a certificate signing request (CSR) for each of the two keys, issues the certificates, and sends
+//! no key. This is an extension: a platform without it ignores the requests and sends its own keys, which the client then
+//! uses and marks with [`KeyOrigin::Platform`].
 //!
-//! What a key source hands over is checked before anything is sent, as the provisioning key works once only.
-//!
-//! Protocol: `docs/protocol.md`, "Provisioning".
+//! The output of a key source is validated before anything is sent, because the provisioning key works only once.
 
 use std::fmt;
 use std::future::Future;
@@ -16,15 +14,15 @@ use rustls_pki_types::pem::PemObject;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use crate::provisioned::public_key_of;
+use crate::certificate::public_key_of;
 use crate::secret::PrivateKeyPem;
 
-/// Which of a device's two keys.
+/// Purpose of a device's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum KeyPurpose {
-    /// For the client certificate that is shown to the broker.
+    /// The client certificate for the broker.
     Iot,
-    /// For the certificate that visitors get to see.
+    /// The server certificate for remote access.
     Remote,
 }
 
@@ -37,39 +35,39 @@ impl fmt::Display for KeyPurpose {
     }
 }
 
-/// Where a private key was made.
+/// Where a private key was generated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyOrigin {
-    /// By the platform, which sent it.
+    /// On the platform, which sent it.
     Platform,
-    /// On this device, by a [`KeySource`]: nobody else has it.
+    /// On this device, by a [`KeySource`]: no other party has it.
     Device,
 }
 
-/// Makes private keys on the device. `GeneratedKeys` (feature `csr`) does it in software; a host with a random source or a
-/// key store of its own brings another.
+/// Generates private keys on the device. `GeneratedKeys` (feature `csr`) is a software implementation; a host with its own
+/// random source or key store can provide another.
 ///
-/// The key must be there as PEM, since that is what is stored: one that cannot leave its chip does not fit.
+/// The key must be available as PEM, because PEM is what is stored: a key that cannot leave its chip is not supported.
 pub trait KeySource: Sync {
-    /// Makes a key for this purpose, and a signing request with it. Called once for each purpose and registration; when a
-    /// request has to be sent again, the same ones are sent. The platform takes the public key from the request and
-    /// decides the certificate's names itself: those for remote access are not known before.
+    /// Generates a key for this purpose and a signing request for it. Called once per purpose and registration; retries
+    /// send the same requests. The platform takes only the public key from the request and chooses the certificate's names
+    /// itself, because those for remote access are not known in advance.
     fn make_key(
         &self,
         purpose: KeyPurpose,
         serial: &str,
-    ) -> impl Future<Output = Result<OwnKey, KeySourceError>> + Send;
+    ) -> impl Future<Output = Result<DeviceKey, KeySourceError>> + Send;
 }
 
-/// A private key and the request for a certificate for it.
+/// A private key and its certificate signing request.
 #[derive(Debug, Clone)]
-pub struct OwnKey {
+pub struct DeviceKey {
     pub(crate) private_key: PrivateKeyPem,
     pub(crate) request_pem: String,
 }
 
-impl OwnKey {
-    /// Puts the two together: a key (PKCS#8, PKCS#1 or SEC1), and a PKCS#10 request signed with it, in PEM.
+impl DeviceKey {
+    /// Combines a key (PKCS#8, PKCS#1, or SEC1) with a PKCS#10 request signed by it, in PEM.
     #[must_use]
     pub fn new(private_key: PrivateKeyPem, request_pem: impl Into<String>) -> Self {
         Self {
@@ -97,26 +95,26 @@ impl OwnKey {
     }
 }
 
-/// Why there is no key. Its words are shown: they must contain nothing of a key.
+/// Reason that no key is available. The message is displayed, so it must not contain part of a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct KeySourceError(String);
 
 impl KeySourceError {
-    /// With these words.
-    pub fn new(words: impl Into<String>) -> Self {
-        Self(words.into())
+    /// Creates an error with this message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
     }
 }
 
-/// Both keys of a device.
+/// The two keys of a device.
 #[derive(Debug, Clone)]
-pub(crate) struct OwnKeys {
-    pub(crate) iot: OwnKey,
-    pub(crate) remote: OwnKey,
+pub(crate) struct DeviceKeys {
+    pub(crate) iot: DeviceKey,
+    pub(crate) remote: DeviceKey,
 }
 
-impl OwnKeys {
+impl DeviceKeys {
     pub(crate) async fn make(
         source: &impl KeySource,
         serial: &str,
@@ -138,10 +136,10 @@ mod generated {
     use rcgen::{CertificateParams, DnType, KeyPair};
     use zeroize::Zeroize;
 
-    use super::{KeyPurpose, KeySource, KeySourceError, OwnKey};
+    use super::{DeviceKey, KeyPurpose, KeySource, KeySourceError};
     use crate::secret::PrivateKeyPem;
 
-    /// Fresh ECDSA P-256 keys, from the operating system's random source. Feature `csr`.
+    /// Generates new ECDSA P-256 keys from the operating system's random source. Feature `csr`.
     ///
     /// ```no_run
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -153,7 +151,7 @@ mod generated {
     ///     .register_with_keys("SN0001", &key, &GeneratedKeys)
     ///     .await?;
     /// if provisioned.iot.key_origin == KeyOrigin::Platform {
-    ///     println!("the platform made the key all the same");
+    ///     println!("the platform generated the key");
     /// }
     /// # Ok(())
     /// # }
@@ -162,19 +160,19 @@ mod generated {
     pub struct GeneratedKeys;
 
     impl KeySource for GeneratedKeys {
-        async fn make_key(&self, _: KeyPurpose, serial: &str) -> Result<OwnKey, KeySourceError> {
+        async fn make_key(&self, _: KeyPurpose, serial: &str) -> Result<DeviceKey, KeySourceError> {
             make(serial).map_err(|error| KeySourceError::new(error.to_string()))
         }
     }
 
-    fn make(serial: &str) -> Result<OwnKey, rcgen::Error> {
+    fn make(serial: &str) -> Result<DeviceKey, rcgen::Error> {
         let mut key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, serial);
         let request = params.serialize_request(&key)?.pem()?;
-        let own = OwnKey::new(PrivateKeyPem::new(key.serialize_pem()), request);
+        let device_key = DeviceKey::new(PrivateKeyPem::new(key.serialize_pem()), request);
         key.zeroize();
-        Ok(own)
+        Ok(device_key)
     }
 }
 #[cfg(feature = "csr")]

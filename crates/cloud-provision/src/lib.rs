@@ -1,28 +1,30 @@
 //! Registers a device with the Clesyde platform over HTTPS.
 //!
-//! Once in its life a device asks the platform for its identity: it sends its serial number and a provisioning key, and
-//! gets names, endpoints, two certificates and their private keys. This crate does that one exchange and returns what came
-//! as a checked [`Provisioned`] value. It stores nothing and knows nothing of what the identity is for.
+//! A device requests its identity from the platform once: it sends its serial number and a provisioning key, and receives
+//! names, endpoints, two certificates, and their private keys. This crate performs that one exchange and returns a
+//! validated [`Provisioned`] value. It stores nothing and does not use the identity itself.
 //!
-//! What it guarantees:
+//! Guarantees:
 //!
-//! - **The key goes to the platform and to nobody else.** `https` with verification against the system's roots and those
-//!   that it is given, always; `http` for loopback alone; redirects are errors.
-//! - **It asks again where that helps, and only where it cannot hurt.** A platform that is down, busy (429, with its
-//!   `Retry-After`) or in trouble (5xx) is asked again after a growing, partly random wait. An exchange that broke off
-//!   half-way is not: the key may be used up. [`ProvisionError::may_have_registered`] tells, and [`Client::stage`] whoever has
-//!   given a registration up. No retry makes a second device.
-//! - **What it returns can be used.** Certificates parse, each key belongs to its certificate, endpoints are host names.
-//! - **It finds its way and says where it got lost.** HTTP proxies, set or from the environment; captive portals, proxies
-//!   that do not let it through, and a wrong clock have errors of their own. [`Provisioned::clock_skew`] is by how much
-//!   the clock is wrong.
-//! - **It can look before it leaps.** [`Client::reach`] tells whether the API can be reached, and sends no key.
-//! - **Keys can stay at home.** [`Client::register_with_keys`] sends signing requests for keys that a [`KeySource`] made on
-//!   the device, for platforms that take them. Feature `csr`: `GeneratedKeys`, a source that is ready to use.
-//! - **Nothing can swamp or stall it.** The body is bounded by [`MAX_BODY`] while it arrives; connecting, each request and
-//!   the whole have time limits.
-//! - **Errors say whose turn it is**, in one or two lines with the platform's own words where there are some, and with no
-//!   secret: not in errors, not in `Debug`, not in logs. Keys are wiped from memory on drop.
+//! - **The key goes to the platform only.** The client always verifies `https` against the system's roots and any
+//!   additional ones, accepts `http` for loopback only, and treats redirects as errors.
+//! - **It retries only where a retry is safe.** If the platform is unreachable, rate-limits (429, with its
+//!   `Retry-After`), or fails (5xx), the client retries with exponential backoff and jitter. It does not retry an
+//!   exchange that breaks off after the request is sent, because the key may be used up:
+//!   [`ProvisionError::may_have_registered`] reports that, as does [`Client::stage`] for a dropped future. No retry
+//!   registers a second device.
+//! - **The result is usable.** Certificates parse, each key belongs to its certificate, endpoints are host names.
+//! - **Network problems have errors of their own.** The client supports HTTP proxies, configured or from the environment,
+//!   and distinguishes captive portals, proxies that refuse the connection, and a wrong clock.
+//!   [`Provisioned::clock_skew`] is the clock's deviation.
+//! - **Connectivity can be tested first.** [`Client::probe`] checks whether the API is reachable and sends no key.
+//! - **Private keys can stay on the device.** [`Client::register_with_keys`] sends signing requests for keys that a
+//!   [`KeySource`] generates on the device, for platforms that support this. Feature `csr`: `GeneratedKeys`, a
+//!   ready-made source.
+//! - **Memory and time are bounded.** The body is limited to [`MAX_BODY`] while it arrives; connecting, each request, and
+//!   the whole registration have time limits.
+//! - **Errors name the next step** in one or two lines, with the platform's own text if there is one. No error, `Debug`
+//!   output, or log line contains a secret. Keys are zeroized on drop.
 //!
 //! # Example
 //!
@@ -34,15 +36,15 @@
 //! let key = ProvisioningKey::new(&std::fs::read_to_string("key.txt")?)?;
 //! match client.register("SN0001", &key).await {
 //!     Ok(provisioned) => println!("registered as {}", provisioned.iot.thing_name),
-//!     Err(ProvisionError::Refused { message, .. }) => println!("the platform says: {message}"),
-//!     Err(error) if error.is_retryable() => println!("later, perhaps: {error}"),
+//!     Err(ProvisionError::Refused { message, .. }) => println!("the platform refused: {message}"),
+//!     Err(error) if error.is_retryable() => println!("try again later: {error}"),
 //!     Err(error) => return Err(error.into()),
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! What can be checked without a network is checked at once:
+//! The builder validates its settings without a network:
 //!
 //! ```
 //! use cloud_provision::{BuildError, Client};
@@ -51,33 +53,35 @@
 //! assert!(matches!(error, BuildError::NotEncrypted { .. }));
 //! ```
 //!
-//! The exchange is described in `docs/protocol.md`, "Provisioning".
+//! Protocol: `docs/protocol.md`, "Provisioning".
 
-mod answer;
+mod attempt_state;
+mod certificate;
 mod client;
-mod clock;
+mod clock_skew;
 mod error;
-mod exchange;
+mod http;
 mod json_type;
 mod keys;
 mod provisioned;
 mod proxy;
 mod request;
+mod response;
 mod retry;
 mod secret;
 mod serial;
-mod stage;
 mod tls;
 mod url;
 
+pub use attempt_state::RequestStage;
 pub use client::{Client, ClientBuilder};
-pub use clock::ClockSkew;
-pub use error::{BuildError, Malformed, ProvisionError, SerialProblem};
-pub use exchange::{MAX_BODY, Reached};
+pub use clock_skew::ClockSkew;
+pub use error::{BuildError, MalformedResponse, ProvisionError};
+pub use http::{ApiProbe, MAX_BODY};
 #[cfg(feature = "csr")]
 pub use keys::GeneratedKeys;
-pub use keys::{KeyOrigin, KeyPurpose, KeySource, KeySourceError, OwnKey};
+pub use keys::{DeviceKey, KeyOrigin, KeyPurpose, KeySource, KeySourceError};
 pub use provisioned::{IotIdentity, Provisioned, RemoteIdentity};
 pub use retry::Retry;
 pub use secret::{InvalidKey, PrivateKeyPem, ProvisioningKey};
-pub use stage::Stage;
+pub use serial::SerialNumberError;

@@ -1,27 +1,21 @@
-//! What a registration yields, and what it takes to believe it.
+//! The result of a registration and its validation.
 //!
-//! Checked before anyone gets to see it: certificates are certificates, each key belongs to its certificate, endpoints
-//! are host names. Not checked: whether a chain leads to a root. The device certificate need not chain to the root that
-//! comes with it, and the remote one's root is its visitors' affair.
-//!
-//! Protocol: `docs/protocol.md`, "Provisioning".
+//! Validated: certificates parse, each key belongs to its certificate, endpoints are host names. Not validated: whether a
+//! chain leads to a root. The device certificate need not chain to the root in the same response, and the clients of the
+//! remote certificate choose their own roots.
 
-use std::sync::Arc;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::ServerName;
 
-use rustls::RootCertStore;
-use rustls::crypto::ring::sign::any_supported_type;
-use rustls::sign::{CertifiedKey, SigningKey};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, SubjectPublicKeyInfoDer};
-
-use crate::answer::Thing;
-use crate::clock::ClockSkew;
-use crate::error::Malformed;
-use crate::keys::{KeyOrigin, OwnKey, OwnKeys};
+use crate::certificate::{are_roots, certificates, signer};
+use crate::clock_skew::ClockSkew;
+use crate::error::MalformedResponse;
+use crate::keys::{DeviceKey, DeviceKeys, KeyOrigin};
+use crate::response::Thing;
 use crate::secret::PrivateKeyPem;
 use crate::serial;
 
-/// Everything that a device gets when it is registered. Texts are as the platform sent them.
+/// The credentials and names of a registered device. Strings are unchanged from the response.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Provisioned {
@@ -29,72 +23,74 @@ pub struct Provisioned {
     pub iot: IotIdentity,
     /// For remote access.
     pub remote: RemoteIdentity,
-    /// How far this device's clock is from the platform's. `None` if the answer had no date.
+    /// Deviation of this device's clock from the platform's. `None` if the response has no `Date`.
     pub clock_skew: Option<ClockSkew>,
 }
 
-/// Who the device is for the MQTT broker, and where that is.
+/// The device's identity for the MQTT broker, and the broker's endpoint.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct IotIdentity {
-    /// The broker: host, perhaps with a port.
+    /// The broker: host with an optional port.
     pub endpoint: String,
-    /// The device's name there.
+    /// The AWS IoT thing name.
     pub thing_name: String,
     /// The device's client certificate, PEM.
     pub device_certificate: String,
-    /// Roots to trust for the broker, PEM.
+    /// Trusted roots for the broker, PEM.
     pub root_ca: String,
     /// The key of the client certificate.
     pub private_key: PrivateKeyPem,
-    /// Where that key was made.
+    /// Where the key was generated.
     pub key_origin: KeyOrigin,
 }
 
-/// Who the device is for the public, and where the tunnel leads.
+/// The device's public identity, and the tunnel's endpoint.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct RemoteIdentity {
-    /// The tunnel's relay: host, perhaps with a port.
+    /// The tunnel's relay: host with an optional port.
     pub endpoint: String,
-    /// The host name under which the public reaches the device.
+    /// The device's public host name.
     pub access_point: String,
-    /// The public certificate, leaf first, then its chain, PEM.
+    /// The public certificate chain, leaf first, PEM.
     pub certificate_chain: String,
     /// The key of the public certificate.
     pub private_key: PrivateKeyPem,
-    /// Where that key was made.
+    /// Where the key was generated.
     pub key_origin: KeyOrigin,
 }
 
-/// Why an answer is not believed.
-pub(crate) enum Doubt {
-    Malformed(Malformed),
-    /// The key at this place does not belong to its certificate.
-    Mismatched(&'static str),
-    /// The certificate at this place does not belong to the key that we made.
-    Foreign(&'static str),
+/// Reasons to reject a response.
+pub(crate) enum InvalidResponse {
+    Malformed(MalformedResponse),
+    /// The key in this field does not belong to its certificate.
+    KeyMismatch(&'static str),
+    /// The certificate in this field does not belong to the key generated on the device.
+    CertificateMismatch(&'static str),
 }
 
-impl From<Malformed> for Doubt {
-    fn from(what: Malformed) -> Self {
+impl From<MalformedResponse> for InvalidResponse {
+    fn from(what: MalformedResponse) -> Self {
         Self::Malformed(what)
     }
 }
 
 impl Provisioned {
-    /// Believes an answer, or not. Keys of our own fill in for those that are not in it.
+    /// Validates a response. `keys` replace those that the response does not contain.
     pub(crate) fn check(
         thing: Thing,
-        keys: Option<&OwnKeys>,
+        keys: Option<&DeviceKeys>,
         clock_skew: Option<ClockSkew>,
-    ) -> Result<Self, Doubt> {
+    ) -> Result<Self, InvalidResponse> {
         let iot = required(thing.iot, "registration.thing.iot")?;
         let certificates = required(iot.certificates, "registration.thing.iot.certificates")?;
         let iot_key = match (iot.key_pair, keys) {
             (Some(pair), keys) => chosen(pair.private_key, keys.map(|keys| &keys.iot), IOT_KEY)?,
             (None, Some(keys)) => chosen(None, Some(&keys.iot), IOT_KEY)?,
-            (None, None) => return Err(Malformed::Missing("registration.thing.iot.keyPair").into()),
+            (None, None) => {
+                return Err(MalformedResponse::Missing("registration.thing.iot.keyPair").into());
+            }
         };
         let remote = required(thing.remote, "registration.thing.remote")?;
         let remote_key = chosen(remote.pkey, keys.map(|keys| &keys.remote), REMOTE_KEY)?;
@@ -170,36 +166,41 @@ const ACCESS_POINT: &str = "registration.thing.remote.access_point";
 const REMOTE_CERT: &str = "registration.thing.remote.cert";
 const REMOTE_KEY: &str = "registration.thing.remote.pkey";
 
-fn required<T>(value: Option<T>, field: &'static str) -> Result<T, Malformed> {
-    value.ok_or(Malformed::Missing(field))
+fn required<T>(value: Option<T>, field: &'static str) -> Result<T, MalformedResponse> {
+    value.ok_or(MalformedResponse::Missing(field))
 }
 
-/// The platform's key where it sent one, be it that we had asked for none: its certificate is for that key.
+/// Selects the platform's key if there is one, even if the device sent a signing request: the certificate is then for the
+/// platform's key.
 fn chosen(
     sent: Option<PrivateKeyPem>,
-    own: Option<&OwnKey>,
+    own: Option<&DeviceKey>,
     field: &'static str,
-) -> Result<(PrivateKeyPem, KeyOrigin), Malformed> {
+) -> Result<(PrivateKeyPem, KeyOrigin), MalformedResponse> {
     match (sent, own) {
         (Some(sent), own) => {
             if own.is_some() {
                 tracing::warn!(
                     field,
-                    "the platform made a key although this device has its own"
+                    "the platform generated a key although this device sent a signing request"
                 );
             }
             Ok((sent, KeyOrigin::Platform))
         }
         (None, Some(own)) => Ok((own.private_key.clone(), KeyOrigin::Device)),
-        (None, None) => Err(Malformed::Missing(field)),
+        (None, None) => Err(MalformedResponse::Missing(field)),
     }
 }
 
-fn valid(is_valid: bool, field: &'static str, problem: &'static str) -> Result<(), Malformed> {
+fn valid(
+    is_valid: bool,
+    field: &'static str,
+    problem: &'static str,
+) -> Result<(), MalformedResponse> {
     if is_valid {
         Ok(())
     } else {
-        Err(Malformed::Invalid { field, problem })
+        Err(MalformedResponse::Invalid { field, problem })
     }
 }
 
@@ -227,28 +228,14 @@ fn is_endpoint(text: &str) -> bool {
     is_host(host) && port.is_some_and(is_port)
 }
 
-fn certificates(pem: &str) -> Option<Vec<CertificateDer<'static>>> {
-    let found = CertificateDer::pem_slice_iter(pem.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .ok()?;
-    // A block that is opened and never closed ends the iterator without an error.
-    (!found.is_empty() && found.len() == pem.matches("-----BEGIN CERTIFICATE-----").count())
-        .then_some(found)
-}
-
-fn are_roots(pem: &str) -> bool {
-    let mut store = RootCertStore::empty();
-    certificates(pem).is_some_and(|roots| roots.into_iter().all(|root| store.add(root).is_ok()))
-}
-
 fn check_pair(
     chain: &str,
     chain_field: &'static str,
     key: &PrivateKeyPem,
     key_field: &'static str,
     origin: KeyOrigin,
-) -> Result<(), Doubt> {
-    let bad_chain = || Malformed::Invalid {
+) -> Result<(), InvalidResponse> {
+    let bad_chain = || MalformedResponse::Invalid {
         field: chain_field,
         problem: "is not a certificate",
     };
@@ -259,38 +246,20 @@ fn check_pair(
             _ => return Err(bad_chain().into()),
         }
     }
-    let signer = signer(key).ok_or(Malformed::Invalid {
+    let signer = signer(key).ok_or(MalformedResponse::Invalid {
         field: key_field,
         problem: "is not a private key that can be used",
     })?;
     match (CertifiedKey::new(chain, signer).keys_match(), origin) {
         (Ok(()), _) => Ok(()),
         (Err(rustls::Error::InconsistentKeys(_)), KeyOrigin::Platform) => {
-            Err(Doubt::Mismatched(key_field))
+            Err(InvalidResponse::KeyMismatch(key_field))
         }
         (Err(rustls::Error::InconsistentKeys(_)), KeyOrigin::Device) => {
-            Err(Doubt::Foreign(chain_field))
+            Err(InvalidResponse::CertificateMismatch(chain_field))
         }
         (Err(_), _) => Err(bad_chain().into()),
     }
-}
-
-/// The key as TLS uses it, if it can.
-fn signer(key: &PrivateKeyPem) -> Option<Arc<dyn SigningKey>> {
-    let key = PrivateKeyDer::from_pem_slice(key.expose_secret().as_bytes()).ok()?;
-    let signer = any_supported_type(&key).ok();
-    // The DER outlives this function in the signer's own, encoded form only.
-    wipe(key);
-    signer
-}
-
-/// The public key that belongs to a private one, if TLS can use it.
-pub(crate) fn public_key_of(key: &PrivateKeyPem) -> Option<SubjectPublicKeyInfoDer<'static>> {
-    Some(signer(key)?.public_key()?.into_owned())
-}
-
-fn wipe(mut key: PrivateKeyDer<'static>) {
-    zeroize::Zeroize::zeroize(&mut key);
 }
 
 #[cfg(test)]
@@ -298,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_endpoint_is_a_host_and_perhaps_a_port() {
+    fn endpoint_is_host_with_optional_port() {
         for good in [
             "a",
             "a.example.com",

@@ -1,4 +1,4 @@
-//! The request for a registration: what it says, in memory that is wiped.
+//! The registration request, in memory that is zeroized.
 
 use std::sync::Arc;
 
@@ -6,15 +6,15 @@ use bytes::Bytes;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::keys::OwnKeys;
+use crate::keys::DeviceKeys;
 use crate::secret::ProvisioningKey;
 
-/// What is sent, as often as needed. Clones share the body, which is wiped with the last of them.
+/// A request that can be sent repeatedly. Clones share the body; dropping the last one zeroizes it.
 #[derive(Clone)]
 pub(crate) struct Registration {
     pub(crate) body: Bytes,
     pub(crate) key: ProvisioningKey,
-    pub(crate) keys: Option<Arc<OwnKeys>>,
+    pub(crate) keys: Option<Arc<DeviceKeys>>,
 }
 
 #[derive(Serialize)]
@@ -32,8 +32,8 @@ struct SigningRequests<'a> {
 }
 
 impl Registration {
-    /// The request for a serial number that was checked.
-    pub(crate) fn new(serial: &str, key: &ProvisioningKey, keys: Option<OwnKeys>) -> Self {
+    /// Creates the request for a validated serial number.
+    pub(crate) fn new(serial: &str, key: &ProvisioningKey, keys: Option<DeviceKeys>) -> Self {
         let csr = keys.as_ref().map(|keys| SigningRequests {
             iot: &keys.iot.request_pem,
             remote: &keys.remote.request_pem,
@@ -46,22 +46,22 @@ impl Registration {
             token: key.expose(),
             csr,
         };
-        // Room for an escape at every character, so that the buffer does not move and leave a copy behind.
-        let room = 128 + serial.len() + 2 * (key.expose().len() + requests);
-        let mut buffer = Zeroizing::new(Vec::with_capacity(room));
-        // A few strings into memory: this has no way to fail.
+        // Capacity for an escape at every character: a reallocation would leave a copy behind.
+        let capacity = 128 + serial.len() + 2 * (key.expose().len() + requests);
+        let mut buffer = Zeroizing::new(Vec::with_capacity(capacity));
+        // Serializing strings into memory cannot fail.
         let _ = serde_json::to_writer(&mut *buffer, &body);
         Self {
-            body: Bytes::from_owner(Wiped(buffer)),
+            body: Bytes::from_owner(ZeroizingBody(buffer)),
             key: key.clone(),
             keys: keys.map(Arc::new),
         }
     }
 }
 
-struct Wiped(Zeroizing<Vec<u8>>);
+struct ZeroizingBody(Zeroizing<Vec<u8>>);
 
-impl AsRef<[u8]> for Wiped {
+impl AsRef<[u8]> for ZeroizingBody {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }

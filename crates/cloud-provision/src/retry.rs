@@ -1,12 +1,13 @@
-//! When to ask again, and after how long: a policy for [`tower::retry::Retry`].
+//! The retry policy for [`tower::retry::Retry`].
 //!
-//! Again only where nothing can have happened (no connection was made) or the platform itself says that it could not do
-//! it (429, 5xx). Not after a break or a silence with the request sent: the key may be used up by then, and the second
-//! answer would say "refused" about a device that is registered.
+//! The client retries only if the attempt had no effect (no connection was made) or the platform reports a failure (429,
+//! 5xx). It does not retry after a broken connection or a timeout with the request sent: the key may be used up, and the
+//! second response would be "refused" for a registered device.
 //!
-//! No retry makes two devices of one. Each carries the same serial number, which is the device's identity, the same key,
-//! which the platform takes once, and the same signing requests, if any. A 5xx may hide a success (a gateway that gave
-//! up waiting); the next request is then refused, and [`Doubt`] tells that refusal from one that came first.
+//! A retry never registers a second device. Each carries the same serial number, which is the device's identity, the same
+//! key, which the platform accepts once, and the same signing requests, if any. A 5xx may hide a success (a gateway that
+//! timed out); the next request is then refused, and [`AmbiguousAttempts`] distinguishes that from a refusal of the first
+//! attempt.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -16,18 +17,17 @@ use tower::retry::Policy;
 
 use crate::error::ProvisionError;
 
-/// How often to ask and how long to wait in between.
+/// Number of attempts and the delays between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Retry {
-    /// Requests in all, the first included. At least 1. Default: 5.
+    /// Maximum number of requests, including the first. At least 1. Default: 5.
     pub attempts: u32,
-    /// Upper bound of the wait after the first failure; it doubles with each. Default: 1 s.
+    /// Maximum delay after the first failure; it doubles with each further one. Default: 1 s.
     pub first_delay: Duration,
-    /// Upper bound of any wait that we choose. Default: 20 s.
+    /// Maximum delay without a `Retry-After`. Default: 20 s.
     pub max_delay: Duration,
-    /// Longest `Retry-After` that is waited for; if the platform asks for more, the call ends and says so.
-    /// Default: 60 s.
+    /// Maximum `Retry-After` that the call waits for; a longer one ends the call with an error. Default: 60 s.
     pub max_retry_after: Duration,
 }
 
@@ -42,12 +42,12 @@ impl Default for Retry {
     }
 }
 
-/// The policy for one registration.
+/// The retry policy of one registration: exponential backoff with jitter.
 #[derive(Debug, Clone)]
 pub(crate) struct Backoff {
     retry: Retry,
     failures: u32,
-    /// No wait goes beyond this moment.
+    /// No delay exceeds this time.
     deadline: Instant,
 }
 
@@ -60,7 +60,7 @@ impl Backoff {
         }
     }
 
-    /// How long to wait after this error, the last of `self.failures`, before asking again; `None` is not to ask.
+    /// Returns the delay before the next attempt after this error, or `None` if there must be none.
     fn delay(&self, error: &ProvisionError) -> Option<Duration> {
         if !error.is_retryable() || self.failures >= self.retry.attempts {
             return None;
@@ -71,16 +71,16 @@ impl Backoff {
             .first_delay
             .saturating_mul(1 << doublings)
             .min(self.retry.max_delay);
-        let told = match error {
+        let requested = match error {
             ProvisionError::RateLimited { retry_after, .. }
             | ProvisionError::Server { retry_after, .. } => *retry_after,
             _ => None,
         };
-        let delay = match told {
-            Some(told) if told > self.retry.max_retry_after => return None,
-            // Never sooner than told; a little later, as all the others were told the same.
-            Some(told) => told + random_up_to(self.retry.first_delay),
-            // Half of it is random: enough to pull a thousand devices apart, and never no wait at all.
+        let delay = match requested {
+            Some(requested) if requested > self.retry.max_retry_after => return None,
+            // Never earlier than requested; jitter on top, because other devices received the same value.
+            Some(requested) => requested + random_up_to(self.retry.first_delay),
+            // Half of it is random, which spreads a fleet of devices and is never zero.
             None => bound / 2 + random_up_to(bound / 2),
         };
         (Instant::now() + delay < self.deadline).then_some(delay)
@@ -91,13 +91,13 @@ fn random_up_to(bound: Duration) -> Duration {
     bound.mul_f64(rand::random_range(0.0..=1.0))
 }
 
-impl<Request: Clone, Answer> Policy<Request, Answer, ProvisionError> for Backoff {
+impl<Request: Clone, Response> Policy<Request, Response, ProvisionError> for Backoff {
     type Future = Sleep;
 
     fn retry(
         &mut self,
         _: &mut Request,
-        result: &mut Result<Answer, ProvisionError>,
+        result: &mut Result<Response, ProvisionError>,
     ) -> Option<Sleep> {
         let error = result.as_ref().err()?;
         self.failures += 1;
@@ -111,21 +111,21 @@ impl<Request: Clone, Answer> Policy<Request, Answer, ProvisionError> for Backoff
     }
 }
 
-/// Whether an attempt ended so that it may have registered the device, and another one followed.
+/// Records attempts that may have registered the device before another attempt followed.
 #[derive(Debug, Default)]
-pub(crate) struct Doubt {
-    /// The HTTP status of the last one; 0 for none.
+pub(crate) struct AmbiguousAttempts {
+    /// HTTP status of the last such attempt; 0 for none.
     status: AtomicU16,
 }
 
-impl Doubt {
-    pub(crate) fn notice<T>(&self, result: &Result<T, ProvisionError>) {
+impl AmbiguousAttempts {
+    pub(crate) fn record<T>(&self, result: &Result<T, ProvisionError>) {
         if let Err(ProvisionError::Server { status, .. }) = result {
             self.status.store(*status, Ordering::Relaxed);
         }
     }
 
-    /// The error that a registration ends with, given what went before.
+    /// Converts a refusal after an ambiguous attempt into [`ProvisionError::RefusedAfterRetry`].
     pub(crate) fn explain(&self, error: ProvisionError) -> ProvisionError {
         let earlier = self.status.load(Ordering::Relaxed);
         match error {
@@ -133,14 +133,14 @@ impl Doubt {
                 url,
                 status,
                 message,
-            } if earlier != 0 => ProvisionError::RefusedLater {
+            } if earlier != 0 => ProvisionError::RefusedAfterRetry {
                 url,
                 status,
                 message,
                 earlier,
             },
             ProvisionError::Unauthorized { url, status } if earlier != 0 => {
-                ProvisionError::RefusedLater {
+                ProvisionError::RefusedAfterRetry {
                     url,
                     status,
                     message: "the provisioning key is not accepted".into(),
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_wait_doubles_within_bounds_and_is_never_zero() {
+    async fn delay_doubles_within_bounds_and_is_never_zero() {
         for (failures, bound) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 16), (6, 20), (9, 20)] {
             let bound = Duration::from_secs(bound);
             for _ in 0..50 {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_the_platform_asks_for_is_waited_for_within_reason() {
+    async fn retry_after_is_honored_up_to_its_limit() {
         let delay = after(1, &server(Some(30))).unwrap();
         assert!((30..=31).contains(&delay.as_secs()), "{delay:?}");
         assert_eq!(after(1, &server(Some(61))), None);
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_wait_goes_beyond_the_deadline() {
+    async fn delay_never_exceeds_the_deadline() {
         let mut policy = Backoff::new(Retry::default(), Instant::now() + Duration::from_secs(10));
         policy.failures = 1;
         assert!(policy.delay(&server(Some(8))).is_some());
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_may_have_happened_is_not_asked_for_again() {
+    async fn ambiguous_and_final_errors_are_not_retried() {
         let reason = || UntrustedText::from("reset");
         let limit = Duration::from_secs(1);
         for error in [

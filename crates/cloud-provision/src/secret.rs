@@ -1,11 +1,11 @@
-//! Strings that must not be seen: wiped from memory on drop, `[redacted]` in every message.
+//! Secret strings: zeroized on drop, `[redacted]` in every message.
 
 use std::fmt;
 
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-/// Longest provisioning key taken, in bytes. The platform's are a few dozen; this leaves room for a signed token.
+/// Maximum length of a provisioning key in bytes. The platform's have a few dozen; this leaves room for a signed token.
 const MAX_KEY: usize = 4096;
 
 macro_rules! redacted {
@@ -24,7 +24,7 @@ macro_rules! redacted {
     };
 }
 
-/// The key that lets a device register. Whoever has it can register in the device's place.
+/// A provisioning key. Any holder can register in the device's place.
 ///
 /// ```
 /// use cloud_provision::ProvisioningKey;
@@ -36,26 +36,26 @@ macro_rules! redacted {
 #[derive(Clone)]
 pub struct ProvisioningKey(Zeroizing<String>);
 
-/// A provisioning key that cannot be one.
+/// Reason that a provisioning key is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidKey {
-    /// Nothing, or white space.
+    /// Empty or only white space.
     #[error("the provisioning key is empty")]
     Empty,
-    /// More than 4096 bytes: hardly a key, rather the wrong file.
+    /// More than 4096 bytes: probably the wrong file.
     #[error("the provisioning key is longer than {MAX_KEY} bytes; is it the right file?")]
     TooLong,
-    /// Line breaks or control characters inside: rather the wrong file.
+    /// Line breaks or control characters inside: probably the wrong file.
     #[error("the provisioning key contains a control character; is it the right file?")]
     ControlCharacter,
 }
 
 impl ProvisioningKey {
-    /// Takes a key, without the white space around it that a file or a terminal adds.
+    /// Creates a key and trims the surrounding white space that a file or terminal adds.
     ///
     /// # Errors
-    /// [`InvalidKey`], whose message does not repeat the key.
+    /// [`InvalidKey`], whose message does not contain the key.
     pub fn new(key: &str) -> Result<Self, InvalidKey> {
         let key = key.trim();
         match key {
@@ -78,13 +78,13 @@ redacted!(ProvisioningKey);
 pub struct PrivateKeyPem(Zeroizing<String>);
 
 impl PrivateKeyPem {
-    /// Takes a key that was made here (PKCS#8, PKCS#1 or SEC1). Nothing is checked yet.
+    /// Wraps a PEM key (PKCS#8, PKCS#1, or SEC1) without validating it.
     #[must_use]
     pub fn new(pem: impl Into<String>) -> Self {
         Self(Zeroizing::new(pem.into()))
     }
 
-    /// The text itself: for storing and for TLS, never for a message.
+    /// Returns the PEM text, for storage and TLS only, never for a message.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
         &self.0
@@ -99,7 +99,7 @@ impl<'de> Deserialize<'de> for PrivateKeyPem {
     }
 }
 
-/// A proxy's address, which may contain a password.
+/// A proxy URL, which may contain a password.
 #[derive(Clone)]
 pub(crate) struct ProxyUrl(Zeroizing<String>);
 

@@ -1,4 +1,4 @@
-//! Whom the client trusts: the system's roots, and those that it was given besides. There is no way to trust everyone.
+//! TLS configuration: the system's roots plus additional ones. Verification cannot be disabled.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use rustls_pki_types::pem::PemObject;
 
 use crate::error::BuildError;
 
-/// A configuration that offers HTTP/2 and HTTP/1.1 and verifies the server against `extra` and the system's roots.
+/// Creates a configuration that offers HTTP/2 and HTTP/1.1 and verifies the server against `extra` and the system's roots.
 pub(crate) fn client_config(extra: &[CertificateDer<'static>]) -> Result<ClientConfig, BuildError> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();
     for error in &system.errors {
-        tracing::debug!(%error, "a root certificate of the system cannot be read");
+        tracing::debug!(%error, "cannot read a root certificate of the system");
     }
-    // Systems ship the odd root that no verifier takes; the others count.
+    // Some systems ship individual roots that the verifier rejects; use the others.
     roots.add_parsable_certificates(system.certs);
     for root in extra {
         roots
@@ -28,20 +28,20 @@ pub(crate) fn client_config(extra: &[CertificateDer<'static>]) -> Result<ClientC
     configuration(roots)
 }
 
-/// A configuration that trusts nobody, for a client that uses no TLS.
-pub(crate) fn nobody() -> Result<ClientConfig, BuildError> {
+/// Creates a configuration without trusted roots, for a client that uses no TLS.
+pub(crate) fn without_roots() -> Result<ClientConfig, BuildError> {
     configuration(RootCertStore::empty())
 }
 
 pub(crate) fn roots_from_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
-    // Editors on Windows put a byte order mark before a text, and it would hide the first certificate.
+    // Some Windows editors prepend a byte order mark, which would hide the first certificate.
     let pem = pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem);
     let roots: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
         .map_err(|_| BuildError::Root("is not valid PEM"))?;
     if roots.is_empty() {
         Err(BuildError::Root(
-            "is missing: the text holds no certificate",
+            "is missing: the text contains no certificate",
         ))
     } else {
         Ok(roots)

@@ -1,9 +1,7 @@
-//! Where to register: the base URL, checked, with the path put behind it.
+//! Validation of the base URL, and the registration URL derived from it.
 //!
-//! The request carries a secret and the answer two more, so the URL must be `https`. `http` is for tests and simulators
-//! on the same machine: it is taken for `localhost` and loopback addresses alone.
-//!
-//! Protocol: `docs/protocol.md`, "Provisioning".
+//! Request and response contain secrets, so the URL must be `https`. `http` is for tests and simulators on the same
+//! machine: it is accepted for `localhost` and loopback addresses only.
 
 use reqwest::Url;
 
@@ -11,7 +9,7 @@ use crate::error::BuildError;
 
 const PATH: &str = "/device/register";
 
-/// The full URL of the registration below `base`, with exactly one slash between.
+/// Appends the registration path to `base`, with exactly one slash between them.
 pub(crate) fn registration(base: &str) -> Result<Url, BuildError> {
     let invalid = |reason| BuildError::Url { reason };
     let mut url = Url::parse(base.trim()).map_err(|_| invalid("it is not a URL"))?;
@@ -36,7 +34,7 @@ pub(crate) fn registration(base: &str) -> Result<Url, BuildError> {
     Ok(url)
 }
 
-/// `localhost` is included because the client is told to resolve that name to loopback addresses and nothing else.
+/// Includes `localhost` because the client resolves that name to loopback addresses only.
 fn is_loopback(url: &Url) -> bool {
     let Some(host) = url.host_str() else {
         return false;
@@ -53,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_slash_stands_between_base_and_path() {
+    fn base_and_path_are_joined_by_one_slash() {
         for (base, full) in [
             (
                 "https://api.example.com",
@@ -79,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_leaves_this_machine_in_no_disguise() {
+    fn plain_http_to_other_hosts_is_rejected() {
         for base in [
             "http://api.example.com",
             "http://192.168.1.1",

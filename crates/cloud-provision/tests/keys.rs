@@ -1,16 +1,16 @@
-//! Keys that are made on the device: what is sent for them, and what comes back.
+//! Keys generated on the device: the signing requests and the certificates for them.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "this is a test throughout"
+    reason = "test code"
 )]
 
 mod common;
 
 use cloud_provision::{
-    KeyOrigin, KeyPurpose, KeySource, KeySourceError, OwnKey, PrivateKeyPem, ProvisionError,
+    DeviceKey, KeyOrigin, KeyPurpose, KeySource, KeySourceError, PrivateKeyPem, ProvisionError,
 };
 use rcgen::{CertificateParams, CertificateSigningRequestParams, KeyPair};
 use serde_json::Value;
@@ -18,12 +18,12 @@ use serde_json::Value;
 use common::tls::{Ca, ca};
 use common::{Api, granted, key, ok, with_status};
 
-/// A key source that does it right, and remembers nothing.
-struct Source;
+/// A correct key source without state.
+struct ValidSource;
 
-fn own_key() -> OwnKey {
+fn device_key() -> DeviceKey {
     let key = KeyPair::generate().unwrap();
-    OwnKey::new(PrivateKeyPem::new(key.serialize_pem()), request(&key))
+    DeviceKey::new(PrivateKeyPem::new(key.serialize_pem()), request(&key))
 }
 
 fn request(key: &KeyPair) -> String {
@@ -31,14 +31,14 @@ fn request(key: &KeyPair) -> String {
     params.serialize_request(key).unwrap().pem().unwrap()
 }
 
-impl KeySource for Source {
-    async fn make_key(&self, _: KeyPurpose, serial: &str) -> Result<OwnKey, KeySourceError> {
+impl KeySource for ValidSource {
+    async fn make_key(&self, _: KeyPurpose, serial: &str) -> Result<DeviceKey, KeySourceError> {
         assert_eq!(serial, "SN0001");
-        Ok(own_key())
+        Ok(device_key())
     }
 }
 
-/// What a platform that takes requests answers to one.
+/// The response of a platform that supports signing requests.
 fn signed(ca: &Ca, request: &Value) -> Value {
     let mut answer = granted();
     let thing = &mut answer["registration"]["thing"];
@@ -53,12 +53,12 @@ fn signed(ca: &Ca, request: &Value) -> Value {
     answer
 }
 
-/// An API that takes requests, after `failures` answers of HTTP 500, and answers with `answer` of each.
+/// An API that returns HTTP 500 `failures` times and then `answer` of each request.
 async fn api(
     failures: usize,
     answer: impl Fn(Value) -> Value + Clone + Send + Sync + 'static,
 ) -> Api {
-    Api::start_reading(move |n, body| {
+    Api::start_with_body(move |n, body| {
         Some(match n {
             n if n < failures => with_status(500, "oops"),
             _ => ok(&answer(serde_json::from_slice(body).unwrap())),
@@ -68,18 +68,18 @@ async fn api(
 }
 
 #[tokio::test]
-async fn the_platform_gets_requests_and_sends_no_key() {
+async fn platform_receives_csr_and_sends_no_key() {
     let ca = std::sync::Arc::new(ca());
     let api = api(1, move |request| signed(&ca, &request)).await;
     let client = api.client();
     let provisioned = client
-        .register_with_keys("SN0001", &key(), &Source)
+        .register_with_keys("SN0001", &key(), &ValidSource)
         .await
         .unwrap();
     assert_eq!(
         api.received(0).body,
         api.received(1).body,
-        "a retry asks for the same keys"
+        "a retry sends the same keys"
     );
     let (iot, remote) = (&provisioned.iot, &provisioned.remote);
     assert_eq!(
@@ -92,18 +92,18 @@ async fn the_platform_gets_requests_and_sends_no_key() {
     );
     let sent = String::from_utf8(api.received(1).body.to_vec()).unwrap();
     assert!(sent.contains("BEGIN CERTIFICATE REQUEST") && !sent.contains("PRIVATE KEY"));
-    for own in [&iot.private_key, &remote.private_key] {
-        let line = own.expose_secret().lines().nth(1).unwrap();
+    for private_key in [&iot.private_key, &remote.private_key] {
+        let line = private_key.expose_secret().lines().nth(1).unwrap();
         assert!(!sent.contains(line) && !format!("{provisioned:?}").contains(line));
     }
 }
 
 #[tokio::test]
-async fn the_keys_of_a_platform_that_skips_requests_are_taken_and_marked() {
+async fn keys_from_platform_without_csr_support_are_marked() {
     let api = api(0, |_| granted()).await;
     let provisioned = api
         .client()
-        .register_with_keys("SN0001", &key(), &Source)
+        .register_with_keys("SN0001", &key(), &ValidSource)
         .await
         .unwrap();
     assert_eq!(provisioned.iot.key_origin, KeyOrigin::Platform);
@@ -113,10 +113,10 @@ async fn the_keys_of_a_platform_that_skips_requests_are_taken_and_marked() {
 }
 
 #[tokio::test]
-async fn a_certificate_for_another_key_is_not_taken() {
+async fn certificate_for_another_key_is_rejected() {
     let ca = std::sync::Arc::new(ca());
     let api = api(0, move |mut request| {
-        // The two are mixed up.
+        // Swap the certificates.
         let csr = request["csr"].as_object_mut().unwrap();
         let iot = csr["iot"].clone();
         csr.insert("remote".into(), iot);
@@ -125,13 +125,13 @@ async fn a_certificate_for_another_key_is_not_taken() {
     .await;
     let error = api
         .client()
-        .register_with_keys("SN0001", &key(), &Source)
+        .register_with_keys("SN0001", &key(), &ValidSource)
         .await
         .unwrap_err();
     assert!(
         matches!(
             error,
-            ProvisionError::ForeignCertificate {
+            ProvisionError::CertificateMismatch {
                 field: "registration.thing.remote.cert",
                 ..
             }
@@ -142,7 +142,7 @@ async fn a_certificate_for_another_key_is_not_taken() {
 }
 
 #[tokio::test]
-async fn an_answer_without_keys_is_not_taken_where_none_were_made() {
+async fn response_without_keys_is_rejected_without_csr() {
     let ca = std::sync::Arc::new(ca());
     let api = api(0, move |_| {
         let key = KeyPair::generate().unwrap();
@@ -157,34 +157,34 @@ async fn an_answer_without_keys_is_not_taken_where_none_were_made() {
     assert!(error.to_string().contains("keyPair` is missing"), "{error}");
 }
 
-/// Makes what it is told to for remote access.
-struct Faulty(fn() -> Result<OwnKey, KeySourceError>);
+/// Returns the function's result for remote access.
+struct FaultySource(fn() -> Result<DeviceKey, KeySourceError>);
 
-impl KeySource for Faulty {
-    async fn make_key(&self, purpose: KeyPurpose, _: &str) -> Result<OwnKey, KeySourceError> {
+impl KeySource for FaultySource {
+    async fn make_key(&self, purpose: KeyPurpose, _: &str) -> Result<DeviceKey, KeySourceError> {
         match purpose {
-            KeyPurpose::Iot => Ok(own_key()),
+            KeyPurpose::Iot => Ok(device_key()),
             KeyPurpose::Remote => (self.0)(),
         }
     }
 }
 
 #[tokio::test]
-async fn a_key_that_cannot_be_used_is_found_before_anything_is_sent() {
+async fn unusable_key_fails_before_anything_is_sent() {
     let api = api(0, |_| granted()).await;
-    for (source, words) in [
+    for (source, reason) in [
         (
-            Faulty(|| Err(KeySourceError::new("the key store is locked"))),
+            FaultySource(|| Err(KeySourceError::new("the key store is locked"))),
             "the key store is locked",
         ),
         (
-            Faulty(|| Ok(OwnKey::new(PrivateKeyPem::new("hello"), "hello"))),
+            FaultySource(|| Ok(DeviceKey::new(PrivateKeyPem::new("hello"), "hello"))),
             "the key cannot be used",
         ),
         (
-            Faulty(|| {
+            FaultySource(|| {
                 let (key, other) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-                Ok(OwnKey::new(
+                Ok(DeviceKey::new(
                     PrivateKeyPem::new(key.serialize_pem()),
                     request(&other),
                 ))
@@ -192,9 +192,9 @@ async fn a_key_that_cannot_be_used_is_found_before_anything_is_sent() {
             "is for another key",
         ),
         (
-            Faulty(|| {
+            FaultySource(|| {
                 let key = KeyPair::generate().unwrap();
-                Ok(OwnKey::new(
+                Ok(DeviceKey::new(
                     PrivateKeyPem::new(key.serialize_pem()),
                     "hello",
                 ))
@@ -210,7 +210,7 @@ async fn a_key_that_cannot_be_used_is_found_before_anything_is_sent() {
         assert!(
             matches!(
                 error,
-                ProvisionError::OwnKey {
+                ProvisionError::DeviceKey {
                     purpose: KeyPurpose::Remote,
                     ..
                 }
@@ -219,7 +219,7 @@ async fn a_key_that_cannot_be_used_is_found_before_anything_is_sent() {
         );
         let text = error.to_string();
         assert!(
-            text.contains(words) && text.contains("for remote access"),
+            text.contains(reason) && text.contains("for remote access"),
             "{text}"
         );
         assert!(!error.may_have_registered());
@@ -229,7 +229,7 @@ async fn a_key_that_cannot_be_used_is_found_before_anything_is_sent() {
 
 #[cfg(feature = "csr")]
 #[tokio::test]
-async fn generated_keys_are_fresh_and_good() {
+async fn generated_keys_are_unique_and_usable() {
     let ca = std::sync::Arc::new(ca());
     let api = api(0, move |request| signed(&ca, &request)).await;
     let mut seen = std::collections::HashSet::new();

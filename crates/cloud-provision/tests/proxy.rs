@@ -1,10 +1,10 @@
-//! The way through a proxy: set by hand, or by the environment, and what is told when it does not lead anywhere.
+//! HTTP proxies, configured or from the environment, and the errors of broken ones.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "this is a test throughout"
+    reason = "test code"
 )]
 
 mod common;
@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use common::tls::{Ca, Dates, api, ca};
 use common::{Api, granted, key, ok, quick};
 
-/// A name that nobody resolves: only the proxy knows where it leads.
+/// A name that does not resolve: only the proxy knows its address.
 const NAME: &str = "api.clesyde.invalid";
 const PASSWORD: &str = "pr0xy-s3cret";
 
@@ -29,23 +29,23 @@ const URL: &str = "CLOUD_PROVISION_TEST_URL";
 const ROOT: &str = "CLOUD_PROVISION_TEST_ROOT";
 const DIRECT: &str = "CLOUD_PROVISION_TEST_DIRECT";
 
-/// What a proxy does with a CONNECT.
+/// Behavior of a proxy on CONNECT.
 #[derive(Clone, Copy)]
-enum Conduct {
-    LeadTo(SocketAddr),
+enum ProxyBehavior {
+    ConnectTo(SocketAddr),
     Answer(&'static str),
     HangUp,
 }
 
 struct Proxy {
     address: SocketAddr,
-    /// The head of each request.
+    /// The header section of each request.
     heads: Arc<Mutex<Vec<String>>>,
     task: JoinHandle<()>,
 }
 
 impl Proxy {
-    async fn start(conduct: Conduct) -> Self {
+    async fn start(behavior: ProxyBehavior) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let heads = Arc::new(Mutex::new(Vec::new()));
@@ -54,7 +54,7 @@ impl Proxy {
             let mut connections = tokio::task::JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                connections.spawn(serve(stream, conduct, Arc::clone(&log)));
+                connections.spawn(serve(stream, behavior, Arc::clone(&log)));
             }
         });
         Self {
@@ -75,7 +75,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(mut stream: TcpStream, conduct: Conduct, log: Arc<Mutex<Vec<String>>>) {
+async fn serve(mut stream: TcpStream, behavior: ProxyBehavior, log: Arc<Mutex<Vec<String>>>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         match stream.read_u8().await {
@@ -84,17 +84,17 @@ async fn serve(mut stream: TcpStream, conduct: Conduct, log: Arc<Mutex<Vec<Strin
         }
     }
     log.lock().unwrap().push(String::from_utf8(head).unwrap());
-    match conduct {
-        Conduct::LeadTo(target) => {
+    match behavior {
+        ProxyBehavior::ConnectTo(target) => {
             let mut target = TcpStream::connect(target).await.unwrap();
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
             let _ = copy_bidirectional(&mut stream, &mut target).await;
         }
-        Conduct::Answer(status) => {
+        ProxyBehavior::Answer(status) => {
             let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
             let _ = stream.write_all(answer.as_bytes()).await;
         }
-        Conduct::HangUp => {}
+        ProxyBehavior::HangUp => {}
     }
 }
 
@@ -107,10 +107,10 @@ fn builder(api: &Api, ca: &Ca) -> cloud_provision::ClientBuilder {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_set_leads_to_the_platform_and_sees_its_name_alone() {
+async fn configured_proxy_connects_and_sees_only_the_host_name() {
     let ca = ca();
     let api = api(&ca, NAME, Dates::Now, &[b"h2", b"http/1.1"]).await;
-    let proxy = Proxy::start(Conduct::LeadTo(api.address)).await;
+    let proxy = Proxy::start(ProxyBehavior::ConnectTo(api.address)).await;
     let url = format!("http://device:{PASSWORD}@{}", proxy.address);
     let builder = builder(&api, &ca).proxy(&url);
     assert!(!format!("{builder:?}").contains(PASSWORD));
@@ -132,18 +132,18 @@ async fn a_proxy_that_is_set_leads_to_the_platform_and_sees_its_name_alone() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_leads_nowhere_is_named_as_the_culprit() {
+async fn broken_proxy_is_reported_as_the_cause() {
     let ca = ca();
     let api = api(&ca, NAME, Dates::Now, &[]).await;
-    for (conduct, words) in [
+    for (behavior, reason) in [
         (
-            Conduct::Answer("407 Proxy Authentication Required"),
+            ProxyBehavior::Answer("407 Proxy Authentication Required"),
             "authorization",
         ),
-        (Conduct::Answer("403 Forbidden"), "unsuccessful"),
-        (Conduct::HangUp, "unexpected end"),
+        (ProxyBehavior::Answer("403 Forbidden"), "unsuccessful"),
+        (ProxyBehavior::HangUp, "unexpected end"),
     ] {
-        let proxy = Proxy::start(conduct).await;
+        let proxy = Proxy::start(behavior).await;
         let client = builder(&api, &ca)
             .proxy(&format!("http://u:{PASSWORD}@{}", proxy.address))
             .build()
@@ -151,7 +151,7 @@ async fn a_proxy_that_leads_nowhere_is_named_as_the_culprit() {
         let error = client.register("SN0001", &key()).await.unwrap_err();
         let text = format!("{error} {error:?}");
         assert!(matches!(error, ProvisionError::Proxy { .. }), "{text}");
-        assert!(text.contains(words) && text.contains(NAME), "{text}");
+        assert!(text.contains(reason) && text.contains(NAME), "{text}");
         assert!(!text.contains(PASSWORD), "{text}");
         assert!(error.is_retryable() && !error.may_have_registered());
         assert_eq!(proxy.heads().len(), 3, "tried again");
@@ -173,9 +173,9 @@ async fn a_proxy_that_leads_nowhere_is_named_as_the_culprit() {
 }
 
 #[tokio::test]
-async fn what_stays_on_this_machine_goes_through_no_proxy() {
+async fn loopback_requests_bypass_the_proxy() {
     let api = Api::start(|_| Some(ok(&granted()))).await;
-    let proxy = Proxy::start(Conduct::HangUp).await;
+    let proxy = Proxy::start(ProxyBehavior::HangUp).await;
     let client = quick(Client::builder(&api.url()))
         .proxy(&format!("http://{}", proxy.address))
         .build()
@@ -185,7 +185,7 @@ async fn what_stays_on_this_machine_goes_through_no_proxy() {
 }
 
 #[test]
-fn a_proxy_that_is_none_is_refused_without_repeating_it() {
+fn invalid_proxy_url_is_rejected_without_quoting_it() {
     for url in ["", "proxy:3128", "socks5://u:pr0xy-s3cret@proxy", "http://"] {
         let error = Client::builder("https://api.example.com")
             .proxy(url)
@@ -196,9 +196,9 @@ fn a_proxy_that_is_none_is_refused_without_repeating_it() {
     }
 }
 
-/// A device in a process of its own, as the environment of a process holds for all of it.
+/// A device in its own process, because environment variables are per process.
 #[tokio::test]
-#[ignore = "started by the other test with variables set"]
+#[ignore = "run by proxy_environment_variables_apply in a child process"]
 async fn device() {
     let Ok(url) = std::env::var(URL) else { return };
     let mut builder = quick(Client::builder(&url));
@@ -215,7 +215,7 @@ async fn device() {
     }
 }
 
-/// What a device with these variables says.
+/// Runs a device with these variables and returns its output.
 async fn run_device(variables: &[(&str, &str)]) -> String {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "device", "--ignored", "--nocapture"]);
@@ -230,12 +230,12 @@ async fn run_device(variables: &[(&str, &str)]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_variables_that_other_programs_go_by_count() {
+async fn proxy_environment_variables_apply() {
     let ca = ca();
     let api = api(&ca, NAME, Dates::Now, &[]).await;
-    let proxy = Proxy::start(Conduct::LeadTo(api.address)).await;
+    let proxy = Proxy::start(ProxyBehavior::ConnectTo(api.address)).await;
     let (url, root) = (format!("https://{NAME}:{}", api.address.port()), ca.pem());
-    let through = format!("http://{}", proxy.address);
+    let proxy_url = format!("http://{}", proxy.address);
     let base = [(URL, url.as_str()), (ROOT, root.as_str())];
     let with = |more: &[(&'static str, &str)]| {
         let more: Vec<_> = more.iter().map(|(k, v)| (*k, (*v).to_owned())).collect();
@@ -246,26 +246,26 @@ async fn the_variables_that_other_programs_go_by_count() {
     };
     for name in ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"] {
         let seen = proxy.heads().len();
-        let said = with(&[(name, &through)]).await;
-        assert!(said.contains("\nregistered"), "{name}: {said}");
+        let output = with(&[(name, &proxy_url)]).await;
+        assert!(output.contains("\nregistered"), "{name}: {output}");
         assert_eq!(proxy.heads().len(), seen + 1, "{name}");
     }
     let seen = proxy.heads().len();
     for exception in [("NO_PROXY", NAME), (DIRECT, "1")] {
-        let said = with(&[("HTTPS_PROXY", &through), exception]).await;
+        let output = with(&[("HTTPS_PROXY", &proxy_url), exception]).await;
         assert!(
-            said.contains("\nfailed") && said.contains("cannot be reached"),
-            "{exception:?}: {said}"
+            output.contains("\nfailed") && output.contains("cannot be reached"),
+            "{exception:?}: {output}"
         );
     }
     let local = Api::start(|_| Some(ok(&granted()))).await;
-    let said = run_device(&[
+    let output = run_device(&[
         (URL, &local.url()),
-        ("HTTP_PROXY", &through),
-        ("http_proxy", &through),
-        ("ALL_PROXY", &through),
+        ("HTTP_PROXY", &proxy_url),
+        ("http_proxy", &proxy_url),
+        ("ALL_PROXY", &proxy_url),
     ])
     .await;
-    assert!(said.contains("\nregistered"), "{said}");
-    assert_eq!(proxy.heads().len(), seen, "nothing else went through it");
+    assert!(output.contains("\nregistered"), "{output}");
+    assert_eq!(proxy.heads().len(), seen, "no other request used the proxy");
 }

@@ -1,10 +1,10 @@
-//! Registration against a real HTTP server: what is sent, what comes of it, and when it is sent again.
+//! Registration with a real HTTP server: requests, results, and retries.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "this is a test throughout"
+    reason = "test code"
 )]
 
 mod common;
@@ -13,13 +13,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::http::header::{DATE, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
-use cloud_provision::{BuildError, Client, ProvisionError, SerialProblem};
+use cloud_provision::{BuildError, Client, ProvisionError, SerialNumberError};
 use serde_json::json;
 
 use common::{Api, KEY, granted, key, ok, outcome, quick, with_status};
 
 #[tokio::test]
-async fn the_request_is_the_one_that_the_platform_expects() {
+async fn request_and_result_match_the_protocol() {
     let answer = granted();
     let sent = answer.clone();
     let api = Api::start(move |_| Some(ok(&sent))).await;
@@ -72,7 +72,7 @@ async fn the_request_is_the_one_that_the_platform_expects() {
 }
 
 #[tokio::test]
-async fn an_absent_error_and_unknown_keys_are_fine() {
+async fn absent_error_and_unknown_keys_are_accepted() {
     let mut answer = granted();
     answer["registration"]
         .as_object_mut()
@@ -85,7 +85,7 @@ async fn an_absent_error_and_unknown_keys_are_fine() {
 }
 
 #[tokio::test]
-async fn keys_of_each_form_are_taken() {
+async fn pkcs1_and_sec1_keys_are_accepted() {
     let mut answer = granted();
     let iot = &mut answer["registration"]["thing"]["iot"];
     iot["certificates"]["device_certificate"] = json!(include_str!("data/pkcs1.cert.pem"));
@@ -98,7 +98,7 @@ async fn keys_of_each_form_are_taken() {
 }
 
 #[tokio::test]
-async fn what_passes_is_waited_out() {
+async fn transient_failures_are_retried() {
     for first in [500, 502, 503, 429] {
         let answer = granted();
         let api = Api::start(move |n| {
@@ -116,10 +116,10 @@ async fn what_passes_is_waited_out() {
 }
 
 #[tokio::test]
-async fn a_refusal_after_an_unclear_attempt_is_told_apart_from_one_at_once() {
+async fn refusal_after_ambiguous_attempt_is_distinguished() {
     let used = json!({"registration": {"error": "already used", "thing": null}});
     for (status, body) in [(409, used), (401, json!(null))] {
-        // A gateway gives up waiting for a platform that has meanwhile registered the device.
+        // A gateway times out while the platform registers the device.
         let (error, requests) = {
             let api = Api::start(move |n| {
                 Some(match n {
@@ -135,7 +135,7 @@ async fn a_refusal_after_an_unclear_attempt_is_told_apart_from_one_at_once() {
         assert_eq!(requests, 2);
         assert!(error.may_have_registered() && !error.is_retryable());
         assert!(
-            matches!(error, ProvisionError::RefusedLater { status: got, earlier: 504, .. } if got == status),
+            matches!(error, ProvisionError::RefusedAfterRetry { status: actual, earlier: 504, .. } if actual == status),
             "{error}"
         );
         assert!(error.to_string().contains("needs a new key"), "{error}");
@@ -143,7 +143,7 @@ async fn a_refusal_after_an_unclear_attempt_is_told_apart_from_one_at_once() {
 }
 
 #[tokio::test]
-async fn a_date_that_is_far_from_ours_is_reported_as_the_clocks_skew() {
+async fn distant_date_is_reported_as_clock_skew() {
     for (date, text) in [
         ("Fri, 01 Jan 2100 00:00:00 GMT", " h slow"),
         ("Wed, 01 Jan 2020 00:00:00 GMT", " h fast"),
@@ -165,14 +165,14 @@ async fn a_date_that_is_far_from_ours_is_reported_as_the_clocks_skew() {
         let off = (skew.correction_ms() - expected).unsigned_abs();
         assert!(off < 60_000, "{skew:?}, {expected}");
     }
-    // The same machine, so the same clock.
+    // The server runs on the same machine and has the same clock.
     let api = Api::start(|_| Some(ok(&granted()))).await;
     let provisioned = api.client().register("SN0001", &key()).await.unwrap();
     assert!(!provisioned.clock_skew.unwrap().is_significant());
 }
 
 #[tokio::test]
-async fn a_wrong_clock_does_not_bend_the_wait_that_the_platform_asks_for() {
+async fn retry_after_date_is_relative_to_the_response_date() {
     let answer = granted();
     let api = Api::start(move |n| {
         let wait = [
@@ -190,7 +190,7 @@ async fn a_wrong_clock_does_not_bend_the_wait_that_the_platform_asks_for() {
 }
 
 #[tokio::test]
-async fn retry_after_is_kept_to_and_bounded() {
+async fn retry_after_is_honored_and_bounded() {
     let answer = granted();
     let api = Api::start(move |n| {
         Some(if n == 0 {
@@ -200,16 +200,16 @@ async fn retry_after_is_kept_to_and_bounded() {
         })
     })
     .await;
-    let begun = Instant::now();
+    let started = Instant::now();
     api.client().register("SN0001", &key()).await.unwrap();
     assert!(
-        begun.elapsed() >= Duration::from_secs(1),
+        started.elapsed() >= Duration::from_secs(1),
         "{:?}",
-        begun.elapsed()
+        started.elapsed()
     );
     assert_eq!(api.requests(), 2);
 
-    let begun = Instant::now();
+    let started = Instant::now();
     let (error, requests) = outcome(|| with_header(429, RETRY_AFTER, "86400")).await;
     assert!(error.to_string().contains("86400 s"), "{error}");
     assert!(
@@ -236,7 +236,7 @@ async fn retry_after_is_kept_to_and_bounded() {
         "{error}"
     );
     assert_eq!(requests, 1);
-    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert!(started.elapsed() < Duration::from_secs(30));
 }
 
 fn with_header(status: u16, name: axum::http::HeaderName, value: &'static str) -> Response {
@@ -244,13 +244,13 @@ fn with_header(status: u16, name: axum::http::HeaderName, value: &'static str) -
 }
 
 #[tokio::test]
-async fn a_serial_number_that_could_bend_a_topic_is_not_sent() {
+async fn invalid_serial_number_is_not_sent() {
     let api = Api::start(|_| Some(ok(&granted()))).await;
     for (serial, problem) in [
-        ("a/b#", SerialProblem::Character('/')),
-        ("", SerialProblem::Empty),
-        (&"x".repeat(129), SerialProblem::TooLong),
-        ("a\n", SerialProblem::Character('\n')),
+        ("a/b#", SerialNumberError::Character('/')),
+        ("", SerialNumberError::Empty),
+        (&"x".repeat(129), SerialNumberError::TooLong),
+        ("a\n", SerialNumberError::Character('\n')),
     ] {
         let error = api.client().register(serial, &key()).await.unwrap_err();
         assert_eq!(error, ProvisionError::SerialNumber(problem));
@@ -259,7 +259,7 @@ async fn a_serial_number_that_could_bend_a_topic_is_not_sent() {
 }
 
 #[test]
-fn settings_that_cannot_work_are_refused_at_once() {
+fn invalid_settings_fail_the_build() {
     let build = |url: &str| Client::builder(url).build().unwrap_err();
     assert!(matches!(
         build("http://api.example.com"),
@@ -275,7 +275,7 @@ fn settings_that_cannot_work_are_refused_at_once() {
         https().additional_roots_pem("hello").build(),
         Err(BuildError::Root(_))
     ));
-    // As a Windows editor saves it.
+    // With a byte order mark, as some Windows editors save it.
     let root = format!("\u{feff}{}", common::pair("root.example").0);
     assert!(https().additional_roots_pem(root).build().is_ok());
     assert!(matches!(

@@ -1,10 +1,10 @@
-//! Nothing that is logged, at any level, by us or by what we build on, contains a secret.
+//! No log line at any level, from this crate or a dependency, contains a secret.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "this is a test throughout"
+    reason = "test code"
 )]
 
 mod common;
@@ -12,7 +12,7 @@ mod common;
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use cloud_provision::{KeyPurpose, KeySource, KeySourceError, OwnKey, PrivateKeyPem};
+use cloud_provision::{DeviceKey, KeyPurpose, KeySource, KeySourceError, PrivateKeyPem};
 use tracing_subscriber::filter::LevelFilter;
 
 use common::{Api, KEY, granted, key, ok, with_status};
@@ -31,17 +31,17 @@ impl io::Write for Captured {
     }
 }
 
-/// Makes keys, and remembers them in PEM.
+/// Generates keys and keeps them in PEM.
 #[derive(Default)]
-struct OwnKeys(Mutex<Vec<String>>);
+struct RecordingSource(Mutex<Vec<String>>);
 
-impl KeySource for OwnKeys {
-    async fn make_key(&self, _: KeyPurpose, _: &str) -> Result<OwnKey, KeySourceError> {
+impl KeySource for RecordingSource {
+    async fn make_key(&self, _: KeyPurpose, _: &str) -> Result<DeviceKey, KeySourceError> {
         let key = rcgen::KeyPair::generate().unwrap();
         let request = rcgen::CertificateParams::default().serialize_request(&key);
         self.0.lock().unwrap().push(key.serialize_pem());
         let private_key = PrivateKeyPem::new(key.serialize_pem());
-        Ok(OwnKey::new(private_key, request.unwrap().pem().unwrap()))
+        Ok(DeviceKey::new(private_key, request.unwrap().pem().unwrap()))
     }
 }
 
@@ -73,25 +73,28 @@ async fn no_log_line_contains_a_secret() {
     })
     .await;
     let client = api.client();
-    let mut said = format!("{:?}", client.register("SN0001", &key()).await.unwrap());
+    let mut output = format!("{:?}", client.register("SN0001", &key()).await.unwrap());
     for _ in 0..2 {
         let error = client.register("SN0001", &key()).await.unwrap_err();
         tracing::error!(%error, ?error, key = ?key(), "as a host would log it");
-        said.push_str(&format!("{error} {error:?}"));
+        output.push_str(&format!("{error} {error:?}"));
     }
-    let own = OwnKeys::default();
-    let registered = client.register_with_keys("SN0001", &key(), &own).await;
-    said.push_str(&format!("{registered:?}"));
+    let source = RecordingSource::default();
+    let registered = client.register_with_keys("SN0001", &key(), &source).await;
+    output.push_str(&format!("{registered:?}"));
     drop(guard);
 
-    said.push_str(&String::from_utf8(captured.0.lock().unwrap().clone()).unwrap());
+    output.push_str(&String::from_utf8(captured.0.lock().unwrap().clone()).unwrap());
     for expected in [
         "registering",
         "trying again",
         "registered",
         "as a host would log it",
     ] {
-        assert!(said.contains(expected), "the log was not captured: {said}");
+        assert!(
+            output.contains(expected),
+            "the log was not captured: {output}"
+        );
     }
     let thing = &answer["registration"]["thing"];
     let keys = [
@@ -104,12 +107,12 @@ async fn no_log_line_contains_a_secret() {
             .lines()
             .filter(|line| !line.starts_with("-----"))
     });
-    let own = own.0.lock().unwrap().clone();
-    assert_eq!(own.len(), 2, "the platform was asked with keys of our own");
+    let own = source.0.lock().unwrap().clone();
+    assert_eq!(own.len(), 2, "the request contains the device's keys");
     let own_lines = own
         .iter()
         .flat_map(|pem| pem.lines().filter(|line| !line.starts_with("-----")));
     for secret in lines.chain(own_lines).chain([KEY]) {
-        assert!(!said.contains(secret), "{secret} in {said}");
+        assert!(!output.contains(secret), "{secret} in {output}");
     }
 }

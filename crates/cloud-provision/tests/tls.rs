@@ -1,10 +1,10 @@
-//! Whom the client believes to be the platform.
+//! Authentication of the platform.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "this is a test throughout"
+    reason = "test code"
 )]
 
 mod common;
@@ -24,7 +24,7 @@ fn client(api: &Api, ca: &Ca) -> Client {
 }
 
 #[tokio::test]
-async fn a_server_of_a_trusted_ca_is_asked_over_the_best_http_that_it_speaks() {
+async fn trusted_server_is_used_with_its_best_http_version() {
     let ca = ca();
     for (alpn, version) in [
         (
@@ -41,7 +41,7 @@ async fn a_server_of_a_trusted_ca_is_asked_over_the_best_http_that_it_speaks() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_prove_who_it_is_gets_no_key() {
+async fn untrusted_server_receives_no_key() {
     let (trusted, foreign) = (ca(), ca());
     for (api, what) in [
         (
@@ -68,7 +68,7 @@ async fn a_server_that_cannot_prove_who_it_is_gets_no_key() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_not_spoken_to_in_clear() {
+async fn server_without_tls_receives_no_plain_text() {
     let api = Api::start(|_| Some(ok(&granted()))).await;
     let error = client(&api, &ca())
         .register("SN0001", &key())
@@ -85,7 +85,7 @@ async fn a_server_without_tls_is_not_spoken_to_in_clear() {
 }
 
 #[tokio::test]
-async fn a_certificate_out_of_its_time_gets_no_key_and_throws_doubt_on_the_clock() {
+async fn certificate_outside_validity_receives_no_key_and_suggests_clock() {
     let ca = ca();
     let expired = api(&ca, "127.0.0.1", Dates::Past, &[]).await;
     let error = client(&expired, &ca)
@@ -107,7 +107,7 @@ async fn a_certificate_out_of_its_time_gets_no_key_and_throws_doubt_on_the_clock
         .register("SN0001", &key())
         .await
         .unwrap_err();
-    // A clock that is set meanwhile makes it pass.
+    // A corrected clock lets a retry succeed.
     assert!(
         matches!(error, ProvisionError::NotValidYet { .. }) && error.is_retryable(),
         "{error}"

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use cloud_facade::config::LoadError;
-use cloud_facade::provision::{ClockSkew, GeneratedKeys, Stage};
+use cloud_facade::provision::{ClockSkew, GeneratedKeys, RequestStage};
 use cloud_facade::{Existing, Registered, register, register_with_keys};
 use serde_json::json;
 use tokio::time::timeout;
@@ -108,7 +108,7 @@ pub(crate) async fn run(
         registered = &mut asked => registered,
         () = shutdown.requested() => match client.stage() {
             // The key works once, so that an answer that is here is not given up.
-            Stage::Answered => timeout(STORING, asked).await.map_err(|_| {
+            RequestStage::Answered => timeout(STORING, asked).await.map_err(|_| {
                 Failure::Failed(format!(
                     "interrupted while the answer of {url} was stored, which took too long; see with `clesyde-cloud status` \
                      whether it is there, and get a new key for this device if it is not"
@@ -147,9 +147,9 @@ pub(crate) async fn run(
 }
 
 /// What may have become of the key.
-fn interrupted(stage: Stage, url: &ApiUrl) -> String {
+fn interrupted(stage: RequestStage, url: &ApiUrl) -> String {
     match stage {
-        Stage::Unsent => format!(
+        RequestStage::Unsent => format!(
             "interrupted before {url} was asked to register the device: the key is as good as before"
         ),
         _ => format!(

@@ -1,9 +1,9 @@
-//! A registration API to talk to: a real HTTP server on a loopback port, whose answers a test chooses.
+//! A registration API: a real HTTP server on a loopback port with responses that a test chooses.
 
 #![allow(
     dead_code,
     clippy::unwrap_used,
-    reason = "each test binary uses a part of it"
+    reason = "each test binary uses a part of this module"
 )]
 
 pub(crate) mod tls;
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// What the server got.
+/// A request that the server received.
 #[derive(Debug, Clone)]
 pub(crate) struct Received {
     pub(crate) method: Method,
@@ -34,7 +34,7 @@ pub(crate) struct Received {
     pub(crate) body: Bytes,
 }
 
-/// The server. Ends with this value.
+/// The server. Dropping it stops the server.
 pub(crate) struct Api {
     pub(crate) address: SocketAddr,
     count: Arc<AtomicUsize>,
@@ -43,15 +43,15 @@ pub(crate) struct Api {
 }
 
 impl Api {
-    /// Answers request number n, from 0, with `answer(n)`, and never if that is `None`.
+    /// Answers request n, from 0, with `answer(n)`, or never if that is `None`.
     pub(crate) async fn start(
         answer: impl Fn(usize) -> Option<Response> + Clone + Send + Sync + 'static,
     ) -> Self {
-        Self::start_reading(move |n, _| answer(n)).await
+        Self::start_with_body(move |n, _| answer(n)).await
     }
 
-    /// The same with an answer that depends on what is asked.
-    pub(crate) async fn start_reading(
+    /// Like `start`, with a response that depends on the request body.
+    pub(crate) async fn start_with_body(
         answer: impl Fn(usize, &[u8]) -> Option<Response> + Clone + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -101,7 +101,7 @@ impl Api {
         format!("http://{}", self.address)
     }
 
-    /// How many requests came.
+    /// Returns the number of received requests.
     pub(crate) fn requests(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
@@ -121,7 +121,7 @@ impl Drop for Api {
     }
 }
 
-/// With waits between attempts that a test can sit through.
+/// Shortens the delays between attempts.
 pub(crate) fn quick(builder: ClientBuilder) -> ClientBuilder {
     let mut retry = Retry::default();
     retry.attempts = 3;
@@ -140,7 +140,7 @@ pub(crate) fn pair(name: &str) -> (String, String) {
     (made.cert.pem(), made.signing_key.serialize_pem())
 }
 
-/// An answer as the platform gives it.
+/// A successful response.
 pub(crate) fn granted() -> Value {
     let (device_certificate, device_key) = pair("SN0001");
     let (root, _) = pair("ca.example");
@@ -169,7 +169,7 @@ pub(crate) fn ok(body: &Value) -> Response {
     with_status(200, axum::Json(body.clone()))
 }
 
-/// The error that one fixed answer leads to, and how often it was asked for.
+/// Returns the error for one fixed response, and the number of requests.
 pub(crate) async fn outcome(
     answer: impl Fn() -> Response + Clone + Send + Sync + 'static,
 ) -> (ProvisionError, usize) {

@@ -1,4 +1,4 @@
-//! An API behind TLS, with a certificate authority of its own.
+//! An API over TLS with its own certificate authority.
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,7 +33,7 @@ impl Listener for TlsListener {
     async fn accept(&mut self) -> (Self::Io, SocketAddr) {
         loop {
             let (stream, address) = self.tcp.accept().await.unwrap();
-            // A client that does not like us goes away here.
+            // A client that rejects the certificate disconnects here.
             if let Ok(stream) = self.acceptor.accept(stream).await {
                 return (stream, address);
             }
@@ -45,7 +45,7 @@ impl Listener for TlsListener {
     }
 }
 
-/// When a server's certificate is valid.
+/// Validity of a server's certificate.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Dates {
     Now,
@@ -53,7 +53,7 @@ pub(crate) enum Dates {
     Future,
 }
 
-/// An API behind a certificate of this CA for this name.
+/// Starts an API with a certificate from this CA for this name.
 pub(crate) async fn api(ca: &Ca, name: &str, dates: Dates, alpn: &[&[u8]]) -> Api {
     let server_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();

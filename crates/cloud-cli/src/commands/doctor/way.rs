@@ -76,7 +76,7 @@ pub(super) fn name(host: &str, found: &io::Result<Vec<IpAddr>>) -> Finding {
 
 /// Whether the API answers, and what time it is there.
 pub(super) async fn api(client: &Client) -> (Finding, Finding) {
-    match client.reach().await {
+    match client.probe().await {
         Ok(reached) => (
             Finding::Good(format!("{} answers", client.url())),
             match reached.clock_skew {

@@ -1,8 +1,7 @@
-//! One request and its answer, without a second try.
+//! One HTTP request and its response, without retries.
 //!
-//! Everything that the other side sends is bounded: the body by [`MAX_BODY`] while it arrives, the time by a limit on
-//! connecting and one on the whole. Redirects are not followed. What goes out and what comes in carries secrets, so both
-//! buffers are wiped and neither is ever logged.
+//! The body is limited to [`MAX_BODY`] while it arrives, and the time by a connect timeout and an attempt timeout.
+//! Redirects are not followed. Request and response contain secrets, so both buffers are zeroized and neither is logged.
 
 use std::error::Error;
 use std::io;
@@ -15,39 +14,39 @@ use rustls::CertificateError;
 use rustls_pki_types::UnixTime;
 use zeroize::Zeroizing;
 
-use crate::answer;
-use crate::clock::ClockSkew;
-use crate::error::{Malformed, ProvisionError};
-use crate::provisioned::{Doubt, Provisioned};
+use crate::attempt_state::AttemptTracker;
+use crate::clock_skew::ClockSkew;
+use crate::error::{MalformedResponse, ProvisionError};
+use crate::provisioned::{InvalidResponse, Provisioned};
 use crate::request::Registration;
-use crate::stage::Progress;
+use crate::response;
 
-/// Longest answer read, in bytes. A real one has about 15 KiB: five PEM texts, of which one is a chain.
+/// Maximum response body in bytes. A real one has about 15 KiB: five PEM texts, one of them a chain.
 pub const MAX_BODY: usize = 256 * 1024;
 
-/// What [`Client::reach`](crate::Client::reach) found.
+/// Result of [`Client::probe`](crate::Client::probe).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Reached {
-    /// The HTTP status of the answer. It is not success on any platform that takes nothing but POST, which does not matter.
+pub struct ApiProbe {
+    /// The HTTP status. A platform that accepts only POST returns an error status here, which is fine.
     pub status: u16,
-    /// How far this device's clock is from the platform's. `None` if the answer had no date.
+    /// Deviation of this device's clock from the platform's. `None` if the response has no `Date`.
     pub clock_skew: Option<ClockSkew>,
 }
 
-/// Where and how to ask.
+/// Sends single requests to the registration URL.
 #[derive(Debug)]
-pub(crate) struct Exchange {
+pub(crate) struct ApiClient {
     pub(crate) http: reqwest::Client,
     pub(crate) url: Url,
     pub(crate) connect_timeout: Duration,
     pub(crate) attempt_timeout: Duration,
-    pub(crate) progress: Progress,
+    pub(crate) tracker: AttemptTracker,
 }
 
-impl Exchange {
+impl ApiClient {
     pub(crate) async fn send(&self, request: Registration) -> Result<Provisioned, ProvisionError> {
-        self.progress.ask();
+        self.tracker.start_attempt();
         let limit = self.attempt_timeout;
         let result = match tokio::time::timeout(limit, self.exchange(request)).await {
             Ok(result) => result,
@@ -56,13 +55,13 @@ impl Exchange {
                 limit,
             }),
         };
-        self.progress.end(&result);
+        self.tracker.finish_attempt(&result);
         result
     }
 
-    /// See [`Client::reach`](crate::Client::reach).
-    pub(crate) async fn reach(&self) -> Result<Reached, ProvisionError> {
-        let (sent, begun) = (SystemTime::now(), Instant::now());
+    /// See [`Client::probe`](crate::Client::probe).
+    pub(crate) async fn probe(&self) -> Result<ApiProbe, ProvisionError> {
+        let (sent, started) = (SystemTime::now(), Instant::now());
         let unreachable = |reason| ProvisionError::Unreachable {
             url: self.url(),
             reason,
@@ -74,34 +73,34 @@ impl Exchange {
                     url: self.url(),
                     limit: self.attempt_timeout,
                 })?
-                .map_err(|error| match self.not_sent_or_lost(&error) {
-                    // There was nothing in it that could have been lost.
+                .map_err(|error| match self.request_error(&error) {
+                    // A GET has no effect that could be lost.
                     ProvisionError::Interrupted { reason, .. } => unreachable(reason),
                     other => other,
                 })?;
         let status = response.status();
         match self.failed(status, retry_after(&response)) {
-            _ if status.is_redirection() => Err(self.redirected(&response)),
-            // A browser's page with status 200 is no API's answer.
+            _ if status.is_redirection() => Err(self.redirect_error(&response)),
+            // A web page with status 200 is not from the API.
             _ if status.is_success() && is_html(&response) => {
                 Err(ProvisionError::WebPage { url: self.url() })
             }
-            // There was no request behind it that could have come to something.
-            error if error.may_have_registered() => {
-                Err(unreachable(format!("a gateway says {status}").into()))
-            }
+            // A GET cannot have registered the device.
+            error if error.may_have_registered() => Err(unreachable(
+                format!("a gateway responded with {status}").into(),
+            )),
             error @ (ProvisionError::CaptivePortal { .. } | ProvisionError::Server { .. }) => {
                 Err(error)
             }
-            _ => Ok(Reached {
+            _ => Ok(ApiProbe {
                 status: status.as_u16(),
-                clock_skew: clock_skew(&response, sent, begun.elapsed()),
+                clock_skew: clock_skew(&response, sent, started.elapsed()),
             }),
         }
     }
 
     async fn exchange(&self, request: Registration) -> Result<Provisioned, ProvisionError> {
-        let (sent, begun) = (SystemTime::now(), Instant::now());
+        let (sent, started) = (SystemTime::now(), Instant::now());
         let response = self
             .http
             .post(self.url.clone())
@@ -110,17 +109,17 @@ impl Exchange {
             .body(request.body)
             .send()
             .await
-            .map_err(|error| self.not_sent_or_lost(&error))?;
-        let clock_skew = clock_skew(&response, sent, begun.elapsed());
+            .map_err(|error| self.request_error(&error))?;
+        let clock_skew = clock_skew(&response, sent, started.elapsed());
         let status = response.status();
         if status.is_redirection() {
-            return Err(self.redirected(&response));
+            return Err(self.redirect_error(&response));
         }
         let retry_after = retry_after(&response);
         let is_html = is_html(&response);
         let body = self.read(response).await;
         if let Ok(body) = &body
-            && let Some(message) = answer::refusal(body, &request.key)
+            && let Some(message) = response::refusal(body, &request.key)
         {
             return Err(ProvisionError::Refused {
                 url: self.url(),
@@ -136,24 +135,31 @@ impl Exchange {
             url: self.url(),
             what,
         };
-        let thing = answer::thing(&body)
-            .map_err(|what| malformed(if is_html { Malformed::Html } else { what }))?;
-        Provisioned::check(thing, request.keys.as_deref(), clock_skew).map_err(
-            |doubt| match doubt {
-                Doubt::Malformed(what) => malformed(what),
-                Doubt::Foreign(field) => ProvisionError::ForeignCertificate {
+        let thing = response::thing(&body).map_err(|what| {
+            malformed(if is_html {
+                MalformedResponse::Html
+            } else {
+                what
+            })
+        })?;
+        Provisioned::check(thing, request.keys.as_deref(), clock_skew).map_err(|invalid| {
+            match invalid {
+                InvalidResponse::Malformed(what) => malformed(what),
+                InvalidResponse::CertificateMismatch(field) => {
+                    ProvisionError::CertificateMismatch {
+                        url: self.url(),
+                        field,
+                    }
+                }
+                InvalidResponse::KeyMismatch(field) => ProvisionError::KeyMismatch {
                     url: self.url(),
                     field,
                 },
-                Doubt::Mismatched(field) => ProvisionError::Mismatched {
-                    url: self.url(),
-                    field,
-                },
-            },
-        )
+            }
+        })
     }
 
-    /// The body, up to the limit, in one allocation that does not move.
+    /// Reads the body up to the limit into one allocation, which never moves and leaves no copy of a secret.
     async fn read(&self, mut response: Response) -> Result<Zeroizing<Vec<u8>>, ProvisionError> {
         let too_large = || ProvisionError::TooLarge {
             url: self.url(),
@@ -174,7 +180,7 @@ impl Exchange {
                 Err(error) => {
                     return Err(ProvisionError::Interrupted {
                         url: self.url(),
-                        reason: innermost(&error).into(),
+                        reason: root_cause(&error).into(),
                     });
                 }
             }
@@ -198,21 +204,21 @@ impl Exchange {
         }
     }
 
-    fn redirected(&self, response: &Response) -> ProvisionError {
+    fn redirect_error(&self, response: &Response) -> ProvisionError {
         let location = response.headers().get(LOCATION);
         ProvisionError::Redirected {
             url: self.url(),
             status: response.status().as_u16(),
             location: location.map_or_else(
-                || "nowhere".into(),
+                || "an unspecified location".into(),
                 |value| UntrustedText::from_bytes(value.as_bytes()),
             ),
         }
     }
 
-    /// Tells a connection that was never made from one that broke with the request on its way.
-    fn not_sent_or_lost(&self, error: &reqwest::Error) -> ProvisionError {
-        let (url, reason) = (self.url(), UntrustedText::from(innermost(error)));
+    /// Classifies an error: no connection was made, or the connection broke with the request in flight.
+    fn request_error(&self, error: &reqwest::Error) -> ProvisionError {
+        let (url, reason) = (self.url(), UntrustedText::from(root_cause(error)));
         if !error.is_connect() {
             return ProvisionError::Interrupted { url, reason };
         }
@@ -226,7 +232,7 @@ impl Exchange {
             return ProvisionError::Proxy { url, reason };
         }
         match tls_error(error) {
-            Some(error) => untrusted(url, error),
+            Some(error) => tls_failure(url, error),
             None => ProvisionError::Unreachable { url, reason },
         }
     }
@@ -249,13 +255,13 @@ fn is_html(response: &Response) -> bool {
     })
 }
 
-/// `Retry-After` in either of its forms: seconds, or a date.
+/// Parses `Retry-After` in both forms: seconds or a date.
 fn retry_after(response: &Response) -> Option<Duration> {
     let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    // Against the answer's own date, since our clock may be wrong.
+    // Relative to the response's own date, because this device's clock may be wrong.
     let now = date(response).unwrap_or_else(SystemTime::now);
     let at = httpdate::parse_http_date(value).ok()?;
     Some(at.duration_since(now).unwrap_or(Duration::ZERO))
@@ -266,8 +272,8 @@ fn date(response: &Response) -> Option<SystemTime> {
     httpdate::parse_http_date(value).ok()
 }
 
-/// The cause at the end of the chain, which is what a person can act on; the links before it say "error sending request".
-fn innermost(error: &reqwest::Error) -> String {
+/// Returns the last error of the source chain, the actionable one; the outer ones say "error sending request".
+fn root_cause(error: &reqwest::Error) -> String {
     let mut current: &dyn Error = error;
     while let Some(next) = current.source() {
         current = next;
@@ -275,38 +281,38 @@ fn innermost(error: &reqwest::Error) -> String {
     current.to_string()
 }
 
-/// Each error that led to this one, outermost first.
-fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+/// Iterates over the sources of an error, outermost first.
+fn error_chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
     std::iter::successors(error.source(), |&link| {
         match link
             .downcast_ref::<io::Error>()
             .and_then(io::Error::get_ref)
         {
-            // An I/O error names as its source the source of what it wraps, and so passes over the wrapped error itself.
+            // `io::Error::source` skips the wrapped error and returns that error's source.
             Some(wrapped) => Some(wrapped),
             None => link.source(),
         }
     })
 }
 
-/// What went wrong between us and a proxy, if that is where it went wrong.
+/// Returns the proxy's failure, if the error is from the CONNECT exchange.
 fn proxy_error(error: &reqwest::Error) -> Option<UntrustedText> {
-    // The type is not public; its words are.
+    // The error type is private, so only its text identifies it.
     let at = |link: &&(dyn Error + 'static)| link.to_string().starts_with("tunnel error: ");
-    let tunnel = causes(error).find(at)?.to_string();
+    let tunnel = error_chain(error).find(at)?.to_string();
     let tunnel = tunnel.trim_start_matches("tunnel error: ");
-    Some(match innermost(error) {
+    Some(match root_cause(error) {
         cause if cause.ends_with(tunnel) => tunnel.into(),
         cause => format!("{tunnel} ({cause})").into(),
     })
 }
 
-/// What TLS had against the server, if it was TLS.
+/// Returns the TLS error in the source chain, if any.
 fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
-    causes(error).find_map(|link| link.downcast_ref())
+    error_chain(error).find_map(|link| link.downcast_ref())
 }
 
-fn untrusted(url: String, error: &rustls::Error) -> ProvisionError {
+fn tls_failure(url: String, error: &rustls::Error) -> ProvisionError {
     let at = |time: UnixTime| SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs());
     match error {
         rustls::Error::InvalidCertificate(CertificateError::NotValidYetContext {
@@ -331,7 +337,7 @@ fn untrusted(url: String, error: &rustls::Error) -> ProvisionError {
     }
 }
 
-/// Our clock against the answer's `Date`.
+/// Measures the clock skew by the response's `Date`.
 fn clock_skew(response: &Response, sent: SystemTime, took: Duration) -> Option<ClockSkew> {
     let skew = ClockSkew::measure(date(response)?, sent, took);
     if skew.is_significant() {

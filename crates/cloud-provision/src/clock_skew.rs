@@ -1,15 +1,15 @@
-//! Our clock against the platform's: by the `Date` of its answer, or by what a certificate's dates give away.
+//! Clock skew between this device and the platform, measured by the `Date` header.
 //!
-//! A device whose battery was flat starts in 1970, and then everything fails for reasons that look like anything else.
-//! This module measures and words it; it sets no clock, and nothing is trusted because of it.
+//! A device without a battery-backed clock may start in 1970, and then TLS fails with misleading errors. This module only
+//! measures and formats the skew: it sets no clock, and no trust decision depends on it.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-/// Deviations up to this are not worth a word: certificates and tokens allow for more.
+/// Deviations up to this are insignificant: certificates and tokens tolerate more.
 const TOLERATED: Duration = Duration::from_secs(30);
 
-/// How far this device's clock is from the platform's, as its answer showed.
+/// Deviation of this device's clock from the platform's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockSkew {
     correction_ms: i64,
@@ -17,9 +17,9 @@ pub struct ClockSkew {
 }
 
 impl ClockSkew {
-    /// What an answer says that is dated `date`, to a request sent when our clock showed `sent` and answered in `took`.
+    /// Computes the skew from a response dated `date`, to a request sent at `sent` by this clock and answered in `took`.
     ///
-    /// The date is cut to whole seconds, and was written at some moment between the two: so the middle of both is taken.
+    /// The date is truncated to seconds and lies between request and response, so both midpoints are used.
     pub(crate) fn measure(date: SystemTime, sent: SystemTime, took: Duration) -> Self {
         let theirs = milliseconds(date) + 500;
         let ours = milliseconds(sent + took / 2);
@@ -29,19 +29,19 @@ impl ClockSkew {
         }
     }
 
-    /// Milliseconds to add to this device's clock to get the platform's: more than 0 if ours is slow.
+    /// Returns the milliseconds to add to this device's clock to get the platform's: positive if this clock is slow.
     #[must_use]
     pub fn correction_ms(&self) -> i64 {
         self.correction_ms
     }
 
-    /// How far [`correction_ms`](Self::correction_ms) may be off: half of the time that the answer took, and half a second.
+    /// Returns the maximum error of [`correction_ms`](Self::correction_ms): half of the response time plus half a second.
     #[must_use]
     pub fn uncertainty(&self) -> Duration {
         self.uncertainty
     }
 
-    /// Whether the clock is wrong by more than the measurement may be, and by more than 30 s.
+    /// Reports whether the deviation exceeds both the measurement's uncertainty and 30 s.
     #[must_use]
     pub fn is_significant(&self) -> bool {
         self.size() > self.uncertainty.max(TOLERATED)
@@ -52,7 +52,7 @@ impl ClockSkew {
     }
 }
 
-/// As in "the clock of this device is *2 h 5 min slow*".
+/// Formats the skew as in "the clock of this device is *2 h 5 min slow*".
 impl fmt::Display for ClockSkew {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.size() <= self.uncertainty {
@@ -63,14 +63,14 @@ impl fmt::Display for ClockSkew {
         } else {
             "fast"
         };
-        write!(f, "{} {direction}", Rough(self.size()))
+        write!(f, "{} {direction}", HumanDuration(self.size()))
     }
 }
 
-/// A span of time as people say it: in its two largest units.
-pub(crate) struct Rough(pub(crate) Duration);
+/// Formats a duration in its two largest units.
+pub(crate) struct HumanDuration(pub(crate) Duration);
 
-impl fmt::Display for Rough {
+impl fmt::Display for HumanDuration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
         let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -83,7 +83,7 @@ impl fmt::Display for Rough {
     }
 }
 
-/// Since 1970, and before it for clocks that are there.
+/// Milliseconds since the Unix epoch, negative before it.
 fn milliseconds(time: SystemTime) -> i64 {
     let in_range = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX / 4);
     match time.duration_since(SystemTime::UNIX_EPOCH) {
@@ -101,9 +101,9 @@ mod tests {
     }
 
     #[test]
-    fn a_right_clock_is_right_however_long_the_answer_took() {
+    fn correct_clock_is_insignificant_for_any_response_time() {
         for took in [0, 2, 40] {
-            // Written half-way, in the middle of its second.
+            // The date is written halfway through the exchange, in the middle of its second.
             let sent = at(1_000_000) - Duration::from_millis(took * 500 - took * 500 % 1000);
             let skew = ClockSkew::measure(at(1_000_000), sent, Duration::from_secs(took));
             assert!(!skew.is_significant(), "{skew:?}");
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_clock_is_told_with_size_and_direction() {
+    fn wrong_clock_is_reported_with_size_and_direction() {
         let second = Duration::from_secs(1);
         let slow = ClockSkew::measure(at(1_790_000_000), at(12), second);
         assert!(slow.is_significant());
@@ -122,8 +122,8 @@ mod tests {
         assert_eq!(fast.correction_ms(), -7_500_000);
         assert_eq!(fast.to_string(), "2 h 5 min fast");
         assert!(ClockSkew::measure(at(1_000_100), at(1_000_000), second).is_significant());
-        // A minute's doubt outweighs 40 s.
-        let doubtful = ClockSkew::measure(at(1_000_100), at(1_000_000), 120 * second);
-        assert!(!doubtful.is_significant());
+        // An uncertainty of a minute outweighs 40 s.
+        let uncertain = ClockSkew::measure(at(1_000_100), at(1_000_000), 120 * second);
+        assert!(!uncertain.is_significant());
     }
 }

@@ -1,17 +1,14 @@
-//! What the platform answers: JSON, read with care.
+//! The JSON body of a response.
 //!
-//! Keys that are not known are ignored everywhere; `error` absent counts as null, and any other value means refused,
-//! whatever else is in the answer. The JSON library's own messages are not passed on: they repeat the value at fault,
-//! which may be a private key.
-//!
-//! Protocol: `docs/protocol.md`, "Provisioning".
+//! Unknown keys are ignored at every level. An absent `error` counts as null; any other value means a refusal, regardless
+//! of the rest. Messages of the JSON library are not passed on: they repeat the offending value, which may be a private key.
 
 use cloud_net::UntrustedText;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
-use crate::error::Malformed;
+use crate::error::MalformedResponse;
 use crate::json_type;
 use crate::secret::{PrivateKeyPem, ProvisioningKey};
 
@@ -27,7 +24,7 @@ struct Registration<T> {
     thing: Option<T>,
 }
 
-/// The answer's `thing`, every key of which may be absent.
+/// The response's `thing`. Every key may be absent.
 #[derive(Deserialize)]
 pub(crate) struct Thing {
     pub(crate) iot: Option<Iot>,
@@ -63,36 +60,36 @@ pub(crate) struct Remote {
     pub(crate) pkey: Option<PrivateKeyPem>,
 }
 
-/// The platform's refusal, if the body is one. Anything that is not is `None`, whatever is wrong with it.
-/// Should the platform repeat our key in it, the key is left out.
+/// Returns the platform's reason if the body is a refusal, and `None` for any other body, even a malformed one. Redacts the
+/// provisioning key, in case the platform repeats it.
 pub(crate) fn refusal(body: &[u8], key: &ProvisioningKey) -> Option<UntrustedText> {
     let envelope: Envelope<IgnoredAny> = serde_json::from_slice(body).ok()?;
     match envelope.registration?.error {
         Value::Null => None,
-        Value::String(words) => Some(reason(&without(&words, key))),
-        other => Some(reason(&without(&other.to_string(), key))),
+        Value::String(text) => Some(reason(&redact(&text, key))),
+        other => Some(reason(&redact(&other.to_string(), key))),
     }
 }
 
-fn without(words: &str, key: &ProvisioningKey) -> String {
-    words.replace(key.expose(), "[redacted]")
+fn redact(text: &str, key: &ProvisioningKey) -> String {
+    text.replace(key.expose(), "[redacted]")
 }
 
-/// The `thing` of an answer that is not a refusal.
-pub(crate) fn thing(body: &[u8]) -> Result<Thing, Malformed> {
+/// Parses the `thing` of a response that is not a refusal.
+pub(crate) fn thing(body: &[u8]) -> Result<Thing, MalformedResponse> {
     let envelope: Envelope<Thing> = parse(body)?;
     let registration = envelope
         .registration
-        .ok_or(Malformed::Missing("registration"))?;
+        .ok_or(MalformedResponse::Missing("registration"))?;
     registration
         .thing
-        .ok_or(Malformed::Missing("registration.thing"))
+        .ok_or(MalformedResponse::Missing("registration.thing"))
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, MalformedResponse> {
     match body.trim_ascii() {
-        [] => return Err(Malformed::Empty),
-        [b'<', ..] => return Err(Malformed::Html),
+        [] => return Err(MalformedResponse::Empty),
+        [b'<', ..] => return Err(MalformedResponse::Html),
         _ => {}
     }
     serde_json::from_slice(body).map_err(|error| {
@@ -101,8 +98,8 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
         }
         match json_type::find_wrong(body) {
             Ok(Some(wrong)) => wrong,
-            // What does not fit by its type does so by its keys.
-            Ok(None) => Malformed::RepeatedKey {
+            // Without a type mismatch, the remaining cause is a duplicate key.
+            Ok(None) => MalformedResponse::RepeatedKey {
                 line: error.line(),
                 column: error.column(),
             },
@@ -111,21 +108,21 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Malformed> {
     })
 }
 
-fn not_json(error: &serde_json::Error) -> Malformed {
+fn not_json(error: &serde_json::Error) -> MalformedResponse {
     match error.is_eof() {
-        true => Malformed::CutOff,
-        false => Malformed::NotJson {
+        true => MalformedResponse::CutOff,
+        false => MalformedResponse::NotJson {
             line: error.line(),
             column: error.column(),
         },
     }
 }
 
-/// The reason that the platform gives; never empty.
-fn reason(words: &str) -> UntrustedText {
-    match words.trim() {
+/// Trims the platform's reason and replaces an empty one.
+fn reason(text: &str) -> UntrustedText {
+    match text.trim() {
         "" => "no reason given".into(),
-        words => words.into(),
+        text => text.into(),
     }
 }
 
@@ -134,9 +131,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_any_kind_is_a_refusal() {
+    fn any_non_null_error_is_refusal() {
         let key = ProvisioningKey::new("s3cret").unwrap();
-        for (body, words) in [
+        for (body, text) in [
             (
                 r#"{"registration": {"error": "sn unknown", "thing": null}}"#,
                 Some("sn unknown"),
@@ -166,7 +163,7 @@ mod tests {
         ] {
             let reason = refusal(body.as_bytes(), &key);
             let reason = reason.as_ref().map(UntrustedText::as_str);
-            assert_eq!(reason, words, "{body}");
+            assert_eq!(reason, text, "{body}");
         }
         let long = format!(r#"{{"registration": {{"error": "{}"}}}}"#, "é".repeat(5000));
         let long = refusal(long.as_bytes(), &key).unwrap();
@@ -174,19 +171,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_an_answer_is_told_without_repeating_it() {
+    fn malformed_response_errors_do_not_quote_values() {
         let problem = |body: &str| thing(body.as_bytes()).err().unwrap();
-        assert_eq!(problem(" "), Malformed::Empty);
-        assert_eq!(problem("\n<!doctype html>"), Malformed::Html);
+        assert_eq!(problem(" "), MalformedResponse::Empty);
+        assert_eq!(problem("\n<!doctype html>"), MalformedResponse::Html);
         assert_eq!(
             problem(r#"{"registration": {"thing": {"iot": {"#),
-            Malformed::CutOff
+            MalformedResponse::CutOff
         );
-        assert_eq!(problem("oops"), Malformed::NotJson { line: 1, column: 1 });
-        assert_eq!(problem("{}"), Malformed::Missing("registration"));
+        assert_eq!(
+            problem("oops"),
+            MalformedResponse::NotJson { line: 1, column: 1 }
+        );
+        assert_eq!(problem("{}"), MalformedResponse::Missing("registration"));
         assert_eq!(
             problem(r#"{"registration": {"error": null, "thing": null}}"#),
-            Malformed::Missing("registration.thing")
+            MalformedResponse::Missing("registration.thing")
         );
         let secret = r#"{"registration": {"thing": {"remote": "-----BEGIN PRIVATE KEY-----"}}}"#;
         assert_eq!(
@@ -196,11 +196,11 @@ mod tests {
         let twice = r#"{"registration": {"thing": {"iot": {}, "iot": {}}}}"#;
         assert!(matches!(
             problem(twice),
-            Malformed::RepeatedKey { line: 1, .. }
+            MalformedResponse::RepeatedKey { line: 1, .. }
         ));
         assert_eq!(
             problem(r#"{"registration": {"thing": 7, oops"#),
-            Malformed::NotJson {
+            MalformedResponse::NotJson {
                 line: 1,
                 column: 31
             }
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_not_known_are_ignored_at_every_level() {
+    fn unknown_keys_are_ignored_at_every_level() {
         let body = r#"{"x": 1, "registration": {"x": 1, "thing": {"x": 1, "iot": {"x": [], "thing_name": "t"}}}}"#;
         assert_eq!(
             thing(body.as_bytes())

@@ -1,10 +1,10 @@
-//! What the platform, or something in its place, may answer, and what is told of it.
+//! Responses of the platform or of another server in its place, and the resulting errors.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "this is a test throughout"
+    reason = "test code"
 )]
 
 mod common;
@@ -15,19 +15,19 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use axum::body::{Body, Bytes};
 use axum::http::header::LOCATION;
 use axum::response::{Html, IntoResponse};
-use cloud_provision::{MAX_BODY, Malformed, ProvisionError};
+use cloud_provision::{MAX_BODY, MalformedResponse, ProvisionError};
 use serde_json::{Value, json};
 
 use common::{Api, KEY, granted, ok, outcome, with_status};
 
-/// The same for a JSON body at status 200, which must not be asked for twice.
+/// Returns the error for a JSON body at status 200, which must not be retried.
 async fn outcome_of(body: Value) -> ProvisionError {
     let (error, requests) = outcome(move || ok(&body)).await;
     assert_eq!(requests, 1, "{error}");
     error
 }
 
-fn malformed(error: ProvisionError) -> Malformed {
+fn malformed(error: ProvisionError) -> MalformedResponse {
     match error {
         ProvisionError::Malformed { what, .. } => what,
         other => panic!("{other}"),
@@ -35,8 +35,8 @@ fn malformed(error: ProvisionError) -> Malformed {
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_in_the_platforms_words_at_any_status() {
-    for (status, error, words) in [
+async fn refusal_keeps_platform_reason_at_any_status() {
+    for (status, error, reason) in [
         (200, json!("unknown device"), "unknown device"),
         (200, json!({"code": 12}), r#"{"code":12}"#),
         (401, json!("key used up"), "key used up"),
@@ -58,11 +58,11 @@ async fn a_refusal_is_told_in_the_platforms_words_at_any_status() {
         assert!(!error.is_retryable() && !error.may_have_registered());
         match error {
             ProvisionError::Refused {
-                status: got,
+                status: actual,
                 message,
                 ..
             } => {
-                assert_eq!((got, message.as_str()), (status, words));
+                assert_eq!((actual, message.as_str()), (status, reason));
             }
             other => panic!("{other}"),
         }
@@ -70,11 +70,11 @@ async fn a_refusal_is_told_in_the_platforms_words_at_any_status() {
 }
 
 #[tokio::test]
-async fn a_status_without_words_has_its_own_meaning() {
+async fn status_without_reason_maps_to_its_own_error() {
     for status in [401, 403] {
         let (error, requests) = outcome(move || with_status(status, "no")).await;
         assert!(
-            matches!(error, ProvisionError::Unauthorized { status: got, .. } if got == status),
+            matches!(error, ProvisionError::Unauthorized { status: actual, .. } if actual == status),
             "{error}"
         );
         assert_eq!(requests, 1);
@@ -91,7 +91,7 @@ async fn a_status_without_words_has_its_own_meaning() {
         "{error}"
     );
     assert_eq!(requests, 3, "as many attempts as allowed");
-    // The body of a failure may be of any size: it is the status that counts.
+    // The status decides, even if the body of an error exceeds the limit.
     let (error, _) = outcome(|| with_status(401, "x".repeat(2 * MAX_BODY))).await;
     assert!(
         matches!(error, ProvisionError::Unauthorized { .. }),
@@ -100,7 +100,7 @@ async fn a_status_without_words_has_its_own_meaning() {
 }
 
 #[tokio::test]
-async fn a_network_that_wants_a_sign_in_is_recognised() {
+async fn status_511_is_captive_portal() {
     let (error, requests) = outcome(|| with_status(511, Html("<h1>sign in</h1>"))).await;
     assert!(
         matches!(error, ProvisionError::CaptivePortal { .. }),
@@ -111,7 +111,7 @@ async fn a_network_that_wants_a_sign_in_is_recognised() {
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed() {
+async fn redirect_is_not_followed() {
     let elsewhere = Api::start(|_| Some(ok(&granted()))).await;
     let target = elsewhere.url();
     for status in [301, 302, 307, 308] {
@@ -129,36 +129,39 @@ async fn a_redirect_is_not_followed() {
     assert_eq!(
         elsewhere.requests(),
         0,
-        "the key went to an address that nobody configured"
+        "the key went to an address that is not configured"
     );
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_answer_is_told_apart() {
+async fn non_json_and_truncated_responses_are_distinguished() {
     let (error, requests) =
         outcome(|| Html("<!doctype html><title>Welcome to our Wi-Fi</title>").into_response())
             .await;
     assert_eq!(requests, 1);
     assert!(error.to_string().contains("captive portal"), "{error}");
-    assert_eq!(malformed(error), Malformed::Html);
+    assert_eq!(malformed(error), MalformedResponse::Html);
     let (error, _) = outcome(|| "<html>".into_response()).await;
-    assert_eq!(malformed(error), Malformed::Html);
+    assert_eq!(malformed(error), MalformedResponse::Html);
     let (error, _) = outcome(|| "".into_response()).await;
-    assert_eq!(malformed(error), Malformed::Empty);
+    assert_eq!(malformed(error), MalformedResponse::Empty);
     let (error, _) = outcome(|| "hello".into_response()).await;
-    assert!(matches!(malformed(error), Malformed::NotJson { .. }));
+    assert!(matches!(
+        malformed(error),
+        MalformedResponse::NotJson { .. }
+    ));
 
     let whole = granted().to_string();
     for end in [1, whole.len() / 3, whole.len() - 1] {
         let cut = whole[..end].to_owned();
         let (error, requests) = outcome(move || cut.clone().into_response()).await;
         assert!(error.may_have_registered());
-        assert_eq!((malformed(error), requests), (Malformed::CutOff, 1));
+        assert_eq!((malformed(error), requests), (MalformedResponse::CutOff, 1));
     }
 }
 
 #[tokio::test]
-async fn each_key_that_is_missing_is_named() {
+async fn each_missing_or_mistyped_key_is_named() {
     for path in [
         "registration.thing.iot.endpoint",
         "registration.thing.iot.thing_name",
@@ -182,15 +185,18 @@ async fn each_key_that_is_missing_is_named() {
         parent.as_object_mut().unwrap().remove(name).unwrap();
         assert_eq!(
             malformed(outcome_of(absent).await),
-            Malformed::Missing(path)
+            MalformedResponse::Missing(path)
         );
         let mut null = granted();
         *at(&mut null, path) = Value::Null;
-        assert_eq!(malformed(outcome_of(null).await), Malformed::Missing(path));
+        assert_eq!(
+            malformed(outcome_of(null).await),
+            MalformedResponse::Missing(path)
+        );
         let mut wrong = granted();
         *at(&mut wrong, path) = json!(7);
         match malformed(outcome_of(wrong).await) {
-            Malformed::WrongType { field, found, .. } => {
+            MalformedResponse::WrongType { field, found, .. } => {
                 assert_eq!((field, found), (path, "a number"));
             }
             other => panic!("{path}: {other}"),
@@ -205,7 +211,7 @@ fn at<'a>(value: &'a mut Value, path: &str) -> &'a mut Value {
 }
 
 #[tokio::test]
-async fn each_value_that_is_not_valid_is_named() {
+async fn each_invalid_value_is_named() {
     let (_, stray_key) = common::pair("stray");
     for (path, value) in [
         (
@@ -241,7 +247,7 @@ async fn each_value_that_is_not_valid_is_named() {
         let mut answer = granted();
         *at(&mut answer, path) = json!(value);
         match malformed(outcome_of(answer).await) {
-            Malformed::Invalid { field, .. } => assert_eq!(field, path, "{value}"),
+            MalformedResponse::Invalid { field, .. } => assert_eq!(field, path, "{value}"),
             other => panic!("{path}: {other}"),
         }
     }
@@ -253,7 +259,7 @@ async fn each_value_that_is_not_valid_is_named() {
         *at(&mut answer, path) = json!(stray_key);
         let error = outcome_of(answer).await;
         assert!(
-            matches!(error, ProvisionError::Mismatched { field, .. } if field == path),
+            matches!(error, ProvisionError::KeyMismatch { field, .. } if field == path),
             "{error}"
         );
         let secret = stray_key.lines().nth(1).unwrap();
@@ -262,11 +268,11 @@ async fn each_value_that_is_not_valid_is_named() {
 }
 
 #[tokio::test]
-async fn a_body_without_end_is_not_read_to_its_end() {
+async fn oversized_body_is_not_read_to_the_end() {
     const CHUNK: usize = 64 * 1024;
     const CHUNKS: usize = 50 * 1024 * 1024 / CHUNK;
-    let handed_over = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&handed_over);
+    let bytes_sent = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&bytes_sent);
     let (error, requests) = outcome(move || {
         let counter = Arc::clone(&counter);
         let chunks = (0..CHUNKS).map(move |_| {
@@ -287,8 +293,8 @@ async fn a_body_without_end_is_not_read_to_its_end() {
         "{error}"
     );
     assert_eq!(requests, 1);
-    // What went over is the limit and what fits into the sockets' buffers.
-    let read = handed_over.load(Ordering::SeqCst);
+    // The limit plus the capacity of the socket buffers.
+    let read = bytes_sent.load(Ordering::SeqCst);
     assert!(read < CHUNK * CHUNKS / 2, "{read} bytes");
 
     let (error, _) = outcome(|| vec![b' '; 50 * 1024 * 1024].into_response()).await;

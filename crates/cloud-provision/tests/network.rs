@@ -1,10 +1,10 @@
-//! The way to the platform: what is told when it is blocked, breaks off or takes too long, and what a look at it tells.
+//! Network failures: unreachable servers, broken connections, timeouts, and `Client::probe`.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "this is a test throughout"
+    reason = "test code"
 )]
 
 mod common;
@@ -15,14 +15,14 @@ use std::time::Duration;
 
 use axum::http::header::{DATE, LOCATION};
 use axum::response::{Html, IntoResponse, Response};
-use cloud_provision::{Client, ProvisionError, Stage};
+use cloud_provision::{Client, ProvisionError, RequestStage};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use common::{Api, granted, key, ok, quick, with_status};
 
 #[tokio::test]
-async fn a_server_that_is_down_is_tried_again_and_then_named() {
+async fn unreachable_server_is_retried_and_named() {
     let unused = TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
@@ -54,7 +54,7 @@ async fn a_server_that_is_down_is_tried_again_and_then_named() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_after_the_request_is_not_tried_again() {
+async fn connection_lost_after_request_is_not_retried() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connections = Arc::new(AtomicUsize::new(0));
@@ -66,7 +66,7 @@ async fn a_connection_that_breaks_after_the_request_is_not_tried_again() {
             let mut buffer = [0; 4096];
             let _ = stream.read(&mut buffer).await;
             if n > 0 {
-                // The second of the two cases: the answer begins and stops.
+                // Second case: the response is truncated.
                 let _ = stream
                     .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"regis")
                     .await;
@@ -89,40 +89,39 @@ async fn a_connection_that_breaks_after_the_request_is_not_tried_again() {
     server.abort();
 }
 
-/// Whoever drops the future of a registration has no error to go by.
 #[tokio::test]
-async fn a_registration_that_is_given_up_tells_how_far_it_had_come() {
-    let given_up = async |api: &Api, until: usize| {
+async fn stage_reports_progress_of_dropped_registration() {
+    let start = async |api: &Api, until: usize| {
         let client = quick(Client::builder(&api.url())).build().unwrap();
-        assert_eq!(client.stage(), Stage::Unsent);
-        let (asking, key) = (client.clone(), key());
-        let task = tokio::spawn(async move { asking.register("SN0001", &key).await.is_ok() });
+        assert_eq!(client.stage(), RequestStage::Unsent);
+        let (registering, key) = (client.clone(), key());
+        let task = tokio::spawn(async move { registering.register("SN0001", &key).await.is_ok() });
         while api.requests() < until {
             tokio::task::yield_now().await;
         }
         (client, task)
     };
-    // Taken, and not answered.
+    // Received but not answered.
     let api = Api::start(|_| None).await;
-    let (client, task) = given_up(&api, 1).await;
+    let (client, task) = start(&api, 1).await;
     task.abort();
-    assert_eq!(client.stage(), Stage::Sent);
-    // Refused: nothing came of it.
+    assert_eq!(client.stage(), RequestStage::Sent);
+    // Refused, so not registered.
     let api = Api::start(|_| Some(with_status(403, ""))).await;
-    let (client, task) = given_up(&api, 1).await;
+    let (client, task) = start(&api, 1).await;
     assert!(!task.await.unwrap());
-    assert_eq!(client.stage(), Stage::Unsent);
-    // A look is no registration.
-    client.reach().await.unwrap();
-    assert_eq!(client.stage(), Stage::Unsent);
+    assert_eq!(client.stage(), RequestStage::Unsent);
+    // A probe is not a registration.
+    client.probe().await.unwrap();
+    assert_eq!(client.stage(), RequestStage::Unsent);
     let api = Api::start(|_| Some(ok(&granted()))).await;
-    let (client, task) = given_up(&api, 1).await;
+    let (client, task) = start(&api, 1).await;
     assert!(task.await.unwrap());
-    assert_eq!(client.stage(), Stage::Answered);
+    assert_eq!(client.stage(), RequestStage::Answered);
 }
 
 #[tokio::test]
-async fn every_wait_has_its_limit() {
+async fn connect_attempt_and_total_timeouts_apply() {
     let api = Api::start(|_| None).await;
     let limit = Duration::from_millis(200);
     let client = quick(Client::builder(&api.url()))
@@ -131,7 +130,7 @@ async fn every_wait_has_its_limit() {
         .unwrap();
     let error = client.register("SN0001", &key()).await.unwrap_err();
     assert!(
-        matches!(error, ProvisionError::TimedOut { limit: got, .. } if got == limit),
+        matches!(error, ProvisionError::TimedOut { limit: actual, .. } if actual == limit),
         "{error}"
     );
     assert!(error.may_have_registered());
@@ -143,11 +142,11 @@ async fn every_wait_has_its_limit() {
         .unwrap();
     let error = client.register("SN0001", &key()).await.unwrap_err();
     assert!(
-        matches!(error, ProvisionError::TimedOut { limit: got, .. } if got == limit),
+        matches!(error, ProvisionError::TimedOut { limit: actual, .. } if actual == limit),
         "{error}"
     );
 
-    // It listens, and never says anything: TLS cannot come about.
+    // A server that accepts and never responds, so the TLS handshake stalls.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}", silent.local_addr().unwrap());
     let (root, _) = common::pair("ca.example");
@@ -158,20 +157,20 @@ async fn every_wait_has_its_limit() {
         .unwrap();
     let error = client.register("SN0001", &key()).await.unwrap_err();
     assert!(
-        matches!(error, ProvisionError::ConnectTimedOut { limit: got, .. } if got == limit),
+        matches!(error, ProvisionError::ConnectTimedOut { limit: actual, .. } if actual == limit),
         "{error}"
     );
     assert!(!error.may_have_registered());
 }
 
 #[tokio::test]
-async fn a_look_asks_once_sends_nothing_and_tells_the_time() {
+async fn probe_sends_one_get_and_measures_clock_skew() {
     for status in [200, 403, 404, 405] {
         let date = [(DATE, "Wed, 01 Jan 2020 00:00:00 GMT")];
         let api = Api::start(move |_| Some(with_status(status, (date.clone(), "")))).await;
-        let reached = api.client().reach().await.unwrap();
-        assert_eq!(reached.status, status);
-        assert!(reached.clock_skew.unwrap().is_significant());
+        let probe = api.client().probe().await.unwrap();
+        assert_eq!(probe.status, status);
+        assert!(probe.clock_skew.unwrap().is_significant());
         let request = api.received(0);
         assert_eq!((request.method.as_str(), request.body.len()), ("GET", 0));
         assert_eq!(request.uri.path(), "/device/register");
@@ -179,34 +178,34 @@ async fn a_look_asks_once_sends_nothing_and_tells_the_time() {
 }
 
 #[tokio::test]
-async fn a_look_tells_what_stands_in_the_way_and_never_that_a_key_may_be_used_up() {
-    let look = async |answer: fn() -> Option<Response>| {
+async fn probe_errors_name_the_cause_and_never_a_used_key() {
+    let probe = async |answer: fn() -> Option<Response>| {
         let api = Api::start(move |_| answer()).await;
         let client = quick(Client::builder(&api.url()))
             .attempt_timeout(Duration::from_millis(200))
             .build()
             .unwrap();
-        let error = client.reach().await.unwrap_err();
+        let error = client.probe().await.unwrap_err();
         assert_eq!(api.requests(), 1, "{error}");
         assert!(!error.to_string().contains("new key"), "{error}");
         assert!(!error.may_have_registered(), "{error}");
         error
     };
-    let error = look(|| Some(Html("<h1>welcome</h1>").into_response())).await;
+    let error = probe(|| Some(Html("<h1>welcome</h1>").into_response())).await;
     assert!(error.to_string().contains("captive portal"), "{error}");
-    let error = look(|| Some(with_status(307, [(LOCATION, "http://portal.example")]))).await;
+    let error = probe(|| Some(with_status(307, [(LOCATION, "http://portal.example")]))).await;
     assert!(error.to_string().contains("portal.example"), "{error}");
-    let error = look(|| Some(with_status(503, ""))).await;
+    let error = probe(|| Some(with_status(503, ""))).await;
     assert!(matches!(error, ProvisionError::Server { .. }), "{error}");
-    let error = look(|| Some(with_status(504, ""))).await;
+    let error = probe(|| Some(with_status(504, ""))).await;
     assert!(error.to_string().contains("504"), "{error}");
-    let error = look(|| None).await;
+    let error = probe(|| None).await;
     assert!(
         matches!(error, ProvisionError::ConnectTimedOut { .. }),
         "{error}"
     );
 
-    // It takes the request and hangs up.
+    // A server that reads the request and closes the connection.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let server = tokio::spawn(async move {
@@ -216,7 +215,7 @@ async fn a_look_tells_what_stands_in_the_way_and_never_that_a_key_may_be_used_up
     let error = Client::builder(&url)
         .build()
         .unwrap()
-        .reach()
+        .probe()
         .await
         .unwrap_err();
     assert!(server.await.unwrap() > 0);
