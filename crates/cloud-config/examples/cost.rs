@@ -1,7 +1,7 @@
-//! What a change costs on this disk: how long it takes until it is on the medium.
+//! Measures the duration of each change on this disk, including syncs.
 //!
-//! `cargo run --release -p cloud-config --example cost` measures in a temporary directory; with a path behind `--`, below
-//! that. Nearly all of it is the medium's share, so the figures say more about the disk than about the program.
+//! `cargo run --release -p cloud-config --example cost` measures in a temporary directory, or with a path after `--` in that
+//! path. Syncs dominate, so the figures describe the disk rather than the program.
 
 mod common;
 
@@ -45,7 +45,7 @@ fn main() -> Result<()> {
 fn timed<T, E>(
     work: impl FnOnce() -> std::result::Result<T, E>,
 ) -> std::result::Result<Duration, E> {
-    let begun = Instant::now();
+    let started = Instant::now();
     work()?;
-    Ok(begun.elapsed())
+    Ok(started.elapsed())
 }

@@ -1,11 +1,11 @@
-//! What a device's directory holds: stores a configuration, reads it again, and tells about its certificates.
+//! Stores a configuration, loads it, and prints its certificates.
 //!
-//! `cargo run -p cloud-config --example directory` makes one in a temporary directory; with a base path behind `--` it
-//! looks at the one that is there.
+//! `cargo run -p cloud-config --example directory` uses a temporary directory; with a base path after `--` it prints the
+//! existing configuration.
 
 mod common;
 
-use cloud_config::{Credentials, Pair, Store};
+use cloud_config::{CredentialSlot, Credentials, Store};
 use common::{Result, new_device, new_pair};
 
 fn main() -> Result<()> {
@@ -23,7 +23,7 @@ fn main() -> Result<()> {
             .unwrap_or_default()
     );
 
-    // Nobody else writes into this directory while the lock is held.
+    // No other process writes into this directory while the lock is held.
     let _lock = store.lock()?;
     store.save(&new_device()?)?;
     show(&store)?;
@@ -45,16 +45,16 @@ fn show(store: &Store) -> Result<()> {
     }
     let device = loaded.device;
     println!(
-        "{} talks to {}, port {}",
+        "{} connects to {}, port {}",
         device.iot_thing_name,
         device.iot_endpoint,
         device.iot_endpoint.port_or(8883)
     );
     println!(
-        "the public reaches it at https://{}/ through {}",
+        "its public address is https://{}/, through {}",
         device.access_point, device.remote_endpoint
     );
-    for pair in [Pair::Iot, Pair::Remote] {
+    for pair in [CredentialSlot::Iot, CredentialSlot::Remote] {
         let report = store.inspect(pair)?;
         let info = report.info;
         println!(

@@ -1,8 +1,7 @@
-//! For how long a program that does not know the journal can find a new certificate with an old key during a rotation.
+//! Measures how long a program without the journal can find a new certificate with an old key during a rotation.
 //!
-//! `cargo run --release -p cloud-config --example window` measures in a temporary directory; with a path behind `--`, below
-//! that. A thread looks at both files as fast as it can while certificates are rotated. A window that it does not see is
-//! shorter than one look.
+//! `cargo run --release -p cloud-config --example window` measures in a temporary directory, or with a path after `--` in
+//! that path. A thread polls both files while certificates are rotated. A window that it misses is shorter than one poll.
 
 mod common;
 
@@ -36,11 +35,11 @@ fn main() -> Result<()> {
         (rotated, watcher.join())
     });
     rotated?;
-    let (looks, mut windows) = watched.map_err(|_| "the watcher failed")??;
+    let (polls, mut windows) = watched.map_err(|_| "the watcher failed")??;
     windows.sort();
     println!(
-        "{ROTATIONS} rotations; one look takes {:.2?}; a mixed pair was seen in {} of them",
-        looks,
+        "{ROTATIONS} rotations; one poll takes {:.2?}; a mixed pair was seen in {} of them",
+        polls,
         windows.len()
     );
     if let (Some(median), Some(longest)) = (windows.get(windows.len() / 2), windows.last()) {
@@ -49,21 +48,21 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The mean length of a look, and how long each window was that at least one look fell into.
+/// Returns the mean duration of a poll and the duration of each detected window.
 fn watch(directory: &Path, is_over: &AtomicBool) -> io::Result<(Duration, Vec<Duration>)> {
-    // The time as well, since the number of a file that was replaced is given away again.
+    // Includes the time, because inode numbers are reused.
     let identity = |name: &str| {
         let found = std::fs::metadata(directory.join(name))?;
         Ok::<_, io::Error>((found.ino(), found.mtime(), found.mtime_nsec()))
     };
-    let look = || Ok::<_, io::Error>((identity("remote_cert.pem")?, identity("remote_key.pem")?));
-    let begun = Instant::now();
-    let (mut looks, mut windows) = (0, Vec::new());
-    let (mut cert, mut key) = look()?;
+    let poll = || Ok::<_, io::Error>((identity("remote_cert.pem")?, identity("remote_key.pem")?));
+    let started = Instant::now();
+    let (mut polls, mut windows) = (0, Vec::new());
+    let (mut cert, mut key) = poll()?;
     let mut opened: Option<Instant> = None;
     while !is_over.load(Ordering::Relaxed) {
-        let (new_cert, new_key) = look()?;
-        looks += 1;
+        let (new_cert, new_key) = poll()?;
+        polls += 1;
         match ((new_cert != cert, new_key != key), opened) {
             ((true, false), None) => opened = Some(Instant::now()),
             ((_, true), Some(at)) => {
@@ -75,5 +74,5 @@ fn watch(directory: &Path, is_over: &AtomicBool) -> io::Result<(Duration, Vec<Du
             _ => {}
         }
     }
-    Ok((begun.elapsed() / looks.max(1), windows))
+    Ok((started.elapsed() / polls.max(1), windows))
 }

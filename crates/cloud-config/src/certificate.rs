@@ -1,7 +1,6 @@
-//! What a certificate says about itself, for people and for decisions about expiry and rotation.
+//! Readable content of a certificate, for display and for decisions about expiry and rotation.
 //!
-//! This describes; it does not verify. Whether a chain leads to a root that is trusted is for TLS to find out, when a
-//! connection is made.
+//! This module does not verify: TLS verifies a chain when it connects.
 
 use std::net::IpAddr;
 
@@ -12,31 +11,31 @@ use x509_parser::parse_x509_certificate;
 
 use crate::names::HostName;
 
-/// Most subject alternative names kept. Real certificates have at most a hundred; the rest would only cost memory.
+/// Maximum number of subject alternative names kept. Real certificates have at most a hundred.
 const MAX_NAMES: usize = 256;
 
 /// The readable content of one certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CertificateInfo {
-    /// Whom it was issued to, as a distinguished name.
+    /// The subject as a distinguished name.
     pub subject: String,
-    /// DNS names and IP addresses that it is valid for, in the certificate's order.
+    /// Subject alternative names (DNS names and IP addresses), in the certificate's order.
     pub names: Vec<String>,
-    /// The serial number in decimal, the form in which the platform writes it.
+    /// The serial number in decimal, the platform's form.
     pub serial: String,
-    /// The same in lower-case hexadecimal, without separators.
+    /// The serial number in lower-case hexadecimal, without separators.
     pub serial_hex: String,
-    /// Valid from this moment on, UTC.
+    /// Start of validity, UTC.
     pub not_before: OffsetDateTime,
-    /// Valid until this moment, UTC.
+    /// End of validity, UTC.
     pub not_after: OffsetDateTime,
-    /// Who issued it, as a distinguished name.
+    /// The issuer as a distinguished name.
     pub issuer: String,
 }
 
 impl CertificateInfo {
-    /// Reads a DER certificate; `None` if it is not one.
+    /// Parses a DER certificate, or returns `None` if it is invalid.
     #[must_use]
     pub fn from_der(der: &CertificateDer<'_>) -> Option<Self> {
         let (rest, certificate) = parse_x509_certificate(der).ok()?;
@@ -48,7 +47,7 @@ impl CertificateInfo {
                 .value
                 .general_names
                 .iter()
-                .filter_map(readable_name)
+                .filter_map(format_name)
                 .take(MAX_NAMES)
                 .collect(),
             _ => Vec::new(),
@@ -64,13 +63,13 @@ impl CertificateInfo {
         })
     }
 
-    /// Whether `now` lies within the certificate's dates.
+    /// Reports whether `now` is within the validity period.
     #[must_use]
     pub fn is_valid_at(&self, now: OffsetDateTime) -> bool {
         self.not_before <= now && now <= self.not_after
     }
 
-    /// Whether one of the names covers `host`: equal, or by a `*` that stands for exactly the leftmost label.
+    /// Reports whether a name matches `host`: equal, or with `*` as exactly the leftmost label.
     #[must_use]
     pub fn covers(&self, host: &HostName) -> bool {
         let host = host.as_str();
@@ -83,7 +82,7 @@ impl CertificateInfo {
     }
 }
 
-fn readable_name(name: &GeneralName<'_>) -> Option<String> {
+fn format_name(name: &GeneralName<'_>) -> Option<String> {
     match name {
         GeneralName::DNSName(name) => Some((*name).to_owned()),
         GeneralName::IPAddress(bytes) => {

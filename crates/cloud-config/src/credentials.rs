@@ -1,7 +1,7 @@
-//! A certificate chain with its private key, and the roots of trust.
+//! A certificate chain with its private key, and the trusted roots.
 //!
-//! Invariants: a [`Credentials`] value exists only if the key belongs to the first certificate; the key is wiped from
-//! memory on drop and shows as `[redacted]`; the PEM text is kept as it came, since that is what goes to disk.
+//! Invariants: a [`Credentials`] value exists only if the key belongs to the first certificate; the key is zeroized on drop
+//! and displayed as `[redacted]`; the PEM text is unchanged, because it is what is stored.
 
 use std::fmt;
 
@@ -14,26 +14,26 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::certificate::CertificateInfo;
 use crate::pem::{self, PemError};
 
-/// Longest PEM text taken, in bytes. A chain of four RSA-4096 certificates has 10 KiB; a full set of public roots 220.
+/// Maximum PEM length in bytes. A chain of four RSA-4096 certificates has 10 KiB; a full set of public roots 220.
 pub const MAX_PEM: usize = 256 * 1024;
 
-/// Why a certificate, a key or a pair of them cannot be used.
+/// Reason that a certificate, a key, or a pair of them cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CredentialsError {
     /// The certificate text cannot be read.
     #[error("the certificate {0}")]
     Certificate(#[source] PemError),
-    /// PEM, but what is in it is not an X.509 certificate.
+    /// Valid PEM, but not an X.509 certificate.
     #[error("the certificate is not valid X.509")]
     NotX509,
     /// The key text cannot be read.
     #[error("the private key {0}")]
     Key(#[source] PemError),
-    /// A key of a kind that TLS here cannot use: RSA (2048 to 8192 bits), ECDSA P-256 and P-384 and Ed25519 it can.
-    #[error("the private key is damaged or of a kind that is not supported")]
+    /// A key type without TLS support. Supported: RSA (2048 to 8192 bits), ECDSA P-256 and P-384, and Ed25519.
+    #[error("the private key is damaged or of an unsupported type")]
     UnsupportedKey,
-    /// Both are sound, and they do not belong together.
+    /// Both are valid but do not belong together.
     #[error("the private key does not belong to the certificate")]
     Mismatch,
     /// More than [`MAX_PEM`] bytes.
@@ -41,7 +41,7 @@ pub enum CredentialsError {
     TooLong,
 }
 
-/// A private key: PEM as it is stored, DER as TLS wants it. Wiped on drop.
+/// A private key: PEM for storage, DER for TLS. Zeroized on drop.
 struct SecretKey {
     pem: Zeroizing<String>,
     der: PrivateKeyDer<'static>,
@@ -53,7 +53,7 @@ impl Drop for SecretKey {
     }
 }
 
-/// A certificate chain (leaf first) and the private key that belongs to its leaf.
+/// A certificate chain (leaf first) and its leaf's private key.
 ///
 /// ```
 /// # let made = rcgen::generate_simple_self_signed(vec!["device.example".to_owned()]).unwrap();
@@ -73,14 +73,14 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Reads a chain and a key (PKCS#8, PKCS#1 or SEC1) and checks that they belong together.
+    /// Parses a chain and a key (PKCS#8, PKCS#1, or SEC1) and verifies that they belong together.
     ///
     /// # Errors
-    /// [`CredentialsError`], which says which of the two is at fault. Trying again cannot help.
+    /// [`CredentialsError`], which names the invalid one. A retry cannot help.
     pub fn from_pem(chain: &str, key: &str) -> Result<Self, CredentialsError> {
         let (parsed, info) = read_chain(chain)?;
         let key = read_key(key)?;
-        if !belongs_together(&parsed, &key.der)? {
+        if !key_matches_chain(&parsed, &key.der)? {
             return Err(CredentialsError::Mismatch);
         }
         Ok(Self {
@@ -91,31 +91,31 @@ impl Credentials {
         })
     }
 
-    /// The chain, leaf first. Never empty.
+    /// Returns the chain, leaf first. Never empty.
     #[must_use]
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
     }
 
-    /// A copy of the private key for a TLS configuration, which takes it over.
+    /// Returns a copy of the private key for a TLS configuration.
     #[must_use]
     pub fn key(&self) -> PrivateKeyDer<'static> {
         self.key.der.clone_key()
     }
 
-    /// The chain as it came.
+    /// Returns the unchanged PEM of the chain.
     #[must_use]
     pub fn chain_pem(&self) -> &str {
         &self.chain_pem
     }
 
-    /// The private key as it came: a secret, for storing and nothing else.
+    /// Returns the unchanged PEM of the private key: a secret, for storage only.
     #[must_use]
     pub fn key_pem(&self) -> &str {
         &self.key.pem
     }
 
-    /// What the leaf says about itself.
+    /// Returns the leaf's readable content.
     #[must_use]
     pub fn info(&self) -> &CertificateInfo {
         &self.info
@@ -138,7 +138,7 @@ impl Clone for Credentials {
 }
 
 impl PartialEq for Credentials {
-    /// Equal if the texts are, byte for byte.
+    /// Compares the PEM texts byte for byte.
     fn eq(&self, other: &Self) -> bool {
         self.chain_pem == other.chain_pem && self.key.pem == other.key.pem
     }
@@ -182,7 +182,7 @@ fn read_key(pem: &str) -> Result<SecretKey, CredentialsError> {
     })
 }
 
-fn belongs_together(
+fn key_matches_chain(
     chain: &[CertificateDer<'static>],
     key: &PrivateKeyDer<'_>,
 ) -> Result<bool, CredentialsError> {
@@ -194,27 +194,27 @@ fn belongs_together(
     }
 }
 
-/// What can be told about a pair that may be damaged: for diagnosis, where [`Credentials`] would only say no.
+/// Diagnosis of a certificate and key that may be damaged, which [`Credentials`] would reject.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct PairReport {
-    /// What the certificate says.
+    /// The certificate's readable content.
     pub info: CertificateInfo,
-    /// Whether the key belongs to it.
+    /// Whether the key belongs to the certificate.
     pub key_matches: bool,
-    /// Why the key cannot be used, if it cannot.
+    /// Reason that the key cannot be used, if any.
     pub key_problem: Option<CredentialsError>,
 }
 
 impl PairReport {
-    /// Looks at a certificate and a key without demanding that they fit.
+    /// Inspects a certificate and a key, which need not match.
     ///
     /// # Errors
-    /// If the certificate itself cannot be read: then there is nothing to tell.
+    /// If the certificate itself cannot be parsed.
     pub fn from_pem(chain: &str, key: &str) -> Result<Self, CredentialsError> {
         let (chain, info) = read_chain(chain)?;
         let (key_matches, key_problem) =
-            match read_key(key).and_then(|key| belongs_together(&chain, &key.der)) {
+            match read_key(key).and_then(|key| key_matches_chain(&chain, &key.der)) {
                 Ok(true) => (true, None),
                 Ok(false) => (false, Some(CredentialsError::Mismatch)),
                 Err(problem) => (false, Some(problem)),
@@ -227,7 +227,7 @@ impl PairReport {
     }
 }
 
-/// The roots that a server's certificate must lead to.
+/// Trusted roots for a server's certificate.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RootCertificates {
     pem: String,
@@ -235,7 +235,7 @@ pub struct RootCertificates {
 }
 
 impl fmt::Debug for RootCertificates {
-    /// How many there are: whole certificates would bury what stands beside them.
+    /// Shows only the count, to keep output short.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RootCertificates")
             .field("count", &self.certificates.len())
@@ -244,10 +244,10 @@ impl fmt::Debug for RootCertificates {
 }
 
 impl RootCertificates {
-    /// Reads one or more certificates, each of which must be usable as a root.
+    /// Parses one or more certificates, each of which must be usable as a root.
     ///
     /// # Errors
-    /// [`CredentialsError`] if there is none, or one of them cannot be used.
+    /// [`CredentialsError`] if there is none or one is not usable.
     pub fn from_pem(pem: &str) -> Result<Self, CredentialsError> {
         if pem.len() > MAX_PEM {
             return Err(CredentialsError::TooLong);
@@ -266,23 +266,23 @@ impl RootCertificates {
         Ok(roots)
     }
 
-    /// The certificates. Never empty.
+    /// Returns the certificates. Never empty.
     #[must_use]
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.certificates
     }
 
-    /// The text as it came.
+    /// Returns the unchanged PEM text.
     #[must_use]
     pub fn pem(&self) -> &str {
         &self.pem
     }
 
-    /// The roots in the form that a rustls client configuration takes.
+    /// Returns the roots for a rustls client configuration.
     #[must_use]
     pub fn root_store(&self) -> RootCertStore {
         let mut store = RootCertStore::empty();
-        // Each was accepted once when this value was made.
+        // `from_pem` already validated each of them.
         store.add_parsable_certificates(self.certificates.iter().cloned());
         store
     }

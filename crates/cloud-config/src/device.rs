@@ -1,9 +1,7 @@
-//! A device's whole configuration, as one checked value.
+//! A device's complete, validated configuration.
 //!
-//! What it takes to be valid is said here once, for an answer of the platform and for a directory alike. It knows
-//! nothing of files (see [`crate::Store`]).
-//!
-//! Protocol: `docs/protocol.md`, "On disk".
+//! The same validation applies to a response of the platform and to a directory. This module does not access files (see
+//! [`crate::Store`]).
 
 use std::fmt;
 
@@ -11,35 +9,34 @@ use crate::credentials::{Credentials, CredentialsError, RootCertificates};
 use crate::error::LoadError;
 use crate::names::{Endpoint, HostName, NameError, SerialNumber, ThingName};
 
-/// Everything that a provisioned device knows.
+/// The configuration of a provisioned device.
 ///
-/// `R` is what is known of the pair for remote access. It is there and sound unless said otherwise; see
-/// [`PartialDeviceConfig`].
+/// `R` is the type of the credentials for remote access, valid ones by default; see [`PartialDeviceConfig`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceConfig<R = Credentials> {
-    /// The device's serial number: the thing name, unless another one [was stored](Self::with_serial_number).
+    /// The device's serial number: the thing name, unless a different one [is stored](Self::with_serial_number).
     pub serial_number: SerialNumber,
-    /// The device's name at AWS IoT and its MQTT client id.
+    /// The AWS IoT thing name and MQTT client ID.
     pub iot_thing_name: ThingName,
-    /// The MQTT broker; port 8883 where none is written.
+    /// The MQTT broker; default port 8883.
     pub iot_endpoint: Endpoint,
-    /// The tunnel's relay; port 443 where none is written.
+    /// The tunnel's relay; default port 443.
     pub remote_endpoint: Endpoint,
-    /// The host name under which the public reaches the device.
+    /// The device's public host name.
     pub access_point: HostName,
-    /// Roots trusted for the broker.
+    /// Trusted roots for the broker.
     pub iot_roots: RootCertificates,
     /// The device's client certificate for the broker.
     pub iot: Credentials,
-    /// The certificate that the device shows to its visitors.
+    /// The server certificate for remote access.
     pub remote: R,
 }
 
-/// A configuration whose pair for remote access may be missing or damaged, which is then said in its place. From
-/// [`Store::load_partly`](crate::Store::load_partly).
+/// A configuration whose credentials for remote access may be missing or damaged; the error is then in their place. From
+/// [`Store::load_partial`](crate::Store::load_partial).
 pub type PartialDeviceConfig = DeviceConfig<Result<Credentials, LoadError>>;
 
-/// The nine texts that a [`DeviceConfig`] is made from. `Debug` shows no key.
+/// The nine texts of a [`DeviceConfig`]. `Debug` shows no key.
 #[derive(Clone, Copy)]
 pub struct PemParts<'a> {
     /// See [`DeviceConfig::iot_thing_name`].
@@ -73,7 +70,7 @@ impl fmt::Debug for PemParts<'_> {
     }
 }
 
-/// Which part of a configuration is not valid, and why. Trying again cannot help.
+/// The invalid part of a configuration and the reason. A retry cannot help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -82,7 +79,7 @@ pub enum ConfigError {
     Name {
         /// Its key in `cloud_config.json`.
         field: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         problem: NameError,
     },
     /// The roots for the broker.
@@ -97,7 +94,7 @@ pub enum ConfigError {
 }
 
 impl DeviceConfig {
-    /// Checks the parts and puts them together.
+    /// Validates and combines the parts.
     ///
     /// # Errors
     /// [`ConfigError`] for the first part that is not valid.
@@ -110,7 +107,7 @@ impl DeviceConfig {
 }
 
 impl DeviceConfig<()> {
-    /// The same for all but the pair for remote access, which is not looked at.
+    /// Validates everything except the credentials for remote access.
     pub(crate) fn without_remote(parts: PemParts<'_>) -> Result<Self, ConfigError> {
         Ok(Self {
             serial_number: name("iot_thing_name", parts.iot_thing_name)?,
@@ -126,7 +123,7 @@ impl DeviceConfig<()> {
 }
 
 impl<R> DeviceConfig<R> {
-    /// The same device with something else in the place of its pair for remote access.
+    /// Replaces the credentials for remote access, possibly by another type.
     #[must_use]
     pub fn with_remote<T>(self, remote: T) -> DeviceConfig<T> {
         DeviceConfig {
@@ -141,14 +138,14 @@ impl<R> DeviceConfig<R> {
         }
     }
 
-    /// The same device with this serial number, for platforms whose thing names are not the serial numbers.
+    /// Sets the serial number, for platforms whose thing names differ from it.
     #[must_use]
     pub fn with_serial_number(mut self, serial_number: SerialNumber) -> Self {
         self.serial_number = serial_number;
         self
     }
 
-    /// Where the public reaches the device: by its access point, at the relay's port, which devices and public share.
+    /// Returns the device's public URL: its access point at the relay's port, which devices and clients share.
     #[must_use]
     pub fn page_url(&self) -> String {
         match self.remote_endpoint.port_or(443) {

@@ -1,8 +1,8 @@
-//! One open directory and the few things done in it.
+//! An open directory and its operations.
 //!
-//! Everything is relative to an open descriptor and nothing follows a symbolic link, so a path that is exchanged
-//! underneath us leads nowhere else. Files are 0600 and directories 0700 from their creation. Each changing call is
-//! one step that tests can make fail (see `faults`); a caller builds its guarantees from the order of these steps.
+//! All operations are relative to an open descriptor and never follow a symbolic link, so a replaced path cannot redirect
+//! them. Files are created with mode 0600 and directories with 0700. Each modifying call is one step that tests can fail
+//! (see `fault_injection`); callers derive their guarantees from the order of these steps.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -18,7 +18,7 @@ use crate::error::AccessError;
 const OPEN_DIRECTORY: OFlags = OFlags::DIRECTORY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
-/// NONBLOCK, so that a FIFO put in a file's place cannot hang us.
+/// NONBLOCK, so that opening a FIFO in a file's place cannot block.
 const OPEN_FILE: OFlags = OFlags::NOFOLLOW
     .union(OFlags::CLOEXEC)
     .union(OFlags::NONBLOCK);
@@ -31,7 +31,7 @@ pub(crate) struct Dir {
 }
 
 impl Dir {
-    /// Opens the directory at `path`; `None` if there is nothing.
+    /// Opens the directory at `path`; `None` if it does not exist.
     pub(crate) fn open(path: &Path) -> Result<Option<Self>, AccessError> {
         let fd = match rustix::fs::openat(CWD, path, OPEN_DIRECTORY, Mode::empty()) {
             Ok(fd) => fd,
@@ -48,7 +48,7 @@ impl Dir {
         Ok(Some(dir))
     }
 
-    /// Opens the directory at `path`, which is made first, with what leads to it, if it is not there.
+    /// Opens the directory at `path` and creates it and its parents if necessary.
     pub(crate) fn open_or_create(path: &Path) -> Result<Self, AccessError> {
         if let Some(dir) = Self::open(path)? {
             return Ok(dir);
@@ -96,7 +96,7 @@ impl Dir {
             .ok_or_else(|| AccessError::io("open", self.join(name), Errno::NOENT))
     }
 
-    /// Creates a file that must not exist, and returns once its content is on the medium.
+    /// Creates a file that must not exist, and returns after its content is synced.
     pub(crate) fn write_new(&self, name: &str, content: &[u8]) -> Result<(), AccessError> {
         let flags = OPEN_FILE | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL;
         let fd = self.step("create", name, || {
@@ -104,20 +104,20 @@ impl Dir {
         })?;
         let mut file = File::from(fd);
         #[cfg(test)]
-        crate::faults::unsynced(self.join(name), &file);
+        crate::fault_injection::unsynced(self.join(name), &file);
         self.step("write", name, || file.write_all(content))
             .inspect_err(|_| {
-                // What a full disk leaves behind: the beginning.
+                // A full disk leaves a partial file behind.
                 #[cfg(test)]
                 let _ = file.write_all(&content[..content.len() / 2]);
             })?;
         sync(&self.join(name), || file.sync_all())?;
         #[cfg(test)]
-        crate::faults::synced(&self.join(name));
+        crate::fault_injection::synced(&self.join(name));
         Ok(())
     }
 
-    /// A file's content, up to `limit` bytes, and its whole length; `None` if there is no such file.
+    /// Reads up to `limit` bytes of a file and its full length; `None` if it does not exist.
     pub(crate) fn read(&self, name: &str, limit: usize) -> Result<Option<Content>, AccessError> {
         let path = self.join(name);
         let mut file = match self.open_to_read(name) {
@@ -133,7 +133,7 @@ impl Dir {
         }
         let length = u64::try_from(stat.st_size).unwrap_or(0);
         let limit = usize::try_from(length).unwrap_or(limit).min(limit);
-        // One allocation that is never moved: a copy left behind by growing would not be wiped.
+        // A single allocation: a copy left behind by growth would not be zeroized.
         let mut bytes = Zeroizing::new(Vec::with_capacity(limit));
         let mut chunk = Zeroizing::new([0; 4096]);
         while bytes.len() < limit {
@@ -148,35 +148,35 @@ impl Dir {
         Ok(Some(Content { bytes, length }))
     }
 
-    /// Moves a file or directory, replacing what has that name there.
+    /// Renames a file or directory and replaces an existing target.
     pub(crate) fn rename(&self, name: &str, to: &Self, new: &str) -> Result<(), AccessError> {
         to.step("replace", new, || {
             rustix::fs::renameat(&self.fd, name, &to.fd, new)
         })
     }
 
-    /// Removes a file; that there is none is fine.
+    /// Removes a file, if it exists.
     pub(crate) fn remove_file(&self, name: &str) -> Result<bool, AccessError> {
         self.step("remove", name, || {
-            absent_is_fine(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()))
+            ignore_not_found(rustix::fs::unlinkat(&self.fd, name, AtFlags::empty()))
         })
     }
 
-    /// Removes an empty directory; that there is none is fine.
+    /// Removes an empty directory, if it exists.
     pub(crate) fn remove_subdirectory(&self, name: &str) -> Result<bool, AccessError> {
         self.step("remove", name, || {
-            absent_is_fine(rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR))
+            ignore_not_found(rustix::fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR))
         })
     }
 
-    /// Returns once all that happened to names in this directory is on the medium.
+    /// Syncs the directory's entries.
     pub(crate) fn sync(&self) -> Result<(), AccessError> {
         sync(&self.path, || {
             tolerate_unsupported(rustix::fs::fsync(&self.fd))
         })
     }
 
-    /// What is there under this name, without following links.
+    /// Returns the metadata of this name without following links.
     pub(crate) fn stat(&self, name: &str) -> Result<Option<Stat>, AccessError> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
@@ -185,12 +185,12 @@ impl Dir {
         }
     }
 
-    /// Takes the rights of group and others away from the directory itself. Returns the mode that it had, if it was wrong.
+    /// Removes group and other permissions from the directory. Returns the previous mode if it was insecure.
     pub(crate) fn restrict(&self) -> Result<Option<u32>, AccessError> {
         restrict(&self.fd, &self.path, DIRECTORY_MODE)
     }
 
-    /// The same for a file in it, which must be regular and our own. An absent one is fine.
+    /// Restricts a file in it, which must be regular and owned by this user, if it exists.
     pub(crate) fn restrict_file(&self, name: &str) -> Result<Option<u32>, AccessError> {
         let path = self.join(name);
         let Some(stat) = self.stat(name)? else {
@@ -210,12 +210,12 @@ impl Dir {
         restrict(&fd, &path, FILE_MODE)
     }
 
-    /// Opens a file for a lock: made if it is not there, never truncated. On a read-only file system it is opened for reading,
-    /// which is enough to lock it.
+    /// Opens a lock file, creates it if necessary, and never truncates it. Opens it for reading on a read-only file system,
+    /// which suffices for locking.
     pub(crate) fn open_lock_file(&self, name: &str) -> Result<File, Errno> {
         let open = || {
             #[cfg(test)]
-            crate::faults::check()?;
+            crate::fault_injection::check()?;
             let flags = OPEN_FILE | OFlags::RDWR | OFlags::CREATE;
             rustix::fs::openat(&self.fd, name, flags, FILE_MODE).map(File::from)
         };
@@ -225,7 +225,7 @@ impl Dir {
         }
     }
 
-    /// Opens a file to read it; `None` if it is not there.
+    /// Opens a file for reading; `None` if it does not exist.
     pub(crate) fn open_to_read(&self, name: &str) -> Result<Option<File>, Errno> {
         match rustix::fs::openat(&self.fd, name, OPEN_FILE | OFlags::RDONLY, Mode::empty()) {
             Ok(fd) => Ok(Some(File::from(fd))),
@@ -249,21 +249,22 @@ impl Dir {
     }
 }
 
-/// One changing call. In tests it can be made to fail before it does anything.
+/// Runs one modifying call. Tests can make it fail before it has an effect.
 pub(crate) fn step<T, E: Into<io::Error>>(
     action: &'static str,
     path: &Path,
     call: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, AccessError> {
     #[cfg(test)]
-    crate::faults::check().map_err(|errno| AccessError::io(action, path.to_owned(), errno))?;
+    crate::fault_injection::check()
+        .map_err(|errno| AccessError::io(action, path.to_owned(), errno))?;
     call().map_err(|error| AccessError::io(action, path.to_owned(), error))
 }
 
-/// One wait for the medium. Tests count them.
+/// Runs one sync. Tests count them.
 fn sync(path: &Path, call: impl FnOnce() -> io::Result<()>) -> Result<(), AccessError> {
     #[cfg(test)]
-    crate::faults::count_sync();
+    crate::fault_injection::count_sync();
     step("write", path, call)
 }
 
@@ -274,7 +275,7 @@ fn sync_path(directory: &Path) -> Result<(), AccessError> {
     })
 }
 
-/// Makes a directory with those above it that are missing, and returns once their names are on the medium.
+/// Creates a directory and its missing parents, and syncs their names.
 fn create_parents(path: &Path) -> Result<(), AccessError> {
     let missing: Vec<&Path> = path
         .ancestors()
@@ -293,10 +294,10 @@ fn create_parents(path: &Path) -> Result<(), AccessError> {
     Ok(())
 }
 
-/// What was read of a file. Wiped on drop, as it may be a key.
+/// Content of a file. Zeroized on drop, because it may be a key.
 pub(crate) struct Content {
     pub(crate) bytes: Zeroizing<Vec<u8>>,
-    /// The file's length in bytes, of which `bytes` may be only the beginning.
+    /// The file's length in bytes; `bytes` may be only its beginning.
     pub(crate) length: u64,
 }
 
@@ -305,18 +306,18 @@ fn permissions(stat: &Stat) -> u32 {
 }
 
 fn restrict(fd: &OwnedFd, path: &Path, mode: Mode) -> Result<Option<u32>, AccessError> {
-    let look = || {
+    let stat = || {
         rustix::fs::fstat(fd).map_err(|errno| AccessError::io("look at", path.to_owned(), errno))
     };
-    let was = permissions(&look()?);
+    let was = permissions(&stat()?);
     if was & 0o077 == 0 {
         return Ok(None);
     }
-    // Some file systems say yes and change nothing, so the result counts.
+    // Some file systems report success without a change, so check the result.
     let _ = rustix::fs::fchmod(fd, mode);
-    let now = permissions(&look()?);
+    let now = permissions(&stat()?);
     if now & 0o077 != 0 {
-        return Err(AccessError::Exposed {
+        return Err(AccessError::InsecurePermissions {
             path: path.to_owned(),
             mode: now,
         });
@@ -336,7 +337,7 @@ fn check_owner(path: &Path, stat: &Stat) -> Result<(), AccessError> {
     })
 }
 
-/// ENOTDIR is said of the directory itself and of anything on the way to it, and of links: find out which.
+/// Determines which path component caused ENOTDIR or ELOOP.
 fn not_a_directory(path: &Path, errno: Errno) -> AccessError {
     if errno != Errno::NOTDIR && errno != Errno::LOOP {
         return AccessError::io("open", path.to_owned(), errno);
@@ -355,7 +356,7 @@ fn not_a_directory(path: &Path, errno: Errno) -> AccessError {
     }
 }
 
-fn absent_is_fine(result: rustix::io::Result<()>) -> rustix::io::Result<bool> {
+fn ignore_not_found(result: rustix::io::Result<()>) -> rustix::io::Result<bool> {
     match result {
         Ok(()) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
@@ -363,7 +364,7 @@ fn absent_is_fine(result: rustix::io::Result<()>) -> rustix::io::Result<bool> {
     }
 }
 
-/// Some file systems (FUSE, CIFS) cannot sync a directory and say EINVAL. There is nothing better to do there.
+/// Ignores EINVAL: some file systems (FUSE, CIFS) cannot sync a directory.
 fn tolerate_unsupported(result: rustix::io::Result<()>) -> io::Result<()> {
     match result {
         Ok(()) | Err(Errno::INVAL) => Ok(()),

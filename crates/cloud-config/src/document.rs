@@ -1,10 +1,7 @@
 //! `cloud_config.json`: one JSON object with exactly four string keys.
 //!
-//! Written byte for byte as the Python library writes it. Read strictly: a fifth key is an error here as it is there,
-//! because a directory that only one of the two can read would look healthy until the day of the move. What we want
-//! to keep beside these four goes into a file of its own.
-//!
-//! Protocol: `docs/protocol.md`, "On disk".
+//! Written byte for byte like the Python library's. Parsed strictly: a fifth key is an error in both, so that no directory
+//! is readable by only one of them. Additional data goes into separate files.
 
 use serde_json::{Map, Value};
 
@@ -18,20 +15,20 @@ const KEYS: [&str; 4] = [
     "access_point",
 ];
 
-/// Most characters of a foreign key that an error repeats.
-const SHOWN: usize = 40;
+/// Maximum number of characters of an unknown key in an error.
+const MAX_SHOWN: usize = 40;
 
-/// Why `cloud_config.json` cannot be used.
+/// Reason that `cloud_config.json` cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DocumentError {
-    /// Zero bytes, or white space: typically a power cut while a less careful program wrote it.
+    /// Empty or white space: typically a power cut during a non-atomic write.
     #[error("is empty")]
     Empty,
-    /// A Windows editor's mark stands before it, which the Python library does not take either.
+    /// A leading byte order mark, which the Python library rejects too.
     #[error("begins with a byte order mark; save it as UTF-8 without one")]
     ByteOrderMark,
-    /// JSON that begins well and stops.
+    /// Truncated JSON.
     #[error("is cut off (its JSON ends too early)")]
     Truncated,
     /// Not JSON.
@@ -42,21 +39,21 @@ pub enum DocumentError {
         /// Column of the first error, from 1.
         column: usize,
     },
-    /// JSON, and not an object.
+    /// JSON other than an object.
     #[error("is not a JSON object")]
     NotAnObject,
     /// One of the four keys is absent.
     #[error("lacks the key `{0}`")]
     MissingKey(&'static str),
-    /// A key beside the four.
+    /// A fifth key.
     #[error("has a key that does not belong there: {0:?} (only {keys} do; remove it)", keys = KEYS.join(", "))]
     SurplusKey(String),
-    /// One of the four has a value that is not a string.
+    /// One of the four values is not a string.
     #[error("has a value for `{0}` that is not a string")]
     NotAString(&'static str),
 }
 
-/// The four values, present but not looked into yet.
+/// The four values, not yet validated.
 pub(crate) struct Document {
     pub(crate) iot_thing_name: String,
     pub(crate) iot_endpoint: String,
@@ -89,7 +86,9 @@ pub(crate) fn parse(text: &str) -> Result<Document, DocumentError> {
         access_point: take(&mut map, access)?,
     };
     match map.into_iter().next() {
-        Some((key, _)) => Err(DocumentError::SurplusKey(key.chars().take(SHOWN).collect())),
+        Some((key, _)) => Err(DocumentError::SurplusKey(
+            key.chars().take(MAX_SHOWN).collect(),
+        )),
         None => Ok(document),
     }
 }
@@ -102,8 +101,8 @@ fn take(map: &mut Map<String, Value>, key: &'static str) -> Result<String, Docum
     }
 }
 
-/// The bytes that Python's `json.dumps` would give: a blank after each colon and comma, no newline at the end.
-/// All four values are ASCII by the rules of their types, so there is nothing to escape differently.
+/// Renders the output of Python's `json.dumps`: a space after each colon and comma, no trailing newline. All four values are
+/// ASCII by their types, so no escaping differs.
 pub(crate) fn render(config: &DeviceConfig) -> String {
     let values = [
         config.iot_thing_name.to_string(),
@@ -126,7 +125,7 @@ mod tests {
     const GOOD: &str = r#"{"iot_thing_name": "SN1", "iot_endpoint": "a.b", "remote_endpoint": "c.d:8443", "access_point": "e.f"}"#;
 
     #[test]
-    fn good_text_is_read_whatever_its_order_and_spacing() {
+    fn valid_text_is_parsed_in_any_order_and_spacing() {
         let document = parse(GOOD).unwrap();
         assert_eq!(document.remote_endpoint, "c.d:8443");
         let other = "\n{\"access_point\":\"e.f\",\"remote_endpoint\":\"c\",\"iot_endpoint\":\"a\",\"iot_thing_name\":\"t\"}\n";
@@ -134,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn each_prefix_of_good_text_is_told_to_be_cut_off() {
+    fn each_prefix_is_reported_as_truncated() {
         for end in 1..GOOD.len() {
             assert_eq!(
                 parse(&GOOD[..end]).err(),
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn each_problem_has_its_own_error() {
         assert_eq!(
             parse("hello").err(),
             Some(DocumentError::NotJson { line: 1, column: 1 })

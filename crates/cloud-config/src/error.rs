@@ -1,6 +1,6 @@
-//! What can go wrong with a directory, by family: getting at it, holding it, reading it, writing it.
+//! Errors of the store: access, locking, loading, and storing.
 //!
-//! No message contains anything of a private key. Each names the path, and what to do where that is not plain.
+//! No message contains part of a private key. Each names the path and, where useful, the next step.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,37 +10,37 @@ use crate::device::ConfigError;
 use crate::document::DocumentError;
 use crate::names::SerialNumber;
 
-/// The file system, or what was found in it, does not let us work with the directory.
+/// The file system or its content prevents access to the directory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AccessError {
-    /// A symbolic link where a file or directory of ours should be. Following it could give keys away.
+    /// A symbolic link in place of a file or directory. Following it could expose keys.
     #[error("{0:?} is a symbolic link; replace it by what it points to")]
     Symlink(PathBuf),
-    /// Something else where a directory should be.
+    /// Not a directory.
     #[error("{0:?} is not a directory")]
     NotADirectory(PathBuf),
-    /// Something else where a regular file should be.
+    /// Not a regular file.
     #[error("{0:?} is not a regular file")]
     NotAFile(PathBuf),
-    /// Another user owns it, who could change or read what is in it.
+    /// Owned by another user, which could read or change it.
     #[error(
         "{path:?} belongs to user {owner}, this process runs as user {user}; run it as that user, or change the owner"
     )]
     ForeignOwner {
-        /// What belongs to another user.
+        /// The file or directory.
         path: PathBuf,
         /// The owner's user id.
         owner: u32,
         /// The user id of this process.
         user: u32,
     },
-    /// Others can get at it, and its mode could not be corrected.
+    /// Accessible to other users, and the mode cannot be corrected.
     #[error(
-        "{path:?} is open to other users (mode {mode:o}) and this file system does not allow to restrict it"
+        "{path:?} is open to other users (mode {mode:o}) and this file system does not support restricting it"
     )]
-    Exposed {
-        /// What is open to others.
+    InsecurePermissions {
+        /// The file or directory.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
@@ -51,26 +51,26 @@ pub enum AccessError {
     /// The file system is mounted read-only. Nothing was changed.
     #[error("{0:?} is on a read-only file system")]
     ReadOnly(PathBuf),
-    /// The rights of a file or directory, or of what leads to it, do not let this user.
+    /// Permission denied for a file, a directory, or a parent.
     #[error(
         "cannot {action} {path:?}: permission denied to user {user}; run it as the user that owns it, or change the owner"
     )]
     Denied {
-        /// What was tried, as a verb.
+        /// The attempted action, as a verb.
         action: &'static str,
-        /// With which file or directory.
+        /// The file or directory.
         path: PathBuf,
         /// The user id of this process.
         user: u32,
     },
-    /// Anything else that the operating system refused.
+    /// Any other error of the operating system.
     #[error("cannot {action} {path:?}: {source}")]
     Io {
-        /// What was tried, as a verb.
+        /// The attempted action, as a verb.
         action: &'static str,
-        /// With which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// The operating system's answer.
+        /// The operating system's error.
         source: io::Error,
     },
 }
@@ -94,18 +94,18 @@ impl AccessError {
         }
     }
 
-    /// Whether the same call may succeed later without anyone having changed the configuration.
+    /// Reports whether the same call may succeed later without a change of the configuration.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::DiskFull(_))
     }
 }
 
-/// The directory could not be taken for this process.
+/// The directory cannot be locked for this process.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// A living process has it.
+    /// A running process holds the lock.
     #[error("{directory:?} is in use by {}; stop that first", holder(*.pid))]
     InUse {
         /// The directory.
@@ -113,7 +113,7 @@ pub enum LockError {
         /// The holder's process id, if it could be read.
         pid: Option<u32>,
     },
-    /// The lock file could not be made or opened.
+    /// The lock file cannot be created or opened.
     #[error(transparent)]
     Access(#[from] AccessError),
 }
@@ -127,7 +127,7 @@ fn holder(pid: Option<u32>) -> String {
 }
 
 impl LockError {
-    /// Whether trying again later can help.
+    /// Reports whether a later retry can help.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -137,38 +137,38 @@ impl LockError {
     }
 }
 
-/// The configuration could not be read.
+/// The configuration cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// There is none: this device was not provisioned yet (or was reset).
+    /// No configuration: the device is not provisioned, or was reset.
     #[error("no configuration in {0:?}; provision the device first")]
     NotProvisioned(PathBuf),
-    /// There is one, and a file of it is missing or not usable.
+    /// A file of the configuration is missing or not usable.
     #[error("{file:?} {what}")]
     Damaged {
-        /// The file at fault.
+        /// The damaged file.
         file: PathBuf,
-        /// What is wrong with it.
+        /// The damage.
         what: Damage,
     },
-    /// Another process kept replacing the files while they were read.
+    /// Another process kept replacing the files during reading.
     #[error("{0:?} is being changed by another process; try again")]
     Busy(PathBuf),
-    /// The directory cannot be used as it is.
+    /// The directory cannot be accessed.
     #[error(transparent)]
     Access(#[from] AccessError),
 }
 
 impl LoadError {
-    /// Whether trying again later can help.
+    /// Reports whether a later retry can help.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Busy(_))
     }
 }
 
-/// The configuration in a directory is that of another device than the one that was configured. Trying again cannot help.
+/// The stored configuration belongs to a different device than the configured one. A retry cannot help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{directory:?} holds the configuration of the device {stored}, and the serial number {configured} is configured; correct that, \
@@ -178,26 +178,26 @@ impl LoadError {
 pub struct OtherDevice {
     /// The directory.
     pub directory: PathBuf,
-    /// The serial number of the configuration in it.
+    /// The stored serial number.
     pub stored: SerialNumber,
-    /// The serial number that was configured.
+    /// The configured serial number.
     pub configured: SerialNumber,
 }
 
-/// What is wrong with one file of a configuration.
+/// Damage of one file of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Damage {
     /// It does not exist.
     #[error("is missing; provision the device again or restore the file")]
     Missing,
-    /// Longer than any sound file of its kind.
+    /// Longer than any valid file of its kind.
     #[error("is too large ({0} bytes)")]
     TooLarge(u64),
     /// Not UTF-8.
     #[error("is not text")]
     NotText,
-    /// `cloud_config.json` is not the document that it should be.
+    /// `cloud_config.json` has an invalid structure.
     #[error(transparent)]
     Document(#[from] DocumentError),
     /// A value in `cloud_config.json` is not valid.
@@ -208,23 +208,23 @@ pub enum Damage {
     Credentials(#[from] CredentialsError),
 }
 
-/// The configuration could not be written. What was stored before is still there, whole.
+/// The configuration cannot be stored. The previous one is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Another process has the directory.
+    /// Another process holds the directory's lock.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// There is no configuration whose certificate could be replaced.
+    /// No configuration whose certificate could be replaced.
     #[error("no configuration in {0:?}; provision the device first")]
     NotProvisioned(PathBuf),
-    /// The directory cannot be used, or the disk does not take the data.
+    /// The directory cannot be accessed, or the disk rejects the data.
     #[error(transparent)]
     Access(#[from] AccessError),
 }
 
 impl StoreError {
-    /// Whether trying again later can help.
+    /// Reports whether a later retry can help.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -240,8 +240,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_done_about_it_is_told_where_it_is_known() {
-        let told = |errno: rustix::io::Errno| {
+    fn access_errors_name_path_and_next_step() {
+        let message_for = |errno: rustix::io::Errno| {
             AccessError::io("open", PathBuf::from("/some/path"), errno).to_string()
         };
         for (errno, words) in [
@@ -252,10 +252,10 @@ mod tests {
             (rustix::io::Errno::PERM, "run it as the user that owns it"),
             (rustix::io::Errno::IO, "cannot open"),
         ] {
-            let told = told(errno);
+            let message = message_for(errno);
             assert!(
-                told.contains(words) && told.contains("/some/path"),
-                "{told}"
+                message.contains(words) && message.contains("/some/path"),
+                "{message}"
             );
         }
     }

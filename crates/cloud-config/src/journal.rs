@@ -1,56 +1,50 @@
-//! Several files replaced as one, so that a power cut leaves all of the old or all of the new.
+//! Atomic replacement of several files: a power cut leaves either all old or all new ones.
 //!
-//! A rename is atomic for one file only, and a certificate and its key are two. So the new files are first written
-//! into a directory of their own, and it is the rename of *that* which decides:
+//! A rename is atomic for one file only, but a certificate and its key are two. So the new files are first written into a
+//! separate directory, and the rename of *that directory* is the commit:
 //!
-//! 1. `.staging/` is made, each new file written into it and synced, then the directory synced.
-//! 2. `.staging` becomes `.committed`, and the parent is synced. **From here on the new files count.**
+//! 1. `.staging/` is created, each new file is written into it and synced, then the directory is synced.
+//! 2. `.staging` is renamed to `.committed`, and the parent is synced. **From here on the new files are effective.**
 //! 3. Each file is moved from `.committed/` to its place, `cloud_config.json` last; the directory is synced;
 //!    `.committed` is removed.
 //!
-//! A removal begins with the rename of `cloud_config.json` to `.removed`, which decides; then the other files go, and
-//! `.removed` last.
+//! A removal commits by renaming `cloud_config.json` to `.removed`; then it removes the other files, and `.removed` last.
 //!
-//! `.staging` also gets a manifest: a digest of each file that the change replaces, and of each that it writes.
+//! `.staging` also contains a manifest: a digest of each file that the change replaces, and of each that it writes.
 //!
-//! Found later, a `.staging` means a change that never was: it is discarded. A `.committed` means one that is not finished.
-//! Its files take precedence over those outside, unless another program wrote those since (`pending` decides that by the
-//! manifest), and [`recover`] finishes step 3, which can be cut short and repeated any number of times. A change that another
-//! program's newer files supersede becomes `.staging` again and is discarded. A `.removed` means keys that are not in use any
-//! more: they are removed, unless another program (the Python library) has provisioned the device since. That library looks
-//! at none of these names.
+//! After a crash, a `.staging` is an uncommitted change and is discarded. A `.committed` is an unfinished change: its files
+//! take precedence over those in place, unless another program wrote those since (`pending` decides that by the manifest),
+//! and [`recover`] finishes step 3, which is idempotent. A change superseded by another program's newer files becomes
+//! `.staging` again and is discarded. A `.removed` means unused keys, which are removed unless another program (the Python
+//! library) has provisioned the device since. That library ignores all of these names.
 //!
-//! Only the process that has the directory's lock recovers. Reading without the lock takes the journal into account and
-//! leaves it as it is: another program that runs on the directory does not take that lock.
+//! Only the process with the directory's lock recovers. Reading without the lock takes the journal into account and does not
+//! modify it, because other programs on the directory do not take the lock.
 //!
-//! A reader that does not know the journal can find the new certificate with the old key between the two moves of a pair,
-//! and if the process is killed just there, until the next process recovers. The moves of a pair follow one another without
-//! anything between them, since POSIX has no call that replaces two files at once; the `window` example measures how long
-//! that takes.
+//! A reader without the journal can find the new certificate with the old key between the two renames of a pair, and after a
+//! kill at that point until the next process recovers. POSIX has no call that replaces two files at once, so the renames of
+//! a pair follow each other immediately; the `window` example measures the duration.
 //!
 //! # What is synced
 //!
-//! `fsync` is what wears the flash and takes the time, so there is one where an order or a promise hangs on it, and
-//! nowhere else. [`replace`] needs one for each file, and four:
+//! `fsync` wears the flash and dominates the time, so it is only called where an order or a guarantee depends on it.
+//! [`replace`] needs one for each file, and four more:
 //!
-//! - each new file, the manifest, and `.staging`: what is committed must have its content and its names;
-//! - the directory after the rename to `.committed`: the decision comes before the first move, and before we say `Ok`;
-//! - the directory after the moves: the names must be in their places before `.committed` goes.
+//! - each new file, the manifest, and `.staging`: a committed change must have its content and its names;
+//! - the directory after the rename to `.committed`: the commit precedes the first move and the `Ok`;
+//! - the directory after the moves: the names must be in place before `.committed` is removed.
 //!
-//! So 10 for a whole configuration (11 where the serial number is not the thing name, or was not) and 6 for a pair. The
-//! removal of `.committed` has none: an empty one found later does no harm. A removal has two: after the decision, and
-//! after the other files are gone, so that a key that was said to be removed is. Making the directory costs one for each
-//! directory made.
-//!
-//! Protocol: `docs/protocol.md`, "On disk".
+//! The total is 10 for a configuration (11 if the serial number is not the thing name, or was not) and 6 for a pair. The
+//! removal of `.committed` has none: a leftover empty one is harmless. A removal has two: after the commit, and after the
+//! removal of the other files, so that `Ok` means that the keys are gone. Each created directory adds one.
 
 use crate::dir::Dir;
 use crate::error::AccessError;
 use crate::manifest::{self, MANIFEST};
-use crate::pending::files_that_count;
+use crate::pending::effective_files;
 use crate::repair::Repair;
 
-/// The files of a configuration, in the order in which they are put in place. The last makes a device provisioned.
+/// The files of a configuration, in the order of the moves. The last one makes the device provisioned.
 pub(crate) const FILES: [&str; 7] = [
     SERIAL_NUMBER,
     IOT_CA,
@@ -60,7 +54,7 @@ pub(crate) const FILES: [&str; 7] = [
     REMOTE_KEY,
     CLOUD_CONFIG,
 ];
-/// There only if the serial number is not the thing name.
+/// Exists only if the serial number is not the thing name.
 pub(crate) const SERIAL_NUMBER: &str = "serial_number.json";
 pub(crate) const IOT_CA: &str = "iot_ca.pem";
 pub(crate) const IOT_CERT: &str = "iot_cert.pem";
@@ -71,10 +65,10 @@ pub(crate) const CLOUD_CONFIG: &str = "cloud_config.json";
 
 pub(crate) const STAGING: &str = ".staging";
 pub(crate) const COMMITTED: &str = ".committed";
-/// Was `cloud_config.json` until its device was reset.
+/// The former `cloud_config.json` of a reset device.
 pub(crate) const REMOVED: &str = ".removed";
 
-/// Whether there is anything for [`recover`] to do.
+/// Reports whether [`recover`] has work to do.
 pub(crate) fn is_pending(dir: &Dir) -> Result<bool, AccessError> {
     for name in [STAGING, COMMITTED, REMOVED] {
         if dir.stat(name)?.is_some() {
@@ -84,8 +78,8 @@ pub(crate) fn is_pending(dir: &Dir) -> Result<bool, AccessError> {
     Ok(false)
 }
 
-/// Finishes what was committed, unless another program's newer files supersede it, and discards what was not committed.
-/// Logs what it did. The caller holds the directory's lock.
+/// Finishes a committed change, unless another program's newer files supersede it, and discards an uncommitted one. Logs the
+/// repairs. The caller holds the directory's lock.
 pub(crate) fn recover(dir: &Dir) -> Result<Vec<Repair>, AccessError> {
     let mut repairs = Vec::new();
     if discard_staging(dir)? {
@@ -101,31 +95,31 @@ pub(crate) fn recover(dir: &Dir) -> Result<Vec<Repair>, AccessError> {
     Ok(repairs)
 }
 
-/// Replaces the named files, all or none. The caller holds the directory's lock.
+/// Replaces the named files atomically. The caller holds the directory's lock.
 ///
-/// `Ok` means that every later reader gets the new ones, `Err` that every later reader gets what was there before.
+/// After `Ok` every reader gets the new files, after `Err` the previous ones.
 pub(crate) fn replace(dir: &Dir, files: &[(&'static str, &[u8])]) -> Result<(), AccessError> {
     recover(dir)?;
     for (name, _) in files {
-        // A directory in a file's place would stop the move after the decision, where nobody can be told any more.
+        // A directory in a file's place would stop the move after the commit, when no error can be returned any more.
         dir.restrict_file(name)?;
     }
     if let Err(error) = stage_and_commit(dir, files) {
-        // Also undoes a commit whose sync failed: were it left, it could come true after we said that it did not.
+        // Also undoes a commit whose sync failed: otherwise it could take effect after the error.
         let _ = undo_commit(dir);
         let _ = discard_staging(dir);
         return Err(error);
     }
-    // The files in place are the ones that were there a moment ago: no need to compare.
+    // The files in place cannot have changed since, so no comparison is necessary.
     if let Err(error) = put_in_place(dir, &FILES) {
-        tracing::warn!(%error, "new files are stored, and put in their places when the directory is next opened");
+        tracing::warn!(%error, "the new files are committed, and moved into place when the directory is next opened");
     }
     Ok(())
 }
 
-/// Does all of a [`replace`] that can fail for what is in the directory or for want of space, and takes it back. Leaves a
-/// committed change as it is. The caller holds the directory's lock.
-pub(crate) fn rehearse(dir: &Dir, size: usize) -> Result<(), AccessError> {
+/// Performs and reverts every part of [`replace`] that can fail because of the directory's content or missing space. Leaves a
+/// committed change unmodified. The caller holds the directory's lock.
+pub(crate) fn preflight(dir: &Dir, size: usize) -> Result<(), AccessError> {
     discard_staging(dir)?;
     for name in FILES {
         dir.restrict_file(name)?;
@@ -161,7 +155,7 @@ fn finish_or_discard(dir: &Dir) -> Result<Option<Repair>, AccessError> {
     let Some(committed) = dir.subdirectory(COMMITTED)? else {
         return Ok(None);
     };
-    let counting = files_that_count(dir, &committed)?;
+    let counting = effective_files(dir, &committed)?;
     let mut is_superseded = false;
     for name in FILES {
         is_superseded |= !counting.contains(&name) && committed.stat(name)?.is_some();
@@ -174,13 +168,13 @@ fn finish_or_discard(dir: &Dir) -> Result<Option<Repair>, AccessError> {
         committed.rename(name, dir, name)?;
     }
     dir.sync()?;
-    // From here on the rest is a change that never was; its manifest may go before its files.
+    // The rest is now an uncommitted change; its manifest may be removed before its files.
     undo_commit(dir)?;
     discard_staging(dir)?;
     Ok(Some(Repair::CommittedChangeSuperseded))
 }
 
-/// Moves the named files out of the journal, those that are in it, and removes the journal.
+/// Moves those of the named files that the journal contains into place, and removes the journal.
 fn put_in_place(dir: &Dir, names: &[&'static str]) -> Result<(), AccessError> {
     let Some(committed) = dir.subdirectory(COMMITTED)? else {
         return Ok(());
@@ -191,11 +185,11 @@ fn put_in_place(dir: &Dir, names: &[&'static str]) -> Result<(), AccessError> {
             present.push(*name);
         }
     }
-    // Nothing but the moves: between those of a certificate and its key, others find a pair that does not match.
+    // Only the moves: between those of a certificate and its key, other programs find a mismatched pair.
     for name in present {
         committed.rename(name, dir, name)?;
     }
-    // The names must be safe in their new places before the directory that proves the commit goes away.
+    // The names must be synced in place before the directory that records the commit is removed.
     dir.sync()?;
     committed.remove_file(MANIFEST)?;
     dir.remove_subdirectory(COMMITTED)?;
@@ -212,11 +206,11 @@ fn discard_staging(dir: &Dir) -> Result<bool, AccessError> {
     dir.remove_subdirectory(STAGING)
 }
 
-/// Removes every file of a configuration. `Ok` means that none of them can come back, `Err` that the device is as it was
-/// or not provisioned any more, in which case the rest goes when the directory is next opened. The caller holds the
+/// Removes every file of a configuration. After `Ok` none of them can reappear; after `Err` the device is unchanged or not
+/// provisioned, in which case the rest is removed when the directory is next opened. The caller holds the
 /// directory's lock.
 pub(crate) fn remove_all(dir: &Dir) -> Result<(), AccessError> {
-    // A committed change must not come back after its removal, and it may be half in place: so it is finished first.
+    // Finish a committed change first: it may be partly in place and must not reappear after the removal.
     recover(dir)?;
     if dir.stat(CLOUD_CONFIG)?.is_some() {
         dir.rename(CLOUD_CONFIG, dir, REMOVED)?;

@@ -1,32 +1,32 @@
-//! A Clesyde device's directory: what a device knows about itself, read, checked and stored so that nothing can tear it.
+//! Configuration and credentials of a Clesyde device, validated and stored crash-safely.
 //!
-//! A provisioned device keeps six files in `<base path>/.clesydecloud`: four names in `cloud_config.json`, the roots that
-//! it trusts for its broker, and two certificates with their private keys, one to show to the broker, the other to show to
-//! its visitors. This crate is the only one that touches them. It knows no network and no async runtime.
+//! A provisioned device keeps six files in `<base path>/.clesydecloud`: four names in `cloud_config.json`, the trusted
+//! roots for its broker, and two certificates with their private keys: a client certificate for the broker and a server
+//! certificate for remote access. Only this crate accesses them. It uses no network and no async runtime.
 //!
-//! What it guarantees:
+//! Guarantees:
 //!
-//! - **Whole or not at all.** After a power cut, a full disk or `kill -9` at any moment, [`Store::load`] finds the
-//!   configuration as it was before or as it should be after, and never a certificate with another one's key. What another
-//!   program has stored between the crash and the next start is newer, and stays.
-//! - **Checked.** A [`DeviceConfig`] exists only if its names are names, its certificates certificates, and its keys
-//!   theirs. What is wrong with a directory is told by file and reason, as a [`LoadError`]. A device that could get its
-//!   pair for remote access anew need not stay away for the want of it: [`Store::load_partly`].
-//! - **Private.** Files are 0600 and the directory 0700 from the moment that they exist. What others could read is put
-//!   right and reported. Nothing follows a symbolic link. Keys are wiped from memory, and no `Debug`, `Display`, error or
-//!   log line shows one.
-//! - **One process.** [`Store::lock`] is released by the operating system however its holder ends, and names the holder to
-//!   whoever comes second. Reading needs no lock, and without it changes nothing but modes. On a file system that has become read-only, as a worn card does, the
-//!   directory can be taken all the same: its device is to stay with its cloud.
-//! - **Shared with the Python library.** Both read what the other wrote, byte for byte; what this crate needs besides has
-//!   names that the other does not look at: `.lock`, `serial_number.json` where the thing name is not the serial number,
-//!   and `.staging`, `.committed` or `.removed` during a change.
-//!   Since it does not look there, it can find a certificate with another one's key between the two moves of a pair, and
-//!   after a kill just there until the next start of ours; `docs/protocol.md` says how long that is.
+//! - **Atomic.** After a power cut, a full disk, or `kill -9` at any moment, [`Store::load`] finds the old configuration or
+//!   the new one, and never a certificate with another certificate's key. Files that another program stores between the
+//!   crash and the next start are newer and stay.
+//! - **Validated.** A [`DeviceConfig`] exists only if its names are valid, its certificates parse, and its keys match. A
+//!   [`LoadError`] names the damaged file and the reason. A device can still connect without its credentials for remote
+//!   access: [`Store::load_partial`].
+//! - **Private.** Files are created with mode 0600 and the directory with 0700. Weaker permissions are corrected and
+//!   reported. Symbolic links are never followed. Keys are zeroized, and no `Debug`, `Display`, error, or log line contains
+//!   one.
+//! - **One process.** The operating system releases [`Store::lock`] when its holder ends, and a second process receives the
+//!   holder's process ID. Reading needs no lock, and without the lock changes only file modes. The lock also works on a
+//!   file system that has become read-only, as a worn flash card does, so that the device stays connected.
+//! - **Compatible with the Python library.** Each reads the other's files, byte for byte. Additional files have names that
+//!   the library ignores: `.lock`, `serial_number.json` if the thing name is not the serial number, and `.staging`,
+//!   `.committed`, or `.removed` during a change. Because the library ignores the journal, it can find a certificate with
+//!   another certificate's key between the two renames of a pair, and after a kill at that point until this crate starts
+//!   again; `docs/protocol.md` states how long that takes.
 //!
-//! The first of these is shown by tests that fail or cut off each single change of the disk (a kill, a power cut that takes
-//! what was not synced, a full disk, a read-only one), and by a process that is killed at each of its system calls and
-//! at random. A first provisioning waits for the medium 11 times, a rotation six times; the `cost` example measures it.
+//! Atomicity is tested by failing or cutting off each change of the disk (a kill, a power cut that loses unsynced data, a
+//! full disk, a read-only one), and by killing a process at each of its system calls and at random. The first provisioning
+//! syncs 11 times, a rotation six times; the `cost` example measures the time.
 //!
 //! # Example
 //!
@@ -63,7 +63,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The format is described in `docs/protocol.md`, "On disk". Unix only: modes, owners and `flock` are its means.
+//! Protocol: `docs/protocol.md`, "Provisioning" and "On disk". Unix only: the crate relies on modes, owners, and `flock`.
 
 mod certificate;
 mod credentials;
@@ -72,14 +72,14 @@ mod dir;
 mod document;
 mod error;
 #[cfg(test)]
-mod faults;
+mod fault_injection;
 mod journal;
+mod load;
 mod lock;
 mod manifest;
 mod names;
 mod pem;
 mod pending;
-mod reading;
 mod repair;
 mod serial_record;
 mod store;
@@ -93,4 +93,4 @@ pub use lock::DirectoryLock;
 pub use names::{Endpoint, HostName, NameError, SerialNumber, ThingName};
 pub use pem::PemError;
 pub use repair::Repair;
-pub use store::{DIRECTORY, Loaded, Pair, Store};
+pub use store::{CredentialSlot, DIRECTORY, Loaded, Store};

@@ -1,7 +1,7 @@
 //! One process per directory, by an advisory lock on a file that names the holder.
 //!
-//! The operating system releases the lock when its holder ends, in whatever way: the file alone, with the id of a
-//! process that is gone, locks nothing. The lock keeps writers apart; reading needs none.
+//! The operating system releases the lock when its holder ends: a leftover file with a stale process ID locks nothing. The
+//! lock excludes other writers; reading needs none.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -18,55 +18,55 @@ use crate::error::{AccessError, LockError};
 
 pub(crate) const LOCK_FILE: &str = ".lock";
 
-/// How often to try when the file is removed under our hands by a process that resets the directory, or is held by
-/// somebody for one call: nearly a second, as each look for the holder's process id takes up to 50 ms.
+/// Attempts while another process removes the file during a reset or holds the lock for one call: nearly a second, because
+/// each search for the holder's process ID takes up to 50 ms.
 const ATTEMPTS: usize = 16;
-/// How often, 5 ms apart, to look for the process id of a holder that has only just taken the lock.
+/// Reads, 5 ms apart, of the process ID of a holder that has just acquired the lock.
 const PID_READS: usize = 10;
 
-/// The directory is this process's until this is dropped. From [`Store::lock`](crate::Store::lock).
+/// The lock of a directory, released on drop. Created by [`Store::lock`](crate::Store::lock).
 ///
-/// Ends with [`Store::remove`](crate::Store::remove) too, which removes the lock file with the rest.
+/// [`Store::remove`](crate::Store::remove) ends the lock too, because it removes the lock file.
 #[derive(Debug)]
 #[must_use = "the directory is released when this is dropped"]
 pub struct DirectoryLock {
-    _held: Arc<Held>,
+    _guard: Arc<LockedDir>,
 }
 
 impl DirectoryLock {
-    pub(crate) fn new(held: Arc<Held>) -> Self {
-        Self { _held: held }
+    pub(crate) fn new(held: Arc<LockedDir>) -> Self {
+        Self { _guard: held }
     }
 }
 
-/// An acquired lock with the directory it belongs to.
-pub(crate) struct Held {
+/// An acquired lock with its directory.
+pub(crate) struct LockedDir {
     file: File,
     pub(crate) dir: Dir,
 }
 
-impl std::fmt::Debug for Held {
+impl std::fmt::Debug for LockedDir {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Held").field(&self.dir.path()).finish()
+        f.debug_tuple("LockedDir").field(&self.dir.path()).finish()
     }
 }
 
-impl Held {
-    /// Takes the lock of the directory at `path`, which is made if it is not there, and says whose it is.
+impl LockedDir {
+    /// Acquires the lock of the directory at `path`, creates the directory if necessary, and records the process ID.
     pub(crate) fn acquire(path: &Path) -> Result<Self, LockError> {
-        let held = Self::acquire_for_a_call(path)?;
+        let held = Self::acquire_for_call(path)?;
         held.write_pid();
         Ok(held)
     }
 
-    /// The same for the milliseconds that one call takes. Without a process id in it, whoever finds it taken looks again
-    /// rather than giving up.
-    pub(crate) fn acquire_for_a_call(path: &Path) -> Result<Self, LockError> {
+    /// Acquires the lock for the milliseconds of one call. Without a process ID in the file, other processes retry instead
+    /// of failing.
+    pub(crate) fn acquire_for_call(path: &Path) -> Result<Self, LockError> {
         for _ in 0..ATTEMPTS {
             let dir = Dir::open_or_create(path)?;
             let mut file = match dir.open_lock_file(LOCK_FILE) {
                 Ok(file) => file,
-                // The directory went away in between.
+                // The directory was removed in between.
                 Err(Errno::NOENT) => continue,
                 Err(Errno::LOOP) => return Err(AccessError::Symlink(dir.join(LOCK_FILE)).into()),
                 Err(errno) => {
@@ -76,7 +76,7 @@ impl Held {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => match read_pid(&mut file) {
-                    // Held for a call, or just let go.
+                    // LockedDir for a call, or just let go.
                     None => continue,
                     pid => return Err(in_use(path, pid)),
                 },
@@ -86,7 +86,7 @@ impl Held {
             }
             let held = Self { file, dir };
             if held.is_current(path)? {
-                // Of a holder that was killed: it would be taken for ours.
+                // Remove the process ID of a killed holder.
                 let _ = held.file.set_len(0);
                 return Ok(held);
             }
@@ -94,7 +94,7 @@ impl Held {
         Err(in_use(path, None))
     }
 
-    /// Whether the locked file is still the one that others would find.
+    /// Reports whether the locked file is still the one at `path`.
     pub(crate) fn is_current(&self, path: &Path) -> Result<bool, AccessError> {
         let Some(found) = Dir::open(path)? else {
             return Ok(false);
@@ -106,7 +106,7 @@ impl Held {
             .is_some_and(|stat| (stat.st_dev, stat.st_ino) == (mine.st_dev, mine.st_ino)))
     }
 
-    /// A full disk must not keep us from locking: then the file stays without an id, and only the message suffers.
+    /// Writes the process ID. A failure, for example on a full disk, affects only messages and must not prevent locking.
     fn write_pid(&self) {
         let mut file = &self.file;
         let written = step("write", &self.dir.join(LOCK_FILE), || {
@@ -114,22 +114,22 @@ impl Held {
             file.write_all(format!("{}\n", std::process::id()).as_bytes())
         });
         if let Err(error) = written {
-            tracing::debug!(%error, "the process id could not be written into the lock file");
+            tracing::debug!(%error, "cannot write the process ID into the lock file");
         }
     }
 }
 
-impl Drop for Held {
+impl Drop for LockedDir {
     fn drop(&mut self) {
-        // So that nobody reads our id while the next holder has not written its own yet.
+        // Another process must not read this ID before the next holder writes its own.
         let _ = step("write", &self.dir.join(LOCK_FILE), || self.file.set_len(0));
-        // Closing alone would leave it locked for as long as a process that another thread just forks has a copy.
+        // Closing alone would keep it locked while a concurrently forked process has a copy of the descriptor.
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
 
-/// Whether nobody has the lock. Whoever wants it in the same moment finds it taken for a call, and looks again.
-pub(crate) fn ensure_free(dir: &Dir) -> Result<(), LockError> {
+/// Checks that the lock is free. A process that acquires it at the same moment retries, as after a lock for one call.
+pub(crate) fn ensure_unlocked_file(dir: &Dir) -> Result<(), LockError> {
     let failed = |action, errno| AccessError::io(action, dir.join(LOCK_FILE), errno);
     let opened = dir.open_to_read(LOCK_FILE);
     let Some(mut file) = opened.map_err(|errno| failed("open", errno))? else {
@@ -138,7 +138,7 @@ pub(crate) fn ensure_free(dir: &Dir) -> Result<(), LockError> {
     for _ in 0..ATTEMPTS {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
             Ok(()) => {
-                // As above: closing alone may not be enough.
+                // As in `drop`: closing alone may not release it.
                 let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
                 return Ok(());
             }

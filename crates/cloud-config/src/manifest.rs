@@ -1,9 +1,9 @@
-//! The manifest of a change: for each file of it, a digest of what the change was made over and of what it writes.
+//! The manifest of a change: for each file, a digest of the replaced content and of the new content.
 //!
-//! It lies in the journal, is on the medium before the change is committed, and lets a later process see whether another
-//! program wrote a file since. One line a file: name, digest before (`-` if there was no file), digest after.
+//! It is part of the journal, synced before the commit, and lets a later process detect whether another program has written
+//! a file since. One line per file: name, digest before (`-` if there was no file), digest after.
 //!
-//! A digest of a private key's PEM text does not help to find the key, and the file is as private as the key itself.
+//! A digest of a private key does not reveal the key, and the file is as private as the key itself.
 
 use sha2::{Digest as _, Sha256};
 
@@ -15,7 +15,7 @@ use crate::journal::FILES;
 /// The manifest's name in the journal.
 pub(crate) const MANIFEST: &str = "manifest";
 
-/// Longest manifest read, in bytes. Seven lines have about 1 KiB.
+/// Maximum length of a manifest in bytes. Seven lines have about 1 KiB.
 const MAX_MANIFEST: usize = 4096;
 
 const ABSENT: &str = "-";
@@ -29,11 +29,11 @@ pub(crate) struct Entry {
     pub(crate) after: String,
 }
 
-/// The manifest of a change that is about to be made in `dir`.
+/// Renders the manifest of an upcoming change in `dir`.
 pub(crate) fn render(dir: &Dir, files: &[(&'static str, &[u8])]) -> Result<String, AccessError> {
     let mut text = String::new();
     for (name, content) in files {
-        let before = in_place(dir, name)?;
+        let before = digest_of_file(dir, name)?;
         let before = before.as_deref().unwrap_or(ABSENT);
         let after = digest(content, content.len() as u64);
         text.push_str(&format!("{name} {before} {after}\n"));
@@ -41,7 +41,7 @@ pub(crate) fn render(dir: &Dir, files: &[(&'static str, &[u8])]) -> Result<Strin
     Ok(text)
 }
 
-/// The manifest in a journal; `None` if there is none, or none that can be read.
+/// Reads the manifest in a journal; `None` if it is missing or malformed.
 pub(crate) fn read(journal: &Dir) -> Result<Option<Vec<Entry>>, AccessError> {
     let Some(content) = journal.read(MANIFEST, MAX_MANIFEST)? else {
         return Ok(None);
@@ -56,8 +56,8 @@ fn parse(text: &str) -> Option<Vec<Entry>> {
         .map(|line| {
             let [name, before, after] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
             let name = FILES.into_iter().find(|known| *known == name)?;
-            let sound = (before == ABSENT || is_digest(before)) && is_digest(after);
-            sound.then(|| Entry {
+            let is_valid = (before == ABSENT || is_digest(before)) && is_digest(after);
+            is_valid.then(|| Entry {
                 name,
                 before: (before != ABSENT).then(|| before.to_owned()),
                 after: after.to_owned(),
@@ -66,13 +66,13 @@ fn parse(text: &str) -> Option<Vec<Entry>> {
         .collect()
 }
 
-/// The digest of the file that has this name in `dir`; `None` if there is none.
-pub(crate) fn in_place(dir: &Dir, name: &str) -> Result<Option<String>, AccessError> {
+/// Returns the digest of the file with this name in `dir`, if it exists.
+pub(crate) fn digest_of_file(dir: &Dir, name: &str) -> Result<Option<String>, AccessError> {
     let content = dir.read(name, MAX_PEM)?;
     Ok(content.map(|content| digest(&content.bytes, content.length)))
 }
 
-/// Of the content up to [`MAX_PEM`] and of the whole length: this crate writes nothing longer.
+/// Hashes the content up to [`MAX_PEM`] and the full length: this crate writes no longer file.
 fn digest(content: &[u8], length: u64) -> String {
     let hash = Sha256::new()
         .chain_update(content)
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parse_refuses_what_render_does_not_write() {
+    fn parse_rejects_malformed_lines() {
         let digest = digest(b"x", 1);
         let line = format!("iot_ca.pem - {digest}\nremote_key.pem {digest} {digest}\n");
         let entries = parse(&line).unwrap();

@@ -1,9 +1,7 @@
-//! The names that a configuration consists of: serial number, thing name, host, endpoint.
+//! Validated names in a configuration: serial number, thing name, host, endpoint.
 //!
-//! Each is a string that was checked once, so that what is built from it (a topic, a URL, a TLS server name) cannot be
-//! bent by a stray `/`, `+` or `#`. None of them looks anything up: no network, no DNS.
-//!
-//! Protocol: `docs/protocol.md`, "Provisioning" and "On disk".
+//! Validation prevents a stray `/`, `+`, or `#` from altering a topic, URL, or TLS server name built from a name. It uses no
+//! network and no DNS.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -11,27 +9,27 @@ use std::str::FromStr;
 
 use rustls_pki_types::ServerName;
 
-/// Longest serial number and thing name: what AWS allows for a thing and for an MQTT client id.
+/// Maximum length of serial numbers and thing names: the limit of AWS IoT for thing names and MQTT client IDs.
 const MAX_IDENTIFIER: usize = 128;
 
-/// Why a name was refused.
+/// Reason that a name is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameError {
-    /// There is nothing in it.
+    /// The name is empty.
     #[error("is empty")]
     Empty,
-    /// It is longer than 128 characters.
+    /// More than 128 characters.
     #[error("has {0} characters, at most {MAX_IDENTIFIER} are allowed")]
     TooLong(usize),
     /// A character that would change the meaning of a topic or a URL.
-    #[error("contains {0:?}; allowed are letters and digits of ASCII and _ - . :")]
+    #[error("contains {0:?}; allowed are ASCII letters and digits and _ - . :")]
     Character(char),
     /// Not a DNS name and not an IP address.
     #[error("is not a host name")]
     Host,
-    /// What stands behind the last colon is not a port between 1 and 65535.
-    #[error("has no port between 1 and 65535 behind its colon")]
+    /// No port between 1 and 65535 after the colon.
+    #[error("has no port between 1 and 65535 after its colon")]
     Port,
 }
 
@@ -53,7 +51,7 @@ fn check_host(text: &str) -> Result<(), NameError> {
     if text.is_empty() {
         return Err(NameError::Empty);
     }
-    // A trailing dot is legal in DNS and not in a TLS server name, which is what this becomes.
+    // A trailing dot is valid in DNS but not in a TLS server name.
     match ServerName::try_from(text) {
         Ok(_) if !text.ends_with('.') => Ok(()),
         _ => Err(NameError::Host),
@@ -67,7 +65,7 @@ macro_rules! checked_string {
         pub struct $name(String);
 
         impl $name {
-            /// The text, exactly as it was given.
+            /// Returns the unchanged text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -100,7 +98,7 @@ macro_rules! checked_string {
 checked_string! {
     /// A device's serial number: 1 to 128 of `A-Z a-z 0-9 _ - . :`.
     ///
-    /// It becomes a topic level and a value in a request, which is why nothing else is let in.
+    /// It becomes an MQTT topic level and a value in a request.
     ///
     /// ```
     /// use cloud_config::SerialNumber;
@@ -112,7 +110,7 @@ checked_string! {
 }
 
 checked_string! {
-    /// The name of the device at AWS IoT, which is its MQTT client id too. Same alphabet as [`SerialNumber`].
+    /// The device's AWS IoT thing name and MQTT client ID. Same characters as [`SerialNumber`].
     ThingName, check_identifier
 }
 
@@ -121,7 +119,7 @@ checked_string! {
     HostName, check_host
 }
 
-/// A host and perhaps a port: `host`, `host:port`, `[v6]` or `[v6]:port`.
+/// A host with an optional port: `host`, `host:port`, `[v6]` or `[v6]:port`.
 ///
 /// ```
 /// use cloud_config::Endpoint;
@@ -134,14 +132,14 @@ checked_string! {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
-    /// Where: a DNS name or an address. An IPv6 address stands here without brackets.
+    /// A DNS name or an IP address. An IPv6 address has no brackets here.
     pub host: HostName,
-    /// The port, if one was written.
+    /// The port, if any.
     pub port: Option<u16>,
 }
 
 impl Endpoint {
-    /// The port, or `default` where none was written.
+    /// Returns the port, or `default` if there is none.
     #[must_use]
     pub fn port_or(&self, default: u16) -> u16 {
         self.port.unwrap_or(default)
@@ -176,7 +174,7 @@ impl FromStr for Endpoint {
     }
 }
 
-/// `u16::from_str` would take a sign; a port is digits alone.
+/// Parses digits only: `u16::from_str` would accept a sign.
 fn parse_port(text: &str) -> Result<u16, NameError> {
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(NameError::Port);
@@ -207,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_serial_number_is_a_closed_alphabet() {
+    fn serial_number_accepts_only_allowed_characters() {
         for good in ["0", "SN0001", "a_b-c.d:e", &"x".repeat(128)] {
             assert_eq!(good.parse::<SerialNumber>().unwrap().as_str(), good);
         }
@@ -225,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_read_and_written_in_each_of_its_forms() {
+    fn endpoint_round_trips_in_each_form() {
         for (text, host, port) in [
             ("a.example.com", "a.example.com", None),
             ("a.example.com:8883", "a.example.com", Some(8883)),

@@ -1,33 +1,33 @@
-//! PEM text in, DER out. The only place that knows rustls-pemfile.
+//! PEM parsing. Only this module uses rustls-pemfile.
 //!
-//! It reads, it never writes: what is stored is the text as it came, byte for byte.
+//! It never writes PEM: the store keeps the original text, byte for byte.
 
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-/// Most certificates taken from one text. A chain has three or four; a file of roots for one service, a handful.
+/// Maximum number of certificates in one text. A chain has three or four; the roots of one service are a handful.
 pub(crate) const MAX_CERTIFICATES: usize = 64;
 
-/// What is wrong with a PEM text.
+/// Reason that a PEM text is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PemError {
-    /// Nothing but white space.
+    /// Empty or white space.
     #[error("is empty")]
     Empty,
-    /// A block that is not closed, or whose base64 is broken.
-    #[error("is not valid PEM (cut off, or damaged)")]
+    /// An unterminated block or invalid base64.
+    #[error("is not valid PEM (truncated or damaged)")]
     Syntax,
-    /// A Windows editor's mark stands before it, which neither this crate nor the Python library would read over.
+    /// A leading byte order mark, which the Python library rejects too.
     #[error("begins with a byte order mark; save it as UTF-8 without one")]
     ByteOrderMark,
-    /// Valid, but there is no certificate in it.
-    #[error("holds no certificate")]
+    /// No certificate.
+    #[error("contains no certificate")]
     NoCertificate,
-    /// Valid, but there is no private key in it (PKCS#8, PKCS#1 and SEC1 are known; an encrypted one is not).
-    #[error("holds no private key (encrypted keys are not supported)")]
+    /// No private key (PKCS#8, PKCS#1, and SEC1 are supported; encrypted keys are not).
+    #[error("contains no private key (encrypted keys are not supported)")]
     NoKey,
-    /// More certificates than anything we talk to needs.
-    #[error("holds more than {MAX_CERTIFICATES} certificates")]
+    /// Too many certificates.
+    #[error("contains more than {MAX_CERTIFICATES} certificates")]
     TooMany,
 }
 
@@ -50,18 +50,18 @@ pub(crate) fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, Pe
         }
         found.push(item.map_err(|_| PemError::Syntax)?);
     }
-    // An opened and never closed block ends the iterator without an error.
+    // An unterminated block ends the iterator without an error.
     match (
         found.len(),
         pem.matches("-----BEGIN CERTIFICATE-----").count(),
     ) {
         (0, 0) => Err(PemError::NoCertificate),
-        (read, begun) if read < begun => Err(PemError::Syntax),
+        (read, started) if read < started => Err(PemError::Syntax),
         _ => Ok(found),
     }
 }
 
-/// The first private key in the text.
+/// Returns the first private key in the text.
 pub(crate) fn private_key(pem: &str) -> Result<PrivateKeyDer<'static>, PemError> {
     check_text(pem)?;
     match rustls_pemfile::private_key(&mut pem.as_bytes()) {

@@ -1,27 +1,27 @@
-//! What was found out of order in a directory and put right without asking.
+//! Automatic repairs of a directory.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What [`Store::load`](crate::Store::load) put right by itself. Worth telling the operator, and no reason to stop.
+/// A repair by [`Store::load`](crate::Store::load). Report it to the operator; it is not an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Repair {
-    /// Group or others had rights; they were taken away. A key that was readable may have been read.
+    /// Group or other permissions were removed. A readable key may have been read.
     Mode {
         /// The file or directory.
         path: PathBuf,
-        /// Its permission bits before.
+        /// The previous permission bits.
         was: u32,
     },
-    /// A replacement that had been decided when the process was killed was brought to its end.
+    /// A committed but interrupted replacement was finished.
     CommittedChangeFinished,
-    /// A replacement that had been decided when the process was killed was discarded, wholly or in part: another program has
-    /// written newer files since, and they stay.
+    /// A committed but interrupted replacement was discarded, fully or in part, because another program has written newer
+    /// files since.
     CommittedChangeSuperseded,
-    /// The remains of a replacement that had not been decided were removed.
+    /// The remains of an uncommitted replacement were removed.
     UnfinishedChangeDiscarded,
-    /// A removal that was interrupted was brought to its end: the keys that it had left are gone.
+    /// An interrupted removal was finished: the remaining keys are removed.
     RemovalFinished,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for Repair {
                 f.write_str("an interrupted replacement of files was finished")
             }
             Self::CommittedChangeSuperseded => f.write_str(
-                "an interrupted replacement of files was discarded, since another program has written newer files",
+                "an interrupted replacement of files was discarded, because another program has written newer files",
             ),
             Self::UnfinishedChangeDiscarded => {
                 f.write_str("the remains of an interrupted replacement were removed")

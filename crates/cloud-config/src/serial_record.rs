@@ -1,11 +1,8 @@
-//! `serial_number.json`: the serial number of a device whose thing name is another text.
+//! `serial_number.json`: the serial number of a device whose thing name differs from it.
 //!
-//! Today's platform gives a device its serial number as its thing name, so `cloud_config.json`, to which nothing may be
-//! added, says both. Where they differ, the serial number is kept in this file, which the Python library does not look at.
-//! It names the thing that it belongs to, too: beside another thing's `cloud_config.json`, which that library may have
-//! written since, it says nothing.
-//!
-//! Protocol: `docs/protocol.md`, "On disk".
+//! The platform normally uses the serial number as thing name, so `cloud_config.json`, which must not have further keys,
+//! contains both. If they differ, this file contains the serial number; the Python library ignores it. The file also names
+//! its thing: it has no effect beside the `cloud_config.json` of another thing, which that library may have written since.
 
 use serde_json::{Value, json};
 
@@ -17,7 +14,7 @@ use crate::names::{SerialNumber, ThingName};
 const SERIAL_NUMBER: &str = "serial_number";
 const THING_NAME: &str = "iot_thing_name";
 
-/// The file's content.
+/// Renders the file.
 pub(crate) fn render<R>(device: &DeviceConfig<R>) -> String {
     json!({
         SERIAL_NUMBER: device.serial_number.as_str(),
@@ -26,7 +23,7 @@ pub(crate) fn render<R>(device: &DeviceConfig<R>) -> String {
     .to_string()
 }
 
-/// The serial number of this thing, if the file is about it.
+/// Returns the serial number if the file belongs to this thing.
 pub(crate) fn parse(text: &str, thing: &ThingName) -> Result<Option<SerialNumber>, Damage> {
     let value: Value = serde_json::from_str(text).map_err(|error| DocumentError::NotJson {
         line: error.line(),
@@ -50,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn record_of_another_thing_says_nothing() {
+    fn record_of_another_thing_is_ignored() {
         let text = r#"{"serial_number": "SN1", "iot_thing_name": "thing-1"}"#;
         let read = |thing: &str| parse(text, &thing.parse().unwrap()).unwrap();
         assert_eq!(read("thing-1").unwrap().as_str(), "SN1");
@@ -58,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_record_is_an_error_that_names_the_key() {
+    fn damaged_record_error_names_the_key() {
         let thing = "t".parse().unwrap();
         for (text, expected) in [
             ("", "is not JSON"),

@@ -1,10 +1,8 @@
 //! The directory `.clesydecloud`: loading, storing, replacing, removing.
 //!
-//! Invariants: a reader gets a whole configuration or none, with certificates and keys that match; two processes never
-//! write; nothing is written that the Python library could not read. Reading takes no lock and works beside a process
-//! that writes. This module decides *what* is read and written; *how* it is made atomic is the journal's affair.
-//!
-//! Protocol: `docs/protocol.md`, "On disk".
+//! Invariants: a reader gets a complete configuration or none, with matching certificates and keys; only one process writes
+//! at a time; the Python library can read everything written. Reading takes no lock and works concurrently with a writer.
+//! This module decides *what* is read and written; the journal makes it atomic.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -20,49 +18,48 @@ use crate::journal::{
     self, CLOUD_CONFIG, COMMITTED, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
     SERIAL_NUMBER,
 };
-use crate::lock::{self, DirectoryLock, Held, LOCK_FILE};
-use crate::names::SerialNumber;
-use crate::reading::{
-    Source, fingerprint, is_provisioned, read_device, read_partly, read_serial_number,
+use crate::load::{
+    Source, fingerprint, is_provisioned, read_device, read_partial, read_serial_number,
 };
+use crate::lock::{self, DirectoryLock, LOCK_FILE, LockedDir};
+use crate::names::SerialNumber;
 use crate::repair::Repair;
 use crate::serial_record;
 
 /// The directory's name below the base path.
 pub const DIRECTORY: &str = ".clesydecloud";
 
-/// What a rehearsal writes: more than six files of a usual configuration take, each rounded up to a block of 4 KiB.
-const REHEARSED: usize = 64 * 1024;
+/// Bytes written by a preflight: more than the six files of a usual configuration, each rounded up to a 4 KiB block.
+const PREFLIGHT_SIZE: usize = 64 * 1024;
 
-/// How often reading starts again because another process replaced files meanwhile. Replacing takes milliseconds and
-/// happens a few times a year.
+/// Attempts to read while another process replaces files. A replacement takes milliseconds and happens a few times a year.
 const READ_ATTEMPTS: usize = 8;
 
-/// What [`Store::load`] found.
+/// Result of [`Store::load`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Loaded<R = Credentials> {
-    /// The configuration, whole and checked.
+    /// The validated configuration.
     pub device: DeviceConfig<R>,
-    /// What had to be put right on the way.
+    /// Repairs made while loading.
     pub repairs: Vec<Repair>,
-    /// An interrupted change is in the directory, and was left as it is: the next start that takes the directory finishes or
-    /// discards it. A program that does not know of it, as the Python library, may read other files than these until then.
+    /// The directory contains an interrupted change, which is unmodified: the next start with the lock finishes or discards
+    /// it. Until then, a program without the journal, such as the Python library, may read other files than these.
     pub is_change_pending: bool,
 }
 
-/// Which of a device's two pairs of certificate and key.
+/// One of a device's two pairs of certificate and key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pair {
-    /// For the broker.
+pub enum CredentialSlot {
+    /// The client certificate for the broker.
     Iot,
-    /// For remote access.
+    /// The server certificate for remote access.
     Remote,
 }
 
 /// A device's directory. Cheap to clone; clones share the lock.
 ///
-/// All calls block for as long as the disk takes; from async code, use `spawn_blocking`.
+/// All calls block on disk I/O; from async code, use `spawn_blocking`.
 #[derive(Debug, Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -71,12 +68,12 @@ pub struct Store {
 #[derive(Debug)]
 struct Inner {
     directory: PathBuf,
-    /// Serialises this process's own calls, and knows the lock while somebody holds it.
-    held: Mutex<Weak<Held>>,
+    /// Serializes this process's calls, and refers to the lock while it is held.
+    held: Mutex<Weak<LockedDir>>,
 }
 
 impl Store {
-    /// The directory below `base_path`. Touches nothing.
+    /// Creates a store for the directory in `base_path`. Accesses no files.
     #[must_use]
     pub fn new(base_path: impl AsRef<Path>) -> Self {
         let inner = Inner {
@@ -88,17 +85,17 @@ impl Store {
         }
     }
 
-    /// The directory itself: `<base path>/.clesydecloud`.
+    /// Returns the directory: `<base path>/.clesydecloud`.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.inner.directory
     }
 
-    /// Takes the directory for this process (and this `Store` with its clones) until the lock is dropped. The directory
-    /// is made if it is not there. Calls that write take the lock for themselves where it is not held.
+    /// Locks the directory for this process (and this `Store` with its clones) until the lock is dropped. Creates the
+    /// directory if necessary. Writing calls acquire the lock themselves if it is not held.
     ///
     /// # Errors
-    /// [`LockError::InUse`], with the holder's process id, if anyone holds it, be it this `Store`.
+    /// [`LockError::InUse`], with the holder's process ID, if it is locked, even by this `Store`.
     pub fn lock(&self) -> Result<DirectoryLock, LockError> {
         let mut slot = self.slot();
         if self.current(&slot)?.is_some() {
@@ -107,26 +104,26 @@ impl Store {
                 pid: Some(std::process::id()),
             });
         }
-        let held = Arc::new(Held::acquire(self.directory())?);
+        let held = Arc::new(LockedDir::acquire(self.directory())?);
         *slot = Arc::downgrade(&held);
         Ok(DirectoryLock::new(held))
     }
 
-    /// Whether nobody has the directory at this moment. Takes no lock, and changes nothing.
+    /// Checks that the directory is not locked at this moment. Takes no lock and changes nothing.
     ///
     /// # Errors
-    /// [`LockError::InUse`], with the holder's process id, if anyone holds it, be it this `Store`.
+    /// [`LockError::InUse`], with the holder's process ID, if it is locked, even by this `Store`.
     pub fn ensure_unlocked(&self) -> Result<(), LockError> {
         match self.open()? {
-            Some(dir) => lock::ensure_free(&dir),
+            Some(dir) => lock::ensure_unlocked_file(&dir),
             None => Ok(()),
         }
     }
 
-    /// Whether a configuration is there, sound or not.
+    /// Reports whether a configuration exists, valid or not.
     ///
     /// # Errors
-    /// [`AccessError`] if the directory cannot be looked into.
+    /// [`AccessError`] if the directory cannot be read.
     pub fn is_provisioned(&self) -> Result<bool, AccessError> {
         let Some(dir) = self.open()? else {
             return Ok(false);
@@ -134,16 +131,16 @@ impl Store {
         is_provisioned(&dir)
     }
 
-    /// Reads and checks the configuration. Restricts the modes of files that others could read. Where this store holds the
-    /// lock, an interrupted replacement is brought to its end or discarded; without the lock it is taken into account and left
-    /// as it is, and nothing but modes is changed.
+    /// Reads and validates the configuration. Restricts the modes of files that other users could access. If this store holds
+    /// the lock, finishes or discards an interrupted replacement; without the lock, takes it into account and changes nothing
+    /// except modes.
     ///
     /// # Errors
-    /// [`LoadError::NotProvisioned`] if there is none; [`LoadError::Damaged`] names the file at fault.
+    /// [`LoadError::NotProvisioned`] if there is none; [`LoadError::Damaged`] names the damaged file.
     pub fn load(&self) -> Result<Loaded, LoadError> {
         let slot = self.slot();
         let (dir, repairs) = self.prepare(&slot)?;
-        let device = self.consistently(&dir, read_device)?;
+        let device = self.read_consistent(&dir, read_device)?;
         Ok(Loaded {
             device,
             repairs,
@@ -151,16 +148,15 @@ impl Store {
         })
     }
 
-    /// The same for whoever can do without remote access for a while: that its pair is missing, damaged or cannot be read is told
-    /// in the place of that pair, and all else is as it should be. Nothing is changed about the pair: it is left as it is for
-    /// whoever wants to look into it, until [`Store::replace_remote`] puts a sound one in its place.
+    /// Loads like [`Store::load`], but tolerates missing, damaged, or unreadable credentials for remote access: the error is
+    /// then in their place. Their files stay unchanged for diagnosis until [`Store::replace_remote`] replaces them.
     ///
     /// # Errors
-    /// As [`Store::load`], for all that messaging takes.
-    pub fn load_partly(&self) -> Result<Loaded<Result<Credentials, LoadError>>, LoadError> {
+    /// As [`Store::load`], except for the credentials for remote access.
+    pub fn load_partial(&self) -> Result<Loaded<Result<Credentials, LoadError>>, LoadError> {
         let slot = self.slot();
         let (dir, repairs) = self.prepare(&slot)?;
-        let device = self.consistently(&dir, read_partly)?;
+        let device = self.read_consistent(&dir, read_partial)?;
         Ok(Loaded {
             device,
             repairs,
@@ -168,20 +164,20 @@ impl Store {
         })
     }
 
-    /// Whose configuration it is. What is wrong with certificates and keys does not matter for that.
+    /// Returns the serial number of the configuration, regardless of damage to certificates and keys.
     ///
     /// # Errors
-    /// As [`Store::load`], where `cloud_config.json` is concerned.
+    /// As [`Store::load`], for `cloud_config.json`.
     pub fn serial_number(&self) -> Result<SerialNumber, LoadError> {
-        let dir = self.open()?.ok_or_else(|| self.nothing_there())?;
-        self.consistently(&dir, read_serial_number)
+        let dir = self.open()?.ok_or_else(|| self.not_provisioned_error())?;
+        self.read_consistent(&dir, read_serial_number)
     }
 
-    /// Compares the serial number of the configuration with one that was configured elsewhere. Where there is no
-    /// configuration, or it does not say whose it is, there is nothing to compare: [`Store::load`] says what is wrong.
+    /// Compares the serial number of the configuration with the configured one. Succeeds without a readable configuration:
+    /// [`Store::load`] reports that problem.
     ///
     /// # Errors
-    /// [`OtherDevice`], if the configuration is another device's.
+    /// [`OtherDevice`], if the configuration belongs to another device.
     pub fn ensure_serial_number(&self, configured: &SerialNumber) -> Result<(), OtherDevice> {
         match self.serial_number() {
             Ok(stored) if stored != *configured => Err(OtherDevice {
@@ -193,18 +189,18 @@ impl Store {
         }
     }
 
-    /// Looks at one pair without demanding that certificate and key fit: for diagnosis.
+    /// Inspects one pair for diagnosis; certificate and key need not match.
     ///
     /// # Errors
-    /// As [`Store::load`], where the certificate is concerned. What is wrong with the key is in the report.
-    pub fn inspect(&self, pair: Pair) -> Result<PairReport, LoadError> {
+    /// As [`Store::load`], for the certificate. The report contains a problem of the key.
+    pub fn inspect(&self, pair: CredentialSlot) -> Result<PairReport, LoadError> {
         let slot = self.slot();
         let (dir, _) = self.prepare(&slot)?;
         let (cert, key) = match pair {
-            Pair::Iot => (IOT_CERT, IOT_KEY),
-            Pair::Remote => (REMOTE_CERT, REMOTE_KEY),
+            CredentialSlot::Iot => (IOT_CERT, IOT_KEY),
+            CredentialSlot::Remote => (REMOTE_CERT, REMOTE_KEY),
         };
-        self.consistently(&dir, |source| {
+        self.read_consistent(&dir, |source| {
             let chain = source.text(cert, MAX_PEM)?;
             let key = match source.text(key, MAX_PEM) {
                 Ok(key) => key,
@@ -215,10 +211,10 @@ impl Store {
         })
     }
 
-    /// Stores a configuration, in place of the one that may be there: all of it, or nothing changes.
+    /// Stores a configuration and replaces an existing one, atomically.
     ///
     /// # Errors
-    /// [`StoreError`]; whatever was there before is still there, whole.
+    /// [`StoreError`]; the previous configuration is then unchanged.
     pub fn save(&self, device: &DeviceConfig) -> Result<(), StoreError> {
         let document = document::render(device);
         let record = serial_record::render(device);
@@ -230,26 +226,26 @@ impl Store {
             (REMOTE_KEY, device.remote.key_pem().as_bytes()),
             (CLOUD_CONFIG, document.as_bytes()),
         ];
-        // One that is there is of the configuration before.
+        // An existing record belongs to the previous configuration.
         if device.serial_number.as_str() != device.iot_thing_name.as_str() || self.has_record() {
             files.insert(0, (SERIAL_NUMBER, record.as_bytes()));
         }
         self.write(false, &files)
     }
 
-    /// What may be wrong with the directory is found by the writing.
+    /// Ignores errors, which the write reports.
     fn has_record(&self) -> bool {
         let dir = self.open().ok().flatten();
         dir.is_some_and(|dir| matches!(dir.stat(SERIAL_NUMBER), Ok(Some(_))))
     }
 
-    /// Whether [`Store::save`] can be expected to work: looks at what is in the directory, and writes and removes as much as a
-    /// configuration takes. For use before something is asked for that is given only once. The configuration stays as it is. An
-    /// interrupted replacement is brought to its end or discarded where this store holds the lock, and else left as it is.
+    /// Checks in advance that [`Store::save`] can succeed: inspects the directory, and writes and removes the size of a
+    /// configuration. Call it before an operation that works only once. The configuration is unchanged. If this store holds
+    /// the lock, finishes or discards an interrupted replacement; otherwise leaves it unmodified.
     ///
     /// # Errors
     /// As [`Store::save`].
-    pub fn rehearse_save(&self) -> Result<(), StoreError> {
+    pub fn preflight_save(&self) -> Result<(), StoreError> {
         let slot = self.slot();
         let is_ours = self.current(&slot)?.is_some();
         let held = self.hold(&slot)?;
@@ -257,13 +253,13 @@ impl Store {
         if is_ours {
             journal::recover(&held.dir)?;
         }
-        Ok(journal::rehearse(&held.dir, REHEARSED)?)
+        Ok(journal::preflight(&held.dir, PREFLIGHT_SIZE)?)
     }
 
-    /// Replaces the certificate and key for remote access: both, or nothing changes.
+    /// Replaces the certificate and key for remote access, atomically.
     ///
     /// # Errors
-    /// [`StoreError::NotProvisioned`] if there is no configuration; otherwise as [`Store::save`].
+    /// [`StoreError::NotProvisioned`] without a configuration; otherwise as [`Store::save`].
     pub fn replace_remote(&self, remote: &Credentials) -> Result<(), StoreError> {
         self.write(
             true,
@@ -274,7 +270,7 @@ impl Store {
         )
     }
 
-    /// Replaces the certificate and key for the broker: both, or nothing changes.
+    /// Replaces the certificate and key for the broker, atomically.
     ///
     /// # Errors
     /// As [`Store::replace_remote`].
@@ -288,11 +284,11 @@ impl Store {
         )
     }
 
-    /// Removes the configuration, sound or not, and the directory if nothing foreign is left in it. Says whether there
-    /// was a configuration. A [`DirectoryLock`] of this store ends with it.
+    /// Removes the configuration, valid or not, and the directory unless it contains other files. Returns whether there was a
+    /// configuration. Releases a [`DirectoryLock`] of this store.
     ///
     /// # Errors
-    /// [`StoreError`]; a removal that fails half-way leaves a device that is not provisioned.
+    /// [`StoreError`]; a removal that fails halfway leaves the device not provisioned.
     pub fn remove(&self) -> Result<bool, StoreError> {
         let slot = self.slot();
         if self.open()?.is_none() {
@@ -302,7 +298,7 @@ impl Store {
         let was = is_provisioned(&held.dir)?;
         journal::remove_all(&held.dir)?;
         held.dir.remove_file(LOCK_FILE)?;
-        // Not empty: something of the owner's is in it, and stays.
+        // A directory with other files stays.
         let removed = step("remove", self.directory(), || {
             std::fs::remove_dir(self.directory())
         });
@@ -330,9 +326,9 @@ impl Store {
         Ok(journal::replace(&held.dir, files)?)
     }
 
-    /// Everything that goes before reading: modes, and what a killed process left.
-    fn prepare(&self, slot: &Weak<Held>) -> Result<(Dir, Vec<Repair>), LoadError> {
-        let dir = self.open()?.ok_or_else(|| self.nothing_there())?;
+    /// Prepares reading: restricts modes, and recovers an interrupted change.
+    fn prepare(&self, slot: &Weak<LockedDir>) -> Result<(Dir, Vec<Repair>), LoadError> {
+        let dir = self.open()?.ok_or_else(|| self.not_provisioned_error())?;
         let mut repairs = Vec::new();
         let mut note = |path: PathBuf, was: Option<u32>| {
             repairs.extend(was.map(|was| Repair::Mode { path, was }))
@@ -344,13 +340,13 @@ impl Store {
         for repair in &repairs {
             repair.log(self.directory());
         }
-        // Only under a lock that is kept: a program that takes no lock may run on this directory.
+        // Only under a held lock: a program without the lock may run on this directory.
         if let Some(held) = self.current(slot)?
             && journal::is_pending(&dir)?
         {
             match journal::recover(&held.dir) {
                 Ok(done) => repairs.extend(done),
-                // The disk does not let us: reading copes with the journal as it is.
+                // The disk rejects changes, but reading handles the journal too.
                 Err(error) => {
                     tracing::debug!(%error, "an interrupted replacement is left as it is")
                 }
@@ -359,8 +355,8 @@ impl Store {
         Ok((dir, repairs))
     }
 
-    /// Reads until nothing was replaced meanwhile.
-    fn consistently<T>(
+    /// Repeats reading until no file was replaced in the meantime.
+    fn read_consistent<T>(
         &self,
         dir: &Dir,
         read: impl Fn(&Source<'_>) -> Result<T, LoadError>,
@@ -371,7 +367,7 @@ impl Store {
             let source = Source::new(dir, committed.as_ref())?;
             let result = match source.is_provisioned()? {
                 true => read(&source),
-                false => Err(self.nothing_there()),
+                false => Err(self.not_provisioned_error()),
             };
             if fingerprint(dir)? == before {
                 return result;
@@ -380,12 +376,12 @@ impl Store {
         Err(LoadError::Busy(self.directory().to_owned()))
     }
 
-    fn nothing_there(&self) -> LoadError {
+    fn not_provisioned_error(&self) -> LoadError {
         LoadError::NotProvisioned(self.directory().to_owned())
     }
 
-    fn slot(&self) -> MutexGuard<'_, Weak<Held>> {
-        // Nothing is left half-done under this mutex that a panic could expose.
+    fn slot(&self) -> MutexGuard<'_, Weak<LockedDir>> {
+        // Ignores poisoning: no update can panic halfway.
         self.inner
             .held
             .lock()
@@ -396,20 +392,20 @@ impl Store {
         Dir::open(self.directory())
     }
 
-    /// The lock that this store already has, unless the directory was removed under it.
-    fn current(&self, slot: &Weak<Held>) -> Result<Option<Arc<Held>>, AccessError> {
+    /// Returns the lock that this store holds, unless the directory was removed.
+    fn current(&self, slot: &Weak<LockedDir>) -> Result<Option<Arc<LockedDir>>, AccessError> {
         match slot.upgrade() {
             Some(held) if held.is_current(self.directory())? => Ok(Some(held)),
             _ => Ok(None),
         }
     }
 
-    /// The lock that this store already has, or one for the length of a call.
-    fn hold(&self, slot: &Weak<Held>) -> Result<Arc<Held>, LockError> {
+    /// Returns the lock that this store holds, or acquires one for a call.
+    fn hold(&self, slot: &Weak<LockedDir>) -> Result<Arc<LockedDir>, LockError> {
         if let Some(held) = self.current(slot)? {
             return Ok(held);
         }
-        Ok(Arc::new(Held::acquire_for_a_call(self.directory())?))
+        Ok(Arc::new(LockedDir::acquire_for_call(self.directory())?))
     }
 }
 

@@ -1,10 +1,10 @@
-//! The directory in good order: as it is laid out, as the Python library writes it, and as it is locked and removed.
+//! A valid directory: its layout, compatibility with the Python library, locking, and removal.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "this is a test throughout"
+    reason = "test code"
 )]
 
 mod common;
@@ -17,7 +17,7 @@ use common::Fixture;
 use tempfile::TempDir;
 
 #[test]
-fn what_is_stored_is_laid_out_as_the_python_library_does() {
+fn files_match_the_python_library_layout() {
     let f = Fixture::new();
     assert_eq!(
         fs::read_to_string(f.path("cloud_config.json")).unwrap(),
@@ -41,9 +41,9 @@ fn what_is_stored_is_laid_out_as_the_python_library_does() {
 }
 
 #[test]
-fn a_directory_of_the_python_library_is_taken_over() {
-    // It makes the directory with the usual mode, the files 0600, and leaves texts as the platform sent them: here with
-    // CR LF, without a last newline, and with two kinds of key that ours does not make.
+fn python_library_directory_is_loaded() {
+    // The library creates the directory with the default mode, files with 0600, and stores texts unchanged: here with CR LF,
+    // without a final newline, and with two key formats that this crate does not generate.
     let base = TempDir::new().unwrap();
     let directory = base.path().join(".clesydecloud");
     fs::create_dir(&directory).unwrap();
@@ -91,7 +91,7 @@ fn a_directory_of_the_python_library_is_taken_over() {
         assert_eq!(info.covers(&name.parse().unwrap()), covered, "{name}");
     }
 
-    // Stored again, not one byte is different.
+    // Saving again changes no byte.
     store.save(&loaded.device).unwrap();
     for (name, text) in texts {
         assert_eq!(
@@ -103,7 +103,7 @@ fn a_directory_of_the_python_library_is_taken_over() {
 }
 
 #[test]
-fn nothing_is_touched_before_there_is_something_to_store() {
+fn nothing_is_created_before_the_first_save() {
     let base = TempDir::new().unwrap();
     let missing = base.path().join("not/yet");
     let store = Store::new(&missing);
@@ -123,9 +123,9 @@ fn nothing_is_touched_before_there_is_something_to_store() {
     assert!(store.is_provisioned().unwrap());
 }
 
-/// A process that is being started has copies of all open files for a moment.
+/// A starting process briefly has copies of all open files.
 #[test]
-fn a_lock_is_free_at_once_although_processes_are_being_started() {
+fn lock_is_released_at_once_during_process_starts() {
     let base = common::fast_directory();
     std::thread::scope(|scope| {
         let starting = scope.spawn(|| {
@@ -140,7 +140,7 @@ fn a_lock_is_free_at_once_although_processes_are_being_started() {
 }
 
 #[test]
-fn removal_takes_what_is_ours_and_leaves_what_is_not() {
+fn removal_keeps_foreign_files() {
     let f = Fixture::new();
     fs::write(f.path("notes.txt"), "mine").unwrap();
     assert!(f.store.remove().unwrap());
@@ -159,7 +159,7 @@ fn removal_takes_what_is_ours_and_leaves_what_is_not() {
 }
 
 #[test]
-fn no_message_and_no_debug_text_shows_a_key() {
+fn errors_and_debug_output_contain_no_key() {
     let f = Fixture::new();
     let secret = f.device.iot.key_pem().lines().nth(1).unwrap().to_owned();
     let mut texts = vec![
@@ -196,7 +196,7 @@ fn serial_number_is_the_thing_name_unless_stored() {
     assert_eq!(fixture.store.serial_number().unwrap(), sn("SN0002"));
     assert_eq!(fixture.mode("serial_number.json"), 0o600);
 
-    // The Python library knows nothing of the file when it registers another thing.
+    // The Python library ignores the file when it registers another thing.
     let config = fs::read_to_string(fixture.path("cloud_config.json")).unwrap();
     fs::write(
         fixture.path("cloud_config.json"),
@@ -215,14 +215,14 @@ fn serial_number_is_the_thing_name_unless_stored() {
 }
 
 #[test]
-fn serial_number_of_another_device_is_told() {
+fn serial_number_of_another_device_is_an_error() {
     let fixture = Fixture::new();
     let other: SerialNumber = "SN0002".parse().unwrap();
     fixture
         .store
         .ensure_serial_number(&"SN0001".parse().unwrap())
         .unwrap();
-    // Whatever else is wrong with the directory.
+    // Even if the directory is damaged otherwise.
     fs::write(fixture.path("iot_cert.pem"), "").unwrap();
     let error = fixture.store.ensure_serial_number(&other).unwrap_err();
     assert_eq!(error.stored.as_str(), "SN0001");
@@ -231,7 +231,7 @@ fn serial_number_of_another_device_is_told() {
     for part in ["SN0001", "SN0002", directory] {
         assert!(text.contains(part), "{text}");
     }
-    // What does not say whose it is, is for `load` to refuse.
+    // `load` reports a configuration without a readable serial number.
     fs::write(fixture.path("cloud_config.json"), "{").unwrap();
     fixture.store.ensure_serial_number(&other).unwrap();
     fixture.store.remove().unwrap();

@@ -98,7 +98,7 @@ impl CertificateStore for Directory {
             Some(credentials) => credentials,
             None => {
                 let store = self.store.clone();
-                let stored = blocking(move || store.load_partly()).await;
+                let stored = blocking(move || store.load_partial()).await;
                 stored
                     .and_then(|stored| stored.device.remote)
                     .map_err(StoreError::new)?

@@ -154,7 +154,7 @@ async fn ask_and_store(
                 return Ok(None);
             }
             store
-                .rehearse_save()
+                .preflight_save()
                 .map_err(RegistrationError::NotStorable)?;
             Ok(Some(lock))
         })

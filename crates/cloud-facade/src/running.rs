@@ -112,7 +112,7 @@ impl Start {
             }
             store.ensure_serial_number(&serial_number)?;
             let lock = store.lock()?;
-            let device = store.load_partly()?.device;
+            let device = store.load_partial()?.device;
             Ok(Loaded {
                 #[cfg(feature = "durable")]
                 outbox: directory.and_then(|path| open_outbox(&path, &device, &events)),

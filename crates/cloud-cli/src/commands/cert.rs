@@ -3,7 +3,7 @@
 use std::fmt;
 
 use clap::Subcommand;
-use cloud_facade::config::{LoadError, Pair, PairReport, Store};
+use cloud_facade::config::{CredentialSlot, LoadError, PairReport, Store};
 use cloud_net::UntrustedText;
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -48,7 +48,10 @@ pub(crate) struct Certificate {
 
 pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
     let store = device_store(global)?;
-    let (iot, remote) = (inspect(&store, Pair::Iot), inspect(&store, Pair::Remote));
+    let (iot, remote) = (
+        inspect(&store, CredentialSlot::Iot),
+        inspect(&store, CredentialSlot::Remote),
+    );
     // One that cannot be read hides nothing of the other.
     if let Ok(iot) = &iot {
         output.text(format_args!("Device certificate, for messaging\n{iot}"))?;
@@ -61,7 +64,7 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
 }
 
 /// One pair of the store, in words.
-pub(crate) fn inspect(store: &Store, pair: Pair) -> Outcome<Certificate> {
+pub(crate) fn inspect(store: &Store, pair: CredentialSlot) -> Outcome<Certificate> {
     store
         .inspect(pair)
         .map(Certificate::from)

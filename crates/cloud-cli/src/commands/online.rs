@@ -29,7 +29,7 @@ pub(crate) async fn online(
     let mut shutdown = Shutdown::install()?;
     let store = device_store(global)?;
     let config = store
-        .load_partly()
+        .load_partial()
         .map_err(|error| load_failure(&store, &error))?
         .device;
     // The API is for registering alone.

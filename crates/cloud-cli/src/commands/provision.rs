@@ -72,7 +72,7 @@ pub(crate) async fn run(
         .map_err(|error| access_failure(&error))?;
     if provisioned && !arguments.force {
         // Who starts the program next is to find what it needs.
-        return match store.load_partly() {
+        return match store.load_partial() {
             Ok(loaded) => {
                 if let Err(damage) = &loaded.device.remote {
                     tracing::warn!("{}; `run` asks the platform for it again", chain(damage));

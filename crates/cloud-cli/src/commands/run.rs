@@ -186,7 +186,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
     let mut shutdown = Shutdown::install()?;
     let store = device_store(global)?;
     let config = store
-        .load_partly()
+        .load_partial()
         .map_err(|error| load_failure(&store, &error))?
         .device;
     let sn = config.serial_number.clone();

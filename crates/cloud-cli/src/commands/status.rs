@@ -1,6 +1,6 @@
 //! `status`: what is provisioned, until when the certificates are valid, and how a running instance is connected.
 
-use cloud_facade::config::{LockError, Pair, PartialDeviceConfig, Store};
+use cloud_facade::config::{CredentialSlot, LockError, PartialDeviceConfig, Store};
 use serde_json::{Value, json};
 
 use crate::cli::GlobalOptions;
@@ -37,7 +37,7 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
     };
     let sn = &config.serial_number;
     let remote = match &config.remote {
-        Ok(_) => inspect(&store, Pair::Remote).map(|remote| remote.not_after),
+        Ok(_) => inspect(&store, CredentialSlot::Remote).map(|remote| remote.not_after),
         Err(damage) => Err(load_failure(&store, damage)),
     };
     let live = live::ask(&global.base_path()?);
@@ -124,7 +124,7 @@ fn readable(global: &GlobalOptions, store: &Store) -> Outcome<(PartialDeviceConf
         return Err(Failure::Failed(format!("{other}\n{OTHER_DEVICE_ADVICE}")));
     }
     let loaded = store
-        .load_partly()
+        .load_partial()
         .map_err(|error| load_failure(store, &error))?;
-    Ok((loaded.device, inspect(store, Pair::Iot)?))
+    Ok((loaded.device, inspect(store, CredentialSlot::Iot)?))
 }

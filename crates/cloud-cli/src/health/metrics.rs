@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use axum::http::header;
 use axum::response::IntoResponse;
 use cloud_facade::Status;
-use cloud_facade::config::Pair;
+use cloud_facade::config::CredentialSlot;
 
 use super::vitals::{Counts, Vitals};
 
@@ -20,7 +20,11 @@ pub(super) async fn page(vitals: Vitals) -> impl IntoResponse {
     let store = vitals.store();
     // From the disk, so that it is right whoever has replaced them.
     let ends = tokio::task::spawn_blocking(move || {
-        [("iot", Pair::Iot), ("remote", Pair::Remote)].map(|(name, pair)| {
+        [
+            ("iot", CredentialSlot::Iot),
+            ("remote", CredentialSlot::Remote),
+        ]
+        .map(|(name, pair)| {
             let end = store.inspect(pair).map(|report| report.info.not_after);
             (name, end.ok().map(time::OffsetDateTime::unix_timestamp))
         })

@@ -1,10 +1,10 @@
-//! What the examples store.
+//! Sample data of the examples.
 
 use cloud_config::{DeviceConfig, PemParts};
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// A configuration such as the platform gives, with certificates made on the spot.
+/// Creates a configuration like the platform's, with generated certificates.
 pub(crate) fn new_device() -> Result<DeviceConfig> {
     let (iot_cert, iot_key) = new_pair("SN0001")?;
     let (remote_cert, remote_key) = new_pair("sn0001.ui.example.com")?;
@@ -21,7 +21,7 @@ pub(crate) fn new_device() -> Result<DeviceConfig> {
     })?)
 }
 
-/// A certificate for one name and its key, PEM.
+/// Generates a certificate for one name and its key, PEM.
 pub(crate) fn new_pair(name: &str) -> Result<(String, String)> {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()])?;
     Ok((made.cert.pem(), made.signing_key.serialize_pem()))

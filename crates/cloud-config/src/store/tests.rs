@@ -1,4 +1,4 @@
-//! The store under faults: a full disk and a power cut at every single step of every change.
+//! The store under faults: a full disk and a power cut at each step of each change.
 
 mod foreign;
 mod sharing;
@@ -11,14 +11,14 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::device::PemParts;
-use crate::faults::{Outcome, Plan, under};
+use crate::fault_injection::{Outcome, Plan, under};
 use crate::journal::COMMITTED;
 
-/// Two configurations that have nothing in common.
+/// Two configurations without common values.
 static OLD: LazyLock<DeviceConfig> = LazyLock::new(|| device("old"));
 static NEW: LazyLock<DeviceConfig> = LazyLock::new(|| device("new"));
 
-/// As [`NEW`], on a platform that names things by other names than serial numbers.
+/// [`NEW`] on a platform whose thing names differ from serial numbers.
 static OTHER_NAME: LazyLock<DeviceConfig> =
     LazyLock::new(|| NEW.clone().with_serial_number("SN-1".parse().unwrap()));
 
@@ -43,14 +43,14 @@ fn device(name: &str) -> DeviceConfig {
     .unwrap()
 }
 
-/// In memory where there is such a thing: these tests sync thousands of files.
+/// Creates a directory in memory if possible: these tests sync thousands of files.
 fn fast_directory() -> TempDir {
     TempDir::new_in("/dev/shm")
         .or_else(|_| TempDir::new())
         .unwrap()
 }
 
-/// A change and what may be found before and after it.
+/// A change and the configurations before and after it.
 struct Change {
     name: &'static str,
     before: Option<DeviceConfig>,
@@ -86,7 +86,7 @@ fn changes() -> Vec<Change> {
             name: "rehearse",
             before: old(),
             after: old(),
-            run: Store::rehearse_save,
+            run: Store::preflight_save,
         },
         Change {
             name: "rotate",
@@ -131,12 +131,12 @@ impl Change {
     }
 }
 
-/// The work of a process of its own, which ends with it.
+/// Runs the work of a separate process.
 fn process<T>(base: &TempDir, plan: Plan, work: impl FnOnce(&Store) -> T) -> (T, Outcome) {
     under(plan, || work(&Store::new(base.path())))
 }
 
-/// Loads as a start does. The lock may be refused: its file cannot be made, or there is no directory.
+/// Loads as a start does. The lock may fail: its file cannot be created, or there is no directory.
 fn load_locked(store: &Store) -> Result<Loaded, LoadError> {
     let _lock = match store.open()? {
         Some(_) => store.lock().ok(),
@@ -145,7 +145,7 @@ fn load_locked(store: &Store) -> Result<Loaded, LoadError> {
     store.load()
 }
 
-/// What a process that starts afterwards finds. Also checks that it cleans up, and that nothing is open to others.
+/// Returns the configuration found by the next start. Also checks the cleanup and the modes.
 fn found(base: &TempDir) -> Option<DeviceConfig> {
     check_modes(&base.path().join(DIRECTORY));
     let store = Store::new(base.path());
@@ -190,7 +190,7 @@ fn check_modes(path: &Path) {
 }
 
 #[test]
-fn a_full_disk_at_any_step_changes_nothing() {
+fn full_disk_at_any_step_changes_nothing() {
     for change in changes() {
         for step in 0.. {
             let base = change.begin();
@@ -206,7 +206,7 @@ fn a_full_disk_at_any_step_changes_nothing() {
             };
             match (change.after.is_some(), found(&base)) {
                 (true, now) => assert_eq!(&now, expected, "{context}"),
-                // A removal that fails may have come so far that the device is not provisioned any more.
+                // After a failed removal the device may no longer be provisioned.
                 (false, now) => assert!(
                     now.is_none() || (result.is_err() && now == change.before),
                     "{context}"
@@ -215,7 +215,7 @@ fn a_full_disk_at_any_step_changes_nothing() {
             (change.run)(&Store::new(base.path()))
                 .unwrap_or_else(|error| panic!("{context}, again: {error}"));
             assert_eq!(found(&base), change.after, "{context}, again");
-            if !faults.struck {
+            if !faults.triggered {
                 assert!(
                     step > 5,
                     "{}: the faults do not reach the code",
@@ -228,7 +228,7 @@ fn a_full_disk_at_any_step_changes_nothing() {
 }
 
 #[test]
-fn a_power_cut_at_any_step_leaves_the_old_or_the_new() {
+fn power_cut_at_any_step_leaves_old_or_new() {
     for change in changes() {
         let mut seen_before = false;
         let mut seen_after = false;
@@ -244,7 +244,7 @@ fn a_power_cut_at_any_step_leaves_the_old_or_the_new() {
                 "{}, step {step}: {now:?}",
                 change.name
             );
-            if !faults.struck {
+            if !faults.triggered {
                 break;
             }
         }
@@ -253,16 +253,16 @@ fn a_power_cut_at_any_step_leaves_the_old_or_the_new() {
 }
 
 #[test]
-fn a_second_cut_while_the_first_is_being_repaired_does_no_harm() {
+fn second_power_cut_during_recovery_is_harmless() {
     for change in changes() {
         for first in 0.. {
-            let mut struck = true;
+            let mut triggered = true;
             for second in 0.. {
                 let base = change.begin();
                 let (_, faults) = process(&base, Plan::Cut(first), change.run);
                 faults.lose_unsynced();
-                struck = faults.struck;
-                // What is read although it cannot be repaired is what is found after the repair.
+                triggered = faults.triggered;
+                // Reading without recovery returns the same as reading after recovery.
                 let (read, faults) = process(&base, Plan::Cut(second), |store| {
                     load_locked(store).ok().map(|loaded| loaded.device)
                 });
@@ -273,11 +273,11 @@ fn a_second_cut_while_the_first_is_being_repaired_does_no_harm() {
                     "{}, steps {first} and {second}",
                     change.name
                 );
-                if !faults.struck {
+                if !faults.triggered {
                     break;
                 }
             }
-            if !struck {
+            if !triggered {
                 break;
             }
         }
@@ -285,14 +285,14 @@ fn a_second_cut_while_the_first_is_being_repaired_does_no_harm() {
 }
 
 #[test]
-fn what_was_removed_does_not_come_back_from_an_unfinished_change() {
+fn removed_files_do_not_reappear_from_unfinished_change() {
     for first in 0.. {
-        let mut struck = true;
+        let mut triggered = true;
         for second in 0.. {
             let base = fast_directory();
             Store::new(base.path()).save(&OLD).unwrap();
             let (_, faults) = process(&base, Plan::Cut(first), |store| store.save(&NEW));
-            struck = faults.struck;
+            triggered = faults.triggered;
             let (removed, faults) = process(&base, Plan::Cut(second), Store::remove);
             let now = found(&base);
             let whole = now.is_none() || now.as_ref() == Some(&*OLD) || now.as_ref() == Some(&*NEW);
@@ -300,18 +300,18 @@ fn what_was_removed_does_not_come_back_from_an_unfinished_change() {
                 whole && !(removed.is_ok() && now.is_some()),
                 "steps {first} and {second}: {removed:?}, {now:?}"
             );
-            if !faults.struck {
+            if !faults.triggered {
                 break;
             }
         }
-        if !struck {
+        if !triggered {
             break;
         }
     }
 }
 
 #[test]
-fn a_read_only_file_system_is_named_as_such() {
+fn read_only_file_system_has_its_own_error() {
     for change in changes() {
         let base = change.begin();
         let (result, _) = process(&base, Plan::ReadOnly, change.run);
@@ -329,7 +329,7 @@ fn a_read_only_file_system_is_named_as_such() {
 }
 
 #[test]
-fn a_read_only_file_system_can_be_read_whatever_was_left_on_it() {
+fn read_only_file_system_is_readable_after_any_cut() {
     for change in changes() {
         for step in 0.. {
             let base = change.begin();
@@ -340,16 +340,16 @@ fn a_read_only_file_system_can_be_read_whatever_was_left_on_it() {
                 Err(other) => panic!("{}, step {step}: {other}", change.name),
             });
             assert_eq!(read, found(&base), "{}, step {step}", change.name);
-            if !faults.struck {
+            if !faults.triggered {
                 break;
             }
         }
     }
 }
 
-/// The numbers that the head of the journal gives reasons for.
+/// The numbers documented in the journal module.
 #[test]
-fn nothing_is_synced_without_need() {
+fn sync_counts_match_the_documentation() {
     for (change, syncs) in changes().iter().zip([1 + 10, 10, 1, 6, 6, 2, 11, 11]) {
         let base = change.begin();
         let (result, outcome) = process(&base, Plan::Healthy, change.run);
@@ -367,10 +367,10 @@ fn nothing_is_synced_without_need() {
 }
 
 #[test]
-fn what_the_python_library_stores_after_a_cut_removal_stays() {
+fn python_library_files_survive_interrupted_removal() {
     let base = fast_directory();
     Store::new(base.path()).save(&OLD).unwrap();
-    // The first change that a removal makes for good is its decision.
+    // The first permanent change of a removal is its commit.
     let cut = (0..).find(|step| {
         let _ = process(&base, Plan::Cut(*step), Store::remove);
         base.path().join(DIRECTORY).join(journal::REMOVED).exists()

@@ -1,6 +1,6 @@
-//! Configurations to store, made on the spot.
+//! Generated configurations.
 
-#![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(dead_code, reason = "each test binary uses a part of this module")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,15 +9,14 @@ use std::path::PathBuf;
 use cloud_config::{AccessError, Damage, DeviceConfig, LoadError, PemParts, Store};
 use tempfile::TempDir;
 
-/// A directory in memory where there is such a thing: the tests sync thousands of files, and what a slow disk adds to that
-/// is time alone.
+/// Creates a directory in memory if possible: the tests sync thousands of files, and a slow disk would only add time.
 pub(crate) fn fast_directory() -> TempDir {
     TempDir::new_in("/dev/shm")
         .or_else(|_| TempDir::new())
         .unwrap()
 }
 
-/// A certificate for one name and its key, PEM.
+/// Generates a certificate for one name and its key, PEM.
 pub(crate) fn pair(name: &str) -> (String, String) {
     let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
     (made.cert.pem(), made.signing_key.serialize_pem())
@@ -29,7 +28,7 @@ pub(crate) fn device(name: &str) -> DeviceConfig {
     device_of(name, [&iot_cert, &iot_key, &remote_cert, &remote_key])
 }
 
-/// The same from stored texts: certificate and key for the broker, certificate and key for remote access.
+/// Creates a device from texts: certificate and key for the broker, certificate and key for remote access.
 pub(crate) fn device_of(
     name: &str,
     [iot_cert, iot_key, remote_cert, remote_key]: [&str; 4],
@@ -48,7 +47,7 @@ pub(crate) fn device_of(
     .unwrap()
 }
 
-/// A stored configuration and where it lies.
+/// A stored configuration and its directory.
 pub(crate) struct Fixture {
     _base: TempDir,
     pub(crate) store: Store,
@@ -80,7 +79,7 @@ impl Fixture {
             & 0o777
     }
 
-    /// Loads a directory in which `name` has this content, and expects to be told what is wrong with it.
+    /// Loads with this content in `name`, and returns the expected damage.
     pub(crate) fn damage(&self, name: &str, content: impl AsRef<[u8]>) -> Damage {
         let sound = fs::read(self.path(name)).unwrap();
         fs::write(self.path(name), content).unwrap();

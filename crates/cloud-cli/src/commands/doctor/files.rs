@@ -1,7 +1,7 @@
 //! What is on the disk: the configuration as a whole, and the two certificates.
 
 use cloud_facade::config::{
-    LoadError, LockError, Pair, PartialDeviceConfig, Repair, Store, StoreError,
+    CredentialSlot, LoadError, LockError, PartialDeviceConfig, Repair, Store, StoreError,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -25,7 +25,7 @@ const REGISTER_ANEW: &str =
 
 /// Reads the configuration, which also puts modes right.
 pub(super) fn configuration(store: &Store) -> (Finding, Option<PartialDeviceConfig>) {
-    let loaded = match store.load_partly() {
+    let loaded = match store.load_partial() {
         Ok(loaded) => loaded,
         Err(error) => {
             let cause = match &error {
@@ -78,7 +78,7 @@ pub(super) fn configuration(store: &Store) -> (Finding, Option<PartialDeviceConf
 
 /// Why nothing could be stored, found out by writing as much and removing it again. A running instance would say so itself.
 fn not_writable(store: &Store) -> Option<StoreError> {
-    match store.rehearse_save() {
+    match store.preflight_save() {
         Ok(()) | Err(StoreError::Lock(LockError::InUse { .. })) => None,
         Err(error) => Some(error),
     }
@@ -96,12 +96,12 @@ fn advice(error: &LoadError) -> &'static str {
 }
 
 /// Looks at one certificate and its key, at this moment of this device's clock.
-pub(super) fn certificate(store: &Store, pair: Pair, now: OffsetDateTime) -> Finding {
+pub(super) fn certificate(store: &Store, pair: CredentialSlot, now: OffsetDateTime) -> Finding {
     let report = match store.inspect(pair) {
         Ok(report) => report,
         Err(error) => {
             let advice = match (&error, pair) {
-                (LoadError::Damaged { .. }, Pair::Remote) => SENT_AGAIN,
+                (LoadError::Damaged { .. }, CredentialSlot::Remote) => SENT_AGAIN,
                 _ => advice(&error),
             };
             return Finding::bad(chain(&error), advice);
@@ -113,8 +113,8 @@ pub(super) fn certificate(store: &Store, pair: Pair, now: OffsetDateTime) -> Fin
             None => "the private key does not belong to the certificate".to_owned(),
         };
         let advice = match pair {
-            Pair::Iot => REGISTER_ANEW,
-            Pair::Remote => SENT_AGAIN,
+            CredentialSlot::Iot => REGISTER_ANEW,
+            CredentialSlot::Remote => SENT_AGAIN,
         };
         return Finding::bad(cause, advice);
     }
@@ -130,11 +130,11 @@ pub(super) fn certificate(store: &Store, pair: Pair, now: OffsetDateTime) -> Fin
         );
     }
     let (expired, soon) = match pair {
-        Pair::Iot => (
+        CredentialSlot::Iot => (
             "see whether the clock is right; if it is, register anew with `clesyde-cloud provision --force`",
             "register anew in time, with `clesyde-cloud provision --force`",
         ),
-        Pair::Remote => (
+        CredentialSlot::Remote => (
             "see whether the clock is right; if it is, the platform has to ask for a new certificate, or register anew \
              with `clesyde-cloud provision --force`",
             "keep `clesyde-cloud run` running, so that the platform can replace it; if it does not, tell its operator",
@@ -160,7 +160,7 @@ pub(super) fn public_certificate(
     device: Option<&PartialDeviceConfig>,
     now: OffsetDateTime,
 ) -> Finding {
-    let finding = certificate(store, Pair::Remote, now);
+    let finding = certificate(store, CredentialSlot::Remote, now);
     let (Some(device), true) = (device, finding.holds()) else {
         return finding;
     };

@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args;
-use cloud_facade::config::{Pair, PartialDeviceConfig, Store};
+use cloud_facade::config::{CredentialSlot, PartialDeviceConfig, Store};
 use cloud_facade::iot::tls;
 use time::OffsetDateTime;
 
@@ -155,7 +155,7 @@ fn disk(
         return Ok(None);
     }
     let now = OffsetDateTime::now_utc();
-    let iot = files::certificate(store, Pair::Iot, now);
+    let iot = files::certificate(store, CredentialSlot::Iot, now);
     report.tell(IOT_CERTIFICATE, &iot)?;
     let remote = files::public_certificate(store, device.as_ref(), now);
     report.tell(REMOTE_CERTIFICATE, &remote)?;

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use cloud_facade::config::{Pair, PartialDeviceConfig, Store};
+use cloud_facade::config::{CredentialSlot, PartialDeviceConfig, Store};
 use rustls::RootCertStore;
 
 use super::report::Finding;
@@ -90,7 +90,7 @@ impl Public<'_> {
     /// Whether it is the certificate that this device had when it was looked at, or has been given since.
     fn is_ours(&self, serial: &str) -> bool {
         let before = self.device.remote.as_ref();
-        let now = self.store.inspect(Pair::Remote);
+        let now = self.store.inspect(CredentialSlot::Remote);
         before.is_ok_and(|before| before.info().serial == serial)
             || now.is_ok_and(|now| now.info.serial == serial)
     }

@@ -1,14 +1,14 @@
-//! Another program that knows no journal writes into the directory between a power cut and the next start.
+//! Another program without the journal writes into the directory between a power cut and the next start.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
 
 use super::*;
 
-/// What the other program writes.
+/// The other program's configuration.
 static NEWEST: LazyLock<DeviceConfig> = LazyLock::new(|| device("newest"));
 
-/// A thing that the other program does to the files in place.
+/// An action of the other program on the files in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Act {
     RemotePair,
@@ -38,7 +38,7 @@ const ACTS: [Act; 11] = [
     Act::Reset,
 ];
 
-/// The names as the other program leaves them when it edits them.
+/// The names as edited by the other program.
 fn edited() -> String {
     document::render(&OLD).replace("relay.old.example", "relay.edited.example")
 }
@@ -82,7 +82,7 @@ impl Act {
         }
     }
 
-    /// The files of the pair of which it writes one half, which is of no use alone.
+    /// The files of the pair of which the action writes only one.
     fn torn(self) -> Option<[&'static str; 2]> {
         match self {
             Self::RemoteCertOnly
@@ -94,7 +94,7 @@ impl Act {
         }
     }
 
-    /// Whether the start after it is cut at each of its steps, too: not for those that lead to the same decisions.
+    /// Whether to also cut the next start at each of its steps; not for actions with equivalent decisions.
     fn is_cut_again(self) -> bool {
         matches!(
             self,
@@ -102,7 +102,7 @@ impl Act {
         )
     }
 
-    /// Whether what it wrote is still there.
+    /// Whether the written files survive.
     fn survives(self, device: &DeviceConfig) -> bool {
         match self {
             Self::RemotePair => device.remote == NEWEST.remote,
@@ -116,7 +116,7 @@ impl Act {
     }
 }
 
-/// Every file below the directory with its content, the lock's apart.
+/// Every file in the directory with its content, except the lock file.
 fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).into_iter().flatten() {
@@ -130,7 +130,7 @@ fn contents(directory: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-/// What a load leads to, with paths that do not depend on the place.
+/// Result of a load, without the base path.
 fn outcome(
     base: &TempDir,
     loaded: Result<Loaded, LoadError>,
@@ -164,14 +164,14 @@ fn check(change: &Change) {
                 let base = change.begin();
                 let (_, faults) = process(&base, Plan::Cut(step), change.run);
                 faults.lose_unsynced();
-                (base, faults.struck)
+                (base, faults.triggered)
             };
-            let (base, struck) = scene();
+            let (base, triggered) = scene();
             let directory = base.path().join(DIRECTORY);
-            // Names are edited where there are some.
+            // Names can only be edited if they exist.
             let applies = directory.join(CLOUD_CONFIG).exists() || act != Act::NamesEdited;
             if !directory.exists() || !applies {
-                if struck {
+                if triggered {
                     continue;
                 }
                 break;
@@ -183,7 +183,7 @@ fn check(change: &Change) {
                 .is_some_and(|files| files.iter().all(|name| committed.join(name).exists()));
             act.run(&directory);
             let left = contents(&directory);
-            // Several steps leave the same behind.
+            // Several steps leave the same state.
             let names: Vec<_> = left
                 .iter()
                 .map(|(path, text)| {
@@ -193,7 +193,7 @@ fn check(change: &Change) {
                     )
                 })
                 .collect();
-            if !seen.insert(names) && struck {
+            if !seen.insert(names) && triggered {
                 continue;
             }
 
@@ -204,7 +204,7 @@ fn check(change: &Change) {
                 "{context}: changed by reading"
             );
             match &expected {
-                // What was never in place cannot be removed from there.
+                // Files that were never in place cannot be removed.
                 Ok(Some(device)) => assert!(
                     act.survives(device) || (act == Act::Reset && change.before.is_none()),
                     "{context}: {device:?}"
@@ -217,7 +217,7 @@ fn check(change: &Change) {
             }
             assert!(!has_whole || matches!(expected, Ok(Some(_))), "{context}");
 
-            // Starts, each cut off at another step, then one that is not.
+            // Starts, each cut off at another step, followed by an uninterrupted one.
             for second in 0.. {
                 let (base, _) = scene();
                 act.run(&base.path().join(DIRECTORY));
@@ -234,11 +234,11 @@ fn check(change: &Change) {
                     let path = base.path().join(DIRECTORY).join(leftover);
                     assert!(!path.exists(), "{context}, second cut at {second}");
                 }
-                if !faults.struck || !is_pending || !act.is_cut_again() {
+                if !faults.triggered || !is_pending || !act.is_cut_again() {
                     break;
                 }
             }
-            if !struck {
+            if !triggered {
                 break;
             }
         }
@@ -249,7 +249,7 @@ fn check(change: &Change) {
     }
 }
 
-/// A journal without its manifest cannot be compared, and was committed.
+/// A journal without a manifest allows no comparison, and was committed.
 #[test]
 fn journal_without_manifest_is_finished() {
     let base = fast_directory();
@@ -267,9 +267,9 @@ fn journal_without_manifest_is_finished() {
     assert_eq!((&now.remote, &now.iot), (&NEW.remote, &OLD.iot));
 }
 
-/// Whoever only looks at whether a change can be stored must not decide about one that is pending.
+/// A preflight must not resolve a pending change.
 #[test]
-fn rehearsal_without_lock_leaves_a_committed_change() {
+fn preflight_without_lock_keeps_committed_change() {
     let base = fast_directory();
     Store::new(base.path()).save(&OLD).unwrap();
     let committed = base.path().join(DIRECTORY).join(COMMITTED);
@@ -280,10 +280,10 @@ fn rehearsal_without_lock_leaves_a_committed_change() {
     assert!(cut.is_some());
     let store = Store::new(base.path());
     let left = contents(store.directory());
-    store.rehearse_save().unwrap();
+    store.preflight_save().unwrap();
     assert!(contents(store.directory()) == left);
     let lock = store.lock().unwrap();
-    store.rehearse_save().unwrap();
+    store.preflight_save().unwrap();
     assert!(!committed.exists());
     drop(lock);
     assert_eq!(found(&base), Some(NEW.clone()));

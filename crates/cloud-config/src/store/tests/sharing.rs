@@ -1,9 +1,9 @@
-//! Several at one directory: a reader beside a writer, a reader beside a removal, two who want the lock.
+//! Concurrent access: a reader during writes, a reader during removals, and two lock attempts.
 
 use super::*;
 
 #[test]
-fn a_reader_beside_a_writer_gets_whole_configurations() {
+fn concurrent_reader_gets_complete_configurations() {
     let base = fast_directory();
     let writing = Store::new(base.path());
     writing.save(&OLD).unwrap();
@@ -31,7 +31,7 @@ fn a_reader_beside_a_writer_gets_whole_configurations() {
 }
 
 #[test]
-fn a_reader_beside_a_removal_gets_all_or_nothing() {
+fn reader_during_removal_gets_all_or_nothing() {
     let base = fast_directory();
     let writing = Store::new(base.path());
     let reading = Store::new(base.path());
@@ -53,7 +53,7 @@ fn a_reader_beside_a_removal_gets_all_or_nothing() {
 }
 
 #[test]
-fn one_store_is_locked_once_and_writes_under_its_own_lock() {
+fn store_locks_once_and_writes_under_its_own_lock() {
     let base = fast_directory();
     let store = Store::new(base.path());
     let lock = store.lock().unwrap();
@@ -76,21 +76,21 @@ fn one_store_is_locked_once_and_writes_under_its_own_lock() {
     let lock = store.lock().unwrap();
     assert!(store.remove().unwrap());
     assert!(!store.directory().exists());
-    // The lock ended with the directory: a new one can be had while the old value is still around.
+    // The removal ended the lock, so a new one is available while the old value still exists.
     let _again = other.lock().unwrap();
     drop(lock);
 }
 
-/// A worn flash card becomes read-only, and its device is to stay with its cloud.
+/// A worn flash card becomes read-only, and its device must stay connected.
 #[test]
-fn a_directory_that_has_become_read_only_can_still_be_taken_by_one() {
+fn read_only_directory_can_still_be_locked() {
     let base = fast_directory();
     Store::new(base.path()).save(&OLD).unwrap();
     let (lock, _) = process(&base, Plan::ReadOnly, |store| store.lock().unwrap());
     let (again, _) = process(&base, Plan::ReadOnly, Store::lock);
     assert!(matches!(again, Err(LockError::InUse { pid: None, .. })));
     drop(lock);
-    // A lock file cannot be made there.
+    // A lock file cannot be created there.
     fs::remove_file(base.path().join(DIRECTORY).join(LOCK_FILE)).unwrap();
     let (none, _) = process(&base, Plan::ReadOnly, Store::lock);
     assert!(matches!(
@@ -100,17 +100,20 @@ fn a_directory_that_has_become_read_only_can_still_be_taken_by_one() {
 }
 
 #[test]
-fn whether_anybody_has_it_is_seen_without_taking_it() {
+fn ensure_unlocked_detects_holder_without_locking() {
     let base = fast_directory();
     let store = Store::new(base.path());
     store.ensure_unlocked().unwrap();
-    assert!(!store.directory().exists(), "looking makes no directory");
+    assert!(
+        !store.directory().exists(),
+        "the check creates no directory"
+    );
     store.save(&OLD).unwrap();
     store.ensure_unlocked().unwrap();
     let other = Store::new(base.path());
     let lock = other.lock().unwrap();
     let Err(LockError::InUse { pid, .. }) = store.ensure_unlocked() else {
-        panic!("it is taken")
+        panic!("it is locked")
     };
     assert_eq!(pid, Some(std::process::id()));
     drop(lock);

@@ -1,14 +1,14 @@
-//! A process killed with SIGKILL while it stores: what the next one finds is whole, and the directory is free.
+//! A process killed with SIGKILL while it stores: the next one finds a valid configuration and a free lock.
 //!
-//! The process is this test binary itself, told to run nothing but [`worker`]. It is killed at moments of no particular
-//! kind, 50 times or as often as `CLOUD_CONFIG_KILLS` says, and, where `strace` is to be had, at the entry of each system
-//! call of each change. What a killed process cannot show, a power cut, is in the store's own tests.
+//! The process is this test binary, running only [`worker`]. It is killed at random moments, 50 times or
+//! `CLOUD_CONFIG_KILLS` times, and, if `strace` is available, at the entry of each system call of each change. The store's
+//! unit tests cover power cuts.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "this is a test throughout"
+    reason = "test code"
 )]
 
 mod common;
@@ -29,12 +29,12 @@ const KILLS: &str = "CLOUD_CONFIG_KILLS";
 const DEFAULT_KILLS: u32 = 50;
 const NAMES: [&str; 2] = ["one", "two"];
 const FILES: [&str; 4] = ["iot.crt", "iot.key", "remote.crt", "remote.key"];
-/// Where a worker that is traced waits for a connection before it does its work.
+/// Socket on which a traced worker waits for a connection before its work.
 const SOCKET: &str = "begin.sock";
-/// Looked for by the worker, found by nobody: what lies between the two in a trace is the change.
+/// Nonexistent paths that the worker looks up: the system calls between them in a trace are the change.
 const MARKS: [&str; 2] = ["/cloud-config/begin", "/cloud-config/end"];
 
-/// The process to be killed: works until it is, or does one thing.
+/// The process to kill: works until then, or makes one change.
 #[test]
 #[ignore = "started by the other tests as a process to be killed"]
 fn worker() {
@@ -44,10 +44,10 @@ fn worker() {
     let [one, two] = NAMES.map(|name| read_material(&base, name));
     let store = Store::new(&base);
     match std::env::var(WORK).unwrap().as_str() {
-        // Provisioned for good, under a lock that is kept.
+        // Always provisioned, under a held lock.
         "replace" => {
             let _lock = store.lock().unwrap();
-            // The first load mends what the predecessor's end left.
+            // The first load recovers after the predecessor's end.
             let _ = store.load();
             println!("\nready");
             loop {
@@ -58,7 +58,7 @@ fn worker() {
                 store.replace_iot(&one.iot).unwrap();
             }
         }
-        // A whole life, from no directory to none.
+        // A full life cycle, from no directory to none.
         "live" => {
             let _ = store.load();
             println!("\nready");
@@ -70,11 +70,11 @@ fn worker() {
             }
         }
         once => {
-            // Not by reading: whether that call is counted depends on when the tracer attaches, and the change reads too.
+            // Not by reading stdin: whether the tracer counts that call depends on when it attaches, and the change reads too.
             let socket = base.join(SOCKET);
             let _ = fs::remove_file(&socket);
             let listener = UnixListener::bind(socket).unwrap();
-            // Whoever traces does so from here on, this thread alone.
+            // The tracer attaches here, to this thread only.
             println!(
                 "\n{}",
                 fs::read_link("/proc/thread-self").unwrap().display()
@@ -95,7 +95,7 @@ fn worker() {
 }
 
 #[test]
-fn a_process_killed_at_any_moment_leaves_a_whole_configuration_and_no_lock() {
+fn process_killed_at_random_leaves_valid_state_and_no_lock() {
     let kills = match std::env::var(KILLS) {
         Ok(number) => number.parse().expect("a number of kills"),
         Err(_) => DEFAULT_KILLS,
@@ -105,7 +105,7 @@ fn a_process_killed_at_any_moment_leaves_a_whole_configuration_and_no_lock() {
     let store = Store::new(base.path());
     store.save(&devices[0]).unwrap();
     let (mut repaired, mut absent, mut kill) = (0, 0, 0);
-    // On a busy machine few kills may hit the worker while it writes: then some more are made.
+    // On a busy machine few kills may hit the worker while it writes, so add more.
     while kill < kills || ((repaired == 0 || absent == 0) && kill < 20 * kills) {
         let lives = kill % 2 == 1;
         let work = if lives { "live" } else { "replace" };
@@ -118,7 +118,7 @@ fn a_process_killed_at_any_moment_leaves_a_whole_configuration_and_no_lock() {
             );
             assert!(refused.to_string().contains(&worker.0.id().to_string()));
         }
-        // Not a wait for anything: it is what spreads the kills over the worker's steps.
+        // Not a wait for a condition: the delay spreads the kills over the worker's steps.
         std::thread::sleep(Duration::from_micros(u64::from(kill) * 613 % 10_000));
         drop(worker);
         let (found, repairs) = match load_locked(&store) {
@@ -146,7 +146,7 @@ fn a_process_killed_at_any_moment_leaves_a_whole_configuration_and_no_lock() {
 }
 
 #[test]
-fn a_process_killed_at_each_system_call_leaves_the_old_or_the_new() {
+fn process_killed_at_each_system_call_leaves_old_or_new() {
     for (work, provisioned) in [
         ("provision", false),
         ("force", true),
@@ -176,7 +176,7 @@ fn a_process_killed_at_each_system_call_leaves_the_old_or_the_new() {
         };
         begin();
         let Some(calls) = calls(base.path(), work) else {
-            println!("not run: strace is not there, or may not trace");
+            println!("skipped: strace is missing or not permitted");
             assert!(
                 std::env::var_os("CI").is_none(),
                 "CI must run this: install strace and allow it to trace"
@@ -211,7 +211,7 @@ fn a_process_killed_at_each_system_call_leaves_the_old_or_the_new() {
     }
 }
 
-/// The scene of a replacement that is killed when it is decided, while another program without a journal goes on.
+/// A replacement is killed around its commit, while another program without the journal continues.
 #[test]
 fn newer_pair_written_after_a_kill_survives() {
     for work in ["force", "rotate", "rotate-iot"] {
@@ -226,7 +226,7 @@ fn newer_pair_written_after_a_kill_survives() {
         };
         store.save(&one).unwrap();
         let Some(calls) = calls(base.path(), work) else {
-            println!("not run: strace is not there, or may not trace");
+            println!("skipped: strace is missing or not permitted");
             assert!(std::env::var_os("CI").is_none());
             return;
         };
@@ -264,7 +264,7 @@ fn newer_pair_written_after_a_kill_survives() {
     }
 }
 
-/// Each system call of one change, as its name and its number among those of that name. `None` without a tracer.
+/// Returns each system call of one change: its name and its number among calls of that name. `None` without a tracer.
 fn calls(base: &Path, work: &str) -> Option<Vec<(String, u32)>> {
     let file = base.join("trace");
     let ended = traced(base, work, &["-o", file.to_str().unwrap()])?;
@@ -292,7 +292,7 @@ fn calls(base: &Path, work: &str) -> Option<Vec<(String, u32)>> {
     Some(calls)
 }
 
-/// How a worker ended whose one change was traced. `None` if that cannot be had here.
+/// Traces a worker with one change and returns its exit status. `None` if tracing is unavailable.
 fn traced(base: &Path, work: &str, options: &[&str]) -> Option<ExitStatus> {
     let (mut worker, line) = start_worker(base, work, |line| line.contains("/task/"));
     let thread = line.rsplit('/').next().unwrap();
@@ -303,14 +303,14 @@ fn traced(base: &Path, work: &str, options: &[&str]) -> Option<ExitStatus> {
         .stderr(Stdio::piped())
         .spawn()
         .ok()?;
-    let said = BufReader::new(tracer.stderr.take().unwrap()).lines();
-    let mut said = said.map_while(Result::ok);
-    if !said.any(|line| line.contains("attached")) {
+    let output = BufReader::new(tracer.stderr.take().unwrap()).lines();
+    let mut output = output.map_while(Result::ok);
+    if !output.any(|line| line.contains("attached")) {
         tracer.wait().unwrap();
         return None;
     }
-    // A tracer with a full pipe would stop the worker.
-    let drain = std::thread::spawn(move || said.count());
+    // A full pipe would block the tracer and the worker.
+    let drain = std::thread::spawn(move || output.count());
     UnixStream::connect(base.join(SOCKET)).unwrap();
     let ended = worker.0.wait().unwrap();
     tracer.wait().unwrap();
@@ -356,7 +356,7 @@ fn check_parts(found: &DeviceConfig, devices: &[DeviceConfig; 2]) {
     );
 }
 
-/// A device has its six files and perhaps a lock's, one that is none has no key.
+/// Checks that a provisioned directory has its six files besides the lock file, and any other none.
 fn check_leftovers(store: &Store, provisioned: bool) {
     let Ok(entries) = fs::read_dir(store.directory()) else {
         assert!(!provisioned);
@@ -368,7 +368,7 @@ fn check_leftovers(store: &Store, provisioned: bool) {
     assert_eq!(others, if provisioned { 6 } else { 0 });
 }
 
-/// Killed, and waited for, when dropped.
+/// A worker, killed and reaped on drop.
 struct Worker(Child);
 
 impl Drop for Worker {
@@ -378,7 +378,7 @@ impl Drop for Worker {
     }
 }
 
-/// A worker that has said a certain line, and the line.
+/// Starts a worker and waits for a line of its output.
 fn start_worker(base: &Path, work: &str, awaited: impl Fn(&str) -> bool) -> (Worker, String) {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "worker", "--ignored", "--nocapture"])
@@ -396,7 +396,7 @@ fn start_worker(base: &Path, work: &str, awaited: impl Fn(&str) -> bool) -> (Wor
     (worker, line)
 }
 
-/// Two configurations that have nothing in common, also laid out for a worker to read.
+/// Two configurations without common values, also stored for the worker.
 fn material(base: &Path) -> [DeviceConfig; 2] {
     let devices = NAMES.map(common::device);
     for (name, device) in NAMES.iter().zip(&devices) {

@@ -1,9 +1,7 @@
-//! Reading a configuration out of its directory, as it is at one moment: file by file, then the whole, checked.
+//! Loads a configuration from its directory: file by file, then validated as a whole.
 //!
-//! It takes no lock and changes nothing. That nobody replaced a file meanwhile is seen by a [`fingerprint`] before and after;
-//! who compares the two is the store.
-//!
-//! Protocol: `docs/protocol.md`, "On disk".
+//! Loading takes no lock and changes nothing. The store compares a [`fingerprint`] before and after to detect a concurrent
+//! replacement.
 
 use zeroize::Zeroizing;
 
@@ -17,13 +15,13 @@ use crate::journal::{
     SERIAL_NUMBER,
 };
 use crate::names::{SerialNumber, ThingName};
-use crate::pending::files_that_count;
+use crate::pending::effective_files;
 use crate::serial_record;
 
-/// Longest `cloud_config.json` read, in bytes. Four names of at most 255 characters need a sixteenth of it.
+/// Maximum length of `cloud_config.json` in bytes. Four names of at most 255 characters need a sixteenth of it.
 const MAX_DOCUMENT: usize = 16 * 1024;
 
-/// Where files are read from: the files of a journal that count before those in place.
+/// A source of files: the effective files of a journal take precedence over those in place.
 pub(crate) struct Source<'a> {
     dir: &'a Dir,
     committed: Option<&'a Dir>,
@@ -31,10 +29,10 @@ pub(crate) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// `committed` is the journal in `dir`, if there is one.
+    /// Creates a source; `committed` is the journal in `dir`, if any.
     pub(crate) fn new(dir: &'a Dir, committed: Option<&'a Dir>) -> Result<Self, AccessError> {
         let counting = match committed {
-            Some(committed) => files_that_count(dir, committed)?,
+            Some(committed) => effective_files(dir, committed)?,
             None => Vec::new(),
         };
         Ok(Self {
@@ -44,7 +42,7 @@ impl<'a> Source<'a> {
         })
     }
 
-    /// With files of the journal that are given.
+    /// Creates a source with the given files of the journal.
     pub(crate) fn with(dir: &'a Dir, committed: &'a Dir, counting: Vec<&'static str>) -> Self {
         Self {
             dir,
@@ -53,7 +51,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Whether there is a configuration, sound or not.
+    /// Reports whether a configuration exists, valid or not.
     pub(crate) fn is_provisioned(&self) -> Result<bool, AccessError> {
         Ok(self.counting.contains(&CLOUD_CONFIG) || self.dir.stat(CLOUD_CONFIG)?.is_some())
     }
@@ -63,7 +61,7 @@ impl<'a> Source<'a> {
         name: &'static str,
         limit: usize,
     ) -> Result<Zeroizing<String>, LoadError> {
-        // In this order: a file moves from there to here, so looking the other way round could miss it in both.
+        // Journal first: a file moves from there to its place, so the reverse order could miss it in both.
         let committed = match self.committed {
             Some(committed) if self.counting.contains(&name) => committed.read(name, limit)?,
             _ => None,
@@ -84,7 +82,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// The same for a file that need not be there.
+    /// Reads an optional file.
     fn optional_text(
         &self,
         name: &'static str,
@@ -108,13 +106,13 @@ impl<'a> Source<'a> {
 }
 
 pub(crate) fn read_device(source: &Source<'_>) -> Result<DeviceConfig, LoadError> {
-    let rest = read_rest(source)?;
+    let rest = read_without_remote(source)?;
     Ok(rest.with_remote(read_remote(source)?))
 }
 
-/// The same, with what is wrong with the pair for remote access in the place of that pair.
-pub(crate) fn read_partly(source: &Source<'_>) -> Result<PartialDeviceConfig, LoadError> {
-    let rest = read_rest(source)?;
+/// Reads a configuration, with an error in place of damaged credentials for remote access.
+pub(crate) fn read_partial(source: &Source<'_>) -> Result<PartialDeviceConfig, LoadError> {
+    let rest = read_without_remote(source)?;
     Ok(rest.with_remote(read_remote(source)))
 }
 
@@ -123,7 +121,7 @@ fn read_document(source: &Source<'_>) -> Result<Document, LoadError> {
     document::parse(&text).map_err(|error| source.damaged(CLOUD_CONFIG, error))
 }
 
-/// Whose configuration it is, whatever is wrong with the rest of it.
+/// Reads the serial number, regardless of damage to the rest.
 pub(crate) fn read_serial_number(source: &Source<'_>) -> Result<SerialNumber, LoadError> {
     let invalid = |error: ConfigError| source.damaged(CLOUD_CONFIG, error);
     let document = read_document(source)?;
@@ -143,8 +141,8 @@ fn read_record(source: &Source<'_>, thing: &ThingName) -> Result<Option<SerialNu
     }
 }
 
-/// All that messaging takes.
-fn read_rest(source: &Source<'_>) -> Result<DeviceConfig<()>, LoadError> {
+/// Reads everything except the credentials for remote access.
+fn read_without_remote(source: &Source<'_>) -> Result<DeviceConfig<()>, LoadError> {
     let Document {
         iot_thing_name,
         iot_endpoint,
@@ -170,7 +168,7 @@ fn read_rest(source: &Source<'_>) -> Result<DeviceConfig<()>, LoadError> {
     let device = DeviceConfig::without_remote(parts).map_err(|error| match error {
         ConfigError::Roots(error) => source.damaged(IOT_CA, error),
         ConfigError::Iot(error) | ConfigError::Remote(error) => {
-            source.damaged(at_fault(&error, IOT_CERT, IOT_KEY), error)
+            source.damaged(faulty_file(&error, IOT_CERT, IOT_KEY), error)
         }
         error @ ConfigError::Name { .. } => source.damaged(CLOUD_CONFIG, error),
     })?;
@@ -186,11 +184,11 @@ fn read_remote(source: &Source<'_>) -> Result<Credentials, LoadError> {
         source.text(REMOTE_KEY, MAX_PEM)?,
     ];
     Credentials::from_pem(&cert, &key)
-        .map_err(|error| source.damaged(at_fault(&error, REMOTE_CERT, REMOTE_KEY), error))
+        .map_err(|error| source.damaged(faulty_file(&error, REMOTE_CERT, REMOTE_KEY), error))
 }
 
-/// Which file of a pair an error is about.
-fn at_fault(error: &CredentialsError, cert: &'static str, key: &'static str) -> &'static str {
+/// Returns the file of a pair that an error refers to.
+fn faulty_file(error: &CredentialsError, cert: &'static str, key: &'static str) -> &'static str {
     match error {
         CredentialsError::Certificate(_)
         | CredentialsError::NotX509
@@ -201,16 +199,16 @@ fn at_fault(error: &CredentialsError, cert: &'static str, key: &'static str) -> 
     }
 }
 
-/// Files that are of use together only.
+/// Files that are only useful together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unit {
+pub(crate) enum FileGroup {
     Roots,
     Iot,
     Remote,
     Names,
 }
 
-impl Unit {
+impl FileGroup {
     pub(crate) const ALL: [Self; 4] = [Self::Roots, Self::Iot, Self::Remote, Self::Names];
 
     pub(crate) fn files(self) -> &'static [&'static str] {
@@ -222,8 +220,8 @@ impl Unit {
         }
     }
 
-    /// Whether its files can be read, and a certificate and key belong together.
-    pub(crate) fn is_sound(self, source: &Source<'_>) -> bool {
+    /// Reports whether its files parse, and certificate and key match.
+    pub(crate) fn is_valid(self, source: &Source<'_>) -> bool {
         let text = |name, limit| source.text(name, limit).ok();
         let pair = |cert, key| {
             let (Some(cert), Some(key)) = (text(cert, MAX_PEM), text(key, MAX_PEM)) else {
@@ -247,7 +245,7 @@ pub(crate) fn is_provisioned(dir: &Dir) -> Result<bool, AccessError> {
     Source::new(dir, committed.as_ref())?.is_provisioned()
 }
 
-/// Changes whenever a file was replaced or a change committed: inode and time of change of each name that counts.
+/// Returns the inode and change time of each relevant name. Differs after a file is replaced or a change committed.
 pub(crate) fn fingerprint(dir: &Dir) -> Result<Vec<impl PartialEq + use<>>, AccessError> {
     let mut seen = Vec::with_capacity(FILES.len() + 1);
     for name in FILES.into_iter().chain([COMMITTED]) {

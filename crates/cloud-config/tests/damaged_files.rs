@@ -1,10 +1,10 @@
-//! The directory in every kind of disrepair: damaged files, wrong modes, links, other users.
+//! Damaged directories: damaged files, insecure modes, links, foreign owners.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "this is a test throughout"
+    reason = "test code"
 )]
 
 mod common;
@@ -13,14 +13,14 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 
 use cloud_config::{
-    AccessError, CredentialsError, Damage, DocumentError, LoadError, LockError, Pair, PemError,
-    Repair, Store, StoreError,
+    AccessError, CredentialSlot, CredentialsError, Damage, DocumentError, LoadError, LockError,
+    PemError, Repair, Store, StoreError,
 };
 use common::Fixture;
 use tempfile::TempDir;
 
 #[test]
-fn each_damage_of_the_document_has_its_name() {
+fn each_document_damage_has_its_own_error() {
     let f = Fixture::new();
     let sound = fs::read_to_string(f.path("cloud_config.json")).unwrap();
     let damage = |content: &str| match f.damage("cloud_config.json", content) {
@@ -57,7 +57,7 @@ fn each_damage_of_the_document_has_its_name() {
 }
 
 #[test]
-fn each_damage_of_a_certificate_or_key_names_the_file_at_fault() {
+fn each_certificate_or_key_damage_names_its_file() {
     let f = Fixture::new();
     let other = common::device("other");
     let key_of = |name: &str, content: &str| match f.damage(name, content) {
@@ -127,23 +127,23 @@ fn each_damage_of_a_certificate_or_key_names_the_file_at_fault() {
 }
 
 #[test]
-fn a_damaged_pair_can_still_be_looked_at() {
+fn damaged_pair_can_be_inspected() {
     let f = Fixture::new();
-    assert!(f.store.inspect(Pair::Iot).unwrap().key_matches);
+    assert!(f.store.inspect(CredentialSlot::Iot).unwrap().key_matches);
     fs::write(f.path("remote_key.pem"), f.device.iot.key_pem()).unwrap();
-    let report = f.store.inspect(Pair::Remote).unwrap();
+    let report = f.store.inspect(CredentialSlot::Remote).unwrap();
     assert!(!report.key_matches);
     assert_eq!(report.key_problem, Some(CredentialsError::Mismatch));
     assert_eq!(&report.info, f.device.remote.info());
     fs::remove_file(f.path("remote_key.pem")).unwrap();
-    let report = f.store.inspect(Pair::Remote).unwrap();
+    let report = f.store.inspect(CredentialSlot::Remote).unwrap();
     assert_eq!(
         report.key_problem,
         Some(CredentialsError::Key(PemError::Empty))
     );
     fs::remove_file(f.path("remote_cert.pem")).unwrap();
     assert!(matches!(
-        f.store.inspect(Pair::Remote),
+        f.store.inspect(CredentialSlot::Remote),
         Err(LoadError::Damaged {
             what: Damage::Missing,
             ..
@@ -151,11 +151,11 @@ fn a_damaged_pair_can_still_be_looked_at() {
     ));
 }
 
-/// The platform can send another pair for remote access; all else has to be there.
+/// The platform can send new credentials for remote access; everything else is required.
 #[test]
-fn a_damaged_pair_for_remote_access_is_told_in_its_place() {
+fn damaged_remote_pair_is_reported_in_its_place() {
     let f = Fixture::new();
-    let sound = f.store.load_partly().unwrap().device;
+    let sound = f.store.load_partial().unwrap().device;
     assert_eq!(sound.remote.as_ref().unwrap(), &f.device.remote);
     for (name, content) in [
         ("remote_cert.pem", None),
@@ -169,7 +169,7 @@ fn a_damaged_pair_for_remote_access_is_told_in_its_place() {
         if let Some(content) = content {
             fs::write(f.path(name), content).unwrap();
         }
-        let device = f.store.load_partly().unwrap().device;
+        let device = f.store.load_partial().unwrap().device;
         assert_eq!(device.page_url(), f.device.page_url());
         assert_eq!(device.iot, f.device.iot);
         match &device.remote {
@@ -177,20 +177,20 @@ fn a_damaged_pair_for_remote_access_is_told_in_its_place() {
             other => panic!("{name}: {other:?}"),
         }
         assert!(f.store.load().is_err());
-        // What is wrong with it can be looked into afterwards.
+        // The damaged file stays unchanged for diagnosis.
         assert_eq!(fs::read(f.path(name)).ok().as_deref(), content);
         fs::write(f.path(name), whole).unwrap();
     }
     fs::remove_file(f.path("iot_key.pem")).unwrap();
     assert!(matches!(
-        f.store.load_partly(),
+        f.store.load_partial(),
         Err(LoadError::Damaged { file, what: Damage::Missing }) if file == f.path("iot_key.pem")
     ));
 }
 
-/// A key that was stored before has to be replaceable whatever has become of it.
+/// Stored credentials must be replaceable in any state.
 #[test]
-fn a_damaged_pair_for_remote_access_is_replaced_like_a_sound_one() {
+fn damaged_remote_pair_can_be_replaced() {
     let f = Fixture::new();
     fs::remove_file(f.path("remote_cert.pem")).unwrap();
     fs::write(f.path("remote_key.pem"), "").unwrap();
@@ -200,7 +200,7 @@ fn a_damaged_pair_for_remote_access_is_replaced_like_a_sound_one() {
 }
 
 #[test]
-fn what_others_could_read_is_restricted_and_told() {
+fn insecure_modes_are_restricted_and_reported() {
     let f = Fixture::new();
     fs::set_permissions(f.path("iot_key.pem"), Permissions::from_mode(0o644)).unwrap();
     fs::set_permissions(f.path("remote_key.pem"), Permissions::from_mode(0o640)).unwrap();
@@ -224,7 +224,7 @@ fn what_others_could_read_is_restricted_and_told() {
 }
 
 #[test]
-fn links_and_other_things_in_the_place_of_files_are_refused() {
+fn links_and_special_files_are_rejected() {
     let f = Fixture::new();
     let key = f.path("iot_key.pem");
     let elsewhere = f.path("elsewhere");
@@ -255,7 +255,7 @@ fn links_and_other_things_in_the_place_of_files_are_refused() {
 }
 
 #[test]
-fn a_directory_that_is_none_is_refused_by_name() {
+fn non_directory_is_rejected_by_name() {
     let base = TempDir::new().unwrap();
     let file = base.path().join("file");
     fs::write(&file, "").unwrap();
@@ -282,9 +282,9 @@ fn a_directory_that_is_none_is_refused_by_name() {
 }
 
 #[test]
-fn a_directory_of_another_user_is_refused() {
+fn directory_of_another_user_is_rejected() {
     let f = Fixture::new();
-    // Only root may give a directory away; anyone else cannot come to see this in a test.
+    // Only root can change the owner, so other users skip this test.
     if std::os::unix::fs::chown(f.store.directory(), Some(54321), None).is_err() {
         return;
     }

@@ -1,6 +1,6 @@
-//! Faults for tests: the n-th change of a directory fails as on a full disk, or it and all after it never happen, as
-//! when the process is killed there. [`Outcome::lose_unsynced`] makes a power cut of that: it takes away what no fsync
-//! had secured. A plan holds for the thread that it is made on, and for as long as [`under`] runs.
+//! Fault injection for tests: the n-th change of a directory fails as on a full disk, or it and all later ones do not
+//! happen, as when the process is killed. [`Outcome::lose_unsynced`] simulates a power cut: it removes unsynced data. A plan
+//! applies to its thread while [`under`] runs.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -10,13 +10,13 @@ use rustix::io::Errno;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Plan {
-    /// All goes well.
+    /// No faults.
     Healthy,
     /// Change number n, from 0, fails with "no space left"; those after it succeed.
     Full(usize),
-    /// Change number n and every later one fail: the process is gone.
+    /// Change number n and every later one fail: the process is killed.
     Cut(usize),
-    /// Each change fails, as on a file system that is mounted read-only.
+    /// Each change fails, as on a read-only file system.
     ReadOnly,
 }
 
@@ -24,8 +24,8 @@ struct State {
     plan: Plan,
     changes: usize,
     syncs: usize,
-    struck: bool,
-    /// Through an open file, since the name may change.
+    triggered: bool,
+    /// Open files, because the names may change.
     unsynced: Vec<(PathBuf, File)>,
 }
 
@@ -35,7 +35,7 @@ impl State {
             plan,
             changes: 0,
             syncs: 0,
-            struck: false,
+            triggered: false,
             unsynced: Vec::new(),
         }
     }
@@ -45,17 +45,17 @@ thread_local! {
     static STATE: RefCell<State> = const { RefCell::new(State::new(Plan::Healthy)) };
 }
 
-/// What happened under a plan.
+/// Result of a plan.
 pub(crate) struct Outcome {
-    /// Whether the fault came to pass.
-    pub(crate) struck: bool,
-    /// How often something was brought onto the medium, or was to be.
+    /// Whether the fault occurred.
+    pub(crate) triggered: bool,
+    /// Number of attempted syncs.
     pub(crate) syncs: usize,
     unsynced: Vec<File>,
 }
 
 impl Outcome {
-    /// Empties each file that had no fsync.
+    /// Truncates each file without an fsync.
     pub(crate) fn lose_unsynced(&self) {
         for file in &self.unsynced {
             file.set_len(0).unwrap();
@@ -63,20 +63,20 @@ impl Outcome {
     }
 }
 
-/// Does some work of this thread under a plan.
+/// Runs `work` on this thread under a plan.
 pub(crate) fn under<T>(plan: Plan, work: impl FnOnce() -> T) -> (T, Outcome) {
     STATE.set(State::new(plan));
     let result = work();
     let state = STATE.replace(State::new(Plan::Healthy));
     let outcome = Outcome {
-        struck: state.struck,
+        triggered: state.triggered,
         syncs: state.syncs,
         unsynced: state.unsynced.into_iter().map(|(_, file)| file).collect(),
     };
     (result, outcome)
 }
 
-/// Asked before each change.
+/// Called before each change.
 pub(crate) fn check() -> Result<(), Errno> {
     STATE.with_borrow_mut(|state| {
         let number = state.changes;
@@ -87,23 +87,23 @@ pub(crate) fn check() -> Result<(), Errno> {
             Plan::ReadOnly => Errno::ROFS,
             _ => return Ok(()),
         };
-        state.struck = true;
+        state.triggered = true;
         Err(errno)
     })
 }
 
-/// Told before each fsync.
+/// Called before each fsync.
 pub(crate) fn count_sync() {
     STATE.with_borrow_mut(|state| state.syncs += 1);
 }
 
-/// Told when a file is made: its content is not on the medium yet.
+/// Called when a file is created: its content is not synced yet.
 pub(crate) fn unsynced(path: PathBuf, file: &File) {
     let file = file.try_clone().unwrap();
     STATE.with_borrow_mut(|state| state.unsynced.push((path, file)));
 }
 
-/// Told when its content is.
+/// Called after its content is synced.
 pub(crate) fn synced(path: &Path) {
     STATE.with_borrow_mut(|state| state.unsynced.retain(|(other, _)| other != path));
 }
