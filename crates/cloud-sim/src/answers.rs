@@ -17,7 +17,7 @@ use crate::broker::PlatformSession;
 use crate::device::DeviceLogs;
 use crate::faults::{CertificateAnswer, Part, TokenAnswer};
 use crate::locked;
-use crate::platform::Cloud;
+use crate::platform::Platform;
 
 /// What the platform listens to: the devices' states, their requests, and what they report.
 pub(crate) const PLATFORM_FILTERS: [&str; 3] = [
@@ -47,7 +47,7 @@ struct Reply {
     after: Duration,
 }
 
-impl Cloud {
+impl Platform {
     /// Listens to the devices until `shutdown`.
     pub(crate) async fn run(
         self: Arc<Self>,

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::authority::SigningRequest;
 use crate::faults::{ApiAnswer, Part};
-use crate::platform::{Cloud, Enrolment, RegisterError};
+use crate::platform::{Platform, RegisterError, RegistrationRequest};
 
 /// A request is a serial number and a key, and perhaps two signing requests; with RSA keys they have 2 KiB each.
 const MAX_REQUEST: usize = 16 * 1024;
@@ -27,7 +27,7 @@ const BEFORE_THE_CUT: Duration = Duration::from_millis(100);
 /// Bytes sent at a time of a body that is too large.
 const PIECE: usize = 64 * 1024;
 
-pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
+pub(crate) fn router(cloud: Arc<Platform>) -> Router {
     Router::new()
         .route("/device/register", post(register))
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
@@ -50,7 +50,7 @@ struct SigningRequests {
 }
 
 impl Request {
-    fn enrolment(&self) -> Option<Enrolment<'_>> {
+    fn registration_request(&self) -> Option<RegistrationRequest<'_>> {
         let read = |pem: &Option<String>| match pem {
             Some(pem) => SigningRequest::from_pem(pem).map(Some),
             None => Some(None),
@@ -59,7 +59,7 @@ impl Request {
             Some(csr) => (read(&csr.iot)?, read(&csr.remote)?),
             None => (None, None),
         };
-        Some(Enrolment {
+        Some(RegistrationRequest {
             sn: &self.sn,
             key: &self.token,
             iot,
@@ -68,14 +68,14 @@ impl Request {
     }
 }
 
-async fn register(State(cloud): State<Arc<Cloud>>, body: Bytes) -> Response {
+async fn register(State(cloud): State<Arc<Platform>>, body: Bytes) -> Response {
     let Ok(request) = serde_json::from_slice::<Request>(&body) else {
         return refusal(
             StatusCode::BAD_REQUEST,
             "the request must be a JSON object with sn and token",
         );
     };
-    let Some(enrolment) = request.enrolment() else {
+    let Some(registration_request) = request.registration_request() else {
         return refusal(
             StatusCode::BAD_REQUEST,
             "a signing request is damaged, or not signed with its own key",
@@ -84,24 +84,24 @@ async fn register(State(cloud): State<Arc<Cloud>>, body: Bytes) -> Response {
     match cloud.faults().next_api() {
         Some(ApiAnswer::Delay { ms }) => {
             tokio::time::sleep(Duration::from_millis(ms)).await;
-            answer(&cloud, cloud.register(&enrolment))
+            answer(&cloud, cloud.register(&registration_request))
         }
-        Some(ApiAnswer::Lost) => match cloud.register(&enrolment) {
+        Some(ApiAnswer::Lost) => match cloud.register(&registration_request) {
             Ok(thing) => cut_off(registration(&thing).to_string()),
             Err(refused) => answer(&cloud, Err(refused)),
         },
         Some(wrong) => {
             info_throttled!(cloud.logs.wrong_answer, sn = request.sn, answer = ?wrong, "answering a registration wrongly");
-            match cloud.preview(&enrolment) {
+            match cloud.preview(&registration_request) {
                 Ok(thing) => wrong_answer(wrong, thing),
                 Err(refused) => answer(&cloud, Err(refused)),
             }
         }
-        None => answer(&cloud, cloud.register(&enrolment)),
+        None => answer(&cloud, cloud.register(&registration_request)),
     }
 }
 
-fn answer(cloud: &Cloud, result: Result<Value, RegisterError>) -> Response {
+fn answer(cloud: &Platform, result: Result<Value, RegisterError>) -> Response {
     match result {
         Ok(thing) => json_text(registration(&thing).to_string()),
         Err(refused) => {

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::broker::rights::BROADCAST_TOPIC;
+use crate::broker::acl::BROADCAST_TOPIC;
 use crate::device::DeviceStatus;
 use crate::faults::{ApiAnswer, Fault, Part};
 use crate::names;
-use crate::platform::{Cloud, RotateError};
+use crate::platform::{Platform, RotateError};
 use crate::shadow::Rejection;
 
 /// AWS IoT Core takes payloads up to this size.
@@ -41,11 +41,11 @@ pub enum ControlError {
 /// Controls a running simulator. Clones control the same one.
 #[derive(Clone)]
 pub struct Control {
-    cloud: Arc<Cloud>,
+    cloud: Arc<Platform>,
 }
 
 impl Control {
-    pub(crate) fn new(cloud: Arc<Cloud>) -> Self {
+    pub(crate) fn new(cloud: Arc<Platform>) -> Self {
         Self { cloud }
     }
 

@@ -275,7 +275,7 @@ impl<T: Clone> Script<T> {
 }
 
 /// The faults that wait for their occasion.
-pub(crate) struct FaultBoard {
+pub(crate) struct FaultInjector {
     api: Script<ApiAnswer>,
     token: Script<TokenAnswer>,
     certificate: Script<CertificateAnswer>,
@@ -285,7 +285,7 @@ pub(crate) struct FaultBoard {
     frozen_until: Mutex<Option<Instant>>,
 }
 
-impl FaultBoard {
+impl FaultInjector {
     pub(crate) fn new() -> Self {
         Self {
             api: Script::new(),

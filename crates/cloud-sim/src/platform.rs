@@ -12,10 +12,10 @@ use serde_json::{Map, Value, json};
 
 use crate::authority::{Authority, AuthorityError, Issued, SigningRequest};
 use crate::broker::Broker;
-use crate::broker::rights::Identity;
+use crate::broker::acl::Identity;
 use crate::certificates::Certificates;
 use crate::device::{Device, DeviceLogs, DeviceStatus, DeviceTable, TableFull};
-use crate::faults::{FaultBoard, Part};
+use crate::faults::{FaultInjector, Part};
 use crate::relay::{Relay, TokenTerms};
 use crate::shadow::{Rejection, ShadowId};
 use crate::store::{SavedState, Store};
@@ -34,11 +34,11 @@ pub(crate) struct Terms {
 }
 
 /// The platform.
-pub(crate) struct Cloud {
+pub(crate) struct Platform {
     pub(crate) terms: Terms,
     pub(crate) authority: Authority,
     pub(crate) devices: Mutex<DeviceTable>,
-    faults: Arc<FaultBoard>,
+    faults: Arc<FaultInjector>,
     broker: Arc<Broker>,
     relay: Relay,
     store: Option<Store>,
@@ -56,7 +56,7 @@ pub(crate) struct CloudLogs {
 }
 
 /// What a device asks to be registered with.
-pub(crate) struct Enrolment<'a> {
+pub(crate) struct RegistrationRequest<'a> {
     pub(crate) sn: &'a str,
     pub(crate) key: &'a str,
     /// For keys that the device has made; it gets one where there is none.
@@ -88,12 +88,12 @@ pub(crate) enum RegisterError {
     Internal(#[from] AuthorityError),
 }
 
-impl Cloud {
+impl Platform {
     pub(crate) fn new(
         terms: Terms,
         authority: Authority,
         devices: DeviceTable,
-        faults: Arc<FaultBoard>,
+        faults: Arc<FaultInjector>,
         broker: Arc<Broker>,
         relay: Relay,
         store: Option<Store>,
@@ -110,7 +110,7 @@ impl Cloud {
         }
     }
 
-    pub(crate) fn faults(&self) -> &FaultBoard {
+    pub(crate) fn faults(&self) -> &FaultInjector {
         &self.faults
     }
 
@@ -123,15 +123,18 @@ impl Cloud {
     }
 
     /// Registers a device and returns what it is to know.
-    pub(crate) fn register(&self, enrolment: &Enrolment<'_>) -> Result<Value, RegisterError> {
-        let sn = enrolment.sn;
+    pub(crate) fn register(
+        &self,
+        registration_request: &RegistrationRequest<'_>,
+    ) -> Result<Value, RegisterError> {
+        let sn = registration_request.sn;
         let mut devices = locked(&self.devices);
         let Prepared {
             thing,
             access_point,
             iot,
             remote,
-        } = self.prepare(&devices, enrolment)?;
+        } = self.prepare(&devices, registration_request)?;
         let (iot, remote) = (Certificates::new(iot), Certificates::new(remote));
         devices.insert(sn, &access_point, iot, remote)?;
         self.keep(&devices);
@@ -140,17 +143,20 @@ impl Cloud {
     }
 
     /// What [`register`](Self::register) would return, without registering anything.
-    pub(crate) fn preview(&self, enrolment: &Enrolment<'_>) -> Result<Value, RegisterError> {
-        self.prepare(&locked(&self.devices), enrolment)
+    pub(crate) fn preview(
+        &self,
+        registration_request: &RegistrationRequest<'_>,
+    ) -> Result<Value, RegisterError> {
+        self.prepare(&locked(&self.devices), registration_request)
             .map(|prepared| prepared.thing)
     }
 
     fn prepare(
         &self,
         devices: &DeviceTable,
-        enrolment: &Enrolment<'_>,
+        registration_request: &RegistrationRequest<'_>,
     ) -> Result<Prepared, RegisterError> {
-        let Enrolment { sn, key, .. } = *enrolment;
+        let RegistrationRequest { sn, key, .. } = *registration_request;
         if !names::is_serial(sn) {
             return Err(RegisterError::Serial(sn.chars().take(200).collect()));
         }
@@ -164,10 +170,10 @@ impl Cloud {
         let access_point = devices.free_access_point(sn);
         let iot = self
             .authority
-            .issue_device(&thing_name, enrolment.iot.as_ref())?;
+            .issue_device(&thing_name, registration_request.iot.as_ref())?;
         let remote = self
             .authority
-            .issue_remote(&access_point, enrolment.remote.as_ref())?;
+            .issue_remote(&access_point, registration_request.remote.as_ref())?;
         let mut thing = json!({
             "iot": {
                 "endpoint": self.terms.mqtt_endpoint,

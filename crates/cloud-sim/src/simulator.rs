@@ -22,8 +22,8 @@ use crate::broker::Broker;
 use crate::config::{BrokerCertificate, Ready, Service, SimConfig, SimError};
 use crate::control::Control;
 use crate::device::DeviceTable;
-use crate::faults::FaultBoard;
-use crate::platform::{Cloud, Terms};
+use crate::faults::FaultInjector;
+use crate::platform::{Platform, Terms};
 use crate::relay::{Relay, TokenTerms};
 use crate::request_guard::{ControlToken, RequestGuard};
 use crate::store::{DirectoryLock, SavedState, Store};
@@ -105,7 +105,7 @@ impl Simulator {
             .map_err(unusable)?;
         let tls = broker_tls(&authority, config.broker_certificate)?;
 
-        let faults = Arc::new(FaultBoard::new());
+        let faults = Arc::new(FaultInjector::new());
         let broker = Arc::new(Broker::new(config.delta_form, Arc::clone(&faults)));
         let session = broker
             .platform_session(&PLATFORM_FILTERS)
@@ -125,7 +125,7 @@ impl Simulator {
             token_valid: config.token_valid,
         };
         let kept = config.data_dir.is_some().then_some(store);
-        let cloud = Arc::new(Cloud::new(
+        let cloud = Arc::new(Platform::new(
             terms,
             authority,
             devices,

@@ -7,9 +7,9 @@
 //! Invariants: no connection reaches the broker without a verified certificate; all connections live in one `JoinSet`,
 //! so that none is left when [`Broker::serve`] returns.
 
+pub(crate) mod acl;
 mod packets;
 mod pipe;
-pub(crate) mod rights;
 mod shadows;
 
 use std::collections::HashMap;
@@ -36,10 +36,10 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use self::rights::{ConnectionRights, Identity};
+use self::acl::{ConnectionAcl, Identity};
 pub(crate) use self::shadows::ShadowDesk;
 use crate::authority;
-use crate::faults::FaultBoard;
+use crate::faults::FaultInjector;
 use crate::locked;
 use crate::shadow::DeltaForm;
 
@@ -84,7 +84,7 @@ pub(crate) struct Broker {
     stats: Arc<BrokerStats>,
     monitor: Arc<ResourceMonitor>,
     shadows: Arc<ShadowDesk>,
-    faults: Arc<FaultBoard>,
+    faults: Arc<FaultInjector>,
     stopping: broadcast::Sender<()>,
     connections: Mutex<HashMap<u64, Connection>>,
     next_connection: AtomicU64,
@@ -124,7 +124,7 @@ impl PlatformSession {
 }
 
 impl Broker {
-    pub(crate) fn new(form: DeltaForm, faults: Arc<FaultBoard>) -> Self {
+    pub(crate) fn new(form: DeltaForm, faults: Arc<FaultInjector>) -> Self {
         let shadows = Arc::new(ShadowDesk::new(form));
         let storage = Arc::new(DynamicStorage::Memory(MemoryBackend::new()));
         let router = Arc::new(MessageRouter::with_storage(Arc::clone(&storage)));
@@ -288,7 +288,7 @@ impl Broker {
             peer,
             Arc::clone(&self.config),
             Arc::clone(&self.router),
-            Arc::new(ConnectionRights {
+            Arc::new(ConnectionAcl {
                 identity,
                 logs: Arc::clone(&self.logs),
             }),

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use super::packets::{Filtered, PacketFilter};
-use crate::faults::FaultBoard;
+use crate::faults::FaultInjector;
 
 /// Bytes moved at a time: one TLS record.
 const PIECE: usize = 16 * 1024;
@@ -41,7 +41,7 @@ pub(super) async fn socket_pair() -> io::Result<(TcpStream, TcpStream)> {
 }
 
 /// Moves bytes both ways until one side ends. Dropping the future cuts the line.
-pub(super) async fn run<S>(device: S, broker: TcpStream, faults: &FaultBoard) -> io::Result<()>
+pub(super) async fn run<S>(device: S, broker: TcpStream, faults: &FaultInjector) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -68,7 +68,7 @@ where
 async fn pump<R, W>(
     from: &mut R,
     to: &mut W,
-    faults: &FaultBoard,
+    faults: &FaultInjector,
     mut filter: Option<PacketFilter>,
 ) -> io::Result<()>
 where
@@ -109,7 +109,7 @@ mod tests {
 
     #[tokio::test]
     async fn withholds_towards_the_device_only() {
-        let faults = FaultBoard::new();
+        let faults = FaultInjector::new();
         faults.withhold(AckPacket::Puback, 0);
         let (mut device, pipe_device) = tokio::io::duplex(64);
         let (pipe_broker, mut broker) = socket_pair().await.unwrap();

@@ -39,7 +39,7 @@ fn the_json_of_a_fault() {
 
 #[test]
 fn faults_wait_in_order_and_run_out() {
-    let board = FaultBoard::new();
+    let board = FaultInjector::new();
     board.add_token(TokenAnswer::Hold, 2);
     board.add_token(TokenAnswer::Expired, 1);
     let taken: Vec<_> = std::iter::from_fn(|| board.next_token()).collect();
@@ -51,7 +51,7 @@ fn faults_wait_in_order_and_run_out() {
 
 #[test]
 fn zero_times_lasts_until_cleared() {
-    let board = FaultBoard::new();
+    let board = FaultInjector::new();
     board.add_api(ApiAnswer::Html, 0);
     board.withhold(AckPacket::Puback, 0);
     for _ in 0..1000 {
@@ -65,7 +65,7 @@ fn zero_times_lasts_until_cleared() {
 
 #[test]
 fn the_board_is_bounded() {
-    let board = FaultBoard::new();
+    let board = FaultInjector::new();
     let accepted = (0..1000)
         .filter(|_| board.add_api(ApiAnswer::Html, 1))
         .count();
@@ -74,7 +74,7 @@ fn the_board_is_bounded() {
 
 #[tokio::test(start_paused = true)]
 async fn refusing_ends_by_itself() {
-    let board = FaultBoard::new();
+    let board = FaultInjector::new();
     board.refuse_for(Duration::from_secs(5));
     assert!(board.is_refusing());
     tokio::time::advance(Duration::from_secs(6)).await;

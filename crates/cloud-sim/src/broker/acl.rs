@@ -63,12 +63,12 @@ fn below(topic: &str, prefix: &str, name: &str) -> bool {
 }
 
 /// The rights of one connection; `None` where the certificate belongs to no device that the platform knows.
-pub(crate) struct ConnectionRights {
+pub(crate) struct ConnectionAcl {
     pub(crate) identity: Option<Identity>,
     pub(crate) logs: Arc<BrokerLogs>,
 }
 
-impl AuthProvider for ConnectionRights {
+impl AuthProvider for ConnectionAcl {
     fn authenticate<'a>(
         &'a self,
         connect: &'a ConnectPacket,
