@@ -1,7 +1,8 @@
-//! Everything at work on this machine: a cloud, a device that registers and comes online, and a visitor who fetches its
-//! page through the tunnel, before and after the device's certificate is replaced.
+//! Demonstrates everything on this machine: a simulated cloud, a device that registers and
+//! connects, and a client that fetches its page through the tunnel, before and after the device's
+//! certificate is replaced.
 //!
-//! The same as `clesyde-cloud demo --once`.
+//! Equivalent to `clesyde-cloud demo --once`.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! The device as the program runs it: the facade's `ClesydeCloud` with its events, and the page and the counts that follow
-//! them.
+//! The device as the program runs it: the facade's `ClesydeCloud`, and the status page and health
+//! state that follow its events.
 
 use std::path::PathBuf;
 
@@ -11,32 +11,31 @@ use cloud_net::{LogThrottle, warn_throttled};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::commands::initialize_failure;
-use crate::failure::Outcome;
-use crate::health::Vitals;
-use crate::live::LiveSocket;
-use crate::status_page::Page;
+use crate::error::{CliError, Result};
+use crate::health::HealthState;
+use crate::status_page::StatusPage;
+use crate::status_socket::StatusSocket;
 
-/// What the tunnel serves.
+/// The application behind the tunnel.
 #[derive(Debug, Clone)]
-pub(crate) enum Served {
-    /// The built-in page.
+pub(crate) enum Backend {
+    /// The built-in status page.
     StatusPage,
-    /// Something of the owner's.
-    Other(Application),
+    /// An application of the user.
+    Application(Application),
 }
 
-/// What a device is started with.
+/// Parameters of [`Device::start`].
 #[derive(Debug)]
 pub(crate) struct DeviceOptions {
     pub(crate) sn: SerialNumber,
     pub(crate) base_path: PathBuf,
-    pub(crate) served: Served,
-    /// For [`Served::StatusPage`]; it follows the events in every case.
-    pub(crate) page: Page,
+    pub(crate) backend: Backend,
+    /// The page of [`Backend::StatusPage`]; it follows the events with any backend.
+    pub(crate) page: StatusPage,
     pub(crate) access: AccessRules,
     pub(crate) http_options: HttpOptions,
-    /// On the way to the broker.
+    /// The proxy for the connection to the broker.
     pub(crate) proxy: Option<Proxy>,
 }
 
@@ -45,21 +44,21 @@ pub(crate) struct DeviceOptions {
 pub(crate) struct Device {
     cloud: ClesydeCloud,
     events: broadcast::Receiver<Event>,
-    page: Page,
-    vitals: Vitals,
-    live: Option<LiveSocket>,
+    page: StatusPage,
+    health_state: HealthState,
+    status_socket: Option<StatusSocket>,
     missed_log: LogThrottle,
 }
 
 impl Device {
     /// Starts a device that is provisioned.
-    pub(crate) async fn start(options: DeviceOptions) -> Outcome<Self> {
+    pub(crate) async fn start(options: DeviceOptions) -> Result<Self> {
         let page = options.page;
-        let application = match options.served {
-            Served::StatusPage => Application::service(page.application()),
-            Served::Other(application) => application,
+        let application = match options.backend {
+            Backend::StatusPage => Application::service(page.application()),
+            Backend::Application(application) => application,
         };
-        // The API is for registering alone, which `provision` does with settings of its own.
+        // Only registration uses the API, in `provision`.
         let mut settings = DeviceSettings::new(options.sn, &options.base_path, "")
             .with_application(application)
             .with_access(options.access)
@@ -69,28 +68,28 @@ impl Device {
         }
         let cloud = ClesydeCloud::new(settings);
         let events = cloud.events();
-        let vitals = Vitals::new(&cloud, Store::new(&options.base_path));
+        let health_state = HealthState::new(&cloud, Store::new(&options.base_path));
         cloud
             .initialize()
             .await
-            .map_err(|error| initialize_failure(&error))?;
-        let live = LiveSocket::serve(&options.base_path, cloud.watch_status());
+            .map_err(|error| CliError::from_initialize(&error))?;
+        let status_socket = StatusSocket::serve(&options.base_path, cloud.watch_status());
         Ok(Self {
             cloud,
             events,
             page,
-            vitals,
-            live,
+            health_state,
+            status_socket,
             missed_log: LogThrottle::new(),
         })
     }
 
-    /// How it fares, for as long as it lives.
-    pub(crate) fn vitals(&self) -> &Vitals {
-        &self.vitals
+    /// Returns the health state, which clones share.
+    pub(crate) fn health_state(&self) -> &HealthState {
+        &self.health_state
     }
 
-    /// The next event; `None` once the device has been stopped.
+    /// Returns the next event; `None` once the device has stopped.
     ///
     /// # Cancel safety
     /// No event is lost.
@@ -98,16 +97,16 @@ impl Device {
         loop {
             match self.events.recv().await {
                 Ok(event) => {
-                    self.page.note(&event);
-                    self.vitals.note(&event);
+                    self.page.update(&event);
+                    self.health_state.record(&event);
                     return Some(event);
                 }
                 Err(RecvError::Lagged(missed)) => {
-                    self.vitals.missed(missed);
+                    self.health_state.record_missed(missed);
                     warn_throttled!(
                         self.missed_log,
                         missed,
-                        "events came faster than they were read and are left out"
+                        "events were dropped because they arrived faster than they were read"
                     );
                 }
                 Err(RecvError::Closed) => return None,
@@ -115,10 +114,10 @@ impl Device {
         }
     }
 
-    /// Says OFFLINE, disconnects and lets go of the directory.
+    /// Publishes OFFLINE, disconnects and unlocks the directory.
     pub(crate) async fn stop(&mut self) {
-        // While the directory is still ours: afterwards the socket may be the next instance's.
-        drop(self.live.take());
+        // Removed while the directory is locked: later, the socket may be another instance's.
+        drop(self.status_socket.take());
         self.cloud.stop().await;
     }
 }

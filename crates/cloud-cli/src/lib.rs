@@ -4,28 +4,30 @@
 //! |---|---|
 //! | `provision` | registers the device, once |
 //! | `run` | connects and stays connected; what the tunnel serves is a status page, a local web application or a local port |
-//! | `status` | tells what is provisioned, and how a running instance is connected |
-//! | `doctor` | checks the whole path, and tells what to do about what is wrong |
-//! | `cert show` | tells what the device's certificates say |
+//! | `status` | prints the configuration, and the connections of a running instance |
+//! | `doctor` | checks the whole path and suggests fixes |
+//! | `cert show` | prints the device's certificates |
 //! | `shadow get`, `report`, `watch` | the device's configuration shadow, or another one by `--name` |
-//! | `publish`, `request` | one message; one question and its answer |
+//! | `publish`, `request` | one message; one request and its response |
 //! | `reset` | removes the configuration |
-//! | `sim` | a Clesyde cloud on this machine |
-//! | `demo` | all of it in one process, step by step |
-//! | `completions`, `man` | for shells and for readers |
+//! | `sim` | a simulated Clesyde cloud on this machine |
+//! | `demo` | a demonstration of everything in one process |
+//! | `completions`, `man` | shell completions and manual pages |
 //!
-//! `sim` and `demo` come with the feature `sim`, which is on by default; a device needs neither.
+//! The feature `sim`, enabled by default, adds `sim` and `demo`; a device needs neither.
 //!
-//! Everything a host application would want too is in `cloud_facade`; here is only what a program adds: reading the
-//! command line, telling people and scripts what happens, exit codes. Scripts may count on this:
+//! Everything that a host application needs too is in `cloud_facade`; this crate adds the command
+//! line, the output for people and scripts, and exit codes. The contract with scripts:
 //!
-//! - Results go to standard output, with `--json` as one JSON object a line and nothing else. Logs and messages go to
-//!   standard error. Control characters and bidirectional controls are escaped in both, in JSON as `\uXXXX`.
+//! - Results go to standard output, with `--json` as one JSON object per line and nothing else. Logs
+//!   and messages go to standard error. Control characters and bidirectional controls are escaped in
+//!   both, in JSON as `\uXXXX`.
 //! - Exit codes: 0 done, 1 failed, 2 wrong usage (nothing was sent or written), 3 not provisioned.
-//! - No secret is taken from the command line, printed or logged. A value that could be one is not repeated in a message.
-//! - SIGINT and SIGTERM end everything in an orderly way.
+//! - No secret is accepted on the command line, printed or logged. Messages do not repeat a value that
+//!   may be one.
+//! - SIGINT and SIGTERM shut everything down gracefully.
 //!
-//! The program as a function, which is what its `main` calls:
+//! The program as a function, which its `main` calls:
 //!
 //! ```
 //! let exit = cloud_cli::run(["clesyde-cloud", "--version"]);
@@ -38,43 +40,46 @@ mod api;
 mod cli;
 mod commands;
 mod device;
-mod event_line;
-mod failure;
+mod error;
+mod event_json;
 mod health;
-mod key;
-mod live;
 mod logging;
-mod moment;
+mod options;
 mod output;
-mod possible_secret;
+mod provisioning_key;
 mod proxy;
+mod public_client;
+mod redact;
 mod shutdown;
 mod status_page;
-mod supervisor;
-mod telling;
+mod status_socket;
+mod stdout;
+mod systemd;
 mod terminal;
-mod usage;
-mod values;
-mod visitor;
+mod time_fmt;
+mod usage_error;
+mod value_parsers;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::CommandFactory;
+
 use crate::cli::{Cli, Command};
 use crate::commands::{
-    cert, doctor, generate, messages, provision, reset, run as run_command, shadow, status,
+    cert, completions, doctor, messages, provision, reset, run as run_command, shadow, status,
 };
 #[cfg(feature = "sim")]
 use crate::commands::{demo, sim};
-use crate::failure::{Failure, Outcome};
+use crate::error::{CliError, Result};
 use crate::output::Output;
 
-/// Runs the program with these arguments, the first of which is its own name, until it is done.
+/// Runs the program with these arguments, the first of which is its name, until it exits.
 ///
-/// Starts a runtime of its own, so it must not be called from asynchronous code. Starts logging, unless that has
-/// been done already.
+/// Starts its own runtime, so it must not be called from asynchronous code. Starts logging, unless
+/// the caller has.
 pub fn run<I, T>(arguments: I) -> ExitCode
 where
     I: IntoIterator<Item = T>,
@@ -84,14 +89,14 @@ where
         Ok(cli) => cli,
         Err(error) => {
             let code = error.exit_code();
-            cli::print(error);
+            cli::print_error(error);
             return ExitCode::from(u8::try_from(code).unwrap_or(1));
         }
     };
     match dispatch(&cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if !matches!(failure, Failure::OutputClosed) {
+            if !matches!(failure, CliError::OutputClosed) {
                 let message = failure.to_string();
                 let _ = writeln!(std::io::stderr(), "error: {}", terminal::text(&message));
             }
@@ -100,9 +105,9 @@ where
     }
 }
 
-fn dispatch(cli: &Cli) -> Outcome {
+fn dispatch(cli: &Cli) -> Result {
     let global = &cli.global;
-    logging::start(
+    logging::init(
         global.log_format,
         global.verbose,
         global.quiet,
@@ -123,27 +128,29 @@ fn dispatch(cli: &Cli) -> Outcome {
         Command::Sim(arguments) => run_async(sim::run(arguments)),
         #[cfg(feature = "sim")]
         Command::Demo(arguments) => run_async(demo::run(global, arguments, output)),
-        Command::Completions(arguments) => generate::completions(arguments),
-        Command::Man(arguments) => generate::man(arguments),
+        Command::Completions(arguments) => completions::completions(arguments, Cli::command()),
+        Command::Man(arguments) => completions::man(arguments, Cli::command()),
     }
 }
 
-/// Runs a command that waits for things.
-fn run_async(command: impl Future<Output = Outcome>) -> Outcome {
+/// Runs an asynchronous command.
+fn run_async(command: impl Future<Output = Result>) -> Result {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKERS)
+        .worker_threads(WORKER_THREADS)
         .enable_all()
         .build()
-        .map_err(|error| Failure::because("could not start the runtime", &error))?;
-    let outcome = runtime.block_on(command);
-    // Without a network a name look-up can hang in the system's resolver; the end does not wait for it.
-    runtime.shutdown_timeout(RUNTIME_END);
-    outcome
+        .map_err(|error| CliError::with_cause("could not start the runtime", &error))?;
+    let result = runtime.block_on(command);
+    // Without a network, a DNS lookup can block in the system's resolver; shutdown does not wait
+    // for it.
+    runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
+    result
 }
 
-/// Everything that matters has ended by itself before; this is for what cannot be ended.
-const RUNTIME_END: Duration = Duration::from_millis(200);
+/// Time limit for blocking tasks that cannot be cancelled; everything else has ended before.
+const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Two, whatever the machine has: one connection and one tunnel want no more, and on a small board every thread is
-/// memory. Two rather than one, so that encrypting a large transfer does not hold up the connection's keep-alive.
-const WORKERS: usize = 2;
+/// Two on any machine: one connection and one tunnel need no more, and each thread costs memory on
+/// a small board. Two rather than one, so that encrypting a large transfer does not delay the
+/// connection's keep-alive.
+const WORKER_THREADS: usize = 2;

@@ -1,7 +1,7 @@
-//! Logs, all of them on standard error.
+//! Logging, on standard error.
 //!
-//! Levels are told for our own crates; the libraries below stay two levels quieter and are never let further than
-//! `info`, because what they print at `debug` is not ours to promise free of secrets.
+//! `-v` and `-q` set the level of this project's crates; dependencies stay two levels quieter and
+//! never log below `info`, because their `debug` output is not guaranteed to be free of secrets.
 
 use std::io::{self, IsTerminal};
 
@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use crate::terminal::LogWriter;
 
 /// The crates whose levels `-v` and `-q` set.
-const OURS: &[&str] = &[
+const OWN_CRATES: &[&str] = &[
     "cloud_cli",
     "cloud_config",
     "cloud_facade",
@@ -23,12 +23,12 @@ const OURS: &[&str] = &[
     "snitun",
 ];
 
-/// From quiet to loud.
+/// From least to most verbose.
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 const WARN: usize = 2;
 const INFO: usize = 3;
 
-/// How a log line looks.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
     /// For people.
@@ -37,8 +37,8 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Starts logging, once for the process. `long_running` commands tell of every change that an operator would want to see.
-pub(crate) fn start(format: LogFormat, verbose: u8, quiet: u8, long_running: bool) {
+/// Starts logging, once per process. `long_running` commands log at `info` by default.
+pub(crate) fn init(format: LogFormat, verbose: u8, quiet: u8, long_running: bool) {
     let filter = EnvFilter::new(directives(level(verbose, quiet, long_running)));
     let colour = io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -46,9 +46,9 @@ pub(crate) fn start(format: LogFormat, verbose: u8, quiet: u8, long_running: boo
         .with_env_filter(filter)
         .with_writer(move || LogWriter::new(io::stderr(), colour))
         .with_ansi(colour)
-        // A closed standard error is no reason to complain on standard error.
+        // A closed standard error must not cause messages on standard error.
         .log_internal_errors(false);
-    // An error means that logging has been started before, by whoever calls us as a library: theirs stays.
+    // An error means that the caller of the library has set up logging; that configuration stays.
     let _ = match format {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
@@ -64,8 +64,10 @@ fn level(verbose: u8, quiet: u8, long_running: bool) -> usize {
 
 fn directives(level: usize) -> String {
     let others = LEVELS[level.saturating_sub(2).min(INFO)];
-    let ours = OURS.iter().map(|name| format!(",{name}={}", LEVELS[level]));
-    std::iter::once(others.to_owned()).chain(ours).collect()
+    let own = OWN_CRATES
+        .iter()
+        .map(|name| format!(",{name}={}", LEVELS[level]));
+    std::iter::once(others.to_owned()).chain(own).collect()
 }
 
 #[cfg(test)]
@@ -73,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_stay_in_range_and_libraries_never_say_more_than_info() {
+    fn levels_stay_in_range_and_dependencies_stay_at_info() {
         assert_eq!(LEVELS[level(0, 0, true)], "info");
         assert_eq!(LEVELS[level(0, 0, false)], "warn");
         assert_eq!(LEVELS[level(0, 9, true)], "off");
@@ -83,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn every_filter_can_be_read() {
+    fn every_filter_is_valid() {
         for level in 0..LEVELS.len() {
             EnvFilter::try_new(directives(level)).unwrap();
         }

@@ -1,11 +1,12 @@
-//! The program `clesyde-cloud`. What it does is in the library, so that an example can run it too.
+//! The program `clesyde-cloud`. The library implements it, so that an example can run it too.
 
 use std::alloc::System;
 use std::process::ExitCode;
 
 use zeroizing_alloc::ZeroAlloc;
 
-/// Wipes memory when it is freed: keys that were replaced must not stay in what rustls, ring and serde_json have allocated.
+/// Wipes memory when it is freed: replaced keys must not remain in allocations of rustls, ring and
+/// serde_json.
 #[global_allocator]
 static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 

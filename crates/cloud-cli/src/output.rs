@@ -1,16 +1,17 @@
-//! Standard output: results for people, or with `--json` one JSON object a line and nothing else.
+//! Standard output: results as text, or with `--json` as one JSON object per line and nothing else.
 //!
-//! Logs and messages go to standard error and never through here. A reader that goes away ends the program quietly.
+//! Logs and messages go to standard error instead. If the reader closes standard output, the
+//! program ends without an error.
 
 use std::fmt;
 use std::io::{self, Write};
 
 use serde::Serialize;
 
-use crate::failure::{Failure, Outcome};
+use crate::error::{CliError, Result};
 use crate::terminal;
 
-/// Where a command's results go.
+/// The output for a command's results.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     json: bool,
@@ -25,8 +26,8 @@ impl Output {
         self.json
     }
 
-    /// A line for people; nothing with `--json`.
-    pub(crate) fn text(self, line: impl fmt::Display) -> Outcome {
+    /// Prints a line of text; nothing with `--json`.
+    pub(crate) fn text(self, line: impl fmt::Display) -> Result {
         if self.json {
             Ok(())
         } else {
@@ -34,8 +35,8 @@ impl Output {
         }
     }
 
-    /// The same for a line that is escaped already, and perhaps has colours.
-    pub(crate) fn escaped_text(self, line: impl fmt::Display) -> Outcome {
+    /// Prints a line of text that is escaped already and may contain colours.
+    pub(crate) fn escaped_text(self, line: impl fmt::Display) -> Result {
         if self.json {
             Ok(())
         } else {
@@ -43,48 +44,48 @@ impl Output {
         }
     }
 
-    /// A JSON line; nothing without `--json`.
-    pub(crate) fn json(self, value: &impl Serialize) -> Outcome {
+    /// Prints a JSON line; nothing without `--json`.
+    pub(crate) fn json(self, value: &impl Serialize) -> Result {
         if self.json { write_json(value) } else { Ok(()) }
     }
 
-    /// The same result in both forms, of which one is printed.
-    pub(crate) fn result(self, value: &impl Serialize, line: impl fmt::Display) -> Outcome {
+    /// Prints a result in the selected form.
+    pub(crate) fn result(self, value: &impl Serialize, line: impl fmt::Display) -> Result {
         self.text(line)?;
         self.json(value)
     }
 }
 
-/// A JSON line whatever the options: for what is always read by a program.
-pub(crate) fn write_json(value: &impl Serialize) -> Outcome {
+/// Prints a JSON line regardless of `--json`, for output that only programs read.
+pub(crate) fn write_json(value: &impl Serialize) -> Result {
     let line =
-        json_line(value).map_err(|error| Failure::because("could not write JSON", &error))?;
+        json_line(value).map_err(|error| CliError::with_cause("could not write JSON", &error))?;
     write(&line)
 }
 
-/// A value as one line of JSON that a terminal can be given.
+/// Formats a value as one line of JSON that is safe for a terminal.
 pub(crate) fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
     serde_json::to_string(value).map(|line| terminal::line(&line).into_owned())
 }
 
-/// Text or bytes as they are.
-pub(crate) fn write_raw(bytes: &[u8]) -> Outcome {
+/// Writes bytes verbatim.
+pub(crate) fn write_raw(bytes: &[u8]) -> Result {
     let mut stdout = io::stdout().lock();
     stdout
         .write_all(bytes)
         .and_then(|()| stdout.flush())
-        .map_err(failure)
+        .map_err(write_error)
 }
 
-fn write(line: &str) -> Outcome {
-    // One write for each line, so that lines of two tasks never mix.
+fn write(line: &str) -> Result {
+    // One write per line, so that lines of two tasks do not interleave.
     write_raw(format!("{line}\n").as_bytes())
 }
 
-/// What it means that standard output takes nothing.
-pub(crate) fn failure(error: io::Error) -> Failure {
+/// Converts an error of writing to standard output.
+pub(crate) fn write_error(error: io::Error) -> CliError {
     match error.kind() {
-        io::ErrorKind::BrokenPipe => Failure::OutputClosed,
-        _ => Failure::because("could not write to standard output", &error),
+        io::ErrorKind::BrokenPipe => CliError::OutputClosed,
+        _ => CliError::with_cause("could not write to standard output", &error),
     }
 }

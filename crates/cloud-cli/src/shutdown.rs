@@ -1,10 +1,10 @@
-//! SIGINT and SIGTERM: the two ways in which a person or a supervisor ends the program.
+//! SIGINT and SIGTERM: the signals by which a person or a supervisor stops the program.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::failure::{Failure, Outcome};
+use crate::error::{CliError, Result};
 
-/// Waits for either signal. Made before the work begins, so that a signal during it is not missed.
+/// Waits for either signal. Created before the work starts, so that no signal is missed.
 #[derive(Debug)]
 pub(crate) struct Shutdown {
     interrupt: Signal,
@@ -12,9 +12,10 @@ pub(crate) struct Shutdown {
 }
 
 impl Shutdown {
-    pub(crate) fn install() -> Outcome<Self> {
+    pub(crate) fn install() -> Result<Self> {
         let install = |kind| {
-            signal(kind).map_err(|error| Failure::because("could not watch for signals", &error))
+            signal(kind)
+                .map_err(|error| CliError::with_cause("could not install signal handlers", &error))
         };
         Ok(Self {
             interrupt: install(SignalKind::interrupt())?,
@@ -22,10 +23,10 @@ impl Shutdown {
         })
     }
 
-    /// Returns when a signal has come.
+    /// Returns when a signal has arrived.
     ///
     /// # Cancel safety
-    /// A signal that comes while nobody waits is seen by the next wait.
+    /// The next call sees a signal that arrives in between.
     pub(crate) async fn requested(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

@@ -1,25 +1,26 @@
-//! Escapes control characters, and those that reorder text, in everything that the program writes.
+//! Escapes control characters, and characters that reorder text, in all output of the program.
 //!
-//! Text from outside is escaped where it enters ([`cloud_net::UntrustedText`]). Results in JSON keep their values exactly, and
-//! errors repeat arguments; so standard output and standard error are written through [`text`], [`line`] or [`LogWriter`]. An
-//! escape has the form `\uXXXX` of JSON, so that escaped JSON has the same value.
+//! Untrusted text is escaped where it enters ([`cloud_net::UntrustedText`]). JSON results keep
+//! their values exactly, and errors repeat arguments; so standard output and standard error are
+//! written through [`text`], [`line`] or [`LogWriter`]. An escape has JSON's form `\uXXXX`, so that
+//! escaped JSON keeps its value.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
 
-/// Text of several lines: line breaks and tabs stay.
+/// Escapes text of several lines; line breaks and tabs stay.
 pub(crate) fn text(text: &str) -> Cow<'_, str> {
     escape(text, |character| matches!(character, '\n' | '\t'))
 }
 
-/// Text of one line.
+/// Escapes text of one line.
 pub(crate) fn line(text: &str) -> Cow<'_, str> {
     escape(text, |_| false)
 }
 
-/// Controls of C0 (escape, carriage return, …), DEL, controls of C1, line and paragraph separators, and what changes the
-/// direction of text.
+/// Whether a character is a C0 control (escape, carriage return, …), DEL, a C1 control, a line or
+/// paragraph separator, or changes the direction of text.
 fn is_unsafe(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -53,12 +54,13 @@ fn push_escaped(escaped: &mut String, character: char) {
 
 /// Standard error for log lines. Each write is one line with its line break.
 ///
-/// `tracing-subscriber` escapes some controls in some fields: not line breaks, and nothing in its JSON form but what JSON
-/// demands.
+/// `tracing-subscriber` escapes some controls in some fields: no line breaks, and in its JSON form
+/// only what JSON requires.
 #[derive(Debug)]
 pub(crate) struct LogWriter<W> {
     inner: W,
-    /// Whether to leave sequences that set a colour. Those are from `tracing-subscriber`, which escapes a peer's.
+    /// Whether to keep colour sequences. They come from `tracing-subscriber`, which escapes those
+    /// of a peer.
     colour: bool,
 }
 
@@ -99,7 +101,7 @@ impl<W: io::Write> io::Write for LogWriter<W> {
     }
 }
 
-/// The bytes of a sequence that sets a colour, at the beginning of `text`; 0 if there is none.
+/// Returns the length of the colour sequence at the beginning of `text`; 0 if there is none.
 fn colour_length(text: &str) -> usize {
     let parameters = text.strip_prefix("\u{1b}[").unwrap_or_default();
     match parameters.find(|character: char| !matches!(character, '0'..='9' | ';')) {
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_line_stays_one_line_and_keeps_its_colours_only() {
+    fn log_line_stays_one_line_and_keeps_only_colours() {
         assert_eq!(
             logged("\u{1b}[2mtime\u{1b}[0m a\nb\u{1b}[2J\n", true),
             "\u{1b}[2mtime\u{1b}[0m a\\u000ab\\u001b[2J\n"

@@ -1,4 +1,4 @@
-//! The demonstration, as the README runs it.
+//! The demonstration, as in the README.
 
 #![allow(
     clippy::panic,
@@ -8,13 +8,13 @@
 
 mod common;
 
-use common::background::Background;
+use common::background_program::BackgroundProgram;
 use common::{program, run};
 use serde_json::Value;
 use tempfile::tempdir;
 
 #[test]
-fn once_shows_every_step_and_ends_well() {
+fn once_prints_every_step_and_succeeds() {
     let home = tempdir().unwrap();
     let ended = run(&home, &["demo", "--once", "--json"]).expect(0);
     let steps = ended.json();
@@ -57,22 +57,22 @@ fn once_shows_every_step_and_ends_well() {
 }
 
 #[test]
-fn for_people_it_prints_the_pages_and_the_serial_numbers() {
+fn text_output_shows_pages_and_serial_numbers() {
     let home = tempdir().unwrap();
     let text = run(&home, &["demo", "--once"]).expect(0).stdout;
     for part in [
         "1. A Clesyde cloud",
         "Serial number  DEMO0001",
-        "8. All of it worked",
+        "8. Every step succeeded",
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
 }
 
 #[test]
-fn without_once_it_goes_on_until_it_is_interrupted() {
+fn without_once_runs_until_interrupted() {
     let home = tempdir().unwrap();
-    let mut demo = Background::start(program(&home).args(["demo", "--json"]));
+    let mut demo = BackgroundProgram::start(program(&home).args(["demo", "--json"]));
     let open = demo.wait_for("demo.open");
     assert!(
         open["command"]

@@ -1,4 +1,4 @@
-//! `doctor` before a path that is in order, and before each thing that can be wrong with one.
+//! `doctor` with a working path, and with each possible problem.
 
 #![allow(
     clippy::panic,
@@ -11,30 +11,30 @@ mod common;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 
-use common::background::Background;
-use common::dated::DatedApi;
-use common::findings::{Findings, STEPS, examine};
-use common::world::{SN, World};
+use common::background_program::BackgroundProgram;
+use common::check_results::{CheckResults, STEPS, examine};
+use common::shifted_clock_api::ShiftedClockApi;
+use common::test_cloud::{SN, TestCloud};
 use common::{finish, program};
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 /// Sets a value of `cloud_config.json`.
-fn configure(world: &World, key: &str, value: &str) {
+fn configure(world: &TestCloud, key: &str, value: &str) {
     let path = world.config().join("cloud_config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     config[key] = value.into();
     fs::write(path, config.to_string()).unwrap();
 }
 
-fn fault(world: &World, fault: Value) {
+fn fault(world: &TestCloud, fault: Value) {
     world.control(Method::POST, "/faults", Some(fault));
 }
 
 #[test]
-fn all_in_order() {
-    let world = World::provisioned();
+fn working_path_passes_every_step() {
+    let world = TestCloud::provisioned();
     let found = examine(&world, 0);
     let others: Vec<_> = STEPS
         .into_iter()
@@ -46,27 +46,30 @@ fn all_in_order() {
         json!(["ONLINE", "OFFLINE"])
     );
 
-    // The same for people, who are not told of the page's private authority: that is worth a warning.
+    // The text form, without the page's private authority: a warning.
     let mut command = program(&world.home);
     command.arg("doctor").env("CLESYDE_BASE_PATH", world.base());
     let text = finish(&mut command).expect(0).stdout;
     assert!(text.contains("\nok       tunnel "), "{text}");
     assert!(text.contains("\nwarning  page "), "{text}");
     assert!(text.contains("\nskipped  api "), "{text}");
-    assert!(text.ends_with("\nit works, with one warning\n"), "{text}");
+    assert!(
+        text.ends_with("\nall checks passed, with one warning\n"),
+        "{text}"
+    );
     assert!(!text.contains('\u{1b}'), "no colours but on a terminal");
 }
 
-/// The same file that `provision` takes: a system's whole bundle, for one.
+/// The same file as for `provision`, such as the system's bundle.
 #[test]
-fn a_file_of_many_roots_is_taken_and_a_wrong_one_is_named() {
-    let world = World::provisioned();
+fn ca_file_may_be_bundle_and_wrong_file_is_named() {
+    let world = TestCloud::provisioned();
     let root = fs::read_to_string(world.ready["ca_file"].as_str().unwrap()).unwrap();
     let file = world.home.path().join("roots.pem");
     let path = file.to_str().unwrap();
     fs::write(&file, root.repeat(200)).unwrap();
     let doctor = || finish(&mut world.device(&["doctor", "--ca-file", path]));
-    Findings::of(&doctor().expect(0)).expect("ok", &["page"]);
+    CheckResults::of(&doctor().expect(0)).expect("ok", &["page"]);
     for wrong in ["hello", &root[..100]] {
         fs::write(&file, wrong).unwrap();
         doctor().expect(1).says(&[path]);
@@ -78,9 +81,9 @@ fn a_file_of_many_roots_is_taken_and_a_wrong_one_is_named() {
 }
 
 #[test]
-fn an_instance_that_runs_is_asked_and_not_disturbed() {
-    let world = World::provisioned();
-    let mut run = Background::start(&mut world.device(&["run"]));
+fn running_instance_is_queried_and_not_disturbed() {
+    let world = TestCloud::provisioned();
+    let mut run = BackgroundProgram::start(&mut world.device(&["run"]));
     run.wait_for("remote.connected");
     let found = examine(&world, 0);
     let live = ["client_certificate", "subscriptions", "token", "tunnel"];
@@ -94,8 +97,8 @@ fn an_instance_that_runs_is_asked_and_not_disturbed() {
         json!(["ONLINE", "OFFLINE"])
     );
 
-    // One that does not tell how it fares is left alone, too.
-    let mut watch = Background::start(&mut world.device(&["shadow", "watch"]));
+    // An instance without a status socket is not disturbed either.
+    let mut watch = BackgroundProgram::start(&mut world.device(&["shadow", "watch"]));
     world.wait_until_online();
     let found = examine(&world, 0);
     found
@@ -110,22 +113,22 @@ fn an_instance_that_runs_is_asked_and_not_disturbed() {
 }
 
 #[test]
-fn a_device_that_is_not_provisioned_learns_whether_it_could_be() {
-    let world = World::new();
+fn unprovisioned_device_gets_network_checks() {
+    let world = TestCloud::new();
     let ended = finish(&mut world.device(&["doctor"])).expect(3);
     let ended = ended.says(&["not provisioned", "clesyde-cloud provision"]);
-    let found = Findings::of(&ended);
+    let found = CheckResults::of(&ended);
     found.failed(&["files"]).expect("ok", &["api", "clock"]);
     found.expect("skipped", &["mqtt", "token", "page"]);
     assert!(!world.base().exists(), "looking makes no directory");
 }
 
 #[test]
-fn the_api_is_down_or_its_clock_is_another() {
-    let world = World::provisioned();
+fn unreachable_api_and_clock_skew_are_reported() {
+    let world = TestCloud::provisioned();
     let at = |url: &str, code| {
         let mut command = world.device(&["doctor"]);
-        Findings::of(&finish(command.env("CLESYDE_API_URL", url)).expect(code))
+        CheckResults::of(&finish(command.env("CLESYDE_API_URL", url)).expect(code))
     };
     let unused = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -138,7 +141,7 @@ fn the_api_is_down_or_its_clock_is_another() {
         .expect("ok", &["tunnel"]);
 
     let api = world.ready["api_url"].as_str().unwrap();
-    let other = DatedApi::start(api, "Wed, 01 Jan 2020 00:00:00 GMT");
+    let other = ShiftedClockApi::start(api, "Wed, 01 Jan 2020 00:00:00 GMT");
     let found = at(other.url(), 1);
     found
         .failed(&["clock"])
@@ -147,8 +150,8 @@ fn the_api_is_down_or_its_clock_is_another() {
 }
 
 #[test]
-fn the_broker_is_down() {
-    let world = World::provisioned();
+fn unreachable_broker_is_reported() {
+    let world = TestCloud::provisioned();
     fault(&world, json!({ "fault": "refuse_mqtt", "seconds": 600 }));
     let found = examine(&world, 1);
     found.failed(&["mqtt"]);
@@ -172,10 +175,10 @@ fn the_broker_is_down() {
 }
 
 #[test]
-fn the_broker_is_not_ours() {
-    let world = World::provisioned();
-    let other = World::provisioned();
-    let roots = |world: &World| world.config().join("iot_ca.pem");
+fn broker_with_unknown_issuer_is_reported() {
+    let world = TestCloud::provisioned();
+    let other = TestCloud::provisioned();
+    let roots = |world: &TestCloud| world.config().join("iot_ca.pem");
     fs::copy(roots(&other), roots(&world)).unwrap();
     let found = examine(&world, 1);
     found
@@ -183,7 +186,7 @@ fn the_broker_is_not_ours() {
         .says("mqtt", "unknown CA")
         .says("mqtt", "iot_ca.pem");
 
-    // The roots are right, and the broker does not know who we are.
+    // The roots are right; the broker does not know the device.
     for file in ["iot_cert.pem", "iot_key.pem"] {
         fs::copy(world.config().join(file), other.config().join(file)).unwrap();
     }
@@ -197,8 +200,8 @@ fn the_broker_is_not_ours() {
 }
 
 #[test]
-fn subscriptions_are_not_granted() {
-    let world = World::provisioned();
+fn refused_subscription_is_reported() {
+    let world = TestCloud::provisioned();
     fault(
         &world,
         json!({ "fault": "withhold", "packet": "suback", "times": 0 }),
@@ -211,8 +214,8 @@ fn subscriptions_are_not_granted() {
 }
 
 #[test]
-fn tokens_or_the_relay_are_out_of_order() {
-    let world = World::provisioned();
+fn missing_token_and_unreachable_relay_are_reported() {
+    let world = TestCloud::provisioned();
     fault(
         &world,
         json!({ "fault": "token", "answer": "malformed", "times": 0 }),
@@ -251,8 +254,8 @@ fn tokens_or_the_relay_are_out_of_order() {
 }
 
 #[test]
-fn a_certificate_has_expired_or_will_soon() {
-    let world = World::provisioned();
+fn expired_or_expiring_certificate_is_reported() {
+    let world = TestCloud::provisioned();
     let name = world.device_status()["access_point"]
         .as_str()
         .unwrap()
@@ -286,8 +289,8 @@ fn a_certificate_has_expired_or_will_soon() {
 }
 
 #[test]
-fn files_are_open_to_others_damaged_or_mixed_up() {
-    let world = World::provisioned();
+fn insecure_damaged_or_mismatched_files_are_reported() {
+    let world = TestCloud::provisioned();
     let key = world.config().join("iot_key.pem");
     fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
     let found = examine(&world, 0);
@@ -317,7 +320,7 @@ fn files_are_open_to_others_damaged_or_mixed_up() {
 
 #[test]
 fn interrupted_replacement_is_a_warning() {
-    let world = World::provisioned();
+    let world = TestCloud::provisioned();
     let committed = world.config().join(".committed");
     fs::create_dir(&committed).unwrap();
     let pending = committed.join("remote_key.pem");
@@ -326,15 +329,15 @@ fn interrupted_replacement_is_a_warning() {
         .expect("warning", &["files"])
         .expect("ok", &["certificate.remote"])
         .says("files", "clesyde-cloud run");
-    // The later steps connect as the device, which takes the directory as any start does.
+    // The later steps connect as the device, which locks the directory.
     assert!(!committed.exists());
     examine(&world, 0).expect("ok", &["files"]);
 }
 
-/// The platform can send it again, so that the rest is worth a look.
+/// The platform can send it again, so the other steps are checked.
 #[test]
-fn a_damaged_certificate_for_remote_access_hides_nothing_else() {
-    let world = World::provisioned();
+fn damaged_remote_certificate_does_not_skip_other_steps() {
+    let world = TestCloud::provisioned();
     fs::remove_file(world.config().join("remote_key.pem")).unwrap();
     let found = examine(&world, 1);
     found

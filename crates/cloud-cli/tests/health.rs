@@ -1,4 +1,4 @@
-//! What supervisors and monitoring are told of a running instance.
+//! The health endpoints and the notifications to systemd.
 
 #![allow(
     clippy::panic,
@@ -14,24 +14,24 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use common::background::Background;
-use common::world::World;
+use common::background_program::BackgroundProgram;
+use common::test_cloud::TestCloud;
 use common::{finish, http_client};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-/// Generous, as everywhere.
+/// Time limit for a wait; generous for a loaded machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Whoever asks an instance how it fares.
-struct Asker {
+/// A client of the health endpoints.
+struct HealthClient {
     address: String,
     runtime: Runtime,
 }
 
-impl Asker {
-    fn of(run: &mut Background) -> Self {
+impl HealthClient {
+    fn of(run: &mut BackgroundProgram) -> Self {
         let address = run.wait_for("health")["address"]
             .as_str()
             .unwrap()
@@ -60,7 +60,7 @@ impl Asker {
         (status, serde_json::from_str(&body).unwrap())
     }
 
-    /// The samples, each under its name with its label.
+    /// Returns the samples by name and label.
     fn metrics(&self) -> BTreeMap<String, f64> {
         let (status, body) = self.get("/metrics");
         assert_eq!(status, 200);
@@ -84,10 +84,10 @@ impl Asker {
 }
 
 #[test]
-fn an_instance_tells_how_it_fares() {
-    let mut world = World::provisioned();
-    let mut run = Background::start(&mut world.device(&["run", "--health", "127.0.0.1:0"]));
-    let asker = Asker::of(&mut run);
+fn run_serves_health_endpoints() {
+    let mut world = TestCloud::provisioned();
+    let mut run = BackgroundProgram::start(&mut world.device(&["run", "--health", "127.0.0.1:0"]));
+    let asker = HealthClient::of(&mut run);
     run.wait_for("remote.connected");
     assert_eq!(
         asker.json("/healthz"),
@@ -129,7 +129,7 @@ fn an_instance_tells_how_it_fares() {
         assert!(metrics[name] > 1_700_000_000.0, "{name}");
     }
 
-    // A rotation and a lost session leave their traces.
+    // A rotation and a lost session are counted.
     let before = metrics["clesyde_certificate_not_after_seconds{certificate=\"remote\"}"];
     world.control(Method::POST, "/devices/SN-0001/rotate", None);
     run.wait_for("remote.certificate");
@@ -149,7 +149,7 @@ fn an_instance_tells_how_it_fares() {
             && metrics["clesyde_iot_connections_total"] == 2.0
     });
 
-    // Without a platform it is alive and not ready, and says what is missing.
+    // Without a platform, the instance is alive and not ready, and reports what is missing.
     world.sim.terminate();
     asker.until("it is not ready", |asker| asker.get("/readyz").0 == 503);
     asker.until("both are missing", |asker| {
@@ -171,15 +171,15 @@ fn an_instance_tells_how_it_fares() {
 }
 
 #[test]
-fn health_is_answered_beside_hundreds_that_hang() {
-    let world = World::provisioned();
-    let mut run = Background::start(&mut world.device(&["run", "--health", "[::1]:0"]));
-    let asker = Asker::of(&mut run);
+fn health_is_served_despite_hundreds_of_idle_connections() {
+    let world = TestCloud::provisioned();
+    let mut run = BackgroundProgram::start(&mut world.device(&["run", "--health", "[::1]:0"]));
+    let asker = HealthClient::of(&mut run);
     let mut hanging: Vec<_> = (0..240)
         .map(|number| {
             let mut stream = TcpStream::connect(&asker.address).unwrap();
             if number % 2 == 0 {
-                // It may have been closed already to make room.
+                // The server may have closed it already.
                 let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nX-Slow: ");
             }
             stream
@@ -202,10 +202,10 @@ fn health_is_answered_beside_hundreds_that_hang() {
 }
 
 #[test]
-fn health_is_answered_for_loopback_hosts_only() {
-    let world = World::provisioned();
-    let mut run = Background::start(&mut world.device(&["run", "--health", "127.0.0.1:0"]));
-    let asker = Asker::of(&mut run);
+fn health_is_served_for_loopback_hosts_only() {
+    let world = TestCloud::provisioned();
+    let mut run = BackgroundProgram::start(&mut world.device(&["run", "--health", "127.0.0.1:0"]));
+    let asker = HealthClient::of(&mut run);
     let answer = |request: &str| {
         let mut stream = TcpStream::connect(&asker.address).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -239,8 +239,8 @@ fn health_is_answered_for_loopback_hosts_only() {
 }
 
 #[test]
-fn it_listens_to_this_machine_alone() {
-    let world = World::provisioned();
+fn health_address_must_be_loopback() {
+    let world = TestCloud::provisioned();
     for address in [
         "0.0.0.0:9100",
         "192.0.2.1:9100",
@@ -260,8 +260,8 @@ fn it_listens_to_this_machine_alone() {
 }
 
 #[test]
-fn systemd_is_told() {
-    let world = World::provisioned();
+fn systemd_is_notified() {
+    let world = TestCloud::provisioned();
     let path = world.home.path().join("notify");
     let socket = UnixDatagram::bind(&path).unwrap();
     socket.set_read_timeout(Some(LIMIT)).unwrap();
@@ -276,17 +276,24 @@ fn systemd_is_told() {
     command
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", "2000000");
-    let mut run = Background::start(&mut command);
+    let mut run = BackgroundProgram::start(&mut command);
     assert_eq!(hear(), "READY=1");
-    let mut heard = Vec::new();
-    while !(heard
+    let mut notifications = Vec::new();
+    while !(notifications
         .iter()
         .any(|line: &String| line.starts_with("STATUS=reachable at https://"))
-        && heard.iter().filter(|line| *line == "WATCHDOG=1").count() > 1)
+        && notifications
+            .iter()
+            .filter(|line| *line == "WATCHDOG=1")
+            .count()
+            > 1)
     {
-        heard.push(hear());
+        notifications.push(hear());
     }
-    assert!(heard.contains(&"STATUS=online".to_owned()), "{heard:?}");
+    assert!(
+        notifications.contains(&"STATUS=online".to_owned()),
+        "{notifications:?}"
+    );
     run.terminate();
     let mut last = hear();
     while last != "STOPPING=1" {

@@ -15,10 +15,10 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use common::captured::Captured;
-use common::scripted_broker::{Link, ScriptedBroker};
-use common::world::{SN, World};
-use common::{Ended, finish, program};
+use common::captured_output::CapturedProgram;
+use common::scripted_broker::{BrokerConnection, ScriptedBroker};
+use common::test_cloud::{SN, TestCloud};
+use common::{ProgramOutput, finish, program};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::tempdir;
@@ -27,11 +27,11 @@ use tempfile::tempdir;
 const HOSTILE: &str =
     "\u{1b}[2J\u{9b}2J\u{7}\u{7f}\u{8}\r\nINJECTED \u{202e}\u{2066}\u{61c}\u{2028}\u{85}end";
 
-/// The same as `UntrustedText` shows it.
+/// The same text as escaped by `UntrustedText`.
 const ESCAPED: &str =
     r"\u{1b}[2J\u{9b}2J\u{7}\u{7f}\u{8}\r\nINJECTED \u{202e}\u{2066}\u{61c}\u{2028}\u{85}end";
 
-/// Fails if `text` has raw controls, or a line that a peer has begun.
+/// Asserts that `text` has no raw controls, and no line that a peer has started.
 #[track_caller]
 fn assert_harmless(text: &str) {
     let raw: Vec<_> = text
@@ -49,14 +49,18 @@ fn assert_harmless(text: &str) {
 }
 
 #[track_caller]
-fn harmless(ended: Ended) -> Ended {
+fn harmless(ended: ProgramOutput) -> ProgramOutput {
     assert_harmless(&ended.stdout);
     assert_harmless(&ended.stderr);
     ended
 }
 
-/// Answers a request for the shadow with hostile messages, a rejection and a DISCONNECT.
-fn send_hostile_text(link: &mut Link, topic: &str, payload: &[u8]) -> std::io::Result<()> {
+/// Responds to a request for the shadow with hostile messages, a rejection and a DISCONNECT.
+fn send_hostile_text(
+    link: &mut BrokerConnection,
+    topic: &str,
+    payload: &[u8],
+) -> std::io::Result<()> {
     let Some(shadow) = topic.strip_suffix("/get") else {
         return Ok(());
     };
@@ -78,12 +82,12 @@ fn send_hostile_text(link: &mut Link, topic: &str, payload: &[u8]) -> std::io::R
 }
 
 #[test]
-fn broker_text_reaches_neither_logs_nor_events_raw() {
-    let world = World::provisioned();
+fn broker_text_is_escaped_in_logs_and_events() {
+    let world = TestCloud::provisioned();
     ScriptedBroker::start(send_hostile_text).configure_device(&world.config());
     for format in ["text", "json"] {
         let mut command = world.device(&["run", "-vv", "--log-format", format]);
-        let mut run = Captured::start(&world.home, &mut command);
+        let mut run = CapturedProgram::start(&world.home, &mut command);
         run.wait_until("refusal and disconnection", |stdout, stderr| {
             stdout.contains("platform.message")
                 && stdout.contains("shadow.delta")
@@ -124,16 +128,16 @@ fn broker_text_reaches_neither_logs_nor_events_raw() {
 }
 
 #[test]
-fn shadow_service_refusal_is_shown_escaped() {
-    let world = World::provisioned();
+fn shadow_service_refusal_is_escaped() {
+    let world = TestCloud::provisioned();
     ScriptedBroker::start(send_hostile_text).configure_device(&world.config());
     let refused = harmless(finish(&mut world.device(&["shadow", "get"])).expect(1));
     assert!(refused.stderr.contains(ESCAPED), "{}", refused.stderr);
 }
 
 #[test]
-fn platform_values_are_shown_escaped() {
-    let world = World::provisioned();
+fn platform_values_are_escaped() {
+    let world = TestCloud::provisioned();
     let device = |arguments: &[&str]| {
         let mut command = program(&world.home);
         command
@@ -149,13 +153,13 @@ fn platform_values_are_shown_escaped() {
     let shadow: Value = serde_json::from_str(&shown.stdout).unwrap();
     assert_eq!(shadow["desired"], desired);
 
-    // The answer to a request, as text and as JSON.
+    // The response to a request, as text and as JSON.
     for json in [false, true] {
         let mut command = device(&["request", "weather", "{}"]);
         if json {
             command.arg("--json");
         }
-        let mut request = Captured::start(&world.home, &mut command);
+        let mut request = CapturedProgram::start(&world.home, &mut command);
         world.wait_until_online();
         let answer = || {
             let path = format!("/devices/{SN}/actions/weather");
@@ -202,7 +206,7 @@ fn hostile_api() -> String {
     let url = format!("http://{}", listener.local_addr().unwrap());
     thread::spawn(move || {
         let refusal = json!({ "registration": { "error": HOSTILE } }).to_string();
-        // Bytes that HTTP allows there.
+        // Bytes that HTTP allows in a reason phrase.
         let words = "\u{9b}2J\u{202e}INJECTED";
         let answers = [
             format!(
@@ -229,7 +233,7 @@ fn hostile_api() -> String {
 }
 
 #[test]
-fn provisioning_api_text_is_shown_escaped() {
+fn provisioning_api_text_is_escaped() {
     let (home, api) = (tempdir().unwrap(), hostile_api());
     let provision = || {
         let mut command = program(&home);
@@ -250,11 +254,11 @@ fn provisioning_api_text_is_shown_escaped() {
 }
 
 #[test]
-fn arguments_and_environment_are_repeated_escaped() {
+fn arguments_and_environment_are_escaped() {
     let home = tempdir().unwrap();
     let repeated = |command: &mut Command, code| {
         let ended = harmless(finish(command).expect(code));
-        // What could be a secret is not repeated at all.
+        // A possible secret is redacted.
         let is_named = ended.stderr.contains("INJECTED") || ended.stderr.contains("not shown");
         assert!(is_named, "{}", ended.stderr);
     };
@@ -275,7 +279,7 @@ fn arguments_and_environment_are_repeated_escaped() {
 }
 
 /// Sends junk on every topic that the device subscribes to.
-fn flood(link: &mut Link, topic: &str, _: &[u8]) -> std::io::Result<()> {
+fn flood(link: &mut BrokerConnection, topic: &str, _: &[u8]) -> std::io::Result<()> {
     const EACH: usize = 3_000;
     let Some(shadow) = topic.strip_suffix("/get") else {
         return Ok(());
@@ -312,10 +316,10 @@ fn flood(link: &mut Link, topic: &str, _: &[u8]) -> std::io::Result<()> {
 }
 
 #[test]
-fn flood_of_junk_costs_few_log_lines() {
-    let world = World::provisioned();
+fn flood_of_invalid_messages_logs_few_lines() {
+    let world = TestCloud::provisioned();
     ScriptedBroker::start(flood).configure_device(&world.config());
-    let mut run = Captured::start(&world.home, &mut world.device(&["run"]));
+    let mut run = CapturedProgram::start(&world.home, &mut world.device(&["run"]));
     run.wait_until("end of the flood", |stdout, _| {
         stdout.contains("the flood is over")
     });

@@ -1,7 +1,7 @@
-//! Looks through the memory of the running program for private keys that it has replaced.
+//! Searches the memory of the running program for private keys that it has replaced.
 //!
-//! The keys are taken from its directory by this process, so that nothing but the program itself can have them in the
-//! memory that is looked through. Linux only: it reads `/proc/<pid>/mem`.
+//! This process reads the keys from the directory, so that only the program itself can have them in
+//! the searched memory. Linux only: it reads `/proc/<pid>/mem`.
 
 #![cfg(target_os = "linux")]
 #![allow(
@@ -18,8 +18,8 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::background::Background;
-use common::world::{SN, World};
+use common::background_program::BackgroundProgram;
+use common::test_cloud::{SN, TestCloud};
 use reqwest::Method;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{PrivatePkcs1KeyDer, PrivatePkcs8KeyDer};
@@ -30,15 +30,15 @@ use x509_parser::num_bigint::BigUint;
 const RSA_CERT: &str = include_str!("../../cloud-config/tests/data/pkcs1.cert.pem");
 const RSA_KEY: &str = include_str!("../../cloud-config/tests/data/pkcs1.key.pem");
 
-/// Which certificate is replaced.
+/// The replaced certificate.
 #[derive(Clone, Copy)]
 enum Which {
     Remote,
     Iot,
 }
 
-/// The broker's certificate is replaced with the connection on which the answer came; the page's is not. The device waits
-/// longer before each further request for the same kind, 14 s in all for four.
+/// Replacing the client certificate replaces the connection of the response; replacing the remote
+/// one does not. The device delays each further request of the same kind, 14 s in all for four.
 const ROTATIONS: [Which; 6] = [
     Which::Remote,
     Which::Iot,
@@ -48,25 +48,26 @@ const ROTATIONS: [Which; 6] = [
     Which::Remote,
 ];
 
-/// Where a P-256 scalar begins in a PKCS#8 document (RFC 5208 around RFC 5915), and how long it is.
+/// Offset and length of a P-256 scalar in a PKCS#8 document (RFC 5208 around RFC 5915).
 const SCALAR: std::ops::Range<usize> = 36..68;
 
 /// The order of P-256 (FIPS 186-4, D.1.2.3).
 const ORDER: &str = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551";
 
-/// Read at a time, in bytes.
+/// Size of one read.
 const CHUNK: usize = 1 << 20;
 
-/// A form that a private key takes in memory, or one half of it.
+/// A representation of a private key in memory, or of half of it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Needle {
-    /// Which key in which form.
+    /// The key and the representation.
     name: String,
     bytes: Vec<u8>,
 }
 
-/// The forms of the key in this file: base64 as in PEM and JSON, the number as in DER, and as ring computes with it.
-fn needles(world: &World, file: &str, label: &str) -> Vec<Needle> {
+/// Returns the representations of the key in this file: base64 as in PEM and JSON, the number as in
+/// DER, and ring's internal form.
+fn needles(world: &TestCloud, file: &str, label: &str) -> Vec<Needle> {
     let pem = fs::read_to_string(world.config().join(file)).unwrap();
     if pem == RSA_KEY {
         return rsa_needles();
@@ -75,14 +76,15 @@ fn needles(world: &World, file: &str, label: &str) -> Vec<Needle> {
     let number = &der.secret_pkcs8_der()[SCALAR];
     let value = BigUint::from_bytes_be(number);
     let order = BigUint::parse_bytes(ORDER.as_bytes(), 16).unwrap();
-    // Numbers are computed with in Montgomery form.
+    // ring computes in Montgomery form.
     let montgomery = (value << 256u32) % order;
     let mut montgomery = montgomery.to_bytes_le();
     montgomery.resize(32, 0);
     let mut reversed = number.to_vec();
     reversed.reverse();
     let lines: Vec<_> = pem.lines().collect();
-    // 48 characters are the same for all keys of this kind; the second line goes on with the number.
+    // The first 48 characters are the same for all keys of this kind; the number continues on the
+    // second line.
     let mut needles = vec![
         ("PEM", lines[1].as_bytes()[48..].to_vec()),
         ("PEM", lines[2].as_bytes()[..24].to_vec()),
@@ -104,7 +106,8 @@ fn needles(world: &World, file: &str, label: &str) -> Vec<Needle> {
         .collect()
 }
 
-/// The forms of an RSA key (PKCS#1): its lines as in PEM, and its primes as in DER and as ring computes with them.
+/// Returns the representations of an RSA key (PKCS#1): its lines as in PEM, and its primes as in
+/// DER and in ring's internal form.
 fn rsa_needles() -> Vec<Needle> {
     let der = PrivatePkcs1KeyDer::from_pem_slice(RSA_KEY.as_bytes()).unwrap();
     let (_, key) = parse_der(der.secret_pkcs1_der()).unwrap();
@@ -133,7 +136,7 @@ fn rsa_needles() -> Vec<Needle> {
     needles.into_iter().map(named).collect()
 }
 
-/// Which needles are in the writable memory of a process, and in which mapping.
+/// Searches the writable memory of a process; returns the needles found, with their mapping.
 fn found(pid: u32, needles: &[Needle]) -> BTreeSet<String> {
     let mut may_begin = vec![false; 1 << 16];
     let begin = |bytes: &[u8]| usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
@@ -157,7 +160,7 @@ fn found(pid: u32, needles: &[Needle]) -> BTreeSet<String> {
         let mut at = start;
         while at < end {
             let room = usize::try_from(end - at).unwrap().min(CHUNK);
-            // A mapping may go away meanwhile.
+            // A mapping may have been removed.
             let Ok(read) = memory.read_at(&mut buffer[..room], at) else {
                 break;
             };
@@ -181,8 +184,8 @@ fn found(pid: u32, needles: &[Needle]) -> BTreeSet<String> {
     found
 }
 
-/// Waits until the device has reported this certificate, which is when the one before it is not in use any more.
-fn wait_until_reported(world: &World, key: &str, serial: &str) {
+/// Waits until the device has reported this certificate; the previous one is unused from then on.
+fn wait_until_reported(world: &TestCloud, key: &str, serial: &str) {
     let end = Instant::now() + Duration::from_secs(90);
     while world.device_status()["reported"][key] != serial {
         assert!(Instant::now() < end, "{}", world.device_status());
@@ -192,11 +195,11 @@ fn wait_until_reported(world: &World, key: &str, serial: &str) {
 
 #[test]
 fn replaced_private_keys_are_not_in_memory() {
-    let world = World::provisioned();
-    // As if it had been provisioned by another platform: this pair is the first to be replaced.
+    let world = TestCloud::provisioned();
+    // As if another platform had provisioned the device: this pair is the first to be replaced.
     fs::write(world.config().join("remote_cert.pem"), RSA_CERT).unwrap();
     fs::write(world.config().join("remote_key.pem"), RSA_KEY).unwrap();
-    let mut run = Background::start(&mut world.device(&["run"]));
+    let mut run = BackgroundProgram::start(&mut world.device(&["run"]));
     run.wait_for("remote.connected");
 
     let first = found(run.pid(), &rsa_needles());
@@ -223,7 +226,7 @@ fn replaced_private_keys_are_not_in_memory() {
         );
         println!("in use: {found:?}");
     }
-    // Tasks that a rotation has ended may still be on their way out.
+    // Tasks that a rotation cancelled may still be running.
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         let left = found(run.pid(), &retired);

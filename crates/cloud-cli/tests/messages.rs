@@ -1,4 +1,4 @@
-//! Commands that do one thing with the platform.
+//! Commands that perform one operation with the platform.
 
 #![allow(
     clippy::panic,
@@ -11,19 +11,19 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::background::Background;
-use common::findings::Findings;
+use common::background_program::BackgroundProgram;
+use common::check_results::CheckResults;
 use common::finish;
-use common::world::{SN, World};
+use common::test_cloud::{SN, TestCloud};
 use reqwest::Method;
 use serde_json::json;
 
-/// How long an answer may take before it is given again.
+/// Interval after which the response is sent again.
 const AGAIN: Duration = Duration::from_millis(50);
 
 #[test]
-fn a_state_is_reported_shown_and_followed() {
-    let world = World::provisioned();
+fn shadow_is_reported_shown_and_watched() {
+    let world = TestCloud::provisioned();
     finish(&mut world.device(&["shadow", "get"]))
         .expect(1)
         .says(&["no shadow yet"]);
@@ -36,7 +36,7 @@ fn a_state_is_reported_shown_and_followed() {
         json!({ "firmware": "1.2.3" })
     );
 
-    let mut watch = Background::start(&mut world.device(&["shadow", "watch"]));
+    let mut watch = BackgroundProgram::start(&mut world.device(&["shadow", "watch"]));
     world.wait_until_online();
     world.control(
         Method::PUT,
@@ -58,8 +58,8 @@ fn a_state_is_reported_shown_and_followed() {
 }
 
 #[test]
-fn another_shadow_is_reached_by_its_name() {
-    let world = World::provisioned();
+fn shadow_is_selected_by_name() {
+    let world = TestCloud::provisioned();
     let shadow = |arguments: &[&str]| {
         finish(&mut world.device(&[&["shadow", "--name", "light"], arguments].concat()))
     };
@@ -80,8 +80,8 @@ fn another_shadow_is_reached_by_its_name() {
 }
 
 #[test]
-fn a_message_is_published() {
-    let world = World::provisioned();
+fn publish_sends_message() {
+    let world = TestCloud::provisioned();
     let topic = format!("c/d/{SN}/status");
     finish(&mut world.device(&["publish", &topic, r#"{"state":"PING"}"#])).expect(0);
     assert_eq!(
@@ -94,12 +94,13 @@ fn a_message_is_published() {
 }
 
 #[test]
-fn a_question_gets_its_answer() {
-    let world = World::provisioned();
+fn request_prints_response() {
+    let world = TestCloud::provisioned();
     let mut request =
-        Background::start(&mut world.device(&["request", "weather", r#"{"place":"here"}"#]));
+        BackgroundProgram::start(&mut world.device(&["request", "weather", r#"{"place":"here"}"#]));
     world.wait_until_online();
-    // The simulator does not know this action. We answer in its place, again until the question has been asked.
+    // The simulator does not support this action. The test responds, repeatedly until the request
+    // has been sent.
     let answer = || {
         world.control(
             Method::POST,
@@ -112,8 +113,8 @@ fn a_question_gets_its_answer() {
 }
 
 #[test]
-fn without_a_configuration_it_is_exit_3_and_wrong_json_is_wrong_usage() {
-    let world = World::new();
+fn missing_configuration_is_exit_3_and_invalid_json_exit_2() {
+    let world = TestCloud::new();
     for arguments in [
         &["shadow", "get"][..],
         &["publish", "t", "p"],
@@ -139,8 +140,8 @@ fn without_a_configuration_it_is_exit_3_and_wrong_json_is_wrong_usage() {
 }
 
 #[test]
-fn topic_that_the_policy_refuses_is_named() {
-    let world = World::provisioned();
+fn refused_topic_is_named() {
+    let world = TestCloud::provisioned();
     let policy = ["does not permit this device", "policy", "0x87"];
     let topic = "c/d/SN-0002/status";
     finish(&mut world.device(&["publish", topic, "x"]))
@@ -148,7 +149,7 @@ fn topic_that_the_policy_refuses_is_named() {
         .says(&policy)
         .says(&[topic]);
 
-    // The configuration says that the device has another serial number than the platform knows.
+    // The configuration has another serial number than the platform.
     let record = json!({ "iot_thing_name": SN, "serial_number": "SN-0002" });
     fs::write(
         world.config().join("serial_number.json"),
@@ -168,10 +169,10 @@ fn topic_that_the_policy_refuses_is_named() {
     ] {
         let ended = finish(&mut device(arguments)).expect(1);
         let ended = ended.says(&policy).says(&[filter]);
-        // It does not wait until the time for a connection is over.
+        // The command ends before its time limit for the connection.
         assert!(!ended.stderr.contains("within"), "{}", ended.stderr);
     }
-    let mut run = Background::start(&mut device(&["run"]));
+    let mut run = BackgroundProgram::start(&mut device(&["run"]));
     let down = run.wait_for("iot.disconnected");
     let reason = down["reason"].as_str().unwrap();
     for part in policy.into_iter().chain([filter]) {
@@ -181,7 +182,7 @@ fn topic_that_the_policy_refuses_is_named() {
     assert!(!log.contains("another client"), "{log}");
 
     let ended = finish(&mut device(&["doctor"])).expect(1);
-    let found = Findings::of(&ended);
+    let found = CheckResults::of(&ended);
     let line = found.line("subscriptions");
     assert_eq!(line["status"], "failure");
     let cause = line["cause"].as_str().unwrap();

@@ -1,4 +1,4 @@
-//! `provision` where it is not plain sailing: keys of the device's own, a wrong clock, an answer that is lost.
+//! `provision` in special cases: keys generated on the device, a wrong clock, a lost response.
 
 #![allow(
     clippy::panic,
@@ -13,33 +13,33 @@ use std::io::Read;
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 
-use common::background::Background;
-use common::dated::DatedApi;
+use common::background_program::BackgroundProgram;
 use common::finish;
-use common::world::{SN, World};
+use common::shifted_clock_api::ShiftedClockApi;
+use common::test_cloud::{SN, TestCloud};
 use reqwest::Method;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
 #[test]
-fn keys_that_are_made_on_the_device_serve_it() {
-    let world = World::new();
+fn keys_generated_on_device_are_used() {
+    let world = TestCloud::new();
     let ended = world.provision(&["--own-keys"]).expect(0);
     assert_eq!(ended.json()[0]["own_keys"], true);
-    let mut run = Background::start(&mut world.device(&["run"]));
+    let mut run = BackgroundProgram::start(&mut world.device(&["run"]));
     run.wait_for("iot.connected");
     run.wait_for("remote.connected");
     run.terminate();
 
-    let plain = World::new();
+    let plain = TestCloud::new();
     let ended = plain.provision(&[]).expect(0);
     assert_eq!(ended.json()[0]["own_keys"], false);
 }
 
 #[test]
-fn a_clock_that_is_wrong_is_told() {
-    let world = World::new();
-    let api = DatedApi::start(
+fn wrong_clock_is_reported() {
+    let world = TestCloud::new();
+    let api = ShiftedClockApi::start(
         world.ready["api_url"].as_str().unwrap(),
         "Wed, 01 Jan 2020 00:00:00 GMT",
     );
@@ -53,22 +53,22 @@ fn a_clock_that_is_wrong_is_told() {
     .says(&["the clock of this device is wrong", "fast"]);
     let correction = ended.json()[0]["clock_correction_ms"].as_i64().unwrap();
     assert!(correction < -86_400_000, "{correction}");
-    let right = World::new();
+    let right = TestCloud::new();
     let ended = right.provision(&[]).expect(0);
     assert_eq!(ended.json()[0]["clock_correction_ms"], Value::Null);
     assert_eq!(ended.stderr, "");
 }
 
 #[test]
-fn an_answer_that_is_lost_is_explained_then_and_at_the_next_try() {
-    let world = World::new();
+fn lost_response_is_explained_at_once_and_at_next_attempt() {
+    let world = TestCloud::new();
     let lost = json!({ "fault": "api", "answer": "lost" });
     world.control(Method::POST, "/faults", Some(lost));
     world
         .provision(&[])
         .expect(1)
         .says(&["may have registered the device", "needs a new key"]);
-    // The platform has the device by now, and used the key up for it.
+    // The platform has registered the device, which used up the key.
     world.provision(&[]).expect(1).says(&["refused"]);
     finish(&mut world.device(&["cert", "show"])).expect(3);
     assert_eq!(
@@ -84,8 +84,8 @@ fn an_answer_that_is_lost_is_explained_then_and_at_the_next_try() {
 }
 
 #[test]
-fn an_answer_that_cannot_be_used_may_have_cost_the_key() {
-    let world = World::new();
+fn unusable_response_may_have_used_key() {
+    let world = TestCloud::new();
     let cut = json!({ "fault": "api", "answer": "cut_json" });
     world.control(Method::POST, "/faults", Some(cut));
     world
@@ -94,10 +94,10 @@ fn an_answer_that_cannot_be_used_may_have_cost_the_key() {
         .says(&["cannot be used", "may have registered the device"]);
 }
 
-/// The key works once, so that it is not spent on an answer that has no place.
+/// The key works once, so it is not used if the response cannot be stored.
 #[test]
-fn what_cannot_be_stored_is_not_asked_for() {
-    let world = World::new();
+fn nothing_is_requested_that_cannot_be_stored() {
+    let world = TestCloud::new();
     let in_the_way = world.config().join("remote_key.pem");
     fs::create_dir_all(&in_the_way).unwrap();
     world.provision(&[]).expect(1).says(&["nothing was sent"]);
@@ -110,8 +110,8 @@ fn what_cannot_be_stored_is_not_asked_for() {
 }
 
 #[test]
-fn a_damaged_configuration_is_not_taken_for_one() {
-    let world = World::provisioned();
+fn damaged_configuration_does_not_count_as_provisioned() {
+    let world = TestCloud::provisioned();
     fs::write(world.config().join("cloud_config.json"), "").unwrap();
     world
         .provision(&[])
@@ -119,13 +119,13 @@ fn a_damaged_configuration_is_not_taken_for_one() {
         .says(&["cloud_config.json", "--force"]);
 }
 
-/// Whether the key may be used up is told by how far it had come when the signal came.
+/// The message after a signal depends on the stage of the request.
 #[test]
-fn a_signal_tells_what_may_have_become_of_the_key() {
-    let world = World::new();
+fn interruption_reports_state_of_key() {
+    let world = TestCloud::new();
     for (scheme, words) in [
-        // It waits for TLS, and has sent no request.
-        ("https", "the key is as good as before"),
+        // The client waits for TLS, and has sent no request.
+        ("https", "the key is still valid"),
         ("http", "may have registered the device"),
     ] {
         let api = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -135,10 +135,10 @@ fn a_signal_tells_what_may_have_become_of_the_key() {
             .env("CLESYDE_API_URL", &url)
             .env("CLESYDE_TOKEN", world.key());
         if scheme == "https" {
-            // Any root will do, so that there is one on every machine.
+            // Any root works; this makes sure that every machine has one.
             command.args(["--ca-file", world.ready["ca_file"].as_str().unwrap()]);
         }
-        let mut provision = Background::start(&mut command);
+        let mut provision = BackgroundProgram::start(&mut command);
         let (mut connection, _) = api.accept().unwrap();
         assert!(connection.read(&mut [0; 4096]).unwrap() > 0);
         provision.signal(Signal::TERM);

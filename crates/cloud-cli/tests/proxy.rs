@@ -14,13 +14,14 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
-use common::background::Background;
-use common::world::{SN, World};
+use common::background_program::BackgroundProgram;
+use common::test_cloud::{SN, TestCloud};
 use common::{finish, program};
 use serde_json::Value;
 use tempfile::tempdir;
 
-/// A proxy that opens each way that it is asked for, unless the host is `refused`; its threads end with the test's process.
+/// A proxy that opens each tunnel, unless the host is `refused`; its threads end with the test's
+/// process.
 struct Proxy {
     url: String,
     asked: Receiver<String>,
@@ -52,7 +53,7 @@ impl Proxy {
         Self { url, asked }
     }
 
-    /// What it was asked for first, or next.
+    /// Returns the next requested target.
     #[track_caller]
     fn asked(&self) -> String {
         self.asked.recv_timeout(Duration::from_secs(60)).unwrap()
@@ -76,7 +77,7 @@ fn serve(mut stream: TcpStream, target: &str, refused: &str) {
 }
 
 #[test]
-fn the_api_is_reached_through_the_proxy_of_the_option_or_the_environment() {
+fn api_uses_proxy_of_option_or_environment() {
     let home = tempdir().unwrap();
     let proxy = Proxy::start("api.clesyde.invalid");
     let provision = |base: &str| {
@@ -106,17 +107,17 @@ fn the_api_is_reached_through_the_proxy_of_the_option_or_the_environment() {
 }
 
 #[test]
-fn the_broker_is_reached_through_the_proxy() {
-    let world = World::provisioned();
+fn broker_uses_proxy() {
+    let world = TestCloud::provisioned();
     let proxy = Proxy::start("no one");
-    let mut run = Background::start(&mut world.device(&["run", "--proxy", &proxy.url]));
+    let mut run = BackgroundProgram::start(&mut world.device(&["run", "--proxy", &proxy.url]));
     run.wait_for("remote.connected");
     let broker = world.ready["mqtt"].as_str().unwrap();
     let way = format!("CONNECT {broker} HTTP/1.1\r\n");
     assert_eq!(proxy.asked(), way);
     run.terminate();
 
-    // The doctor goes the same way.
+    // `doctor` uses the same proxy.
     let findings = finish(&mut world.device(&["doctor", "--proxy", &proxy.url]))
         .expect(0)
         .json();
@@ -142,10 +143,10 @@ fn the_broker_is_reached_through_the_proxy() {
 }
 
 #[test]
-fn what_is_on_this_machine_is_reached_without_the_proxy_of_the_environment() {
-    let world = World::provisioned();
+fn loopback_ignores_proxy_of_environment() {
+    let world = TestCloud::provisioned();
     let mut command = world.device(&["run"]);
-    let mut run = Background::start(command.env("HTTPS_PROXY", "http://127.0.0.1:1"));
+    let mut run = BackgroundProgram::start(command.env("HTTPS_PROXY", "http://127.0.0.1:1"));
     run.wait_for("remote.connected");
     run.terminate();
 }

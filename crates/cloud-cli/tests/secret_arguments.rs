@@ -1,4 +1,5 @@
-//! Secrets in the wrong place: no message repeats an argument or a variable that could be a key, a token or a password.
+//! Misplaced secrets: no message repeats an argument or a variable that may be a key, a token or a
+//! password.
 
 #![allow(
     clippy::panic,
@@ -8,19 +9,19 @@
 
 mod common;
 
-use common::{Ended, finish, finish_with_input, program, run};
+use common::{ProgramOutput, finish, finish_with_input, program, run};
 use tempfile::{TempDir, tempdir};
 
-/// As a provisioning key looks.
+/// A text in the form of a provisioning key.
 const KEY: &str = "cc8498bebd4e5915b0cc5fc21eb6622d";
 
-/// An address with a name and a password in it.
+/// A URL with a user name and a password.
 const ADDRESS: &str = "http://us3rname:pa55word@127.0.0.1:9";
 
 const SECRETS: [&str; 3] = [KEY, "us3rname", "pa55word"];
 
 #[track_caller]
-fn silent(ended: &Ended, what: &str) {
+fn silent(ended: &ProgramOutput, what: &str) {
     for secret in SECRETS {
         for text in [&ended.stdout, &ended.stderr] {
             assert!(!text.contains(secret), "{what} repeats {secret}: {text}");
@@ -28,7 +29,8 @@ fn silent(ended: &Ended, what: &str) {
     }
 }
 
-/// The options of all commands and of theirs, with whether they take a value: from the help, so that none is left out.
+/// Returns the options of all commands and subcommands, with whether they take a value: from the
+/// help, so that none is missing.
 fn options() -> Vec<(Vec<String>, String, bool)> {
     let home = tempdir().unwrap();
     let mut options = Vec::new();
@@ -68,8 +70,8 @@ fn options() -> Vec<(Vec<String>, String, bool)> {
     options
 }
 
-/// Runs it to its end, which comes at once: what would go on is given an option too many.
-fn attempt(home: &TempDir, command: &[String], more: &[&str]) -> Ended {
+/// Runs a command that exits at once: an extra option makes long-running commands fail.
+fn attempt(home: &TempDir, command: &[String], more: &[&str]) -> ProgramOutput {
     let mut prepared = program(home);
     prepared.args(command).args(more).arg("-vv");
     if matches!(command.first().map(String::as_str), Some("sim" | "demo")) {
@@ -123,7 +125,7 @@ fn no_command_repeats_a_secret_argument() {
 }
 
 #[test]
-fn a_key_as_argument_is_exit_2_and_says_where_it_belongs() {
+fn key_as_argument_is_exit_2_with_hint() {
     let home = tempdir().unwrap();
     for arguments in [&["provision", KEY][..], &["provision", "--token", KEY]] {
         let ended = run(&home, arguments).expect(2);
@@ -136,7 +138,7 @@ fn a_key_as_argument_is_exit_2_and_says_where_it_belongs() {
 }
 
 #[test]
-fn a_key_as_file_name_is_not_repeated() {
+fn key_as_file_name_is_redacted() {
     let home = tempdir().unwrap();
     let ended = run(
         &home,
@@ -160,7 +162,7 @@ fn a_key_as_file_name_is_not_repeated() {
 }
 
 #[test]
-fn a_key_as_serial_number_is_exit_2_and_not_sent() {
+fn key_as_serial_number_is_exit_2_and_not_sent() {
     let home = tempdir().unwrap();
     let arguments = ["provision", "--sn", KEY, "--api-url", "http://127.0.0.1:9"];
     let ended = finish(program(&home).args(arguments).env("CLESYDE_TOKEN", KEY))
@@ -183,7 +185,7 @@ fn no_variable_is_repeated() {
     for name in names {
         for secret in [KEY, ADDRESS] {
             for command in ["provision", "run", "status", "doctor", "publish"] {
-                // It tries for ten seconds to reach the API: once is enough.
+                // The command retries for ten seconds: once is enough.
                 let tries = !matches!(name, "CLESYDE_SN" | "CLESYDE_API_URL");
                 if command == "provision" && tries && (name, secret) != ("HTTPS_PROXY", ADDRESS) {
                     continue;

@@ -1,4 +1,4 @@
-//! Wrong usage, help, and what needs neither a configuration nor a network.
+//! Usage errors, help, and commands that need neither a configuration nor a network.
 
 #![allow(
     clippy::panic,
@@ -12,7 +12,7 @@ use std::fs;
 use std::io::Read;
 use std::process::Stdio;
 
-use common::{Ended, finish, program, run};
+use common::{ProgramOutput, finish, program, run};
 use tempfile::{TempDir, tempdir};
 
 fn home() -> TempDir {
@@ -20,7 +20,7 @@ fn home() -> TempDir {
 }
 
 #[track_caller]
-fn refused(home: &TempDir, arguments: &[&str], names: &[&str]) -> Ended {
+fn refused(home: &TempDir, arguments: &[&str], names: &[&str]) -> ProgramOutput {
     let ended = run(home, arguments).expect(2).says(names);
     assert_eq!(ended.stdout, "", "wrong usage leaves standard output alone");
     assert_eq!(
@@ -32,7 +32,7 @@ fn refused(home: &TempDir, arguments: &[&str], names: &[&str]) -> Ended {
 }
 
 #[test]
-fn wrong_usage_is_exit_2_and_names_the_option_and_the_value() {
+fn usage_error_is_exit_2_and_names_option_and_value() {
     let home = home();
     refused(&home, &["frobnicate"], &["frobnicate"]);
     refused(&home, &["--frobnicate", "reset"], &["--frobnicate"]);
@@ -157,14 +157,14 @@ fn wrong_usage_is_exit_2_and_names_the_option_and_the_value() {
 }
 
 #[test]
-fn the_provisioning_key_is_not_taken_from_the_command_line() {
+fn provisioning_key_is_refused_on_command_line() {
     let home = home();
     let ended = refused(&home, &["provision", "--token=pk-1234"], &["--token"]);
     assert!(!ended.stderr.contains("pk-1234"), "{}", ended.stderr);
 }
 
 #[test]
-fn a_wrong_value_in_the_environment_is_wrong_usage_too() {
+fn invalid_environment_value_is_usage_error() {
     let home = home();
     finish(
         program(&home)
@@ -185,15 +185,15 @@ fn a_wrong_value_in_the_environment_is_wrong_usage_too() {
     }
 }
 
-/// EnvironmentFile= and container tools produce them.
+/// EnvironmentFile= and container tools produce empty variables.
 #[test]
-fn an_empty_value_in_the_environment_is_none() {
+fn empty_environment_value_counts_as_unset() {
     let home = home();
     let mut command = program(&home);
     for name in ["CLESYDE_BASE_PATH", "CLESYDE_SN", "CLESYDE_API_URL"] {
         command.env(name, "");
     }
-    // Those of one command alike.
+    // The variables of one command too.
     let mut run = program(&home);
     for name in [
         "CLESYDE_UNKNOWN_CALLERS",
@@ -218,12 +218,12 @@ fn an_empty_value_in_the_environment_is_none() {
 }
 
 #[test]
-fn no_command_is_wrong_usage_and_shows_the_help() {
+fn missing_command_is_usage_error_with_help() {
     run(&home(), &[]).expect(2).says(&["Usage", "reset"]);
 }
 
 #[test]
-fn version_and_help_are_for_standard_output() {
+fn version_and_help_go_to_standard_output() {
     let home = home();
     let version = run(&home, &["--version"]).expect(0);
     assert_eq!(
@@ -243,7 +243,7 @@ fn version_and_help_are_for_standard_output() {
 }
 
 #[test]
-fn without_a_configuration_it_is_exit_3_and_says_how_to_provision() {
+fn missing_configuration_is_exit_3_with_advice() {
     let home = home();
     let base = home.path().join("base");
     let base = base.to_str().unwrap();
@@ -264,7 +264,7 @@ fn without_a_configuration_it_is_exit_3_and_says_how_to_provision() {
 }
 
 #[test]
-fn the_base_path_comes_from_the_option_the_environment_or_the_supervisor() {
+fn base_path_comes_from_option_environment_or_systemd() {
     let home = home();
     let missing = |command: &mut std::process::Command| {
         finish(command.args(["cert", "show"])).expect(3).stderr
@@ -285,7 +285,7 @@ fn the_base_path_comes_from_the_option_the_environment_or_the_supervisor() {
 }
 
 #[test]
-fn a_base_path_that_is_a_file_is_exit_1() {
+fn base_path_that_is_file_is_exit_1() {
     let home = home();
     let file = home.path().join("file");
     fs::write(&file, "").unwrap();
@@ -298,7 +298,7 @@ fn a_base_path_that_is_a_file_is_exit_1() {
 }
 
 #[test]
-fn reset_without_a_terminal_changes_nothing() {
+fn reset_without_terminal_removes_nothing() {
     let home = home();
     let directory = home.path().join(".clesydecloud");
     fs::create_dir(&directory).unwrap();
@@ -308,7 +308,7 @@ fn reset_without_a_terminal_changes_nothing() {
         .expect(1)
         .says(&["nothing was removed", "--yes"]);
     assert!(directory.join("cloud_config.json").exists());
-    // Damaged as it is, it can be removed.
+    // A damaged configuration can be removed.
     let ended = run(&home, &["reset", "--yes", "--json", "--base-path", base]).expect(0);
     assert_eq!(ended.json()[0]["removed"], true);
     assert!(!directory.exists());
@@ -321,7 +321,7 @@ fn reset_without_a_terminal_changes_nothing() {
 }
 
 #[test]
-fn a_damaged_configuration_is_exit_1_and_names_the_file() {
+fn damaged_configuration_is_exit_1_and_names_file() {
     let home = home();
     let directory = home.path().join(".clesydecloud");
     fs::create_dir(&directory).unwrap();
@@ -333,7 +333,7 @@ fn a_damaged_configuration_is_exit_1_and_names_the_file() {
 }
 
 #[test]
-fn completions_and_manual_pages_know_the_commands() {
+fn completions_and_manual_pages_list_commands() {
     let home = home();
     for shell in ["bash", "zsh", "fish"] {
         assert!(
@@ -358,7 +358,7 @@ fn completions_and_manual_pages_know_the_commands() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn closed_standard_output_is_not_an_error() {
     let home = home();
     let mut child = program(&home)
         .args(["completions", "bash"])

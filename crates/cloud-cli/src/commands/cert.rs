@@ -1,4 +1,4 @@
-//! `cert show`: what the device's two certificates say, and whether their keys fit. Reads, and changes nothing.
+//! `cert show`: prints the device's two certificates and whether their keys match. Read-only.
 
 use std::fmt;
 
@@ -8,13 +8,13 @@ use cloud_net::UntrustedText;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use crate::cli::GlobalOptions;
-use crate::commands::{device_store, load_failure};
-use crate::failure::Outcome;
-use crate::moment::rfc3339;
+use crate::commands::device_store;
+use crate::error::{CliError, Result};
+use crate::options::GlobalOptions;
 use crate::output::Output;
+use crate::time_fmt::rfc3339;
 
-/// What `cert` can do.
+/// Subcommands of `cert`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum CertCommand {
     /// Show subject, names, serial number, dates, issuer and key match of both certificates
@@ -39,20 +39,20 @@ pub(crate) struct Certificate {
     pub(crate) not_after: String,
     issuer: String,
     key_matches: bool,
-    /// Why the key cannot be used; told to people, who can do something about it.
+    /// Reason why the key is unusable; only in the text form.
     #[serde(skip)]
     key_problem: Option<String>,
     #[serde(skip)]
     expired: bool,
 }
 
-pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
+pub(crate) fn show(global: &GlobalOptions, output: Output) -> Result {
     let store = device_store(global)?;
     let (iot, remote) = (
         inspect(&store, CredentialSlot::Iot),
         inspect(&store, CredentialSlot::Remote),
     );
-    // One that cannot be read hides nothing of the other.
+    // One unreadable certificate does not hide the other.
     if let Ok(iot) = &iot {
         output.text(format_args!("Device certificate, for messaging\n{iot}"))?;
     }
@@ -63,12 +63,12 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
     output.json(&Certificates { iot, remote })
 }
 
-/// One pair of the store, in words.
-pub(crate) fn inspect(store: &Store, pair: CredentialSlot) -> Outcome<Certificate> {
+/// Inspects one certificate of the store.
+pub(crate) fn inspect(store: &Store, pair: CredentialSlot) -> Result<Certificate> {
     store
         .inspect(pair)
         .map(Certificate::from)
-        .map_err(|error: LoadError| load_failure(store, &error))
+        .map_err(|error: LoadError| CliError::from_load(store, &error))
 }
 
 impl From<PairReport> for Certificate {
@@ -113,7 +113,7 @@ impl fmt::Display for Certificate {
     }
 }
 
-/// The names of a certificate, for people.
+/// Formats the names of a certificate for the terminal.
 pub(crate) fn names(names: &[String]) -> String {
     if names.is_empty() {
         return "none".to_owned();

@@ -1,4 +1,4 @@
-//! `publish` and `request`: one message to the platform, and one question with its answer.
+//! `publish` and `request`: one message to the platform, and one request with its response.
 
 use std::time::Duration;
 
@@ -8,51 +8,51 @@ use cloud_facade::{Action, SendError};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::cli::GlobalOptions;
-use crate::commands::online::{online, unfinished};
-use crate::failure::{Failure, Outcome, chain};
+use crate::commands::session::{interrupted, with_session};
+use crate::error::{CliError, Result, chain};
+use crate::options::GlobalOptions;
 use crate::output::Output;
-use crate::possible_secret::{Shown, ShownTopic};
-use crate::values::json_value;
+use crate::redact::{Redacted, RedactedTopic};
+use crate::value_parsers::json_value;
 
-/// How long the platform is given to acknowledge or to answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// Time limit for the platform's acknowledgement or response.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
-const REQUEST_DETAILS: &str = alone!(
-    r#"The platform has to know the action: what it does not know it leaves unanswered, and the request fails after 30 seconds.
+const REQUEST_DETAILS: &str = exclusive_help!(
+    r#"The platform has to support the action: it does not answer an unknown one, and the request fails after 30 seconds.
 
-Example, where the platform knows an action `weather`:
+Example, if the platform supports an action `weather`:
   clesyde-cloud request weather '{"days": 2}'
 
-The simulator knows no such action. Answer in its place from another terminal, at its control_url, while the request waits:
+The simulator has no such action. Send the response from another terminal, at its control_url, while the request waits:
   curl --json '{"sun": true}' CONTROL_URL/devices/SN0001/actions/weather"#
 );
 
-/// What `publish` takes.
+/// Arguments of `publish`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = alone!("Example:\n  clesyde-cloud publish c/d/SN0001/status '{\"state\": \"PING\"}'")
+    after_help = exclusive_help!("Example:\n  clesyde-cloud publish c/d/SN0001/status '{\"state\": \"PING\"}'")
 )]
 pub(crate) struct PublishArgs {
-    /// The topic; the platform takes what is below c/d/SN/
+    /// The topic; the platform accepts topics below c/d/SN/
     topic: String,
 
-    /// The message, as it is
+    /// The message, verbatim
     payload: String,
 
-    /// Do not wait until the platform has it (quality of service 0)
+    /// Do not wait for an acknowledgement (quality of service 0)
     #[arg(long)]
     at_most_once: bool,
 }
 
-/// What `request` takes.
+/// Arguments of `request`.
 #[derive(Debug, Args)]
 #[command(after_help = REQUEST_DETAILS)]
 pub(crate) struct RequestArgs {
     /// The action: 1 to 64 characters of A-Z a-z 0-9 _ -
     action: Action,
 
-    /// The question, in JSON
+    /// The request's payload, in JSON
     #[arg(value_name = "JSON", value_parser = json_value)]
     payload: Value,
 }
@@ -61,22 +61,22 @@ pub(crate) async fn publish(
     global: &GlobalOptions,
     arguments: &PublishArgs,
     output: Output,
-) -> Outcome {
+) -> Result {
     let PublishArgs {
         topic,
         payload,
         at_most_once,
     } = arguments;
     let failed = |error: &(dyn std::error::Error + 'static)| {
-        Failure::because(
-            format_args!("the message to {} was not delivered", ShownTopic(topic)),
+        CliError::with_cause(
+            format_args!("the message to {} was not delivered", RedactedTopic(topic)),
             error,
         )
     };
-    online(
+    with_session(
         global,
         std::convert::identity,
-        unfinished(),
+        interrupted(),
         async |cloud| {
             let qos = if *at_most_once {
                 QoS::AtMostOnce
@@ -86,7 +86,7 @@ pub(crate) async fn publish(
             let receipt = cloud
                 .publish(topic.as_str(), payload.clone(), qos, false)
                 .map_err(|error| failed(&error))?;
-            timeout(ANSWER_LIMIT, receipt)
+            timeout(RESPONSE_TIMEOUT, receipt)
                 .await
                 .map_err(|error| failed(&error))?
                 .map_err(|error| failed(&error))?;
@@ -103,15 +103,15 @@ pub(crate) async fn request(
     global: &GlobalOptions,
     arguments: &RequestArgs,
     output: Output,
-) -> Outcome {
+) -> Result {
     let RequestArgs { action, payload } = arguments;
-    online(
+    with_session(
         global,
         std::convert::identity,
-        unfinished(),
+        interrupted(),
         async |cloud| {
             let answer = cloud
-                .request(action, payload.to_string(), ANSWER_LIMIT)
+                .request(action, payload.to_string(), RESPONSE_TIMEOUT)
                 .await
                 .map_err(|error| {
                     let topic = match &error {
@@ -120,15 +120,15 @@ pub(crate) async fn request(
                         }
                         _ => String::new(),
                     };
-                    Failure::Failed(format!(
+                    CliError::Failed(format!(
                         "the request {}{topic} failed: {}",
-                        Shown(action.as_str()),
+                        Redacted(action.as_str()),
                         chain(&error)
                     ))
                 })?;
             let text = String::from_utf8_lossy(&answer);
             let (value, text) = match serde_json::from_slice(&answer) {
-                // Between its values only: within them JSON has no raw one.
+                // Only between values: within strings JSON has no raw carriage return.
                 Ok(value) => (value, text.replace('\r', " ")),
                 Err(_) => (Value::from(text.as_ref()), text.into_owned()),
             };

@@ -1,6 +1,6 @@
-//! `provision`: registers the device and stores what it gets.
+//! `provision`: registers the device and stores its configuration.
 //!
-//! What it does is the facade's; here are the key's source, the order of checks, and the words.
+//! The facade does the work; this module reads the key, orders the checks and prints the result.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,19 +13,19 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use crate::api::ApiArgs;
-use crate::cli::GlobalOptions;
-use crate::commands::{access_failure, device_store, store};
-use crate::failure::{Failure, Outcome, chain};
-use crate::key;
+use crate::commands::{device_store, store};
+use crate::error::{CliError, Result, chain};
+use crate::options::GlobalOptions;
 use crate::output::Output;
+use crate::provisioning_key;
 use crate::shutdown::Shutdown;
-use crate::values::ApiUrl;
+use crate::value_parsers::ApiUrl;
 
-/// What storing gets to end when the program is told to: it has 5 s in all.
-const STORING: Duration = Duration::from_secs(4);
+/// Time limit for storing the configuration after a signal; the program has 5 s in all.
+const STORE_TIMEOUT: Duration = Duration::from_secs(4);
 
 const EXAMPLES: &str = "\
-The provisioning key is never taken from the command line, where other users could see it: put it into
+The provisioning key is never accepted on the command line, where other users could see it: put it into
 a file that only you can read, pipe it in (--token-file -), or set CLESYDE_TOKEN.
 
 Examples:
@@ -33,20 +33,21 @@ Examples:
   pass clesyde/SN0001 | clesyde-cloud provision --sn SN0001 --api-url https://api.example.com --token-file -
   clesyde-cloud provision --sn SN0001 --api-url https://api.example.com --token-file key.txt --own-keys";
 
-/// What `provision` takes.
+/// Arguments of `provision`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ProvisionArgs {
-    /// File that holds the provisioning key; - is standard input [default: the variable CLESYDE_TOKEN]
+    /// File that contains the provisioning key; - is standard input [default: the variable
+    /// CLESYDE_TOKEN]
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// Register again although there is a configuration; it is kept until the new one is whole
+    /// Register again despite an existing configuration, which is kept until the new one is complete
     #[arg(long)]
     force: bool,
 
-    /// Make the private keys on this device and send signing requests; a platform that does not take them sends its own
-    /// keys nevertheless
+    /// Generate the private keys on this device and send certificate signing requests; a platform
+    /// without support for them sends its own keys
     #[arg(long)]
     own_keys: bool,
 
@@ -58,7 +59,7 @@ pub(crate) async fn run(
     global: &GlobalOptions,
     arguments: &ProvisionArgs,
     output: Output,
-) -> Outcome {
+) -> Result {
     let sn = global.require_sn()?;
     let url = global.require_api_url()?;
     let store = if arguments.force {
@@ -69,26 +70,30 @@ pub(crate) async fn run(
 
     let provisioned = store
         .is_provisioned()
-        .map_err(|error| access_failure(&error))?;
+        .map_err(|error| CliError::Failed(chain(&error)))?;
     if provisioned && !arguments.force {
-        // Who starts the program next is to find what it needs.
+        // Reports damage now, so that the next `run` does not fail unexpectedly.
         return match store.load_partial() {
             Ok(loaded) => {
                 if let Err(damage) = &loaded.device.remote {
-                    tracing::warn!("{}; `run` asks the platform for it again", chain(damage));
+                    tracing::warn!(
+                        "{}; `run` requests it from the platform again",
+                        chain(damage)
+                    );
                 }
-                already(sn.as_str(), output)
+                report_already_provisioned(sn.as_str(), output)
             }
-            Err(LoadError::Busy(_)) => already(sn.as_str(), output),
-            Err(error) => Err(Failure::Failed(format!(
-                "{}; it is not replaced without --force, which registers the device again",
+            Err(LoadError::Busy(_)) => report_already_provisioned(sn.as_str(), output),
+            Err(error) => Err(CliError::Failed(format!(
+                "{}; --force replaces it and registers the device again",
                 chain(&error)
             ))),
         };
     }
-    let key = key::read(arguments.token_file.as_deref(), sn)?;
+    let key = provisioning_key::read(arguments.token_file.as_deref(), sn)?;
     let client = arguments.api.client(global, url)?;
-    // Not before: reading the key and the roots can wait for somebody, and nothing of ours would end that.
+    // Installed after key and roots are read: a read can block, and the default signal handler ends
+    // it.
     let mut shutdown = Shutdown::install()?;
 
     let existing = if arguments.force {
@@ -96,35 +101,35 @@ pub(crate) async fn run(
     } else {
         Existing::Keep
     };
-    let asked = async {
+    let registration = async {
         if arguments.own_keys {
             register_with_keys(&store, &client, sn, &key, &GeneratedKeys, existing).await
         } else {
             register(&store, &client, sn, &key, existing).await
         }
     };
-    tokio::pin!(asked);
+    tokio::pin!(registration);
     let registered = tokio::select! {
-        registered = &mut asked => registered,
+        registered = &mut registration => registered,
         () = shutdown.requested() => match client.stage() {
-            // The key works once, so that an answer that is here is not given up.
-            RequestStage::Answered => timeout(STORING, asked).await.map_err(|_| {
-                Failure::Failed(format!(
-                    "interrupted while the answer of {url} was stored, which took too long; see with `clesyde-cloud status` \
-                     whether it is there, and get a new key for this device if it is not"
+            // The key works only once, so the received response is stored.
+            RequestStage::Answered => timeout(STORE_TIMEOUT, registration).await.map_err(|_| {
+                CliError::Failed(format!(
+                    "interrupted while the response of {url} was stored, which took too long; check with `clesyde-cloud status` \
+                     whether it is stored, and get a new key for this device if it is not"
                 ))
             })?,
-            stage => return Err(Failure::Failed(interrupted(stage, url))),
+            stage => return Err(CliError::Failed(interrupted(stage, url))),
         },
     };
-    match registered.map_err(|error| Failure::Failed(chain(&error)))? {
+    match registered.map_err(|error| CliError::Failed(chain(&error)))? {
         Registered::Now {
             access_point,
             url,
             own_keys,
             clock_skew,
         } => {
-            // People are told by the log.
+            // The log reports it to people.
             let wrong_clock = clock_skew.filter(ClockSkew::is_significant);
             let result = json!({
                 "event": "provisioned",
@@ -134,31 +139,31 @@ pub(crate) async fn run(
                 "own_keys": own_keys,
                 "clock_correction_ms": wrong_clock.map(|skew| skew.correction_ms()),
             });
-            let mut line = format!("registered {sn}; its page will be at {url}");
+            let mut line = format!("registered {sn}; its public page is {url}");
             if own_keys {
-                line += "\nits private keys were made on this device and have not left it";
+                line += "\nits private keys were generated on this device and have not left it";
             } else if arguments.own_keys {
-                line += "\nthe platform takes no signing requests: it made the private keys itself";
+                line += "\nthe platform does not support signing requests: it generated the private keys itself";
             }
             output.result(&result, line)
         }
-        _ => already(sn.as_str(), output),
+        _ => report_already_provisioned(sn.as_str(), output),
     }
 }
 
-/// What may have become of the key.
+/// Describes the possible state of the key after an interruption.
 fn interrupted(stage: RequestStage, url: &ApiUrl) -> String {
     match stage {
-        RequestStage::Unsent => format!(
-            "interrupted before {url} was asked to register the device: the key is as good as before"
-        ),
+        RequestStage::Unsent => {
+            format!("interrupted before the request to {url} was sent: the key is still valid")
+        }
         _ => format!(
-            "interrupted while {url} was asked: it may have registered the device, and then needs a new key"
+            "interrupted during the request to {url}, which may have registered the device: it then needs a new key"
         ),
     }
 }
 
-fn already(sn: &str, output: Output) -> Outcome {
+fn report_already_provisioned(sn: &str, output: Output) -> Result {
     output.result(
         &json!({ "event": "already_provisioned", "sn": sn }),
         "this device is already provisioned, and nothing was sent; --force registers it again",

@@ -1,6 +1,7 @@
 //! `run`: connects the device and keeps it connected until SIGINT or SIGTERM.
 //!
-//! The facade does the work; here are what the tunnel serves, the events as lines, what supervisors ask, and the orderly end.
+//! The facade does the work; this module selects the backend of the tunnel, prints the events,
+//! notifies supervisors and shuts down.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,69 +15,71 @@ use cloud_net::LogThrottle;
 use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::cli::GlobalOptions;
-use crate::commands::{device_store, load_failure};
-use crate::device::{Device, DeviceOptions, Served};
-use crate::event_line::{event_line, health_line};
-use crate::failure::Outcome;
-use crate::health::{HealthSocket, PULSE, loopback};
+use crate::commands::device_store;
+use crate::device::{Backend, Device, DeviceOptions};
+use crate::error::{CliError, Result};
+use crate::event_json::{event_json, health_json};
+use crate::health::{HEARTBEAT_INTERVAL, HealthSocket, loopback};
+use crate::options::GlobalOptions;
 use crate::output::Output;
 use crate::proxy;
 use crate::shutdown::Shutdown;
-use crate::status_page::Page;
-use crate::supervisor::Supervisor;
-use crate::telling::Telling;
-use crate::values::Address;
+use crate::status_page::StatusPage;
+use crate::stdout::NonBlockingStdout;
+use crate::systemd::SystemdNotifier;
+use crate::value_parsers::Address;
 
 const EXAMPLES: &str = "\
 Examples:
   Serve the built-in status page
       clesyde-cloud run --sn SN0001
 
-  Let the public reach a web application on this device, but only from two networks
+  Publish a web application on this device, but only to two networks
       clesyde-cloud run --sn SN0001 --forward 127.0.0.1:8080 --allow 192.0.2.0/24 --allow 2001:db8::/32
 
-  The same for an application that is reached by a name of its own as well
+  The same for an application that has a host name of its own as well
       clesyde-cloud run --sn SN0001 --forward 127.0.0.1:8080 --host device.example.com
 
-  Hand plain bytes to a program that wants to know the caller's address
+  Pass plain bytes to a program that reads the caller's address
       clesyde-cloud run --sn SN0001 --forward-tcp 127.0.0.1:9000 --proxy-protocol v2
 
-  Tell a supervisor and Prometheus how it fares
+  Serve health and metrics for a supervisor and Prometheus
       clesyde-cloud run --sn SN0001 --health 127.0.0.1:9100
 
-With --json each event is a line. A reader that stops reading holds up nothing: lines that find no room are left out,
-and `missed` tells how many.
+With --json each event is a line. A reader that stops reading delays nothing: lines beyond the queue are dropped,
+and a `missed` event counts them.
 
-systemd is told when it runs, how it fares and that it is alive (Type=notify, WatchdogSec=).
+systemd is notified of readiness, status and liveness (Type=notify, WatchdogSec=).
 
-CLESYDE_UNKNOWN_CALLERS, CLESYDE_HOST and CLESYDE_PASS_HEADER stand for the options of these names; several values are
-separated by commas.";
+CLESYDE_UNKNOWN_CALLERS, CLESYDE_HOST and CLESYDE_PASS_HEADER set the options of these names; commas separate
+several values.";
 
-/// What `run` takes.
+/// Arguments of `run`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct RunArgs {
-    /// Serve the built-in status page (this is the default)
-    #[arg(long, group = "served")]
+    /// Serve the built-in status page (default)
+    #[arg(long, group = "backend")]
     ui: bool,
 
-    /// Pass HTTP and WebSocket on to a local web server; TLS ends here
+    /// Forward HTTP and WebSocket to a local web server; TLS ends here
     ///
-    /// Headers (Forwarded, X-Forwarded-For) name the caller, but not one over IPv6 before version 2 of the tunnel's protocol:
-    /// let the server trust no request for coming from this device.
-    #[arg(long, group = "served", value_name = "HOST:PORT")]
+    /// The headers Forwarded and X-Forwarded-For name the caller, except a caller over IPv6 before
+    /// version 2 of the tunnel's protocol: the server must not trust a request because it comes
+    /// from this device.
+    #[arg(long, group = "backend", value_name = "HOST:PORT")]
     forward: Option<Address>,
 
-    /// Pass plain bytes on to a local server; TLS ends here
-    #[arg(long, group = "served", value_name = "HOST:PORT")]
+    /// Forward plain bytes to a local server; TLS ends here
+    #[arg(long, group = "backend", value_name = "HOST:PORT")]
     forward_tcp: Option<Address>,
 
-    /// Pass connections on as they are; TLS ends at the local server, with a certificate of its own
-    #[arg(long, group = "served", value_name = "HOST:PORT")]
+    /// Forward connections without decryption; TLS ends at the local server, with its own
+    /// certificate
+    #[arg(long, group = "backend", value_name = "HOST:PORT")]
     passthrough: Option<Address>,
 
-    /// Put the caller's address in front of the bytes, as the PROXY protocol says
+    /// Prepend the caller's address to the bytes, as a PROXY protocol header
     #[arg(
         long,
         value_name = "VERSION",
@@ -86,19 +89,21 @@ pub(crate) struct RunArgs {
     )]
     proxy_protocol: Option<ProxyVersion>,
 
-    /// Let in only callers with an address in this range; may be given several times
-    #[arg(long, value_name = "CIDR", value_parser = range)]
+    /// Allow only callers with an address in this range; may be given several times
+    #[arg(long, value_name = "CIDR", value_parser = parse_range)]
     allow: Vec<IpNet>,
 
-    /// Keep out callers with an address in this range, even if --allow lets them in; may be given several times
-    #[arg(long, value_name = "CIDR", value_parser = range)]
+    /// Deny callers with an address in this range, even if --allow covers them; may be given
+    /// several times
+    #[arg(long, value_name = "CIDR", value_parser = parse_range)]
     deny: Vec<IpNet>,
 
-    /// Whether to let in callers whose address is unknown [default: deny where a rule of --allow or --deny could concern
-    /// them, else allow]
+    /// Whether to allow callers with an unknown address [default: deny if a rule of --allow or
+    /// --deny could concern them, else allow]
     ///
-    /// Before version 2 of the tunnel's protocol that is every caller over IPv6. By default they are kept out if --deny has a
-    /// range of IPv6 addresses or 0.0.0.0, or if --allow is given, unless it covers 0.0.0.0/0 and ::/0.
+    /// Before version 2 of the tunnel's protocol this is every caller over IPv6. By default they
+    /// are denied if --deny contains a range of IPv6 addresses or 0.0.0.0, or if --allow is given,
+    /// unless it covers 0.0.0.0/0 and ::/0.
     #[arg(
         long,
         value_name = "DECISION",
@@ -108,9 +113,11 @@ pub(crate) struct RunArgs {
     )]
     unknown_callers: Option<UnknownCallersOption>,
 
-    /// Answer HTTP requests for this host too, a name or an address without a port; may be given several times
+    /// Accept HTTP requests for this host too, a name or an address without a port; may be given
+    /// several times
     ///
-    /// Requests for another host than the access point are refused with status 421, for the status page and --forward.
+    /// The status page and --forward refuse requests for other hosts than the access point with
+    /// status 421.
     #[arg(
         long,
         value_name = "NAME",
@@ -121,12 +128,13 @@ pub(crate) struct RunArgs {
     )]
     host: Vec<AllowedHost>,
 
-    /// Pass this request header on; may be given several times
+    /// Forward this request header; may be given several times
     ///
-    /// Headers that only a trusted proxy may set (the caller's address or name, another URL or host: CF-Connecting-IP,
-    /// X-Real-IP, Remote-User, X-Original-URL and their like) are removed from requests to the status page and --forward, and
-    /// so are those with a name that has other characters than letters, digits and hyphens. Name one here only if something in
-    /// front of this device sets it: otherwise the caller does.
+    /// The status page and --forward remove headers that only a trusted proxy may set (the caller's
+    /// address or name, another URL or host: CF-Connecting-IP, X-Real-IP, Remote-User,
+    /// X-Original-URL and similar ones), and headers whose names contain other characters than
+    /// letters, digits and hyphens. Name a header here only if a proxy in front of this device sets
+    /// it: otherwise the caller does.
     #[arg(
         long,
         value_name = "NAME",
@@ -137,8 +145,8 @@ pub(crate) struct RunArgs {
     )]
     pass_header: Vec<PassedHeader>,
 
-    /// Answer /healthz (alive), /readyz (connected) and /metrics (for Prometheus) at this loopback address; port 0 is
-    /// any free one
+    /// Serve /healthz (alive), /readyz (connected) and /metrics (for Prometheus) at this loopback
+    /// address; port 0 is any free port
     #[arg(long, value_name = "ADDR", value_parser = loopback)]
     health: Option<SocketAddr>,
 }
@@ -159,7 +167,7 @@ impl From<ProxyVersion> for ProxyProtocol {
     }
 }
 
-/// What happens to callers whose address is unknown.
+/// The decision for callers with an unknown address.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum UnknownCallersOption {
     Allow,
@@ -175,32 +183,34 @@ impl From<UnknownCallersOption> for UnknownCallers {
     }
 }
 
-/// A range of addresses, or one address.
-fn range(text: &str) -> Result<IpNet, String> {
+/// Parses a range of addresses, or one address.
+fn parse_range(text: &str) -> Result<IpNet, String> {
     text.parse()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| "is no address and no range such as 192.0.2.0/24 or 2001:db8::/32".to_owned())
+        .map_err(|_| {
+            "is neither an address nor a range such as 192.0.2.0/24 or 2001:db8::/32".to_owned()
+        })
 }
 
-pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Output) -> Outcome {
+pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Output) -> Result {
     let mut shutdown = Shutdown::install()?;
     let store = device_store(global)?;
     let config = store
         .load_partial()
-        .map_err(|error| load_failure(&store, &error))?
+        .map_err(|error| CliError::from_load(&store, &error))?
         .device;
     let sn = config.serial_number.clone();
     let certificate = config.remote.as_ref().ok().map(Credentials::info);
     let options = DeviceOptions {
-        page: Page::new(&sn, &config, certificate),
+        page: StatusPage::new(&sn, &config, certificate),
         sn,
         base_path: global.base_path()?,
-        served: arguments.served(),
+        backend: arguments.backend(),
         access: arguments.access(),
         http_options: arguments.http_options(),
-        proxy: proxy::to_broker(global, config.iot_endpoint.host.as_str())?,
+        proxy: proxy::for_broker(global, config.iot_endpoint.host.as_str())?,
     };
-    // Its keys are to be in memory only as long as they are in use.
+    // Keeps keys in memory only while they are in use.
     drop(config);
     let health = match arguments.health {
         Some(address) => Some(HealthSocket::bind(address).await?),
@@ -210,59 +220,59 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
         device = Device::start(options) => device?,
         () = shutdown.requested() => return Ok(()),
     };
-    let vitals = device.vitals().clone();
-    let health = health.map(|socket| socket.serve(vitals.clone()));
-    let mut telling = Telling::start(output)?;
+    let health_state = device.health_state().clone();
+    let health = health.map(|socket| socket.serve(health_state.clone()));
+    let mut stdout = NonBlockingStdout::start(output)?;
     if let Some(health) = &health {
-        tell_health(health.address(), &mut telling);
+        print_health_address(health.address(), &mut stdout);
     }
-    let mut supervisor = Supervisor::from_environment();
-    supervisor.ready();
+    let mut systemd = SystemdNotifier::from_environment();
+    systemd.ready();
 
-    let reachable_lines = LogThrottle::new();
-    let mut pulse = interval(PULSE);
-    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let told = loop {
+    let url_log = LogThrottle::new();
+    let mut heartbeat = interval(HEARTBEAT_INTERVAL);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let result = loop {
         tokio::select! {
             event = device.next() => match event {
                 Some(event) => {
-                    if let Some(line) = status_line(&event) {
-                        supervisor.status(&line);
+                    if let Some(line) = systemd_status(&event) {
+                        systemd.status(&line);
                     }
-                    tell(&event, &mut telling, &reachable_lines);
+                    print_event(&event, &mut stdout, &url_log);
                 }
                 None => break Ok(()),
             },
-            told = telling.ended() => break told,
-            _ = pulse.tick() => {
-                vitals.beat();
-                supervisor.alive();
+            result = stdout.closed() => break result,
+            _ = heartbeat.tick() => {
+                health_state.heartbeat();
+                systemd.keep_alive();
             }
             () = shutdown.requested() => break Ok(()),
         }
     };
-    supervisor.stopping();
+    systemd.stopping();
     device.stop().await;
-    // Whoever read the lines has gone, and that ended it.
-    told?;
+    // A closed standard output has ended the loop.
+    result?;
     while let Some(event) = device.next().await {
-        tell(&event, &mut telling, &reachable_lines);
+        print_event(&event, &mut stdout, &url_log);
         if matches!(event, Event::Stopped) {
             break;
         }
     }
-    telling.finish().await
+    stdout.finish().await
 }
 
-fn tell_health(address: SocketAddr, telling: &mut Telling) {
-    telling.text(format_args!(
-        "tells how it fares at http://{address}/healthz, /readyz and /metrics"
+fn print_health_address(address: SocketAddr, stdout: &mut NonBlockingStdout) {
+    stdout.text(format_args!(
+        "health endpoints at http://{address}/healthz, /readyz and /metrics"
     ));
-    telling.json(&health_line(address));
+    stdout.json(&health_json(address));
 }
 
-/// What an operator wants to see of an instance first.
-fn status_line(event: &Event) -> Option<String> {
+/// The status line for the most important events.
+fn systemd_status(event: &Event) -> Option<String> {
     Some(match event {
         Event::IotConnected => "online".to_owned(),
         Event::IotDisconnected { reason, .. } => format!("not connected to the broker: {reason}"),
@@ -272,15 +282,16 @@ fn status_line(event: &Event) -> Option<String> {
     })
 }
 
-/// Prints the address for people, and each event as JSON. The relay can cause the address line, so it is paced.
-fn tell(event: &Event, telling: &mut Telling, reachable_lines: &LogThrottle) {
+/// Prints the public URL as text, and each event as JSON. The relay can cause the URL line, so it
+/// is throttled.
+fn print_event(event: &Event, stdout: &mut NonBlockingStdout, url_log: &LogThrottle) {
     if let Event::RemoteConnected { url } = event
-        && reachable_lines.allow().is_some()
+        && url_log.allow().is_some()
     {
-        telling.text(format_args!("reachable at {url}"));
+        stdout.text(format_args!("reachable at {url}"));
     }
-    if let Some(line) = event_line(event) {
-        telling.json(&line);
+    if let Some(line) = event_json(event) {
+        stdout.json(&line);
     }
 }
 
@@ -305,19 +316,19 @@ impl RunArgs {
             .fold(options, HttpOptions::pass_header)
     }
 
-    fn served(&self) -> Served {
+    fn backend(&self) -> Backend {
         if let Some(address) = &self.forward {
-            address.warn_if_unknown("--forward");
-            Served::Other(Application::forward(address.upstream()))
+            address.warn_if_unresolvable("--forward");
+            Backend::Application(Application::forward(address.upstream()))
         } else if let Some(address) = &self.forward_tcp {
-            address.warn_if_unknown("--forward-tcp");
+            address.warn_if_unresolvable("--forward-tcp");
             let version = self.proxy_protocol.map(ProxyProtocol::from);
-            Served::Other(Application::forward_tcp(address.upstream(), version))
+            Backend::Application(Application::forward_tcp(address.upstream(), version))
         } else if let Some(address) = &self.passthrough {
-            address.warn_if_unknown("--passthrough");
-            Served::Other(Application::passthrough(address.upstream()))
+            address.warn_if_unresolvable("--passthrough");
+            Backend::Application(Application::passthrough(address.upstream()))
         } else {
-            Served::StatusPage
+            Backend::StatusPage
         }
     }
 }
@@ -343,18 +354,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn address_line_is_paced_and_json_events_are_not() {
+    async fn url_line_is_throttled_and_json_events_are_not() {
         for (json, expected) in [(false, 5), (true, 100)] {
             let sink = Sink::default();
-            let mut telling = Telling::over(Output::new(json), sink.clone()).unwrap();
-            let reachable_lines = LogThrottle::new();
+            let mut stdout =
+                NonBlockingStdout::with_writer(Output::new(json), sink.clone()).unwrap();
+            let url_log = LogThrottle::new();
             for _ in 0..100 {
                 let event = Event::RemoteConnected {
                     url: "https://a/".to_owned(),
                 };
-                tell(&event, &mut telling, &reachable_lines);
+                print_event(&event, &mut stdout, &url_log);
             }
-            telling.finish().await.unwrap();
+            stdout.finish().await.unwrap();
             let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
             assert_eq!(text.lines().count(), expected, "{text}");
         }

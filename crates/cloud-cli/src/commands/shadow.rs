@@ -1,23 +1,23 @@
-//! `shadow`: a named shadow of the device, `config` unless another one is meant, looked at, reported to, and followed.
+//! `shadow`: gets, reports or watches a named shadow of the device, by default `config`.
 
 use clap::{Args, Subcommand};
 use cloud_facade::shadow::{RequestError, ShadowClient, ShadowId};
 use cloud_facade::{ClesydeCloud, DeviceSettings};
 use serde_json::{Map, Value, json};
 
-use crate::cli::GlobalOptions;
-use crate::commands::online::{online, unfinished};
-use crate::failure::{Failure, Outcome};
-use crate::moment::now;
+use crate::commands::session::{interrupted, with_session};
+use crate::error::{CliError, Result};
+use crate::options::GlobalOptions;
 use crate::output::Output;
-use crate::values::json_object;
+use crate::time_fmt::now;
+use crate::value_parsers::json_object;
 
-/// The configuration's.
+/// The name of the configuration shadow.
 const DEFAULT_NAME: &str = "config";
 
-/// What `shadow` takes.
+/// Arguments of `shadow`.
 #[derive(Debug, Args)]
-#[command(after_help = alone!())]
+#[command(after_help = exclusive_help!())]
 pub(crate) struct ShadowArgs {
     /// The shadow's name: 1 to 64 of a-z A-Z 0-9 : _ -
     #[arg(long, global = true, default_value = DEFAULT_NAME, value_parser = shadow_name)]
@@ -34,34 +34,34 @@ fn shadow_name(name: &str) -> Result<String, String> {
     }
 }
 
-/// What `shadow` can do.
+/// Subcommands of `shadow`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ShadowCommand {
     /// Show the desired and the reported state
-    #[command(after_help = alone!())]
+    #[command(after_help = exclusive_help!())]
     Get,
     /// Report a part of the device's state; null removes a key
     #[command(
-        after_help = alone!("Example:\n  clesyde-cloud shadow report '{\"firmware\": \"1.2.3\"}'")
+        after_help = exclusive_help!("Example:\n  clesyde-cloud shadow report '{\"firmware\": \"1.2.3\"}'")
     )]
     Report {
         /// The state, a JSON object
         #[arg(value_name = "JSON", value_parser = json_object)]
         state: Map<String, Value>,
     },
-    /// Show what the platform wants changed, now and from now on, until SIGINT or SIGTERM
-    #[command(after_help = alone!())]
+    /// Print the delta, now and after each change, until SIGINT or SIGTERM
+    #[command(after_help = exclusive_help!())]
     Watch,
 }
 
-pub(crate) async fn run(global: &GlobalOptions, arguments: &ShadowArgs, output: Output) -> Outcome {
+pub(crate) async fn run(global: &GlobalOptions, arguments: &ShadowArgs, output: Output) -> Result {
     let ShadowArgs { name, command } = arguments;
-    let interrupted = match command {
+    let on_interrupt = match command {
         ShadowCommand::Watch => Ok(()),
-        _ => unfinished(),
+        _ => interrupted(),
     };
     let settings = |settings: DeviceSettings| settings.with_shadow(name);
-    online(global, settings, interrupted, async |cloud| {
+    with_session(global, settings, on_interrupt, async |cloud| {
         let shadow = shadow(cloud, name)?;
         match command {
             ShadowCommand::Get => get(&shadow, output).await,
@@ -72,14 +72,14 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &ShadowArgs, output: 
     .await
 }
 
-fn shadow(cloud: &ClesydeCloud, name: &str) -> Outcome<ShadowClient> {
+fn shadow(cloud: &ClesydeCloud, name: &str) -> Result<ShadowClient> {
     cloud
         .named_shadow(name)
-        .map_err(|error| Failure::because("the shadow cannot be reached", &error))?
-        .ok_or_else(|| Failure::Failed(format!("the shadow {name} was not asked for")))
+        .map_err(|error| CliError::with_cause("the shadow is unavailable", &error))?
+        .ok_or_else(|| CliError::Failed(format!("the shadow {name} was not requested")))
 }
 
-async fn get(shadow: &ShadowClient, output: Output) -> Outcome {
+async fn get(shadow: &ShadowClient, output: Output) -> Result {
     let document = shadow.get().await.map_err(|error| failure(&error))?;
     let line = json!({
         "event": "shadow",
@@ -92,19 +92,19 @@ async fn get(shadow: &ShadowClient, output: Output) -> Outcome {
     output.result(&line, format_args!("{sections:#}"))
 }
 
-async fn report(shadow: &ShadowClient, state: &Map<String, Value>, output: Output) -> Outcome {
+async fn report(shadow: &ShadowClient, state: &Map<String, Value>, output: Output) -> Result {
     let version = shadow
         .report(state.clone())
         .await
         .map_err(|error| failure(&error))?;
     let line = match version {
         Some(version) => format!("reported; the shadow has version {version}"),
-        None => "the shadow says so already; nothing was sent".to_owned(),
+        None => "the shadow has this state already; nothing was sent".to_owned(),
     };
     output.result(&json!({ "event": "reported", "version": version }), line)
 }
 
-async fn watch(shadow: &ShadowClient, output: Output) -> Outcome {
+async fn watch(shadow: &ShadowClient, output: Output) -> Result {
     let mut deltas = shadow.delta();
     loop {
         let delta = deltas.borrow_and_update().clone();
@@ -118,10 +118,10 @@ async fn watch(shadow: &ShadowClient, output: Output) -> Outcome {
     }
 }
 
-fn failure(error: &RequestError) -> Failure {
+fn failure(error: &RequestError) -> CliError {
     if error.is_not_found() {
-        Failure::Failed("there is no shadow yet; the first `shadow report` makes one".to_owned())
+        CliError::Failed("there is no shadow yet; the first `shadow report` creates it".to_owned())
     } else {
-        Failure::because("the shadow service", error)
+        CliError::with_cause("the shadow service", error)
     }
 }

@@ -1,6 +1,6 @@
-//! `sim`: a Clesyde cloud on this machine, until SIGINT or SIGTERM.
+//! `sim`: runs a simulated Clesyde cloud on this machine until SIGINT or SIGTERM.
 //!
-//! What it prints when it is ready is for programs, so it is JSON with or without `--json`.
+//! The line that it prints when ready is for programs, so it is JSON with or without `--json`.
 
 use std::fmt::Display;
 use std::path::PathBuf;
@@ -9,12 +9,12 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use cloud_sim::{DeltaForm, SimConfig, Simulator};
 
-use crate::failure::{Failure, Outcome, chain};
+use crate::error::{CliError, Result, chain};
 use crate::output::write_json;
-use crate::possible_secret::{NOT_SHOWN, Shown, is_possible_secret};
+use crate::redact::{REDACTED, Redacted, may_be_secret};
 use crate::shutdown::Shutdown;
 
-const DETAILS: &str = r#"When ready it prints one JSON line with api_url, provisioning_key, mqtt, relay, control_url, control_token_file and ca_file.
+const DETAILS: &str = r#"When ready, prints one JSON line with api_url, provisioning_key, mqtt, relay, control_url, control_token_file and ca_file.
 The key works for any serial number, once for each.
 
 Control API (HTTP, JSON) at control_url:
@@ -26,10 +26,10 @@ Control API (HTTP, JSON) at control_url:
   PUT    /devices/SN/shadow/desired    merge an object into the shadow's desired state
   POST   /devices/SN/actions/ACTION    publish the body as the platform's message
   POST   /broadcast                    publish the body to all devices
-  POST   /faults                       make something go wrong; `times` is how often, 0 for until clear
+  POST   /faults                       inject a fault; `times` is how often, 0 for until clear
 
-A body is declared as JSON. A Host or Origin that is not the control API's own is refused, so that no web page controls the
-simulator. Another user of this machine than its own needs the token in control_token_file. With curl:
+The Content-Type of a body is JSON. A Host or Origin other than the control API's own is refused, so that no web page
+controls the simulator. Other users of this machine need the token in control_token_file. With curl:
   curl CONTROL_URL/devices
   curl --json '{"hello":"all"}' CONTROL_URL/broadcast
   printf 'Authorization: Bearer %s' "$(cat CONTROL_TOKEN_FILE)" | curl -H @- CONTROL_URL/devices
@@ -43,34 +43,34 @@ Faults:
                                                     "html", "lost", {"huge":{"bytes":50000000}}, {"error":{"message":"no"}},
                                                     {"missing_key":{"key":"remote.pkey"}}, {"mismatched_key":{"part":"remote"}}
   {"fault":"token","answer":"hold"}                 also "malformed", "expired", "foreign", "wrong_key", {"late":{"ms":500}}
-  {"fault":"send_token","sn":"SN0001"}              send a token that nobody asked for
+  {"fault":"send_token","sn":"SN0001"}              send an unrequested token
   {"fault":"certificate","answer":"wrong_key"}      also "hold", "malformed", "wrong_serial", {"late":{"ms":500}}
-  {"fault":"clear"}                                 end all that wait
+  {"fault":"clear"}                                 end all faults
 
 Example:
   clesyde-cloud sim --data-dir ./cloud --api-port 8080"#;
 
-/// What `sim` takes.
+/// Arguments of `sim`.
 #[derive(Debug, Args)]
 #[command(after_help = "The control API and its faults are described in --help.", after_long_help = DETAILS)]
 pub(crate) struct SimArgs {
-    /// Port of the provisioning API; 0 is any free one
+    /// Port of the provisioning API; 0 is any free port
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     api_port: u16,
 
-    /// Port of the MQTT broker; 0 is any free one
+    /// Port of the MQTT broker; 0 is any free port
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     mqtt_port: u16,
 
-    /// Port of the relay, for tunnels and for the public; 0 is any free one
+    /// Port of the relay, for tunnels and for the public; 0 is any free port
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     relay_port: u16,
 
-    /// Port of the control API; 0 is any free one
+    /// Port of the control API; 0 is any free port
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     control_port: u16,
 
-    /// Keep authorities, keys and devices here, so that they outlive this process
+    /// Store authorities, keys and devices in this directory, for the next run
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
@@ -78,11 +78,11 @@ pub(crate) struct SimArgs {
     #[arg(long)]
     bare_endpoints: bool,
 
-    /// How the shadow's delta is written: AWS's own form, or the one that the original library reads
+    /// Form of the shadow's delta: AWS's own, or the one that the original library reads
     #[arg(long, value_name = "FORM", value_enum, default_value = "aws")]
     delta_form: Delta,
 
-    /// How long a token is good for
+    /// Validity of tokens
     #[arg(long, value_name = "SECONDS", default_value_t = 86_400, value_parser = clap::value_parser!(u64).range(1..=315_360_000))]
     token_valid: u64,
 
@@ -101,30 +101,30 @@ enum Delta {
     Seed,
 }
 
-pub(crate) async fn run(arguments: &SimArgs) -> Outcome {
+pub(crate) async fn run(arguments: &SimArgs) -> Result {
     let config = arguments.config()?;
     if let Some(path) = &arguments.data_dir
         && path.exists()
         && !path.is_dir()
     {
-        return Err(Failure::Failed(format!(
+        return Err(CliError::Failed(format!(
             "the data directory {path:?} is not a directory: name one with --data-dir DIR"
         )));
     }
     let mut shutdown = Shutdown::install()?;
     let simulator = Simulator::start(config)
         .await
-        .map_err(|error| Failure::Failed(chain(&error)))?;
-    let told = write_json(&simulator.ready());
-    if told.is_ok() {
+        .map_err(|error| CliError::Failed(chain(&error)))?;
+    let written = write_json(&simulator.ready());
+    if written.is_ok() {
         shutdown.requested().await;
     }
     simulator.stop().await;
-    told
+    written
 }
 
 impl SimArgs {
-    fn config(&self) -> Outcome<SimConfig> {
+    fn config(&self) -> Result<SimConfig> {
         let mut config = SimConfig::default();
         config.api_port = self.api_port;
         config.mqtt_port = self.mqtt_port;
@@ -149,17 +149,17 @@ impl SimArgs {
     }
 }
 
-/// In the words that clap has for the values that it checks.
-fn invalid(option: &str, value: &dyn Display, error: &dyn Display) -> Failure {
+/// Formats an invalid value like clap does.
+fn invalid(option: &str, value: &dyn Display, error: &dyn Display) -> CliError {
     let value = value.to_string();
     let reason = error.to_string();
-    let reason = if is_possible_secret(&value) {
-        reason.replace(&value, NOT_SHOWN)
+    let reason = if may_be_secret(&value) {
+        reason.replace(&value, REDACTED)
     } else {
         reason
     };
-    Failure::Usage(format!(
+    CliError::Usage(format!(
         "invalid value {} for '{option}': {reason}",
-        Shown(&value)
+        Redacted(&value)
     ))
 }

@@ -1,28 +1,29 @@
-//! `status`: what is provisioned, until when the certificates are valid, and how a running instance is connected.
+//! `status`: prints the configuration, the validity of the certificates, and the connections of a
+//! running instance.
 
 use cloud_facade::config::{CredentialSlot, LockError, PartialDeviceConfig, Store};
 use serde_json::{Value, json};
 
-use crate::cli::GlobalOptions;
 use crate::commands::cert::{Certificate, inspect};
-use crate::commands::{OTHER_DEVICE_ADVICE, load_failure, other_device, process, store};
-use crate::failure::{Failure, Outcome};
-use crate::live;
+use crate::commands::{SERIAL_NUMBER_ADVICE, describe_process, serial_number_mismatch, store};
+use crate::error::{CliError, Result};
+use crate::options::GlobalOptions;
 use crate::output::Output;
+use crate::status_socket;
 
-/// What its help says of how it ends.
+/// The exit codes, for the help text.
 pub(crate) const EXIT_CODES: &str = "\
-Exit codes: 0 the device can run, 1 a file keeps all or part of it from running, 3 not provisioned. With --json,
-`can_run` says whether it is 0, and `problems` what is wrong.";
+Exit codes: 0 the device can run, 1 a file prevents all or part of it from running, 3 not provisioned. With --json,
+`can_run` is true for exit code 0, and `problems` lists the causes otherwise.";
 
-pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
+pub(crate) fn show(global: &GlobalOptions, output: Output) -> Result {
     let store = store(global)?;
-    let (config, iot) = match readable(global, &store) {
-        Ok(readable) => readable,
+    let (config, iot) = match load(global, &store) {
+        Ok(loaded) => loaded,
         Err(failure) => {
-            // Programs that ask get an answer all the same.
+            // JSON is printed for an error too.
             let (provisioned, problems) = match &failure {
-                Failure::NotProvisioned(_) => (false, Vec::new()),
+                CliError::NotProvisioned(_) => (false, Vec::new()),
                 other => (true, vec![other.to_string()]),
             };
             output.json(&json!({
@@ -38,12 +39,13 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
     let sn = &config.serial_number;
     let remote = match &config.remote {
         Ok(_) => inspect(&store, CredentialSlot::Remote).map(|remote| remote.not_after),
-        Err(damage) => Err(load_failure(&store, damage)),
+        Err(damage) => Err(CliError::from_load(&store, damage)),
     };
-    let live = live::ask(&global.base_path()?);
-    // One that has only just begun, that does one thing alone, or whose socket could not be made.
+    let instance = status_socket::query(&global.base_path()?);
+    // An instance that is starting, that runs a single command, or that could not create its
+    // socket.
     let silent = match store.ensure_unlocked() {
-        Err(LockError::InUse { pid, .. }) if live.is_none() => Some(pid),
+        Err(LockError::InUse { pid, .. }) if instance.is_none() => Some(pid),
         _ => None,
     };
 
@@ -67,23 +69,23 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
         "Certificates    messaging valid until {}, remote access {until}",
         iot.not_after
     ))?;
-    match &live {
+    match &instance {
         None if silent.is_some() => output.text(format_args!(
-            "Instance        {} has the directory, and does not tell how it fares",
-            process(silent.flatten())
+            "Instance        {} locks the directory, and does not report its status",
+            describe_process(silent.flatten())
         ))?,
         None => output.text("Instance        none runs on this directory")?,
-        Some(live) => output.text(format_args!(
+        Some(instance) => output.text(format_args!(
             "Instance        process {}: messaging {}, remote access {}",
-            live.pid,
-            state(live.iot_connected),
-            state(live.remote_connected)
+            instance.pid,
+            state(instance.iot_connected),
+            state(instance.remote_connected)
         ))?,
     }
-    let rotations = live.as_ref().map(|live| {
+    let rotations = instance.as_ref().map(|instance| {
         [
-            ("messaging", &live.iot_rotation),
-            ("remote access", &live.remote_rotation),
+            ("messaging", &instance.iot_rotation),
+            ("remote access", &instance.remote_rotation),
         ]
     });
     for (of, rotation) in rotations.into_iter().flatten() {
@@ -104,27 +106,27 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Outcome {
         "url": config.page_url(),
         "iot_not_after": iot.not_after,
         "remote_not_after": remote.ok(),
-        "iot_connected": live.as_ref().map_or(Value::Null, |live| live.iot_connected.into()),
-        "remote_connected": live.as_ref().map_or(Value::Null, |live| live.remote_connected.into()),
-        "iot_rotation": live.as_ref().and_then(|live| live.iot_rotation.as_deref()),
-        "remote_rotation": live.as_ref().and_then(|live| live.remote_rotation.as_deref()),
-        "pid": live.as_ref().map(|live| live.pid).or(silent.flatten()),
+        "iot_connected": instance.as_ref().map_or(Value::Null, |instance| instance.iot_connected.into()),
+        "remote_connected": instance.as_ref().map_or(Value::Null, |instance| instance.remote_connected.into()),
+        "iot_rotation": instance.as_ref().and_then(|instance| instance.iot_rotation.as_deref()),
+        "remote_rotation": instance.as_ref().and_then(|instance| instance.remote_rotation.as_deref()),
+        "pid": instance.as_ref().map(|instance| instance.pid).or(silent.flatten()),
     }))?;
     match problem {
         None => Ok(()),
-        Some(problem) => Err(Failure::Failed(format!(
-            "remote access cannot run: {problem}\n`clesyde-cloud run` asks the platform for its certificate again"
+        Some(problem) => Err(CliError::Failed(format!(
+            "remote access cannot run: {problem}\n`clesyde-cloud run` requests its certificate from the platform again"
         ))),
     }
 }
 
-/// What can be shown at all: the configuration, and the certificate for messaging.
-fn readable(global: &GlobalOptions, store: &Store) -> Outcome<(PartialDeviceConfig, Certificate)> {
-    if let Some(other) = other_device(global, store) {
-        return Err(Failure::Failed(format!("{other}\n{OTHER_DEVICE_ADVICE}")));
+/// Loads the configuration and the certificate for messaging, which `status` needs.
+fn load(global: &GlobalOptions, store: &Store) -> Result<(PartialDeviceConfig, Certificate)> {
+    if let Some(other) = serial_number_mismatch(global, store) {
+        return Err(CliError::Failed(format!("{other}\n{SERIAL_NUMBER_ADVICE}")));
     }
     let loaded = store
         .load_partial()
-        .map_err(|error| load_failure(store, &error))?;
+        .map_err(|error| CliError::from_load(store, &error))?;
     Ok((loaded.device, inspect(store, CredentialSlot::Iot)?))
 }

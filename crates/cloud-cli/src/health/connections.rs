@@ -1,9 +1,9 @@
-//! The connections of the health server: a bounded number, of which the oldest that has sent no request makes room for a new
-//! one.
+//! The connections of the health server: a bounded number; at the limit, the oldest connection
+//! without a request is closed for a new one.
 //!
-//! All callers are on this machine, so no share by address would separate those that hang from those that ask. But one that
-//! asks does so at once, and each connection is for one request: the one that has waited longest for a request is not about
-//! to send it.
+//! All callers are on this machine, so a limit per address would not separate idle callers from
+//! active ones. But an active caller sends its request at once, and each connection serves one
+//! request: the connection that has waited longest is unlikely to send one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,21 +20,22 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
-/// After an error that says that there are no file descriptors left.
-const ACCEPT_AGAIN: Duration = Duration::from_millis(200);
+/// Delay after an accept error, such as no free file descriptors.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// Of a request's head; hyper takes no less. Nothing asked here needs more.
-const HEAD_SIZE: usize = 8 * 1024;
+/// Maximum size of a request's head: hyper's minimum, and enough for these requests.
+const MAX_HEAD_SIZE: usize = 8 * 1024;
 
-/// What callers may take.
+/// The limits of the server.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Open connections. A scraper, a supervisor and a person make three. The rest is room for a burst: the runtime looks for
-    /// what has arrived after some sixty steps of its tasks, and until then none of the new connections is read.
+    /// Maximum open connections. A scraper, a supervisor and a person need three. The rest is for a
+    /// burst: the runtime polls the sockets only after about sixty task steps, and reads no new
+    /// connection before.
     pub(super) connections: usize,
-    /// For a request's head. Callers are on this machine and send it at once.
+    /// Time limit for a request's head. Callers are on this machine and send it at once.
     pub(super) head: Duration,
-    /// For a request, its answer and the end of the connection. Nothing here waits for a peer.
+    /// Time limit for a connection: request, response and close. No handler waits for a peer.
     pub(super) connection: Duration,
 }
 
@@ -48,17 +49,17 @@ impl Default for Limits {
     }
 }
 
-/// Answers until it is dropped, and its connections with it.
+/// Serves until the future is dropped, which closes the connections.
 pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits) {
     let mut open = Connections::default();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            sleep(ACCEPT_AGAIN).await;
+            sleep(ACCEPT_RETRY_DELAY).await;
             continue;
         };
         open.make_room(limits.connections);
         open.add(stream, router.clone(), limits);
-        // In a burst, each connection is read once before the next ones push it out.
+        // In a burst, lets each connection be read once before the next ones replace it.
         yield_now().await;
     }
 }
@@ -82,11 +83,11 @@ impl Connections {
         self.oldest_first
             .retain(|connection| !connection.task.is_finished());
         while self.oldest_first.len() >= limit {
-            let silent = self
+            let idle = self
                 .oldest_first
                 .iter()
                 .position(|connection| !connection.has_request.load(Ordering::Relaxed));
-            match self.oldest_first.remove(silent.unwrap_or(0)) {
+            match self.oldest_first.remove(idle.unwrap_or(0)) {
                 Some(connection) => connection.task.abort(),
                 None => return,
             }
@@ -95,12 +96,12 @@ impl Connections {
 
     fn add(&mut self, stream: TcpStream, router: Router, limits: Limits) {
         let has_request = Arc::<AtomicBool>::default();
-        let seen = Arc::clone(&has_request);
+        let received = Arc::clone(&has_request);
         let task = self.tasks.spawn(async move {
-            // A connection that fails concerns its caller alone.
+            // An error affects only its own caller.
             let _ = timeout(
                 limits.connection,
-                answer(stream, router, limits.head, &seen),
+                serve_connection(stream, router, limits.head, &received),
             )
             .await;
         });
@@ -109,7 +110,7 @@ impl Connections {
     }
 }
 
-async fn answer(
+async fn serve_connection(
     stream: TcpStream,
     router: Router,
     head: Duration,
@@ -123,7 +124,7 @@ async fn answer(
     hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(head)
-        .max_buf_size(HEAD_SIZE)
+        .max_buf_size(MAX_HEAD_SIZE)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await
@@ -138,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// So long that nothing in a test ends by it.
+    /// A time limit that no test reaches.
     const NEVER: Duration = Duration::from_secs(3_600);
     const LIMIT: Duration = Duration::from_secs(60);
     const REQUEST: &[u8] = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -155,10 +156,10 @@ mod tests {
     async fn ask(address: SocketAddr) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(REQUEST).await.unwrap();
-        let mut seen = String::new();
-        let answer = timeout(LIMIT, stream.read_to_string(&mut seen)).await;
+        let mut received = String::new();
+        let answer = timeout(LIMIT, stream.read_to_string(&mut received)).await;
         answer.expect("no answer").unwrap();
-        seen
+        received
     }
 
     async fn is_closed(stream: &mut TcpStream) -> bool {
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn caller_is_answered_beside_hundreds_that_hang() {
+    async fn request_is_served_despite_hundreds_of_idle_connections() {
         let limits = Limits {
             head: NEVER,
             connection: NEVER,
@@ -188,7 +189,7 @@ mod tests {
                 assert!(ask(address).await.ends_with("alive"));
             }
         }
-        // No time limit has done this, but that the oldest were closed, and they alone.
+        // No time limit applies: only the oldest connections were closed.
         let newest = hanging.split_off(300 - limits.connections / 2);
         for stream in &mut hanging[..200] {
             assert!(is_closed(stream).await);
@@ -199,13 +200,13 @@ mod tests {
         }
     }
 
-    /// All of them have asked before the server looks at the first.
+    /// All requests are sent before the server accepts the first.
     #[tokio::test]
-    async fn callers_of_one_burst_are_all_answered() {
+    async fn burst_of_requests_is_served_completely() {
         let limits = Limits::default();
         let (address, _server) = start(limits).await;
         let mut callers = Vec::new();
-        // No more than any system queues for a listener.
+        // Within the listen backlog of any system.
         for _ in 0..120 {
             let mut stream = std::net::TcpStream::connect(address).unwrap();
             stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -214,31 +215,31 @@ mod tests {
         }
         for mut stream in callers {
             let read = tokio::task::spawn_blocking(move || {
-                let mut seen = String::new();
-                std::io::Read::read_to_string(&mut stream, &mut seen).map(|_| seen)
+                let mut received = String::new();
+                std::io::Read::read_to_string(&mut stream, &mut received).map(|_| received)
             });
             assert!(read.await.unwrap().unwrap().ends_with("alive"));
         }
     }
 
     #[tokio::test]
-    async fn slow_head_is_closed_at_its_limit() {
+    async fn slow_head_is_closed_at_time_limit() {
         let limits = Limits {
             head: Duration::from_millis(50),
             connection: NEVER,
             ..Limits::default()
         };
         let (address, _server) = start(limits).await;
-        for begun in [&b""[..], b"GET /healthz HTTP/1.1\r\nHost: local"] {
+        for partial in [&b""[..], b"GET /healthz HTTP/1.1\r\nHost: local"] {
             let mut stream = TcpStream::connect(address).await.unwrap();
-            stream.write_all(begun).await.unwrap();
-            assert!(is_closed(&mut stream).await, "{begun:?}");
+            stream.write_all(partial).await.unwrap();
+            assert!(is_closed(&mut stream).await, "{partial:?}");
         }
         assert!(ask(address).await.ends_with("alive"));
     }
 
     #[tokio::test]
-    async fn connections_end_with_the_server() {
+    async fn dropping_server_closes_connections() {
         let limits = Limits {
             head: NEVER,
             connection: NEVER,

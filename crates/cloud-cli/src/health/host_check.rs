@@ -1,7 +1,7 @@
-//! Refuses requests that name another host than this machine.
+//! Refuses requests for a host other than this machine.
 //!
-//! A page that a browser on this machine shows can have the browser ask a loopback address by a name of the page's own (DNS
-//! rebinding), and would read the answer. The browser then names that host in its request.
+//! A web page in a browser on this machine can request a loopback address under a name of the
+//! page's own (DNS rebinding), and read the response. The browser names that host in its request.
 
 use axum::extract::Request;
 use axum::http::header::HOST;
@@ -10,22 +10,22 @@ use axum::http::{StatusCode, Version};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use crate::values::is_loopback;
+use crate::value_parsers::is_loopback;
 
-/// A middleware that lets only requests for this machine pass.
+/// Middleware that accepts only requests for this machine.
 pub(super) async fn require_loopback_host(request: Request, next: Next) -> Response {
     match check(&request) {
         Ok(()) => next.run(request).await,
         Err(StatusCode::MISDIRECTED_REQUEST) => (
             StatusCode::MISDIRECTED_REQUEST,
-            "ask for it by its loopback address or as localhost\n",
+            "use the loopback address or localhost as the host\n",
         )
             .into_response(),
         Err(status) => (status, "the request does not name one host\n").into_response(),
     }
 }
 
-/// A request over HTTP/1.0 need not name a host. No browser sends such a one.
+/// HTTP/1.0 allows a request without a host. No browser sends one.
 fn check<B>(request: &axum::http::Request<B>) -> Result<(), StatusCode> {
     let mut lines = request.headers().get_all(HOST).iter();
     let line = match (lines.next(), lines.next()) {
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_this_machine_pass() {
+    fn loopback_hosts_are_accepted() {
         for host in [
             "127.0.0.1",
             "127.0.0.1:9100",

@@ -1,7 +1,7 @@
-//! `/metrics`: the same in the text form that Prometheus and its kin read.
+//! `/metrics`: the health state in the Prometheus text format.
 //!
-//! The form is a few lines of text, so it is written here rather than by a library with a registry of its own. Names begin
-//! with `clesyde_` and are kept; a new one may come at any time.
+//! The format is simple, so no library with a registry of its own is used. Names begin with
+//! `clesyde_` and are stable; new ones may be added.
 
 use std::fmt::{Display, Write};
 use std::time::SystemTime;
@@ -11,14 +11,14 @@ use axum::response::IntoResponse;
 use cloud_facade::Status;
 use cloud_facade::config::CredentialSlot;
 
-use super::vitals::{Counts, Vitals};
+use super::state::{Counters, HealthState};
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The whole page.
-pub(super) async fn page(vitals: Vitals) -> impl IntoResponse {
-    let store = vitals.store();
-    // From the disk, so that it is right whoever has replaced them.
+/// Returns the response to `/metrics`.
+pub(super) async fn page(health_state: HealthState) -> impl IntoResponse {
+    let store = health_state.store();
+    // Read from the disk, as other processes may have replaced the certificates.
     let ends = tokio::task::spawn_blocking(move || {
         [
             ("iot", CredentialSlot::Iot),
@@ -30,8 +30,8 @@ pub(super) async fn page(vitals: Vitals) -> impl IntoResponse {
         })
     });
     let mut text = Text::default();
-    text.state(&vitals);
-    text.counts(&vitals.counts());
+    text.state(&health_state);
+    text.counters(&health_state.counters());
     text.certificates(&ends.await.unwrap_or_default());
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text.0)
 }
@@ -40,7 +40,7 @@ pub(super) async fn page(vitals: Vitals) -> impl IntoResponse {
 struct Text(String);
 
 impl Text {
-    /// One metric: its name, what it is, and its samples, each with its label.
+    /// Writes one metric: kind, name, help text and samples, each with its label.
     fn metric<V: Display>(
         &mut self,
         kind: &str,
@@ -74,8 +74,8 @@ impl Text {
         self.metric("counter", name, help, [(None, value)]);
     }
 
-    fn state(&mut self, vitals: &Vitals) {
-        let cloud = vitals.cloud();
+    fn state(&mut self, health_state: &HealthState) {
+        let cloud = health_state.cloud();
         let status: Status = cloud
             .as_ref()
             .map(|cloud| cloud.status())
@@ -85,20 +85,20 @@ impl Text {
         self.metric(
             "gauge",
             "build_info",
-            "Always 1; the label tells the version.",
+            "Always 1; the label is the version.",
             [(version, 1)],
         );
         self.gauge(
             "start_time_seconds",
-            "When this instance was started, in Unix seconds.",
-            vitals
+            "Start of this instance, in Unix seconds.",
+            health_state
                 .started()
                 .duration_since(SystemTime::UNIX_EPOCH)
                 .map(|time| time.as_secs()),
         );
         self.gauge(
             "iot_connected",
-            "1 while subscriptions are granted and ONLINE is out.",
+            "1 while subscriptions are granted and ONLINE is published.",
             [u8::from(status.iot.connected)],
         );
         self.gauge(
@@ -113,7 +113,7 @@ impl Text {
         self.metric(
             "gauge",
             "certificate_rotation_rate_limited",
-            "1 while the rate limit delays a rotation: the platform names other certificates too often.",
+            "1 while the rate limit delays a rotation: the platform changes the desired certificate too often.",
             limited.map(|(of, rotation)| {
                 let label = Some(("certificate", of));
                 (label, u8::from(rotation.is_rate_limited()))
@@ -121,7 +121,7 @@ impl Text {
         );
         self.gauge(
             "remote_open_connections",
-            "Connections of the public that are open.",
+            "Open connections of public callers.",
             remote.as_ref().map(|remote| remote.open_connections()),
         );
         self.gauge(
@@ -131,67 +131,67 @@ impl Text {
         );
     }
 
-    fn counts(&mut self, counts: &Counts) {
+    fn counters(&mut self, counters: &Counters) {
         for (name, help, value) in [
             (
                 "iot_connections_total",
-                "Sessions with the broker that came up.",
-                counts.iot_connections,
+                "Sessions with the broker that were established.",
+                counters.iot_connections,
             ),
             (
                 "iot_connections_lost_total",
                 "Sessions with the broker that were lost.",
-                counts.iot_losses,
+                counters.iot_losses,
             ),
             (
                 "iot_connect_failures_total",
                 "Attempts to connect to the broker that failed.",
-                counts.iot_failures,
+                counters.iot_failures,
             ),
             (
                 "remote_tokens_total",
-                "Tokens for the tunnel that came.",
-                counts.tokens,
+                "Tokens for the tunnel that were received.",
+                counters.tokens,
             ),
             (
                 "remote_tunnels_total",
-                "Tunnels that came up.",
-                counts.tunnels,
+                "Tunnels that were established.",
+                counters.tunnels,
             ),
             (
                 "remote_tunnels_lost_total",
                 "Tunnels that were lost.",
-                counts.tunnel_losses,
+                counters.tunnel_losses,
             ),
             (
                 "remote_connect_failures_total",
                 "Attempts to open a tunnel that failed.",
-                counts.tunnel_failures,
+                counters.tunnel_failures,
             ),
             (
                 "certificate_rotations_total",
-                "Certificates for remote access that were taken over.",
-                counts.rotations,
+                "Certificates for remote access that were installed.",
+                counters.rotations,
             ),
             (
                 "certificate_rotation_failures_total",
-                "Certificates that could not be taken over.",
-                counts.rotation_failures,
+                "Certificates that could not be installed.",
+                counters.rotation_failures,
             ),
             (
                 "shadow_deltas_total",
                 "Deltas of the configuration shadow.",
-                counts.deltas,
+                counters.deltas,
             ),
             (
                 "platform_messages_total",
-                "Messages of the platform for the host.",
-                counts.messages,
+                "Messages of the platform for the host application.",
+                counters.messages,
             ),
             (
                 "events_missed_total",
-                "Events that came too fast to be counted here.",
-                counts.missed,
+                "Events that were dropped before they could be counted.",
+                counters.missed,
             ),
         ] {
             self.counter(name, help, value);
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn metrics_are_written_as_prometheus_reads_them() {
+    fn metrics_follow_prometheus_text_format() {
         let mut text = Text::default();
         text.counter("x_total", "Some.", 3);
         text.gauge("y", "None.", None::<u8>);

@@ -1,13 +1,14 @@
-//! What supervisors and monitoring ask a running instance, over HTTP on a loopback address: `/healthz`, `/readyz`, `/metrics`.
+//! Health endpoints of a running instance, over HTTP on a loopback address: `/healthz`, `/readyz`,
+//! `/metrics`.
 //!
-//! It listens on loopback alone: any process on this machine may ask, but no other machine, and no web page through a browser
-//! on this one. Few are served at a time, one request for each connection, and none for long, so that no
-//! caller can hold up the others or us.
+//! Any process on this machine may query them, but no other machine, and no web page through a
+//! browser on this one. The server limits concurrent connections and their duration, and serves one
+//! request per connection, so that no caller delays the others or the device.
 
 mod connections;
 mod host_check;
 mod metrics;
-mod vitals;
+mod state;
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -22,33 +23,33 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use self::connections::Limits;
-pub(crate) use self::vitals::{PULSE, Vitals};
-use crate::failure::{Failure, Outcome};
+pub(crate) use self::state::{HEARTBEAT_INTERVAL, HealthState};
+use crate::error::{CliError, Result};
 
-/// A loopback address with a port, of which 0 is any free one.
+/// Parses a loopback address with a port; port 0 is any free port.
 pub(crate) fn loopback(text: &str) -> Result<SocketAddr, String> {
     let text = match text.strip_prefix("localhost:") {
         Some(port) => format!("127.0.0.1:{port}"),
         None => text.to_owned(),
     };
-    let address: SocketAddr = text
-        .parse()
-        .map_err(|_| "is no address with a port such as 127.0.0.1:9100 or [::1]:9100".to_owned())?;
+    let address: SocketAddr = text.parse().map_err(|_| {
+        "is not an address with a port such as 127.0.0.1:9100 or [::1]:9100".to_owned()
+    })?;
     if address.ip().is_loopback() {
         Ok(address)
     } else {
-        Err("is not a loopback address; what it tells is for this machine alone".to_owned())
+        Err("is not a loopback address; the health endpoints are only for this machine".to_owned())
     }
 }
 
-/// Answers until it is dropped.
+/// The running server; stops when dropped.
 #[derive(Debug)]
 pub(crate) struct HealthServer {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
-/// The place that it answers at, taken before anything is started.
+/// The bound socket, bound before the device starts.
 #[derive(Debug)]
 pub(crate) struct HealthSocket {
     address: SocketAddr,
@@ -56,9 +57,9 @@ pub(crate) struct HealthSocket {
 }
 
 impl HealthSocket {
-    pub(crate) async fn bind(address: SocketAddr) -> Outcome<Self> {
+    pub(crate) async fn bind(address: SocketAddr) -> Result<Self> {
         let failed = |error: std::io::Error| {
-            Failure::because(
+            CliError::with_cause(
                 format_args!("cannot listen on {address}, given with --health"),
                 &error,
             )
@@ -68,13 +69,13 @@ impl HealthSocket {
         Ok(Self { address, listener })
     }
 
-    /// Begins to answer with what `vitals` show.
-    pub(crate) fn serve(self, vitals: Vitals) -> HealthServer {
+    /// Starts the server, which reports `health_state`.
+    pub(crate) fn serve(self, health_state: HealthState) -> HealthServer {
         HealthServer {
             address: self.address,
             task: tokio::spawn(connections::serve(
                 self.listener,
-                router(vitals),
+                router(health_state),
                 Limits::default(),
             )),
         }
@@ -93,19 +94,23 @@ impl Drop for HealthServer {
     }
 }
 
-fn router(vitals: Vitals) -> Router {
-    let (alive, ready) = (vitals.clone(), vitals.clone());
+fn router(health_state: HealthState) -> Router {
+    let (live, ready) = (health_state.clone(), health_state.clone());
     Router::new()
-        .route("/healthz", get(async move || healthz(&alive)))
+        .route("/healthz", get(async move || healthz(&live)))
         .route("/readyz", get(async move || readyz(&ready)))
-        .route("/metrics", get(async move || metrics::page(vitals).await))
+        .route(
+            "/metrics",
+            get(async move || metrics::page(health_state).await),
+        )
         .fallback(async || (StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n"))
         .layer(middleware::from_fn(host_check::require_loopback_host))
 }
 
-/// Whether this process does its work, be there a network or not: what a supervisor restarts it for.
-fn healthz(vitals: &Vitals) -> impl IntoResponse + use<> {
-    let stuck = vitals.stuck_for(Instant::now());
+/// Liveness: whether the main task makes progress, with or without a network. A supervisor restarts
+/// the process on failure.
+fn healthz(health_state: &HealthState) -> impl IntoResponse + use<> {
+    let stuck = health_state.stuck_for(Instant::now());
     let status = match stuck {
         None => StatusCode::OK,
         Some(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -117,9 +122,9 @@ fn healthz(vitals: &Vitals) -> impl IntoResponse + use<> {
     uncached(status, body)
 }
 
-/// Whether the platform and the public reach the device.
-fn readyz(vitals: &Vitals) -> impl IntoResponse + use<> {
-    let missing = vitals.missing();
+/// Readiness: whether the platform and public callers can reach the device.
+fn readyz(health_state: &HealthState) -> impl IntoResponse + use<> {
+    let missing = health_state.missing();
     let status = match missing.is_empty() {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
@@ -139,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_this_machine_is_listened_to() {
+    fn only_loopback_addresses_are_accepted() {
         for good in ["127.0.0.1:9100", "[::1]:0", "localhost:80", "127.9.9.9:1"] {
             assert!(loopback(good).is_ok(), "{good}");
         }

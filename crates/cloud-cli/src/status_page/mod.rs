@@ -1,8 +1,10 @@
-//! The page that `run` serves through the tunnel when nothing else is asked for: who this device is, and how it is connected.
+//! The status page that `run` serves through the tunnel by default: the device's identity and
+//! connections.
 //!
-//! It tells only what a visitor who has come this far may know: the visitor speaks to the device over TLS that ends
-//! on it, and has been sent its certificate. No script, no foreign resource, nothing that can be changed from outside.
-//! `/` is HTML for browsers and text for everybody else, such as curl; `/status.json` is for programs.
+//! It shows only what any visitor may know, who already has the device's certificate from the TLS
+//! handshake. It has no scripts, no external resources, and nothing that can be changed from
+//! outside. `/` is HTML for browsers and text for other clients such as curl; `/status.json` is for
+//! programs.
 
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,13 +17,13 @@ use cloud_facade::Event;
 use cloud_facade::config::{CertificateInfo, DeviceConfig, SerialNumber};
 use serde::Serialize;
 
-use crate::moment::rfc3339;
+use crate::time_fmt::rfc3339;
 
-/// The page of one device, kept up to date with the device's events. Clones show the same.
+/// The page of one device, updated by the device's events. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Page(Arc<Mutex<Snapshot>>);
+pub(crate) struct StatusPage(Arc<Mutex<Snapshot>>);
 
-/// What the page shows, at one moment.
+/// The content of the page at one time.
 #[derive(Debug, Clone, Serialize)]
 struct Snapshot {
     sn: String,
@@ -34,8 +36,9 @@ struct Snapshot {
     version: &'static str,
 }
 
-impl Page {
-    /// The page of a device that is not connected yet. If it has no certificate, nobody sees its page before it gets one.
+impl StatusPage {
+    /// Creates the page of a device that is not connected yet. Without a certificate, the page is
+    /// unreachable.
     pub(crate) fn new<R>(
         sn: &SerialNumber,
         config: &DeviceConfig<R>,
@@ -56,8 +59,8 @@ impl Page {
         })))
     }
 
-    /// Takes note of what has happened to the device.
-    pub(crate) fn note(&self, event: &Event) {
+    /// Updates the page after an event.
+    pub(crate) fn update(&self, event: &Event) {
         let mut snapshot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::IotConnected => snapshot.iot_connected = true,
@@ -72,7 +75,7 @@ impl Page {
         }
     }
 
-    /// The page as a web application.
+    /// Returns the page as a web application.
     pub(crate) fn application(&self) -> Router {
         let page = self.clone();
         application(move || {
@@ -84,13 +87,13 @@ impl Page {
     }
 }
 
-/// Seconds after which a browser asks again.
-const REFRESH: u32 = 15;
+/// Interval at which a browser reloads the page, in seconds.
+const REFRESH_SECONDS: u32 = 15;
 
 const STYLE: &str = include_str!("style.css");
 
-/// On every answer. What is not the page's own is refused by the browser.
-const HEADERS: &[(HeaderName, &str)] = &[
+/// Headers of every response. The browser refuses resources that are not the page's own.
+const SECURITY_HEADERS: &[(HeaderName, &str)] = &[
     (
         header::CONTENT_SECURITY_POLICY,
         "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -101,13 +104,13 @@ const HEADERS: &[(HeaderName, &str)] = &[
     (header::VARY, "accept"),
 ];
 
-/// The web application; `snapshot` is asked at each visit.
+/// Returns the web application; it calls `snapshot` for each request.
 fn application(snapshot: impl Fn() -> Snapshot + Send + Sync + 'static) -> Router {
     let snapshot = Arc::new(snapshot);
-    let for_programs = Arc::clone(&snapshot);
+    let json_snapshot = Arc::clone(&snapshot);
     let root = async move |headers: HeaderMap| {
         let snapshot = snapshot();
-        guarded(if is_browser(&headers) {
+        with_security_headers(if is_browser(&headers) {
             Html(html(&snapshot)).into_response()
         } else {
             text(&snapshot).into_response()
@@ -117,18 +120,20 @@ fn application(snapshot: impl Fn() -> Snapshot + Send + Sync + 'static) -> Route
         .route("/", get(root))
         .route(
             "/status.json",
-            get(async move || guarded(Json(for_programs()))),
+            get(async move || with_security_headers(Json(json_snapshot()))),
         )
         .route(
             "/style.css",
-            get(async || guarded(([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE))),
+            get(async || {
+                with_security_headers(([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE))
+            }),
         )
-        .fallback(async || guarded((StatusCode::NOT_FOUND, "not found\n")))
+        .fallback(async || with_security_headers((StatusCode::NOT_FOUND, "not found\n")))
 }
 
-fn guarded(answer: impl IntoResponse) -> Response {
-    let mut response = answer.into_response();
-    for (name, value) in HEADERS {
+fn with_security_headers(response: impl IntoResponse) -> Response {
+    let mut response = response.into_response();
+    for (name, value) in SECURITY_HEADERS {
         response
             .headers_mut()
             .insert(name, HeaderValue::from_static(value));
@@ -136,7 +141,7 @@ fn guarded(answer: impl IntoResponse) -> Response {
     response
 }
 
-/// Browsers name HTML among what they take; curl and its like take anything.
+/// Browsers accept HTML explicitly; curl and similar clients accept anything.
 fn is_browser(headers: &HeaderMap) -> bool {
     headers.get_all(header::ACCEPT).iter().any(|value| {
         value
@@ -145,7 +150,7 @@ fn is_browser(headers: &HeaderMap) -> bool {
     })
 }
 
-/// What is shown, and whether it is something that is up or down.
+/// The rows of the page: name, value, and whether a connection is up.
 fn rows(snapshot: &Snapshot) -> [(&'static str, &str, Option<bool>); 6] {
     let state = |up: bool| if up { "connected" } else { "not connected" };
     [
@@ -196,7 +201,7 @@ fn html(snapshot: &Snapshot) -> String {
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="refresh" content="{REFRESH}">
+<meta http-equiv="refresh" content="{REFRESH_SECONDS}">
 <title>{sn}</title>
 <link rel="stylesheet" href="/style.css">
 </head>
@@ -214,7 +219,7 @@ fn html(snapshot: &Snapshot) -> String {
     )
 }
 
-/// Text for HTML, in an element or in a quoted attribute.
+/// Escapes text for an HTML element or a quoted attribute.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -257,7 +262,7 @@ mod tests {
             .body(Body::empty())
             .unwrap();
         let response = application(snapshot).oneshot(request).await.unwrap();
-        for (name, value) in HEADERS {
+        for (name, value) in SECURITY_HEADERS {
             assert_eq!(response.headers()[name], value, "{path}");
         }
         let status = response.status();
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn browsers_get_html_with_everything_escaped() {
+    async fn browsers_get_escaped_html() {
         let (status, page) = fetch("/", "text/html,application/xhtml+xml,*/*;q=0.8").await;
         assert_eq!(status, StatusCode::OK);
         for part in [
@@ -282,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn others_get_text_and_json() {
+    async fn other_clients_get_text_and_json() {
         let (_, page) = fetch("/", "*/*").await;
         assert!(
             page.starts_with("Serial number  SN<1>\nMessaging      connected\n"),

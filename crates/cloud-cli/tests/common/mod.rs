@@ -1,13 +1,13 @@
-//! Runs the real program, and keeps what it said.
+//! Runs the program and captures its output.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
-pub(crate) mod background;
-pub(crate) mod captured;
-pub(crate) mod dated;
-pub(crate) mod findings;
+pub(crate) mod background_program;
+pub(crate) mod captured_output;
+pub(crate) mod check_results;
 pub(crate) mod scripted_broker;
-pub(crate) mod world;
+pub(crate) mod shifted_clock_api;
+pub(crate) mod test_cloud;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -17,9 +17,9 @@ use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// What the program left behind.
+/// The result of a run.
 #[derive(Debug)]
-pub(crate) struct Ended {
+pub(crate) struct ProgramOutput {
     /// The exit code.
     pub(crate) code: i32,
     /// Standard output.
@@ -28,8 +28,8 @@ pub(crate) struct Ended {
     pub(crate) stderr: String,
 }
 
-impl Ended {
-    /// Fails the test, with all that was said, unless the exit code is this one.
+impl ProgramOutput {
+    /// Asserts the exit code; a failure shows the output.
     #[track_caller]
     pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(
@@ -40,7 +40,7 @@ impl Ended {
         self
     }
 
-    /// Fails the test unless standard error has each of these.
+    /// Asserts that standard error contains each of these texts.
     #[track_caller]
     pub(crate) fn says(self, parts: &[&str]) -> Self {
         for part in parts {
@@ -53,7 +53,7 @@ impl Ended {
         self
     }
 
-    /// Standard output as JSON lines, which with `--json` is all that may be there.
+    /// Parses standard output as JSON lines, the only content with `--json`.
     #[track_caller]
     pub(crate) fn json(&self) -> Vec<Value> {
         self.stdout
@@ -65,8 +65,8 @@ impl Ended {
     }
 }
 
-/// The program, in an environment in which nothing is set but a home of its own, in which it also leaves what it would have
-/// removed if it had not been killed.
+/// Creates a command for the program, with only a home directory in its environment. Files of a
+/// killed process stay in that directory.
 pub(crate) fn program(home: &TempDir) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_clesyde-cloud"));
     command
@@ -78,15 +78,15 @@ pub(crate) fn program(home: &TempDir) -> Command {
     command
 }
 
-/// Runs the program to its end with these arguments.
-pub(crate) fn run(home: &TempDir, arguments: &[&str]) -> Ended {
+/// Runs the program with these arguments until it exits.
+pub(crate) fn run(home: &TempDir, arguments: &[&str]) -> ProgramOutput {
     finish(program(home).args(arguments))
 }
 
-/// Runs a prepared command to its end.
-pub(crate) fn finish(command: &mut Command) -> Ended {
+/// Runs a command until it exits.
+pub(crate) fn finish(command: &mut Command) -> ProgramOutput {
     let output = command.output().unwrap();
-    Ended {
+    ProgramOutput {
         code: output
             .status
             .code()
@@ -96,8 +96,8 @@ pub(crate) fn finish(command: &mut Command) -> Ended {
     }
 }
 
-/// Runs a prepared command to its end, with this on its standard input.
-pub(crate) fn finish_with_input(command: &mut Command, input: &str) -> Ended {
+/// Runs a command with this standard input until it exits.
+pub(crate) fn finish_with_input(command: &mut Command, input: &str) -> ProgramOutput {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -111,7 +111,7 @@ pub(crate) fn finish_with_input(command: &mut Command, input: &str) -> Ended {
         .write_all(input.as_bytes())
         .unwrap();
     let output = child.wait_with_output().unwrap();
-    Ended {
+    ProgramOutput {
         code: output
             .status
             .code()
@@ -121,7 +121,7 @@ pub(crate) fn finish_with_input(command: &mut Command, input: &str) -> Ended {
     }
 }
 
-/// A web client that trusts these roots and no others.
+/// Creates an HTTP client that trusts only these roots.
 pub(crate) fn http_client(
     roots: &[&[u8]],
     with: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,

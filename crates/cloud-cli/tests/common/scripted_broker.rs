@@ -1,4 +1,4 @@
-//! An MQTT broker that grants every request and sends what the script of a test sends, in raw bytes.
+//! An MQTT broker that grants every request and sends the raw bytes of a test's script.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -18,14 +18,17 @@ pub(crate) struct ScriptedBroker {
 }
 
 /// One connection of the device.
-pub(crate) struct Link(StreamOwned<ServerConnection, TcpStream>);
+pub(crate) struct BrokerConnection(StreamOwned<ServerConnection, TcpStream>);
 
-/// Called with topic and payload of each message of the device.
-type Script = dyn Fn(&mut Link, &str, &[u8]) -> std::io::Result<()> + Send + Sync;
+/// Called with topic and payload of each message from the device.
+type Script = dyn Fn(&mut BrokerConnection, &str, &[u8]) -> std::io::Result<()> + Send + Sync;
 
 impl ScriptedBroker {
     pub(crate) fn start(
-        script: impl Fn(&mut Link, &str, &[u8]) -> std::io::Result<()> + Send + Sync + 'static,
+        script: impl Fn(&mut BrokerConnection, &str, &[u8]) -> std::io::Result<()>
+        + Send
+        + Sync
+        + 'static,
     ) -> Self {
         let key = rcgen::KeyPair::generate().unwrap();
         let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -46,9 +49,9 @@ impl ScriptedBroker {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let tls = ServerConnection::new(Arc::clone(&tls)).unwrap();
-                let mut link = Link(StreamOwned::new(tls, stream.unwrap()));
+                let mut link = BrokerConnection(StreamOwned::new(tls, stream.unwrap()));
                 let script = Arc::clone(&script);
-                // The end of a connection is no failure of the test.
+                // A closed connection does not fail the test.
                 thread::spawn(move || drop(link.serve(&*script)));
             }
         });
@@ -56,7 +59,7 @@ impl ScriptedBroker {
         Self { port, root }
     }
 
-    /// Makes it the broker of the device with this directory.
+    /// Configures it as the broker of the device with this directory.
     pub(crate) fn configure_device(&self, config: &Path) {
         let file = config.join("cloud_config.json");
         let mut document: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
@@ -66,7 +69,7 @@ impl ScriptedBroker {
     }
 }
 
-impl Link {
+impl BrokerConnection {
     fn serve(&mut self, script: &Script) -> std::io::Result<()> {
         loop {
             let (kind, body) = self.read()?;

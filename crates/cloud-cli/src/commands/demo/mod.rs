@@ -1,9 +1,9 @@
-//! `demo`: everything at work in one process, over the real protocols: a cloud, a device, and somebody who visits it.
+//! `demo`: a simulated cloud, a device and a public client in one process, over the real protocols.
 //!
-//! Each step is checked before it is told, so a run that ends well has shown that all of it works. Nothing is kept:
-//! the device's directory is temporary.
+//! Each step is verified before it is printed, so a successful run proves that everything works.
+//! The device's directory is temporary.
 
-mod narrator;
+mod steps;
 
 use std::time::Duration;
 
@@ -15,45 +15,44 @@ use cloud_facade::{Event, Existing, register};
 use cloud_sim::{SimConfig, Simulator};
 use tokio::time::timeout;
 
-use self::narrator::Narrator;
-use crate::cli::GlobalOptions;
-use crate::commands::load_failure;
-use crate::device::{Device, DeviceOptions, Served};
-use crate::failure::{Failure, Outcome, chain};
+use self::steps::StepPrinter;
+use crate::device::{Backend, Device, DeviceOptions};
+use crate::error::{CliError, Result, chain};
+use crate::options::GlobalOptions;
 use crate::output::Output;
+use crate::public_client::{PageResponse, PublicClient};
 use crate::shutdown::Shutdown;
-use crate::status_page::Page;
-use crate::visitor::{Visit, Visitor};
+use crate::status_page::StatusPage;
 
-/// Each step takes well under a second; a machine that needs longer than this has a problem worth hearing of.
-const STEP_LIMIT: Duration = Duration::from_secs(30);
+/// Time limit of a step. Each takes well under a second.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The device's name where none is given.
+/// Serial number of the device unless `--sn` is given.
 const DEMO_SN: &str = "DEMO0001";
 
-/// What `demo` takes.
+/// Arguments of `demo`.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  clesyde-cloud demo --once")]
 pub(crate) struct DemoArgs {
-    /// End after the check; exit 0 only if all of it worked
+    /// Exit after the last step; exit code 0 only if every step succeeded
     #[arg(long)]
     once: bool,
 }
 
-pub(crate) async fn run(global: &GlobalOptions, arguments: &DemoArgs, output: Output) -> Outcome {
+pub(crate) async fn run(global: &GlobalOptions, arguments: &DemoArgs, output: Output) -> Result {
     let mut shutdown = Shutdown::install()?;
     let sn = match &global.sn {
         Some(sn) => sn.clone(),
-        None => DEMO_SN
-            .parse()
-            .map_err(|error| Failure::because("the demonstration's serial number", &error))?,
+        None => DEMO_SN.parse().map_err(|error| {
+            CliError::with_cause("invalid serial number of the demonstration", &error)
+        })?,
     };
     let simulator = Simulator::start(SimConfig::default())
         .await
-        .map_err(|error| Failure::Failed(chain(&error)))?;
-    let shown = show(&simulator, sn, arguments.once, output, &mut shutdown).await;
+        .map_err(|error| CliError::Failed(chain(&error)))?;
+    let result = show(&simulator, sn, arguments.once, output, &mut shutdown).await;
     simulator.stop().await;
-    shown
+    result
 }
 
 async fn show(
@@ -62,10 +61,10 @@ async fn show(
     once: bool,
     output: Output,
     shutdown: &mut Shutdown,
-) -> Outcome {
-    let mut narrator = Narrator::new(output);
+) -> Result {
+    let mut steps = StepPrinter::new(output);
     let ready = simulator.ready();
-    narrator.step(
+    steps.step(
         "cloud",
         "A Clesyde cloud runs on this machine",
         &[
@@ -81,23 +80,23 @@ async fn show(
     )?;
 
     let directory = tempfile::tempdir()
-        .map_err(|error| Failure::because("could not make a directory", &error))?;
+        .map_err(|error| CliError::with_cause("could not create a directory", &error))?;
     let store = Store::new(directory.path());
     let client = Client::builder(&simulator.api_url())
         .build()
-        .map_err(|error| Failure::Failed(chain(&error)))?;
+        .map_err(|error| CliError::Failed(chain(&error)))?;
     let key = ProvisioningKey::new(simulator.provisioning_key())
-        .map_err(|error| Failure::Failed(chain(&error)))?;
+        .map_err(|error| CliError::Failed(chain(&error)))?;
     register(&store, &client, &sn, &key, Existing::Keep)
         .await
-        .map_err(|error| Failure::Failed(chain(&error)))?;
+        .map_err(|error| CliError::Failed(chain(&error)))?;
     let config = store
         .load()
-        .map_err(|error| load_failure(&store, &error))?
+        .map_err(|error| CliError::from_load(&store, &error))?
         .device;
     let first_serial = config.remote.info().serial.clone();
     let access_point = config.access_point.to_string();
-    narrator.step(
+    steps.step(
         "provisioned",
         format_args!("The device {sn} is registered"),
         &[
@@ -110,187 +109,188 @@ async fn show(
     let options = DeviceOptions {
         sn: sn.clone(),
         base_path: directory.path().to_owned(),
-        served: Served::StatusPage,
-        page: Page::new(&sn, &config, Some(config.remote.info())),
+        backend: Backend::StatusPage,
+        page: StatusPage::new(&sn, &config, Some(config.remote.info())),
         access: AccessRules::default(),
         http_options: HttpOptions::default(),
         proxy: None,
     };
     let mut device = Device::start(options).await?;
-    let toured = tokio::select! {
-        toured = tour(simulator, &sn, &config, &first_serial, &mut device, &mut narrator) => toured,
-        () = shutdown.requested() => Err(Failure::Failed("interrupted before all was shown".to_owned())),
+    let demonstrated = tokio::select! {
+        demonstrated = demonstrate(simulator, &sn, &config, &first_serial, &mut device, &mut steps) => demonstrated,
+        () = shutdown.requested() => Err(CliError::Failed("interrupted before the last step".to_owned())),
     };
-    let ended = match toured {
+    let result = match demonstrated {
         Ok(_) if once => Ok(()),
-        Ok(visitor) => tokio::select! {
-            ended = stay(simulator, &visitor, &access_point, &mut device, &narrator) => ended,
+        Ok(public_client) => tokio::select! {
+            result = keep_running(simulator, &public_client, &access_point, &mut device, &steps) => result,
             () = shutdown.requested() => Ok(()),
         },
         Err(failure) => Err(failure),
     };
     device.stop().await;
-    ended
+    result
 }
 
-/// Everything from coming online to the second certificate. Returns who has seen it all.
-async fn tour(
+/// Runs the steps from the MQTT connection to the second certificate. Returns the last public
+/// client.
+async fn demonstrate(
     simulator: &Simulator,
     sn: &SerialNumber,
     config: &DeviceConfig,
     first_serial: &str,
     device: &mut Device,
-    narrator: &mut Narrator,
-) -> Outcome<Visitor> {
-    until(device, "to come online", |event| {
+    steps: &mut StepPrinter,
+) -> Result<PublicClient> {
+    wait_for_event(device, "to come online", |event| {
         matches!(event, Event::IotConnected).then_some(())
     })
     .await?;
-    narrator.step(
+    steps.step(
         "online",
-        "It is online: MQTT over TLS with its own certificate, all subscriptions granted",
+        "The device is online: MQTT over TLS with its own certificate, all subscriptions granted",
         &[],
     )?;
 
-    let url = until(device, "to open its tunnel", |event| match event {
+    let url = wait_for_event(device, "to open its tunnel", |event| match event {
         Event::RemoteConnected { url } => Some(url.clone()),
         _ => None,
     })
     .await?;
-    narrator.step(
+    steps.step(
         "tunnel",
-        "Its tunnel to the relay is open",
+        "The tunnel to the relay is open",
         &[("public", &url)],
     )?;
 
     let roots = RootCertificates::from_pem(simulator.ca_pem())
-        .map_err(|error| Failure::Failed(chain(&error)))?;
+        .map_err(|error| CliError::Failed(chain(&error)))?;
     let relay = simulator.relay_addr();
-    let visitor = || Visitor::new(config, &[relay], roots.root_store());
-    let early = visitor()?;
-    let before = early.fetch().await?;
+    let new_client = || PublicClient::new(config, &[relay], roots.root_store());
+    let first_client = new_client()?;
+    let before = first_client.fetch().await?;
     check(&before, sn, first_serial)?;
-    narrator.step(
+    steps.step(
         "page",
-        "A visitor fetches its page through the tunnel; TLS ends on the device, the certificate is verified",
-        &[("url", early.url()), ("certificate", &before.serial), ("body", &before.body)],
+        "A client fetches the device's page through the tunnel; TLS ends on the device, the certificate is verified",
+        &[("url", first_client.url()), ("certificate", &before.serial), ("body", &before.body)],
     )?;
 
-    let wanted = simulator
+    let desired = simulator
         .control()
         .rotate(sn.as_str())
         .await
-        .map_err(|error| Failure::Failed(chain(&error)))?;
-    let rotated = until(
+        .map_err(|error| CliError::Failed(chain(&error)))?;
+    let rotated = wait_for_event(
         device,
-        "to take over a new certificate",
+        "to install a new certificate",
         |event| match event {
             Event::RemoteCertificate { serial, .. } => Some(Ok(serial.clone())),
-            Event::RemoteCertificateFailed { reason, .. } => Some(Err(Failure::Failed(format!(
-                "the new certificate was not taken over: {reason}"
+            Event::RemoteCertificateFailed { reason, .. } => Some(Err(CliError::Failed(format!(
+                "the new certificate was not installed: {reason}"
             )))),
             _ => None,
         },
     )
     .await??;
-    if rotated != wanted || rotated == first_serial {
-        return Err(Failure::Failed(format!(
-            "the device took over the certificate {rotated}, where the platform wanted {wanted} in place of {first_serial}"
+    if rotated != desired || rotated == first_serial {
+        return Err(CliError::Failed(format!(
+            "the device installed the certificate {rotated}; the platform desired {desired} instead of {first_serial}"
         )));
     }
-    narrator.step(
+    steps.step(
         "rotated",
-        "The platform replaces its certificate",
+        "The platform replaces the device's certificate",
         &[("before", first_serial), ("now", &rotated)],
     )?;
 
-    let kept = early.fetch().await?;
-    check(&kept, sn, first_serial)?;
-    let late = visitor()?;
-    let after = late.fetch().await?;
+    let existing = first_client.fetch().await?;
+    check(&existing, sn, first_serial)?;
+    let second_client = new_client()?;
+    let after = second_client.fetch().await?;
     check(&after, sn, &rotated)?;
-    narrator.step(
+    steps.step(
         "page again",
-        "The first visitor's connection lives on; a new visitor is shown the new certificate",
+        "The first client's connection stays open; a new client gets the new certificate",
         &[
-            ("url", late.url()),
+            ("url", second_client.url()),
             ("certificate", &after.serial),
             ("body", &after.body),
         ],
     )?;
-    narrator.step("done", "All of it worked", &[])?;
-    Ok(late)
+    steps.step("done", "Every step succeeded", &[])?;
+    Ok(second_client)
 }
 
-/// Says how to reach the page, and goes on until the caller is interrupted.
-async fn stay(
+/// Prints how to open the page, and runs until the caller is interrupted.
+async fn keep_running(
     simulator: &Simulator,
-    visitor: &Visitor,
+    public_client: &PublicClient,
     access_point: &str,
     device: &mut Device,
-    narrator: &Narrator,
-) -> Outcome {
+    steps: &StepPrinter,
+) -> Result {
     let relay = simulator.relay_addr();
     let command = format!(
         "curl --cacert {} --resolve {access_point}:{}:{} {}",
         simulator.ca_file().display(),
         relay.port(),
         relay.ip(),
-        visitor.url(),
+        public_client.url(),
     );
-    narrator.invite(visitor.url(), &command)?;
+    steps.open_page(public_client.url(), &command)?;
     while device.next().await.is_some() {}
     Ok(())
 }
 
-fn check(visit: &Visit, sn: &SerialNumber, serial: &str) -> Outcome {
-    if visit.serial != serial {
-        return Err(Failure::Failed(format!(
-            "the visitor was shown the certificate {}, not {serial}",
-            visit.serial
+fn check(response: &PageResponse, sn: &SerialNumber, serial: &str) -> Result {
+    if response.serial != serial {
+        return Err(CliError::Failed(format!(
+            "the client got the certificate {}, not {serial}",
+            response.serial
         )));
     }
-    if !visit.status.is_success()
-        || !visit.body.contains(sn.as_str())
-        || !visit.body.contains("Remote access")
+    if !response.status.is_success()
+        || !response.body.contains(sn.as_str())
+        || !response.body.contains("Remote access")
     {
-        return Err(Failure::Failed(format!(
-            "what the visitor got is not the device's page: {:?}",
-            visit.body
+        return Err(CliError::Failed(format!(
+            "the client got a page that is not the device's: {:?}",
+            response.body
         )));
     }
     Ok(())
 }
 
-/// Waits for an event.
-async fn until<T>(
+/// Waits for the event that `matches` accepts.
+async fn wait_for_event<T>(
     device: &mut Device,
-    what: &str,
-    mut wanted: impl FnMut(&Event) -> Option<T>,
-) -> Outcome<T> {
-    let mut last_trouble = None;
+    expectation: &str,
+    mut matches: impl FnMut(&Event) -> Option<T>,
+) -> Result<T> {
+    let mut last_error = None;
     let search = async {
         while let Some(event) = device.next().await {
-            if let Some(found) = wanted(&event) {
+            if let Some(found) = matches(&event) {
                 return Some(found);
             }
             if let Event::IotDisconnected { reason, .. } | Event::RemoteDisconnected { reason } =
                 event
             {
-                last_trouble = Some(reason);
+                last_error = Some(reason);
             }
         }
         None
     };
-    match timeout(STEP_LIMIT, search).await {
+    match timeout(STEP_TIMEOUT, search).await {
         Ok(Some(found)) => Ok(found),
         _ => {
-            let trouble = last_trouble
-                .map(|reason| format!("; the last trouble was: {reason}"))
+            let error = last_error
+                .map(|reason| format!("; the last error was: {reason}"))
                 .unwrap_or_default();
-            Err(Failure::Failed(format!(
-                "the device was given {} s {what}, and did not{trouble}",
-                STEP_LIMIT.as_secs()
+            Err(CliError::Failed(format!(
+                "the device had {} s {expectation}, and did not{error}",
+                STEP_TIMEOUT.as_secs()
             )))
         }
     }

@@ -1,30 +1,31 @@
-//! What is on the disk: the configuration as a whole, and the two certificates.
+//! The files: the configuration and the two certificates.
 
 use cloud_facade::config::{
     CredentialSlot, LoadError, LockError, PartialDeviceConfig, Repair, Store, StoreError,
 };
 use time::{Duration, OffsetDateTime};
 
-use super::report::Finding;
+use super::report::CheckResult;
 use crate::commands::cert;
-use crate::failure::{chain, shown_directory};
-use crate::moment::rfc3339;
+use crate::error::{chain, redacted_directory};
+use crate::time_fmt::rfc3339;
 
-/// The platform should have replaced a certificate long before so little is left of it.
-const SOON: Duration = Duration::days(14);
+/// Remaining validity below which the check warns: the platform should have replaced the
+/// certificate long before.
+const EXPIRY_WARNING: Duration = Duration::days(14);
 
-pub(super) const DIRECTORY: &str =
-    "look at the owner and the rights of the directory, and at the disk";
+pub(super) const DIRECTORY_ADVICE: &str =
+    "check the owner and the permissions of the directory, and the disk";
 
-/// The platform has the pair for remote access, unless its key was made here.
-const SENT_AGAIN: &str = "let `clesyde-cloud run` run, which asks the platform for it again, or restore it from a backup; if \
-     neither helps, register anew with `clesyde-cloud provision --force`";
+/// The platform has this certificate and its key, unless the key was made on the device.
+const RESTORE_REMOTE_CERTIFICATE: &str = "start `clesyde-cloud run`, which requests it from the platform again, or restore it from a backup; if \
+     neither helps, register again with `clesyde-cloud provision --force`";
 
-const REGISTER_ANEW: &str =
-    "restore it from a backup, or register anew with `clesyde-cloud provision --force`";
+const REGISTER_AGAIN: &str =
+    "restore it from a backup, or register again with `clesyde-cloud provision --force`";
 
-/// Reads the configuration, which also puts modes right.
-pub(super) fn configuration(store: &Store) -> (Finding, Option<PartialDeviceConfig>) {
+/// Reads the configuration, which also corrects file modes.
+pub(super) fn configuration(store: &Store) -> (CheckResult, Option<PartialDeviceConfig>) {
     let loaded = match store.load_partial() {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -32,16 +33,19 @@ pub(super) fn configuration(store: &Store) -> (Finding, Option<PartialDeviceConf
                 LoadError::NotProvisioned(directory) => {
                     format!(
                         "there is no configuration in {}",
-                        shown_directory(directory)
+                        redacted_directory(directory)
                     )
                 }
                 other => chain(other),
             };
-            return (Finding::bad(cause, advice(&error)), None);
+            return (CheckResult::failed(cause, advice(&error)), None);
         }
     };
     if let Err(error) = &loaded.device.remote {
-        return (Finding::bad(chain(error), SENT_AGAIN), Some(loaded.device));
+        return (
+            CheckResult::failed(chain(error), RESTORE_REMOTE_CERTIFICATE),
+            Some(loaded.device),
+        );
     }
     let open_to_others = |repair: &Repair| matches!(repair, Repair::Mode { .. });
     let repairs: Vec<_> = loaded.repairs.iter().map(ToString::to_string).collect();
@@ -49,35 +53,36 @@ pub(super) fn configuration(store: &Store) -> (Finding, Option<PartialDeviceConf
         && loaded.is_change_pending
         && store.ensure_unlocked().is_ok()
     {
-        Finding::warning(
+        CheckResult::warning(
             "a replacement of files was interrupted, and another program may read a certificate with the key of another one",
-            "start `clesyde-cloud run`, which finishes it, before another program uses this directory",
+            "start `clesyde-cloud run`, which completes it, before another program uses this directory",
         )
     } else if repairs.is_empty() {
-        match not_writable(store) {
-            None => Finding::Good(format!(
-                "whole, and closed to other users: {:?}",
+        match write_error(store) {
+            None => CheckResult::Passed(format!(
+                "complete, and not accessible to other users: {:?}",
                 store.directory()
             )),
-            Some(error) => Finding::warning(
+            Some(error) => CheckResult::warning(
                 format!("a new certificate could not be stored: {}", chain(&error)),
-                "free some space, or make the file system writable again; a card that has become read-only is worn",
+                "free some space, or make the file system writable again; a card that has become read-only is worn out",
             ),
         }
     } else if loaded.repairs.iter().any(open_to_others) {
-        Finding::warning(
+        CheckResult::warning(
             repairs.join("; "),
-            "it is closed now; if somebody else uses this machine, he may have read the keys: register anew with \
+            "access is restricted now; other users of this machine may have read the keys: register again with \
              `clesyde-cloud provision --force`",
         )
     } else {
-        Finding::warning(repairs.join("; "), "nothing, it is in order now")
+        CheckResult::warning(repairs.join("; "), "nothing, it is repaired")
     };
     (finding, Some(loaded.device))
 }
 
-/// Why nothing could be stored, found out by writing as much and removing it again. A running instance would say so itself.
-fn not_writable(store: &Store) -> Option<StoreError> {
+/// Returns why files cannot be stored, by writing as much and removing it again. A running instance
+/// logs this itself.
+fn write_error(store: &Store) -> Option<StoreError> {
     match store.preflight_save() {
         Ok(()) | Err(StoreError::Lock(LockError::InUse { .. })) => None,
         Err(error) => Some(error),
@@ -89,22 +94,22 @@ fn advice(error: &LoadError) -> &'static str {
         LoadError::NotProvisioned(_) => {
             "register the device: clesyde-cloud provision --sn SN --api-url URL --token-file FILE"
         }
-        LoadError::Damaged { .. } => REGISTER_ANEW,
-        LoadError::Busy(_) => "ask again in a moment",
-        _ => DIRECTORY,
+        LoadError::Damaged { .. } => REGISTER_AGAIN,
+        LoadError::Busy(_) => "run `doctor` again in a moment",
+        _ => DIRECTORY_ADVICE,
     }
 }
 
-/// Looks at one certificate and its key, at this moment of this device's clock.
-pub(super) fn certificate(store: &Store, pair: CredentialSlot, now: OffsetDateTime) -> Finding {
+/// Checks one certificate and its key against the device's clock.
+pub(super) fn certificate(store: &Store, pair: CredentialSlot, now: OffsetDateTime) -> CheckResult {
     let report = match store.inspect(pair) {
         Ok(report) => report,
         Err(error) => {
             let advice = match (&error, pair) {
-                (LoadError::Damaged { .. }, CredentialSlot::Remote) => SENT_AGAIN,
+                (LoadError::Damaged { .. }, CredentialSlot::Remote) => RESTORE_REMOTE_CERTIFICATE,
                 _ => advice(&error),
             };
-            return Finding::bad(chain(&error), advice);
+            return CheckResult::failed(chain(&error), advice);
         }
     };
     if !report.key_matches {
@@ -113,16 +118,16 @@ pub(super) fn certificate(store: &Store, pair: CredentialSlot, now: OffsetDateTi
             None => "the private key does not belong to the certificate".to_owned(),
         };
         let advice = match pair {
-            CredentialSlot::Iot => REGISTER_ANEW,
-            CredentialSlot::Remote => SENT_AGAIN,
+            CredentialSlot::Iot => REGISTER_AGAIN,
+            CredentialSlot::Remote => RESTORE_REMOTE_CERTIFICATE,
         };
-        return Finding::bad(cause, advice);
+        return CheckResult::failed(cause, advice);
     }
     let (begin, end) = (report.info.not_before, report.info.not_after);
     if now < begin {
-        return Finding::bad(
+        return CheckResult::failed(
             format!(
-                "valid from {} on; by the clock of this device it is {}",
+                "valid from {}; the clock of this device says {}",
                 rfc3339(begin),
                 rfc3339(now)
             ),
@@ -131,47 +136,47 @@ pub(super) fn certificate(store: &Store, pair: CredentialSlot, now: OffsetDateTi
     }
     let (expired, soon) = match pair {
         CredentialSlot::Iot => (
-            "see whether the clock is right; if it is, register anew with `clesyde-cloud provision --force`",
-            "register anew in time, with `clesyde-cloud provision --force`",
+            "check whether the clock is right; if it is, register again with `clesyde-cloud provision --force`",
+            "register again in time, with `clesyde-cloud provision --force`",
         ),
         CredentialSlot::Remote => (
-            "see whether the clock is right; if it is, the platform has to ask for a new certificate, or register anew \
+            "check whether the clock is right; if it is, the platform has to request a new certificate, or register again \
              with `clesyde-cloud provision --force`",
-            "keep `clesyde-cloud run` running, so that the platform can replace it; if it does not, tell its operator",
+            "keep `clesyde-cloud run` running, so that the platform can replace it; if it does not, contact its operator",
         ),
     };
     if now > end {
-        return Finding::bad(format!("expired on {}", rfc3339(end)), expired);
+        return CheckResult::failed(format!("expired on {}", rfc3339(end)), expired);
     }
-    if end - now < SOON {
+    if end - now < EXPIRY_WARNING {
         let days = (end - now).whole_days();
-        return Finding::warning(format!("expires in {days} days, on {}", rfc3339(end)), soon);
+        return CheckResult::warning(format!("expires in {days} days, on {}", rfc3339(end)), soon);
     }
-    Finding::Good(format!(
-        "serial {}, until {}, the key fits",
+    CheckResult::Passed(format!(
+        "serial {}, until {}, the key matches",
         report.info.serial,
         rfc3339(end)
     ))
 }
 
-/// The same for the certificate that the public sees, which must have the device's public name.
+/// Checks the certificate for remote access, which must also cover the device's public name.
 pub(super) fn public_certificate(
     store: &Store,
     device: Option<&PartialDeviceConfig>,
     now: OffsetDateTime,
-) -> Finding {
+) -> CheckResult {
     let finding = certificate(store, CredentialSlot::Remote, now);
-    let (Some(device), true) = (device, finding.holds()) else {
+    let (Some(device), true) = (device, finding.is_usable()) else {
         return finding;
     };
     match &device.remote {
-        Ok(remote) if !remote.info().covers(&device.access_point) => Finding::bad(
+        Ok(remote) if !remote.info().covers(&device.access_point) => CheckResult::failed(
             format!(
-                "it is for {}, and not for {}",
+                "it is valid for {}, not for {}",
                 cert::names(&remote.info().names),
                 device.access_point
             ),
-            REGISTER_ANEW,
+            REGISTER_AGAIN,
         ),
         _ => finding,
     }

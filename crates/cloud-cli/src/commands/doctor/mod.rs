@@ -1,15 +1,16 @@
-//! `doctor`: looks at the whole path from the disk to the public, and says of each step whether it is in order, and if not,
-//! why and what to do.
+//! `doctor`: checks every step from the disk to the public page, and reports for each failure its
+//! cause and what to do.
 //!
-//! Each step has a time limit; one that builds on another which failed is skipped, so that the cause stands out. Nothing is
-//! changed but what every command puts right by itself: modes, and the remains of a power cut. Whether a new certificate could be
-//! stored is tried with a file that is removed again.
+//! Each step has a time limit; a step that depends on a failed one is skipped, so that the cause is
+//! visible. `doctor` changes only what every command repairs itself: file modes, and the remains of
+//! a power cut. It tests whether a new certificate could be stored with a file that it removes
+//! again.
 
-mod cloud;
+mod connection;
 mod files;
-mod page;
+mod network;
+mod public_page;
 mod report;
-mod way;
 
 use std::io;
 use std::net::IpAddr;
@@ -20,18 +21,18 @@ use cloud_facade::config::{CredentialSlot, PartialDeviceConfig, Store};
 use cloud_facade::iot::tls;
 use time::OffsetDateTime;
 
-use self::cloud::Patient;
-use self::page::Public;
-use self::report::{Finding, Report};
+use self::connection::DeviceProbe;
+use self::public_page::PublicPage;
+use self::report::{CheckResult, Report};
 use crate::api::ApiArgs;
-use crate::cli::GlobalOptions;
-use crate::commands::{OTHER_DEVICE_ADVICE, other_device, store};
-use crate::failure::{Failure, Outcome, chain};
-use crate::live;
+use crate::commands::{SERIAL_NUMBER_ADVICE, serial_number_mismatch, store};
+use crate::error::{CliError, Result, chain};
+use crate::options::GlobalOptions;
 use crate::output::Output;
 use crate::proxy;
+use crate::public_client;
 use crate::shutdown::Shutdown;
-use crate::visitor;
+use crate::status_socket;
 
 const FILES: &str = "files";
 const IOT_CERTIFICATE: &str = "certificate.iot";
@@ -48,23 +49,23 @@ const PAGE: &str = "page";
 
 const MQTT_PORT: u16 = 8883;
 
-/// For the API's answer.
-const API_LIMIT: Duration = Duration::from_secs(15);
+/// Time limit for the API's response.
+const API_TIMEOUT: Duration = Duration::from_secs(15);
 
 const DETAILS: &str = "\
-Where no instance runs on the directory, the device is started for as long as this takes: the platform sees it come
-online and go offline again. Where one runs, it is asked how it fares, and is not disturbed.
+If no instance runs on the directory, the device is started for the duration of the checks: the platform sees it come
+online and go offline again. If one runs, its status is queried and it is not disturbed.
 
 Steps: files, certificate.iot, certificate.remote, name.api, name.broker, name.relay, name.page, api, clock, mqtt,
 mqtt.443, client_certificate, subscriptions, token, tunnel, page. Each is ok, warning, failure or skipped; with
---json, each is a line with step, status, detail, cause and advice. It takes three minutes at the very most.
+--json, each is a line with step, status, detail, cause and advice. The checks take at most three minutes.
 
 Exit codes: 0 nothing failed, 1 something failed, 3 not provisioned
 
 Example:
   clesyde-cloud doctor --api-url https://api.example.com";
 
-/// What `doctor` takes.
+/// Arguments of `doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = DETAILS)]
 pub(crate) struct DoctorArgs {
@@ -72,193 +73,203 @@ pub(crate) struct DoctorArgs {
     api: ApiArgs,
 }
 
-pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: Output) -> Outcome {
+pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: Output) -> Result {
     let store = store(global)?;
-    let roots = visitor::roots(arguments.api.roots()?.as_deref())?;
+    let roots = public_client::roots(arguments.api.roots()?.as_deref())?;
     let mut shutdown = Shutdown::install()?;
     let mut report = Report::new(output);
-    let interrupted = || Failure::Failed("interrupted before all was looked at".to_owned());
+    let interrupted = || CliError::Failed("interrupted before all steps were checked".to_owned());
 
-    let on_disk = disk(global, &store, &mut report)?;
-    let found = tokio::select! {
-        found = way(global, arguments, on_disk.as_ref(), &mut report) => found?,
+    let device = check_files(global, &store, &mut report)?;
+    let network = tokio::select! {
+        network = check_network(global, arguments, device.as_ref(), &mut report) => network?,
         () = shutdown.requested() => return Err(interrupted()),
     };
-    let (Some(device), Some(found)) = (on_disk, found) else {
+    let (Some(device), Some(network)) = (device, network) else {
         if !store.is_provisioned().unwrap_or(true) {
-            return Err(Failure::NotProvisioned(store.directory().to_owned()));
+            return Err(CliError::NotProvisioned(store.directory().to_owned()));
         }
-        return report.end();
+        return report.finish();
     };
 
-    let public = Public {
+    let public = PublicPage {
         store: &store,
         device: &device,
-        addresses: &found.page,
+        addresses: &network.page,
         roots,
     };
-    if let Some(live) = live::ask(&global.base_path()?) {
-        let open = cloud::ask(&live, &mut report)?;
+    if let Some(instance) = status_socket::query(&global.base_path()?) {
+        let open = connection::check_instance(&instance, &mut report)?;
         tokio::select! {
-            finding = public.visit(open, None) => {
-                report.tell(PAGE, &finding?)?;
+            finding = public.check(open, None) => {
+                report.record(PAGE, &finding?)?;
             }
             () = shutdown.requested() => return Err(interrupted()),
         }
-        return report.end();
+        return report.finish();
     }
-    if !found.broker_answers {
-        let skipped = Finding::after(MQTT);
-        skip(&mut report, &skipped)?;
-        return report.end();
+    if !network.broker_answers {
+        let skipped = CheckResult::requires(MQTT);
+        skip_device_steps(&mut report, &skipped)?;
+        return report.finish();
     }
     let sn = device.serial_number.clone();
-    let proxy = proxy::to_broker(global, device.iot_endpoint.host.as_str())?;
-    let patient = match Patient::start(sn, global.base_path()?, proxy).await {
-        Ok(patient) => patient,
+    let proxy = proxy::for_broker(global, device.iot_endpoint.host.as_str())?;
+    let probe = match DeviceProbe::start(sn, global.base_path()?, proxy).await {
+        Ok(probe) => probe,
         Err(finding) => {
-            report.tell(cloud::CLIENT_CERTIFICATE, &finding)?;
-            let skipped = Finding::after(cloud::CLIENT_CERTIFICATE);
-            for step in [cloud::SUBSCRIPTIONS, cloud::TOKEN, cloud::TUNNEL, PAGE] {
-                report.tell(step, &skipped)?;
+            report.record(connection::CLIENT_CERTIFICATE, &finding)?;
+            let skipped = CheckResult::requires(connection::CLIENT_CERTIFICATE);
+            for step in [
+                connection::SUBSCRIPTIONS,
+                connection::TOKEN,
+                connection::TUNNEL,
+                PAGE,
+            ] {
+                report.record(step, &skipped)?;
             }
-            return report.end();
+            return report.finish();
         }
     };
-    let examined = tokio::select! {
-        examined = async {
-            let open = patient.examine(&mut report).await?;
-            let finding = public.visit(open, Some(&patient.mark)).await?;
-            report.tell(PAGE, &finding)
-        } => examined,
+    let checked = tokio::select! {
+        checked = async {
+            let open = probe.check(&mut report).await?;
+            let finding = public.check(open, Some(&probe.marker)).await?;
+            report.record(PAGE, &finding)
+        } => checked,
         () = shutdown.requested() => Err(interrupted()),
     };
-    patient.stop().await;
-    examined?;
-    report.end()
+    probe.stop().await;
+    checked?;
+    report.finish()
 }
 
-/// Files and certificates.
-fn disk(
+/// Checks files and certificates.
+fn check_files(
     global: &GlobalOptions,
     store: &Store,
     report: &mut Report,
-) -> Outcome<Option<PartialDeviceConfig>> {
-    let (finding, device) = match other_device(global, store) {
-        Some(other) => (Finding::bad(other, OTHER_DEVICE_ADVICE), None),
+) -> Result<Option<PartialDeviceConfig>> {
+    let (finding, device) = match serial_number_mismatch(global, store) {
+        Some(other) => (CheckResult::failed(other, SERIAL_NUMBER_ADVICE), None),
         None => files::configuration(store),
     };
-    report.tell(FILES, &finding)?;
+    report.record(FILES, &finding)?;
     if device.is_none() && !store.is_provisioned().unwrap_or(true) {
-        report.tell(IOT_CERTIFICATE, &Finding::after(FILES))?;
-        report.tell(REMOTE_CERTIFICATE, &Finding::after(FILES))?;
+        report.record(IOT_CERTIFICATE, &CheckResult::requires(FILES))?;
+        report.record(REMOTE_CERTIFICATE, &CheckResult::requires(FILES))?;
         return Ok(None);
     }
     let now = OffsetDateTime::now_utc();
     let iot = files::certificate(store, CredentialSlot::Iot, now);
-    report.tell(IOT_CERTIFICATE, &iot)?;
+    report.record(IOT_CERTIFICATE, &iot)?;
     let remote = files::public_certificate(store, device.as_ref(), now);
-    report.tell(REMOTE_CERTIFICATE, &remote)?;
+    report.record(REMOTE_CERTIFICATE, &remote)?;
     Ok(device)
 }
 
-/// What the way there has come to.
-struct Found {
-    /// Where the public's name leads.
+/// Results of the network steps that later steps use.
+struct NetworkResult {
+    /// Addresses of the public name.
     page: io::Result<Vec<IpAddr>>,
     broker_answers: bool,
 }
 
-/// Names, API, clock and the broker's ports. `None` without a configuration to go by.
-async fn way(
+/// Checks names, API, clock and the broker's ports. `None` without a configuration.
+async fn check_network(
     global: &GlobalOptions,
     arguments: &DoctorArgs,
     device: Option<&PartialDeviceConfig>,
     report: &mut Report,
-) -> Outcome<Option<Found>> {
+) -> Result<Option<NetworkResult>> {
     let api_host = match &global.api_url {
-        Some(_) if proxy::finds_names(global) => Err("a proxy finds it"),
+        Some(_) if proxy::resolves_names(global) => Err("a proxy resolves it"),
         Some(url) => Ok(url.host()),
-        None => Err("no --api-url is given; it is for registering alone"),
+        None => Err("no --api-url is given; only registration needs it"),
     };
     let host = |host: fn(&PartialDeviceConfig) -> &str| device.map(host);
     let broker = host(|device| device.iot_endpoint.host.as_str());
     let proxied = match broker {
-        Some(host) => proxy::to_broker(global, host)?.is_some(),
+        Some(host) => proxy::for_broker(global, host)?.is_some(),
         None => false,
     };
     let broker = broker.filter(|_| !proxied);
     let relay = host(|device| device.remote_endpoint.host.as_str());
     let page = host(|device| device.access_point.as_str());
-    let (api_found, broker_found, relay_found, page_found) = tokio::join!(
-        found(api_host.ok()),
-        found(broker),
-        found(relay),
-        found(page)
+    let (api_addresses, broker_addresses, relay_addresses, page_addresses) = tokio::join!(
+        resolve(api_host.ok()),
+        resolve(broker),
+        resolve(relay),
+        resolve(page)
     );
-    let api_name = match (api_host, &api_found) {
-        (Ok(host), Some(found)) => way::name(host, found),
-        (because, _) => Finding::Skipped(because.err().unwrap_or_default().to_owned()),
+    let api_name = match (api_host, &api_addresses) {
+        (Ok(host), Some(addresses)) => network::name(host, addresses),
+        (because, _) => CheckResult::Skipped(because.err().unwrap_or_default().to_owned()),
     };
-    let api_is_found = report.tell(API_NAME, &api_name)?;
-    for (step, host, found) in [
-        (BROKER_NAME, broker, &broker_found),
-        (RELAY_NAME, relay, &relay_found),
-        (PAGE_NAME, page, &page_found),
+    let api_is_resolved = report.record(API_NAME, &api_name)?;
+    for (step, host, addresses) in [
+        (BROKER_NAME, broker, &broker_addresses),
+        (RELAY_NAME, relay, &relay_addresses),
+        (PAGE_NAME, page, &page_addresses),
     ] {
-        let finding = match (host, found) {
-            (Some(host), Some(found)) => way::name(host, found),
-            _ if proxied => Finding::Skipped("a proxy finds it".to_owned()),
-            _ => Finding::after(FILES),
+        let finding = match (host, addresses) {
+            (Some(host), Some(addresses)) => network::name(host, addresses),
+            _ if proxied => CheckResult::Skipped("a proxy resolves it".to_owned()),
+            _ => CheckResult::requires(FILES),
         };
-        report.tell(step, &finding)?;
+        report.record(step, &finding)?;
     }
 
     let (api, clock) = match &global.api_url {
-        Some(_) if api_host.is_ok() && !api_is_found => {
-            (Finding::after(API_NAME), Finding::after(API))
+        Some(_) if api_host.is_ok() && !api_is_resolved => {
+            (CheckResult::requires(API_NAME), CheckResult::requires(API))
         }
         Some(url) => {
             let api = &arguments.api;
-            let client = api.build(api.builder(global, url)?.attempt_timeout(API_LIMIT))?;
-            way::api(&client).await
+            let client = api.build(api.builder(global, url)?.attempt_timeout(API_TIMEOUT))?;
+            network::api(&client).await
         }
         None => {
-            let because = Finding::Skipped("no --api-url is given".to_owned());
+            let because = CheckResult::Skipped("no --api-url is given".to_owned());
             (because.clone(), because)
         }
     };
-    report.tell(API, &api)?;
-    report.tell(CLOCK, &clock)?;
+    report.record(API, &api)?;
+    report.record(CLOCK, &clock)?;
 
-    let (Some(device), Some(page)) = (device, page_found) else {
+    let (Some(device), Some(page)) = (device, page_addresses) else {
         for step in [MQTT, MQTT_443] {
-            report.tell(step, &Finding::after(FILES))?;
+            report.record(step, &CheckResult::requires(FILES))?;
         }
-        skip(report, &Finding::after(FILES))?;
+        skip_device_steps(report, &CheckResult::requires(FILES))?;
         return Ok(None);
     };
-    let (main, other) = match broker_found {
+    let (main, other) = match broker_addresses {
         _ if proxied => {
-            let because = Finding::Skipped("a proxy leads there; the session shows it".to_owned());
+            let because = CheckResult::Skipped(
+                "the connection uses a proxy; the session shows it".to_owned(),
+            );
             (because.clone(), because)
         }
         Some(Ok(addresses)) if !addresses.is_empty() => ports(device, &addresses).await,
-        _ => (Finding::after(BROKER_NAME), Finding::after(BROKER_NAME)),
+        _ => (
+            CheckResult::requires(BROKER_NAME),
+            CheckResult::requires(BROKER_NAME),
+        ),
     };
-    let main_answers = report.tell(MQTT, &main)?;
-    let other_answers = report.tell(MQTT_443, &other)?;
-    Ok(Some(Found {
+    let main_answers = report.record(MQTT, &main)?;
+    let other_answers = report.record(MQTT_443, &other)?;
+    Ok(Some(NetworkResult {
         page,
         broker_answers: proxied || main_answers || other_answers,
     }))
 }
 
-async fn found(host: Option<&str>) -> Option<io::Result<Vec<IpAddr>>> {
-    Some(way::resolve(host?).await)
+async fn resolve(host: Option<&str>) -> Option<io::Result<Vec<IpAddr>>> {
+    Some(network::resolve(host?).await)
 }
 
-async fn ports(device: &PartialDeviceConfig, addresses: &[IpAddr]) -> (Finding, Finding) {
+async fn ports(device: &PartialDeviceConfig, addresses: &[IpAddr]) -> (CheckResult, CheckResult) {
     let tls = tls::client_config(
         device.iot_roots.certificates().iter().cloned(),
         device.iot.chain().to_vec(),
@@ -268,28 +279,28 @@ async fn ports(device: &PartialDeviceConfig, addresses: &[IpAddr]) -> (Finding, 
     match tls {
         Ok(tls) => {
             let port = endpoint.port_or(MQTT_PORT);
-            way::broker(endpoint.host.as_str(), addresses, port, &tls).await
+            network::broker(endpoint.host.as_str(), addresses, port, &tls).await
         }
         Err(error) => (
-            Finding::bad(
+            CheckResult::failed(
                 chain(&error),
-                "register anew with `clesyde-cloud provision --force`",
+                "register again with `clesyde-cloud provision --force`",
             ),
-            Finding::after(MQTT),
+            CheckResult::requires(MQTT),
         ),
     }
 }
 
-/// The steps that take the device itself.
-fn skip(report: &mut Report, finding: &Finding) -> Outcome {
+/// Skips the steps that need the device's own session.
+fn skip_device_steps(report: &mut Report, finding: &CheckResult) -> Result {
     for step in [
-        cloud::CLIENT_CERTIFICATE,
-        cloud::SUBSCRIPTIONS,
-        cloud::TOKEN,
-        cloud::TUNNEL,
+        connection::CLIENT_CERTIFICATE,
+        connection::SUBSCRIPTIONS,
+        connection::TOKEN,
+        connection::TUNNEL,
         PAGE,
     ] {
-        report.tell(step, finding)?;
+        report.record(step, finding)?;
     }
     Ok(())
 }

@@ -1,74 +1,74 @@
-//! What is found, told step by step: to people in words, to programs one JSON object a line.
+//! The results of the steps: as text, and as one JSON object per line.
 
 use std::io::{self, IsTerminal};
 
 use clap::builder::styling::{AnsiColor, Style};
 use serde_json::json;
 
-use crate::failure::{Failure, Outcome};
+use crate::error::{CliError, Result};
 use crate::output::Output;
 use crate::terminal;
 
-/// The columns of the text: what was found, and at which step.
+/// Widths of the columns: status and step.
 const STATUS_WIDTH: usize = 8;
 const STEP_WIDTH: usize = 19;
 
-/// What was found at one step.
+/// The result of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Finding {
-    /// As it should be; in what way.
-    Good(String),
-    /// It works, but should not stay so.
-    Warning(Trouble),
-    /// It does not work.
-    Bad(Trouble),
-    /// Not looked at, and why.
+pub(super) enum CheckResult {
+    /// The step passed, with a detail.
+    Passed(String),
+    /// The step passed, with a problem to fix.
+    Warning(Problem),
+    /// The step failed.
+    Failed(Problem),
+    /// The step was skipped, with the reason.
     Skipped(String),
 }
 
-/// What is wrong, and what to do about it.
+/// A problem and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(super) struct Problem {
     pub(super) cause: String,
     pub(super) advice: String,
 }
 
-impl Finding {
+impl CheckResult {
     pub(super) fn warning(cause: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self::Warning(Trouble {
+        Self::Warning(Problem {
             cause: cause.into(),
             advice: advice.into(),
         })
     }
 
-    pub(super) fn bad(cause: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self::Bad(Trouble {
+    pub(super) fn failed(cause: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::Failed(Problem {
             cause: cause.into(),
             advice: advice.into(),
         })
     }
 
-    /// For a step that another one has to go before.
-    pub(super) fn after(step: &str) -> Self {
-        Self::Skipped(format!("{step} must be right first"))
+    /// Skips a step because `step` did not pass.
+    pub(super) fn requires(step: &str) -> Self {
+        Self::Skipped(format!("{step} must pass first"))
     }
 
-    /// Whether the steps that build on it make sense.
-    pub(super) fn holds(&self) -> bool {
-        matches!(self, Self::Good(_) | Self::Warning(_))
+    /// Whether the steps that depend on this one can run.
+    pub(super) fn is_usable(&self) -> bool {
+        matches!(self, Self::Passed(_) | Self::Warning(_))
     }
 
     fn status(&self) -> (&'static str, Style) {
         match self {
-            Self::Good(_) => ("ok", AnsiColor::Green.on_default()),
+            Self::Passed(_) => ("ok", AnsiColor::Green.on_default()),
             Self::Warning(_) => ("warning", AnsiColor::Yellow.on_default().bold()),
-            Self::Bad(_) => ("failure", AnsiColor::Red.on_default().bold()),
+            Self::Failed(_) => ("failure", AnsiColor::Red.on_default().bold()),
             Self::Skipped(_) => ("skipped", Style::new().dimmed()),
         }
     }
 }
 
-/// Tells each finding as it comes, and counts.
+/// Prints each result and counts problems.
 #[derive(Debug)]
 pub(super) struct Report {
     output: Output,
@@ -89,27 +89,27 @@ impl Report {
         }
     }
 
-    /// Tells what was found at a step, and whether it holds.
-    pub(super) fn tell(&mut self, step: &'static str, finding: &Finding) -> Outcome<bool> {
-        let (detail, trouble) = match finding {
-            Finding::Good(detail) => (Some(detail), None),
-            Finding::Skipped(because) => (None, Some((because, None))),
-            Finding::Warning(Trouble { cause, advice }) => {
+    /// Prints the result of a step. Returns whether dependent steps can run.
+    pub(super) fn record(&mut self, step: &'static str, result: &CheckResult) -> Result<bool> {
+        let (detail, problem) = match result {
+            CheckResult::Passed(detail) => (Some(detail), None),
+            CheckResult::Skipped(because) => (None, Some((because, None))),
+            CheckResult::Warning(Problem { cause, advice }) => {
                 self.warnings += 1;
                 (None, Some((cause, Some(advice))))
             }
-            Finding::Bad(Trouble { cause, advice }) => {
+            CheckResult::Failed(Problem { cause, advice }) => {
                 self.failures.push(step);
                 (None, Some((cause, Some(advice))))
             }
         };
-        let cause = trouble.map(|(cause, _)| cause);
-        let advice = trouble.and_then(|(_, advice)| advice);
-        let (status, style) = finding.status();
+        let cause = problem.map(|(cause, _)| cause);
+        let advice = problem.and_then(|(_, advice)| advice);
+        let (status, style) = result.status();
         let style = if self.colour { style } else { Style::new() };
-        let words = terminal::line(detail.or(cause).map_or("", String::as_str));
+        let text = terminal::line(detail.or(cause).map_or("", String::as_str));
         self.output.escaped_text(format_args!(
-            "{style}{status:<STATUS_WIDTH$}{style:#} {step:<STEP_WIDTH$} {words}"
+            "{style}{status:<STATUS_WIDTH$}{style:#} {step:<STEP_WIDTH$} {text}"
         ))?;
         if let Some(advice) = advice {
             self.output.text(format_args!(
@@ -125,21 +125,24 @@ impl Report {
             "cause": cause,
             "advice": advice,
         }))?;
-        Ok(finding.holds())
+        Ok(result.is_usable())
     }
 
-    /// How it ends: well, unless something failed.
-    pub(super) fn end(self) -> Outcome {
+    /// Prints the summary.
+    ///
+    /// # Errors
+    /// At least one step failed.
+    pub(super) fn finish(self) -> Result {
         if !self.failures.is_empty() {
-            return Err(Failure::Failed(format!(
-                "not in order: {}",
+            return Err(CliError::Failed(format!(
+                "failed: {}",
                 self.failures.join(", ")
             )));
         }
         let line = match self.warnings {
-            0 => "\nall of it is in order".to_owned(),
-            1 => "\nit works, with one warning".to_owned(),
-            warnings => format!("\nit works, with {warnings} warnings"),
+            0 => "\nall checks passed".to_owned(),
+            1 => "\nall checks passed, with one warning".to_owned(),
+            warnings => format!("\nall checks passed, with {warnings} warnings"),
         };
         self.output.text(line)
     }

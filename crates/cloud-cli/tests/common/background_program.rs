@@ -1,4 +1,4 @@
-//! The program running in the background, its JSON lines read as they come.
+//! The program in the background; its JSON lines are read as they arrive.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -9,21 +9,22 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// Generous: a loaded machine is slow, and a test that waits for something that comes does not wait long.
+/// Time limit for a wait; generous for a loaded machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// A supervisor is promised that the program ends within 5 s; the rest is for a loaded machine to start and end a process.
+/// The program exits within 5 s of a signal; the rest is for a loaded machine to start and end a
+/// process.
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
-/// A running program; killed if the test ends before it does.
-pub(crate) struct Background {
+/// A running program; killed if the test ends first.
+pub(crate) struct BackgroundProgram {
     child: Child,
     lines: Receiver<Value>,
     stderr: Option<JoinHandle<String>>,
     seen: Vec<Value>,
 }
 
-impl Background {
+impl BackgroundProgram {
     /// Starts a prepared command.
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command
@@ -57,13 +58,13 @@ impl Background {
         }
     }
 
-    /// The next line with this event; what comes before it is passed over.
+    /// Returns the next line with this event, and skips the lines before it.
     #[track_caller]
     pub(crate) fn wait_for(&mut self, event: &str) -> Value {
         self.wait_for_doing(event, LIMIT, || {})
     }
 
-    /// The same, with something done first and then again whenever so much time has passed without a line.
+    /// Like `event`, but calls `action` first, and again after each interval without a line.
     #[track_caller]
     pub(crate) fn wait_for_doing(
         &mut self,
@@ -92,17 +93,17 @@ impl Background {
         }
     }
 
-    /// The process id.
+    /// Returns the process ID.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Whether it has not ended yet.
+    /// Whether the process is running.
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Waits for an end that comes by itself. Returns the exit code and standard error.
+    /// Waits until the program exits by itself. Returns the exit code and standard error.
     #[track_caller]
     pub(crate) fn wait(&mut self) -> (Option<i32>, String) {
         let end = Instant::now() + LIMIT;
@@ -118,7 +119,7 @@ impl Background {
         (status.code(), stderr)
     }
 
-    /// The names of all events so far, in order.
+    /// Returns the names of all events so far, in order.
     pub(crate) fn events(&self) -> Vec<&str> {
         self.seen
             .iter()
@@ -126,19 +127,19 @@ impl Background {
             .collect()
     }
 
-    /// Sends SIGTERM and waits for the end, which must be quick and with exit code 0. Returns standard error.
+    /// Sends SIGTERM and waits for a prompt exit with code 0. Returns standard error.
     #[track_caller]
     pub(crate) fn terminate(&mut self) -> String {
         self.end_with(Signal::TERM)
     }
 
-    /// The same with SIGINT.
+    /// Like `stop`, but with SIGINT.
     #[track_caller]
     pub(crate) fn interrupt(&mut self) -> String {
         self.end_with(Signal::INT)
     }
 
-    /// Sends a signal and does not wait.
+    /// Sends a signal without waiting.
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
@@ -175,7 +176,7 @@ impl Background {
     }
 }
 
-impl Drop for Background {
+impl Drop for BackgroundProgram {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

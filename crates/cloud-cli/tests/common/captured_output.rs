@@ -1,4 +1,4 @@
-//! The program running in the background, with its output in files, byte for byte.
+//! The program in the background, with its output in files, byte for byte.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Generous: a loaded machine is slow, and a test that waits for something that comes does not wait long.
+/// Time limit for a wait; generous for a loaded machine.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// A running program; killed if the test ends before it does.
-pub(crate) struct Captured {
+/// A running program; killed if the test ends first.
+pub(crate) struct CapturedProgram {
     child: Child,
     stdout: PathBuf,
     stderr: PathBuf,
 }
 
-impl Captured {
+impl CapturedProgram {
     /// Starts a prepared command, with files in `home` as standard output and standard error.
     pub(crate) fn start(home: &TempDir, command: &mut Command) -> Self {
         let (stdout, stderr) = (home.path().join("stdout"), home.path().join("stderr"));
@@ -43,12 +43,12 @@ impl Captured {
         String::from_utf8(fs::read(&self.stderr).unwrap()).unwrap()
     }
 
-    /// Waits until `found` holds for standard output and standard error.
+    /// Waits until `found` accepts standard output and standard error.
     #[track_caller]
     pub(crate) fn wait_until(&mut self, what: &str, found: impl Fn(&str, &str) -> bool) {
         let end = Instant::now() + LIMIT;
         loop {
-            // The last character may not be complete yet.
+            // The last character may be incomplete.
             let read = |path| String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
             let (stdout, stderr) = (read(&self.stdout), read(&self.stderr));
             if found(&stdout, &stderr) {
@@ -63,7 +63,7 @@ impl Captured {
         }
     }
 
-    /// Sends SIGTERM and waits for the end, with exit code 0.
+    /// Sends SIGTERM and waits for exit code 0.
     #[track_caller]
     pub(crate) fn terminate(&mut self) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
@@ -73,7 +73,7 @@ impl Captured {
     }
 }
 
-impl Drop for Captured {
+impl Drop for CapturedProgram {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -1,6 +1,7 @@
-//! The way to the platform: names, the provisioning API, what time it is there, and the broker's ports.
+//! The network: DNS names, the provisioning API, the clock, and the broker's ports.
 //!
-//! The broker is spoken to as far as TLS, which disturbs no session of this device.
+//! The check of the broker stops after the TLS handshake, which does not disturb a session of this
+//! device.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,18 +17,18 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::report::{Finding, Trouble};
+use super::report::{CheckResult, Problem};
 
-/// For one name. Resolvers give up after five seconds for each server that they ask.
-const NAME_LIMIT: Duration = Duration::from_secs(5);
+/// Time limit for one name. Resolvers give up after five seconds per server.
+const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For the TCP connection, to whichever of the addresses answers, and for TLS.
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// Time limit for the TCP connection to any of the addresses, and for the TLS handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// From here on, certificates that are made today, or end today, are judged wrongly.
-const CLOCK_IS_USELESS: u64 = 3_600_000;
+/// Clock skew from which the validity of recent certificates is judged wrongly.
+const MAX_USABLE_CLOCK_SKEW_MS: u64 = 3_600_000;
 
-/// The addresses of a host. Names below `localhost` are this machine, as browsers have it, whatever the resolver says.
+/// Resolves a host. Like browsers, maps names below `localhost` to this machine without a resolver.
 pub(super) async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
     if let Ok(address) = host.parse() {
         return Ok(vec![address]);
@@ -35,16 +36,16 @@ pub(super) async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
     if host.ends_with(".localhost") {
         return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
-    let found = timeout(NAME_LIMIT, tokio::net::lookup_host((host, 0)))
+    let resolved = timeout(DNS_TIMEOUT, tokio::net::lookup_host((host, 0)))
         .await
         .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no name server answers in time"))??;
-    let mut addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
+    let mut addresses: Vec<IpAddr> = resolved.map(|address| address.ip()).collect();
     addresses.dedup();
     Ok(addresses)
 }
 
-/// What came of looking for a name.
-pub(super) fn name(host: &str, found: &io::Result<Vec<IpAddr>>) -> Finding {
+/// Returns the result of the step for a name.
+pub(super) fn name(host: &str, resolved: &io::Result<Vec<IpAddr>>) -> CheckResult {
     let of_kind = |addresses: &[IpAddr], v6: bool| {
         let all: Vec<_> = addresses
             .iter()
@@ -56,38 +57,40 @@ pub(super) fn name(host: &str, found: &io::Result<Vec<IpAddr>>) -> Finding {
             false => all.join(", "),
         }
     };
-    match found {
-        Ok(_) if host.parse::<IpAddr>().is_ok() => Finding::Good(format!("{host} is an address")),
-        Ok(addresses) if !addresses.is_empty() => Finding::Good(format!(
+    match resolved {
+        Ok(_) if host.parse::<IpAddr>().is_ok() => {
+            CheckResult::Passed(format!("{host} is an address"))
+        }
+        Ok(addresses) if !addresses.is_empty() => CheckResult::Passed(format!(
             "{host}: IPv4 {}; IPv6 {}",
             of_kind(addresses, false),
             of_kind(addresses, true)
         )),
-        other => Finding::bad(
+        other => CheckResult::failed(
             match other {
-                Err(error) => format!("{host} is not found: {error}"),
+                Err(error) => format!("{host} cannot be resolved: {error}"),
                 Ok(_) => format!("{host} has no address"),
             },
-            "see whether the network is up and its name server answers (/etc/resolv.conf); if other names are found, this \
+            "check whether the network is up and its name server answers (/etc/resolv.conf); if other names resolve, this \
              one is wrong",
         ),
     }
 }
 
-/// Whether the API answers, and what time it is there.
-pub(super) async fn api(client: &Client) -> (Finding, Finding) {
+/// Checks whether the API answers, and compares its clock.
+pub(super) async fn api(client: &Client) -> (CheckResult, CheckResult) {
     match client.probe().await {
         Ok(reached) => (
-            Finding::Good(format!("{} answers", client.url())),
+            CheckResult::Passed(format!("{} answers", client.url())),
             match reached.clock_skew {
                 Some(skew) => clock(skew),
-                None => Finding::Skipped("the API's answer has no date".to_owned()),
+                None => CheckResult::Skipped("the API's answer has no date".to_owned()),
             },
         ),
         Err(error) => {
             let advice = match &error {
                 ProvisionError::Untrusted { .. } => {
-                    "give the API's own root certificate with --ca-file if it has one; otherwise find out who stands in between"
+                    "name the API's own root certificate with --ca-file if it has one; otherwise find out what intercepts the connection"
                 }
                 ProvisionError::NotValidYet { .. } | ProvisionError::Expired { .. } => {
                     "set the clock; if it is right, the platform has to renew its certificate"
@@ -96,47 +99,47 @@ pub(super) async fn api(client: &Client) -> (Finding, Finding) {
                 | ProvisionError::Redirected { .. }
                 | ProvisionError::WebPage { .. } => "sign in to the network, or correct --api-url",
                 ProvisionError::Proxy { .. } => "correct --proxy or HTTPS_PROXY",
-                ProvisionError::Server { .. } => "wait, or tell the platform's operator",
+                ProvisionError::Server { .. } => "wait, or contact the platform's operator",
                 ProvisionError::Unreachable { .. } | ProvisionError::ConnectTimedOut { .. } => {
-                    "see whether the network is up, the address is right, and no firewall stands in between"
+                    "check whether the network is up, the address is right, and no firewall blocks the connection"
                 }
                 _ => "correct --api-url",
             };
             let clock = match &error {
                 ProvisionError::NotValidYet { .. } | ProvisionError::Expired { .. } => {
-                    Finding::warning(
-                        "it may be wrong: the API's certificate is not valid by it",
+                    CheckResult::warning(
+                        "it may be wrong: by this clock, the API's certificate is not valid",
                         "set it",
                     )
                 }
-                _ => Finding::after("api"),
+                _ => CheckResult::requires("api"),
             };
-            (Finding::bad(error.to_string(), advice), clock)
+            (CheckResult::failed(error.to_string(), advice), clock)
         }
     }
 }
 
-fn clock(skew: ClockSkew) -> Finding {
+fn clock(skew: ClockSkew) -> CheckResult {
     let cause = || format!("the clock of this device is {skew}");
     let advice =
-        "set it: switch on NTP (timedatectl set-ntp true), or change the battery of its clock";
+        "set it: enable NTP (timedatectl set-ntp true), or replace the battery of the clock";
     if !skew.is_significant() {
-        Finding::Good(format!("{skew}, by the platform's clock"))
-    } else if skew.correction_ms().unsigned_abs() < CLOCK_IS_USELESS {
-        Finding::warning(cause(), advice)
+        CheckResult::Passed(format!("{skew}, according to the platform's clock"))
+    } else if skew.correction_ms().unsigned_abs() < MAX_USABLE_CLOCK_SKEW_MS {
+        CheckResult::warning(cause(), advice)
     } else {
-        Finding::bad(cause(), advice)
+        CheckResult::failed(cause(), advice)
     }
 }
 
-/// Looks whether the broker can be spoken to on both of its ports. With one of them out of order the session goes by the
-/// other, which makes a warning of it.
+/// Checks a TLS handshake with the broker on both of its ports. If one port fails, the session uses
+/// the other, so the failure is only a warning.
 pub(super) async fn broker(
     host: &str,
     addresses: &[IpAddr],
     port: u16,
     tls: &Arc<ClientConfig>,
-) -> (Finding, Finding) {
+) -> (CheckResult, CheckResult) {
     const MQTT: u16 = 8883;
     const HTTPS: u16 = 443;
     let with_alpn = {
@@ -147,31 +150,32 @@ pub(super) async fn broker(
     let tls = if port == HTTPS { &with_alpn } else { tls };
     if port != MQTT {
         let main = handshake(host, addresses, port, tls).await;
-        let other = Finding::Skipped(format!(
+        let other = CheckResult::Skipped(format!(
             "the endpoint names port {port}, so no other is tried"
         ));
-        return (main.unwrap_or_else(Finding::Bad), other);
+        return (main.unwrap_or_else(CheckResult::Failed), other);
     }
     match tokio::join!(
         handshake(host, addresses, MQTT, tls),
         handshake(host, addresses, HTTPS, &with_alpn)
     ) {
-        (Err(main), Err(other)) => (Finding::Bad(main), Finding::Bad(other)),
+        (Err(main), Err(other)) => (CheckResult::Failed(main), CheckResult::Failed(other)),
         (main, other) => (
-            main.unwrap_or_else(Finding::Warning),
-            other.unwrap_or_else(Finding::Warning),
+            main.unwrap_or_else(CheckResult::Warning),
+            other.unwrap_or_else(CheckResult::Warning),
         ),
     }
 }
 
-/// TCP and TLS, with the device's certificate at hand. Whether that is accepted, only a session can tell.
+/// Connects with TCP and TLS, with the device's certificate. Only a session shows whether the
+/// broker accepts the certificate.
 async fn handshake(
     host: &str,
     addresses: &[IpAddr],
     port: u16,
     tls: &Arc<ClientConfig>,
-) -> Result<Finding, Trouble> {
-    let trouble = |cause: String, advice: &str| Trouble {
+) -> Result<CheckResult, Problem> {
+    let problem = |cause: String, advice: &str| Problem {
         cause: format!("{host}, port {port}: {cause}"),
         advice: advice.to_owned(),
     };
@@ -179,26 +183,26 @@ async fn handshake(
         .iter()
         .map(|address| SocketAddr::new(*address, port))
         .collect();
-    let stream = timeout(CONNECT_LIMIT, TcpStream::connect(addresses.as_slice()))
+    let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(addresses.as_slice()))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
         .map_err(|error| {
-            trouble(
+            problem(
                 format!("no connection: {error}"),
-                "let outgoing connections to this port through the firewall; if other ports work, the broker may be down",
+                "allow outgoing connections to this port in the firewall; if other ports work, the broker may be down",
             )
         })?;
     let address = stream
         .peer_addr()
         .map_or_else(|_| port.to_string(), |address| address.to_string());
     let name = ServerName::try_from(host.to_owned()).map_err(|error| {
-        trouble(
+        problem(
             error.to_string(),
             "correct iot_endpoint in cloud_config.json",
         )
     })?;
     timeout(
-        CONNECT_LIMIT,
+        CONNECT_TIMEOUT,
         TlsConnector::from(Arc::clone(tls)).connect(name, stream),
     )
     .await
@@ -210,18 +214,18 @@ async fn handshake(
             .map(TlsCause::from);
         let advice = match &tls {
             Some(TlsCause::UnknownIssuer) => {
-                "something else answers in the broker's place, or iot_ca.pem is not its root: register anew with \
+                "another server answers instead of the broker, or iot_ca.pem is not its root: register again with \
                  `clesyde-cloud provision --force`"
             }
             Some(TlsCause::WrongName) => "correct iot_endpoint in cloud_config.json",
             Some(TlsCause::Expired | TlsCause::NotYetValid) => "set the clock",
-            _ => "see whether a broker listens there, and whether something inspects TLS on the way",
+            _ => "check whether a broker listens there, and whether something on the path inspects TLS",
         };
         let cause = tls.map_or_else(|| error.to_string(), |cause| cause.to_string());
-        trouble(format!("no TLS: {cause}"), advice)
+        problem(format!("no TLS: {cause}"), advice)
     })?;
-    Ok(Finding::Good(format!(
-        "{host} at {address}: TLS is up, the broker is the right one"
+    Ok(CheckResult::Passed(format!(
+        "{host} at {address}: TLS works, and the broker is authenticated"
     )))
 }
 
@@ -230,19 +234,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn names_of_this_machine_need_no_resolver() {
+    async fn localhost_names_resolve_without_resolver() {
         for host in ["127.0.0.1", "::1"] {
             assert_eq!(resolve(host).await.unwrap().len(), 1);
         }
         let found = resolve("sn0001.ui.localhost").await;
         assert_eq!(
             name("sn0001.ui.localhost", &found),
-            Finding::Good("sn0001.ui.localhost: IPv4 127.0.0.1; IPv6 ::1".to_owned())
+            CheckResult::Passed("sn0001.ui.localhost: IPv4 127.0.0.1; IPv6 ::1".to_owned())
         );
         let found = resolve("no-such-host.invalid").await;
         assert!(matches!(
             name("no-such-host.invalid", &found),
-            Finding::Bad(_)
+            CheckResult::Failed(_)
         ));
     }
 }

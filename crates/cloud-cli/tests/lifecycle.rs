@@ -1,4 +1,5 @@
-//! A device's life through the program alone: `sim` in one process, `provision`, `run` and `reset` in others.
+//! The life cycle of a device through the program: `sim` in one process, `provision`, `run` and
+//! `reset` in others.
 
 #![allow(
     clippy::panic,
@@ -14,8 +15,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use common::background::Background;
-use common::world::{SN, World};
+use common::background_program::BackgroundProgram;
+use common::test_cloud::{SN, TestCloud};
 use common::{finish, finish_with_input, program};
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
@@ -23,8 +24,8 @@ use serde_json::Value;
 use tempfile::tempdir;
 
 #[test]
-fn a_device_is_provisioned_connects_rotates_its_certificate_and_is_reset() {
-    let mut world = World::new();
+fn device_is_provisioned_connects_rotates_and_is_reset() {
+    let mut world = TestCloud::new();
 
     let provisioned = world.provision(&[]).expect(0).json();
     assert_eq!(provisioned[0]["event"], "provisioned");
@@ -37,8 +38,8 @@ fn a_device_is_provisioned_connects_rotates_its_certificate_and_is_reset() {
         (&true.into(), &true.into())
     );
 
-    // As loud as it gets, to see that no secret is ever logged.
-    let mut run = Background::start(&mut world.device(&["run", "-vv"]));
+    // At the most verbose level, to verify that no secret is logged.
+    let mut run = BackgroundProgram::start(&mut world.device(&["run", "-vv"]));
     run.wait_for("iot.connected");
     assert!(run.wait_for("remote.token")["valid"].as_i64().unwrap() > 1_700_000_000);
     let url = run.wait_for("remote.connected")["url"]
@@ -51,7 +52,7 @@ fn a_device_is_provisioned_connects_rotates_its_certificate_and_is_reset() {
         (&true.into(), &true.into()),
         "{status}"
     );
-    // With the relay's port, since that is not the usual one.
+    // With the relay's port, which is not the default.
     let (_, port) = world.ready["relay"]
         .as_str()
         .unwrap()
@@ -73,7 +74,7 @@ fn a_device_is_provisioned_connects_rotates_its_certificate_and_is_reset() {
     assert_eq!(live["pid"], run.pid());
     assert_eq!(live["url"], url);
 
-    // A second instance on the same directory is refused, and told who is there.
+    // A second instance on the same directory is refused, and names the process.
     let pid = run.pid().to_string();
     finish(&mut world.device(&["run"]))
         .expect(1)
@@ -138,8 +139,8 @@ fn a_device_is_provisioned_connects_rotates_its_certificate_and_is_reset() {
 }
 
 #[test]
-fn the_key_comes_from_a_file_standard_input_or_the_environment_and_is_never_shown() {
-    let world = World::new();
+fn key_comes_from_file_stdin_or_environment_and_is_redacted() {
+    let world = TestCloud::new();
     let mut piped = world.device(&["provision", "--token-file", "-", "-vv"]);
     piped
         .env("CLESYDE_SN", "SN-0002")
@@ -157,8 +158,8 @@ fn the_key_comes_from_a_file_standard_input_or_the_environment_and_is_never_show
 }
 
 #[test]
-fn without_a_good_key_nothing_is_sent_or_stored() {
-    let world = World::new();
+fn invalid_key_sends_and_stores_nothing() {
+    let world = TestCloud::new();
     let empty = world.home.path().join("empty");
     fs::write(&empty, "\n").unwrap();
     let missing = world.home.path().join("missing");
@@ -187,10 +188,11 @@ fn without_a_good_key_nothing_is_sent_or_stored() {
 }
 
 #[test]
-fn force_registers_again_and_keeps_the_old_configuration_until_then() {
-    let world = World::provisioned();
+fn force_keeps_old_configuration_until_registered() {
+    let world = TestCloud::provisioned();
     let before = world.certificates();
-    // The platform knows the device already, so it refuses; what is there stays.
+    // The platform has registered the device already, so it refuses; the stored configuration
+    // stays.
     world.provision(&["--force"]).expect(1);
     assert_eq!(world.certificates(), before);
     world.control(Method::DELETE, &format!("/devices/{SN}"), None);
@@ -204,10 +206,11 @@ fn force_registers_again_and_keeps_the_old_configuration_until_then() {
     );
 }
 
-/// Another program, which knows no journal, stores a newer pair after `provision --force` was killed half-way.
+/// Another program, which ignores the journal, stores a newer pair after `provision --force` was
+/// killed.
 #[test]
 fn newer_pair_survives_a_killed_provision_force() {
-    let world = World::provisioned();
+    let world = TestCloud::provisioned();
     world.control(Method::DELETE, &format!("/devices/{SN}"), None);
     let provision = world.device(&["provision", "--force"]);
     let mut traced = Command::new("strace");
@@ -259,7 +262,7 @@ fn newer_pair_survives_a_killed_provision_force() {
         assert!(survives() && committed.exists(), "{command} changed it");
     }
     assert_eq!(world.certificates()["remote"]["names"][0], "newest.example");
-    let mut run = Background::start(&mut world.device(&["run"]));
+    let mut run = BackgroundProgram::start(&mut world.device(&["run"]));
     run.wait_for("initialized");
     assert!(survives(), "a start put the old pair in its place");
     assert!(!committed.exists());
@@ -267,7 +270,7 @@ fn newer_pair_survives_a_killed_provision_force() {
 }
 
 #[test]
-fn an_api_that_is_not_there_is_exit_1_and_named() {
+fn unreachable_api_is_exit_1_and_named() {
     let home = tempdir().unwrap();
     let unused = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
@@ -291,10 +294,10 @@ fn an_api_that_is_not_there_is_exit_1_and_named() {
 }
 
 #[test]
-fn a_stop_ends_the_wait_for_a_reconnection() {
-    let mut world = World::provisioned();
+fn stop_cancels_reconnect_delay() {
+    let mut world = TestCloud::provisioned();
     world.sim.terminate();
-    let mut run = Background::start(&mut world.device(&["run"]));
+    let mut run = BackgroundProgram::start(&mut world.device(&["run"]));
     assert!(
         run.wait_for("iot.disconnected")["retry_in"]
             .as_f64()
@@ -306,9 +309,9 @@ fn a_stop_ends_the_wait_for_a_reconnection() {
 }
 
 #[test]
-fn a_damaged_certificate_for_remote_access_is_told_and_got_again() {
-    let world = World::provisioned();
-    let mut run = Background::start(&mut world.device(&["run"]));
+fn damaged_remote_certificate_is_reported_and_replaced() {
+    let world = TestCloud::provisioned();
+    let mut run = BackgroundProgram::start(&mut world.device(&["run"]));
     run.wait_for("remote.connected");
     world.wait_until_reported();
     run.terminate();
@@ -337,7 +340,7 @@ fn a_damaged_certificate_for_remote_access_is_told_and_got_again() {
     let report = ["shadow", "report", "{\"a\": 1}"];
     finish(&mut world.device(&report)).expect(0);
 
-    let mut run = Background::start(&mut world.device(&["run"]));
+    let mut run = BackgroundProgram::start(&mut world.device(&["run"]));
     let down = run.wait_for("remote.disconnected");
     let reason = down["reason"].as_str().unwrap();
     assert!(reason.contains("remote_cert.pem"), "{reason}");
@@ -351,7 +354,7 @@ fn a_damaged_certificate_for_remote_access_is_told_and_got_again() {
     assert_eq!(sound[0]["can_run"], true);
     assert_eq!(sound[0]["problems"], Value::Array(Vec::new()));
 
-    // What messaging needs.
+    // The files that messaging needs.
     fs::write(world.config().join("iot_cert.pem"), "").unwrap();
     let damaged = finish(&mut world.device(&["status"]))
         .expect(1)
@@ -361,8 +364,8 @@ fn a_damaged_certificate_for_remote_access_is_told_and_got_again() {
     assert_eq!(damaged[0]["can_run"], false);
 }
 
-/// A program that writes where nobody reads tells the platform alone how far it is.
-fn wait_for_the_tunnel(world: &World) {
+/// A program whose standard output is not read; only the platform shows its state.
+fn wait_for_the_tunnel(world: &TestCloud) {
     let end = Instant::now() + Duration::from_secs(60);
     while world.device_status()["tunnel"] != true {
         assert!(Instant::now() < end, "{}", world.device_status());
@@ -370,7 +373,7 @@ fn wait_for_the_tunnel(world: &World) {
     }
 }
 
-/// Tells the program to end, and how it did.
+/// Stops the program; returns its exit status.
 fn stopped(run: &mut Child) -> ExitStatus {
     let pid = Pid::from_raw(i32::try_from(run.id()).unwrap()).unwrap();
     kill_process(pid, Signal::TERM).unwrap();
@@ -387,10 +390,10 @@ fn stopped(run: &mut Child) -> ExitStatus {
     }
 }
 
-/// A pipe on Linux holds 64 KiB; one that is full blocks whoever writes to it.
+/// A pipe on Linux holds 64 KiB; writing to a full one blocks.
 #[test]
-fn a_reader_that_has_stopped_reading_holds_up_neither_the_device_nor_the_end() {
-    let world = World::new();
+fn stopped_reader_delays_neither_device_nor_shutdown() {
+    let world = TestCloud::new();
     world.provision(&[]).expect(0);
     let (_reader, mut writer) = std::io::pipe().unwrap();
     writer.write_all(&[b'x'; 64 << 10]).unwrap();
@@ -403,10 +406,10 @@ fn a_reader_that_has_stopped_reading_holds_up_neither_the_device_nor_the_end() {
     assert_eq!(world.device_status()["online"], false);
 }
 
-/// Somebody may be about to come through the tunnel to make room.
+/// The tunnel may be needed to free space.
 #[test]
-fn a_full_disk_behind_standard_output_ends_nothing() {
-    let world = World::provisioned();
+fn full_disk_behind_standard_output_does_not_stop_run() {
+    let world = TestCloud::provisioned();
     let full = fs::OpenOptions::new()
         .write(true)
         .open("/dev/full")
@@ -418,8 +421,8 @@ fn a_full_disk_behind_standard_output_ends_nothing() {
 }
 
 #[test]
-fn faults_are_written_as_the_help_says() {
-    let world = World::provisioned();
+fn faults_match_help_text() {
+    let world = TestCloud::provisioned();
     let help = finish(program(&world.home).args(["sim", "--help"]))
         .expect(0)
         .stdout;

@@ -1,4 +1,5 @@
-//! What is known of a running instance: how it stands, what has happened since its start, and whether it still moves.
+//! The state of a running instance: connections, event counters, and the heartbeat of the main
+//! task.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -7,28 +8,29 @@ use cloud_facade::config::Store;
 use cloud_facade::{ClesydeCloud, Event, WeakClesydeCloud};
 use serde::Serialize;
 
-/// How often the main task is to show that it still moves.
-pub(crate) const PULSE: Duration = Duration::from_secs(1);
+/// Interval of the main task's heartbeat.
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A machine under heavy load is slow; a task that has not moved for so long does not move any more.
-const STUCK: Duration = Duration::from_secs(15);
+/// Time without a heartbeat after which the main task counts as stalled, even on a machine under
+/// heavy load.
+const STALL_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Clones are the same.
+/// The health state of a device. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Vitals(Arc<Inner>);
+pub(crate) struct HealthState(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     cloud: WeakClesydeCloud,
     store: Store,
     started: SystemTime,
-    pulse: Mutex<Instant>,
-    counts: Mutex<Counts>,
+    heartbeat: Mutex<Instant>,
+    counters: Mutex<Counters>,
 }
 
-/// What has happened since the start. Each only grows.
+/// Event counters since the start. Each only grows.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Counts {
+pub(super) struct Counters {
     pub(super) iot_connections: u64,
     pub(super) iot_losses: u64,
     pub(super) iot_failures: u64,
@@ -41,13 +43,13 @@ pub(super) struct Counts {
     pub(super) deltas: u64,
     pub(super) messages: u64,
     pub(super) missed: u64,
-    /// By the events alone, to tell a loss from an attempt that failed.
+    /// Distinguishes a lost connection from a failed attempt.
     iot_is_up: bool,
     tunnel_is_up: bool,
 }
 
-impl Counts {
-    fn note(&mut self, event: &Event) {
+impl Counters {
+    fn record(&mut self, event: &Event) {
         match event {
             Event::IotConnected => {
                 self.iot_connections += 1;
@@ -79,46 +81,47 @@ impl Counts {
     }
 }
 
-/// A part that is not connected.
+/// A connection that is down.
 #[derive(Debug, Serialize)]
 pub(crate) struct Missing {
     part: &'static str,
-    /// Why, once it has been tried.
+    /// The reason, after the first attempt.
     reason: Option<String>,
 }
 
-impl Vitals {
+impl HealthState {
     pub(crate) fn new(cloud: &ClesydeCloud, store: Store) -> Self {
         Self(Arc::new(Inner {
             cloud: cloud.downgrade(),
             store,
             started: SystemTime::now(),
-            pulse: Mutex::new(Instant::now()),
-            counts: Mutex::default(),
+            heartbeat: Mutex::new(Instant::now()),
+            counters: Mutex::default(),
         }))
     }
 
-    /// The main task still moves.
-    pub(crate) fn beat(&self) {
-        *lock(&self.0.pulse) = Instant::now();
+    /// Records that the main task makes progress.
+    pub(crate) fn heartbeat(&self) {
+        *lock(&self.0.heartbeat) = Instant::now();
     }
 
-    /// For how long it has not, if that is too long.
+    /// Returns the time since the last heartbeat, if it exceeds the limit.
     pub(crate) fn stuck_for(&self, now: Instant) -> Option<Duration> {
-        let still = now.saturating_duration_since(*lock(&self.0.pulse));
-        (still > STUCK).then_some(still)
+        let elapsed = now.saturating_duration_since(*lock(&self.0.heartbeat));
+        (elapsed > STALL_TIMEOUT).then_some(elapsed)
     }
 
-    pub(crate) fn note(&self, event: &Event) {
-        lock(&self.0.counts).note(event);
+    pub(crate) fn record(&self, event: &Event) {
+        lock(&self.0.counters).record(event);
     }
 
-    /// So many events came too fast to be noted.
-    pub(crate) fn missed(&self, events: u64) {
-        lock(&self.0.counts).missed += events;
+    /// Counts dropped events.
+    pub(crate) fn record_missed(&self, events: u64) {
+        lock(&self.0.counters).missed += events;
     }
 
-    /// What keeps the device from being reached. Remote access is always wanted: `run` serves something in every case.
+    /// Returns the connections that are down. Remote access is always required: `run` serves a
+    /// backend in every case.
     pub(crate) fn missing(&self) -> Vec<Missing> {
         let status = self.cloud().map(|cloud| cloud.status()).unwrap_or_default();
         [("iot", status.iot), ("remote", status.remote)]
@@ -131,8 +134,8 @@ impl Vitals {
             .collect()
     }
 
-    pub(super) fn counts(&self) -> Counts {
-        *lock(&self.0.counts)
+    pub(super) fn counters(&self) -> Counters {
+        *lock(&self.0.counters)
     }
 
     pub(super) fn started(&self) -> SystemTime {
@@ -148,7 +151,7 @@ impl Vitals {
     }
 }
 
-/// Nothing is left half-done under these that a panic could expose.
+/// No panic can leave the guarded values inconsistent.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -159,48 +162,56 @@ mod tests {
 
     use super::*;
 
-    fn vitals() -> Vitals {
+    fn health_state() -> HealthState {
         let base = tempfile::tempdir().unwrap();
         let settings = DeviceSettings::new("SN".parse().unwrap(), base.path(), "");
-        Vitals::new(&ClesydeCloud::new(settings), Store::new(base.path()))
+        HealthState::new(&ClesydeCloud::new(settings), Store::new(base.path()))
     }
 
     #[test]
-    fn a_task_that_does_not_move_is_noticed() {
-        let vitals = vitals();
-        vitals.beat();
-        assert_eq!(vitals.stuck_for(Instant::now()), None);
-        let late = Instant::now() + STUCK + PULSE;
-        assert!(vitals.stuck_for(late).is_some_and(|time| time > STUCK));
+    fn missing_heartbeat_is_detected() {
+        let health_state = health_state();
+        health_state.heartbeat();
+        assert_eq!(health_state.stuck_for(Instant::now()), None);
+        let late = Instant::now() + STALL_TIMEOUT + HEARTBEAT_INTERVAL;
+        assert!(
+            health_state
+                .stuck_for(late)
+                .is_some_and(|time| time > STALL_TIMEOUT)
+        );
     }
 
     #[test]
-    fn a_loss_is_told_from_an_attempt_that_failed() {
-        let mut counts = Counts::default();
+    fn lost_connections_and_failed_attempts_are_counted_separately() {
+        let mut counters = Counters::default();
         let lost = || Event::IotDisconnected {
             reason: String::new(),
-            retry_in: PULSE,
+            retry_in: HEARTBEAT_INTERVAL,
         };
         for event in [lost(), Event::IotConnected, lost(), lost(), lost()] {
-            counts.note(&event);
+            counters.record(&event);
         }
         let tunnel_lost = || Event::RemoteDisconnected {
             reason: String::new(),
         };
         let connected = Event::RemoteConnected { url: String::new() };
         for event in [connected, tunnel_lost(), tunnel_lost()] {
-            counts.note(&event);
+            counters.record(&event);
         }
         assert_eq!(
             (
-                counts.iot_connections,
-                counts.iot_losses,
-                counts.iot_failures
+                counters.iot_connections,
+                counters.iot_losses,
+                counters.iot_failures
             ),
             (1, 1, 3)
         );
         assert_eq!(
-            (counts.tunnels, counts.tunnel_losses, counts.tunnel_failures),
+            (
+                counters.tunnels,
+                counters.tunnel_losses,
+                counters.tunnel_failures
+            ),
             (1, 1, 1)
         );
     }

@@ -1,40 +1,42 @@
-//! Whether a value from the command line or the environment may be repeated in a message.
+//! Redacts values from the command line or the environment that may be secrets.
 //!
-//! People put a key where it does not belong: behind the wrong option, as an argument of its own, in the place of a file's
-//! name. A message that repeats it hands it to logs and to whoever looks over a shoulder. So a value is shown only if its
-//! form rules a key, a token or a password out; what is left are misspelt names, numbers and addresses.
+//! Users put keys in wrong places: after the wrong option, as a separate argument, instead of a
+//! file name. A message that repeats such a value exposes it in logs and on screens. So a value is
+//! shown only if its form excludes a key, a token or a password; the rest are misspelt names,
+//! numbers and addresses.
 
 use std::fmt;
 use std::path::Path;
 
-/// Too short for a key.
-const SHORT: usize = 4;
+/// Maximum length of a text that is too short for a key.
+const MAX_SHORT: usize = 4;
 
-/// The longest text of words that is shown, and the longest URL. A passphrase has more.
+/// Maximum length of a text of words, and of a URL. A passphrase is longer.
 const MAX_TEXT: usize = 24;
 const MAX_URL: usize = 64;
 
-/// The longest word of small letters, and of capitals: generated keys have longer runs, or mix letters and digits.
+/// Maximum length of a lower-case word, and of capitals: generated keys have longer runs, or mix
+/// letters and digits.
 const MAX_WORD: usize = 12;
 const MAX_CAPITALS: usize = 4;
 
-/// The longest number: a port has five digits.
+/// Maximum digits of a number: a port has five.
 const MAX_DIGITS: usize = 5;
 
-/// How many parts of a text may be other than words of small letters, as in `SN 0001`.
+/// Maximum parts of a text that are not lower-case words, as in `SN 0001`.
 const MAX_OTHER_PARTS: usize = 2;
 
-/// How many words a hyphen may join, as in the name of an option, a host or a header.
+/// Maximum words joined by hyphens, as in the name of an option, a host or a header.
 const MAX_HYPHENATED: usize = 4;
 
 const SEPARATORS: &str = " .:/+#$[]?*";
 
-/// Stands where a value is not shown.
-pub(crate) const NOT_SHOWN: &str = "(not shown, as it could be a secret)";
+/// The replacement for a value that may be a secret.
+pub(crate) const REDACTED: &str = "(not shown, as it could be a secret)";
 
-/// Whether a text could be a key, a token or a password.
-pub(crate) fn is_possible_secret(text: &str) -> bool {
-    if text.len() <= SHORT {
+/// Whether a text may be a key, a token or a password.
+pub(crate) fn may_be_secret(text: &str) -> bool {
+    if text.len() <= MAX_SHORT {
         return false;
     }
     let url = ["https://", "http://"]
@@ -47,7 +49,7 @@ pub(crate) fn is_possible_secret(text: &str) -> bool {
     text.len() > limit || !(is_address(text) || is_words(text))
 }
 
-/// A number, an IP address or a range of them, perhaps with a port.
+/// Whether a text is a number, an IP address or a range of them, perhaps with a port.
 fn is_address(text: &str) -> bool {
     let hex = text.contains(':');
     let text = text.strip_prefix('-').unwrap_or(text);
@@ -57,7 +59,7 @@ fn is_address(text: &str) -> bool {
     })
 }
 
-/// A host, a command, the name of a setting: short words, and few numbers among them.
+/// Whether a text is a host, a command or the name of a setting: short words, and few numbers.
 fn is_words(text: &str) -> bool {
     let others: Vec<_> = text
         .split(|separator| SEPARATORS.contains(separator))
@@ -74,7 +76,7 @@ fn is_hyphenated(text: &str) -> bool {
     text.split(['-', '_']).count() <= MAX_HYPHENATED && text.split(['-', '_']).all(is_word)
 }
 
-/// Capitals, a number, or a few letters and then a number.
+/// Whether a part is capitals, a number, or a few letters followed by a number.
 fn is_short(part: &str) -> bool {
     let (letters, digits) = part.split_at(
         part.find(|c: char| c.is_ascii_digit())
@@ -89,7 +91,8 @@ fn is_all(text: &str, limit: usize, kind: impl Fn(&u8) -> bool) -> bool {
     text.len() <= limit && text.bytes().all(|byte| kind(&byte))
 }
 
-/// Whether this can be the name of an option: words of small letters behind two hyphens, or one letter behind one.
+/// Whether a text can be the name of an option: lower-case words after two hyphens, or one letter
+/// after one.
 pub(crate) fn is_option_name(text: &str) -> bool {
     match text.strip_prefix("--") {
         Some(name) => {
@@ -103,51 +106,51 @@ pub(crate) fn is_option_name(text: &str) -> bool {
     }
 }
 
-/// A value as a message may show it: in quotation marks, or not at all.
-pub(crate) struct Shown<'a>(pub(crate) &'a str);
+/// Formats a value for a message: in quotation marks, or redacted.
+pub(crate) struct Redacted<'a>(pub(crate) &'a str);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Redacted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if is_possible_secret(self.0) {
-            f.write_str(NOT_SHOWN)
+        if may_be_secret(self.0) {
+            f.write_str(REDACTED)
         } else {
             write!(f, "'{}'", self.0)
         }
     }
 }
 
-/// A topic as a message may show it: with levels, it is one.
-pub(crate) struct ShownTopic<'a>(pub(crate) &'a str);
+/// Formats a topic for a message: a text with levels is not a key.
+pub(crate) struct RedactedTopic<'a>(pub(crate) &'a str);
 
-impl fmt::Display for ShownTopic<'_> {
+impl fmt::Display for RedactedTopic<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.contains('/') {
             f.write_str(self.0)
         } else {
-            Shown(self.0).fmt(f)
+            Redacted(self.0).fmt(f)
         }
     }
 }
 
-/// A path as a message may show it. One that exists, or leads into a directory that exists, is no key that was put in the
-/// place of a path.
-pub(crate) struct ShownPath<'a>(pub(crate) &'a Path);
+/// Formats a path for a message. A path that exists, or whose parent exists, is not a misplaced
+/// key.
+pub(crate) struct RedactedPath<'a>(pub(crate) &'a Path);
 
-impl ShownPath<'_> {
+impl RedactedPath<'_> {
     pub(crate) fn is_shown(&self) -> bool {
-        // The root says nothing: a key in base64 can begin with a slash.
+        // The root does not count: a key in base64 can begin with a slash.
         let named = |path: &&Path| path.file_name().is_some();
         self.0.ancestors().filter(named).any(Path::exists)
-            || !self.0.to_str().is_some_and(is_possible_secret)
+            || !self.0.to_str().is_some_and(may_be_secret)
     }
 }
 
-impl fmt::Display for ShownPath<'_> {
+impl fmt::Display for RedactedPath<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_shown() {
             write!(f, "{:?}", self.0)
         } else {
-            f.write_str(NOT_SHOWN)
+            f.write_str(REDACTED)
         }
     }
 }
@@ -183,12 +186,12 @@ mod tests {
             "http://10.0.0.1:8080",
             "https://api.staging.example.com?x",
         ] {
-            assert!(!is_possible_secret(text), "{text}");
+            assert!(!may_be_secret(text), "{text}");
         }
     }
 
     #[test]
-    fn possible_keys_tokens_and_passwords_are_not_shown() {
+    fn possible_keys_tokens_and_passwords_are_redacted() {
         for text in [
             "cc8498bebd4e5915b0cc5fc21eb6622d",
             "550e8400-e29b-41d4-a716-446655440000",
@@ -212,17 +215,17 @@ mod tests {
             "{\"key\": \"word\"}",
             "pässwört",
         ] {
-            assert!(is_possible_secret(text), "{text}");
-            assert_eq!(Shown(text).to_string(), NOT_SHOWN);
+            assert!(may_be_secret(text), "{text}");
+            assert_eq!(Redacted(text).to_string(), REDACTED);
         }
     }
 
     #[test]
-    fn a_path_is_shown_if_it_exists_or_could_not_be_a_key() {
-        let shown = |path: &str| ShownPath(Path::new(path)).to_string();
+    fn path_is_shown_if_it_exists_or_cannot_be_key() {
+        let shown = |path: &str| RedactedPath(Path::new(path)).to_string();
         let directory = tempfile::tempdir().unwrap();
         let inside = directory.path().join("cc8498bebd4e5915b0cc5fc21eb6622d");
-        assert_eq!(ShownPath(&inside).to_string(), format!("{inside:?}"));
+        assert_eq!(RedactedPath(&inside).to_string(), format!("{inside:?}"));
         for path in ["key.txt", "-", "/", "/proc/cc8498bebd4e5915"] {
             assert_eq!(shown(path), format!("{path:?}"));
         }
@@ -231,7 +234,7 @@ mod tests {
             "/9jcc8498bebd4e5915b",
             "ab12/9jcc8498bebd4e59",
         ] {
-            assert_eq!(shown(key), NOT_SHOWN);
+            assert_eq!(shown(key), REDACTED);
         }
     }
 

@@ -1,4 +1,4 @@
-//! The public: somebody with a web browser's means, who trusts certificate authorities and nothing else.
+//! A public client: like a web browser, it trusts only certificate authorities.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -14,22 +14,22 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::failure::{Failure, Outcome};
+use crate::error::{CliError, Result};
 
-/// For the whole of a visit. The device may be at the end of a slow line.
-const LIMIT: Duration = Duration::from_secs(15);
+/// Time limit for a request. The device may have a slow network.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What is read of a page. Our own is small; of another one, the beginning will do.
+/// Maximum body to read. The status page is smaller; of another page, the beginning is enough.
 const MAX_BODY: usize = 64 * 1024;
 
-/// The system's roots, and those in `extra` (PEM).
-pub(crate) fn roots(extra: Option<&[u8]>) -> Outcome<RootCertStore> {
+/// Returns the system's roots and those in `extra` (PEM).
+pub(crate) fn roots(extra: Option<&[u8]>) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    // Systems ship the odd root that no verifier takes; the others count.
+    // Some systems ship invalid roots; the others are used.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(pem) = extra {
         let failed = |error: &(dyn Error + 'static)| {
-            Failure::because("the root certificates cannot be used", error)
+            CliError::with_cause("cannot use the root certificates", error)
         };
         for root in CertificateDer::pem_slice_iter(pem) {
             let root = root.map_err(|error| failed(&error))?;
@@ -39,36 +39,34 @@ pub(crate) fn roots(extra: Option<&[u8]>) -> Outcome<RootCertStore> {
     Ok(roots)
 }
 
-/// Fetches one page, again and again over the connection that it has once made.
+/// Fetches one page, reusing its connection.
 #[derive(Debug)]
-pub(crate) struct Visitor {
+pub(crate) struct PublicClient {
     client: Client,
     url: String,
 }
 
-/// What the visitor saw.
+/// The response to [`PublicClient::fetch`].
 #[derive(Debug)]
-pub(crate) struct Visit {
-    /// Serial number, in decimal, of the certificate that was verified.
+pub(crate) struct PageResponse {
+    /// Serial number, in decimal, of the verified certificate.
     pub(crate) serial: String,
-    #[cfg_attr(
-        not(feature = "sim"),
-        expect(dead_code, reason = "for the demonstration")
-    )]
+    #[cfg_attr(not(feature = "sim"), expect(dead_code, reason = "used by `demo`"))]
     pub(crate) status: StatusCode,
-    /// Its beginning.
+    /// The beginning of the body.
     pub(crate) body: String,
 }
 
-impl Visitor {
-    /// Somebody who visits a device whose access point is at these addresses.
+impl PublicClient {
+    /// Creates a client for a device whose access point has these addresses.
     pub(crate) fn new<R>(
         device: &DeviceConfig<R>,
         addresses: &[SocketAddr],
         roots: RootCertStore,
-    ) -> Outcome<Self> {
-        let failed =
-            |error: &(dyn Error + 'static)| Failure::because("could not make a web client", error);
+    ) -> Result<Self> {
+        let failed = |error: &(dyn Error + 'static)| {
+            CliError::with_cause("could not create an HTTP client", error)
+        };
         let mut tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|error| failed(&error))?
@@ -81,7 +79,7 @@ impl Visitor {
             .resolve_to_addrs(device.access_point.as_str(), addresses)
             .no_proxy()
             .redirect(redirect::Policy::none())
-            .timeout(LIMIT)
+            .timeout(REQUEST_TIMEOUT)
             .build()
             .map_err(|error| failed(&error))?;
         Ok(Self {
@@ -90,18 +88,18 @@ impl Visitor {
         })
     }
 
-    /// Where the page is.
+    /// Returns the page's URL.
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
-    /// Fetches the page, with the certificate verified, whatever the status.
+    /// Fetches the page, with the certificate verified. Any status is accepted.
     ///
     /// # Errors
-    /// No server that could be verified, or one that broke off.
-    pub(crate) async fn fetch(&self) -> Outcome<Visit> {
+    /// The server could not be verified, or closed the connection.
+    pub(crate) async fn fetch(&self) -> Result<PageResponse> {
         let failed = |error: reqwest::Error| {
-            Failure::Failed(format!(
+            CliError::Failed(format!(
                 "{} cannot be fetched: {}",
                 self.url,
                 UntrustedText::of(&innermost(&error))
@@ -115,10 +113,7 @@ impl Visitor {
             .and_then(|der| CertificateInfo::from_der(&der.into()))
             .map(|certificate| certificate.serial)
             .ok_or_else(|| {
-                Failure::Failed(format!(
-                    "{} showed no certificate that can be read",
-                    self.url
-                ))
+                CliError::Failed(format!("{} presented no readable certificate", self.url))
             })?;
         let mut body = Vec::new();
         while body.len() < MAX_BODY
@@ -127,7 +122,7 @@ impl Visitor {
             body.extend_from_slice(&chunk);
         }
         body.truncate(MAX_BODY);
-        Ok(Visit {
+        Ok(PageResponse {
             serial,
             status: response.status(),
             body: String::from_utf8_lossy(&body).into_owned(),
@@ -135,7 +130,7 @@ impl Visitor {
     }
 }
 
-/// The cause at the end of the chain; the links before it say that a request could not be sent.
+/// Returns the root cause; the outer errors only say that a request could not be sent.
 fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     std::iter::successors(Some(error), |&error| error.source())
         .last()

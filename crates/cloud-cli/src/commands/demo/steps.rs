@@ -1,38 +1,38 @@
-//! Tells the steps of the demonstration: numbered, for people, and as JSON lines for programs.
+//! Prints the steps of the demonstration: numbered as text, and as JSON lines.
 
 use std::fmt::Display;
 
 use serde_json::{Value, json};
 
-use crate::failure::Outcome;
-use crate::moment::now;
+use crate::error::Result;
 use crate::output::Output;
+use crate::time_fmt::now;
 
-/// Counts the steps as they are told.
+/// Numbers and prints the steps.
 #[derive(Debug)]
-pub(crate) struct Narrator {
+pub(crate) struct StepPrinter {
     output: Output,
     step: u32,
 }
 
-impl Narrator {
+impl StepPrinter {
     pub(crate) fn new(output: Output) -> Self {
         Self { output, step: 0 }
     }
 
-    /// A step that has been done, and what there is to say of it: name and value.
+    /// Prints a completed step with its properties, as name and value.
     pub(crate) fn step(
         &mut self,
         name: &str,
         title: impl Display,
-        facts: &[(&str, &str)],
-    ) -> Outcome {
+        properties: &[(&str, &str)],
+    ) -> Result {
         self.step += 1;
         self.output.text(format_args!("{}. {title}", self.step))?;
-        for (fact, value) in facts {
+        for (property, value) in properties {
             let mut lines = value.lines();
             self.output.text(format_args!(
-                "     {fact:<13}{}",
+                "     {property:<13}{}",
                 lines.next().unwrap_or_default()
             ))?;
             for line in lines {
@@ -40,19 +40,19 @@ impl Narrator {
             }
         }
         let mut line = json!({ "event": "demo.step", "step": self.step, "name": name });
-        for (fact, value) in facts {
-            line[fact.replace(' ', "_")] = Value::from(*value);
+        for (property, value) in properties {
+            line[property.replace(' ', "_")] = Value::from(*value);
         }
         line["ts"] = now().into();
         self.output.json(&line)
     }
 
-    /// How to visit the page from outside, while the demonstration goes on.
-    pub(crate) fn invite(&self, url: &str, command: &str) -> Outcome {
+    /// Prints how to open the page while the demonstration runs.
+    pub(crate) fn open_page(&self, url: &str, command: &str) -> Result {
         let line = json!({ "event": "demo.open", "url": url, "command": command, "ts": now() });
         self.output.result(
             &line,
-            format_args!("\nReach the page yourself, until you press Ctrl-C here:\n  {command}"),
+            format_args!("\nOpen the page yourself, until you press Ctrl-C here:\n  {command}"),
         )
     }
 }

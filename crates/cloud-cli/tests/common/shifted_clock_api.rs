@@ -1,4 +1,5 @@
-//! The simulator's provisioning API as a device with a wrong clock sees it: every answer is dated from another time.
+//! The simulator's provisioning API as seen by a device with a wrong clock: every response has
+//! another date.
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -8,8 +9,8 @@ use tokio::runtime::Runtime;
 
 use super::http_client;
 
-/// Passes everything on to the API behind it. Ends with this value.
-pub(crate) struct DatedApi {
+/// Forwards everything to the API. Ends when dropped.
+pub(crate) struct ShiftedClockApi {
     url: String,
     _runtime: Runtime,
 }
@@ -21,8 +22,8 @@ struct Behind {
     client: reqwest::Client,
 }
 
-impl DatedApi {
-    /// Before the API at `url`; `date` is what its answers are to say.
+impl ShiftedClockApi {
+    /// Starts a proxy for the API at `url`; `date` is the date of its responses.
     pub(crate) fn start(url: &str, date: &'static str) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)

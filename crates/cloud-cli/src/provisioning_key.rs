@@ -1,4 +1,5 @@
-//! The provisioning key, from where other users of the machine cannot read it: a file, standard input or the environment.
+//! The provisioning key, from a source that other users of the machine cannot read: a file,
+//! standard input or the environment.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -10,46 +11,49 @@ use cloud_facade::config::SerialNumber;
 use cloud_facade::provision::ProvisioningKey;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::failure::{Failure, Outcome};
-use crate::possible_secret::ShownPath;
-use crate::values::BYTE_ORDER_MARK;
+use crate::error::{CliError, Result};
+use crate::redact::RedactedPath;
+use crate::value_parsers::BYTE_ORDER_MARK;
 
-/// The variable that is looked at without `--token-file`.
-pub(crate) const VARIABLE: &str = "CLESYDE_TOKEN";
+/// The variable that is read without `--token-file`.
+pub(crate) const KEY_VARIABLE: &str = "CLESYDE_TOKEN";
 
-/// Far more than any key has; a wrong file (a disk image, a device) is noticed before it is read whole.
-const MAX_KEY: usize = 16 * 1024;
+/// Far longer than any key. The limit rejects a wrong file (a disk image, a device) before it is
+/// read completely.
+const MAX_KEY_SIZE: usize = 16 * 1024;
 
-/// Reads the key for the device `sn`. Called before anything is sent, so every failure here means that nothing was.
-pub(crate) fn read(file: Option<&Path>, sn: &SerialNumber) -> Outcome<ProvisioningKey> {
+/// Reads the key for the device `sn`. Called before anything is sent, so its errors say that
+/// nothing was.
+pub(crate) fn read(file: Option<&Path>, sn: &SerialNumber) -> Result<ProvisioningKey> {
     let (source, text) = match file {
-        Some(path) if path == Path::new("-") => {
-            ("standard input".to_owned(), bounded(io::stdin().lock()))
-        }
-        Some(path) => (
-            ShownPath(path).to_string(),
-            File::open(path).and_then(bounded),
+        Some(path) if path == Path::new("-") => (
+            "standard input".to_owned(),
+            read_bounded(io::stdin().lock()),
         ),
-        None => match std::env::var_os(VARIABLE).filter(|value| !value.is_empty()) {
-            Some(value) => (VARIABLE.to_owned(), from_environment(value)),
+        Some(path) => (
+            RedactedPath(path).to_string(),
+            File::open(path).and_then(read_bounded),
+        ),
+        None => match std::env::var_os(KEY_VARIABLE).filter(|value| !value.is_empty()) {
+            Some(value) => (KEY_VARIABLE.to_owned(), from_environment(value)),
             None => {
-                return Err(Failure::Failed(format!(
-                    "there is no provisioning key: give it with --token-file FILE (- is standard input) or in {VARIABLE}"
+                return Err(CliError::Failed(format!(
+                    "there is no provisioning key: give it with --token-file FILE (- is standard input) or in {KEY_VARIABLE}"
                 )));
             }
         },
     };
     let failed = |cause: &(dyn Error + 'static)| {
-        Failure::because(
+        CliError::with_cause(
             format_args!("no provisioning key from {source}; nothing was sent"),
             cause,
         )
     };
     let text = text.map_err(|error| failed(&error))?;
-    // The serial number is public: the platform gets it in the open, logs and topics have it.
+    // The serial number is public: logs and topics contain it.
     if text.trim() == sn.as_str() {
-        return Err(Failure::Usage(
-            "the serial number given with --sn or in CLESYDE_SN is the provisioning key, and nothing was sent: give the \
+        return Err(CliError::Usage(
+            "the serial number given with --sn or in CLESYDE_SN is the provisioning key; nothing was sent: give the \
              device's own serial number there"
                 .to_owned(),
         ));
@@ -57,16 +61,18 @@ pub(crate) fn read(file: Option<&Path>, sn: &SerialNumber) -> Outcome<Provisioni
     ProvisioningKey::new(&text).map_err(|error| failed(&error))
 }
 
-fn bounded(reader: impl Read) -> io::Result<Zeroizing<String>> {
-    // All of the memory at once: growing would leave copies behind.
-    let mut text = Zeroizing::new(String::with_capacity(MAX_KEY + 1));
-    reader.take(MAX_KEY as u64 + 1).read_to_string(&mut text)?;
+fn read_bounded(reader: impl Read) -> io::Result<Zeroizing<String>> {
+    // Allocates the whole capacity at once: growing would leave copies behind.
+    let mut text = Zeroizing::new(String::with_capacity(MAX_KEY_SIZE + 1));
+    reader
+        .take(MAX_KEY_SIZE as u64 + 1)
+        .read_to_string(&mut text)?;
     if text.starts_with(BYTE_ORDER_MARK) {
         text.drain(..BYTE_ORDER_MARK.len_utf8());
     }
-    if text.len() > MAX_KEY {
+    if text.len() > MAX_KEY_SIZE {
         return Err(io::Error::other(format!(
-            "more than {MAX_KEY} bytes are no provisioning key"
+            "more than {MAX_KEY_SIZE} bytes; a provisioning key is shorter"
         )));
     }
     Ok(text)
@@ -88,24 +94,24 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_read_and_never_shown() {
+    fn key_is_read_and_redacted() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key");
         std::fs::write(&path, "  pk-1234\r\n").unwrap();
         let key = read(Some(&path), &serial_number()).unwrap();
         assert!(!format!("{key:?} {key}").contains("1234"));
-        // As a Windows editor saves it.
-        let text = bounded("\u{feff}pk-1234\r\n".as_bytes()).unwrap();
+        // With a byte order mark, as Windows editors save it.
+        let text = read_bounded("\u{feff}pk-1234\r\n".as_bytes()).unwrap();
         assert_eq!(text.as_str(), "pk-1234\r\n");
     }
 
     #[test]
-    fn an_empty_missing_or_endless_key_is_told_with_its_source() {
+    fn error_of_invalid_key_names_its_source() {
         let directory = tempfile::tempdir().unwrap();
         let empty = directory.path().join("empty");
         std::fs::write(&empty, " \n").unwrap();
         let huge = directory.path().join("huge");
-        std::fs::write(&huge, "x".repeat(MAX_KEY + 1)).unwrap();
+        std::fs::write(&huge, "x".repeat(MAX_KEY_SIZE + 1)).unwrap();
         let none = directory.path().join("none");
         for (path, why) in [
             (&empty, "empty"),

@@ -1,23 +1,23 @@
-//! What is wrong with a command line, without the values in it that could be secrets.
+//! Usage errors without the values that may be secrets.
 //!
-//! clap repeats what it does not understand. Where that could be a key, a token or a password, its error is made again
-//! here, from its kind and the names in it, and the value is left out.
+//! clap repeats unknown arguments and invalid values. If such a value may be a key, a token or a
+//! password, this module builds the error again from its kind and names, without the value.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::possible_secret::{NOT_SHOWN, is_option_name, is_possible_secret};
+use crate::redact::{REDACTED, is_option_name, may_be_secret};
 
-const KEY_HINT: &str = "the provisioning key is not taken from the command line, where other users can see it: give it with \
+const KEY_HINT: &str = "the provisioning key is not accepted on the command line, where other users can see it: give it with \
      --token-file FILE (- is standard input) or in CLESYDE_TOKEN";
 
-/// The error, with everything in it that may be repeated.
-pub(crate) fn without_secrets(error: clap::Error) -> clap::Error {
+/// Returns the error without values that may be secrets.
+pub(crate) fn redact_values(error: clap::Error) -> clap::Error {
     let kind = error.kind();
     let message = match kind {
         ErrorKind::UnknownArgument => unknown_argument(&error),
         ErrorKind::InvalidSubcommand => text(&error, ContextKind::InvalidSubcommand)
-            .filter(|name| is_possible_secret(name))
-            .map(|_| format!("there is no such command {NOT_SHOWN}")),
+            .filter(|name| may_be_secret(name))
+            .map(|_| format!("there is no such command {REDACTED}")),
         ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::TooManyValues => {
             value(&error)
         }
@@ -44,22 +44,22 @@ fn unknown_argument(error: &clap::Error) -> Option<String> {
     let what = if argument.starts_with('-') {
         "there is no such option"
     } else {
-        "one argument too many"
+        "unexpected argument"
     };
-    Some(format!("{what} {NOT_SHOWN}; {KEY_HINT}"))
+    Some(format!("{what} {REDACTED}; {KEY_HINT}"))
 }
 
 fn value(error: &clap::Error) -> Option<String> {
     let option = text(error, ContextKind::InvalidArg)?;
     let value = text(error, ContextKind::InvalidValue)?;
-    if !is_possible_secret(value) {
+    if !may_be_secret(value) {
         return None;
     }
     if error.kind() == ErrorKind::TooManyValues {
-        return Some(format!("'{option}' takes no value {NOT_SHOWN}"));
+        return Some(format!("'{option}' takes no value {REDACTED}"));
     }
     let reason = std::error::Error::source(error).map_or_else(String::new, |source| {
-        // clap's own checks repeat the value there, too.
+        // clap's own parsers repeat the value in their errors.
         format!(": {}", source.to_string().replace(value, "it"))
     });
     let possible = match error.get(ContextKind::ValidValue) {
@@ -69,7 +69,7 @@ fn value(error: &clap::Error) -> Option<String> {
         _ => String::new(),
     };
     Some(format!(
-        "invalid value {NOT_SHOWN} for '{option}'{reason}{possible}"
+        "invalid value {REDACTED} for '{option}'{reason}{possible}"
     ))
 }
 

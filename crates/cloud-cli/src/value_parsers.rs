@@ -1,4 +1,4 @@
-//! Values of options, checked while the command line is read: what is wrong there is wrong usage (exit 2).
+//! Parsers for the values of options. An invalid value is a usage error (exit 2).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,20 +9,20 @@ use cloud_facade::remote::Upstream;
 use reqwest::Url;
 use serde_json::{Map, Value};
 
-/// What editors on Windows put in front of a text, where it means nothing.
+/// The byte order mark, which Windows editors write at the beginning of a file.
 pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Where to connect: a host and a port, both given.
+/// An address to connect to: host and port, both required.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(crate) host: String,
     pub(crate) port: u16,
 }
 
-/// Why an address was refused.
+/// The error of an invalid address.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AddressError {
-    #[error("has no port; write HOST:PORT or [V6]:PORT")]
+    #[error("has no port; use HOST:PORT or [V6]:PORT")]
     NoPort,
     #[error(transparent)]
     Name(#[from] NameError),
@@ -42,16 +42,14 @@ impl FromStr for Address {
 }
 
 impl Address {
-    /// A local application here.
+    /// Returns the address as an upstream for remote access.
     pub(crate) fn upstream(&self) -> Upstream {
         Upstream::host(&self.host, self.port)
     }
-}
 
-impl Address {
-    /// Looks a name up once, in the background, and warns where there is none: it may come to be known later, and it may be
-    /// misspelt.
-    pub(crate) fn warn_if_unknown(&self, option: &'static str) {
+    /// Resolves the name once, in the background, and warns on failure: it may be misspelt, or
+    /// become known later.
+    pub(crate) fn warn_if_unresolvable(&self, option: &'static str) {
         if self.host.parse::<IpAddr>().is_ok() {
             return;
         }
@@ -60,7 +58,7 @@ impl Address {
             if let Err(error) = tokio::net::lookup_host((host.as_str(), port)).await {
                 tracing::warn!(
                     host, %error,
-                    "the host given with {option} is not known: callers get no answer until it is; is it spelt right?"
+                    "the host given with {option} cannot be resolved; requests fail until it can; check the spelling"
                 );
             }
         });
@@ -77,22 +75,22 @@ impl fmt::Display for Address {
     }
 }
 
-/// The base URL of the provisioning API: `https`, or `http` where nobody can listen in.
+/// The base URL of the provisioning API: `https`, or `http` on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApiUrl(Url);
 
-/// Why a URL was refused.
+/// The error of an invalid URL.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ApiUrlError {
     #[error("is not a URL such as https://api.example.com")]
     NotAUrl,
     #[error(
-        "must begin with https://; http:// is for this machine alone (127.0.0.1, [::1] or localhost)"
+        "must begin with https://; http:// is only for this machine (127.0.0.1, [::1] or localhost)"
     )]
     Insecure,
     #[error("must not have a query or a fragment")]
     Query,
-    #[error("must not hold a user name or a password")]
+    #[error("must not contain a user name or a password")]
     Credentials,
 }
 
@@ -118,7 +116,7 @@ impl FromStr for ApiUrl {
 }
 
 impl ApiUrl {
-    /// Its host, without the brackets of an IPv6 address.
+    /// Returns the host, without the brackets of an IPv6 address.
     pub(crate) fn host(&self) -> &str {
         self.0
             .host_str()
@@ -134,12 +132,12 @@ impl fmt::Display for ApiUrl {
     }
 }
 
-/// JSON of any kind.
+/// Parses any JSON value.
 pub(crate) fn json_value(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))
 }
 
-/// A JSON object.
+/// Parses a JSON object.
 pub(crate) fn json_object(text: &str) -> Result<Map<String, Value>, String> {
     match json_value(text)? {
         Value::Object(object) => Ok(object),
@@ -147,7 +145,7 @@ pub(crate) fn json_object(text: &str) -> Result<Map<String, Value>, String> {
     }
 }
 
-/// Whether this is a name or an address of this machine.
+/// Whether a host is a name or an address of this machine.
 pub(crate) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost"
@@ -161,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_has_a_host_and_a_port() {
+    fn address_requires_host_and_port() {
         for good in [
             "localhost:8080",
             "127.0.0.1:1",
@@ -190,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_http_is_for_this_machine_alone() {
+    fn plain_http_requires_loopback_host() {
         for good in [
             "https://api.example.com/v1",
             "http://127.0.0.1:8080",

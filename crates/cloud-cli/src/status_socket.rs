@@ -1,7 +1,7 @@
-//! How `status` learns of an instance that runs: the instance answers on a socket in the base path.
+//! The status of a running instance, which the instance serves on a Unix socket in the base path.
 //!
-//! Whoever connects is sent one JSON line and nothing is read from him. The directory's lock, not this, is what keeps
-//! two instances apart; a socket that cannot be made costs the live state and no more.
+//! Each client receives one JSON line; the server reads nothing. The lock of the directory, not the
+//! socket, excludes a second instance; without a socket only the status is unavailable.
 
 use std::fs::{self, Permissions};
 use std::io::{self, Read};
@@ -21,55 +21,56 @@ use tokio::time::timeout;
 
 const SOCKET: &str = "clesyde-cloud.sock";
 
-/// Both ends are on this machine and have nothing to compute.
-const LIMIT: Duration = Duration::from_secs(2);
+/// Time limit: both ends are on this machine and compute nothing.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Far more than the one line that is sent, reasons of a peer's own wording included.
-const MAX_ANSWER: u64 = 16 * 1024;
+/// Far longer than the line, even with long reasons from a peer.
+const MAX_STATUS_SIZE: u64 = 16 * 1024;
 
-/// The live state of an instance.
+/// The status of a running instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Live {
+pub(crate) struct InstanceStatus {
     pub(crate) pid: u32,
     pub(crate) iot_connected: bool,
     pub(crate) remote_connected: bool,
-    /// Why not, once it has been tried.
+    /// The reason, after the first attempt.
     #[serde(default)]
     pub(crate) iot_reason: Option<String>,
     #[serde(default)]
     pub(crate) remote_reason: Option<String>,
-    /// The rotation of each certificate, as text; none unless the platform desires another one.
+    /// The rotation of each certificate, as text; `None` unless the platform desires another one.
     #[serde(default)]
     pub(crate) iot_rotation: Option<String>,
     #[serde(default)]
     pub(crate) remote_rotation: Option<String>,
 }
 
-/// The socket of this instance; gone when dropped.
+/// The socket of this instance; removed when dropped.
 #[derive(Debug)]
-pub(crate) struct LiveSocket {
+pub(crate) struct StatusSocket {
     path: PathBuf,
     task: JoinHandle<()>,
 }
 
-impl LiveSocket {
-    /// Serves the state. Call it while the directory's lock is held: a socket that is there is then a dead instance's.
+impl StatusSocket {
+    /// Serves the status. Call it while the directory is locked: an existing socket then belongs to
+    /// a dead instance.
     pub(crate) fn serve(base_path: &Path, status: watch::Receiver<Status>) -> Option<Self> {
         let path = base_path.join(SOCKET);
         match bind(&path) {
             Ok(listener) => Some(Self {
                 path,
-                task: tokio::spawn(answer(listener, status)),
+                task: tokio::spawn(serve(listener, status)),
             }),
             Err(error) => {
-                tracing::warn!(?path, %error, "`status` will not know of this instance");
+                tracing::warn!(?path, %error, "could not create the status socket; `status` will not show this instance");
                 None
             }
         }
     }
 }
 
-impl Drop for LiveSocket {
+impl Drop for StatusSocket {
     fn drop(&mut self) {
         self.task.abort();
         let _ = fs::remove_file(&self.path);
@@ -86,17 +87,18 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// One caller after the other: each takes microseconds, and one that does not read is left after [`LIMIT`].
-async fn answer(listener: UnixListener, status: watch::Receiver<Status>) {
+/// Serves one client at a time: each takes microseconds, and a client that does not read is dropped
+/// after [`TIMEOUT`].
+async fn serve(listener: UnixListener, status: watch::Receiver<Status>) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
-            // Out of file descriptors, most likely; the next caller may have more luck.
-            tokio::time::sleep(LIMIT).await;
+            // Probably no free file descriptors; retries later.
+            tokio::time::sleep(TIMEOUT).await;
             continue;
         };
-        let live = {
+        let instance = {
             let status = status.borrow();
-            Live {
+            InstanceStatus {
                 pid: std::process::id(),
                 iot_connected: status.iot.connected,
                 remote_connected: status.remote.connected,
@@ -106,10 +108,10 @@ async fn answer(listener: UnixListener, status: watch::Receiver<Status>) {
                 remote_rotation: rotation(&status.certificate_rotation),
             }
         };
-        let Ok(line) = serde_json::to_vec(&live) else {
+        let Ok(line) = serde_json::to_vec(&instance) else {
             continue;
         };
-        let _ = timeout(LIMIT, stream.write_all(&line)).await;
+        let _ = timeout(TIMEOUT, stream.write_all(&line)).await;
     }
 }
 
@@ -117,12 +119,12 @@ fn rotation(status: &RotationStatus) -> Option<String> {
     (*status != RotationStatus::Idle).then(|| status.to_string())
 }
 
-/// The state of the instance that runs on this base path; `None` if there is none that answers.
-pub(crate) fn ask(base_path: &Path) -> Option<Live> {
+/// Queries the instance that runs on this base path; `None` if none answers.
+pub(crate) fn query(base_path: &Path) -> Option<InstanceStatus> {
     let stream = UnixStream::connect(base_path.join(SOCKET)).ok()?;
-    stream.set_read_timeout(Some(LIMIT)).ok()?;
+    stream.set_read_timeout(Some(TIMEOUT)).ok()?;
     let mut line = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut line).ok()?;
+    stream.take(MAX_STATUS_SIZE).read_to_end(&mut line).ok()?;
     serde_json::from_slice(&line).ok()
 }
 
@@ -131,15 +133,15 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn an_instance_answers_while_it_lives_and_takes_the_place_of_a_dead_one() {
+    async fn socket_serves_status_and_replaces_stale_socket() {
         let base = tempfile::tempdir().unwrap();
-        assert_eq!(ask(base.path()), None);
-        // What an instance leaves that was killed.
+        assert_eq!(query(base.path()), None);
+        // The socket of a killed instance.
         drop(std::os::unix::net::UnixListener::bind(base.path().join(SOCKET)).unwrap());
-        assert_eq!(ask(base.path()), None);
+        assert_eq!(query(base.path()), None);
 
         let (status, receiver) = watch::channel(Status::default());
-        let socket = LiveSocket::serve(base.path(), receiver).unwrap();
+        let socket = StatusSocket::serve(base.path(), receiver).unwrap();
         let mode = fs::metadata(base.path().join(SOCKET))
             .unwrap()
             .permissions()
@@ -147,9 +149,9 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         for connected in [false, true] {
             status.send_modify(|status| status.iot.connected = connected);
-            let live = ask(base.path()).unwrap();
+            let instance = query(base.path()).unwrap();
             assert_eq!(
-                (live.pid, live.iot_connected),
+                (instance.pid, instance.iot_connected),
                 (std::process::id(), connected)
             );
         }
@@ -159,10 +161,10 @@ mod tests {
             status.certificate_rotation = RotationStatus::Idle;
             status.iot_certificate_rotation = RotationStatus::RateLimited { serial, until };
         });
-        let live = ask(base.path()).unwrap();
-        assert_eq!(live.remote_rotation, None);
+        let instance = query(base.path()).unwrap();
+        assert_eq!(instance.remote_rotation, None);
         assert_eq!(
-            live.iot_rotation.as_deref(),
+            instance.iot_rotation.as_deref(),
             Some("certificate 42: rate limited until 2030-03-17T17:46:40Z")
         );
         drop(socket);

@@ -1,9 +1,9 @@
-//! What `doctor` finds.
+//! The results of `doctor`.
 
 use serde_json::Value;
 
-use super::world::World;
-use super::{Ended, finish};
+use super::test_cloud::TestCloud;
+use super::{ProgramOutput, finish};
 
 pub(crate) const STEPS: [&str; 16] = [
     "files",
@@ -24,13 +24,14 @@ pub(crate) const STEPS: [&str; 16] = [
     "page",
 ];
 
-/// What the doctor found.
-pub(crate) struct Findings(Vec<Value>);
+/// The results of a run.
+pub(crate) struct CheckResults(Vec<Value>);
 
-impl Findings {
-    /// Each step is told once and in order, with cause and advice where there is something to do.
+impl CheckResults {
+    /// Parses the output: each step is reported once and in order, with cause and advice where
+    /// required.
     #[track_caller]
-    pub(crate) fn of(ended: &Ended) -> Self {
+    pub(crate) fn of(ended: &ProgramOutput) -> Self {
         let lines = ended.json();
         let steps: Vec<_> = lines
             .iter()
@@ -52,7 +53,7 @@ impl Findings {
         self.0.iter().find(|line| line["step"] == step).unwrap()
     }
 
-    /// That these steps have this status.
+    /// Asserts that these steps have this status.
     #[track_caller]
     pub(crate) fn expect(&self, status: &str, steps: &[&str]) -> &Self {
         for step in steps {
@@ -61,7 +62,7 @@ impl Findings {
         self
     }
 
-    /// That these steps failed, and no others.
+    /// Asserts that exactly these steps failed.
     #[track_caller]
     pub(crate) fn failed(&self, steps: &[&str]) -> &Self {
         let failed: Vec<_> = self
@@ -82,9 +83,9 @@ impl Findings {
     }
 }
 
-/// What it finds in this world, where the page's authority is known.
+/// Runs `doctor` with the authority of the page trusted.
 #[track_caller]
-pub(crate) fn examine(world: &World, code: i32) -> Findings {
+pub(crate) fn examine(world: &TestCloud, code: i32) -> CheckResults {
     let roots = world.ready["ca_file"].as_str().unwrap();
-    Findings::of(&finish(&mut world.device(&["doctor", "--ca-file", roots])).expect(code))
+    CheckResults::of(&finish(&mut world.device(&["doctor", "--ca-file", roots])).expect(code))
 }

@@ -1,4 +1,4 @@
-//! The serial number of another device, as a variable that was left over: every command says so before it does anything.
+//! A serial number of another device: every command reports it before it does anything.
 
 #![allow(
     clippy::panic,
@@ -10,9 +10,9 @@ mod common;
 
 use std::process::Command;
 
-use common::background::Background;
+use common::background_program::BackgroundProgram;
 use common::finish;
-use common::world::{SN, World};
+use common::test_cloud::{SN, TestCloud};
 
 const OTHER: &str = "SN-0002";
 
@@ -29,7 +29,7 @@ fn commands() -> [&'static [&'static str]; 8] {
     ]
 }
 
-fn named(world: &World, arguments: &[&str]) -> [(Command, &'static str); 2] {
+fn named(world: &TestCloud, arguments: &[&str]) -> [(Command, &'static str); 2] {
     let mut by_variable = world.device(arguments);
     by_variable.env("CLESYDE_SN", OTHER);
     let mut by_option = world.device(arguments);
@@ -38,8 +38,8 @@ fn named(world: &World, arguments: &[&str]) -> [(Command, &'static str); 2] {
 }
 
 #[test]
-fn serial_number_of_another_device_is_exit_1_everywhere() {
-    let world = World::provisioned();
+fn serial_number_of_other_device_is_exit_1_for_every_command() {
+    let world = TestCloud::provisioned();
     let directory = world.config();
     for arguments in commands() {
         for (mut command, source) in named(&world, arguments) {
@@ -66,7 +66,7 @@ fn serial_number_of_another_device_is_exit_1_everywhere() {
         assert!(!ended.stdout.contains("policy"), "{}", ended.stdout);
     }
     finish(&mut world.device(&["status"])).expect(0);
-    // With --force the directory becomes the other device's.
+    // With --force, the directory becomes the other device's.
     let mut force = world.device(&["provision", "--force", "--sn", OTHER]);
     finish(force.env("CLESYDE_TOKEN", world.key())).expect(0);
     finish(&mut world.device(&["status"])).expect(1);
@@ -75,10 +75,10 @@ fn serial_number_of_another_device_is_exit_1_everywhere() {
     }
 }
 
-/// The simulator names the things of such devices by another text.
+/// The simulator gives such devices another thing name.
 #[test]
-fn thing_name_other_than_the_serial_number_is_kept_apart() {
-    let world = World::new();
+fn thing_name_may_differ_from_serial_number() {
+    let world = TestCloud::new();
     let device = |arguments: &[&str]| {
         let mut command = world.device(arguments);
         command.env("CLESYDE_SN", "cert:7");
@@ -90,7 +90,7 @@ fn thing_name_other_than_the_serial_number_is_kept_apart() {
     assert_eq!(status[0]["sn"], "cert:7");
     let thing = status[0]["iot_thing_name"].as_str().unwrap();
     assert!(thing.starts_with("thing-"), "{thing}");
-    let mut run = Background::start(&mut device(&["run"]));
+    let mut run = BackgroundProgram::start(&mut device(&["run"]));
     run.wait_for("remote.connected");
     run.terminate();
     finish(device(&["status"]).args(["--sn", thing])).expect(1);

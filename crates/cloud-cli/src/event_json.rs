@@ -1,15 +1,15 @@
-//! Events of a running device as JSON lines: the names and fields that scripts may count on.
+//! Events of a running device as JSON: the names and fields are a contract with scripts.
 
 use std::net::SocketAddr;
 
 use cloud_facade::Event;
 use serde_json::{Value, json};
 
-use crate::moment::{now, rfc3339};
+use crate::time_fmt::{now, rfc3339};
 
-/// The line for an event; `None` for one that this program has no name for.
-pub(crate) fn event_line(event: &Event) -> Option<Value> {
-    let mut line = match event {
+/// Returns the JSON for an event; `None` for an event without a name here.
+pub(crate) fn event_json(event: &Event) -> Option<Value> {
+    let mut json = match event {
         Event::Initialized => json!({ "event": "initialized" }),
         Event::IotConnected => json!({ "event": "iot.connected" }),
         Event::IotDisconnected { reason, retry_in } => {
@@ -34,18 +34,19 @@ pub(crate) fn event_line(event: &Event) -> Option<Value> {
         }
         Event::ShadowDelta { state } => json!({ "event": "shadow.delta", "state": state }),
         Event::PlatformMessage { topic, payload } => {
-            // As text whatever it holds, so that a reader need not guess the type.
+            // Always text, so that the type does not depend on the content.
             json!({ "event": "platform.message", "topic": topic, "payload": String::from_utf8_lossy(payload) })
         }
         Event::Stopped => json!({ "event": "stopped" }),
         _ => return None,
     };
-    line["ts"] = now().into();
-    Some(line)
+    json["ts"] = now().into();
+    Some(json)
 }
 
-/// The line that tells where `run --health` answers, which is not known before with port 0.
-pub(crate) fn health_line(address: SocketAddr) -> Value {
+/// Returns the JSON that reports the address of `run --health`, which is unknown in advance with
+/// port 0.
+pub(crate) fn health_json(address: SocketAddr) -> Value {
     json!({ "event": "health", "address": address.to_string(), "ts": now() })
 }
 
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_have_the_names_and_fields_that_scripts_count_on() {
+    fn events_have_documented_names_and_fields() {
         let reason = || "the reason".to_owned();
         let cases = [
             (Event::Initialized, json!({ "event": "initialized" })),
@@ -99,10 +100,10 @@ mod tests {
             (Event::Stopped, json!({ "event": "stopped" })),
         ];
         for (event, expected) in cases {
-            let mut line = event_line(&event).unwrap();
-            let ts = line.as_object_mut().unwrap().remove("ts").unwrap();
+            let mut json = event_json(&event).unwrap();
+            let ts = json.as_object_mut().unwrap().remove("ts").unwrap();
             assert!(ts.as_str().unwrap().ends_with('Z'), "{ts}");
-            assert_eq!(line, expected);
+            assert_eq!(json, expected);
         }
     }
 }

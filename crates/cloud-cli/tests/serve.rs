@@ -1,4 +1,4 @@
-//! What the public reaches through `run`, over the simulator's relay.
+//! The backends of `run`, through the simulator's relay.
 
 #![allow(
     clippy::panic,
@@ -15,27 +15,27 @@ use std::thread;
 use axum::Router;
 use axum::http::HeaderMap;
 use axum::routing::get;
-use common::background::Background;
-use common::world::{SN, World};
+use common::background_program::BackgroundProgram;
+use common::test_cloud::{SN, TestCloud};
 use tokio::runtime::Runtime;
 
-/// A device that runs with these arguments and has its tunnel open, and somebody to visit it.
-struct Served {
-    world: World,
-    run: Background,
+/// A device that runs with these arguments and has an open tunnel, and a public client.
+struct ServedDevice {
+    world: TestCloud,
+    run: BackgroundProgram,
     runtime: Runtime,
 }
 
-impl Served {
+impl ServedDevice {
     fn new(arguments: &[&str]) -> Self {
         Self::with_environment(arguments, &[])
     }
 
     fn with_environment(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let world = World::provisioned();
+        let world = TestCloud::provisioned();
         let mut command = world.device(&[&["run"], arguments].concat());
         command.envs(variables.iter().copied());
-        let mut run = Background::start(&mut command);
+        let mut run = BackgroundProgram::start(&mut command);
         run.wait_for("remote.connected");
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -48,7 +48,7 @@ impl Served {
         }
     }
 
-    /// Fetches a path of the device's page, with the certificate verified.
+    /// Fetches a path, with the certificate verified.
     fn fetch(
         &self,
         path: &str,
@@ -78,8 +78,8 @@ impl Served {
 }
 
 #[test]
-fn without_an_option_it_is_the_status_page() {
-    let mut served = Served::new(&[]);
+fn status_page_is_default_backend() {
+    let mut served = ServedDevice::new(&[]);
     let page = served.fetch("/", &[]).unwrap();
     assert!(
         page.contains(SN) && page.contains("Messaging      connected"),
@@ -95,7 +95,7 @@ fn without_an_option_it_is_the_status_page() {
 }
 
 #[test]
-fn forwarded_requests_tell_the_caller_and_not_what_the_caller_wrote() {
+fn forwarded_headers_name_caller_and_replace_callers_own() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     listener.set_nonblocking(true).unwrap();
@@ -128,8 +128,8 @@ fn forwarded_requests_tell_the_caller_and_not_what_the_caller_wrote() {
                     .unwrap();
             });
     });
-    let mut served = Served::new(&["--forward", &address]);
-    let told = served
+    let mut served = ServedDevice::new(&["--forward", &address]);
+    let seen = served
         .fetch(
             "/who",
             &[
@@ -138,18 +138,18 @@ fn forwarded_requests_tell_the_caller_and_not_what_the_caller_wrote() {
             ],
         )
         .unwrap();
-    let told: Vec<&str> = told.lines().collect();
-    assert_eq!(told[..2], ["127.0.0.1", "https"], "{told:?}");
-    assert!(told[2].contains("ui.localhost"), "{told:?}");
+    let seen: Vec<&str> = seen.lines().collect();
+    assert_eq!(seen[..2], ["127.0.0.1", "https"], "{seen:?}");
+    assert!(seen[2].contains("ui.localhost"), "{seen:?}");
     assert!(
-        told[3].contains("for=127.0.0.1") && !told[3].contains("192.0.2.66"),
-        "{told:?}"
+        seen[3].contains("for=127.0.0.1") && !seen[3].contains("192.0.2.66"),
+        "{seen:?}"
     );
     served.run.terminate();
 }
 
 #[test]
-fn plain_bytes_go_on_with_the_caller_in_front() {
+fn forward_tcp_prepends_proxy_header() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let server = thread::spawn(move || {
@@ -162,7 +162,7 @@ fn plain_bytes_go_on_with_the_caller_in_front() {
             .unwrap();
         first
     });
-    let mut served = Served::new(&["--forward-tcp", &address, "--proxy-protocol", "v1"]);
+    let mut served = ServedDevice::new(&["--forward-tcp", &address, "--proxy-protocol", "v1"]);
     assert_eq!(served.fetch("/", &[]).unwrap(), "yes");
     let first = server.join().unwrap();
     assert!(first.starts_with("PROXY TCP4 127.0.0.1 "), "{first}");
@@ -170,20 +170,20 @@ fn plain_bytes_go_on_with_the_caller_in_front() {
 }
 
 #[test]
-fn callers_who_are_kept_out_get_nothing() {
+fn denied_callers_get_no_response() {
     for arguments in [&["--deny", "127.0.0.0/8"][..], &["--allow", "192.0.2.0/24"]] {
-        let mut served = Served::new(arguments);
+        let mut served = ServedDevice::new(arguments);
         assert!(served.fetch("/", &[]).is_err(), "{arguments:?}");
         served.run.terminate();
     }
-    let mut served = Served::new(&["--allow", "127.0.0.1"]);
+    let mut served = ServedDevice::new(&["--allow", "127.0.0.1"]);
     assert!(served.fetch("/", &[]).is_ok());
     served.run.terminate();
 }
 
-/// By option and by variable.
+/// With option and with variable.
 #[test]
-fn added_hosts_are_answered_and_others_are_not() {
+fn only_allowed_hosts_are_served() {
     const REFUSED: &str = "421 Misdirected Request";
     for (arguments, variables) in [
         (
@@ -192,25 +192,25 @@ fn added_hosts_are_answered_and_others_are_not() {
         ),
         (&[], &[("CLESYDE_HOST", "one.example.com,192.0.2.1")]),
     ] {
-        let mut served = Served::with_environment(arguments, variables);
+        let mut served = ServedDevice::with_environment(arguments, variables);
         for host in ["one.example.com", "ONE.example.com:8443", "192.0.2.1"] {
             let page = served.fetch("/", &[("host", host)]).unwrap();
             assert!(page.contains(SN), "{host}: {page}");
         }
         let page = served.fetch("/", &[("host", "two.example.com")]).unwrap();
         assert!(page.contains(REFUSED), "{page}");
-        let told = served.run.terminate();
+        let seen = served.run.terminate();
         assert!(
-            told.lines().any(|line| line.contains("WARN")
+            seen.lines().any(|line| line.contains("WARN")
                 && line.contains("two.example.com")
                 && line.contains("add the name to the allowed hosts")),
-            "{told}"
+            "{seen}"
         );
     }
 }
 
 #[test]
-fn rules_for_ipv6_say_that_unknown_callers_are_refused() {
+fn ipv6_rules_report_denied_unknown_callers() {
     const WARNING: &str = "refuse callers whose address is unknown";
     for (arguments, warned) in [
         (&["--deny", "2001:db8::/32"][..], true),
@@ -224,34 +224,34 @@ fn rules_for_ipv6_say_that_unknown_callers_are_refused() {
             false,
         ),
     ] {
-        let mut served = Served::new(arguments);
+        let mut served = ServedDevice::new(arguments);
         assert!(served.fetch("/", &[]).is_ok(), "an IPv4 caller is known");
-        let told = served.run.terminate();
-        assert_eq!(told.matches(WARNING).count(), usize::from(warned), "{told}");
+        let seen = served.run.terminate();
+        assert_eq!(seen.matches(WARNING).count(), usize::from(warned), "{seen}");
     }
 }
 
 #[test]
-fn an_application_whose_name_nobody_knows_is_told() {
-    const NAME: &str = "nobody.invalid";
+fn an_application_whose_name_nobody_knows_is_seen() {
+    const NAME: &str = "unknown.invalid";
     for option in ["--forward", "--forward-tcp"] {
-        let mut served = Served::new(&[option, "nobody.invalid:80"]);
+        let mut served = ServedDevice::new(&[option, "unknown.invalid:80"]);
         let page = served.fetch("/", &[]);
         match option {
             "--forward" => assert!(page.unwrap().contains("is not running")),
             _ => assert!(page.is_err()),
         }
-        // The program has asked before us; by the time that we have an answer it has one.
+        // The program started its lookup earlier, so it has a result by now.
         assert!((NAME, 80).to_socket_addrs().is_err());
-        let told = served.run.terminate();
+        let seen = served.run.terminate();
         let warned = |text: &str| {
-            told.lines()
+            seen.lines()
                 .any(|line| line.contains(NAME) && line.contains(text))
         };
         assert!(
-            warned(&format!("given with {option} is not known")),
-            "{told}"
+            warned(&format!("given with {option} cannot be resolved")),
+            "{seen}"
         );
-        assert!(warned("is it running?"), "{told}");
+        assert!(warned("is it running?"), "{seen}");
     }
 }

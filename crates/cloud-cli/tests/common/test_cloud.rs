@@ -1,4 +1,4 @@
-//! A simulator, and one device's directory, both the program's own.
+//! A simulator and the directory of one device, both run by the program.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,45 +9,45 @@ use reqwest::Method;
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 
-use super::background::Background;
-use super::{Ended, finish, http_client, program};
+use super::background_program::BackgroundProgram;
+use super::{ProgramOutput, finish, http_client, program};
 
 /// The device's serial number.
 pub(crate) const SN: &str = "SN-0001";
 
 /// A simulator, and a directory for one device.
-pub(crate) struct World {
-    /// Ends before its files go.
-    pub(crate) sim: Background,
+pub(crate) struct TestCloud {
+    /// Dropped before its files.
+    pub(crate) sim: BackgroundProgram,
     pub(crate) home: TempDir,
     pub(crate) ready: Value,
 }
 
-impl World {
+impl TestCloud {
     /// Starts a simulator.
     pub(crate) fn new() -> Self {
         let home = tempdir().unwrap();
-        let mut sim = Background::start(program(&home).arg("sim"));
+        let mut sim = BackgroundProgram::start(program(&home).arg("sim"));
         let ready = sim.wait_for("ready");
         Self { sim, home, ready }
     }
 
-    /// The provisioning key.
+    /// Returns the provisioning key.
     pub(crate) fn key(&self) -> &str {
         self.ready["provisioning_key"].as_str().unwrap()
     }
 
-    /// The device's base path.
+    /// Returns the device's base path.
     pub(crate) fn base(&self) -> PathBuf {
         self.home.path().join("base")
     }
 
-    /// The device's directory.
+    /// Returns the device's directory.
     pub(crate) fn config(&self) -> PathBuf {
         self.base().join(".clesydecloud")
     }
 
-    /// The program on this device's directory, with `--json`.
+    /// Creates a command for this device's directory, with `--json`.
     pub(crate) fn device(&self, arguments: &[&str]) -> Command {
         let mut command = program(&self.home);
         command
@@ -59,16 +59,16 @@ impl World {
         command
     }
 
-    /// Provisions the device, the key in the environment.
+    /// Provisions the device, with the key in the environment.
     #[track_caller]
-    pub(crate) fn provision(&self, arguments: &[&str]) -> Ended {
+    pub(crate) fn provision(&self, arguments: &[&str]) -> ProgramOutput {
         finish(
             self.device(&[&["provision"], arguments].concat())
                 .env("CLESYDE_TOKEN", self.key()),
         )
     }
 
-    /// A simulator and a device that is provisioned.
+    /// Starts a simulator and provisions a device.
     pub(crate) fn provisioned() -> Self {
         let world = Self::new();
         world.provision(&[]).expect(0);
@@ -100,7 +100,7 @@ impl World {
         })
     }
 
-    /// What `cert show` tells.
+    /// Returns the output of `cert show`.
     pub(crate) fn certificates(&self) -> Value {
         finish(&mut self.device(&["cert", "show"]))
             .expect(0)
@@ -108,7 +108,7 @@ impl World {
             .remove(0)
     }
 
-    /// What the simulator tells of the device.
+    /// Returns the simulator's state of the device.
     pub(crate) fn device_status(&self) -> Value {
         let devices = self.control(Method::GET, "/devices", None);
         devices
@@ -120,7 +120,7 @@ impl World {
             .clone()
     }
 
-    /// Waits until the simulator has heard ONLINE of the device.
+    /// Waits until the simulator has received ONLINE from the device.
     #[track_caller]
     pub(crate) fn wait_until_online(&self) {
         let end = Instant::now() + Duration::from_secs(60);
@@ -134,7 +134,7 @@ impl World {
         }
     }
 
-    /// Waits until the device has said in its shadow which certificate it serves.
+    /// Waits until the device has reported the certificate that it serves.
     #[track_caller]
     pub(crate) fn wait_until_reported(&self) {
         let end = Instant::now() + Duration::from_secs(60);

@@ -1,0 +1,297 @@
+//! The steps that need the device's own session: client certificate, subscriptions, token and
+//! tunnel.
+//!
+//! Two sessions of one device would disconnect each other. So a running instance on this directory
+//! is queried; only without one the device is started, as `run` starts it, for the duration of
+//! these steps.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use cloud_facade::config::{LockError, SerialNumber};
+use cloud_facade::iot::{Cause, Proxy, SessionState, TlsCause};
+use cloud_facade::remote::{Application, RemoteStatus, TunnelStatus};
+use cloud_facade::{ClesydeCloud, DeviceSettings, InitializeError};
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::REMOTE_CERTIFICATE;
+use super::report::{CheckResult, Report};
+use crate::commands::describe_process;
+use crate::commands::doctor::files::DIRECTORY_ADVICE;
+use crate::error::{CliError, Result, chain};
+use crate::status_socket::InstanceStatus;
+use crate::time_fmt::rfc3339;
+
+pub(super) const CLIENT_CERTIFICATE: &str = "client_certificate";
+pub(super) const SUBSCRIPTIONS: &str = "subscriptions";
+pub(super) const TOKEN: &str = "token";
+pub(super) const TUNNEL: &str = "tunnel";
+
+/// Two attempts, the second on the other port. An attempt has 20 s to connect and 30 s to
+/// subscribe.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
+const ATTEMPTS: u32 = 2;
+/// The platform answers within a second.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(15);
+/// The device's own time limit for the relay.
+const TUNNEL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The device, started for the checks. Stop it in every case.
+#[derive(Debug)]
+pub(super) struct DeviceProbe {
+    cloud: ClesydeCloud,
+    /// The text of its page.
+    pub(super) marker: String,
+}
+
+impl DeviceProbe {
+    /// Starts the device.
+    ///
+    /// # Errors
+    /// The result of the step that failed; it names the process that locks the directory, if one
+    /// does.
+    pub(super) async fn start(
+        sn: SerialNumber,
+        base_path: PathBuf,
+        proxy: Option<Proxy>,
+    ) -> Result<Self, CheckResult> {
+        // Distinguishes this page from any other; not a secret.
+        let marker = format!("clesyde-cloud doctor {}", std::process::id());
+        let page = marker.clone();
+        let app = Router::new().fallback(move || std::future::ready(page.clone()));
+        // Only registration uses the API.
+        let mut settings =
+            DeviceSettings::new(sn, base_path, "").with_application(Application::service(app));
+        if let Some(proxy) = proxy {
+            settings = settings.with_broker_proxy(proxy);
+        }
+        let cloud = ClesydeCloud::new(settings);
+        match cloud.initialize().await {
+            Ok(()) => Ok(Self { cloud, marker }),
+            Err(InitializeError::Lock(LockError::InUse { directory, pid })) => {
+                let process = describe_process(pid);
+                Err(CheckResult::warning(
+                    format!(
+                        "{process} locks {directory:?} and does not report its status, so the remaining steps were skipped"
+                    ),
+                    "stop it or wait until it ends, then run `doctor` again",
+                ))
+            }
+            Err(InitializeError::Lock(LockError::Access(error))) => {
+                Err(CheckResult::failed(chain(&error), DIRECTORY_ADVICE))
+            }
+            Err(error) => Err(CheckResult::failed(
+                chain(&error),
+                "fix the problems of the steps above, or register again with `clesyde-cloud provision --force`",
+            )),
+        }
+    }
+
+    pub(super) async fn stop(&self) {
+        self.cloud.stop().await;
+    }
+
+    /// Runs the steps until one fails. Returns whether all passed.
+    pub(super) async fn check(&self, report: &mut Report) -> Result<bool> {
+        let stopped = |error| CliError::with_cause("the device was stopped", &error);
+        let state = self.cloud.iot().map_err(stopped)?.state();
+        let (client, subscriptions) = session(state).await;
+        report.record(CLIENT_CERTIFICATE, &client)?;
+        if !report.record(SUBSCRIPTIONS, &subscriptions)? {
+            report.record(TOKEN, &CheckResult::requires(SUBSCRIPTIONS))?;
+            report.record(TUNNEL, &CheckResult::requires(TOKEN))?;
+            return Ok(false);
+        }
+        // Without a certificate, remote access starts only once the platform sends another one.
+        let Some(remote) = self.cloud.remote().map_err(stopped)? else {
+            report.record(TOKEN, &CheckResult::requires(REMOTE_CERTIFICATE))?;
+            report.record(TUNNEL, &CheckResult::requires(TOKEN))?;
+            return Ok(false);
+        };
+        let mut status = remote.status();
+        if !report.record(TOKEN, &token(&mut status).await)? {
+            report.record(TUNNEL, &CheckResult::requires(TOKEN))?;
+            return Ok(false);
+        }
+        report.record(TUNNEL, &tunnel(&mut status).await)
+    }
+}
+
+/// Records the steps from the status of a running instance. Returns whether all passed.
+pub(super) fn check_instance(instance: &InstanceStatus, report: &mut Report) -> Result<bool> {
+    let by = |state: &str| {
+        CheckResult::Passed(format!(
+            "{state}, according to the running process {}",
+            instance.pid
+        ))
+    };
+    let down = |missing: &str, reason: &Option<String>| {
+        let reason = reason.as_deref().unwrap_or("it has just started");
+        CheckResult::failed(
+            format!(
+                "process {} runs and has no {missing}: {reason}",
+                instance.pid
+            ),
+            "see its log; to check each step here, stop it and run `doctor` again",
+        )
+    };
+    if instance.iot_connected {
+        report.record(CLIENT_CERTIFICATE, &by("accepted"))?;
+        report.record(SUBSCRIPTIONS, &by("granted"))?;
+    } else {
+        report.record(CLIENT_CERTIFICATE, &down("session", &instance.iot_reason))?;
+        report.record(SUBSCRIPTIONS, &CheckResult::requires(CLIENT_CERTIFICATE))?;
+    }
+    // An open tunnel stays open without messaging.
+    if instance.remote_connected {
+        report.record(TOKEN, &by("accepted"))?;
+        report.record(TUNNEL, &by("open"))
+    } else {
+        report.record(TOKEN, &CheckResult::requires(TUNNEL))?;
+        report.record(TUNNEL, &down("tunnel", &instance.remote_reason))
+    }
+}
+
+/// Waits for the session; returns the results of client certificate and subscriptions.
+async fn session(mut state: watch::Receiver<SessionState>) -> (CheckResult, CheckResult) {
+    let mut last = None;
+    let mut failures = 0;
+    let online = async {
+        loop {
+            match &*state.borrow_and_update() {
+                SessionState::Online { .. } => return true,
+                SessionState::Waiting { cause, .. } => {
+                    last = Some(Arc::clone(cause));
+                    failures += 1;
+                    let hopeless =
+                        !cause.is_retryable() || matches!(**cause, Cause::SubscribeTimeout);
+                    if hopeless || failures == ATTEMPTS {
+                        return false;
+                    }
+                }
+                _ => {}
+            }
+            if state.changed().await.is_err() {
+                return false;
+            }
+        }
+    };
+    if timeout(SESSION_TIMEOUT, online).await.unwrap_or(false) {
+        return (
+            CheckResult::Passed("the broker accepts this device".to_owned()),
+            CheckResult::Passed("all granted, and ONLINE is published".to_owned()),
+        );
+    }
+    match last.as_deref() {
+        Some(
+            cause @ (Cause::SubscriptionRefused { .. }
+            | Cause::NotPermitted { .. }
+            | Cause::SubscribeTimeout),
+        ) => (
+            CheckResult::Passed("the broker accepts this device".to_owned()),
+            CheckResult::failed(
+                cause.to_string(),
+                "the platform's policy has to allow this device its topics: contact the platform's operator",
+            ),
+        ),
+        other => {
+            let cause = other.map_or_else(
+                || format!("no answer within {} s", SESSION_TIMEOUT.as_secs()),
+                ToString::to_string,
+            );
+            (
+                CheckResult::failed(cause, other.map_or(NO_ANSWER, advice)),
+                CheckResult::requires(CLIENT_CERTIFICATE),
+            )
+        }
+    }
+}
+
+const NO_ANSWER: &str =
+    "check whether the network is very slow; otherwise contact the platform's operator";
+
+fn advice(cause: &Cause) -> &'static str {
+    match cause {
+        Cause::Tls(TlsCause::ClientCertificateRejected(_)) | Cause::NotAccepted(_) => {
+            "the platform does not know this certificate, or has revoked it: register again with `clesyde-cloud provision --force`"
+        }
+        Cause::Tls(TlsCause::HandshakeAborted | TlsCause::NotTls) => {
+            "allow TLS to ports 8883 and 443 in the firewall; if nothing blocks it, the platform may not know this device: register again with `clesyde-cloud provision --force`"
+        }
+        Cause::Proxy(_) => "correct --proxy or HTTPS_PROXY, or the proxy's rules",
+        Cause::Closed { .. } => {
+            "on AWS this is how a policy refuses a topic: report it to the platform's operator; if another device or program \
+             uses this identity, stop it"
+        }
+        cause if cause.is_takeover() => {
+            "another device or program uses this identity: stop it (the original library ignores the lock), or register again"
+        }
+        _ => NO_ANSWER,
+    }
+}
+
+/// Waits for a token or an error.
+async fn token(status: &mut watch::Receiver<RemoteStatus>) -> CheckResult {
+    let known = status.wait_for(|status| {
+        status.token_valid.is_some()
+            || matches!(
+                status.tunnel,
+                TunnelStatus::WaitingForToken { cause: Some(_) }
+            )
+    });
+    let cause = match timeout(TOKEN_TIMEOUT, known).await {
+        Ok(Ok(status)) => match (&status.tunnel, status.token_valid) {
+            (TunnelStatus::WaitingForToken { cause: Some(cause) }, None) => cause.clone(),
+            (_, valid) => {
+                let until = valid.and_then(|valid| OffsetDateTime::from_unix_timestamp(valid).ok());
+                let until = until.map_or_else(String::new, |until| {
+                    format!(", valid until {}", rfc3339(until))
+                });
+                return CheckResult::Passed(format!("the platform sent one{until}"));
+            }
+        },
+        _ => format!(
+            "the platform sent none within {} s",
+            TOKEN_TIMEOUT.as_secs()
+        ),
+    };
+    CheckResult::failed(
+        cause,
+        "remote access may not be enabled for this device: contact the platform's operator",
+    )
+}
+
+/// Waits for the tunnel or an error.
+async fn tunnel(status: &mut watch::Receiver<RemoteStatus>) -> CheckResult {
+    let known = status.wait_for(|status| {
+        matches!(
+            status.tunnel,
+            TunnelStatus::Connected { .. }
+                | TunnelStatus::Waiting { .. }
+                | TunnelStatus::WaitingForToken { cause: Some(_) }
+        )
+    });
+    let cause = match timeout(TUNNEL_TIMEOUT, known).await {
+        Ok(Ok(status)) => match &status.tunnel {
+            TunnelStatus::Waiting { cause, .. }
+            | TunnelStatus::WaitingForToken { cause: Some(cause) } => cause.clone(),
+            _ => {
+                return CheckResult::Passed(
+                    "the relay accepts the token and the response to its challenge".to_owned(),
+                );
+            }
+        },
+        _ => format!(
+            "the relay did not answer within {} s",
+            TUNNEL_TIMEOUT.as_secs()
+        ),
+    };
+    CheckResult::failed(
+        cause,
+        "if it is unreachable, allow outgoing connections to it in the firewall; if it refuses, contact the platform's operator",
+    )
+}

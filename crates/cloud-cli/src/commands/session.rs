@@ -1,0 +1,115 @@
+//! A session for commands that perform one operation with the platform.
+//!
+//! Remote access is not started. A running instance locks the directory, so the command fails then:
+//! two sessions of one device would disconnect each other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloud_facade::iot::{Cause, SessionState};
+use cloud_facade::{ClesydeCloud, DeviceSettings};
+use tokio::time::timeout;
+
+use crate::commands::device_store;
+use crate::error::{CliError, Result};
+use crate::options::GlobalOptions;
+use crate::proxy;
+use crate::shutdown::Shutdown;
+
+/// Time limit for the connection, after which the command reports why there is none.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Connects with the settings changed by `configure`, runs `work`, and disconnects. Returns
+/// `on_interrupt` after a signal.
+pub(crate) async fn with_session(
+    global: &GlobalOptions,
+    configure: impl FnOnce(DeviceSettings) -> DeviceSettings,
+    on_interrupt: Result,
+    work: impl AsyncFnOnce(&ClesydeCloud) -> Result,
+) -> Result {
+    let mut shutdown = Shutdown::install()?;
+    let store = device_store(global)?;
+    let config = store
+        .load_partial()
+        .map_err(|error| CliError::from_load(&store, &error))?
+        .device;
+    // Only registration uses the API.
+    let mut settings = configure(DeviceSettings::new(
+        config.serial_number.clone(),
+        global.base_path()?,
+        "",
+    ));
+    if let Some(proxy) = proxy::for_broker(global, config.iot_endpoint.host.as_str())? {
+        settings = settings.with_broker_proxy(proxy);
+    }
+    // Keeps keys in memory only while they are in use.
+    drop(config);
+    let cloud = ClesydeCloud::new(settings);
+    cloud
+        .initialize()
+        .await
+        .map_err(|error| CliError::from_initialize(&error))?;
+    let result = tokio::select! {
+        // The error of a refused message is preferred: it names the message.
+        biased;
+        result = async {
+            wait_connected(&cloud).await?;
+            work(&cloud).await
+        } => result,
+        cause = topic_refused(&cloud) => Err(CliError::Failed(cause.to_string())),
+        () = shutdown.requested() => on_interrupt,
+    };
+    cloud.stop().await;
+    result
+}
+
+/// Waits until the broker refuses a topic, which retries cannot fix.
+async fn topic_refused(cloud: &ClesydeCloud) -> Arc<Cause> {
+    let Ok(session) = cloud.iot() else {
+        return std::future::pending().await;
+    };
+    let mut state = session.state();
+    let refused = state.wait_for(|state| refusal(state).is_some()).await;
+    let cause = refused.ok().and_then(|state| refusal(&state).cloned());
+    match cause {
+        Some(cause) => cause,
+        // The session has ended, so its operations end too.
+        None => std::future::pending().await,
+    }
+}
+
+fn refusal(state: &SessionState) -> Option<&Arc<Cause>> {
+    match state {
+        SessionState::Waiting { cause, .. } => Some(cause).filter(|cause| cause.is_topic_refusal()),
+        _ => None,
+    }
+}
+
+/// The result after a signal for commands with a single operation.
+pub(crate) fn interrupted() -> Result {
+    Err(CliError::Failed(
+        "interrupted before the command completed".to_owned(),
+    ))
+}
+
+async fn wait_connected(cloud: &ClesydeCloud) -> Result {
+    let mut status = cloud.watch_status();
+    let waited = timeout(
+        CONNECT_TIMEOUT,
+        status.wait_for(|status| status.iot.connected),
+    )
+    .await;
+    if let Ok(Ok(_)) = waited {
+        return Ok(());
+    }
+    let reason = cloud
+        .status()
+        .iot
+        .reason
+        .map(|reason| format!(": {reason}"))
+        .unwrap_or_default();
+    Err(CliError::Failed(format!(
+        "no connection to the platform within {} s{reason}",
+        CONNECT_TIMEOUT.as_secs()
+    )))
+}
