@@ -3,9 +3,9 @@
 pub mod device;
 pub mod mosquitto;
 pub mod origin;
-pub mod patient_clock;
 pub mod pki;
 pub mod process;
 pub mod proxy;
 pub mod public;
+pub mod virtual_time;
 pub mod wait;

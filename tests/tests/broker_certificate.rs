@@ -9,14 +9,14 @@ use cloud_facade::config::Store;
 use cloud_facade::iot::QoS;
 use cloud_sim::{CertificateAnswer, Fault};
 use integration_tests::device::{Pair, SERIAL};
-use integration_tests::patient_clock;
+use integration_tests::virtual_time;
 use integration_tests::wait::within;
 use serde_json::json;
 use tokio::sync::broadcast;
 
 async fn rotated(events: &mut broadcast::Receiver<Event>) -> anyhow::Result<String> {
     loop {
-        if let Event::IotCertificate { serial, not_after } = events.recv().await? {
+        if let Event::IotCertificateRotated { serial, not_after } = events.recv().await? {
             assert!(not_after > SystemTime::now());
             return Ok(serial);
         }
@@ -47,9 +47,8 @@ async fn settled(pair: &Pair, serial: &str) -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_new_certificate_is_proven_stored_used_and_reported_and_the_old_one_revoked()
--> anyhow::Result<()> {
-    patient_clock::run(async {
+fn client_certificate_is_tried_stored_used_and_reported() -> anyhow::Result<()> {
+    virtual_time::run(async {
         let pair = Pair::running().await?;
         let first = pair.seen().await?.iot_cert_serial;
         let status = pair.cloud.status();
@@ -81,8 +80,8 @@ fn a_new_certificate_is_proven_stored_used_and_reported_and_the_old_one_revoked(
 }
 
 #[test]
-fn both_certificates_can_be_rotated_at_once_and_while_the_device_is_away() -> anyhow::Result<()> {
-    patient_clock::run(async {
+fn both_certificates_rotate_concurrently_and_while_offline() -> anyhow::Result<()> {
+    virtual_time::run(async {
         let pair = Pair::provisioned().await?;
         let control = pair.simulator.control();
         control.rotate_iot(SERIAL).await?;
@@ -104,8 +103,8 @@ fn both_certificates_can_be_rotated_at_once_and_while_the_device_is_away() -> an
 
 /// Whatever is wrong with it, the old one goes on, the failure is told, and it is tried again.
 #[test]
-fn a_certificate_that_is_no_good_changes_nothing_and_is_asked_for_again() -> anyhow::Result<()> {
-    patient_clock::run(async {
+fn invalid_client_certificate_changes_nothing_and_is_retried() -> anyhow::Result<()> {
+    virtual_time::run(async {
         for (answer, why) in [
             (CertificateAnswer::Hold, "did not answer"),
             (CertificateAnswer::Malformed, "not JSON"),
@@ -126,7 +125,7 @@ fn a_certificate_that_is_no_good_changes_nothing_and_is_asked_for_again() -> any
             let failed = async {
                 loop {
                     match events.recv().await? {
-                        Event::IotCertificateFailed { serial, reason } => {
+                        Event::IotCertificateRotationFailed { serial, reason } => {
                             return anyhow::Ok((serial, reason));
                         }
                         Event::IotDisconnected { reason, .. } => panic!("{why}: {reason}"),
@@ -153,8 +152,8 @@ fn a_certificate_that_is_no_good_changes_nothing_and_is_asked_for_again() -> any
 
 /// Messages that are accepted while the session moves are delivered once each and in order.
 #[test]
-fn nothing_is_lost_while_the_session_moves() -> anyhow::Result<()> {
-    patient_clock::run(async {
+fn no_message_is_lost_during_planned_reconnect() -> anyhow::Result<()> {
+    virtual_time::run(async {
         let pair = Pair::running().await?;
         let mut events = pair.cloud.events();
         let wished = pair.simulator.control().rotate_iot(SERIAL).await?;
@@ -209,8 +208,8 @@ fn nothing_is_lost_while_the_session_moves() -> anyhow::Result<()> {
 
 /// Invariant 8: the tunnel and what is open in it do not depend on the connection to the broker.
 #[test]
-fn the_tunnel_does_not_notice() -> anyhow::Result<()> {
-    patient_clock::run(async {
+fn tunnel_stays_open_during_planned_reconnect() -> anyhow::Result<()> {
+    virtual_time::run(async {
         let pair = Pair::running().await?;
         let mut events = pair.cloud.events();
         let wished = pair.simulator.control().rotate_iot(SERIAL).await?;

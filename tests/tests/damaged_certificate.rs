@@ -28,8 +28,7 @@ async fn known() -> anyhow::Result<Pair> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messaging_runs_and_remote_access_follows_with_the_certificate_sent_again()
--> anyhow::Result<()> {
+async fn damaged_remote_certificate_is_recovered_while_messaging_runs() -> anyhow::Result<()> {
     for (name, content) in [
         ("remote_cert.pem", None),
         ("remote_key.pem", Some("-----BEGIN PRIVATE KEY-----\nMC4C")),
@@ -69,7 +68,7 @@ async fn messaging_runs_and_remote_access_follows_with_the_certificate_sent_agai
 
 /// A platform that knows of no certificate has to wish for one first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_that_the_platform_wishes_for_will_do() -> anyhow::Result<()> {
+async fn recovery_prefers_desired_certificate() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;
     fs::write(file(&pair, "remote_cert.pem"), "")?;
     pair.cloud.initialize().await?;
@@ -96,8 +95,7 @@ async fn a_certificate_that_the_platform_wishes_for_will_do() -> anyhow::Result<
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_answer_changes_nothing_on_the_disk_and_a_stop_ends_the_attempts()
--> anyhow::Result<()> {
+async fn invalid_response_stores_nothing_and_stop_ends_recovery() -> anyhow::Result<()> {
     let pair = known().await?;
     fs::write(file(&pair, "remote_key.pem"), "not a key")?;
     let answer = CertificateAnswer::WrongKey;
@@ -107,7 +105,7 @@ async fn a_bad_answer_changes_nothing_on_the_disk_and_a_stop_ends_the_attempts()
     pair.cloud.initialize().await?;
     let failed = async {
         loop {
-            if let Event::RemoteCertificateFailed { reason, .. } = events.recv().await? {
+            if let Event::RemoteCertificateRotationFailed { reason, .. } = events.recv().await? {
                 return anyhow::Ok(reason);
             }
         }
@@ -131,7 +129,7 @@ async fn a_bad_answer_changes_nothing_on_the_disk_and_a_stop_ends_the_attempts()
 
 /// Messaging does not go without its own files, and those are told as before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_client_certificate_still_keeps_it_from_starting() -> anyhow::Result<()> {
+async fn damaged_client_certificate_prevents_start() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;
     fs::write(file(&pair, "iot_key.pem"), "")?;
     let error = pair

@@ -13,7 +13,7 @@ use integration_tests::wait::within;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_device_registers_comes_online_is_reached_and_rotates() -> anyhow::Result<()> {
+async fn device_registers_connects_serves_and_rotates() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
     let seen = pair
         .seen_when("the device to be online", |seen| seen.online && seen.tunnel)
@@ -28,7 +28,7 @@ async fn a_device_registers_comes_online_is_reached_and_rotates() -> anyhow::Res
     assert_ne!(first, second);
     let rotated = async {
         loop {
-            if let Event::RemoteCertificate { serial, .. } = events.recv().await? {
+            if let Event::RemoteCertificateRotated { serial, .. } = events.recv().await? {
                 return anyhow::Ok(serial);
             }
         }
@@ -64,7 +64,7 @@ async fn a_device_registers_comes_online_is_reached_and_rotates() -> anyhow::Res
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_published_while_offline_arrives_in_order_after_online() -> anyhow::Result<()> {
+async fn offline_messages_arrive_in_order_after_online() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
     let control = pair.simulator.control();
     let mut status = pair.cloud.watch_status();
@@ -100,7 +100,7 @@ async fn what_is_published_while_offline_arrives_in_order_after_online() -> anyh
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_tunnel_comes_back() -> anyhow::Result<()> {
+async fn lost_tunnel_is_reopened() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
     let mut status = pair.cloud.watch_status();
     pair.simulator
@@ -127,7 +127,7 @@ async fn a_lost_tunnel_comes_back() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_nobody_asked_for_changes_nothing() -> anyhow::Result<()> {
+async fn unrequested_token_is_ignored() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
     let mut events = pair.cloud.events();
     let control = pair.simulator.control();
@@ -151,7 +151,7 @@ async fn a_token_that_nobody_asked_for_changes_nothing() -> anyhow::Result<()> {
             event => assert!(
                 !matches!(
                     event,
-                    Event::RemoteToken { .. } | Event::RemoteDisconnected { .. }
+                    Event::RemoteTokenReceived { .. } | Event::RemoteDisconnected { .. }
                 ),
                 "{event:?}"
             ),
@@ -163,7 +163,7 @@ async fn a_token_that_nobody_asked_for_changes_nothing() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_malformed_or_refused_token_is_asked_for_again() -> anyhow::Result<()> {
+async fn malformed_or_refused_token_is_requested_again() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;
     let control = pair.simulator.control();
     control
@@ -186,7 +186,7 @@ async fn a_malformed_or_refused_token_is_asked_for_again() -> anyhow::Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_public_without_tls_or_without_a_name_is_turned_away() -> anyhow::Result<()> {
+async fn callers_without_tls_or_sni_are_refused() -> anyhow::Result<()> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let pair = Pair::running().await?;
     let mut plain = tokio::net::TcpStream::connect(pair.simulator.relay_addr()).await?;
@@ -215,7 +215,7 @@ async fn the_public_without_tls_or_without_a_name_is_turned_away() -> anyhow::Re
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_visitor_who_leaves_half_way_harms_nobody() -> anyhow::Result<()> {
+async fn aborted_request_affects_no_other_caller() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
     let (relay, ca) = (
         pair.simulator.relay_addr(),
@@ -237,7 +237,7 @@ async fn a_visitor_who_leaves_half_way_harms_nobody() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn starting_and_stopping_in_any_order() -> anyhow::Result<()> {
+async fn start_and_stop_work_in_any_order() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;
     pair.cloud.stop().await;
     pair.cloud.initialize().await?;
@@ -280,7 +280,7 @@ async fn starting_and_stopping_in_any_order() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_does_not_wait_for_an_unreachable_platform() -> anyhow::Result<()> {
+async fn stop_does_not_wait_for_unreachable_platform() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;
     let Pair {
         simulator,
@@ -308,19 +308,19 @@ async fn a_stop_does_not_wait_for_an_unreachable_platform() -> anyhow::Result<()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_provisioned_device_is_left_alone() -> anyhow::Result<()> {
+async fn provisioned_device_is_not_registered_again() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;
     let again = pair
         .cloud
         .provision(&ProvisioningKey::new("used up")?)
         .await?;
-    assert_eq!(again, Registered::Already);
+    assert_eq!(again, Registered::AlreadyProvisioned);
     pair.stop().await;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_shadow_of_the_device_can_be_read_and_reported_to() -> anyhow::Result<()> {
+async fn shadow_can_be_read_and_reported() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
     let state = json!({ "firmware": { "version": "1.2.3" } });
     pair.cloud

@@ -165,7 +165,7 @@ impl Usage {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_devices_in_one_process() -> anyhow::Result<()> {
+async fn many_devices_run_in_one_process() -> anyhow::Result<()> {
     let count = std::env::var("GATEWAY_DEVICES").map_or(Ok(DEVICES), |count| count.parse())?;
     // What the platform cannot remove when it is killed.
     let files = tempfile::tempdir()?;

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 mod example;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_example_registers_and_is_reached() -> anyhow::Result<()> {
+async fn example_registers_and_serves() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
     let settings = DeviceSettings::new("SN-HOST".parse()?, base.path(), simulator.api_url());

@@ -8,7 +8,7 @@ use integration_tests::device::SERIAL;
 use integration_tests::wait::{until, within};
 
 #[tokio::test]
-async fn what_a_device_had_stored_is_sent_after_its_restart() -> anyhow::Result<()> {
+async fn stored_messages_are_sent_after_restart() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
     let settings = DeviceSettings::new(SERIAL.parse()?, base.path(), simulator.api_url())

@@ -22,7 +22,7 @@ fn client(simulator: &Simulator) -> anyhow::Result<(Client, ProvisioningKey)> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_device_goes_online_with_keys_that_never_left_it() -> anyhow::Result<()> {
+async fn device_connects_with_keys_generated_on_device() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
     let page = Router::new().route("/", get(async || "hello"));
@@ -36,7 +36,7 @@ async fn a_device_goes_online_with_keys_that_never_left_it() -> anyhow::Result<(
         cloud.provision_with_keys(&key, GeneratedKeys),
     )
     .await?;
-    let Registered::Now {
+    let Registered::New {
         own_keys,
         clock_skew,
         ..
@@ -46,7 +46,7 @@ async fn a_device_goes_online_with_keys_that_never_left_it() -> anyhow::Result<(
     };
     assert!(own_keys && !clock_skew.unwrap().is_significant());
     let again = cloud.provision_with_keys(&key, GeneratedKeys).await?;
-    assert_eq!(again, Registered::Already);
+    assert_eq!(again, Registered::AlreadyProvisioned);
     cloud.initialize().await?;
     let mut status = cloud.watch_status();
     within(
@@ -61,7 +61,7 @@ async fn a_device_goes_online_with_keys_that_never_left_it() -> anyhow::Result<(
 }
 
 #[tokio::test]
-async fn a_lost_answer_is_told_apart_and_makes_no_second_device() -> anyhow::Result<()> {
+async fn lost_response_is_reported_and_registers_once() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let control = simulator.control();
     let (client, key) = client(&simulator)?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use cloud_facade::config::{SerialNumber, Store};
 use cloud_facade::provision::{Client, MalformedResponse, ProvisionError, ProvisioningKey, Retry};
-use cloud_facade::{Existing, Registered, RegistrationError, register};
+use cloud_facade::{OnExisting, Registered, RegistrationError, register};
 use cloud_sim::{ApiAnswer, Fault, Part, SimConfig, Simulator};
 use integration_tests::wait::within;
 
@@ -41,7 +41,7 @@ impl Pair {
     async fn register_with(
         &self,
         key: &ProvisioningKey,
-        existing: Existing,
+        existing: OnExisting,
     ) -> Result<Registered, RegistrationError> {
         let mut retry = Retry::default();
         retry.attempts = 3;
@@ -65,7 +65,7 @@ impl Pair {
         .await
     }
 
-    async fn register(&self, existing: Existing) -> Result<Registered, RegistrationError> {
+    async fn register(&self, existing: OnExisting) -> Result<Registered, RegistrationError> {
         self.register_with(&self.key(), existing).await
     }
 
@@ -78,7 +78,7 @@ impl Pair {
     }
 
     /// How a registration fails that is answered so.
-    async fn failure(&self, answer: ApiAnswer, existing: Existing) -> ProvisionError {
+    async fn failure(&self, answer: ApiAnswer, existing: OnExisting) -> ProvisionError {
         self.answer(answer, 0).await;
         let result = self.register(existing).await;
         self.simulator.control().fault(Fault::Clear).await.unwrap();
@@ -184,10 +184,10 @@ fn wrong_answers() -> Vec<(ApiAnswer, Fits)> {
 }
 
 #[tokio::test]
-async fn nothing_is_stored_of_a_wrong_answer_and_the_key_is_still_good() -> anyhow::Result<()> {
+async fn invalid_response_stores_nothing_and_keeps_key_valid() -> anyhow::Result<()> {
     let pair = Pair::new().await?;
     for (answer, fits) in wrong_answers() {
-        let error = pair.failure(answer.clone(), Existing::Keep).await;
+        let error = pair.failure(answer.clone(), OnExisting::Keep).await;
         assert!(fits(&error), "{answer:?}: {error:?}");
         assert!(
             !Store::new(pair.base.path()).is_provisioned()?,
@@ -202,8 +202,8 @@ async fn nothing_is_stored_of_a_wrong_answer_and_the_key_is_still_good() -> anyh
         );
     }
     assert!(matches!(
-        pair.register(Existing::Keep).await?,
-        Registered::Now { .. }
+        pair.register(OnExisting::Keep).await?,
+        Registered::New { .. }
     ));
     assert_eq!(
         Store::new(pair.base.path())
@@ -218,7 +218,7 @@ async fn nothing_is_stored_of_a_wrong_answer_and_the_key_is_still_good() -> anyh
 }
 
 #[tokio::test]
-async fn each_missing_key_is_named() -> anyhow::Result<()> {
+async fn missing_response_keys_are_named() -> anyhow::Result<()> {
     let pair = Pair::new().await?;
     for key in [
         "iot",
@@ -240,7 +240,7 @@ async fn each_missing_key_is_named() -> anyhow::Result<()> {
                 ApiAnswer::MissingKey {
                     key: key.to_owned(),
                 },
-                Existing::Keep,
+                OnExisting::Keep,
             )
             .await
         {
@@ -258,14 +258,14 @@ async fn each_missing_key_is_named() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn a_configuration_survives_every_failed_attempt_to_replace_it() -> anyhow::Result<()> {
+async fn configuration_survives_failed_replacements() -> anyhow::Result<()> {
     let pair = Pair::new().await?;
-    pair.register(Existing::Keep).await?;
+    pair.register(OnExisting::Keep).await?;
     let before = pair.files();
     assert!(before.len() >= 6, "{:?}", before.keys());
 
     let wrong = ProvisioningKey::new("wrong")?;
-    let refused = pair.register_with(&wrong, Existing::Replace).await;
+    let refused = pair.register_with(&wrong, OnExisting::Replace).await;
     assert!(
         matches!(
             refused,
@@ -276,7 +276,7 @@ async fn a_configuration_survives_every_failed_attempt_to_replace_it() -> anyhow
         ),
         "{refused:?}"
     );
-    let used_up = pair.register(Existing::Replace).await;
+    let used_up = pair.register(OnExisting::Replace).await;
     assert!(
         matches!(
             used_up,
@@ -292,16 +292,19 @@ async fn a_configuration_survives_every_failed_attempt_to_replace_it() -> anyhow
     // The platform forgets the device, so that it would register it again.
     pair.simulator.control().forget(SERIAL).await?;
     for (answer, fits) in wrong_answers() {
-        let error = pair.failure(answer.clone(), Existing::Replace).await;
+        let error = pair.failure(answer.clone(), OnExisting::Replace).await;
         assert!(fits(&error), "{answer:?}: {error:?}");
         assert_eq!(pair.files(), before, "{answer:?}");
     }
-    assert_eq!(pair.register(Existing::Keep).await?, Registered::Already);
+    assert_eq!(
+        pair.register(OnExisting::Keep).await?,
+        Registered::AlreadyProvisioned
+    );
     assert_eq!(pair.files(), before);
 
     assert!(matches!(
-        pair.register(Existing::Replace).await?,
-        Registered::Now { .. }
+        pair.register(OnExisting::Replace).await?,
+        Registered::New { .. }
     ));
     assert!(
         ["iot_key.pem", "remote_key.pem"]
@@ -314,7 +317,7 @@ async fn a_configuration_survives_every_failed_attempt_to_replace_it() -> anyhow
 }
 
 #[tokio::test]
-async fn a_platform_that_recovers_or_takes_its_time_is_waited_for() -> anyhow::Result<()> {
+async fn registration_waits_for_slow_or_recovering_platform() -> anyhow::Result<()> {
     let pair = Pair::new().await?;
     pair.answer(
         ApiAnswer::Status {
@@ -334,8 +337,8 @@ async fn a_platform_that_recovers_or_takes_its_time_is_waited_for() -> anyhow::R
     .await;
     pair.answer(ApiAnswer::Delay { ms: 300 }, 1).await;
     assert!(matches!(
-        pair.register(Existing::Keep).await?,
-        Registered::Now { .. }
+        pair.register(OnExisting::Keep).await?,
+        Registered::New { .. }
     ));
     assert_eq!(pair.simulator.control().devices().await.len(), 1);
     pair.simulator.stop().await;

@@ -8,13 +8,13 @@ use cloud_sim::{CertificateAnswer, Fault};
 use futures_util::{SinkExt, StreamExt};
 use integration_tests::device::{Pair, SERIAL};
 use integration_tests::wait::{until, within};
-use integration_tests::{patient_clock, public};
+use integration_tests::{public, virtual_time};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
 /// Invariant 8.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_cuts_neither_a_download_nor_a_websocket() -> anyhow::Result<()> {
+async fn rotation_keeps_downloads_and_websockets_open() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
     let download = pair.download().await?;
     let host = pair.seen().await?.access_point;
@@ -38,7 +38,7 @@ async fn a_rotation_cuts_neither_a_download_nor_a_websocket() -> anyhow::Result<
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_made_while_the_device_was_away_is_found() -> anyhow::Result<()> {
+async fn rotation_requested_while_offline_is_performed() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;
     let serial = pair.simulator.control().rotate(SERIAL).await?;
     pair.cloud.initialize().await?;
@@ -61,7 +61,8 @@ async fn bad_rotation(answer: CertificateAnswer) -> anyhow::Result<()> {
     let wished = control.rotate(SERIAL).await?;
     let failed = async {
         loop {
-            if let Event::RemoteCertificateFailed { serial, reason } = events.recv().await? {
+            if let Event::RemoteCertificateRotationFailed { serial, reason } = events.recv().await?
+            {
                 return anyhow::Ok((serial, reason));
             }
         }
@@ -91,28 +92,28 @@ async fn bad_rotation(answer: CertificateAnswer) -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_with_a_wrong_key_keeps_the_old_certificate() -> anyhow::Result<()> {
+async fn rotation_with_wrong_key_keeps_old_certificate() -> anyhow::Result<()> {
     bad_rotation(CertificateAnswer::WrongKey).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_with_a_wrong_serial_keeps_the_old_certificate() -> anyhow::Result<()> {
+async fn rotation_with_wrong_serial_keeps_old_certificate() -> anyhow::Result<()> {
     bad_rotation(CertificateAnswer::WrongSerial).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_to_one_that_is_over_keeps_the_old_certificate() -> anyhow::Result<()> {
+async fn rotation_to_expired_certificate_keeps_old_one() -> anyhow::Result<()> {
     bad_rotation(CertificateAnswer::Expired).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rotation_to_one_that_is_not_yet_valid_keeps_the_old_certificate() -> anyhow::Result<()> {
+async fn rotation_to_not_yet_valid_certificate_keeps_old_one() -> anyhow::Result<()> {
     bad_rotation(CertificateAnswer::NotYetValid).await
 }
 
 #[test]
-fn a_report_that_somebody_spoils_is_put_right() -> anyhow::Result<()> {
-    patient_clock::run(async {
+fn overwritten_report_is_corrected() -> anyhow::Result<()> {
+    virtual_time::run(async {
         let pair = Pair::running().await?;
         let served = pair.served_serial().await?;
         let reported = |serial: String| {

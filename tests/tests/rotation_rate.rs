@@ -9,7 +9,7 @@ use cloud_facade::config::Store;
 use cloud_facade::remote::RotationStatus;
 use cloud_sim::{CertificateAnswer, Fault};
 use integration_tests::device::{Pair, SERIAL};
-use integration_tests::patient_clock;
+use integration_tests::virtual_time;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::TryRecvError;
 
@@ -96,10 +96,12 @@ impl Seen {
     fn read(&mut self) {
         loop {
             match (self.certificate, self.events.try_recv()) {
-                (Remote, Ok(Event::RemoteCertificate { serial, .. }))
-                | (Iot, Ok(Event::IotCertificate { serial, .. })) => self.stored.push(serial),
-                (Remote, Ok(Event::RemoteCertificateFailed { .. }))
-                | (Iot, Ok(Event::IotCertificateFailed { .. })) => self.failed += 1,
+                (Remote, Ok(Event::RemoteCertificateRotated { serial, .. }))
+                | (Iot, Ok(Event::IotCertificateRotated { serial, .. })) => {
+                    self.stored.push(serial)
+                }
+                (Remote, Ok(Event::RemoteCertificateRotationFailed { .. }))
+                | (Iot, Ok(Event::IotCertificateRotationFailed { .. })) => self.failed += 1,
                 (_, Ok(_)) => {}
                 (_, Err(TryRecvError::Empty)) => return,
                 (_, Err(error)) => panic!("{error}"),
@@ -110,7 +112,7 @@ impl Seen {
 
 #[test]
 fn burst_of_20_stores_few_and_ends_with_newest() -> anyhow::Result<()> {
-    patient_clock::run(async {
+    virtual_time::run(async {
         let pair = Pair::running().await?;
         for certificate in [Remote, Iot] {
             let mut seen = Seen::of(certificate, &pair);
@@ -144,7 +146,7 @@ fn burst_of_20_stores_few_and_ends_with_newest() -> anyhow::Result<()> {
 
 #[test]
 fn flood_of_deltas_is_slowed_down() -> anyhow::Result<()> {
-    patient_clock::run(async {
+    virtual_time::run(async {
         let pair = Pair::running().await?;
         for certificate in [Remote, Iot] {
             let mut seen = Seen::of(certificate, &pair);
@@ -179,8 +181,8 @@ fn flood_of_deltas_is_slowed_down() -> anyhow::Result<()> {
 }
 
 #[test]
-fn unusable_answers_to_a_flood_are_requested_seldom() -> anyhow::Result<()> {
-    patient_clock::run(async {
+fn unusable_responses_to_flood_are_requested_rarely() -> anyhow::Result<()> {
+    virtual_time::run(async {
         let pair = Pair::running().await?;
         let control = pair.simulator.control();
         for certificate in [Remote, Iot] {

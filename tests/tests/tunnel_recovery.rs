@@ -6,7 +6,7 @@ use std::time::Duration;
 use cloud_facade::Event;
 use cloud_sim::Fault;
 use integration_tests::device::{Pair, SERIAL};
-use integration_tests::patient_clock;
+use integration_tests::virtual_time;
 use integration_tests::wait::within;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -132,8 +132,8 @@ fn connected(event: &Event) -> bool {
 }
 
 #[test]
-fn dead_tunnel_is_noticed_in_30_s_and_back_15_s_later() -> anyhow::Result<()> {
-    patient_clock::run(async {
+fn dead_tunnel_is_detected_in_30_s_and_reopened_in_15_s() -> anyhow::Result<()> {
+    virtual_time::run(async {
         let (pair, line) = behind_a_line().await?;
         for round in 0..6_u64 {
             // Long enough for the retries to begin with the first delay, and at another point between two pings each time.
@@ -161,8 +161,8 @@ fn dead_tunnel_is_noticed_in_30_s_and_back_15_s_later() -> anyhow::Result<()> {
 }
 
 #[test]
-fn garbled_tunnel_is_back_15_s_after_the_next_frame() -> anyhow::Result<()> {
-    patient_clock::run(async {
+fn garbled_tunnel_is_reopened_15_s_after_next_frame() -> anyhow::Result<()> {
+    virtual_time::run(async {
         let (pair, line) = behind_a_line().await?;
         for _ in 0..4 {
             tokio::time::sleep(Duration::from_secs(120)).await;
@@ -190,8 +190,8 @@ fn garbled_tunnel_is_back_15_s_after_the_next_frame() -> anyhow::Result<()> {
 }
 
 #[test]
-fn five_losses_in_a_row_cost_a_minute_each_at_most() -> anyhow::Result<()> {
-    patient_clock::run(async {
+fn five_consecutive_losses_cost_at_most_a_minute_each() -> anyhow::Result<()> {
+    virtual_time::run(async {
         let pair = Pair::running().await?;
         tokio::time::sleep(Duration::from_secs(120)).await;
         let control = pair.simulator.control();

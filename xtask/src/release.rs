@@ -224,7 +224,7 @@ mod tests {
     use super::has_section;
 
     #[test]
-    fn a_section_is_found_by_its_whole_version() {
+    fn section_is_found_by_complete_version() {
         let text = "# Changelog\n\n## Unreleased\n\n## 0.2.0 - 2026-12-01\n\n### Added\n";
         assert!(has_section(text, "0.2.0"));
         assert!(!has_section(text, "0.2"));

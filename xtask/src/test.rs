@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_figures_of_all_programs_are_summed() {
+    fn counts_of_all_programs_are_summed() {
         let mut sum = Sum::default();
         for line in [
             "test wire::one ... ok",
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_told() {
+    fn remaining_tests_are_reported() {
         let scratch = tempfile::tempdir().unwrap();
         left_empty(scratch.path()).unwrap();
         std::fs::create_dir(scratch.path().join("forgotten")).unwrap();
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn repeat_is_taken_out_wherever_it_stands() {
+    fn repeat_is_removed_at_any_position() {
         for text in [
             "--repeat 10 -p snitun",
             "-p snitun --repeat 10",
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn repeat_wants_a_number_from_one_on() {
+    fn repeat_requires_positive_number() {
         for text in ["--repeat", "--repeat 0", "--repeat=many", "--repeat -p"] {
             assert!(split_repeat(&words(text)).is_err(), "{text}");
         }

@@ -15,21 +15,21 @@ pub(crate) fn event_json(event: &Event) -> Option<Value> {
         Event::IotDisconnected { reason, retry_in } => {
             json!({ "event": "iot.disconnected", "reason": reason, "retry_in": retry_in.as_secs_f64() })
         }
-        Event::RemoteToken { valid } => json!({ "event": "remote.token", "valid": valid }),
+        Event::RemoteTokenReceived { valid } => json!({ "event": "remote.token", "valid": valid }),
         Event::RemoteConnected { url } => json!({ "event": "remote.connected", "url": url }),
         Event::RemoteDisconnected { reason } => {
             json!({ "event": "remote.disconnected", "reason": reason })
         }
-        Event::RemoteCertificate { serial, not_after } => {
+        Event::RemoteCertificateRotated { serial, not_after } => {
             json!({ "event": "remote.certificate", "serial": serial, "not_after": rfc3339((*not_after).into()) })
         }
-        Event::RemoteCertificateFailed { serial, reason } => {
+        Event::RemoteCertificateRotationFailed { serial, reason } => {
             json!({ "event": "remote.certificate_failed", "serial": serial, "reason": reason })
         }
-        Event::IotCertificate { serial, not_after } => {
+        Event::IotCertificateRotated { serial, not_after } => {
             json!({ "event": "iot.certificate", "serial": serial, "not_after": rfc3339((*not_after).into()) })
         }
-        Event::IotCertificateFailed { serial, reason } => {
+        Event::IotCertificateRotationFailed { serial, reason } => {
             json!({ "event": "iot.certificate_failed", "serial": serial, "reason": reason })
         }
         Event::ShadowDelta { state } => json!({ "event": "shadow.delta", "state": state }),
@@ -70,7 +70,7 @@ mod tests {
                 json!({ "event": "iot.disconnected", "reason": "the reason", "retry_in": 1.5 }),
             ),
             (
-                Event::RemoteToken { valid: 17 },
+                Event::RemoteTokenReceived { valid: 17 },
                 json!({ "event": "remote.token", "valid": 17 }),
             ),
             (
@@ -84,7 +84,7 @@ mod tests {
                 json!({ "event": "remote.disconnected", "reason": "the reason" }),
             ),
             (
-                Event::RemoteCertificate {
+                Event::RemoteCertificateRotated {
                     serial: "12".to_owned(),
                     not_after: SystemTime::UNIX_EPOCH,
                 },

@@ -1,16 +1,17 @@
-//! A host application whose own page is reachable from anywhere, until Ctrl-C.
+//! A host application with a public page, until Ctrl-C.
 //!
-//! `CLESYDE_TOKEN=<key> cargo run -p cloud-facade --example host -- <base path> <serial number> <API URL>`, for instance
-//! with the API URL and the key that `clesyde-cloud sim` prints. The key is needed the first time only.
+//! `CLESYDE_TOKEN=<key> cargo run -p cloud-facade --example host -- <base path> <serial number> <API
+//! URL>`, for instance with the API URL and the key that `clesyde-cloud sim` prints. Only the first run
+//! needs the key.
 
 use axum::{Extension, Router, routing::get};
 use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::remote::{Application, ClientAddr};
-use cloud_facade::{ClesydeCloud, DeviceSettings, Event, Hooks, Moment};
+use cloud_facade::{ClesydeCloud, DeviceSettings, Event, HookPoint, Hooks};
 
 type Error = Box<dyn std::error::Error>;
 
-/// Everything that a host has to do.
+/// Registers the device, runs it until `until` completes, and stops it.
 pub async fn host(
     settings: DeviceSettings,
     key: Option<String>,
@@ -19,7 +20,7 @@ pub async fn host(
     let page = |Extension(ClientAddr(caller)): Extension<ClientAddr>| async move {
         format!("Hello, {caller:?}!\n")
     };
-    let hooks = Hooks::new().on(Moment::IotConnected, || async {
+    let hooks = Hooks::new().on(HookPoint::IotConnected, || async {
         println!("online");
         Ok(())
     });

@@ -1,6 +1,5 @@
-//! The joints: what one crate asks for, made of what another one offers.
-//!
-//! Each is a newtype around the provider that implements the consumer's trait. Nothing is decided here.
+//! Adapters: each is a newtype around a provider that implements a consumer's trait, without logic
+//! of its own.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,21 +17,21 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::registration::blocking;
+use crate::registration::spawn_blocking;
 use crate::topics::{self, Action, DeviceTopics};
 
-/// How long the platform may take to answer (docs/protocol.md, "Remote access").
-pub(crate) const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+/// Time limit for the platform's response (docs/protocol.md, "Remote access").
+pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Requests to the platform and their answers, over the session: tokens and certificates for remote access.
+/// Sends requests to the platform over the session: for tokens, certificates and the host.
 #[derive(Debug, Clone)]
-pub(crate) struct Platform {
+pub(crate) struct PlatformClient {
     pub(crate) session: SessionHandle,
     pub(crate) topics: DeviceTopics,
 }
 
-impl Platform {
-    /// Publishes on `…/<action>/req` and waits for `…/<action>/res`.
+impl PlatformClient {
+    /// Publishes to `…/<action>/req` and waits for `…/<action>/res`.
     pub(crate) async fn request(
         &self,
         action: &Action,
@@ -50,9 +49,13 @@ impl Platform {
         Ok(self.session.request(request).await?.payload)
     }
 
-    pub(crate) async fn ask(&self, action: &Action, payload: Bytes) -> Result<Bytes, SourceError> {
+    pub(crate) async fn request_bytes(
+        &self,
+        action: &Action,
+        payload: Bytes,
+    ) -> Result<Bytes, SourceError> {
         match self
-            .request(action, payload, QoS::AtMostOnce, ANSWER_LIMIT)
+            .request(action, payload, QoS::AtMostOnce, RESPONSE_TIMEOUT)
             .await
         {
             Err(RequestError::Timeout(_)) => Err(SourceError::TimedOut),
@@ -61,22 +64,22 @@ impl Platform {
     }
 }
 
-impl TokenSource for Platform {
+impl TokenSource for PlatformClient {
     async fn request_token(&self, request: TokenRequest) -> Result<TokenResponse, SourceError> {
         let answer = self
-            .ask(&topics::TOKEN, Bytes::copy_from_slice(&request.to_json()))
+            .request_bytes(&topics::TOKEN, Bytes::copy_from_slice(&request.to_json()))
             .await?;
         Ok(TokenResponse::from_json(&answer)?)
     }
 }
 
-impl CertificateSource for Platform {
+impl CertificateSource for PlatformClient {
     async fn request_certificate(
         &self,
         request: CertificateRequest,
     ) -> Result<CertificateResponse, SourceError> {
         let answer = self
-            .ask(&topics::CERTIFICATE, request.to_json().into())
+            .request_bytes(&topics::CERTIFICATE, request.to_json().into())
             .await?;
         Ok(CertificateResponse::from_json(&answer)?)
     }
@@ -84,13 +87,14 @@ impl CertificateSource for Platform {
 
 /// The directory as the keeper of the remote certificate.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub(crate) struct StoreAdapter {
     pub(crate) store: Store,
-    /// What was loaded at the start, until it is asked for: a key must not stay in memory after its replacement.
+    /// The credentials loaded at the start, until they are used: a replaced key must not stay in
+    /// memory.
     pub(crate) credentials: Mutex<Option<Credentials>>,
 }
 
-impl CertificateStore for Directory {
+impl CertificateStore for StoreAdapter {
     async fn load(&self) -> Result<CertificatePem, StoreError> {
         let loaded = self.credentials.lock();
         let loaded = loaded.unwrap_or_else(PoisonError::into_inner).take();
@@ -98,7 +102,7 @@ impl CertificateStore for Directory {
             Some(credentials) => credentials,
             None => {
                 let store = self.store.clone();
-                let stored = blocking(move || store.load_partial()).await;
+                let stored = spawn_blocking(move || store.load_partial()).await;
                 stored
                     .and_then(|stored| stored.device.remote)
                     .map_err(StoreError::new)?
@@ -114,32 +118,33 @@ impl CertificateStore for Directory {
         let credentials = Credentials::from_pem(certificate.chain(), certificate.key())
             .map_err(StoreError::new)?;
         let store = self.store.clone();
-        blocking(move || store.replace_remote(&credentials))
+        spawn_blocking(move || store.replace_remote(&credentials))
             .await
             .map_err(StoreError::new)
     }
 }
 
-/// The session as the shadow's message bus.
+/// The session as the message bus of a shadow.
 #[derive(Debug, Clone)]
-pub(crate) struct Bus {
+pub(crate) struct ShadowBus {
     pub(crate) session: SessionHandle,
-    /// Told when messages for the shadow were lost, so that it is fetched anew.
+    /// Notified when messages for the shadow were lost, so that it is fetched again.
     pub(crate) lost: Arc<Notify>,
-    /// Told the time by the answers to `get`, each of which comes right after a connection.
+    /// Updated by the responses to `get`, which follow each connection.
     pub(crate) clock: PlatformClock,
-    /// Limits the warnings about messages that were lost.
+    /// Limits the warnings about lost messages.
     pub(crate) lost_log: Arc<LogThrottle>,
 }
 
-impl MessageBus for Bus {
+impl MessageBus for ShadowBus {
     async fn publish(&self, topic: String, payload: Vec<u8>) -> Result<(), BusError> {
-        // A shadow request that waits for a connection is out of date when it goes out; the shadow is fetched then anyway.
+        // A queued shadow request would be stale when it is sent; the shadow is fetched then
+        // anyway.
         if !self.session.state().borrow().is_online() {
             return Err(BusError::temporary("there is no connection to the broker"));
         }
-        // At most once: a request has an answer of its own, and one that is repeated on the next connection could undo a later
-        // one that has been carried out already.
+        // At most once: each request has a response, and a duplicate on the next connection could
+        // undo a later request.
         let message = Message::new(topic, payload).qos(QoS::AtMostOnce);
         match self.session.publish(message) {
             Ok(_receipt) => Ok(()),
@@ -156,7 +161,7 @@ impl MessageBus for Bus {
             let message = match message {
                 Ok(Message { topic, payload, .. }) => {
                     if topic.ends_with("/get/accepted") {
-                        tell_time(&clock, &payload);
+                        update_clock(&clock, &payload);
                     }
                     Some(BusMessage {
                         topic,
@@ -167,7 +172,7 @@ impl MessageBus for Bus {
                     warn_throttled!(
                         log,
                         lagged.dropped,
-                        "messages for the shadow were lost; it is fetched anew"
+                        "messages for the shadow were lost; fetching it again"
                     );
                     lost.notify_one();
                     None
@@ -179,8 +184,8 @@ impl MessageBus for Bus {
     }
 }
 
-/// When the shadow service wrote this, by its own clock.
-fn tell_time(clock: &PlatformClock, document: &[u8]) {
+/// Updates the platform clock from the timestamp of a shadow document.
+fn update_clock(clock: &PlatformClock, document: &[u8]) {
     let document = serde_json::from_slice::<Value>(document).ok();
     if let Some(unix) = document.and_then(|document| document.get("timestamp")?.as_i64()) {
         clock.set(unix);

@@ -1,4 +1,4 @@
-//! What the host application tells ClesydeCloud about itself.
+//! The host application's description of itself.
 
 use std::path::PathBuf;
 
@@ -9,77 +9,79 @@ use cloud_remote::{AccessRules, Application, HttpOptions, Probe};
 
 use crate::hooks::Hooks;
 
-/// The host application's side: who the device is, where its files are, and what it serves.
+/// The host application's side: the device's identity, its files and its application.
 ///
-/// Serial number, base path and hooks are read once, when [`ClesydeCloud`](crate::ClesydeCloud) is made. The rest is asked for
-/// when it is needed, so that a host can change its mind: the API's address and the way to it at each
-/// [`provision`](crate::ClesydeCloud::provision), the application, its access rules and options and the broker's proxy at each
-/// [`initialize`](crate::ClesydeCloud::initialize). [`DeviceSettings`] is the ready-made implementation for hosts that know all
-/// of it up front.
+/// [`ClesydeCloud::new`](crate::ClesydeCloud::new) reads serial number, base path and hooks once.
+/// The other values may change: [`provision`](crate::ClesydeCloud::provision) reads the API's
+/// address and client each time, and [`initialize`](crate::ClesydeCloud::initialize) reads the
+/// application, its access rules and options, and the broker's proxy each time. [`DeviceSettings`]
+/// implements this trait for hosts with fixed values.
 pub trait CloudClient: Send + Sync + 'static {
     /// The device's serial number.
     fn serial_number(&self) -> SerialNumber;
 
-    /// The directory that holds `.clesydecloud`.
+    /// The directory that contains `.clesydecloud`.
     fn base_path(&self) -> PathBuf;
 
     /// The base URL of the provisioning API. `https`, or `http` on a loopback address.
     fn api_url(&self) -> String;
 
-    /// How that API is asked: through which proxy, with which roots besides the system's, how often and how long. By default
-    /// as [`Client::builder`] says.
+    /// The builder of the API's client: its proxy, additional roots, retries and timeouts. By
+    /// default [`Client::builder`].
     fn registration(&self) -> ClientBuilder {
         Client::builder(&self.api_url())
     }
 
-    /// The HTTP proxy that the broker is reached through; see [`Proxy::from_env`]. None by default, whatever the environment
-    /// says. Registering has [one of its own](Self::registration), and the tunnel always goes straight to the relay.
+    /// The HTTP proxy for the broker; see [`Proxy::from_env`]. None by default, regardless of the
+    /// environment. Registration has [its own](Self::registration), and the tunnel always connects
+    /// to the relay directly.
     fn broker_proxy(&self) -> Option<Proxy> {
         None
     }
 
-    /// Below which directory messages to the platform that were accepted at QoS 1 are kept, so that they survive the
-    /// process. None by default: they are held in memory.
+    /// The directory of the durable outbox, which keeps messages accepted at QoS 1 across restarts.
+    /// None by default: messages are kept in memory.
     #[cfg(feature = "durable")]
     fn outbox_directory(&self) -> Option<PathBuf> {
         None
     }
 
-    /// Named shadows that the host wants besides `config`, 11 at most, as the broker allows 50 subscriptions. None by default.
-    /// They are asked for when it is initialized; [`named_shadow`](crate::ClesydeCloud::named_shadow) gives access.
+    /// Named shadows that the host uses besides `config`, 11 at most, as the broker allows 50
+    /// subscriptions. None by default. Read by `initialize`;
+    /// [`named_shadow`](crate::ClesydeCloud::named_shadow) returns them.
     fn shadows(&self) -> Vec<String> {
         Vec::new()
     }
 
-    /// What the public reaches through the tunnel; without one there is no remote access.
+    /// The application that the tunnel serves; without one there is no remote access.
     fn application(&self) -> Option<Application> {
         None
     }
 
-    /// Who may connect to the application. Everybody by default.
+    /// The access rules of the application. By default everyone may connect.
     fn access(&self) -> AccessRules {
         AccessRules::default()
     }
 
-    /// Which requests over HTTP reach the application, and with which headers. Those for the access point by default, without
-    /// headers that only a trusted proxy may set.
+    /// The HTTP requests and headers that reach the application. By default requests for the access
+    /// point, without headers that only a trusted proxy may set.
     fn http_options(&self) -> HttpOptions {
         HttpOptions::default()
     }
 
-    /// How the device looks from outside whether the public gets through; the access rules have to let it in. Not at all by
-    /// default.
+    /// The probe that tests reachability through the public access point; the access rules must
+    /// allow it. None by default.
     fn probe(&self) -> Option<Probe> {
         None
     }
 
-    /// What the host wants to be told. None by default.
+    /// The hooks. None by default.
     fn hooks(&self) -> Hooks {
         Hooks::new()
     }
 }
 
-/// A [`CloudClient`] made of plain values.
+/// A [`CloudClient`] with fixed values.
 #[derive(Debug, Clone)]
 pub struct DeviceSettings {
     serial_number: SerialNumber,
@@ -98,7 +100,7 @@ pub struct DeviceSettings {
 }
 
 impl DeviceSettings {
-    /// A device without a web application and without hooks.
+    /// Creates settings without an application and without hooks.
     pub fn new(
         serial_number: SerialNumber,
         base_path: impl Into<PathBuf>,
@@ -140,19 +142,20 @@ impl DeviceSettings {
         self
     }
 
-    /// Reaches the broker through an HTTP proxy.
+    /// Connects to the broker through an HTTP proxy.
     #[must_use]
     pub fn with_broker_proxy(mut self, proxy: Proxy) -> Self {
         self.broker_proxy = Some(proxy);
         self
     }
 
-    /// Keeps messages to the platform that are accepted at QoS 1 below this directory, so that they survive the process,
-    /// `kill -9` and the loss of power, and are sent by the next one. Each thing has a subdirectory, so that another
-    /// registration does not send the messages of the one before.
+    /// Stores messages accepted at QoS 1 below this directory. They survive the process, `kill -9`
+    /// and a power cut, and the next process sends them. Each thing has a subdirectory, so that
+    /// another registration does not send messages of the previous one.
     ///
-    /// A message is safe once [`Receipt::stored`](cloud_iot::Receipt::stored) says so. If the directory cannot be used,
-    /// [`Event::OutboxNotStored`](crate::Event::OutboxNotStored) tells, and messages are held in memory.
+    /// A message is safe once [`Receipt::stored`](cloud_iot::Receipt::stored) completes. If the
+    /// directory is unusable, [`Event::OutboxNotStored`](crate::Event::OutboxNotStored) reports it,
+    /// and messages are kept in memory.
     #[cfg(feature = "durable")]
     #[must_use]
     pub fn with_outbox_directory(mut self, directory: impl Into<PathBuf>) -> Self {
@@ -160,7 +163,7 @@ impl DeviceSettings {
         self
     }
 
-    /// Takes part in one more named shadow.
+    /// Adds a named shadow.
     #[must_use]
     pub fn with_shadow(mut self, name: impl Into<String>) -> Self {
         self.shadows.push(name.into());
@@ -188,14 +191,14 @@ impl DeviceSettings {
         self
     }
 
-    /// Looks from outside whether the public gets through.
+    /// Sets the probe that tests reachability from outside.
     #[must_use]
     pub fn with_probe(mut self, probe: Probe) -> Self {
         self.probe = Some(probe);
         self
     }
 
-    /// Attaches hooks, in place of those attached before.
+    /// Sets the hooks, which replace earlier ones.
     #[must_use]
     pub fn with_hooks(mut self, hooks: Hooks) -> Self {
         self.hooks = hooks;

@@ -1,4 +1,4 @@
-//! `ClesydeCloud`: what a host application holds.
+//! `ClesydeCloud`, the handle of a host application.
 
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -6,45 +6,44 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cloud_config::{SerialNumber, StoreError};
-use cloud_iot::{Message, PublishError, QoS, Receipt, RequestError, SessionHandle};
+use cloud_iot::{Message, QoS, Receipt, SessionHandle};
 use cloud_provision::{KeySource, ProvisioningKey};
 use cloud_remote::{AccessRules, Application, RemoteHandle};
 use cloud_shadow::ShadowClient;
 use serde_json::Value;
 use tokio::sync::{broadcast, watch};
 
-use crate::adapters::Platform;
+use crate::adapters::PlatformClient;
 use crate::client::CloudClient;
+use crate::error::{ApplicationError, InitializeError, NotRunning, ReportError, SendError};
 use crate::event::Event;
-use crate::initialize::InitializeError;
-use crate::lifecycle::Inner;
 use crate::registration::{
-    Existing, Registered, RegistrationError, blocking, passed_on, register, register_with_keys,
+    OnExisting, Registered, RegistrationError, join_or_resume_panic, register, register_with_keys,
+    spawn_blocking,
 };
 use crate::status::Status;
+use crate::supervisor::Supervisor;
 use crate::topics::{Action, CONFIG_SHADOW, DeviceTopics};
 
-/// Events kept for a slow reader; beyond them it is told how many it missed. A message of the platform may have 128 KiB.
-const EVENTS: usize = 64;
+/// Capacity of the event channel; a slower reader is notified how many it missed. A platform
+/// message may have 128 KiB.
+const EVENT_CAPACITY: usize = 64;
 
-/// What [`ClesydeCloud::stop`] takes at most. Service managers start to kill after 5 s or more.
-pub const STOP_DEADLINE: Duration = Duration::from_millis(4500);
-
-/// A device's connection to the Clesyde cloud. Clones are the same one.
+/// A device's connection to the Clesyde cloud. Clones share it.
 ///
-/// When the last clone is dropped without [`stop`](Self::stop), the same is done in the background, as far as the runtime
+/// Dropping the last clone without [`stop`](Self::stop) stops it in the background, if the runtime
 /// lives long enough.
 #[derive(Clone)]
 pub struct ClesydeCloud {
-    inner: Arc<Inner>,
+    inner: Arc<Supervisor>,
 }
 
 /// A reference to a [`ClesydeCloud`] that does not keep it alive.
 #[derive(Clone)]
-pub struct WeakClesydeCloud(Weak<Inner>);
+pub struct WeakClesydeCloud(Weak<Supervisor>);
 
 impl WeakClesydeCloud {
-    /// The `ClesydeCloud`, as long as anybody holds it.
+    /// Returns the `ClesydeCloud`, if a clone of it exists.
     pub fn upgrade(&self) -> Option<ClesydeCloud> {
         self.0.upgrade().map(|inner| ClesydeCloud { inner })
     }
@@ -56,65 +55,48 @@ impl fmt::Debug for WeakClesydeCloud {
     }
 }
 
-/// It does not run: not initialized, or stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the connection to the cloud is not running; initialize it first")]
-pub struct NotRunning;
-
-/// Why a message was not taken.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SendError {
-    /// It does not run.
-    #[error(transparent)]
-    NotRunning(#[from] NotRunning),
-    /// The session did not take it.
-    #[error(transparent)]
-    Publish(#[from] PublishError),
-    /// The request failed, or had no answer in time.
-    #[error(transparent)]
-    Request(#[from] RequestError),
-}
-
 impl ClesydeCloud {
-    /// Reads the host's side. Nothing is touched or started.
+    /// Creates a stopped connection for `client`. Does not access files or the network.
     pub fn new(client: impl CloudClient) -> Self {
-        let inner = Inner::new(Box::new(client), EVENTS);
+        let inner = Supervisor::new(Box::new(client), EVENT_CAPACITY);
         Self {
             inner: Arc::new(inner),
         }
     }
 
-    /// A reference that does not keep it alive, for hooks and for the application that it serves.
+    /// Returns a weak reference, for hooks and for the served application.
     pub fn downgrade(&self) -> WeakClesydeCloud {
         WeakClesydeCloud(Arc::downgrade(&self.inner))
     }
 
-    /// Registers the device with the platform, unless it is provisioned already, and stores what it gets.
+    /// Registers the device with the platform, unless it is provisioned already, and stores its
+    /// configuration.
     ///
     /// # Errors
-    /// [`RegistrationError`]; what was stored before is still there, whole.
+    /// [`RegistrationError`]; the previous configuration is unchanged.
     ///
     /// # Cancel safety
-    /// The platform may use the key up with the first request, so dropping the future does not take it back: the registration
-    /// goes on by itself, and holds the directory until it has ended.
+    /// The first request may use up the key, so dropping the future does not cancel the
+    /// registration: it continues, and locks the directory until it ends.
     pub async fn provision(&self, key: &ProvisioningKey) -> Result<Registered, RegistrationError> {
         let client = self.inner.client.registration().build()?;
         let (inner, key) = (Arc::clone(&self.inner), key.clone());
-        passed_on(tokio::spawn(async move {
+        join_or_resume_panic(tokio::spawn(async move {
             let (store, sn) = (&inner.store, &inner.serial_number);
-            let registered = register(store, &client, sn, &key, Existing::Keep).await;
-            registered.inspect(|registered| inner.tell_time(registered))
+            let registered = register(store, &client, sn, &key, OnExisting::Keep).await;
+            registered.inspect(|registered| inner.update_clock(registered))
         }))
         .await
     }
 
-    /// The same with private keys that `source` makes on this device and that never leave it, for platforms that take signing
-    /// requests. [`Registered::Now`] tells whether this one did. With the feature `csr` there is a source that is ready to
-    /// use, `cloud_facade::provision::GeneratedKeys`.
+    /// Like [`provision`](Self::provision), with private keys that `source` generates on this
+    /// device and that never leave it, for platforms with support for certificate signing requests.
+    /// [`Registered::New`] reports whether this one has it. The feature `csr` provides a source,
+    /// `cloud_facade::provision::GeneratedKeys`.
     ///
     /// # Errors
-    /// As [`provision`](Self::provision); also if `source` makes no usable keys, in which case nothing was sent.
+    /// As [`provision`](Self::provision); also if `source` returns unusable keys, in which case
+    /// nothing was sent.
     ///
     /// # Cancel safety
     /// As [`provision`](Self::provision).
@@ -125,58 +107,62 @@ impl ClesydeCloud {
     ) -> Result<Registered, RegistrationError> {
         let client = self.inner.client.registration().build()?;
         let (inner, key) = (Arc::clone(&self.inner), key.clone());
-        passed_on(tokio::spawn(async move {
+        join_or_resume_panic(tokio::spawn(async move {
             let (store, sn) = (&inner.store, &inner.serial_number);
             let registered =
-                register_with_keys(store, &client, sn, &key, &source, Existing::Keep).await;
-            registered.inspect(|registered| inner.tell_time(registered))
+                register_with_keys(store, &client, sn, &key, &source, OnExisting::Keep).await;
+            registered.inspect(|registered| inner.update_clock(registered))
         }))
         .await
     }
 
-    /// Loads the configuration and starts everything. Returns once it runs and the hooks of [`Moment::Started`] have ended,
-    /// without waiting for a connection: see [`status`](Self::watch_status) and [`events`](Self::events) for that.
+    /// Loads the configuration and starts everything. Returns once it runs and the hooks of
+    /// [`HookPoint::Started`] have ended, without waiting for a connection: see
+    /// [`status`](Self::watch_status) and [`events`](Self::events) for that.
     ///
-    /// A certificate for remote access that is missing or damaged, or whose key is, keeps nothing else from running: the status
-    /// of remote access says what is wrong, the platform is asked for the certificate again, and remote access begins when it
-    /// has come. If none comes, the device has to be registered anew.
+    /// A missing or damaged certificate or key for remote access does not prevent the rest from
+    /// running: the status of remote access reports the problem, the certificate is requested from
+    /// the platform again, and remote access starts once it is installed. If the platform sends
+    /// none, register the device again.
     ///
     /// # Errors
-    /// [`InitializeError`]; nothing is left running. [`InitializeError::is_not_provisioned`] tells that there is no
-    /// configuration yet.
+    /// [`InitializeError`]; nothing is left running. [`InitializeError::is_not_provisioned`]
+    /// reports a missing configuration.
     ///
     /// # Cancel safety
-    /// If the future is dropped before it has returned, all that was begun is undone, in good order and in the background. A
-    /// later call waits for that.
+    /// If the future is dropped before it completes, everything that was started is shut down
+    /// gracefully in the background. A later call waits for that.
     ///
-    /// [`Moment::Started`]: crate::Moment::Started
+    /// [`HookPoint::Started`]: crate::HookPoint::Started
     pub async fn initialize(&self) -> Result<(), InitializeError> {
         self.inner.initialize().await
     }
 
-    /// Stops everything: the tunnel is closed, OFFLINE is published, the directory is let go. Takes [`STOP_DEADLINE`] at
-    /// most, even while it is being started: the start is given up then. Does nothing if it does not run.
+    /// Stops everything: closes the tunnel, publishes OFFLINE, unlocks the directory. Takes at most
+    /// [`STOP_DEADLINE`](crate::STOP_DEADLINE), and cancels a start in progress. Does nothing if it
+    /// is not running.
     ///
-    /// Called by a [hook](crate::Hooks), which it would have to wait for, it returns at once and goes on by itself.
+    /// A call from a [hook](crate::Hooks), which it would have to wait for, returns at once and
+    /// continues in the background.
     ///
     /// # Cancel safety
-    /// Dropping the future does not take the stop back; it goes on by itself.
+    /// Dropping the future does not cancel the stop; it continues in the background.
     pub async fn stop(&self) {
         self.inner.stop().await;
     }
 
-    /// How things stand now.
+    /// Returns the current status.
     pub fn status(&self) -> Status {
         self.inner.status.borrow().clone()
     }
 
-    /// How things stand, now and whenever it changes.
+    /// Watches the status.
     pub fn watch_status(&self) -> watch::Receiver<Status> {
         self.inner.status.subscribe()
     }
 
-    /// What happens from now on. A reader that falls behind by more than 64 events is told how many it missed; nothing
-    /// ever waits for it.
+    /// Subscribes to events. A reader that falls behind by more than 64 events is notified how many
+    /// it missed; nothing waits for it.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.inner.events.subscribe()
     }
@@ -186,10 +172,11 @@ impl ClesydeCloud {
         &self.inner.serial_number
     }
 
-    /// Accepts a message, connected or not. It goes out in the order of acceptance, and the receipt tells what became of it.
+    /// Accepts a message, connected or not. Messages are sent in the order of acceptance; the
+    /// receipt reports the result.
     ///
     /// # Errors
-    /// [`SendError`], if it does not run, the topic or size is not allowed, or the queue is full.
+    /// [`SendError`] if it is not running, the topic or size is not allowed, or the queue is full.
     pub fn publish(
         &self,
         topic: impl Into<String>,
@@ -206,13 +193,13 @@ impl ClesydeCloud {
         Ok(self.platform()?.session.publish(message)?)
     }
 
-    /// Sends a request to the platform and waits for its answer, `limit` at most.
+    /// Sends a request to the platform and waits for its response, at most `limit`.
     ///
     /// # Errors
-    /// [`SendError`], above all [`RequestError::Timeout`].
+    /// [`SendError`], typically [`RequestError::Timeout`](cloud_iot::RequestError::Timeout).
     ///
     /// # Cancel safety
-    /// Dropping the future gives the answer up.
+    /// Dropping the future discards the response.
     pub async fn request(
         &self,
         action: &Action,
@@ -225,8 +212,9 @@ impl ClesydeCloud {
             .await?)
     }
 
-    /// The session to the broker: its state with the cause of each failure, its events, what comes under a filter. It is
-    /// started and stopped from here; who [stops](SessionHandle::stop) it himself has a `ClesydeCloud` without messaging.
+    /// Returns the session with the broker: its state with the cause of each failure, its events,
+    /// and messages by topic filter. The `ClesydeCloud` starts and stops it;
+    /// [stopping](SessionHandle::stop) it directly leaves the `ClesydeCloud` without messaging.
     ///
     /// # Errors
     /// [`NotRunning`].
@@ -234,9 +222,10 @@ impl ClesydeCloud {
         Ok(self.platform()?.session)
     }
 
-    /// Remote access: its status with causes, its events, the connections that are open. None without an application, and
-    /// while there is no sound certificate to serve with (see [`initialize`](Self::initialize)). As with [`iot`](Self::iot),
-    /// it is started and stopped from here.
+    /// Returns remote access: its status with causes, its events and its open connections. `None`
+    /// without an application, or without a valid certificate (see
+    /// [`initialize`](Self::initialize)). As with [`iot`](Self::iot), the `ClesydeCloud` starts and
+    /// stops it.
     ///
     /// # Errors
     /// [`NotRunning`].
@@ -250,7 +239,7 @@ impl ClesydeCloud {
             .handle())
     }
 
-    /// The device's configuration shadow. Its requests need a connection; while there is none they fail at once.
+    /// Returns the device's configuration shadow. Its requests fail at once without a connection.
     ///
     /// # Errors
     /// [`NotRunning`].
@@ -264,7 +253,8 @@ impl ClesydeCloud {
             .clone())
     }
 
-    /// One of the [named shadows](crate::CloudClient::shadows) that the host asked for, `config` included. None if it did not.
+    /// Returns a [named shadow](crate::CloudClient::shadows) that the host requested, including
+    /// `config`. `None` for other names.
     ///
     /// # Errors
     /// [`NotRunning`].
@@ -277,20 +267,20 @@ impl ClesydeCloud {
         })
     }
 
-    /// Reports a part of the device's state in the configuration shadow: only what differs is sent.
+    /// Reports a part of the device's state in the configuration shadow. Sends only the difference.
     ///
     /// # Errors
     /// [`ReportError`].
     ///
     /// # Cancel safety
-    /// If the future is dropped, it is reported, or not.
+    /// If the future is dropped, the state may or may not be reported.
     pub async fn report(&self, state: serde_json::Map<String, Value>) -> Result<(), ReportError> {
         self.shadow()?.report(state).await?;
         Ok(())
     }
 
-    /// Replaces the rules for who may connect, for new connections. Until the next [`initialize`](Self::initialize), which
-    /// asks the host again.
+    /// Replaces the access rules for new connections, until the next
+    /// [`initialize`](Self::initialize), which reads them from the host again.
     ///
     /// # Errors
     /// [`NotRunning`].
@@ -300,35 +290,37 @@ impl ClesydeCloud {
         Ok(())
     }
 
-    /// Serves another application to connections that are made from now on; those that are open go on with the one that they
-    /// have begun with. Until the next [`initialize`](Self::initialize), which asks the host again.
+    /// Serves another application to new connections, until the next
+    /// [`initialize`](Self::initialize), which reads it from the host again. Open connections keep
+    /// their application.
     ///
     /// # Errors
-    /// [`ApplicationError`]; then nothing changes.
+    /// [`ApplicationError`]; nothing changes then.
     pub fn set_application(&self, application: Application) -> Result<(), ApplicationError> {
         let running = self.inner.running();
         let remote = &running.as_ref().ok_or(NotRunning)?.remote;
         remote.set_application(application)
     }
 
-    /// Removes the configuration from the disk, after a [`stop`](Self::stop). Says whether there was one.
+    /// Removes the configuration from the disk, after a [`stop`](Self::stop). Returns whether there
+    /// was one.
     ///
     /// # Errors
-    /// [`StoreError`], if it runs here or elsewhere, or the disk refuses.
+    /// [`StoreError`] if it is running here or in another process, or if the disk fails.
     pub async fn remove_configuration(&self) -> Result<bool, StoreError> {
-        let _turn = self.inner.queue().await.await;
+        let _permit = self.inner.enqueue().await.await;
         let store = self.inner.store.clone();
-        blocking(move || {
-            // Refused while it runs: the lock is held then.
+        spawn_blocking(move || {
+            // Fails while it is running, as the directory is locked.
             let lock = store.lock()?;
-            let was = store.remove();
+            let removed = store.remove();
             drop(lock);
-            was
+            removed
         })
         .await
     }
 
-    fn platform(&self) -> Result<Platform, NotRunning> {
+    fn platform(&self) -> Result<PlatformClient, NotRunning> {
         let session = self
             .inner
             .running()
@@ -336,38 +328,11 @@ impl ClesydeCloud {
             .ok_or(NotRunning)?
             .session
             .clone();
-        Ok(Platform {
+        Ok(PlatformClient {
             session,
             topics: DeviceTopics::new(&self.inner.serial_number),
         })
     }
-}
-
-/// Why another application could not be served.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ApplicationError {
-    /// It does not run.
-    #[error(transparent)]
-    NotRunning(#[from] NotRunning),
-    /// It was started without an application, so that there is no tunnel. Stop it and start it again.
-    #[error("it was started without an application, so there is no remote access")]
-    NoRemoteAccess,
-    /// The application cannot be served.
-    #[error(transparent)]
-    Application(#[from] cloud_remote::StartError),
-}
-
-/// Why the state could not be reported.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReportError {
-    /// It does not run.
-    #[error(transparent)]
-    NotRunning(#[from] NotRunning),
-    /// The shadow service refused, or did not answer.
-    #[error(transparent)]
-    Shadow(#[from] cloud_shadow::RequestError),
 }
 
 impl fmt::Debug for ClesydeCloud {

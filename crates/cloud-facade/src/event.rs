@@ -1,107 +1,109 @@
-//! What happens in the life of the connection, as a host sees it.
+//! Events of the connection, for the host.
 
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use serde_json::Value;
 
-/// A change, told once to everyone who listens.
+/// An event, sent once to each receiver.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Event {
     /// The configuration is loaded and everything is starting.
     Initialized,
-    /// All subscriptions are granted and ONLINE is out.
+    /// All subscriptions are granted and ONLINE is published.
     IotConnected,
-    /// The connection to the broker is gone, or could not be made.
+    /// The connection to the broker was lost, or an attempt failed.
     IotDisconnected {
-        /// Why, in one line.
+        /// The reason, in one line.
         reason: String,
-        /// When the next attempt is made.
+        /// Delay before the next attempt.
         retry_in: Duration,
     },
-    /// Messages to the platform cannot be kept on disk, or those that were kept there are lost. They are held in memory as
-    /// long as that lasts.
+    /// Messages to the platform cannot be stored on disk, or stored messages were lost. Meanwhile
+    /// they are kept in memory.
     OutboxNotStored {
-        /// Why, in one line.
+        /// The reason, in one line.
         reason: String,
     },
-    /// A token for the tunnel has come.
-    RemoteToken {
-        /// Until when it is valid, in Unix seconds.
+    /// A token for the tunnel was received.
+    RemoteTokenReceived {
+        /// End of its validity, in Unix seconds.
         valid: i64,
     },
-    /// No token for the tunnel has come; it will be asked for again. A tunnel that is up stays so.
+    /// A request for a token failed; it is retried. An open tunnel stays open.
     RemoteTokenFailed {
-        /// Why, in one line.
+        /// The reason, in one line.
         reason: String,
     },
-    /// The tunnel was replaced by one with a newer token; it was up all the time.
-    RemoteRenewed,
-    /// The device has reached itself through its public access point. Told once for each tunnel, and when it succeeds again;
-    /// only with a probe, see [`CloudClient::probe`](crate::CloudClient::probe).
+    /// A tunnel with a newer token replaced the tunnel, without an interruption.
+    RemoteTunnelRenewed,
+    /// The device has reached itself through its public access point. Sent once per tunnel, and
+    /// after each recovery; only with a probe, see
+    /// [`CloudClient::probe`](crate::CloudClient::probe).
     RemoteReachable,
-    /// The tunnel is up, but the device could not reach itself through its public access point.
+    /// The tunnel is open, but the device could not reach itself through its public access point.
     RemoteUnreachable {
-        /// Why, in one line.
+        /// The reason, in one line.
         reason: String,
     },
-    /// The tunnel is up and has answered.
+    /// The tunnel is open and its PING was answered.
     RemoteConnected {
-        /// Where the public reaches the device.
+        /// The device's public URL.
         url: String,
     },
-    /// The tunnel is gone, or could not be made.
+    /// The tunnel was lost, or an attempt failed.
     RemoteDisconnected {
-        /// Why, in one line.
+        /// The reason, in one line.
         reason: String,
     },
-    /// A new certificate is stored and served to new connections.
-    RemoteCertificate {
+    /// A new certificate is stored, and served to new connections.
+    RemoteCertificateRotated {
         /// Its serial number, decimal.
         serial: String,
-        /// When it runs out.
+        /// Its expiry.
         not_after: SystemTime,
     },
-    /// The certificate that is served comes near its end, and there is no newer one. Told 30, 14 and 3 days ahead, once each.
+    /// The served certificate expires soon, and there is no newer one. Sent once at 30, 14 and 3
+    /// days before.
     RemoteCertificateExpiring {
         /// Its serial number, decimal.
         serial: String,
-        /// When it runs out.
+        /// Its expiry.
         not_after: SystemTime,
-        /// No more than this many days are left: 30, 14 or 3.
+        /// At most this many days are left: 30, 14 or 3.
         days: u16,
     },
-    /// A new certificate was asked for and could not be taken over. The old one stays in use.
-    RemoteCertificateFailed {
-        /// The serial number that was asked for, decimal.
+    /// A new certificate could not be installed. The old one stays in use.
+    RemoteCertificateRotationFailed {
+        /// The requested serial number, decimal.
         serial: String,
-        /// Why, in one line.
+        /// The reason, in one line.
         reason: String,
     },
-    /// A new client certificate for the broker has proven itself and is stored; the session moves to it at the next quiet
-    /// moment.
-    IotCertificate {
+    /// A new client certificate for the broker has passed a trial connection and is stored; the
+    /// session reconnects with it at the next idle moment.
+    IotCertificateRotated {
         /// Its serial number, decimal.
         serial: String,
-        /// When it runs out.
+        /// Its expiry.
         not_after: SystemTime,
     },
-    /// The client certificate for the broker comes near its end, and there is no newer one. Told 30, 14 and 3 days ahead,
-    /// once each.
+    /// The client certificate for the broker expires soon, and there is no newer one. Sent once at
+    /// 30, 14 and 3 days before.
     IotCertificateExpiring {
         /// Its serial number, decimal.
         serial: String,
-        /// When it runs out.
+        /// Its expiry.
         not_after: SystemTime,
-        /// No more than this many days are left: 30, 14 or 3.
+        /// At most this many days are left: 30, 14 or 3.
         days: u16,
     },
-    /// A new client certificate was asked for and could not be taken over. The old one stays in use.
-    IotCertificateFailed {
-        /// The serial number that was asked for, decimal.
+    /// A new client certificate could not be installed. The old one stays in use.
+    IotCertificateRotationFailed {
+        /// The requested serial number, decimal.
         serial: String,
-        /// Why, in one line.
+        /// The reason, in one line.
         reason: String,
     },
     /// The configuration shadow's desired state differs from the reported one.
@@ -109,11 +111,11 @@ pub enum Event {
         /// What differs, with the desired values.
         state: Value,
     },
-    /// A message of the platform that the library has no use for itself.
+    /// A message of the platform for the host.
     PlatformMessage {
         /// Its topic.
         topic: String,
-        /// Its payload, as it came.
+        /// Its payload, verbatim.
         payload: Bytes,
     },
     /// Everything has been stopped.

@@ -1,7 +1,8 @@
-//! What the host application wants to be told while the cloud connection lives.
+//! Hooks: callbacks of the host application at points in the life of the connection.
 //!
-//! Hooks of one moment run together. Each has [`HOOK_TIME_LIMIT`]; one that fails, panics or hangs is logged and harms neither
-//! the others nor the connection. A stop ends those that still run, except the ones that it has itself caused.
+//! Hooks of one point run concurrently. Each has [`HOOK_TIME_LIMIT`]; a failure, panic or timeout
+//! is logged and affects neither other hooks nor the connection. A stop cancels running hooks,
+//! except those that it runs itself.
 
 use std::fmt;
 use std::future::Future;
@@ -12,27 +13,27 @@ use std::time::Duration;
 use cloud_net::{LogThrottle, UntrustedText, error_throttled, warn_throttled};
 use futures_util::future::join_all;
 
-/// How long a hook may take. Hooks that run before ONLINE hold it back, so this is short; and it is shorter than what the
-/// session gives its own hooks (10 s), of which all of ours together are one.
+/// Time limit of a hook. Hooks that run before ONLINE delay it, so the limit is short; and it is
+/// shorter than the session's own limit (10 s), to which all hooks together count as one.
 pub const HOOK_TIME_LIMIT: Duration = Duration::from_secs(8);
 
-/// A moment in the life of the connection that hooks can be attached to.
+/// A point in the life of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Moment {
+pub enum HookPoint {
     /// The configuration is loaded; nothing is connected yet.
     Initialized,
     /// IoT messaging and remote access have been started.
     Started,
     /// Everything has been stopped.
     Stopped,
-    /// All subscriptions are granted; ONLINE goes out after the hooks.
+    /// All subscriptions are granted; ONLINE is published after the hooks.
     IotConnected,
-    /// The connection to the broker is gone.
+    /// The connection to the broker was lost.
     IotDisconnected,
-    /// The tunnel is up and has answered.
+    /// The tunnel is open and its PING was answered.
     RemoteConnected,
-    /// The tunnel is gone.
+    /// The tunnel was lost.
     RemoteDisconnected,
 }
 
@@ -41,7 +42,7 @@ tokio::task_local! {
     static IN_HOOK: ();
 }
 
-/// Whether the caller is a hook: it must not wait for what waits for it.
+/// Whether the caller is a hook, which must not wait for an operation that waits for hooks.
 pub(crate) fn called_by_hook() -> bool {
     IN_HOOK.try_with(|()| ()).is_ok()
 }
@@ -50,69 +51,70 @@ type HookError = Box<dyn std::error::Error + Send + Sync>;
 type HookFuture = Pin<Box<dyn Future<Output = Result<(), HookError>> + Send>>;
 type Hook = Arc<dyn Fn() -> HookFuture + Send + Sync>;
 
-/// The host application's hooks, any number for each [`Moment`].
+/// The host application's hooks, any number for each [`HookPoint`].
 ///
-/// A hook may call [`ClesydeCloud::stop`](crate::ClesydeCloud::stop), which does not make it wait. It should hold a
-/// [`WeakClesydeCloud`](crate::WeakClesydeCloud): one that holds a `ClesydeCloud` keeps it alive for ever, being a part of it.
+/// A hook may call [`ClesydeCloud::stop`](crate::ClesydeCloud::stop), which returns at once. It should
+/// hold a [`WeakClesydeCloud`](crate::WeakClesydeCloud): a `ClesydeCloud` in its own hook is never
+/// dropped.
 ///
 /// ```
-/// use cloud_facade::{Hooks, Moment};
+/// use cloud_facade::{Hooks, HookPoint};
 ///
 /// let hooks = Hooks::new()
-///     .on(Moment::IotConnected, || async { println!("online"); Ok(()) })
-///     .on(Moment::Stopped, || async { Err("logged, and no more than that".into()) });
-/// assert_eq!(hooks.count(Moment::Stopped), 1);
+///     .on(HookPoint::IotConnected, || async { println!("online"); Ok(()) })
+///     .on(HookPoint::Stopped, || async { Err("this error is only logged".into()) });
+/// assert_eq!(hooks.count(HookPoint::Stopped), 1);
 /// ```
 #[derive(Clone, Default)]
 pub struct Hooks {
-    hooks: Vec<(Moment, Hook)>,
-    /// Limits the warnings about hooks that fail: one that runs at each connection can do so each time.
+    hooks: Vec<(HookPoint, Hook)>,
+    /// Limits the warnings about failing hooks, which may run at each connection.
     log: Arc<LogThrottle>,
 }
 
 impl Hooks {
-    /// No hooks.
+    /// Creates an empty set.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a hook for a moment.
+    /// Adds a hook.
     #[must_use]
-    pub fn on<F, Fut>(mut self, moment: Moment, hook: F) -> Self
+    pub fn on<F, Fut>(mut self, point: HookPoint, hook: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), HookError>> + Send + 'static,
     {
-        self.hooks
-            .push((moment, Arc::new(move || Box::pin(hook()))));
+        self.hooks.push((point, Arc::new(move || Box::pin(hook()))));
         self
     }
 
-    /// The same hooks for one device, with a rate limit of its own for their warnings.
+    /// Returns the hooks with a log throttle of their own.
     pub(crate) fn for_device(self) -> Self {
         let log = Arc::default();
         Self { log, ..self }
     }
 
-    /// How many hooks a moment has.
-    pub fn count(&self, moment: Moment) -> usize {
-        self.hooks.iter().filter(|(at, _)| *at == moment).count()
+    /// Returns the number of hooks at a point.
+    pub fn count(&self, point: HookPoint) -> usize {
+        self.hooks.iter().filter(|(at, _)| *at == point).count()
     }
 
-    /// Runs all hooks of a moment together and returns when the last one has ended, or after [`HOOK_TIME_LIMIT`].
-    pub(crate) async fn run(&self, moment: Moment) {
-        self.run_within(moment, HOOK_TIME_LIMIT).await;
+    /// Runs all hooks of a point concurrently; returns when the last one has ended, or after
+    /// [`HOOK_TIME_LIMIT`].
+    pub(crate) async fn run(&self, point: HookPoint) {
+        self.run_within(point, HOOK_TIME_LIMIT).await;
     }
 
-    /// As [`Self::run`], with a time limit of the caller's.
-    pub(crate) async fn run_within(&self, moment: Moment, limit: Duration) {
+    /// Like [`Self::run`], with another time limit.
+    pub(crate) async fn run_within(&self, point: HookPoint, limit: Duration) {
         let running = self
             .hooks
             .iter()
-            .filter(|(at, _)| *at == moment)
+            .filter(|(at, _)| *at == point)
             .map(|(_, hook)| {
                 let hook = Arc::clone(hook);
-                // Called in there, so that a panic of the call itself is caught as well.
+                // Called inside the task, so that a panic of the call itself is caught too.
                 let call = IN_HOOK.scope((), async move { hook().await });
                 let mut task = AbortOnDrop(tokio::spawn(call));
                 let log = Arc::clone(&self.log);
@@ -121,15 +123,15 @@ impl Hooks {
                         Ok(Ok(Ok(()))) => {}
                         Ok(Ok(Err(error))) => {
                             let error = UntrustedText::of(&error);
-                            warn_throttled!(log, ?moment, %error, "a hook failed");
+                            warn_throttled!(log, ?point, %error, "a hook failed");
                         }
-                        Ok(Err(_)) => error_throttled!(log, ?moment, "a hook panicked"),
+                        Ok(Err(_)) => error_throttled!(log, ?point, "a hook panicked"),
                         Err(_) => {
                             warn_throttled!(
                                 log,
-                                ?moment,
+                                ?point,
                                 ?limit,
-                                "a hook took too long and was ended"
+                                "a hook timed out and was cancelled"
                             )
                         }
                     }
@@ -142,7 +144,7 @@ impl Hooks {
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.hooks.iter().map(|(moment, _)| moment))
+            .entries(self.hooks.iter().map(|(point, _)| point))
             .finish()
     }
 }
@@ -166,19 +168,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hook_is_known_as_such() {
+    async fn hook_is_detected_as_caller() {
         let (sender, receiver) = std::sync::mpsc::channel();
-        let hooks = Hooks::new().on(Moment::Started, move || {
+        let hooks = Hooks::new().on(HookPoint::Started, move || {
             let sent = sender.send(called_by_hook());
             async move { sent.map_err(Into::into) }
         });
-        hooks.run(Moment::Started).await;
+        hooks.run(HookPoint::Started).await;
         assert_eq!(receiver.try_recv(), Ok(true));
         assert!(!called_by_hook());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_failing_a_panicking_and_a_hanging_hook_harm_nobody() {
+    async fn failing_panicking_and_hanging_hooks_are_isolated() {
         let ran = Arc::new(AtomicUsize::new(0));
         let counted = {
             let ran = ran.clone();
@@ -191,18 +193,18 @@ mod tests {
             }
         };
         let hooks = Hooks::new()
-            .on(Moment::Started, || async { Err("no".into()) })
-            .on(Moment::Started, || async { panic!("on purpose") })
-            .on(Moment::Started, panics_when_called)
-            .on(Moment::Started, std::future::pending)
-            .on(Moment::Started, counted.clone())
-            .on(Moment::Stopped, counted);
+            .on(HookPoint::Started, || async { Err("no".into()) })
+            .on(HookPoint::Started, || async { panic!("on purpose") })
+            .on(HookPoint::Started, panics_when_called)
+            .on(HookPoint::Started, std::future::pending)
+            .on(HookPoint::Started, counted.clone())
+            .on(HookPoint::Stopped, counted);
         let begun = tokio::time::Instant::now();
-        hooks.run(Moment::Started).await;
+        hooks.run(HookPoint::Started).await;
         assert_eq!(
             ran.load(Ordering::Relaxed),
             1,
-            "the good one ran, and no hook of another moment"
+            "the good one ran, and no hook of another point"
         );
         assert_eq!(
             begun.elapsed(),

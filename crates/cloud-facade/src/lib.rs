@@ -1,9 +1,10 @@
-//! A device's connection to the Clesyde cloud, whole.
+//! A device's complete connection to the Clesyde cloud.
 //!
-//! A host application describes itself by a [`CloudClient`] (usually a [`DeviceSettings`]): its serial number, where its
-//! files are, the platform's address, the web application that the public shall reach, and what it wants to be told.
-//! [`ClesydeCloud`] does the rest: it registers the device once, keeps the MQTT session up, opens the tunnel, serves the
-//! application under a certificate of the device's own and replaces that certificate when the platform asks for it.
+//! A host application describes itself with a [`CloudClient`] (usually a [`DeviceSettings`]): its
+//! serial number, its directory, the platform's address, the application that the tunnel serves,
+//! and its hooks. [`ClesydeCloud`] does the rest: it registers the device once, keeps the MQTT
+//! session connected, opens the tunnel, serves the application under the device's own certificate
+//! and replaces that certificate when the platform desires another one.
 //!
 //! ```no_run
 //! use cloud_facade::provision::ProvisioningKey;
@@ -16,68 +17,69 @@
 //!     .with_application(Application::service(page));
 //!
 //! let cloud = ClesydeCloud::new(settings);
-//! cloud.provision(&ProvisioningKey::new("the provisioning key")?).await?; // does nothing if that was done before
+//! cloud.provision(&ProvisioningKey::new("the provisioning key")?).await?; // does nothing if it is provisioned
 //! cloud.initialize().await?;
-//! // … the device lives …
+//! // … the device runs …
 //! cloud.stop().await;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! `examples/host.rs` is a whole program of this kind.
+//! `examples/host.rs` is a complete program.
 //!
-//! # What happens when
+//! # Life cycle
 //!
-//! [`ClesydeCloud::initialize`] loads the configuration, takes the directory for this process, starts everything and
-//! returns; connections come up, go down and come back by themselves from then on. How things stand is in
-//! [`ClesydeCloud::watch_status`]; what happens is told by [`ClesydeCloud::events`], which a slow reader cannot hold up, and
-//! by [`Hooks`], which run at their [`Moment`] and cannot do harm. [`ClesydeCloud::stop`] says OFFLINE and leaves nothing
-//! running, within [`STOP_DEADLINE`].
+//! [`ClesydeCloud::initialize`] loads the configuration, locks the directory, starts everything and
+//! returns; connections are made and restored in the background from then on.
+//! [`ClesydeCloud::watch_status`] returns the status; [`ClesydeCloud::events`] returns the events,
+//! which a slow reader cannot delay; [`Hooks`] run at their [`HookPoint`], isolated from the
+//! connection. [`ClesydeCloud::stop`] publishes OFFLINE and leaves nothing running, within
+//! [`STOP_DEADLINE`].
 //!
-//! Both may be called at any time, by anybody, twice, and be given up half-way: they take effect in the order of the calls, a
-//! start that nobody waits for any more is undone, and a stop goes on. A process may have as many [`ClesydeCloud`]s as it has
-//! devices; they share nothing.
+//! Both may be called at any time, concurrently and repeatedly, and their futures may be dropped:
+//! they take effect in the order of the calls, an abandoned start is undone, and a stop continues.
+//! A process may have one [`ClesydeCloud`] per device; they share nothing.
 //!
 //! # Private keys in memory
 //!
-//! A key that was replaced is wiped wherever a type of these crates held it. Allocations inside rustls, ring and serde_json are
-//! out of their reach: a program that wants these wiped as well takes an allocator that clears memory when it is freed, as
+//! The types of these crates wipe a replaced key. They cannot wipe allocations inside rustls, ring
+//! and serde_json: a program that needs this uses an allocator that clears freed memory, as
 //! `clesyde-cloud` does (`docs/architecture.md`, "Dependencies").
 //!
-//! # What it is not
+//! # Structure
 //!
-//! It is thin. Each part is a crate of its own that knows none of the others, and is there under its short name: [`config`],
-//! [`provision`], [`iot`], [`shadow`], [`remote`]. The facade's `adapters` join them by the traits that each of them asks
-//! for; its `conductor` passes news between them. Who needs only one part takes that one.
+//! The facade is thin. Each part is a crate of its own that depends on none of the others,
+//! re-exported under its short name: [`config`], [`provision`], [`iot`], [`shadow`], [`remote`]. The
+//! `adapters` implement the traits of each part with another one; the `coordinator` forwards events
+//! between them. A program that needs only one part uses that crate. `docs/protocol.md` specifies
+//! the protocol.
 
 mod adapters;
-mod broker_certificate;
 mod client;
+mod client_certificate;
 mod cloud;
-mod conductor;
-mod connection;
+mod coordinator;
+mod error;
 mod event;
 mod hooks;
-mod initialize;
-mod lifecycle;
 mod recovery;
 mod registration;
 mod remote_access;
-mod running;
+mod runtime;
+mod session_setup;
 mod shadows;
 mod status;
+mod supervisor;
 mod topics;
 
 pub use client::{CloudClient, DeviceSettings};
-pub use cloud::{
-    ApplicationError, ClesydeCloud, NotRunning, ReportError, STOP_DEADLINE, SendError,
-    WeakClesydeCloud,
-};
+pub use cloud::{ClesydeCloud, WeakClesydeCloud};
+pub use error::{ApplicationError, InitializeError, NotRunning, ReportError, SendError};
 pub use event::Event;
-pub use hooks::{HOOK_TIME_LIMIT, Hooks, Moment};
-pub use initialize::InitializeError;
-pub use registration::{Existing, Registered, RegistrationError, register, register_with_keys};
-pub use status::{Link, Status};
+pub use hooks::{HOOK_TIME_LIMIT, HookPoint, Hooks};
+pub use registration::{OnExisting, Registered, RegistrationError, register, register_with_keys};
+pub use status::{ConnectionStatus, Status};
+pub use supervisor::STOP_DEADLINE;
 pub use topics::{Action, InvalidAction};
 
 pub use cloud_config as config;

@@ -1,11 +1,9 @@
-//! Another certificate for remote access in the place of a damaged one.
+//! Recovery of a damaged certificate for remote access.
 //!
-//! A device whose certificate or key for remote access is missing, cut off or mixed up can talk to its platform all the same, and
-//! the platform can send that certificate again. It is asked for as in a rotation: by the serial number that the platform wishes
-//! for, or else by the one that this device has last reported. What comes is checked, stored in the place of what is damaged,
-//! and remote access begins with it.
-//!
-//! Protocol: docs/protocol.md, "Remote access" (certificate rotation).
+//! A device whose certificate or key for remote access is missing, truncated or mismatched can
+//! still use messaging, and the platform can send the certificate again. The request is that of a
+//! rotation, with the serial number that the platform desires, or else the one that the device has
+//! last reported. The response is verified and stored, and remote access starts with it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,50 +21,52 @@ use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::adapters::Platform;
-use crate::conductor::CERTIFICATE_KEY;
-use crate::registration::blocking;
-use crate::remote_access::Plan;
+use crate::adapters::PlatformClient;
+use crate::registration::spawn_blocking;
+use crate::remote_access::RemoteParams;
+use crate::topics::CERTIFICATE_KEY;
 
-/// Asks for another certificate until there is one.
-pub(crate) struct Recovery {
-    rotation: CertificateRotator<Anew>,
+/// Requests a certificate until one is installed.
+pub(crate) struct CertificateRecovery {
+    rotation: CertificateRotator<RecoveryInstaller>,
     document: Option<watch::Receiver<Option<Document>>>,
     damage: String,
     installed: Installed,
 }
 
-/// What was stored last.
+/// The credentials stored last.
 type Installed = Arc<Mutex<Option<Credentials>>>;
 
-impl Recovery {
-    /// `damage` is what is wrong with the one on the disk; `document` is the shadow's, which has not been looked at yet.
+impl CertificateRecovery {
+    /// Creates the recovery. `damage` describes the problem; `document` is the shadow's, not read
+    /// yet.
     pub(crate) fn new(
-        plan: &Plan,
+        params: &RemoteParams,
         damage: String,
         document: watch::Receiver<Option<Document>>,
     ) -> Self {
         let installed = Installed::default();
-        let anew = Anew {
-            platform: plan.platform.clone(),
-            store: plan.store.clone(),
-            access_point: plan.access_point.clone(),
-            clock: plan.clock.clone(),
+        let installer = RecoveryInstaller {
+            platform: params.platform.clone(),
+            store: params.store.clone(),
+            access_point: params.access_point.clone(),
+            clock: params.clock.clone(),
             installed: Arc::clone(&installed),
         };
-        // No certificate has the number 0 (RFC 5280, section 4.1.2.2), so that every wish is one for another.
+        // No certificate has the serial number 0 (RFC 5280, section 4.1.2.2), so any desired one
+        // differs.
         Self {
-            rotation: CertificateRotator::new("remote access", anew, 0.into()),
+            rotation: CertificateRotator::new("remote access", installer, 0.into()),
             document: Some(document),
             damage,
             installed,
         }
     }
 
-    /// Why there is no remote access, in one line for the log, the status and the host.
+    /// Returns why there is no remote access, for log, status and host.
     pub(crate) fn reason(&self) -> String {
         format!(
-            "no certificate for remote access until the platform has sent one: {}",
+            "no certificate for remote access until the platform sends one: {}",
             self.damage
         )
     }
@@ -79,7 +79,7 @@ impl Recovery {
         self.rotation.status()
     }
 
-    /// What came of the next attempt. Does the work as it waits. Cancel safe.
+    /// Waits for the next attempt and performs it. Cancel safe.
     pub(crate) async fn next(&mut self) -> RotationOutcome {
         loop {
             tokio::select! {
@@ -91,21 +91,21 @@ impl Recovery {
                             .and_then(|it| wanted(&it.desired, &it.reported));
                         self.rotation.set_desired(desired);
                     }
-                    // The session is being stopped.
+                    // The session is stopping.
                     None => self.document = None,
                 }
             }
         }
     }
 
-    /// The certificate that was stored.
+    /// Returns the stored credentials.
     pub(crate) fn installed(&self) -> Option<Credentials> {
         let installed = self.installed.lock();
         installed.unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// The shadow's document once it is known, and whenever it changes; none once it never will again.
+/// Waits for a change of the shadow's document; `None` when it can no longer change.
 async fn changed(
     document: &mut Option<watch::Receiver<Option<Document>>>,
 ) -> Option<Option<Document>> {
@@ -118,7 +118,7 @@ async fn changed(
     }
 }
 
-/// Which certificate to ask for, as these sections of the shadow name it.
+/// Returns the certificate to request, according to these sections of the shadow.
 fn wanted(
     desired: &Map<String, Value>,
     reported: &Map<String, Value>,
@@ -127,16 +127,16 @@ fn wanted(
     named(desired).or_else(|| named(reported))
 }
 
-/// Where there is nothing to replace.
-struct Anew {
-    platform: Platform,
+/// Requests and installs a certificate when there is none to replace.
+struct RecoveryInstaller {
+    platform: PlatformClient,
     store: Store,
     access_point: String,
     clock: PlatformClock,
     installed: Installed,
 }
 
-impl CertificateInstaller for Anew {
+impl CertificateInstaller for RecoveryInstaller {
     async fn request(
         &self,
         serial: &CertificateSerial,
@@ -155,7 +155,7 @@ impl CertificateInstaller for Anew {
         let credentials = Credentials::from_pem(certificate.chain(), certificate.key())
             .map_err(StoreError::new)?;
         let (store, stored) = (self.store.clone(), credentials.clone());
-        let stored = blocking(move || store.replace_remote(&stored));
+        let stored = spawn_blocking(move || store.replace_remote(&stored));
         match timeout(STORE_TIMEOUT, stored).await {
             Ok(stored) => stored.map_err(StoreError::new)?,
             Err(_) => return Err(StoreError::new("it took too long").into()),
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_platforms_wish_comes_before_what_was_reported() {
+    fn desired_serial_takes_precedence_over_reported() {
         let section = |value: &Value| value.as_object().cloned().unwrap_or_default();
         let one = json!({ "remoteCertSn": "1" });
         let two = json!({ "remoteCertSn": "2" });

@@ -1,8 +1,9 @@
-//! Registering a device: the one request, and its answer into the directory.
+//! Registration of a device: the request to the API, and storing its response.
 //!
-//! The order matters: the directory is locked and looked at before anything is sent, because the platform uses the key up
-//! with its first success. What is there stays there until the new configuration is whole. A configuration that is to be kept
-//! needs no lock to be found, so that a device that runs is told that it is registered, and not that it is in the way.
+//! The order matters: the directory is locked and checked before anything is sent, because the
+//! platform uses up the key with the first success. The old configuration stays until the new one
+//! is complete. Finding a configuration to keep needs no lock, so that a running device is reported
+//! as registered, not as locked.
 
 use cloud_config::{
     AccessError, ConfigError, DeviceConfig, LockError, OtherDevice, PemParts, SerialNumber, Store,
@@ -14,71 +15,71 @@ use cloud_provision::{
 };
 use tokio::task::{JoinError, JoinHandle};
 
-/// What to do with a configuration that is already there.
+/// How to treat an existing configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Existing {
-    /// Leave it alone and send nothing.
+pub enum OnExisting {
+    /// Keep it and send nothing.
     #[default]
     Keep,
-    /// Register again; replace it once the new one is whole.
+    /// Register again and replace it once the new one is complete.
     Replace,
 }
 
-/// How a registration ended well.
+/// The result of a successful registration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Registered {
     /// The device is registered now and its configuration is stored.
-    Now {
-        /// The name under which the public reaches the device.
+    New {
+        /// The public name of the device.
         access_point: String,
-        /// Where the device's page will be.
+        /// The URL of the device's page.
         url: String,
-        /// Whether both private keys were made on this device, so that nobody else has them.
+        /// Whether both private keys were generated on this device and never left it.
         own_keys: bool,
-        /// How far this device's clock is from the platform's, if the platform told the time.
+        /// The clock skew between device and platform, if the response had a date.
         clock_skew: Option<ClockSkew>,
     },
     /// The device was provisioned before; nothing was sent.
-    Already,
+    AlreadyProvisioned,
 }
 
-/// Why a device could not be registered.
+/// An error of a registration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistrationError {
-    /// The directory is in use, or cannot be made or locked. Nothing was sent.
+    /// The directory is in use, or cannot be created or locked. Nothing was sent.
     #[error(transparent)]
     Locked(#[from] LockError),
-    /// A configuration is there that is to be kept, and it is that of another device. Nothing was sent.
+    /// The configuration to keep belongs to another device. Nothing was sent.
     #[error(transparent)]
     OtherDevice(#[from] OtherDevice),
-    /// A configuration could not be stored here. Nothing was sent.
-    #[error("nothing was sent, as the answer could not be stored: {0}")]
+    /// The configuration cannot be stored. Nothing was sent.
+    #[error("nothing was sent, as the response could not be stored: {0}")]
     NotStorable(#[source] StoreError),
-    /// The directory cannot be looked into. Nothing was sent.
+    /// The directory cannot be read. Nothing was sent.
     #[error(transparent)]
     Access(#[from] AccessError),
-    /// The platform cannot be asked as configured. Nothing was sent.
+    /// The client's configuration is invalid. Nothing was sent.
     #[error(transparent)]
     Client(#[from] BuildError),
-    /// The platform could not be reached, or refused, or its answer is not to be believed.
+    /// The platform could not be reached, refused, or sent an invalid response.
     #[error(transparent)]
     Provision(#[from] ProvisionError),
-    /// The answer does not make a configuration.
+    /// The response is not a valid configuration.
     #[error(
-        "the platform's answer cannot be used: {0}; it may have registered the device all the same, and then needs a new key"
+        "the platform's response cannot be used: {0}; it may have registered the device nevertheless, and then needs a new key"
     )]
     Answer(#[from] ConfigError),
     /// The device is registered, but its configuration could not be stored.
     #[error(
-        "the platform registered the device, but its answer could not be stored, and the key is used up, so that a new one is needed: {0}"
+        "the platform registered the device, but its response could not be stored, and the key is used up, so that a new one is needed: {0}"
     )]
     Store(#[from] StoreError),
 }
 
 impl RegistrationError {
-    /// Whether the same call may work later.
+    /// Whether the same call may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Locked(error) => error.is_retryable(),
@@ -90,26 +91,27 @@ impl RegistrationError {
     }
 }
 
-/// Registers through `client` and stores the answer.
+/// Registers through `client` and stores the response.
 ///
 /// # Errors
-/// [`RegistrationError`]. In every case what was stored before is still there, whole.
+/// [`RegistrationError`]. The previous configuration is unchanged.
 ///
 /// # Cancel safety
-/// Not cancel safe once the request is out: the platform may have used the key up.
+/// Not cancel safe once the request is sent: the platform may have used up the key.
 pub async fn register(
     store: &Store,
     client: &Client,
     serial_number: &SerialNumber,
     key: &ProvisioningKey,
-    existing: Existing,
+    existing: OnExisting,
 ) -> Result<Registered, RegistrationError> {
     let answer = client.register(serial_number.as_str(), key);
-    ask_and_store(store, serial_number, existing, answer).await
+    request_and_store(store, serial_number, existing, answer).await
 }
 
-/// The same with private keys of the device's own, which `source` makes once the directory is locked: the platform gets
-/// signing requests. Where it sends keys nevertheless, those are stored, and [`Registered::Now`] says so.
+/// Like [`register`], with private keys that `source` generates once the directory is locked: the
+/// platform gets certificate signing requests. If it sends keys nevertheless, those are stored, and
+/// [`Registered::New`] reports it.
 ///
 /// # Errors
 /// As [`register`].
@@ -122,24 +124,24 @@ pub async fn register_with_keys(
     serial_number: &SerialNumber,
     key: &ProvisioningKey,
     source: &impl KeySource,
-    existing: Existing,
+    existing: OnExisting,
 ) -> Result<Registered, RegistrationError> {
     let answer = client.register_with_keys(serial_number.as_str(), key, source);
-    ask_and_store(store, serial_number, existing, answer).await
+    request_and_store(store, serial_number, existing, answer).await
 }
 
-/// `ask` does nothing before it is polled, which is when the directory is ours.
-async fn ask_and_store(
+/// Locks the directory, polls `ask`, which sends the request, and stores the response.
+async fn request_and_store(
     store: &Store,
     serial_number: &SerialNumber,
-    existing: Existing,
+    existing: OnExisting,
     ask: impl Future<Output = Result<Provisioned, ProvisionError>>,
 ) -> Result<Registered, RegistrationError> {
     let lock = {
         let (store, serial_number) = (store.clone(), serial_number.clone());
-        blocking(move || {
+        spawn_blocking(move || {
             let keep = || match existing {
-                Existing::Keep if store.is_provisioned()? => {
+                OnExisting::Keep if store.is_provisioned()? => {
                     store.ensure_serial_number(&serial_number)?;
                     Ok::<_, RegistrationError>(true)
                 }
@@ -149,7 +151,7 @@ async fn ask_and_store(
                 return Ok::<_, RegistrationError>(None);
             }
             let lock = store.lock()?;
-            // Again, because somebody else may have been quicker.
+            // Checked again, as another process may have stored a configuration.
             if keep()? {
                 return Ok(None);
             }
@@ -161,18 +163,18 @@ async fn ask_and_store(
         .await?
     };
     let Some(lock) = lock else {
-        return Ok(Registered::Already);
+        return Ok(Registered::AlreadyProvisioned);
     };
     let answer = ask.await?;
     let device = device_config(&answer)?.with_serial_number(serial_number.clone());
-    let registered = Registered::Now {
+    let registered = Registered::New {
         access_point: device.access_point.to_string(),
         url: device.page_url(),
         own_keys: [answer.iot.key_origin, answer.remote.key_origin] == [KeyOrigin::Device; 2],
         clock_skew: answer.clock_skew,
     };
     let store = store.clone();
-    blocking(move || {
+    spawn_blocking(move || {
         let stored = store.save(&device);
         drop(lock);
         stored
@@ -196,15 +198,17 @@ fn device_config(answer: &Provisioned) -> Result<DeviceConfig, ConfigError> {
     })
 }
 
-/// Runs disk work off the async threads. A panic there is passed on.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    passed_on(tokio::task::spawn_blocking(work)).await
+/// Runs blocking work on the blocking thread pool. Resumes a panic of the work.
+pub(crate) async fn spawn_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    join_or_resume_panic(tokio::task::spawn_blocking(work)).await
 }
 
-/// What a task of ours comes to. A panic there is passed on.
+/// Waits for a task. Resumes its panic.
 ///
-/// While the runtime goes down there is no result; whoever waits for it goes down as well.
-pub(crate) async fn passed_on<T>(task: JoinHandle<T>) -> T {
+/// During the shutdown of the runtime there is no result, and the future stays pending.
+pub(crate) async fn join_or_resume_panic<T>(task: JoinHandle<T>) -> T {
     match task.await.map_err(JoinError::try_into_panic) {
         Ok(value) => value,
         Err(Ok(panic)) => std::panic::resume_unwind(panic),

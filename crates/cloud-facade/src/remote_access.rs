@@ -1,7 +1,8 @@
-//! Remote access as the facade holds it: it begins with the rest, or later, or not at all.
+//! Remote access in the facade: started with the rest, later, or never.
 //!
-//! Later, if there is no certificate to serve with, because the one on the disk is damaged: then it waits here until the
-//! [recovery](crate::recovery) has got another one. What the host changes meanwhile holds from the beginning.
+//! Its start is deferred if the certificate on the disk is damaged, until the
+//! [recovery](crate::recovery) has installed another one. Changes by the host in the meantime apply
+//! to the deferred start.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,16 +14,16 @@ use cloud_remote::{
 use cloud_shadow::Document;
 use tokio::sync::watch;
 
-use crate::adapters::{Directory, Platform};
-use crate::cloud::ApplicationError;
-use crate::recovery::Recovery;
+use crate::adapters::{PlatformClient, StoreAdapter};
+use crate::error::ApplicationError;
+use crate::recovery::CertificateRecovery;
 
 /// The relay's port.
 const RELAY_PORT: u16 = 443;
 
-/// What remote access is started with, but for the certificate.
+/// The parameters of remote access, except the certificate.
 #[derive(Clone)]
-pub(crate) struct Plan {
+pub(crate) struct RemoteParams {
     pub(crate) config: RemoteConfig,
     pub(crate) access_point: String,
     pub(crate) application: Application,
@@ -30,11 +31,11 @@ pub(crate) struct Plan {
     pub(crate) http_options: HttpOptions,
     pub(crate) probe: Option<Probe>,
     pub(crate) clock: PlatformClock,
-    pub(crate) platform: Platform,
+    pub(crate) platform: PlatformClient,
     pub(crate) store: Store,
 }
 
-/// Where the device's page is, as the directory says.
+/// Returns the relay and the access point in the device's configuration.
 pub(crate) fn remote_config<R>(device: &DeviceConfig<R>) -> RemoteConfig {
     let relay = &device.remote_endpoint;
     RemoteConfig::new(
@@ -44,10 +45,10 @@ pub(crate) fn remote_config<R>(device: &DeviceConfig<R>) -> RemoteConfig {
     )
 }
 
-impl Plan {
-    /// Starts remote access with this certificate. Waits for nobody.
+impl RemoteParams {
+    /// Starts remote access with this certificate. Does not wait for the network.
     pub(crate) async fn start(&self, credentials: Credentials) -> Result<RemoteHandle, StartError> {
-        let directory = Directory {
+        let directory = StoreAdapter {
             store: self.store.clone(),
             credentials: Mutex::new(Some(credentials)),
         };
@@ -64,33 +65,33 @@ impl Plan {
     }
 }
 
-/// Begins with what was on the disk, or to ask for something better.
-pub(crate) async fn begin(
-    plan: Plan,
+/// Starts remote access with the stored certificate, or defers the start and creates the recovery.
+pub(crate) async fn start_or_defer(
+    params: RemoteParams,
     credentials: Result<Credentials, LoadError>,
     document: watch::Receiver<Option<Document>>,
-) -> Result<(Remote, Option<Recovery>), StartError> {
+) -> Result<(RemoteSlot, Option<CertificateRecovery>), StartError> {
     let damage = match credentials {
-        Ok(credentials) => match plan.start(credentials).await {
-            Ok(handle) => return Ok((Remote(State::Started(handle).shared()), None)),
-            // It can be read, and not be served.
+        Ok(credentials) => match params.start(credentials).await {
+            Ok(handle) => return Ok((RemoteSlot(State::Started(handle).shared()), None)),
+            // The certificate is readable, but not usable.
             Err(StartError::Certificate(error)) => error.to_string(),
             Err(error) => return Err(error),
         },
         Err(error) => error.to_string(),
     };
-    let recovery = Recovery::new(&plan, damage, document);
+    let recovery = CertificateRecovery::new(&params, damage, document);
     Ok((
-        Remote(State::Waiting(Box::new(plan)).shared()),
+        RemoteSlot(State::Waiting(Box::new(params)).shared()),
         Some(recovery),
     ))
 }
 
-/// How far it is.
+/// The state of remote access.
 enum State {
-    /// There is none: the host has no application, or it was stopped.
+    /// No remote access: the host has no application, or it was stopped.
     None,
-    Waiting(Box<Plan>),
+    Waiting(Box<RemoteParams>),
     Started(RemoteHandle),
 }
 
@@ -100,17 +101,17 @@ impl State {
     }
 }
 
-/// Clones are the same.
+/// The shared state of remote access. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Remote(Arc<Mutex<State>>);
+pub(crate) struct RemoteSlot(Arc<Mutex<State>>);
 
-impl Remote {
-    /// Of a host without an application.
+impl RemoteSlot {
+    /// Creates the state for a host without an application.
     pub(crate) fn none() -> Self {
         Self(State::None.shared())
     }
 
-    /// None as long as it has not been started.
+    /// Returns the handle; `None` unless started.
     pub(crate) fn handle(&self) -> Option<RemoteHandle> {
         match &*self.lock() {
             State::Started(handle) => Some(handle.clone()),
@@ -118,10 +119,10 @@ impl Remote {
         }
     }
 
-    /// What it waits to be started with.
-    pub(crate) fn plan(&self) -> Option<Plan> {
+    /// Returns the parameters of a deferred start.
+    pub(crate) fn params(&self) -> Option<RemoteParams> {
         match &*self.lock() {
-            State::Waiting(plan) => Some((**plan).clone()),
+            State::Waiting(params) => Some((**params).clone()),
             _ => None,
         }
     }
@@ -129,7 +130,7 @@ impl Remote {
     pub(crate) fn set_access(&self, rules: AccessRules) {
         match &mut *self.lock() {
             State::None => {}
-            State::Waiting(plan) => plan.access = rules,
+            State::Waiting(params) => params.access = rules,
             State::Started(handle) => handle.set_access(rules),
         }
     }
@@ -137,38 +138,38 @@ impl Remote {
     pub(crate) fn set_application(&self, application: Application) -> Result<(), ApplicationError> {
         match &mut *self.lock() {
             State::None => Err(ApplicationError::NoRemoteAccess),
-            State::Waiting(plan) => {
-                plan.application = application;
+            State::Waiting(params) => {
+                params.application = application;
                 Ok(())
             }
             State::Started(handle) => Ok(handle.set_application(application)?),
         }
     }
 
-    /// It was started as it had been planned. The host's latest wishes are its too. Gives the handle back if it was stopped
-    /// meanwhile.
-    pub(crate) fn begin(&self, handle: RemoteHandle) -> Result<(), RemoteHandle> {
+    /// Records the deferred start, with the host's latest settings. Returns the handle if remote
+    /// access was stopped in the meantime.
+    pub(crate) fn set_started(&self, handle: RemoteHandle) -> Result<(), RemoteHandle> {
         let mut state = self.lock();
-        let State::Waiting(plan) = &*state else {
+        let State::Waiting(params) = &*state else {
             return Err(handle);
         };
-        handle.set_access(plan.access.clone());
-        if let Err(error) = handle.set_application(plan.application.clone()) {
-            tracing::error!(%error, "the application that was set meanwhile cannot be served");
+        handle.set_access(params.access.clone());
+        if let Err(error) = handle.set_application(params.application.clone()) {
+            tracing::error!(%error, "cannot serve the application that was set before the deferred start");
         }
         *state = State::Started(handle);
         Ok(())
     }
 
-    /// There is none from now on. What was started is to be stopped.
-    pub(crate) fn end(&self) -> Option<RemoteHandle> {
+    /// Ends remote access. The caller stops the returned handle.
+    pub(crate) fn take(&self) -> Option<RemoteHandle> {
         match std::mem::replace(&mut *self.lock(), State::None) {
             State::Started(handle) => Some(handle),
             _ => None,
         }
     }
 
-    /// Nothing is left half-done under this that a panic could expose.
+    /// No panic can leave the state inconsistent.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,7 +1,7 @@
-//! Shadows of the host's own, beside the one that carries the device's configuration.
+//! Named shadows of the host, besides the configuration shadow.
 //!
-//! They are kept up to date as that one is: fetched after each connection, and anew where messages were lost. What is in them
-//! is the host's affair; nothing else here looks at it.
+//! They are fetched after each connection, and again after lost messages. Only the host uses their
+//! content.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 
-use crate::adapters::Bus;
-use crate::initialize::InitializeError;
+use crate::adapters::ShadowBus;
+use crate::error::InitializeError;
 use crate::topics::CONFIG_SHADOW;
 
-/// The shadows with these names, each once.
+/// Returns the IDs of the shadows with these names, without duplicates.
 pub(crate) fn ids<R>(
     device: &DeviceConfig<R>,
     names: &[String],
@@ -32,7 +32,7 @@ pub(crate) fn ids<R>(
     Ok(ids)
 }
 
-/// What the session has to subscribe to for them.
+/// Returns the subscriptions for these shadows.
 pub(crate) fn subscriptions(ids: &[ShadowId]) -> Result<Vec<Subscription>, TopicError> {
     ids.iter()
         .flat_map(ShadowId::filters)
@@ -40,7 +40,7 @@ pub(crate) fn subscriptions(ids: &[ShadowId]) -> Result<Vec<Subscription>, Topic
         .collect()
 }
 
-/// What runs for them. Dropping it ends it.
+/// The clients of the shadows and their task. Dropping it ends them.
 pub(crate) struct Shadows {
     clients: Vec<ShadowClient>,
     follower: JoinSet<()>,
@@ -48,14 +48,14 @@ pub(crate) struct Shadows {
 
 impl Shadows {
     pub(crate) async fn start(
-        bus: &Bus,
+        bus: &ShadowBus,
         ids: Vec<ShadowId>,
         in_flight_limit: &InFlightLimit,
     ) -> Result<Self, InitializeError> {
         let lost = Arc::new(Notify::new());
         let mut clients = Vec::with_capacity(ids.len());
         for id in ids {
-            let bus = Bus {
+            let bus = ShadowBus {
                 lost: Arc::clone(&lost),
                 ..bus.clone()
             };
@@ -83,15 +83,14 @@ impl Shadows {
     }
 }
 
-/// Has them fetched after each connection, whenever it is not certain whether there was a new one, and where messages were
-/// lost.
+/// Fetches the shadows after each connection, after missed session events, and after lost messages.
 async fn follow(
     clients: Vec<ShadowClient>,
     session: SessionHandle,
     mut events: Receiver<SessionEvent>,
     lost: Arc<Notify>,
 ) {
-    // Whoever came too late for the first connection goes by the state.
+    // The first connection may precede the subscription to events.
     let mut online = session.state().borrow().is_online();
     drop(session);
     loop {

@@ -1,44 +1,47 @@
-//! How things stand, as one value that can be watched.
+//! The status, as one value that can be watched.
 
 use std::time::SystemTime;
 
 use cloud_remote::RotationStatus;
 
-/// How things stand with the connection to the cloud.
+/// The status of the connection to the cloud.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Status {
-    /// Whether it has been initialized and not been stopped since.
+    /// Whether it is initialized and not stopped.
     pub running: bool,
     /// The connection to the broker.
-    pub iot: Link,
+    pub iot: ConnectionStatus,
     /// The tunnel.
-    pub remote: Link,
-    /// Whether the public gets through to the device, as a probe has last found out; none without a probe or a tunnel.
+    pub remote: ConnectionStatus,
+    /// The result of the last probe of the public access point; `None` without a probe or a tunnel.
     pub reachable: Option<bool>,
-    /// The serial number, decimal, of the certificate that is served; none while not running.
+    /// The serial number, decimal, of the served certificate; `None` while not running.
     pub certificate_serial: Option<String>,
-    /// The serial number, decimal, of the client certificate for the broker; none while not running.
+    /// The serial number, decimal, of the client certificate for the broker; `None` while not
+    /// running.
     pub iot_certificate_serial: Option<String>,
-    /// How far the rotation of the served certificate is.
+    /// The rotation of the served certificate.
     pub certificate_rotation: RotationStatus,
-    /// How far the rotation of the client certificate is.
+    /// The rotation of the client certificate.
     pub iot_certificate_rotation: RotationStatus,
 }
 
-/// One of the two connections.
+/// The status of one connection.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub struct Link {
-    /// Whether it is up. For messaging: subscriptions granted and ONLINE out. For the tunnel: a PING answered.
+pub struct ConnectionStatus {
+    /// Whether it is connected. Messaging: subscriptions granted and ONLINE published. Tunnel: a
+    /// PING was answered.
     pub connected: bool,
-    /// Since when it has been as it is now, by the wall clock; none before the first attempt has ended.
+    /// The time of the last change of `connected`, by the wall clock; `None` before the first
+    /// attempt has ended.
     pub since: Option<SystemTime>,
-    /// Why it is down, once it has been up or tried.
+    /// The reason for being disconnected, after the first attempt.
     pub reason: Option<String>,
 }
 
-impl Link {
+impl ConnectionStatus {
     pub(crate) fn up(&mut self) {
         *self = Self {
             connected: true,
@@ -64,8 +67,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_is_down_since_it_went_down_whatever_is_tried_meanwhile() {
-        let mut link = Link::default();
+    fn since_is_kept_across_failed_attempts() {
+        let mut link = ConnectionStatus::default();
         link.down("refused".into());
         assert!(!link.connected && link.since.is_some());
 

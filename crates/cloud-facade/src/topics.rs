@@ -1,6 +1,4 @@
-//! The platform's MQTT topics for one device.
-//!
-//! Names only: what is in the messages belongs to whoever sends or reads them. See docs/protocol.md, "IoT messaging".
+//! The platform's MQTT topics for one device, and keys of its configuration shadow.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,23 +8,31 @@ use cloud_config::SerialNumber;
 /// Broadcasts of the platform to all devices.
 pub(crate) const PLATFORM: &str = "c/platform";
 
-/// Payload of the status topic once the device is up.
+/// Payload of the status topic once the device is online.
 pub(crate) const ONLINE: &str = r#"{"state":"ONLINE"}"#;
 /// Payload of the status topic before a clean disconnect, and of the last will.
 pub(crate) const OFFLINE: &str = r#"{"state":"OFFLINE"}"#;
 
-/// The action by which a tunnel token is asked for.
+/// The action that requests a tunnel token.
 pub(crate) const TOKEN: Action = Action(std::borrow::Cow::Borrowed("remotetoken"));
-/// The action by which a new certificate for the device's page is asked for.
+/// The action that requests a certificate for remote access.
 pub(crate) const CERTIFICATE: Action = Action(std::borrow::Cow::Borrowed("remotecr"));
 
-/// The action by which a new client certificate for the broker is asked for.
+/// The action that requests a client certificate.
 pub(crate) const IOT_CERTIFICATE: Action = Action(std::borrow::Cow::Borrowed("iotcr"));
 
-/// The shadow that carries the device's configuration.
+/// The name of the configuration shadow.
 pub(crate) const CONFIG_SHADOW: &str = "config";
 
-/// The longest action name, so that a topic stays within AWS's 256 bytes with the longest serial number.
+/// The shadow's key of the remote-access certificate, in `desired` and `reported`.
+pub(crate) const CERTIFICATE_KEY: &str = "remoteCertSn";
+
+/// The shadow's key of the client certificate, in `desired` and `reported`, and of the request for
+/// one.
+pub(crate) const IOT_CERTIFICATE_KEY: &str = "iotCertSn";
+
+/// Maximum length of an action name: keeps a topic within AWS's 256 bytes with the longest serial
+/// number.
 const MAX_ACTION_LEN: usize = 64;
 
 /// The name of an action: 1–64 characters of `A-Z a-z 0-9 _ -`.
@@ -41,13 +47,13 @@ const MAX_ACTION_LEN: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Action(std::borrow::Cow<'static, str>);
 
-/// An action name with a character that it must not have, or of the wrong length.
+/// The error of an invalid action name: a forbidden character, or a wrong length.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("an action name is 1 to {MAX_ACTION_LEN} characters of A-Z a-z 0-9 _ -")]
 pub struct InvalidAction;
 
 impl Action {
-    /// The name as it stands in the topic.
+    /// Returns the name as in the topic.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -96,7 +102,7 @@ impl DeviceTopics {
         format!("{}/{action}/res", self.prefix)
     }
 
-    /// The filter that covers the answers to all actions.
+    /// The filter for the responses to all actions.
     pub(crate) fn answers(&self) -> String {
         format!("{}/+/res", self.prefix)
     }
@@ -107,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn topics_carry_the_serial_number() {
+    fn topics_contain_serial_number() {
         let topics = DeviceTopics::new(&"SN-1".parse().unwrap());
         assert_eq!(topics.status(), "c/d/SN-1/status");
         assert_eq!(topics.request(&TOKEN), "c/d/SN-1/remotetoken/req");
@@ -116,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn actions_cannot_leave_their_topic_level() {
+    fn action_is_one_topic_level() {
         for bad in ["", "a/b", "+", "#", "a b", "ä", &"x".repeat(65)] {
             assert_eq!(bad.parse::<Action>(), Err(InvalidAction), "{bad:?}");
         }

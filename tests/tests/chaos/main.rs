@@ -15,7 +15,7 @@ mod world;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use integration_tests::patient_clock;
+use integration_tests::virtual_time;
 
 use crate::world::World;
 
@@ -44,7 +44,7 @@ fn run(seed: u64) -> Result<String, String> {
             .to_owned()
     };
     let whole = async { World::new(seed, Arc::clone(&log)).await?.run().await };
-    match patient_clock::run(whole) {
+    match virtual_time::run(whole) {
         Ok(Ok(())) => Ok(told(&log)),
         Ok(Err(error)) => Err(format!("{}\nCHAOS_SEED={seed}: {error:#}", told(&log))),
         Err(error) => Err(error.to_string()),
@@ -56,7 +56,7 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 #[test]
-fn after_the_faults_have_ended_all_is_well() {
+fn device_recovers_after_random_faults() {
     if let Some(seed) = number("CHAOS_SEED") {
         match run(seed) {
             Ok(log) => println!("{log}"),

@@ -8,7 +8,7 @@ use integration_tests::wait::within;
 use crate::peers::{python, script};
 
 #[tokio::test]
-async fn provisioned_by_python_taken_over_by_us() -> anyhow::Result<()> {
+async fn directory_of_python_library_is_accepted() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
     let output = within(
@@ -33,7 +33,11 @@ async fn provisioned_by_python_taken_over_by_us() -> anyhow::Result<()> {
         simulator.api_url(),
     ));
     let again = cloud.provision(&ProvisioningKey::new("of no use")?).await?;
-    assert_eq!(again, Registered::Already, "what is there is left alone");
+    assert_eq!(
+        again,
+        Registered::AlreadyProvisioned,
+        "what is there is left alone"
+    );
     let mut status = cloud.watch_status();
     cloud.initialize().await?;
     within("the broker", status.wait_for(|status| status.iot.connected)).await?;
@@ -43,7 +47,7 @@ async fn provisioned_by_python_taken_over_by_us() -> anyhow::Result<()> {
 }
 
 #[tokio::test]
-async fn provisioned_by_us_read_by_python() -> anyhow::Result<()> {
+async fn directory_is_readable_by_python_library() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
     let cloud = ClesydeCloud::new(DeviceSettings::new(

@@ -124,7 +124,7 @@ async fn online_and_offline() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_will_is_published_when_the_connection_is_killed() -> anyhow::Result<()> {
+async fn will_is_published_when_connection_is_killed() -> anyhow::Result<()> {
     let (scene, mut messages) = Scene::set("c/d/SN-MOSQ/status").await?;
     let mut status = scene.cloud.watch_status();
     scene.cloud.initialize().await?;
@@ -144,7 +144,7 @@ async fn the_will_is_published_when_the_connection_is_killed() -> anyhow::Result
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_queued_is_lost_over_a_restart_of_the_broker() -> anyhow::Result<()> {
+async fn queued_messages_survive_broker_restart() -> anyhow::Result<()> {
     const TOPIC: &str = "c/d/SN-MOSQ/measured/req";
     let (mut scene, mut messages) = Scene::set(TOPIC).await?;
     let mut status = scene.cloud.watch_status();

@@ -115,7 +115,7 @@ async fn collect(mut messages: MessageStream, count: usize) -> anyhow::Result<Nu
 type Numbers = HashMap<String, Vec<usize>>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_messages_over_ten_deaths_of_the_broker() -> anyhow::Result<()> {
+async fn ten_thousand_messages_survive_ten_broker_crashes() -> anyhow::Result<()> {
     const ROUNDS: usize = 10;
     const EACH: usize = 1000;
     const TOPICS: usize = 10;
@@ -171,7 +171,7 @@ async fn ten_thousand_messages_over_ten_deaths_of_the_broker() -> anyhow::Result
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_persistent_session_outlives_a_restart_of_the_device() -> anyhow::Result<()> {
+async fn persistent_session_survives_device_restart() -> anyhow::Result<()> {
     let site = Site::new().await?;
     let (sender, mut handled) = mpsc::unbounded_channel();
     let start = || -> anyhow::Result<SessionHandle> {
@@ -220,7 +220,7 @@ async fn a_persistent_session_outlives_a_restart_of_the_device() -> anyhow::Resu
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_clients_with_one_id_slow_down() -> anyhow::Result<()> {
+async fn clients_with_same_id_back_off() -> anyhow::Result<()> {
     let site = Site::new().await?;
     let first = Session::builder(site.config("twin", "in/#")?).start()?;
     let mut events = first.events();
@@ -240,7 +240,7 @@ async fn two_clients_with_one_id_slow_down() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_whose_certificate_is_from_another_ca() -> anyhow::Result<()> {
+async fn broker_certificate_of_other_ca_is_refused() -> anyhow::Result<()> {
     let mut site = Site::new().await?;
     let device = Session::builder(site.config("device", "in/#")?).start()?;
     online(&device).await?;

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use cloud_facade::{ClesydeCloud, Event, Hooks, InitializeError, Moment, WeakClesydeCloud};
+use cloud_facade::{ClesydeCloud, Event, HookPoint, Hooks, InitializeError, WeakClesydeCloud};
 use cloud_sim::Fault;
 use integration_tests::wait::{until, within};
 use tokio::time::timeout;
 
-use crate::platform::{IN_TIME, MOMENTS, Platform, beside_a_platform, nothing_runs, reachable};
+use crate::platform::{HOOK_POINTS, IN_TIME, Platform, beside_a_platform, nothing_runs, reachable};
 
 /// Hooks that need the device that they belong to.
 #[derive(Clone, Default)]
@@ -25,7 +25,7 @@ impl Own {
     }
 }
 
-/// Makes each moment of a connection come.
+/// Makes each point of a connection come.
 async fn live(platform: &Platform, cloud: &ClesydeCloud) -> anyhow::Result<()> {
     for fault in [Fault::DropTunnel { sn: None }, Fault::DropMqtt { sn: None }] {
         if timeout(Duration::from_secs(2), reachable(cloud))
@@ -39,8 +39,8 @@ async fn live(platform: &Platform, cloud: &ClesydeCloud) -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_hook_may_stop_the_device_at_any_moment() -> anyhow::Result<()> {
-    for moment in MOMENTS {
+fn hook_may_stop_device_at_any_point() -> anyhow::Result<()> {
+    for point in HOOK_POINTS {
         beside_a_platform(async |platform| {
             let (own, calls) = (Own::default(), Arc::new(AtomicUsize::new(0)));
             let hook = {
@@ -56,16 +56,16 @@ fn a_hook_may_stop_the_device_at_any_moment() -> anyhow::Result<()> {
                     }
                 }
             };
-            let cloud = platform.device(Hooks::new().on(moment, hook)).await?;
+            let cloud = platform.device(Hooks::new().on(point, hook)).await?;
             own.set(&cloud);
             let mut events = cloud.events();
-            match (moment, cloud.initialize().await) {
-                (Moment::Initialized | Moment::Started, Err(InitializeError::Stopped)) => {}
+            match (point, cloud.initialize().await) {
+                (HookPoint::Initialized | HookPoint::Started, Err(InitializeError::Stopped)) => {}
                 (_, started) => started?,
             }
-            match moment {
-                Moment::Stopped => cloud.stop().await,
-                Moment::IotDisconnected | Moment::RemoteDisconnected => {
+            match point {
+                HookPoint::Stopped => cloud.stop().await,
+                HookPoint::IotDisconnected | HookPoint::RemoteDisconnected => {
                     reachable(&cloud).await?;
                     live(platform, &cloud).await?;
                 }
@@ -77,7 +77,7 @@ fn a_hook_may_stop_the_device_at_any_moment() -> anyhow::Result<()> {
             };
             within("the stop", stopped).await?;
             nothing_runs().await;
-            assert!(calls.load(Ordering::Relaxed) > 0, "{moment:?}");
+            assert!(calls.load(Ordering::Relaxed) > 0, "{point:?}");
             assert!(!cloud.status().running);
             platform.offline().await;
             Ok(())
@@ -87,18 +87,18 @@ fn a_hook_may_stop_the_device_at_any_moment() -> anyhow::Result<()> {
 }
 
 #[test]
-fn hooks_that_fail_or_panic_harm_nobody() -> anyhow::Result<()> {
+fn failing_or_panicking_hooks_are_isolated() -> anyhow::Result<()> {
     beside_a_platform(async |platform| {
         let seen = Arc::new(Mutex::new(Vec::new()));
-        let hooks = MOMENTS.into_iter().fold(Hooks::new(), |hooks, moment| {
+        let hooks = HOOK_POINTS.into_iter().fold(Hooks::new(), |hooks, point| {
             let seen = Arc::clone(&seen);
             hooks
-                .on(moment, || async { Err("on purpose".into()) })
-                .on(moment, || async { panic!("on purpose") })
-                .on(moment, move || {
+                .on(point, || async { Err("on purpose".into()) })
+                .on(point, || async { panic!("on purpose") })
+                .on(point, move || {
                     let seen = Arc::clone(&seen);
                     async move {
-                        seen.lock().unwrap().push(moment);
+                        seen.lock().unwrap().push(point);
                         Ok(())
                     }
                 })
@@ -109,23 +109,23 @@ fn hooks_that_fail_or_panic_harm_nobody() -> anyhow::Result<()> {
         live(platform, &cloud).await?;
         until("the tunnel to be noticed as lost", || async {
             let seen = seen.lock().unwrap();
-            seen.contains(&Moment::RemoteDisconnected).then_some(())
+            seen.contains(&HookPoint::RemoteDisconnected).then_some(())
         })
         .await;
         cloud.stop().await;
         nothing_runs().await;
         let seen = seen.lock().unwrap();
-        for moment in MOMENTS {
-            assert!(seen.contains(&moment), "{moment:?} in {seen:?}");
+        for point in HOOK_POINTS {
+            assert!(seen.contains(&point), "{point:?} in {seen:?}");
         }
-        assert_eq!(seen.last(), Some(&Moment::Stopped));
+        assert_eq!(seen.last(), Some(&HookPoint::Stopped));
         Ok(())
     })
 }
 
 #[test]
-fn a_hook_that_hangs_does_not_hold_a_stop_up() -> anyhow::Result<()> {
-    for moment in MOMENTS {
+fn hanging_hook_does_not_delay_stop() -> anyhow::Result<()> {
+    for point in HOOK_POINTS {
         beside_a_platform(async |platform| {
             let reached = Arc::new(AtomicUsize::new(0));
             let hook = {
@@ -135,24 +135,24 @@ fn a_hook_that_hangs_does_not_hold_a_stop_up() -> anyhow::Result<()> {
                     std::future::pending()
                 }
             };
-            let cloud = platform.device(Hooks::new().on(moment, hook)).await?;
+            let cloud = platform.device(Hooks::new().on(point, hook)).await?;
             let start = tokio::spawn({
                 let cloud = cloud.clone();
                 async move { cloud.initialize().await }
             });
             let hung = || async { (reached.load(Ordering::Relaxed) > 0).then_some(()) };
-            match moment {
-                Moment::Initialized
-                | Moment::Started
-                | Moment::IotConnected
-                | Moment::RemoteConnected => until("the hook to hang", hung).await,
+            match point {
+                HookPoint::Initialized
+                | HookPoint::Started
+                | HookPoint::IotConnected
+                | HookPoint::RemoteConnected => until("the hook to hang", hung).await,
                 _ => reachable(&cloud).await?,
             }
             let begun = Instant::now();
             cloud.stop().await;
             assert!(
                 begun.elapsed() < IN_TIME,
-                "{moment:?}: {:?}",
+                "{point:?}: {:?}",
                 begun.elapsed()
             );
             within("the start to end", start).await?.ok();
@@ -166,7 +166,7 @@ fn a_hook_that_hangs_does_not_hold_a_stop_up() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_hook_may_start_the_device_again() -> anyhow::Result<()> {
+fn hook_may_restart_device() -> anyhow::Result<()> {
     beside_a_platform(async |platform| {
         let (own, again) = (Own::default(), Arc::new(AtomicUsize::new(0)));
         let hook = {
@@ -184,7 +184,7 @@ fn a_hook_may_start_the_device_again() -> anyhow::Result<()> {
             }
         };
         let cloud = platform
-            .device(Hooks::new().on(Moment::Stopped, hook))
+            .device(Hooks::new().on(HookPoint::Stopped, hook))
             .await?;
         own.set(&cloud);
         cloud.initialize().await?;

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::platform::{beside_a_platform, nothing_runs, online, reachable};
 
 #[test]
-fn a_slow_reader_of_events_holds_nobody_up() -> anyhow::Result<()> {
+fn slow_event_reader_delays_nothing() -> anyhow::Result<()> {
     const MESSAGES: usize = 500;
     beside_a_platform(async |platform| {
         let cloud = platform.device(Hooks::new()).await?;
@@ -46,7 +46,7 @@ fn a_slow_reader_of_events_holds_nobody_up() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_registration_that_nobody_waits_for_is_finished() -> anyhow::Result<()> {
+fn abandoned_registration_completes() -> anyhow::Result<()> {
     beside_a_platform(async |platform| {
         let late = Fault::Api {
             answer: ApiAnswer::Delay { ms: 300 },
@@ -63,7 +63,10 @@ fn a_registration_that_nobody_waits_for_is_finished() -> anyhow::Result<()> {
         nothing_runs().await;
         cloud.initialize().await?;
         // Also while it runs.
-        assert_eq!(cloud.provision(&platform.key).await?, Registered::Already);
+        assert_eq!(
+            cloud.provision(&platform.key).await?,
+            Registered::AlreadyProvisioned
+        );
         cloud.stop().await;
         nothing_runs().await;
         Ok(())
@@ -96,7 +99,7 @@ impl CloudClient for Host {
 }
 
 #[test]
-fn a_host_may_change_its_mind() -> anyhow::Result<()> {
+fn initialize_reads_changed_settings() -> anyhow::Result<()> {
     beside_a_platform(async |platform| {
         let (api_url, application) = (
             Arc::new(Mutex::new("http://127.0.0.1:1".to_owned())),

@@ -1,4 +1,4 @@
-//! Starting and stopping a device: in any order, at any moment, by anybody, given up half-way. Whatever is done, in the end it
+//! Starting and stopping a device: in any order, at any point, by anybody, given up half-way. Whatever is done, in the end it
 //! either runs or has left nothing behind.
 //!
 //! The platform lives in a runtime of its own, so that the tasks of the test's runtime are those of the device and no others.
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cloud_facade::iot::QoS;
-use cloud_facade::{Hooks, InitializeError, Moment};
+use cloud_facade::{HookPoint, Hooks, InitializeError};
 use integration_tests::device::SERIAL;
 use integration_tests::wait::within;
 use rand::rngs::StdRng;
@@ -24,7 +24,7 @@ use tokio::time::sleep;
 use self::platform::{beside_a_platform, dawdling, give_up_after, nothing_runs, online, reachable};
 
 #[test]
-fn a_start_that_is_given_up_anywhere_leaves_nothing_behind() -> anyhow::Result<()> {
+fn start_cancelled_at_any_await_leaves_nothing_running() -> anyhow::Result<()> {
     beside_a_platform(async |platform| {
         let cloud = platform.device(dawdling()).await?;
         let mut given_up = 0;
@@ -53,7 +53,7 @@ fn a_start_that_is_given_up_anywhere_leaves_nothing_behind() -> anyhow::Result<(
 }
 
 #[test]
-fn a_start_whose_end_nobody_hears_is_undone() -> anyhow::Result<()> {
+fn abandoned_start_is_undone() -> anyhow::Result<()> {
     beside_a_platform(async |platform| {
         let cloud = platform.device(Hooks::new()).await?;
         for _ in 0..10 {
@@ -72,7 +72,7 @@ fn a_start_whose_end_nobody_hears_is_undone() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_stop_that_is_given_up_anywhere_goes_on() -> anyhow::Result<()> {
+fn stop_cancelled_at_any_await_continues() -> anyhow::Result<()> {
     beside_a_platform(async |platform| {
         let cloud = platform.device(dawdling()).await?;
         let mut given_up = 0;
@@ -100,7 +100,7 @@ fn a_stop_that_is_given_up_anywhere_goes_on() -> anyhow::Result<()> {
 }
 
 #[test]
-fn starts_and_stops_in_random_order_end_as_the_last_one_says() -> anyhow::Result<()> {
+fn random_starts_and_stops_end_in_last_requested_state() -> anyhow::Result<()> {
     beside_a_platform(async |platform| {
         let cloud = platform.device(dawdling()).await?;
         let seed = rand::random::<u64>();
@@ -132,7 +132,7 @@ fn starts_and_stops_in_random_order_end_as_the_last_one_says() -> anyhow::Result
 }
 
 #[test]
-fn calls_take_effect_in_their_order() -> anyhow::Result<()> {
+fn calls_take_effect_in_order() -> anyhow::Result<()> {
     beside_a_platform(async |platform| {
         let cloud = platform.device(Hooks::new()).await?;
         let (first, second) = tokio::join!(cloud.initialize(), cloud.initialize());
@@ -154,7 +154,7 @@ fn calls_take_effect_in_their_order() -> anyhow::Result<()> {
 }
 
 #[test]
-fn who_sees_that_it_runs_can_use_it() -> anyhow::Result<()> {
+fn running_status_implies_usable_handles() -> anyhow::Result<()> {
     beside_a_platform(async |platform| {
         let cloud = platform.device(Hooks::new()).await?;
         for _ in 0..10 {
@@ -178,7 +178,7 @@ fn who_sees_that_it_runs_can_use_it() -> anyhow::Result<()> {
 }
 
 #[test]
-fn a_device_that_is_dropped_ends_in_good_order() -> anyhow::Result<()> {
+fn dropped_device_stops_gracefully() -> anyhow::Result<()> {
     beside_a_platform(async |platform| {
         let stopped = Arc::new(AtomicUsize::new(0));
         let hook = {
@@ -189,7 +189,7 @@ fn a_device_that_is_dropped_ends_in_good_order() -> anyhow::Result<()> {
             }
         };
         let cloud = platform
-            .device(Hooks::new().on(Moment::Stopped, hook))
+            .device(Hooks::new().on(HookPoint::Stopped, hook))
             .await?;
         cloud.initialize().await?;
         reachable(&cloud).await?;

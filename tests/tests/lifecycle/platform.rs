@@ -6,21 +6,21 @@ use axum::Router;
 use axum::routing::get;
 use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::remote::Application;
-use cloud_facade::{ClesydeCloud, DeviceSettings, Hooks, Moment, STOP_DEADLINE};
+use cloud_facade::{ClesydeCloud, DeviceSettings, HookPoint, Hooks, STOP_DEADLINE};
 use cloud_sim::{Control, SimConfig, Simulator};
 use integration_tests::device::SERIAL;
 use integration_tests::wait::{until, within};
 use tokio::runtime::{Builder, Handle};
 use tokio::time::{sleep, timeout};
 
-pub(crate) const MOMENTS: [Moment; 7] = [
-    Moment::Initialized,
-    Moment::Started,
-    Moment::Stopped,
-    Moment::IotConnected,
-    Moment::IotDisconnected,
-    Moment::RemoteConnected,
-    Moment::RemoteDisconnected,
+pub(crate) const HOOK_POINTS: [HookPoint; 7] = [
+    HookPoint::Initialized,
+    HookPoint::Started,
+    HookPoint::Stopped,
+    HookPoint::IotConnected,
+    HookPoint::IotDisconnected,
+    HookPoint::RemoteConnected,
+    HookPoint::RemoteDisconnected,
 ];
 
 /// A stop may take its deadline; what comes on top is for a busy machine.
@@ -86,7 +86,7 @@ pub(crate) fn beside_a_platform(
     tested
 }
 
-/// No task is left. A task that was told to end may take a moment to notice.
+/// No task is left. A task that was told to end may take a point to notice.
 pub(crate) async fn nothing_runs() {
     let left = || Handle::current().metrics().num_alive_tasks();
     let ended = async {
@@ -139,8 +139,8 @@ pub(crate) async fn give_up_after<T>(turns: u32, future: impl Future<Output = T>
 
 /// Hooks that take some turns, so that there are more places to be given up at.
 pub(crate) fn dawdling() -> Hooks {
-    MOMENTS.into_iter().fold(Hooks::new(), |hooks, moment| {
-        hooks.on(moment, || async {
+    HOOK_POINTS.into_iter().fold(Hooks::new(), |hooks, point| {
+        hooks.on(point, || async {
             for _ in 0..5 {
                 tokio::task::yield_now().await;
             }

@@ -18,7 +18,7 @@ use cloud_facade::config::{DeviceConfig, RootCertificates, Store};
 use cloud_facade::iot::QoS;
 use cloud_facade::provision::{Client, ProvisioningKey};
 use cloud_facade::remote::Application;
-use cloud_facade::{ClesydeCloud, DeviceSettings, Event, Existing, register};
+use cloud_facade::{ClesydeCloud, DeviceSettings, Event, OnExisting, register};
 use cloud_sim::{
     ApiAnswer, CertificateAnswer, Control, Fault, Part, SimConfig, Simulator, TokenAnswer,
 };
@@ -47,7 +47,7 @@ const HEARD: [&str; 9] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_that_is_logged_or_shown_contains_a_secret() -> anyhow::Result<()> {
+async fn logs_and_output_contain_no_secret() -> anyhow::Result<()> {
     let capture = Capture::install()?;
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
@@ -73,7 +73,7 @@ async fn nothing_that_is_logged_or_shown_contains_a_secret() -> anyhow::Result<(
     capture.show(&cloud.provision(&key).await?);
     let client = Client::builder(&api_url).build()?;
     capture.show(&client);
-    let again = register(&store, &client, &SERIAL.parse()?, &key, Existing::Replace).await;
+    let again = register(&store, &client, &SERIAL.parse()?, &key, OnExisting::Replace).await;
     capture.show_error(&again.err().context("the key was good twice")?);
 
     let given = store.load()?.device;
@@ -300,13 +300,12 @@ async fn rotate(cloud: &ClesydeCloud, control: &Control) -> anyhow::Result<()> {
             .await?;
         control.rotate(SERIAL).await?;
         wait_for(&mut events, "the failure", |event| {
-            matches!(event, Event::RemoteCertificateFailed { .. })
+            matches!(event, Event::RemoteCertificateRotationFailed { .. })
         })
         .await?;
     }
     let last = control.rotate(SERIAL).await?;
-    let taken =
-        |event: &Event| matches!(event, Event::RemoteCertificate { serial, .. } if *serial == last);
+    let taken = |event: &Event| matches!(event, Event::RemoteCertificateRotated { serial, .. } if *serial == last);
     wait_for(&mut events, "the new certificate", taken).await
 }
 

@@ -176,7 +176,7 @@ fn is_odd(module: &str, run: &str, line: &Line) -> bool {
 }
 
 #[test]
-fn a_secret_is_found_in_whatever_form_it_is_logged() {
+fn secret_is_found_in_any_logged_form() {
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let (aes, iv) = ("00ff".repeat(16), "a1b2".repeat(8));
     let token = "gAAAAABkZXZpY2UtdG9rZW4";

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use cloud_facade::config::LoadError;
 use cloud_facade::provision::{ClockSkew, GeneratedKeys, RequestStage};
-use cloud_facade::{Existing, Registered, register, register_with_keys};
+use cloud_facade::{OnExisting, Registered, register, register_with_keys};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -97,9 +97,9 @@ pub(crate) async fn run(
     let mut shutdown = Shutdown::install()?;
 
     let existing = if arguments.force {
-        Existing::Replace
+        OnExisting::Replace
     } else {
-        Existing::Keep
+        OnExisting::Keep
     };
     let registration = async {
         if arguments.own_keys {
@@ -123,7 +123,7 @@ pub(crate) async fn run(
         },
     };
     match registered.map_err(|error| CliError::Failed(chain(&error)))? {
-        Registered::Now {
+        Registered::New {
             access_point,
             url,
             own_keys,

@@ -61,7 +61,7 @@ impl Counters {
                     false => self.iot_failures += 1,
                 };
             }
-            Event::RemoteToken { .. } => self.tokens += 1,
+            Event::RemoteTokenReceived { .. } => self.tokens += 1,
             Event::RemoteConnected { .. } => {
                 self.tunnels += 1;
                 self.tunnel_is_up = true;
@@ -72,8 +72,8 @@ impl Counters {
                     false => self.tunnel_failures += 1,
                 };
             }
-            Event::RemoteCertificate { .. } => self.rotations += 1,
-            Event::RemoteCertificateFailed { .. } => self.rotation_failures += 1,
+            Event::RemoteCertificateRotated { .. } => self.rotations += 1,
+            Event::RemoteCertificateRotationFailed { .. } => self.rotation_failures += 1,
             Event::ShadowDelta { .. } => self.deltas += 1,
             Event::PlatformMessage { .. } => self.messages += 1,
             _ => {}

@@ -67,7 +67,7 @@ impl StatusPage {
             Event::IotDisconnected { .. } => snapshot.iot_connected = false,
             Event::RemoteConnected { .. } => snapshot.remote_connected = true,
             Event::RemoteDisconnected { .. } => snapshot.remote_connected = false,
-            Event::RemoteCertificate { serial, not_after } => {
+            Event::RemoteCertificateRotated { serial, not_after } => {
                 snapshot.certificate_serial.clone_from(serial);
                 snapshot.certificate_not_after = rfc3339((*not_after).into());
             }

@@ -3,9 +3,9 @@
 //! The callers' ClientHello is real, what follows is not TLS: to a relay it is all the same, and it leaves the time to the
 //! tunnel. TLS and HTTP through the tunnel are in `snitun_server`.
 
-mod battery;
 mod device;
 mod relay;
+mod scenarios;
 mod service;
 
 use std::path::PathBuf;
@@ -14,9 +14,9 @@ use integration_tests::process::free_port;
 use snitun::server::FernetKeys;
 use snitun::{Cipher, ProtocolVersion};
 
-use self::battery::Ends;
 use self::device::Device;
 use self::relay::Relay;
+use self::scenarios::Ends;
 use self::service::Service;
 use crate::peers::{python, python_snitun_047};
 
@@ -52,9 +52,9 @@ async fn cell(device: &Maker, relay: &Maker, terms: Terms) -> anyhow::Result<()>
                 relay: &relay,
                 version: terms.version,
             };
-            battery::everything(&ends, &service).await?;
+            scenarios::everything(&ends, &service).await?;
         } else {
-            battery::round_trips(relay.address, 3).await?;
+            scenarios::round_trips(relay.address, 3).await?;
         }
         relay.stop().await?;
         device.sees_the_end().await?;
@@ -115,11 +115,11 @@ rows! {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn our_client_python_server_0_40() -> anyhow::Result<()> {
+async fn client_works_with_python_server_0_40() -> anyhow::Result<()> {
     cell(&Maker::Us, &Maker::Python(python()?), BEFORE_VERSIONS).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn python_0_40_client_our_server() -> anyhow::Result<()> {
+async fn server_works_with_python_client_0_40() -> anyhow::Result<()> {
     cell(&Maker::Python(python()?), &Maker::Us, BEFORE_VERSIONS).await
 }

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Barrier, Notify};
 
 use super::HOST;
-use super::battery::client_hello;
+use super::scenarios::client_hello;
 
 /// Channels that are open at the same time.
 pub(super) const MEETING: usize = 200;

@@ -11,7 +11,7 @@ use clap::Args;
 use cloud_facade::config::{DeviceConfig, RootCertificates, SerialNumber, Store};
 use cloud_facade::provision::{Client, ProvisioningKey};
 use cloud_facade::remote::{AccessRules, HttpOptions};
-use cloud_facade::{Event, Existing, register};
+use cloud_facade::{Event, OnExisting, register};
 use cloud_sim::{SimConfig, Simulator};
 use tokio::time::timeout;
 
@@ -87,7 +87,7 @@ async fn show(
         .map_err(|error| CliError::Failed(chain(&error)))?;
     let key = ProvisioningKey::new(simulator.provisioning_key())
         .map_err(|error| CliError::Failed(chain(&error)))?;
-    register(&store, &client, &sn, &key, Existing::Keep)
+    register(&store, &client, &sn, &key, OnExisting::Keep)
         .await
         .map_err(|error| CliError::Failed(chain(&error)))?;
     let config = store
@@ -185,10 +185,10 @@ async fn demonstrate(
         device,
         "to install a new certificate",
         |event| match event {
-            Event::RemoteCertificate { serial, .. } => Some(Ok(serial.clone())),
-            Event::RemoteCertificateFailed { reason, .. } => Some(Err(CliError::Failed(format!(
-                "the new certificate was not installed: {reason}"
-            )))),
+            Event::RemoteCertificateRotated { serial, .. } => Some(Ok(serial.clone())),
+            Event::RemoteCertificateRotationFailed { reason, .. } => Some(Err(CliError::Failed(
+                format!("the new certificate was not installed: {reason}"),
+            ))),
             _ => None,
         },
     )

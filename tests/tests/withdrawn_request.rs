@@ -8,7 +8,7 @@ use cloud_facade::iot::Proxy;
 use cloud_facade::{ClesydeCloud, DeviceSettings, Event};
 use cloud_sim::{CertificateAnswer, Fault};
 use integration_tests::device::{Pair, SERIAL};
-use integration_tests::patient_clock;
+use integration_tests::virtual_time;
 use integration_tests::wait::within;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -24,8 +24,8 @@ fn desired(key: &str, serial: Value) -> Map<String, Value> {
 }
 
 #[test]
-fn a_wish_that_is_taken_back_or_removed_is_followed_no_longer() -> anyhow::Result<()> {
-    patient_clock::run(async {
+fn withdrawn_desired_certificate_is_not_requested() -> anyhow::Result<()> {
+    virtual_time::run(async {
         let pair = Pair::running().await?;
         let control = pair.simulator.control();
         let first = pair.seen().await?;
@@ -49,8 +49,8 @@ fn a_wish_that_is_taken_back_or_removed_is_followed_no_longer() -> anyhow::Resul
             }
             let failed = async {
                 loop {
-                    if let Event::RemoteCertificateFailed { .. }
-                    | Event::IotCertificateFailed { .. } = events.recv().await?
+                    if let Event::RemoteCertificateRotationFailed { .. }
+                    | Event::IotCertificateRotationFailed { .. } = events.recv().await?
                     {
                         return anyhow::Ok(());
                     }
@@ -65,10 +65,10 @@ fn a_wish_that_is_taken_back_or_removed_is_followed_no_longer() -> anyhow::Resul
                 assert!(
                     !matches!(
                         event,
-                        Event::RemoteCertificate { .. }
-                            | Event::RemoteCertificateFailed { .. }
-                            | Event::IotCertificate { .. }
-                            | Event::IotCertificateFailed { .. }
+                        Event::RemoteCertificateRotated { .. }
+                            | Event::RemoteCertificateRotationFailed { .. }
+                            | Event::IotCertificateRotated { .. }
+                            | Event::IotCertificateRotationFailed { .. }
                     ),
                     "{key} {back}: {event:?}"
                 );
@@ -139,9 +139,8 @@ async fn pass(mut caller: TcpStream, mut opened: watch::Receiver<bool>) -> anyho
 /// The new certificate is being proven when the wish for it goes. It is taken into use, and that is all: nobody has asked
 /// for the old one.
 #[test]
-fn a_wish_that_goes_while_it_is_being_met_is_no_wish_for_the_old_certificate() -> anyhow::Result<()>
-{
-    patient_clock::run(async {
+fn withdrawing_desired_during_install_keeps_new_certificate() -> anyhow::Result<()> {
+    virtual_time::run(async {
         let mut pair = Pair::provisioned().await?;
         let gate = Gate::open().await?;
         let (base, api) = (pair.base.path(), pair.simulator.api_url());
@@ -182,8 +181,10 @@ fn a_wish_that_goes_while_it_is_being_met_is_no_wish_for_the_old_certificate() -
         let mut rotated = Vec::new();
         while let Ok(event) = events.try_recv() {
             match event {
-                Event::IotCertificate { serial, .. } => rotated.push(serial),
-                Event::IotCertificateFailed { serial, reason } => panic!("{serial}: {reason}"),
+                Event::IotCertificateRotated { serial, .. } => rotated.push(serial),
+                Event::IotCertificateRotationFailed { serial, reason } => {
+                    panic!("{serial}: {reason}")
+                }
                 _ => {}
             }
         }

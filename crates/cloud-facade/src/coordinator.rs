@@ -1,12 +1,12 @@
-//! The one task that listens to all parts and tells each what it needs to know of the others.
+//! The task that receives the events of all parts and forwards them to the others.
 //!
-//! Messaging is up → the shadow is fetched and remote access may ask. The shadow wants another certificate → remote access
-//! gets it, or the keeper of the client certificate. A new certificate is in use → the shadow is told. It decides nothing
-//! beyond that.
+//! Messaging connects → the shadow is fetched, and remote access may send requests. The shadow
+//! desires another certificate → remote access or the client certificate's rotation gets its serial
+//! number. A new certificate is in use → the shadow reports it.
 
-mod late;
-mod report;
-mod wish;
+mod certificate_reporter;
+mod deferred_start;
+mod desired;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -22,29 +22,29 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::late::next_attempt;
-use self::report::{Certificates, Report, report_certificates, report_iot};
-use self::wish::{Wishes, wished};
-use crate::broker_certificate::{IOT_CERTIFICATE_KEY, Keeper, News};
+use self::certificate_reporter::{
+    ReportSender, ReportedCertificates, report_certificates, update_iot_report,
+};
+use self::deferred_start::next_attempt;
+use self::desired::{DesiredCertificates, parse_desired};
+use crate::client_certificate::{ClientCertificateRotator, RotatorEvent};
 use crate::event::Event;
-use crate::hooks::{Hooks, Moment};
-use crate::recovery::Recovery;
-use crate::remote_access::Remote;
+use crate::hooks::{HookPoint, Hooks};
+use crate::recovery::CertificateRecovery;
+use crate::remote_access::RemoteSlot;
 use crate::status::Status;
+use crate::topics::{CERTIFICATE_KEY, IOT_CERTIFICATE_KEY};
 
-/// The key of the shadow that names the certificate, in `desired` and in `reported`.
-pub(crate) const CERTIFICATE_KEY: &str = "remoteCertSn";
+/// Time limit for the hooks of remote access after everything else has stopped.
+const HOOK_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What the hooks of remote access have left once everything else has been stopped.
-const LAST_HOOKS: Duration = Duration::from_millis(500);
-
-pub(crate) struct Conductor {
+pub(crate) struct Coordinator {
     pub(crate) session: SessionHandle,
     pub(crate) shadow: ShadowClient,
     pub(crate) remote: Option<RemoteHandle>,
-    /// The same for the host; what is started later is put there.
-    pub(crate) shared_remote: Remote,
-    /// Told when messages for the shadow were lost.
+    /// The handle as the host sees it; a deferred start sets it.
+    pub(crate) shared_remote: RemoteSlot,
+    /// Notified when messages for the shadow were lost.
     pub(crate) shadow_lost: Arc<Notify>,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) status: watch::Sender<Status>,
@@ -64,16 +64,16 @@ pub(crate) struct LogThrottles {
     invalid_serial: LogThrottle,
 }
 
-impl Conductor {
-    /// Runs until `ended`. What the parts say before this is first polled is not lost, because the receivers were made before
-    /// they could say anything; see [`Ears`].
+impl Coordinator {
+    /// Runs until `ended` is cancelled. Events sent before the first poll are not lost; see
+    /// [`EventSources`].
     pub(crate) async fn run(
         mut self,
-        mut ears: Ears,
-        mut keeper: Option<Keeper>,
-        mut recovery: Option<Recovery>,
+        mut sources: EventSources,
+        mut rotator: Option<ClientCertificateRotator>,
+        mut recovery: Option<CertificateRecovery>,
     ) {
-        let report = watch::channel(Certificates {
+        let report = watch::channel(ReportedCertificates {
             remote: self.certificate_serial(),
             iot: None,
         })
@@ -84,24 +84,25 @@ impl Conductor {
             self.session.clone(),
             report.subscribe(),
         ));
-        let mut wishes = Wishes::default();
-        // Hooks of remote access run beside this task, so that a slow one does not hold it up.
+        let mut desired = DesiredCertificates::default();
+        // Hooks of remote access run in tasks of their own, so that a slow one does not delay this
+        // task.
         let mut hooks = JoinSet::new();
         loop {
             tokio::select! {
                 () = self.ended.cancelled() => break,
-                event = ears.session.recv() => {
+                event = sources.session.recv() => {
                     match event {
                         Ok(event) => {
-                            if let Some(keeper) = &mut keeper {
-                                keeper.session_event(&event);
+                            if let Some(rotator) = &mut rotator {
+                                rotator.session_event(&event);
                             }
                             self.session_event(event).await;
                         }
                         Err(RecvError::Lagged(_)) => {
-                            if let Some(keeper) = &mut keeper {
-                                keeper.set_online(false);
-                                keeper.set_online(self.session.state().borrow().is_online());
+                            if let Some(rotator) = &mut rotator {
+                                rotator.set_online(false);
+                                rotator.set_online(self.session.state().borrow().is_online());
                             }
                             self.session_events_missed().await;
                         }
@@ -110,50 +111,53 @@ impl Conductor {
                     if let Some(recovery) = &mut recovery {
                         recovery.set_online(self.status.borrow().iot.connected);
                     }
-                    report_iot(&report, &keeper);
+                    update_iot_report(&report, &rotator);
                 }
                 outcome = next_attempt(&mut recovery) => {
-                    self.recovered(outcome, &mut recovery, &mut ears, &mut wishes, &report).await;
+                    self.on_recovery(outcome, &mut recovery, &mut sources, &mut desired, &report).await;
                 }
-                news = next_news(&mut keeper) => {
-                    self.keeper_news(news, &keeper);
-                    // The session may have moved before this was heard of.
-                    report_iot(&report, &keeper);
+                news = next_rotator_event(&mut rotator) => {
+                    self.rotator_event(news, &rotator);
+                    // The session may have reconnected before this event arrived.
+                    update_iot_report(&report, &rotator);
                 }
-                event = next(&mut ears.remote) => match event {
+                event = next(&mut sources.remote) => match event {
                     Ok(event) => self.remote_event(event, &report, &mut hooks),
                     Err(RecvError::Lagged(missed)) => self.remote_events_missed(missed, &report),
-                    Err(RecvError::Closed) => ears.remote = None,
+                    Err(RecvError::Closed) => sources.remote = None,
                 },
-                rotation = next_status(&mut ears.rotation) => {
+                rotation = next_status(&mut sources.rotation) => {
                     self.status.send_modify(|status| status.certificate_rotation = rotation);
                 }
-                rotation = next_status(&mut ears.iot_rotation) => {
+                rotation = next_status(&mut sources.iot_rotation) => {
                     self.status.send_modify(|status| status.iot_certificate_rotation = rotation);
                 }
-                changed = ears.delta.changed(), if !ears.no_more_deltas => match changed {
+                changed = sources.delta.changed(), if !sources.deltas_closed => match changed {
                     Ok(()) => {
-                        let delta = ears.delta.borrow_and_update().clone();
-                        self.delta(delta, &mut wishes, &mut keeper);
-                        report_iot(&report, &keeper);
+                        let delta = sources.delta.borrow_and_update().clone();
+                        self.delta(delta, &mut desired, &mut rotator);
+                        update_iot_report(&report, &rotator);
                     }
-                    // The session is being stopped.
-                    Err(_) => ears.no_more_deltas = true,
+                    // The session is stopping.
+                    Err(_) => sources.deltas_closed = true,
                 },
                 () = self.shadow_lost.notified() => self.shadow.resync().await,
                 Some(_) = hooks.join_next() => {}
             }
         }
         reporter.shutdown().await;
-        // The last words, and what the host wants to do about them.
-        while let Some(Ok(event)) = ears.remote.as_mut().map(broadcast::Receiver::try_recv) {
+        // The last events and their hooks.
+        while let Some(Ok(event)) = sources.remote.as_mut().map(broadcast::Receiver::try_recv) {
             self.remote_event(event, &report, &mut hooks);
         }
         let all = async { while hooks.join_next().await.is_some() {} };
-        if tokio::time::timeout(LAST_HOOKS, all).await.is_err() {
+        if tokio::time::timeout(HOOK_SHUTDOWN_TIMEOUT, all)
+            .await
+            .is_err()
+        {
             tracing::warn!(
                 left = hooks.len(),
-                "hooks of remote access took too long and were ended"
+                "hooks of remote access timed out and were cancelled"
             );
         }
         hooks.shutdown().await;
@@ -171,17 +175,17 @@ impl Conductor {
                     "not connected to the broker"
                 );
                 self.offline(reason.clone());
-                self.tell(Event::IotDisconnected { reason, retry_in });
+                self.emit(Event::IotDisconnected { reason, retry_in });
             }
             SessionEvent::StoreFailed { error } => {
                 let reason = error.to_string();
-                self.tell(Event::OutboxNotStored { reason });
+                self.emit(Event::OutboxNotStored { reason });
             }
             SessionEvent::RouteOverflow { dropped, .. } => {
                 warn_throttled!(
                     self.throttles.overflow,
                     dropped,
-                    "messages of the platform came faster than they were handled"
+                    "messages of the platform were dropped because they arrived faster than they were handled"
                 );
             }
             _ => {}
@@ -191,7 +195,7 @@ impl Conductor {
     async fn online(&self) {
         info_throttled!(self.throttles.connected, "connected to the broker");
         self.status.send_modify(|status| status.iot.up());
-        self.tell(Event::IotConnected);
+        self.emit(Event::IotConnected);
         self.shadow.connected().await;
         if let Some(remote) = &self.remote {
             remote.set_messaging_online(true);
@@ -205,7 +209,8 @@ impl Conductor {
         self.status.send_modify(|status| status.iot.down(reason));
     }
 
-    /// Events of the session were missed: go by its state. If there is a connection it may be another one than before.
+    /// Synchronizes with the session's state after missed events. A connection may be another one
+    /// than before.
     async fn session_events_missed(&self) {
         if self.status.borrow().iot.connected {
             self.offline("the connection was lost".to_owned());
@@ -215,8 +220,9 @@ impl Conductor {
         }
     }
 
-    /// Events of remote access were missed: go by its state. What is told by the events still to come is told again.
-    fn remote_events_missed(&self, missed: u64, report: &Report) {
+    /// Synchronizes with the state of remote access after missed events. Later events repeat the
+    /// rest.
+    fn remote_events_missed(&self, missed: u64, report: &ReportSender) {
         warn_throttled!(
             self.throttles.events_missed,
             missed,
@@ -237,16 +243,16 @@ impl Conductor {
         self.certificate(now.certificate.serial.to_string(), report);
     }
 
-    /// This certificate is served now.
-    fn certificate(&self, serial: String, report: &Report) {
+    /// Records that remote access serves this certificate.
+    fn certificate(&self, serial: String, report: &ReportSender) {
         self.status
             .send_modify(|status| status.certificate_serial = Some(serial.clone()));
         report.send_modify(|report| report.remote = Some(serial));
     }
 
-    fn remote_event(&self, event: RemoteEvent, report: &Report, hooks: &mut JoinSet<()>) {
+    fn remote_event(&self, event: RemoteEvent, report: &ReportSender, hooks: &mut JoinSet<()>) {
         match event {
-            RemoteEvent::TokenReceived { valid } => self.tell(Event::RemoteToken { valid }),
+            RemoteEvent::TokenReceived { valid } => self.emit(Event::RemoteTokenReceived { valid }),
             RemoteEvent::TokenFailed { error } => {
                 let reason = error.to_string();
                 self.status.send_modify(|status| {
@@ -254,41 +260,41 @@ impl Conductor {
                         status.remote.down(reason.clone());
                     }
                 });
-                self.tell(Event::RemoteTokenFailed { reason });
+                self.emit(Event::RemoteTokenFailed { reason });
             }
-            RemoteEvent::TunnelRenewed => self.tell(Event::RemoteRenewed),
+            RemoteEvent::TunnelRenewed => self.emit(Event::RemoteTunnelRenewed),
             RemoteEvent::Reachable => {
                 self.status
                     .send_modify(|status| status.reachable = Some(true));
-                self.tell(Event::RemoteReachable);
+                self.emit(Event::RemoteReachable);
             }
             RemoteEvent::ProbeFailed { reason } => {
                 self.status
                     .send_modify(|status| status.reachable = Some(false));
-                self.tell(Event::RemoteUnreachable { reason });
+                self.emit(Event::RemoteUnreachable { reason });
             }
             RemoteEvent::Connected { url } => {
                 self.status.send_modify(|status| status.remote.up());
-                self.tell(Event::RemoteConnected { url });
-                self.run_hooks(Moment::RemoteConnected, hooks);
+                self.emit(Event::RemoteConnected { url });
+                self.run_hooks(HookPoint::RemoteConnected, hooks);
             }
             RemoteEvent::ConnectFailed { reason } => {
                 self.status
                     .send_modify(|status| status.remote.down(reason.clone()));
-                self.tell(Event::RemoteDisconnected { reason });
+                self.emit(Event::RemoteDisconnected { reason });
             }
             RemoteEvent::Disconnected { reason } => {
                 self.status.send_modify(|status| {
                     status.remote.down(reason.clone());
                     status.reachable = None;
                 });
-                self.tell(Event::RemoteDisconnected { reason });
-                self.run_hooks(Moment::RemoteDisconnected, hooks);
+                self.emit(Event::RemoteDisconnected { reason });
+                self.run_hooks(HookPoint::RemoteDisconnected, hooks);
             }
             RemoteEvent::CertificateRotated { serial, not_after } => {
                 let serial = serial.to_string();
                 self.certificate(serial.clone(), report);
-                self.tell(Event::RemoteCertificate {
+                self.emit(Event::RemoteCertificateRotated {
                     serial,
                     not_after: SystemTime::from(not_after),
                 });
@@ -297,13 +303,13 @@ impl Conductor {
                 serial,
                 not_after,
                 days,
-            } => self.tell(Event::RemoteCertificateExpiring {
+            } => self.emit(Event::RemoteCertificateExpiring {
                 serial: serial.to_string(),
                 not_after: SystemTime::from(not_after),
                 days,
             }),
             RemoteEvent::RotationFailed { serial, error } => {
-                self.tell(Event::RemoteCertificateFailed {
+                self.emit(Event::RemoteCertificateRotationFailed {
                     serial: serial.to_string(),
                     reason: error.to_string(),
                 });
@@ -312,103 +318,112 @@ impl Conductor {
         }
     }
 
-    fn keeper_news(&self, news: News, keeper: &Option<Keeper>) {
+    fn rotator_event(&self, news: RotatorEvent, rotator: &Option<ClientCertificateRotator>) {
         match news {
-            News::Rotation(RotationOutcome::Rotated(certificate)) => {
+            RotatorEvent::Rotation(RotationOutcome::Rotated(certificate)) => {
                 let serial = certificate.serial.to_string();
                 self.status
                     .send_modify(|status| status.iot_certificate_serial = Some(serial.clone()));
-                self.tell(Event::IotCertificate {
+                self.emit(Event::IotCertificateRotated {
                     serial,
                     not_after: SystemTime::from(certificate.not_after),
                 });
             }
-            News::Rotation(RotationOutcome::Failed { serial, error }) => {
-                self.tell(Event::IotCertificateFailed {
+            RotatorEvent::Rotation(RotationOutcome::Failed { serial, error }) => {
+                self.emit(Event::IotCertificateRotationFailed {
                     serial: serial.to_string(),
                     reason: error.to_string(),
                 });
             }
-            News::Expiring(days) => {
-                let Some(certificate) = keeper.as_ref().map(Keeper::status) else {
+            RotatorEvent::Expiring(days) => {
+                let Some(certificate) = rotator.as_ref().map(ClientCertificateRotator::status)
+                else {
                     return;
                 };
                 let (serial, not_after) = (certificate.serial.to_string(), certificate.not_after);
                 let until = certificate.not_after_text();
-                warn_throttled!(self.throttles.expiring, serial, not_after = %until, days, "the client certificate comes near its end");
-                self.tell(Event::IotCertificateExpiring {
+                warn_throttled!(self.throttles.expiring, serial, not_after = %until, days, "the client certificate expires soon");
+                self.emit(Event::IotCertificateExpiring {
                     serial,
                     not_after: SystemTime::from(not_after),
                     days,
                 });
             }
-            News::Rotation(_) => {}
+            RotatorEvent::Rotation(_) => {}
         }
     }
 
-    /// A delta is all that is still to be done, so a wish that it does not hold any more is met or taken back. Which of the
-    /// two is not told, and a new certificate may be on its way into use: that is no wish for the one in use now. An empty
-    /// delta is for the parts alone: it asks nothing of the host.
-    fn delta(&self, delta: Delta, wishes: &mut Wishes, keeper: &mut Option<Keeper>) {
-        self.remote_wish(&delta, wishes);
-        if let Some(keeper) = keeper {
-            let wish = wished(&delta, IOT_CERTIFICATE_KEY, &self.throttles.invalid_serial);
-            if wishes.iot.note(wish.as_ref()) {
-                match wish {
-                    Some(serial) => keeper.desired(serial),
-                    None => keeper.undesired(),
+    /// Processes a delta. A delta contains only differences, so a certificate that is missing in it
+    /// has been installed or is no longer desired. The two cases look the same, and a new
+    /// certificate may be about to be used: this does not mean the current certificate is desired.
+    /// An empty delta is not reported to the host.
+    fn delta(
+        &self,
+        delta: Delta,
+        desired: &mut DesiredCertificates,
+        rotator: &mut Option<ClientCertificateRotator>,
+    ) {
+        self.update_remote_desired(&delta, desired);
+        if let Some(rotator) = rotator {
+            let desired_serial =
+                parse_desired(&delta, IOT_CERTIFICATE_KEY, &self.throttles.invalid_serial);
+            if desired.iot.update(desired_serial.as_ref()) {
+                match desired_serial {
+                    Some(serial) => rotator.desired(serial),
+                    None => rotator.undesired(),
                 }
             }
         }
         if !delta.is_empty() {
-            self.tell(Event::ShadowDelta {
+            self.emit(Event::ShadowDelta {
                 state: Value::Object(delta.state),
             });
         }
     }
 
-    fn remote_wish(&self, delta: &Delta, wishes: &mut Wishes) {
+    fn update_remote_desired(&self, delta: &Delta, desired: &mut DesiredCertificates) {
         if let Some(remote) = &self.remote {
-            let wish = wished(delta, CERTIFICATE_KEY, &self.throttles.invalid_serial);
-            if wishes.remote.note(wish.as_ref()) {
-                remote.set_desired(wish);
+            let desired_serial =
+                parse_desired(delta, CERTIFICATE_KEY, &self.throttles.invalid_serial);
+            if desired.remote.update(desired_serial.as_ref()) {
+                remote.set_desired(desired_serial);
             }
         }
     }
 
-    /// The certificate that is served; none without remote access.
+    /// Returns the serial number of the served certificate; `None` without remote access.
     pub(crate) fn certificate_serial(&self) -> Option<String> {
         self.remote
             .as_ref()
             .map(|remote| remote.status().borrow().certificate.serial.to_string())
     }
 
-    fn run_hooks(&self, moment: Moment, running: &mut JoinSet<()>) {
-        if self.hooks.count(moment) > 0 {
+    fn run_hooks(&self, point: HookPoint, running: &mut JoinSet<()>) {
+        if self.hooks.count(point) > 0 {
             let hooks = self.hooks.clone();
-            running.spawn(async move { hooks.run(moment).await });
+            running.spawn(async move { hooks.run(point).await });
         }
     }
 
-    pub(crate) fn tell(&self, event: Event) {
-        // An error means that nobody listens.
+    pub(crate) fn emit(&self, event: Event) {
+        // An error means that there is no receiver.
         let _ = self.events.send(event);
     }
 }
 
-/// Where the conductor hears the parts. Made before the parts are told to do anything, so that nothing is missed.
-pub(crate) struct Ears {
+/// The receivers of the parts' events. Created before the parts start, so that no event is missed.
+pub(crate) struct EventSources {
     pub(crate) session: broadcast::Receiver<SessionEvent>,
     pub(crate) remote: Option<broadcast::Receiver<RemoteEvent>>,
-    /// Of the certificate that is served, or that is to be recovered.
+    /// The rotation of the served certificate, or its recovery.
     pub(crate) rotation: Option<watch::Receiver<RotationStatus>>,
     pub(crate) iot_rotation: Option<watch::Receiver<RotationStatus>>,
     pub(crate) delta: watch::Receiver<Delta>,
-    /// The shadow's task has ended.
-    pub(crate) no_more_deltas: bool,
+    /// Whether the shadow's task has ended.
+    pub(crate) deltas_closed: bool,
 }
 
-/// The next status of a rotation; pending without one. Cancel safe.
+/// Waits for the next status of a rotation; pending without one. Cancel safe.
 async fn next_status(rotation: &mut Option<watch::Receiver<RotationStatus>>) -> RotationStatus {
     if let Some(receiver) = rotation {
         if receiver.changed().await.is_ok() {
@@ -419,17 +434,17 @@ async fn next_status(rotation: &mut Option<watch::Receiver<RotationStatus>>) -> 
     std::future::pending().await
 }
 
-async fn next_news(keeper: &mut Option<Keeper>) -> News {
-    match keeper {
-        Some(keeper) => keeper.next().await,
+async fn next_rotator_event(rotator: &mut Option<ClientCertificateRotator>) -> RotatorEvent {
+    match rotator {
+        Some(rotator) => rotator.next().await,
         None => std::future::pending().await,
     }
 }
 
 async fn next(
-    ear: &mut Option<broadcast::Receiver<RemoteEvent>>,
+    source: &mut Option<broadcast::Receiver<RemoteEvent>>,
 ) -> Result<RemoteEvent, RecvError> {
-    match ear {
+    match source {
         Some(events) => events.recv().await,
         None => std::future::pending().await,
     }

@@ -1,6 +1,4 @@
-//! Tells the platform, by way of the shadow, which certificates are in use.
-//!
-//! Protocol: docs/protocol.md, "Remote access" (certificate rotation) and "IoT messaging" (client certificate).
+//! Reports in the shadow which certificates are in use.
 
 use std::time::Duration;
 
@@ -10,20 +8,20 @@ use cloud_shadow::{Document, ShadowClient};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
-use super::CERTIFICATE_KEY;
-use crate::broker_certificate::{IOT_CERTIFICATE_KEY, Keeper};
+use crate::client_certificate::ClientCertificateRotator;
+use crate::topics::{CERTIFICATE_KEY, IOT_CERTIFICATE_KEY};
 
-/// How long after a report that failed on a standing connection the next one is tried.
-const REPORT_AGAIN: Duration = Duration::from_secs(60);
+/// Delay before a failed report is retried on the same connection.
+const REPORT_RETRY_DELAY: Duration = Duration::from_secs(60);
 
-/// The serial numbers to be reported; none of what there is nothing to say about.
+/// The serial numbers to report; `None` for a certificate that is not reported.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Certificates {
+pub(super) struct ReportedCertificates {
     pub(super) remote: Option<String>,
     pub(super) iot: Option<String>,
 }
 
-impl Certificates {
+impl ReportedCertificates {
     fn state(&self) -> Map<String, Value> {
         [
             (CERTIFICATE_KEY, &self.remote),
@@ -35,26 +33,28 @@ impl Certificates {
     }
 }
 
-/// Where they go.
-pub(super) type Report = watch::Sender<Certificates>;
+/// The sender of new serial numbers to the reporter.
+pub(super) type ReportSender = watch::Sender<ReportedCertificates>;
 
-pub(super) fn report_iot(report: &Report, keeper: &Option<Keeper>) {
-    let iot = keeper.as_ref().and_then(Keeper::reportable);
+pub(super) fn update_iot_report(report: &ReportSender, rotator: &Option<ClientCertificateRotator>) {
+    let iot = rotator
+        .as_ref()
+        .and_then(ClientCertificateRotator::reportable);
     report.send_if_modified(|report| {
-        let news = iot.is_some() && report.iot != iot;
-        if news {
+        let changed = iot.is_some() && report.iot != iot;
+        if changed {
             report.iot = iot;
         }
-        news
+        changed
     });
 }
 
-/// Keeps the shadow's reported certificates true: after each connection and each rotation they are written if they differ, and
-/// some time after somebody else has made them differ.
+/// Keeps the reported certificates of the shadow current: writes them after each connection and
+/// rotation if they differ, and after a delay if another client has changed them.
 pub(super) async fn report_certificates(
     shadow: ShadowClient,
     session: SessionHandle,
-    mut certificates: watch::Receiver<Certificates>,
+    mut certificates: watch::Receiver<ReportedCertificates>,
 ) {
     let mut state = session.state();
     drop(session);
@@ -69,10 +69,10 @@ pub(super) async fn report_certificates(
         if !current.is_empty()
             && let Err(error) = shadow.report(current.clone()).await
         {
-            warn_throttled!(log, %error, "the certificates' serial numbers could not be reported; tried again later");
+            warn_throttled!(log, %error, "could not report the certificates' serial numbers; retrying later");
             failed = true;
         }
-        let again = async {
+        let retry = async {
             let differs = |document: &Option<Document>| {
                 document.as_ref().is_some_and(|it| {
                     let mut current = current.iter();
@@ -80,15 +80,15 @@ pub(super) async fn report_certificates(
                 })
             };
             if !failed && document.wait_for(differs).await.is_err() {
-                // The shadow's task has ended, and so will this one.
+                // The shadow's task has ended, so this task is about to be cancelled.
                 std::future::pending::<()>().await;
             }
-            tokio::time::sleep(REPORT_AGAIN).await;
+            tokio::time::sleep(REPORT_RETRY_DELAY).await;
         };
         tokio::select! {
-            () = again => {}
+            () = retry => {}
             changed = certificates.changed() => if changed.is_err() { return },
-            // The next connection, not this one.
+            // The report is repeated on the next connection.
             lost = state.wait_for(|state| !state.is_online()) => if lost.is_err() { return },
         }
     }

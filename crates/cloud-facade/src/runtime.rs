@@ -1,4 +1,4 @@
-//! Everything that runs between `initialize` and `stop`, and the order in which it is started and stopped.
+//! Everything that runs between `initialize` and `stop`, and the order of its start and stop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,28 +13,28 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::adapters::{Bus, Platform};
-use crate::broker_certificate::{BrokerCertificate, Keeper};
-use crate::conductor::{Conductor, Ears, LogThrottles};
-use crate::connection::{config_shadow, router, session_config};
+use crate::adapters::{PlatformClient, ShadowBus};
+use crate::client_certificate::{ClientCertificateInstaller, ClientCertificateRotator};
+use crate::coordinator::{Coordinator, EventSources, LogThrottles};
+use crate::error::InitializeError;
 use crate::event::Event;
-use crate::hooks::{Hooks, Moment};
-use crate::initialize::InitializeError;
-use crate::recovery::Recovery;
-use crate::registration::blocking;
-use crate::remote_access::{Plan, Remote, begin, remote_config};
+use crate::hooks::{HookPoint, Hooks};
+use crate::recovery::CertificateRecovery;
+use crate::registration::spawn_blocking;
+use crate::remote_access::{RemoteParams, RemoteSlot, remote_config, start_or_defer};
+use crate::session_setup::{config_shadow, router, session_config};
 use crate::shadows::{self, Shadows};
-use crate::status::{Link, Status};
+use crate::status::{ConnectionStatus, Status};
 use crate::topics::DeviceTopics;
 
-/// The part of a stop that open connections of the public may take. The rest is for OFFLINE and the hooks.
-const REMOTE_STOP: Duration = Duration::from_millis(1500);
+/// The part of a stop for open public connections. The rest is for OFFLINE and the hooks.
+const REMOTE_STOP_TIMEOUT: Duration = Duration::from_millis(1500);
 
-/// The part of a stop that is left to hooks: one half for those of remote access, the other for those of the stop itself.
+/// The part of a stop for hooks: half for those of remote access, half for those of the stop.
 const HOOK_RESERVE: Duration = Duration::from_secs(1);
 
-/// What it takes to start.
-pub(crate) struct Start {
+/// The parameters of a start.
+pub(crate) struct StartParams {
     pub(crate) serial_number: SerialNumber,
     pub(crate) store: Store,
     pub(crate) application: Option<Application>,
@@ -49,32 +49,33 @@ pub(crate) struct Start {
     pub(crate) clock: PlatformClock,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) status: watch::Sender<Status>,
-    /// Cancelled if whoever starts it goes away before he is told.
-    pub(crate) caller_gone: CancellationToken,
+    /// Cancelled if the caller of the start drops its future.
+    pub(crate) caller_dropped: CancellationToken,
 }
 
-/// What runs. Dropping it ends all of it in the background; [`Running::stop`] does so in good order.
-pub(crate) struct Running {
+/// The running parts. Dropping it ends them in the background; [`Runtime::stop`] stops them
+/// gracefully.
+pub(crate) struct Runtime {
     pub(crate) session: SessionHandle,
     pub(crate) shadow: ShadowClient,
     pub(crate) shadows: Shadows,
-    pub(crate) remote: Remote,
-    pub(crate) caller_gone: CancellationToken,
-    conductor: JoinHandle<()>,
+    pub(crate) remote: RemoteSlot,
+    pub(crate) caller_dropped: CancellationToken,
+    coordinator: JoinHandle<()>,
     ended: CancellationToken,
-    /// Let go last: whoever holds it owns the directory.
+    /// Dropped last: it locks the directory.
     _lock: DirectoryLock,
 }
 
-/// The configuration, and the directory that is this process's from now on.
-pub(crate) struct Loaded {
+/// The loaded configuration and the lock of its directory.
+pub(crate) struct LoadedConfig {
     lock: DirectoryLock,
     device: PartialDeviceConfig,
     #[cfg(feature = "durable")]
     outbox: Option<cloud_iot::DurableOutbox>,
 }
 
-/// Opens the outbox of this thing. A device goes without one rather than stay away from its cloud.
+/// Opens the durable outbox of this thing. Without one, the device connects nevertheless.
 #[cfg(feature = "durable")]
 fn open_outbox(
     directory: &std::path::Path,
@@ -91,29 +92,29 @@ fn open_outbox(
         tracing::error!(
             ?directory,
             reason,
-            "the outbox on disk is not as it should be"
+            "the durable outbox is damaged or unusable"
         );
-        // An error means that nobody listens.
+        // An error means that there is no receiver.
         let _ = events.send(Event::OutboxNotStored { reason });
     }
     opened.ok()
 }
 
-impl Start {
-    /// Takes the directory and loads the configuration.
-    pub(crate) async fn load(&self) -> Result<Loaded, InitializeError> {
+impl StartParams {
+    /// Locks the directory and loads the configuration.
+    pub(crate) async fn load(&self) -> Result<LoadedConfig, InitializeError> {
         let (store, serial_number) = (self.store.clone(), self.serial_number.clone());
         #[cfg(feature = "durable")]
         let (directory, events) = (self.outbox_directory.clone(), self.events.clone());
-        blocking(move || {
-            // A device without a configuration gets no directory either.
+        spawn_blocking(move || {
+            // Without a configuration, no directory is created.
             if !store.is_provisioned().map_err(LoadError::from)? {
                 return Err(LoadError::NotProvisioned(store.directory().to_owned()).into());
             }
             store.ensure_serial_number(&serial_number)?;
             let lock = store.lock()?;
             let device = store.load_partial()?.device;
-            Ok(Loaded {
+            Ok(LoadedConfig {
                 #[cfg(feature = "durable")]
                 outbox: directory.and_then(|path| open_outbox(&path, &device, &events)),
                 lock,
@@ -123,11 +124,14 @@ impl Start {
         .await
     }
 
-    /// Starts all parts. The conductor is yet to be started, by [`Prepared::go`].
+    /// Starts all parts, except the coordinator, which [`PreparedRuntime::spawn`] starts.
     ///
-    /// Nothing in here waits for anybody, so that there is nothing to give up half-way.
-    pub(crate) async fn prepare(self, loaded: Loaded) -> Result<Prepared, InitializeError> {
-        let Loaded {
+    /// Does not wait for the network, so there is nothing to cancel.
+    pub(crate) async fn prepare(
+        self,
+        loaded: LoadedConfig,
+    ) -> Result<PreparedRuntime, InitializeError> {
+        let LoadedConfig {
             lock,
             device,
             #[cfg(feature = "durable")]
@@ -148,14 +152,14 @@ impl Start {
             .on_connect(move || {
                 let hooks = connected.clone();
                 async move {
-                    hooks.run(Moment::IotConnected).await;
+                    hooks.run(HookPoint::IotConnected).await;
                     Ok(())
                 }
             })
             .on_disconnect(move |_| {
                 let hooks = disconnected.clone();
                 async move {
-                    hooks.run(Moment::IotDisconnected).await;
+                    hooks.run(HookPoint::IotDisconnected).await;
                     Ok(())
                 }
             });
@@ -167,25 +171,25 @@ impl Start {
         let session = builder.start()?;
         let session_events = session.events();
         let shadow_lost = Arc::new(Notify::new());
-        let bus = Bus {
+        let bus = ShadowBus {
             session: session.clone(),
             lost: Arc::clone(&shadow_lost),
             clock: self.clock.clone(),
             lost_log: Arc::default(),
         };
-        // The service counts the requests of a connection, whatever the shadow.
+        // The service limits the requests per connection, across shadows.
         let in_flight_limit = InFlightLimit::default();
         let shadows = Shadows::start(&bus, more_shadows, &in_flight_limit).await?;
         let config_shadow =
             ShadowConfig::new(config_shadow(&device)?).in_flight_limit(in_flight_limit);
         let shadow = ShadowClient::start(bus, config_shadow).await?;
 
-        let platform = Platform {
+        let platform = PlatformClient {
             session: session.clone(),
             topics,
         };
         config.tls = without_identity(&config.tls);
-        let parts = BrokerCertificate {
+        let parts = ClientCertificateInstaller {
             platform: platform.clone(),
             session: session.clone(),
             store: self.store.clone(),
@@ -193,11 +197,11 @@ impl Start {
             config,
             clock: self.clock.clone(),
         };
-        let keeper = Keeper::new(&device, parts);
+        let rotator = ClientCertificateRotator::new(&device, parts);
         let (remote, recovery) = match self.application {
-            None => (Remote::none(), None),
+            None => (RemoteSlot::none(), None),
             Some(application) => {
-                let plan = Plan {
+                let params = RemoteParams {
                     config: remote_config(&device),
                     access_point: device.access_point.to_string(),
                     application,
@@ -208,24 +212,26 @@ impl Start {
                     platform,
                     store: self.store,
                 };
-                begin(plan, device.remote, shadow.document()).await?
+                start_or_defer(params, device.remote, shadow.document()).await?
             }
         };
         let handle = remote.handle();
 
-        let ears = Ears {
+        let sources = EventSources {
             session: session_events,
             remote: handle.as_ref().map(RemoteHandle::events),
             rotation: recovery
                 .as_ref()
-                .map(Recovery::rotation_status)
+                .map(CertificateRecovery::rotation_status)
                 .or_else(|| handle.as_ref().map(RemoteHandle::rotation_status)),
-            iot_rotation: keeper.as_ref().map(Keeper::rotation_status),
+            iot_rotation: rotator
+                .as_ref()
+                .map(ClientCertificateRotator::rotation_status),
             delta: shadow.delta(),
-            no_more_deltas: false,
+            deltas_closed: false,
         };
-        Ok(Prepared {
-            conductor: Conductor {
+        Ok(PreparedRuntime {
+            coordinator: Coordinator {
                 session,
                 shadow,
                 remote: handle,
@@ -237,75 +243,76 @@ impl Start {
                 ended: CancellationToken::new(),
                 throttles: LogThrottles::default(),
             },
-            ears,
-            keeper,
+            sources,
+            rotator,
             recovery,
             shadows,
-            caller_gone: self.caller_gone,
+            caller_dropped: self.caller_dropped,
             lock,
         })
     }
 }
 
-/// All parts, started, and the conductor that is to join them.
-pub(crate) struct Prepared {
-    conductor: Conductor,
-    ears: Ears,
-    keeper: Option<Keeper>,
-    recovery: Option<Recovery>,
+/// The started parts and the coordinator.
+pub(crate) struct PreparedRuntime {
+    coordinator: Coordinator,
+    sources: EventSources,
+    rotator: Option<ClientCertificateRotator>,
+    recovery: Option<CertificateRecovery>,
     shadows: Shadows,
-    caller_gone: CancellationToken,
+    caller_dropped: CancellationToken,
     lock: DirectoryLock,
 }
 
-impl Prepared {
-    /// Joins the parts, and says that it runs.
-    pub(crate) fn go(self) -> Running {
+impl PreparedRuntime {
+    /// Starts the coordinator and sets the status.
+    pub(crate) fn spawn(self) -> Runtime {
         let Self {
-            conductor,
-            ears,
-            keeper,
+            coordinator,
+            sources,
+            rotator,
             recovery,
             shadows,
-            caller_gone,
+            caller_dropped,
             lock,
         } = self;
-        let mut remote = Link::default();
+        let mut remote = ConnectionStatus::default();
         if let Some(recovery) = &recovery {
             let reason = recovery.reason();
             tracing::error!("{reason}");
             remote.down(reason.clone());
-            conductor.tell(Event::RemoteDisconnected { reason });
+            coordinator.emit(Event::RemoteDisconnected { reason });
         }
-        conductor.status.send_replace(Status {
+        coordinator.status.send_replace(Status {
             running: true,
             remote,
-            certificate_serial: conductor.certificate_serial(),
-            iot_certificate_serial: keeper
+            certificate_serial: coordinator.certificate_serial(),
+            iot_certificate_serial: rotator
                 .as_ref()
-                .map(|keeper| keeper.status().serial.to_string()),
+                .map(|rotator| rotator.status().serial.to_string()),
             ..Status::default()
         });
-        Running {
-            session: conductor.session.clone(),
-            shadow: conductor.shadow.clone(),
+        Runtime {
+            session: coordinator.session.clone(),
+            shadow: coordinator.shadow.clone(),
             shadows,
-            remote: conductor.shared_remote.clone(),
-            ended: conductor.ended.clone(),
-            caller_gone,
-            conductor: tokio::spawn(conductor.run(ears, keeper, recovery)),
+            remote: coordinator.shared_remote.clone(),
+            ended: coordinator.ended.clone(),
+            caller_dropped,
+            coordinator: tokio::spawn(coordinator.run(sources, rotator, recovery)),
             _lock: lock,
         }
     }
 }
 
-impl Running {
-    /// The tunnel first, while messaging is still there; then OFFLINE and DISCONNECT.
+impl Runtime {
+    /// Stops the tunnel first, while messaging is connected; then publishes OFFLINE and
+    /// disconnects.
     pub(crate) async fn stop(mut self, deadline: Instant) {
-        if let Some(remote) = &self.remote.end()
-            && let Err(error) = remote.stop(REMOTE_STOP).await
+        if let Some(remote) = &self.remote.take()
+            && let Err(error) = remote.stop(REMOTE_STOP_TIMEOUT).await
         {
-            tracing::warn!(%error, "remote access");
+            tracing::warn!(%error, "could not stop remote access in time");
         }
         let left = deadline
             .saturating_duration_since(Instant::now())
@@ -315,20 +322,21 @@ impl Running {
             tracing::warn!(
                 report.clean,
                 report.undelivered,
-                "the session to the broker was cut"
+                "the session with the broker was not closed cleanly"
             );
         }
         self.shadow.stop().await;
         self.shadows.stop().await;
         self.ended.cancel();
-        // Ends by itself: it waits for its hooks no longer than `LAST_HOOKS`. A panic was reported by the panic hook already.
-        let _ = (&mut self.conductor).await;
+        // Ends by itself, within `HOOK_SHUTDOWN_TIMEOUT`. The panic hook has already reported a
+        // panic.
+        let _ = (&mut self.coordinator).await;
     }
 }
 
-impl Drop for Running {
+impl Drop for Runtime {
     fn drop(&mut self) {
-        // The conductor holds handles; without it they go, and what they lead to ends by itself.
+        // The coordinator holds handles; without them, the other tasks end by themselves.
         self.ended.cancel();
     }
 }

@@ -1,12 +1,10 @@
-//! The client certificate for the broker: how another one is asked for, proven, stored and put into use, and notice of its
-//! end.
+//! Rotation of the client certificate for the broker, and warnings before it expires.
 //!
-//! Nothing goes without this certificate, so a new one has to prove itself before the old one is given up: a second
-//! connection is made with it, under a client id of its own because the broker allows one connection for each, and it has to be
-//! granted the device's subscriptions. Then it is stored, and the session moves to it at a quiet moment. Not before the
-//! session is back is it reported: that is what lets the platform revoke the old one.
-//!
-//! Protocol: docs/protocol.md, "IoT messaging" (client certificate).
+//! The device needs this certificate for everything, so a new one must work before it replaces the
+//! old one: a second connection uses it, with a client ID of its own because the broker allows one
+//! connection per ID, and must be granted the device's subscriptions. Then the certificate is
+//! stored, and the session reconnects with it at an idle moment. Only after the reconnection is it
+//! reported, which lets the platform revoke the old one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,40 +23,38 @@ use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::adapters::Platform;
-use crate::registration::blocking;
-use crate::topics::IOT_CERTIFICATE;
+use crate::adapters::PlatformClient;
+use crate::registration::spawn_blocking;
+use crate::topics::{IOT_CERTIFICATE, IOT_CERTIFICATE_KEY};
 
-/// The key of the shadow that names the client certificate, in `desired` and in `reported`, and of a request for one.
-pub(crate) const IOT_CERTIFICATE_KEY: &str = "iotCertSn";
+/// Suffix of the thing's name in the client ID of the trial connection.
+const TRIAL_SUFFIX: &str = "-proof";
 
-/// Stands behind the thing's name in the client id of the connection that tries a new certificate out.
-const PROOF: &str = "-proof";
+/// Time limit for the trial connection and its subscriptions; a slow network needs some seconds.
+const TRIAL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// For that connection to be made and to be granted its subscriptions; a slow line needs some seconds.
-const PROOF_LIMIT: Duration = Duration::from_secs(60);
+/// Time limit for closing the trial connection.
+const TRIAL_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// For that connection to be taken down.
-const PROOF_END: Duration = Duration::from_secs(2);
+/// Interval of the expiry check. Its warnings are days apart.
+const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// How often the certificate's end is looked at. Its notices are days apart.
-const LOOK: Duration = Duration::from_secs(3600);
-
-/// What the keeper needs of the device and its parts.
-pub(crate) struct BrokerCertificate {
-    pub(crate) platform: Platform,
+/// Requests and installs a new client certificate.
+pub(crate) struct ClientCertificateInstaller {
+    pub(crate) platform: PlatformClient,
     pub(crate) session: SessionHandle,
     pub(crate) store: Store,
     pub(crate) roots: RootCertificates,
-    /// Of the session, to be tried with another certificate. Without the key of the first one, which would stay in memory.
+    /// The session's configuration, for the trial connection. Without the first key, which would
+    /// stay in memory.
     pub(crate) config: SessionConfig,
     pub(crate) clock: PlatformClock,
 }
 
-impl BrokerCertificate {
-    /// Connects with the new certificate beside the connection that there is.
-    async fn prove(&self, tls: Arc<ClientConfig>) -> Result<(), BoxError> {
-        let config = proof_config(&self.config, self.session.port(), tls);
+impl ClientCertificateInstaller {
+    /// Connects with the new certificate while the session stays connected.
+    async fn try_connect(&self, tls: Arc<ClientConfig>) -> Result<(), BoxError> {
+        let config = trial_config(&self.config, self.session.port(), tls);
         let session = Session::builder(config).start()?;
         let mut state = session.state();
         let settled = state.wait_for(|state| {
@@ -67,40 +63,43 @@ impl BrokerCertificate {
                 SessionState::Online { .. } | SessionState::Waiting { .. }
             )
         });
-        let proven = match timeout(PROOF_LIMIT, settled).await {
+        let result = match timeout(TRIAL_TIMEOUT, settled).await {
             Ok(Ok(state)) => match &*state {
                 SessionState::Waiting { cause, .. } => Err(cause.to_string().into()),
                 _ => Ok(()),
             },
             Ok(Err(_)) => Err("the connection's task has ended".into()),
-            Err(_) => Err("no connection was made with it in time".into()),
+            Err(_) => Err("the trial connection timed out".into()),
         };
-        session.stop(PROOF_END).await;
-        proven
+        session.stop(TRIAL_STOP_TIMEOUT).await;
+        result
     }
 }
 
-/// For a connection beside the `session`, which holds or looks for one at `port`, with another certificate.
-fn proof_config(session: &SessionConfig, port: u16, tls: Arc<ClientConfig>) -> SessionConfig {
+/// Returns the configuration of a trial connection, with the port that the session uses.
+fn trial_config(session: &SessionConfig, port: u16, tls: Arc<ClientConfig>) -> SessionConfig {
     let mut config = session.clone();
-    config.client_id.push_str(PROOF);
+    config.client_id.push_str(TRIAL_SUFFIX);
     config.tls = tls;
-    // The proof has one attempt, so it goes where the session has found a way already.
+    // The trial has one attempt, so it uses the port that works for the session.
     config.preferred_port = Some(port);
-    // It speaks for nobody, and the broker is to remember nothing of it.
+    // It publishes no status and leaves no session state at the broker.
     (config.will, config.birth, config.goodbye) = (None, None, None);
     config.session_expiry = None;
     config
 }
 
-impl CertificateInstaller for BrokerCertificate {
+impl CertificateInstaller for ClientCertificateInstaller {
     async fn request(
         &self,
         serial: &CertificateSerial,
     ) -> Result<CertificateResponse, SourceError> {
-        // Digits need no escaping.
+        // A serial number consists of digits, which need no escaping.
         let request = format!(r#"{{"{IOT_CERTIFICATE_KEY}":"{serial}"}}"#);
-        let answer = self.platform.ask(&IOT_CERTIFICATE, request.into()).await?;
+        let answer = self
+            .platform
+            .request_bytes(&IOT_CERTIFICATE, request.into())
+            .await?;
         Ok(CertificateResponse::from_json(&answer)?)
     }
 
@@ -115,11 +114,11 @@ impl CertificateInstaller for BrokerCertificate {
         let roots = self.roots.certificates().iter().cloned();
         let tls = tls::client_config(roots, credentials.chain().to_vec(), credentials.key())
             .map_err(|error| RotationError::TrialFailed(error.into()))?;
-        self.prove(tls.clone())
+        self.try_connect(tls.clone())
             .await
             .map_err(RotationError::TrialFailed)?;
         let store = self.store.clone();
-        let stored = blocking(move || store.replace_iot(&credentials));
+        let stored = spawn_blocking(move || store.replace_iot(&credentials));
         match timeout(STORE_TIMEOUT, stored).await {
             Ok(stored) => stored.map_err(StoreError::new)?,
             Err(_) => return Err(StoreError::new("it took too long").into()),
@@ -129,31 +128,34 @@ impl CertificateInstaller for BrokerCertificate {
     }
 }
 
-/// What the keeper has to tell.
-pub(crate) enum News {
+/// Events of [`ClientCertificateRotator`].
+pub(crate) enum RotatorEvent {
     Rotation(RotationOutcome),
-    /// No more than so many days are left.
+    /// At most this many days are left.
     Expiring(u16),
 }
 
-/// Keeps the client certificate: follows wishes, and watches its end.
-pub(crate) struct Keeper {
-    rotation: CertificateRotator<BrokerCertificate>,
+/// Rotates the client certificate when the platform desires another one, and checks its expiry.
+pub(crate) struct ClientCertificateRotator {
+    rotation: CertificateRotator<ClientCertificateInstaller>,
     session: SessionHandle,
     status: CertificateStatus,
     expiry: ExpiryWatch,
     clock: PlatformClock,
-    look: Instant,
+    next_expiry_check: Instant,
     online: bool,
-    /// Whether the platform has ever wished for one. Others need not be told.
-    wished: bool,
-    /// Whether the session has yet to connect with the newest.
-    moving: bool,
+    /// Whether the platform has ever desired a certificate. If not, none is reported.
+    was_requested: bool,
+    /// Whether the session has not connected with the newest certificate yet.
+    reconnect_pending: bool,
 }
 
-impl Keeper {
-    /// `None` for a certificate whose serial number makes no sense, which nothing can be wished in place of.
-    pub(crate) fn new<R>(device: &DeviceConfig<R>, parts: BrokerCertificate) -> Option<Self> {
+impl ClientCertificateRotator {
+    /// Returns `None` for a certificate with an invalid serial number, which cannot be rotated.
+    pub(crate) fn new<R>(
+        device: &DeviceConfig<R>,
+        parts: ClientCertificateInstaller,
+    ) -> Option<Self> {
         let info = device.iot.info();
         let serial: CertificateSerial = info.serial.parse().ok()?;
         Some(Self {
@@ -162,10 +164,10 @@ impl Keeper {
             rotation: CertificateRotator::new("the broker", parts, serial.clone()),
             status: CertificateStatus::new(serial, info.not_before, info.not_after),
             expiry: ExpiryWatch::default(),
-            look: Instant::now() + LOOK,
+            next_expiry_check: Instant::now() + EXPIRY_CHECK_INTERVAL,
             online: false,
-            wished: false,
-            moving: false,
+            was_requested: false,
+            reconnect_pending: false,
         })
     }
 
@@ -177,10 +179,10 @@ impl Keeper {
         self.rotation.status()
     }
 
-    /// The serial number that the platform is to be told: none while it has not asked, or while the session still has the one
-    /// before.
+    /// Returns the serial number to report: `None` if the platform desires none, or while the
+    /// session uses the previous certificate.
     pub(crate) fn reportable(&self) -> Option<String> {
-        (self.wished && !self.moving).then(|| self.status.serial.to_string())
+        (self.was_requested && !self.reconnect_pending).then(|| self.status.serial.to_string())
     }
 
     pub(crate) fn session_event(&mut self, event: &SessionEvent) {
@@ -193,45 +195,45 @@ impl Keeper {
 
     pub(crate) fn set_online(&mut self, online: bool) {
         if online {
-            // It may be the connection from before, or one that was being made with the old certificate.
-            self.moving = self.moving && !self.session.uses_latest_tls();
+            // The session may still be connected, or connecting, with the old certificate.
+            self.reconnect_pending = self.reconnect_pending && !self.session.uses_latest_tls();
         }
         if online && !self.online {
-            // By now a date can be judged.
-            self.look = Instant::now();
+            // The platform's clock is known now.
+            self.next_expiry_check = Instant::now();
         }
         self.online = online;
         self.rotation.set_online(online);
     }
 
-    /// The platform wishes for this one.
+    /// Sets the desired certificate.
     pub(crate) fn desired(&mut self, serial: CertificateSerial) {
-        self.wished = true;
+        self.was_requested = true;
         self.rotation.set_desired(Some(serial));
     }
 
-    /// The platform wishes for none any more.
+    /// Clears the desired certificate.
     pub(crate) fn undesired(&mut self) {
         self.rotation.set_desired(None);
     }
 
-    /// Does the work as it waits. Cancel safe.
-    pub(crate) async fn next(&mut self) -> News {
+    /// Waits for the next event and performs rotations. Cancel safe.
+    pub(crate) async fn next(&mut self) -> RotatorEvent {
         loop {
             tokio::select! {
                 outcome = self.rotation.next() => {
                     if let RotationOutcome::Rotated(status) = &outcome {
                         self.status = status.clone();
                         self.expiry = ExpiryWatch::default();
-                        self.moving = !self.session.uses_latest_tls();
+                        self.reconnect_pending = !self.session.uses_latest_tls();
                     }
-                    return News::Rotation(outcome);
+                    return RotatorEvent::Rotation(outcome);
                 }
-                () = sleep_until(self.look) => {
-                    self.look = Instant::now() + LOOK;
+                () = sleep_until(self.next_expiry_check) => {
+                    self.next_expiry_check = Instant::now() + EXPIRY_CHECK_INTERVAL;
                     let left = self.status.not_after - self.clock.now();
                     if self.online && let Some(days) = self.expiry.due(left) {
-                        return News::Expiring(days);
+                        return RotatorEvent::Expiring(days);
                     }
                 }
             }
@@ -256,23 +258,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_proof_goes_where_the_session_gets_through() {
+    async fn trial_connection_uses_port_of_session() {
         let mut config = SessionConfig::new("127.0.0.1", "thing", tls());
         config.will = Some(Message::new("status", "OFFLINE"));
         config.preferred_port = Some(443);
-        // It has not been polled, so it still looks where it is told to look first.
+        // The session is not polled, so it keeps its preferred port.
         let session = Session::builder(config.clone()).start().unwrap();
         config.preferred_port = None;
         let other = tls();
-        let proof = proof_config(&config, session.port(), Arc::clone(&other));
+        let proof = trial_config(&config, session.port(), Arc::clone(&other));
         assert_eq!(proof.preferred_port, Some(443));
         assert_eq!(proof.client_id, "thing-proof");
         assert!(Arc::ptr_eq(&proof.tls, &other));
         assert!(proof.will.is_none() && proof.session_expiry.is_none());
-        session.stop(PROOF_END).await;
-        // A session with this configuration begins there.
+        session.stop(TRIAL_STOP_TIMEOUT).await;
+        // A session with this configuration starts with that port.
         let proof = Session::builder(proof).start().unwrap();
         assert_eq!(proof.port(), 443);
-        proof.stop(PROOF_END).await;
+        proof.stop(TRIAL_STOP_TIMEOUT).await;
     }
 }

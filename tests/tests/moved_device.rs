@@ -16,7 +16,7 @@ fn says(words: &'static str) -> Application {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_application_is_for_new_connections_and_open_ones_finish() -> anyhow::Result<()> {
+async fn set_application_applies_to_new_connections_only() -> anyhow::Result<()> {
     let pair = Pair::running().await?;
     let download = pair.download().await?;
     pair.cloud.set_application(says("something else"))?;
@@ -37,7 +37,7 @@ async fn another_application_is_for_new_connections_and_open_ones_finish() -> an
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_remote_access_there_is_nothing_to_serve() -> anyhow::Result<()> {
+async fn set_application_fails_without_remote_access() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;
     let settings = DeviceSettings::new(SERIAL.parse()?, pair.base.path(), pair.simulator.api_url());
     let cloud = ClesydeCloud::new(settings);
@@ -53,7 +53,7 @@ async fn without_remote_access_there_is_nothing_to_serve() -> anyhow::Result<()>
 
 /// Whether the public gets through is told apart from whether there is a tunnel.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_probe_tells_whether_the_public_gets_through() -> anyhow::Result<()> {
+async fn probe_reports_public_reachability() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
     let mut probe = Probe::default();

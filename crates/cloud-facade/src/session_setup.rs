@@ -1,4 +1,4 @@
-//! What the broker is told of this device: the session's configuration, from the directory's.
+//! The configuration of the session with the broker, from the device's configuration.
 
 use cloud_config::{DeviceConfig, SerialNumber};
 use cloud_iot::{Message, QoS, Router, SessionConfig, Subscription, tls};
@@ -6,8 +6,8 @@ use cloud_shadow::ShadowId;
 use tokio::sync::broadcast;
 use tower::BoxError;
 
+use crate::error::InitializeError;
 use crate::event::Event;
-use crate::initialize::InitializeError;
 use crate::topics::{
     CERTIFICATE, CONFIG_SHADOW, DeviceTopics, IOT_CERTIFICATE, OFFLINE, ONLINE, PLATFORM, TOKEN,
 };
@@ -15,7 +15,7 @@ use crate::topics::{
 /// AWS IoT Core's port for MQTT with client certificates.
 const MQTT_PORT: u16 = 8883;
 
-/// The shadow that carries the device's configuration.
+/// Returns the ID of the configuration shadow.
 pub(crate) fn config_shadow<R>(device: &DeviceConfig<R>) -> Result<ShadowId, InitializeError> {
     Ok(ShadowId::named(
         device.iot_thing_name.as_str(),
@@ -31,7 +31,7 @@ pub(crate) fn session_config<R>(
     if device.iot_thing_name.as_str() != serial_number.as_str() {
         tracing::warn!(
             thing = %device.iot_thing_name, %serial_number,
-            "the thing name is not the serial number; shadow topics carry the one, all others the other"
+            "the thing name differs from the serial number; shadow topics contain the thing name, all others the serial number"
         );
     }
     let tls = tls::client_config(
@@ -55,22 +55,22 @@ pub(crate) fn session_config<R>(
     Ok(config)
 }
 
-/// Hands the platform's own messages to whoever listens for events.
+/// Routes the platform's messages to the event channel.
 pub(crate) fn router(
     topics: &DeviceTopics,
     events: &broadcast::Sender<Event>,
 ) -> Result<Router, InitializeError> {
-    // Late answers to these carry secrets for keys that are gone; nobody may see them, and nobody needs them.
+    // Late responses to these requests contain secrets, so they are not forwarded.
     let secret = [&TOKEN, &CERTIFICATE, &IOT_CERTIFICATE].map(|action| topics.answer(action));
     let events = events.clone();
-    let tell = tower::service_fn(move |message: Message| {
+    let emit = tower::service_fn(move |message: Message| {
         if secret.contains(&message.topic) {
             tracing::debug!(
                 topic = message.topic,
-                "an answer that nobody waits for is ignored"
+                "ignored a response without a pending request"
             );
         } else {
-            // An error means that nobody listens.
+            // An error means that there is no receiver.
             let _ = events.send(Event::PlatformMessage {
                 topic: message.topic,
                 payload: message.payload,
@@ -79,6 +79,6 @@ pub(crate) fn router(
         std::future::ready(Ok::<(), BoxError>(()))
     });
     Ok(Router::new()
-        .route(PLATFORM, tell.clone())?
-        .route(topics.answers(), tell)?)
+        .route(PLATFORM, emit.clone())?
+        .route(topics.answers(), emit)?)
 }
