@@ -31,6 +31,9 @@ const UPLOADS: usize = 8;
 const UPLOAD: usize = 32 * 1024 * 1024;
 /// In KiB: the tunnel holds 96 MiB in all, which take a third more, since version 0 of its protocol cannot make the relay wait.
 const UNREAD_LIMIT: u64 = MEMORY_LIMIT + 128 * 1024;
+/// In KiB: each of 256 connections has an answer of its own, of which up to 64 KiB wait in each of hyper's buffers, in that of TLS
+/// and in the tunnel. Over HTTP/2 all requests of a caller share one connection.
+const UNREAD_HTTP1_LIMIT: u64 = MEMORY_LIMIT + 96 * 1024;
 /// The default of HTTP/2, which is not opened further.
 const WINDOW: u32 = 65_535;
 
@@ -81,7 +84,7 @@ pub(crate) async fn unread_http1(context: &Context) -> Result<Vec<Row>> {
         let name = format!(
             "unread answers over HTTP/1.1, 4 addresses × 64 connections, protocol version {protocol}"
         );
-        rows.extend(watch(context, &scene, &name, MEMORY_LIMIT).await?);
+        rows.extend(watch(context, &scene, &name, UNREAD_HTTP1_LIMIT).await?);
     }
     Ok(rows)
 }
