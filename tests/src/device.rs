@@ -141,7 +141,7 @@ impl Pair {
 /// `/` greets the caller, `/slow` sends half of its answer and waits, `/echo` is a WebSocket that says everything again.
 pub fn page(go_on: Arc<Notify>) -> Router {
     let greet = |Extension(ClientAddr(caller)): Extension<ClientAddr>| async move {
-        caller.map_or("hello, whoever you are".to_owned(), |address| {
+        caller.map_or("hello, unknown caller".to_owned(), |address| {
             format!("hello, {address}")
         })
     };

@@ -74,7 +74,7 @@ impl Process {
     }
 }
 
-/// A loopback port that nothing listens on right now, for programs that cannot be told to choose one.
+/// A loopback port that nothing listens on right now, for programs that cannot choose one themselves.
 pub fn free_port() -> anyhow::Result<u16> {
     Ok(std::net::TcpListener::bind("127.0.0.1:0")?
         .local_addr()?

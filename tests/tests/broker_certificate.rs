@@ -101,7 +101,7 @@ fn both_certificates_rotate_concurrently_and_while_offline() -> anyhow::Result<(
     })?
 }
 
-/// Whatever is wrong with it, the old one goes on, the failure is told, and it is tried again.
+/// With any fault in it, the old one stays in use, the failure is reported, and the rotation is tried again.
 #[test]
 fn invalid_client_certificate_changes_nothing_and_is_retried() -> anyhow::Result<()> {
     virtual_time::run(async {
@@ -121,7 +121,7 @@ fn invalid_client_certificate_changes_nothing_and_is_retried() -> anyhow::Result
             control
                 .fault(Fault::IotCertificate { answer, times: 1 })
                 .await?;
-            let wished = control.rotate_iot(SERIAL).await?;
+            let desired = control.rotate_iot(SERIAL).await?;
             let failed = async {
                 loop {
                     match events.recv().await? {
@@ -134,7 +134,7 @@ fn invalid_client_certificate_changes_nothing_and_is_retried() -> anyhow::Result
                 }
             };
             let (serial, reason) = within("the failure", failed).await?;
-            assert_eq!(serial, wished, "{why}");
+            assert_eq!(serial, desired, "{why}");
             assert!(
                 reason.contains(why) && !reason.contains("PRIVATE"),
                 "{reason}"
@@ -142,8 +142,8 @@ fn invalid_client_certificate_changes_nothing_and_is_retried() -> anyhow::Result
             assert_eq!(stored(&pair)?, old, "{why}");
             assert!(pair.cloud.status().iot.connected, "{why}");
             assert!(pair.seen().await?.iot_cert_accepted.contains(&old), "{why}");
-            assert_eq!(within("the rotation", rotated(&mut events)).await?, wished);
-            settled(&pair, &wished).await?;
+            assert_eq!(within("the rotation", rotated(&mut events)).await?, desired);
+            settled(&pair, &desired).await?;
             pair.stop().await;
         }
         Ok(())
@@ -156,7 +156,7 @@ fn no_message_is_lost_during_planned_reconnect() -> anyhow::Result<()> {
     virtual_time::run(async {
         let pair = Pair::running().await?;
         let mut events = pair.cloud.events();
-        let wished = pair.simulator.control().rotate_iot(SERIAL).await?;
+        let desired = pair.simulator.control().rotate_iot(SERIAL).await?;
         let mut receipts = Vec::new();
         let publish = |number: usize| {
             let payload = json!({ "state": format!("M{number}") }).to_string();
@@ -194,7 +194,7 @@ fn no_message_is_lost_during_planned_reconnect() -> anyhow::Result<()> {
         for receipt in receipts {
             within("the receipt", receipt).await?;
         }
-        settled(&pair, &wished).await?;
+        settled(&pair, &desired).await?;
         let seen = pair.seen().await?.status_history;
         let arrived: Vec<_> = seen
             .into_iter()
@@ -212,8 +212,8 @@ fn tunnel_stays_open_during_planned_reconnect() -> anyhow::Result<()> {
     virtual_time::run(async {
         let pair = Pair::running().await?;
         let mut events = pair.cloud.events();
-        let wished = pair.simulator.control().rotate_iot(SERIAL).await?;
-        settled(&pair, &wished).await?;
+        let desired = pair.simulator.control().rotate_iot(SERIAL).await?;
+        settled(&pair, &desired).await?;
         while let Ok(event) = events.try_recv() {
             assert!(
                 !matches!(event, Event::RemoteDisconnected { .. }),

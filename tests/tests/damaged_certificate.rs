@@ -66,7 +66,7 @@ async fn damaged_remote_certificate_is_recovered_while_messaging_runs() -> anyho
     Ok(())
 }
 
-/// A platform that knows of no certificate has to wish for one first.
+/// A platform without a certificate for the device has to name one first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recovery_prefers_desired_certificate() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;
@@ -74,8 +74,8 @@ async fn recovery_prefers_desired_certificate() -> anyhow::Result<()> {
     pair.cloud.initialize().await?;
     let mut status = pair.cloud.watch_status();
     let online = status.wait_for(|status| status.iot.connected);
-    let told = within("messaging", online).await?.remote.clone();
-    let reason = told.reason.unwrap_or_default();
+    let remote = within("messaging", online).await?.remote.clone();
+    let reason = remote.reason.unwrap_or_default();
     assert!(reason.contains("remote_cert.pem"), "{reason}");
     assert!(pair.cloud.remote()?.is_none());
 
@@ -84,9 +84,9 @@ async fn recovery_prefers_desired_certificate() -> anyhow::Result<()> {
     pair.cloud.set_access(nobody)?;
     pair.cloud
         .set_application(Application::service(page(pair.go_on.clone())))?;
-    let wished = pair.simulator.control().rotate(SERIAL).await?;
+    let desired = pair.simulator.control().rotate(SERIAL).await?;
     pair.reachable().await?;
-    assert_eq!(pair.cloud.status().certificate_serial, Some(wished));
+    assert_eq!(pair.cloud.status().certificate_serial, Some(desired));
     assert!(pair.fetch("").await.is_err(), "nobody is let in");
     pair.cloud.set_access(AccessRules::default())?;
     assert!(pair.fetch("").await?.starts_with("hello"));
@@ -110,7 +110,7 @@ async fn invalid_response_stores_nothing_and_stop_ends_recovery() -> anyhow::Res
             }
         }
     };
-    let reason = within("the failure to be told", failed).await?;
+    let reason = within("the failure event", failed).await?;
     assert!(reason.contains("does not belong"), "{reason}");
     assert_eq!(
         fs::read_to_string(file(&pair, "remote_key.pem"))?,
@@ -127,7 +127,7 @@ async fn invalid_response_stores_nothing_and_stop_ends_recovery() -> anyhow::Res
     Ok(())
 }
 
-/// Messaging does not go without its own files, and those are told as before.
+/// Messaging does not go without its own files, and reports those as before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_client_certificate_prevents_start() -> anyhow::Result<()> {
     let pair = Pair::provisioned().await?;

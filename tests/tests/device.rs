@@ -113,7 +113,7 @@ async fn lost_tunnel_is_reopened() -> anyhow::Result<()> {
     )
     .await?;
     let lost = status.borrow_and_update().remote.clone();
-    assert!(lost.reason.is_some(), "it is told why");
+    assert!(lost.reason.is_some(), "the reason is reported");
     pair.reachable().await?;
     let back = status.borrow().remote.clone();
     assert!(
@@ -246,7 +246,7 @@ async fn start_and_stop_work_in_any_order() -> anyhow::Result<()> {
         Err(InitializeError::Running)
     ));
 
-    // Another instance on the same directory is told who has it.
+    // Another instance on the same directory gets the process that has it.
     let other = ClesydeCloud::new(DeviceSettings::new(
         SERIAL.parse()?,
         pair.base.path(),

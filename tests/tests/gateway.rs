@@ -109,7 +109,7 @@ impl Gateway {
 
     async fn seen(&self) -> anyhow::Result<Vec<DeviceStatus>> {
         let url = format!("{}/devices", self.ready.control_url);
-        // Plain HTTP; the client wants to be told of TLS all the same.
+        // Plain HTTP; the client wants a TLS configuration all the same.
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured((*public::client_config(&self.ca, &[])?).clone())
             .no_proxy()

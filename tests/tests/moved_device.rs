@@ -51,7 +51,7 @@ async fn set_application_fails_without_remote_access() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the public gets through is told apart from whether there is a tunnel.
+/// Whether the public gets through is reported apart from the tunnel's state.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probe_reports_public_reachability() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
@@ -67,7 +67,7 @@ async fn probe_reports_public_reachability() -> anyhow::Result<()> {
     cloud.provision(&key).await?;
     let mut events = cloud.events();
     cloud.initialize().await?;
-    let told = async {
+    let reported_by_probe = async {
         loop {
             match events.recv().await? {
                 Event::RemoteReachable => return anyhow::Ok(true),
@@ -76,7 +76,7 @@ async fn probe_reports_public_reachability() -> anyhow::Result<()> {
             }
         }
     };
-    assert!(within("the probe", told).await?);
+    assert!(within("the probe", reported_by_probe).await?);
     assert_eq!(cloud.status().reachable, Some(true));
     assert!(cloud.status().remote.connected);
     cloud.stop().await;

@@ -86,10 +86,11 @@ impl Pair {
             Err(RegistrationError::Provision(error)) => error,
             otherwise => panic!("{otherwise:?}"),
         };
-        let told = format!("{error} {error:?}");
+        let message = format!("{error} {error:?}");
         assert!(
-            !told.contains("PRIVATE KEY") && !told.contains(self.simulator.provisioning_key()),
-            "{told}"
+            !message.contains("PRIVATE KEY")
+                && !message.contains(self.simulator.provisioning_key()),
+            "{message}"
         );
         error
     }

@@ -58,7 +58,7 @@ async fn bad_rotation(answer: CertificateAnswer) -> anyhow::Result<()> {
     control
         .fault(Fault::Certificate { answer, times: 1 })
         .await?;
-    let wished = control.rotate(SERIAL).await?;
+    let desired = control.rotate(SERIAL).await?;
     let failed = async {
         loop {
             if let Event::RemoteCertificateRotationFailed { serial, reason } = events.recv().await?
@@ -67,8 +67,8 @@ async fn bad_rotation(answer: CertificateAnswer) -> anyhow::Result<()> {
             }
         }
     };
-    let (serial, reason) = within("the failure to be told", failed).await?;
-    assert_eq!(serial, wished);
+    let (serial, reason) = within("the failure event", failed).await?;
+    assert_eq!(serial, desired);
     assert!(
         !reason.is_empty() && !reason.contains("PRIVATE"),
         "{reason}"

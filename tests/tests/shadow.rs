@@ -1,5 +1,5 @@
 //! The device's side of a shadow against the cloud's side, over a line that loses, repeats and reorders: once the loss has
-//! ended and the device was told so, both agree. On virtual time, by seeds.
+//! ended and the device knows it, both agree. On virtual time, by seeds.
 
 #![allow(
     clippy::unwrap_used,
@@ -32,7 +32,7 @@ const QUIET: Duration = Duration::from_secs(120);
 /// What there is to want and to report. One key looks like a part of the nested form of delta.
 const KEYS: [&str; 3] = ["a", "b", "delta"];
 
-/// Stories told with each form of delta and kind of shadow.
+/// Runs with each form of delta and kind of shadow.
 const SEEDS: u64 = 40;
 
 /// Changes in a story.
@@ -257,7 +257,7 @@ async fn agree(form: DeltaForm, name: Option<&str>, seed: u64) {
     growing.await.unwrap();
 }
 
-/// What the device knows never gets older: this cloud goes on counting when a shadow is deleted and made anew.
+/// What the device knows never gets older: this cloud goes on counting when a shadow is deleted and created again.
 async fn grow(mut document: watch::Receiver<Option<Document>>) {
     let mut seen = 0;
     while document.changed().await.is_ok() {

@@ -1,4 +1,4 @@
-//! A certificate that the platform does not wish for any more is not asked for any more.
+//! A certificate that is no longer desired is no longer requested.
 
 #![allow(clippy::panic, reason = "these are tests")]
 
@@ -74,7 +74,7 @@ fn withdrawn_desired_certificate_is_not_requested() -> anyhow::Result<()> {
                 );
             }
         }
-        // The next wish is followed.
+        // The next desired certificate is requested.
         let serial = control.rotate(SERIAL).await?;
         pair.seen_when("a new certificate to be reported", |seen| {
             let reported = seen.reported.as_ref();
@@ -86,7 +86,7 @@ fn withdrawn_desired_certificate_is_not_requested() -> anyhow::Result<()> {
     })?
 }
 
-/// An HTTP proxy that leads to the broker, and keeps whom it is told to waiting.
+/// An HTTP proxy that leads to the broker, and delays the clients that a test names.
 struct Gate {
     url: String,
     open: watch::Sender<bool>,
@@ -136,7 +136,7 @@ async fn pass(mut caller: TcpStream, mut opened: watch::Receiver<bool>) -> anyho
     Ok(())
 }
 
-/// The new certificate is being proven when the wish for it goes. It is taken into use, and that is all: nobody has asked
+/// The new certificate is being tried when the desired state no longer names it. It is taken into use, and that is all: nobody has asked
 /// for the old one.
 #[test]
 fn withdrawing_desired_during_install_keeps_new_certificate() -> anyhow::Result<()> {
@@ -169,7 +169,7 @@ fn withdrawing_desired_during_install_keeps_new_certificate() -> anyhow::Result<
             .set_desired(SERIAL, desired("iotCertSn", json!(null)))
             .await?;
         let heard = delta.wait_for(|delta| delta.is_empty());
-        within("the wish to go", heard).await?;
+        within("the desired state to change", heard).await?;
         gate.open.send_replace(true);
 
         pair.seen_when("the new certificate to be reported", |seen| {

@@ -17,7 +17,7 @@ const CARGO_DENY: &str = "0.20.2";
 /// An example shows something and ends; the slowest provisions a device and opens a tunnel.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Examples that need a platform to talk to, told on their command line; the integration tests run them.
+/// Examples that need the address of a platform on their command line; the integration tests run them.
 const WITH_ARGUMENTS: &[&str] = &["host"];
 
 /// The crates that know no other crate of ours: each must build with only what it asks for itself.
@@ -141,7 +141,7 @@ fn sans_io() -> Result<()> {
     no_clock(&workspace::root().join("crates/snitun/src"))
 }
 
-/// The core of snitun is told the time and never asks for it: on [`BARE_TARGET`] that would be a panic.
+/// The core of snitun takes the time as an argument and never asks for it: on [`BARE_TARGET`] that would be a panic.
 fn no_clock(directory: &Path) -> Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use crate::process::{cargo, find_program, run as run_command, with_retries};
 use crate::workspace;
 
-/// How long a target runs unless told otherwise.
+/// How long a target runs by default.
 const SECS: &str = "60";
 /// Longest input in bytes: enough for any header, token or a few hundred operations.
 const MAX_LEN: &str = "6000";

@@ -33,7 +33,7 @@ usage: cargo xtask COMMAND
        --repeat N    the same N times in a row, stopping at the first failure
   interop [ARGS..]   run the device and the simulator against mosquitto and the Python packages
   chaos              500 fresh runs of devices against a platform that does wrong whatever it can
-       --seeds N     so many; --seed SEED: that one again, telling all that it does
+       --seeds N     so many; --seed SEED: that one again, with a log of all that it does
   attack             attack the built program as hostile callers, platforms and local programs would
        --short       in two minutes; --only NAME,…, --program PATH, --list
   bench [NAME ARGS..]

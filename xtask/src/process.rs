@@ -15,7 +15,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// A `cargo` command without the variables that the `cargo` which started us set for us alone.
 ///
-/// Some build scripts (ring's among them) are run anew when `CARGO_MANIFEST_DIR` or `CARGO_PKG_*` change;
+/// Some build scripts (ring's among them) run again when `CARGO_MANIFEST_DIR` or `CARGO_PKG_*` change;
 /// handing ours on would rebuild half the tree each time a task and a plain `cargo` alternate.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));

@@ -95,7 +95,7 @@ pub(crate) fn aiomqtt() -> Result<PathBuf> {
 }
 
 impl Environment {
-    /// The environment's interpreter; made anew unless a complete one is there.
+    /// The environment's interpreter; created again unless a complete one exists.
     fn make(&self, python: &Path) -> Result<PathBuf> {
         let directory = workspace::target_directory()?
             .join("interop")

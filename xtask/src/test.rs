@@ -163,8 +163,8 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         left_empty(scratch.path()).unwrap();
         std::fs::create_dir(scratch.path().join("forgotten")).unwrap();
-        let told = left_empty(scratch.path()).unwrap_err().to_string();
-        assert!(told.ends_with("1 temporary files or directories: forgotten"));
+        let message = left_empty(scratch.path()).unwrap_err().to_string();
+        assert!(message.ends_with("1 temporary files or directories: forgotten"));
     }
 
     #[test]

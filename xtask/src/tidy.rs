@@ -25,6 +25,21 @@ const UNWANTED: &[(&str, &str)] = &[
     (concat!(">>>>", ">>> "), "a conflict marker"),
 ];
 
+/// Words that say in a figure what the field has a term for (docs/glossary.md), each in two halves as above.
+const FIGURATIVE: &[&str] = &[
+    concat!("wi", "sh"),
+    concat!("wi", "shes"),
+    concat!("wi", "shed"),
+    concat!("to", "ld"),
+    concat!("bo", "rne"),
+    concat!("an", "ew"),
+    concat!("who", "ever"),
+    concat!("some", "body"),
+    concat!("fa", "res"),
+    concat!("le", "ash"),
+    concat!("tell", "ing"),
+];
+
 /// Text of others that stays as it is.
 const VERBATIM: &[&str] = &["LICENSE", "Cargo.lock", "snitun.json"];
 
@@ -54,6 +69,16 @@ pub(crate) fn run() -> Result<()> {
                 if line.contains(mark) {
                     faults.push(format!("{place}: `{mark}`: {meaning}"));
                 }
+            }
+            let mut words = line.split(|letter: char| !letter.is_ascii_alphabetic());
+            if let Some(word) = words.find(|word| {
+                FIGURATIVE
+                    .iter()
+                    .any(|figure| figure.eq_ignore_ascii_case(word))
+            }) {
+                faults.push(format!(
+                    "{place}: `{word}`: use the field's term (docs/glossary.md)"
+                ));
             }
             if line.ends_with([' ', '\t', '\r']) && !line.ends_with("  ") {
                 faults.push(format!("{place}: white space at the end of the line"));

@@ -146,7 +146,7 @@ fn wrong_answer(wrong: ApiAnswer, mut thing: Value) -> Response {
             }
             response
         }
-        // Carried out before by whoever registers.
+        // Carried out before registration.
         ApiAnswer::Delay { .. } | ApiAnswer::Lost => json_text(right),
         ApiAnswer::BrokenJson => json_text("{\"registration\": {\"error\": null, thing: <oops>"),
         ApiAnswer::CutJson => json_text(right.get(..half).unwrap_or_default().to_owned()),

@@ -1,4 +1,4 @@
-//! The certificates of one kind that a device has, and has been told to fetch.
+//! The certificates of one kind of a device: the current one and those that it has to fetch.
 
 use std::collections::VecDeque;
 
@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 
 use crate::authority::Issued;
 
-/// Remembered of each kind: the one that the device has, and the ones that it was told to fetch since. Many, because it may
+/// Remembered of each kind: the one that the device has, and the ones that were named to it since. Many, because it may
 /// have one of these already and not have come to say so; that one must be taken.
 const MAX_CERTIFICATES: usize = 64;
 

@@ -47,10 +47,10 @@ pub struct SimConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum BrokerCertificate {
-    /// One for `localhost`, from the authority that devices are told.
+    /// One for `localhost`, from the authority whose root devices get.
     #[default]
     Good,
-    /// One from an authority that nobody was told.
+    /// One from an authority whose root no device has.
     ForeignIssuer,
     /// One for another host.
     OtherName,

@@ -17,7 +17,7 @@ use crate::shadow::Rejection;
 /// AWS IoT Core takes payloads up to this size.
 const MAX_PAYLOAD: usize = 128 * 1024;
 
-/// Why the simulator did not do what it was told.
+/// Why the simulator did not carry out a command.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {

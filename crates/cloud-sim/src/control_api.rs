@@ -51,7 +51,7 @@ impl IntoResponse for ControlError {
     }
 }
 
-/// A whole body, whose failures are told in JSON like all others.
+/// A whole body, whose failures are reported in JSON like all others.
 struct Whole(Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for Whole {

@@ -31,7 +31,7 @@ pub struct DeviceStatus {
     pub thing_name: String,
     /// Whether it has been provisioned; a device that was forgotten is not listed.
     pub registered: bool,
-    /// Whether it has an MQTT connection and the last state that it told is not OFFLINE.
+    /// Whether it has an MQTT connection and the last state that it published is not OFFLINE.
     pub online: bool,
     /// Whether its tunnel is connected to the relay.
     pub tunnel: bool,
@@ -51,7 +51,7 @@ pub struct DeviceStatus {
     #[serde(default)]
     pub iot_cert_serial: String,
     /// The serial numbers of the client certificates that the broker takes from it: the one that it has said to have, and
-    /// those that it has been told to fetch since.
+    /// those that were named to it since.
     #[serde(default)]
     pub iot_cert_accepted: Vec<String>,
 }

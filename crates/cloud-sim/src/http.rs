@@ -1,4 +1,4 @@
-//! Serves an axum router on a listener, with bounds, until told to stop.
+//! Serves an axum router on a listener, with bounds, until it is shut down.
 //!
 //! Not `axum::serve`, because that spawns connections which outlive it when a client does not end its request.
 

@@ -30,7 +30,7 @@
 //!
 //! # Names
 //!
-//! Devices are told `localhost:PORT` for the broker and the relay; with [`SimConfig::bare_endpoints`], `localhost`, as
+//! Devices get `localhost:PORT` for the broker and the relay; with [`SimConfig::bare_endpoints`], `localhost`, as
 //! the real platform sends names without ports. A device's page is at `https://<access point>:PORT/` on the relay's
 //! port. The access point of `SN0001` is `sn0001.ui.localhost`; a serial number that is no DNS label, or that another
 //! device resembles, gets `d-<what is left of it>-<hash>.ui.localhost`. Browsers and curl know by themselves that names

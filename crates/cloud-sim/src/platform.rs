@@ -21,7 +21,7 @@ use crate::shadow::{Rejection, ShadowId};
 use crate::store::{SavedState, Store};
 use crate::{locked, names};
 
-/// The shadow in which a device is told which certificate it should have.
+/// The shadow that names the certificate that a device should have.
 const CONFIG_SHADOW: &str = "config";
 
 /// What stays the same while the simulator runs.

@@ -85,7 +85,7 @@ impl Relay {
     pub(crate) fn new(secret: Option<String>) -> Result<(Self, Server), RelayError> {
         let secret = secret.unwrap_or_else(|| FernetKeys::generate_key().to_string());
         let keys = FernetKeys::from_keys(&[&secret])?;
-        // Whoever stops a simulator has no callers whose answers matter.
+        // When a simulator stops, its callers' answers do not matter.
         let config = ServerConfig {
             stop_grace: Duration::ZERO,
             ..ServerConfig::default()

@@ -1,6 +1,6 @@
 //! Starts all the parts of the simulated cloud, and stops them.
 //!
-//! Every listener is bound before anything is told, so that a [`Simulator`] in hand is one that answers.
+//! Every listener is bound before its address is reported, so that a [`Simulator`] in hand is one that answers.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ use crate::request_guard::{ControlToken, RequestGuard};
 use crate::store::{DirectoryLock, SavedState, Store};
 use crate::{api, control_api, http, relay};
 
-/// The host name of the broker and the relay in what devices are told. Each is bound to 127.0.0.1 alone.
+/// The host name of the broker and the relay in the endpoints that devices get. Each is bound to 127.0.0.1 alone.
 const HOST: &str = "localhost";
 
 /// The ALPN names that the broker takes: the one that AWS wants on port 443, and the registered one.

@@ -61,7 +61,7 @@ async fn a_token_is_issued_for_the_keys_of_the_device() {
 }
 
 #[tokio::test]
-async fn other_versions_and_ciphers_are_told() {
+async fn token_response_names_version_and_cipher() {
     let mut config = SimConfig::default();
     config.protocol_version = 2.try_into().unwrap();
     config.cipher = "aes-gcm".parse().unwrap();
@@ -153,11 +153,11 @@ async fn a_rotation_tells_the_shadow_and_hands_the_certificate_out() {
         );
 
         let (_, delta) = device.json().await;
-        let told = match form {
+        let named = match form {
             DeltaForm::Aws => &delta["state"]["remoteCertSn"],
             DeltaForm::Seed => &delta["state"]["delta"]["remoteCertSn"],
         };
-        assert_eq!(told, &serial);
+        assert_eq!(named, &serial);
 
         let request = json!({ "remoteCertSn": serial }).to_string();
         device.publish(CERTIFICATE_REQUEST, request.clone()).await;

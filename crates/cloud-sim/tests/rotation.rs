@@ -45,9 +45,9 @@ async fn both_are_taken_until_the_new_one_is_reported() {
     let sim = start().await;
     let (thing, mut device) = device(&sim).await;
     let rotate = common::control(&sim, Method::POST, "/devices/SN1/rotate-iot");
-    let told = rotate.send().await.unwrap();
-    let told: Value = told.json().await.unwrap();
-    let serial = text(&told["serial"]);
+    let response = rotate.send().await.unwrap();
+    let response: Value = response.json().await.unwrap();
+    let serial = text(&response["serial"]);
     let seen = sim.control().device("SN1").await.unwrap();
     assert_eq!(seen.iot_cert_serial, serial);
     assert_eq!(seen.desired.unwrap()["iotCertSn"], serial);

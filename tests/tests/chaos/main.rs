@@ -5,7 +5,7 @@
 //!
 //! Each seed is one run: `DEVICES` devices, one simulator, `STEPS` steps. `cargo xtask chaos` makes 500 runs with fresh
 //! seeds (`CHAOS_SEEDS=500 cargo test -p integration-tests --test chaos` is the same); `CHAOS_SEED=7` makes that one again, with
-//! everything that it does told. Sockets are real and so a run is not repeated exactly, but its steps are.
+//! a log of everything that it does. Sockets are real and so a run is not repeated exactly, but its steps are.
 
 #![allow(clippy::panic, reason = "these are tests")]
 
@@ -38,15 +38,15 @@ const WARM_UP: usize = 4;
 /// One run; what went wrong, if anything did, with all that was done before.
 fn run(seed: u64) -> Result<String, String> {
     let log = Arc::new(Mutex::new(String::new()));
-    let told = |log: &Mutex<String>| {
+    let logged = |log: &Mutex<String>| {
         log.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .to_owned()
     };
     let whole = async { World::new(seed, Arc::clone(&log)).await?.run().await };
     match virtual_time::run(whole) {
-        Ok(Ok(())) => Ok(told(&log)),
-        Ok(Err(error)) => Err(format!("{}\nCHAOS_SEED={seed}: {error:#}", told(&log))),
+        Ok(Ok(())) => Ok(logged(&log)),
+        Ok(Err(error)) => Err(format!("{}\nCHAOS_SEED={seed}: {error:#}", logged(&log))),
         Err(error) => Err(error.to_string()),
     }
 }

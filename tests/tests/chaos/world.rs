@@ -140,9 +140,9 @@ impl World {
                     answer: answers[self.random_iot.random_range(0..answers.len())].clone(),
                     times: self.random_iot.random_range(1..=2),
                 };
-                let told = format!("{fault:?}");
+                let description = format!("{fault:?}");
                 self.control.fault(fault).await?;
-                told
+                description
             }
             _ => return Ok(()),
         };
@@ -193,9 +193,9 @@ impl World {
             }
             _ => {
                 let fault = self.fault(&serial);
-                let told = format!("{fault:?}");
+                let description = format!("{fault:?}");
                 self.control.fault(fault).await?;
-                told
+                description
             }
         };
         self.note(&format!("{serial}: {what}"));

@@ -17,7 +17,7 @@ use crate::peers;
 
 const SERIAL: &str = "SN-MOSQ";
 
-/// A broker, a device whose directory leads to it, and somebody who listens to what the device says.
+/// A broker, a device whose directory leads to it, and a client that receives what the device publishes.
 struct Scene {
     broker: Mosquitto,
     /// Between device and broker.

@@ -22,7 +22,7 @@ pub(crate) fn python() -> anyhow::Result<PathBuf> {
     required("INTEROP_PY_CLESYDE")
 }
 
-/// A Python with `snitun` 0.47.0. `None` only where whoever runs the tests has said that there need be none: a machine
+/// A Python with `snitun` 0.47.0. `None` only where the environment says that there need be none: a machine
 /// without Python 3.13 must not look like one on which they have passed.
 pub(crate) fn python_snitun_047() -> anyhow::Result<Option<PathBuf>> {
     const WITHOUT: &str = "INTEROP_WITHOUT_SNITUN_047";

@@ -1,4 +1,4 @@
-//! What goes through each tunnel, whoever is at its ends.
+//! What goes through each tunnel, with any peers at its ends.
 
 use std::net::SocketAddr;
 

@@ -86,7 +86,7 @@ pub(crate) fn beside_a_platform(
     tested
 }
 
-/// No task is left. A task that was told to end may take a point to notice.
+/// No task is left. A cancelled task may run to its next await point.
 pub(crate) async fn nothing_runs() {
     let left = || Handle::current().metrics().num_alive_tasks();
     let ended = async {

@@ -95,7 +95,7 @@ async fn logs_and_output_contain_no_secret() -> anyhow::Result<()> {
     let rotated = store.load()?.device;
     assert_ne!(rotated.remote.info().serial, given.remote.info().serial);
 
-    // A wrong key for remote access is told, and the right one is sent again.
+    // A wrong key for remote access is reported, and the right one is sent again.
     let directory = base.path().join(".clesydecloud");
     std::fs::write(directory.join("remote_key.pem"), given.remote.key_pem())?;
     capture.show_error(&store.load().err().context("a wrong key was taken")?);
@@ -186,7 +186,7 @@ async fn distrust(
     given: &DeviceConfig,
     capture: &Capture,
 ) -> anyhow::Result<()> {
-    let iot_roots = RootCertificates::from_pem(&Authority::new("somebody else")?.pem())?;
+    let iot_roots = RootCertificates::from_pem(&Authority::new("another authority")?.pem())?;
     store.save(&DeviceConfig {
         iot_roots,
         ..given.clone()

@@ -9,10 +9,10 @@ use rustls::pki_types::pem::PemObject;
 use crate::capture::Line;
 
 /// As much of a secret text as gives it away; logs shorten what is long.
-const TELLING: usize = 20;
+const PREFIX: usize = 20;
 
 /// As many bytes of a secret as give it away.
-const TELLING_BYTES: usize = 12;
+const PREFIX_BYTES: usize = 12;
 
 /// A run of hex digits of this length is a key, an initialisation vector or a hash: 16 bytes.
 const HEX_RUN: usize = 32;
@@ -42,9 +42,9 @@ pub(crate) struct Secrets {
 impl Secrets {
     /// A secret that is a text, such as the provisioning key.
     pub(crate) fn add_text(&mut self, what: &'static str, text: &str) {
-        let telling: String = text.chars().take(TELLING).collect();
-        self.add_bytes(what, telling.as_bytes());
-        self.add(what, telling);
+        let prefix: String = text.chars().take(PREFIX).collect();
+        self.add_bytes(what, prefix.as_bytes());
+        self.add(what, prefix);
     }
 
     /// Every private key, tunnel token, AES key and vector in what went over a line.
@@ -94,7 +94,7 @@ impl Secrets {
         } else {
             &lines[..]
         };
-        for line in secret.iter().filter(|line| line.len() >= TELLING) {
+        for line in secret.iter().filter(|line| line.len() >= PREFIX) {
             self.add_text("a line of a private key", line);
         }
         let pem = format!(
@@ -123,9 +123,9 @@ impl Secrets {
     }
 
     fn add_bytes(&mut self, what: &'static str, bytes: &[u8]) {
-        let telling = &bytes[..bytes.len().min(TELLING_BYTES)];
+        let prefix = &bytes[..bytes.len().min(PREFIX_BYTES)];
         let join = |form: fn(&u8) -> String, between| {
-            telling.iter().map(form).collect::<Vec<_>>().join(between)
+            prefix.iter().map(form).collect::<Vec<_>>().join(between)
         };
         self.add(what, join(|byte| format!("{byte:02x}"), ""));
         self.add(what, join(|byte| format!("{byte:02X}"), ""));

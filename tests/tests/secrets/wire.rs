@@ -1,6 +1,6 @@
 //! A line-tap: a proxy on loopback that keeps what goes through it, so that the test knows every secret that there was.
 //!
-//! For the broker it ends TLS on both sides. The device has to be told to trust it, and it needs the device's own
+//! For the broker it ends TLS on both sides. The device has to trust it, and it needs the device's own
 //! certificate and key to pass for the device.
 
 use std::net::SocketAddr;

@@ -9,7 +9,7 @@ fn a_kept_authority_goes_on_issuing() {
     let second = Authority::restore(serde_json::from_str(&kept).unwrap()).unwrap();
     assert_eq!(first.bundle_pem(), second.bundle_pem());
 
-    // Issued by the second, verified with what the first one told its clients.
+    // Issued by the second, verified with the root that the first one gave its clients.
     let (chain, _) = second
         .issue_remote("sn.ui.localhost", None)
         .unwrap()
@@ -75,9 +75,9 @@ fn serial_numbers_are_fresh_decimal_and_of_one_length() {
 fn a_request_gives_its_key_and_nothing_else() {
     let authority = Authority::generate().unwrap();
     let key = KeyPair::generate().unwrap();
-    let mut wishes = CertificateParams::new(vec!["bank.example".to_owned()]).unwrap();
-    wishes.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let request = wishes.serialize_request(&key).unwrap().pem().unwrap();
+    let mut requested = CertificateParams::new(vec!["bank.example".to_owned()]).unwrap();
+    requested.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let request = requested.serialize_request(&key).unwrap().pem().unwrap();
     let request = SigningRequest::from_pem(&request).unwrap();
     let issued = authority
         .issue_remote("a.ui.localhost", Some(&request))

@@ -92,7 +92,7 @@ where
                 output.clear();
                 filter.push(bytes, &mut output, |packet| faults.take_withheld(packet));
                 // A write for each packet makes a TLS record for each. A client that waits for its socket and then reads
-                // one packet (paho in somebody else's event loop) would not notice a second one in the same record.
+                // one packet (paho in the event loop of another library) would not notice a second one in the same record.
                 for piece in output.pieces() {
                     to.write_all(piece).await?;
                 }

@@ -1,4 +1,4 @@
-//! How faults are told, wait and run out.
+//! How faults are parsed, wait and run out.
 
 use super::*;
 

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_payloads_are_told_apart() {
+    fn bad_payloads_have_typed_rejections() {
         let parse = |payload: &[u8]| Envelope::parse(payload).err();
         assert_eq!(parse(b"{"), Some(Rejection::InvalidJson));
         assert_eq!(parse(b"[]"), Some(Rejection::InvalidJson));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_updates_are_told_apart() {
+    fn bad_updates_have_typed_rejections() {
         let cases = [
             (json!({}), Rejection::MissingState),
             (json!({"state": null}), Rejection::NotAnObject("State")),

@@ -30,7 +30,7 @@ enum Maker {
     Python(PathBuf),
 }
 
-/// What both ends are told by whoever made the token.
+/// What both ends get with the token.
 #[derive(Clone, Copy, Debug)]
 struct Terms {
     version: ProtocolVersion,

@@ -18,7 +18,7 @@ use super::service::{
     BULK, DOWNLOAD, ECHO, MEET, MEETING, SAME, SLOW_DOWNLOAD, SLOW_UPLOAD, Service, UPLOAD,
 };
 
-/// Round trips beside a connection that somebody does not read.
+/// Round trips beside a connection whose caller does not read.
 const BESIDE_A_SLOW_READER: usize = 50;
 
 /// Both ends of a tunnel.
