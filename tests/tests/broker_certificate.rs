@@ -106,7 +106,7 @@ fn both_certificates_rotate_concurrently_and_while_offline() -> anyhow::Result<(
 fn invalid_client_certificate_changes_nothing_and_is_retried() -> anyhow::Result<()> {
     virtual_time::run(async {
         for (answer, why) in [
-            (CertificateAnswer::Hold, "did not answer"),
+            (CertificateAnswer::Hold, "did not respond"),
             (CertificateAnswer::Malformed, "not JSON"),
             (CertificateAnswer::WrongKey, "does not belong"),
             (CertificateAnswer::WrongSerial, "serial number"),
