@@ -97,8 +97,8 @@ impl RequestPolicy {
                 warn_throttled!(
                     self.refused_hosts,
                     host = %UntrustedText::from_bytes(host.as_bytes()),
-                    "a request for a host that this device does not response for was refused with status 421; if callers \
-                     are to reach it by this name, add the name to the allowed hosts (setting host)"
+                    "refused a request for another host with status 421; to serve it too, add the name to the allowed hosts \
+                     (`--host`, `HttpOptions::allow_host`)"
                 );
                 return Err(Refusal::OtherHost);
             }

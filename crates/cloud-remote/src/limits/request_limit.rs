@@ -192,7 +192,6 @@ impl RequestLimiter {
     }
 
     /// Returns the number of places in use.
-    #[cfg(test)]
     pub(crate) fn in_use(&self) -> usize {
         self.lock().places.taken()
     }

@@ -340,9 +340,12 @@ impl HttpServer {
                 if slow > 0 {
                     tracing::debug!(slow, "ended requests of slow callers");
                 }
-                // A request that arrives in between is watched from the next request on.
-                if all == 0 {
-                    server.watching.store(false, Ordering::Relaxed);
+                if all > 0 {
+                    continue;
+                }
+                server.watching.store(false, Ordering::Relaxed);
+                // A request admitted since the check found a task and started none.
+                if server.requests.in_use() == 0 || server.watching.swap(true, Ordering::Relaxed) {
                     return;
                 }
             }

@@ -122,7 +122,7 @@ pub(crate) async fn unread_bodies(context: &Context) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// 64 addresses that hold four connections each, after an honest caller has come.
+/// 64 addresses that hold four connections each, after the first request of an honest caller.
 pub(crate) async fn botnet_connections(context: &Context) -> Result<Vec<Row>> {
     const NAME: &str = "a botnet, 64 addresses × 4 connections";
     let scene = Scene::start(context, Settings::default()).await?;
