@@ -1,13 +1,13 @@
-//! The fuzz targets. Their code is in `crates/snitun/tests/support/fuzzing.rs`, where `cargo test`
+//! The fuzz targets. Their code is in `crates/snitun/tests/it/support/fuzzing.rs`, where `cargo test`
 //! replays the corpus.
 
-#[path = "../../crates/snitun/tests/support/choices.rs"]
+#[path = "../../crates/snitun/tests/it/support/choices.rs"]
 mod choices;
-#[path = "../../crates/snitun/tests/support/fuzzing.rs"]
+#[path = "../../crates/snitun/tests/it/support/fuzzing.rs"]
 mod fuzzing;
-#[path = "../../crates/snitun/tests/support/model.rs"]
+#[path = "../../crates/snitun/tests/it/support/model.rs"]
 mod model;
-#[path = "../../crates/snitun/tests/support/pair.rs"]
+#[path = "../../crates/snitun/tests/it/support/pair.rs"]
 mod pair;
 
 /// Runs the target with this name on `data`.

@@ -7,7 +7,7 @@
 //! cargo run -p cloud-iot --example session
 //! ```
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../tests/it/support/mod.rs"]
 mod support;
 
 use std::time::Duration;

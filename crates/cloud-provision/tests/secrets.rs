@@ -1,4 +1,5 @@
-//! No log line at any level, from this crate or a dependency, contains a secret.
+//! No log line at any level, from this crate or a dependency, contains a secret. This is a separate program because
+//! tracing caches the enabled levels per process.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,6 +8,7 @@
     reason = "test code"
 )]
 
+#[path = "it/common/mod.rs"]
 mod common;
 
 use std::io;

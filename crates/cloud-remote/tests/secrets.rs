@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test fails by panicking, in its helpers too.
 
 #[allow(dead_code)] // Shared with the other tests, which need more of it.
-#[path = "remote/support.rs"]
+#[path = "it/support.rs"]
 mod support;
 
 use std::io;

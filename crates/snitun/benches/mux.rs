@@ -9,7 +9,7 @@
     reason = "a benchmark fails by panicking, and its macros document nothing"
 )]
 
-#[path = "../tests/support/pair.rs"]
+#[path = "../tests/it/support/pair.rs"]
 mod pair;
 
 use bytes::BytesMut;

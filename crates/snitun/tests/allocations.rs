@@ -1,4 +1,5 @@
-//! Allocation counts: none for announced sizes, none for small frames.
+//! Allocation counts: none for announced sizes, none for small frames. This is a separate program
+//! because it installs a counting allocator.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,16 +8,17 @@
     reason = "a test fails by panicking"
 )]
 
-#[path = "support/pair.rs"]
+#[path = "it/support/pair.rs"]
 mod pair;
-mod support;
+#[path = "it/support/relay.rs"]
+mod relay;
 
 use pair::{CLIENT, Pair, SERVER, small_limits};
+use relay::Relay;
 use snitun::server::ServerConfig;
 use snitun::{
     ChannelId, Cipher, FrameType, HEADER_LEN, Header, Limits, ProtocolVersion, Read, sni,
 };
-use support::Relay;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Frames of every type that announce 4 GiB cost no memory until the bytes arrive.

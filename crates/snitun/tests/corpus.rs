@@ -1,4 +1,5 @@
-//! Replays the fuzzing corpus, one directory for each target of `fuzz/`.
+//! Replays the fuzzing corpus, one directory for each target of `fuzz/`. This is a separate program
+//! because the published package contains neither the corpus nor this test.
 
 #![allow(
     clippy::unwrap_used,
@@ -7,13 +8,13 @@
     reason = "a test fails by panicking"
 )]
 
-#[path = "support/choices.rs"]
+#[path = "it/support/choices.rs"]
 mod choices;
-#[path = "support/fuzzing.rs"]
+#[path = "it/support/fuzzing.rs"]
 mod fuzzing;
-#[path = "support/model.rs"]
+#[path = "it/support/model.rs"]
 mod model;
-#[path = "support/pair.rs"]
+#[path = "it/support/pair.rs"]
 mod pair;
 
 use std::path::Path;

@@ -1,0 +1,295 @@
+//! The health endpoints and the notifications to systemd.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use crate::common::background_program::BackgroundProgram;
+use crate::common::test_cloud::TestCloud;
+use crate::common::{finish, http_client};
+
+/// Time limit for a wait; generous for a loaded machine.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A client of the health endpoints.
+struct HealthClient {
+    address: String,
+    runtime: Runtime,
+}
+
+impl HealthClient {
+    fn of(run: &mut BackgroundProgram) -> Self {
+        let address = run.wait_for("health")["address"]
+            .as_str()
+            .unwrap()
+            .to_owned();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        Self { address, runtime }
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        self.runtime.block_on(async {
+            let client = http_client(&[], |builder| builder);
+            let answer = client
+                .get(format!("http://{}{path}", self.address))
+                .send()
+                .await
+                .unwrap();
+            (answer.status().as_u16(), answer.text().await.unwrap())
+        })
+    }
+
+    fn json(&self, path: &str) -> (u16, Value) {
+        let (status, body) = self.get(path);
+        (status, serde_json::from_str(&body).unwrap())
+    }
+
+    /// Returns the samples by name and label.
+    fn metrics(&self) -> BTreeMap<String, f64> {
+        let (status, body) = self.get("/metrics");
+        assert_eq!(status, 200);
+        let samples = body.lines().filter(|line| !line.starts_with('#'));
+        samples
+            .map(|line| {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                (name.to_owned(), value.parse().unwrap())
+            })
+            .collect()
+    }
+
+    #[track_caller]
+    fn until(&self, what: &str, found: impl Fn(&Self) -> bool) {
+        let end = Instant::now() + LIMIT;
+        while !found(self) {
+            assert!(Instant::now() < end, "{what}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn run_serves_health_endpoints() {
+    let mut world = TestCloud::provisioned();
+    let mut run = BackgroundProgram::start(&mut world.device(&["run", "--health", "127.0.0.1:0"]));
+    let asker = HealthClient::of(&mut run);
+    run.wait_for("remote.connected");
+    assert_eq!(
+        asker.json("/healthz"),
+        (200, json!({ "alive": true, "stuck_for_s": null }))
+    );
+    assert_eq!(
+        asker.json("/readyz"),
+        (200, json!({ "ready": true, "missing": [] }))
+    );
+    assert_eq!(asker.get("/elsewhere").0, 404);
+
+    let metrics = asker.metrics();
+    for (name, value) in [
+        ("clesyde_iot_connected", 1.0),
+        ("clesyde_remote_connected", 1.0),
+        ("clesyde_iot_connections_total", 1.0),
+        ("clesyde_iot_connections_lost_total", 0.0),
+        ("clesyde_remote_tunnels_total", 1.0),
+        ("clesyde_remote_tokens_total", 1.0),
+        ("clesyde_remote_open_connections", 0.0),
+        (
+            "clesyde_certificate_rotation_rate_limited{certificate=\"iot\"}",
+            0.0,
+        ),
+        (
+            "clesyde_certificate_rotation_rate_limited{certificate=\"remote\"}",
+            0.0,
+        ),
+        ("clesyde_events_missed_total", 0.0),
+    ] {
+        assert_eq!(metrics[name], value, "{name}");
+    }
+    for name in [
+        "clesyde_certificate_not_after_seconds{certificate=\"iot\"}",
+        "clesyde_certificate_not_after_seconds{certificate=\"remote\"}",
+        "clesyde_remote_token_valid_until_seconds",
+        "clesyde_start_time_seconds",
+    ] {
+        assert!(metrics[name] > 1_700_000_000.0, "{name}");
+    }
+
+    // A rotation and a lost session are counted.
+    let before = metrics["clesyde_certificate_not_after_seconds{certificate=\"remote\"}"];
+    world.control(Method::POST, "/devices/SN-0001/rotate", None);
+    run.wait_for("remote.certificate");
+    asker.until("the rotation is counted", |asker| {
+        asker.metrics()["clesyde_certificate_rotations_total"] == 1.0
+    });
+    let after = asker.metrics()["clesyde_certificate_not_after_seconds{certificate=\"remote\"}"];
+    assert!(after >= before, "{after} {before}");
+    world.control(
+        Method::POST,
+        "/faults",
+        Some(json!({ "fault": "drop_mqtt" })),
+    );
+    asker.until("the loss is counted", |asker| {
+        let metrics = asker.metrics();
+        metrics["clesyde_iot_connections_lost_total"] == 1.0
+            && metrics["clesyde_iot_connections_total"] == 2.0
+    });
+
+    // Without a platform, the instance is alive and not ready, and reports what is missing.
+    world.sim.terminate();
+    asker.until("it is not ready", |asker| asker.get("/readyz").0 == 503);
+    asker.until("both are missing", |asker| {
+        let (_, body) = asker.json("/readyz");
+        let parts: Vec<_> = body["missing"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|part| &part["part"])
+            .collect();
+        parts == ["iot", "remote"]
+    });
+    let (_, body) = asker.json("/readyz");
+    assert!(body["missing"][0]["reason"].is_string(), "{body}");
+    assert_eq!(asker.get("/healthz").0, 200);
+    assert_eq!(asker.metrics()["clesyde_iot_connected"], 0.0);
+    run.terminate();
+    assert!(TcpStream::connect(&asker.address).is_err());
+}
+
+#[test]
+fn health_is_served_despite_hundreds_of_idle_connections() {
+    let world = TestCloud::provisioned();
+    let mut run = BackgroundProgram::start(&mut world.device(&["run", "--health", "[::1]:0"]));
+    let asker = HealthClient::of(&mut run);
+    let mut hanging: Vec<_> = (0..240)
+        .map(|number| {
+            let mut stream = TcpStream::connect(&asker.address).unwrap();
+            if number % 2 == 0 {
+                // The server may have closed it already.
+                let _ = stream.write_all(b"GET /healthz HTTP/1.1\r\nX-Slow: ");
+            }
+            stream
+        })
+        .collect();
+    let begun = Instant::now();
+    for path in ["/healthz", "/metrics"] {
+        assert_eq!(asker.get(path).0, 200);
+    }
+    assert!(begun.elapsed() < LIMIT);
+    for stream in &mut hanging {
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let closed = match stream.read_to_end(&mut Vec::new()) {
+            Ok(_) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+        };
+        assert!(closed, "it is hung up on");
+    }
+    run.terminate();
+}
+
+#[test]
+fn health_is_served_for_loopback_hosts_only() {
+    let world = TestCloud::provisioned();
+    let mut run = BackgroundProgram::start(&mut world.device(&["run", "--health", "127.0.0.1:0"]));
+    let asker = HealthClient::of(&mut run);
+    let answer = |request: &str| {
+        let mut stream = TcpStream::connect(&asker.address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    for (host, status) in [
+        ("localhost", 200),
+        ("127.0.0.1:9100", 200),
+        ("[::1]", 200),
+        (asker.address.as_str(), 200),
+        ("rebound.example.com", 421),
+        ("127.0.0.1.example.com", 421),
+        ("", 400),
+    ] {
+        for path in ["/healthz", "/metrics"] {
+            let answer = answer(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+            let begin = format!("HTTP/1.1 {status} ");
+            assert!(answer.starts_with(&begin), "{host}: {answer}");
+            assert_eq!(
+                answer.contains("clesyde_"),
+                status == 200 && path == "/metrics"
+            );
+        }
+    }
+    assert!(answer("GET /healthz HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 400 "));
+    assert!(answer("GET /healthz HTTP/1.0\r\n\r\n").starts_with("HTTP/1.0 200 "));
+    run.terminate();
+}
+
+#[test]
+fn health_address_must_be_loopback() {
+    let world = TestCloud::provisioned();
+    for address in [
+        "0.0.0.0:9100",
+        "192.0.2.1:9100",
+        "127.0.0.1",
+        "127.0.0.1:65536",
+        "[::]:1",
+    ] {
+        finish(&mut world.device(&["run", "--health", address]))
+            .expect(2)
+            .says(&["--health", address]);
+    }
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    finish(&mut world.device(&["run", "--health", &address]))
+        .expect(1)
+        .says(&["--health", &address, "in use"]);
+}
+
+#[test]
+fn systemd_is_notified() {
+    let world = TestCloud::provisioned();
+    let path = world.home.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    let hear = || {
+        let mut message = [0; 1024];
+        let length = socket.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length])
+            .trim_end()
+            .to_owned()
+    };
+    let mut command = world.device(&["run"]);
+    command
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "2000000");
+    let mut run = BackgroundProgram::start(&mut command);
+    assert_eq!(hear(), "READY=1");
+    let mut notifications = Vec::new();
+    while !(notifications
+        .iter()
+        .any(|line: &String| line.starts_with("STATUS=reachable at https://"))
+        && notifications
+            .iter()
+            .filter(|line| *line == "WATCHDOG=1")
+            .count()
+            > 1)
+    {
+        notifications.push(hear());
+    }
+    assert!(
+        notifications.contains(&"STATUS=online".to_owned()),
+        "{notifications:?}"
+    );
+    run.terminate();
+    let mut last = hear();
+    while last != "STOPPING=1" {
+        last = hear();
+    }
+}

@@ -1,0 +1,18 @@
+//! The simulator against clients of each of its interfaces.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod common;
+
+mod answers;
+mod control_access;
+mod faults;
+mod messaging;
+mod provisioning;
+mod rotation;
+mod tunnel;
