@@ -5,17 +5,19 @@
 
 use std::fmt;
 
+use cloud_pki::key::{self, KeyError, PairError};
+use cloud_pki::pem::{self, PemError};
 use rustls::RootCertStore;
-use rustls::crypto::ring::sign::any_supported_type;
-use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::certificate::CertificateInfo;
-use crate::pem::{self, PemError};
 
 /// Maximum PEM length in bytes. A chain of four RSA-4096 certificates has 10 KiB; a full set of public roots 220.
 pub const MAX_PEM: usize = 256 * 1024;
+
+/// Maximum number of certificates in one text: a full set of public roots has about 150.
+const MAX_CERTIFICATES: usize = 512;
 
 /// Reason that a certificate, a key, or a pair of them cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,9 +32,9 @@ pub enum CredentialsError {
     /// The key text cannot be read.
     #[error("the private key {0}")]
     Key(#[source] PemError),
-    /// A key type without TLS support. Supported: RSA (2048 to 8192 bits), ECDSA P-256 and P-384, and Ed25519.
-    #[error("the private key is damaged or of an unsupported type")]
-    UnsupportedKey,
+    /// A damaged key, or one of a type that TLS cannot use.
+    #[error("the private key {0}")]
+    UnusableKey(#[source] KeyError),
     /// Both are valid but do not belong together.
     #[error("the private key does not belong to the certificate")]
     Mismatch,
@@ -79,10 +81,7 @@ impl Credentials {
     /// [`CredentialsError`], which names the invalid one. A retry cannot help.
     pub fn from_pem(chain: &str, key: &str) -> Result<Self, CredentialsError> {
         let (parsed, info) = read_chain(chain)?;
-        let key = read_key(key)?;
-        if !key_matches_chain(&parsed, &key.der)? {
-            return Err(CredentialsError::Mismatch);
-        }
+        let key = read_key(&parsed, key)?;
         Ok(Self {
             chain_pem: chain.to_owned(),
             chain: parsed,
@@ -97,7 +96,7 @@ impl Credentials {
         &self.chain
     }
 
-    /// Returns a copy of the private key for a TLS configuration.
+    /// Returns a copy of the private key for a TLS configuration, with its public part.
     #[must_use]
     pub fn key(&self) -> PrivateKeyDer<'static> {
         self.key.der.clone_key()
@@ -162,7 +161,7 @@ fn read_chain(
     if pem.len() > MAX_PEM {
         return Err(CredentialsError::TooLong);
     }
-    let chain = pem::certificates(pem).map_err(CredentialsError::Certificate)?;
+    let chain = pem::certificates(pem, MAX_CERTIFICATES).map_err(CredentialsError::Certificate)?;
     let mut infos = chain.iter().map(CertificateInfo::from_der);
     let leaf = infos.next().flatten().ok_or(CredentialsError::NotX509)?;
     if infos.any(|info| info.is_none()) {
@@ -171,26 +170,29 @@ fn read_chain(
     Ok((chain, leaf))
 }
 
-fn read_key(pem: &str) -> Result<SecretKey, CredentialsError> {
+/// Reads a key and checks that it belongs to the chain.
+fn read_key(chain: &[CertificateDer<'static>], pem: &str) -> Result<SecretKey, CredentialsError> {
     if pem.len() > MAX_PEM {
         return Err(CredentialsError::TooLong);
     }
-    let der = pem::private_key(pem).map_err(CredentialsError::Key)?;
+    let mut der = pem::private_key(pem).map_err(CredentialsError::Key)?;
+    if let Some(leaf) = chain.first() {
+        der = key::complete(der, leaf)?;
+    }
+    key::certified(chain.to_vec(), der.clone_key())?;
     Ok(SecretKey {
         pem: Zeroizing::new(pem.to_owned()),
         der,
     })
 }
 
-fn key_matches_chain(
-    chain: &[CertificateDer<'static>],
-    key: &PrivateKeyDer<'_>,
-) -> Result<bool, CredentialsError> {
-    let signer = any_supported_type(key).map_err(|_| CredentialsError::UnsupportedKey)?;
-    match CertifiedKey::new(chain.to_vec(), signer).keys_match() {
-        Ok(()) => Ok(true),
-        Err(rustls::Error::InconsistentKeys(_)) => Ok(false),
-        Err(_) => Err(CredentialsError::NotX509),
+impl From<PairError> for CredentialsError {
+    fn from(error: PairError) -> Self {
+        match error {
+            PairError::Key(error) => Self::UnusableKey(error),
+            PairError::Mismatch => Self::Mismatch,
+            _ => Self::NotX509,
+        }
     }
 }
 
@@ -213,15 +215,10 @@ impl PairReport {
     /// If the certificate itself cannot be parsed.
     pub fn from_pem(chain: &str, key: &str) -> Result<Self, CredentialsError> {
         let (chain, info) = read_chain(chain)?;
-        let (key_matches, key_problem) =
-            match read_key(key).and_then(|key| key_matches_chain(&chain, &key.der)) {
-                Ok(true) => (true, None),
-                Ok(false) => (false, Some(CredentialsError::Mismatch)),
-                Err(problem) => (false, Some(problem)),
-            };
+        let key_problem = read_key(&chain, key).err();
         Ok(Self {
             info,
-            key_matches,
+            key_matches: key_problem.is_none(),
             key_problem,
         })
     }
@@ -252,7 +249,8 @@ impl RootCertificates {
         if pem.len() > MAX_PEM {
             return Err(CredentialsError::TooLong);
         }
-        let certificates = pem::certificates(pem).map_err(CredentialsError::Certificate)?;
+        let certificates =
+            pem::certificates(pem, MAX_CERTIFICATES).map_err(CredentialsError::Certificate)?;
         let roots = Self {
             pem: pem.to_owned(),
             certificates,

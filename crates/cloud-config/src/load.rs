@@ -194,7 +194,7 @@ fn faulty_file(error: &CredentialsError, cert: &'static str, key: &'static str) 
         | CredentialsError::NotX509
         | CredentialsError::TooLong => cert,
         CredentialsError::Key(_)
-        | CredentialsError::UnsupportedKey
+        | CredentialsError::UnusableKey(_)
         | CredentialsError::Mismatch => key,
     }
 }

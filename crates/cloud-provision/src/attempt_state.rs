@@ -127,6 +127,7 @@ mod tests {
         Err(ProvisionError::Server {
             url: "https://api.example".to_owned(),
             status: 503,
+            message: None,
             retry_after: None,
         })
     }

@@ -25,6 +25,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Limit for all attempts including the delays between them.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(180);
+/// Maximum number of header fields of a response; their size is bounded by the HTTP library.
+const MAX_HEADERS: usize = 1000;
 /// Maximum configurable limit: a longer one suggests a wrong unit.
 const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 
@@ -256,6 +258,10 @@ impl ClientBuilder {
         let builder = reqwest::Client::builder()
             .user_agent(concat!("clesyde-cloud/", env!("CARGO_PKG_VERSION")))
             .redirect(redirect::Policy::none())
+            // Gateways add many fields, and fold long ones as older servers do.
+            .http1_max_headers(MAX_HEADERS)
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
             // `Backoff` alone decides about retries.
             .retry(reqwest::retry::never())
             .connect_timeout(self.connect_timeout)

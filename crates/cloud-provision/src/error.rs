@@ -5,6 +5,8 @@
 use std::time::{Duration, SystemTime};
 
 use cloud_net::UntrustedText;
+use cloud_pki::key::KeyError;
+use cloud_pki::pem::PemError;
 
 use crate::clock_skew::HumanDuration;
 use crate::keys::{KeyPurpose, KeySourceError};
@@ -30,8 +32,11 @@ pub enum BuildError {
         url: String,
     },
     /// An additional root certificate cannot be used.
-    #[error("the additional root certificate {0}")]
-    Root(&'static str),
+    #[error("the text with the additional root certificate {0}")]
+    Root(#[source] PemError),
+    /// An additional root certificate is not one that TLS can use.
+    #[error("the additional root certificate cannot be used as a root")]
+    UnusableRoot,
     /// The system has no root certificates, and none is configured.
     #[error(
         "no trusted root certificates on this system; install them (ca-certificates) or configure one"
@@ -82,13 +87,16 @@ pub enum ProvisionError {
     },
     /// 401 or 403: the key is wrong, used up, or not for this device.
     #[error(
-        "{url} does not accept the provisioning key (HTTP {status}); get a new one for this device"
+        "{url} does not accept the provisioning key (HTTP {status}{}); get a new one for this device",
+        words(message)
     )]
     Unauthorized {
         /// The request URL.
         url: String,
         /// The HTTP status.
         status: u16,
+        /// What the response says, if it says anything.
+        message: Option<UntrustedText>,
     },
     /// 429 with a longer `Retry-After` than permitted.
     #[error("{url} limits the request rate (HTTP 429); {}", wait(*.retry_after))]
@@ -99,22 +107,29 @@ pub enum ProvisionError {
         retry_after: Option<Duration>,
     },
     /// 5xx on every attempt.
-    #[error("{url} has a server error (HTTP {status}); try again later{}", may_have_registered_suffix(*status))]
+    #[error("{url} has a server error (HTTP {status}{}); try again later{}", words(message), may_have_registered_suffix(*status))]
     Server {
         /// The request URL.
         url: String,
         /// The HTTP status.
         status: u16,
+        /// What the response says, if it says anything.
+        message: Option<UntrustedText>,
         /// The response's `Retry-After`, if any.
         retry_after: Option<Duration>,
     },
-    /// Another unsuccessful status: most likely not the platform's API.
-    #[error("{url} answered HTTP {status}; is the API's URL right?")]
+    /// Another unsuccessful status. Without a message it is most likely not the platform's API.
+    #[error(
+        "{url} answered HTTP {status}{}",
+        words_or(message, "; is the API's URL right?")
+    )]
     Status {
         /// The request URL.
         url: String,
         /// The HTTP status.
         status: u16,
+        /// What the response says, if it says anything.
+        message: Option<UntrustedText>,
     },
     /// The server redirected. Not followed: the key goes to the configured address only.
     #[error(
@@ -320,6 +335,22 @@ pub enum MalformedResponse {
     /// A key is absent or null.
     #[error("`{0}` is missing")]
     Missing(&'static str),
+    /// A certificate or private key cannot be read.
+    #[error("`{field}` {error}; report this to the platform, which made it")]
+    DamagedPem {
+        /// The value's path in the response.
+        field: &'static str,
+        /// The problem.
+        error: PemError,
+    },
+    /// TLS cannot use a private key.
+    #[error("`{field}` {error}; report this to the platform, which made it")]
+    UnusableKey {
+        /// The value's path in the response.
+        field: &'static str,
+        /// The problem.
+        error: KeyError,
+    },
     /// A value is present but invalid.
     #[error("`{field}` {problem}")]
     Invalid {
@@ -328,6 +359,17 @@ pub enum MalformedResponse {
         /// The problem.
         problem: &'static str,
     },
+}
+
+fn words(message: &Option<UntrustedText>) -> String {
+    words_or(message, "")
+}
+
+fn words_or(message: &Option<UntrustedText>, otherwise: &str) -> String {
+    match message {
+        Some(message) => format!(": {message}"),
+        None => otherwise.to_owned(),
+    }
 }
 
 fn wait(retry_after: Option<Duration>) -> String {

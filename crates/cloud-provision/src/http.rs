@@ -8,7 +8,7 @@ use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
 use cloud_net::UntrustedText;
-use reqwest::header::{ACCEPT, CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
+use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 use rustls::CertificateError;
 use rustls_pki_types::UnixTime;
@@ -79,7 +79,7 @@ impl ApiClient {
                     other => other,
                 })?;
         let status = response.status();
-        match self.failed(status, retry_after(&response)) {
+        match self.failed(status, retry_after(&response), None) {
             _ if status.is_redirection() => Err(self.redirect_error(&response)),
             // A web page with status 200 is not from the API.
             _ if status.is_success() && is_html(&response) => {
@@ -106,6 +106,7 @@ impl ApiClient {
             .post(self.url.clone())
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json")
+            .header(ACCEPT_ENCODING, "identity")
             .body(request.body)
             .send()
             .await
@@ -128,7 +129,9 @@ impl ApiClient {
             });
         }
         if !status.is_success() {
-            return Err(self.failed(status, retry_after));
+            let said = body.as_ref().ok().filter(|_| !is_html);
+            let message = said.and_then(|body| response::message(body, &request.key));
+            return Err(self.failed(status, retry_after, message));
         }
         let body = body?;
         let malformed = |what| ProvisionError::Malformed {
@@ -187,20 +190,32 @@ impl ApiClient {
         }
     }
 
-    fn failed(&self, status: StatusCode, retry_after: Option<Duration>) -> ProvisionError {
+    fn failed(
+        &self,
+        status: StatusCode,
+        retry_after: Option<Duration>,
+        message: Option<UntrustedText>,
+    ) -> ProvisionError {
         let (url, code) = (self.url(), status.as_u16());
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                ProvisionError::Unauthorized { url, status: code }
-            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => ProvisionError::Unauthorized {
+                url,
+                status: code,
+                message,
+            },
             StatusCode::NETWORK_AUTHENTICATION_REQUIRED => ProvisionError::CaptivePortal { url },
             StatusCode::TOO_MANY_REQUESTS => ProvisionError::RateLimited { url, retry_after },
             _ if status.is_server_error() => ProvisionError::Server {
                 url,
                 status: code,
+                message,
                 retry_after,
             },
-            _ => ProvisionError::Status { url, status: code },
+            _ => ProvisionError::Status {
+                url,
+                status: code,
+                message,
+            },
         }
     }
 

@@ -9,12 +9,11 @@
 use std::fmt;
 use std::future::Future;
 
-use rustls_pki_types::CertificateSigningRequestDer;
-use rustls_pki_types::pem::PemObject;
+use cloud_pki::key::{self, PairError};
+use cloud_pki::pem;
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::FromDer;
 
-use crate::certificate::public_key_of;
 use crate::secret::PrivateKeyPem;
 
 /// Purpose of a device's key.
@@ -76,22 +75,20 @@ impl DeviceKey {
         }
     }
 
+    /// Checks that TLS can use the key, and that the signing request is for it.
     fn check(&self) -> Result<(), KeySourceError> {
-        let key = public_key_of(&self.private_key)
-            .ok_or_else(|| KeySourceError::new("the key cannot be used"))?;
-        let der = CertificateSigningRequestDer::from_pem_slice(self.request_pem.as_bytes())
-            .map_err(|_| KeySourceError::new("the signing request is not PEM"))?;
-        match X509CertificationRequest::from_der(&der) {
-            Ok(([], request))
-                if request.certification_request_info.subject_pki.raw == key.as_ref() =>
-            {
-                Ok(())
-            }
-            Ok(([], _)) => Err(KeySourceError::new(
-                "the signing request is for another key",
-            )),
-            _ => Err(KeySourceError::new("the signing request is damaged")),
-        }
+        let private_key = pem::private_key(self.private_key.expose_secret())
+            .map_err(|error| KeySourceError(format!("the private key {error}")))?;
+        let der = pem::signing_request(&self.request_pem)
+            .map_err(|error| KeySourceError(format!("the signing request {error}")))?;
+        let Ok(([], request)) = X509CertificationRequest::from_der(&der) else {
+            return Err(KeySourceError::new("the signing request is damaged"));
+        };
+        let public_key = request.certification_request_info.subject_pki.raw;
+        key::check(private_key, public_key).map_err(|error| match error {
+            PairError::Mismatch => KeySourceError::new("the signing request is for another key"),
+            error => KeySourceError(error.to_string()),
+        })
     }
 }
 

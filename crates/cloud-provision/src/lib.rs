@@ -56,7 +56,6 @@
 //! Protocol: `docs/protocol.md`, "Provisioning".
 
 mod attempt_state;
-mod certificate;
 mod client;
 mod clock_skew;
 mod error;

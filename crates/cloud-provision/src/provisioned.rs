@@ -4,10 +4,13 @@
 //! chain leads to a root. The device certificate need not chain to the root in the same response, and the clients of the
 //! remote certificate choose their own roots.
 
-use rustls::sign::CertifiedKey;
+use std::borrow::Cow;
+
+use cloud_pki::key::{self, PairError};
+use cloud_pki::pem;
+use rustls::RootCertStore;
 use rustls_pki_types::ServerName;
 
-use crate::certificate::{are_roots, certificates, signer};
 use crate::clock_skew::ClockSkew;
 use crate::error::MalformedResponse;
 use crate::keys::{DeviceKey, DeviceKeys, KeyOrigin};
@@ -15,7 +18,8 @@ use crate::response::Thing;
 use crate::secret::PrivateKeyPem;
 use crate::serial;
 
-/// The credentials and names of a registered device. Strings are unchanged from the response.
+/// The credentials and names of a registered device. PEM that other programs could not read is
+/// rewritten, see [`cloud_pki::pem::canonical`]; other strings are unchanged from the response.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Provisioned {
@@ -98,15 +102,18 @@ impl Provisioned {
             iot: IotIdentity {
                 endpoint: required(iot.endpoint, IOT_ENDPOINT)?,
                 thing_name: required(iot.thing_name, THING_NAME)?,
-                device_certificate: required(certificates.device_certificate, DEVICE_CERTIFICATE)?,
-                root_ca: required(certificates.root_ca, ROOT_CA)?,
+                device_certificate: canonical(required(
+                    certificates.device_certificate,
+                    DEVICE_CERTIFICATE,
+                )?),
+                root_ca: canonical(required(certificates.root_ca, ROOT_CA)?),
                 private_key: iot_key.0,
                 key_origin: iot_key.1,
             },
             remote: RemoteIdentity {
                 endpoint: required(remote.endpoint, REMOTE_ENDPOINT)?,
                 access_point: required(remote.access_point, ACCESS_POINT)?,
-                certificate_chain: required(remote.cert, REMOTE_CERT)?,
+                certificate_chain: canonical(required(remote.cert, REMOTE_CERT)?),
                 private_key: remote_key.0,
                 key_origin: remote_key.1,
             },
@@ -178,17 +185,27 @@ fn chosen(
     field: &'static str,
 ) -> Result<(PrivateKeyPem, KeyOrigin), MalformedResponse> {
     match (sent, own) {
-        (Some(sent), own) => {
+        (Some(mut sent), own) => {
             if own.is_some() {
                 tracing::warn!(
                     field,
                     "the platform generated a key although this device sent a signing request"
                 );
             }
+            if let Cow::Owned(rewritten) = pem::canonical(sent.expose_secret()) {
+                sent = PrivateKeyPem::new(rewritten);
+            }
             Ok((sent, KeyOrigin::Platform))
         }
         (None, Some(own)) => Ok((own.private_key.clone(), KeyOrigin::Device)),
         (None, None) => Err(MalformedResponse::Missing(field)),
+    }
+}
+
+fn canonical(text: String) -> String {
+    match pem::canonical(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(rewritten) => rewritten,
     }
 }
 
@@ -228,6 +245,16 @@ fn is_endpoint(text: &str) -> bool {
     is_host(host) && port.is_some_and(is_port)
 }
 
+/// Maximum number of certificates in one text: a full set of public roots has about 150.
+const MAX_CERTIFICATES: usize = 512;
+
+/// Reports whether every certificate in the text can serve as a trust anchor.
+fn are_roots(text: &str) -> bool {
+    let mut store = RootCertStore::empty();
+    pem::certificates(text, MAX_CERTIFICATES)
+        .is_ok_and(|roots| roots.into_iter().all(|root| store.add(root).is_ok()))
+}
+
 fn check_pair(
     chain: &str,
     chain_field: &'static str,
@@ -235,29 +262,33 @@ fn check_pair(
     key_field: &'static str,
     origin: KeyOrigin,
 ) -> Result<(), InvalidResponse> {
+    let damaged = |field, error| MalformedResponse::DamagedPem { field, error };
     let bad_chain = || MalformedResponse::Invalid {
         field: chain_field,
         problem: "is not a certificate",
     };
-    let chain = certificates(chain).ok_or_else(bad_chain)?;
+    let chain =
+        pem::certificates(chain, MAX_CERTIFICATES).map_err(|error| damaged(chain_field, error))?;
     for certificate in &chain {
         match x509_parser::parse_x509_certificate(certificate) {
             Ok(([], _)) => {}
             _ => return Err(bad_chain().into()),
         }
     }
-    let signer = signer(key).ok_or(MalformedResponse::Invalid {
-        field: key_field,
-        problem: "is not a private key that can be used",
-    })?;
-    match (CertifiedKey::new(chain, signer).keys_match(), origin) {
-        (Ok(()), _) => Ok(()),
-        (Err(rustls::Error::InconsistentKeys(_)), KeyOrigin::Platform) => {
+    let key = pem::private_key(key.expose_secret()).map_err(|error| damaged(key_field, error))?;
+    match (key::certified(chain, key), origin) {
+        (Ok(_), _) => Ok(()),
+        (Err(PairError::Mismatch), KeyOrigin::Platform) => {
             Err(InvalidResponse::KeyMismatch(key_field))
         }
-        (Err(rustls::Error::InconsistentKeys(_)), KeyOrigin::Device) => {
+        (Err(PairError::Mismatch), KeyOrigin::Device) => {
             Err(InvalidResponse::CertificateMismatch(chain_field))
         }
+        (Err(PairError::Key(error)), _) => Err(MalformedResponse::UnusableKey {
+            field: key_field,
+            error,
+        }
+        .into()),
         (Err(_), _) => Err(bad_chain().into()),
     }
 }

@@ -63,12 +63,58 @@ pub(crate) struct Remote {
 /// Returns the platform's reason if the body is a refusal, and `None` for any other body, even a malformed one. Redacts the
 /// provisioning key, in case the platform repeats it.
 pub(crate) fn refusal(body: &[u8], key: &ProvisioningKey) -> Option<UntrustedText> {
-    let envelope: Envelope<IgnoredAny> = serde_json::from_slice(body).ok()?;
+    let envelope: Envelope<IgnoredAny> = serde_json::from_slice(without_bom(body)).ok()?;
     match envelope.registration?.error {
         Value::Null => None,
         Value::String(text) => Some(reason(&redact(&text, key))),
         other => Some(reason(&redact(&other.to_string(), key))),
     }
+}
+
+/// Maximum length in bytes of a body without JSON that is shown.
+const MAX_MESSAGE: usize = 1024;
+
+/// Members of a JSON object that hold a message, the most specific first: RFC 9457, OAuth, and what
+/// API gateways write.
+const MESSAGE_MEMBERS: [&str; 7] = [
+    "detail",
+    "error_description",
+    "message",
+    "Message",
+    "reason",
+    "error",
+    "title",
+];
+
+/// Returns what the body of an unsuccessful response says, without the provisioning key, in case the
+/// response repeats it. `None` if it says nothing.
+pub(crate) fn message(body: &[u8], key: &ProvisioningKey) -> Option<UntrustedText> {
+    let body = without_bom(body).trim_ascii();
+    let text = match serde_json::from_slice(body) {
+        Ok(Value::Object(members)) => MESSAGE_MEMBERS
+            .iter()
+            .find_map(|name| members.get(*name).and_then(text_of))?,
+        Ok(other) => text_of(&other)?,
+        Err(_) if body.starts_with(b"<") || body.len() > MAX_MESSAGE => return None,
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    (!text.trim().is_empty()).then(|| reason(&redact(&text, key)))
+}
+
+/// Returns a text, or the message inside an object.
+fn text_of(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Object(members) => MESSAGE_MEMBERS
+            .iter()
+            .find_map(|name| Some(members.get(*name)?.as_str()?.to_owned())),
+        _ => None,
+    }
+}
+
+/// RFC 8259, 8.1: a parser may ignore a byte order mark.
+fn without_bom(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 fn redact(text: &str, key: &ProvisioningKey) -> String {
@@ -77,7 +123,7 @@ fn redact(text: &str, key: &ProvisioningKey) -> String {
 
 /// Parses the `thing` of a response that is not a refusal.
 pub(crate) fn thing(body: &[u8]) -> Result<Thing, MalformedResponse> {
-    let envelope: Envelope<Thing> = parse(body)?;
+    let envelope: Envelope<Thing> = parse(without_bom(body))?;
     let registration = envelope
         .registration
         .ok_or(MalformedResponse::Missing("registration"))?;

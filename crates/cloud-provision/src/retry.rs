@@ -139,14 +139,16 @@ impl AmbiguousAttempts {
                 message,
                 earlier,
             },
-            ProvisionError::Unauthorized { url, status } if earlier != 0 => {
-                ProvisionError::RefusedAfterRetry {
-                    url,
-                    status,
-                    message: "the provisioning key is not accepted".into(),
-                    earlier,
-                }
-            }
+            ProvisionError::Unauthorized {
+                url,
+                status,
+                message,
+            } if earlier != 0 => ProvisionError::RefusedAfterRetry {
+                url,
+                status,
+                message: message.unwrap_or_else(|| "the provisioning key is not accepted".into()),
+                earlier,
+            },
             other => other,
         }
     }
@@ -166,6 +168,7 @@ mod tests {
         ProvisionError::Server {
             url: url(),
             status: 503,
+            message: None,
             retry_after: retry_after.map(Duration::from_secs),
         }
     }
@@ -238,6 +241,7 @@ mod tests {
             ProvisionError::Unauthorized {
                 url: url(),
                 status: 401,
+                message: None,
             },
             ProvisionError::Untrusted {
                 url: url(),

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use cloud_pki::pem::{self, PemError};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 
 use crate::error::BuildError;
 
@@ -20,7 +20,7 @@ pub(crate) fn client_config(extra: &[CertificateDer<'static>]) -> Result<ClientC
     for root in extra {
         roots
             .add(root.clone())
-            .map_err(|_| BuildError::Root("cannot be used as a root"))?;
+            .map_err(|_| BuildError::UnusableRoot)?;
     }
     if roots.is_empty() {
         return Err(BuildError::NoRoots);
@@ -33,19 +33,12 @@ pub(crate) fn without_roots() -> Result<ClientConfig, BuildError> {
     configuration(RootCertStore::empty())
 }
 
-pub(crate) fn roots_from_pem(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
-    // Some Windows editors prepend a byte order mark, which would hide the first certificate.
-    let pem = pem.strip_prefix(b"\xef\xbb\xbf").unwrap_or(pem);
-    let roots: Vec<_> = CertificateDer::pem_slice_iter(pem)
-        .collect::<Result<_, _>>()
-        .map_err(|_| BuildError::Root("is not valid PEM"))?;
-    if roots.is_empty() {
-        Err(BuildError::Root(
-            "is missing: the text contains no certificate",
-        ))
-    } else {
-        Ok(roots)
-    }
+/// Maximum number of additional roots: a full set of public ones has about 150.
+const MAX_ROOTS: usize = 512;
+
+pub(crate) fn roots_from_pem(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+    let text = str::from_utf8(text).map_err(|_| BuildError::Root(PemError::Syntax))?;
+    pem::certificates(text, MAX_ROOTS).map_err(BuildError::Root)
 }
 
 fn configuration(roots: RootCertStore) -> Result<ClientConfig, BuildError> {

@@ -8,8 +8,10 @@ pub(crate) mod expiry;
 pub(crate) mod serial;
 pub(crate) mod verify;
 
+use std::borrow::Cow;
 use std::fmt;
 
+use cloud_pki::pem;
 use serde::Serialize;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
@@ -27,13 +29,18 @@ pub struct CertificatePem {
 }
 
 impl CertificatePem {
-    /// Combines a chain (leaf first) and its key. Neither is verified.
+    /// Combines a chain (leaf first) and its key. Neither is verified. PEM that other programs could
+    /// not read is rewritten.
     #[must_use]
     pub fn new(chain: impl Into<String>, key: impl Into<Zeroizing<String>>) -> Self {
-        Self {
-            chain: chain.into(),
-            key: key.into(),
+        let (mut chain, mut key) = (chain.into(), key.into());
+        if let Cow::Owned(rewritten) = pem::canonical(&chain) {
+            chain = rewritten;
         }
+        if let Cow::Owned(rewritten) = pem::canonical(&key) {
+            key = rewritten.into();
+        }
+        Self { chain, key }
     }
 
     /// Returns the chain, leaf first.
@@ -110,7 +117,7 @@ impl CertificateResponse {
         let key = fields.text("pkey")?;
         let chain = fields.text("cert")?.as_str().to_owned();
         Ok(Self {
-            certificate: CertificatePem { chain, key },
+            certificate: CertificatePem::new(chain, key),
         })
     }
 

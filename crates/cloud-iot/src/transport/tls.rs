@@ -4,13 +4,12 @@
 
 use std::sync::Arc;
 
+use cloud_pki::key::{self, PairError};
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{CipherSuite, ClientConfig, Error as RustlsError, RootCertStore, SignatureScheme};
+use rustls::{CipherSuite, ClientConfig, RootCertStore, SignatureScheme};
 use thiserror::Error;
-use zeroize::Zeroize;
 
 /// ALPN name that AWS IoT Core requires for MQTT with client certificates on port 443.
 pub const ALPN_AWS_MQTT: &[u8] = b"x-amzn-mqtt-ca";
@@ -24,7 +23,7 @@ pub enum TlsConfigError {
     Roots(String),
     /// The client's certificate or key is not usable, or they do not match.
     #[error("the device's certificate and key cannot be used: {0}")]
-    Identity(rustls::Error),
+    Identity(#[source] PairError),
     /// The cryptography provider lacks a feature; a defect of the build.
     #[error("TLS is not usable: {0}")]
     Provider(rustls::Error),
@@ -45,16 +44,9 @@ pub enum TlsConfigError {
 pub fn client_config(
     roots: impl IntoIterator<Item = CertificateDer<'static>>,
     chain: Vec<CertificateDer<'static>>,
-    mut key: PrivateKeyDer<'static>,
+    key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ClientConfig>, TlsConfigError> {
-    let signer = any_supported_type(&key);
-    key.zeroize();
-    let identity = CertifiedKey::new(chain, signer.map_err(TlsConfigError::Identity)?);
-    match identity.keys_match() {
-        // rustls reports this for a signer without a public key.
-        Ok(()) | Err(RustlsError::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => {}
-        Err(error) => return Err(TlsConfigError::Identity(error)),
-    }
+    let identity = key::certified(chain, key).map_err(TlsConfigError::Identity)?;
     let mut store = RootCertStore::empty();
     for root in roots {
         store

@@ -170,7 +170,7 @@ async fn unusable_key_fails_before_anything_is_sent() {
         ),
         (
             FaultySource(|| Ok(DeviceKey::new(PrivateKeyPem::new("hello"), "hello"))),
-            "the key cannot be used",
+            "the private key is missing",
         ),
         (
             FaultySource(|| {
@@ -190,7 +190,7 @@ async fn unusable_key_fails_before_anything_is_sent() {
                     "hello",
                 ))
             }),
-            "is not PEM",
+            "the signing request is missing",
         ),
     ] {
         let error = api

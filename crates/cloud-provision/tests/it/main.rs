@@ -10,6 +10,7 @@
 )]
 
 mod common;
+mod gateways;
 
 mod keys;
 mod network;

@@ -238,7 +238,8 @@ async fn each_invalid_value_is_named() {
         let mut answer = granted();
         *at(&mut answer, path) = json!(value);
         match malformed(outcome_of(answer).await) {
-            MalformedResponse::Invalid { field, .. } => assert_eq!(field, path, "{value}"),
+            MalformedResponse::Invalid { field, .. }
+            | MalformedResponse::DamagedPem { field, .. } => assert_eq!(field, path, "{value}"),
             other => panic!("{path}: {other}"),
         }
     }

@@ -9,16 +9,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_net::warn_throttled;
+use cloud_pki::key::{self, KeyError, PairError};
+use cloud_pki::pem::{self, PemError};
 use rustls::RootCertStore;
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::ring::sign::any_supported_type;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
-use zeroize::Zeroize;
 
 use crate::certificate::serial::CertificateSerial;
 use crate::certificate::{CertificatePem, CertificateStatus};
@@ -38,12 +37,18 @@ const CLOCK_SET_SINCE: i64 = 1_735_689_600;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CertificateError {
-    /// The PEM text contains no valid chain, or a chain that is too long.
-    #[error("the certificate chain cannot be read: {0}")]
+    /// The text of the chain is not valid PEM, or the chain is too long.
+    #[error("the certificate chain {0}")]
+    Pem(#[source] PemError),
+    /// The chain is not valid.
+    #[error("the certificate chain cannot be used: {0}")]
     Chain(&'static str),
-    /// The PEM text contains no valid private key.
-    #[error("the private key cannot be read")]
-    Key,
+    /// The text of the private key is not valid PEM.
+    #[error("the private key {0}")]
+    KeyPem(#[source] PemError),
+    /// The private key is damaged, or of a type that TLS cannot use.
+    #[error("the private key {0}; report this to the platform, if it made the key")]
+    Key(#[source] KeyError),
     /// The private key does not match the certificate.
     #[error("the private key does not belong to the certificate")]
     KeyMismatch,
@@ -88,22 +93,16 @@ impl CheckedCertificate {
     /// Parses a chain and key, and checks that they match. This has to hold even for the stored
     /// certificate.
     pub(crate) fn read(pem: &CertificatePem) -> Result<Self, CertificateError> {
-        let chain = read_chain(pem.chain())?;
+        let chain = pem::certificates(pem.chain(), MAX_CHAIN).map_err(CertificateError::Pem)?;
         let leaf = chain
             .first()
             .ok_or(CertificateError::Chain("it is empty"))?
             .clone();
-        let mut der = PrivateKeyDer::from_pem_slice(pem.key().as_bytes())
-            .map_err(|_| CertificateError::Key)?;
-        let signer = any_supported_type(&der);
-        der.zeroize();
-        let key = CertifiedKey::new(chain, signer.map_err(|_| CertificateError::Key)?);
-        key.keys_match().map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => CertificateError::KeyMismatch,
-            rustls::Error::InvalidCertificate(_) => {
-                CertificateError::Chain("its first certificate is not X.509")
-            }
-            _ => CertificateError::Key,
+        let key = pem::private_key(pem.key()).map_err(CertificateError::KeyPem)?;
+        let key = key::certified(chain, key).map_err(|error| match error {
+            PairError::Key(error) => CertificateError::Key(error),
+            PairError::Mismatch => CertificateError::KeyMismatch,
+            _ => CertificateError::Chain("its first certificate is not X.509"),
         })?;
         let (_, parsed) = X509Certificate::from_der(&leaf)
             .map_err(|_| CertificateError::Chain("its first certificate is not X.509"))?;
@@ -275,20 +274,6 @@ pub fn verify_client_certificate(
     certificate.check_dates(clock)?;
     certificate.check_chain(Usage::Client)?;
     Ok(certificate.status())
-}
-
-fn read_chain(pem: &str) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
-    let mut chain = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        if chain.len() == MAX_CHAIN {
-            return Err(CertificateError::Chain("it has more than 10 certificates"));
-        }
-        chain.push(certificate.map_err(|_| CertificateError::Chain("it is not PEM"))?);
-    }
-    if chain.is_empty() {
-        return Err(CertificateError::Chain("it holds no certificate"));
-    }
-    Ok(chain)
 }
 
 #[cfg(test)]

@@ -268,7 +268,7 @@ async fn malformed_certificate_keeps_old_one() {
     assert!(
         matches!(
             &*error,
-            RotationError::Certificate(CertificateError::Chain(_))
+            RotationError::Certificate(CertificateError::Pem(_))
         ),
         "{error}"
     );

@@ -44,6 +44,25 @@ fn accepts_valid_certificate() {
 }
 
 #[test]
+fn accepts_pem_without_line_breaks_and_rewrites_it() {
+    let pem = issue(params());
+    let one_line = CertificatePem::new(pem.chain().replace('\n', " "), pem.key().replace('\n', ""));
+    checked(&one_line).unwrap();
+    assert_eq!(one_line.chain(), pem.chain().replace("\r\n", "\n"));
+}
+
+/// RFC 5915 makes the public part of an EC key optional.
+#[test]
+fn accepts_ec_key_without_public_part() {
+    let bare = include_str!("../../../../cloud-pki/tests/keys/p384-bare.sec1.pem");
+    let own = include_str!("../../../../cloud-pki/tests/keys/p384.cert.pem");
+    CheckedCertificate::read(&CertificatePem::new(own, bare.to_owned())).unwrap();
+    let other = include_str!("../../../../cloud-pki/tests/keys/ec-certificate.pem");
+    let error = CheckedCertificate::read(&CertificatePem::new(other, bare.to_owned()));
+    assert_eq!(error.unwrap_err(), CertificateError::KeyMismatch);
+}
+
+#[test]
 fn rejects_broken_chain() {
     let authority = |name: &str| {
         let mut params = CertificateParams::new([]).unwrap();
@@ -195,13 +214,16 @@ fn rejects_malformed_certificate_or_key() {
         "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     ] {
         let error = checked(&CertificatePem::new(chain, pem.key().to_owned())).unwrap_err();
-        assert!(matches!(error, CertificateError::Chain(_)), "{error}");
+        assert!(
+            matches!(error, CertificateError::Chain(_) | CertificateError::Pem(_)),
+            "{error}"
+        );
     }
     let long = pem.chain().repeat(MAX_CHAIN + 1);
     let error = checked(&CertificatePem::new(long, pem.key().to_owned())).unwrap_err();
-    assert!(matches!(error, CertificateError::Chain(_)), "{error}");
+    assert_eq!(error, CertificateError::Pem(PemError::TooMany(MAX_CHAIN)));
     for key in ["", "hello", pem.chain()] {
         let error = checked(&CertificatePem::new(pem.chain(), key.to_owned())).unwrap_err();
-        assert_eq!(error, CertificateError::Key);
+        assert!(matches!(error, CertificateError::KeyPem(_)), "{error}");
     }
 }
