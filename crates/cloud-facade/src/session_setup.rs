@@ -47,11 +47,11 @@ pub(crate) fn session_config<R>(
     config.birth = Some(Message::new(topics.status(), ONLINE));
     config.goodbye = Some(Message::new(topics.status(), OFFLINE));
     let shadow = config_shadow(device)?;
-    config.subscriptions = [PLATFORM.to_owned(), topics.answers()]
-        .into_iter()
-        .chain(shadow.filters())
-        .map(Subscription::new)
-        .collect::<Result<_, _>>()?;
+    // Without the answers there are neither tokens nor certificates.
+    config.subscriptions = vec![Subscription::new(topics.answers())?.required()];
+    for filter in std::iter::once(PLATFORM.to_owned()).chain(shadow.filters()) {
+        config.subscriptions.push(Subscription::new(filter)?);
+    }
     Ok(config)
 }
 

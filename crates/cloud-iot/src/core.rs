@@ -25,6 +25,7 @@
 pub(crate) mod acknowledgement_order;
 pub(crate) mod backoff;
 mod connect;
+pub(crate) mod connect_options;
 pub(crate) mod connection_event;
 pub(crate) mod endpoint;
 mod keep_alive;
@@ -53,10 +54,11 @@ use crate::core::connection_event::ConnectionEvent;
 use crate::core::metrics::Metrics;
 use crate::core::pending_requests::PendingRequests;
 use crate::error::cause::Cause;
+use crate::mqtt::decode::Packet;
 use crate::mqtt::reason_code::ReasonCode;
 use crate::outbox::store::StoreError;
 use crate::outbox::write_behind::Batch;
-use crate::outbox::{Next, Outbox, Restored, UnexpectedPacket};
+use crate::outbox::{LogRecord, Next, Outbox, Restored, UnexpectedPacket};
 use crate::session::config::SessionConfig;
 use crate::session::event::{SessionEvent, StopReport};
 
@@ -72,6 +74,11 @@ pub(crate) struct Core {
     endpoints: EndpointSelector,
     /// When the last attempt started.
     attempt_started: Instant,
+    /// Whether a connection has ended because the server violated the protocol.
+    lenient: bool,
+    /// Whether the server does not support QoS 1, or retained messages, for the will.
+    will_at_most_once: bool,
+    will_not_retained: bool,
     /// Whether a network change cut the previous attempt short.
     last_attempt_shortened: bool,
     outbox: Outbox,
@@ -107,6 +114,9 @@ impl Core {
             failures: Failures::default(),
             endpoints,
             attempt_started: now,
+            lenient: false,
+            will_at_most_once: false,
+            will_not_retained: false,
             last_attempt_shortened: false,
             outbox,
             resume_at: None,
@@ -160,9 +170,7 @@ impl Core {
     pub(crate) fn connection_event(&mut self, event: ConnectionEvent, now: Instant) {
         match event {
             ConnectionEvent::Connected(capabilities) => self.connected(capabilities, now),
-            ConnectionEvent::Subscribed(packet_id, codes) => {
-                self.subscribed(packet_id, &codes, now)
-            }
+            ConnectionEvent::Subscribed(suback) => self.subscribed(&suback, now),
             ConnectionEvent::Written(id) => {
                 match self
                     .outbox
@@ -172,15 +180,21 @@ impl Core {
                         self.requests.written(message);
                         self.advance(now);
                     }
-                    Err(UnexpectedPacket) => self.unexpected_packet("PUBLISH", now),
+                    Err(UnexpectedPacket) => {
+                        let fault = "a PUBLISH was written that was not sent".into();
+                        self.lost(Cause::Internal(fault), now);
+                    }
                 }
             }
             ConnectionEvent::Acknowledged(id, reason) => self.acknowledged(id, reason, now),
             ConnectionEvent::Message(incoming) => self.received(incoming, now),
-            ConnectionEvent::MissingTopic {
+            ConnectionEvent::Undeliverable {
                 packet_id,
                 duplicate,
-            } => self.received_without_topic(packet_id, duplicate, now),
+            } => self.received_undeliverable(packet_id, duplicate, now),
+            ConnectionEvent::Unexpected(packet, packet_id) => {
+                self.unexpected(packet, packet_id, now);
+            }
             ConnectionEvent::Progress => self.progress(now),
             ConnectionEvent::PingWritten => {
                 if let Some(connection) = self.connection() {
@@ -222,7 +236,7 @@ impl Core {
         let limit = self.config.timeouts.acknowledge;
         let due = self.outbox.due(packet_id);
         let Ok(answered) = self.outbox.acknowledged(packet_id, reason, now) else {
-            return self.unexpected_packet("PUBACK", now);
+            return self.unexpected(Packet::PubAck, packet_id, now);
         };
         if answered.throttled {
             let (backoff, random) = (&self.config.backoff, &mut self.random);
@@ -337,8 +351,12 @@ impl Core {
         )
     }
 
-    fn unexpected_packet(&mut self, packet: &str, now: Instant) {
-        self.lost(Cause::Protocol(format!("an unexpected {packet}")), now);
+    /// Ignores an acknowledgement that belongs to nothing: a doubled one, or a late one. It does no
+    /// harm, while the end of the connection would delay all messages.
+    fn unexpected(&mut self, packet: Packet, packet_id: u16, now: Instant) {
+        self.record_activity(now);
+        let record = LogRecord::UnexpectedPacket { packet, packet_id };
+        self.actions.push_back(Action::Log(record));
     }
 }
 

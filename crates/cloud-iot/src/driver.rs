@@ -20,7 +20,7 @@ use crate::core::Action;
 use crate::core::acknowledgement_order::DeliveryId;
 use crate::core::connection_event::ConnectionEvent;
 use crate::core::endpoint::Port;
-use crate::error::cause::Cause;
+use crate::error::cause::{Cause, refused_subscription};
 use crate::log_throttles::LogThrottles;
 use crate::mqtt::message::Message;
 use crate::outbox::store_writer::StoreWriter;
@@ -164,8 +164,8 @@ impl SessionTask {
     fn perform(&mut self, action: Action) -> Result<(), SendQueueFull> {
         let limit = self.shared.config.timeouts.hook;
         match action {
-            Action::Open(endpoint) => {
-                if let Port::Fallback(port) = endpoint.port {
+            Action::Open(options) => {
+                if let Port::Fallback(port) = options.endpoint.port {
                     info_throttled!(
                         self.throttles.fallback_port,
                         port,
@@ -177,7 +177,7 @@ impl SessionTask {
                 }
                 self.connection = Some(Connection::open(
                     &self.config,
-                    endpoint,
+                    options,
                     Arc::clone(&self.throttles),
                 ));
             }
@@ -307,6 +307,14 @@ fn log_event(event: &SessionEvent, throttles: &LogThrottles) {
         }
         SessionEvent::SubscriptionDowngraded { filter } => {
             warn_throttled!(throttles.downgraded, %filter, "the server granted QoS 0 only: messages under the filter may be lost with a connection; configure the server to grant QoS 1");
+        }
+        SessionEvent::SubscriptionRefused {
+            filter,
+            reason,
+            message,
+        } => {
+            let reason = refused_subscription(filter, *reason, message.as_ref());
+            warn_throttled!(throttles.subscription_refused, %filter, %reason, "going on without this subscription");
         }
         SessionEvent::StoreFailed { error } => {
             error_throttled!(throttles.store_failed, %error, "accepted messages are held in memory only");

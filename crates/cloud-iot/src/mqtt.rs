@@ -1,5 +1,7 @@
 //! MQTT v5 terms: messages, topics and reason codes.
 
+pub(crate) mod decode;
 pub(crate) mod message;
+pub(crate) mod property;
 pub(crate) mod reason_code;
 pub(crate) mod topic;

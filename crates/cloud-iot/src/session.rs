@@ -327,6 +327,13 @@ impl SessionHandle {
             .with_core(|core| core.network_changed(Instant::now()));
     }
 
+    /// Returns the subscriptions that the server has refused on the current connection; see
+    /// [`SessionEvent::SubscriptionRefused`].
+    #[must_use]
+    pub fn refused_subscriptions(&self) -> Vec<TopicFilter> {
+        self.shared().with_core(Core::refused_subscriptions)
+    }
+
     /// Returns the port of the current connection, or of the next attempt. Keep the value for
     /// [`SessionConfig::preferred_port`] when the session is [online](SessionEvent::Connected).
     #[must_use]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Core;
+use super::connect_options::ConnectOptions;
 use super::keep_alive::{KeepAlive, PROBE_TIMEOUT};
 use super::phase::{Action, ConnectionState, Phase};
 use super::recent_topics::RecentTopics;
@@ -14,6 +15,7 @@ use crate::core::backoff::Retry;
 use crate::core::connection_event::ServerCapabilities;
 use crate::error::cause::Cause;
 use crate::mqtt::message::QoS;
+use crate::mqtt::reason_code::ReasonCode;
 use crate::outbox::{LogRecord, PacketIds};
 use crate::session::event::{SessionEvent, SessionState};
 
@@ -22,6 +24,9 @@ const CONNECT_GRACE: Duration = Duration::from_secs(1);
 
 /// AWS IoT Core accepts one CONNECT per second from a client, however often its network changes.
 pub(super) const CONNECT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The largest packet whose size does not depend on the session: a PUBREC with a reason code.
+const MIN_PACKET_BYTES: u32 = 6;
 
 /// A connection that the server closes within this time without a reason was probably taken over by
 /// another client with the same ID.
@@ -38,8 +43,12 @@ impl Core {
         let attempt = self.failures.count().saturating_add(1);
         self.actions
             .push_back(Action::State(SessionState::Connecting { attempt }));
-        self.actions
-            .push_back(Action::Open(self.endpoints.current()));
+        self.actions.push_back(Action::Open(ConnectOptions {
+            endpoint: self.endpoints.current(),
+            lenient: self.lenient,
+            will_at_most_once: self.will_at_most_once,
+            will_not_retained: self.will_not_retained,
+        }));
     }
 
     /// Handles a jump of the wall clock by `gain`: the state of the network and of the connection
@@ -115,12 +124,13 @@ impl Core {
                 now,
             );
         }
-        if capabilities.maximum_packet == Some(0) {
-            return self.lost(
-                Cause::Protocol("CONNACK with a maximum packet size of 0".into()),
-                now,
-            );
+        if let Some(limit) = (capabilities.maximum_packet).filter(|limit| *limit < MIN_PACKET_BYTES)
+        {
+            let fault = format!("CONNACK with a maximum packet size of {limit}");
+            return self.lost(Cause::Protocol(fault), now);
         }
+        self.will_at_most_once |= !capabilities.at_least_once;
+        self.will_not_retained |= !capabilities.retain;
         self.endpoints.on_connected();
         if !capabilities.session_present || self.config.session_expiry.is_none() {
             self.granted = false;
@@ -138,6 +148,7 @@ impl Core {
             packet_ids,
             ack_not_due_before: None,
             recent: RecentTopics::default(),
+            refused: Vec::new(),
         };
         // Granted in this process: an earlier process may have subscribed to other filters.
         let from = if self.granted {
@@ -155,6 +166,7 @@ impl Core {
             if self.outbox.has_suspect() && connection.capabilities.at_least_once {
                 birth.qos = QoS::AtLeastOnce;
             }
+            let birth = connection.capabilities.fit(birth);
             match connection.capabilities.check(&birth, false) {
                 Ok(()) => {
                     let packet_ids = &mut connection.packet_ids;
@@ -244,7 +256,8 @@ impl Core {
         let another_service = connected.is_none()
             && !self.last_attempt_shortened
             && self.endpoints.on_failure(&cause);
-        let retry_in = if cause == Cause::Reconnect {
+        self.lenient |= matches!(cause, Cause::Protocol(_));
+        let retry_in = if cause == Cause::Reconnect || self.fit_will(&cause) {
             self.failures.credit(&self.config.backoff, connected);
             (self.attempt_started + CONNECT_INTERVAL).saturating_duration_since(now)
         } else {
@@ -280,5 +293,21 @@ impl Core {
         if hooks_started {
             self.actions.push_back(Action::DisconnectHooks(Some(cause)));
         }
+    }
+
+    /// Adapts the will if the server has refused CONNECT because of it; returns whether it has, so
+    /// that the next attempt differs from this one.
+    fn fit_will(&mut self, cause: &Cause) -> bool {
+        let (Cause::NotAccepted { reason, .. }, Some(will)) = (cause, &self.config.will) else {
+            return false;
+        };
+        let (matters, lowered) = match *reason {
+            ReasonCode::QOS_NOT_SUPPORTED => {
+                (will.qos == QoS::AtLeastOnce, &mut self.will_at_most_once)
+            }
+            ReasonCode::RETAIN_NOT_SUPPORTED => (will.retain, &mut self.will_not_retained),
+            _ => return false,
+        };
+        matters && !std::mem::replace(lowered, true)
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::error::DeliveryError;
 use crate::error::cause::Cause;
+use crate::mqtt::decode::{Packet, SubAck};
 use crate::mqtt::message::{Message, QoS};
 use crate::mqtt::reason_code::ReasonCode;
 
@@ -15,16 +16,18 @@ use crate::mqtt::reason_code::ReasonCode;
 pub(crate) enum ConnectionEvent {
     /// A CONNACK accepted the connection.
     Connected(ServerCapabilities),
-    /// A SUBACK arrived, with its packet identifier and a reason code for each filter.
-    Subscribed(u16, Vec<ReasonCode>),
+    /// A SUBACK arrived.
+    Subscribed(SubAck),
     /// A PUBLISH was written; packet identifier 0 at QoS 0.
     Written(u16),
     /// A PUBACK arrived.
     Acknowledged(u16, ReasonCode),
     /// A message arrived.
     Message(Incoming),
-    /// A QoS 1 message arrived without a valid topic, so it cannot be delivered.
-    MissingTopic { packet_id: u16, duplicate: bool },
+    /// A QoS 1 message arrived that cannot be delivered.
+    Undeliverable { packet_id: u16, duplicate: bool },
+    /// A packet arrived that answers nothing of this session, with its packet identifier.
+    Unexpected(Packet, u16),
     /// The socket is writable again: the peer has received data.
     Progress,
     /// PINGREQ was written.
@@ -65,6 +68,20 @@ pub(crate) struct ServerCapabilities {
 }
 
 impl ServerCapabilities {
+    /// Lowers quality of service and retain flag of one of the session's own messages to what the
+    /// server supports.
+    pub(crate) fn fit(&self, message: Message) -> Message {
+        Message {
+            qos: if self.at_least_once {
+                message.qos
+            } else {
+                QoS::AtMostOnce
+            },
+            retain: message.retain && self.retain,
+            ..message
+        }
+    }
+
     /// Checks that the server supports this message. Sending an unsupported message would make the
     /// server disconnect, on every connection.
     pub(crate) fn check(&self, message: &Message, expires: bool) -> Result<(), DeliveryError> {

@@ -8,11 +8,12 @@ use crate::core::acknowledgement_order::DeliveryId;
 use crate::core::connection_event::ServerCapabilities;
 use crate::error::cause::Cause;
 use crate::mqtt::message::{Message, MessageId, Subscription};
+use crate::mqtt::topic::TopicFilter;
 use crate::outbox::write_behind::Batch;
 use crate::outbox::{LogRecord, Outgoing, PacketIds};
 use crate::session::event::{SessionEvent, SessionState};
 
-use super::endpoint::Endpoint;
+use super::connect_options::ConnectOptions;
 use super::keep_alive::KeepAlive;
 use super::recent_topics::RecentTopics;
 
@@ -20,7 +21,7 @@ use super::recent_topics::RecentTopics;
 #[derive(Debug)]
 pub(crate) enum Action {
     /// Open a connection.
-    Open(Endpoint),
+    Open(ConnectOptions),
     /// Send a SUBSCRIBE with this packet id.
     Subscribe(u16, Vec<Subscription>),
     /// Start the on-connect hooks; report with [`hooks_finished`](super::Core::hooks_finished).
@@ -68,6 +69,8 @@ pub(super) struct ConnectionState {
     pub(super) ack_not_due_before: Option<Instant>,
     pub(super) keep_alive: KeepAlive,
     pub(super) recent: RecentTopics,
+    /// Subscriptions that the server has refused.
+    pub(super) refused: Vec<TopicFilter>,
 }
 
 #[derive(Debug)]

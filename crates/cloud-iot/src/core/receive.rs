@@ -42,7 +42,7 @@ impl Core {
     /// Acknowledges, in order, a QoS 1 message that cannot be delivered. Without an acknowledgement
     /// it would occupy the receive maximum forever; a disconnection would make the server resend it
     /// on every connection.
-    pub(super) fn received_without_topic(&mut self, packet_id: u16, duplicate: bool, now: Instant) {
+    pub(super) fn received_undeliverable(&mut self, packet_id: u16, duplicate: bool, now: Instant) {
         self.record_activity(now);
         if self.config.acknowledge == Acknowledge::AfterHandlers && self.connection().is_some() {
             match self.unacknowledged.received(packet_id, duplicate) {

@@ -114,7 +114,9 @@ impl Core {
             && (until <= now || self.outbox.is_idle_until(until) && self.unacknowledged.is_idle())
         {
             *step = DrainStep::Disconnecting;
-            if let Some(goodbye) = self.config.goodbye.clone()
+            let goodbye = self.config.goodbye.clone();
+            let goodbye = goodbye.map(|goodbye| connection.capabilities.fit(goodbye));
+            if let Some(goodbye) = goodbye
                 && connection.capabilities.check(&goodbye, false).is_ok()
             {
                 let packet_ids = &mut connection.packet_ids;

@@ -1,6 +1,7 @@
 //! The core on virtual time: its actions, their order, and their times.
 
 mod backoff;
+mod capabilities;
 mod harness;
 mod hostile_server;
 mod long_run;

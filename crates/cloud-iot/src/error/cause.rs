@@ -42,15 +42,25 @@ pub enum Cause {
     #[error("TLS failed: {0}")]
     Tls(#[from] TlsCause),
     /// The server answered CONNECT with a refusal.
-    #[error("the server did not accept the session: {0}")]
-    NotAccepted(ReasonCode),
-    /// The server refused a subscription.
-    #[error("{}", refused_subscription(.filter, *.reason))]
+    #[error("the server did not accept the session: {}", with_message(*.reason, .message.as_ref()))]
+    NotAccepted {
+        /// Reason code in the CONNACK.
+        reason: ReasonCode,
+        /// Reason string in the CONNACK.
+        message: Option<UntrustedText>,
+    },
+    /// The server answered CONNECT with a CONNACK of MQTT 3.1.1.
+    #[error("the broker speaks MQTT 3.1.1 only; it has to be configured for MQTT 5")]
+    Mqtt311Only,
+    /// The server refused a subscription that is [required](crate::Subscription::required).
+    #[error("{}", refused_subscription(.filter, *.reason, .message.as_ref()))]
     SubscriptionRefused {
         /// Filter of the subscription.
         filter: TopicFilter,
         /// Reason code in the SUBACK.
         reason: ReasonCode,
+        /// Reason string in the SUBACK.
+        message: Option<UntrustedText>,
     },
     /// A SUBSCRIBE was not answered in time.
     #[error("the server did not answer a SUBSCRIBE within the time limit")]
@@ -73,7 +83,7 @@ pub enum Cause {
     #[error("the connection stalled; the server no longer receives data")]
     WriteStalled,
     /// The server sent DISCONNECT with a reason.
-    #[error("the server disconnected: {reason}{}", .message.as_ref().map(|m| format!(": {m}")).unwrap_or_default())]
+    #[error("the server disconnected: {}", with_message(*.reason, .message.as_ref()))]
     Disconnected {
         /// Reason code in the DISCONNECT.
         reason: ReasonCode,
@@ -119,15 +129,18 @@ impl Cause {
             Self::Tls(TlsCause::UnknownIssuer | TlsCause::WrongName | TlsCause::BadCertificate(_))
                 | Self::Tls(TlsCause::ClientCertificateRejected(_))
                 | Self::Proxy(ProxyCause::Authentication)
+                | Self::Mqtt311Only
                 | Self::SubscriptionRefused { .. }
                 | Self::NotPermitted { .. }
         ) && !matches!(
             self,
-            Self::NotAccepted(ReasonCode(0x84..=0x87 | 0x8A | 0x8C))
-                | Self::Disconnected {
-                    reason: ReasonCode(0x87),
-                    ..
-                }
+            Self::NotAccepted {
+                reason: ReasonCode(0x84..=0x87 | 0x8A | 0x8C),
+                ..
+            } | Self::Disconnected {
+                reason: ReasonCode(0x87),
+                ..
+            }
         )
     }
 
@@ -141,7 +154,8 @@ impl Cause {
             Self::ConnectTimeout => "connect_timeout",
             Self::Proxy(_) => "proxy",
             Self::Tls(_) => "tls",
-            Self::NotAccepted(_) => "not_accepted",
+            Self::NotAccepted { .. } => "not_accepted",
+            Self::Mqtt311Only => "mqtt_311_only",
             Self::SubscriptionRefused { .. } => "subscription_refused",
             Self::SubscribeTimeout => "subscribe_timeout",
             Self::AcknowledgeTimeout => "acknowledge_timeout",
@@ -211,7 +225,10 @@ impl Cause {
                 ..
             } => Retry::Persistent,
             // Server busy, message rate too high, quota exceeded, connection rate exceeded.
-            Self::NotAccepted(ReasonCode(0x89 | 0x96 | 0x97 | 0x9F))
+            Self::NotAccepted {
+                reason: ReasonCode(0x89 | 0x96 | 0x97 | 0x9F),
+                ..
+            }
             | Self::Disconnected {
                 reason: ReasonCode(0x89 | 0x96 | 0x97 | 0x9F),
                 ..
@@ -255,7 +272,7 @@ impl Cause {
     pub(crate) fn is_identity_related(&self) -> bool {
         match self {
             Self::Tls(_) => true,
-            Self::NotAccepted(_) => self.retry() == Retry::Persistent,
+            Self::NotAccepted { .. } => self.retry() == Retry::Persistent,
             _ => false,
         }
     }
@@ -277,7 +294,8 @@ impl Cause {
             | Self::Io(_) => true,
             // A captive portal, or a clock that only the network can correct.
             Self::Tls(tls) => !matches!(tls, TlsCause::ClientCertificateRejected(_)),
-            Self::NotAccepted(_)
+            Self::NotAccepted { .. }
+            | Self::Mqtt311Only
             | Self::SubscriptionRefused { .. }
             | Self::Disconnected { .. }
             | Self::NotPermitted { .. }
@@ -289,11 +307,10 @@ impl Cause {
     }
 
     /// Creates the cause for a DISCONNECT with this reason.
-    pub(crate) fn disconnected(reason: ReasonCode, message: Option<String>) -> Self {
+    pub(crate) fn disconnected(reason: ReasonCode, message: Option<UntrustedText>) -> Self {
         if reason == ReasonCode::SUCCESS {
             return Self::Closed { soon: false };
         }
-        let message = message.map(UntrustedText::from);
         Self::Disconnected { reason, message }
     }
 }
@@ -301,13 +318,26 @@ impl Cause {
 /// What to do about a topic that is not permitted.
 pub(crate) const POLICY: &str = "the platform's policy for this device has to allow it";
 
-fn refused_subscription(filter: &TopicFilter, reason: ReasonCode) -> String {
+/// Appends the server's words to a reason code.
+fn with_message(reason: ReasonCode, message: Option<&UntrustedText>) -> String {
+    match message {
+        Some(message) => format!("{reason}: {message}"),
+        None => reason.to_string(),
+    }
+}
+
+pub(crate) fn refused_subscription(
+    filter: &TopicFilter,
+    reason: ReasonCode,
+    message: Option<&UntrustedText>,
+) -> String {
+    let told = with_message(reason, message);
     if reason == ReasonCode::NOT_AUTHORIZED {
         format!(
-            "the broker does not permit this device to subscribe to {filter}: {POLICY} ({reason})"
+            "the broker does not permit this device to subscribe to {filter}: {POLICY} ({told})"
         )
     } else {
-        format!("the server refused the subscription to {filter}: {reason}")
+        format!("the server refused the subscription to {filter}: {told}")
     }
 }
 
@@ -359,6 +389,10 @@ mod tests {
             reason: ReasonCode(code),
             message: None,
         };
+        let not_accepted = |code| Cause::NotAccepted {
+            reason: ReasonCode(code),
+            message: None,
+        };
         for (cause, retry) in [
             (Cause::Unreachable, Retry::Transient),
             (Cause::NameNotFound, Retry::Transient),
@@ -372,13 +406,15 @@ mod tests {
             // Server shutting down.
             (disconnected(0x8B), Retry::Transient),
             (disconnected(0x97), Retry::Busy),
-            (Cause::NotAccepted(ReasonCode(0x9F)), Retry::Busy),
+            (not_accepted(0x9F), Retry::Busy),
+            (not_accepted(0x96), Retry::Busy),
+            // Codes that the standard does not have.
+            (not_accepted(0xA3), Retry::Transient),
+            (disconnected(0xA3), Retry::Transient),
+            (Cause::Mqtt311Only, Retry::Persistent),
             (disconnected(0x8E), Retry::Persistent),
             (disconnected(0x87), Retry::Persistent),
-            (
-                Cause::NotAccepted(ReasonCode::NOT_AUTHORIZED),
-                Retry::Persistent,
-            ),
+            (not_accepted(0x87), Retry::Persistent),
             (Cause::Tls(TlsCause::NotYetValid), Retry::Transient),
             (Cause::Tls(TlsCause::Expired), Retry::Transient),
             (Cause::Tls(TlsCause::UnknownIssuer), Retry::Persistent),

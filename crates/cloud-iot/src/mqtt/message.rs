@@ -95,14 +95,7 @@ impl Message {
         };
         let properties = if expires { 5 } else { 0 };
         // Topic with its length, packet id, properties with their length, payload.
-        let rest = 2 + self.topic.len() + packet_id + 1 + properties + self.payload.len();
-        let length_field = match rest {
-            0..=127 => 1,
-            128..=16_383 => 2,
-            16_384..=2_097_151 => 3,
-            _ => 4,
-        };
-        1 + length_field + rest
+        packet_bytes(2 + self.topic.len() + packet_id + 1 + properties + self.payload.len())
     }
 
     pub(crate) fn check_topic(
@@ -113,6 +106,27 @@ impl Message {
         check_name(&self.topic, max_bytes)?;
         check_depth(&self.topic, max_slashes)
     }
+}
+
+/// Returns the size of a packet with a body of this size.
+fn packet_bytes(body: usize) -> usize {
+    let length_field = match body {
+        0..=127 => 1,
+        128..=16_383 => 2,
+        16_384..=2_097_151 => 3,
+        _ => 4,
+    };
+    1 + length_field + body
+}
+
+/// Returns the size of a SUBSCRIBE packet in bytes.
+pub(crate) fn subscribe_bytes(subscriptions: &[Subscription]) -> usize {
+    // Each filter has a length and options.
+    let filters = subscriptions
+        .iter()
+        .map(|s| 2 + s.filter.as_str().len() + 1);
+    // Packet identifier, length of the properties, filters.
+    packet_bytes(2 + 1 + filters.sum::<usize>())
 }
 
 /// Options for publishing a message; see [`publish_with`](crate::SessionHandle::publish_with).
@@ -168,10 +182,14 @@ pub struct Subscription {
     pub filter: TopicFilter,
     /// Maximum quality of service.
     pub qos: QoS,
+    /// Whether the session is of no use without it: if the server refuses it, the connection ends
+    /// and is made again later. Otherwise the session goes on without it, and
+    /// [`SessionEvent::SubscriptionRefused`](crate::SessionEvent::SubscriptionRefused) reports it.
+    pub required: bool,
 }
 
 impl Subscription {
-    /// Creates a subscription at [`QoS::AtLeastOnce`].
+    /// Creates a subscription at [`QoS::AtLeastOnce`], not required.
     ///
     /// # Errors
     ///
@@ -180,7 +198,17 @@ impl Subscription {
         Ok(Self {
             filter: TopicFilter::new(filter)?,
             qos: QoS::default(),
+            required: false,
         })
+    }
+
+    /// Sets [`required`](Self::required).
+    #[must_use]
+    pub fn required(self) -> Self {
+        Self {
+            required: true,
+            ..self
+        }
     }
 
     /// Sets the maximum quality of service.

@@ -2,10 +2,9 @@
 
 use std::fmt;
 
-use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode, DisconnectReasonCode, SubscribeReasonCode};
-
-/// An MQTT v5 reason code from the server. Codes from 0x80 on are failures.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// An MQTT v5 reason code from the server. Codes from 0x80 on are failures, also those that the
+/// standard does not define.
+#[derive(Default, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReasonCode(pub u8);
 
 impl ReasonCode {
@@ -13,6 +12,10 @@ impl ReasonCode {
     pub const SUCCESS: Self = Self(0x00);
     /// Failure without a specific reason.
     pub const UNSPECIFIED: Self = Self(0x80);
+    /// The packet cannot be decoded.
+    pub const MALFORMED_PACKET: Self = Self(0x81);
+    /// The packet is not allowed here, or contradicts itself.
+    pub const PROTOCOL_ERROR: Self = Self(0x82);
     /// The client's certificate or policy does not permit the operation.
     pub const NOT_AUTHORIZED: Self = Self(0x87);
     /// The server received nothing for one and a half keep-alive intervals.
@@ -23,6 +26,10 @@ impl ReasonCode {
     pub const PACKET_TOO_LARGE: Self = Self(0x95);
     /// A quota of the server is exceeded.
     pub const QUOTA_EXCEEDED: Self = Self(0x97);
+    /// The server does not support retained messages.
+    pub const RETAIN_NOT_SUPPORTED: Self = Self(0x9A);
+    /// The server does not support the quality of service.
+    pub const QOS_NOT_SUPPORTED: Self = Self(0x9B);
 
     /// Returns whether a DISCONNECT with this code answers a client packet, which may be a message.
     pub(crate) fn is_packet_error(self) -> bool {
@@ -51,6 +58,7 @@ impl ReasonCode {
             0x00 => "success",
             0x04 => "disconnect with will message",
             0x10 => "no matching subscribers",
+            0x11 => "no subscription existed",
             0x80 => "unspecified error",
             0x81 => "malformed packet",
             0x82 => "protocol error",
@@ -69,6 +77,7 @@ impl ReasonCode {
             0x8F => "topic filter invalid",
             0x90 => "topic name invalid",
             0x91 => "packet identifier in use",
+            0x92 => "packet identifier not found",
             0x93 => "receive maximum exceeded",
             0x94 => "topic alias invalid",
             0x95 => "packet too large",
@@ -85,6 +94,7 @@ impl ReasonCode {
             0xA0 => "maximum connect time",
             0xA1 => "subscription identifiers not supported",
             0xA2 => "wildcard subscriptions not supported",
+            code if code >= 0x80 => "unknown failure",
             _ => "unknown reason",
         }
     }
@@ -102,56 +112,19 @@ impl fmt::Debug for ReasonCode {
     }
 }
 
-impl From<ConnectReturnCode> for ReasonCode {
-    fn from(code: ConnectReturnCode) -> Self {
-        use ConnectReturnCode as C;
-        Self(match code {
-            C::Success => 0x00,
-            C::UnspecifiedError => 0x80,
-            C::MalformedPacket => 0x81,
-            C::ProtocolError => 0x82,
-            C::ImplementationSpecificError => 0x83,
-            C::UnsupportedProtocolVersion | C::RefusedProtocolVersion => 0x84,
-            C::ClientIdentifierNotValid | C::BadClientId => 0x85,
-            C::BadUserNamePassword => 0x86,
-            C::NotAuthorized => 0x87,
-            C::ServerUnavailable | C::ServiceUnavailable => 0x88,
-            C::ServerBusy => 0x89,
-            C::Banned => 0x8A,
-            C::BadAuthenticationMethod => 0x8C,
-            C::TopicNameInvalid => 0x90,
-            C::PacketTooLarge => 0x95,
-            C::QuotaExceeded => 0x97,
-            C::PayloadFormatInvalid => 0x99,
-            C::RetainNotSupported => 0x9A,
-            C::QoSNotSupported => 0x9B,
-            C::UseAnotherServer => 0x9C,
-            C::ServerMoved => 0x9D,
-            C::ConnectionRateExceeded => 0x9F,
-        })
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl From<DisconnectReasonCode> for ReasonCode {
-    fn from(code: DisconnectReasonCode) -> Self {
-        Self(code as u8)
-    }
-}
-
-impl From<SubscribeReasonCode> for ReasonCode {
-    fn from(code: SubscribeReasonCode) -> Self {
-        use SubscribeReasonCode as S;
-        Self(match code {
-            S::Success(qos) => qos as u8,
-            S::Failure | S::Unspecified => 0x80,
-            S::ImplementationSpecific => 0x83,
-            S::NotAuthorized => 0x87,
-            S::TopicFilterInvalid => 0x8F,
-            S::PkidInUse => 0x91,
-            S::QuotaExceeded => 0x97,
-            S::SharedSubscriptionsNotSupported => 0x9E,
-            S::SubscriptionIdNotSupported => 0xA1,
-            S::WildcardSubscriptionsNotSupported => 0xA2,
-        })
+    #[test]
+    fn unknown_codes_are_told_by_number_and_range() {
+        for (code, text) in [
+            (0x96, "message rate too high (0x96)"),
+            (0xA3, "unknown failure (0xA3)"),
+            (0x42, "unknown reason (0x42)"),
+        ] {
+            assert_eq!(ReasonCode(code).to_string(), text);
+            assert_eq!(ReasonCode(code).is_failure(), code >= 0x80);
+        }
     }
 }

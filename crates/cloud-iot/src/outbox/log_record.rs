@@ -9,6 +9,7 @@ use cloud_net::warn_throttled;
 
 use crate::error::DeliveryError;
 use crate::log_throttles::LogThrottles;
+use crate::mqtt::decode::Packet;
 use crate::mqtt::reason_code::ReasonCode;
 
 #[derive(Debug)]
@@ -17,6 +18,8 @@ pub(crate) enum LogRecord {
     BirthRejected(DeliveryError),
     /// The server refused one of the session's own messages.
     SessionMessageRefused { topic: String, reason: ReasonCode },
+    /// The server sent a packet that answers nothing.
+    UnexpectedPacket { packet: Packet, packet_id: u16 },
     /// A restored message failed. No receipt reports it.
     RestoredFailed { topic: String, error: DeliveryError },
     /// The server has ended this many connections because of a message.
@@ -37,6 +40,9 @@ impl LogRecord {
             }
             Self::SessionMessageRefused { topic, reason } => {
                 warn_throttled!(throttles.session_message_refused, topic, %reason, "the server refused the session's own message");
+            }
+            Self::UnexpectedPacket { packet, packet_id } => {
+                warn_throttled!(throttles.unexpected_packet, %packet, packet_id, "ignored a packet of the server that answers nothing");
             }
             Self::RestoredFailed { topic, error } => {
                 warn_throttled!(throttles.restored_failed, topic, %error, "a message of an earlier process was not delivered");

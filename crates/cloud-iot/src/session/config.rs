@@ -62,7 +62,8 @@ pub struct SessionConfig {
     pub birth: Option<Message>,
     /// Published before a clean disconnect, after all other messages. Default: none.
     pub goodbye: Option<Message>,
-    /// Subscriptions of each connection; the server must grant all. Default: none.
+    /// Subscriptions of each connection; the server must grant the
+    /// [required](Subscription::required) ones. Default: none.
     pub subscriptions: Vec<Subscription>,
     /// How long the server keeps the session after a connection has ended, 1 s to 136 years in
     /// whole seconds; the server may shorten it. Default: none, so that each connection starts with

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use cloud_net::UntrustedText;
 
 use crate::error::cause::Cause;
+use crate::mqtt::reason_code::ReasonCode;
 use crate::mqtt::topic::TopicFilter;
 use crate::outbox::store::StoreError;
 use crate::routing::json::Malformed;
@@ -93,6 +94,18 @@ pub enum SessionEvent {
     SubscriptionDowngraded {
         /// Filter of the subscription.
         filter: TopicFilter,
+    },
+    /// The server refused a subscription that is not [required](crate::Subscription::required), or
+    /// its SUBSCRIBE would exceed the server's maximum packet size
+    /// ([`PACKET_TOO_LARGE`](ReasonCode::PACKET_TOO_LARGE)): messages under the filter do not
+    /// arrive. Sent on each connection, before [`Connected`](Self::Connected).
+    SubscriptionRefused {
+        /// Filter of the subscription.
+        filter: TopicFilter,
+        /// Reason code in the SUBACK.
+        reason: ReasonCode,
+        /// The server's words.
+        message: Option<UntrustedText>,
     },
     /// The outbox cannot be stored. Until it can, messages are held in memory only, and
     /// [`Receipt::stored`](crate::Receipt::stored) reports it. Sent once for each run of failures.

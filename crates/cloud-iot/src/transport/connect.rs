@@ -4,9 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, Connect, ConnectProperties, ConnectReturnCode, LastWill, Packet,
-};
+use rumqttc::v5::mqttbytes::v5::{Connect, ConnectProperties, LastWill, Packet};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -15,11 +13,14 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::core::connect_options::ConnectOptions;
 use crate::core::connection_event::ServerCapabilities;
-use crate::core::endpoint::{Endpoint, Port};
+use crate::core::endpoint::Port;
 use crate::error::cause::{Cause, TlsCause};
+use crate::mqtt::decode::{ConnAck, Received};
+use crate::mqtt::message::QoS;
 use crate::session::config::{Acknowledge, SessionConfig};
-use crate::transport::framed::{Framed, Received};
+use crate::transport::framed::Framed;
 use crate::transport::happy_eyeballs::connect_tcp;
 use crate::transport::tls;
 
@@ -32,9 +33,10 @@ pub(crate) type Accepted<S> = (Framed<S>, ServerCapabilities);
 /// Connects within [`Timeouts::connect`](crate::Timeouts::connect).
 pub(crate) async fn connect(
     config: Arc<SessionConfig>,
-    endpoint: Endpoint,
+    options: ConnectOptions,
 ) -> Result<Accepted<TlsStream<TcpStream>>, Cause> {
     let deadline = Instant::now() + config.timeouts.connect;
+    let endpoint = options.endpoint;
     let (port, tls) = target(&config, endpoint.port);
     let attempt = async {
         let host = config.host.as_str();
@@ -50,7 +52,7 @@ pub(crate) async fn connect(
         let stream = TlsConnector::from(tls).connect(name, stream).await;
         let mut stream = stream.map_err(|error| handshake_failed(&error))?;
         stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER_BYTES));
-        connect_handshake(stream, &config).await
+        connect_handshake(stream, &config, options).await
     };
     timeout_at(deadline, attempt)
         .await
@@ -77,24 +79,25 @@ fn handshake_failed(error: &io::Error) -> Cause {
 async fn connect_handshake<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     config: &SessionConfig,
+    options: ConnectOptions,
 ) -> Result<Accepted<S>, Cause> {
-    let mut framed = Framed::new(stream, config.limits.incoming_packet_bytes);
-    framed.send(&connect_packet(config)).await?;
+    let limit = config.limits.incoming_packet_bytes;
+    let mut framed = Framed::new(stream, limit, options.lenient);
+    framed.send(&connect_packet(config, options)).await?;
     match framed.receive().await? {
-        Received::Packet(Packet::ConnAck(connack))
-            if connack.code == ConnectReturnCode::Success =>
-        {
-            let capabilities = capabilities(&connack, config);
-            Ok((framed, capabilities))
-        }
-        Received::Packet(Packet::ConnAck(connack)) => Err(Cause::NotAccepted(connack.code.into())),
+        Received::ConnAck(connack) if connack.reason.is_failure() => Err(Cause::NotAccepted {
+            reason: connack.reason,
+            message: connack.message,
+        }),
+        Received::ConnAck(connack) => Ok((framed, capabilities(&connack, config))),
+        Received::ConnAckOfMqtt311 => Err(Cause::Mqtt311Only),
         _ => Err(Cause::Protocol(
             "CONNECT was answered with another packet than CONNACK".into(),
         )),
     }
 }
 
-fn connect_packet(config: &SessionConfig) -> Packet {
+fn connect_packet(config: &SessionConfig, options: ConnectOptions) -> Packet {
     // Topic aliases are not offered: they cost memory, and devices do not need them.
     let properties = ConnectProperties {
         session_expiry_interval: config
@@ -113,15 +116,20 @@ fn connect_packet(config: &SessionConfig) -> Packet {
     };
     let will = config.will.as_ref().map(|will| {
         let payload = will.payload.to_vec();
-        LastWill::new(&will.topic, payload, will.qos.into(), will.retain, None)
+        let qos = if options.will_at_most_once {
+            QoS::AtMostOnce
+        } else {
+            will.qos
+        };
+        let retain = will.retain && !options.will_not_retained;
+        LastWill::new(&will.topic, payload, qos.into(), retain, None)
     });
     Packet::Connect(connect, will, None)
 }
 
 fn capabilities(connack: &ConnAck, config: &SessionConfig) -> ServerCapabilities {
-    let properties = connack.properties.as_ref();
-    let keep_alive = properties
-        .and_then(|p| p.server_keep_alive)
+    let keep_alive = connack
+        .server_keep_alive
         // The server does not use keep-alive, but the session must detect a dead server.
         .filter(|seconds| *seconds > 0)
         .map_or(config.keep_alive, |seconds| {
@@ -129,16 +137,10 @@ fn capabilities(connack: &ConnAck, config: &SessionConfig) -> ServerCapabilities
             Duration::from_secs(seconds.into()).min(config.keep_alive)
         });
     ServerCapabilities {
-        receive_maximum: properties
-            .and_then(|p| p.receive_max)
-            .unwrap_or(config.limits.in_flight),
-        maximum_packet: properties.and_then(|p| p.max_packet_size),
-        at_least_once: properties
-            .and_then(|p| p.max_qos)
-            .is_none_or(|qos| qos >= 1),
-        retain: properties
-            .and_then(|p| p.retain_available)
-            .is_none_or(|flag| flag == 1),
+        receive_maximum: (connack.receive_maximum).unwrap_or(config.limits.in_flight),
+        maximum_packet: connack.maximum_packet,
+        at_least_once: connack.maximum_qos.is_none_or(|qos| qos >= 1),
+        retain: connack.retain_available.unwrap_or(true),
         keep_alive,
         session_present: connack.session_present,
     }
@@ -146,8 +148,6 @@ fn capabilities(connack: &ConnAck, config: &SessionConfig) -> ServerCapabilities
 
 #[cfg(test)]
 mod tests {
-    use rumqttc::v5::mqttbytes::v5::ConnAckProperties;
-
     use super::*;
     use crate::tls::ALPN_AWS_MQTT;
 
@@ -165,27 +165,8 @@ mod tests {
         let config = SessionConfig::new("localhost", "device", Arc::new(bare()));
         for (server, expected) in [(None, 60), (Some(0), 60), (Some(20), 20), (Some(65535), 60)] {
             let connack = ConnAck {
-                session_present: false,
-                code: ConnectReturnCode::Success,
-                properties: Some(ConnAckProperties {
-                    session_expiry_interval: None,
-                    receive_max: None,
-                    max_qos: None,
-                    retain_available: None,
-                    max_packet_size: None,
-                    assigned_client_identifier: None,
-                    topic_alias_max: None,
-                    reason_string: None,
-                    user_properties: Vec::new(),
-                    wildcard_subscription_available: None,
-                    subscription_identifiers_available: None,
-                    shared_subscription_available: None,
-                    server_keep_alive: server,
-                    response_information: None,
-                    server_reference: None,
-                    authentication_method: None,
-                    authentication_data: None,
-                }),
+                server_keep_alive: server,
+                ..ConnAck::default()
             };
             let keep_alive = capabilities(&connack, &config).keep_alive;
             assert_eq!(keep_alive, Duration::from_secs(expected), "{server:?}");

@@ -1,6 +1,6 @@
 //! One connection: its establishment, then packets in both directions until it ends.
 //!
-//! Only rumqttc's codec is used. Its event loop connects by itself (one address after the other, no
+//! Of rumqttc only the encoder is used. Its event loop connects by itself (one address after the other, no
 //! proxy), loses the reason of a DISCONNECT, is not cancel-safe, can hang in a write forever, and
 //! flushes once per packet. The state that it keeps (packet identifiers, messages in flight, pings)
 //! is needed in the [core](crate::core) in any case. Here nothing blocks, polling is cancel-safe,
@@ -20,28 +20,26 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use cloud_net::warn_throttled;
-use rumqttc::v5::mqttbytes::QoS as CodecQoS;
 use rumqttc::v5::mqttbytes::v5::{
-    Disconnect, DisconnectReasonCode, Filter, Packet, PingReq, PubAck, Publish, PublishProperties,
-    Subscribe,
+    Disconnect, DisconnectReasonCode, Filter, Packet, PingReq, PubAck, PubRec, PubRecReason,
+    Publish, PublishProperties, Subscribe,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
-use zeroize::{Zeroize, Zeroizing};
 
 use crate::core::acknowledgement_order::MAX_UNACKNOWLEDGED;
+use crate::core::connect_options::ConnectOptions;
 use crate::core::connection_event::{ConnectionEvent, Incoming};
-use crate::core::endpoint::Endpoint;
 use crate::error::cause::Cause;
 use crate::log_throttles::LogThrottles;
+use crate::mqtt::decode::{self, Received, Undeliverable};
 use crate::mqtt::message::{Message, QoS, Subscription};
 use crate::outbox::Outgoing;
 use crate::session::config::{Acknowledge, SessionConfig};
 use crate::transport::connect::{Accepted, connect};
-use crate::transport::framed::{Framed, Received};
+use crate::transport::framed::Framed;
 
 /// Packets that are received before the resulting actions are performed.
 pub(crate) const EVENTS: usize = 64;
@@ -86,12 +84,12 @@ impl Connection {
     /// Creates a connection; polling establishes it.
     pub(crate) fn open(
         config: &Arc<SessionConfig>,
-        endpoint: Endpoint,
+        options: ConnectOptions,
         throttles: Arc<LogThrottles>,
     ) -> Self {
         let in_flight = usize::from(config.limits.in_flight);
         Self {
-            state: State::Opening(Box::pin(connect(Arc::clone(config), endpoint))),
+            state: State::Opening(Box::pin(connect(Arc::clone(config), options))),
             events: VecDeque::new(),
             high_water_mark: in_flight + usize::from(MAX_UNACKNOWLEDGED),
             acknowledge: config.acknowledge,
@@ -308,42 +306,70 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
 
     /// Converts a packet to an event for the core. Acknowledges it if that is due on receipt.
     fn received(&mut self, received: Received) -> Result<Option<ConnectionEvent>, Cause> {
-        let packet = match received {
+        Ok(Some(match received {
+            Received::Publish(publish) => {
+                if publish.at_least_once {
+                    self.acknowledge_on_receipt(publish.packet_id);
+                }
+                ConnectionEvent::Message(incoming(publish))
+            }
+            Received::UndeliverablePublish(undeliverable) => {
+                return Ok(self.undeliverable(&undeliverable));
+            }
             Received::PubAck { packet_id, reason } => {
-                return Ok(Some(ConnectionEvent::Acknowledged(packet_id, reason)));
+                ConnectionEvent::Acknowledged(packet_id, reason)
             }
-            Received::Packet(packet) => packet,
-        };
-        Ok(Some(match packet {
-            Packet::Publish(publish) => {
-                if publish.qos == CodecQoS::ExactlyOnce {
-                    return Err(Cause::Protocol(
-                        "a PUBLISH at QoS 2, which was not requested".into(),
-                    ));
-                }
-                let at_least_once = publish.qos == CodecQoS::AtLeastOnce;
-                let (packet_id, duplicate) = (publish.pkid, publish.dup);
-                if at_least_once && self.acknowledge == Acknowledge::OnReceipt {
-                    let answer = PubAck::new(packet_id, None);
-                    self.waiting.push_back(Packet::PubAck(answer));
-                }
-                let missing_topic = at_least_once.then_some(ConnectionEvent::MissingTopic {
-                    packet_id,
-                    duplicate,
-                });
-                return Ok(message(publish, &self.throttles)
-                    .map(ConnectionEvent::Message)
-                    .or(missing_topic));
+            Received::SubAck(suback) => ConnectionEvent::Subscribed(suback),
+            Received::PingResp => ConnectionEvent::PingResp,
+            Received::Unexpected { packet, packet_id } => {
+                ConnectionEvent::Unexpected(packet, packet_id)
             }
-            Packet::SubAck(suback) => {
-                let codes = suback.return_codes.into_iter().map(Into::into);
-                ConnectionEvent::Subscribed(suback.pkid, codes.collect())
+            Received::ConnAck(_) | Received::ConnAckOfMqtt311 => {
+                return Err(Cause::Protocol("a second CONNACK".into()));
             }
-            Packet::PingResp(_) => ConnectionEvent::PingResp,
-            _ => {
-                return Err(Cause::Protocol("an unexpected packet type".into()));
+            Received::Disconnect { reason, message } => {
+                return Err(Cause::disconnected(reason, message));
             }
         }))
+    }
+
+    fn acknowledge_on_receipt(&mut self, packet_id: u16) {
+        if self.acknowledge == Acknowledge::OnReceipt {
+            let answer = PubAck::new(packet_id, None);
+            self.waiting.push_back(Packet::PubAck(answer));
+        }
+    }
+
+    /// Answers a message that is dropped, so that the server does not send it again.
+    fn undeliverable(&mut self, undeliverable: &Undeliverable) -> Option<ConnectionEvent> {
+        let Undeliverable {
+            qos,
+            packet_id,
+            duplicate,
+            ref fault,
+            ..
+        } = *undeliverable;
+        let (fault, reason) = (&fault.text, fault.reason);
+        warn_throttled!(self.throttles.undeliverable, fault, %reason, "dropped a message");
+        match qos {
+            1 if packet_id != 0 => {
+                self.acknowledge_on_receipt(packet_id);
+                Some(ConnectionEvent::Undeliverable {
+                    packet_id,
+                    duplicate,
+                })
+            }
+            2 if packet_id != 0 => {
+                // A failure code ends the exchange (MQTT 5.0, 4.3.3).
+                self.waiting.push_back(Packet::PubRec(PubRec {
+                    pkid: packet_id,
+                    reason: PubRecReason::ImplementationSpecificError,
+                    properties: None,
+                }));
+                None
+            }
+            _ => None,
+        }
     }
 }
 
@@ -357,45 +383,19 @@ fn event_when_written(packet: &Packet) -> Option<ConnectionEvent> {
     }
 }
 
-/// Returns a payload that is wiped from memory when its last clone is dropped, because it may be a
-/// private key.
-fn wiped_on_drop(received: Bytes) -> Bytes {
-    let payload = Bytes::from_owner(Zeroizing::new(received.to_vec()));
-    // The rest of the frame is already decoded.
-    if let Ok(mut frame) = received.try_into_mut() {
-        frame[..].zeroize();
+fn incoming(publish: decode::Publish) -> Incoming {
+    Incoming {
+        message: Message {
+            topic: publish.topic,
+            payload: publish.payload,
+            qos: if publish.at_least_once {
+                QoS::AtLeastOnce
+            } else {
+                QoS::AtMostOnce
+            },
+            retain: publish.retain,
+        },
+        packet_id: publish.packet_id,
+        duplicate: publish.duplicate,
     }
-    payload
-}
-
-fn message(publish: Publish, throttles: &LogThrottles) -> Option<Incoming> {
-    let Ok(topic) = String::from_utf8(publish.topic.into()) else {
-        warn_throttled!(
-            throttles.invalid_topic,
-            "dropped a message: its topic is not UTF-8"
-        );
-        return None;
-    };
-    if topic.is_empty() {
-        warn_throttled!(
-            throttles.invalid_topic,
-            "dropped a message without a topic; no topic alias was offered"
-        );
-        return None;
-    }
-    let qos = match publish.qos {
-        CodecQoS::AtMostOnce => QoS::AtMostOnce,
-        CodecQoS::AtLeastOnce | CodecQoS::ExactlyOnce => QoS::AtLeastOnce,
-    };
-    let message = Message {
-        topic,
-        payload: wiped_on_drop(publish.payload),
-        qos,
-        retain: publish.retain,
-    };
-    Some(Incoming {
-        message,
-        packet_id: publish.pkid,
-        duplicate: publish.dup,
-    })
 }

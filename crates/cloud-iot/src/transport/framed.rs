@@ -1,13 +1,14 @@
-//! MQTT packets over a byte stream: a buffer for each direction, and rumqttc's codec.
+//! MQTT packets over a byte stream, with a buffer for each direction.
 //!
 //! Queued packets leave with one write. After a write error, received data is still read: a server
 //! sends the reason before it closes a connection, and a device that is sending would otherwise see
 //! only a broken pipe.
 //!
-//! The codec receives complete packets only. It decodes DISCONNECT in its longest form only, while
-//! servers send the short ones, and PUBACK with the known reason codes only. An unknown code would
-//! end the connection, and its message would be resent on every connection. So both packets are
-//! decoded here.
+//! rumqttc encodes, [`decode`](crate::mqtt::decode) decodes. A packet that violates the protocol is
+//! answered with DISCONNECT and its reason code, and ends the connection. A server may send the same
+//! packet again on the next one: a message of a kept session, or a retained one. So a session that
+//! has lost a connection in this way receives leniently: it drops such messages, and leaves out
+//! properties that it cannot read.
 //!
 //! A packet may contain a private key, so received data is wiped when it leaves the buffer, which
 //! lives as long as the connection.
@@ -19,13 +20,15 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
-use rumqttc::v5::mqttbytes::Error as CodecError;
-use rumqttc::v5::mqttbytes::v5::{Packet, check};
+use bytes::{Buf, BufMut, BytesMut};
+use rumqttc::v5::mqttbytes::v5::Packet;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use zeroize::Zeroize;
 
 use crate::error::cause::Cause;
+use crate::mqtt::decode::{
+    Fault, Received, Undeliverable, decode, is_publish, oversized_publish, packet_length,
+};
 use crate::mqtt::reason_code::ReasonCode;
 
 /// Capacity for a read: several packets of the usual size.
@@ -37,22 +40,6 @@ const KEEP_BYTES: usize = 64 << 10;
 /// First byte of a DISCONNECT.
 const DISCONNECT: u8 = 0xE0;
 
-/// First byte of a PUBACK.
-const PUBACK: u8 = 0x40;
-
-/// A received packet.
-#[allow(
-    clippy::large_enum_variant,
-    reason = "there is one at a time, and it is taken apart at once"
-)]
-#[derive(Debug, PartialEq)]
-pub(crate) enum Received {
-    /// PUBACK. The reader interprets the code: from 0x80 on it is a refusal (MQTT 5.0, 2.4).
-    PubAck { packet_id: u16, reason: ReasonCode },
-    /// Any other packet.
-    Packet(Packet),
-}
-
 #[derive(Debug)]
 pub(crate) struct Framed<S> {
     stream: S,
@@ -60,6 +47,10 @@ pub(crate) struct Framed<S> {
     outgoing: BytesMut,
     /// Maximum received packet, as announced to the server.
     max_incoming: u32,
+    /// Whether a message that violates the protocol is dropped; otherwise it ends the connection.
+    lenient: bool,
+    /// Bytes of a message that is too large, still to be dropped.
+    skip: usize,
     /// Bytes queued since the start, and those that the stream has accepted.
     queued: u64,
     written: u64,
@@ -73,12 +64,14 @@ pub(crate) struct Framed<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
-    pub(crate) fn new(stream: S, max_incoming: u32) -> Self {
+    pub(crate) fn new(stream: S, max_incoming: u32, lenient: bool) -> Self {
         Self {
             stream,
             incoming: BytesMut::new(),
             outgoing: BytesMut::new(),
             max_incoming,
+            lenient,
+            skip: 0,
             queued: 0,
             written: 0,
             unflushed: false,
@@ -151,8 +144,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
     /// error.
     pub(crate) fn poll_packet(&mut self, cx: &mut Context<'_>) -> Poll<Result<Received, Cause>> {
         loop {
-            if let Some(packet) = self.decode()? {
-                return Poll::Ready(Ok(packet));
+            match self.decode() {
+                Ok(Some(Received::Disconnect { reason, message })) => {
+                    return Poll::Ready(Err(Cause::disconnected(reason, message)));
+                }
+                Ok(Some(packet)) => return Poll::Ready(Ok(packet)),
+                Ok(None) => {}
+                Err(fault) => {
+                    self.reject(fault.reason, cx);
+                    return Poll::Ready(Err(Cause::Protocol(fault.text)));
+                }
             }
             release(&mut self.incoming);
             self.incoming.reserve(READ_BYTES);
@@ -169,28 +170,65 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
     }
 
     /// Decodes a complete packet from the received data, if there is one.
-    fn decode(&mut self) -> Result<Option<Received>, Cause> {
-        let length = match check(self.incoming.iter(), Some(self.max_incoming)) {
-            Ok(header) => header.frame_length(),
-            Err(CodecError::InsufficientBytes(_)) => return Ok(None),
-            Err(error) => return Err(malformed(&error)),
+    fn decode(&mut self) -> Result<Option<Received>, Fault> {
+        let skipped = self.skip.min(self.incoming.len());
+        self.skip -= skipped;
+        self.drop_incoming(skipped);
+        let Some(length) = packet_length(&self.incoming)? else {
+            return Ok(None);
         };
-        let mut frame = BytesMut::from(&self.incoming[..length]);
+        if length > self.max_incoming as usize {
+            return self.oversized(length);
+        }
+        let Some(packet) = self.incoming.get(..length) else {
+            return Ok(None);
+        };
+        let received = decode(packet, self.lenient);
+        self.drop_incoming(length);
+        match received? {
+            Received::UndeliverablePublish(Undeliverable {
+                fault,
+                ends_connection: true,
+                ..
+            }) if !self.lenient => Err(fault),
+            received => Ok(Some(received)),
+        }
+    }
+
+    fn drop_incoming(&mut self, length: usize) {
         self.incoming[..length].zeroize();
         self.incoming.advance(length);
-        if let Some(reason) = short_disconnect(&frame) {
-            return Err(Cause::disconnected(reason, None));
+    }
+
+    fn oversized(&mut self, length: usize) -> Result<Option<Received>, Fault> {
+        let fault = Fault::new(
+            ReasonCode::PACKET_TOO_LARGE,
+            format!(
+                "a packet of {length} bytes, above the announced maximum of {}",
+                self.max_incoming
+            ),
+        );
+        if !self.lenient
+            || !self
+                .incoming
+                .first()
+                .is_some_and(|first| is_publish(*first))
+        {
+            return Err(fault);
         }
-        if let Some((packet_id, reason)) = puback(&frame) {
-            return Ok(Some(Received::PubAck { packet_id, reason }));
-        }
-        match Packet::read(&mut frame, None) {
-            Ok(Packet::Disconnect(packet)) => {
-                let message = packet.properties.and_then(|p| p.reason_string);
-                Err(Cause::disconnected(packet.reason_code.into(), message))
-            }
-            Ok(packet) => Ok(Some(Received::Packet(packet))),
-            Err(error) => Err(malformed(&error)),
+        let undeliverable = oversized_publish(&self.incoming, fault);
+        Ok(undeliverable.map(|undeliverable| {
+            self.skip = length;
+            Received::UndeliverablePublish(undeliverable)
+        }))
+    }
+
+    /// Sends DISCONNECT as far as the stream accepts it now. The connection ends in any case.
+    fn reject(&mut self, reason: ReasonCode, cx: &mut Context<'_>) {
+        self.outgoing.put_slice(&[DISCONNECT, 1, reason.0]);
+        self.poll_write(cx);
+        if self.outgoing.is_empty() {
+            let _ = self.poll_shutdown(cx);
         }
     }
 
@@ -219,48 +257,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Framed<S> {
         })
         .await
     }
-}
-
-/// Decodes a DISCONNECT without properties: reason code and properties are optional.
-fn short_disconnect(frame: &[u8]) -> Option<ReasonCode> {
-    match *frame {
-        [DISCONNECT, 0] => Some(ReasonCode::SUCCESS),
-        [DISCONNECT, 1, reason] | [DISCONNECT, 2, reason, 0] => Some(ReasonCode(reason)),
-        _ => None,
-    }
-}
-
-/// Decodes the packet identifier and reason of a well-formed PUBACK (MQTT 5.0, 3.4.2). Reason code
-/// and properties are optional. The properties must fill the packet; their content is not needed.
-fn puback(frame: &[u8]) -> Option<(u16, ReasonCode)> {
-    let (&PUBACK, rest) = frame.split_first()? else {
-        return None;
-    };
-    let (length, body) = variable_length(rest)?;
-    let (&[high, low], rest) = body.split_first_chunk()?;
-    let reason = match *rest {
-        _ if length != body.len() => return None,
-        [] => ReasonCode::SUCCESS,
-        [reason] => ReasonCode(reason),
-        [reason, ref properties @ ..] => {
-            let (length, properties) = variable_length(properties)?;
-            (length == properties.len()).then_some(ReasonCode(reason))?
-        }
-    };
-    Some((u16::from_be_bytes([high, low]), reason))
-}
-
-/// Decodes a Variable Byte Integer (MQTT 5.0, 1.5.5); returns it and the remaining bytes.
-fn variable_length(bytes: &[u8]) -> Option<(usize, &[u8])> {
-    let end = bytes.iter().take(4).position(|byte| byte & 0x80 == 0)?;
-    let (number, rest) = bytes.split_at_checked(end + 1)?;
-    let digits = number.iter().rev();
-    let length = digits.fold(0, |length, byte| length << 7 | usize::from(byte & 0x7F));
-    Some((length, rest))
-}
-
-fn malformed(error: &CodecError) -> Cause {
-    Cause::Protocol(error.to_string())
 }
 
 fn release(buffer: &mut BytesMut) {

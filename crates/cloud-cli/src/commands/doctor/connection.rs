@@ -98,8 +98,16 @@ impl DeviceProbe {
     /// Runs the steps until one fails. Returns whether all passed.
     pub(super) async fn check(&self, report: &mut Report) -> Result<bool> {
         let stopped = |error| CliError::with_cause("the device was stopped", &error);
-        let state = self.cloud.iot().map_err(stopped)?.state();
-        let (client, subscriptions) = session(state).await;
+        let iot = self.cloud.iot().map_err(stopped)?;
+        let (client, mut subscriptions) = session(iot.state()).await;
+        let refused = iot.refused_subscriptions();
+        if matches!(subscriptions, CheckResult::Passed(_)) && !refused.is_empty() {
+            let refused: Vec<_> = refused.iter().map(ToString::to_string).collect();
+            subscriptions = CheckResult::warning(
+                format!("online, but the broker refuses {}", refused.join(", ")),
+                POLICY_ADVICE,
+            );
+        }
         report.record(CLIENT_CERTIFICATE, &client)?;
         if !report.record(SUBSCRIPTIONS, &subscriptions)? {
             report.record(TOKEN, &CheckResult::requires(SUBSCRIPTIONS))?;
@@ -193,10 +201,7 @@ async fn session(mut state: watch::Receiver<SessionState>) -> (CheckResult, Chec
             | Cause::SubscribeTimeout),
         ) => (
             CheckResult::Passed("the broker accepts this device".to_owned()),
-            CheckResult::failed(
-                cause.to_string(),
-                "the platform's policy has to allow this device its topics: contact the platform's operator",
-            ),
+            CheckResult::failed(cause.to_string(), POLICY_ADVICE),
         ),
         other => {
             let cause = other.map_or_else(
@@ -211,12 +216,15 @@ async fn session(mut state: watch::Receiver<SessionState>) -> (CheckResult, Chec
     }
 }
 
+const POLICY_ADVICE: &str =
+    "the platform's policy has to allow this device its topics: contact the platform's operator";
+
 const NO_ANSWER: &str =
     "check whether the network is very slow; otherwise contact the platform's operator";
 
 fn advice(cause: &Cause) -> &'static str {
     match cause {
-        Cause::Tls(TlsCause::ClientCertificateRejected(_)) | Cause::NotAccepted(_) => {
+        Cause::Tls(TlsCause::ClientCertificateRejected(_)) | Cause::NotAccepted { .. } => {
             "the platform does not know this certificate, or has revoked it: register again with `clesyde-cloud provision --force`"
         }
         Cause::Tls(TlsCause::HandshakeAborted | TlsCause::NotTls) => {

@@ -18,7 +18,7 @@ fn fallback_port_is_tried_and_kept() {
     let mut harness = Harness::new(config());
     assert_eq!(harness.actions(), ["connecting 1", "open"]);
     // A refusal by the server is no reason to change the port.
-    let refusal = Cause::NotAccepted(ReasonCode::NOT_AUTHORIZED);
+    let refusal = not_accepted(0x87);
     assert_eq!(next_attempt(&mut harness, refusal), "open");
     assert_eq!(next_attempt(&mut harness, Cause::NameNotFound), "open");
     assert_eq!(next_attempt(&mut harness, Cause::Refused), "open 443");
@@ -128,7 +128,7 @@ fn other_service_on_fallback_port_is_left() {
     }
     // Refusals by the server, or failures on the way to either port.
     for other in [
-        Cause::NotAccepted(ReasonCode::NOT_AUTHORIZED),
+        not_accepted(0x87),
         Cause::NameNotFound,
         Cause::Proxy(ProxyCause::Authentication),
     ] {
@@ -185,9 +185,7 @@ fn a_clock_jump_ends_the_connection() {
 #[test]
 fn a_clock_jump_shortens_the_wait() {
     let mut harness = Harness::new(config());
-    harness.event(ConnectionEvent::Lost(Cause::NotAccepted(
-        ReasonCode::NOT_AUTHORIZED,
-    )));
+    harness.event(ConnectionEvent::Lost(not_accepted(0x87)));
     harness.actions();
     harness.core.clock_jumped(3600 * SECOND, harness.now);
     assert_eq!(harness.wait_until_due(), 2 * SECOND);
@@ -257,7 +255,7 @@ fn network_change_ends_network_back_off_only() {
     assert!(harness.actions().contains(&"open 443".to_owned()));
 
     let mut harness = Harness::new(config());
-    let refused = Cause::NotAccepted(ReasonCode::NOT_AUTHORIZED);
+    let refused = not_accepted(0x87);
     harness.event(ConnectionEvent::Lost(refused));
     harness.core.network_changed(harness.now);
     assert_eq!(harness.wait_until_due(), 32 * SECOND);

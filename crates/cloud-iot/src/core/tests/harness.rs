@@ -8,9 +8,11 @@ use rustls::RootCertStore;
 
 use super::super::*;
 use crate::ReasonCode;
+use crate::core::connect_options::ConnectOptions;
 use crate::core::connection_event::{Incoming, ServerCapabilities};
 use crate::core::endpoint::{AddressFamily, Endpoint, Port};
 use crate::error::{DeliveryError, PublishError};
+use crate::mqtt::decode::SubAck;
 use crate::mqtt::message::{Message, PublishOptions, QoS, Subscription};
 use crate::session::event::{SessionEvent, SessionState};
 use crate::session::receipt::{Ack, Receipt};
@@ -49,6 +51,21 @@ pub(super) fn capabilities() -> ServerCapabilities {
         retain: true,
         keep_alive: Duration::from_secs(60),
         session_present: false,
+    }
+}
+
+pub(super) fn subscribed(packet_id: u16, codes: &[u8]) -> ConnectionEvent {
+    ConnectionEvent::Subscribed(SubAck {
+        packet_id,
+        codes: codes.iter().copied().map(ReasonCode).collect(),
+        message: Some("the server's words".into()),
+    })
+}
+
+pub(super) fn not_accepted(code: u8) -> Cause {
+    Cause::NotAccepted {
+        reason: ReasonCode(code),
+        message: None,
     }
 }
 
@@ -96,8 +113,7 @@ impl Harness {
         let Phase::Subscribing { packet_id, .. } = self.core.phase else {
             panic!("no SUBSCRIBE is outstanding");
         };
-        let codes = codes.iter().map(|code| ReasonCode(*code)).collect();
-        self.event(ConnectionEvent::Subscribed(packet_id, codes));
+        self.event(subscribed(packet_id, codes));
     }
 
     pub(super) fn receive(&mut self, message: Message, packet_id: u16, duplicate: bool) {
@@ -152,7 +168,10 @@ impl Harness {
 
 pub(super) fn summary(action: &Action) -> String {
     match action {
-        Action::Open(Endpoint { port, first_family }) => {
+        Action::Open(ConnectOptions {
+            endpoint: Endpoint { port, first_family },
+            ..
+        }) => {
             let port = match port {
                 Port::Main => String::new(),
                 Port::Fallback(port) => format!(" {port}"),

@@ -53,7 +53,8 @@ enum ServerEvent {
         id: u16,
         duplicate: bool,
     },
-    MissingTopic(u16),
+    Undeliverable(u16),
+    Unexpected(u16),
     Progress,
     PingWritten,
     PingResp,
@@ -69,7 +70,8 @@ fn server_event() -> impl Strategy<Value = ServerEvent> {
         8 => (0_u16..6, prop::sample::select(vec![0, 0, 0, 0x10, 0x87, 0x91, 0x97, 0x97, 0xFF]))
             .prop_map(|(id, code)| ServerEvent::Acknowledged(id, code)),
         4 => (any::<bool>(), 1_u16..6, any::<bool>()).prop_map(|(at_least_once, id, duplicate)| ServerEvent::Message { at_least_once, id, duplicate }),
-        1 => (1_u16..6).prop_map(ServerEvent::MissingTopic),
+        1 => (1_u16..6).prop_map(ServerEvent::Undeliverable),
+        1 => (0_u16..6).prop_map(ServerEvent::Unexpected),
         1 => Just(ServerEvent::Progress),
         1 => Just(ServerEvent::PingWritten),
         2 => Just(ServerEvent::PingResp),
@@ -234,9 +236,7 @@ impl World {
             message: None,
         };
         let event = match event {
-            ServerEvent::Subscribed(id, codes) => {
-                ConnectionEvent::Subscribed(id, codes.into_iter().map(ReasonCode).collect())
-            }
+            ServerEvent::Subscribed(id, codes) => subscribed(id, &codes),
             ServerEvent::Written(id) => ConnectionEvent::Written(id),
             ServerEvent::Acknowledged(id, code) => {
                 ConnectionEvent::Acknowledged(id, ReasonCode(code))
@@ -254,10 +254,11 @@ impl World {
                 packet_id: if at_least_once { id } else { 0 },
                 duplicate,
             }),
-            ServerEvent::MissingTopic(packet_id) => ConnectionEvent::MissingTopic {
+            ServerEvent::Undeliverable(packet_id) => ConnectionEvent::Undeliverable {
                 packet_id,
                 duplicate: false,
             },
+            ServerEvent::Unexpected(id) => ConnectionEvent::Unexpected(Packet::PubComp, id),
             ServerEvent::Progress => ConnectionEvent::Progress,
             ServerEvent::PingWritten => ConnectionEvent::PingWritten,
             ServerEvent::PingResp => ConnectionEvent::PingResp,

@@ -91,10 +91,7 @@ impl World {
                 self.plan(soon, ConnectionEvent::PingResp);
             }
             Action::Subscribe(id, filters) => {
-                self.plan(
-                    soon,
-                    ConnectionEvent::Subscribed(id, vec![ReasonCode(1); filters.len()]),
-                );
+                self.plan(soon, subscribed(id, &vec![1; filters.len()]));
             }
             Action::ConnectHooks | Action::DisconnectHooks(_) => {
                 self.harness.core.hooks_finished(now)

@@ -124,7 +124,7 @@ fn acknowledges_after_handlers_without_redelivery() {
 
 #[test]
 fn undeliverable_message_is_acknowledged_in_order() {
-    let nameless = |packet_id, duplicate| ConnectionEvent::MissingTopic {
+    let nameless = |packet_id, duplicate| ConnectionEvent::Undeliverable {
         packet_id,
         duplicate,
     };
@@ -179,7 +179,7 @@ fn stop_waits_for_handlers() {
 fn message_after_connection_loss_is_left_to_resending() {
     let mut harness = Harness::online(persistent());
     // Both in one read.
-    harness.event(ConnectionEvent::Acknowledged(77, ReasonCode::SUCCESS));
+    harness.event(ConnectionEvent::Lost(Cause::Closed { soon: false }));
     harness.receive(Message::new("a/x", "1"), 11, false);
     harness.core.hooks_finished(harness.now);
     harness.wait_until_due();

@@ -126,10 +126,7 @@ fn stop_before_birth_message_sends_no_goodbye() {
     harness.core.stop(harness.now + 10 * SECOND, harness.now);
     assert_eq!(harness.actions(), ["stopping", "disconnect"]);
     // The response that was outstanding changes nothing.
-    harness.event(ConnectionEvent::Subscribed(
-        1,
-        vec![ReasonCode(1), ReasonCode(1)],
-    ));
+    harness.event(subscribed(1, &[1, 1]));
     harness.event(ConnectionEvent::Disconnected);
     assert_eq!(harness.actions(), ["close", "event stopped", "end"]);
 }

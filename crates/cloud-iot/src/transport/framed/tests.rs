@@ -10,7 +10,7 @@ const LIMIT: u32 = 10_000;
 
 fn pair(buffer: usize) -> (Framed<DuplexStream>, DuplexStream) {
     let (near, far) = duplex(buffer);
-    (Framed::new(near, LIMIT), far)
+    (Framed::new(near, LIMIT, false), far)
 }
 
 /// Decodes a server's bytes until the connection ends.
@@ -108,6 +108,12 @@ async fn malformed_packet_is_an_error_at_once() {
             matches!(cause, Err(Cause::Protocol(_))),
             "{bytes:x?}: {cause:?}"
         );
+        // The server is told why.
+        let mut disconnect = [0; 3];
+        far.read_exact(&mut disconnect).await.unwrap();
+        let [0xE0, 1, 0x81 | 0x82 | 0x95] = disconnect else {
+            panic!("{bytes:x?}: {disconnect:x?}")
+        };
     }
 }
 
@@ -162,7 +168,7 @@ async fn progress_is_reported_only_after_a_blocked_write() {
 #[tokio::test]
 async fn a_large_packet_leaves_no_large_buffer() {
     let (near, mut far) = duplex(1 << 20);
-    let mut framed = Framed::new(near, 1 << 20);
+    let mut framed = Framed::new(near, 1 << 20, false);
     let publish = Publish::new("t", QoS::AtMostOnce, vec![0; 200_000], None);
     framed
         .send(&Packet::Publish(publish.clone()))
@@ -172,12 +178,61 @@ async fn a_large_packet_leaves_no_large_buffer() {
     let mut bytes = BytesMut::new();
     publish.write(&mut bytes).unwrap();
     far.write_all(&bytes).await.unwrap();
-    assert_eq!(
-        framed.receive().await,
-        Ok(Received::Packet(Packet::Publish(publish)))
-    );
+    let Ok(Received::Publish(received)) = framed.receive().await else {
+        panic!("no PUBLISH")
+    };
+    assert_eq!(received.payload, publish.payload);
     assert!(framed.receive().now_or_never().is_none());
     assert!(framed.incoming.capacity() <= KEEP_BYTES);
+}
+
+/// A message that violates the protocol ends a connection once; from then on it is dropped.
+#[tokio::test]
+async fn lenient_receiver_drops_invalid_messages_only() {
+    let oversized = {
+        let mut packet = vec![0x32, 0xA0, 0x9C, 0x01, 0x00, 0x01, b't', 0x00, 0x09, 0x00];
+        packet.resize(4 + 20_000, b'x');
+        packet
+    };
+    for (bytes, packet_id, reason) in [
+        // A user property that is not UTF-8; an unknown property; a property twice; a PUBLISH at
+        // QoS 2; a property length beyond the packet; no packet identifier.
+        (
+            &b"\x32\x0D\x00\x01t\x00\x07\x07\x26\x00\x01k\x00\x01\xE9"[..],
+            7,
+            0x81,
+        ),
+        (b"\x32\x08\x00\x01t\x00\x07\x02\x7F\x00", 7, 0x81),
+        (b"\x32\x0A\x00\x01t\x00\x07\x04\x01\x00\x01\x00", 7, 0x82),
+        (b"\x34\x06\x00\x01t\x00\x07\x00", 7, 0x82),
+        (b"\x32\x06\x00\x01t\x00\x07\x09", 7, 0x81),
+        (b"\x32\x04\x00\x01t\x00", 0, 0x81),
+        (b"\x32\x06\x00\x01t\x00\x00\x00", 0, 0x81),
+        (&oversized, 9, 0x95),
+    ] {
+        for lenient in [false, true] {
+            let (near, mut far) = duplex(1 << 20);
+            let mut framed = Framed::new(near, LIMIT, lenient);
+            far.write_all(bytes).await.unwrap();
+            far.write_all(&[0xD0, 0x00]).await.unwrap();
+            let received = framed.receive().await;
+            if !lenient {
+                assert!(matches!(received, Err(Cause::Protocol(_))), "{received:?}");
+                let mut disconnect = [0; 3];
+                far.read_exact(&mut disconnect).await.unwrap();
+                assert_eq!(disconnect, [0xE0, 1, reason], "{received:?}");
+                continue;
+            }
+            let Ok(Received::UndeliverablePublish(dropped)) = received else {
+                panic!("{received:?}")
+            };
+            assert_eq!(
+                (dropped.packet_id, dropped.fault.reason),
+                (packet_id, ReasonCode(reason))
+            );
+            assert_eq!(framed.receive().await, Ok(Received::PingResp));
+        }
+    }
 }
 
 proptest! {

@@ -47,13 +47,13 @@ async fn a_refused_filter_is_named() {
     let mut config = config(&pki, peer.port, "device");
     config
         .subscriptions
-        .push(cloud_iot::Subscription::new("not/mine").unwrap());
+        .push(cloud_iot::Subscription::new("not/mine").unwrap().required());
     let session = Session::builder(config).start().unwrap();
     let mut events = session.events();
     let mut link = peer.connected().await;
     link.suback(Some(SubscribeReasonCode::NotAuthorized)).await;
     let cause = lost(&mut events).await;
-    let Cause::SubscriptionRefused { filter, reason } = &*cause else {
+    let Cause::SubscriptionRefused { filter, reason, .. } = &*cause else {
         panic!("{cause:?}")
     };
     assert_eq!(
@@ -84,7 +84,8 @@ async fn reason_codes_become_causes() {
     }))
     .await;
     let cause = lost(&mut events).await;
-    assert_eq!(*cause, Cause::NotAccepted(ReasonCode::NOT_AUTHORIZED));
+    let (reason, message) = (ReasonCode::NOT_AUTHORIZED, None);
+    assert_eq!(*cause, Cause::NotAccepted { reason, message });
     assert!(!cause.is_retryable());
 
     let mut link = peer.connected().await;
@@ -176,13 +177,13 @@ async fn garbage_from_the_server() {
         .start()
         .unwrap();
     let mut events = session.events();
-    // A packet of an unknown type; an acknowledgement without a message; an unrequested SUBACK; a
-    // packet that announces more than the maximum.
+    // A packet of an unknown type; a second CONNACK; an incomplete PUBACK; a packet that announces
+    // more than the maximum.
     let bad: [&[u8]; 4] = [
         &[0x00, 0x02, 0x00, 0x00],
-        &[0x40, 0x02, 0x00, 0x07],
-        &[0x90, 0x04, 0x00, 0x07, 0x00, 0x01],
-        &[0x30, 0xFF, 0xFF, 0xFF, 0x7F],
+        &[0x20, 0x03, 0x00, 0x00, 0x00],
+        &[0x40, 0x01, 0x00],
+        &[0x50, 0xFF, 0xFF, 0xFF, 0x7F],
     ];
     for bytes in bad {
         let mut link = peer.connected().await;

@@ -12,3 +12,4 @@ mod requests;
 mod routing;
 mod slow_handlers;
 mod slow_uplink;
+mod tolerance;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, ConnAckProperties, Connect, ConnectReturnCode, Disconnect, DisconnectReasonCode,
-    Packet, PubAck, PubAckReason, SubAck, SubscribeReasonCode,
+    LastWill, Packet, PubAck, PubAckReason, SubAck, SubscribeReasonCode,
 };
 use rumqttc::v5::mqttbytes::{Error, QoS};
 use rustls::ServerConfig;
@@ -67,6 +67,14 @@ impl Peer {
 
     /// Accepts a connection and reads its CONNECT.
     pub(crate) async fn accept_with_connect(&self) -> (Link, Connect) {
+        let (link, packet) = self.accept_with_packet().await;
+        match packet {
+            Packet::Connect(connect, ..) => (link, connect),
+            other => panic!("no CONNECT but {other:?}"),
+        }
+    }
+
+    async fn accept_with_packet(&self) -> (Link, Packet) {
         let stream = timeout(PATIENCE, self.acceptor.accept(self.tcp().await))
             .await
             .unwrap()
@@ -75,9 +83,16 @@ impl Peer {
             stream,
             buffer: BytesMut::new(),
         };
-        match link.read().await {
-            Some(Packet::Connect(connect, ..)) => (link, connect),
-            other => panic!("no CONNECT but {other:?}"),
+        let packet = link.read().await.expect("a packet");
+        (link, packet)
+    }
+
+    /// Accepts a connection and reads its CONNECT, which has a will.
+    pub(crate) async fn accept_with_will(&self) -> (Link, LastWill) {
+        let (link, packet) = self.accept_with_packet().await;
+        match packet {
+            Packet::Connect(_, Some(will), _) => (link, will),
+            other => panic!("no will in {other:?}"),
         }
     }
 
@@ -133,6 +148,15 @@ impl Link {
                 return None;
             }
         }
+    }
+
+    /// Returns the next bytes.
+    pub(crate) async fn raw_read(&mut self, length: usize) -> Vec<u8> {
+        while self.buffer.len() < length {
+            let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await;
+            assert!(matches!(read, Ok(Ok(1..))), "{read:?}");
+        }
+        self.buffer.split_to(length).to_vec()
     }
 
     /// Returns the kind of the next packet and, for a PUBLISH, its payload.
