@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use cloud_facade::config::{Endpoint, NameError};
 use cloud_facade::remote::Upstream;
+use cloud_facade::shadow::{StateError, parse_state};
 use reqwest::Url;
 use serde_json::{Map, Value};
 
@@ -137,11 +138,15 @@ pub(crate) fn json_value(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))
 }
 
-/// Parses a JSON object.
-pub(crate) fn json_object(text: &str) -> Result<Map<String, Value>, String> {
-    match json_value(text)? {
-        Value::Object(object) => Ok(object),
-        _ => Err("is not a JSON object such as {\"key\": 1}".to_owned()),
+/// Parses a state for a shadow, a JSON object.
+pub(crate) fn shadow_state(text: &str) -> Result<Map<String, Value>, String> {
+    match parse_state(text) {
+        Ok(state) => Ok(state),
+        Err(error @ StateError::NotKept(_)) => Err(error.to_string()),
+        Err(_) => match json_value(text)? {
+            Value::Object(state) => Ok(state),
+            _ => Err("is not a JSON object such as {\"key\": 1}".to_owned()),
+        },
     }
 }
 

@@ -14,7 +14,6 @@ use cloud_remote::{
 };
 use cloud_shadow::{BusError, BusMessage, BusSubscription, MessageBus};
 use futures_util::StreamExt;
-use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::registration::spawn_blocking;
@@ -186,8 +185,7 @@ impl MessageBus for ShadowBus {
 
 /// Updates the platform clock from the timestamp of a shadow document.
 fn update_clock(clock: &PlatformClock, document: &[u8]) {
-    let document = serde_json::from_slice::<Value>(document).ok();
-    if let Some(unix) = document.and_then(|document| document.get("timestamp")?.as_i64()) {
-        clock.set(unix);
+    if let Some(timestamp) = cloud_shadow::parse_timestamp(document) {
+        clock.set(timestamp);
     }
 }

@@ -24,10 +24,11 @@ use serde_json::{Value, json};
 
 pub(crate) use self::request::{Completion, Request, RequestId, Response, Transmit};
 use self::resync::{ConnectBackoff, Resync};
-use crate::delta::parse_delta;
+use crate::delta::read_delta;
 use crate::document::{Object, patch_to};
 use crate::error::RequestError;
 use crate::message;
+use crate::raw_json::LeftOut;
 use crate::replica::Replica;
 use crate::topic::{MessageKind, Operation};
 
@@ -77,6 +78,7 @@ pub(crate) struct Core {
     counter: u64,
     too_large_log: LogThrottle,
     malformed_log: LogThrottle,
+    left_out_log: LogThrottle,
     resync_log: LogThrottle,
 }
 
@@ -96,6 +98,7 @@ impl Core {
             counter: 0,
             too_large_log: LogThrottle::new(),
             malformed_log: LogThrottle::new(),
+            left_out_log: LogThrottle::new(),
             resync_log: LogThrottle::new(),
         }
     }
@@ -180,17 +183,24 @@ impl Core {
             );
             return;
         }
+        let mut left_out = LeftOut::default();
         let read = match kind {
-            MessageKind::Accepted(operation) => self.accepted(now, operation, payload),
+            MessageKind::Accepted(operation) => {
+                self.accepted(now, operation, payload, &mut left_out)
+            }
             MessageKind::Rejected(operation) => {
                 self.rejected(now, operation, payload);
                 Ok(())
             }
-            MessageKind::Delta => parse_delta(payload).map(|delta| self.replica.on_delta(delta)),
-            MessageKind::Documents => {
-                message::parse_documents(payload).map(|document| self.replica.on_document(document))
+            MessageKind::Delta => {
+                read_delta(payload, &mut left_out).map(|delta| self.replica.on_delta(delta))
             }
+            MessageKind::Documents => message::parse_documents(payload, &mut left_out)
+                .map(|document| self.replica.on_document(document)),
         };
+        if !left_out.is_empty() {
+            warn_throttled!(self.left_out_log, ?kind, %left_out, "left values out of a shadow message");
+        }
         if let Err(error) = read {
             warn_throttled!(self.malformed_log, ?kind, %error, "unreadable shadow message ignored");
         }

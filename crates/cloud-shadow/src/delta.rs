@@ -7,9 +7,11 @@
 
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::document::Object;
 use crate::error::Malformed;
+use crate::raw_json::{Instead, LeftOut, entries, get, read_object};
 
 /// The desired values that the device has not reported.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -30,10 +32,12 @@ impl Delta {
 }
 
 #[derive(Deserialize)]
-struct Wire {
-    state: Object,
+struct Wire<'a> {
+    #[serde(borrow)]
+    state: &'a RawValue,
     version: Option<u64>,
-    metadata: Option<Value>,
+    #[serde(borrow, default)]
+    metadata: Option<&'a RawValue>,
 }
 
 /// Parses the payload of an `update/delta` message in either form.
@@ -49,14 +53,21 @@ struct Wire {
 ///
 /// # Errors
 ///
-/// [`Malformed`] if the payload is not JSON, or `state` is not an object.
+/// [`Malformed`] if the payload is not JSON, or `state` is not an object. A value that cannot be
+/// represented (half a surrogate pair, a number beyond a double) is left out.
 pub fn parse_delta(payload: &[u8]) -> Result<Delta, Malformed> {
+    read_delta(payload, &mut LeftOut::default())
+}
+
+/// Parses a delta; `left_out` receives the values that cannot be represented.
+pub(crate) fn read_delta(payload: &[u8], left_out: &mut LeftOut) -> Result<Delta, Malformed> {
     let Wire {
-        mut state,
+        state,
         version,
         metadata,
     } = serde_json::from_slice(payload)?;
-    if is_nested(&state, metadata.as_ref())
+    let mut state = read_object(state, Instead::Nothing, left_out)?;
+    if is_nested(&state, metadata)
         && let Some(Value::Object(delta)) = state.remove("delta")
     {
         state = delta;
@@ -67,14 +78,15 @@ pub fn parse_delta(payload: &[u8]) -> Result<Delta, Malformed> {
 /// Distinguishes the nested form from a desired state with keys named `delta` and `desired`: it has
 /// no keys but a document's sections, both are objects, and the metadata, which in AWS's form
 /// mirrors the state, has no `delta`.
-fn is_nested(state: &Object, metadata: Option<&Value>) -> bool {
+fn is_nested(state: &Object, metadata: Option<&RawValue>) -> bool {
     let object = |key| matches!(state.get(key), Some(Value::Object(_)));
+    let mirrors = |metadata| entries(metadata).is_ok_and(|keys| get(&keys, "delta").is_some());
     object("delta")
         && object("desired")
         && state
             .keys()
             .all(|key| matches!(key.as_str(), "delta" | "desired" | "reported"))
-        && metadata.is_none_or(|metadata| metadata.get("delta").is_none())
+        && !metadata.is_some_and(mirrors)
 }
 
 #[cfg(test)]
@@ -98,6 +110,21 @@ mod tests {
         assert_eq!(
             delta.state,
             object(json!({"remoteCertSn": "42", "deep": {"a": 1}}))
+        );
+    }
+
+    #[test]
+    fn numbers_are_kept_or_left_out() {
+        let float = include_str!("../tests/cases/shadow-float.json");
+        let delta = parse_delta(float.as_bytes()).unwrap();
+        assert_eq!(delta.state["t"].to_string(), "117.63331139400017");
+        let integer = include_str!("../tests/cases/shadow-bigint.json");
+        let mut left_out = LeftOut::default();
+        let delta = read_delta(integer.as_bytes(), &mut left_out).unwrap();
+        assert!(delta.is_empty());
+        assert_eq!(
+            left_out.to_string(),
+            "t: a number that cannot be represented"
         );
     }
 

@@ -6,7 +6,7 @@
 
 use std::io;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 /// A JSON object.
 pub type Object = Map<String, Value>;
@@ -92,6 +92,42 @@ pub(crate) fn merge(section: &mut Object, patch: Object) {
     }
 }
 
+/// Returns whether two values are equal, where numbers are compared by value: 21 and 21.0 are the
+/// same.
+fn is_same(one: &Value, other: &Value) -> bool {
+    match (one, other) {
+        (Value::Number(one), Value::Number(other)) => is_same_number(one, other),
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len()
+                && one
+                    .iter()
+                    .zip(other)
+                    .all(|(one, other)| is_same(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            one.len() == other.len()
+                && (one.iter())
+                    .all(|(key, one)| other.get(key).is_some_and(|other| is_same(one, other)))
+        }
+        _ => one == other,
+    }
+}
+
+fn is_same_number(one: &Number, other: &Number) -> bool {
+    match (one.as_i128(), other.as_i128()) {
+        (Some(one), Some(other)) => one == other,
+        (None, None) => one.as_f64() == other.as_f64(),
+        (Some(integer), None) => is_integer(other, integer),
+        (None, Some(integer)) => is_integer(one, integer),
+    }
+}
+
+/// Returns whether a double is this integer, which has 64 bits.
+fn is_integer(double: &Number, integer: i128) -> bool {
+    // The range of a 128-bit integer is far beyond, and within it the conversion is exact.
+    (double.as_f64()).is_some_and(|double| double.fract() == 0.0 && double as i128 == integer)
+}
+
 /// Returns the part of `wanted` that is missing or different in `actual`.
 pub(crate) fn difference(wanted: &Object, actual: &Object) -> Object {
     collect_difference(wanted, actual, |_, _| true)
@@ -117,7 +153,7 @@ fn collect_difference(
                     found.insert(key.clone(), Value::Object(below));
                 }
             }
-            (value, Some(actual)) if value == actual => {}
+            (value, Some(actual)) if is_same(value, actual) => {}
             (value, actual) if matters(value, actual.is_some()) => {
                 found.insert(key.clone(), value.clone());
             }
@@ -162,6 +198,31 @@ mod tests {
             Value::Object(difference(&wanted, &actual)),
             json!({"deep": {"other": 2}, "list": [1], "new": {"a": 1}})
         );
+    }
+
+    #[test]
+    fn numbers_are_compared_by_value() {
+        for (one, other, same) in [
+            (json!(21), json!(21.0), true),
+            (json!([1, {"a": 2.0}]), json!([1.0, {"a": 2}]), true),
+            (json!(0), json!(-0.0), true),
+            (
+                json!(9_007_199_254_740_993_u64),
+                json!(9_007_199_254_740_992.0),
+                false,
+            ),
+            (json!(u64::MAX), json!(18_446_744_073_709_551_616.0), false),
+            (json!(i64::MIN), json!(i64::MIN as f64), true),
+            (json!(21), json!(21.5), false),
+            (json!(1e300), json!(1e300), true),
+            (json!(21), json!("21"), false),
+        ] {
+            assert_eq!(is_same(&one, &other), same, "{one} {other}");
+            assert_eq!(is_same(&other, &one), same, "{other} {one}");
+        }
+        let state = |value| object(json!({ "t": value }));
+        assert!(patch_to(&state(json!(21.0)), &state(json!(21))).is_empty());
+        assert!(difference(&state(json!(21)), &state(json!(21.0))).is_empty());
     }
 
     #[test]

@@ -83,6 +83,8 @@
 //!   does not exist yet is no error; the first update creates it.
 //! - Older versions never overwrite newer ones, and a shadow that was deleted and recreated is
 //!   detected even though its versions restart.
+//! - Numbers are kept as they were sent, and 21 and 21.0 are the same. A value that cannot be
+//!   represented is left out and named in the log; the rest of its document is used.
 //! - Both forms of the delta message are supported; see [`parse_delta`].
 //! - Every request ends within its time limit, with a typed result: the new version, the rejection
 //!   with AWS's code, or the reason why the outcome is unknown. Responses match their request by
@@ -109,6 +111,7 @@ mod error;
 mod in_flight_limit;
 mod limits;
 mod message;
+mod raw_json;
 mod replica;
 #[cfg(test)]
 mod test_support;
@@ -123,6 +126,8 @@ pub use document::{Document, Object};
 pub use error::{Malformed, Rejection, RejectionCode, RequestError, StartError};
 pub use in_flight_limit::InFlightLimit;
 pub use limits::{InvalidState, MAX_DEPTH, MAX_STATE};
+pub use message::parse_timestamp;
+pub use raw_json::{StateError, parse_state};
 pub use topic::{InvalidName, MessageKind, Operation, ShadowId};
 pub use typed::{Typed, TypedDeltas, TypedDocument};
 pub use update::Update;

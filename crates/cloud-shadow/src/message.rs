@@ -2,10 +2,12 @@
 //! ones are required.
 
 use cloud_net::UntrustedText;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::document::{Change, Document, Object};
 use crate::error::{Malformed, Rejection, RejectionCode};
+use crate::raw_json::{Instead, LeftOut, entries, get, read_object};
 use crate::topic::Operation;
 
 /// Maximum size of a parsed message, in bytes: the limit of AWS IoT Core.
@@ -22,45 +24,81 @@ pub(crate) fn client_token(payload: &[u8]) -> Option<String> {
     serde_json::from_slice::<Wire>(payload).ok()?.client_token
 }
 
-#[derive(Deserialize, Default)]
-struct Sections {
-    #[serde(default)]
-    desired: Option<Object>,
-    #[serde(default)]
-    reported: Option<Object>,
-}
-
 #[derive(Deserialize)]
-struct Whole {
-    #[serde(default)]
-    state: Option<Sections>,
+struct Whole<'a> {
+    #[serde(borrow, default)]
+    state: Option<&'a RawValue>,
     version: u64,
 }
 
-impl From<Whole> for Document {
-    fn from(whole: Whole) -> Self {
-        let state = whole.state.unwrap_or_default();
-        Self {
-            desired: state.desired.unwrap_or_default(),
-            reported: state.reported.unwrap_or_default(),
-            version: whole.version,
-        }
+impl Whole<'_> {
+    /// Returns a section, which is `None` if it is missing.
+    fn section(
+        &self,
+        name: &str,
+        instead: Instead,
+        left_out: &mut LeftOut,
+    ) -> Result<Option<Change>, Malformed> {
+        let Some(state) = self.state.filter(|state| !is_null(state)) else {
+            return Ok(None);
+        };
+        Ok(match get(&entries(state)?, name) {
+            None => None,
+            Some(section) if is_null(section) => Some(Change::Clear),
+            Some(section) => Some(Change::Merge(read_object(section, instead, left_out)?)),
+        })
     }
+
+    fn document(self, left_out: &mut LeftOut) -> Result<Document, Malformed> {
+        let mut section = |name| -> Result<Object, Malformed> {
+            match self.section(name, Instead::Nothing, left_out)? {
+                Some(Change::Merge(section)) => Ok(section),
+                _ => Ok(Object::new()),
+            }
+        };
+        Ok(Document {
+            desired: section("desired")?,
+            reported: section("reported")?,
+            version: self.version,
+        })
+    }
+}
+
+fn is_null(raw: &RawValue) -> bool {
+    raw.get() == "null"
+}
+
+/// Returns the time of a message of the shadow service, in seconds of Unix time.
+#[must_use]
+pub fn parse_timestamp(payload: &[u8]) -> Option<i64> {
+    #[derive(Deserialize)]
+    struct Wire {
+        timestamp: i64,
+    }
+    let wire: Wire = serde_json::from_slice(payload).ok()?;
+    Some(wire.timestamp)
 }
 
 /// Parses `get/accepted`.
-pub(crate) fn parse_document(payload: &[u8]) -> Result<Document, Malformed> {
-    Ok(serde_json::from_slice::<Whole>(payload)?.into())
+pub(crate) fn parse_document(
+    payload: &[u8],
+    left_out: &mut LeftOut,
+) -> Result<Document, Malformed> {
+    serde_json::from_slice::<Whole<'_>>(payload)?.document(left_out)
 }
 
 /// Parses the current document of `update/documents`.
-pub(crate) fn parse_documents(payload: &[u8]) -> Result<Document, Malformed> {
+pub(crate) fn parse_documents(
+    payload: &[u8],
+    left_out: &mut LeftOut,
+) -> Result<Document, Malformed> {
     #[derive(Deserialize)]
-    struct Wire {
-        current: Whole,
+    struct Wire<'a> {
+        #[serde(borrow)]
+        current: Whole<'a>,
     }
-    let wire: Wire = serde_json::from_slice(payload)?;
-    Ok(wire.current.into())
+    let wire: Wire<'_> = serde_json::from_slice(payload)?;
+    wire.current.document(left_out)
 }
 
 /// `update/accepted`: the change of an update, and its version.
@@ -71,41 +109,14 @@ pub(crate) struct Patch {
     pub(crate) version: u64,
 }
 
-pub(crate) fn parse_patch(payload: &[u8]) -> Result<Patch, Malformed> {
-    #[derive(Deserialize, Default)]
-    struct State {
-        #[serde(default, deserialize_with = "mentioned")]
-        desired: Option<Option<Object>>,
-        #[serde(default, deserialize_with = "mentioned")]
-        reported: Option<Option<Object>>,
-    }
-    #[derive(Deserialize)]
-    struct Wire {
-        #[serde(default)]
-        state: Option<State>,
-        version: u64,
-    }
-    fn change(section: Option<Option<Object>>) -> Change {
-        match section {
-            None => Change::Keep,
-            Some(None) => Change::Clear,
-            Some(Some(patch)) => Change::Merge(patch),
-        }
-    }
-    let wire: Wire = serde_json::from_slice(payload)?;
-    let state = wire.state.unwrap_or_default();
+pub(crate) fn parse_patch(payload: &[u8], left_out: &mut LeftOut) -> Result<Patch, Malformed> {
+    let whole: Whole<'_> = serde_json::from_slice(payload)?;
+    let mut change = |name| whole.section(name, Instead::Null, left_out);
     Ok(Patch {
-        desired: change(state.desired),
-        reported: change(state.reported),
-        version: wire.version,
+        desired: change("desired")?.unwrap_or(Change::Keep),
+        reported: change("reported")?.unwrap_or(Change::Keep),
+        version: whole.version,
     })
-}
-
-/// Distinguishes `null` from a missing section.
-fn mentioned<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<Object>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
 }
 
 /// Parses `delete/accepted`: the version at which the shadow was deleted.
@@ -143,6 +154,83 @@ mod tests {
     use crate::test_support::object;
     use serde_json::json;
 
+    fn document(payload: &[u8]) -> Result<Document, Malformed> {
+        parse_document(payload, &mut LeftOut::default())
+    }
+
+    /// Reads a case whose state is a whole document, or its `state` a section.
+    fn case(payload: &str) -> (Document, String) {
+        let mut left_out = LeftOut::default();
+        let document = parse_document(payload.as_bytes(), &mut left_out).unwrap();
+        (document, left_out.to_string())
+    }
+
+    #[test]
+    fn unreadable_value_costs_only_itself() {
+        let deep = format!("{}1{}", "[".repeat(130), "]".repeat(130));
+        let deep = format!(
+            r#"{{"state":{{"desired":{{"remoteCertSn":"42","d":{deep}}}}},"metadata":{{"desired":{{"d":{deep}}}}},"version":3}}"#
+        );
+        let integer = r#"{"state":{"desired":{"remoteCertSn":"42","n":{"i":12345678901234567890123}}},"version":3}"#;
+        let tiny = r#"{"state":{"desired":{"remoteCertSn":"42","t":1e-400}},"version":3}"#;
+        let key = r#"{"state":{"desired":{"remoteCertSn":"42","\ud83d":1}},"version":3}"#;
+        let array =
+            r#"{"state":{"desired":{"remoteCertSn":"42","a":[1,{"b":"\ud83d"}]}},"version":3}"#;
+        for (payload, path) in [
+            (
+                include_str!("../tests/cases/shadow-lone-surrogate.json"),
+                "label: text",
+            ),
+            (
+                include_str!("../tests/cases/shadow-1e400.json"),
+                "t: a number",
+            ),
+            (&deep, "d: nested"),
+            (integer, "n.i: a number"),
+            (tiny, "t: a number"),
+            (key, r"\\ud83d: text"),
+            (array, "a: text"),
+        ] {
+            let (document, left_out) = case(payload);
+            assert!(left_out.contains(path), "{left_out}");
+            assert_eq!(document.desired["remoteCertSn"], "42");
+            let rest = document.desired.keys().filter(|key| *key != "n");
+            assert_eq!(rest.collect::<Vec<_>>(), ["remoteCertSn"], "{left_out}");
+            assert_eq!(document.version, 3);
+
+            // A change removes what the document can no longer know.
+            let patch = parse_patch(payload.as_bytes(), &mut LeftOut::default()).unwrap();
+            let mut section = object(json!({"label": 1, "t": 1, "d": 1, "a": 1, "n": {"i": 1}}));
+            patch.desired.apply(&mut section);
+            assert_eq!(section["remoteCertSn"], "42");
+            let removed = !left_out.contains("ud83d: text") && !left_out.contains("n.i");
+            assert_eq!(section.len(), if removed { 5 } else { 6 }, "{left_out}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_kept_as_sent() {
+        for (source, kept) in [
+            ("117.63331139400017", Some("117.63331139400017")),
+            ("-0.1", Some("-0.1")),
+            ("5e-324", Some("5e-324")),
+            ("0e9", Some("0.0")),
+            ("9223372036854775808", Some("9223372036854775808")),
+            ("-9223372036854775808", Some("-9223372036854775808")),
+            ("10000000000000000000000", Some("1e+22")),
+            ("18446744073709551617", None),
+            ("-12345678901234567890123", None),
+            ("1e400", None),
+            ("1e-400", None),
+        ] {
+            let payload = format!(r#"{{"state":{{"reported":{{"t":{source}}}}},"version":2}}"#);
+            let (document, left_out) = case(&payload);
+            let shown = document.reported.get("t").map(ToString::to_string);
+            assert_eq!(shown.as_deref(), kept, "{source}");
+            assert_eq!(left_out.is_empty(), kept.is_some(), "{source}");
+        }
+    }
+
     #[test]
     fn missing_null_or_empty_section_is_empty() {
         for state in [
@@ -152,7 +240,7 @@ mod tests {
             json!(null),
         ] {
             let payload = json!({"state": state, "version": 4, "unknown": 1}).to_string();
-            let document = parse_document(payload.as_bytes()).unwrap();
+            let document = document(payload.as_bytes()).unwrap();
             assert_eq!(
                 document,
                 Document {
@@ -161,17 +249,19 @@ mod tests {
                 }
             );
         }
-        assert!(parse_document(br#"{"state": {}}"#).is_err());
+        assert!(document(br#"{"state": {}}"#).is_err());
     }
 
     #[test]
     fn patch_distinguishes_null_and_missing() {
         let payload = br#"{"state": {"desired": null, "reported": {"a": null}}, "version": 2}"#;
-        let patch = parse_patch(payload).unwrap();
+        let patch = parse_patch(payload, &mut LeftOut::default()).unwrap();
         assert_eq!(patch.desired, Change::Clear);
         assert_eq!(patch.reported, Change::Merge(object(json!({"a": null}))));
         assert_eq!(
-            parse_patch(br#"{"version": 2}"#).unwrap().reported,
+            parse_patch(br#"{"version": 2}"#, &mut LeftOut::default())
+                .unwrap()
+                .reported,
             Change::Keep
         );
     }
@@ -179,7 +269,7 @@ mod tests {
     #[test]
     fn documents_message_yields_current() {
         let payload = br#"{"previous": {"version": 1}, "current": {"state": {"reported": {"a": 1}}, "version": 2}}"#;
-        let document = parse_documents(payload).unwrap();
+        let document = parse_documents(payload, &mut LeftOut::default()).unwrap();
         assert_eq!(
             (document.version, document.reported),
             (2, object(json!({"a": 1})))

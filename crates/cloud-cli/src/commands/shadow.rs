@@ -10,7 +10,7 @@ use crate::error::{CliError, Result};
 use crate::options::GlobalOptions;
 use crate::output::Output;
 use crate::time_fmt::now;
-use crate::value_parsers::json_object;
+use crate::value_parsers::shadow_state;
 
 /// The name of the configuration shadow.
 const DEFAULT_NAME: &str = "config";
@@ -46,7 +46,7 @@ pub(crate) enum ShadowCommand {
     )]
     Report {
         /// The state, a JSON object
-        #[arg(value_name = "JSON", value_parser = json_object)]
+        #[arg(value_name = "JSON", value_parser = shadow_state)]
         state: Map<String, Value>,
     },
     /// Print the delta, now and after each change, until SIGINT or SIGTERM
@@ -63,6 +63,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &ShadowArgs, output: 
     let settings = |settings: DeviceSettings| settings.with_shadow(name);
     with_session(global, settings, on_interrupt, async |cloud| {
         let shadow = shadow(cloud, name)?;
+        check_permitted(cloud, &shadow)?;
         match command {
             ShadowCommand::Get => get(&shadow, output).await,
             ShadowCommand::Report { state } => report(&shadow, state, output).await,
@@ -77,6 +78,25 @@ fn shadow(cloud: &ClesydeCloud, name: &str) -> Result<ShadowClient> {
         .named_shadow(name)
         .map_err(|error| CliError::with_cause("the shadow is unavailable", &error))?
         .ok_or_else(|| CliError::Failed(format!("the shadow {name} was not requested")))
+}
+
+/// Without its answers each request would only end with its time limit.
+fn check_permitted(cloud: &ClesydeCloud, shadow: &ShadowClient) -> Result {
+    let session = cloud
+        .iot()
+        .map_err(|error| CliError::with_cause("the shadow is unavailable", &error))?;
+    let [accepted, ..] = shadow.id().filters();
+    if session
+        .refused_subscriptions()
+        .iter()
+        .any(|filter| filter.as_str() == accepted)
+    {
+        return Err(CliError::Failed(format!(
+            "the broker does not permit this device to subscribe to {accepted}: \
+             the platform's policy for this device has to allow it"
+        )));
+    }
+    Ok(())
 }
 
 async fn get(shadow: &ShadowClient, output: Output) -> Result {

@@ -127,6 +127,16 @@ fn missing_configuration_is_exit_3_and_invalid_json_exit_2() {
             .expect(2)
             .says(&["JSON", arguments[2]]);
     }
+    // Values that would change on their way.
+    for (state, name) in [
+        (r#"{"a":{"serial":12345678901234567890123}}"#, "a.serial"),
+        (r#"{"t":1e400}"#, "t: a number"),
+        (r#"{"label":"\ud83d"}"#, "label: text"),
+    ] {
+        finish(&mut world.device(&["shadow", "report", state]))
+            .expect(2)
+            .says(&["cannot be kept", name]);
+    }
     finish(&mut world.device(&["request", "a/b", "{}"]))
         .expect(2)
         .says(&["a/b"]);

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{Completion, Core, InFlight, QueuedRequest, Response, Resync};
 use crate::error::{Malformed, RejectionCode, RequestError};
 use crate::message;
+use crate::raw_json::LeftOut;
 use crate::topic::Operation;
 
 impl Core {
@@ -25,19 +26,20 @@ impl Core {
         now: Instant,
         operation: Operation,
         payload: &[u8],
+        left_out: &mut LeftOut,
     ) -> Result<(), Malformed> {
         let own = self.take_own_request(operation, payload);
         let baseline = own.as_ref().map(|it| it.baseline);
         let mut recreated = false;
         let result = match operation {
-            Operation::Get => message::parse_document(payload).map(|document| {
+            Operation::Get => message::parse_document(payload, left_out).map(|document| {
                 match baseline {
                     Some(baseline) => self.replica.on_get(document.clone(), baseline),
                     None => self.replica.on_document(document.clone()),
                 }
                 Response::Document(document)
             }),
-            Operation::Update => message::parse_patch(payload).map(|patch| {
+            Operation::Update => message::parse_patch(payload, left_out).map(|patch| {
                 let version = patch.version;
                 // Its version is above all versions seen before the request, unless versions have
                 // restarted.
