@@ -21,6 +21,16 @@ impl Mosquitto {
     /// Writes its configuration and starts it: MQTT v5 over TLS, clients with a certificate of `client_ca` only, the common
     /// name as user name, sessions and retained messages in memory.
     pub async fn start(program: &Path, server: &Pair, client_ca: &str) -> anyhow::Result<Self> {
+        Self::start_with(program, server, client_ca, "").await
+    }
+
+    /// The same with more lines in its configuration.
+    pub async fn start_with(
+        program: &Path,
+        server: &Pair,
+        client_ca: &str,
+        settings: &str,
+    ) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         let file = |name: &str| directory.path().join(name);
         std::fs::write(file("ca.pem"), client_ca)?;
@@ -29,7 +39,7 @@ impl Mosquitto {
         let port = crate::process::free_port()?;
         let config = format!(
             "listener {port} 127.0.0.1\ncafile {ca}\ncertfile {cert}\nkeyfile {key}\nrequire_certificate true\n\
-             use_identity_as_username true\nallow_anonymous false\npersistence false\nuser root\nlog_type error\n",
+             use_identity_as_username true\nallow_anonymous false\npersistence false\nuser root\nlog_type error\n{settings}",
             ca = file("ca.pem").display(),
             cert = file("cert.pem").display(),
             key = file("key.pem").display(),

@@ -30,10 +30,16 @@ struct Site {
 
 impl Site {
     async fn new() -> anyhow::Result<Self> {
+        Self::with("").await
+    }
+
+    /// A broker with more lines in its configuration.
+    async fn with(settings: &str) -> anyhow::Result<Self> {
         let (servers, devices) = (Authority::new("servers")?, Authority::new("devices")?);
         let certificate = servers.server(&["localhost"])?;
         let program = peers::mosquitto()?;
-        let broker = Mosquitto::start(&program, &certificate, &devices.pem()).await?;
+        let broker =
+            Mosquitto::start_with(&program, &certificate, &devices.pem(), settings).await?;
         Ok(Self {
             broker,
             servers,
@@ -72,6 +78,13 @@ async fn online(session: &SessionHandle) -> anyhow::Result<()> {
     )
     .await?;
     Ok(())
+}
+
+async fn next(messages: &mut MessageStream) -> anyhow::Result<String> {
+    let message = within("a message", messages.recv())
+        .await
+        .context("the session has stopped")??;
+    Ok(String::from_utf8_lossy(&message.payload).into_owned())
 }
 
 async fn offline(session: &SessionHandle) -> anyhow::Result<()> {
@@ -113,6 +126,60 @@ async fn collect(mut messages: MessageStream, count: usize) -> anyhow::Result<Nu
 }
 
 type Numbers = HashMap<String, Vec<usize>>;
+
+/// The session's own messages at QoS 1 and retained, with a will.
+fn announcing(mut config: SessionConfig) -> SessionConfig {
+    let own = |payload| Message::new("status/device", payload).retained();
+    config.will = Some(own("LOST"));
+    config.birth = Some(own("ONLINE"));
+    config.goodbye = Some(own("OFFLINE"));
+    config
+}
+
+/// A broker refuses a CONNECT whose will it does not support, and drops what exceeds its limits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn own_messages_fit_a_broker_with_less() -> anyhow::Result<()> {
+    for settings in [
+        "max_qos 0\n",
+        "retain_available false\n",
+        "max_qos 0\nretain_available false\n",
+    ] {
+        let site = Site::with(settings).await?;
+        let watcher = Session::builder(site.config("watcher", "status/#")?).start()?;
+        online(&watcher).await?;
+        let mut messages = watcher.messages("status/#")?;
+        let session = Session::builder(announcing(site.config("device", "in/#")?)).start()?;
+        online(&session).await.context(settings)?;
+        assert_eq!(next(&mut messages).await?, "ONLINE", "{settings}");
+        assert!(session.stop(STOP).await.clean);
+        assert_eq!(next(&mut messages).await?, "OFFLINE", "{settings}");
+        watcher.stop(STOP).await;
+    }
+    Ok(())
+}
+
+/// Mosquitto drops a connection that sends more than it has announced.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn maximum_packet_size_holds_for_subscribe() -> anyhow::Result<()> {
+    let site = Site::with("max_packet_size 200\n").await?;
+    let mut config = announcing(site.config("device", "in/#")?);
+    for n in 0..8 {
+        let filter = format!("in/{n}/{}", "x".repeat(60));
+        config.subscriptions.push(Subscription::new(filter)?);
+    }
+    let session = Session::builder(config).start()?;
+    let mut events = session.events();
+    online(&session).await?;
+    let mut messages = session.messages("in/#")?;
+    let topic = format!("in/7/{}", "x".repeat(60));
+    within("a receipt", session.publish(Message::new(topic, "hello"))?).await?;
+    assert_eq!(next(&mut messages).await?, "hello");
+    while let Ok(event) = events.try_recv() {
+        assert_eq!(event, SessionEvent::Connected);
+    }
+    session.stop(STOP).await;
+    Ok(())
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_messages_survive_ten_broker_crashes() -> anyhow::Result<()> {
