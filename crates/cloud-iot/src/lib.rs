@@ -24,8 +24,8 @@
 //!
 //! # What happens on each connection
 //!
-//! CONNECT, with the will → SUBSCRIBE, with every granted code checked → on-connect hooks,
-//! concurrently → the birth message → the outbox in order → [`SessionEvent::Connected`]. When the
+//! CONNECT, with the will → SUBSCRIBE, with every granted code checked
+//! ([`Subscription::required`]) → on-connect hooks, concurrently → the birth message → the outbox in order → [`SessionEvent::Connected`]. When the
 //! connection is lost, the on-disconnect hooks run, and the next attempt follows after a
 //! [back-off](Backoff) that grows, has jitter, and is reset only by time spent connected.
 //! Unacknowledged QoS 1 messages are resent in their original order.
@@ -79,6 +79,25 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Features
+//!
+//! | feature | default | adds |
+//! |---|---|---|
+//! | `durable` | no | `DurableOutbox`: accepted QoS 1 messages survive the process |
+//! | `metrics` | no | the metrics below |
+//!
+//! # Errors
+//!
+//! | type | reported by | what to do |
+//! |---|---|---|
+//! | [`ConfigError`] | [`SessionBuilder::start`] | change the configuration |
+//! | [`PublishError`] | [`SessionHandle::publish`] | nothing was accepted; [`is_retryable`](PublishError::is_retryable) |
+//! | [`DeliveryError`] | [`Receipt`] | accepted, not delivered; [`is_retryable`](DeliveryError::is_retryable) |
+//! | [`StoreError`] | [`Receipt::stored`] | the message is held in memory only |
+//! | [`RequestError`] | [`SessionHandle::request`] | [`is_retryable`](RequestError::is_retryable) |
+//! | [`StreamError`] | [`SessionHandle::messages`] | subscribe to the filter, or drop a stream |
+//! | [`Cause`] | [`SessionEvent::Disconnected`], [`SessionState::Waiting`] | nothing: the session reconnects; the text says what is wrong |
 //!
 //! # Metrics
 //!

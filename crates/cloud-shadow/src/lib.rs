@@ -93,6 +93,16 @@
 //!   in flight for all shadows that share an [`InFlightLimit`]. Size and depth of a state are
 //!   validated before it is sent.
 //!
+//! # Errors
+//!
+//! | type | reported by | what to do |
+//! |---|---|---|
+//! | [`StartError`] | [`ShadowClient::start`] | [`is_retryable`](StartError::is_retryable) |
+//! | [`RequestError`] | requests | [`is_retryable`](RequestError::is_retryable); after a time-out the document shows the outcome |
+//! | [`InvalidState`] | requests, as [`RequestError::Invalid`] | nothing was sent; change the state |
+//! | [`StateError`] | [`parse_state`] | change the text |
+//! | [`Malformed`] | [`parse_delta`] | ignore the message |
+//!
 //! # Out of scope
 //!
 //! The crate does not connect, and it does not persist the document: after a restart, the first

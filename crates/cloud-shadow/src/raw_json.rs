@@ -27,6 +27,7 @@ const MAX_PATHS: usize = 4;
 pub(crate) struct LeftOut {
     paths: Vec<UntrustedText>,
     count: usize,
+    last: Option<Unreadable>,
 }
 
 impl LeftOut {
@@ -41,6 +42,7 @@ impl LeftOut {
 
     fn add(&mut self, path: &[&str], reason: Unreadable) {
         self.count += 1;
+        self.last = Some(reason);
         if self.paths.len() < MAX_PATHS {
             let path = format!("{}: {reason}", path.join("."));
             self.paths.push(path.into());
@@ -202,7 +204,8 @@ impl<'a> Reader<'a, '_> {
             self.path.pop();
             match value {
                 Ok(value) if self.left_out.count == before => array.push(value),
-                Ok(_) => return Ok(Err(Unreadable::Text)),
+                // An object in it has lost a value.
+                Ok(_) => return Ok(Err(self.left_out.last.unwrap_or(Unreadable::Text))),
                 Err(reason) => return Ok(Err(reason)),
             }
         }
