@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::close::CloseReason;
 use crate::crypto::cipher::Role;
 use crate::crypto::connection_key::ConnectionKey;
-use crate::driver::{self, Channel, EntropyError, Random};
+use crate::driver::{self, Channel, EntropyError, Random, TunnelLogs};
 use crate::handshake::{ClientHandshake, HandshakeError, MAX_TOKEN_LEN, Session};
 use crate::limits::{Limits, Timeouts};
 use crate::mux::MuxConfig;
@@ -123,6 +123,8 @@ pub struct ClientConfig<K = ConnectionKey> {
     /// Rate limit of the warnings about malformed addresses. Share it between the connections of a
     /// device, so that a server that repeatedly ends them does not fill the log.
     pub malformed_log: Arc<LogThrottle>,
+    /// Rate limit of the warnings about channels closed at a limit of received data, likewise.
+    pub overrun_log: Arc<LogThrottle>,
 }
 
 impl<K: Into<ConnectionKey>> ClientConfig<K> {
@@ -136,6 +138,7 @@ impl<K: Into<ConnectionKey>> ClientConfig<K> {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             malformed_log: Arc::default(),
+            overrun_log: Arc::default(),
         }
     }
 }
@@ -220,6 +223,10 @@ where
     let limit = config.timeouts.handshake;
     let begun = ClientHandshake::new(config.key);
     let session = handshake(&mut stream, &config.token, begun, limit).await?;
+    let logs = TunnelLogs {
+        malformed: config.malformed_log,
+        overrun: config.overrun_log,
+    };
     let mux = MuxConfig {
         role: Role::Client,
         version: config.version,
@@ -227,7 +234,7 @@ where
         limits: config.limits,
         timeouts: config.timeouts,
     };
-    let (handle, run) = driver::start(stream, session, mux, config.malformed_log)?;
+    let (handle, run) = driver::start(stream, session, mux, logs)?;
     let tunnel = Tunnel {
         handle,
         task: tokio::spawn(run),

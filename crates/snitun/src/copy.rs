@@ -24,9 +24,12 @@ use crate::limits::Timeouts;
 const READ_BATCH: usize = 64 * 1024;
 /// Maximum slices in one vectored write: the largest frames and the ends of their predecessors.
 const MAX_IO_SLICES: usize = 16;
-/// Time that a caller may go on sending after our end. Closing with unread bytes would make the
-/// system reset the connection, and the caller could lose the last data that we sent.
+/// Time that the TCP peer may go on sending after our end. Closing with unread bytes would make the
+/// system reset the connection, and the peer could lose the last data that we sent.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Maximum bytes read in this time: what is in flight when the peer learns of the end. An endless
+/// download would send until the time has passed.
+const MAX_DRAIN: usize = 256 * 1024;
 
 /// Byte counts of a copied connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,11 +78,21 @@ pub async fn copy_bidirectional(
     }
     // Frees the channel's slot in the tunnel.
     drop(channel);
-    let mut sink = [0; 1024];
-    let drained = async { while matches!(tcp_reader.read(&mut sink).await, Ok(1..)) {} };
     // Best effort.
-    let _ = tokio::time::timeout(DRAIN_TIMEOUT, drained).await;
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, drain(&mut tcp_reader)).await;
     Ok(counters.total())
+}
+
+/// Reads until the end, or [`MAX_DRAIN`] bytes.
+async fn drain(tcp: &mut OwnedReadHalf) {
+    let mut sink = [0; 1024];
+    let mut left = MAX_DRAIN;
+    while left > 0 {
+        match tcp.read(&mut sink).await {
+            Ok(0) | Err(_) => return,
+            Ok(count) => left = left.saturating_sub(count),
+        }
+    }
 }
 
 async fn into_channel(
@@ -230,9 +243,25 @@ async fn idle_for(limit: Duration, counters: &CopyCounters) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
     use tokio::time::Instant;
 
     use super::*;
+
+    /// An endless download that the caller has cancelled.
+    #[tokio::test]
+    async fn drain_ends_while_the_peer_sends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connecting = TcpStream::connect(listener.local_addr().unwrap());
+        let (application, accepted) = tokio::join!(connecting, listener.accept());
+        let (mut application, (mut reader, _writer)) =
+            (application.unwrap(), accepted.unwrap().0.into_split());
+        let endless = async { while application.write_all(&[7; 64 * 1024]).await.is_ok() {} };
+        tokio::select! {
+            () = endless => panic!("the connection has ended"),
+            () = drain(&mut reader) => {}
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn idle_timeout_counts_from_the_last_byte() {

@@ -10,18 +10,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use cloud_net::{LogThrottle, warn_throttled};
+use cloud_net::warn_throttled;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::coop::unconstrained;
 use tokio::time::Sleep;
 
-use super::POLL_BUDGET;
 use super::read_buffer::ReadBuffer;
 use super::shared::Shared;
+use super::{POLL_BUDGET, TunnelLogs};
 use crate::close::CloseReason;
 use crate::codec::decoder::{Decoder, Incoming};
 use crate::codec::encoder::Encoder;
 use crate::codec::write_batch::WriteBatch;
+use crate::mux::Overrun;
 use crate::time::Timestamp;
 
 /// Maximum slices in one vectored write.
@@ -55,7 +56,7 @@ pub(crate) struct ConnectionTask<S> {
     sent: usize,
     /// A NEW with a malformed address was logged: a peer that sends one may send a thousand.
     logged_malformed: bool,
-    malformed_log: Arc<LogThrottle>,
+    logs: TunnelLogs,
 }
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ConnectionTask<S> {
@@ -64,7 +65,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ConnectionTask<S> {
         shared: Arc<Shared>,
         decoder: Decoder,
         encoder: Encoder,
-        malformed_log: Arc<LogThrottle>,
+        logs: TunnelLogs,
     ) -> Self {
         let timer_deadline = shared.clock.now();
         let sleep = tokio::time::sleep_until(shared.clock.instant(timer_deadline));
@@ -83,7 +84,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ConnectionTask<S> {
             received: 0,
             sent: 0,
             logged_malformed: false,
-            malformed_log,
+            logs,
         }
     }
 
@@ -256,17 +257,26 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ConnectionTask<S> {
             Err(error) => return Poll::Ready(Err(failed(&error))),
         }
         let (decoder, input) = (&mut self.decoder, self.input.bytes());
-        let (logged, log) = (&mut self.logged_malformed, &self.malformed_log);
+        let (logged, logs) = (&mut self.logged_malformed, &self.logs);
         Poll::Ready(self.shared.with(|state| {
             state.mux.handle_received(now);
             while let Some(incoming) = decoder.decode(input)? {
                 if let Incoming::MalformedNew { id } = &incoming
                     && !std::mem::replace(logged, true)
                 {
-                    warn_throttled!(log, %id, "the peer opened a channel with a malformed address; this and further ones are ignored");
+                    warn_throttled!(logs.malformed, %id, "the peer opened a channel with a malformed address; this and further ones are ignored");
                 }
                 tracing::trace!(frame = incoming.name(), id = %incoming.id(), "received");
-                state.mux.handle(incoming, now)?;
+                let handled = state.mux.handle(incoming, now);
+                if let Some(Overrun { caller, unread }) = state.mux.take_overrun() {
+                    warn_throttled!(
+                        logs.overrun,
+                        ?caller,
+                        unread,
+                        "closed a connection at the limit of unread data: more arrives than is read, and version 0 of the protocol cannot pause the sender"
+                    );
+                }
+                handled?;
             }
             Ok(())
         }))

@@ -48,13 +48,22 @@ use crate::stats::TunnelStats;
 /// uses them. tokio's own budget counts operations, and 128 of them transfer megabytes.
 pub(crate) const POLL_BUDGET: usize = 64 * 1024;
 
+/// Rate limits of the log lines that a peer can cause.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TunnelLogs {
+    /// Channels with a malformed address.
+    pub(crate) malformed: Arc<LogThrottle>,
+    /// Channels closed at a limit of received data.
+    pub(crate) overrun: Arc<LogThrottle>,
+}
+
 /// Starts a tunnel over `stream`, whose handshake produced `session`. The returned future runs the
 /// connection and ends with the tunnel.
 pub(crate) fn start<S>(
     stream: S,
     session: Session,
     config: MuxConfig,
-    malformed_log: Arc<LogThrottle>,
+    logs: TunnelLogs,
 ) -> Result<(TunnelHandle, impl Future<Output = CloseReason> + Send), EntropyError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -63,7 +72,7 @@ where
     let encoder = Encoder::new(session.sealer, version, Box::new(Random::new()?));
     let decoder = Decoder::new(session.opener, version);
     let shared = Arc::new(Shared::new(config, Random::new()?));
-    let task = ConnectionTask::new(stream, Arc::clone(&shared), decoder, encoder, malformed_log);
+    let task = ConnectionTask::new(stream, Arc::clone(&shared), decoder, encoder, logs);
     Ok((TunnelHandle { shared }, task.run()))
 }
 

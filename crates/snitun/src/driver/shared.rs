@@ -35,8 +35,8 @@ impl Clock {
     }
 
     /// Converts a timestamp for the runtime's timers.
-    pub(crate) fn instant(self, moment: Timestamp) -> Instant {
-        self.start + moment.since_start()
+    pub(crate) fn instant(self, timestamp: Timestamp) -> Instant {
+        self.start + timestamp.since_start()
     }
 }
 

@@ -140,7 +140,7 @@ fn run(sends: Sends, reads: bool, throttling: Option<u32>, timeouts: Timeouts) -
         peer,
         server.verify(&mut answer).unwrap(),
         config,
-        Arc::default(),
+        TunnelLogs::default(),
     )
     .unwrap();
     tokio::spawn(work);

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::channel::{ChannelState, Phase};
 use super::transmit::Control;
-use super::{ChannelKey, Event, Mux, Slot, channel_mut};
+use super::{ChannelKey, Event, Mux, Overrun, Slot, channel_mut};
 use crate::close::{ChannelError, CloseReason, OpenError};
 use crate::codec::frame::ChannelId;
 use crate::time::Timestamp;
@@ -142,6 +142,10 @@ impl Mux {
     ) -> Result<(), CloseReason> {
         if failure == ChannelError::Overrun {
             self.stats.channels_overrun += 1;
+            self.overrun = self.channel(key).map(|channel| Overrun {
+                caller: channel.caller,
+                unread: channel.recv.len(),
+            });
         }
         let mut refused = Ok(());
         if let Some(channel) = channel_mut(&mut self.slots, key)

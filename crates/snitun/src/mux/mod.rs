@@ -112,6 +112,15 @@ pub enum Write {
     Closed,
 }
 
+/// A channel that was closed because more data arrived than was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overrun {
+    /// The address of the public caller, if the peer sent it.
+    pub caller: Option<IpAddr>,
+    /// The unread bytes.
+    pub unread: usize,
+}
+
 #[derive(Debug, Default)]
 struct Slot {
     generation: u64,
@@ -161,6 +170,8 @@ pub struct Mux {
     blocked_on_total: Vec<ChannelKey>,
     timers: Timers,
     stats: TunnelStats,
+    /// The last channel that was closed at a limit, for the log.
+    overrun: Option<Overrun>,
     ended: bool,
 }
 
@@ -189,6 +200,7 @@ impl Mux {
             blocked_on_total: Vec::new(),
             timers,
             stats: TunnelStats::default(),
+            overrun: None,
             ended: false,
         }
     }
@@ -221,6 +233,11 @@ impl Mux {
     /// Returns the traffic counters.
     pub fn stats(&self) -> TunnelStats {
         self.stats
+    }
+
+    /// Returns the last channel that was closed at a limit of received data, once.
+    pub fn take_overrun(&mut self) -> Option<Overrun> {
+        self.overrun.take()
     }
 
     /// Returns the number of control frames that wait to be written. It is bounded: beyond the

@@ -127,10 +127,10 @@ impl Mux {
         self.timers.timeouts.ping_answer
     }
 
-    /// Returns whether any bytes were received after `moment`.
+    /// Returns whether any bytes were received after `time`.
     #[cfg(feature = "driver")]
-    pub(crate) fn has_received_since(&self, moment: Timestamp) -> bool {
-        self.timers.last_received > moment
+    pub(crate) fn has_received_since(&self, time: Timestamp) -> bool {
+        self.timers.last_received > time
     }
 
     /// Emits an event for each ping that this pong answers. Returns whether it answers any.

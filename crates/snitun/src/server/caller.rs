@@ -51,8 +51,8 @@ impl Inner {
         tokio::select! {
             biased;
             () = WakeGated::new(stopping) => Err(CallerRejection::Stopping),
-            relayed = copy_bidirectional(stream, channel, self.config.public_idle) => {
-                relayed.map_err(CallerRejection::Relay)
+            copied = copy_bidirectional(stream, channel, self.config.public_idle) => {
+                copied.map_err(CallerRejection::Relay)
             }
         }
     }

@@ -47,7 +47,7 @@ impl Inner {
             let content = self.read_token(&mut stream, first, token_until).await?;
             self.admit(&mut stream, content).await
         };
-        let (guest, session) = tokio::select! {
+        let (authenticated, session) = tokio::select! {
             () = self.closing.cancelled() => return Err(DeviceRejection::Stopping),
             done = tokio::time::timeout(limit, handshake) => done.map_err(|_| DeviceRejection::TimedOut)??,
         };
@@ -55,23 +55,27 @@ impl Inner {
 
         let mux = MuxConfig {
             role: Role::Server,
-            version: guest.version,
+            version: authenticated.version,
             throttling: self.config.throttling,
             limits: self.config.limits.clone(),
             timeouts: self.config.timeouts.clone(),
         };
         configure_tcp(&stream)?;
-        let (tunnel, run) = driver::start(stream, session, mux, Arc::clone(&self.logs.malformed))?;
+        let (tunnel, run) = driver::start(stream, session, mux, self.logs.tunnel.clone())?;
         count(&self.metrics.counters.devices_connected);
         let _carrying = Metrics::track(&self.metrics, tunnel.clone());
-        let peer = Arc::new(Peer::new(&guest.hostname, &guest.alias, tunnel));
+        let peer = Arc::new(Peer::new(
+            &authenticated.hostname,
+            &authenticated.alias,
+            tunnel,
+        ));
         let mut entry = RegistrationGuard::new(&self.registry, &peer);
         info_throttled!(
             self.logs.connected,
             hostname = peer.hostname,
             "device connected"
         );
-        let supervised = pin!(self.supervise(&peer, guest.valid));
+        let supervised = pin!(self.supervise(&peer, authenticated.valid));
         let reason = tokio::select! {
             biased;
             reason = run => reason,
@@ -125,13 +129,13 @@ impl Inner {
         self.used_keys
             .record_use(&key, cipher, content.valid, token::unix_seconds(now))?;
         let session = challenge(stream, key.with_cipher(cipher)).await?;
-        let guest = AuthenticatedPeer {
+        let authenticated = AuthenticatedPeer {
             hostname: content.hostname,
             alias: content.alias,
             valid: content.valid,
             version: content.protocol_version,
         };
-        Ok((guest, session))
+        Ok((authenticated, session))
     }
 
     /// Ends the tunnel when its token expires or the server stops. Never returns: the end of the

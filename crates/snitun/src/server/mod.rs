@@ -43,6 +43,7 @@ use replay_cache::UsedKeys;
 use token::DynAuthenticator;
 pub use token::{Authenticator, FernetKeys, TokenContent, TokenError};
 
+use crate::driver::TunnelLogs;
 use crate::limits::Timeouts;
 
 /// Size of the first read, which shows the kind of connection.
@@ -85,7 +86,7 @@ struct LogThrottles {
     refused: LogThrottle,
     connected: LogThrottle,
     disconnected: LogThrottle,
-    malformed: Arc<LogThrottle>,
+    tunnel: TunnelLogs,
 }
 
 /// Held until a connection is authenticated or connected: its permits of the total limit and of its

@@ -73,9 +73,9 @@ mod tests {
 
     #[test]
     fn gcm_key_is_accepted_once_until_its_token_expires() {
-        let spent = UsedKeys::new(2);
+        let used = UsedKeys::new(2);
         let spend = |byte, cipher, valid, now| {
-            spent.record_use(&SessionKey::new([byte; 32], [0; 16]), cipher, valid, now)
+            used.record_use(&SessionKey::new([byte; 32], [0; 16]), cipher, valid, now)
         };
         let gcm = Cipher::AesGcm;
         assert_eq!(spend(1, gcm, 100, 0), Ok(()));
@@ -86,6 +86,6 @@ mod tests {
         assert_eq!(spend(3, gcm, 300, 100), Err(KeyRejected::CacheFull));
         assert_eq!(spend(3, gcm, 300, 101), Ok(()));
         assert_eq!(spend(2, gcm, 200, 101), Err(KeyRejected::AlreadyUsed));
-        assert_eq!(spent.keys.lock().unwrap().len(), 2);
+        assert_eq!(used.keys.lock().unwrap().len(), 2);
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
+use cloud_net::LogThrottle;
 use snitun::client::{ClientConfig, ConnectError};
 use snitun::server::ServerConfig;
 use snitun::{ChannelError, Cipher, CloseReason, ProtocolVersion, SessionKey};
@@ -175,13 +176,18 @@ async fn caller_abort_ends_only_its_channel() {
 
 /// A device that does not read one channel; returns the outcome after `total` bytes were sent on
 /// it.
-async fn slow_reader(version: ProtocolVersion, total: usize) -> std::io::Result<usize> {
+async fn slow_reader(
+    version: ProtocolVersion,
+    total: usize,
+    overrun_log: &Arc<LogThrottle>,
+) -> std::io::Result<usize> {
     let relay = Relay::start(support::server_config()).await;
     let mut config = relay.config_for("device.example.com", version, Cipher::AesCbc);
     // The data in flight when PAUSE is sent, in the buffers of two sockets, has to fit.
     config.limits.receive_per_channel = 16_000_000;
     config.limits.pause_above = 500_000;
     config.limits.resume_below = 100_000;
+    config.overrun_log = Arc::clone(overrun_log);
     let mut tunnel = relay.device(config).await.unwrap();
     let (mut slow, mut slow_channel) = relay.call(&mut tunnel, "device.example.com").await;
     let flood = tokio::spawn(async move {
@@ -215,15 +221,24 @@ async fn slow_reader(version: ProtocolVersion, total: usize) -> std::io::Result<
     result
 }
 
+/// Returns how many lines the throttle would still let through.
+fn lines_left(log: &LogThrottle) -> usize {
+    std::iter::from_fn(|| log.allow()).count()
+}
+
 #[tokio::test]
 async fn slow_reader_is_paused_with_flow_control() {
-    let read = slow_reader(ProtocolVersion::V1, 40_000_000).await;
+    let log = Arc::new(LogThrottle::new());
+    let read = slow_reader(ProtocolVersion::V1, 40_000_000, &log).await;
     assert_eq!(read.unwrap(), 40_000_000);
+    assert_eq!(lines_left(&log), lines_left(&LogThrottle::new()));
 }
 
 #[tokio::test]
 async fn slow_reader_is_closed_without_flow_control() {
-    let read = slow_reader(ProtocolVersion::V0, 40_000_000).await;
+    let log = Arc::new(LogThrottle::new());
+    let read = slow_reader(ProtocolVersion::V0, 40_000_000, &log).await;
+    assert_eq!(lines_left(&log) + 1, lines_left(&LogThrottle::new()));
     let error = read.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     let inner = error.get_ref().unwrap().downcast_ref::<ChannelError>();
