@@ -17,7 +17,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cloud_net::{LogThrottle, info_throttled, warn_throttled};
 use futures_util::future::pending;
-use snitun::Channel;
 use snitun::client::Tunnel;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep_until};
@@ -39,6 +38,7 @@ use crate::timeouts::Timeouts;
 use crate::token::TokenResponse;
 use crate::traits::{CertificateSource, CertificateStore, SourceError, TokenSource};
 use crate::tunnel::probe::{Probe, ProbeError};
+use crate::tunnel::running::RunningTunnel;
 use crate::tunnel::{SessionKeys, TunnelError};
 
 /// The resources of the driver.
@@ -99,7 +99,6 @@ enum DriverEvent {
     Session(SessionState),
     Token(Id, Result<TokenWithKeys, SourceError>),
     Connected(Id, Result<Tunnel, TunnelError>),
-    Channel(Channel),
     TunnelEnded(Id),
     Desired(Option<CertificateSerial>),
     Rotation(RotationOutcome),
@@ -117,9 +116,9 @@ pub(crate) struct Driver<T, C, S> {
     token_request: Pending<Result<TokenWithKeys, SourceError>>,
     token: Option<TokenWithKeys>,
     connecting: Pending<Result<Tunnel, TunnelError>>,
-    tunnel: Option<(Id, Tunnel)>,
+    tunnel: Option<(Id, RunningTunnel)>,
     /// A tunnel that a newer one has replaced. Most relays end it at once.
-    retiring: Option<(Id, Tunnel)>,
+    retiring: Option<(Id, RunningTunnel)>,
     /// A tunnel that ended while its replacement was being connected: if the replacement connects,
     /// no loss is reported.
     ended_early: Option<(Id, String)>,
@@ -147,6 +146,7 @@ struct LogThrottles {
     probe_failed: LogThrottle,
     expiry: LogThrottle,
     malformed_address: Arc<LogThrottle>,
+    overrun: Arc<LogThrottle>,
 }
 
 impl<T, C, S> Driver<T, C, S>
@@ -183,11 +183,6 @@ where
                 DriverEvent::Session(state) => self.session_changed(state),
                 DriverEvent::Token(id, result) => self.token_received(id, result),
                 DriverEvent::Connected(id, result) => self.connected(id, result),
-                // A channel does not change the status.
-                DriverEvent::Channel(channel) => {
-                    self.context.server.accept_channel(channel);
-                    continue;
-                }
                 DriverEvent::TunnelEnded(id) => self.tunnel_ended(id).await,
                 DriverEvent::Desired(serial) => self.context.rotation.set_desired(serial),
                 DriverEvent::Rotation(outcome) => self.rotation_outcome(outcome),
@@ -217,8 +212,8 @@ where
             outcome = self.context.rotation.next() => DriverEvent::Rotation(outcome),
             () = sleep_until(wake) => DriverEvent::Event(Event::Tick),
             event = self.reachability.next_event() => DriverEvent::Probed(event),
-            outcome = next_channel(&mut self.tunnel) => outcome,
-            outcome = next_channel(&mut self.retiring) => outcome,
+            id = ended(self.tunnel.as_ref()) => DriverEvent::TunnelEnded(id),
+            id = ended(self.retiring.as_ref()) => DriverEvent::TunnelEnded(id),
         }
     }
 
@@ -329,13 +324,11 @@ async fn completed<T>(running: &mut Pending<T>) -> (Id, T) {
     (id, result)
 }
 
-/// Returns the tunnel's next channel, or its end; waits forever without a tunnel. Cancel safe.
-async fn next_channel(tunnel: &mut Option<(Id, Tunnel)>) -> DriverEvent {
+/// Waits for the end of the tunnel; forever without one. Cancel safe.
+async fn ended(tunnel: Option<&(Id, RunningTunnel)>) -> Id {
     let Some((id, tunnel)) = tunnel else {
         return pending().await;
     };
-    match tunnel.accept().await {
-        Some(channel) => DriverEvent::Channel(channel),
-        None => DriverEvent::TunnelEnded(*id),
-    }
+    tunnel.handle().closed().await;
+    *id
 }

@@ -4,15 +4,15 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use futures_util::future::pending;
-use snitun::client::Tunnel;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::reachability::ReachabilityCheck;
-use super::{Context, Driver, Id};
+use super::{Context, Driver, Id, ended};
 use crate::status::{RemoteEvent, TunnelStatus};
 use crate::task_group::TaskGroup;
 use crate::traits::{CertificateSource, CertificateStore, TokenSource};
+use crate::tunnel::running::RunningTunnel;
 
 /// The time for tasks to end after their connections were closed.
 const CUT_TIMEOUT: Duration = Duration::from_millis(400);
@@ -50,7 +50,7 @@ where
             biased;
             () = kill.cancelled() => tracing::debug!(left = tasks.count(), "closing the remaining connections"),
             () = tasks.ended() => {}
-            () = refuse_channels(&mut self.tunnel) => {}
+            _ = ended(self.tunnel.as_ref()) => {}
             never = cut_upgraded(&tasks) => match never {},
         }
         tasks.kill();
@@ -78,7 +78,7 @@ where
 
 /// Closes a tunnel and waits for its end, with a short limit after `kill`. Returns the reason of
 /// the end.
-async fn close(tunnel: Option<(Id, Tunnel)>, kill: &CancellationToken) -> Option<String> {
+async fn close(tunnel: Option<(Id, RunningTunnel)>, kill: &CancellationToken) -> Option<String> {
     let (_, tunnel) = tunnel?;
     let handle = tunnel.handle();
     handle.close();
@@ -97,12 +97,4 @@ async fn cut_upgraded(tasks: &TaskGroup) -> Infallible {
     sleep(UPGRADED_GRACE).await;
     tasks.cut_upgraded();
     pending().await
-}
-
-/// Closes each new channel. Ends with the tunnel; waits forever without one.
-async fn refuse_channels(tunnel: &mut Option<(Id, Tunnel)>) {
-    let Some((_, tunnel)) = tunnel else {
-        return pending().await;
-    };
-    while tunnel.accept().await.is_some() {}
 }

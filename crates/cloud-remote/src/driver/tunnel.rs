@@ -10,6 +10,7 @@ use super::{Driver, Id};
 use crate::core::{Event, IDLE_CHECK_INTERVAL};
 use crate::status::RemoteEvent;
 use crate::traits::{CertificateSource, CertificateStore, TokenSource};
+use crate::tunnel::running::RunningTunnel;
 use crate::tunnel::{self, TunnelError};
 
 /// Maximum memory for callers' bodies that the application has not read. Version 0 of the protocol
@@ -45,7 +46,7 @@ where
         let (Some(config), Some((_, running))) = (self.client_config(), &self.tunnel) else {
             return;
         };
-        let running = running.handle();
+        let running = running.handle().clone();
         let (host, port) = self.relay();
         tracing::debug!(host, port, forced, "handing over to a new tunnel");
         self.connecting = Some((
@@ -81,12 +82,14 @@ where
         let throttling = token_with_keys.response.throttling();
         let ping = self.context.timeouts.dead_link / 2;
         let malformed_log = Arc::clone(&self.throttles.malformed_address);
+        let overrun_log = Arc::clone(&self.throttles.overrun);
         Some(move || {
             let mut config = ClientConfig::new(token, keys.next_key()?);
             config.limits.receive_total = RECEIVE_TOTAL;
             config.version = version;
             config.throttling = throttling;
             config.malformed_log = malformed_log;
+            config.overrun_log = overrun_log;
             config.timeouts.ping_interval = ping;
             config.timeouts.ping_answer = ping;
             Ok(config)
@@ -98,6 +101,9 @@ where
             Ok(tunnel) => {
                 let handed_over = self.is_handover();
                 self.ended_early = None;
+                let context = &self.context;
+                let server = Arc::clone(&context.server);
+                let tunnel = RunningTunnel::start(tunnel, server, context.tasks.clone());
                 self.retiring = self.tunnel.replace((id, tunnel));
                 self.connected_since = SystemTime::now();
                 self.cause = None;
