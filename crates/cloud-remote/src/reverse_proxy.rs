@@ -7,6 +7,7 @@
 //! Specification: RFC 9110 §7.6 (intermediaries), §7.8 (upgrades).
 
 mod early_response;
+mod failure;
 mod forwarded_headers;
 mod tracked_body;
 
@@ -29,6 +30,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tower::util::{BoxCloneSyncService, service_fn};
 
 use self::early_response::EarlyResponseStream;
+use self::failure::{Failure, RecordedStream};
 use self::forwarded_headers::{
     join_cookies, normalize_length, remove_hop_by_hop, requested_upgrade, set_forwarded_headers,
 };
@@ -59,7 +61,7 @@ type Pool = Client<UpstreamConnector, TrackedBody<RequestBody>>;
 struct UpstreamConnector(Upstream);
 
 impl tower::Service<Uri> for UpstreamConnector {
-    type Response = TokioIo<EarlyResponseStream<UpstreamStream>>;
+    type Response = TokioIo<RecordedStream<EarlyResponseStream<UpstreamStream>>>;
     type Error = io::Error;
     type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
 
@@ -71,7 +73,8 @@ impl tower::Service<Uri> for UpstreamConnector {
         let upstream = self.0.clone();
         Box::pin(async move {
             let stream = upstream.connect().await?;
-            Ok(TokioIo::new(EarlyResponseStream::new(stream)))
+            let stream = EarlyResponseStream::new(stream);
+            Ok(TokioIo::new(RecordedStream::new(stream)))
         })
     }
 }
@@ -135,23 +138,17 @@ impl ReverseProxy {
         };
         match response {
             Ok(response) => self.forward_response(response, upgraded, context),
-            Err(error) if error.is_connect() => {
-                self.warn(&format!(
-                    "it cannot be reached: is it running? ({})",
-                    innermost(&error)
-                ));
-                error_page(
-                    StatusCode::BAD_GATEWAY,
-                    "The application on this device is not running.",
-                )
-            }
             Err(error) => {
-                // Usually the caller disconnected during its request.
-                tracing::debug!(upstream = %self.upstream, %error, "a request could not be forwarded");
-                error_page(
-                    StatusCode::BAD_GATEWAY,
-                    "The application on this device gave no usable answer.",
-                )
+                match Failure::of(&error) {
+                    Some(failure) => self.warn(&failure.to_string()),
+                    None => tracing::debug!(%error, "the caller ended its request"),
+                }
+                let text = if error.is_connect() {
+                    "The application on this device is not running."
+                } else {
+                    "The application on this device gave no usable answer."
+                };
+                error_page(StatusCode::BAD_GATEWAY, text)
             }
         }
     }
@@ -190,13 +187,6 @@ impl ReverseProxy {
     fn warn(&self, what: &str) {
         warn_throttled!(self.log, upstream = %self.upstream, what, "the local application fails");
     }
-}
-
-/// Returns the innermost cause: the error of the system or its resolver.
-fn innermost(error: &dyn std::error::Error) -> &dyn std::error::Error {
-    std::iter::successors(Some(error), |error| error.source())
-        .last()
-        .unwrap_or(error)
 }
 
 /// Returns the request, which has passed the [policy](crate::request_policy), in the form for the

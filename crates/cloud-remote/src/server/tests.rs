@@ -1,3 +1,4 @@
+mod callers;
 mod hostile;
 
 use std::time::Duration;
@@ -325,6 +326,25 @@ async fn connection_buffers_half_a_megabyte_unread() {
 #[derive(Clone, Default)]
 struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
 
+impl Log {
+    /// Collects the lines of this test at the default level, until the guard is dropped. The
+    /// runtime of a test has one thread, so all of its tasks log here.
+    fn capture() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// Takes the lines collected so far.
+    fn take(&self) -> String {
+        String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap()
+    }
+}
+
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().extend(bytes);
@@ -338,14 +358,7 @@ impl io::Write for Log {
 
 #[tokio::test]
 async fn refused_and_failed_calls_are_log_throttled() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_ansi(false)
-        .with_writer(move || writer.clone())
-        .finish();
-    // The runtime of this test has one thread, so all of its tasks log here.
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (log, _guard) = Log::capture();
 
     // Two devices, each with its own log throttle.
     for _ in 0..2 {
@@ -362,7 +375,7 @@ async fn refused_and_failed_calls_are_log_throttled() {
         assert_eq!(read.unwrap(), 0);
     }
     device.ended().await;
-    let lines = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines = log.take();
     let count = |text| lines.matches(text).count();
     assert_eq!(count("too many connections"), 2 * 5, "{lines}");
     assert_eq!(count("cannot be reached"), 5, "{lines}");

@@ -1,0 +1,232 @@
+//! What an application did instead of answering, for the log.
+//!
+//! hyper's errors do not say which protocol the application speaks, or how many header fields are
+//! too many. So its connection keeps a [record](ResponseRecord) of what it sent.
+
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use cloud_net::UntrustedText;
+use http::Extensions;
+use hyper_util::client::legacy::Error;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// What an application did instead of answering.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    Refused,
+    DoesNotAccept,
+    Unreachable(UntrustedText),
+    Closed,
+    SpeaksTls,
+    SpeaksHttp2,
+    HeaderTooLarge { fields: usize },
+    NotHttp(UntrustedText),
+    Other(UntrustedText),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => formatter.write_str("it refused the connection: is it running?"),
+            Self::DoesNotAccept => formatter.write_str("it did not accept the connection in time"),
+            Self::Unreachable(error) => write!(formatter, "it cannot be reached: {error}"),
+            Self::Closed => formatter.write_str("it closed the connection without a response"),
+            Self::SpeaksTls => formatter.write_str("it speaks TLS, not HTTP/1.1"),
+            Self::SpeaksHttp2 => formatter.write_str("it speaks HTTP/2, not HTTP/1.1"),
+            Self::HeaderTooLarge { fields } => write!(
+                formatter,
+                "the header of its response is too large: {fields} fields"
+            ),
+            Self::NotHttp(error) => write!(formatter, "its response is not HTTP/1.1: {error}"),
+            Self::Other(error) => write!(formatter, "it gave no response: {error}"),
+        }
+    }
+}
+
+impl Failure {
+    /// Returns what the application did; `None` if the caller ended the request.
+    pub(super) fn of(error: &Error) -> Option<Self> {
+        let cause = causes(error).last();
+        let text = cause.map_or_else(
+            || UntrustedText::of(error),
+            |cause| UntrustedText::of(&cause),
+        );
+        let io = causes(error)
+            .filter_map(|cause| cause.downcast_ref::<io::Error>())
+            .last()
+            .map(io::Error::kind);
+        if error.is_connect() {
+            return Some(match io {
+                Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Self::Refused,
+                Some(io::ErrorKind::TimedOut) => Self::DoesNotAccept,
+                _ => Self::Unreachable(text),
+            });
+        }
+        let http = causes(error).find_map(|cause| cause.downcast_ref::<hyper::Error>());
+        let Some(http) = http else {
+            return Some(Self::Other(text));
+        };
+        // The request's body failed, or nobody waits for the response.
+        if http.is_user() || http.is_canceled() {
+            return None;
+        }
+        let record = error.connect_info().and_then(ResponseRecord::of);
+        let (beginning, fields) = record.map_or(([0; 4], 0), |record| {
+            let seen = record.seen();
+            (seen.beginning, seen.fields)
+        });
+        Some(match beginning {
+            // An alert or a handshake record (RFC 8446 §5.1).
+            [0x15 | 0x16, 3, ..] => Self::SpeaksTls,
+            // A SETTINGS or GOAWAY frame of less than 64 KiB (RFC 9113 §4.1).
+            [0, _, _, 4 | 7] if http.is_parse() => Self::SpeaksHttp2,
+            _ if http.is_parse_too_large() => Self::HeaderTooLarge { fields },
+            _ if http.is_parse() => Self::NotHttp(text),
+            _ if http.is_incomplete_message() || http.is_closed() => Self::Closed,
+            _ => match io {
+                Some(
+                    io::ErrorKind::ConnectionReset
+                    | io::ErrorKind::BrokenPipe
+                    | io::ErrorKind::UnexpectedEof,
+                ) => Self::Closed,
+                _ => Self::Other(text),
+            },
+        })
+    }
+}
+
+fn causes<'a>(error: &'a Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    let first = std::error::Error::source(error);
+    std::iter::successors(first, |error| error.source())
+}
+
+/// What an application has sent on a connection. Clones share it.
+#[derive(Debug, Clone, Default)]
+struct ResponseRecord(Arc<Mutex<Seen>>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    /// The first bytes of the connection.
+    beginning: [u8; 4],
+    length: usize,
+    /// The header fields since the last request.
+    fields: usize,
+    /// The length of the current header line.
+    line: usize,
+    /// The blank line after the header was seen.
+    header_ended: bool,
+}
+
+impl ResponseRecord {
+    /// Returns the record of a connection.
+    fn of(connection: &Connected) -> Option<Self> {
+        let mut extensions = Extensions::new();
+        connection.get_extras(&mut extensions);
+        extensions.remove()
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn request(&mut self) {
+        (self.fields, self.line, self.header_ended) = (0, 0, false);
+    }
+
+    fn response(&mut self, bytes: &[u8]) {
+        for (place, byte) in self.beginning.iter_mut().skip(self.length).zip(bytes) {
+            *place = *byte;
+            self.length += 1;
+        }
+        if self.header_ended {
+            return;
+        }
+        for byte in bytes {
+            match byte {
+                b'\n' if self.line == 0 => {
+                    self.header_ended = true;
+                    // The status line is none.
+                    self.fields = self.fields.saturating_sub(1);
+                    return;
+                }
+                b'\n' => (self.fields, self.line) = (self.fields + 1, 0),
+                b'\r' => {}
+                _ => self.line += 1,
+            }
+        }
+    }
+}
+
+/// A connection to the application with a record of what the application sends.
+#[derive(Debug)]
+pub(super) struct RecordedStream<S> {
+    stream: S,
+    record: ResponseRecord,
+}
+
+impl<S> RecordedStream<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self {
+            stream,
+            record: ResponseRecord::default(),
+        }
+    }
+}
+
+impl<S: Connection> Connection for RecordedStream<S> {
+    fn connected(&self) -> Connected {
+        self.stream.connected().extra(self.record.clone())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for RecordedStream<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.record.seen().response(&buffer.filled()[before..]);
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for RecordedStream<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.record.seen().request();
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.record.seen().request();
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
