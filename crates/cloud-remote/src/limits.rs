@@ -5,6 +5,7 @@ pub(crate) mod connection_limit;
 pub(crate) mod exchange;
 pub(crate) mod fair_share;
 pub(crate) mod idle_timeout;
+pub(crate) mod receive_window;
 pub(crate) mod request_limit;
 
 use std::time::Duration;
@@ -20,8 +21,16 @@ pub struct Limits {
     /// are known from version 2 of the tunnel's protocol.
     pub connections: usize,
     /// Maximum concurrent connections from one IPv4 address or one IPv6 /64 network. Default 64: a
-    /// household behind one address, with several browsers.
+    /// household behind one address, with several browsers. Long-lived streams (event streams,
+    /// WebSockets) do not count, up to three quarters of [`connections`](Self::connections): an
+    /// office has one address, too.
     pub connections_per_address: usize,
+    /// Maximum concurrent requests from one such address or network, over all of its connections;
+    /// others wait. Long-lived streams do not count, likewise. Default 64.
+    pub requests_per_address: usize,
+    /// Timeout until the response of a forwarded application starts, from the end of the request.
+    /// Default 120 s: relays close an idle connection after 90–120 s.
+    pub response: Duration,
     /// Timeout of a TLS handshake. Default 10 s.
     pub tls_handshake: Duration,
     /// Timeout of a request's header, from the end of the previous request; so an idle HTTP/1.1
@@ -43,6 +52,8 @@ impl Default for Limits {
         Self {
             connections: 256,
             connections_per_address: 64,
+            requests_per_address: 64,
+            response: Duration::from_secs(120),
             tls_handshake: Duration::from_secs(10),
             request_header: Duration::from_secs(30),
             idle: Duration::from_secs(180),
@@ -57,6 +68,7 @@ impl Limits {
         for duration in [
             &mut self.tls_handshake,
             &mut self.request_header,
+            &mut self.response,
             &mut self.idle,
         ] {
             *duration = (*duration).min(MAX_DURATION);

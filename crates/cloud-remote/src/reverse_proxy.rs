@@ -37,14 +37,11 @@ use self::forwarded_headers::{
 use self::tracked_body::TrackedBody;
 use crate::application::{HttpService, ResponseBody};
 use crate::limits::idle_timeout::ActivityTimer;
-use crate::server::error_page::error_page;
+use crate::server::error_page::{self, error_page};
 use crate::server::request::{RequestBody, RequestContext};
 use crate::task_group::TaskGroup;
 use crate::upstream::{Upstream, UpstreamStream, copy};
 
-/// The maximum time until the application's response starts, counted from the end of the request:
-/// relays drop a connection that is idle for about 90 s anyway.
-const UPSTREAM_RESPONSE_TIMEOUT: Duration = Duration::from_secs(120);
 /// The idle timeout of pooled connections: shorter than that of common servers (gunicorn 2 s,
 /// Node.js and uvicorn 5 s), because a request on a connection that is being closed is lost.
 const POOL_IDLE_TIMEOUT: Duration = Duration::from_millis(1_500);
@@ -79,8 +76,13 @@ impl tower::Service<Uri> for UpstreamConnector {
     }
 }
 
-/// Returns the reverse proxy as a service.
-pub(crate) fn service(upstream: Upstream, tasks: TaskGroup, idle: Duration) -> HttpService {
+/// Returns the reverse proxy as a service. `response_timeout` counts from the end of a request to
+/// the start of the application's response.
+pub(crate) fn service(
+    upstream: Upstream,
+    tasks: TaskGroup,
+    response_timeout: Duration,
+) -> HttpService {
     let pool = Client::builder(tasks.clone())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(POOL_IDLE_TIMEOUT)
@@ -91,7 +93,7 @@ pub(crate) fn service(upstream: Upstream, tasks: TaskGroup, idle: Duration) -> H
         upstream,
         pool,
         tasks,
-        idle,
+        response_timeout,
         log: Arc::default(),
     };
     BoxCloneSyncService::new(service_fn(move |request: Request<RequestBody>| {
@@ -106,8 +108,7 @@ struct ReverseProxy {
     upstream: Upstream,
     pool: Pool,
     tasks: TaskGroup,
-    /// The idle timeout of upgraded connections.
-    idle: Duration,
+    response_timeout: Duration,
     log: Arc<LogThrottle>,
 }
 
@@ -131,9 +132,12 @@ impl ReverseProxy {
         let request = request.map(|body| TrackedBody::new(body, timer.clone()));
         let response = tokio::select! {
             response = self.pool.request(request) => response,
-            () = timer.idle_for(UPSTREAM_RESPONSE_TIMEOUT) => {
-                self.warn("it does not respond");
-                return error_page(StatusCode::GATEWAY_TIMEOUT, "The application on this device does not answer.");
+            () = timer.idle_for(self.response_timeout) => {
+                let seconds = self.response_timeout.as_secs();
+                self.warn(&format!(
+                    "it did not respond within {seconds} s (the limit is the option --response-timeout)"
+                ));
+                return error_page(StatusCode::GATEWAY_TIMEOUT, error_page::NO_ANSWER);
             }
         };
         match response {
@@ -144,9 +148,9 @@ impl ReverseProxy {
                     None => tracing::debug!(%error, "the caller ended its request"),
                 }
                 let text = if error.is_connect() {
-                    "The application on this device is not running."
+                    error_page::NOT_RUNNING
                 } else {
-                    "The application on this device gave no usable answer."
+                    error_page::UNUSABLE_ANSWER
                 };
                 error_page(StatusCode::BAD_GATEWAY, text)
             }
@@ -164,18 +168,14 @@ impl ReverseProxy {
         }
         let Some(caller_side) = upgraded else {
             self.warn("it upgrades a connection without a request");
-            return error_page(
-                StatusCode::BAD_GATEWAY,
-                "The application on this device gave no usable answer.",
-            );
+            return error_page(StatusCode::BAD_GATEWAY, error_page::UNUSABLE_ANSWER);
         };
         let application_side = hyper::upgrade::on(&mut response);
-        let idle = self.idle;
         self.tasks.spawn(async move {
             if let (Ok(caller), Ok(application)) = tokio::join!(caller_side, application_side) {
                 let ended = tokio::select! {
                     ended = copy::copy_bidirectional(TokioIo::new(caller), TokioIo::new(application)) => ended,
-                    error = context.activity.idle(idle) => Err(error),
+                    reason = context.activity.ended() => Err(reason.into()),
                 };
                 drop(context.permit);
                 tracing::debug!(?ended, "an upgraded connection has ended");

@@ -10,10 +10,12 @@
 
 pub(crate) mod access;
 pub(crate) mod error_page;
+mod half_close;
 mod http;
 mod public_connection;
 pub(crate) mod request;
 pub(crate) mod tls;
+mod websocket_keep_alive;
 
 use std::fmt;
 use std::io;
@@ -23,20 +25,19 @@ use std::sync::{Arc, PoisonError, RwLock};
 use cloud_net::{LogThrottle, warn_throttled};
 use snitun::Channel;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use self::access::SharedAccess;
-use self::http::{ConnectionInfo, HttpServer};
+use self::half_close::HalfCloseStream;
+use self::http::HttpServer;
 use self::public_connection::PublicConnection;
 use self::tls::CurrentCertificate;
 use crate::BoxError;
 use crate::application::{Application, HttpService};
 use crate::limits::Limits;
-use crate::limits::connection_activity::ConnectionActivity;
+use crate::limits::connection_activity::EndReason;
 use crate::limits::connection_limit::ConnectionLimiter;
-use crate::limits::fair_share::KnownCallers;
+use crate::limits::fair_share::{KnownCallers, LimitReached};
 use crate::request_policy::RequestPolicy;
 use crate::reverse_proxy;
 use crate::task_group::TaskGroup;
@@ -55,6 +56,7 @@ pub(crate) struct Server {
     http: Arc<HttpServer>,
     tasks: TaskGroup,
     full_log: LogThrottle,
+    idle_log: LogThrottle,
     unreachable_log: LogThrottle,
 }
 
@@ -86,7 +88,7 @@ impl Backend {
         let http = |service, websocket_over_http2| {
             let tls = TlsAcceptor::from(tls::server_config(
                 Arc::clone(certificate),
-                &[b"h2", b"http/1.1"],
+                &[b"h2", b"http/1.1", b"http/1.0"],
             )?);
             Ok::<_, rustls::Error>(Backend::Http {
                 tls,
@@ -98,7 +100,7 @@ impl Backend {
             Application::Service(service) => http(service.0, true)?,
             // The local application uses HTTP/1.1, which starts WebSockets in another way.
             Application::Forward(upstream) => http(
-                reverse_proxy::service(upstream, tasks.clone(), limits.idle),
+                reverse_proxy::service(upstream, tasks.clone(), limits.response),
                 false,
             )?,
             Application::ForwardTcp {
@@ -142,6 +144,7 @@ impl Server {
             http: Arc::new(http),
             tasks,
             full_log: LogThrottle::new(),
+            idle_log: LogThrottle::new(),
             unreachable_log: LogThrottle::new(),
         })
     }
@@ -178,63 +181,91 @@ impl Server {
             tracing::debug!(caller = ?address, "a caller was refused by the access rules");
             return;
         }
-        let activity = Arc::<ConnectionActivity>::default();
-        let permit = match self.connections.take(address, Arc::clone(&activity)) {
-            Ok(permit) => permit,
-            Err(limit) => {
-                warn_throttled!(self.full_log, caller = ?address, ?limit, "too many connections: a caller was refused");
-                return;
-            }
-        };
-        let connection = ConnectionInfo {
-            address,
-            caller: permit.caller(),
-            activity: Arc::clone(&activity),
-        };
-        let idle = self.limits.idle;
-        let stream = PublicConnection::new(
-            stream,
-            idle,
-            Arc::clone(&activity),
-            self.tasks.upgraded_cut(),
-            permit,
-            self.tasks.token(),
-        );
+        let connection =
+            match PublicConnection::admit(stream, address, &self.connections, &self.tasks) {
+                Ok(connection) => connection,
+                Err(limit) => return self.log_refused(address, limit),
+            };
+        let activity = connection.info().activity;
+        let watch = connection.watch(self.limits.idle);
         let server = Arc::clone(self);
         self.tasks.spawn(async move {
-            let served = tokio::select! {
-                served = server.serve(stream, connection) => served,
-                error = activity.idle(idle) => Err(error.into()),
-                () = activity.evicted().cancelled() => Err("the connection was evicted for another caller".into()),
-            };
-            match served {
-                Ok(()) => tracing::trace!(caller = ?address, "a public connection has ended"),
-                Err(error) => {
-                    tracing::debug!(caller = ?address, %error, "a public connection has ended")
+            let serve = async {
+                match server.serve(connection).await {
+                    Ok(()) => tracing::trace!(caller = ?address, "a public connection has ended"),
+                    Err(error) => {
+                        tracing::debug!(caller = ?address, %error, "a public connection has ended");
+                    }
                 }
+                // An upgraded connection belongs to the application now, and is watched until it
+                // is dropped.
+                std::future::pending::<()>().await;
+            };
+            // Asked before the requests are dropped.
+            let watch = async { (watch.await, activity.is_in_use()) };
+            let (ended, was_in_use) = tokio::select! {
+                ended = watch => ended,
+                () = serve => (None, false),
+            };
+            match ended {
+                Some(EndReason::Idle) if was_in_use => warn_throttled!(
+                    server.idle_log,
+                    caller = ?address,
+                    option = "--idle-timeout",
+                    seconds = server.limits.idle.as_secs(),
+                    "a connection in use was closed because it was idle; the limit is an option"
+                ),
+                Some(reason) => {
+                    tracing::debug!(caller = ?address, ?reason, "a public connection was ended");
+                }
+                None => {}
             }
         });
     }
 
-    async fn serve<S>(&self, stream: S, connection: ConnectionInfo) -> Result<(), BoxError>
+    fn log_refused(&self, address: Option<IpAddr>, limit: LimitReached) {
+        let (option, maximum) = match limit {
+            LimitReached::PerCaller => (
+                "--max-connections-per-caller",
+                self.limits.connections_per_address,
+            ),
+            LimitReached::Total | LimitReached::Unknown => {
+                ("--max-connections", self.limits.connections)
+            }
+        };
+        warn_throttled!(
+            self.full_log,
+            caller = ?address,
+            ?limit,
+            option,
+            maximum,
+            "too many connections: a caller was refused; the limit is an option"
+        );
+    }
+
+    async fn serve<S>(&self, connection: PublicConnection<S>) -> Result<(), BoxError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        let info = connection.info();
+        let handshake_limit = self.limits.tls_handshake;
         match &*self.backend() {
             Backend::Http {
                 tls,
                 service,
                 websocket_over_http2,
             } => {
-                let stream = self.handshake(tls, stream).await?;
+                let stream = connection.handshake(tls, handshake_limit).await?;
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let stream = HalfCloseStream::new(stream, Arc::clone(&info.activity));
                 let service = service.clone();
-                if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                if http2 {
                     let websocket = *websocket_over_http2;
                     self.http
-                        .serve_http2(stream, service, connection, websocket)
+                        .serve_http2(stream, service, info, websocket)
                         .await
                 } else {
-                    self.http.serve_http1(stream, service, connection).await
+                    self.http.serve_http1(stream, service, info).await
                 }
             }
             Backend::Tcp {
@@ -242,18 +273,18 @@ impl Server {
                 upstream,
                 proxy_protocol,
             } => {
-                let stream = self.handshake(tls, stream).await?;
-                connection.activity.set_opaque();
+                let stream = connection.handshake(tls, handshake_limit).await?;
+                info.activity.set_opaque();
                 let header = proxy_protocol
-                    .map(|version| version.header(connection.address))
+                    .map(|version| version.header(info.address))
                     .unwrap_or_default();
                 let application = self.connect(upstream).await?;
                 Ok(copy::copy_to_upstream(stream, application, &header).await?)
             }
             Backend::Passthrough { upstream } => {
-                connection.activity.set_opaque();
+                info.activity.set_opaque();
                 let application = self.connect(upstream).await?;
-                Ok(copy::copy_to_upstream(stream, application, &[]).await?)
+                Ok(copy::copy_to_upstream(connection, application, &[]).await?)
             }
         }
     }
@@ -264,16 +295,6 @@ impl Server {
             warn_throttled!(self.unreachable_log, %upstream, %error, "the local application cannot be reached: is it running?");
         }
         connected
-    }
-
-    async fn handshake<S>(&self, tls: &TlsAcceptor, stream: S) -> Result<TlsStream<S>, BoxError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        match timeout(self.limits.tls_handshake, tls.accept(stream)).await {
-            Ok(stream) => Ok(stream?),
-            Err(_) => Err("the TLS handshake took too long".into()),
-        }
     }
 }
 

@@ -1,8 +1,8 @@
-//! The activity of a public connection: whether it is idle, unused or in use, and its eviction.
+//! The activity of a public connection: whether it is idle, unused or in use, and its end.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -11,27 +11,72 @@ use tokio_util::sync::CancellationToken;
 use crate::limits::fair_share::{Claim, Holder, STALLED};
 use crate::limits::idle_timeout::{ActivityTimer, elapsed_since};
 
+/// The reason for which the device ends a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndReason {
+    /// No traffic for the idle timeout.
+    Idle,
+    /// The place is needed for another caller, or the caller is below the minimum data rate.
+    Evicted,
+}
+
+impl From<EndReason> for io::Error {
+    fn from(reason: EndReason) -> Self {
+        match reason {
+            EndReason::Idle => Self::new(
+                io::ErrorKind::TimedOut,
+                "the connection was idle for too long",
+            ),
+            EndReason::Evicted => Self::new(
+                io::ErrorKind::ConnectionAborted,
+                "the caller was too slow, or the place was needed for another one",
+            ),
+        }
+    }
+}
+
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionActivity {
     /// The connection, or a stream of it, carries a protocol other than HTTP.
     opaque: AtomicBool,
+    /// The connection was upgraded to a WebSocket.
+    websocket: AtomicBool,
     /// Requests since the start of the connection.
     requests: AtomicUsize,
     /// Requests whose responses are not complete.
     in_flight: AtomicUsize,
+    /// Requests whose responses have started, and are not complete.
+    streaming: AtomicUsize,
+    /// Requests in which the device waits for the caller.
+    waiting: AtomicUsize,
     /// The end of the last request; initially the start of the connection.
     last_request: ActivityTimer,
+    /// The time since which the connection has been in use without interruption.
+    in_use_since: ActivityTimer,
     /// The last traffic on the connection.
     last_traffic: ActivityTimer,
-    evicted: CancellationToken,
+    end: CancellationToken,
+    end_reason: OnceLock<EndReason>,
 }
 
 impl ConnectionActivity {
     /// Marks the connection as carrying, from now on, a protocol other than HTTP, even if only in
     /// one stream.
     pub(crate) fn set_opaque(&self) {
-        self.opaque.store(true, Ordering::Relaxed);
+        if !self.opaque.swap(true, Ordering::Relaxed) && self.in_flight() == 0 {
+            self.in_use_since.touch();
+        }
+    }
+
+    /// Records that the next response upgrades the connection to a WebSocket.
+    pub(crate) fn set_websocket(&self) {
+        self.websocket.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether the connection is, or is about to be, upgraded to a WebSocket.
+    pub(crate) fn is_websocket(&self) -> bool {
+        self.websocket.load(Ordering::Relaxed)
     }
 
     /// Records traffic.
@@ -42,8 +87,30 @@ impl ConnectionActivity {
     /// Counts a request until the returned guard is dropped.
     pub(crate) fn start_request(self: &Arc<Self>) -> RequestGuard {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) == 0 {
+            self.in_use_since.touch();
+        }
         RequestGuard(Arc::clone(self))
+    }
+
+    /// Returns the number of requests whose responses are not complete.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Returns whether a request is in progress, or the connection carries another protocol.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.in_flight() > 0 || self.opaque.load(Ordering::Relaxed)
+    }
+
+    /// Counts a response that has started or is complete.
+    pub(crate) fn count_streaming(&self, started: bool) {
+        count(&self.streaming, started);
+    }
+
+    /// Counts a request in which the device waits for the caller, or no longer does.
+    pub(crate) fn count_waiting(&self, waits: bool) {
+        count(&self.waiting, waits);
     }
 
     /// Waits until no request has arrived for `first`, counted from now, or none has been in
@@ -53,7 +120,7 @@ impl ConnectionActivity {
         if self.requests.load(Ordering::Relaxed) == 0 {
             return;
         }
-        elapsed_since(idle, || match self.in_flight.load(Ordering::Relaxed) {
+        elapsed_since(idle, || match self.in_flight() {
             0 => self.last_request.last(),
             _ => Instant::now(),
         })
@@ -64,7 +131,7 @@ impl ConnectionActivity {
     pub(crate) async fn done(&self, limit: Duration) {
         let begin = Instant::now();
         elapsed_since(limit, || {
-            if self.in_flight.load(Ordering::Relaxed) > 0 || self.opaque.load(Ordering::Relaxed) {
+            if self.is_in_use() {
                 return Instant::now();
             }
             self.last_request.last().max(begin)
@@ -74,35 +141,54 @@ impl ConnectionActivity {
 
     /// Waits until there has been no traffic for `limit`, even if nothing reads or writes the
     /// connection.
-    pub(crate) async fn idle(&self, limit: Duration) -> io::Error {
+    pub(crate) async fn idle(&self, limit: Duration) {
         self.last_traffic.idle_for(limit).await;
-        idle_error()
     }
 
     /// Returns whether all open streams carry protocols other than HTTP.
     pub(crate) fn is_opaque_only(&self) -> bool {
-        self.opaque.load(Ordering::Relaxed) && self.in_flight.load(Ordering::Relaxed) == 0
+        self.opaque.load(Ordering::Relaxed) && self.in_flight() == 0
     }
 
-    /// Returns the token that is cancelled on eviction.
-    pub(crate) fn evicted(&self) -> &CancellationToken {
-        &self.evicted
+    /// Ends the connection.
+    pub(crate) fn end(&self, reason: EndReason) {
+        let _ = self.end_reason.set(reason);
+        self.end.cancel();
+    }
+
+    /// Returns the reason for which the connection ends, if it does.
+    pub(crate) fn end_reason(&self) -> Option<EndReason> {
+        self.end_reason.get().copied()
+    }
+
+    /// Waits until the device ends the connection.
+    pub(crate) async fn ended(&self) -> EndReason {
+        self.end.cancelled().await;
+        self.end_reason().unwrap_or(EndReason::Evicted)
+    }
+
+    /// Returns the token that is cancelled when the device ends the connection.
+    pub(crate) fn end_token(&self) -> CancellationToken {
+        self.end.clone()
     }
 }
 
-pub(crate) fn idle_error() -> io::Error {
-    io::Error::new(
-        io::ErrorKind::TimedOut,
-        "the connection was idle for too long",
-    )
+fn count(counter: &AtomicUsize, up: bool) {
+    if up {
+        counter.fetch_add(1, Ordering::Relaxed);
+    } else {
+        counter.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Holder for ConnectionActivity {
     fn claim(&self) -> Claim {
         let silent = self.last_traffic.last().elapsed();
-        if self.opaque.load(Ordering::Relaxed) {
-            Claim::Active(silent)
-        } else if self.in_flight.load(Ordering::Relaxed) == 0 {
+        let streaming =
+            self.streaming.load(Ordering::Relaxed) > 0 && self.waiting.load(Ordering::Relaxed) == 0;
+        if self.opaque.load(Ordering::Relaxed) || streaming {
+            Claim::Streaming(self.in_use_since.last().elapsed())
+        } else if self.in_flight() == 0 {
             Claim::Unused(self.last_request.last().elapsed())
         } else if silent < STALLED {
             Claim::Active(silent)
@@ -112,7 +198,7 @@ impl Holder for ConnectionActivity {
     }
 
     fn evict(&self) {
-        self.evicted.cancel();
+        self.end(EndReason::Evicted);
     }
 }
 
@@ -169,6 +255,7 @@ mod tests {
         drop(request);
         assert_eq!(activity.claim(), Claim::Unused(Duration::ZERO));
         activity.set_opaque();
-        assert_eq!(activity.claim(), Claim::Active(FIRST));
+        tokio::time::advance(FIRST).await;
+        assert_eq!(activity.claim(), Claim::Streaming(FIRST));
     }
 }

@@ -8,13 +8,13 @@
 //! both may then be idle for hours.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
+use crate::limits::connection_activity::{ConnectionActivity, EndReason};
 use crate::limits::fair_share::{Claim, Holder, STALLED};
 
 /// The rate is measured over this much waiting time, so that an interruption of some seconds is
@@ -40,8 +40,8 @@ pub(crate) struct Exchange {
     http2: bool,
     stage: AtomicU8,
     changed: Notify,
-    /// Ends the connection. (Aborting a response over HTTP/1.1 does that too.)
-    connection: CancellationToken,
+    /// Aborting a response over HTTP/1.1 ends the connection too.
+    connection: Arc<ConnectionActivity>,
     waiting: Mutex<Waiting>,
 }
 
@@ -54,6 +54,8 @@ struct Waiting {
     before: Duration,
     /// The bytes transferred in this window.
     bytes: u64,
+    /// The start of the response.
+    response: Option<Instant>,
 }
 
 impl Waiting {
@@ -63,8 +65,8 @@ impl Waiting {
 }
 
 impl Exchange {
-    /// Creates an exchange. Cancelling `connection` ends the connection.
-    pub(crate) fn new(http2: bool, connection: CancellationToken) -> Self {
+    /// Creates an exchange of this connection.
+    pub(crate) fn new(http2: bool, connection: Arc<ConnectionActivity>) -> Self {
         Self {
             started: Instant::now(),
             http2,
@@ -88,10 +90,9 @@ impl Exchange {
             return false;
         }
         let too_slow = waiting.bytes < u64::from(rate) * total.as_secs();
-        *waiting = Waiting {
-            since: waiting.since.map(|_| Instant::now()),
-            ..Waiting::default()
-        };
+        waiting.since = waiting.since.map(|_| Instant::now());
+        waiting.before = Duration::ZERO;
+        waiting.bytes = 0;
         too_slow
     }
 
@@ -107,7 +108,7 @@ impl Exchange {
         if refused.is_err() {
             self.stage.store(stage::CUT, Ordering::Relaxed);
             if !self.http2 {
-                self.connection.cancel();
+                self.connection.end(EndReason::Evicted);
             }
         }
         self.changed.notify_waiters();
@@ -139,7 +140,15 @@ impl Exchange {
     /// Records the start of the response.
     pub(crate) fn start_response(&self) {
         self.stage.store(stage::RESPONSE, Ordering::Relaxed);
-        *self.waiting() = Waiting::default();
+        let mut waiting = self.waiting();
+        self.set_since(&mut waiting, None);
+        if waiting.response.is_none() {
+            self.connection.count_streaming(true);
+        }
+        *waiting = Waiting {
+            response: Some(Instant::now()),
+            ..Waiting::default()
+        };
     }
 
     pub(crate) fn has_response(&self) -> bool {
@@ -149,15 +158,23 @@ impl Exchange {
     /// Starts waiting for the caller to send or receive.
     pub(crate) fn wait_for_caller(&self) {
         let mut waiting = self.waiting();
-        waiting.since = waiting.since.or_else(|| Some(Instant::now()));
+        let since = waiting.since.or_else(|| Some(Instant::now()));
+        self.set_since(&mut waiting, since);
     }
 
     /// Records transferred bytes, and that the device does not wait for the caller now.
     pub(crate) fn transferred(&self, bytes: usize) {
         let mut waiting = self.waiting();
         waiting.before = waiting.total();
-        waiting.since = None;
+        self.set_since(&mut waiting, None);
         waiting.bytes = waiting.bytes.saturating_add(bytes as u64);
+    }
+
+    fn set_since(&self, waiting: &mut Waiting, since: Option<Instant>) {
+        if waiting.since.is_some() != since.is_some() {
+            self.connection.count_waiting(since.is_some());
+        }
+        waiting.since = since;
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -167,9 +184,10 @@ impl Exchange {
 
 impl Holder for Exchange {
     fn claim(&self) -> Claim {
-        let since = self.waiting().since;
-        match since.map(|since| since.elapsed()) {
-            Some(stalled) if stalled >= STALLED => Claim::Stalled(stalled),
+        let waiting = self.waiting();
+        match (waiting.since, waiting.response) {
+            (Some(since), _) if since.elapsed() >= STALLED => Claim::Stalled(since.elapsed()),
+            (None, Some(response)) => Claim::Streaming(response.elapsed()),
             _ => Claim::Active(self.started.elapsed()),
         }
     }
@@ -179,10 +197,18 @@ impl Holder for Exchange {
     }
 }
 
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        let mut waiting = self.waiting();
+        self.set_since(&mut waiting, None);
+        if waiting.response.is_some() {
+            self.connection.count_streaming(false);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::time::advance;
 
     use super::*;
@@ -191,7 +217,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn exchange() -> Arc<Exchange> {
-        Arc::new(Exchange::new(true, CancellationToken::new()))
+        Arc::new(Exchange::new(true, Arc::default()))
     }
 
     #[tokio::test(start_paused = true)]
@@ -231,6 +257,23 @@ mod tests {
         assert_eq!(exchange.claim(), Claim::Stalled(STALLED));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn response_without_data_is_a_stream_of_its_connection() {
+        let exchange = exchange();
+        let connection = Arc::clone(&exchange.connection);
+        let request = connection.start_request();
+        exchange.start_response();
+        exchange.wait_for_caller();
+        advance(STALLED).await;
+        assert_eq!(exchange.claim(), Claim::Stalled(STALLED));
+        assert_eq!(connection.claim(), Claim::Stalled(STALLED));
+        exchange.transferred(1);
+        assert_eq!(exchange.claim(), Claim::Streaming(STALLED));
+        assert_eq!(connection.claim(), Claim::Streaming(STALLED));
+        drop((exchange, request));
+        assert_eq!(connection.claim(), Claim::Unused(Duration::ZERO));
+    }
+
     #[tokio::test]
     async fn ended_exchange_is_refused_before_response_and_cut_in_it() {
         let exchange = exchange();
@@ -239,10 +282,10 @@ mod tests {
         exchange.start_response();
         exchange.end();
         exchange.cut().await;
-        assert!(!exchange.connection.is_cancelled());
-        let exchange = Exchange::new(false, CancellationToken::new());
+        assert_eq!(exchange.connection.end_reason(), None);
+        let exchange = Exchange::new(false, Arc::default());
         exchange.start_response();
         exchange.end();
-        assert!(exchange.connection.is_cancelled());
+        assert_eq!(exchange.connection.end_reason(), Some(EndReason::Evicted));
     }
 }

@@ -25,6 +25,9 @@ pub(crate) const STALLED: Duration = Duration::from_secs(1);
 const UNUSED_GRACE: Duration = Duration::from_secs(2);
 /// A stalled place can be evicted after this time.
 const STALLED_GRACE: Duration = Duration::from_secs(5);
+/// A stream that has been open for this long does not count towards its caller's limit: an office
+/// has one address, and each of its browsers keeps a stream open.
+const STREAMING_SINCE: Duration = Duration::from_secs(2);
 /// Evicted holders need a moment to end. At least this many of them may remain, independently of
 /// the number of places.
 const MIN_EVICTED: usize = 8;
@@ -68,6 +71,8 @@ impl Caller {
 pub(crate) enum Claim {
     /// In use for this long.
     Active(Duration),
+    /// Open for this long as a stream that waits for the application: events, a WebSocket.
+    Streaming(Duration),
     /// Waiting for the caller for this long.
     Stalled(Duration),
     /// Without a request for this long.
@@ -78,7 +83,7 @@ impl Claim {
     /// Returns whether any other caller may take the place.
     fn is_weak(self) -> bool {
         match self {
-            Self::Active(_) => false,
+            Self::Active(_) | Self::Streaming(_) => false,
             Self::Stalled(time) => time >= STALLED_GRACE,
             Self::Unused(time) => time >= UNUSED_GRACE,
         }
@@ -195,7 +200,7 @@ impl<H: Holder> FairShare<H> {
     /// for [`FairShare::release`].
     pub(crate) fn take(&mut self, caller: Caller, holder: Arc<H>) -> Result<u64, LimitReached> {
         let own = self.count(caller);
-        let limit = if own >= self.per_caller {
+        let limit = if own >= self.per_caller && !self.has_room_beside_streams(caller, own) {
             Some(LimitReached::PerCaller)
         } else if caller.is_unknown() && self.unknown >= self.places.div_ceil(2) {
             Some(LimitReached::Unknown)
@@ -224,6 +229,21 @@ impl<H: Holder> FairShare<H> {
             },
         );
         Ok(id)
+    }
+
+    /// Returns whether a caller has reached its limit only because of long-lived streams. These
+    /// take at most three quarters of all places, and can be evicted for other callers.
+    fn has_room_beside_streams(&self, caller: Caller, own: usize) -> bool {
+        let own_places = self.holders.values();
+        own < self.places / 4 * 3
+            && own_places
+                .filter(|place| place.caller == caller && !place.evicted)
+                .filter(|place| {
+                    !matches!(place.holder.claim(), Claim::Streaming(time) if time >= STREAMING_SINCE)
+                })
+                .take(self.per_caller)
+                .count()
+                < self.per_caller
     }
 
     /// Selects the place to evict for `caller`, which has `own` places and has reached `limit`.
@@ -428,6 +448,32 @@ mod tests {
         places.take(address(1), active()).unwrap();
         assert!(unused.is_evicted() && !busy.is_evicted());
         assert_eq!(places.count(address(1)), 2);
+    }
+
+    /// An office with one address, whose browsers each keep an event stream open.
+    #[tokio::test(start_paused = true)]
+    async fn long_lived_streams_leave_room_to_their_caller_and_to_others() {
+        let mut places = places(16, 4);
+        let stream = || Fake::new(Claim::Streaming(STREAMING_SINCE));
+        for _ in 0..12 {
+            places.take(address(1), stream()).unwrap();
+        }
+        let refused = places.take(address(1), active());
+        assert_eq!(refused, Err(LimitReached::PerCaller), "three quarters");
+        for _ in 0..4 {
+            places.take(address(2), active()).unwrap();
+        }
+        places.take(address(3), active()).unwrap();
+        assert_eq!(places.count(address(1)), 11);
+
+        // New streams count, and so does everything else.
+        let mut places = self::places(16, 4);
+        for _ in 0..4 {
+            let new = Fake::new(Claim::Streaming(STREAMING_SINCE / 2));
+            places.take(address(1), new).unwrap();
+        }
+        let refused = places.take(address(1), active());
+        assert_eq!(refused, Err(LimitReached::PerCaller));
     }
 
     /// Many addresses with one place each must not exclude a household.

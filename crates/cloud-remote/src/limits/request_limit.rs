@@ -1,7 +1,7 @@
 //! The request limit: the number of concurrent requests in total and per caller, and the queue of
 //! waiting ones.
 //!
-//! The limits equal those of public connections. Over HTTP/1.1 they add nothing, but one HTTP/2
+//! The limits are by default those of public connections. Over HTTP/1.1 they add nothing, but one HTTP/2
 //! connection carries a hundred requests, each of which takes a connection to a local application
 //! and thus a file descriptor: without a limit, one caller could use up all descriptors of the
 //! process, including that of the session to the platform. A caller at its limit may queue some
@@ -102,7 +102,7 @@ pub(crate) enum Admission {
     /// The request has to wait.
     Queued(QueuedRequest),
     /// There is no place, and none in the queue.
-    Refused,
+    Refused(LimitReached),
 }
 
 /// A waiting request; it leaves the queue on drop.
@@ -110,6 +110,7 @@ pub(crate) enum Admission {
 pub(crate) struct QueuedRequest {
     caller: Caller,
     id: u64,
+    limit: LimitReached,
     place: oneshot::Receiver<u64>,
     limiter: RequestLimiter,
 }
@@ -147,7 +148,7 @@ impl RequestLimiter {
         // A caller with its share must not wait ahead of callers with less.
         let has_its_share = state.places.count(caller) >= state.places.share();
         if limit != LimitReached::PerCaller && has_its_share {
-            return Admission::Refused;
+            return Admission::Refused(limit);
         }
         let state = &mut *state;
         let queue = state.queues.entry(caller).or_default();
@@ -155,7 +156,7 @@ impl RequestLimiter {
             if queue.waiters.is_empty() {
                 state.queues.remove(&caller);
             }
-            return Admission::Refused;
+            return Admission::Refused(limit);
         }
         let (sender, place) = oneshot::channel();
         let id = state.next;
@@ -171,15 +172,17 @@ impl RequestLimiter {
         Admission::Queued(QueuedRequest {
             caller,
             id,
+            limit,
             place,
             limiter: self.clone(),
         })
     }
 
     /// Ends the exchanges whose callers are slower than `rate` bytes per second. Returns the number
-    /// of slow and of all exchanges.
+    /// of slow and of all exchanges. Time also makes room beside long-lived streams.
     pub(crate) fn end_slow(&self, rate: u32) -> (usize, usize) {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.grant_all();
         let (mut slow, mut all) = (0, 0);
         for exchange in state.places.holders() {
             all += 1;
@@ -205,6 +208,10 @@ impl State {
     fn release(&mut self, place: u64) {
         self.places.release(place);
         // Usually one place is free for one waiter, but a waiter may have left.
+        self.grant_all();
+    }
+
+    fn grant_all(&mut self) {
         while !self.queues.is_empty() && self.grant() {}
     }
 
@@ -256,6 +263,11 @@ impl State {
 }
 
 impl QueuedRequest {
+    /// Returns the limit for which the request waits.
+    pub(crate) fn limit(&self) -> LimitReached {
+        self.limit
+    }
+
     /// Waits for a place. Returns `None` if the limiter is gone.
     pub(crate) async fn permit(mut self) -> Option<RequestPermit> {
         let place = (&mut self.place).await.ok()?;
@@ -290,7 +302,6 @@ mod tests {
     use std::net::IpAddr;
 
     use futures_util::FutureExt;
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
 
@@ -303,7 +314,7 @@ mod tests {
     }
 
     fn ask(limiter: &RequestLimiter, number: u8) -> Admission {
-        let exchange = Arc::new(Exchange::new(true, CancellationToken::new()));
+        let exchange = Arc::new(Exchange::new(true, Arc::default()));
         limiter.admit(address(number), &exchange, 1_000)
     }
 
@@ -345,6 +356,26 @@ mod tests {
         assert!(is_idle(&limiter));
     }
 
+    /// Event streams stay open, so that waiting for one of them to end is in vain.
+    #[tokio::test(start_paused = true)]
+    async fn waiting_request_is_admitted_beside_long_lived_streams() {
+        let limiter = limiter(8, 2);
+        let exchanges = [true; 2].map(|_| Arc::new(Exchange::new(true, Arc::default())));
+        let streams = exchanges.each_ref().map(|exchange| {
+            let admission = limiter.admit(address(1), exchange, 0);
+            exchange.start_response();
+            admission
+        });
+        let mut third = Box::pin(queued(&limiter, 1).permit());
+        limiter.end_slow(0);
+        assert!(third.as_mut().now_or_never().is_none());
+        tokio::time::advance(std::time::Duration::from_secs(2)).await;
+        limiter.end_slow(0);
+        let third = third.now_or_never().unwrap();
+        assert!(matches!(ask(&limiter, 1), Admission::Admitted(_)));
+        drop((streams, exchanges, third));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn dropped_request_leaves_queue_or_frees_place() {
         let limiter = limiter(8, 1);
@@ -361,7 +392,7 @@ mod tests {
     async fn refuses_caller_at_its_share_and_admits_others() {
         let limiter = limiter(4, 4);
         let exchanges: Vec<_> = (0..4)
-            .map(|_| Arc::new(Exchange::new(true, CancellationToken::new())))
+            .map(|_| Arc::new(Exchange::new(true, Arc::default())))
             .collect();
         let permits: Vec<_> = exchanges
             .iter()
@@ -371,7 +402,7 @@ mod tests {
         let waiting = queued(&limiter, 1);
         let other = admitted(&limiter, 2);
         let another = admitted(&limiter, 3);
-        assert!(matches!(ask(&limiter, 1), Admission::Refused));
+        assert!(matches!(ask(&limiter, 1), Admission::Refused(_)));
         drop((permits, waiting, other, another));
         assert!(is_idle(&limiter));
     }
@@ -380,13 +411,13 @@ mod tests {
     async fn queue_is_bounded_in_requests_and_bytes() {
         let limiter = limiter(300, 1);
         let mut held = vec![];
-        let exchange = || Arc::new(Exchange::new(true, CancellationToken::new()));
+        let exchange = || Arc::new(Exchange::new(true, Arc::default()));
         for number in 0..10 {
             held.push(ask(&limiter, number));
             let before = held.len();
             held.extend(
                 std::iter::repeat_with(|| ask(&limiter, number))
-                    .take_while(|admission| !matches!(admission, Admission::Refused)),
+                    .take_while(|admission| !matches!(admission, Admission::Refused(_))),
             );
             let waiting = held.len() - before;
             let left = QUEUE_TOTAL.requests - usize::from(number) * QUEUE_PER_CALLER.requests;
@@ -403,7 +434,7 @@ mod tests {
         let _second = limiter.admit(address(1), &exchange(), large);
         let _third = limiter.admit(address(1), &exchange(), large);
         let fourth = limiter.admit(address(1), &exchange(), 1);
-        assert!(matches!(fourth, Admission::Refused));
+        assert!(matches!(fourth, Admission::Refused(_)));
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,8 +5,6 @@
 //!
 //! Specification: RFC 9112 (HTTP/1.1), RFC 9113 (HTTP/2), RFC 6585 §5 (431).
 
-use std::convert::Infallible;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,11 +28,14 @@ use crate::limits::Limits;
 use crate::limits::connection_activity::ConnectionActivity;
 use crate::limits::connection_limit::ConnectionLimiter;
 use crate::limits::exchange::Exchange;
-use crate::limits::fair_share::{Caller, KnownCallers};
+use crate::limits::fair_share::{KnownCallers, LimitReached};
+use crate::limits::receive_window::ReceiveBudget;
 use crate::limits::request_limit::{Admission, RequestLimiter, RequestPermit, header_size};
 use crate::request_policy::RequestPolicy;
-use crate::server::error_page::error_page;
+use crate::server::error_page::{self, ErrorFormat, ResetEventStream, error_page};
+use crate::server::public_connection::ConnectionInfo;
 use crate::server::request::{GuardedBody, RequestBody, RequestContext};
+use crate::server::websocket_keep_alive::WebSocketKeepAlive;
 use crate::task_group::TaskGroup;
 
 /// Maximum concurrent streams of an HTTP/2 connection. Browsers rarely use more than a hundred.
@@ -45,17 +46,12 @@ const MAX_HEADER_SIZE: usize = 64 * 1024;
 /// (RFC 9113 §6.5.2), and a connection may send a hundred headers at once.
 const MAX_HEADER_LIST_SIZE: u32 = 32 * 1024;
 /// Maximum number of header fields of a request. Browsers send about twenty; a field of a few
-/// letters takes more than a hundred bytes. (HTTP/1.1 accepts a hundred.)
+/// letters takes more than a hundred bytes.
 const MAX_FIELDS: usize = 200;
 /// The interval and timeout of HTTP/2 pings. The responses keep an unused connection from being
 /// idle on its path; [`Limits::idle`] without a request ends it all the same.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The receive window of an HTTP/2 connection and of each of its streams: 5 MB/s at 100 ms.
-pub(super) const RECEIVE_WINDOW: u32 = 512 * 1024;
-/// The receive window while many connections are open, so that together they stay below 32 MiB: the
-/// initial value of HTTP/2 (RFC 9113 §6.9.2).
-const MIN_RECEIVE_WINDOW: u32 = 65_535;
 /// The send buffer of an HTTP/2 stream. Many streams are open at once; a full tunnel needs no more.
 const SEND_BUFFER: usize = 64 * 1024;
 /// The send buffer while many connections are open: a TLS record.
@@ -70,15 +66,6 @@ const SLOW_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The time for closing a connection without requests.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
-/// A public connection.
-#[derive(Debug, Clone)]
-pub(super) struct ConnectionInfo {
-    /// The caller's address, if the relay sends it.
-    pub(super) address: Option<IpAddr>,
-    pub(super) caller: Caller,
-    pub(super) activity: Arc<ConnectionActivity>,
-}
-
 /// Serves HTTP connections.
 #[derive(Debug)]
 pub(super) struct HttpServer {
@@ -86,6 +73,7 @@ pub(super) struct HttpServer {
     policy: RequestPolicy,
     connections: ConnectionLimiter,
     requests: RequestLimiter,
+    receive_budget: ReceiveBudget,
     known: KnownCallers,
     tasks: TaskGroup,
     /// Whether a task checks for slow callers.
@@ -102,12 +90,13 @@ impl HttpServer {
         known: KnownCallers,
         tasks: TaskGroup,
     ) -> Self {
-        let (all, per_caller) = (limits.connections, limits.connections_per_address);
+        let (all, per_caller) = (limits.connections, limits.requests_per_address);
         Self {
             limits,
             policy,
             connections,
             requests: RequestLimiter::new(all, per_caller, known.clone()),
+            receive_budget: ReceiveBudget::default(),
             known,
             tasks,
             watching: AtomicBool::new(false),
@@ -126,10 +115,11 @@ impl HttpServer {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let activity = Arc::clone(&connection.activity);
+        let stream = WebSocketKeepAlive::new(stream, Arc::clone(&activity));
         let server = Arc::clone(self);
         let service = service_fn(move |request| {
-            let evicted = connection.activity.evicted().clone();
-            let exchange = Arc::new(Exchange::new(false, evicted));
+            let activity = Arc::clone(&connection.activity);
+            let exchange = Arc::new(Exchange::new(false, activity));
             server.handle(request, exchange, service.clone(), connection.clone())
         });
         let http = http1::Builder::new()
@@ -137,6 +127,8 @@ impl HttpServer {
             .header_read_timeout(self.limits.request_header)
             .max_buf_size(MAX_HEADER_SIZE)
             .max_header_size(MAX_HEADER_SIZE)
+            // One more is refused here.
+            .max_headers(MAX_FIELDS + 1)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let ended = self.drive(http, &activity).await;
@@ -160,22 +152,23 @@ impl HttpServer {
         let streams = executor.clone();
         let server = Arc::clone(self);
         let service = service_fn(move |request| {
-            let evicted = connection.activity.evicted().clone();
-            let exchange = Arc::new(Exchange::new(true, evicted));
+            let activity = Arc::clone(&connection.activity);
+            let exchange = Arc::new(Exchange::new(true, activity));
             streams.expect(Arc::clone(&exchange));
             server.handle(request, exchange, service.clone(), connection.clone())
         });
-        let (window, buffer) = if self.connections.in_use() > MANY_CONNECTIONS {
-            (MIN_RECEIVE_WINDOW, MIN_SEND_BUFFER)
+        let window = self.receive_budget.take();
+        let buffer = if self.connections.in_use() > MANY_CONNECTIONS {
+            MIN_SEND_BUFFER
         } else {
-            (RECEIVE_WINDOW, SEND_BUFFER)
+            SEND_BUFFER
         };
         let mut builder = http2::Builder::new(executor);
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_STREAMS)
-            .initial_connection_window_size(window)
-            .initial_stream_window_size(window)
+            .initial_connection_window_size(window.connection())
+            .initial_stream_window_size(window.stream())
             .max_header_list_size(MAX_HEADER_LIST_SIZE)
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_INTERVAL)
@@ -214,20 +207,21 @@ impl HttpServer {
         exchange: Arc<Exchange>,
         service: HttpService,
         connection: ConnectionInfo,
-    ) -> impl Future<Output = Result<Response<GuardedBody<ResponseBody>>, Infallible>> + Send + use<>
+    ) -> impl Future<Output = Result<Response<GuardedBody<ResponseBody>>, ResetEventStream>> + Send + use<>
     {
         let guard = connection.activity.start_request();
+        let format = ErrorFormat::of(&request);
         let admission = if request.headers().len() > MAX_FIELDS {
             Err(error_page(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                "The request has too many header fields.",
+                error_page::TOO_MANY_FIELDS,
             ))
         } else if let Err(refusal) = self.policy.apply(&mut request) {
             Err(refusal.response())
         } else {
             let size = header_size(request.headers());
             match self.requests.admit(connection.caller, &exchange, size) {
-                Admission::Refused => Err(self.busy_response()),
+                Admission::Refused(limit) => Err(self.busy_response(limit)),
                 admission => Ok(admission),
             }
         };
@@ -250,6 +244,7 @@ impl HttpServer {
                 Err(response) => (response, None),
             };
             exchange.start_response();
+            let response = format.apply(response)?;
             Ok(response.map(|body| GuardedBody::new(body, exchange, permit, guard)))
         }
     }
@@ -263,14 +258,17 @@ impl HttpServer {
         connection: ConnectionInfo,
     ) -> (Response<ResponseBody>, Option<Arc<RequestPermit>>) {
         let permit = match admission {
-            Admission::Admitted(permit) => Some(permit),
+            Admission::Admitted(permit) => Ok(permit),
             Admission::Queued(queued) => {
-                timeout(QUEUE_TIMEOUT, queued.permit()).await.ok().flatten()
+                let limit = queued.limit();
+                let permit = timeout(QUEUE_TIMEOUT, queued.permit()).await.ok().flatten();
+                permit.ok_or(limit)
             }
-            Admission::Refused => None,
+            Admission::Refused(limit) => Err(limit),
         };
-        let Some(permit) = permit.map(Arc::new) else {
-            return (self.busy_response(), None);
+        let permit = match permit {
+            Ok(permit) => Arc::new(permit),
+            Err(limit) => return (self.busy_response(limit), None),
         };
         request.extensions_mut().insert(RequestContext {
             address: connection.address,
@@ -287,13 +285,13 @@ impl HttpServer {
         let response = response.unwrap_or_else(|error| {
             let error = UntrustedText::of(&error);
             warn_throttled!(self.failure_log, %error, "the application returned an error for a request");
-            error_page(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "The application on this device has failed.",
-            )
+            error_page(StatusCode::INTERNAL_SERVER_ERROR, error_page::FAILED)
         });
         if response.status() < StatusCode::BAD_REQUEST {
             self.known.served(connection.caller);
+        }
+        if is_websocket(&response) {
+            connection.activity.set_websocket();
         }
         if connect && response.status().is_success() {
             // The application owns the stream now (RFC 8441).
@@ -308,25 +306,29 @@ impl HttpServer {
         self.requests.in_use()
     }
 
-    fn busy_response(&self) -> Response<ResponseBody> {
+    fn busy_response(&self, limit: LimitReached) -> Response<ResponseBody> {
+        let (option, maximum) = match limit {
+            LimitReached::PerCaller => (
+                "--max-requests-per-caller",
+                self.limits.requests_per_address,
+            ),
+            LimitReached::Total | LimitReached::Unknown => {
+                ("--max-connections", self.limits.connections)
+            }
+        };
         warn_throttled!(
             self.busy_log,
-            "too many concurrent requests: some are answered with 503 without reaching the application"
+            option,
+            maximum,
+            "too many concurrent requests: some are answered with 503 without reaching the application; the limit is an option"
         );
-        let mut response = error_page(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "The application on this device is busy. Try again in a moment.",
-        );
-        let retry_after = HeaderValue::from_static("1");
-        response
-            .headers_mut()
-            .insert(header::RETRY_AFTER, retry_after);
-        response
+        error_page(StatusCode::SERVICE_UNAVAILABLE, error_page::BUSY)
     }
 
-    /// Starts a task that ends exchanges with slow callers, until no request is in progress.
+    /// Starts a task that ends exchanges with slow callers, and admits waiting requests of callers
+    /// whose other requests have become long-lived streams, until no request is in progress.
     fn watch_slow_callers(self: &Arc<Self>) {
-        if self.limits.min_data_rate == 0 || self.watching.swap(true, Ordering::Relaxed) {
+        if self.watching.swap(true, Ordering::Relaxed) {
             return;
         }
         let server = Arc::clone(self);
@@ -354,13 +356,17 @@ impl HttpServer {
 }
 
 fn slow_request_response() -> Response<ResponseBody> {
-    let mut response = error_page(
-        StatusCode::REQUEST_TIMEOUT,
-        "The request took too long to arrive.",
-    );
+    let mut response = error_page(StatusCode::REQUEST_TIMEOUT, error_page::SLOW);
     let close = HeaderValue::from_static("close");
     response.headers_mut().insert(header::CONNECTION, close);
     response
+}
+
+/// Returns whether a response upgrades an HTTP/1.1 connection to a WebSocket.
+fn is_websocket(response: &Response<ResponseBody>) -> bool {
+    let upgrade = response.headers().get(header::UPGRADE);
+    response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && upgrade.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Runs the streams of one HTTP/2 connection, each of which can be reset.

@@ -1,62 +1,105 @@
-//! A public connection with its place, idle timeout, and end.
+//! A public connection: its place, its idle timer, and its TLS handshake.
 //!
-//! It ends with an error at the idle timeout, at its eviction, and, if it is upgraded, when remote
-//! access stops: HTTP connections end on their own once their requests are complete, but a
-//! WebSocket (over HTTP/1.1 or as an HTTP/2 stream) does not. Reads and writes return that error.
+//! The device ends a connection at the idle timeout, at its eviction, and, if it is upgraded, when
+//! remote access stops: HTTP connections end on their own once their requests are complete, but a
+//! WebSocket (over HTTP/1.1 or as an HTTP/2 stream) does not. Reads and writes then return an error.
 //! If one side waits for the other, neither may be called, so the task that serves the connection
-//! also watches it.
+//! also [watches](PublicConnection::watch) it.
 //!
 //! The stream owns the place, because an upgraded connection belongs to the application.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep, sleep};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::limits::connection_activity::{ConnectionActivity, idle_error};
-use crate::limits::connection_limit::ConnectionPermit;
+use crate::BoxError;
+use crate::limits::connection_activity::{ConnectionActivity, EndReason};
+use crate::limits::connection_limit::{ConnectionLimiter, ConnectionPermit};
+use crate::limits::fair_share::{Caller, LimitReached};
+use crate::task_group::TaskGroup;
+
+/// What a request needs to know of its connection.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectionInfo {
+    /// The caller's address, if the relay sends it.
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) caller: Caller,
+    pub(crate) activity: Arc<ConnectionActivity>,
+}
 
 /// See the [module](self). Counts as a task until it is dropped.
 #[derive(Debug)]
 pub(crate) struct PublicConnection<S> {
     stream: S,
-    idle: Duration,
-    idle_until: Pin<Box<Sleep>>,
+    address: Option<IpAddr>,
     activity: Arc<ConnectionActivity>,
-    evicted: Pin<Box<WaitForCancellationFutureOwned>>,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Ready when upgraded connections have to end.
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     cut_due: bool,
-    _permit: ConnectionPermit,
+    permit: ConnectionPermit,
+    closed: DropGuard,
     _task: TaskTrackerToken,
 }
 
 impl<S> PublicConnection<S> {
-    /// `cut` is cancelled when upgraded connections have to end.
-    pub(crate) fn new(
+    /// Takes a place for a connection from this address.
+    pub(crate) fn admit(
         stream: S,
-        idle: Duration,
-        activity: Arc<ConnectionActivity>,
-        cut: CancellationToken,
-        permit: ConnectionPermit,
-        task: TaskTrackerToken,
-    ) -> Self {
-        Self {
+        address: Option<IpAddr>,
+        limiter: &ConnectionLimiter,
+        tasks: &TaskGroup,
+    ) -> Result<Self, LimitReached> {
+        let activity = Arc::<ConnectionActivity>::default();
+        let permit = limiter.take(address, Arc::clone(&activity))?;
+        Ok(Self {
             stream,
-            idle,
-            idle_until: Box::pin(sleep(idle)),
-            evicted: Box::pin(activity.evicted().clone().cancelled_owned()),
+            address,
+            ended: Box::pin(activity.end_token().cancelled_owned()),
             activity,
-            cut: Box::pin(cut.cancelled_owned()),
+            cut: Box::pin(tasks.upgraded_cut().cancelled_owned()),
             cut_due: false,
-            _permit: permit,
-            _task: task,
+            permit,
+            closed: CancellationToken::new().drop_guard(),
+            _task: tasks.token(),
+        })
+    }
+
+    pub(crate) fn info(&self) -> ConnectionInfo {
+        ConnectionInfo {
+            address: self.address,
+            caller: self.permit.caller(),
+            activity: Arc::clone(&self.activity),
+        }
+    }
+
+    /// Returns a future that ends the connection at the idle timeout. Its result is the reason for
+    /// which the device has ended it; `None` once the stream is dropped.
+    pub(crate) fn watch(
+        &self,
+        idle: Duration,
+    ) -> impl Future<Output = Option<EndReason>> + Send + use<S> {
+        let activity = Arc::clone(&self.activity);
+        let closed = self.closed.token().clone();
+        async move {
+            tokio::select! {
+                () = closed.cancelled() => None,
+                reason = activity.ended() => Some(reason),
+                () = activity.idle(idle) => {
+                    activity.end(EndReason::Idle);
+                    Some(EndReason::Idle)
+                }
+            }
         }
     }
 
@@ -66,33 +109,40 @@ impl<S> PublicConnection<S> {
         context: &mut Context<'_>,
         outcome: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if self.activity.evicted().is_cancelled() {
-            return aborted("the connection was evicted for another caller");
+        if let Some(reason) = self.activity.end_reason() {
+            return Poll::Ready(Err(reason.into()));
         }
         if outcome.is_pending() {
             self.cut_due = self.cut_due || self.cut.as_mut().poll(context).is_ready();
-            if self.evicted.as_mut().poll(context).is_ready() {
-                return aborted("the connection was evicted for another caller");
+            if self.ended.as_mut().poll(context).is_ready() {
+                let reason = self.activity.end_reason().unwrap_or(EndReason::Evicted);
+                return Poll::Ready(Err(reason.into()));
             }
         }
         if self.cut_due && self.activity.is_opaque_only() {
-            return aborted("remote access is stopping");
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "remote access is stopping",
+            )));
         }
         if outcome.is_ready() {
             self.activity.touch();
-            self.idle_until.as_mut().reset(Instant::now() + self.idle);
-        } else if self.idle_until.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(idle_error()));
         }
         outcome
     }
 }
 
-fn aborted<T>(reason: &'static str) -> Poll<io::Result<T>> {
-    Poll::Ready(Err(io::Error::new(
-        io::ErrorKind::ConnectionAborted,
-        reason,
-    )))
+impl<S: AsyncRead + AsyncWrite + Unpin> PublicConnection<S> {
+    pub(crate) async fn handshake(
+        self,
+        tls: &TlsAcceptor,
+        limit: Duration,
+    ) -> Result<TlsStream<Self>, BoxError> {
+        match timeout(limit, tls.accept(self)).await {
+            Ok(stream) => Ok(stream?),
+            Err(_) => Err("the TLS handshake took too long".into()),
+        }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for PublicConnection<S> {
@@ -140,14 +190,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PublicConnection<S> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::Instant;
 
     use super::*;
-    use crate::limits::connection_limit::ConnectionLimiter;
     use crate::limits::fair_share::{Holder, KnownCallers};
-    use crate::task_group::TaskGroup;
 
     const IDLE: Duration = Duration::from_secs(10);
 
@@ -155,38 +202,26 @@ mod tests {
         connection: PublicConnection<DuplexStream>,
         other: DuplexStream,
         activity: Arc<ConnectionActivity>,
-        cut: CancellationToken,
+        tasks: TaskGroup,
     }
 
     fn test_connection() -> TestConnection {
         let (stream, other) = duplex(64);
-        let (activity, cut) = (
-            Arc::<ConnectionActivity>::default(),
-            CancellationToken::new(),
-        );
         let limiter = ConnectionLimiter::new(1, 1, KnownCallers::default());
-        let address = Some(IpAddr::from([192, 0, 2, 1]));
-        let permit = limiter.take(address, Arc::clone(&activity)).unwrap();
-        let task = TaskGroup::default().token();
-        let connection = PublicConnection::new(
-            stream,
-            IDLE,
-            Arc::clone(&activity),
-            cut.clone(),
-            permit,
-            task,
-        );
+        let (address, tasks) = (Some(IpAddr::from([192, 0, 2, 1])), TaskGroup::default());
+        let connection = PublicConnection::admit(stream, address, &limiter, &tasks).unwrap();
         TestConnection {
+            activity: connection.info().activity,
             connection,
             other,
-            activity,
-            cut,
+            tasks,
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn idle_connection_ends_and_one_in_use_does_not() {
         let mut test_connection = test_connection();
+        let watching = tokio::spawn(test_connection.connection.watch(IDLE));
         let start = Instant::now();
         for _ in 0..5 {
             tokio::time::sleep(IDLE / 2).await;
@@ -197,20 +232,26 @@ mod tests {
         let error = test_connection.connection.read_u8().await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(start.elapsed(), IDLE / 2 * 7);
-
-        // A caller that does not read is idle too.
-        let error = test_connection
-            .connection
-            .write_all(&[0; 65])
-            .await
-            .unwrap_err();
+        assert_eq!(watching.await.unwrap(), Some(EndReason::Idle));
+        // From then on it is of no use.
+        let error = test_connection.connection.write_u8(1).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watch_ends_with_the_stream() {
+        let test_connection = test_connection();
+        let watching = tokio::spawn(test_connection.connection.watch(IDLE));
+        let start = Instant::now();
+        drop(test_connection.connection);
+        assert_eq!(watching.await.unwrap(), None);
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test]
     async fn only_an_upgraded_connection_is_cut() {
         let mut test_connection = test_connection();
-        test_connection.cut.cancel();
+        test_connection.tasks.cut_upgraded();
         test_connection.activity.set_opaque();
         let request = test_connection.activity.start_request();
         test_connection.other.write_u8(1).await.unwrap();

@@ -153,13 +153,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for GuardedBody<B> {
 mod tests {
     use http_body_util::{BodyExt, Full};
     use tokio::time::advance;
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::limits::fair_share::{Claim, Holder, STALLED};
 
     fn exchange() -> Arc<Exchange> {
-        Arc::new(Exchange::new(true, CancellationToken::new()))
+        Arc::new(Exchange::new(true, Arc::default()))
     }
 
     fn body(text: Vec<u8>, exchange: &Arc<Exchange>) -> GuardedBody<Full<Bytes>> {

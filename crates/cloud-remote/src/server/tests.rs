@@ -15,15 +15,15 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::http::RECEIVE_WINDOW;
 use super::*;
 use crate::certificate::CertificatePem;
 use crate::certificate::verify::CheckedCertificate;
 use crate::config::RemoteConfig;
+use crate::limits::receive_window::STREAMS;
 use crate::request_policy::options::HttpOptions;
 
 const NAME: &str = "sn0001.ui.example.com";
@@ -286,7 +286,7 @@ async fn requests_per_address_are_limited_like_connections() {
 /// RFC 9113 §6.5.2 and §6.9: a caller has at most the data in flight that the initial settings
 /// allow.
 #[tokio::test]
-async fn connection_buffers_half_a_megabyte_unread() {
+async fn connection_buffers_four_streams_unread() {
     const SETTINGS: u8 = 4;
     const WINDOW_UPDATE: u8 = 8;
     const INITIAL_WINDOW_SIZE: u16 = 4;
@@ -316,8 +316,8 @@ async fn connection_buffers_half_a_megabyte_unread() {
             of_connection = Some(BEGINNING + more);
         }
     }
-    assert_eq!(of_stream, Some(RECEIVE_WINDOW));
-    assert_eq!(of_connection, Some(RECEIVE_WINDOW));
+    assert_eq!(of_stream, Some(512 * 1024));
+    assert_eq!(of_connection, Some(STREAMS * 512 * 1024));
     drop(caller);
     device.ended().await;
 }

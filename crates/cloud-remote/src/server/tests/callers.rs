@@ -1,8 +1,21 @@
-//! Callers as they come, and what the log says about their requests.
+//! Callers as they come: half-closed connections, old versions, stalled uploads, offices behind one
+//! address, and what they get when there is no response.
 
+use hyper::body::Incoming;
 use tokio::net::TcpListener;
 
 use super::*;
+
+/// A device that answers after a moment.
+fn late_hello() -> Device {
+    let late = || async {
+        sleep(Duration::from_secs(1)).await;
+        "hello"
+    };
+    Device::serving(Application::service(
+        Router::new().route("/", get(late).post(late)),
+    ))
+}
 
 /// An application that reads a request and sends these bytes.
 async fn raw_application(response: &'static [u8]) -> Upstream {
@@ -33,6 +46,240 @@ fn request(method: &str, accept: &str) -> Request<Empty<Bytes>> {
     let url = format!("https://{NAME}/");
     let request = Request::builder().method(method).uri(url);
     request.header("accept", accept).body(Empty::new()).unwrap()
+}
+
+async fn text(response: ::http::Response<Incoming>) -> String {
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    String::from_utf8(body.to_vec()).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn half_closed_caller_gets_its_response() {
+    let device = late_hello();
+    for request in [
+        format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n"),
+        format!("GET / HTTP/1.0\r\nHost: {NAME}\r\n\r\n"),
+        format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 3\r\n\r\nabc"),
+    ] {
+        let mut caller = device.call_with_tls("http/1.1").await;
+        caller.write_all(request.as_bytes()).await.unwrap();
+        // `close_notify` only: the transport stays open.
+        caller.get_mut().1.send_close_notify();
+        caller.flush().await.unwrap();
+        let mut response = String::new();
+        let start = Instant::now();
+        caller.read_to_string(&mut response).await.unwrap();
+        assert!(response.ends_with("hello"), "{request} {response}");
+        assert!(start.elapsed() < IDLE / 2, "it is closed afterwards");
+    }
+    device.ended().await;
+}
+
+#[tokio::test]
+async fn half_closed_caller_gets_response_of_forwarded_application() {
+    let upstream = raw_application(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").await;
+    let device = Device::serving(Application::forward(upstream));
+    let mut caller = device.call_with_tls("http/1.1").await;
+    let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
+    caller.write_all(request.as_bytes()).await.unwrap();
+    caller.get_mut().1.send_close_notify();
+    caller.flush().await.unwrap();
+    let mut response = String::new();
+    caller.read_to_string(&mut response).await.unwrap();
+    assert!(response.ends_with("hello"), "{response}");
+    device.ended().await;
+}
+
+/// Also while the application takes its time.
+#[tokio::test(start_paused = true)]
+async fn caller_that_has_gone_ends_its_request() {
+    for half_closed in [false, true] {
+        let hang = get(std::future::pending::<()>);
+        let device = Device::serving(Application::service(Router::new().route("/", hang)));
+        let mut caller = device.call_with_tls("http/1.1").await;
+        let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
+        caller.write_all(request.as_bytes()).await.unwrap();
+        if half_closed {
+            caller.get_mut().1.send_close_notify();
+            caller.flush().await.unwrap();
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(device.server.http.requests_in_use(), 1);
+        }
+        drop(caller);
+        let start = Instant::now();
+        device.ended().await;
+        assert!(start.elapsed() < Duration::from_secs(1), "{half_closed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn http_1_0_is_negotiated_and_answered() {
+    let device = late_hello();
+    let mut caller = device.call_with_tls("http/1.0").await;
+    assert_eq!(caller.get_ref().1.alpn_protocol(), Some(&b"http/1.0"[..]));
+    let request = format!("GET / HTTP/1.0\r\nHost: {NAME}\r\n\r\n");
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    caller.read_to_string(&mut response).await.unwrap();
+    assert!(response.starts_with("HTTP/1.0 200"), "{response}");
+    device.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn http1_request_may_have_as_many_fields_as_http2() {
+    let device = late_hello();
+    for (fields, status) in [(199, "200"), (200, "431")] {
+        let mut caller = device.call_with_tls("http/1.1").await;
+        let fields = "A: b\r\n".repeat(fields);
+        let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n{fields}\r\n");
+        caller.write_all(request.as_bytes()).await.unwrap();
+        let mut response = [0; 12];
+        caller.read_exact(&mut response).await.unwrap();
+        assert_eq!(response, format!("HTTP/1.1 {status}").as_bytes());
+    }
+    device.ended().await;
+}
+
+/// Uploads that the application does not read leave room for the others on their connection.
+#[tokio::test(start_paused = true)]
+async fn stalled_uploads_do_not_stop_others_on_their_connection() {
+    use http_body_util::Full;
+
+    let stall = post(|body: axum::body::Body| async move {
+        std::future::pending::<()>().await;
+        drop(body);
+    });
+    let router = Router::new()
+        .route("/stall", stall)
+        .route(
+            "/upload",
+            post(|body: Bytes| async move { body.len().to_string() }),
+        )
+        .layer(axum::extract::DefaultBodyLimit::disable());
+    let device = Device::serving(Application::service(router));
+    let stream = TokioIo::new(device.call_with_tls("h2").await);
+    let (mut sender, connection) = handshake::<_, _, Full<Bytes>>(TokioExecutor::new(), stream)
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let mut upload = |path: &str| {
+        let body = Full::new(Bytes::from(vec![7; 3_000_000]));
+        let request = Request::post(format!("https://{NAME}{path}")).body(body);
+        sender.send_request(request.unwrap())
+    };
+    let stalled = [upload("/stall"), upload("/stall"), upload("/stall")].map(tokio::spawn);
+    sleep(Duration::from_secs(1)).await;
+    let response = timeout(Duration::from_secs(60), upload("/upload")).await;
+    let response = response.expect("it stands still").unwrap();
+    assert_eq!(text(response).await, "3000000");
+    stalled.iter().for_each(JoinHandle::abort);
+    drop((sender, stalled));
+    device.ended().await;
+}
+
+/// 64 browsers behind one address each keep an event stream open.
+#[tokio::test(start_paused = true)]
+async fn event_streams_of_an_office_leave_room_for_its_pages() {
+    let events = || async {
+        axum::body::Body::from_stream(futures_util::stream::pending::<io::Result<Bytes>>())
+    };
+    let router = Router::new()
+        .route("/", get(|| async { "hello" }))
+        .route("/events", get(events));
+    let device = Device::serving(Application::service(router));
+    let (mut streams, mut senders) = (Vec::new(), Vec::new());
+    for _ in 0..Limits::default().requests_per_address {
+        let mut sender = http2(&device).await;
+        let request = Request::get(format!("https://{NAME}/events")).body(Empty::new());
+        streams.push(sender.send_request(request.unwrap()).await.unwrap());
+        senders.push(sender);
+    }
+    // The streams are new: the page waits a moment.
+    let start = Instant::now();
+    let mut office = senders.pop().unwrap();
+    let page = office.send_request(request("GET", "*/*")).await.unwrap();
+    assert_eq!(page.status(), 200);
+    assert_eq!(text(page).await, "hello");
+    assert!(
+        start.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        start.elapsed()
+    );
+    // And another browser comes in.
+    let mut other = http2(&device).await;
+    let page = other.send_request(request("GET", "*/*")).await.unwrap();
+    assert_eq!(text(page).await, "hello");
+    drop((streams, senders, office, other));
+    device.ended().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn quiet_websocket_is_kept_alive_while_the_caller_answers() {
+    use axum::extract::ws::WebSocketUpgrade;
+    use futures_util::StreamExt;
+    use tokio_tungstenite::tungstenite::Message;
+
+    let websocket = get(|upgrade: WebSocketUpgrade| async {
+        upgrade.on_upgrade(|mut socket| async move { while socket.recv().await.is_some() {} })
+    });
+    let device = Device::serving(Application::service(Router::new().route("/", websocket)));
+    let stream = device.call_with_tls("http/1.1").await;
+    let (mut socket, _) = tokio_tungstenite::client_async(format!("wss://{NAME}/"), stream)
+        .await
+        .unwrap();
+    let start = Instant::now();
+    for _ in 0..20 {
+        // The client answers when it is polled.
+        let ping = socket.next().await.unwrap().unwrap();
+        assert_eq!(ping, Message::Ping(Bytes::new()));
+    }
+    assert!(start.elapsed() > 3 * IDLE, "{:?}", start.elapsed());
+    // A caller that no longer answers is let go.
+    sleep(2 * IDLE).await;
+    assert_eq!(device.server.connections.in_use(), 0);
+    drop(socket);
+    device.ended().await;
+}
+
+#[tokio::test]
+async fn head_gets_no_body_while_the_application_is_down() {
+    let device = Device::serving(Application::forward(Upstream::host("127.0.0.1", 1)));
+    let response = http2(&device)
+        .await
+        .send_request(request("HEAD", "text/html"))
+        .await;
+    let response = response.unwrap();
+    assert_eq!(response.status(), 502);
+    assert_eq!(text(response).await, "");
+    device.ended().await;
+}
+
+/// A browser's EventSource connects again after a network error, but not after a response with
+/// status 502.
+#[tokio::test]
+async fn event_stream_is_reset_while_the_application_is_down() {
+    let device = Device::serving(Application::forward(Upstream::host("127.0.0.1", 1)));
+    let mut sender = http2(&device).await;
+    let error = sender
+        .send_request(request("GET", "text/event-stream"))
+        .await;
+    assert!(error.unwrap_err().to_string().contains("http2 error"));
+    // The connection stays.
+    let response = sender
+        .send_request(request("GET", "text/html"))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 502);
+    assert_eq!(response.headers()["refresh"], "5");
+
+    let mut caller = device.call_with_tls("http/1.1").await;
+    let head = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\nAccept: text/event-stream\r\n\r\n");
+    caller.write_all(head.as_bytes()).await.unwrap();
+    let mut response = Vec::new();
+    let _ = caller.read_to_end(&mut response).await;
+    assert_eq!(response, b"");
+    drop(sender);
+    device.ended().await;
 }
 
 /// The default log says what the application did.
@@ -83,4 +330,47 @@ async fn log_says_what_the_application_did_instead_of_answering() {
             "{expected} in\n{lines}"
         );
     }
+}
+
+/// The log names the limit, not the application.
+#[tokio::test(start_paused = true)]
+async fn log_names_the_option_of_the_response_timeout() {
+    let (log, _guard) = Log::capture();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ui.sock");
+    let _silent = tokio::net::UnixListener::bind(&path).unwrap();
+    let device = Device::serving(Application::forward(Upstream::unix(&path)));
+    let mut sender = http2(&device).await;
+    let response = sender
+        .send_request(request("GET", "text/html"))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 504);
+    assert_eq!(response.headers()["retry-after"], "5");
+    drop(sender);
+    let lines = log.take();
+    assert!(
+        lines.contains("within 120 s") && lines.contains("--response-timeout"),
+        "{lines}"
+    );
+}
+
+/// As the relay closes a connection, so does the device, and says whose limit it is.
+#[tokio::test(start_paused = true)]
+async fn log_names_the_option_of_the_idle_timeout() {
+    let (log, _guard) = Log::capture();
+    let hang = get(std::future::pending::<()>);
+    let device = Device::serving(Application::service(Router::new().route("/", hang)));
+    let mut caller = device.call_with_tls("http/1.1").await;
+    let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
+    caller.write_all(request.as_bytes()).await.unwrap();
+    let start = Instant::now();
+    let _ = caller.read_to_end(&mut Vec::new()).await;
+    assert_eq!(start.elapsed(), IDLE);
+    let lines = log.take();
+    assert!(
+        lines.contains("option=\"--idle-timeout\" seconds=180"),
+        "{lines}"
+    );
+    device.ended().await;
 }
