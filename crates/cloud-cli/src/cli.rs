@@ -66,7 +66,7 @@ pub(crate) enum Command {
     /// Register this device with the platform
     Provision(provision::ProvisionArgs),
     /// Connect, and stay connected until SIGINT or SIGTERM
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Show the configuration and the connections of a running instance
     #[command(after_help = status::EXIT_CODES)]
     Status,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use cloud_facade::config::{SerialNumber, Store};
 use cloud_facade::iot::Proxy;
-use cloud_facade::remote::{AccessRules, Application, HttpOptions};
+use cloud_facade::remote::{AccessRules, Application, HttpOptions, Limits};
 use cloud_facade::{ClesydeCloud, DeviceSettings, Event};
 use cloud_net::{LogThrottle, warn_throttled};
 use tokio::sync::broadcast;
@@ -35,6 +35,7 @@ pub(crate) struct DeviceOptions {
     pub(crate) page: StatusPage,
     pub(crate) access: AccessRules,
     pub(crate) http_options: HttpOptions,
+    pub(crate) limits: Limits,
     /// The proxy for the connection to the broker.
     pub(crate) proxy: Option<Proxy>,
 }
@@ -62,7 +63,8 @@ impl Device {
         let mut settings = DeviceSettings::new(options.sn, &options.base_path, "")
             .with_application(application)
             .with_access(options.access)
-            .with_http_options(options.http_options);
+            .with_http_options(options.http_options)
+            .with_limits(options.limits);
         if let Some(proxy) = options.proxy {
             settings = settings.with_broker_proxy(proxy);
         }

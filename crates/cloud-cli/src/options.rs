@@ -1,10 +1,14 @@
-//! The global options, which every command accepts before or after its name.
+//! The global options, which every command accepts before or after its name, and the limits on
+//! callers.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgAction, Args};
 use cloud_facade::config::SerialNumber;
+use cloud_facade::remote::Limits;
 use directories::ProjectDirs;
 
 use crate::error::{CliError, Result};
@@ -132,5 +136,122 @@ impl GlobalOptions {
         self.api_url.as_ref().ok_or_else(|| {
             CliError::Usage("the provisioning API's address is missing: give it with --api-url URL or in CLESYDE_API_URL".to_owned())
         })
+    }
+}
+
+/// The limits on callers.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct LimitOptions {
+    /// Answer a request with status 504 after this many seconds without a response of the
+    /// application [default: 120]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        value_parser = seconds,
+        conflicts_with_all = ["ui", "forward_tcp", "passthrough"]
+    )]
+    response_timeout: Option<Duration>,
+
+    /// Close a connection after this many seconds without traffic [default: 180]
+    ///
+    /// Relays may close it earlier. WebSockets are kept open by PINGs.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    idle_timeout: Option<Duration>,
+
+    /// Maximum concurrent connections of all callers, and maximum concurrent requests [default:
+    /// 256]
+    #[arg(long, value_name = "NUMBER")]
+    max_connections: Option<NonZeroUsize>,
+
+    /// Maximum concurrent connections of one caller, which is an IPv4 address or an IPv6 /64
+    /// network [default: 64]
+    ///
+    /// Long-lived streams (event streams, WebSockets) do not count, up to three quarters of
+    /// --max-connections.
+    #[arg(long, value_name = "NUMBER")]
+    max_connections_per_caller: Option<NonZeroUsize>,
+
+    /// Maximum concurrent requests of one caller; others wait [default: 64]
+    ///
+    /// Long-lived streams do not count, up to three quarters of --max-connections.
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["forward_tcp", "passthrough"])]
+    max_requests_per_caller: Option<NonZeroUsize>,
+}
+
+/// Parses a number of seconds of at least one.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("is not a whole number of seconds from 1".to_owned()),
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+    }
+}
+
+impl LimitOptions {
+    /// Returns the limits, with defaults for what is not given.
+    pub(crate) fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        let set = |limit: &mut usize, option: Option<NonZeroUsize>| {
+            *limit = option.map_or(*limit, NonZeroUsize::get);
+        };
+        limits.response = self.response_timeout.unwrap_or(limits.response);
+        limits.idle = self.idle_timeout.unwrap_or(limits.idle);
+        set(&mut limits.connections, self.max_connections);
+        set(
+            &mut limits.connections_per_address,
+            self.max_connections_per_caller,
+        );
+        set(
+            &mut limits.requests_per_address,
+            self.max_requests_per_caller,
+        );
+        limits
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct TestCli {
+        #[arg(long)]
+        ui: bool,
+        #[arg(long)]
+        forward_tcp: bool,
+        #[arg(long)]
+        passthrough: bool,
+        #[command(flatten)]
+        limits: LimitOptions,
+    }
+
+    fn parse(options: &str) -> Result<Limits, clap::Error> {
+        TestCli::try_parse_from(format!("run {options}").split_whitespace())
+            .map(|cli| cli.limits.limits())
+    }
+
+    #[test]
+    fn limits_are_those_of_the_options() {
+        assert_eq!(parse("").unwrap(), Limits::default());
+        let limits = parse(
+            "--response-timeout 600 --idle-timeout 30 --max-connections 512 \
+             --max-connections-per-caller 100 --max-requests-per-caller 200",
+        )
+        .unwrap();
+        assert_eq!(limits.response, Duration::from_secs(600));
+        assert_eq!(limits.idle, Duration::from_secs(30));
+        assert_eq!(limits.connections, 512);
+        assert_eq!(limits.connections_per_address, 100);
+        assert_eq!(limits.requests_per_address, 200);
+        for invalid in [
+            "--response-timeout 0",
+            "--idle-timeout 1.5",
+            "--max-connections 0",
+            "--forward-tcp --max-requests-per-caller 1",
+        ] {
+            assert!(parse(invalid).is_err(), "{invalid}");
+        }
     }
 }

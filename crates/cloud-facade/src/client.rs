@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use cloud_config::SerialNumber;
 use cloud_iot::Proxy;
 use cloud_provision::{Client, ClientBuilder};
-use cloud_remote::{AccessRules, Application, HttpOptions, Probe};
+use cloud_remote::{AccessRules, Application, HttpOptions, Limits, Probe};
 
 use crate::hooks::Hooks;
 
@@ -69,6 +69,11 @@ pub trait CloudClient: Send + Sync + 'static {
         HttpOptions::default()
     }
 
+    /// The limits on callers of the application.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+
     /// The probe that tests reachability through the public access point; the access rules must
     /// allow it. None by default.
     fn probe(&self) -> Option<Probe> {
@@ -95,6 +100,7 @@ pub struct DeviceSettings {
     application: Option<Application>,
     access: AccessRules,
     http_options: HttpOptions,
+    limits: Limits,
     probe: Option<Probe>,
     hooks: Hooks,
 }
@@ -118,6 +124,7 @@ impl DeviceSettings {
             application: None,
             access: AccessRules::default(),
             http_options: HttpOptions::default(),
+            limits: Limits::default(),
             probe: None,
             hooks: Hooks::new(),
         }
@@ -191,6 +198,13 @@ impl DeviceSettings {
         self
     }
 
+    /// Sets the limits on callers of the application.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
     /// Sets the probe that tests reachability from outside.
     #[must_use]
     pub fn with_probe(mut self, probe: Probe) -> Self {
@@ -249,6 +263,10 @@ impl CloudClient for DeviceSettings {
 
     fn http_options(&self) -> HttpOptions {
         self.http_options.clone()
+    }
+
+    fn limits(&self) -> Limits {
+        self.limits
     }
 
     fn probe(&self) -> Option<Probe> {

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cloud_config::{Credentials, DeviceConfig, LoadError, Store};
 use cloud_remote::{
-    AccessRules, Application, HttpOptions, PlatformClock, Probe, RemoteAccess, RemoteConfig,
-    RemoteHandle, StartError,
+    AccessRules, Application, HttpOptions, Limits, PlatformClock, Probe, RemoteAccess,
+    RemoteConfig, RemoteHandle, StartError,
 };
 use cloud_shadow::Document;
 use tokio::sync::watch;
@@ -29,6 +29,7 @@ pub(crate) struct RemoteParams {
     pub(crate) application: Application,
     pub(crate) access: AccessRules,
     pub(crate) http_options: HttpOptions,
+    pub(crate) limits: Limits,
     pub(crate) probe: Option<Probe>,
     pub(crate) clock: PlatformClock,
     pub(crate) platform: PlatformClient,
@@ -56,7 +57,8 @@ impl RemoteParams {
             .application(self.application.clone())
             .clock(self.clock.clone())
             .access(self.access.clone())
-            .http(self.http_options.clone());
+            .http(self.http_options.clone())
+            .limits(self.limits);
         if let Some(probe) = &self.probe {
             builder = builder.probe(probe.clone());
         }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use cloud_config::{DirectoryLock, LoadError, PartialDeviceConfig, SerialNumber, Store};
 use cloud_iot::tls::without_identity;
 use cloud_iot::{Proxy, Session, SessionHandle};
-use cloud_remote::{AccessRules, Application, HttpOptions, PlatformClock, Probe, RemoteHandle};
+use cloud_remote::{
+    AccessRules, Application, HttpOptions, Limits, PlatformClock, Probe, RemoteHandle,
+};
 use cloud_shadow::{InFlightLimit, ShadowClient, ShadowConfig};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinHandle;
@@ -40,6 +42,7 @@ pub(crate) struct StartParams {
     pub(crate) application: Option<Application>,
     pub(crate) access: AccessRules,
     pub(crate) http_options: HttpOptions,
+    pub(crate) limits: Limits,
     pub(crate) probe: Option<Probe>,
     pub(crate) broker_proxy: Option<Proxy>,
     #[cfg(feature = "durable")]
@@ -207,6 +210,7 @@ impl StartParams {
                     application,
                     access: self.access,
                     http_options: self.http_options,
+                    limits: self.limits,
                     probe: self.probe,
                     clock: self.clock,
                     platform,

@@ -136,6 +136,7 @@ impl Supervisor {
             application: self.client.application(),
             access: self.client.access(),
             http_options: self.client.http_options(),
+            limits: self.client.limits(),
             probe: self.client.probe(),
             broker_proxy: self.client.broker_proxy(),
             #[cfg(feature = "durable")]

@@ -20,7 +20,7 @@ use crate::device::{Backend, Device, DeviceOptions};
 use crate::error::{CliError, Result};
 use crate::event_json::{event_json, health_json};
 use crate::health::{HEARTBEAT_INTERVAL, HealthSocket, loopback};
-use crate::options::GlobalOptions;
+use crate::options::{GlobalOptions, LimitOptions};
 use crate::output::Output;
 use crate::proxy;
 use crate::shutdown::Shutdown;
@@ -145,6 +145,9 @@ pub(crate) struct RunArgs {
     )]
     pass_header: Vec<PassedHeader>,
 
+    #[command(flatten)]
+    limits: LimitOptions,
+
     /// Serve /healthz (alive), /readyz (connected) and /metrics (for Prometheus) at this loopback
     /// address; port 0 is any free port
     #[arg(long, value_name = "ADDR", value_parser = loopback)]
@@ -208,6 +211,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
         backend: arguments.backend(),
         access: arguments.access(),
         http_options: arguments.http_options(),
+        limits: arguments.limits.limits(),
         proxy: proxy::for_broker(global, config.iot_endpoint.host.as_str())?,
     };
     // Keeps keys in memory only while they are in use.

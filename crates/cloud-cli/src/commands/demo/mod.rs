@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use cloud_facade::config::{DeviceConfig, RootCertificates, SerialNumber, Store};
 use cloud_facade::provision::{Client, ProvisioningKey};
-use cloud_facade::remote::{AccessRules, HttpOptions};
+use cloud_facade::remote::{AccessRules, HttpOptions, Limits};
 use cloud_facade::{Event, OnExisting, register};
 use cloud_sim::{SimConfig, Simulator};
 use tokio::time::timeout;
@@ -113,6 +113,7 @@ async fn show(
         page: StatusPage::new(&sn, &config, Some(config.remote.info())),
         access: AccessRules::default(),
         http_options: HttpOptions::default(),
+        limits: Limits::default(),
         proxy: None,
     };
     let mut device = Device::start(options).await?;
