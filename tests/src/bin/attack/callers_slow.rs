@@ -55,71 +55,64 @@ pub(crate) async fn bodies(context: &Context) -> Result<Vec<Row>> {
 
 /// Unread answers of a gigabyte over four connections.
 pub(crate) async fn unread_http2(context: &Context) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for protocol in versions(context) {
-        let scene = of_version(context, *protocol).await?;
-        let mut attack = JoinSet::new();
-        for address in attackers(4) {
-            attack.spawn(keep(scene.caller(address), "GET", "/big"));
-        }
-        let name = format!(
-            "unread answers over HTTP/2, 4 addresses × 64 requests, protocol version {protocol}"
-        );
-        rows.extend(watch(context, &scene, &name, MEMORY_LIMIT).await?);
-    }
-    Ok(rows)
+    let name = "unread answers over HTTP/2, 4 addresses × 64 requests";
+    watch_each_version(context, name, MEMORY_LIMIT, |caller, attack| {
+        attack.spawn(keep(caller, "GET", "/big"));
+    })
+    .await
 }
 
 /// The same over HTTP/1.1, where each request has a connection of its own.
 pub(crate) async fn unread_http1(context: &Context) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for protocol in versions(context) {
-        let scene = of_version(context, *protocol).await?;
-        let mut attack = JoinSet::new();
-        for address in attackers(4) {
-            for _ in 0..REQUESTS {
-                attack.spawn(read_nothing(scene.caller(address)));
-            }
+    let name = "unread answers over HTTP/1.1, 4 addresses × 64 connections";
+    watch_each_version(context, name, UNREAD_HTTP1_LIMIT, |caller, attack| {
+        for _ in 0..REQUESTS {
+            attack.spawn(read_nothing(caller.clone()));
         }
-        let name = format!(
-            "unread answers over HTTP/1.1, 4 addresses × 64 connections, protocol version {protocol}"
-        );
-        rows.extend(watch(context, &scene, &name, UNREAD_HTTP1_LIMIT).await?);
-    }
-    Ok(rows)
+    })
+    .await
 }
 
-async fn of_version(context: &Context, protocol: u8) -> Result<Scene> {
-    let settings = Settings {
-        protocol,
-        ..Settings::default()
-    };
-    Scene::start(context, settings).await
+/// Bodies of which the application reads nothing, as fast as they can be sent. Version 0 of the
+/// tunnel's protocol cannot make a caller wait.
+pub(crate) async fn unread_bodies(context: &Context) -> Result<Vec<Row>> {
+    let name =
+        format!("bodies that the application does not read, 4 addresses × {UPLOADS} connections");
+    watch_each_version(context, &name, UNREAD_LIMIT, |caller, attack| {
+        for _ in 0..UPLOADS {
+            attack.spawn(upload(caller.clone()));
+        }
+    })
+    .await
+}
+
+/// Attacks from four addresses, over each version of the tunnel's protocol.
+async fn watch_each_version(
+    context: &Context,
+    name: &str,
+    limit: u64,
+    start: impl Fn(Caller, &mut JoinSet<()>),
+) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for protocol in versions(context) {
+        let settings = Settings {
+            protocol: *protocol,
+            ..Settings::default()
+        };
+        let scene = Scene::start(context, settings).await?;
+        let mut attack = JoinSet::new();
+        for address in attackers(4) {
+            start(scene.caller(address), &mut attack);
+        }
+        let name = format!("{name}, protocol version {protocol}");
+        rows.extend(watch(context, &scene, &name, limit).await?);
+    }
+    Ok(rows)
 }
 
 /// Versions of the tunnel's protocol: without flow control, and in the full form with it too.
 fn versions(context: &Context) -> &'static [u8] {
     if context.short { &[0] } else { &[0, 2] }
-}
-
-/// Bodies of which the application reads nothing, as fast as they can be sent. Version 0 of the tunnel's protocol cannot make a caller
-/// wait.
-pub(crate) async fn unread_bodies(context: &Context) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for protocol in versions(context) {
-        let scene = of_version(context, *protocol).await?;
-        let mut attack = JoinSet::new();
-        for address in attackers(4) {
-            for _ in 0..UPLOADS {
-                attack.spawn(upload(scene.caller(address)));
-            }
-        }
-        let name = format!(
-            "bodies that the application does not read, 4 addresses × {UPLOADS} connections, protocol version {protocol}"
-        );
-        rows.extend(watch(context, &scene, &name, UNREAD_LIMIT).await?);
-    }
-    Ok(rows)
 }
 
 /// 64 addresses that hold four connections each, after the first request of an honest caller.
