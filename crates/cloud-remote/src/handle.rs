@@ -17,6 +17,7 @@ use crate::server::Server;
 use crate::server::access::{AccessRules, SharedAccess};
 use crate::status::{RemoteEvent, RemoteStatus};
 use crate::task_group::TaskGroup;
+use crate::upstream::health::UpstreamHealth;
 
 /// The maximum part of a stop's deadline that is reserved for closing the remaining connections.
 const CUT_RESERVE: Duration = Duration::from_secs(1);
@@ -139,6 +140,16 @@ impl RemoteHandle {
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.inner.connections.in_use()
+    }
+
+    /// Returns the failures of the local application that [`Application::Forward`] and the other
+    /// forwarding variants have met. Empty for [`Application::Service`].
+    #[must_use]
+    pub fn upstream_health(&self) -> UpstreamHealth {
+        let server = self.inner.server.upgrade();
+        server.map_or_else(UpstreamHealth::default, |server| {
+            server.upstream_health().snapshot()
+        })
     }
 
     /// Stops remote access: accepts no new connections, lets open ones finish for most of

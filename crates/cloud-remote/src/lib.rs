@@ -135,6 +135,7 @@ pub use timeouts::Timeouts;
 pub use token::{TokenRequest, TokenResponse};
 pub use traits::{CertificateSource, CertificateStore, SourceError, StoreError, TokenSource};
 pub use tunnel::probe::Probe;
+pub use upstream::health::{UpstreamFailure, UpstreamHealth};
 pub use upstream::proxy_protocol::ProxyProtocol;
 pub use upstream::{CachedHost, Upstream};
 

@@ -40,6 +40,7 @@ use crate::limits::idle_timeout::ActivityTimer;
 use crate::server::error_page::{self, error_page};
 use crate::server::request::{RequestBody, RequestContext};
 use crate::task_group::TaskGroup;
+use crate::upstream::health::{HealthRecorder, UpstreamFailure};
 use crate::upstream::{Upstream, UpstreamStream, copy};
 
 /// The idle timeout of pooled connections: shorter than that of common servers (gunicorn 2 s,
@@ -82,6 +83,7 @@ pub(crate) fn service(
     upstream: Upstream,
     tasks: TaskGroup,
     response_timeout: Duration,
+    health: HealthRecorder,
 ) -> HttpService {
     let pool = Client::builder(tasks.clone())
         .pool_timer(TokioTimer::new())
@@ -94,6 +96,7 @@ pub(crate) fn service(
         pool,
         tasks,
         response_timeout,
+        health,
         log: Arc::default(),
     };
     BoxCloneSyncService::new(service_fn(move |request: Request<RequestBody>| {
@@ -109,6 +112,7 @@ struct ReverseProxy {
     pool: Pool,
     tasks: TaskGroup,
     response_timeout: Duration,
+    health: HealthRecorder,
     log: Arc<LogThrottle>,
 }
 
@@ -134,6 +138,7 @@ impl ReverseProxy {
             response = self.pool.request(request) => response,
             () = timer.idle_for(self.response_timeout) => {
                 let seconds = self.response_timeout.as_secs();
+                self.health.failed(UpstreamFailure::Silent);
                 self.warn(&format!(
                     "it did not respond within {seconds} s (the limit is the option --response-timeout)"
                 ));
@@ -141,10 +146,16 @@ impl ReverseProxy {
             }
         };
         match response {
-            Ok(response) => self.forward_response(response, upgraded, context),
+            Ok(response) => {
+                self.health.answered();
+                self.forward_response(response, upgraded, context)
+            }
             Err(error) => {
                 match Failure::of(&error) {
-                    Some(failure) => self.warn(&failure.to_string()),
+                    Some(failure) => {
+                        self.health.failed(failure.kind());
+                        self.warn(&failure.to_string());
+                    }
                     None => tracing::debug!(%error, "the caller ended its request"),
                 }
                 let text = if error.is_connect() {
@@ -167,6 +178,7 @@ impl ReverseProxy {
             return incoming(response, false);
         }
         let Some(caller_side) = upgraded else {
+            self.health.failed(UpstreamFailure::Unusable);
             self.warn("it upgrades a connection without a request");
             return error_page(StatusCode::BAD_GATEWAY, error_page::UNUSABLE_ANSWER);
         };

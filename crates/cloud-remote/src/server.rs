@@ -42,6 +42,7 @@ use crate::request_policy::RequestPolicy;
 use crate::reverse_proxy;
 use crate::task_group::TaskGroup;
 use crate::upstream::copy;
+use crate::upstream::health::{HealthRecorder, UpstreamFailure};
 use crate::upstream::proxy_protocol::ProxyProtocol;
 use crate::upstream::{Upstream, UpstreamStream};
 
@@ -55,6 +56,7 @@ pub(crate) struct Server {
     connections: ConnectionLimiter,
     http: Arc<HttpServer>,
     tasks: TaskGroup,
+    upstream_health: HealthRecorder,
     full_log: LogThrottle,
     idle_log: LogThrottle,
     unreachable_log: LogThrottle,
@@ -84,6 +86,7 @@ impl Backend {
         certificate: &Arc<CurrentCertificate>,
         limits: &Limits,
         tasks: &TaskGroup,
+        upstream_health: &HealthRecorder,
     ) -> Result<Self, rustls::Error> {
         let http = |service, websocket_over_http2| {
             let tls = TlsAcceptor::from(tls::server_config(
@@ -100,7 +103,12 @@ impl Backend {
             Application::Service(service) => http(service.0, true)?,
             // The local application uses HTTP/1.1, which starts WebSockets in another way.
             Application::Forward(upstream) => http(
-                reverse_proxy::service(upstream, tasks.clone(), limits.response),
+                reverse_proxy::service(
+                    upstream,
+                    tasks.clone(),
+                    limits.response,
+                    upstream_health.clone(),
+                ),
                 false,
             )?,
             Application::ForwardTcp {
@@ -130,7 +138,8 @@ impl Server {
         tasks: TaskGroup,
     ) -> Result<Self, rustls::Error> {
         let limits = limits.clamped();
-        let backend = Backend::new(application, &certificate, &limits, &tasks)?;
+        let upstream_health = HealthRecorder::default();
+        let backend = Backend::new(application, &certificate, &limits, &tasks, &upstream_health)?;
         let known = KnownCallers::default();
         let (all, per_caller) = (limits.connections, limits.connections_per_address);
         let connections = ConnectionLimiter::new(all, per_caller, known.clone());
@@ -143,6 +152,7 @@ impl Server {
             connections,
             http: Arc::new(http),
             tasks,
+            upstream_health,
             full_log: LogThrottle::new(),
             idle_log: LogThrottle::new(),
             unreachable_log: LogThrottle::new(),
@@ -151,13 +161,24 @@ impl Server {
 
     /// Serves another application to new connections.
     pub(crate) fn set_application(&self, application: Application) -> Result<(), rustls::Error> {
-        let backend = Backend::new(application, &self.certificate, &self.limits, &self.tasks)?;
+        let backend = Backend::new(
+            application,
+            &self.certificate,
+            &self.limits,
+            &self.tasks,
+            &self.upstream_health,
+        )?;
         *self.backend.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(backend);
         Ok(())
     }
 
     fn backend(&self) -> Arc<Backend> {
         Arc::clone(&self.backend.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the record of the local application's failures.
+    pub(crate) fn upstream_health(&self) -> &HealthRecorder {
+        &self.upstream_health
     }
 
     /// Returns the limiter of its connections.
@@ -292,7 +313,10 @@ impl Server {
     async fn connect(&self, upstream: &Upstream) -> io::Result<UpstreamStream> {
         let connected = upstream.connect().await;
         if let Err(error) = &connected {
+            self.upstream_health.failed(UpstreamFailure::Unreachable);
             warn_throttled!(self.unreachable_log, %upstream, %error, "the local application cannot be reached: is it running?");
+        } else {
+            self.upstream_health.answered();
         }
         connected
     }

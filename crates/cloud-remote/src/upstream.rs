@@ -2,6 +2,7 @@
 
 mod cached_host;
 pub(crate) mod copy;
+pub(crate) mod health;
 pub(crate) mod proxy_protocol;
 
 use std::fmt;

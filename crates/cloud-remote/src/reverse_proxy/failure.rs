@@ -15,6 +15,8 @@ use hyper_util::client::legacy::Error;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::upstream::health::UpstreamFailure;
+
 /// What an application did instead of answering.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -49,6 +51,16 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
+    /// Returns the kind, for the counters.
+    pub(super) fn kind(&self) -> UpstreamFailure {
+        match self {
+            Self::Refused | Self::DoesNotAccept | Self::Unreachable(_) => {
+                UpstreamFailure::Unreachable
+            }
+            _ => UpstreamFailure::Unusable,
+        }
+    }
+
     /// Returns what the application did; `None` if the caller ended the request.
     pub(super) fn of(error: &Error) -> Option<Self> {
         let cause = causes(error).last();
