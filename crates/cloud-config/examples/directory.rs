@@ -5,10 +5,22 @@
 
 mod common;
 
+use std::process::ExitCode;
+
 use cloud_config::{CredentialSlot, Credentials, Store};
 use common::{Result, new_device, new_pair};
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
     if let Some(base) = std::env::args_os().nth(1) {
         return show(&Store::new(base));
     }

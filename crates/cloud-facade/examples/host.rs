@@ -4,6 +4,8 @@
 //! URL>`, for instance with the API URL and the key that `clesyde-cloud sim` prints. Only the first run
 //! needs the key.
 
+use std::process::ExitCode;
+
 use axum::{Extension, Router, routing::get};
 use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::remote::{Application, ClientAddr};
@@ -44,7 +46,17 @@ pub async fn host(
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Error> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), Error> {
     let Ok([base_path, serial_number, api_url]) =
         <[String; 3]>::try_from(std::env::args().skip(1).collect::<Vec<_>>())
     else {

@@ -10,6 +10,7 @@
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use cloud_iot::{
@@ -24,7 +25,17 @@ use tower::service_fn;
 const LIMIT: Duration = Duration::from_secs(20);
 
 #[tokio::main]
-async fn main() -> Result<(), BoxError> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<(), BoxError> {
     let pki = Pki::new();
     let broker = Broker::start(pki.server(Flaw::None)).await;
     tokio::time::timeout(LIMIT, device(&pki, &broker)).await?

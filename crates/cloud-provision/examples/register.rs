@@ -3,6 +3,8 @@
 //! `cargo run -p cloud-provision --example register` needs no arguments and exits 0. With a base URL and a serial number
 //! after `--`, and the provisioning key in `CLESYDE_TOKEN`, it registers with that API.
 
+use std::process::ExitCode;
+
 use axum::routing::post;
 use axum::{Json, Router};
 use cloud_provision::{Client, Provisioned, ProvisioningKey};
@@ -11,7 +13,17 @@ use serde_json::{Value, json};
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     if let (Some(url), Some(serial)) = (arguments.next(), arguments.next()) {
         let key = ProvisioningKey::new(&std::env::var("CLESYDE_TOKEN")?)?;
