@@ -8,9 +8,10 @@ use cloud_facade::iot::Proxy;
 use cloud_facade::remote::{AccessRules, Application, HttpOptions, Limits};
 use cloud_facade::{ClesydeCloud, DeviceSettings, Event};
 use cloud_net::{LogThrottle, warn_throttled};
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
 
+use crate::application_check::{ApplicationCheck, ApplicationState, CheckedApplication};
 use crate::error::{CliError, Result};
 use crate::health::HealthState;
 use crate::status_page::StatusPage;
@@ -22,7 +23,10 @@ pub(crate) enum Backend {
     /// The built-in status page.
     StatusPage,
     /// An application of the user.
-    Application(Application),
+    Application {
+        application: Application,
+        checked: CheckedApplication,
+    },
 }
 
 /// Parameters of [`Device::start`].
@@ -48,6 +52,9 @@ pub(crate) struct Device {
     page: StatusPage,
     health_state: HealthState,
     status_socket: Option<StatusSocket>,
+    application_state: Option<watch::Receiver<ApplicationState>>,
+    /// Checks the application until it is dropped.
+    _application: Option<ApplicationCheck>,
     missed_log: LogThrottle,
 }
 
@@ -55,9 +62,12 @@ impl Device {
     /// Starts a device that is provisioned.
     pub(crate) async fn start(options: DeviceOptions) -> Result<Self> {
         let page = options.page;
-        let application = match options.backend {
-            Backend::StatusPage => Application::service(page.application()),
-            Backend::Application(application) => application,
+        let (application, checked) = match options.backend {
+            Backend::StatusPage => (Application::service(page.application()), None),
+            Backend::Application {
+                application,
+                checked,
+            } => (application, Some(checked)),
         };
         // Only registration uses the API, in `provision`.
         let mut settings = DeviceSettings::new(options.sn, &options.base_path, "")
@@ -70,18 +80,27 @@ impl Device {
         }
         let cloud = ClesydeCloud::new(settings);
         let events = cloud.events();
-        let health_state = HealthState::new(&cloud, Store::new(&options.base_path));
         cloud
             .initialize()
             .await
             .map_err(|error| CliError::from_initialize(&error))?;
-        let status_socket = StatusSocket::serve(&options.base_path, cloud.watch_status());
+        let application = checked.map(|checked| ApplicationCheck::start(checked, &cloud));
+        let application_state = application.as_ref().map(ApplicationCheck::state);
+        let store = Store::new(&options.base_path);
+        let health_state = HealthState::new(&cloud, store, application_state.clone());
+        let status_socket = StatusSocket::serve(
+            &options.base_path,
+            cloud.watch_status(),
+            application_state.clone(),
+        );
         Ok(Self {
             cloud,
             events,
             page,
             health_state,
             status_socket,
+            application_state,
+            _application: application,
             missed_log: LogThrottle::new(),
         })
     }
@@ -89,6 +108,16 @@ impl Device {
     /// Returns the health state, which clones share.
     pub(crate) fn health_state(&self) -> &HealthState {
         &self.health_state
+    }
+
+    /// Returns the state of the application behind the tunnel, if there is one.
+    pub(crate) fn application_state(&self) -> Option<watch::Receiver<ApplicationState>> {
+        self.application_state.clone()
+    }
+
+    /// Returns the problem of the application behind the tunnel, if it has one.
+    pub(crate) fn application_problem(&self) -> Option<String> {
+        self.application_state.as_ref()?.borrow().problem()
     }
 
     /// Returns the next event; `None` once the device has stopped.

@@ -25,7 +25,9 @@
 //! - Exit codes: 0 done, 1 failed, 2 wrong usage (nothing was sent or written), 3 not provisioned.
 //! - No secret is accepted on the command line, printed or logged. Messages do not repeat a value that
 //!   may be one.
-//! - SIGINT and SIGTERM shut everything down gracefully.
+//! - SIGINT and SIGTERM shut everything down gracefully; SIGHUP does not end `run`.
+//! - A reader of standard output or standard error that stops reading delays nothing. Lines beyond a
+//!   bounded queue are lost, counted and reported.
 //!
 //! The program as a function, which its `main` calls:
 //!
@@ -37,6 +39,7 @@
 //! The example `demo` runs the demonstration: `cargo run -p cloud-cli --example demo`.
 
 mod api;
+mod application_check;
 mod cli;
 mod commands;
 mod device;
@@ -45,15 +48,16 @@ mod event_json;
 mod health;
 mod logging;
 mod options;
+mod outlet;
 mod output;
 mod provisioning_key;
 mod proxy;
 mod public_client;
 mod redact;
+mod reload;
 mod shutdown;
 mod status_page;
 mod status_socket;
-mod stdout;
 mod systemd;
 mod terminal;
 mod time_fmt;
@@ -61,11 +65,11 @@ mod usage_error;
 mod value_parsers;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::CommandFactory;
+use tokio::time::{Instant, sleep_until};
 
 use crate::cli::{Cli, Command};
 use crate::commands::{
@@ -75,11 +79,12 @@ use crate::commands::{
 use crate::commands::{demo, sim};
 use crate::error::{CliError, Result};
 use crate::output::Output;
+use crate::shutdown::Shutdown;
 
 /// Runs the program with these arguments, the first of which is its name, until it exits.
 ///
-/// Starts its own runtime, so it must not be called from asynchronous code. Starts logging, unless
-/// the caller has.
+/// Starts its own runtime, so it must not be called from asynchronous code. Starts logging, and
+/// logs panics, unless the caller has set up logging.
 pub fn run<I, T>(arguments: I) -> ExitCode
 where
     I: IntoIterator<Item = T>,
@@ -93,62 +98,139 @@ where
             return ExitCode::from(u8::try_from(code).unwrap_or(1));
         }
     };
-    match dispatch(&cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            if !matches!(failure, CliError::OutputClosed) {
-                let message = failure.to_string();
-                let _ = writeln!(std::io::stderr(), "error: {}", terminal::text(&message));
-            }
-            failure.exit_code()
-        }
-    }
-}
-
-fn dispatch(cli: &Cli) -> Result {
     let global = &cli.global;
-    logging::init(
+    let started = logging::init(
         global.log_format,
         global.verbose,
         global.quiet,
         cli.command.is_long_running(),
     );
-    let output = Output::new(global.json);
-    match &cli.command {
-        Command::Provision(arguments) => run_async(provision::run(global, arguments, output)),
-        Command::Run(arguments) => run_async(run_command::run(global, arguments, output)),
-        Command::Status => status::show(global, output),
-        Command::Doctor(arguments) => run_async(doctor::run(global, arguments, output)),
-        Command::Cert(cert::CertCommand::Show) => cert::show(global, output),
-        Command::Shadow(arguments) => run_async(shadow::run(global, arguments, output)),
-        Command::Publish(arguments) => run_async(messages::publish(global, arguments, output)),
-        Command::Request(arguments) => run_async(messages::request(global, arguments, output)),
-        Command::Reset(arguments) => reset::run(global, arguments, output),
-        #[cfg(feature = "sim")]
-        Command::Sim(arguments) => run_async(sim::run(arguments)),
-        #[cfg(feature = "sim")]
-        Command::Demo(arguments) => run_async(demo::run(global, arguments, output)),
-        Command::Completions(arguments) => completions::completions(arguments, Cli::command()),
-        Command::Man(arguments) => completions::man(arguments, Cli::command()),
+    if let Err(failure) = started {
+        return report(&failure);
+    }
+    match run_directly(&cli, &Output::direct(global.json)) {
+        Some(result) => {
+            let code = result.map_or_else(|failure| report(&failure), |()| ExitCode::SUCCESS);
+            logging::blocking_flush();
+            code
+        }
+        None => run_async(&cli).unwrap_or_else(|failure| report(&failure)),
     }
 }
 
-/// Runs an asynchronous command.
-fn run_async(command: impl Future<Output = Result>) -> Result {
+/// Runs a command that neither reacts to signals nor keeps a connection. `None` for the others.
+fn run_directly(cli: &Cli, output: &Output) -> Option<Result> {
+    let global = &cli.global;
+    Some(match &cli.command {
+        Command::Status => status::show(global, output),
+        Command::Cert(cert::CertCommand::Show) => cert::show(global, output),
+        Command::Reset(arguments) => reset::run(global, arguments, output),
+        Command::Completions(arguments) => completions::completions(arguments, Cli::command()),
+        Command::Man(arguments) => completions::man(arguments, Cli::command()),
+        _ => return None,
+    })
+}
+
+/// Runs an asynchronous command. Returns its exit code.
+fn run_async(cli: &Cli) -> Result<ExitCode> {
+    let output = Output::queued(cli.global.json)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()
         .build()
         .map_err(|error| CliError::with_cause("could not start the runtime", &error))?;
-    let result = runtime.block_on(command);
+    let code = runtime.block_on(async {
+        let result = run_queued(cli, &output).await;
+        finish(result, &output, cli.command.is_long_running()).await
+    });
     // Without a network, a DNS lookup can block in the system's resolver; shutdown does not wait
     // for it.
     runtime.shutdown_timeout(RUNTIME_SHUTDOWN_TIMEOUT);
-    result
+    Ok(code)
+}
+
+async fn run_queued(cli: &Cli, output: &Output) -> Result {
+    let global = &cli.global;
+    match &cli.command {
+        Command::Provision(arguments) => provision::run(global, arguments, output).await,
+        Command::Run(arguments) => run_command::run(global, arguments, output).await,
+        Command::Doctor(arguments) => doctor::run(global, arguments, output).await,
+        Command::Shadow(arguments) => shadow::run(global, arguments, output).await,
+        Command::Publish(arguments) => messages::publish(global, arguments, output).await,
+        Command::Request(arguments) => messages::request(global, arguments, output).await,
+        #[cfg(feature = "sim")]
+        Command::Sim(arguments) => sim::run(arguments, output).await,
+        #[cfg(feature = "sim")]
+        Command::Demo(arguments) => demo::run(global, arguments, output).await,
+        Command::Status
+        | Command::Cert(_)
+        | Command::Reset(_)
+        | Command::Completions(_)
+        | Command::Man(_) => Ok(()),
+    }
+}
+
+/// Reports an error, and waits until everything is written, but not longer than the user or a
+/// supervisor wants.
+async fn finish(result: Result, output: &Output, long_running: bool) -> ExitCode {
+    let succeeded = result.is_ok();
+    let mut code = result.map_or_else(|failure| report(&failure), |()| ExitCode::SUCCESS);
+    let flush = async {
+        let (written, ()) = tokio::join!(output.flush(), logging::flush());
+        if let Err(failure) = written
+            && succeeded
+            && !long_running
+        {
+            code = report(&failure);
+            logging::flush().await;
+        }
+    };
+    tokio::select! {
+        () = flush => {}
+        is_interrupted = end_of_patience(long_running) => {
+            if is_interrupted && succeeded {
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    code
+}
+
+/// Waits until unread output no longer delays the exit. Returns whether a signal interrupts a
+/// command whose result is unread.
+async fn end_of_patience(long_running: bool) -> bool {
+    if !long_running
+        && shutdown::requested_at().is_none()
+        && let Ok(mut shutdown) = Shutdown::install()
+    {
+        // A reader may be slow, such as a person with a pager.
+        shutdown.requested().await;
+        return true;
+    }
+    let now = Instant::now();
+    let limit = now + FLUSH_TIMEOUT;
+    let deadline = shutdown::requested_at().map_or(limit, |at| (at + EXIT_TIMEOUT).min(limit));
+    sleep_until(deadline.max(now + MIN_FLUSH_TIMEOUT)).await;
+    false
+}
+
+/// Prints an error. Returns its exit code.
+fn report(failure: &CliError) -> ExitCode {
+    if !matches!(failure, CliError::OutputClosed) {
+        logging::message(&format!("error: {failure}"));
+    }
+    failure.exit_code()
 }
 
 /// Time limit for blocking tasks that cannot be cancelled; everything else has ended before.
 const RUNTIME_SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Time limit for readers to read the last lines.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+const MIN_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The program has 5 s from a signal until it exits.
+const EXIT_TIMEOUT: Duration = Duration::from_millis(4700);
 
 /// Two on any machine: one connection and one tunnel need no more, and each thread costs memory on
 /// a small board. Two rather than one, so that encrypting a large transfer does not delay the

@@ -1,21 +1,33 @@
-//! Logging, on standard error.
+//! Standard error: log lines and messages, through an [`Outlet`], so that a reader that stops
+//! reading delays nothing.
 //!
-//! `-v` and `-q` set the level of this project's crates; dependencies stay two levels quieter and
-//! never log below `info`, because their `debug` output is not guaranteed to be free of secrets.
+//! `-v`, `-q` or `RUST_LOG` set the level of this project's crates; dependencies stay two levels
+//! quieter and never log below `info`, because their `debug` output is not guaranteed to be free of
+//! secrets.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use clap::ValueEnum;
-use tracing_subscriber::EnvFilter;
+use serde_json::json;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt, registry};
 
-use crate::terminal::LogWriter;
+use crate::error::{CliError, Result};
+use crate::outlet::{LostLines, Outlet, OutletSettings};
+use crate::terminal::{self, LogWriter};
+use crate::time_fmt::now;
 
-/// The crates whose levels `-v` and `-q` set.
+/// The crates whose levels are set.
 const OWN_CRATES: &[&str] = &[
     "cloud_cli",
     "cloud_config",
     "cloud_facade",
     "cloud_iot",
+    "cloud_net",
     "cloud_provision",
     "cloud_remote",
     "cloud_shadow",
@@ -23,10 +35,16 @@ const OWN_CRATES: &[&str] = &[
     "snitun",
 ];
 
+/// The environment variable with directives such as `info,cloud_iot=debug`.
+const FILTER_VARIABLE: &str = "RUST_LOG";
+
 /// From least to most verbose.
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 const WARN: usize = 2;
 const INFO: usize = 3;
+
+/// Standard error of the process: the log of a process is global, and so is its outlet.
+static STDERR: OnceLock<Outlet> = OnceLock::new();
 
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -38,21 +56,123 @@ pub(crate) enum LogFormat {
 }
 
 /// Starts logging, once per process. `long_running` commands log at `info` by default.
-pub(crate) fn init(format: LogFormat, verbose: u8, quiet: u8, long_running: bool) {
-    let filter = EnvFilter::new(directives(level(verbose, quiet, long_running)));
-    let colour = io::stderr().is_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(move || LogWriter::new(io::stderr(), colour))
-        .with_ansi(colour)
-        // A closed standard error must not cause messages on standard error.
-        .log_internal_errors(false);
-    // An error means that the caller of the library has set up logging; that configuration stays.
-    let _ = match format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+pub(crate) fn init(format: LogFormat, verbose: u8, quiet: u8, long_running: bool) -> Result {
+    if STDERR.get().is_some() {
+        return Ok(());
+    }
+    let settings = OutletSettings {
+        name: "log",
+        note: Box::new(move |lost| Some(lost_note(format, lost))),
+        // Standard error is where it would be reported.
+        on_error: Box::new(|_| ()),
     };
+    let outlet = Outlet::start(settings, io::stderr())
+        .map_err(|error| CliError::with_cause("could not start a thread", &error))?;
+    let outlet = STDERR.get_or_init(|| outlet);
+
+    let directives = directives(level(verbose, quiet, long_running));
+    let variable = std::env::var(FILTER_VARIABLE).ok();
+    // An option takes precedence over a variable.
+    let variable = variable.filter(|text| !text.is_empty() && verbose == 0 && quiet == 0);
+    let from_variable = variable.as_ref().map(EnvFilter::try_new);
+    let is_invalid = matches!(from_variable, Some(Err(_)));
+    let filter = match from_variable {
+        Some(Ok(filter)) => filter,
+        _ => EnvFilter::new(directives),
+    };
+
+    let colour = format == LogFormat::Text
+        && io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let lines = fmt::layer()
+        .with_writer(move || LogWriter::new(Line(outlet), colour))
+        // `LogWriter` colours the lines, once they are escaped.
+        .with_ansi(false)
+        .log_internal_errors(false);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    // An error means that the caller of the library has set up logging; that configuration stays.
+    let started = registry()
+        .with(filter)
+        .with(filter_fn(is_permitted))
+        .with(lines)
+        .try_init();
+    if started.is_ok() {
+        std::panic::set_hook(Box::new(log_panic));
+    }
+    if is_invalid {
+        tracing::warn!(
+            "{FILTER_VARIABLE} is ignored: it is not a list of directives such as cloud_iot=debug"
+        );
+    }
+    Ok(())
+}
+
+/// Writes a message for people. Returns at once.
+pub(crate) fn message(text: &str) {
+    let line = format!("{}\n", terminal::text(text));
+    match STDERR.get() {
+        Some(outlet) => {
+            outlet.push(line);
+        }
+        // A closed standard error is ignored.
+        None => {
+            let _ = io::stderr().write_all(line.as_bytes());
+        }
+    }
+}
+
+/// Waits until everything is written.
+pub(crate) async fn flush() {
+    if let Some(outlet) = STDERR.get() {
+        outlet.flush().await;
+    }
+}
+
+/// [`flush`] for code that is not asynchronous.
+pub(crate) fn blocking_flush() {
+    if let Some(outlet) = STDERR.get() {
+        outlet.blocking_flush();
+    }
+}
+
+/// Returns the count of lost lines.
+pub(crate) fn lost_lines() -> Option<LostLines> {
+    STDERR.get().map(Outlet::lost_lines)
+}
+
+/// A writer whose writes are lines.
+struct Line(&'static Outlet);
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.push(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn lost_note(format: LogFormat, lost: u64) -> String {
+    let text = format!("{lost} log lines were lost because standard error was not read");
+    match format {
+        LogFormat::Text => format!("{}  WARN cloud_cli: {text}\n", now()),
+        LogFormat::Json => {
+            let line = json!({ "timestamp": now(), "level": "WARN", "message": text, "lost": lost, "target": "cloud_cli" });
+            format!("{line}\n")
+        }
+    }
+}
+
+/// The default hook writes to standard error, which may block.
+fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string);
+    let reason = panic.payload_as_str();
+    tracing::error!(place, reason, "internal error; please report it");
 }
 
 fn level(verbose: u8, quiet: u8, long_running: bool) -> usize {
@@ -68,6 +188,12 @@ fn directives(level: usize) -> String {
         .iter()
         .map(|name| format!(",{name}={}", LEVELS[level]));
     std::iter::once(others.to_owned()).chain(own).collect()
+}
+
+/// Whether an event may be logged at any verbosity.
+fn is_permitted(event: &Metadata<'_>) -> bool {
+    let name = event.target().split("::").next().unwrap_or_default();
+    *event.level() <= Level::INFO || OWN_CRATES.contains(&name)
 }
 
 #[cfg(test)]

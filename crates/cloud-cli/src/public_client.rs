@@ -16,8 +16,11 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::error::{CliError, Result};
 
-/// Time limit for a request. The device may have a slow network.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time limit for a connection with its TLS handshake.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time limit for a request, which includes that. The device may have a slow network.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Maximum body to read. The status page is smaller; of another page, the beginning is enough.
 const MAX_BODY: usize = 64 * 1024;
@@ -39,6 +42,21 @@ pub(crate) fn roots(extra: Option<&[u8]>) -> Result<RootCertStore> {
     Ok(roots)
 }
 
+/// The error of [`PublicClient::fetch`].
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct FetchError {
+    message: String,
+    /// Whether the verified server sent no response in time.
+    pub(crate) is_silent: bool,
+}
+
+impl From<FetchError> for CliError {
+    fn from(error: FetchError) -> Self {
+        Self::Failed(error.message)
+    }
+}
+
 /// Fetches one page, reusing its connection.
 #[derive(Debug)]
 pub(crate) struct PublicClient {
@@ -51,7 +69,6 @@ pub(crate) struct PublicClient {
 pub(crate) struct PageResponse {
     /// Serial number, in decimal, of the verified certificate.
     pub(crate) serial: String,
-    #[cfg_attr(not(feature = "sim"), expect(dead_code, reason = "used by `demo`"))]
     pub(crate) status: StatusCode,
     /// The beginning of the body.
     pub(crate) body: String,
@@ -79,6 +96,7 @@ impl PublicClient {
             .resolve_to_addrs(device.access_point.as_str(), addresses)
             .no_proxy()
             .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
             .build()
             .map_err(|error| failed(&error))?;
@@ -97,13 +115,15 @@ impl PublicClient {
     ///
     /// # Errors
     /// The server could not be verified, or closed the connection.
-    pub(crate) async fn fetch(&self) -> Result<PageResponse> {
-        let failed = |error: reqwest::Error| {
-            CliError::Failed(format!(
+    pub(crate) async fn fetch(&self) -> Result<PageResponse, FetchError> {
+        let failed = |error: reqwest::Error| FetchError {
+            // A timeout of the connection comes first.
+            is_silent: error.is_timeout() && !error.is_connect(),
+            message: format!(
                 "{} cannot be fetched: {}",
                 self.url,
                 UntrustedText::of(&innermost(&error))
-            ))
+            ),
         };
         let mut response = self.client.get(&self.url).send().await.map_err(failed)?;
         let serial = response
@@ -112,8 +132,9 @@ impl PublicClient {
             .and_then(TlsInfo::peer_certificate)
             .and_then(|der| CertificateInfo::from_der(&der.into()))
             .map(|certificate| certificate.serial)
-            .ok_or_else(|| {
-                CliError::Failed(format!("{} presented no readable certificate", self.url))
+            .ok_or_else(|| FetchError {
+                is_silent: false,
+                message: format!("{} presented no readable certificate", self.url),
             })?;
         let mut body = Vec::new();
         while body.len() < MAX_BODY

@@ -8,16 +8,20 @@ use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cloud_facade::Status;
 use cloud_facade::remote::RotationStatus;
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+
+use crate::application_check::ApplicationState;
+use crate::time_fmt::rfc3339;
 
 const SOCKET: &str = "clesyde-cloud.sock";
 
@@ -38,11 +42,42 @@ pub(crate) struct InstanceStatus {
     pub(crate) iot_reason: Option<String>,
     #[serde(default)]
     pub(crate) remote_reason: Option<String>,
+    /// The time of the last change of each connection, RFC 3339; `None` before the first attempt has
+    /// ended.
+    #[serde(default)]
+    pub(crate) iot_since: Option<String>,
+    #[serde(default)]
+    pub(crate) remote_since: Option<String>,
+    /// The application behind the tunnel; `None` for the built-in page.
+    #[serde(default)]
+    pub(crate) application: Option<ApplicationStatus>,
     /// The rotation of each certificate, as text; `None` unless the platform desires another one.
     #[serde(default)]
     pub(crate) iot_rotation: Option<String>,
     #[serde(default)]
     pub(crate) remote_rotation: Option<String>,
+}
+
+/// The status of the application behind the tunnel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ApplicationStatus {
+    pub(crate) address: String,
+    /// `None` if it is not known.
+    pub(crate) answers: Option<bool>,
+    pub(crate) reason: Option<String>,
+    /// RFC 3339.
+    pub(crate) since: Option<String>,
+}
+
+impl From<&ApplicationState> for ApplicationStatus {
+    fn from(state: &ApplicationState) -> Self {
+        Self {
+            address: state.address.clone(),
+            answers: state.answers,
+            reason: state.reason.clone(),
+            since: state.since.map(time_text),
+        }
+    }
 }
 
 /// The socket of this instance; removed when dropped.
@@ -55,12 +90,16 @@ pub(crate) struct StatusSocket {
 impl StatusSocket {
     /// Serves the status. Call it while the directory is locked: an existing socket then belongs to
     /// a dead instance.
-    pub(crate) fn serve(base_path: &Path, status: watch::Receiver<Status>) -> Option<Self> {
+    pub(crate) fn serve(
+        base_path: &Path,
+        status: watch::Receiver<Status>,
+        application: Option<watch::Receiver<ApplicationState>>,
+    ) -> Option<Self> {
         let path = base_path.join(SOCKET);
         match bind(&path) {
             Ok(listener) => Some(Self {
                 path,
-                task: tokio::spawn(serve(listener, status)),
+                task: tokio::spawn(serve(listener, status, application)),
             }),
             Err(error) => {
                 tracing::warn!(?path, %error, "could not create the status socket; `status` will not show this instance");
@@ -89,7 +128,11 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves one client at a time: each takes microseconds, and a client that does not read is dropped
 /// after [`TIMEOUT`].
-async fn serve(listener: UnixListener, status: watch::Receiver<Status>) {
+async fn serve(
+    listener: UnixListener,
+    status: watch::Receiver<Status>,
+    application: Option<watch::Receiver<ApplicationState>>,
+) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
             // Probably no free file descriptors; retries later.
@@ -104,6 +147,11 @@ async fn serve(listener: UnixListener, status: watch::Receiver<Status>) {
                 remote_connected: status.remote.connected,
                 iot_reason: status.iot.reason.clone(),
                 remote_reason: status.remote.reason.clone(),
+                iot_since: status.iot.since.map(time_text),
+                remote_since: status.remote.since.map(time_text),
+                application: application
+                    .as_ref()
+                    .map(|state| ApplicationStatus::from(&*state.borrow())),
                 iot_rotation: rotation(&status.iot_certificate_rotation),
                 remote_rotation: rotation(&status.certificate_rotation),
             }
@@ -113,6 +161,12 @@ async fn serve(listener: UnixListener, status: watch::Receiver<Status>) {
         };
         let _ = timeout(TIMEOUT, stream.write_all(&line)).await;
     }
+}
+
+/// Formats a time for people, who need no fractions of a second.
+fn time_text(time: SystemTime) -> String {
+    let time = OffsetDateTime::from(time);
+    rfc3339(time.replace_nanosecond(0).unwrap_or(time))
 }
 
 fn rotation(status: &RotationStatus) -> Option<String> {
@@ -141,7 +195,13 @@ mod tests {
         assert_eq!(query(base.path()), None);
 
         let (status, receiver) = watch::channel(Status::default());
-        let socket = StatusSocket::serve(base.path(), receiver).unwrap();
+        let (_state, application) = watch::channel(ApplicationState {
+            address: "127.0.0.1:1".to_owned(),
+            answers: Some(false),
+            reason: Some("refused".to_owned()),
+            since: Some(std::time::UNIX_EPOCH),
+        });
+        let socket = StatusSocket::serve(base.path(), receiver, Some(application)).unwrap();
         let mode = fs::metadata(base.path().join(SOCKET))
             .unwrap()
             .permissions()
@@ -155,6 +215,9 @@ mod tests {
                 (std::process::id(), connected)
             );
         }
+        let application = query(base.path()).unwrap().application.unwrap();
+        assert_eq!(application.reason.as_deref(), Some("refused"));
+        assert_eq!(application.since.as_deref(), Some("1970-01-01T00:00:00Z"));
         let until = std::time::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
         let serial = "42".parse().unwrap();
         status.send_modify(|status| {

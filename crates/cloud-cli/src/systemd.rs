@@ -1,62 +1,122 @@
 //! Notifications for systemd: readiness, status, watchdog and stopping.
 //!
-//! Without `NOTIFY_SOCKET` in the environment, every method does nothing.
+//! Without `NOTIFY_SOCKET` in the environment, every method does nothing. The socket can be full,
+//! so notifications go through an [`Outlet`].
 
+use std::io::{self, Write};
 use std::time::Duration;
 
+use cloud_net::{LogThrottle, warn_throttled};
 use sd_notify::NotifyState;
 use tokio::time::Instant;
 
-/// Sends notifications to systemd.
+use crate::error::{CliError, Result};
+use crate::outlet::{LostLines, Outlet, OutletSettings};
+use crate::terminal;
+
+/// Sends notifications to systemd. Returns at once from every method.
 #[derive(Debug)]
 pub(crate) struct SystemdNotifier {
+    outlet: Option<Outlet>,
     /// Half of the watchdog's time limit, if the watchdog is enabled.
     interval: Option<Duration>,
     last_watchdog: Instant,
+    /// The newest status, if it was lost.
+    lost_status: Option<String>,
 }
 
 impl SystemdNotifier {
-    pub(crate) fn from_environment() -> Self {
-        Self {
+    pub(crate) fn from_environment() -> Result<Self> {
+        let is_used = std::env::var_os("NOTIFY_SOCKET").is_some();
+        Ok(Self {
+            outlet: if is_used { Some(start()?) } else { None },
             interval: sd_notify::watchdog_enabled().map(|limit| limit / 2),
             last_watchdog: Instant::now(),
-        }
+            lost_status: None,
+        })
     }
 
     /// Reports that the program is ready: connections follow, and a device without a network is
     /// ready too.
     pub(crate) fn ready(&self) {
-        notify(&[NotifyState::Ready]);
+        self.notify(NotifyState::Ready);
     }
 
     /// Reports the status, in a line that `systemctl status` shows.
-    pub(crate) fn status(&self, line: &str) {
-        // A line break would start another message.
-        let line: String = line
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        notify(&[NotifyState::Status(&line)]);
+    pub(crate) fn status(&mut self, line: String) {
+        let escaped = terminal::line(&line);
+        let is_lost = !self.notify(NotifyState::Status(&escaped));
+        self.lost_status = is_lost.then_some(line);
     }
 
     /// Keeps the watchdog alive. Call it often; it sends at the required interval.
     pub(crate) fn keep_alive(&mut self) {
+        if let Some(status) = self.lost_status.take() {
+            self.status(status);
+        }
         if self
             .interval
             .is_some_and(|interval| self.last_watchdog.elapsed() >= interval)
         {
             self.last_watchdog = Instant::now();
-            notify(&[NotifyState::Watchdog]);
+            self.notify(NotifyState::Watchdog);
         }
     }
 
     pub(crate) fn stopping(&self) {
-        notify(&[NotifyState::Stopping]);
+        self.notify(NotifyState::Stopping);
+    }
+
+    /// Waits until every notification is sent.
+    pub(crate) async fn flush(&self) {
+        if let Some(outlet) = &self.outlet {
+            outlet.flush().await;
+        }
+    }
+
+    /// Returns the count of lost notifications.
+    pub(crate) fn lost_lines(&self) -> Option<LostLines> {
+        self.outlet.as_ref().map(Outlet::lost_lines)
+    }
+
+    /// Returns whether there was room for the notification.
+    fn notify(&self, state: NotifyState<'_>) -> bool {
+        let outlet = self.outlet.as_ref();
+        outlet.is_none_or(|outlet| outlet.push(state.to_string()))
     }
 }
 
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::debug!(%error, "could not notify systemd");
+fn start() -> Result<Outlet> {
+    let (lost_log, failure_log) = (LogThrottle::new(), LogThrottle::new());
+    let settings = OutletSettings {
+        name: "systemd",
+        note: Box::new(move |lost| {
+            warn_throttled!(
+                lost_log,
+                lost,
+                "notifications to systemd were lost because it did not read them"
+            );
+            None
+        }),
+        on_error: Box::new(move |error| {
+            warn_throttled!(failure_log, %error, "could not notify systemd");
+        }),
+    };
+    Outlet::start(settings, NotifySocket)
+        .map_err(|error| CliError::with_cause("could not start a thread", &error))
+}
+
+/// Each write is a notification.
+struct NotifySocket;
+
+impl Write for NotifySocket {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let state = String::from_utf8_lossy(bytes);
+        sd_notify::notify(&[NotifyState::Custom(state.trim())])?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

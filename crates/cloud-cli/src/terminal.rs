@@ -9,6 +9,8 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io;
 
+use clap::builder::styling::{AnsiColor, Style};
+
 /// Escapes text of several lines; line breaks and tabs stay.
 pub(crate) fn text(text: &str) -> Cow<'_, str> {
     escape(text, |character| matches!(character, '\n' | '\t'))
@@ -54,13 +56,12 @@ fn push_escaped(escaped: &mut String, character: char) {
 
 /// Standard error for log lines. Each write is one line with its line break.
 ///
-/// `tracing-subscriber` escapes some controls in some fields: no line breaks, and in its JSON form
-/// only what JSON requires.
+/// `tracing-subscriber` escapes some controls in some fields: no line breaks, in its JSON form only
+/// what JSON requires, and with colours not every field. So its lines come without colours, and are
+/// coloured here, once they are escaped.
 #[derive(Debug)]
 pub(crate) struct LogWriter<W> {
     inner: W,
-    /// Whether to keep colour sequences. They come from `tracing-subscriber`, which escapes those
-    /// of a peer.
     colour: bool,
 }
 
@@ -77,22 +78,14 @@ impl<W: io::Write> io::Write for LogWriter<W> {
             Some(text) => (text, "\n"),
             None => (&*text, ""),
         };
-        let mut escaped = String::with_capacity(bytes.len());
-        let mut rest = text;
-        while let Some(start) = rest.find('\u{1b}').filter(|_| self.colour) {
-            let (before, from) = rest.split_at(start);
-            let (colour, after) = from.split_at(colour_length(from));
-            escaped.push_str(&line(before));
-            escaped.push_str(colour);
-            rest = after;
-            if colour.is_empty() {
-                push_escaped(&mut escaped, '\u{1b}');
-                rest = &rest[1..];
-            }
-        }
-        escaped.push_str(&line(rest));
-        escaped.push_str(end);
-        self.inner.write_all(escaped.as_bytes())?;
+        let escaped = line(text);
+        let coloured = if self.colour {
+            coloured(&escaped)
+        } else {
+            None
+        };
+        let written = coloured.as_deref().unwrap_or(&escaped);
+        self.inner.write_all(format!("{written}{end}").as_bytes())?;
         Ok(bytes.len())
     }
 
@@ -101,14 +94,26 @@ impl<W: io::Write> io::Write for LogWriter<W> {
     }
 }
 
-/// Returns the length of the colour sequence at the beginning of `text`; 0 if there is none.
-fn colour_length(text: &str) -> usize {
-    let parameters = text.strip_prefix("\u{1b}[").unwrap_or_default();
-    match parameters.find(|character: char| !matches!(character, '0'..='9' | ';')) {
-        Some(end) if parameters[end..].starts_with('m') => 2 + end + 1,
-        _ => 0,
-    }
+/// Colours the beginning of a log line, `TIME LEVEL rest`; `None` if that is not its form.
+fn coloured(line: &str) -> Option<String> {
+    let (time, rest) = line.split_once(' ')?;
+    let (level, rest) = rest.split_at_checked(LEVEL_WIDTH)?;
+    let colour = match level.trim_start() {
+        "ERROR" => AnsiColor::Red,
+        "WARN" => AnsiColor::Yellow,
+        "INFO" => AnsiColor::Green,
+        "DEBUG" => AnsiColor::Blue,
+        "TRACE" => AnsiColor::Magenta,
+        _ => return None,
+    };
+    let (dim, colour) = (Style::new().dimmed(), colour.on_default());
+    Some(format!(
+        "{dim}{time}{dim:#} {colour}{level}{colour:#}{rest}"
+    ))
 }
+
+/// The width of the level, aligned to the right.
+const LEVEL_WIDTH: usize = 5;
 
 #[cfg(test)]
 mod tests {
@@ -155,15 +160,23 @@ mod tests {
     }
 
     #[test]
-    fn log_line_stays_one_line_and_keeps_only_colours() {
+    fn log_line_stays_one_line() {
         assert_eq!(
-            logged("\u{1b}[2mtime\u{1b}[0m a\nb\u{1b}[2J\n", true),
-            "\u{1b}[2mtime\u{1b}[0m a\\u000ab\\u001b[2J\n"
-        );
-        assert_eq!(
-            logged("\u{1b}[31mred\u{1b}\n", false),
-            "\\u001b[31mred\\u001b\n"
+            logged("time  INFO a\nb\u{1b}[31mred\u{1b}\n", false),
+            "time  INFO a\\u000ab\\u001b[31mred\\u001b\n"
         );
         assert_eq!(logged("\u{1b}[31", true), "\\u001b[31");
+    }
+
+    #[test]
+    fn only_time_and_level_are_coloured() {
+        assert_eq!(
+            logged("time  WARN cloud: \u{1b}[8mhidden\n", true),
+            "\u{1b}[2mtime\u{1b}[0m \u{1b}[33m WARN\u{1b}[0m cloud: \\u001b[8mhidden\n"
+        );
+        for other in ["time", "time WARNING x", "a ä"] {
+            let shown = logged(other, true);
+            assert!(!shown.contains('\u{1b}'), "{shown:?}");
+        }
     }
 }

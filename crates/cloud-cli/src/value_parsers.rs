@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use cloud_facade::config::{Endpoint, NameError};
@@ -13,6 +14,9 @@ use serde_json::{Map, Value};
 /// The byte order mark, which Windows editors write at the beginning of a file.
 pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
 
+/// Advice in the errors of addresses.
+const WRITE_HOST_PORT: &str = "write HOST:PORT, such as 127.0.0.1:8080";
+
 /// An address to connect to: host and port, both required.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address {
@@ -23,8 +27,21 @@ pub(crate) struct Address {
 /// The error of an invalid address.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AddressError {
-    #[error("has no port; use HOST:PORT or [V6]:PORT")]
+    #[error("has no port; {WRITE_HOST_PORT}, or [V6]:PORT")]
     NoPort,
+    #[error("has no host; {WRITE_HOST_PORT}")]
+    NoHost,
+    #[error("is a URL; {WRITE_HOST_PORT}: the bytes are passed on as they are")]
+    Url,
+    #[error(
+        "is for an application that takes {0}, and requests are forwarded as HTTP/1.1 without TLS; {WRITE_HOST_PORT}, \
+         of a port for that"
+    )]
+    UnsupportedScheme(&'static str),
+    #[error("has a path, a query or a user name; {WRITE_HOST_PORT}: requests keep their own path")]
+    MoreThanAddress,
+    #[error("needs the path of a socket, such as unix:/run/app.sock; or {WRITE_HOST_PORT}")]
+    NoPath,
     #[error(transparent)]
     Name(#[from] NameError),
 }
@@ -33,6 +50,14 @@ impl FromStr for Address {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
+        if text.contains("://") {
+            return Err(AddressError::Url);
+        }
+        if text.starts_with(':') && text.parse::<IpAddr>().is_err()
+            || text.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            return Err(AddressError::NoHost);
+        }
         let endpoint: Endpoint = text.parse()?;
         let port = endpoint.port.ok_or(AddressError::NoPort)?;
         Ok(Self {
@@ -42,19 +67,65 @@ impl FromStr for Address {
     }
 }
 
-impl Address {
-    /// Returns the address as an upstream for remote access.
+/// The prefix of a Unix socket's path.
+const UNIX: &str = "unix:";
+
+/// A local application: a TCP address, or the path of a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum LocalApplication {
+    Tcp(Address),
+    Unix(PathBuf),
+}
+
+impl FromStr for LocalApplication {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        match text.strip_prefix(UNIX) {
+            Some(path) if path.starts_with('/') => Ok(Self::Unix(path.into())),
+            Some(_) => Err(AddressError::NoPath),
+            None => text.parse().map(Self::Tcp),
+        }
+    }
+}
+
+/// Parses the address of a web application, which may be a URL.
+pub(crate) fn web_application(text: &str) -> Result<LocalApplication, AddressError> {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.parse();
+    };
+    match scheme.to_ascii_lowercase().as_str() {
+        "http" => {}
+        "https" => return Err(AddressError::UnsupportedScheme("HTTPS")),
+        "h2c" => return Err(AddressError::UnsupportedScheme("HTTP/2")),
+        _ => return Err(AddressError::UnsupportedScheme("another protocol")),
+    }
+    let address = rest.strip_suffix('/').unwrap_or(rest);
+    if address.contains(['/', '?', '#', '@']) {
+        return Err(AddressError::MoreThanAddress);
+    }
+    address.parse().map(LocalApplication::Tcp)
+}
+
+impl LocalApplication {
+    /// Returns the application as an upstream for remote access.
     pub(crate) fn upstream(&self) -> Upstream {
-        Upstream::host(&self.host, self.port)
+        match self {
+            Self::Tcp(address) => Upstream::host(&address.host, address.port),
+            Self::Unix(path) => Upstream::unix(path),
+        }
     }
 
     /// Resolves the name once, in the background, and warns on failure: it may be misspelt, or
     /// become known later.
     pub(crate) fn warn_if_unresolvable(&self, option: &'static str) {
-        if self.host.parse::<IpAddr>().is_ok() {
+        let Self::Tcp(address) = self else {
+            return;
+        };
+        if address.host.parse::<IpAddr>().is_ok() {
             return;
         }
-        let (host, port) = (self.host.clone(), self.port);
+        let (host, port) = (address.host.clone(), address.port);
         tokio::spawn(async move {
             if let Err(error) = tokio::net::lookup_host((host.as_str(), port)).await {
                 tracing::warn!(
@@ -190,6 +261,50 @@ mod tests {
             assert!(bad.parse::<Address>().is_err(), "{bad:?}");
         }
         assert_eq!("localhost".parse::<Address>(), Err(AddressError::NoPort));
+    }
+
+    #[test]
+    fn application_is_address_socket_or_plain_url() {
+        let tcp = |text: &str| LocalApplication::Tcp(text.parse().unwrap());
+        for (text, expected) in [
+            ("127.0.0.1:8080", tcp("127.0.0.1:8080")),
+            ("http://127.0.0.1:8080", tcp("127.0.0.1:8080")),
+            ("HTTP://localhost:80/", tcp("localhost:80")),
+            ("http://[::1]:80", tcp("[::1]:80")),
+            (
+                "unix:/run/app.sock",
+                LocalApplication::Unix("/run/app.sock".into()),
+            ),
+        ] {
+            assert_eq!(web_application(text), Ok(expected), "{text}");
+        }
+        for (text, reason) in [
+            ("8080", AddressError::NoHost),
+            (":8080", AddressError::NoHost),
+            ("localhost", AddressError::NoPort),
+            ("http://localhost", AddressError::NoPort),
+            ("http://:8080", AddressError::NoHost),
+            (
+                "https://localhost:1",
+                AddressError::UnsupportedScheme("HTTPS"),
+            ),
+            (
+                "h2c://localhost:1",
+                AddressError::UnsupportedScheme("HTTP/2"),
+            ),
+            ("http://localhost:1/app", AddressError::MoreThanAddress),
+            ("http://me:pass@localhost:1", AddressError::MoreThanAddress),
+            ("unix:", AddressError::NoPath),
+            ("unix:app.sock", AddressError::NoPath),
+        ] {
+            let error = web_application(text).unwrap_err();
+            assert!(error.to_string().contains("write HOST:PORT"), "{error}");
+            assert_eq!(error, reason, "{text}");
+        }
+        assert_eq!(
+            "http://localhost:1".parse::<LocalApplication>(),
+            Err(AddressError::Url)
+        );
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(crate) struct Certificate {
     expired: bool,
 }
 
-pub(crate) fn show(global: &GlobalOptions, output: Output) -> Result {
+pub(crate) fn show(global: &GlobalOptions, output: &Output) -> Result {
     let store = device_store(global)?;
     let (iot, remote) = (
         inspect(&store, CredentialSlot::Iot),

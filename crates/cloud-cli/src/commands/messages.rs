@@ -60,7 +60,7 @@ pub(crate) struct RequestArgs {
 pub(crate) async fn publish(
     global: &GlobalOptions,
     arguments: &PublishArgs,
-    output: Output,
+    output: &Output,
 ) -> Result {
     let PublishArgs {
         topic,
@@ -102,7 +102,7 @@ pub(crate) async fn publish(
 pub(crate) async fn request(
     global: &GlobalOptions,
     arguments: &RequestArgs,
-    output: Output,
+    output: &Output,
 ) -> Result {
     let RequestArgs { action, payload } = arguments;
     with_session(

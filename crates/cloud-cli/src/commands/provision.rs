@@ -2,15 +2,16 @@
 //!
 //! The facade does the work; this module reads the key, orders the checks and prints the result.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use cloud_facade::config::LoadError;
-use cloud_facade::provision::{ClockSkew, GeneratedKeys, RequestStage};
+use cloud_facade::provision::{Client, ClockSkew, GeneratedKeys, RequestStage};
 use cloud_facade::{OnExisting, Registered, register, register_with_keys};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::api::ApiArgs;
 use crate::commands::{device_store, store};
@@ -23,6 +24,12 @@ use crate::value_parsers::ApiUrl;
 
 /// Time limit for storing the configuration after a signal; the program has 5 s in all.
 const STORE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Delay of the first line about what the registration waits for, interval of the others, and
+/// interval at which a change is noticed.
+const WAITING_DELAY: Duration = Duration::from_millis(1500);
+const WAITING_INTERVAL: Duration = Duration::from_secs(15);
+const STAGE_INTERVAL: Duration = Duration::from_millis(250);
 
 const EXAMPLES: &str = "\
 The provisioning key is never accepted on the command line, where other users could see it: put it into
@@ -58,7 +65,7 @@ pub(crate) struct ProvisionArgs {
 pub(crate) async fn run(
     global: &GlobalOptions,
     arguments: &ProvisionArgs,
-    output: Output,
+    output: &Output,
 ) -> Result {
     let sn = global.require_sn()?;
     let url = global.require_api_url()?;
@@ -111,6 +118,7 @@ pub(crate) async fn run(
     tokio::pin!(registration);
     let registered = tokio::select! {
         registered = &mut registration => registered,
+        never = report_waiting(&client, url) => match never {},
         () = shutdown.requested() => match client.stage() {
             // The key works only once, so the received response is stored.
             RequestStage::Answered => timeout(STORE_TIMEOUT, registration).await.map_err(|_| {
@@ -151,6 +159,32 @@ pub(crate) async fn run(
     }
 }
 
+/// Logs what the registration waits for: within 2 s, then after each change and at intervals.
+async fn report_waiting(client: &Client, url: &ApiUrl) -> Infallible {
+    sleep(WAITING_DELAY).await;
+    loop {
+        let stage = client.stage();
+        match stage {
+            RequestStage::Unsent => {
+                tracing::warn!("waiting for a connection to {url}; the key is not sent yet");
+            }
+            RequestStage::Sent => {
+                tracing::warn!("waiting for the response of {url}; the request is sent");
+            }
+            RequestStage::Answered => {
+                tracing::warn!("storing the response of {url}");
+            }
+            _ => {}
+        }
+        let _ = timeout(WAITING_INTERVAL, async {
+            while client.stage() == stage {
+                sleep(STAGE_INTERVAL).await;
+            }
+        })
+        .await;
+    }
+}
+
 /// Describes the possible state of the key after an interruption.
 fn interrupted(stage: RequestStage, url: &ApiUrl) -> String {
     match stage {
@@ -163,7 +197,7 @@ fn interrupted(stage: RequestStage, url: &ApiUrl) -> String {
     }
 }
 
-fn report_already_provisioned(sn: &str, output: Output) -> Result {
+fn report_already_provisioned(sn: &str, output: &Output) -> Result {
     output.result(
         &json!({ "event": "already_provisioned", "sn": sn }),
         "this device is already provisioned, and nothing was sent; --force registers it again",

@@ -20,7 +20,7 @@ pub(crate) struct ResetArgs {
     yes: bool,
 }
 
-pub(crate) fn run(global: &GlobalOptions, arguments: &ResetArgs, output: Output) -> Result {
+pub(crate) fn run(global: &GlobalOptions, arguments: &ResetArgs, output: &Output) -> Result {
     let store = store(global)?;
     let directory = store.directory().to_owned();
     if directory.exists() && !arguments.yes && !confirmed(&directory)? {

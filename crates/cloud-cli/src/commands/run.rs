@@ -4,6 +4,7 @@
 //! notifies supervisors and shuts down.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use cloud_facade::Event;
@@ -13,21 +14,23 @@ use cloud_facade::remote::{
 };
 use cloud_net::LogThrottle;
 use ipnet::IpNet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::application_check::{ApplicationState, CheckedApplication, next_state};
 use crate::commands::device_store;
 use crate::device::{Backend, Device, DeviceOptions};
 use crate::error::{CliError, Result};
 use crate::event_json::{event_json, health_json};
 use crate::health::{HEARTBEAT_INTERVAL, HealthSocket, loopback};
+use crate::logging;
 use crate::options::{GlobalOptions, LimitOptions};
 use crate::output::Output;
 use crate::proxy;
+use crate::reload::{self, ReloadSignal};
 use crate::shutdown::Shutdown;
 use crate::status_page::StatusPage;
-use crate::stdout::NonBlockingStdout;
 use crate::systemd::SystemdNotifier;
-use crate::value_parsers::Address;
+use crate::value_parsers::{LocalApplication, web_application};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,8 +49,10 @@ Examples:
   Serve health and metrics for a supervisor and Prometheus
       clesyde-cloud run --sn SN0001 --health 127.0.0.1:9100
 
-With --json each event is a line. A reader that stops reading delays nothing: lines beyond the queue are dropped,
-and a `missed` event counts them.
+With --json each event is a line. A reader that stops reading or goes away delays and ends nothing: lines beyond the
+queue are lost, and a `missed` event counts them. So are log lines.
+
+SIGHUP has no effect but a log line. RUST_LOG sets the level of log lines if neither -v nor -q is given.
 
 systemd is notified of readiness, status and liveness (Type=notify, WatchdogSec=).
 
@@ -64,20 +69,23 @@ pub(crate) struct RunArgs {
 
     /// Forward HTTP and WebSocket to a local web server; TLS ends here
     ///
+    /// The server takes HTTP/1.1 without TLS; http://HOST:PORT and unix:/PATH name it too. While it
+    /// does not answer, the log, `status`, `doctor`, /readyz and /metrics say so.
+    ///
     /// The headers Forwarded and X-Forwarded-For name the caller, except a caller over IPv6 before
     /// version 2 of the tunnel's protocol: the server must not trust a request because it comes
     /// from this device.
-    #[arg(long, group = "backend", value_name = "HOST:PORT")]
-    forward: Option<Address>,
+    #[arg(long, group = "backend", value_name = "HOST:PORT", value_parser = web_application)]
+    forward: Option<LocalApplication>,
 
     /// Forward plain bytes to a local server; TLS ends here
     #[arg(long, group = "backend", value_name = "HOST:PORT")]
-    forward_tcp: Option<Address>,
+    forward_tcp: Option<LocalApplication>,
 
     /// Forward connections without decryption; TLS ends at the local server, with its own
     /// certificate
     #[arg(long, group = "backend", value_name = "HOST:PORT")]
-    passthrough: Option<Address>,
+    passthrough: Option<LocalApplication>,
 
     /// Prepend the caller's address to the bytes, as a PROXY protocol header
     #[arg(
@@ -195,8 +203,9 @@ fn parse_range(text: &str) -> Result<IpNet, String> {
         })
 }
 
-pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Output) -> Result {
+pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: &Output) -> Result {
     let mut shutdown = Shutdown::install()?;
+    let mut reload_signal = ReloadSignal::install()?;
     let store = device_store(global)?;
     let config = store
         .load_partial()
@@ -224,78 +233,115 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: Out
         device = Device::start(options) => device?,
         () = shutdown.requested() => return Ok(()),
     };
+    let mut systemd = SystemdNotifier::from_environment()?;
     let health_state = device.health_state().clone();
-    let health = health.map(|socket| socket.serve(health_state.clone()));
-    let mut stdout = NonBlockingStdout::start(output)?;
+    let outlets = [
+        ("log", logging::lost_lines()),
+        ("output", output.lost_lines()),
+        ("systemd", systemd.lost_lines()),
+    ];
+    let health = health.map(|socket| socket.serve(health_state.clone(), outlets));
+    let printer = EventPrinter::new(output.clone());
     if let Some(health) = &health {
-        print_health_address(health.address(), &mut stdout);
+        printer.health_address(health.address());
     }
-    let mut systemd = SystemdNotifier::from_environment();
     systemd.ready();
 
-    let url_log = LogThrottle::new();
     let mut heartbeat = interval(HEARTBEAT_INTERVAL);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let result = loop {
+    let mut application = device.application_state();
+    let mut output_closed = false;
+    loop {
         tokio::select! {
             event = device.next() => match event {
                 Some(event) => {
-                    if let Some(line) = systemd_status(&event) {
-                        systemd.status(&line);
+                    if let Some(line) = systemd_status(&event, device.application_problem()) {
+                        systemd.status(line);
                     }
-                    print_event(&event, &mut stdout, &url_log);
+                    printer.event(&event, device.application_problem());
                 }
-                None => break Ok(()),
+                None => break,
             },
-            result = stdout.closed() => break result,
+            state = next_state(&mut application) => printer.application(&state),
+            () = output.closed(), if !output_closed => {
+                output_closed = true;
+                tracing::warn!("the reader of standard output has closed it; nothing more is printed there");
+            }
             _ = heartbeat.tick() => {
                 health_state.heartbeat();
                 systemd.keep_alive();
             }
-            () = shutdown.requested() => break Ok(()),
+            () = reload_signal.received() => reload::reload(),
+            () = shutdown.requested() => break,
         }
-    };
+    }
     systemd.stopping();
     device.stop().await;
-    // A closed standard output has ended the loop.
-    result?;
     while let Some(event) = device.next().await {
-        print_event(&event, &mut stdout, &url_log);
+        printer.event(&event, None);
         if matches!(event, Event::Stopped) {
             break;
         }
     }
-    stdout.finish().await
+    // The socket may be full.
+    let _ = timeout(SYSTEMD_FLUSH_TIMEOUT, systemd.flush()).await;
+    Ok(())
 }
 
-fn print_health_address(address: SocketAddr, stdout: &mut NonBlockingStdout) {
-    stdout.text(format_args!(
-        "health endpoints at http://{address}/healthz, /readyz and /metrics"
-    ));
-    stdout.json(&health_json(address));
-}
+/// Time limit for the last notification.
+const SYSTEMD_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The status line for the most important events.
-fn systemd_status(event: &Event) -> Option<String> {
+fn systemd_status(event: &Event, problem: Option<String>) -> Option<String> {
     Some(match event {
         Event::IotConnected => "online".to_owned(),
         Event::IotDisconnected { reason, .. } => format!("not connected to the broker: {reason}"),
-        Event::RemoteConnected { url } => format!("reachable at {url}"),
+        Event::RemoteConnected { url } => reachable(url, problem),
         Event::RemoteDisconnected { reason } => format!("not reachable: {reason}"),
         _ => return None,
     })
 }
 
-/// Prints the public URL as text, and each event as JSON. The relay can cause the URL line, so it
-/// is throttled.
-fn print_event(event: &Event, stdout: &mut NonBlockingStdout, url_log: &LogThrottle) {
-    if let Event::RemoteConnected { url } = event
-        && url_log.allow().is_some()
-    {
-        stdout.text(format_args!("reachable at {url}"));
+fn reachable(url: &str, problem: Option<String>) -> String {
+    match problem {
+        None => format!("reachable at {url}"),
+        Some(problem) => format!("reachable at {url}, but {problem}"),
     }
-    if let Some(line) = event_json(event) {
-        stdout.json(&line);
+}
+
+/// Prints the public URL as text, and each event as JSON. A closed output is ignored.
+struct EventPrinter {
+    output: Output,
+    /// The relay can cause the line with the URL, so it is throttled.
+    url_log: LogThrottle,
+}
+
+impl EventPrinter {
+    fn new(output: Output) -> Self {
+        let url_log = LogThrottle::new();
+        Self { output, url_log }
+    }
+
+    fn health_address(&self, address: SocketAddr) {
+        let line =
+            format_args!("health endpoints at http://{address}/healthz, /readyz and /metrics");
+        let _ = self.output.result(&health_json(address), line);
+    }
+
+    fn event(&self, event: &Event, problem: Option<String>) {
+        if let Event::RemoteConnected { url } = event
+            && self.url_log.allow().is_some()
+        {
+            let _ = self.output.text(reachable(url, problem));
+        }
+        if let Some(line) = event_json(event) {
+            let _ = self.output.json(&line);
+        }
+    }
+
+    /// The log reports the state to people.
+    fn application(&self, state: &ApplicationState) {
+        let _ = self.output.json(&state.json());
     }
 }
 
@@ -321,58 +367,60 @@ impl RunArgs {
     }
 
     fn backend(&self) -> Backend {
-        if let Some(address) = &self.forward {
-            address.warn_if_unresolvable("--forward");
-            Backend::Application(Application::forward(address.upstream()))
-        } else if let Some(address) = &self.forward_tcp {
-            address.warn_if_unresolvable("--forward-tcp");
+        let upstream = |target: &LocalApplication, option| {
+            target.warn_if_unresolvable(option);
+            target.upstream()
+        };
+        let (application, upstream, is_http) = if let Some(target) = &self.forward {
+            let upstream = upstream(target, "--forward");
+            (Application::forward(upstream.clone()), upstream, true)
+        } else if let Some(target) = &self.forward_tcp {
+            let upstream = upstream(target, "--forward-tcp");
             let version = self.proxy_protocol.map(ProxyProtocol::from);
-            Backend::Application(Application::forward_tcp(address.upstream(), version))
-        } else if let Some(address) = &self.passthrough {
-            address.warn_if_unresolvable("--passthrough");
-            Backend::Application(Application::passthrough(address.upstream()))
+            let application = Application::forward_tcp(upstream.clone(), version);
+            (application, upstream, false)
+        } else if let Some(target) = &self.passthrough {
+            let upstream = upstream(target, "--passthrough");
+            (Application::passthrough(upstream.clone()), upstream, false)
         } else {
-            Backend::StatusPage
+            return Backend::StatusPage;
+        };
+        Backend::Application {
+            application,
+            checked: CheckedApplication { upstream, is_http },
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::sync::{Arc, Mutex};
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::output::tests::Recorder;
 
     #[tokio::test]
     async fn url_line_is_throttled_and_json_events_are_not() {
         for (json, expected) in [(false, 5), (true, 100)] {
-            let sink = Sink::default();
-            let mut stdout =
-                NonBlockingStdout::with_writer(Output::new(json), sink.clone()).unwrap();
-            let url_log = LogThrottle::new();
+            let (recorder, output) = Recorder::output(json);
+            let printer = EventPrinter::new(output.clone());
             for _ in 0..100 {
                 let event = Event::RemoteConnected {
                     url: "https://a/".to_owned(),
                 };
-                print_event(&event, &mut stdout, &url_log);
+                printer.event(&event, None);
             }
-            stdout.finish().await.unwrap();
-            let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+            output.flush().await.unwrap();
+            let text = recorder.text();
             assert_eq!(text.lines().count(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn url_line_names_application_that_does_not_answer() {
+        assert_eq!(reachable("https://a/", None), "reachable at https://a/");
+        let problem = "the application at 127.0.0.1:1 does not answer: refused".to_owned();
+        assert_eq!(
+            reachable("https://a/", Some(problem)),
+            "reachable at https://a/, but the application at 127.0.0.1:1 does not answer: refused"
+        );
     }
 }

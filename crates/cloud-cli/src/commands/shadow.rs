@@ -54,7 +54,7 @@ pub(crate) enum ShadowCommand {
     Watch,
 }
 
-pub(crate) async fn run(global: &GlobalOptions, arguments: &ShadowArgs, output: Output) -> Result {
+pub(crate) async fn run(global: &GlobalOptions, arguments: &ShadowArgs, output: &Output) -> Result {
     let ShadowArgs { name, command } = arguments;
     let on_interrupt = match command {
         ShadowCommand::Watch => Ok(()),
@@ -99,7 +99,7 @@ fn check_permitted(cloud: &ClesydeCloud, shadow: &ShadowClient) -> Result {
     Ok(())
 }
 
-async fn get(shadow: &ShadowClient, output: Output) -> Result {
+async fn get(shadow: &ShadowClient, output: &Output) -> Result {
     let document = shadow.get().await.map_err(|error| failure(&error))?;
     let line = json!({
         "event": "shadow",
@@ -112,7 +112,7 @@ async fn get(shadow: &ShadowClient, output: Output) -> Result {
     output.result(&line, format_args!("{sections:#}"))
 }
 
-async fn report(shadow: &ShadowClient, state: &Map<String, Value>, output: Output) -> Result {
+async fn report(shadow: &ShadowClient, state: &Map<String, Value>, output: &Output) -> Result {
     let version = shadow
         .report(state.clone())
         .await
@@ -124,7 +124,7 @@ async fn report(shadow: &ShadowClient, state: &Map<String, Value>, output: Outpu
     output.result(&json!({ "event": "reported", "version": version }), line)
 }
 
-async fn watch(shadow: &ShadowClient, output: Output) -> Result {
+async fn watch(shadow: &ShadowClient, output: &Output) -> Result {
     let mut deltas = shadow.delta();
     loop {
         let delta = deltas.borrow_and_update().clone();
@@ -132,8 +132,11 @@ async fn watch(shadow: &ShadowClient, output: Output) -> Result {
             let line = json!({ "event": "shadow.delta", "state": delta.state, "version": delta.version, "ts": now() });
             output.result(&line, Value::Object(delta.state))?;
         }
-        if deltas.changed().await.is_err() {
-            return Ok(());
+        tokio::select! {
+            changed = deltas.changed() => if changed.is_err() {
+                return Ok(());
+            },
+            () = output.closed() => return Err(CliError::OutputClosed),
         }
     }
 }

@@ -10,7 +10,7 @@ use clap::{Args, ValueEnum};
 use cloud_sim::{DeltaForm, SimConfig, Simulator};
 
 use crate::error::{CliError, Result, chain};
-use crate::output::write_json;
+use crate::output::Output;
 use crate::redact::{REDACTED, Redacted, may_be_secret};
 use crate::shutdown::Shutdown;
 
@@ -101,7 +101,7 @@ enum Delta {
     Seed,
 }
 
-pub(crate) async fn run(arguments: &SimArgs) -> Result {
+pub(crate) async fn run(arguments: &SimArgs, output: &Output) -> Result {
     let config = arguments.config()?;
     if let Some(path) = &arguments.data_dir
         && path.exists()
@@ -115,12 +115,14 @@ pub(crate) async fn run(arguments: &SimArgs) -> Result {
     let simulator = Simulator::start(config)
         .await
         .map_err(|error| CliError::Failed(chain(&error)))?;
-    let written = write_json(&simulator.ready());
-    if written.is_ok() {
-        shutdown.requested().await;
-    }
+    output.always_json(&simulator.ready())?;
+    // Without the line, nobody can use the simulator.
+    let result = tokio::select! {
+        () = shutdown.requested() => Ok(()),
+        () = output.closed() => Err(CliError::OutputClosed),
+    };
     simulator.stop().await;
-    written
+    result
 }
 
 impl SimArgs {

@@ -16,7 +16,7 @@ pub(crate) const EXIT_CODES: &str = "\
 Exit codes: 0 the device can run, 1 a file prevents all or part of it from running, 3 not provisioned. With --json,
 `can_run` is true for exit code 0, and `problems` lists the causes otherwise.";
 
-pub(crate) fn show(global: &GlobalOptions, output: Output) -> Result {
+pub(crate) fn show(global: &GlobalOptions, output: &Output) -> Result {
     let store = store(global)?;
     let (config, iot) = match load(global, &store) {
         Ok(loaded) => loaded,
@@ -49,13 +49,6 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Result {
         _ => None,
     };
 
-    let state = |connected: bool| {
-        if connected {
-            "connected"
-        } else {
-            "not connected"
-        }
-    };
     output.text(format_args!("Serial number   {sn}"))?;
     output.text(format_args!("Thing name      {}", config.iot_thing_name))?;
     output.text(format_args!("Broker          {}", config.iot_endpoint))?;
@@ -75,12 +68,41 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Result {
             describe_process(silent.flatten())
         ))?,
         None => output.text("Instance        none runs on this directory")?,
-        Some(instance) => output.text(format_args!(
-            "Instance        process {}: messaging {}, remote access {}",
-            instance.pid,
-            state(instance.iot_connected),
-            state(instance.remote_connected)
-        ))?,
+        Some(instance) => output.text(format_args!("Instance        process {}", instance.pid))?,
+    }
+    if let Some(instance) = &instance {
+        for (name, connected, since, reason) in [
+            (
+                "Messaging",
+                instance.iot_connected,
+                &instance.iot_since,
+                &instance.iot_reason,
+            ),
+            (
+                "Remote access",
+                instance.remote_connected,
+                &instance.remote_since,
+                &instance.remote_reason,
+            ),
+        ] {
+            let state = state("connected", connected, since.as_deref(), reason.as_deref());
+            output.text(format_args!("{name:<15} {state}"))?;
+        }
+        if let Some(application) = &instance.application {
+            let state = match application.answers {
+                None => "no caller has used it recently".to_owned(),
+                Some(answers) => state(
+                    "answering",
+                    answers,
+                    application.since.as_deref(),
+                    application.reason.as_deref(),
+                ),
+            };
+            output.text(format_args!(
+                "Application     {}: {state}",
+                application.address
+            ))?;
+        }
     }
     let rotations = instance.as_ref().map(|instance| {
         [
@@ -108,6 +130,11 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Result {
         "remote_not_after": remote.ok(),
         "iot_connected": instance.as_ref().map_or(Value::Null, |instance| instance.iot_connected.into()),
         "remote_connected": instance.as_ref().map_or(Value::Null, |instance| instance.remote_connected.into()),
+        "iot_since": instance.as_ref().and_then(|instance| instance.iot_since.as_deref()),
+        "remote_since": instance.as_ref().and_then(|instance| instance.remote_since.as_deref()),
+        "iot_reason": instance.as_ref().and_then(|instance| instance.iot_reason.as_deref()),
+        "remote_reason": instance.as_ref().and_then(|instance| instance.remote_reason.as_deref()),
+        "application": instance.as_ref().and_then(|instance| instance.application.as_ref()),
         "iot_rotation": instance.as_ref().and_then(|instance| instance.iot_rotation.as_deref()),
         "remote_rotation": instance.as_ref().and_then(|instance| instance.remote_rotation.as_deref()),
         "pid": instance.as_ref().map(|instance| instance.pid).or(silent.flatten()),
@@ -118,6 +145,16 @@ pub(crate) fn show(global: &GlobalOptions, output: Output) -> Result {
             "remote access cannot run: {problem}\n`clesyde-cloud run` requests its certificate from the platform again"
         ))),
     }
+}
+
+/// Describes a state, since when it holds, and the reason if it is not the wanted one.
+fn state(wanted: &str, holds: bool, since: Option<&str>, reason: Option<&str>) -> String {
+    let since = since.map_or_else(String::new, |since| format!(" since {since}"));
+    if holds {
+        return format!("{wanted}{since}");
+    }
+    let reason = reason.unwrap_or("the first attempt has not ended yet");
+    format!("not {wanted}{since}: {reason}")
 }
 
 /// Loads the configuration and the certificate for messaging, which `status` needs.

@@ -10,13 +10,18 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use cloud_facade::Status;
 use cloud_facade::config::CredentialSlot;
+use cloud_facade::remote::UpstreamFailure;
 
-use super::state::{Counters, HealthState};
+use super::liveness::{Counters, HealthState};
+use crate::outlet::LostLines;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Outlets by name, and their lost lines if they are used.
+pub(super) type Outlets = [(&'static str, Option<LostLines>); 3];
+
 /// Returns the response to `/metrics`.
-pub(super) async fn page(health_state: HealthState) -> impl IntoResponse {
+pub(super) async fn page(health_state: HealthState, outlets: Outlets) -> impl IntoResponse {
     let store = health_state.store();
     // Read from the disk, as other processes may have replaced the certificates.
     let ends = tokio::task::spawn_blocking(move || {
@@ -32,6 +37,7 @@ pub(super) async fn page(health_state: HealthState) -> impl IntoResponse {
     let mut text = Text::default();
     text.state(&health_state);
     text.counters(&health_state.counters());
+    text.lost_lines(&outlets);
     text.certificates(&ends.await.unwrap_or_default());
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text.0)
 }
@@ -124,6 +130,22 @@ impl Text {
             "Open connections of public callers.",
             remote.as_ref().map(|remote| remote.open_connections()),
         );
+        if let Some(application) = health_state.application() {
+            self.gauge(
+                "application_up",
+                "1 while the application behind the tunnel answers.",
+                application.answers.map(u8::from),
+            );
+            let health = remote.as_ref().map(|remote| remote.upstream_health());
+            let health = health.unwrap_or_default();
+            self.metric(
+                "counter",
+                "application_failures_total",
+                "Requests and connections that the application behind the tunnel did not answer.",
+                UpstreamFailure::ALL
+                    .map(|kind| (Some(("kind", kind.name())), health.failures(kind))),
+            );
+        }
         self.gauge(
             "remote_token_valid_until_seconds",
             "The end of the tunnel's token, in Unix seconds of the platform's clock; absent without a token.",
@@ -196,6 +218,19 @@ impl Text {
         ] {
             self.counter(name, help, value);
         }
+    }
+
+    fn lost_lines(&mut self, outlets: &Outlets) {
+        let counts = outlets.iter().filter_map(|(name, lost)| {
+            let lost = lost.as_ref()?;
+            Some((Some(("outlet", *name)), lost.count()))
+        });
+        self.metric(
+            "counter",
+            "lines_lost_total",
+            "Lines that were lost because their reader did not read.",
+            counts,
+        );
     }
 
     fn certificates(&mut self, ends: &[(&'static str, Option<i64>)]) {

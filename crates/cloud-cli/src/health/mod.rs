@@ -7,8 +7,8 @@
 
 mod connections;
 mod host_check;
+mod liveness;
 mod metrics;
-mod state;
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -23,7 +23,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use self::connections::Limits;
-pub(crate) use self::state::{HEARTBEAT_INTERVAL, HealthState};
+pub(crate) use self::liveness::{HEARTBEAT_INTERVAL, HealthState};
+use self::metrics::Outlets;
 use crate::error::{CliError, Result};
 
 /// Parses a loopback address with a port; port 0 is any free port.
@@ -69,13 +70,13 @@ impl HealthSocket {
         Ok(Self { address, listener })
     }
 
-    /// Starts the server, which reports `health_state`.
-    pub(crate) fn serve(self, health_state: HealthState) -> HealthServer {
+    /// Starts the server, which reports `health_state` and the lines that outlets have lost.
+    pub(crate) fn serve(self, health_state: HealthState, outlets: Outlets) -> HealthServer {
         HealthServer {
             address: self.address,
             task: tokio::spawn(connections::serve(
                 self.listener,
-                router(health_state),
+                router(health_state, outlets),
                 Limits::default(),
             )),
         }
@@ -94,14 +95,14 @@ impl Drop for HealthServer {
     }
 }
 
-fn router(health_state: HealthState) -> Router {
+fn router(health_state: HealthState, outlets: Outlets) -> Router {
     let (live, ready) = (health_state.clone(), health_state.clone());
     Router::new()
         .route("/healthz", get(async move || healthz(&live)))
         .route("/readyz", get(async move || readyz(&ready)))
         .route(
             "/metrics",
-            get(async move || metrics::page(health_state).await),
+            get(async move || metrics::page(health_state, outlets).await),
         )
         .fallback(async || (StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n"))
         .layer(middleware::from_fn(host_check::require_loopback_host))
@@ -122,7 +123,7 @@ fn healthz(health_state: &HealthState) -> impl IntoResponse + use<> {
     uncached(status, body)
 }
 
-/// Readiness: whether the platform and public callers can reach the device.
+/// Readiness: whether the platform and public callers can reach the device and its application.
 fn readyz(health_state: &HealthState) -> impl IntoResponse + use<> {
     let missing = health_state.missing();
     let status = match missing.is_empty() {

@@ -34,10 +34,7 @@ fn working_path_passes_every_step() {
         .filter(|step| *step != "mqtt.443")
         .collect();
     found.expect("ok", &others).expect("skipped", &["mqtt.443"]);
-    assert_eq!(
-        world.device_status()["status_history"],
-        json!(["ONLINE", "OFFLINE"])
-    );
+    world.wait_for_history(&["ONLINE", "OFFLINE"]);
 
     // The text form, without the page's private authority: a warning.
     let mut command = program(&world.home);
@@ -85,10 +82,7 @@ fn running_instance_is_queried_and_not_disturbed() {
     found.says("tunnel", &pid);
     run.terminate();
     assert!(!run.events().contains(&"iot.disconnected"));
-    assert_eq!(
-        world.device_status()["status_history"],
-        json!(["ONLINE", "OFFLINE"])
-    );
+    world.wait_for_history(&["ONLINE", "OFFLINE"]);
 
     // An instance without a status socket is not disturbed either.
     let mut watch = BackgroundProgram::start(&mut world.device(&["shadow", "watch"]));

@@ -8,10 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use reqwest::Method;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
 use crate::common::captured_output::CapturedProgram;
+use crate::common::public_caller::send_request;
 use crate::common::scripted_broker::{BrokerConnection, ScriptedBroker};
 use crate::common::test_cloud::{SN, TestCloud};
 use crate::common::{ProgramOutput, finish, program};
@@ -269,6 +271,133 @@ fn arguments_and_environment_are_escaped() {
     }
     repeated(program(&home).arg("status").env("CLESYDE_SN", HOSTILE), 2);
     repeated(program(&home).args(["status", "--base-path", HOSTILE]), 3);
+}
+
+/// A terminal, and the end that receives what is written to it.
+fn terminal() -> (fs::File, fs::File) {
+    let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&master).unwrap();
+    unlockpt(&master).unwrap();
+    let name = ptsname(&master, Vec::new()).unwrap();
+    let slave = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    (master.into(), slave)
+}
+
+/// On a terminal, log lines are coloured: a peer cannot imitate that either. At the most verbose
+/// level.
+#[test]
+fn broker_text_is_escaped_on_a_terminal() {
+    let world = TestCloud::provisioned();
+    ScriptedBroker::start(send_hostile_text).configure_device(&world.config());
+    let (mut master, slave) = terminal();
+    let mut command = world.device(&["run"]);
+    command
+        .env("RUST_LOG", "trace")
+        .env("TERM", "xterm")
+        .stdout(fs::File::create(world.home.path().join("stdout")).unwrap())
+        .stderr(slave);
+    let mut run = command.spawn().unwrap();
+    drop(command);
+    let mut shown = String::new();
+    let mut buffer = [0; 4096];
+    while !(shown.contains("refused the get: 403: ") && shown.contains("quota exceeded")) {
+        let length = master.read(&mut buffer).unwrap();
+        assert!(length > 0, "{shown}");
+        shown.push_str(&String::from_utf8_lossy(&buffer[..length]));
+    }
+    run.kill().unwrap();
+    run.wait().unwrap();
+
+    // A terminal adds a carriage return to each line break.
+    let shown = shown.replace("\r\n", "\n");
+    let (complete, _) = shown.rsplit_once('\n').unwrap();
+    let mut coloured = 0;
+    for line in complete.lines() {
+        // The time and the level.
+        let rest = line.strip_prefix("\u{1b}[2m").map(|line| {
+            let (time, rest) = line.split_once("\u{1b}[0m \u{1b}[3").unwrap();
+            let (level, rest) = rest[2..].split_at(5);
+            assert!(
+                ["ERROR", " WARN", " INFO", "DEBUG", "TRACE"].contains(&level),
+                "{line:?}"
+            );
+            coloured += 1;
+            assert_harmless(time);
+            rest.strip_prefix("\u{1b}[0m").unwrap()
+        });
+        assert_harmless(rest.unwrap_or(line));
+    }
+    assert!(coloured > 10, "{shown:?}");
+}
+
+/// Callers: hosts, targets, header names and values; and an application's response.
+#[test]
+fn text_of_callers_and_application_is_escaped() {
+    let world = TestCloud::provisioned();
+    let application = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = application.local_addr().unwrap().to_string();
+    thread::spawn(move || {
+        for mut stream in application.incoming().map(Result::unwrap) {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(format!("{HOSTILE}\r\n\r\n").as_bytes());
+        }
+    });
+    for format in ["text", "json"] {
+        let mut command = world.device(&["run", "--forward", &address, "--log-format", format]);
+        command.env("RUST_LOG", "trace");
+        let mut run = CapturedProgram::start(&world.home, &mut command);
+        run.wait_until("tunnel", |stdout, _| stdout.contains("remote.connected"));
+        let host = world.device_status()["access_point"].clone();
+        let host = host.as_str().unwrap();
+        let text = "\u{9b}2J\u{202e}INJECTED";
+        for request in [
+            format!("GET / HTTP/1.1\r\nHost: {text}.example\r\nConnection: close\r\n\r\n"),
+            format!("GET /{HOSTILE} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"),
+            format!("GET /{text} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"),
+            format!("{HOSTILE} / HTTP/1.1\r\nHost: {host}\r\n\r\n"),
+            format!(
+                "GET / HTTP/1.1\r\nHost: {host}\r\n{text}: {text}\r\nConnection: close\r\n\r\n"
+            ),
+            format!(
+                "GET / HTTP/1.1\r\nHost: {host}\r\nX-A: {text}\r\nUpgrade: {text}\r\nConnection: {text}, close\r\n\r\n"
+            ),
+            // A refusal that is logged.
+            "GET / HTTP/1.1\r\nHost: the-end.example\r\nConnection: close\r\n\r\n".to_owned(),
+        ] {
+            send_request(&world, request.as_bytes());
+        }
+        run.wait_until("refusal", |_, stderr| stderr.contains("the-end.example"));
+        run.terminate();
+        assert_harmless(&run.stdout());
+        assert_harmless(&run.stderr());
+    }
+}
+
+/// Names and serial numbers in the configuration, which the platform sent.
+#[test]
+fn damaged_configuration_is_escaped() {
+    let world = TestCloud::provisioned();
+    let path = world.config().join("cloud_config.json");
+    let original: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for key in original.as_object().unwrap().keys() {
+        let mut config = original.clone();
+        config[key] = HOSTILE.into();
+        fs::write(&path, config.to_string()).unwrap();
+        for arguments in [&["status"][..], &["doctor"], &["cert", "show"]] {
+            let mut command = program(&world.home);
+            command
+                .args(arguments)
+                .env("RUST_LOG", "trace")
+                .env("CLESYDE_BASE_PATH", world.base());
+            let output = command.output().unwrap();
+            assert_harmless(&String::from_utf8(output.stdout).unwrap());
+            assert_harmless(&String::from_utf8(output.stderr).unwrap());
+        }
+    }
 }
 
 /// Sends junk on every topic that the device subscribes to.

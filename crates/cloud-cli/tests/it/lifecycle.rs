@@ -2,13 +2,9 @@
 //! `reset` in others.
 
 use std::fs;
-use std::io::Write;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use reqwest::Method;
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::tempdir;
 
@@ -113,10 +109,7 @@ fn device_is_provisioned_connects_rotates_and_is_reset() {
             assert!(!stderr.contains(line), "a line of {file} is in the log");
         }
     }
-    assert_eq!(
-        world.device_status()["status_history"],
-        serde_json::json!(["ONLINE", "OFFLINE"])
-    );
+    world.wait_for_history(&["ONLINE", "OFFLINE"]);
 
     assert_eq!(
         finish(&mut world.device(&["reset", "--yes"]))
@@ -355,62 +348,6 @@ fn damaged_remote_certificate_is_reported_and_replaced() {
         .json();
     assert_eq!(damaged[0]["provisioned"], true);
     assert_eq!(damaged[0]["can_run"], false);
-}
-
-/// A program whose standard output is not read; only the platform shows its state.
-fn wait_for_the_tunnel(world: &TestCloud) {
-    let end = Instant::now() + Duration::from_secs(60);
-    while world.device_status()["tunnel"] != true {
-        assert!(Instant::now() < end, "{}", world.device_status());
-        sleep(Duration::from_millis(50));
-    }
-}
-
-/// Stops the program; returns its exit status.
-fn stopped(run: &mut Child) -> ExitStatus {
-    let pid = Pid::from_raw(i32::try_from(run.id()).unwrap()).unwrap();
-    kill_process(pid, Signal::TERM).unwrap();
-    let end = Instant::now() + Duration::from_secs(15);
-    loop {
-        if let Some(status) = run.try_wait().unwrap() {
-            return status;
-        }
-        if Instant::now() > end {
-            run.kill().unwrap();
-            panic!("it does not end");
-        }
-        sleep(Duration::from_millis(20));
-    }
-}
-
-/// A pipe on Linux holds 64 KiB; writing to a full one blocks.
-#[test]
-fn stopped_reader_delays_neither_device_nor_shutdown() {
-    let world = TestCloud::new();
-    world.provision(&[]).expect(0);
-    let (_reader, mut writer) = std::io::pipe().unwrap();
-    writer.write_all(&[b'x'; 64 << 10]).unwrap();
-
-    let mut run = world.device(&["run"]);
-    let mut run = run.stdout(writer).stderr(Stdio::null()).spawn().unwrap();
-    wait_for_the_tunnel(&world);
-
-    assert_eq!(stopped(&mut run).code(), Some(0));
-    assert_eq!(world.device_status()["online"], false);
-}
-
-/// The tunnel may be needed to free space.
-#[test]
-fn full_disk_behind_standard_output_does_not_stop_run() {
-    let world = TestCloud::provisioned();
-    let full = fs::OpenOptions::new()
-        .write(true)
-        .open("/dev/full")
-        .unwrap();
-    let mut run = world.device(&["run"]);
-    let mut run = run.stdout(full).stderr(Stdio::null()).spawn().unwrap();
-    wait_for_the_tunnel(&world);
-    assert_eq!(stopped(&mut run).code(), Some(0));
 }
 
 #[test]

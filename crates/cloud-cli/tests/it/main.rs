@@ -14,6 +14,8 @@
 mod common;
 
 #[cfg(feature = "sim")]
+mod application;
+#[cfg(feature = "sim")]
 mod demo;
 #[cfg(feature = "sim")]
 mod doctor;
@@ -27,6 +29,8 @@ mod lifecycle;
 mod memory;
 #[cfg(feature = "sim")]
 mod messages;
+#[cfg(feature = "sim")]
+mod outlets;
 #[cfg(feature = "sim")]
 mod provision;
 #[cfg(feature = "sim")]

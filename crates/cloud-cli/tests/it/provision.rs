@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::common::background_program::BackgroundProgram;
+use crate::common::captured_output::CapturedProgram;
 use crate::common::finish;
 use crate::common::shifted_clock_api::ShiftedClockApi;
 use crate::common::test_cloud::{SN, TestCloud};
@@ -110,6 +111,23 @@ fn damaged_configuration_does_not_count_as_provisioned() {
         .provision(&[])
         .expect(1)
         .says(&["cloud_config.json", "--force"]);
+}
+
+#[test]
+fn waiting_is_reported_before_it_is_over() {
+    let world = TestCloud::new();
+    let api = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", api.local_addr().unwrap());
+    let mut command = world.device(&["provision"]);
+    command
+        .env("CLESYDE_API_URL", &url)
+        .env("CLESYDE_TOKEN", world.key());
+    let mut provision = CapturedProgram::start(&world.home, &mut command);
+    let (mut connection, _) = api.accept().unwrap();
+    assert!(connection.read(&mut [0; 4096]).unwrap() > 0);
+    provision.wait_until("line", |_, stderr| {
+        stderr.contains(&format!("waiting for the response of {url}"))
+    });
 }
 
 /// The message after a signal depends on the stage of the request.

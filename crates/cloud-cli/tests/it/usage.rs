@@ -56,6 +56,23 @@ fn usage_error_is_exit_2_and_names_option_and_value() {
         &["run", "--forward", "localhost"],
         &["--forward", "localhost", "HOST:PORT"],
     );
+    for (target, reason) in [
+        ("8080", "has no host"),
+        (":8080", "has no host"),
+        ("https://localhost:8443", "takes HTTPS"),
+        ("h2c://localhost:8080", "takes HTTP/2"),
+        ("http://localhost:80/app", "has a path"),
+        ("http://localhost", "has no port"),
+        ("unix:", "needs the path"),
+    ] {
+        let names = ["--forward", reason, "write HOST:PORT"];
+        refused(&home, &["run", "--forward", target], &names);
+    }
+    refused(
+        &home,
+        &["run", "--forward-tcp", "http://localhost:80"],
+        &["--forward-tcp", "is a URL", "write HOST:PORT"],
+    );
     refused(
         &home,
         &["run", "--forward-tcp", "localhost:65536"],

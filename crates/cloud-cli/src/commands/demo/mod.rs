@@ -39,7 +39,7 @@ pub(crate) struct DemoArgs {
     once: bool,
 }
 
-pub(crate) async fn run(global: &GlobalOptions, arguments: &DemoArgs, output: Output) -> Result {
+pub(crate) async fn run(global: &GlobalOptions, arguments: &DemoArgs, output: &Output) -> Result {
     let mut shutdown = Shutdown::install()?;
     let sn = match &global.sn {
         Some(sn) => sn.clone(),
@@ -59,10 +59,10 @@ async fn show(
     simulator: &Simulator,
     sn: SerialNumber,
     once: bool,
-    output: Output,
+    output: &Output,
     shutdown: &mut Shutdown,
 ) -> Result {
-    let mut steps = StepPrinter::new(output);
+    let mut steps = StepPrinter::new(output.clone());
     let ready = simulator.ready();
     steps.step(
         "cloud",

@@ -18,18 +18,13 @@ use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::REMOTE_CERTIFICATE;
+use super::files::DIRECTORY_ADVICE;
 use super::report::{CheckResult, Report};
+use super::steps::{CLIENT_CERTIFICATE, REMOTE_CERTIFICATE, SUBSCRIPTIONS, TOKEN, TUNNEL};
 use crate::commands::describe_process;
-use crate::commands::doctor::files::DIRECTORY_ADVICE;
 use crate::error::{CliError, Result, chain};
 use crate::status_socket::InstanceStatus;
 use crate::time_fmt::rfc3339;
-
-pub(super) const CLIENT_CERTIFICATE: &str = "client_certificate";
-pub(super) const SUBSCRIPTIONS: &str = "subscriptions";
-pub(super) const TOKEN: &str = "token";
-pub(super) const TUNNEL: &str = "tunnel";
 
 /// Two attempts, the second on the other port. An attempt has 20 s to connect and 30 s to
 /// subscribe.

@@ -11,6 +11,7 @@ mod files;
 mod network;
 mod public_page;
 mod report;
+mod steps;
 
 use std::io;
 use std::net::IpAddr;
@@ -24,6 +25,10 @@ use time::OffsetDateTime;
 use self::connection::DeviceProbe;
 use self::public_page::PublicPage;
 use self::report::{CheckResult, Report};
+use self::steps::{
+    API, API_NAME, BROKER_NAME, CLIENT_CERTIFICATE, CLOCK, FILES, IOT_CERTIFICATE, MQTT, MQTT_443,
+    PAGE, PAGE_NAME, RELAY_NAME, REMOTE_CERTIFICATE, SUBSCRIPTIONS, TOKEN, TUNNEL,
+};
 use crate::api::ApiArgs;
 use crate::commands::{SERIAL_NUMBER_ADVICE, serial_number_mismatch, store};
 use crate::error::{CliError, Result, chain};
@@ -33,19 +38,6 @@ use crate::proxy;
 use crate::public_client;
 use crate::shutdown::Shutdown;
 use crate::status_socket;
-
-const FILES: &str = "files";
-const IOT_CERTIFICATE: &str = "certificate.iot";
-const REMOTE_CERTIFICATE: &str = "certificate.remote";
-const API_NAME: &str = "name.api";
-const BROKER_NAME: &str = "name.broker";
-const RELAY_NAME: &str = "name.relay";
-const PAGE_NAME: &str = "name.page";
-const API: &str = "api";
-const CLOCK: &str = "clock";
-const MQTT: &str = "mqtt";
-const MQTT_443: &str = "mqtt.443";
-const PAGE: &str = "page";
 
 const MQTT_PORT: u16 = 8883;
 
@@ -73,11 +65,11 @@ pub(crate) struct DoctorArgs {
     api: ApiArgs,
 }
 
-pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: Output) -> Result {
+pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: &Output) -> Result {
     let store = store(global)?;
     let roots = public_client::roots(arguments.api.roots()?.as_deref())?;
     let mut shutdown = Shutdown::install()?;
-    let mut report = Report::new(output);
+    let mut report = Report::new(output.clone());
     let interrupted = || CliError::Failed("interrupted before all steps were checked".to_owned());
 
     let device = check_files(global, &store, &mut report)?;
@@ -92,13 +84,16 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
         return report.finish();
     };
 
+    let base_path = global.base_path()?;
+    let instance = status_socket::query(&base_path);
     let public = PublicPage {
+        instance: instance.is_some().then_some(&*base_path),
         store: &store,
         device: &device,
         addresses: &network.page,
         roots,
     };
-    if let Some(instance) = status_socket::query(&global.base_path()?) {
+    if let Some(instance) = instance {
         let open = connection::check_instance(&instance, &mut report)?;
         tokio::select! {
             finding = public.check(open, None) => {
@@ -115,17 +110,12 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
     }
     let sn = device.serial_number.clone();
     let proxy = proxy::for_broker(global, device.iot_endpoint.host.as_str())?;
-    let probe = match DeviceProbe::start(sn, global.base_path()?, proxy).await {
+    let probe = match DeviceProbe::start(sn, base_path.clone(), proxy).await {
         Ok(probe) => probe,
         Err(finding) => {
-            report.record(connection::CLIENT_CERTIFICATE, &finding)?;
-            let skipped = CheckResult::requires(connection::CLIENT_CERTIFICATE);
-            for step in [
-                connection::SUBSCRIPTIONS,
-                connection::TOKEN,
-                connection::TUNNEL,
-                PAGE,
-            ] {
+            report.record(CLIENT_CERTIFICATE, &finding)?;
+            let skipped = CheckResult::requires(CLIENT_CERTIFICATE);
+            for step in [SUBSCRIPTIONS, TOKEN, TUNNEL, PAGE] {
                 report.record(step, &skipped)?;
             }
             return report.finish();
@@ -293,13 +283,7 @@ async fn ports(device: &PartialDeviceConfig, addresses: &[IpAddr]) -> (CheckResu
 
 /// Skips the steps that need the device's own session.
 fn skip_device_steps(report: &mut Report, finding: &CheckResult) -> Result {
-    for step in [
-        connection::CLIENT_CERTIFICATE,
-        connection::SUBSCRIPTIONS,
-        connection::TOKEN,
-        connection::TUNNEL,
-        PAGE,
-    ] {
+    for step in [CLIENT_CERTIFICATE, SUBSCRIPTIONS, TOKEN, TUNNEL, PAGE] {
         report.record(step, finding)?;
     }
     Ok(())

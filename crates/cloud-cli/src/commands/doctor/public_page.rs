@@ -2,19 +2,29 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
 
 use cloud_facade::config::{CredentialSlot, PartialDeviceConfig, Store};
+use reqwest::StatusCode;
 use rustls::RootCertStore;
+use tokio::time::{Instant, sleep};
 
 use super::report::CheckResult;
-use super::{PAGE_NAME, connection};
+use super::steps::{PAGE_NAME, TUNNEL};
 use crate::error::Result;
-use crate::public_client::PublicClient;
+use crate::public_client::{PublicClient, REQUEST_TIMEOUT};
+use crate::status_socket;
 
 /// The relay serves tunnels and the public on one port.
 const HTTPS_PORT: u16 = 443;
 
+/// The instance notices a failure of its application within a second.
+const CHECK_DELAY: Duration = Duration::from_secs(3);
+
 pub(super) struct PublicPage<'a> {
+    /// The base path, if an instance runs on it.
+    pub(super) instance: Option<&'a Path>,
     pub(super) store: &'a Store,
     pub(super) device: &'a PartialDeviceConfig,
     /// Addresses of the public name.
@@ -26,23 +36,44 @@ impl PublicPage<'_> {
     /// Fetches the page, if the tunnel is `open`. The page must equal `marker`, if there is one.
     pub(super) async fn check(&self, open: bool, marker: Option<&str>) -> Result<CheckResult> {
         let addresses = match self.addresses {
-            _ if !open => return Ok(CheckResult::requires(connection::TUNNEL)),
+            _ if !open => return Ok(CheckResult::requires(TUNNEL)),
             Ok(addresses) if !addresses.is_empty() => addresses,
             _ => return Ok(CheckResult::requires(PAGE_NAME)),
         };
         let client = self.client(addresses, self.roots.clone())?;
-        let (response, trusted) = match client.fetch().await {
-            Ok(response) => (response, true),
-            Err(failure) => match self.client(addresses, self.own_issuers())?.fetch().await {
-                Ok(response) => (response, false),
-                Err(_) => {
-                    return Ok(CheckResult::failed(
+        let mut trusted = true;
+        let mut fetched = client.fetch().await;
+        if matches!(&fetched, Err(failure) if !failure.is_silent) {
+            let second = self.client(addresses, self.own_issuers())?.fetch().await;
+            if second
+                .as_ref()
+                .map_or_else(|failure| failure.is_silent, |_| true)
+            {
+                trusted = false;
+                fetched = second;
+            }
+        }
+        let response = match fetched {
+            Ok(response) => response,
+            Err(failure) => {
+                let because_of_application = self
+                    .application_failure(client.url(), failure.is_silent, None)
+                    .await;
+                return Ok(because_of_application.unwrap_or_else(|| {
+                    CheckResult::failed(
                         failure.to_string(),
                         "check whether the name resolves to the relay, and whether the certificate above is valid",
-                    ));
-                }
-            },
+                    )
+                }));
+            }
         };
+        let status = response.status;
+        if let Some(failure) = self
+            .application_failure(client.url(), false, Some(status))
+            .await
+        {
+            return Ok(failure);
+        }
         let url = client.url();
         Ok(if marker.is_some_and(|marker| response.body != marker) {
             CheckResult::failed(
@@ -69,6 +100,52 @@ impl PublicPage<'_> {
                 "{url} is reachable, with this device's certificate"
             ))
         })
+    }
+
+    /// Returns the result if the application of the running instance is the cause of a failure: it
+    /// sent no response, or the status may be the device's own.
+    async fn application_failure(
+        &self,
+        url: &str,
+        is_silent: bool,
+        status: Option<StatusCode>,
+    ) -> Option<CheckResult> {
+        let is_suspect = status.is_none_or(|status| {
+            matches!(
+                status,
+                StatusCode::BAD_GATEWAY
+                    | StatusCode::SERVICE_UNAVAILABLE
+                    | StatusCode::GATEWAY_TIMEOUT
+            )
+        });
+        let deadline = Instant::now() + CHECK_DELAY;
+        let application = loop {
+            let instance = status_socket::query(self.instance?)?;
+            let application = instance.application?;
+            if application.answers == Some(false) || !is_suspect || Instant::now() > deadline {
+                break application;
+            }
+            sleep(CHECK_DELAY / 10).await;
+        };
+        let address = application.address;
+        let reason = match (application.answers, application.reason) {
+            (Some(false), Some(reason)) => reason,
+            _ if is_silent => format!("no response within {} s", REQUEST_TIMEOUT.as_secs()),
+            _ => {
+                return status.filter(|_| is_suspect).map(|status| {
+                    CheckResult::warning(
+                        format!("{url} is reachable, and answers {status}"),
+                        format!("if the log says nothing about it, the application at {address} answers so: see its log"),
+                    )
+                });
+            }
+        };
+        Some(CheckResult::failed(
+            format!(
+                "{url} is reachable, but the application at {address} does not answer: {reason}"
+            ),
+            "start the application, or correct the address that `run` was given",
+        ))
     }
 
     fn client(&self, addresses: &[IpAddr], roots: RootCertStore) -> Result<PublicClient> {

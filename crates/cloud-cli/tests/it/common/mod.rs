@@ -3,6 +3,7 @@
 pub(crate) mod background_program;
 pub(crate) mod captured_output;
 pub(crate) mod check_results;
+pub(crate) mod public_caller;
 pub(crate) mod scripted_broker;
 pub(crate) mod shifted_clock_api;
 pub(crate) mod test_cloud;

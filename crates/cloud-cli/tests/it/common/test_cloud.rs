@@ -134,6 +134,20 @@ impl TestCloud {
         }
     }
 
+    /// Waits until the simulator has received exactly these states from the device.
+    #[track_caller]
+    pub(crate) fn wait_for_history(&self, expected: &[&str]) {
+        let end = Instant::now() + Duration::from_secs(60);
+        while self.device_status()["status_history"] != serde_json::json!(expected) {
+            assert!(
+                Instant::now() < end,
+                "{expected:?}: {}",
+                self.device_status()
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until the device has reported the certificate that it serves.
     #[track_caller]
     pub(crate) fn wait_until_reported(&self) {

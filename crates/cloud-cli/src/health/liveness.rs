@@ -1,5 +1,5 @@
-//! The state of a running instance: connections, event counters, and the heartbeat of the main
-//! task.
+//! Liveness of a running instance: the heartbeat of the main task, connections, the application,
+//! and event counters.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -7,6 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 use cloud_facade::config::Store;
 use cloud_facade::{ClesydeCloud, Event, WeakClesydeCloud};
 use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::application_check::ApplicationState;
 
 /// Interval of the main task's heartbeat.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -23,6 +26,7 @@ pub(crate) struct HealthState(Arc<Inner>);
 struct Inner {
     cloud: WeakClesydeCloud,
     store: Store,
+    application: Option<watch::Receiver<ApplicationState>>,
     started: SystemTime,
     heartbeat: Mutex<Instant>,
     counters: Mutex<Counters>,
@@ -81,7 +85,7 @@ impl Counters {
     }
 }
 
-/// A connection that is down.
+/// A connection that is down, or the application if it does not answer.
 #[derive(Debug, Serialize)]
 pub(crate) struct Missing {
     part: &'static str,
@@ -90,10 +94,15 @@ pub(crate) struct Missing {
 }
 
 impl HealthState {
-    pub(crate) fn new(cloud: &ClesydeCloud, store: Store) -> Self {
+    pub(crate) fn new(
+        cloud: &ClesydeCloud,
+        store: Store,
+        application: Option<watch::Receiver<ApplicationState>>,
+    ) -> Self {
         Self(Arc::new(Inner {
             cloud: cloud.downgrade(),
             store,
+            application,
             started: SystemTime::now(),
             heartbeat: Mutex::new(Instant::now()),
             counters: Mutex::default(),
@@ -120,8 +129,8 @@ impl HealthState {
         lock(&self.0.counters).missed += events;
     }
 
-    /// Returns the connections that are down. Remote access is always required: `run` serves a
-    /// backend in every case.
+    /// Returns what is down. Remote access is always required: `run` serves a backend in every
+    /// case.
     pub(crate) fn missing(&self) -> Vec<Missing> {
         let status = self.cloud().map(|cloud| cloud.status()).unwrap_or_default();
         [("iot", status.iot), ("remote", status.remote)]
@@ -131,7 +140,19 @@ impl HealthState {
                 part,
                 reason: link.reason,
             })
+            .chain(self.application().and_then(|application| {
+                let reason = application.problem()?;
+                Some(Missing {
+                    part: "application",
+                    reason: Some(reason),
+                })
+            }))
             .collect()
+    }
+
+    /// Returns the state of the application behind the tunnel, if there is one.
+    pub(super) fn application(&self) -> Option<ApplicationState> {
+        Some(self.0.application.as_ref()?.borrow().clone())
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -165,7 +186,7 @@ mod tests {
     fn health_state() -> HealthState {
         let base = tempfile::tempdir().unwrap();
         let settings = DeviceSettings::new("SN".parse().unwrap(), base.path(), "");
-        HealthState::new(&ClesydeCloud::new(settings), Store::new(base.path()))
+        HealthState::new(&ClesydeCloud::new(settings), Store::new(base.path()), None)
     }
 
     #[test]
