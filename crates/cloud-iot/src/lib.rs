@@ -135,8 +135,10 @@ mod transport;
 
 pub use tower::BoxError;
 
+pub use cloud_net::{ConnectError, InvalidProxy, Proxy, ProxyError, ProxyFailure, ProxyReply};
+
 pub use crate::core::backoff::{Backoff, Retry};
-pub use crate::error::cause::{Cause, ProxyCause, TlsCause};
+pub use crate::error::cause::{Cause, TlsCause};
 pub use crate::error::{ConfigError, DeliveryError, PublishError, RequestError, StreamError};
 pub use crate::mqtt::message::{Message, PublishOptions, QoS, Subscription};
 pub use crate::mqtt::reason_code::ReasonCode;
@@ -153,5 +155,4 @@ pub use crate::session::limits::{Limits, Timeouts};
 pub use crate::session::receipt::{Ack, Receipt};
 pub use crate::session::request::Request;
 pub use crate::session::{Session, SessionBuilder, SessionHandle};
-pub use crate::transport::proxy::{InvalidProxy, Proxy};
 pub use crate::transport::tls;

@@ -5,6 +5,8 @@
 //! them timed out: over a path that loses large packets, as some IPv6 tunnels do, TCP connects at
 //! once, wins against the other family, and TLS never completes. An endpoint that works is kept.
 
+use cloud_net::AddressFamily;
+
 use crate::error::cause::{Cause, TlsCause};
 
 /// The port to connect to.
@@ -13,14 +15,6 @@ pub(crate) enum Port {
     Main,
     /// Connects with the ALPN name that distinguishes MQTT from the other services on this port.
     Fallback(u16),
-}
-
-/// The address family to try first, where the server has addresses of both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AddressFamily {
-    /// The family that the system prefers.
-    Preferred,
-    Other,
 }
 
 /// The endpoint of an attempt.

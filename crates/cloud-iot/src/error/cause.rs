@@ -3,16 +3,14 @@
 //! Each [`Cause`] says what happened and what to do. None of them ends a session: the device must
 //! reconnect by itself when the cause is gone, however long that takes.
 
-mod proxy;
 mod tls;
 
 use std::io;
 use std::time::Duration;
 
-use cloud_net::UntrustedText;
+use cloud_net::{ConnectError, ProxyError, ProxyFailure, UntrustedText};
 use thiserror::Error;
 
-pub use self::proxy::ProxyCause;
 pub use self::tls::TlsCause;
 
 use crate::core::backoff::Retry;
@@ -35,9 +33,9 @@ pub enum Cause {
     /// TCP, TLS and CONNACK together took longer than allowed.
     #[error("no connection was made within the time limit; the server or the network is too slow")]
     ConnectTimeout,
-    /// The HTTP proxy does not provide a connection.
-    #[error("no connection through the proxy: {0}")]
-    Proxy(#[from] ProxyCause),
+    /// The proxy does not provide a connection.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
     /// The TLS handshake failed.
     #[error("TLS failed: {0}")]
     Tls(#[from] TlsCause),
@@ -128,7 +126,10 @@ impl Cause {
             self,
             Self::Tls(TlsCause::UnknownIssuer | TlsCause::WrongName | TlsCause::BadCertificate(_))
                 | Self::Tls(TlsCause::ClientCertificateRejected(_))
-                | Self::Proxy(ProxyCause::Authentication)
+                | Self::Proxy(ProxyError {
+                    failure: ProxyFailure::Authentication,
+                    ..
+                })
                 | Self::Mqtt311Only
                 | Self::SubscriptionRefused { .. }
                 | Self::NotPermitted { .. }
@@ -249,11 +250,13 @@ impl Cause {
                 | Self::Unreachable
                 | Self::ConnectTimeout
                 // Many proxies allow connections to port 443 only.
-                | Self::Proxy(
-                    ProxyCause::Refused { .. }
-                        | ProxyCause::ServerUnreachable { .. }
-                        | ProxyCause::Closed
-                )
+                | Self::Proxy(ProxyError {
+                    failure: ProxyFailure::Refused { .. }
+                        | ProxyFailure::ServerUnreachable { .. }
+                        | ProxyFailure::Closed
+                        | ProxyFailure::TimedOut,
+                    ..
+                })
                 // Some firewalls allow TCP and abort or answer everything that is not web traffic.
                 | Self::Tls(TlsCause::HandshakeAborted | TlsCause::NotTls)
         )
@@ -341,6 +344,18 @@ pub(crate) fn refused_subscription(
     }
 }
 
+impl From<ConnectError> for Cause {
+    fn from(error: ConnectError) -> Self {
+        tracing::debug!(%error, "no connection");
+        match error {
+            ConnectError::NameNotFound { .. } => Self::NameNotFound,
+            ConnectError::Tcp { kind, reason, .. } => Self::from(&io::Error::new(kind, reason)),
+            ConnectError::Proxy(error) => error.into(),
+            other => Self::Io(other.to_string()),
+        }
+    }
+}
+
 impl From<&io::Error> for Cause {
     fn from(error: &io::Error) -> Self {
         if let Some(tls) = error
@@ -393,16 +408,14 @@ mod tests {
             reason: ReasonCode(code),
             message: None,
         };
+        let proxy = |failure| Cause::Proxy(ProxyError::new("server:8883", "proxy:3128", failure));
         for (cause, retry) in [
             (Cause::Unreachable, Retry::Transient),
             (Cause::NameNotFound, Retry::Transient),
             (Cause::KeepAlive, Retry::Transient),
             (Cause::Closed { soon: true }, Retry::Transient),
-            (
-                Cause::Proxy(ProxyCause::Refused { status: 403 }),
-                Retry::Transient,
-            ),
-            (Cause::Proxy(ProxyCause::Authentication), Retry::Persistent),
+            (proxy(ProxyFailure::Closed), Retry::Transient),
+            (proxy(ProxyFailure::Authentication), Retry::Persistent),
             // Server shutting down.
             (disconnected(0x8B), Retry::Transient),
             (disconnected(0x97), Retry::Busy),

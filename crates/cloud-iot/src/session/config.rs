@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_net::Proxy;
 use rustls::pki_types::ServerName;
 
 use crate::core::backoff::Backoff;
 use crate::error::ConfigError;
 use crate::mqtt::message::{Message, Subscription};
 use crate::session::limits::{Limits, Timeouts};
-use crate::transport::proxy::Proxy;
 
 /// Maximum length of a client ID in AWS IoT Core, in bytes.
 const MAX_CLIENT_ID_BYTES: usize = 128;
@@ -89,7 +89,7 @@ pub struct SessionConfig {
     pub backoff: Backoff,
     /// Timeouts.
     pub timeouts: Timeouts,
-    /// HTTP proxy, for example from [`Proxy::from_env`]. Default: none, regardless of the
+    /// Proxy, for example from [`Proxy::from_env`]. Default: none, regardless of the
     /// environment.
     pub proxy: Option<Proxy>,
     /// Port of the last successful connection, from [`SessionHandle::port`], for the first attempt.

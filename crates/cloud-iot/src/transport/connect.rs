@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_net::Connector;
 use rumqttc::v5::mqttbytes::v5::{Connect, ConnectProperties, LastWill, Packet};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -21,8 +22,13 @@ use crate::mqtt::decode::{ConnAck, Received};
 use crate::mqtt::message::QoS;
 use crate::session::config::{Acknowledge, SessionConfig};
 use crate::transport::framed::Framed;
-use crate::transport::happy_eyeballs::connect_tcp;
 use crate::transport::tls;
+
+/// Send buffer of the socket (Linux doubles it, and counts its own overhead). The default grows to
+/// megabytes, which delay pings and acknowledgements on a slow uplink: buffered data counts as
+/// written, and must be acknowledged in time. This is 20 seconds of an uplink of 3 KB/s, and at a
+/// round trip of 100 ms about AWS IoT Core's limit per second.
+const SEND_BUFFER_BYTES: u32 = 32 << 10;
 
 /// Maximum data buffered in TLS, one record: buffered data counts as written.
 const TLS_BUFFER_BYTES: usize = 16 << 10;
@@ -40,14 +46,12 @@ pub(crate) async fn connect(
     let (port, tls) = target(&config, endpoint.port);
     let attempt = async {
         let host = config.host.as_str();
-        let stream = match config.proxy.as_ref().and_then(|proxy| proxy.for_host(host)) {
-            Some(proxy) => {
-                proxy
-                    .tunnel(host, port, endpoint.first_family, deadline)
-                    .await?
-            }
-            None => connect_tcp(host, port, endpoint.first_family, deadline).await?,
-        };
+        let connector = Connector::new()
+            .proxy(config.proxy.clone())
+            .first_family(endpoint.first_family)
+            .attempt_timeout(config.timeouts.connect)
+            .send_buffer_bytes(SEND_BUFFER_BYTES);
+        let stream = connector.connect(host, port, deadline).await?;
         let name = ServerName::try_from(host.to_owned()).map_err(|_| Cause::NameNotFound)?;
         let stream = TlsConnector::from(tls).connect(name, stream).await;
         let mut stream = stream.map_err(|error| handshake_failed(&error))?;

@@ -1,9 +1,12 @@
 //! Where and when the next attempt is made, depending on the cause.
 
 use super::*;
-use crate::ProxyCause;
-use crate::TlsCause;
 use crate::session::config::FallbackPort;
+use crate::{ProxyError, ProxyFailure, ProxyReply, TlsCause};
+
+fn proxy(failure: ProxyFailure) -> Cause {
+    Cause::Proxy(ProxyError::new("server:8883", "proxy:3128", failure))
+}
 
 /// Fails the attempt and returns the action of the next one.
 fn next_attempt(harness: &mut Harness, cause: Cause) -> String {
@@ -44,7 +47,7 @@ fn aborted_or_foreign_tls_makes_endpoint_unreachable() {
     for blocked in [
         Cause::Tls(TlsCause::HandshakeAborted),
         Cause::Tls(TlsCause::NotTls),
-        Cause::Proxy(ProxyCause::Closed),
+        proxy(ProxyFailure::Closed),
     ] {
         let mut harness = Harness::new(config());
         assert_eq!(next_attempt(&mut harness, blocked.clone()), "open 443");
@@ -130,7 +133,7 @@ fn other_service_on_fallback_port_is_left() {
     for other in [
         not_accepted(0x87),
         Cause::NameNotFound,
-        Cause::Proxy(ProxyCause::Authentication),
+        proxy(ProxyFailure::Authentication),
     ] {
         let mut harness = Harness::new(config());
         assert_eq!(next_attempt(&mut harness, Cause::Refused), "open 443");
@@ -214,10 +217,12 @@ fn preferred_port_is_tried_first() {
 #[test]
 fn proxy_that_allows_only_443() {
     let mut harness = Harness::new(config());
-    let refused = Cause::Proxy(ProxyCause::Refused { status: 403 });
+    let refused = proxy(ProxyFailure::Refused {
+        reply: ProxyReply::HttpStatus(403),
+    });
     assert_eq!(next_attempt(&mut harness, refused), "open 443");
     // Without the password the proxy allows neither.
-    let password = Cause::Proxy(ProxyCause::Authentication);
+    let password = proxy(ProxyFailure::Authentication);
     assert_eq!(next_attempt(&mut harness, password), "open 443");
 }
 

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use cloud_net::AddressFamily;
 use futures_util::FutureExt;
 use rustls::RootCertStore;
 
@@ -10,7 +11,7 @@ use super::super::*;
 use crate::ReasonCode;
 use crate::core::connect_options::ConnectOptions;
 use crate::core::connection_event::{Incoming, ServerCapabilities};
-use crate::core::endpoint::{AddressFamily, Endpoint, Port};
+use crate::core::endpoint::{Endpoint, Port};
 use crate::error::{DeliveryError, PublishError};
 use crate::mqtt::decode::SubAck;
 use crate::mqtt::message::{Message, PublishOptions, QoS, Subscription};

@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use cloud_iot::{Cause, FallbackPort, Message, Proxy, ProxyCause, Session, SessionConfig};
+use cloud_iot::{
+    Cause, FallbackPort, Message, Proxy, ProxyFailure, ProxyReply, Session, SessionConfig,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -79,6 +81,15 @@ async fn tunnel(
     let _ = stream.read(&mut [0]).await;
 }
 
+/// Returns the proxy's failure.
+#[track_caller]
+fn failure(cause: &Cause) -> &ProxyFailure {
+    match cause {
+        Cause::Proxy(error) => &error.failure,
+        cause => panic!("{cause}"),
+    }
+}
+
 async fn cause(config: SessionConfig) -> Cause {
     let session = Session::builder(config).start().unwrap();
     let mut events = session.events();
@@ -114,7 +125,7 @@ async fn wrong_proxy_password_is_reported_and_redacted() {
     config.proxy = Some(Proxy::new(&url).unwrap());
     assert!(!format!("{config:?}").contains("wr0ng"));
     let cause = cause(config).await;
-    assert_eq!(cause, Cause::Proxy(ProxyCause::Authentication));
+    assert_eq!(*failure(&cause), ProxyFailure::Authentication);
     assert!(!cause.is_retryable());
     assert!(!cause.to_string().contains("wr0ng"), "{cause}");
 }
@@ -130,8 +141,9 @@ async fn port_refused_by_proxy_switches_to_the_other() {
     config.proxy = Some(Proxy::new(&url).unwrap());
     let session = Session::builder(config.clone()).start().unwrap();
     let mut events = session.events();
-    let refused = Cause::Proxy(ProxyCause::Refused { status: 403 });
-    assert_eq!(*lost(&mut events).await, refused);
+    let reply = ProxyReply::HttpStatus(403);
+    let refused = ProxyFailure::Refused { reply };
+    assert_eq!(*failure(&*lost(&mut events).await), refused);
     online(&session).await;
     assert_eq!(session.port(), site.broker.port);
     session.stop(STOP).await;
@@ -152,27 +164,38 @@ async fn a_proxy_without_a_way_to_the_server() {
     config.port = closed;
     let url = format!("http://127.0.0.1:{}", proxy.port);
     config.proxy = Some(Proxy::new(&url).unwrap());
-    let unreachable = ProxyCause::ServerUnreachable { status: 502 };
-    assert_eq!(cause(config).await, Cause::Proxy(unreachable));
+    let reply = ProxyReply::HttpStatus(502);
+    let unreachable = ProxyFailure::ServerUnreachable { reply };
+    assert_eq!(*failure(&cause(config).await), unreachable);
 }
 
 #[tokio::test]
 async fn no_proxy_at_its_address() {
     let site = Site::new().await;
     let mut config = site.config("device");
-    let url = format!("http://127.0.0.1:{}", closed_port().await);
-    config.proxy = Some(Proxy::new(&url).unwrap());
-    let refused = ProxyCause::Unreachable(Box::new(Cause::Refused));
-    assert_eq!(cause(config.clone()).await, Cause::Proxy(refused));
-
-    config.proxy = Some(Proxy::new("http://nowhere.invalid:3128").unwrap());
-    let unknown = Cause::Proxy(ProxyCause::NameNotFound);
-    assert_eq!(cause(config.clone()).await, unknown);
+    for (proxy, says) in [
+        (
+            format!("127.0.0.1:{}", closed_port().await),
+            "refused the TCP",
+        ),
+        ("nowhere.invalid:3128".to_owned(), "cannot be resolved"),
+    ] {
+        config.proxy = Some(Proxy::new(&format!("http://{proxy}")).unwrap());
+        let cause = cause(config.clone()).await;
+        assert!(matches!(failure(&cause), ProxyFailure::Unreachable(_)));
+        // It is the proxy that refused, not the server.
+        let text = cause.to_string();
+        assert!(text.contains(says), "{text}");
+        assert!(text.contains(&format!("the proxy {proxy}")), "{text}");
+    }
 
     // A server of another kind, which sends something or nothing.
     for (answer, expected) in [
-        (&b"220 mail.example ESMTP\r\n\r\n"[..], ProxyCause::NotHttp),
-        (b"", ProxyCause::Closed),
+        (
+            &b"220 mail.example ESMTP\r\n\r\n"[..],
+            ProxyFailure::NotAProxy("HTTP"),
+        ),
+        (b"", ProxyFailure::Closed),
     ] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -182,7 +205,7 @@ async fn no_proxy_at_its_address() {
             stream.write_all(answer).await.unwrap();
         };
         let (cause, ()) = tokio::join!(cause(config.clone()), serve);
-        assert_eq!(cause, Cause::Proxy(expected));
+        assert_eq!(*failure(&cause), expected);
     }
 }
 
