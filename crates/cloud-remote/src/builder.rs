@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cloud_net::{Connector, Proxy};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +37,7 @@ impl RemoteAccess {
     pub fn builder(config: RemoteConfig) -> RemoteAccessBuilder {
         RemoteAccessBuilder {
             config,
+            proxy: None,
             application: None,
             access: AccessRules::default(),
             http: HttpOptions::default(),
@@ -52,6 +54,7 @@ impl RemoteAccess {
 #[must_use]
 pub struct RemoteAccessBuilder {
     config: RemoteConfig,
+    proxy: Option<Proxy>,
     application: Option<Application>,
     access: AccessRules,
     http: HttpOptions,
@@ -65,6 +68,14 @@ impl RemoteAccessBuilder {
     /// Sets the application that callers reach. Required.
     pub fn application(mut self, application: Application) -> Self {
         self.application = Some(application);
+        self
+    }
+
+    /// Connects the tunnel, and the [probe](Self::probe), through a proxy, unless it excepts the
+    /// relay or the access point. Default: none, regardless of the environment; see
+    /// [`Proxy::from_env`].
+    pub fn proxy(mut self, proxy: Option<Proxy>) -> Self {
+        self.proxy = proxy;
         self
     }
 
@@ -203,6 +214,7 @@ impl RemoteAccessBuilder {
         };
         let context = Context {
             config: self.config,
+            connector: Connector::new().proxy(self.proxy),
             timeouts: self.timeouts,
             clock,
             probe: self.probe,

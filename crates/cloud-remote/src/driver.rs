@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cloud_net::{LogThrottle, info_throttled, warn_throttled};
+use cloud_net::{Connector, LogThrottle, info_throttled, warn_throttled};
 use futures_util::future::pending;
 use snitun::client::Tunnel;
 use tokio::sync::{broadcast, watch};
@@ -44,6 +44,7 @@ use crate::tunnel::{SessionKeys, TunnelError};
 /// The resources of the driver.
 pub(crate) struct Context<T, C, S> {
     pub config: RemoteConfig,
+    pub connector: Connector,
     pub timeouts: Timeouts,
     pub clock: PlatformClock,
     pub probe: Option<Probe>,

@@ -110,6 +110,8 @@ mod traits;
 mod tunnel;
 mod upstream;
 
+pub use cloud_net::{InvalidProxy, Proxy};
+
 pub use application::{Application, ClientAddr, WebService};
 pub use builder::{RemoteAccess, RemoteAccessBuilder};
 pub use certificate::expiry::ExpiryWatch;
@@ -137,7 +139,7 @@ pub use traits::{CertificateSource, CertificateStore, SourceError, StoreError, T
 pub use tunnel::probe::Probe;
 pub use upstream::health::{UpstreamFailure, UpstreamHealth};
 pub use upstream::proxy_protocol::ProxyProtocol;
-pub use upstream::{CachedHost, Upstream};
+pub use upstream::{Upstream, UpstreamHost};
 
 /// An error of an application or a trait implementation.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,8 +1,8 @@
 //! The address of a local application, and connections to it.
 
-mod cached_host;
 pub(crate) mod copy;
 pub(crate) mod health;
+mod host;
 pub(crate) mod proxy_protocol;
 
 use std::fmt;
@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use cloud_net::ConnectError;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
-pub use self::cached_host::CachedHost;
+pub use self::host::UpstreamHost;
 
 /// The connect timeout: a local application accepts at once or is not running.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,20 +44,19 @@ pub enum Upstream {
     /// A TCP port, on this device or in its network.
     Tcp(SocketAddr),
     /// A TCP port of a host name, resolved when a connection is made.
-    Host(CachedHost),
+    Host(UpstreamHost),
     /// A Unix socket, which only local users with access to its file reach.
     #[cfg(unix)]
     Unix(Arc<Path>),
 }
 
 impl Upstream {
-    /// Creates an upstream from a host and TCP port. A name is resolved for connections, at most
-    /// once a second; the last addresses are used if that fails or is slow. An IP address is used
-    /// directly.
+    /// Creates an upstream from a host and TCP port. A name is resolved for each connection; an IP
+    /// address is used directly.
     pub fn host(name: &str, port: u16) -> Self {
         match name.parse::<IpAddr>() {
             Ok(address) => Self::Tcp((address, port).into()),
-            Err(_) => Self::Host(CachedHost::new(name, port)),
+            Err(_) => Self::Host(UpstreamHost::new(name, port)),
         }
     }
 
@@ -67,7 +67,8 @@ impl Upstream {
     }
 
     pub(crate) async fn connect(&self) -> io::Result<UpstreamStream> {
-        timeout(CONNECT_TIMEOUT, self.connect_without_limit())
+        let deadline = Instant::now() + CONNECT_TIMEOUT;
+        timeout_at(deadline, self.connect_until(deadline))
             .await
             .unwrap_or_else(|_| {
                 Err(io::Error::new(
@@ -77,10 +78,20 @@ impl Upstream {
             })
     }
 
-    async fn connect_without_limit(&self) -> io::Result<UpstreamStream> {
+    async fn connect_until(&self, deadline: Instant) -> io::Result<UpstreamStream> {
         Ok(match self {
-            Self::Tcp(address) => connect_tcp(&[*address]).await?,
-            Self::Host(name) => connect_tcp(&name.addresses().await?).await?,
+            Self::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
+                stream.set_nodelay(true)?;
+                UpstreamStream(Box::pin(stream))
+            }
+            Self::Host(host) => match host.connect(deadline).await {
+                Ok(stream) => UpstreamStream(Box::pin(stream)),
+                Err(ConnectError::Tcp { kind, reason, .. }) => {
+                    return Err(io::Error::new(kind, reason));
+                }
+                Err(error) => return Err(io::Error::new(io::ErrorKind::NotFound, error)),
+            },
             #[cfg(unix)]
             Self::Unix(path) => {
                 UpstreamStream(Box::pin(tokio::net::UnixStream::connect(path).await?))
@@ -97,13 +108,6 @@ impl Upstream {
             Self::Unix(_) => "localhost".to_owned(),
         }
     }
-}
-
-/// Connects to the first address that accepts.
-async fn connect_tcp(addresses: &[SocketAddr]) -> io::Result<UpstreamStream> {
-    let stream = TcpStream::connect(addresses).await?;
-    stream.set_nodelay(true)?;
-    Ok(UpstreamStream(Box::pin(stream)))
 }
 
 impl From<SocketAddr> for Upstream {

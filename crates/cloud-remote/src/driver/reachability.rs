@@ -67,7 +67,9 @@ where
             let access_point = self.context.config.access_point.clone();
             let served = Arc::clone(&self.context.served);
             self.reachability.next = None;
-            self.reachability.call = Some(Box::pin(probe::call(probe, access_point, served)));
+            let connector = self.context.connector.clone();
+            let call = probe::call(connector, probe, access_point, served);
+            self.reachability.call = Some(Box::pin(call));
             return;
         };
         let reachable = result.is_ok();

@@ -29,11 +29,12 @@ where
             return;
         };
         let (host, port) = self.relay();
+        let connector = self.context.connector.clone();
         tracing::debug!(host, port, "connecting the tunnel");
         self.connecting = Some((
             id,
             Box::pin(async move {
-                let stream = tunnel::dial(&host, port).await?;
+                let stream = tunnel::dial(&connector, &host, port).await?;
                 tunnel::open(stream, config()?).await
             }),
         ));
@@ -48,11 +49,12 @@ where
         };
         let running = running.handle().clone();
         let (host, port) = self.relay();
+        let connector = self.context.connector.clone();
         tracing::debug!(host, port, forced, "handing over to a new tunnel");
         self.connecting = Some((
             id,
             Box::pin(async move {
-                let stream = tunnel::dial(&host, port).await?;
+                let stream = tunnel::dial(&connector, &host, port).await?;
                 let pong = tokio::time::timeout(IDLE_CHECK_INTERVAL, running.ping()).await;
                 let idle = matches!(pong, Ok(Ok(_))) && running.open_channels() == 0;
                 if !idle && !forced {

@@ -9,16 +9,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_net::{ConnectError, Connector};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use crate::server::tls::CurrentCertificate;
 use crate::timeouts::{MAX_DURATION, MIN_DURATION};
-use crate::tunnel::{self, TunnelError};
 
 /// Timeout of name resolution, connection and handshake together.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(15);
@@ -57,10 +57,8 @@ impl Probe {
 /// An error of the probe.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProbeError {
-    #[error("the access point's name cannot be resolved: {0}")]
-    Resolve(#[source] io::Error),
     #[error("the access point cannot be connected: {0}")]
-    Connect(#[source] TunnelError),
+    Connect(#[from] ConnectError),
     #[error("the connection to the access point did not reach this device: {0}")]
     Handshake(#[source] io::Error),
     #[error("the access point did not respond in time")]
@@ -73,6 +71,7 @@ pub(crate) enum ProbeError {
 
 /// Connects once to the device's access point.
 pub(crate) async fn call(
+    connector: Connector,
     probe: Probe,
     access_point: String,
     served: Arc<CurrentCertificate>,
@@ -86,19 +85,15 @@ pub(crate) async fn call(
         .with_no_client_auth();
     let name = ServerName::try_from(access_point.clone())?;
     let host = probe.host.unwrap_or(access_point);
+    let deadline = Instant::now() + PROBE_TIMEOUT;
     let call = async {
-        let stream = tunnel::dial(&host, probe.port)
-            .await
-            .map_err(|error| match error {
-                TunnelError::Resolve(error) => ProbeError::Resolve(error),
-                error => ProbeError::Connect(error),
-            })?;
+        let stream = connector.connect(&host, probe.port, deadline).await?;
         TlsConnector::from(Arc::new(config))
             .connect(name, stream)
             .await
             .map_err(ProbeError::Handshake)
     };
-    let stream = timeout(PROBE_TIMEOUT, call)
+    let stream = timeout_at(deadline, call)
         .await
         .map_err(|_| ProbeError::TimedOut)??;
     drop(stream);

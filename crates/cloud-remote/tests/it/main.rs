@@ -6,6 +6,7 @@
 mod forwarding;
 mod handover;
 mod messages;
+mod proxies;
 mod reachability;
 mod requests;
 mod rotation;
