@@ -40,7 +40,7 @@ pub(crate) struct DeviceOptions {
     pub(crate) access: AccessRules,
     pub(crate) http_options: HttpOptions,
     pub(crate) limits: Limits,
-    /// The proxy for the connection to the broker.
+    /// The proxy for the connections to broker and relay.
     pub(crate) proxy: Option<Proxy>,
 }
 
@@ -76,7 +76,7 @@ impl Device {
             .with_http_options(options.http_options)
             .with_limits(options.limits);
         if let Some(proxy) = options.proxy {
-            settings = settings.with_broker_proxy(proxy);
+            settings = settings.with_proxy(proxy);
         }
         let cloud = ClesydeCloud::new(settings);
         let events = cloud.events();

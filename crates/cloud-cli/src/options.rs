@@ -57,8 +57,8 @@ pub(crate) struct GlobalOptions {
     )]
     pub(crate) api_url: Option<ApiUrl>,
 
-    /// Connect to API and broker through this HTTP proxy, http://HOST:PORT [default: HTTPS_PROXY or
-    /// ALL_PROXY, except for the hosts in NO_PROXY]
+    /// Connect to API, broker and relay through this proxy, http://HOST:PORT or socks5://HOST:PORT
+    /// [default: HTTPS_PROXY or ALL_PROXY, except for the hosts in NO_PROXY]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) proxy: Option<String>,
 

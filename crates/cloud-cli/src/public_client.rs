@@ -1,18 +1,22 @@
 //! A public client: like a web browser, it trusts only certificate authorities.
 
 use std::error::Error;
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_facade::config::{CertificateInfo, DeviceConfig};
-use cloud_net::UntrustedText;
+use cloud_facade::iot::Proxy;
+use cloud_net::{Connector, UntrustedText};
 use reqwest::tls::TlsInfo;
 use reqwest::{Client, StatusCode, redirect};
 use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use tokio::time::{Instant, timeout_at};
+use tokio_rustls::TlsConnector;
 
 use crate::error::{CliError, Result};
 
@@ -21,6 +25,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time limit for a request, which includes that. The device may have a slow network.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The relay serves tunnels and the public on one port.
+pub(crate) const HTTPS_PORT: u16 = 443;
 
 /// Maximum body to read. The status page is smaller; of another page, the beginning is enough.
 const MAX_BODY: usize = 64 * 1024;
@@ -62,6 +69,21 @@ impl From<FetchError> for CliError {
 pub(crate) struct PublicClient {
     client: Client,
     url: String,
+    host: String,
+    port: u16,
+    proxied: Option<Proxied>,
+}
+
+/// What a connection of its own through a proxy needs.
+struct Proxied {
+    connector: Connector,
+    tls: TlsConnector,
+}
+
+impl fmt::Debug for Proxied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Proxied")
+    }
 }
 
 /// The response to [`PublicClient::fetch`].
@@ -75,10 +97,12 @@ pub(crate) struct PageResponse {
 }
 
 impl PublicClient {
-    /// Creates a client for a device whose access point has these addresses.
+    /// Creates a client for a device whose access point has these addresses, or is reached through
+    /// a proxy.
     pub(crate) fn new<R>(
         device: &DeviceConfig<R>,
         addresses: &[SocketAddr],
+        proxy: Option<&Proxy>,
         roots: RootCertStore,
     ) -> Result<Self> {
         let failed = |error: &(dyn Error + 'static)| {
@@ -90,11 +114,21 @@ impl PublicClient {
             .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let client = Client::builder()
+        let proxied = proxy.map(|proxy| Proxied {
+            connector: Connector::new().proxy(Some(proxy.clone())),
+            tls: TlsConnector::from(Arc::new(tls.clone())),
+        });
+        let client = match proxy {
+            Some(proxy) => {
+                let proxy = reqwest::Proxy::all(proxy.url()).map_err(|error| failed(&error))?;
+                Client::builder().proxy(proxy)
+            }
+            None => Client::builder().no_proxy(),
+        };
+        let client = client
             .tls_backend_preconfigured(tls)
             .tls_info(true)
             .resolve_to_addrs(device.access_point.as_str(), addresses)
-            .no_proxy()
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(REQUEST_TIMEOUT)
@@ -103,6 +137,9 @@ impl PublicClient {
         Ok(Self {
             client,
             url: device.page_url(),
+            host: device.access_point.to_string(),
+            port: device.remote_endpoint.port_or(HTTPS_PORT),
+            proxied,
         })
     }
 
@@ -126,11 +163,15 @@ impl PublicClient {
             ),
         };
         let mut response = self.client.get(&self.url).send().await.map_err(failed)?;
-        let serial = response
-            .extensions()
-            .get::<TlsInfo>()
-            .and_then(TlsInfo::peer_certificate)
-            .and_then(|der| CertificateInfo::from_der(&der.into()))
+        let certificate = match &self.proxied {
+            Some(proxied) => proxied.certificate(&self.host, self.port).await,
+            None => response
+                .extensions()
+                .get::<TlsInfo>()
+                .and_then(TlsInfo::peer_certificate)
+                .and_then(|der| CertificateInfo::from_der(&der.into())),
+        };
+        let serial = certificate
             .map(|certificate| certificate.serial)
             .ok_or_else(|| FetchError {
                 is_silent: false,
@@ -148,6 +189,22 @@ impl PublicClient {
             status: response.status(),
             body: String::from_utf8_lossy(&body).into_owned(),
         })
+    }
+}
+
+impl Proxied {
+    /// Returns the server's verified certificate, which reqwest does not report for a connection
+    /// through a proxy.
+    async fn certificate(&self, host: &str, port: u16) -> Option<CertificateInfo> {
+        let deadline = Instant::now() + REQUEST_TIMEOUT;
+        let handshake = async {
+            let stream = self.connector.connect(host, port, deadline).await.ok()?;
+            let name = ServerName::try_from(host.to_owned()).ok()?;
+            let stream = self.tls.connect(name, stream).await.ok()?;
+            let chain = stream.get_ref().1.peer_certificates()?;
+            CertificateInfo::from_der(chain.first()?)
+        };
+        timeout_at(deadline, handshake).await.ok()?
     }
 }
 

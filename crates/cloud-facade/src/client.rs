@@ -32,10 +32,9 @@ pub trait CloudClient: Send + Sync + 'static {
         Client::builder(&self.api_url())
     }
 
-    /// The HTTP proxy for the broker; see [`Proxy::from_env`]. None by default, regardless of the
-    /// environment. Registration has [its own](Self::registration), and the tunnel always connects
-    /// to the relay directly.
-    fn broker_proxy(&self) -> Option<Proxy> {
+    /// The proxy for the broker and the relay; see [`Proxy::from_env`]. None by default, regardless
+    /// of the environment. Registration has [its own](Self::registration).
+    fn proxy(&self) -> Option<Proxy> {
         None
     }
 
@@ -93,7 +92,7 @@ pub struct DeviceSettings {
     base_path: PathBuf,
     api_url: String,
     registration: Option<ClientBuilder>,
-    broker_proxy: Option<Proxy>,
+    proxy: Option<Proxy>,
     #[cfg(feature = "durable")]
     outbox_directory: Option<PathBuf>,
     shadows: Vec<String>,
@@ -117,7 +116,7 @@ impl DeviceSettings {
             base_path: base_path.into(),
             api_url: api_url.into(),
             registration: None,
-            broker_proxy: None,
+            proxy: None,
             #[cfg(feature = "durable")]
             outbox_directory: None,
             shadows: Vec::new(),
@@ -149,10 +148,10 @@ impl DeviceSettings {
         self
     }
 
-    /// Connects to the broker through an HTTP proxy.
+    /// Connects to the broker and the relay through a proxy.
     #[must_use]
-    pub fn with_broker_proxy(mut self, proxy: Proxy) -> Self {
-        self.broker_proxy = Some(proxy);
+    pub fn with_proxy(mut self, proxy: Proxy) -> Self {
+        self.proxy = Some(proxy);
         self
     }
 
@@ -240,8 +239,8 @@ impl CloudClient for DeviceSettings {
         }
     }
 
-    fn broker_proxy(&self) -> Option<Proxy> {
-        self.broker_proxy.clone()
+    fn proxy(&self) -> Option<Proxy> {
+        self.proxy.clone()
     }
 
     #[cfg(feature = "durable")]

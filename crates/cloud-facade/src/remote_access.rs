@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cloud_config::{Credentials, DeviceConfig, LoadError, Store};
+use cloud_iot::Proxy;
 use cloud_remote::{
     AccessRules, Application, HttpOptions, Limits, PlatformClock, Probe, RemoteAccess,
     RemoteConfig, RemoteHandle, StartError,
@@ -30,6 +31,7 @@ pub(crate) struct RemoteParams {
     pub(crate) access: AccessRules,
     pub(crate) http_options: HttpOptions,
     pub(crate) limits: Limits,
+    pub(crate) proxy: Option<Proxy>,
     pub(crate) probe: Option<Probe>,
     pub(crate) clock: PlatformClock,
     pub(crate) platform: PlatformClient,
@@ -54,6 +56,7 @@ impl RemoteParams {
             credentials: Mutex::new(Some(credentials)),
         };
         let mut builder = RemoteAccess::builder(self.config.clone())
+            .proxy(self.proxy.clone())
             .application(self.application.clone())
             .clock(self.clock.clone())
             .access(self.access.clone())

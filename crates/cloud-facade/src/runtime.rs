@@ -44,7 +44,7 @@ pub(crate) struct StartParams {
     pub(crate) http_options: HttpOptions,
     pub(crate) limits: Limits,
     pub(crate) probe: Option<Probe>,
-    pub(crate) broker_proxy: Option<Proxy>,
+    pub(crate) proxy: Option<Proxy>,
     #[cfg(feature = "durable")]
     pub(crate) outbox_directory: Option<std::path::PathBuf>,
     pub(crate) shadows: Vec<String>,
@@ -142,7 +142,7 @@ impl StartParams {
         } = loaded;
         let topics = DeviceTopics::new(&self.serial_number);
         let mut config = session_config(&device, &self.serial_number, &topics)?;
-        config.proxy = self.broker_proxy;
+        config.proxy = self.proxy.clone();
         let more_shadows = shadows::ids(&device, &self.shadows)?;
         config
             .subscriptions
@@ -211,6 +211,7 @@ impl StartParams {
                     access: self.access,
                     http_options: self.http_options,
                     limits: self.limits,
+                    proxy: self.proxy,
                     probe: self.probe,
                     clock: self.clock,
                     platform,

@@ -138,7 +138,7 @@ impl Supervisor {
             http_options: self.client.http_options(),
             limits: self.client.limits(),
             probe: self.client.probe(),
-            broker_proxy: self.client.broker_proxy(),
+            proxy: self.client.proxy(),
             #[cfg(feature = "durable")]
             outbox_directory: self.client.outbox_directory(),
             shadows: self.client.shadows(),

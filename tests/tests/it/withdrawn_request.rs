@@ -142,8 +142,8 @@ fn withdrawing_desired_during_install_keeps_new_certificate() -> anyhow::Result<
         let mut pair = Pair::provisioned().await?;
         let gate = Gate::open().await?;
         let (base, api) = (pair.base.path(), pair.simulator.api_url());
-        let settings = DeviceSettings::new(SERIAL.parse()?, base, api)
-            .with_broker_proxy(Proxy::new(&gate.url)?);
+        let settings =
+            DeviceSettings::new(SERIAL.parse()?, base, api).with_proxy(Proxy::new(&gate.url)?);
         pair.cloud = ClesydeCloud::new(settings);
         pair.cloud.initialize().await?;
         within(

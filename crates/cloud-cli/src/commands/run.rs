@@ -221,7 +221,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: &Ou
         access: arguments.access(),
         http_options: arguments.http_options(),
         limits: arguments.limits.limits(),
-        proxy: proxy::for_broker(global, config.iot_endpoint.host.as_str())?,
+        proxy: proxy::for_cloud(global)?,
     };
     // Keeps keys in memory only while they are in use.
     drop(config);

@@ -39,8 +39,8 @@ pub(crate) async fn with_session(
         global.base_path()?,
         "",
     ));
-    if let Some(proxy) = proxy::for_broker(global, config.iot_endpoint.host.as_str())? {
-        settings = settings.with_broker_proxy(proxy);
+    if let Some(proxy) = proxy::for_cloud(global)? {
+        settings = settings.with_proxy(proxy);
     }
     // Keeps keys in memory only while they are in use.
     drop(config);

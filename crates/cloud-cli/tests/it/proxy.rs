@@ -1,4 +1,4 @@
-//! An HTTP proxy between the device and the cloud.
+//! A proxy between the device and the cloud.
 
 use std::io::{BufRead, BufReader, Write, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -21,13 +21,14 @@ struct Proxy {
 }
 
 impl Proxy {
-    fn start(refused: &'static str) -> Self {
+    fn start(refused: &str) -> Self {
+        let refused = refused.to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (sender, asked) = channel();
         thread::spawn(move || {
             for stream in listener.incoming() {
-                let (stream, sender) = (stream.unwrap(), sender.clone());
+                let (stream, sender, refused) = (stream.unwrap(), sender.clone(), refused.clone());
                 thread::spawn(move || {
                     let mut reader = BufReader::new(stream);
                     let mut head = String::new();
@@ -39,7 +40,7 @@ impl Proxy {
                     }
                     let target = head.split(' ').nth(1).unwrap().to_owned();
                     let _ = sender.send(head);
-                    serve(reader.into_inner(), &target, refused);
+                    serve(reader.into_inner(), &target, &refused);
                 });
             }
         });
@@ -58,7 +59,9 @@ fn serve(mut stream: TcpStream, target: &str, refused: &str) {
         let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n");
         return;
     }
-    let mut server = TcpStream::connect(target).unwrap();
+    // Names below `localhost`, such as the device's public one, are this machine's.
+    let (_, port) = target.rsplit_once(':').unwrap();
+    let mut server = TcpStream::connect(("127.0.0.1", port.parse().unwrap())).unwrap();
     stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
     let (mut up, mut to_server) = (stream.try_clone().unwrap(), server.try_clone().unwrap());
     thread::spawn(move || {
@@ -100,39 +103,55 @@ fn api_uses_proxy_of_option_or_environment() {
 }
 
 #[test]
-fn broker_uses_proxy() {
+fn broker_and_relay_use_proxy() {
     let world = TestCloud::provisioned();
     let proxy = Proxy::start("no one");
     let mut run = BackgroundProgram::start(&mut world.device(&["run", "--proxy", &proxy.url]));
     run.wait_for("remote.connected");
-    let broker = world.ready["mqtt"].as_str().unwrap();
-    let way = format!("CONNECT {broker} HTTP/1.1\r\n");
-    assert_eq!(proxy.asked(), way);
+    let connect = |server: &str| {
+        let address = world.ready[server].as_str().unwrap();
+        format!("CONNECT {address} HTTP/1.1\r\n")
+    };
+    let both = [connect("mqtt"), connect("relay")];
+    assert_eq!([proxy.asked(), proxy.asked()], both);
     run.terminate();
 
-    // `doctor` uses the same proxy.
-    let findings = finish(&mut world.device(&["doctor", "--proxy", &proxy.url]))
-        .expect(0)
-        .json();
-    assert_eq!(proxy.asked(), way);
-    let status = |step: &str| -> &Value {
-        &findings.iter().find(|line| line["step"] == step).unwrap()["status"]
+    // `doctor` uses the same proxy, and names it.
+    let root = world.ready["ca_file"].as_str().unwrap();
+    let doctor = |proxy: &Proxy| {
+        finish(&mut world.device(&["doctor", "--ca-file", root, "--proxy", &proxy.url]))
     };
-    assert_eq!(
-        (status("name.broker"), status("mqtt")),
-        (&"skipped".into(), &"skipped".into())
-    );
-    assert_eq!(status("client_certificate"), "ok");
+    let findings = doctor(&proxy).expect(0).json();
+    assert_eq!([proxy.asked(), proxy.asked()], both);
+    assert!(proxy.asked().contains(".localhost:"), "the page");
+    let finding =
+        |step: &str| -> &Value { findings.iter().find(|line| line["step"] == step).unwrap() };
+    let address = proxy.url.strip_prefix("http://").unwrap();
+    for step in ["name.broker", "name.relay", "name.page"] {
+        let finding = finding(step);
+        assert_eq!(finding["status"], "skipped", "{finding}");
+        assert!(finding.to_string().contains(address), "{finding}");
+    }
+    assert_eq!(finding("mqtt")["status"], "skipped");
+    for step in ["client_certificate", "tunnel", "page"] {
+        assert_eq!(finding(step)["status"], "ok", "{step}");
+    }
 
-    let refusing = Proxy::start("localhost");
-    let findings = finish(&mut world.device(&["doctor", "--proxy", &refusing.url])).expect(1);
-    let line = findings
-        .json()
-        .into_iter()
-        .find(|line| line["status"] == "failure")
-        .unwrap();
-    assert_eq!(line["step"], "client_certificate");
-    assert!(line["cause"].as_str().unwrap().contains("proxy"), "{line}");
+    // What it refuses is named, too.
+    for (server, step) in [("mqtt", "client_certificate"), ("relay", "tunnel")] {
+        let target = world.ready[server].as_str().unwrap();
+        let refusing = Proxy::start(target);
+        let findings = doctor(&refusing).expect(1).json();
+        let line = findings
+            .iter()
+            .find(|line| line["status"] == "failure")
+            .unwrap();
+        assert_eq!(line["step"], step);
+        let cause = line["cause"].as_str().unwrap();
+        let address = refusing.url.strip_prefix("http://").unwrap();
+        let says = format!("no connection to {target} through the proxy {address}");
+        assert!(cause.contains(&says) && cause.contains("403"), "{line}");
+    }
 }
 
 #[test]

@@ -167,7 +167,7 @@ async fn demonstrate(
     let roots = RootCertificates::from_pem(simulator.ca_pem())
         .map_err(|error| CliError::Failed(chain(&error)))?;
     let relay = simulator.relay_addr();
-    let new_client = || PublicClient::new(config, &[relay], roots.root_store());
+    let new_client = || PublicClient::new(config, &[relay], None, roots.root_store());
     let first_client = new_client()?;
     let before = first_client.fetch().await?;
     check(&before, sn, first_serial)?;

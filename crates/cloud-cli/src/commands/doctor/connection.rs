@@ -62,7 +62,7 @@ impl DeviceProbe {
         let mut settings =
             DeviceSettings::new(sn, base_path, "").with_application(Application::service(app));
         if let Some(proxy) = proxy {
-            settings = settings.with_broker_proxy(proxy);
+            settings = settings.with_proxy(proxy);
         }
         let cloud = ClesydeCloud::new(settings);
         match cloud.initialize().await {
@@ -295,6 +295,6 @@ async fn tunnel(status: &mut watch::Receiver<RemoteStatus>) -> CheckResult {
     };
     CheckResult::failed(
         cause,
-        "if it is unreachable, allow outgoing connections to it in the firewall; if it refuses, contact the platform's operator",
+        "if it is unreachable, allow outgoing connections to it in the firewall or the proxy; if it refuses, contact the platform's operator",
     )
 }

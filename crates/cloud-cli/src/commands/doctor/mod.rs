@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::Args;
 use cloud_facade::config::{CredentialSlot, PartialDeviceConfig, Store};
+use cloud_facade::iot::Proxy;
 use cloud_facade::iot::tls;
 use time::OffsetDateTime;
 
@@ -72,9 +73,16 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
     let mut report = Report::new(output.clone());
     let interrupted = || CliError::Failed("interrupted before all steps were checked".to_owned());
 
+    let proxy = proxy::for_cloud(global)?;
     let device = check_files(global, &store, &mut report)?;
     let network = tokio::select! {
-        network = check_network(global, arguments, device.as_ref(), &mut report) => network?,
+        network = check_network(
+            global,
+            arguments,
+            device.as_ref(),
+            proxy.as_ref(),
+            &mut report,
+        ) => network?,
         () = shutdown.requested() => return Err(interrupted()),
     };
     let (Some(device), Some(network)) = (device, network) else {
@@ -90,7 +98,8 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
         instance: instance.is_some().then_some(&*base_path),
         store: &store,
         device: &device,
-        addresses: &network.page,
+        addresses: network.page.as_ref(),
+        proxy: proxy.as_ref(),
         roots,
     };
     if let Some(instance) = instance {
@@ -109,8 +118,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
         return report.finish();
     }
     let sn = device.serial_number.clone();
-    let proxy = proxy::for_broker(global, device.iot_endpoint.host.as_str())?;
-    let probe = match DeviceProbe::start(sn, base_path.clone(), proxy).await {
+    let probe = match DeviceProbe::start(sn, base_path.clone(), proxy.clone()).await {
         Ok(probe) => probe,
         Err(finding) => {
             report.record(CLIENT_CERTIFICATE, &finding)?;
@@ -160,8 +168,8 @@ fn check_files(
 
 /// Results of the network steps that later steps use.
 struct NetworkResult {
-    /// Addresses of the public name.
-    page: io::Result<Vec<IpAddr>>,
+    /// Addresses of the public name, unless a proxy resolves it.
+    page: Option<io::Result<Vec<IpAddr>>>,
     broker_answers: bool,
 }
 
@@ -170,48 +178,39 @@ async fn check_network(
     global: &GlobalOptions,
     arguments: &DoctorArgs,
     device: Option<&PartialDeviceConfig>,
+    proxy: Option<&Proxy>,
     report: &mut Report,
 ) -> Result<Option<NetworkResult>> {
-    let api_host = match &global.api_url {
-        Some(_) if proxy::resolves_names(global) => Err("a proxy resolves it"),
-        Some(url) => Ok(url.host()),
-        None => Err("no --api-url is given; only registration needs it"),
+    let api = match &global.api_url {
+        Some(url) => name(url.host(), proxy),
+        None => Name::Unknown(CheckResult::Skipped(
+            "no --api-url is given; only registration needs it".to_owned(),
+        )),
     };
-    let host = |host: fn(&PartialDeviceConfig) -> &str| device.map(host);
-    let broker = host(|device| device.iot_endpoint.host.as_str());
-    let proxied = match broker {
-        Some(host) => proxy::for_broker(global, host)?.is_some(),
-        None => false,
+    let of_device = |host: fn(&PartialDeviceConfig) -> &str| match device {
+        Some(device) => name(host(device), proxy),
+        None => Name::Unknown(CheckResult::requires(FILES)),
     };
-    let broker = broker.filter(|_| !proxied);
-    let relay = host(|device| device.remote_endpoint.host.as_str());
-    let page = host(|device| device.access_point.as_str());
+    let broker = of_device(|device| device.iot_endpoint.host.as_str());
+    let relay = of_device(|device| device.remote_endpoint.host.as_str());
+    let page = of_device(|device| device.access_point.as_str());
     let (api_addresses, broker_addresses, relay_addresses, page_addresses) = tokio::join!(
-        resolve(api_host.ok()),
-        resolve(broker),
-        resolve(relay),
-        resolve(page)
+        api.resolve(),
+        broker.resolve(),
+        relay.resolve(),
+        page.resolve()
     );
-    let api_name = match (api_host, &api_addresses) {
-        (Ok(host), Some(addresses)) => network::name(host, addresses),
-        (because, _) => CheckResult::Skipped(because.err().unwrap_or_default().to_owned()),
-    };
-    let api_is_resolved = report.record(API_NAME, &api_name)?;
+    let api_is_resolved = report.record(API_NAME, &api.check(api_addresses.as_ref()))?;
     for (step, host, addresses) in [
-        (BROKER_NAME, broker, &broker_addresses),
-        (RELAY_NAME, relay, &relay_addresses),
-        (PAGE_NAME, page, &page_addresses),
+        (BROKER_NAME, &broker, &broker_addresses),
+        (RELAY_NAME, &relay, &relay_addresses),
+        (PAGE_NAME, &page, &page_addresses),
     ] {
-        let finding = match (host, addresses) {
-            (Some(host), Some(addresses)) => network::name(host, addresses),
-            _ if proxied => CheckResult::Skipped("a proxy resolves it".to_owned()),
-            _ => CheckResult::requires(FILES),
-        };
-        report.record(step, &finding)?;
+        report.record(step, &host.check(addresses.as_ref()))?;
     }
 
     let (api, clock) = match &global.api_url {
-        Some(_) if api_host.is_ok() && !api_is_resolved => {
+        Some(_) if matches!(api, Name::Direct(_)) && !api_is_resolved => {
             (CheckResult::requires(API_NAME), CheckResult::requires(API))
         }
         Some(url) => {
@@ -227,7 +226,7 @@ async fn check_network(
     report.record(API, &api)?;
     report.record(CLOCK, &clock)?;
 
-    let (Some(device), Some(page)) = (device, page_addresses) else {
+    let Some(device) = device else {
         for step in [MQTT, MQTT_443] {
             report.record(step, &CheckResult::requires(FILES))?;
         }
@@ -235,7 +234,7 @@ async fn check_network(
         return Ok(None);
     };
     let (main, other) = match broker_addresses {
-        _ if proxied => {
+        None => {
             let because = CheckResult::Skipped(
                 "the connection uses a proxy; the session shows it".to_owned(),
             );
@@ -250,13 +249,44 @@ async fn check_network(
     let main_answers = report.record(MQTT, &main)?;
     let other_answers = report.record(MQTT_443, &other)?;
     Ok(Some(NetworkResult {
-        page,
-        broker_answers: proxied || main_answers || other_answers,
+        page: page_addresses,
+        broker_answers: matches!(broker, Name::Proxied(_)) || main_answers || other_answers,
     }))
 }
 
-async fn resolve(host: Option<&str>) -> Option<io::Result<Vec<IpAddr>>> {
-    Some(network::resolve(host?).await)
+/// A server's name: who resolves it.
+enum Name<'a> {
+    Direct(&'a str),
+    /// The proxy at this address.
+    Proxied(String),
+    Unknown(CheckResult),
+}
+
+fn name<'a>(host: &'a str, proxy: Option<&Proxy>) -> Name<'a> {
+    match proxy.and_then(|proxy| proxy.address_for(host)) {
+        Some(address) => Name::Proxied(address),
+        None => Name::Direct(host),
+    }
+}
+
+impl Name<'_> {
+    async fn resolve(&self) -> Option<io::Result<Vec<IpAddr>>> {
+        match self {
+            Self::Direct(host) => Some(network::resolve(host).await),
+            _ => None,
+        }
+    }
+
+    fn check(&self, addresses: Option<&io::Result<Vec<IpAddr>>>) -> CheckResult {
+        match (self, addresses) {
+            (Self::Direct(host), Some(addresses)) => network::name(host, addresses),
+            (Self::Proxied(proxy), _) => {
+                CheckResult::Skipped(format!("the proxy {proxy} resolves it"))
+            }
+            (Self::Unknown(because), _) => because.clone(),
+            (Self::Direct(_), None) => CheckResult::requires(FILES),
+        }
+    }
 }
 
 async fn ports(device: &PartialDeviceConfig, addresses: &[IpAddr]) -> (CheckResult, CheckResult) {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use cloud_facade::config::{CredentialSlot, PartialDeviceConfig, Store};
+use cloud_facade::iot::Proxy;
 use reqwest::StatusCode;
 use rustls::RootCertStore;
 use tokio::time::{Instant, sleep};
@@ -13,11 +14,8 @@ use tokio::time::{Instant, sleep};
 use super::report::CheckResult;
 use super::steps::{PAGE_NAME, TUNNEL};
 use crate::error::Result;
-use crate::public_client::{PublicClient, REQUEST_TIMEOUT};
+use crate::public_client::{HTTPS_PORT, PublicClient, REQUEST_TIMEOUT};
 use crate::status_socket;
-
-/// The relay serves tunnels and the public on one port.
-const HTTPS_PORT: u16 = 443;
 
 /// The instance notices a failure of its application within a second.
 const CHECK_DELAY: Duration = Duration::from_secs(3);
@@ -27,8 +25,9 @@ pub(super) struct PublicPage<'a> {
     pub(super) instance: Option<&'a Path>,
     pub(super) store: &'a Store,
     pub(super) device: &'a PartialDeviceConfig,
-    /// Addresses of the public name.
-    pub(super) addresses: &'a io::Result<Vec<IpAddr>>,
+    /// Addresses of the public name, unless a proxy resolves it.
+    pub(super) addresses: Option<&'a io::Result<Vec<IpAddr>>>,
+    pub(super) proxy: Option<&'a Proxy>,
     pub(super) roots: RootCertStore,
 }
 
@@ -37,7 +36,8 @@ impl PublicPage<'_> {
     pub(super) async fn check(&self, open: bool, marker: Option<&str>) -> Result<CheckResult> {
         let addresses = match self.addresses {
             _ if !open => return Ok(CheckResult::requires(TUNNEL)),
-            Ok(addresses) if !addresses.is_empty() => addresses,
+            None => &[][..],
+            Some(Ok(addresses)) if !addresses.is_empty() => addresses,
             _ => return Ok(CheckResult::requires(PAGE_NAME)),
         };
         let client = self.client(addresses, self.roots.clone())?;
@@ -154,7 +154,8 @@ impl PublicPage<'_> {
             .iter()
             .map(|address| SocketAddr::new(*address, port))
             .collect();
-        PublicClient::new(self.device, &addresses, roots)
+        let proxy = self.proxy.filter(|_| self.addresses.is_none());
+        PublicClient::new(self.device, &addresses, proxy, roots)
     }
 
     /// The issuers in the device's own certificate chain, whether the system trusts them or not.
