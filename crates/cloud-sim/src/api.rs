@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::authority::SigningRequest;
-use crate::faults::{ApiAnswer, Part};
+use crate::faults::{ApiAnswer, Service};
 use crate::platform::{Platform, RegisterError, RegistrationRequest};
 
 /// A request is a serial number and a key, and perhaps two signing requests; with RSA keys they have 2 KiB each.
@@ -27,11 +27,11 @@ const BEFORE_THE_CUT: Duration = Duration::from_millis(100);
 /// Bytes sent at a time of a body that is too large.
 const PIECE: usize = 64 * 1024;
 
-pub(crate) fn router(cloud: Arc<Platform>) -> Router {
+pub(crate) fn router(platform: Arc<Platform>) -> Router {
     Router::new()
         .route("/device/register", post(register))
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
-        .with_state(cloud)
+        .with_state(platform)
 }
 
 #[derive(Deserialize)]
@@ -68,7 +68,7 @@ impl Request {
     }
 }
 
-async fn register(State(cloud): State<Arc<Platform>>, body: Bytes) -> Response {
+async fn register(State(platform): State<Arc<Platform>>, body: Bytes) -> Response {
     let Ok(request) = serde_json::from_slice::<Request>(&body) else {
         return refusal(
             StatusCode::BAD_REQUEST,
@@ -81,31 +81,31 @@ async fn register(State(cloud): State<Arc<Platform>>, body: Bytes) -> Response {
             "a signing request is damaged, or not signed with its own key",
         );
     };
-    match cloud.faults().next_api() {
+    match platform.faults().next_api() {
         Some(ApiAnswer::Delay { ms }) => {
             tokio::time::sleep(Duration::from_millis(ms)).await;
-            answer(&cloud, cloud.register(&registration_request))
+            answer(&platform, platform.register(&registration_request))
         }
-        Some(ApiAnswer::Lost) => match cloud.register(&registration_request) {
+        Some(ApiAnswer::Lost) => match platform.register(&registration_request) {
             Ok(thing) => cut_off(registration(&thing).to_string()),
-            Err(refused) => answer(&cloud, Err(refused)),
+            Err(refused) => answer(&platform, Err(refused)),
         },
         Some(wrong) => {
-            info_throttled!(cloud.logs.wrong_answer, sn = request.sn, answer = ?wrong, "answering a registration wrongly");
-            match cloud.preview(&registration_request) {
+            info_throttled!(platform.logs.wrong_answer, sn = request.sn, answer = ?wrong, "answering a registration wrongly");
+            match platform.preview(&registration_request) {
                 Ok(thing) => wrong_answer(wrong, thing),
-                Err(refused) => answer(&cloud, Err(refused)),
+                Err(refused) => answer(&platform, Err(refused)),
             }
         }
-        None => answer(&cloud, cloud.register(&registration_request)),
+        None => answer(&platform, platform.register(&registration_request)),
     }
 }
 
-fn answer(cloud: &Platform, result: Result<Value, RegisterError>) -> Response {
+fn answer(platform: &Platform, result: Result<Value, RegisterError>) -> Response {
     match result {
         Ok(thing) => json_text(registration(&thing).to_string()),
         Err(refused) => {
-            info_throttled!(cloud.logs.refused, %refused, "refused a registration");
+            info_throttled!(platform.logs.refused, %refused, "refused a registration");
             let status = match refused {
                 RegisterError::Serial(_) => StatusCode::BAD_REQUEST,
                 RegisterError::Key => StatusCode::UNAUTHORIZED,
@@ -162,8 +162,8 @@ fn wrong_answer(wrong: ApiAnswer, mut thing: Value) -> Response {
             remove(&mut thing, &key);
             json_text(registration(&thing).to_string())
         }
-        ApiAnswer::MismatchedKey { part } => {
-            swap_key(&mut thing, part);
+        ApiAnswer::MismatchedKey { service } => {
+            swap_key(&mut thing, service);
             json_text(registration(&thing).to_string())
         }
     }
@@ -212,10 +212,10 @@ fn remove(thing: &mut Value, path: &str) {
 }
 
 /// Puts the private key of the other pair into this one.
-fn swap_key(thing: &mut Value, part: Part) {
-    let (to, from) = match part {
-        Part::Iot => ("/iot/keyPair/privateKey", "/remote/pkey"),
-        Part::Remote => ("/remote/pkey", "/iot/keyPair/privateKey"),
+fn swap_key(thing: &mut Value, service: Service) {
+    let (to, from) = match service {
+        Service::Iot => ("/iot/keyPair/privateKey", "/remote/pkey"),
+        Service::Remote => ("/remote/pkey", "/iot/keyPair/privateKey"),
     };
     let other = thing.pointer(from).cloned();
     if let (Some(slot), Some(other)) = (thing.pointer_mut(to), other) {

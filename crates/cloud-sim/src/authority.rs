@@ -18,7 +18,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 use crate::config::BrokerCertificate;
-use crate::faults::Part;
+use crate::faults::Service;
 
 /// Certificates begin a little in the past, for devices whose clock is slow.
 const CLOCK_TOLERANCE: Duration = Duration::hours(1);
@@ -211,14 +211,14 @@ impl Authority {
     /// One with the serial number of `like`, but whose time is over or yet to come. `name` is the thing or access point.
     pub(crate) fn issue_untimely(
         &self,
-        part: Part,
+        service: Service,
         name: &str,
         like: &Issued,
         over: bool,
     ) -> Result<Issued, AuthorityError> {
-        let (mut params, by) = match part {
-            Part::Iot => (device_leaf(name)?, &self.device_issuer),
-            Part::Remote => (remote_leaf(name)?, &self.public_issuer),
+        let (mut params, by) = match service {
+            Service::Iot => (device_leaf(name)?, &self.device_issuer),
+            Service::Remote => (remote_leaf(name)?, &self.public_issuer),
         };
         if over {
             params.not_after = params.not_before;
@@ -232,7 +232,7 @@ impl Authority {
         let (_, parsed) = X509Certificate::from_der(&leaf)
             .map_err(|error| AuthorityError::Read(error.to_string()))?;
         params.serial_number = Some(SerialNumber::from_slice(parsed.raw_serial()));
-        issue(params, by, part == Part::Remote)
+        issue(params, by, service == Service::Remote)
     }
 }
 

@@ -77,10 +77,10 @@ impl Default for SimConfig {
     }
 }
 
-/// One of the simulator's services.
+/// One of the listeners of the simulator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Service {
+pub enum Listener {
     /// The provisioning API.
     Api,
     /// The MQTT broker.
@@ -91,7 +91,7 @@ pub enum Service {
     Control,
 }
 
-impl std::fmt::Display for Service {
+impl std::fmt::Display for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Api => "provisioning API",
@@ -108,11 +108,11 @@ impl std::fmt::Display for Service {
 pub enum SimError {
     /// A port is taken, or not allowed.
     #[error(
-        "cannot listen on 127.0.0.1:{port} for the {service}: {source}; choose another port, or 0 for any free one"
+        "cannot listen on 127.0.0.1:{port} for the {listener}: {source}; choose another port, or 0 for any free one"
     )]
     Listen {
         /// What was to listen.
-        service: Service,
+        listener: Listener,
         /// On which port.
         port: u16,
         /// Why it cannot.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::broker::acl::BROADCAST_TOPIC;
 use crate::device::DeviceStatus;
-use crate::faults::{ApiAnswer, Fault, Part};
+use crate::faults::{ApiAnswer, Fault, Service};
 use crate::names;
 use crate::platform::{Platform, RotateError};
 use crate::shadow::Rejection;
@@ -41,19 +41,19 @@ pub enum ControlError {
 /// Controls a running simulator. Clones control the same one.
 #[derive(Clone)]
 pub struct Control {
-    cloud: Arc<Platform>,
+    platform: Arc<Platform>,
 }
 
 impl Control {
-    pub(crate) fn new(cloud: Arc<Platform>) -> Self {
-        Self { cloud }
+    pub(crate) fn new(platform: Arc<Platform>) -> Self {
+        Self { platform }
     }
 
     /// All registered devices, by serial number.
     pub async fn devices(&self) -> Vec<DeviceStatus> {
         let mut devices = Vec::new();
-        for sn in self.cloud.serials() {
-            devices.extend(self.cloud.status(&sn).await);
+        for sn in self.platform.serials() {
+            devices.extend(self.platform.status(&sn).await);
         }
         devices
     }
@@ -63,7 +63,7 @@ impl Control {
     /// # Errors
     /// [`ControlError::NoSuchDevice`].
     pub async fn device(&self, sn: &str) -> Result<DeviceStatus, ControlError> {
-        self.cloud
+        self.platform
             .status(sn)
             .await
             .ok_or_else(|| no_such_device(sn))
@@ -75,7 +75,7 @@ impl Control {
     /// # Errors
     /// [`ControlError::NoSuchDevice`], [`ControlError::Shadow`] if the shadow is full, [`ControlError::Internal`].
     pub async fn rotate(&self, sn: &str) -> Result<String, ControlError> {
-        self.rotate_part(sn, Part::Remote).await
+        self.rotate_certificate(sn, Service::Remote).await
     }
 
     /// The same for the client certificate with which the device connects to the broker. The broker takes the old one too,
@@ -84,11 +84,11 @@ impl Control {
     /// # Errors
     /// As [`rotate`](Self::rotate).
     pub async fn rotate_iot(&self, sn: &str) -> Result<String, ControlError> {
-        self.rotate_part(sn, Part::Iot).await
+        self.rotate_certificate(sn, Service::Iot).await
     }
 
-    async fn rotate_part(&self, sn: &str, part: Part) -> Result<String, ControlError> {
-        let rotated = self.cloud.rotate(sn, part).await;
+    async fn rotate_certificate(&self, sn: &str, service: Service) -> Result<String, ControlError> {
+        let rotated = self.platform.rotate(sn, service).await;
         match rotated.ok_or_else(|| no_such_device(sn))? {
             Ok(serial) => Ok(serial),
             Err(RotateError::Shadow(refused)) => Err(ControlError::Shadow(refused)),
@@ -106,7 +106,7 @@ impl Control {
         patch: Map<String, Value>,
     ) -> Result<(), ControlError> {
         let (thing, _) = self.names_of(sn)?;
-        self.cloud
+        self.platform
             .set_desired(&thing, patch)
             .await
             .map_err(ControlError::Shadow)
@@ -130,7 +130,7 @@ impl Control {
             )));
         }
         check_payload(&payload)?;
-        self.cloud
+        self.platform
             .broker()
             .publish(&format!("c/d/{sn}/{action}/res"), payload)
             .await;
@@ -143,7 +143,10 @@ impl Control {
     /// [`ControlError::Invalid`] if the payload is over 128 KiB.
     pub async fn broadcast(&self, payload: Vec<u8>) -> Result<(), ControlError> {
         check_payload(&payload)?;
-        self.cloud.broker().publish(BROADCAST_TOPIC, payload).await;
+        self.platform
+            .broker()
+            .publish(BROADCAST_TOPIC, payload)
+            .await;
         Ok(())
     }
 
@@ -153,7 +156,7 @@ impl Control {
     /// # Errors
     /// [`ControlError::NoSuchDevice`].
     pub async fn forget(&self, sn: &str) -> Result<(), ControlError> {
-        if self.cloud.forget(sn).await {
+        if self.platform.forget(sn).await {
             Ok(())
         } else {
             Err(no_such_device(sn))
@@ -167,21 +170,21 @@ impl Control {
     /// is out of its range or too many faults wait already.
     pub async fn fault(&self, fault: Fault) -> Result<usize, ControlError> {
         tracing::info!(?fault, "making a fault");
-        let faults = self.cloud.faults();
+        let faults = self.platform.faults();
         let waits = match fault {
-            Fault::DropMqtt { sn: None } => return Ok(self.cloud.broker().cut(None)),
+            Fault::DropMqtt { sn: None } => return Ok(self.platform.broker().cut(None)),
             Fault::DropMqtt { sn: Some(sn) } => {
                 let (thing, _) = self.names_of(&sn)?;
-                return Ok(self.cloud.broker().cut(Some(&thing)));
+                return Ok(self.platform.broker().cut(Some(&thing)));
             }
-            Fault::DropTunnel { sn: None } => return Ok(self.cloud.relay().disconnect_all()),
+            Fault::DropTunnel { sn: None } => return Ok(self.platform.relay().disconnect_all()),
             Fault::DropTunnel { sn: Some(sn) } => {
                 let (_, access_point) = self.names_of(&sn)?;
-                return Ok(usize::from(self.cloud.relay().disconnect(&access_point)));
+                return Ok(usize::from(self.platform.relay().disconnect(&access_point)));
             }
             Fault::SendToken { sn } => {
                 self.names_of(&sn)?;
-                if !self.cloud.send_unasked_token(&sn).await {
+                if !self.platform.send_unasked_token(&sn).await {
                     return Err(ControlError::Internal("no token could be made".to_owned()));
                 }
                 true
@@ -209,10 +212,10 @@ impl Control {
             Fault::Api { answer, times } => faults.add_api(answer, times),
             Fault::Token { answer, times } => faults.add_token(answer, times),
             Fault::Certificate { answer, times } => {
-                faults.add_certificate(Part::Remote, answer, times)
+                faults.add_certificate(Service::Remote, answer, times)
             }
             Fault::IotCertificate { answer, times } => {
-                faults.add_certificate(Part::Iot, answer, times)
+                faults.add_certificate(Service::Iot, answer, times)
             }
             Fault::Clear => {
                 faults.clear();
@@ -229,7 +232,7 @@ impl Control {
     }
 
     fn names_of(&self, sn: &str) -> Result<(String, String), ControlError> {
-        self.cloud.names_of(sn).ok_or_else(|| no_such_device(sn))
+        self.platform.names_of(sn).ok_or_else(|| no_such_device(sn))
     }
 }
 

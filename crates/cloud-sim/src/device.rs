@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::certificates::{Certificates, SavedCertificate};
-use crate::faults::Part;
+use crate::faults::Service;
 use crate::names;
 use cloud_net::LogThrottle;
 use serde::{Deserialize, Serialize};
@@ -83,17 +83,17 @@ pub(crate) struct DeviceLogs {
 }
 
 impl Device {
-    pub(crate) fn certificates(&self, part: Part) -> &Certificates {
-        match part {
-            Part::Iot => &self.iot,
-            Part::Remote => &self.remote,
+    pub(crate) fn certificates(&self, service: Service) -> &Certificates {
+        match service {
+            Service::Iot => &self.iot,
+            Service::Remote => &self.remote,
         }
     }
 
-    pub(crate) fn certificates_mut(&mut self, part: Part) -> &mut Certificates {
-        match part {
-            Part::Iot => &mut self.iot,
-            Part::Remote => &mut self.remote,
+    pub(crate) fn certificates_mut(&mut self, service: Service) -> &mut Certificates {
+        match service {
+            Service::Iot => &mut self.iot,
+            Service::Remote => &mut self.remote,
         }
     }
 
@@ -303,8 +303,8 @@ mod tests {
         let back = DeviceTable::restore(serde_json::from_str(&kept).unwrap());
         let device = back.get("A").unwrap();
         assert_eq!(device.access_point, "x");
-        for part in [Part::Iot, Part::Remote] {
-            assert_eq!(device.certificates(part).serials(), ["1"]);
+        for service in [Service::Iot, Service::Remote] {
+            assert_eq!(device.certificates(service).serials(), ["1"]);
         }
         assert!(device.accepts_iot("1") && !device.accepts_iot("2"));
     }

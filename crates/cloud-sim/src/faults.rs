@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::locked;
+use crate::lock;
 
 /// Faults of one family that can wait at a time; a test that needs more should use `times`.
 const MAX_WAITING: usize = 64;
@@ -156,18 +156,18 @@ pub enum ApiAnswer {
     },
     /// 200 with a private key that does not belong to its certificate.
     MismatchedKey {
-        /// Which of the two pairs.
-        part: Part,
+        /// The service whose pair it is.
+        service: Service,
     },
 }
 
-/// One of the two pairs of certificate and key that a device has.
+/// The service that a pair of certificate and key is for; a device has one pair for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Part {
-    /// The one for MQTT.
+pub enum Service {
+    /// MQTT.
     Iot,
-    /// The one for the remote UI.
+    /// The remote UI.
     Remote,
 }
 
@@ -220,7 +220,7 @@ pub enum CertificateAnswer {
     Refused,
 }
 
-impl Part {
+impl Service {
     /// Its key in the shadow `config`, and in a request for a certificate.
     pub(crate) fn key(self) -> &'static str {
         match self {
@@ -248,7 +248,7 @@ impl<T: Clone> Script<T> {
 
     /// Whether there was room for it.
     fn add(&self, answer: T, times: u32) -> bool {
-        let mut waiting = locked(&self.waiting);
+        let mut waiting = lock(&self.waiting);
         let room = waiting.len() < MAX_WAITING;
         if room {
             waiting.push_back((answer, times));
@@ -258,7 +258,7 @@ impl<T: Clone> Script<T> {
 
     /// Uses up one occasion of the first fault that waits.
     fn next(&self) -> Option<T> {
-        let mut waiting = locked(&self.waiting);
+        let mut waiting = lock(&self.waiting);
         let (answer, times) = waiting.front_mut()?;
         let answer = answer.clone();
         match *times {
@@ -270,7 +270,7 @@ impl<T: Clone> Script<T> {
     }
 
     fn clear(&self) {
-        locked(&self.waiting).clear();
+        lock(&self.waiting).clear();
     }
 }
 
@@ -316,26 +316,26 @@ impl FaultInjector {
 
     pub(crate) fn add_certificate(
         &self,
-        part: Part,
+        service: Service,
         answer: CertificateAnswer,
         times: u32,
     ) -> bool {
-        self.certificates(part).add(answer, times)
+        self.certificates(service).add(answer, times)
     }
 
-    pub(crate) fn next_certificate(&self, part: Part) -> Option<CertificateAnswer> {
-        self.certificates(part).next()
+    pub(crate) fn next_certificate(&self, service: Service) -> Option<CertificateAnswer> {
+        self.certificates(service).next()
     }
 
-    fn certificates(&self, part: Part) -> &Script<CertificateAnswer> {
-        match part {
-            Part::Iot => &self.iot_certificate,
-            Part::Remote => &self.certificate,
+    fn certificates(&self, service: Service) -> &Script<CertificateAnswer> {
+        match service {
+            Service::Iot => &self.iot_certificate,
+            Service::Remote => &self.certificate,
         }
     }
 
     pub(crate) fn withhold(&self, packet: AckPacket, times: u32) {
-        let mut withheld = locked(&self.withheld);
+        let mut withheld = lock(&self.withheld);
         let left = withheld.entry(packet).or_insert(1);
         // Until cleared stays so, whatever is added.
         *left = match (*left, times) {
@@ -346,7 +346,7 @@ impl FaultInjector {
 
     /// Whether this packet is to be swallowed; uses up one occasion.
     pub(crate) fn take_withheld(&self, packet: AckPacket) -> bool {
-        let mut withheld = locked(&self.withheld);
+        let mut withheld = lock(&self.withheld);
         match withheld.get_mut(&packet) {
             None => return false,
             Some(0) => {}
@@ -357,20 +357,20 @@ impl FaultInjector {
     }
 
     pub(crate) fn refuse_for(&self, time: Duration) {
-        *locked(&self.refuse_until) = Some(Instant::now() + time);
+        *lock(&self.refuse_until) = Some(Instant::now() + time);
     }
 
     pub(crate) fn is_refusing(&self) -> bool {
-        locked(&self.refuse_until).is_some_and(|until| Instant::now() < until)
+        lock(&self.refuse_until).is_some_and(|until| Instant::now() < until)
     }
 
     pub(crate) fn freeze_for(&self, time: Duration) {
-        *locked(&self.frozen_until) = Some(Instant::now() + time);
+        *lock(&self.frozen_until) = Some(Instant::now() + time);
     }
 
-    /// The end of the frost, if there is one.
+    /// The end of the freeze, if there is one.
     pub(crate) fn frozen_until(&self) -> Option<Instant> {
-        locked(&self.frozen_until).filter(|until| Instant::now() < *until)
+        lock(&self.frozen_until).filter(|until| Instant::now() < *until)
     }
 
     pub(crate) fn clear(&self) {
@@ -378,9 +378,9 @@ impl FaultInjector {
         self.token.clear();
         self.certificate.clear();
         self.iot_certificate.clear();
-        locked(&self.withheld).clear();
-        *locked(&self.refuse_until) = None;
-        *locked(&self.frozen_until) = None;
+        lock(&self.withheld).clear();
+        *lock(&self.refuse_until) = None;
+        *lock(&self.frozen_until) = None;
     }
 }
 

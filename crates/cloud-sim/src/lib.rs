@@ -63,7 +63,6 @@
 //!
 //! Protocols: `docs/protocol.md`.
 
-mod answers;
 mod api;
 mod authority;
 mod broker;
@@ -79,20 +78,21 @@ mod names;
 mod platform;
 mod relay;
 mod request_guard;
+mod responses;
 pub mod shadow;
 mod simulator;
 mod store;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use self::config::{BrokerCertificate, Ready, Service, SimConfig, SimError};
+pub use self::config::{BrokerCertificate, Listener, Ready, SimConfig, SimError};
 pub use self::control::{Control, ControlError};
 pub use self::device::DeviceStatus;
-pub use self::faults::{AckPacket, ApiAnswer, CertificateAnswer, Fault, Part, TokenAnswer};
+pub use self::faults::{AckPacket, ApiAnswer, CertificateAnswer, Fault, Service, TokenAnswer};
 pub use self::shadow::DeltaForm;
 pub use self::simulator::Simulator;
 
 /// Locks a mutex whose content is whole between any two statements, so that a panic elsewhere harms nothing.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

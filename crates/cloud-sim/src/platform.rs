@@ -1,5 +1,5 @@
 //! What the platform knows and decides: registrations, rotation, and what it tells of devices. What it answers to them
-//! is in [`answers`](crate::answers).
+//! is in [x.
 //!
 //! It sits behind the APIs and the broker and does no network I/O of its own, but for what it publishes. Each function
 //! takes the lock on the table for as long as it computes, never across a wait.
@@ -15,39 +15,39 @@ use crate::broker::Broker;
 use crate::broker::acl::Identity;
 use crate::certificates::Certificates;
 use crate::device::{Device, DeviceLogs, DeviceStatus, DeviceTable, TableFull};
-use crate::faults::{FaultInjector, Part};
-use crate::relay::{Relay, TokenTerms};
+use crate::faults::{FaultInjector, Service};
+use crate::relay::{Relay, TokenSettings};
 use crate::shadow::{Rejection, ShadowId};
 use crate::store::{SavedState, Store};
-use crate::{locked, names};
+use crate::{lock, names};
 
 /// The shadow that names the certificate that a device should have.
 const CONFIG_SHADOW: &str = "config";
 
 /// What stays the same while the simulator runs.
-pub(crate) struct Terms {
+pub(crate) struct Settings {
     pub(crate) provisioning_key: String,
     pub(crate) mqtt_endpoint: String,
     pub(crate) relay_endpoint: String,
-    pub(crate) tokens: TokenTerms,
+    pub(crate) tokens: TokenSettings,
     pub(crate) token_valid: Duration,
 }
 
 /// The platform.
 pub(crate) struct Platform {
-    pub(crate) terms: Terms,
+    pub(crate) settings: Settings,
     pub(crate) authority: Authority,
     pub(crate) devices: Mutex<DeviceTable>,
     faults: Arc<FaultInjector>,
     broker: Arc<Broker>,
     relay: Relay,
     store: Option<Store>,
-    pub(crate) logs: CloudLogs,
+    pub(crate) logs: PlatformLogs,
 }
 
 /// The rate limits of the log lines that anything that connects can cause.
 #[derive(Debug, Default)]
-pub(crate) struct CloudLogs {
+pub(crate) struct PlatformLogs {
     /// Of devices that are not known.
     pub(crate) unknown_device: Arc<DeviceLogs>,
     pub(crate) refused: LogThrottle,
@@ -90,7 +90,7 @@ pub(crate) enum RegisterError {
 
 impl Platform {
     pub(crate) fn new(
-        terms: Terms,
+        settings: Settings,
         authority: Authority,
         devices: DeviceTable,
         faults: Arc<FaultInjector>,
@@ -99,14 +99,14 @@ impl Platform {
         store: Option<Store>,
     ) -> Self {
         Self {
-            terms,
+            settings,
             authority,
             devices: Mutex::new(devices),
             faults,
             broker,
             relay,
             store,
-            logs: CloudLogs::default(),
+            logs: PlatformLogs::default(),
         }
     }
 
@@ -128,7 +128,7 @@ impl Platform {
         registration_request: &RegistrationRequest<'_>,
     ) -> Result<Value, RegisterError> {
         let sn = registration_request.sn;
-        let mut devices = locked(&self.devices);
+        let mut devices = lock(&self.devices);
         let Prepared {
             thing,
             access_point,
@@ -147,7 +147,7 @@ impl Platform {
         &self,
         registration_request: &RegistrationRequest<'_>,
     ) -> Result<Value, RegisterError> {
-        self.prepare(&locked(&self.devices), registration_request)
+        self.prepare(&lock(&self.devices), registration_request)
             .map(|prepared| prepared.thing)
     }
 
@@ -160,7 +160,7 @@ impl Platform {
         if !names::is_serial(sn) {
             return Err(RegisterError::Serial(sn.chars().take(200).collect()));
         }
-        if key != self.terms.provisioning_key {
+        if key != self.settings.provisioning_key {
             return Err(RegisterError::Key);
         }
         if devices.get(sn).is_some() {
@@ -176,12 +176,12 @@ impl Platform {
             .issue_remote(&access_point, registration_request.remote.as_ref())?;
         let mut thing = json!({
             "iot": {
-                "endpoint": self.terms.mqtt_endpoint,
+                "endpoint": self.settings.mqtt_endpoint,
                 "thing_name": thing_name,
                 "certificates": { "device_certificate": iot.chain_pem, "root_ca": self.authority.iot_root_pem() },
             },
             "remote": {
-                "endpoint": self.terms.relay_endpoint,
+                "endpoint": self.settings.relay_endpoint,
                 "access_point": access_point,
                 "cert": remote.chain_pem,
             },
@@ -202,7 +202,7 @@ impl Platform {
 
     /// The device that a client certificate's thing is, if the certificate with this serial number is taken from it.
     pub(crate) fn identify(&self, thing: &str, serial: &str) -> Option<Identity> {
-        let devices = locked(&self.devices);
+        let devices = lock(&self.devices);
         let device = devices.by_thing(thing)?;
         if !device.accepts_iot(serial) {
             return None;
@@ -215,19 +215,19 @@ impl Platform {
 
     /// The thing name and access point of a device, if it is known.
     pub(crate) fn names_of(&self, sn: &str) -> Option<(String, String)> {
-        let devices = locked(&self.devices);
+        let devices = lock(&self.devices);
         devices
             .get(sn)
             .map(|device| (device.thing.clone(), device.access_point.clone()))
     }
 
     pub(crate) fn serials(&self) -> Vec<String> {
-        locked(&self.devices).serials()
+        lock(&self.devices).serials()
     }
 
     pub(crate) async fn status(&self, sn: &str) -> Option<DeviceStatus> {
         let (mut status, last_said_offline) = {
-            let devices = locked(&self.devices);
+            let devices = lock(&self.devices);
             let device = devices.get(sn)?;
             (self.known(device), device.last_said_offline())
         };
@@ -253,18 +253,21 @@ impl Platform {
             desired: desired.map(Value::Object),
             tokens_issued: device.tokens_issued,
             remote_cert_serial: device
-                .certificates(Part::Remote)
+                .certificates(Service::Remote)
                 .current_serial()
                 .to_owned(),
-            iot_cert_serial: device.certificates(Part::Iot).current_serial().to_owned(),
-            iot_cert_accepted: device.certificates(Part::Iot).serials(),
+            iot_cert_serial: device
+                .certificates(Service::Iot)
+                .current_serial()
+                .to_owned(),
+            iot_cert_accepted: device.certificates(Service::Iot).serials(),
         }
     }
 
     /// Forgets a device, so that its key works again; cuts what it has open. `false` if it was not known.
     pub(crate) async fn forget(&self, sn: &str) -> bool {
         let removed = {
-            let mut devices = locked(&self.devices);
+            let mut devices = lock(&self.devices);
             let removed = devices.remove(sn);
             self.keep(&devices);
             removed
@@ -285,49 +288,53 @@ impl Platform {
 
     /// Makes a new certificate for a device and tells the device, through its shadow, to fetch it. Returns the serial
     /// number; `None` if the device is not known.
-    pub(crate) async fn rotate(&self, sn: &str, part: Part) -> Option<Result<String, RotateError>> {
+    pub(crate) async fn rotate(
+        &self,
+        sn: &str,
+        service: Service,
+    ) -> Option<Result<String, RotateError>> {
         let (thing, access_point) = self.names_of(sn)?;
-        Some(self.rotate_known(sn, part, &thing, &access_point).await)
+        Some(self.rotate_known(sn, service, &thing, &access_point).await)
     }
 
     async fn rotate_known(
         &self,
         sn: &str,
-        part: Part,
+        service: Service,
         thing: &str,
         access_point: &str,
     ) -> Result<String, RotateError> {
-        let issued = match part {
-            Part::Iot => self.authority.issue_device(thing, None)?,
-            Part::Remote => self.authority.issue_remote(access_point, None)?,
+        let issued = match service {
+            Service::Iot => self.authority.issue_device(thing, None)?,
+            Service::Remote => self.authority.issue_remote(access_point, None)?,
         };
         let serial = issued.serial.clone();
         {
-            let mut devices = locked(&self.devices);
+            let mut devices = lock(&self.devices);
             if let Some(device) = devices.get_mut(sn) {
-                device.certificates_mut(part).add(issued);
+                device.certificates_mut(service).add(issued);
             }
             self.keep(&devices);
         }
-        let desired = Map::from_iter([(part.key().to_owned(), Value::from(serial.clone()))]);
+        let desired = Map::from_iter([(service.key().to_owned(), Value::from(serial.clone()))]);
         self.set_desired(thing, desired).await?;
-        tracing::info!(sn, %serial, ?part, "rotating a certificate");
+        tracing::info!(sn, %serial, ?service, "rotating a certificate");
         Ok(serial)
     }
 
     /// A device reports its state. With a client certificate that it has, those before it are revoked, and what is still
     /// connected with one of them is cut.
     pub(crate) fn note_reported(&self, thing: &str, reported: &Value) {
-        let Some(serial) = reported[Part::Iot.key()].as_str() else {
+        let Some(serial) = reported[Service::Iot.key()].as_str() else {
             return;
         };
-        let mut devices = locked(&self.devices);
+        let mut devices = lock(&self.devices);
         let Some(sn) = devices.by_thing(thing).map(|device| device.sn.clone()) else {
             return;
         };
         let retired = devices
             .get_mut(&sn)
-            .is_some_and(|device| device.certificates_mut(Part::Iot).retire_before(serial));
+            .is_some_and(|device| device.certificates_mut(Service::Iot).retire_before(serial));
         if retired {
             tracing::info!(
                 sn,
@@ -354,14 +361,14 @@ impl Platform {
 
     /// Writes the state to the data directory, if there is one.
     pub(crate) fn save(&self) {
-        self.keep(&locked(&self.devices));
+        self.keep(&lock(&self.devices));
     }
 
     fn keep(&self, devices: &DeviceTable) {
         let Some(store) = &self.store else { return };
         let state = SavedState {
             authority: self.authority.saved().clone(),
-            provisioning_key: self.terms.provisioning_key.clone(),
+            provisioning_key: self.settings.provisioning_key.clone(),
             fernet_key: self.relay.secret().to_owned(),
             devices: devices.saved(),
         };

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 /// What all tokens of one simulator have in common.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct TokenTerms {
+pub(crate) struct TokenSettings {
     pub(crate) version: ProtocolVersion,
     pub(crate) cipher: Cipher,
     pub(crate) throttling: Option<NonZeroU32>,
@@ -29,7 +29,7 @@ pub(crate) enum RelayError {
     Token(#[from] TokenError),
 }
 
-impl TokenTerms {
+impl TokenSettings {
     /// The answer to a token request. Version and cipher are left out where they are the default, since the platform of
     /// today does not know the two fields.
     pub(crate) fn answer(&self, valid: u64, token: &str) -> Value {
@@ -110,23 +110,23 @@ impl Relay {
     /// A token for a tunnel of `host` with the key that the device chose.
     pub(crate) fn issue(
         &self,
-        terms: &TokenTerms,
+        settings: &TokenSettings,
         host: &str,
         key: &str,
         iv: &str,
         valid: u64,
     ) -> Result<String, RelayError> {
-        terms.issue(&self.keys, host, SessionKey::from_hex(key, iv)?, valid)
+        settings.issue(&self.keys, host, SessionKey::from_hex(key, iv)?, valid)
     }
 
     /// A token for a key that nobody has.
     pub(crate) fn issue_with_other_key(
         &self,
-        terms: &TokenTerms,
+        settings: &TokenSettings,
         host: &str,
         valid: u64,
     ) -> Result<String, RelayError> {
-        terms.issue(&self.keys, host, SessionKey::generate()?, valid)
+        settings.issue(&self.keys, host, SessionKey::generate()?, valid)
     }
 
     pub(crate) fn is_connected(&self, host: &str) -> bool {

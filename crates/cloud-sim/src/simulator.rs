@@ -16,16 +16,16 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::answers::PLATFORM_FILTERS;
 use crate::authority::{Authority, AuthorityError};
 use crate::broker::Broker;
-use crate::config::{BrokerCertificate, Ready, Service, SimConfig, SimError};
+use crate::config::{BrokerCertificate, Listener, Ready, SimConfig, SimError};
 use crate::control::Control;
 use crate::device::DeviceTable;
 use crate::faults::FaultInjector;
-use crate::platform::{Platform, Terms};
-use crate::relay::{Relay, TokenTerms};
+use crate::platform::{Platform, Settings};
+use crate::relay::{Relay, TokenSettings};
 use crate::request_guard::{ControlToken, RequestGuard};
+use crate::responses::PLATFORM_FILTERS;
 use crate::store::{DirectoryLock, SavedState, Store};
 use crate::{api, control_api, http, relay};
 
@@ -76,11 +76,11 @@ impl Simulator {
                 "a token's validity must be 1 second to 10 years".to_owned(),
             ));
         }
-        let (api_listener, api) = listen(Service::Api, config.api_port).await?;
-        let (mqtt_listener, mqtt) = listen(Service::Mqtt, config.mqtt_port).await?;
-        let (relay_listener, relay_addr) = listen(Service::Relay, config.relay_port).await?;
+        let (api_listener, api) = listen(Listener::Api, config.api_port).await?;
+        let (mqtt_listener, mqtt) = listen(Listener::Mqtt, config.mqtt_port).await?;
+        let (relay_listener, relay_addr) = listen(Listener::Relay, config.relay_port).await?;
         let (control_listener, control_addr) =
-            listen(Service::Control, config.control_port).await?;
+            listen(Listener::Control, config.control_port).await?;
 
         let (scratch, directory) = directory(config.data_dir.as_deref())?;
         let unusable = |source| SimError::DataDir {
@@ -90,12 +90,12 @@ impl Simulator {
         let store = Store::open(&directory).map_err(unusable)?;
         let lock = store.lock().map_err(unusable)?;
         let state = store.load().map_err(unusable)?;
-        let Opened {
+        let InitialState {
             authority,
             provisioning_key,
             fernet_key,
             devices,
-        } = Opened::from(state)?;
+        } = InitialState::from(state)?;
         let ca_pem = authority.bundle_pem();
         let ca_file = store.write_roots(&ca_pem).map_err(unusable)?;
         // A new one each time: what an earlier simulator's users were given ends with it.
@@ -113,11 +113,11 @@ impl Simulator {
             .map_err(|error| SimError::Broker(error.to_string()))?;
         let (relay, relay_server) =
             Relay::new(fernet_key).map_err(|error| SimError::Relay(error.to_string()))?;
-        let terms = Terms {
+        let settings = Settings {
             provisioning_key: provisioning_key.clone(),
             mqtt_endpoint: endpoint(config.bare_endpoints, mqtt),
             relay_endpoint: endpoint(config.bare_endpoints, relay_addr),
-            tokens: TokenTerms {
+            tokens: TokenSettings {
                 version: config.protocol_version,
                 cipher: config.cipher,
                 throttling: config.throttling,
@@ -125,8 +125,8 @@ impl Simulator {
             token_valid: config.token_valid,
         };
         let kept = config.data_dir.is_some().then_some(store);
-        let cloud = Arc::new(Platform::new(
-            terms,
+        let platform = Arc::new(Platform::new(
+            settings,
             authority,
             devices,
             faults,
@@ -134,18 +134,18 @@ impl Simulator {
             relay,
             kept,
         ));
-        cloud.save();
-        let control = Control::new(Arc::clone(&cloud));
+        platform.save();
+        let control = Control::new(Arc::clone(&platform));
 
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let identify = {
-            let cloud = Arc::clone(&cloud);
-            move |thing: &str, serial: &str| cloud.identify(thing, serial)
+            let platform = Arc::clone(&platform);
+            move |thing: &str, serial: &str| platform.identify(thing, serial)
         };
         tasks.spawn(http::serve(
             api_listener,
-            api::router(Arc::clone(&cloud)),
+            api::router(Arc::clone(&platform)),
             shutdown.clone(),
         ));
         tasks.spawn(http::serve(
@@ -158,7 +158,7 @@ impl Simulator {
         ));
         tasks.spawn(broker.serve(mqtt_listener, tls, identify, shutdown.clone()));
         tasks.spawn(relay::serve(relay_server, relay_listener, shutdown.clone()));
-        tasks.spawn(cloud.run(session, shutdown.clone()));
+        tasks.spawn(platform.run(session, shutdown.clone()));
         tracing::info!(%api, %mqtt, relay = %relay_addr, control = %control_addr, "simulator is ready");
 
         Ok(Self {
@@ -279,14 +279,14 @@ impl Drop for Simulator {
 }
 
 /// What a simulator starts from: what was kept, or else something new.
-struct Opened {
+struct InitialState {
     authority: Authority,
     provisioning_key: String,
     fernet_key: Option<String>,
     devices: DeviceTable,
 }
 
-impl Opened {
+impl InitialState {
     fn from(state: Option<SavedState>) -> Result<Self, SimError> {
         let failed = |error: AuthorityError| SimError::Authority(error.to_string());
         Ok(match state {
@@ -311,9 +311,9 @@ fn random_key() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn listen(service: Service, port: u16) -> Result<(TcpListener, SocketAddr), SimError> {
+async fn listen(listener: Listener, port: u16) -> Result<(TcpListener, SocketAddr), SimError> {
     let failed = |source| SimError::Listen {
-        service,
+        listener,
         port,
         source,
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloud_facade::config::{SerialNumber, Store};
 use cloud_facade::provision::{Client, MalformedResponse, ProvisionError, ProvisioningKey, Retry};
 use cloud_facade::{OnExisting, Registered, RegistrationError, register};
-use cloud_sim::{ApiAnswer, Fault, Part, SimConfig, Simulator};
+use cloud_sim::{ApiAnswer, Fault, Service, SimConfig, Simulator};
 use integration_tests::wait::within;
 
 const SERIAL: &str = "SN-0001";
@@ -168,11 +168,15 @@ fn wrong_answers() -> Vec<(ApiAnswer, Fits)> {
             |e| matches!(e, E::Refused { status: 200, message, .. } if message.as_str() == r"unknown\u{1b}[31m serial"),
         ),
         (
-            ApiAnswer::MismatchedKey { part: Part::Iot },
+            ApiAnswer::MismatchedKey {
+                service: Service::Iot,
+            },
             |e| matches!(e, E::KeyMismatch { field, .. } if field.ends_with("iot.keyPair.privateKey")),
         ),
         (
-            ApiAnswer::MismatchedKey { part: Part::Remote },
+            ApiAnswer::MismatchedKey {
+                service: Service::Remote,
+            },
             |e| matches!(e, E::KeyMismatch { field, .. } if field.ends_with("remote.pkey")),
         ),
     ]

@@ -20,7 +20,7 @@ use cloud_facade::provision::{Client, ProvisioningKey};
 use cloud_facade::remote::Application;
 use cloud_facade::{ClesydeCloud, DeviceSettings, Event, OnExisting, register};
 use cloud_sim::{
-    ApiAnswer, CertificateAnswer, Control, Fault, Part, SimConfig, Simulator, TokenAnswer,
+    ApiAnswer, CertificateAnswer, Control, Fault, Service, SimConfig, Simulator, TokenAnswer,
 };
 use integration_tests::pki::Authority;
 use integration_tests::public;
@@ -161,8 +161,12 @@ async fn provision_badly(
         ApiAnswer::MissingKey {
             key: "remote.access_point".to_owned(),
         },
-        ApiAnswer::MismatchedKey { part: Part::Iot },
-        ApiAnswer::MismatchedKey { part: Part::Remote },
+        ApiAnswer::MismatchedKey {
+            service: Service::Iot,
+        },
+        ApiAnswer::MismatchedKey {
+            service: Service::Remote,
+        },
     ] {
         let what = format!("{answer:?}");
         simulator

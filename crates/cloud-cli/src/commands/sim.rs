@@ -41,7 +41,7 @@ Faults:
   {"fault":"drop_tunnel","sn":"SN0001"}             cut tunnels (all, without sn)
   {"fault":"api","answer":{"status":{"code":503}}}  also {"delay":{"ms":500}}, "broken_json", "cut_json", "cut_body",
                                                     "html", "lost", {"huge":{"bytes":50000000}}, {"error":{"message":"no"}},
-                                                    {"missing_key":{"key":"remote.pkey"}}, {"mismatched_key":{"part":"remote"}}
+                                                    {"missing_key":{"key":"remote.pkey"}}, {"mismatched_key":{"service":"remote"}}
   {"fault":"token","answer":"hold"}                 also "malformed", "expired", "foreign", "wrong_key", {"late":{"ms":500}}
   {"fault":"send_token","sn":"SN0001"}              send an unrequested token
   {"fault":"certificate","answer":"wrong_key"}      also "hold", "malformed", "wrong_serial", {"late":{"ms":500}}

@@ -37,10 +37,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use self::acl::{ConnectionAcl, Identity};
-pub(crate) use self::shadows::ShadowDesk;
+pub(crate) use self::shadows::ShadowHandler;
 use crate::authority;
 use crate::faults::FaultInjector;
-use crate::locked;
+use crate::lock;
 use crate::shadow::DeltaForm;
 
 /// Connections at once: every device of a full table, and some more that are being refused.
@@ -83,7 +83,7 @@ pub(crate) struct Broker {
     storage: Arc<DynamicStorage>,
     stats: Arc<BrokerStats>,
     monitor: Arc<ResourceMonitor>,
-    shadows: Arc<ShadowDesk>,
+    shadows: Arc<ShadowHandler>,
     faults: Arc<FaultInjector>,
     stopping: broadcast::Sender<()>,
     connections: Mutex<HashMap<u64, Connection>>,
@@ -125,7 +125,7 @@ impl PlatformSession {
 
 impl Broker {
     pub(crate) fn new(form: DeltaForm, faults: Arc<FaultInjector>) -> Self {
-        let shadows = Arc::new(ShadowDesk::new(form));
+        let shadows = Arc::new(ShadowHandler::new(form));
         let storage = Arc::new(DynamicStorage::Memory(MemoryBackend::new()));
         let router = Arc::new(MessageRouter::with_storage(Arc::clone(&storage)));
         shadows.attach(&router);
@@ -145,7 +145,7 @@ impl Broker {
         }
     }
 
-    pub(crate) fn shadows(&self) -> &ShadowDesk {
+    pub(crate) fn shadows(&self) -> &ShadowHandler {
         &self.shadows
     }
 
@@ -188,7 +188,7 @@ impl Broker {
 
     /// Cuts the connections of one thing, or all of them, and returns how many there were.
     pub(crate) fn cut(&self, thing: Option<&str>) -> usize {
-        let connections = locked(&self.connections);
+        let connections = lock(&self.connections);
         let meant = connections
             .values()
             .filter(|connection| thing.is_none_or(|thing| connection.thing == thing));
@@ -197,7 +197,7 @@ impl Broker {
 
     /// Cuts the connections of a thing that were made with client certificates that are not taken any more.
     pub(crate) fn cut_revoked(&self, thing: &str, is_taken: impl Fn(&str) -> bool) {
-        for connection in locked(&self.connections).values() {
+        for connection in lock(&self.connections).values() {
             if connection.thing == thing && !is_taken(&connection.serial) {
                 connection.cut.cancel();
             }
@@ -311,13 +311,13 @@ impl Broker {
         if let Err(error) = served {
             tracing::debug!(%peer, %error, "MQTT connection ended");
         }
-        locked(&self.connections).remove(&id);
+        lock(&self.connections).remove(&id);
     }
 
     fn enter(&self, thing: String, serial: String) -> (u64, CancellationToken) {
         let id = self.next_connection.fetch_add(1, Ordering::Relaxed);
         let cut = CancellationToken::new();
-        locked(&self.connections).insert(
+        lock(&self.connections).insert(
             id,
             Connection {
                 thing,
@@ -337,7 +337,7 @@ impl Broker {
     }
 }
 
-fn config(shadows: Arc<ShadowDesk>) -> BrokerConfig {
+fn config(shadows: Arc<ShadowHandler>) -> BrokerConfig {
     BrokerConfig {
         max_clients: MAX_CONNECTIONS,
         session_expiry_interval: SESSION_EXPIRY,

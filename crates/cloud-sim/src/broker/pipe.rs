@@ -20,10 +20,10 @@ use crate::faults::FaultInjector;
 const PIECE: usize = 16 * 1024;
 
 /// How long a device may take to accept the last bytes of a connection that the broker has ended.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
-/// How often frozen traffic looks whether it may move again: a frost can be ended early.
-const THAW_CHECK: Duration = Duration::from_millis(50);
+/// How often frozen traffic checks whether it may move again: a freeze can end early.
+const FREEZE_CHECK: Duration = Duration::from_millis(50);
 
 /// Two sockets that are connected with each other.
 pub(super) async fn socket_pair() -> io::Result<(TcpStream, TcpStream)> {
@@ -59,7 +59,7 @@ where
         biased;
         ended = outward => {
             ended?;
-            tokio::time::timeout(FAREWELL, to_device.shutdown()).await.unwrap_or(Ok(()))
+            tokio::time::timeout(CLOSE_LIMIT, to_device.shutdown()).await.unwrap_or(Ok(()))
         }
         ended = inward => ended,
     }
@@ -83,7 +83,7 @@ where
             return Ok(());
         }
         while let Some(until) = faults.frozen_until() {
-            tokio::time::sleep_until(until.min(Instant::now() + THAW_CHECK)).await;
+            tokio::time::sleep_until(until.min(Instant::now() + FREEZE_CHECK)).await;
         }
         let bytes = buffer.get(..read).unwrap_or_default();
         match &mut filter {

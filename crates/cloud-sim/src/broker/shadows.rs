@@ -11,17 +11,17 @@ use mqtt5::packet::publish::PublishPacket;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use crate::locked;
+use crate::lock;
 use crate::shadow::{DeltaForm, Publication, Rejection, ShadowId, ShadowService};
 
 /// The shadow service behind the broker's publishes.
-pub(crate) struct ShadowDesk {
+pub(crate) struct ShadowHandler {
     service: Mutex<ShadowService>,
-    /// Weak, since the broker's configuration holds this desk.
+    /// Weak, since the configuration of the broker holds this handler.
     router: OnceLock<Weak<MessageRouter>>,
 }
 
-impl ShadowDesk {
+impl ShadowHandler {
     pub(super) fn new(form: DeltaForm) -> Self {
         Self {
             service: Mutex::new(ShadowService::new(form)),
@@ -39,7 +39,7 @@ impl ShadowDesk {
         &self,
         id: &ShadowId,
     ) -> Option<(Map<String, Value>, Map<String, Value>)> {
-        let service = locked(&self.service);
+        let service = lock(&self.service);
         let document = service.document(id)?;
         Some((document.desired().clone(), document.reported().clone()))
     }
@@ -50,14 +50,14 @@ impl ShadowDesk {
         id: &ShadowId,
         patch: Map<String, Value>,
     ) -> Result<(), Rejection> {
-        let messages = locked(&self.service).set_desired(id, patch, now())?;
+        let messages = lock(&self.service).set_desired(id, patch, now())?;
         self.publish(messages).await;
         Ok(())
     }
 
     /// Carries out a request, as if the device had published it.
     pub(crate) async fn handle(&self, topic: &str, payload: &[u8]) {
-        let messages = locked(&self.service).handle(topic, payload, now());
+        let messages = lock(&self.service).handle(topic, payload, now());
         self.publish(messages).await;
     }
 
@@ -73,7 +73,7 @@ impl ShadowDesk {
     }
 }
 
-impl BrokerEventHandler for ShadowDesk {
+impl BrokerEventHandler for ShadowHandler {
     fn on_client_publish<'a>(
         &'a self,
         event: ClientPublishEvent,

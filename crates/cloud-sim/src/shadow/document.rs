@@ -6,24 +6,8 @@
 use serde_json::{Map, Value, json};
 
 use super::Rejection;
-use super::request::{Change, Update};
-
-/// The state document is at most this large, metadata not counted, as in AWS IoT Core. In bytes.
-pub(super) const MAX_DOCUMENT: usize = 8 * 1024;
-
-/// Levels of nesting inside a section, a key of the section itself being the first. AWS names 5, 6 and 8 in different
-/// places; the strictest one here, so that a device that passes here passes everywhere.
-pub(super) const MAX_DEPTH: usize = 5;
-
-/// Levels of keys from this value downwards: 1 for a plain value.
-pub(super) fn depth(value: &Value) -> usize {
-    let below = match value {
-        Value::Object(map) => map.values().map(depth).max(),
-        Value::Array(items) => items.iter().map(depth).max(),
-        _ => None,
-    };
-    1 + below.unwrap_or(0)
-}
+use super::limits::MAX_DOCUMENT;
+use super::update::{Change, Update};
 
 /// `desired` or `reported`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -304,12 +288,5 @@ mod tests {
             Value::Object(difference(&desired, &reported)),
             json!({"new": 1, "deep": {"other": 2}, "list": [1, 2], "kind": {"a": 1}})
         );
-    }
-
-    #[test]
-    fn depth_counts_arrays_too() {
-        assert_eq!(depth(&json!(1)), 1);
-        assert_eq!(depth(&json!({"a": [1]})), 3);
-        assert_eq!(depth(&json!([])), 1);
     }
 }

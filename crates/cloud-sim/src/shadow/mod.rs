@@ -17,11 +17,13 @@
 //! Protocol: `docs/protocol.md`, "Shadows".
 
 mod document;
+mod limits;
 mod rejection;
 mod request;
 #[cfg(test)]
 mod tests;
 mod topic;
+mod update;
 
 use std::collections::HashMap;
 
@@ -31,8 +33,9 @@ pub use self::document::Document;
 pub use self::rejection::Rejection;
 pub use self::topic::ShadowId;
 
-use self::request::{Change, Envelope, Update, checked};
+use self::request::{Envelope, checked};
 use self::topic::Operation;
+use self::update::{Change, Update};
 
 /// Shadows held at once, deleted ones whose version is remembered included. A simulated gateway has a thousand devices, with
 /// one or two shadows each; full of largest documents, the table takes some tens of megabytes.

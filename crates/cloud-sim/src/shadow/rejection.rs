@@ -1,6 +1,6 @@
 //! Why the shadow service refuses a request: AWS's codes, with a message for the person who reads them.
 
-use super::document::{MAX_DEPTH, MAX_DOCUMENT};
+use super::limits::{MAX_DEPTH, MAX_DOCUMENT};
 
 /// A refused request. [`code`](Self::code) is what goes over the wire, the message is this type's `Display`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

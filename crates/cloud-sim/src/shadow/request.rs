@@ -3,54 +3,11 @@
 use serde_json::{Map, Value};
 
 use super::Rejection;
-use super::document::{MAX_DEPTH, MAX_DOCUMENT, depth};
+use super::limits::{MAX_DEPTH, MAX_DOCUMENT};
+use super::update::{Change, Update};
 
 /// A client token is at most this long, as in AWS IoT Core.
 const MAX_CLIENT_TOKEN: usize = 64;
-
-/// What an update does to one section of the state.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Change {
-    /// The section is not mentioned.
-    Keep,
-    /// The section is `null`: it goes away.
-    Clear,
-    /// These keys are merged into it.
-    Merge(Map<String, Value>),
-}
-
-impl Change {
-    /// The section as the request wrote it, for the answer, which repeats it.
-    fn as_sent(&self) -> Option<Value> {
-        match self {
-            Self::Keep => None,
-            Self::Clear => Some(Value::Null),
-            Self::Merge(patch) => Some(Value::Object(patch.clone())),
-        }
-    }
-}
-
-/// A checked update.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Update {
-    pub(super) desired: Change,
-    pub(super) reported: Change,
-    /// The version that the sender believes to be the current one.
-    pub(super) version: Option<u64>,
-}
-
-impl Update {
-    /// The `state` node as it was sent.
-    pub(super) fn state(&self) -> Value {
-        let mut state = Map::new();
-        for (section, change) in [("desired", &self.desired), ("reported", &self.reported)] {
-            if let Some(sent) = change.as_sent() {
-                state.insert(section.to_owned(), sent);
-            }
-        }
-        Value::Object(state)
-    }
-}
 
 /// A payload as an object, and its client token. An empty payload is an empty object.
 pub(super) struct Envelope {
@@ -121,6 +78,16 @@ pub(super) fn checked(patch: Map<String, Value>) -> Result<Map<String, Value>, R
         }
     }
     Ok(patch)
+}
+
+/// Levels of keys from this value downwards: 1 for a plain value.
+fn depth(value: &Value) -> usize {
+    let below = match value {
+        Value::Object(map) => map.values().map(depth).max(),
+        Value::Array(items) => items.iter().map(depth).max(),
+        _ => None,
+    };
+    1 + below.unwrap_or(0)
 }
 
 fn has_null_in_array(value: &Value, inside_array: bool) -> bool {
@@ -219,5 +186,12 @@ mod tests {
             update.state(),
             json!({"desired": null, "reported": {"a": null}})
         );
+    }
+
+    #[test]
+    fn depth_counts_arrays_too() {
+        assert_eq!(depth(&json!(1)), 1);
+        assert_eq!(depth(&json!({"a": [1]})), 3);
+        assert_eq!(depth(&json!([])), 1);
     }
 }

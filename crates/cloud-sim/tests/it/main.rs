@@ -9,10 +9,10 @@
 
 mod common;
 
-mod answers;
 mod control_access;
 mod faults;
 mod messaging;
 mod provisioning;
+mod responses;
 mod rotation;
 mod tunnel;

@@ -1,6 +1,6 @@
 //! The provisioning API: what it answers, and what it answers wrongly on purpose.
 
-use cloud_sim::{ApiAnswer, Fault, Part, SimConfig, Simulator};
+use cloud_sim::{ApiAnswer, Fault, Service, SimConfig, Simulator};
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -185,18 +185,18 @@ async fn wrong_answers_come_once_and_use_no_key_up() {
     let body: Value = ask().await.json().await.unwrap();
     assert_eq!(body["registration"]["thing"]["iot"]["keyPair"], json!({}));
 
-    for part in [Part::Iot, Part::Remote] {
-        api_fault(&sim, ApiAnswer::MismatchedKey { part }).await;
+    for service in [Service::Iot, Service::Remote] {
+        api_fault(&sim, ApiAnswer::MismatchedKey { service }).await;
         let body: Value = ask().await.json().await.unwrap();
         let thing = &body["registration"]["thing"];
         let (chain, key) = common::identity(thing);
-        assert_eq!(matches(chain, key), part != Part::Iot);
+        assert_eq!(matches(chain, key), service != Service::Iot);
         assert_eq!(
             matches(
                 text(&thing["remote"]["cert"]),
                 text(&thing["remote"]["pkey"])
             ),
-            part != Part::Remote
+            service != Service::Remote
         );
     }
 

@@ -286,21 +286,33 @@ impl Drop for Device {
     }
 }
 
-/// Connects without a client library, and returns the stream after CONNACK. rumqttc loses the reason of a DISCONNECT
-/// that has no properties, so who wants to see that has to look at the bytes.
-pub async fn raw_connect(sim: &Simulator, thing: &Value) -> TlsStream<TcpStream> {
-    let name = text(&thing["iot"]["thing_name"]);
+/// A TLS connection with the certificate of `thing`.
+pub async fn raw_tls(sim: &Simulator, thing: &Value) -> TlsStream<TcpStream> {
+    try_raw_tls(sim, thing, "localhost").await.unwrap()
+}
+
+/// As [`raw_tls`], to the broker under any name.
+pub async fn try_raw_tls(
+    sim: &Simulator,
+    thing: &Value,
+    name: &'static str,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let tls = tls(
         text(&thing["iot"]["certificates"]["root_ca"]),
         Some(identity(thing)),
     );
-    let stream = TcpStream::connect(sim.mqtt_addr()).await.unwrap();
-    let host = ServerName::try_from("localhost").unwrap();
-    let mut stream = TlsConnector::from(Arc::new(tls))
-        .connect(host, stream)
+    let stream = TcpStream::connect(sim.mqtt_addr()).await?;
+    let name = ServerName::try_from(name).unwrap();
+    TlsConnector::from(Arc::new(tls))
+        .connect(name, stream)
         .await
-        .unwrap();
+}
 
+/// Connects without a client library, and returns the stream after CONNACK. rumqttc loses the reason of a DISCONNECT
+/// that has no properties, so a test of that reads the bytes.
+pub async fn raw_connect(sim: &Simulator, thing: &Value) -> TlsStream<TcpStream> {
+    let name = text(&thing["iot"]["thing_name"]);
+    let mut stream = raw_tls(sim, thing).await;
     let mut packet = b"\x10\0\0\x04MQTT\x05\x02\0\x3c\0\0".to_vec();
     packet.push(name.len().try_into().unwrap());
     packet.extend_from_slice(name.as_bytes());

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::broker::PlatformSession;
 use crate::device::DeviceLogs;
-use crate::faults::{CertificateAnswer, Part, TokenAnswer};
-use crate::locked;
+use crate::faults::{CertificateAnswer, Service, TokenAnswer};
+use crate::lock;
 use crate::platform::Platform;
 
 /// What the platform listens to: the devices' states, their requests, and what they report.
@@ -99,8 +99,8 @@ impl Platform {
                 None
             }
             ("remotetoken", Some("req")) => self.answer_token(sn, payload),
-            ("remotecr", Some("req")) => self.answer_certificate(sn, Part::Remote, payload),
-            ("iotcr", Some("req")) => self.answer_certificate(sn, Part::Iot, payload),
+            ("remotecr", Some("req")) => self.answer_certificate(sn, Service::Remote, payload),
+            ("iotcr", Some("req")) => self.answer_certificate(sn, Service::Iot, payload),
             (action, _) => {
                 info_throttled!(
                     self.logs(sn).unknown_action,
@@ -114,7 +114,7 @@ impl Platform {
     }
 
     fn logs(&self, sn: &str) -> Arc<DeviceLogs> {
-        match locked(&self.devices).get(sn) {
+        match lock(&self.devices).get(sn) {
             Some(device) => Arc::clone(&device.logs),
             None => Arc::clone(&self.logs.unknown_device),
         }
@@ -134,7 +134,7 @@ impl Platform {
             return;
         };
         info_throttled!(self.logs(sn).state, sn, state, "a device reports its state");
-        if let Some(device) = locked(&self.devices).get_mut(sn) {
+        if let Some(device) = lock(&self.devices).get_mut(sn) {
             device.record_status(state);
         }
     }
@@ -179,7 +179,7 @@ impl Platform {
         let topic = format!("c/d/{sn}/remotetoken/res");
         let mut after = Duration::ZERO;
         let now = OffsetDateTime::now_utc();
-        let mut valid = unix_seconds(now + self.terms.token_valid);
+        let mut valid = unix_seconds(now + self.settings.token_valid);
         match &wrong {
             Some(TokenAnswer::Hold) => return None,
             Some(TokenAnswer::Malformed) => {
@@ -193,16 +193,18 @@ impl Platform {
             Some(TokenAnswer::Expired) => valid = unix_seconds(now - EXPIRED_SINCE),
             Some(TokenAnswer::Foreign | TokenAnswer::WrongKey) | None => {}
         }
-        let mut devices = locked(&self.devices);
+        let mut devices = lock(&self.devices);
         let device = devices.get_mut(sn)?;
         let host = &device.access_point;
         let issued = match &wrong {
-            Some(TokenAnswer::Foreign) => self.terms.tokens.issue_foreign(host, key, iv, valid),
+            Some(TokenAnswer::Foreign) => self.settings.tokens.issue_foreign(host, key, iv, valid),
             Some(TokenAnswer::WrongKey) => {
                 self.relay()
-                    .issue_with_other_key(&self.terms.tokens, host, valid)
+                    .issue_with_other_key(&self.settings.tokens, host, valid)
             }
-            _ => self.relay().issue(&self.terms.tokens, host, key, iv, valid),
+            _ => self
+                .relay()
+                .issue(&self.settings.tokens, host, key, iv, valid),
         };
         let token = match issued {
             Ok(token) => token,
@@ -216,14 +218,14 @@ impl Platform {
         }
         Some(Reply {
             topic,
-            payload: self.terms.tokens.answer(valid, &token).to_string(),
+            payload: self.settings.tokens.answer(valid, &token).to_string(),
             after,
         })
     }
 
-    fn answer_certificate(&self, sn: &str, part: Part, payload: &[u8]) -> Option<Reply> {
+    fn answer_certificate(&self, sn: &str, service: Service, payload: &[u8]) -> Option<Reply> {
         let request = serde_json::from_slice::<Value>(payload).unwrap_or_default();
-        let Some(serial) = request[part.key()].as_str() else {
+        let Some(serial) = request[service.key()].as_str() else {
             warn_throttled!(
                 self.logs(sn).malformed,
                 sn,
@@ -231,7 +233,7 @@ impl Platform {
             );
             return None;
         };
-        let wrong = self.faults().next_certificate(part);
+        let wrong = self.faults().next_certificate(service);
         if let Some(answer) = &wrong {
             info_throttled!(
                 self.logs(sn).wrong_answer,
@@ -241,17 +243,17 @@ impl Platform {
             );
         }
         let (issued, name) = {
-            let mut devices = locked(&self.devices);
+            let mut devices = lock(&self.devices);
             let device = devices.get_mut(sn)?;
-            if part == Part::Iot {
+            if service == Service::Iot {
                 let refused = wrong == Some(CertificateAnswer::Refused);
                 device.refuse_iot(refused.then(|| serial.to_owned()));
             }
-            let name = match part {
-                Part::Iot => device.thing.clone(),
-                Part::Remote => device.access_point.clone(),
+            let name = match service {
+                Service::Iot => device.thing.clone(),
+                Service::Remote => device.access_point.clone(),
             };
-            (device.certificates(part).find(serial).cloned(), name)
+            (device.certificates(service).find(serial).cloned(), name)
         };
         let Some(mut issued) = issued else {
             warn_throttled!(
@@ -262,13 +264,13 @@ impl Platform {
             );
             return None;
         };
-        let another = || match part {
-            Part::Iot => self.authority.issue_device(&name, None).ok(),
-            Part::Remote => self.authority.issue_remote(&name, None).ok(),
+        let another = || match service {
+            Service::Iot => self.authority.issue_device(&name, None).ok(),
+            Service::Remote => self.authority.issue_remote(&name, None).ok(),
         };
-        let action = match part {
-            Part::Iot => "iotcr",
-            Part::Remote => "remotecr",
+        let action = match service {
+            Service::Iot => "iotcr",
+            Service::Remote => "remotecr",
         };
         let topic = format!("c/d/{sn}/{action}/res");
         let mut after = Duration::ZERO;
@@ -289,7 +291,7 @@ impl Platform {
                 let over = untimely == CertificateAnswer::Expired;
                 issued = self
                     .authority
-                    .issue_untimely(part, &name, &issued, over)
+                    .issue_untimely(service, &name, &issued, over)
                     .ok()?;
             }
         }

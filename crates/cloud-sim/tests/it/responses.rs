@@ -1,11 +1,10 @@
 //! Tokens and certificates, and what may be wrong with an answer.
 
+use crate::common::{Device, TOKEN_REQUEST, fault, listening, start, text, token_request};
 use cloud_sim::{CertificateAnswer, DeltaForm, Fault, SimConfig, Simulator, TokenAnswer};
 use reqwest::Method;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
-
-use crate::common::{self, Device, TOKEN_REQUEST, fault, listening, start, text, token_request};
 
 const CERTIFICATE_REQUEST: &str = "c/d/SN1/remotecr/req";
 
@@ -126,7 +125,7 @@ async fn a_rotation_tells_the_shadow_and_hands_the_certificate_out() {
             .unwrap()
             .remote_cert_serial;
 
-        let answer: Value = common::control(&sim, Method::POST, "/devices/SN1/rotate")
+        let answer: Value = crate::common::control(&sim, Method::POST, "/devices/SN1/rotate")
             .send()
             .await
             .unwrap()
