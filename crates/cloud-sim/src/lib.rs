@@ -5,7 +5,7 @@
 //! | part | what it is |
 //! |---|---|
 //! | provisioning API | `POST /device/register` over plain HTTP; one key, good for any serial number, once for each |
-//! | MQTT broker | MQTT v5 over TLS with client certificates, rights per device, and the limits of AWS IoT Core |
+//! | MQTT broker | MQTT 5 and 3.1.1 over TLS with client certificates, rights per device, and the limits of AWS IoT Core |
 //! | shadows | the AWS device shadow service, with deltas in either [`DeltaForm`] |
 //! | tokens | answers `c/d/<sn>/remotetoken/req` with a token for the relay |
 //! | relay | a SniTun server on one port, for tunnels and for the public |
@@ -41,10 +41,14 @@
 //!
 //! # The original device library
 //!
-//! The Python package `clesyde_cloud_lib` can be the device. It takes no ports from the platform and reads deltas in a
-//! form of its own, so the simulator has to be started with [`mqtt_port`](SimConfig::mqtt_port) 8883,
-//! [`relay_port`](SimConfig::relay_port) 8443 (443 for later versions), [`bare_endpoints`](SimConfig::bare_endpoints) and
-//! [`DeltaForm::Seed`].
+//! The Python package `clesyde_cloud_lib` can be the device. It takes no ports from the platform, so the simulator has to
+//! be started with [`mqtt_port`](SimConfig::mqtt_port) 8883 and [`bare_endpoints`](SimConfig::bare_endpoints). The rest
+//! depends on the version:
+//!
+//! | version | [`relay_port`](SimConfig::relay_port) | [`delta_form`](SimConfig::delta_form) |
+//! |---|---|---|
+//! | 0.1.2 | 8443 | [`DeltaForm::Seed`], a form of its own |
+//! | 0.1.20 | 443 | [`DeltaForm::Aws`], the default |
 //!
 //! # Control
 //!

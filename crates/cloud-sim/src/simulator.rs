@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::RootCertStore;
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::net::TcpListener;
@@ -370,12 +371,24 @@ fn broker_tls(
         .issue_server(certificate)
         .and_then(|issued| issued.to_der())
         .map_err(|error| failed(&error))?;
+    let certified =
+        CertifiedKey::from_der(chain, key, &provider).map_err(|error| failed(&error))?;
+    let certified = Arc::new(certified);
     let mut tls = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(&error))?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)
-        .map_err(|error| failed(&error))?;
+        .with_cert_resolver(Arc::new(NamedCertificate(certified)));
     tls.alpn_protocols = ALPN.map(<[u8]>::to_vec).into();
     Ok(TlsAcceptor::from(Arc::new(tls)))
+}
+
+/// The certificate for clients that name the endpoint in the TLS handshake. AWS IoT Core refuses all others.
+#[derive(Debug)]
+struct NamedCertificate(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for NamedCertificate {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        (hello.server_name()? == HOST).then(|| Arc::clone(&self.0))
+    }
 }

@@ -36,7 +36,7 @@ impl Identity {
         client_id.strip_suffix(PROOF).unwrap_or(client_id) == self.thing || client_id == self.thing
     }
 
-    fn may_publish(&self, topic: &str) -> bool {
+    pub(super) fn may_publish(&self, topic: &str) -> bool {
         self.is_own_topic(topic) || (self.is_own_shadow(topic) && ShadowService::is_request(topic))
     }
 

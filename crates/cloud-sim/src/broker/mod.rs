@@ -2,13 +2,16 @@
 //!
 //! The loop demands a client certificate of the device authority, finds out whose it is, and hands the connection to the
 //! broker with that device's rights. Limits and CONNACK values are those of AWS IoT Core (docs/protocol.md, "IoT
-//! messaging"). Sessions, retained messages, wills and takeover are the broker's own work.
+//! messaging"). Sessions, retained messages, wills and takeover are the broker's own work; in front of it, the pipe applies
+//! AWS's rules to each packet.
 //!
 //! Invariants: no connection reaches the broker without a verified certificate; all connections live in one `JoinSet`,
 //! so that none is left when [`Broker::serve`] returns.
 
 pub(crate) mod acl;
-mod packets;
+mod aws_rules;
+mod frames;
+mod limits;
 mod pipe;
 mod shadows;
 
@@ -37,6 +40,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use self::acl::{ConnectionAcl, Identity};
+use self::aws_rules::AwsRules;
+use self::limits::{MAX_PACKET, MAX_SUBSCRIPTIONS, RECEIVE_MAXIMUM, SESSION_EXPIRY, TOPIC_ALIASES};
 pub(crate) use self::shadows::ShadowHandler;
 use crate::authority;
 use crate::faults::FaultInjector;
@@ -61,21 +66,6 @@ const PLATFORM_QUEUE: usize = 4096;
 /// The platform's own client id. No device can have it: `#` is not allowed in a serial number.
 const PLATFORM_CLIENT: &str = "#platform";
 
-/// AWS IoT Core: unacknowledged QoS 1 messages each way.
-const RECEIVE_MAXIMUM: u16 = 100;
-
-/// AWS IoT Core: bytes of a packet, 128 KiB of payload and what goes around it.
-const MAX_PACKET: usize = 149_504;
-
-/// AWS IoT Core: topic aliases.
-const TOPIC_ALIASES: u16 = 8;
-
-/// AWS IoT Core: subscriptions of a connection.
-const MAX_SUBSCRIPTIONS: usize = 50;
-
-/// AWS IoT Core: how long a session is kept, at most.
-const SESSION_EXPIRY: Duration = Duration::from_secs(3600);
-
 /// The broker and its connections.
 pub(crate) struct Broker {
     config: Arc<BrokerConfig>,
@@ -98,6 +88,7 @@ pub(crate) struct BrokerLogs {
     handshake: LogThrottle,
     unknown_certificate: LogThrottle,
     wrong_client_id: LogThrottle,
+    refused_packet: LogThrottle,
     sockets: LogThrottle,
 }
 
@@ -283,6 +274,7 @@ impl Broker {
         if identity.is_none() {
             warn_throttled!(self.logs.unknown_certificate, %peer, thing, serial, "refusing a certificate that belongs to no known device, or is revoked");
         }
+        let rules = AwsRules::new(identity.clone());
         let handler = ClientHandler::new(
             BrokerTransport::tcp(far),
             peer,
@@ -300,11 +292,13 @@ impl Broker {
         let line = async {
             tokio::select! {
                 () = cut.cancelled() => {}
-                ended = pipe::run(device, near, &self.faults) => {
-                    if let Err(error) = ended {
-                        tracing::debug!(%peer, %error, "MQTT connection broke");
+                ended = pipe::run(device, near, rules, &self.faults) => match ended {
+                    Ok(None) => {}
+                    Ok(Some(refusal)) => {
+                        info_throttled!(self.logs.refused_packet, %peer, thing, reason = ?refusal.reason, "ended an MQTT connection: {}", refusal.message);
                     }
-                }
+                    Err(error) => tracing::debug!(%peer, %error, "MQTT connection broke"),
+                },
             }
         };
         let (served, ()) = tokio::join!(handler.run(), line);

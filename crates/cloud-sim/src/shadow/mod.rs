@@ -53,7 +53,7 @@ pub enum DeltaForm {
     /// AWS's own: `{"state": {…the difference…}, "metadata", "timestamp", "version", "clientToken"?}`.
     #[default]
     Aws,
-    /// What the original device library reads, and fails without: `{"state": {"desired": {…}, "delta": {…}}}`, with the
+    /// What version 0.1.2 of the original device library reads, and fails without: `{"state": {"desired": {…}, "delta": {…}}}`, with the
     /// whole desired section beside the difference and nothing else.
     Seed,
 }
@@ -97,7 +97,15 @@ impl ShadowService {
         };
         let envelope = match Envelope::parse(payload) {
             Ok(envelope) => envelope,
-            Err(refused) => return vec![rejected(&id, operation, &refused, None, now)],
+            // What a request to delete contains is ignored.
+            Err(_) if operation == Operation::Delete => Envelope::default(),
+            Err(refused) => {
+                let token = match refused {
+                    Rejection::TooLarge => Envelope::token_of_too_large(payload),
+                    _ => None,
+                };
+                return vec![rejected(&id, operation, &refused, token.as_deref(), now)];
+            }
         };
         let token = envelope.client_token.clone();
         let token = token.as_deref();

@@ -1,5 +1,6 @@
 //! Reading the payload of a request, and everything about it that can be judged without looking at the shadow.
 
+use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::Rejection;
@@ -10,6 +11,7 @@ use super::update::{Change, Update};
 const MAX_CLIENT_TOKEN: usize = 64;
 
 /// A payload as an object, and its client token. An empty payload is an empty object.
+#[derive(Default)]
 pub(super) struct Envelope {
     body: Map<String, Value>,
     pub(super) client_token: Option<String>,
@@ -32,6 +34,17 @@ impl Envelope {
             Some(_) => return Err(Rejection::InvalidClientToken),
         };
         Ok(Self { body, client_token })
+    }
+
+    /// The client token of a payload that is refused for its size.
+    pub(super) fn token_of_too_large(payload: &[u8]) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Token {
+            #[serde(rename = "clientToken")]
+            client_token: String,
+        }
+        let Token { client_token } = serde_json::from_slice(payload).ok()?;
+        (client_token.len() <= MAX_CLIENT_TOKEN).then_some(client_token)
     }
 
     /// Reads the rest of the payload as an update.

@@ -302,3 +302,39 @@ fn other_topics_are_not_ours() {
         "{CONFIG}/update/delta"
     )));
 }
+
+#[test]
+fn content_of_a_delete_is_ignored() {
+    let large = vec![b' '; 9000];
+    for content in [
+        &b"not JSON"[..],
+        b"\xff",
+        b"[1]",
+        b"{\"clientToken\":7}",
+        &large,
+    ] {
+        let mut service = ShadowService::default();
+        send(
+            &mut service,
+            "update",
+            &json!({"state": {"desired": {"a": 1}}}),
+        );
+        let answers = service.handle(&format!("{CONFIG}/delete"), content, NOW);
+        assert!(answers[0].0.ends_with("/delete/accepted"), "{content:?}");
+    }
+}
+
+#[test]
+fn rejection_for_size_has_the_client_token() {
+    let mut service = ShadowService::default();
+    let state = json!({"desired": {"a": "x".repeat(9000)}});
+    let answers = send(
+        &mut service,
+        "update",
+        &json!({"clientToken": "t", "state": state}),
+    );
+    assert_eq!(
+        (&answers[0].1["code"], &answers[0].1["clientToken"]),
+        (&json!(413), &json!("t"))
+    );
+}

@@ -170,7 +170,7 @@ impl Device {
         options.set_keep_alive(Duration::from_secs(60));
         options.set_connection_timeout(LIMIT.as_secs());
         let will = LastWill::new(
-            format!("c/d/{client_id}/status"),
+            format!("c/d/{}/status", text(&thing["iot"]["thing_name"])),
             r#"{"state":"OFFLINE"}"#,
             QoS::AtMostOnce,
             false,
