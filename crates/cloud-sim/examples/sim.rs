@@ -1,12 +1,14 @@
 //! A simulated cloud on this machine.
 //!
-//! Registers a device with itself, rotates its certificate, shows what the control API tells, and ends:
+//! Registers a device with itself, rotates its certificate, shows what the control API tells, and
+//! ends:
 //!
 //! ```text
 //! cargo run -p cloud-sim --example sim
 //! ```
 //!
-//! With `--stay` it prints one line of JSON when it is ready, and runs until Ctrl-C, for devices in other processes:
+//! With `--stay` it prints one line of JSON when it is ready, and runs until Ctrl-C, for devices in
+//! other processes:
 //!
 //! ```text
 //! cargo run -p cloud-sim --example sim -- --stay --mqtt-port 8883 --relay-port 8443 --bare-endpoints --delta-form seed

@@ -1,4 +1,5 @@
-//! The provisioning API: `POST /device/register` (docs/protocol.md, "Provisioning"), and its wrong answers.
+//! The provisioning API: `POST /device/register` (docs/protocol.md, "Provisioning"), and its wrong
+//! answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +19,8 @@ use crate::authority::SigningRequest;
 use crate::faults::{ApiAnswer, Service};
 use crate::platform::{Platform, RegisterError, RegistrationRequest};
 
-/// A request is a serial number and a key, and perhaps two signing requests; with RSA keys they have 2 KiB each.
+/// A request is a serial number and a key, and perhaps two signing requests; with RSA keys they
+/// have 2 KiB each.
 const MAX_REQUEST: usize = 16 * 1024;
 
 /// How long the first half of a body has to get out before its connection breaks.

@@ -1,9 +1,10 @@
 //! The certificate authorities of the simulated cloud, and what they issue.
 //!
-//! There are three, as on the real platform (docs/protocol.md, "Provisioning"): one for the servers that devices talk
-//! to, whose root is the `root_ca` that a device gets; another one for the devices' own certificates, which does not
-//! chain to that root; and a "public" one with an intermediate for the certificates of the remote UI. None of it is of
-//! any worth outside of this simulator: the keys are ordinary text in the data directory.
+//! There are three, as on the real platform (docs/protocol.md, "Provisioning"): one for the servers
+//! that devices talk to, whose root is the `root_ca` that a device gets; another one for the
+//! devices' own certificates, which does not chain to that root; and a "public" one with an
+//! intermediate for the certificates of the remote UI. None of it is of any worth outside of this
+//! simulator: the keys are ordinary text in the data directory.
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType,
@@ -78,8 +79,8 @@ impl Issued {
     }
 }
 
-/// A device's request for a certificate for a key of its own. Only the public key of it counts; whether who asks has the
-/// private one was found out by reading it.
+/// A device's request for a certificate for a key of its own. Only the public key of it counts;
+/// whether who asks has the private one was found out by reading it.
 pub(crate) struct SigningRequest(PublicKey);
 
 impl SigningRequest {
@@ -208,7 +209,8 @@ impl Authority {
         )
     }
 
-    /// One with the serial number of `like`, but whose time is over or yet to come. `name` is the thing or access point.
+    /// One with the serial number of `like`, but whose time is over or yet to come. `name` is the
+    /// thing or access point.
     pub(crate) fn issue_untimely(
         &self,
         service: Service,
@@ -246,7 +248,8 @@ impl SavedIssuer {
     }
 }
 
-/// The common name in a client's certificate, which is the thing that it belongs to, and its serial number in decimal.
+/// The common name in a client's certificate, which is the thing that it belongs to, and its serial
+/// number in decimal.
 pub(crate) fn thing_of(certificate: &CertificateDer<'_>) -> Option<(String, String)> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;

@@ -7,8 +7,9 @@ use zeroize::Zeroizing;
 
 use crate::authority::Issued;
 
-/// Remembered of each kind: the one that the device has, and the ones that were named to it since. Many, because it may
-/// have one of these already and not have come to say so; that one must be taken.
+/// Remembered of each kind: the one that the device has, and the ones that were named to it since.
+/// Many, because it may have one of these already and not have come to say so; that one must be
+/// taken.
 const MAX_CERTIFICATES: usize = 64;
 
 /// The newest is the last.

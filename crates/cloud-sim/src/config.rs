@@ -9,10 +9,12 @@ use snitun::{Cipher, ProtocolVersion};
 
 use crate::shadow::DeltaForm;
 
-/// How long a token is good for by default: longer than the four hours after which the relay looks at it again.
+/// How long a token is good for by default: longer than the four hours after which the relay looks
+/// at it again.
 const TOKEN_VALID: Duration = Duration::from_secs(24 * 3600);
 
-/// What a simulator is started with. The default is any free ports, nothing kept, and a platform as today's.
+/// What a simulator is started with. The default is any free ports, nothing kept, and a platform as
+/// today's.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SimConfig {
@@ -24,10 +26,11 @@ pub struct SimConfig {
     pub relay_port: u16,
     /// Port of the control API; 0, the default, is any free one.
     pub control_port: u16,
-    /// Keeps authorities, keys and devices here, so that they outlive the process. `None`, the default, keeps nothing.
+    /// Keeps authorities, keys and devices here, so that they outlive the process. `None`, the
+    /// default, keeps nothing.
     pub data_dir: Option<PathBuf>,
-    /// Gives devices host names without ports, as the real platform does. They then connect to their default ports:
-    /// 8883, and 443 or 8443. Default `false`.
+    /// Gives devices host names without ports, as the real platform does. They then connect to
+    /// their default ports: 8883, and 443 or 8443. Default `false`.
     pub bare_endpoints: bool,
     /// How the delta of a shadow is written. Default [`DeltaForm::Aws`].
     pub delta_form: DeltaForm,
@@ -37,7 +40,8 @@ pub struct SimConfig {
     pub protocol_version: ProtocolVersion,
     /// The cipher that tokens demand. Default `aes-cbc`.
     pub cipher: Cipher,
-    /// Messages per second that a device may send through its tunnel. `None`, the default, is no limit.
+    /// Messages per second that a device may send through its tunnel. `None`, the default, is no
+    /// limit.
     pub throttling: Option<NonZeroU32>,
     /// Which certificate the broker shows. Default [`BrokerCertificate::Good`].
     pub broker_certificate: BrokerCertificate,

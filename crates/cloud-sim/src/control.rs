@@ -1,6 +1,8 @@
-//! The hands on the simulator: look at devices, rotate certificates, speak as the platform, make faults.
+//! The hands on the simulator: look at devices, rotate certificates, speak as the platform, make
+//! faults.
 //!
-//! Everything that the HTTP control API does is done by a [`Control`], so that tests in the same process need no HTTP.
+//! Everything that the HTTP control API does is done by a [`Control`], so that tests in the same
+//! process need no HTTP.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,17 +71,18 @@ impl Control {
             .ok_or_else(|| no_such_device(sn))
     }
 
-    /// Makes a new certificate for a device's page and tells the device, through its shadow, to fetch it. Returns the
-    /// serial number in decimal text.
+    /// Makes a new certificate for a device's page and tells the device, through its shadow, to
+    /// fetch it. Returns the serial number in decimal text.
     ///
     /// # Errors
-    /// [`ControlError::NoSuchDevice`], [`ControlError::Shadow`] if the shadow is full, [`ControlError::Internal`].
+    /// [`ControlError::NoSuchDevice`], [`ControlError::Shadow`] if the shadow is full,
+    /// [`ControlError::Internal`].
     pub async fn rotate(&self, sn: &str) -> Result<String, ControlError> {
         self.rotate_certificate(sn, Service::Remote).await
     }
 
-    /// The same for the client certificate with which the device connects to the broker. The broker takes the old one too,
-    /// until the device has reported the new one.
+    /// The same for the client certificate with which the device connects to the broker. The broker
+    /// takes the old one too, until the device has reported the new one.
     ///
     /// # Errors
     /// As [`rotate`](Self::rotate).
@@ -96,7 +99,8 @@ impl Control {
         }
     }
 
-    /// Merges an object into the desired section of a device's shadow `config`; `null` removes a key.
+    /// Merges an object into the desired section of a device's shadow `config`; `null` removes a
+    /// key.
     ///
     /// # Errors
     /// [`ControlError::NoSuchDevice`], or [`ControlError::Shadow`] if a limit is broken.
@@ -115,8 +119,8 @@ impl Control {
     /// Publishes on `c/d/<sn>/<action>/res`, as an answer or a message of the platform.
     ///
     /// # Errors
-    /// [`ControlError::NoSuchDevice`]; [`ControlError::Invalid`] if the action has other characters than
-    /// `A-Z a-z 0-9 _ -` or the payload is over 128 KiB.
+    /// [`ControlError::NoSuchDevice`]; [`ControlError::Invalid`] if the action has other characters
+    /// than `A-Z a-z 0-9 _ -` or the payload is over 128 KiB.
     pub async fn action(
         &self,
         sn: &str,
@@ -150,8 +154,8 @@ impl Control {
         Ok(())
     }
 
-    /// Forgets a device: its connections are cut, its certificate is refused, and the provisioning key works for its
-    /// serial number again.
+    /// Forgets a device: its connections are cut, its certificate is refused, and the provisioning
+    /// key works for its serial number again.
     ///
     /// # Errors
     /// [`ControlError::NoSuchDevice`].
@@ -163,11 +167,12 @@ impl Control {
         }
     }
 
-    /// Makes a fault. Returns how many connections it cut at once; 0 for faults that wait for their occasion.
+    /// Makes a fault. Returns how many connections it cut at once; 0 for faults that wait for their
+    /// occasion.
     ///
     /// # Errors
-    /// [`ControlError::NoSuchDevice`] if it is for a device that is not registered; [`ControlError::Invalid`] if a value
-    /// is out of its range or too many faults wait already.
+    /// [`ControlError::NoSuchDevice`] if it is for a device that is not registered;
+    /// [`ControlError::Invalid`] if a value is out of its range or too many faults wait already.
     pub async fn fault(&self, fault: Fault) -> Result<usize, ControlError> {
         tracing::info!(?fault, "making a fault");
         let faults = self.platform.faults();

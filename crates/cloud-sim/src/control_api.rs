@@ -1,8 +1,9 @@
 //! The control API over HTTP: each route is one function of [`Control`], in JSON.
 //!
 //! `GET /devices`, `GET` and `DELETE /devices/<sn>`, `POST /devices/<sn>/rotate` and `rotate-iot`,
-//! `PUT /devices/<sn>/shadow/desired`, `POST /devices/<sn>/actions/<action>`, `POST /broadcast`, `POST /faults`. A failure is `{"error": "…"}` with a
-//! fitting status. Which requests get here at all is decided by [`RequestGuard`].
+//! `PUT /devices/<sn>/shadow/desired`, `POST /devices/<sn>/actions/<action>`, `POST /broadcast`,
+//! `POST /faults`. A failure is `{"error": "…"}` with a fitting status. Which requests get here at
+//! all is decided by [`RequestGuard`].
 
 use axum::Router;
 use axum::body::Bytes;

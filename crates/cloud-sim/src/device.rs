@@ -12,7 +12,8 @@ use cloud_net::LogThrottle;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Devices held at once: a gateway's thousand and some more; and within what the shadow service holds.
+/// Devices held at once: a gateway's thousand and some more; and within what the shadow service
+/// holds.
 const MAX_DEVICES: usize = 1_200;
 
 /// States remembered of each device; the oldest go first.
@@ -50,8 +51,8 @@ pub struct DeviceStatus {
     /// Serial number, in decimal text, of the client certificate that it should have.
     #[serde(default)]
     pub iot_cert_serial: String,
-    /// The serial numbers of the client certificates that the broker takes from it: the one that it has said to have, and
-    /// those that were named to it since.
+    /// The serial numbers of the client certificates that the broker takes from it: the one that it
+    /// has said to have, and those that were named to it since.
     #[serde(default)]
     pub iot_cert_accepted: Vec<String>,
 }
@@ -65,7 +66,8 @@ pub(crate) struct Device {
     status_history: VecDeque<String>,
     /// Never empty.
     remote: Certificates,
-    /// Empty for a device of a data directory that did not keep them; then any of the device authority's is taken.
+    /// Empty for a device of a data directory that did not keep them; then any of the device
+    /// authority's is taken.
     iot: Certificates,
     /// Of a certificate that was handed out and that the broker is not to take.
     iot_refused: Option<String>,

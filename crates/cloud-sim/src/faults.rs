@@ -1,8 +1,8 @@
 //! What the simulated cloud does wrong on purpose, and for how long.
 //!
-//! A [`Fault`] is either done at once (a connection is cut) or waits on the board until something asks for it: the next
-//! call of the API, the next token request, the next acknowledgement. The board only remembers; those that ask carry
-//! the fault out.
+//! A [`Fault`] is either done at once (a connection is cut) or waits on the board until something
+//! asks for it: the next call of the API, the next token request, the next acknowledgement. The
+//! board only remembers; those that ask carry the fault out.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
@@ -16,7 +16,8 @@ use crate::lock;
 /// Faults of one family that can wait at a time; a test that needs more should use `times`.
 const MAX_WAITING: usize = 64;
 
-/// A fault to make, as `POST /faults` takes it: `{"fault": "withhold", "packet": "suback", "times": 2}`.
+/// A fault to make, as `POST /faults` takes it:
+/// `{"fault": "withhold", "packet": "suback", "times": 2}`.
 ///
 /// `times` says how many occasions a fault lasts for: 1 if absent, 0 for until [`Fault::Clear`].
 /// Where `sn` is absent, all devices are meant.
@@ -35,7 +36,8 @@ pub enum Fault {
         /// How long, in seconds.
         seconds: u32,
     },
-    /// Moves no bytes on any MQTT connection, either way, for so many seconds; connections stay open.
+    /// Moves no bytes on any MQTT connection, either way, for so many seconds; connections stay
+    /// open.
     FreezeMqtt {
         /// How long, in seconds.
         seconds: u32,
@@ -54,8 +56,8 @@ pub enum Fault {
         #[serde(default)]
         sn: Option<String>,
     },
-    /// Answers calls of the provisioning API wrongly. No key is used up by such a call, except with [`ApiAnswer::Delay`] and
-    /// [`ApiAnswer::Lost`].
+    /// Answers calls of the provisioning API wrongly. No key is used up by such a call, except with
+    /// [`ApiAnswer::Delay`] and [`ApiAnswer::Lost`].
     Api {
         /// The answer.
         answer: ApiAnswer,
@@ -111,7 +113,8 @@ pub enum AckPacket {
     Pingresp,
 }
 
-/// What the provisioning API says instead of the truth. In JSON `"html"`, or `{"status": {"code": 503}}`.
+/// What the provisioning API says instead of the truth. In JSON `"html"`, or
+/// `{"status": {"code": 503}}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 #[non_exhaustive]
@@ -215,8 +218,8 @@ pub enum CertificateAnswer {
     Expired,
     /// A pair with the serial number asked for, whose time is yet to come.
     NotYetValid,
-    /// The right pair, but the broker does not take it until it has been asked for again. For client certificates; one for
-    /// a page is good.
+    /// The right pair, but the broker does not take it until it has been asked for again. For
+    /// client certificates; one for a page is good.
     Refused,
 }
 

@@ -1,6 +1,7 @@
 //! Serves an axum router on a listener, with bounds, until it is shut down.
 //!
-//! Not `axum::serve`, because that spawns connections which outlive it when a client does not end its request.
+//! Not `axum::serve`, because that spawns connections which outlive it when a client does not end
+//! its request.
 
 use std::time::Duration;
 

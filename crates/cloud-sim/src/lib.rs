@@ -12,8 +12,9 @@
 //! | authorities | one for servers, one for devices, one for the public names of devices, and rotation |
 //! | control API | see what devices did, rotate certificates, speak as the platform, make [`Fault`]s |
 //!
-//! It is for tests, demonstrations and trying a device without the real platform. It is not a platform to run a fleet
-//! on: it listens on loopback alone, it keeps shadows and messages in memory, and its secrets protect nothing.
+//! It is for tests, demonstrations and trying a device without the real platform. It is not a
+//! platform to run a fleet on: it listens on loopback alone, it keeps shadows and messages in
+//! memory, and its secrets protect nothing.
 //!
 //! ```
 //! use cloud_sim::{SimConfig, Simulator};
@@ -30,20 +31,23 @@
 //!
 //! # Names
 //!
-//! Devices get `localhost:PORT` for the broker and the relay; with [`SimConfig::bare_endpoints`], `localhost`, as
-//! the real platform sends names without ports. A device's page is at `https://<access point>:PORT/` on the relay's
-//! port. The access point of `SN0001` is `sn0001.ui.localhost`; a serial number that is no DNS label, or that another
-//! device resembles, gets `d-<what is left of it>-<hash>.ui.localhost`. Browsers and curl know by themselves that names
-//! below `localhost` are this machine; elsewhere use `--resolve` or connect to [`Simulator::relay_addr`].
+//! Devices get `localhost:PORT` for the broker and the relay; with [`SimConfig::bare_endpoints`],
+//! `localhost`, as the real platform sends names without ports. A device's page is at
+//! `https://<access point>:PORT/` on the relay's port. The access point of `SN0001` is
+//! `sn0001.ui.localhost`; a serial number that is no DNS label, or that another device resembles,
+//! gets `d-<what is left of it>-<hash>.ui.localhost`. Browsers and curl know by themselves that
+//! names below `localhost` are this machine; elsewhere use `--resolve` or connect to
+//! [`Simulator::relay_addr`].
 //!
-//! The certificate of the broker names `localhost`, `127.0.0.1` and `::1`. [`Simulator::ca_file`] has the roots for the
-//! broker and for the pages. A device's own certificate comes from an authority that is not among them, as on AWS.
+//! The certificate of the broker names `localhost`, `127.0.0.1` and `::1`. [`Simulator::ca_file`]
+//! has the roots for the broker and for the pages. A device's own certificate comes from an
+//! authority that is not among them, as on AWS.
 //!
 //! # The original device library
 //!
-//! The Python package `clesyde_cloud_lib` can be the device. It takes no ports from the platform, so the simulator has to
-//! be started with [`mqtt_port`](SimConfig::mqtt_port) 8883 and [`bare_endpoints`](SimConfig::bare_endpoints). The rest
-//! depends on the version:
+//! The Python package `clesyde_cloud_lib` can be the device. It takes no ports from the platform,
+//! so the simulator has to be started with [`mqtt_port`](SimConfig::mqtt_port) 8883 and
+//! [`bare_endpoints`](SimConfig::bare_endpoints). The rest depends on the version:
 //!
 //! | version | [`relay_port`](SimConfig::relay_port) | [`delta_form`](SimConfig::delta_form) |
 //! |---|---|---|
@@ -52,18 +56,18 @@
 //!
 //! # Control
 //!
-//! [`Simulator::control`] and, with the same functions over HTTP and in JSON, [`Simulator::control_url`]:
-//! `GET /devices`, `GET` and `DELETE /devices/<sn>`, `POST /devices/<sn>/rotate` and `rotate-iot`,
-//! `PUT /devices/<sn>/shadow/desired`,
-//! `POST /devices/<sn>/actions/<action>`, `POST /broadcast`, `POST /faults`. What can go wrong on purpose, and how it is
-//! written in JSON, stands at [`Fault`].
+//! [`Simulator::control`] and, with the same functions over HTTP and in JSON,
+//! [`Simulator::control_url`]: `GET /devices`, `GET` and `DELETE /devices/<sn>`,
+//! `POST /devices/<sn>/rotate` and `rotate-iot`, `PUT /devices/<sn>/shadow/desired`,
+//! `POST /devices/<sn>/actions/<action>`, `POST /broadcast`, `POST /faults`. What can go wrong on
+//! purpose, and how it is written in JSON, stands at [`Fault`].
 //!
-//! Over HTTP the user that the simulator runs as is served as it is; another user of the machine needs `Authorization: Bearer
-//! <token>`, with the [token](Simulator::control_token) that is in [`Simulator::control_token_file`], which only that user can
-//! read. (Where the system does not say whose a connection is, which Linux does, everybody needs the token.) A body has the
-//! content type `application/json`.
-//! A `Host` that is not a loopback name or address with the API's port, and an `Origin` other than the API's own, are
-//! refused: a page in a browser controls no simulator.
+//! Over HTTP the user that the simulator runs as is served as it is; another user of the machine
+//! needs `Authorization: Bearer <token>`, with the [token](Simulator::control_token) that is in
+//! [`Simulator::control_token_file`], which only that user can read. (Where the system does not say
+//! whose a connection is, which Linux does, everybody needs the token.) A body has the content type
+//! `application/json`. A `Host` that is not a loopback name or address with the API's port, and an
+//! `Origin` other than the API's own, are refused: a page in a browser controls no simulator.
 //!
 //! Protocols: `docs/protocol.md`.
 
@@ -96,7 +100,8 @@ pub use self::faults::{AckPacket, ApiAnswer, CertificateAnswer, Fault, Service, 
 pub use self::shadow::DeltaForm;
 pub use self::simulator::Simulator;
 
-/// Locks a mutex whose content is whole between any two statements, so that a panic elsewhere harms nothing.
+/// Locks a mutex whose content is whole between any two statements, so that a panic elsewhere harms
+/// nothing.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,8 +12,8 @@ pub(crate) struct LocalPeer {
 }
 
 impl LocalPeer {
-    /// Whether the client's socket belongs to the user that this process runs as. The system's table of sockets says that;
-    /// `false` where there is none.
+    /// Whether the client's socket belongs to the user that this process runs as. The system's
+    /// table of sockets says that; `false` where there is none.
     #[cfg(target_os = "linux")]
     pub(crate) fn is_own_user(self) -> bool {
         let own = rustix::process::geteuid().as_raw();

@@ -1,8 +1,9 @@
-//! Names that follow from a device's serial number: its thing name and the label of its access point.
+//! Names that follow from a device's serial number: its thing name and the label of its access
+//! point.
 //!
-//! A serial number is 1–128 characters of `A-Z a-z 0-9 _ - . :` (docs/protocol.md, "Provisioning"). That is wider than
-//! what a DNS label takes (63 characters of `a-z 0-9 -`) and a little wider than what the broker takes as a client
-//! id, so both are derived here, and nowhere else.
+//! A serial number is 1–128 characters of `A-Z a-z 0-9 _ - . :` (docs/protocol.md, "Provisioning").
+//! That is wider than what a DNS label takes (63 characters of `a-z 0-9 -`) and a little wider than
+//! what the broker takes as a client id, so both are derived here, and nowhere else.
 
 use sha2::{Digest, Sha256};
 
@@ -12,11 +13,12 @@ const MAX_SERIAL: usize = 128;
 /// Longest DNS label (RFC 1035).
 const MAX_LABEL: usize = 63;
 
-/// Hex digits of the hash that sets two similar serial numbers apart: 40 bits, far beyond the size of the device table.
+/// Hex digits of the hash that sets two similar serial numbers apart: 40 bits, far beyond the size
+/// of the device table.
 const HASH_DIGITS: usize = 10;
 
-/// The domain of all access points. Browsers and curl resolve everything below `localhost` to this machine by
-/// themselves (RFC 6761); for others there is `--resolve` or an entry in the hosts file.
+/// The domain of all access points. Browsers and curl resolve everything below `localhost` to this
+/// machine by themselves (RFC 6761); for others there is `--resolve` or an entry in the hosts file.
 const ACCESS_DOMAIN: &str = "ui.localhost";
 
 /// Whether this is a serial number at all.
@@ -37,7 +39,8 @@ pub(crate) fn is_action(action: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || b"_-".contains(&b))
 }
 
-/// The thing name of a serial number: the same text, except for the few that the broker refuses as a client id.
+/// The thing name of a serial number: the same text, except for the few that the broker refuses as
+/// a client id.
 pub(crate) fn thing_name(sn: &str) -> String {
     if sn == "." || sn == ".." || sn.starts_with("cert:") {
         format!("thing-{}", hash(sn))
@@ -46,7 +49,8 @@ pub(crate) fn thing_name(sn: &str) -> String {
     }
 }
 
-/// The host name under which the public reaches a device. `taken` tells which names other devices already have.
+/// The host name under which the public reaches a device. `taken` tells which names other devices
+/// already have.
 pub(crate) fn access_point(sn: &str, taken: impl Fn(&str) -> bool) -> String {
     let plain = sn.to_ascii_lowercase();
     if is_plain_label(&plain) {
@@ -64,7 +68,8 @@ pub(crate) fn access_point(sn: &str, taken: impl Fn(&str) -> bool) -> String {
     format!("{label}.{ACCESS_DOMAIN}")
 }
 
-/// Whether a lower-case text is a DNS label as it is, and no label of an internationalised or derived name.
+/// Whether a lower-case text is a DNS label as it is, and no label of an internationalised or
+/// derived name.
 fn is_plain_label(label: &str) -> bool {
     label.len() <= MAX_LABEL
         && label

@@ -1,8 +1,9 @@
-//! What the platform knows and decides: registrations, rotation, and what it tells of devices. What it answers to them
-//! is in [x.
+//! What the platform knows and decides: registrations, rotation, and what it tells of devices. What
+//! it answers to them is in [x.
 //!
-//! It sits behind the APIs and the broker and does no network I/O of its own, but for what it publishes. Each function
-//! takes the lock on the table for as long as it computes, never across a wait.
+//! It sits behind the APIs and the broker and does no network I/O of its own, but for what it
+//! publishes. Each function takes the lock on the table for as long as it computes, never across a
+//! wait.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -200,7 +201,8 @@ impl Platform {
         })
     }
 
-    /// The device that a client certificate's thing is, if the certificate with this serial number is taken from it.
+    /// The device that a client certificate's thing is, if the certificate with this serial number
+    /// is taken from it.
     pub(crate) fn identify(&self, thing: &str, serial: &str) -> Option<Identity> {
         let devices = lock(&self.devices);
         let device = devices.by_thing(thing)?;
@@ -264,7 +266,8 @@ impl Platform {
         }
     }
 
-    /// Forgets a device, so that its key works again; cuts what it has open. `false` if it was not known.
+    /// Forgets a device, so that its key works again; cuts what it has open. `false` if it was not
+    /// known.
     pub(crate) async fn forget(&self, sn: &str) -> bool {
         let removed = {
             let mut devices = lock(&self.devices);
@@ -286,8 +289,8 @@ impl Platform {
         true
     }
 
-    /// Makes a new certificate for a device and tells the device, through its shadow, to fetch it. Returns the serial
-    /// number; `None` if the device is not known.
+    /// Makes a new certificate for a device and tells the device, through its shadow, to fetch it.
+    /// Returns the serial number; `None` if the device is not known.
     pub(crate) async fn rotate(
         &self,
         sn: &str,
@@ -322,8 +325,8 @@ impl Platform {
         Ok(serial)
     }
 
-    /// A device reports its state. With a client certificate that it has, those before it are revoked, and what is still
-    /// connected with one of them is cut.
+    /// A device reports its state. With a client certificate that it has, those before it are
+    /// revoked, and what is still connected with one of them is cut.
     pub(crate) fn note_reported(&self, thing: &str, reported: &Value) {
         let Some(serial) = reported[Service::Iot.key()].as_str() else {
             return;

@@ -1,7 +1,8 @@
-//! The relay's side of the platform: makes tokens that the relay takes, and looks at who is connected.
+//! The relay's side of the platform: makes tokens that the relay takes, and looks at who is
+//! connected.
 //!
-//! The relay itself is the `snitun` crate's server (docs/protocol.md, "SniTun"). The platform and the relay share the
-//! Fernet keys, and nothing else.
+//! The relay itself is the `snitun` crate's server (docs/protocol.md, "SniTun"). The platform and
+//! the relay share the Fernet keys, and nothing else.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -30,8 +31,8 @@ pub(crate) enum RelayError {
 }
 
 impl TokenSettings {
-    /// The answer to a token request. Version and cipher are left out where they are the default, since the platform of
-    /// today does not know the two fields.
+    /// The answer to a token request. Version and cipher are left out where they are the default,
+    /// since the platform of today does not know the two fields.
     pub(crate) fn answer(&self, valid: u64, token: &str) -> Value {
         let mut answer = json!({ "valid": valid, "throttling": self.throttling, "token": token });
         if self.version != ProtocolVersion::default() {
@@ -81,7 +82,8 @@ pub(crate) struct Relay {
 }
 
 impl Relay {
-    /// The relay's server, and the platform's view of it. `secret` is the Fernet key that was kept, if one was.
+    /// The relay's server, and the platform's view of it. `secret` is the Fernet key that was kept,
+    /// if one was.
     pub(crate) fn new(secret: Option<String>) -> Result<(Self, Server), RelayError> {
         let secret = secret.unwrap_or_else(|| FernetKeys::generate_key().to_string());
         let keys = FernetKeys::from_keys(&[&secret])?;

@@ -1,11 +1,12 @@
-//! Which requests the control API accepts: none that a web page makes a browser send, none for another host's name, and none
-//! of another user of this machine without the token.
+//! Which requests the control API accepts: none that a web page makes a browser send, none for
+//! another host's name, and none of another user of this machine without the token.
 //!
-//! Listening on loopback keeps other machines out. It does not keep out the pages that this machine's browsers show: they
-//! can post across sites, and reach 127.0.0.1 under a name of their own (DNS rebinding). Nor does it keep out the other
-//! users of this machine. So the `Host` has to be a loopback name or address, there must be no foreign `Origin`, a body has
-//! to be declared as JSON, which a page can do only after a preflight that fails, and a connection of another user has to
-//! present a bearer token that is in a file of the simulator's owner.
+//! Listening on loopback keeps other machines out. It does not keep out the pages that this
+//! machine's browsers show: they can post across sites, and reach 127.0.0.1 under a name of their
+//! own (DNS rebinding). Nor does it keep out the other users of this machine. So the `Host` has to
+//! be a loopback name or address, there must be no foreign `Origin`, a body has to be declared as
+//! JSON, which a page can do only after a preflight that fails, and a connection of another user
+//! has to present a bearer token that is in a file of the simulator's owner.
 
 use std::fmt;
 use std::net::IpAddr;

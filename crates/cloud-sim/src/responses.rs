@@ -1,7 +1,8 @@
-//! What the platform hears from devices, and what it answers: tokens and certificates (docs/protocol.md, "Remote access").
+//! What the platform hears from devices, and what it answers: tokens and certificates
+//! (docs/protocol.md, "Remote access").
 //!
-//! The platform is a subscriber like any other, so it hears wills as well. Requests that cannot be read are not answered,
-//! as on the real platform; a log line says why.
+//! The platform is a subscriber like any other, so it hears wills as well. Requests that cannot be
+//! read are not answered, as on the real platform; a log line says why.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -295,7 +296,8 @@ impl Platform {
                     .ok()?;
             }
         }
-        // Null for the first certificate of a device that made its own key; each later one comes with a key.
+        // Null for the first certificate of a device that made its own key; each later one comes
+        // with a key.
         let key = issued.key_pem.as_ref().map(|key| key.as_str());
         let payload = json!({ "cert": issued.chain_pem, "pkey": key }).to_string();
         Some(Reply {

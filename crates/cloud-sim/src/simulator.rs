@@ -1,6 +1,7 @@
 //! Starts all the parts of the simulated cloud, and stops them.
 //!
-//! Every listener is bound before its address is reported, so that a [`Simulator`] in hand is one that answers.
+//! Every listener is bound before its address is reported, so that a [`Simulator`] in hand is one
+//! that answers.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -30,10 +31,12 @@ use crate::responses::PLATFORM_FILTERS;
 use crate::store::{DirectoryLock, SavedState, Store};
 use crate::{api, control_api, http, relay};
 
-/// The host name of the broker and the relay in the endpoints that devices get. Each is bound to 127.0.0.1 alone.
+/// The host name of the broker and the relay in the endpoints that devices get. Each is bound to
+/// 127.0.0.1 alone.
 const HOST: &str = "localhost";
 
-/// The ALPN names that the broker takes: the one that AWS wants on port 443, and the registered one.
+/// The ALPN names that the broker takes: the one that AWS wants on port 443, and the registered
+/// one.
 const ALPN: [&[u8]; 2] = [b"x-amzn-mqtt-ca", b"mqtt"];
 
 /// Longest validity of a token. Beyond, it would not be a date any more.
@@ -47,7 +50,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 
 /// A running cloud on 127.0.0.1.
 ///
-/// Dropping it stops everything soon; [`stop`](Self::stop) waits until it has. A data directory is one simulator's at a time.
+/// Dropping it stops everything soon; [`stop`](Self::stop) waits until it has. A data directory is
+/// one simulator's at a time.
 pub struct Simulator {
     api: SocketAddr,
     mqtt: SocketAddr,
@@ -70,7 +74,8 @@ impl Simulator {
     /// Starts a cloud; it is ready when this returns.
     ///
     /// # Errors
-    /// If a port cannot be had, the data directory cannot be used, or a setting is out of its range.
+    /// If a port cannot be had, the data directory cannot be used, or a setting is out of its
+    /// range.
     pub async fn start(config: SimConfig) -> Result<Self, SimError> {
         if config.token_valid.is_zero() || config.token_valid > MAX_TOKEN_VALID {
             return Err(SimError::Invalid(
@@ -192,7 +197,8 @@ impl Simulator {
         &self.provisioning_key
     }
 
-    /// Address of the broker. Devices know it as `localhost`, with the port unless endpoints are bare.
+    /// Address of the broker. Devices know it as `localhost`, with the port unless endpoints are
+    /// bare.
     #[must_use]
     pub fn mqtt_addr(&self) -> SocketAddr {
         self.mqtt
@@ -210,14 +216,15 @@ impl Simulator {
         format!("http://{}", self.control_addr)
     }
 
-    /// The token that a request to the control API carries as `Authorization: Bearer <token>`. Secret.
+    /// The token that a request to the control API carries as `Authorization: Bearer <token>`.
+    /// Secret.
     #[must_use]
     pub fn control_token(&self) -> &str {
         self.control_token.as_str()
     }
 
-    /// A file with [`control_token`](Self::control_token) that its owner alone can read: in the data directory, or else a
-    /// temporary one that goes with the simulator.
+    /// A file with [`control_token`](Self::control_token) that its owner alone can read: in the
+    /// data directory, or else a temporary one that goes with the simulator.
     #[must_use]
     pub fn control_token_file(&self) -> &Path {
         &self.control_token_file
@@ -229,8 +236,8 @@ impl Simulator {
         &self.ca_pem
     }
 
-    /// A file with [`ca_pem`](Self::ca_pem): in the data directory, or else a temporary one that goes with the
-    /// simulator.
+    /// A file with [`ca_pem`](Self::ca_pem): in the data directory, or else a temporary one that
+    /// goes with the simulator.
     #[must_use]
     pub fn ca_file(&self) -> &Path {
         &self.ca_file
@@ -257,8 +264,8 @@ impl Simulator {
         }
     }
 
-    /// Stops everything: devices get a DISCONNECT, tunnels are closed, no task is left when this returns. At most 10
-    /// seconds.
+    /// Stops everything: devices get a DISCONNECT, tunnels are closed, no task is left when this
+    /// returns. At most 10 seconds.
     pub async fn stop(mut self) {
         self.shutdown.cancel();
         let stopped = tokio::time::timeout(STOP_LIMIT, async {
@@ -383,7 +390,8 @@ fn broker_tls(
     Ok(TlsAcceptor::from(Arc::new(tls)))
 }
 
-/// The certificate for clients that name the endpoint in the TLS handshake. AWS IoT Core refuses all others.
+/// The certificate for clients that name the endpoint in the TLS handshake. AWS IoT Core refuses
+/// all others.
 #[derive(Debug)]
 struct NamedCertificate(Arc<CertifiedKey>);
 

@@ -1,8 +1,9 @@
 //! The data directory: what lets a simulator be started again with the same devices.
 //!
-//! `simulator.json` has the authorities, the keys and the devices; `ca.pem` is for clients, `control-token` for those that the
-//! owner lets control the simulator; and a lock makes it one simulator's at a time. Shadows and messages are not kept. The secrets in it protect nothing but simulated devices, and are readable by the owner alone
-//! all the same.
+//! `simulator.json` has the authorities, the keys and the devices; `ca.pem` is for clients,
+//! `control-token` for those that the owner lets control the simulator; and a lock makes it one
+//! simulator's at a time. Shadows and messages are not kept. The secrets in it protect nothing but
+//! simulated devices, and are readable by the owner alone all the same.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -36,7 +37,8 @@ pub(crate) struct DirectoryLock(File);
 
 impl Drop for DirectoryLock {
     fn drop(&mut self) {
-        // Closing alone would leave it locked for as long as a process that is just being started has a copy.
+        // Closing alone would leave it locked for as long as a process that is just being started
+        // has a copy.
         let _ = self.0.unlock();
     }
 }

@@ -206,7 +206,8 @@ async fn wildcard_filter_gets_no_retained_message() {
         client
             .publish_acknowledged(publish("c/d/SN1/state", "kept").with_retain(true))
             .await;
-        // Delivery follows SUBACK or comes before it; what comes first now belongs to the exact filter.
+        // Delivery follows SUBACK or comes before it; what comes first now belongs to the exact
+        // filter.
         client
             .send(&subscribe(client.version, &["c/d/SN1/+"]))
             .await;

@@ -1,8 +1,8 @@
 //! What a device may publish and subscribe to: its own topics, and reading the broadcast.
 //!
-//! A connection's rights come from its client certificate alone. The client id has to be the thing that the certificate
-//! names, as the policies of AWS IoT Core demand it, or that with [`PROOF`] behind it; nothing else that CONNECT carries is
-//! looked at.
+//! A connection's rights come from its client certificate alone. The client id has to be the thing
+//! that the certificate names, as the policies of AWS IoT Core demand it, or that with [`PROOF`]
+//! behind it; nothing else that CONNECT carries is looked at.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -20,8 +20,8 @@ use crate::shadow::ShadowService;
 /// The topic on which the platform speaks to all devices.
 pub(crate) const BROADCAST_TOPIC: &str = "c/platform";
 
-/// Stands behind the thing's name in the client id under which a device tries a new certificate out, beside the
-/// connection that it has.
+/// Stands behind the thing's name in the client id under which a device tries a new certificate
+/// out, beside the connection that it has.
 const PROOF: &str = "-proof";
 
 /// Whom a client certificate belongs to.
@@ -44,7 +44,8 @@ impl Identity {
         filter == BROADCAST_TOPIC || self.is_own_topic(filter) || self.is_own_shadow(filter)
     }
 
-    /// Neither serial numbers nor thing names have wildcards, so a filter with this prefix matches nothing foreign.
+    /// Neither serial numbers nor thing names have wildcards, so a filter with this prefix matches
+    /// nothing foreign.
     fn is_own_topic(&self, topic: &str) -> bool {
         below(topic, "c/d/", &self.sn)
     }
@@ -62,7 +63,8 @@ fn below(topic: &str, prefix: &str, name: &str) -> bool {
         .is_some_and(|rest| !rest.is_empty())
 }
 
-/// The rights of one connection; `None` where the certificate belongs to no device that the platform knows.
+/// The rights of one connection; `None` where the certificate belongs to no device that the
+/// platform knows.
 pub(crate) struct ConnectionAcl {
     pub(crate) identity: Option<Identity>,
     pub(crate) logs: Arc<BrokerLogs>,

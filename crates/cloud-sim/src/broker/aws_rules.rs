@@ -1,12 +1,13 @@
 //! What AWS IoT Core does with packets and the broker behind this does not.
 //!
-//! Sans-IO: a packet goes in, and what becomes of it comes out. One value for each connection. It holds clients to the
-//! broker's [`limits`](super::limits), rewrites what AWS understands otherwise than the MQTT specification, and speaks
-//! MQTT 3.1.1 to a client that does: the broker is spoken to in MQTT 5 alone.
+//! Sans-IO: a packet goes in, and what becomes of it comes out. One value for each connection. It
+//! holds clients to the broker's [`limits`](super::limits), rewrites what AWS understands otherwise
+//! than the MQTT specification, and speaks MQTT 3.1.1 to a client that does: the broker is spoken
+//! to in MQTT 5 alone.
 //!
-//! Choices where AWS's documents do not say how a limit is enforced: the connection ends with the reason code that the
-//! MQTT 5 specification has for it, so that no fault of a device stays hidden. That includes a RETAIN flag on a reserved
-//! topic, which is taken for a publish without rights.
+//! Choices where AWS's documents do not say how a limit is enforced: the connection ends with the
+//! reason code that the MQTT 5 specification has for it, so that no fault of a device stays hidden.
+//! That includes a RETAIN flag on a reserved topic, which is taken for a publish without rights.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -418,7 +419,8 @@ fn check_filters<'a>(filters: impl ExactSizeIterator<Item = &'a String>) -> Resu
     Ok(())
 }
 
-/// A filter that matches in the broker what `filter` matches in AWS IoT Core, where `a/#` does not match `a`.
+/// A filter that matches in the broker what `filter` matches in AWS IoT Core, where `a/#` does not
+/// match `a`.
 fn without_parent(filter: &str) -> String {
     match filter.strip_suffix("/#") {
         Some(parent) => format!("{parent}/+/#"),

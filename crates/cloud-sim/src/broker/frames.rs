@@ -1,4 +1,5 @@
-//! Cuts a stream of bytes into MQTT packets. Sans-IO; only the fixed header (type and remaining length) is read.
+//! Cuts a stream of bytes into MQTT packets. Sans-IO; only the fixed header (type and remaining
+//! length) is read.
 
 use bytes::{Bytes, BytesMut};
 use mqtt5::FixedHeader;
@@ -25,8 +26,8 @@ pub(super) struct Frame {
 }
 
 impl FrameBuffer {
-    /// The next packet, if all of it is there. The error is the reason for which the connection has to end: it is no MQTT
-    /// packet, or larger than `max` bytes.
+    /// The next packet, if all of it is there. The error is the reason for which the connection has
+    /// to end: it is no MQTT packet, or larger than `max` bytes.
     pub(super) fn next(&mut self, max: usize) -> Result<Option<Frame>, ReasonCode> {
         let length_bytes = self.bytes.iter().skip(1).take(MAX_LENGTH_BYTES);
         let Some(last) = length_bytes.clone().position(|byte| byte & 0x80 == 0) else {

@@ -1,12 +1,12 @@
 //! The message broker: a real MQTT v5 broker behind an accept loop of ours.
 //!
-//! The loop demands a client certificate of the device authority, finds out whose it is, and hands the connection to the
-//! broker with that device's rights. Limits and CONNACK values are those of AWS IoT Core (docs/protocol.md, "IoT
-//! messaging"). Sessions, retained messages, wills and takeover are the broker's own work; in front of it, the pipe applies
-//! AWS's rules to each packet.
+//! The loop demands a client certificate of the device authority, finds out whose it is, and hands
+//! the connection to the broker with that device's rights. Limits and CONNACK values are those of
+//! AWS IoT Core (docs/protocol.md, "IoT messaging"). Sessions, retained messages, wills and
+//! takeover are the broker's own work; in front of it, the pipe applies AWS's rules to each packet.
 //!
-//! Invariants: no connection reaches the broker without a verified certificate; all connections live in one `JoinSet`,
-//! so that none is left when [`Broker::serve`] returns.
+//! Invariants: no connection reaches the broker without a verified certificate; all connections
+//! live in one `JoinSet`, so that none is left when [`Broker::serve`] returns.
 
 pub(crate) mod acl;
 mod aws_rules;
@@ -60,7 +60,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(3);
 /// How often expired sessions are thrown away.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Messages from devices that wait for the platform to look at them; beyond that the broker drops QoS 0.
+/// Messages from devices that wait for the platform to look at them; beyond that the broker drops
+/// QoS 0.
 const PLATFORM_QUEUE: usize = 4096;
 
 /// The platform's own client id. No device can have it: `#` is not allowed in a serial number.
@@ -186,7 +187,8 @@ impl Broker {
         meant.map(|connection| connection.cut.cancel()).count()
     }
 
-    /// Cuts the connections of a thing that were made with client certificates that are not taken any more.
+    /// Cuts the connections of a thing that were made with client certificates that are not taken
+    /// any more.
     pub(crate) fn cut_revoked(&self, thing: &str, is_taken: impl Fn(&str) -> bool) {
         for connection in lock(&self.connections).values() {
             if connection.thing == thing && !is_taken(&connection.serial) {
@@ -195,8 +197,8 @@ impl Broker {
         }
     }
 
-    /// Accepts connections until `shutdown`, and then says goodbye to all of them. `identify` tells by a client
-    /// certificate, the thing in it and its serial number, which device it is.
+    /// Accepts connections until `shutdown`, and then says goodbye to all of them. `identify` tells
+    /// by a client certificate, the thing in it and its serial number, which device it is.
     pub(crate) async fn serve(
         self: Arc<Self>,
         listener: TcpListener,

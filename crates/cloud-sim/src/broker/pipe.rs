@@ -1,9 +1,9 @@
-//! The stretch between a device's TLS connection and the broker: moves packets, applies AWS's rules to them, and is where
-//! connections go wrong on purpose.
+//! The stretch between a device's TLS connection and the broker: moves packets, applies AWS's rules
+//! to them, and is where connections go wrong on purpose.
 //!
-//! The broker takes nothing but sockets, so it gets one end of a loopback pair; the other end is joined here with the
-//! TLS stream. That lets acknowledgements be withheld, traffic be frozen and the connection be cut without the broker
-//! noticing anything but what a real broker would.
+//! The broker takes nothing but sockets, so it gets one end of a loopback pair; the other end is
+//! joined here with the TLS stream. That lets acknowledgements be withheld, traffic be frozen and
+//! the connection be cut without the broker noticing anything but what a real broker would.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -25,8 +25,8 @@ use crate::lock;
 /// Bytes read at a time: one TLS record.
 const PIECE: usize = 16 * 1024;
 
-/// How long either side may take for the end of a connection: a device to accept the last packet, the broker to finish
-/// what it has received.
+/// How long either side may take for the end of a connection: a device to accept the last packet,
+/// the broker to finish what it has received.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often frozen traffic checks whether it may move again: a freeze can end early.
@@ -47,8 +47,8 @@ pub(super) async fn socket_pair() -> io::Result<(TcpStream, TcpStream)> {
     }
 }
 
-/// Moves packets both ways until one side ends or the device breaks a rule, which is returned. Dropping the future cuts
-/// the connection.
+/// Moves packets both ways until one side ends or the device breaks a rule, which is returned.
+/// Dropping the future cuts the connection.
 pub(super) async fn run<D, B>(
     device: D,
     broker: B,
@@ -145,7 +145,8 @@ impl Shared<'_> {
                 Verdict::Ignore => {}
                 Verdict::Refuse(refusal) => return Ok(Some(refusal)),
             }
-            // CONNACK comes before any DISCONNECT. A broker that answers nothing closes, which ends the other direction.
+            // CONNACK comes before any DISCONNECT. A broker that answers nothing closes, which ends
+            // the other direction.
             if is_answered.wait_for(|answered| *answered).await.is_err() {
                 return Ok(None);
             }
@@ -179,9 +180,9 @@ impl Shared<'_> {
                 let is_withheld =
                     acknowledgement.is_some_and(|packet| self.faults.take_withheld(packet));
                 if !is_withheld {
-                    // A write for each packet makes a TLS record for each. A client that waits for its socket and then
-                    // reads one packet (paho in the event loop of another library) would not notice a second one in the
-                    // same record.
+                    // A write for each packet makes a TLS record for each. A client that waits for
+                    // its socket and then reads one packet (paho in the event loop of another
+                    // library) would not notice a second one in the same record.
                     self.is_writing.store(true, Ordering::Relaxed);
                     to.write_all(&bytes).await?;
                     to.flush().await?;

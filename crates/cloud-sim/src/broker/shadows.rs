@@ -1,4 +1,5 @@
-//! Joins the shadow service to the broker: requests are taken out of the stream of publishes and answered.
+//! Joins the shadow service to the broker: requests are taken out of the stream of publishes and
+//! answered.
 
 use std::future::Future;
 use std::pin::Pin;

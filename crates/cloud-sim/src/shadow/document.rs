@@ -1,7 +1,8 @@
-//! A shadow's document: its two sections with their time stamps, how an update is merged in, and the delta.
+//! A shadow's document: its two sections with their time stamps, how an update is merged in, and
+//! the delta.
 //!
-//! Every leaf of the state has a leaf of the same path in the metadata, `{"timestamp": <Unix seconds>}`: merging keeps
-//! the two trees in step.
+//! Every leaf of the state has a leaf of the same path in the metadata,
+//! `{"timestamp": <Unix seconds>}`: merging keeps the two trees in step.
 
 use serde_json::{Map, Value, json};
 
@@ -67,7 +68,8 @@ impl Document {
         next.desired.apply(&update.desired, now);
         next.reported.apply(&update.reported, now);
         next.version += 1;
-        // Merging can deepen nothing: every path of the result is a path of the old document or of the patch.
+        // Merging can deepen nothing: every path of the result is a path of the old document or of
+        // the patch.
         if next.state().to_string().len() > MAX_DOCUMENT {
             return Err(Rejection::TooLarge);
         }

@@ -1,17 +1,20 @@
-//! The shadow service of AWS IoT Core, without any input or output: a request topic and payload go in, the messages to
-//! publish come out.
+//! The shadow service of AWS IoT Core, without any input or output: a request topic and payload go
+//! in, the messages to publish come out.
 //!
-//! What it is: named and classic shadows, `get`, `update` and `delete` with every answer that AWS publishes, versions,
-//! time stamps, client tokens, merging, and the delta, either in AWS's form or in the one that the original device
-//! library understands ([`DeltaForm`]).
+//! What it is: named and classic shadows, `get`, `update` and `delete` with every answer that AWS
+//! publishes, versions, time stamps, client tokens, merging, and the delta, either in AWS's form or
+//! in the one that the original device library understands ([`DeltaForm`]).
 //!
-//! What it is not: it does no transport, keeps nothing on disk, and does not judge who may touch which thing; the broker
-//! around it does. It answers at once, so that nothing is ever "in flight" and AWS's codes 401, 429 and 500 do not occur.
+//! What it is not: it does no transport, keeps nothing on disk, and does not judge who may touch
+//! which thing; the broker around it does. It answers at once, so that nothing is ever "in flight"
+//! and AWS's codes 401, 429 and 500 do not occur.
 //!
 //! Choices where AWS's behaviour is not written down, or left to the service:
 //!
-//! - The version goes on counting over a delete: a deleted shadow at version 7 comes back at version 8.
-//! - A delta is published after every accepted update that leaves a difference, whichever section it touched.
+//! - The version goes on counting over a delete: a deleted shadow at version 7 comes back at
+//!   version 8.
+//! - A delta is published after every accepted update that leaves a difference, whichever section
+//!   it touched.
 //! - An empty section is left out of a document, an empty object inside a section stays.
 //!
 //! Protocol: `docs/protocol.md`, "Shadows".
@@ -37,8 +40,9 @@ use self::request::{Envelope, checked};
 use self::topic::Operation;
 use self::update::{Change, Update};
 
-/// Shadows held at once, deleted ones whose version is remembered included. A simulated gateway has a thousand devices, with
-/// one or two shadows each; full of largest documents, the table takes some tens of megabytes.
+/// Shadows held at once, deleted ones whose version is remembered included. A simulated gateway has
+/// a thousand devices, with one or two shadows each; full of largest documents, the table takes
+/// some tens of megabytes.
 const MAX_SHADOWS: usize = 2_048;
 
 /// Shadows of one thing, so that one device cannot use up the room of all.
@@ -50,11 +54,13 @@ pub type Publication = (String, Vec<u8>);
 /// How a delta is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeltaForm {
-    /// AWS's own: `{"state": {…the difference…}, "metadata", "timestamp", "version", "clientToken"?}`.
+    /// AWS's own:
+    /// `{"state": {…the difference…}, "metadata", "timestamp", "version", "clientToken"?}`.
     #[default]
     Aws,
-    /// What version 0.1.2 of the original device library reads, and fails without: `{"state": {"desired": {…}, "delta": {…}}}`, with the
-    /// whole desired section beside the difference and nothing else.
+    /// What version 0.1.2 of the original device library reads, and fails without:
+    /// `{"state": {"desired": {…}, "delta": {…}}}`, with the whole desired section beside the
+    /// difference and nothing else.
     Seed,
 }
 
@@ -83,14 +89,15 @@ impl ShadowService {
         }
     }
 
-    /// Whether [`handle`](Self::handle) answers to this topic: one that ends in a shadow's `get`, `update` or `delete`.
+    /// Whether [`handle`](Self::handle) answers to this topic: one that ends in a shadow's `get`,
+    /// `update` or `delete`.
     #[must_use]
     pub fn is_request(topic: &str) -> bool {
         topic::parse(topic).is_some()
     }
 
-    /// Carries out what was published on `topic` at `now` (Unix seconds), and returns what to publish in answer, in
-    /// order. Empty for a topic that is not a shadow request.
+    /// Carries out what was published on `topic` at `now` (Unix seconds), and returns what to
+    /// publish in answer, in order. Empty for a topic that is not a shadow request.
     pub fn handle(&mut self, topic: &str, payload: &[u8], now: u64) -> Vec<Publication> {
         let Some((id, operation)) = topic::parse(topic) else {
             return Vec::new();
@@ -124,7 +131,8 @@ impl ShadowService {
     ///
     /// # Errors
     ///
-    /// As for an update by a device: the patch or the resulting document breaks a limit, or a name breaks the rules.
+    /// As for an update by a device: the patch or the resulting document breaks a limit, or a name
+    /// breaks the rules.
     pub fn set_desired(
         &mut self,
         id: &ShadowId,

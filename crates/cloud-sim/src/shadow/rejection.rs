@@ -1,8 +1,10 @@
-//! Why the shadow service refuses a request: AWS's codes, with a message for the person who reads them.
+//! Why the shadow service refuses a request: AWS's codes, with a message for the person who reads
+//! them.
 
 use super::limits::{MAX_DEPTH, MAX_DOCUMENT};
 
-/// A refused request. [`code`](Self::code) is what goes over the wire, the message is this type's `Display`.
+/// A refused request. [`code`](Self::code) is what goes over the wire, the message is this type's
+/// `Display`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {
@@ -30,7 +32,8 @@ pub enum Rejection {
     /// Nested too deeply.
     #[error("JSON contains too many levels of nesting; maximum is {MAX_DEPTH}")]
     TooDeep,
-    /// No room for one more thing or shadow. AWS has no such answer; it is a bound of the simulator's own.
+    /// No room for one more thing or shadow. AWS has no such answer; it is a bound of the
+    /// simulator's own.
     #[error("Too many things or shadows for this simulator")]
     Full,
     /// There is no such shadow.

@@ -1,4 +1,5 @@
-//! Reading the payload of a request, and everything about it that can be judged without looking at the shadow.
+//! Reading the payload of a request, and everything about it that can be judged without looking at
+//! the shadow.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};

@@ -18,7 +18,8 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
-/// Sends a request to the named shadow `config`; answers with topics cut to what follows its prefix.
+/// Sends a request to the named shadow `config`; answers with topics cut to what follows its
+/// prefix.
 fn send(service: &mut ShadowService, operation: &str, payload: &Value) -> Vec<(String, Value)> {
     let payload = if payload.is_null() {
         String::new()

@@ -1,4 +1,5 @@
-//! The topics of device shadows, as the cloud sees them: what a request topic asks for, and where its answers go.
+//! The topics of device shadows, as the cloud sees them: what a request topic asks for, and where
+//! its answers go.
 //!
 //! Protocol: `docs/protocol.md`, "Shadows".
 
@@ -42,8 +43,8 @@ impl ShadowId {
         }
     }
 
-    /// Whether both names keep to the character set and the lengths of AWS IoT Core. A thing name may also have dots,
-    /// which serial numbers may have.
+    /// Whether both names keep to the character set and the lengths of AWS IoT Core. A thing name
+    /// may also have dots, which serial numbers may have.
     pub(super) fn is_valid(&self) -> bool {
         fits(&self.thing, MAX_THING_NAME, ".:_-")
             && self

@@ -1,4 +1,5 @@
-//! Who may control a simulator: its owner, and no web page, no foreign host name and no other user of the machine.
+//! Who may control a simulator: its owner, and no web page, no foreign host name and no other user
+//! of the machine.
 
 use std::os::unix::fs::PermissionsExt;
 

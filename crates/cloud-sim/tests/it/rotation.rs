@@ -1,4 +1,5 @@
-//! A client certificate is rotated: both are taken until the device has reported the new one, and what may be wrong with it.
+//! A client certificate is rotated: both are taken until the device has reported the new one, and
+//! what may be wrong with it.
 
 use cloud_sim::{CertificateAnswer, Fault, Simulator};
 use reqwest::Method;

@@ -1,4 +1,5 @@
-//! The relay: a token from the platform opens a tunnel, and the public reaches the device through it.
+//! The relay: a token from the platform opens a tunnel, and the public reaches the device through
+//! it.
 
 use std::sync::Arc;
 

@@ -308,8 +308,8 @@ pub async fn try_raw_tls(
         .await
 }
 
-/// Connects without a client library, and returns the stream after CONNACK. rumqttc loses the reason of a DISCONNECT
-/// that has no properties, so a test of that reads the bytes.
+/// Connects without a client library, and returns the stream after CONNACK. rumqttc loses the
+/// reason of a DISCONNECT that has no properties, so a test of that reads the bytes.
 pub async fn raw_connect(sim: &Simulator, thing: &Value) -> TlsStream<TcpStream> {
     let name = text(&thing["iot"]["thing_name"]);
     let mut stream = raw_tls(sim, thing).await;
