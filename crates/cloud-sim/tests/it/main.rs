@@ -9,6 +9,7 @@
 
 mod common;
 
+mod aws_limits;
 mod control_access;
 mod faults;
 mod messaging;

@@ -1,19 +1,10 @@
 //! What AWS IoT Core refuses, leaves out or changes, and its wire format for each version of MQTT.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "helpers of tests are tests"
-)]
-
-mod common;
-
 use std::time::Duration;
 
+use crate::common::{LIMIT, raw_tls, register, start};
 use bytes::{Buf, BufMut, Bytes};
 use cloud_sim::Simulator;
-use common::{LIMIT, raw_tls, register, start};
 use mqtt5::packet::connack::ConnAckPacket;
 use mqtt5::packet::connect::ConnectPacket;
 use mqtt5::packet::disconnect::DisconnectPacket;
@@ -662,7 +653,7 @@ async fn unknown_version_of_the_protocol_is_refused_in_its_own_form() {
         bytes.put_slice(&[version, 2, 0, 60, 0, 3]);
         bytes.put_slice(b"SN1");
         stream.write_all(&bytes).await.unwrap();
-        assert_eq!(common::rest(stream).await, expected, "{version}");
+        assert_eq!(crate::common::rest(stream).await, expected, "{version}");
     }
     sim.stop().await;
 }
@@ -672,7 +663,7 @@ async fn tls_without_server_name_is_refused() {
     let sim = start().await;
     let thing = register(&sim, "SN1").await;
     for (name, accepted) in [("localhost", true), ("127.0.0.1", false)] {
-        let connected = common::try_raw_tls(&sim, &thing, name).await;
+        let connected = crate::common::try_raw_tls(&sim, &thing, name).await;
         // TLS 1.3 completes for the client before the server has judged; reading tells.
         let served = match connected {
             Err(_) => false,
