@@ -36,7 +36,9 @@ impl fmt::Display for Failure {
         match self {
             Self::Refused => formatter.write_str("it refused the connection: is it running?"),
             Self::DoesNotAccept => formatter.write_str("it did not accept the connection in time"),
-            Self::Unreachable(error) => write!(formatter, "it cannot be reached: {error}"),
+            Self::Unreachable(error) => {
+                write!(formatter, "it cannot be reached: is it running? ({error})")
+            }
             Self::Closed => formatter.write_str("it closed the connection without a response"),
             Self::SpeaksTls => formatter.write_str("it speaks TLS, not HTTP/1.1"),
             Self::SpeaksHttp2 => formatter.write_str("it speaks HTTP/2, not HTTP/1.1"),
