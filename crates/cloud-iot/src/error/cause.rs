@@ -334,13 +334,13 @@ pub(crate) fn refused_subscription(
     reason: ReasonCode,
     message: Option<&UntrustedText>,
 ) -> String {
-    let told = with_message(reason, message);
+    let reported = with_message(reason, message);
     if reason == ReasonCode::NOT_AUTHORIZED {
         format!(
-            "the broker does not permit this device to subscribe to {filter}: {POLICY} ({told})"
+            "the broker does not permit this device to subscribe to {filter}: {POLICY} ({reported})"
         )
     } else {
-        format!("the server refused the subscription to {filter}: {told}")
+        format!("the server refused the subscription to {filter}: {reported}")
     }
 }
 

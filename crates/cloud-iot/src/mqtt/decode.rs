@@ -5,9 +5,9 @@
 //! properties (several Subscription Identifiers in a PUBLISH move the start of the payload). Each
 //! of these ends a connection, or damages a message, again and again.
 //!
-//! Faults that leave the packet's bounds and its packet identifier readable are told apart from
-//! those that do not: a PUBLISH of the first kind can be acknowledged, so that the server does not
-//! send it on every connection.
+//! A fault of a PUBLISH leaves the bounds of the packet readable, and mostly its packet identifier.
+//! Such a message can be acknowledged and dropped, so that the server does not send it again on
+//! every connection.
 
 use std::fmt;
 

@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_codes_are_told_by_number_and_range() {
+    fn unknown_codes_show_number_and_range() {
         for (code, text) in [
             (0x96, "message rate too high (0x96)"),
             (0xA3, "unknown failure (0xA3)"),

@@ -1,10 +1,10 @@
 //! One connection: its establishment, then packets in both directions until it ends.
 //!
-//! Of rumqttc only the encoder is used. Its event loop connects by itself (one address after the other, no
-//! proxy), loses the reason of a DISCONNECT, is not cancel-safe, can hang in a write forever, and
-//! flushes once per packet. The state that it keeps (packet identifiers, messages in flight, pings)
-//! is needed in the [core](crate::core) in any case. Here nothing blocks, polling is cancel-safe,
-//! and pending packets leave with one write.
+//! Of rumqttc only the encoder is used. Its event loop connects by itself (one address after the
+//! other, no proxy), loses the reason of a DISCONNECT, is not cancel-safe, can hang in a write
+//! forever, and flushes once per packet. The state that it keeps (packet identifiers, messages in
+//! flight, pings) is needed in the [core](crate::core) in any case. Here nothing blocks, polling is
+//! cancel-safe, and pending packets leave with one write.
 //!
 //! A connection makes no decisions and has neither a task nor a timer: the [driver](crate::driver)
 //! polls it, and the core drops it when a deadline passes. Dropping it closes the socket.

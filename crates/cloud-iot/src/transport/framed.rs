@@ -5,10 +5,10 @@
 //! only a broken pipe.
 //!
 //! rumqttc encodes, [`decode`](crate::mqtt::decode) decodes. A packet that violates the protocol is
-//! answered with DISCONNECT and its reason code, and ends the connection. A server may send the same
-//! packet again on the next one: a message of a kept session, or a retained one. So a session that
-//! has lost a connection in this way receives leniently: it drops such messages, and leaves out
-//! properties that it cannot read.
+//! answered with DISCONNECT and its reason code, and ends the connection. A server may send the
+//! same packet again on the next one: a message of a kept session, or a retained one. So a session
+//! that has lost a connection in this way receives leniently: it drops such messages, and leaves
+//! out properties that it cannot read.
 //!
 //! A packet may contain a private key, so received data is wiped when it leaves the buffer, which
 //! lives as long as the connection.

@@ -304,7 +304,7 @@ fn encoder_writes_short_answers() {
 }
 
 #[test]
-fn invalid_properties_are_told_by_number() {
+fn invalid_properties_are_named_by_number() {
     for (list, reason, part) in [
         (&[0x7F, 0x00][..], 0x81, "unknown property 0x7F"),
         (&[0x1F, 0x00, 0x00], 0x81, "0x1F, which it cannot have"),

@@ -108,7 +108,7 @@ async fn malformed_packet_is_an_error_at_once() {
             matches!(cause, Err(Cause::Protocol(_))),
             "{bytes:x?}: {cause:?}"
         );
-        // The server is told why.
+        // The server receives the reason.
         let mut disconnect = [0; 3];
         far.read_exact(&mut disconnect).await.unwrap();
         let [0xE0, 1, 0x81 | 0x82 | 0x95] = disconnect else {

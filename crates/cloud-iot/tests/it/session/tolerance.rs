@@ -1,4 +1,4 @@
-//! What a server may send without ending the connection, and how refusals are told.
+//! What a server may send without ending the connection, and how refusals are reported.
 
 use cloud_iot::{Cause, Message, QoS, ReasonCode, Session, SessionEvent, Subscription};
 use rumqttc::v5::mqttbytes::v5::{ConnAckProperties, Packet};
@@ -102,7 +102,7 @@ async fn invalid_message_ends_one_connection_only() {
 }
 
 #[tokio::test]
-async fn refusals_are_told_with_their_code_and_words() {
+async fn refusals_have_code_and_reason_string() {
     let (pki, peer) = scripted().await;
     let session = Session::builder(config(&pki, peer.port, "device"))
         .start()
