@@ -156,8 +156,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     limits: LimitOptions,
 
-    /// Serve /healthz (alive), /readyz (connected) and /metrics (for Prometheus) at this loopback
-    /// address; port 0 is any free port
+    /// Serve /healthz (alive), /readyz (connected, and the application answers) and /metrics (for
+    /// Prometheus) at this loopback address; port 0 is any free port
     #[arg(long, value_name = "ADDR", value_parser = loopback)]
     health: Option<SocketAddr>,
 }

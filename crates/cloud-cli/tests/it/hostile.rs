@@ -363,7 +363,7 @@ fn text_of_callers_and_application_is_escaped() {
                 "GET / HTTP/1.1\r\nHost: {host}\r\n{text}: {text}\r\nConnection: close\r\n\r\n"
             ),
             format!(
-                "GET / HTTP/1.1\r\nHost: {host}\r\nX-A: {text}\r\nUpgrade: {text}\r\nConnection: {text}, close\r\n\r\n"
+                "GET / HTTP/1.1\r\nHost: {host}\r\nX-A: {text}\r\nUpgrade: {text}\r\nConnection: {text}\r\nConnection: close\r\n\r\n"
             ),
             // A refusal that is logged.
             "GET / HTTP/1.1\r\nHost: the-end.example\r\nConnection: close\r\n\r\n".to_owned(),
