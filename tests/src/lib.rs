@@ -2,6 +2,7 @@
 
 pub mod device;
 pub mod mosquitto;
+pub mod network_namespace;
 pub mod origin;
 pub mod pki;
 pub mod process;

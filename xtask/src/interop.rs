@@ -25,6 +25,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         ])
         .args(arguments)
         .env("INTEROP_MOSQUITTO", &tools.mosquitto)
+        .env("INTEROP_SQUID", &tools.squid)
+        .env("INTEROP_MICROSOCKS", &tools.microsocks)
         .env("INTEROP_PY_CLESYDE", &tools.python.clesyde)
         .env_remove("INTEROP_PY_SNITUN_047");
     if let Some(python) = &tools.python.snitun_047 {

@@ -13,6 +13,8 @@ use crate::python;
 /// What `interop` hands to the tests.
 pub(crate) struct Tools {
     pub(crate) mosquitto: std::path::PathBuf,
+    pub(crate) squid: std::path::PathBuf,
+    pub(crate) microsocks: std::path::PathBuf,
     pub(crate) python: python::Peers,
 }
 
@@ -22,6 +24,10 @@ const SCANNER: (&str, &str) = ("testssl.sh", "testssl");
 /// A program, and the Debian package that has it.
 const PROGRAMS: &[(&str, &str)] = &[
     ("mosquitto", "mosquitto"),
+    ("squid", "squid"),
+    ("microsocks", "microsocks"),
+    // For the network in which only a proxy leads out.
+    ("ip", "iproute2"),
     ("openssl", "openssl"),
     ("curl", "curl"),
     // For cloud-config's test that kills at each system call, and for `attack`.
@@ -49,9 +55,11 @@ pub(crate) fn run() -> Result<Tools> {
         println!("{program}: {}", path.display());
     }
     scanner()?;
-    let mosquitto = find_program("mosquitto").context("mosquitto is not there")?;
+    let tool = |name: &str| find_program(name).with_context(|| format!("{name} is not there"));
     Ok(Tools {
-        mosquitto,
+        mosquitto: tool("mosquitto")?,
+        squid: tool("squid")?,
+        microsocks: tool("microsocks")?,
         python: python::prepare()?,
     })
 }

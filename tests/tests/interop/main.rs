@@ -8,6 +8,7 @@ mod matrix;
 mod mosquitto;
 mod mosquitto_session;
 mod peers;
+mod proxies;
 mod python_device;
 mod snitun_server;
 mod traffic;

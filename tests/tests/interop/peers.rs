@@ -17,6 +17,16 @@ pub(crate) fn mosquitto() -> anyhow::Result<PathBuf> {
     required("INTEROP_MOSQUITTO")
 }
 
+/// The HTTP proxy's program.
+pub(crate) fn squid() -> anyhow::Result<PathBuf> {
+    required("INTEROP_SQUID")
+}
+
+/// The SOCKS 5 proxy's program.
+pub(crate) fn microsocks() -> anyhow::Result<PathBuf> {
+    required("INTEROP_MICROSOCKS")
+}
+
 /// A Python with `clesyde_cloud_lib` 0.1.2 and `snitun` 0.40.0.
 pub(crate) fn python() -> anyhow::Result<PathBuf> {
     required("INTEROP_PY_CLESYDE")
