@@ -1,6 +1,7 @@
 //! The Python peers, each in a virtual environment of its own under the target directory.
 //!
-//! Two, because they exclude each other: the device library wants snitun 0.40, and snitun 0.47 wants Python 3.13.
+//! Several, because they exclude each other: version 0.1.2 of the device library wants snitun 0.40
+//! and version 0.1.20 wants snitun 0.45, and snitun 0.47 wants Python 3.13.
 
 use std::env;
 use std::fs;
@@ -16,8 +17,12 @@ use crate::workspace;
 pub(crate) struct Peers {
     /// Has clesyde_cloud_lib 0.1.2 and snitun 0.40.0.
     pub(crate) clesyde: PathBuf,
+    /// Has clesyde_cloud_lib 0.1.20 and its snitun 0.45.1; absent on a machine without Python 3.12.
+    pub(crate) clesyde_0120: Option<PathBuf>,
     /// Has snitun 0.47.0; absent on a machine without Python 3.13.
     pub(crate) snitun_047: Option<PathBuf>,
+    /// Has AWS's SDK for devices.
+    pub(crate) aws_sdk: PathBuf,
 }
 
 /// One environment: what is installed, and what must be importable afterwards.
@@ -33,6 +38,23 @@ const CLESYDE: Environment = Environment {
     imports: "import clesydecloud.client, snitun.client.client_peer, snitun.server.run",
 };
 
+const CLESYDE_0120: Environment = Environment {
+    name: "clesyde-0.1.20",
+    // It imports async-timeout without declaring it.
+    packages: &[
+        "clesyde_cloud_lib==0.1.20",
+        "snitun==0.45.1",
+        "async-timeout==5.0.1",
+    ],
+    imports: "import clesydecloud.client, snitun.client.client_peer, snitun.server.run",
+};
+
+const AWS_SDK: Environment = Environment {
+    name: "aws-sdk",
+    packages: &["awsiotsdk==1.31.0"],
+    imports: "import awsiot.iotshadow, awsiot.mqtt5_client_builder, awsiot.mqtt_connection_builder",
+};
+
 const SNITUN_047: Environment = Environment {
     name: "snitun-0.47",
     packages: &["snitun==0.47.0"],
@@ -45,13 +67,16 @@ const AIOMQTT: Environment = Environment {
     imports: "import aiomqtt",
 };
 
-/// The oldest Python that clesyde_cloud_lib 0.1.2 runs on, and the oldest for snitun 0.47.0.
+/// The oldest Python that clesyde_cloud_lib 0.1.2 runs on, the oldest for 0.1.20, and the oldest
+/// for snitun 0.47.0.
 const FOR_CLESYDE: (u32, u32) = (3, 11);
+const FOR_CLESYDE_0120: (u32, u32) = (3, 12);
 const FOR_SNITUN_047: (u32, u32) = (3, 13);
 /// Newer ones are looked for by name up to this minor version.
 const NEWEST_MINOR: u32 = 16;
 
-/// The Python that the device library gets: the oldest one that will do, as its dependencies have wheels for that.
+/// The Python that the device library gets: the oldest one that will do, as its dependencies have
+/// wheels for that.
 pub(crate) fn oldest_usable() -> Option<PathBuf> {
     interpreters()
         .into_iter()
@@ -59,33 +84,23 @@ pub(crate) fn oldest_usable() -> Option<PathBuf> {
         .map(|(_, path)| path)
 }
 
-/// Makes both environments, or says loudly that the second one cannot be.
+/// Makes all environments, or says loudly which one it cannot make.
 pub(crate) fn prepare() -> Result<Peers> {
     let usable = oldest_usable().context(
         "no Python 3.11 or newer with the `venv` module: install one (Debian: python3 and python3-venv)",
     )?;
-    let clesyde = CLESYDE.make(&usable)?;
-    let snitun_047 = snitun_047()?;
     Ok(Peers {
-        clesyde,
-        snitun_047,
+        clesyde: CLESYDE.make(&usable)?,
+        clesyde_0120: CLESYDE_0120
+            .make_if_possible(FOR_CLESYDE_0120, "INTEROP_WITHOUT_CLESYDE_0120=1")?,
+        snitun_047: snitun_047()?,
+        aws_sdk: AWS_SDK.make(&usable)?,
     })
 }
 
 /// The environment with snitun 0.47.0, or `None`, said loudly, without a Python for it.
 pub(crate) fn snitun_047() -> Result<Option<PathBuf>> {
-    let newer = interpreters()
-        .into_iter()
-        .find(|(version, _)| *version >= FOR_SNITUN_047);
-    match newer {
-        Some((_, python)) => Ok(Some(SNITUN_047.make(&python)?)),
-        None => {
-            println!(
-                "!! NOT TESTED against snitun 0.47.0: it needs Python 3.13, and there is none on this machine; its tests fail unless INTEROP_WITHOUT_SNITUN_047=1"
-            );
-            Ok(None)
-        }
-    }
+    SNITUN_047.make_if_possible(FOR_SNITUN_047, "INTEROP_WITHOUT_SNITUN_047=1")
 }
 
 /// The environment with aiomqtt 2.0.0.
@@ -95,6 +110,23 @@ pub(crate) fn aiomqtt() -> Result<PathBuf> {
 }
 
 impl Environment {
+    /// The environment's interpreter with the oldest Python from `version` on, or `None`, said
+    /// loudly. `without` is what leaves its tests out.
+    fn make_if_possible(&self, version: (u32, u32), without: &str) -> Result<Option<PathBuf>> {
+        let newer = interpreters()
+            .into_iter()
+            .find(|(found, _)| *found >= version);
+        let Some((_, python)) = newer else {
+            let (major, minor) = version;
+            println!(
+                "!! NOT TESTED against {}: it needs Python {major}.{minor}, and there is none on this machine; its tests fail unless {without}",
+                self.packages.join(" and ")
+            );
+            return Ok(None);
+        };
+        self.make(&python).map(Some)
+    }
+
     /// The environment's interpreter; created again unless a complete one exists.
     fn make(&self, python: &Path) -> Result<PathBuf> {
         let directory = workspace::target_directory()?
@@ -144,8 +176,8 @@ impl Environment {
 
 /// Every Python 3 here that can make an environment, oldest first.
 ///
-/// A version manager's shim may be in `PATH` without anything behind it, so each is asked for its version
-/// and for the path that it really has.
+/// A version manager's shim may be in `PATH` without anything behind it, so each is asked for its
+/// version and for the path that it really has.
 fn interpreters() -> Vec<((u32, u32), PathBuf)> {
     let named = (FOR_CLESYDE.1..=NEWEST_MINOR).map(|minor| format!("python3.{minor}"));
     let in_path = std::iter::once("python3".to_owned())

@@ -32,15 +32,37 @@ pub(crate) fn python() -> anyhow::Result<PathBuf> {
     required("INTEROP_PY_CLESYDE")
 }
 
-/// A Python with `snitun` 0.47.0. `None` only where the environment says that there need be none: a machine
-/// without Python 3.13 must not look like one on which they have passed.
+/// A Python with AWS's SDK for devices.
+pub(crate) fn python_aws_sdk() -> anyhow::Result<PathBuf> {
+    required("INTEROP_PY_AWS_SDK")
+}
+
+/// A Python with `clesyde_cloud_lib` 0.1.20 and `snitun` 0.45.1.
+pub(crate) fn python_clesyde_0120() -> anyhow::Result<Option<PathBuf>> {
+    required_unless(
+        "INTEROP_PY_CLESYDE_0120",
+        "INTEROP_WITHOUT_CLESYDE_0120",
+        "Python 3.12",
+    )
+}
+
+/// A Python with `snitun` 0.47.0.
 pub(crate) fn python_snitun_047() -> anyhow::Result<Option<PathBuf>> {
-    const WITHOUT: &str = "INTEROP_WITHOUT_SNITUN_047";
-    if std::env::var_os(WITHOUT).is_some_and(|value| value == "1") {
+    required_unless(
+        "INTEROP_PY_SNITUN_047",
+        "INTEROP_WITHOUT_SNITUN_047",
+        "Python 3.13",
+    )
+}
+
+/// The path in a variable. `None` only where the environment says that there need be none: a
+/// machine without `needed` must not look like one on which the tests have passed.
+fn required_unless(variable: &str, without: &str, needed: &str) -> anyhow::Result<Option<PathBuf>> {
+    if std::env::var_os(without).is_some_and(|value| value == "1") {
         return Ok(None);
     }
-    let python = required("INTEROP_PY_SNITUN_047")
-        .with_context(|| format!("it needs Python 3.13; {WITHOUT}=1 leaves those tests out"))?;
+    let python = required(variable)
+        .with_context(|| format!("it needs {needed}; {without}=1 leaves those tests out"))?;
     Ok(Some(python))
 }
 
