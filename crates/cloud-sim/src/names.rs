@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn case_alone_does_not_make_two_devices_share_a_name() {
+    fn serials_that_differ_in_case_get_distinct_names() {
         let first = access_point("SN1", |_| false);
         let second = access_point("sn1", |name| name == first);
         assert_ne!(first, second);

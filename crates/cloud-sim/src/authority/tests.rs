@@ -41,7 +41,7 @@ fn a_kept_authority_goes_on_issuing() {
 }
 
 #[test]
-fn a_device_certificate_names_its_thing_and_not_the_iot_root() {
+fn device_certificate_names_thing_not_iot_root() {
     let authority = Authority::generate().unwrap();
     let issued = authority.issue_device(&"S:".repeat(64), None).unwrap();
     let (chain, _) = issued.to_der().unwrap();

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_whole_whatever_pieces_they_come_in() {
+    fn packets_are_whole_for_any_chunk_size() {
         let big = publish(300);
         let stream = [CONNACK, &big, PINGRESP, CONNACK].concat();
         for size in 1..=stream.len() {

@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn null_removes_a_key_at_any_depth_even_one_that_is_not_there() {
+    fn null_removes_key_at_any_depth() {
         assert_eq!(
             merged(
                 json!({"a": {"b": 1, "c": 2}}),

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_null_section_clears_and_a_null_key_is_kept_for_the_merge() {
+    fn null_section_clears_and_null_key_is_kept() {
         let update =
             update(&json!({"state": {"desired": null, "reported": {"a": null}}, "version": 3}))
                 .unwrap();

@@ -47,7 +47,7 @@ fn topics(answers: &[(String, Value)]) -> Vec<&str> {
 }
 
 #[test]
-fn a_get_before_any_update_is_404_and_the_first_update_makes_the_shadow() {
+fn get_is_404_until_first_update() {
     let mut service = ShadowService::default();
     let answers = send(&mut service, "get", &json!({"clientToken": "t"}));
     assert_eq!(
@@ -133,7 +133,7 @@ fn a_get_has_both_sections_and_the_delta() {
 }
 
 #[test]
-fn the_seed_form_of_the_delta_has_the_two_parts_that_the_original_library_needs() {
+fn seed_delta_has_desired_and_delta() {
     let mut service = ShadowService::new(DeltaForm::Seed);
     service
         .set_desired(&config(), object(json!({"other": 1})), NOW)

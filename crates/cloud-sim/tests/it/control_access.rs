@@ -77,7 +77,7 @@ async fn control_under_another_host_name_is_refused() {
 }
 
 #[tokio::test]
-async fn control_token_is_for_the_owner_and_not_in_the_ready_line() {
+async fn control_token_is_private_and_not_in_ready_line() {
     let directory = tempfile::tempdir().unwrap();
     let mut config = SimConfig::default();
     config.data_dir = Some(directory.path().join("cloud"));

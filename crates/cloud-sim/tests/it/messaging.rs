@@ -24,7 +24,7 @@ async fn connack_has_the_values_of_aws() {
 }
 
 #[tokio::test]
-async fn nobody_gets_in_without_a_certificate_of_the_authority() {
+async fn connection_requires_certificate_of_authority() {
     let sim = start().await;
     let other = start().await;
     let thing = register(&sim, "SN1").await;
@@ -159,7 +159,7 @@ async fn a_device_has_rights_on_its_own_topics_alone() {
 }
 
 #[tokio::test]
-async fn the_platform_hears_states_and_the_will() {
+async fn platform_receives_states_and_will() {
     let sim = start().await;
     let thing = register(&sim, "SN1").await;
     let device = Device::connect(&sim, &thing).await;
@@ -235,7 +235,7 @@ async fn broadcasts_and_actions_reach_devices() {
 }
 
 #[tokio::test]
-async fn shadows_make_the_round() {
+async fn shadow_get_update_and_delta_reach_device() {
     let sim = start().await;
     let thing = register(&sim, "SN1").await;
     let mut device = Device::connect(&sim, &thing).await;
@@ -275,7 +275,7 @@ async fn shadows_make_the_round() {
 }
 
 #[tokio::test]
-async fn a_kept_session_gets_what_it_missed() {
+async fn clean_session_gets_nothing_that_it_missed() {
     let sim = start().await;
     let thing = register(&sim, "SN1").await;
     let mut first = Device::connect(&sim, &thing).await;
@@ -298,7 +298,7 @@ async fn a_kept_session_gets_what_it_missed() {
 }
 
 #[tokio::test]
-async fn stopping_says_goodbye_and_leaves_no_listener() {
+async fn stop_disconnects_clients_and_leaves_no_listener() {
     let sim = start().await;
     let thing = register(&sim, "SN1").await;
     let device = common::raw_connect(&sim, &thing).await;

@@ -241,7 +241,7 @@ async fn a_data_directory_brings_devices_back() {
 }
 
 #[tokio::test]
-async fn a_device_that_has_its_own_keys_gets_certificates_and_no_keys() {
+async fn device_with_own_keys_gets_certificates_only() {
     let sim = start().await;
     let (iot, remote) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let request = |key: &KeyPair| {

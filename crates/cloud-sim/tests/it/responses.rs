@@ -109,7 +109,7 @@ async fn tokens_go_wrong() {
 }
 
 #[tokio::test]
-async fn a_rotation_tells_the_shadow_and_hands_the_certificate_out() {
+async fn rotation_updates_shadow_and_issues_certificate() {
     for form in [DeltaForm::Aws, DeltaForm::Seed] {
         let mut config = SimConfig::default();
         config.delta_form = form;

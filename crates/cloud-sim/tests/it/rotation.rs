@@ -33,7 +33,7 @@ async fn device(sim: &Simulator) -> (Value, Device) {
 }
 
 #[tokio::test]
-async fn both_are_taken_until_the_new_one_is_reported() {
+async fn both_certificates_accepted_until_new_one_is_reported() {
     let sim = start().await;
     let (thing, mut device) = device(&sim).await;
     let rotate = common::control(&sim, Method::POST, "/devices/SN1/rotate-iot");
@@ -71,7 +71,7 @@ async fn both_are_taken_until_the_new_one_is_reported() {
 }
 
 #[tokio::test]
-async fn a_pair_may_be_of_another_time_or_be_refused_by_the_broker() {
+async fn certificate_can_be_untimely_or_refused() {
     let sim = start().await;
     let (thing, mut device) = device(&sim).await;
     let serial = sim.control().rotate_iot("SN1").await.unwrap();

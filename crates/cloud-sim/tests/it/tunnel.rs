@@ -75,7 +75,7 @@ async fn serve_one(tunnel: &mut Tunnel, thing: &Value) {
 }
 
 #[tokio::test]
-async fn the_public_reaches_the_device_through_every_kind_of_tunnel() {
+async fn public_reaches_device_through_each_kind_of_tunnel() {
     for (version, cipher) in [(0, "aes-cbc"), (1, "aes-gcm"), (2, "aes-gcm-siv")] {
         let mut config = SimConfig::default();
         config.protocol_version = version.try_into().unwrap();
