@@ -13,14 +13,14 @@ use cloud_sim::{Control, DeviceStatus, SimConfig, Simulator};
 use futures_util::StreamExt;
 use tokio::sync::Notify;
 
-use crate::wait::{until, within};
+use crate::wait::{eventually, timeout};
 
-/// The serial number of a [`Pair`]'s device.
+/// The serial number of a [`TestDevice`]'s device.
 pub const SERIAL: &str = "SN-0001";
 
 /// A simulator, and a device that is provisioned by it.
 #[allow(missing_debug_implementations)]
-pub struct Pair {
+pub struct TestDevice {
     /// The platform.
     pub simulator: Simulator,
     /// The device.
@@ -31,7 +31,7 @@ pub struct Pair {
     pub go_on: Arc<Notify>,
 }
 
-impl Pair {
+impl TestDevice {
     /// A device that is provisioned and does not run yet.
     pub async fn provisioned() -> anyhow::Result<Self> {
         Self::with(SimConfig::default()).await
@@ -67,7 +67,7 @@ impl Pair {
     /// Waits until messaging and the tunnel are up.
     pub async fn reachable(&self) -> anyhow::Result<()> {
         let mut status = self.cloud.watch_status();
-        within(
+        timeout(
             "the device to be reachable",
             status.wait_for(|status| status.iot.connected && status.remote.connected),
         )
@@ -87,7 +87,7 @@ impl Pair {
         fits: impl Fn(&DeviceStatus) -> bool,
     ) -> DeviceStatus {
         let control: Control = self.simulator.control();
-        until(what, || async {
+        eventually(what, || async {
             control.device(SERIAL).await.ok().filter(&fits)
         })
         .await
@@ -111,7 +111,7 @@ impl Pair {
         let client = crate::public::http_client(relay, &host, self.simulator.ca_pem())?;
         let slow = format!("https://{host}:{}/slow", relay.port());
         let mut download = client.get(slow).send().await?;
-        let half = within("the first half", download.chunk()).await?;
+        let half = timeout("the first half", download.chunk()).await?;
         anyhow::ensure!(half.as_deref() == Some(b"first half, "), "{half:?}");
         Ok(download)
     }
@@ -119,7 +119,7 @@ impl Pair {
     /// Lets the second half of a download come, and makes sure that it does.
     pub async fn finish(&self, mut download: reqwest::Response) -> anyhow::Result<()> {
         self.go_on.notify_one();
-        let half = within("the second half", download.chunk()).await?;
+        let half = timeout("the second half", download.chunk()).await?;
         anyhow::ensure!(half.as_deref() == Some(b"second half"), "{half:?}");
         Ok(())
     }
@@ -133,8 +133,8 @@ impl Pair {
 
     /// Stops both.
     pub async fn stop(self) {
-        within("the device to stop", self.cloud.stop()).await;
-        within("the simulator to stop", self.simulator.stop()).await;
+        timeout("the device to stop", self.cloud.stop()).await;
+        timeout("the simulator to stop", self.simulator.stop()).await;
     }
 }
 

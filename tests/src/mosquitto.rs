@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio::process::{Child, Command};
 
 use crate::pki::Pair;
-use crate::wait::{until, within};
+use crate::wait::{eventually, timeout};
 
 /// A mosquitto that can be stopped, killed and started again on the same port.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Mosquitto {
             .with_context(|| format!("cannot start {}", self.program.display()))?;
         self.child = Some(child);
         let port = self.port;
-        until("mosquitto to listen", || async move {
+        eventually("mosquitto to listen", || async move {
             tokio::net::TcpStream::connect(("127.0.0.1", port))
                 .await
                 .ok()
@@ -90,7 +90,7 @@ impl Mosquitto {
     /// Kills it at once; its connections break.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {
-            within("mosquitto to die", child.kill()).await?;
+            timeout("mosquitto to die", child.kill()).await?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::wait::within;
+use crate::wait::timeout;
 
 /// A running child. Killed when dropped.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl Process {
 
     /// Reads on until a line is an object whose `event` is `event`. Lines that are no JSON are skipped.
     pub async fn event(&mut self, event: &str) -> anyhow::Result<Value> {
-        within(&format!("{} to say {event}", self.name), async {
+        timeout(&format!("{} to say {event}", self.name), async {
             while let Some(line) = self.lines.next_line().await? {
                 let Ok(value) = serde_json::from_str::<Value>(&line) else {
                     continue;
@@ -53,13 +53,13 @@ impl Process {
     /// Asks it to end and waits until it has.
     pub async fn terminate(mut self) -> anyhow::Result<ExitStatus> {
         self.signal(rustix::process::Signal::TERM)?;
-        let status = within(&format!("{} to end", self.name), self.child.wait()).await?;
+        let status = timeout(&format!("{} to end", self.name), self.child.wait()).await?;
         Ok(status)
     }
 
     /// Ends it as a power cut would.
     pub async fn kill(mut self) -> anyhow::Result<()> {
-        within(&format!("{} to die", self.name), self.child.kill()).await?;
+        timeout(&format!("{} to die", self.name), self.child.kill()).await?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// Looks again and again until `condition` gives a value. Panics with `what` after [`LIMIT`].
-pub async fn until<T, F, Fut>(what: &str, mut condition: F) -> T
+pub async fn eventually<T, F, Fut>(what: &str, mut condition: F) -> T
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Option<T>>,
@@ -20,12 +20,12 @@ where
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    within(what, look).await
+    timeout(what, look).await
 }
 
 /// Awaits `future`. Panics with `what` after [`LIMIT`].
 #[allow(clippy::panic)]
-pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+pub async fn timeout<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(LIMIT, future).await {
         Ok(value) => value,
         Err(_) => panic!("waited {LIMIT:?} in vain: {what}"),

@@ -15,7 +15,7 @@ use cloud_sim::{DeviceStatus, Ready, SimConfig, Simulator};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use integration_tests::process::Process;
 use integration_tests::public;
-use integration_tests::wait::{LIMIT, until};
+use integration_tests::wait::{LIMIT, eventually};
 use tokio::process::Command;
 use tokio::runtime::Handle;
 
@@ -178,7 +178,7 @@ async fn many_devices_run_in_one_process() -> anyhow::Result<()> {
     let ready = serde_json::from_value(platform.event("ready").await?)?;
 
     let gateway = Gateway::new(count, ready).await?;
-    until("the registrations to be over", || async {
+    eventually("the registrations to be over", || async {
         (Usage::now().ok()?.tasks == 0).then_some(())
     })
     .await;
@@ -210,7 +210,7 @@ async fn many_devices_run_in_one_process() -> anyhow::Result<()> {
     futures_util::future::join_all(gateway.devices.iter().map(|device| device.cloud.stop())).await;
     println!("stopped in {:.1?}", begun.elapsed());
     // The broker has taken every OFFLINE; the platform behind it may have to catch up with so many.
-    until("OFFLINE of all devices", || async {
+    eventually("OFFLINE of all devices", || async {
         let gone = |seen: &DeviceStatus| {
             !seen.tunnel
                 && seen
@@ -221,7 +221,7 @@ async fn many_devices_run_in_one_process() -> anyhow::Result<()> {
         gateway.seen().await.ok()?.iter().all(gone).then_some(())
     })
     .await;
-    until("every task to have ended", || async {
+    eventually("every task to have ended", || async {
         (Usage::now().ok()?.tasks == 0).then_some(())
     })
     .await;

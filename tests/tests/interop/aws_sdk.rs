@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use cloud_sim::{SimConfig, Simulator};
 use integration_tests::process::Process;
-use integration_tests::wait::until;
+use integration_tests::wait::eventually;
 
 use crate::peers::{python_aws_sdk, script};
 
@@ -30,12 +30,12 @@ async fn runs(protocol: &str, steps: &[&str]) -> anyhow::Result<()> {
     device.event("connected").await?;
     let control = simulator.control();
     let history = || async { Some(control.device(SERIAL).await.ok()?.status_history) };
-    until("the device to be online", || async {
+    eventually("the device to be online", || async {
         (history().await? == ["ONLINE"]).then_some(())
     })
     .await;
     device.kill().await?;
-    until("the will", || async {
+    eventually("the will", || async {
         (history().await? == ["ONLINE", "OFFLINE"]).then_some(())
     })
     .await;

@@ -3,7 +3,7 @@
 use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::{ClesydeCloud, DeviceSettings, Registered};
 use cloud_sim::{SimConfig, Simulator};
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 
 use crate::peers::{python, script};
 
@@ -11,7 +11,7 @@ use crate::peers::{python, script};
 async fn directory_of_python_library_is_accepted() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
-    let output = within(
+    let output = timeout(
         "the Python library to provision",
         script(&python()?, "py_directory.py")
             .arg("provision")
@@ -40,7 +40,7 @@ async fn directory_of_python_library_is_accepted() -> anyhow::Result<()> {
     );
     let mut status = cloud.watch_status();
     cloud.initialize().await?;
-    within("the broker", status.wait_for(|status| status.iot.connected)).await?;
+    timeout("the broker", status.wait_for(|status| status.iot.connected)).await?;
     cloud.stop().await;
     simulator.stop().await;
     Ok(())
@@ -63,7 +63,7 @@ async fn directory_is_readable_by_python_library() -> anyhow::Result<()> {
         .arg("load")
         .arg(base.path())
         .output();
-    let output = within("the Python library to load", load).await?;
+    let output = timeout("the Python library to load", load).await?;
     anyhow::ensure!(
         output.status.success(),
         "{}",

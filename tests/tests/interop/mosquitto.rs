@@ -9,7 +9,7 @@ use cloud_facade::{ClesydeCloud, DeviceSettings};
 use integration_tests::mosquitto::Mosquitto;
 use integration_tests::pki::{Authority, Pair};
 use integration_tests::proxy::Line;
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -67,7 +67,7 @@ impl Scene {
             subscription,
         )?;
         let messages = listener.messages(subscription)?;
-        within(
+        timeout(
             "the listener",
             listener.state().wait_for(|state| state.is_online()),
         )
@@ -85,7 +85,7 @@ impl Scene {
     }
 
     async fn end(self) {
-        within("the device to stop", self.cloud.stop()).await;
+        timeout("the device to stop", self.cloud.stop()).await;
         self.listener.stop(Duration::from_secs(5)).await;
     }
 }
@@ -107,7 +107,7 @@ fn listen(
 }
 
 async fn next(messages: &mut cloud_facade::iot::MessageStream) -> anyhow::Result<Message> {
-    Ok(within("a message", messages.recv())
+    Ok(timeout("a message", messages.recv())
         .await
         .context("the session has stopped")??)
 }
@@ -129,7 +129,7 @@ async fn will_is_published_when_connection_is_killed() -> anyhow::Result<()> {
     let mut status = scene.cloud.watch_status();
     scene.cloud.initialize().await?;
     assert_eq!(next(&mut messages).await?.payload, r#"{"state":"ONLINE"}"#);
-    within(
+    timeout(
         "the device to be online",
         status.wait_for(|status| status.iot.connected),
     )
@@ -149,14 +149,14 @@ async fn queued_messages_survive_broker_restart() -> anyhow::Result<()> {
     let (mut scene, mut messages) = Scene::set(TOPIC).await?;
     let mut status = scene.cloud.watch_status();
     scene.cloud.initialize().await?;
-    within(
+    timeout(
         "the device to be online",
         status.wait_for(|status| status.iot.connected),
     )
     .await?;
 
     scene.broker.kill().await?;
-    within(
+    timeout(
         "the loss to be noticed",
         status.wait_for(|status| !status.iot.connected),
     )
@@ -170,14 +170,14 @@ async fn queued_messages_survive_broker_restart() -> anyhow::Result<()> {
     // The listener is there again before the device can be.
     scene.line.hold(true);
     scene.broker.restart().await?;
-    within(
+    timeout(
         "the listener",
         scene.listener.state().wait_for(|state| state.is_online()),
     )
     .await?;
     scene.line.hold(false);
     for receipt in receipts {
-        within("an acknowledgement", receipt).await?;
+        timeout("an acknowledgement", receipt).await?;
     }
     for expected in 0..50 {
         assert_eq!(

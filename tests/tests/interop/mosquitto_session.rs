@@ -12,7 +12,7 @@ use cloud_iot::{
 use integration_tests::mosquitto::Mosquitto;
 use integration_tests::pki::Authority;
 use integration_tests::proxy::Line;
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::{broadcast, mpsc};
@@ -72,7 +72,7 @@ impl Site {
 }
 
 async fn online(session: &SessionHandle) -> anyhow::Result<()> {
-    within(
+    timeout(
         "online",
         session.state().wait_for(|state| state.is_online()),
     )
@@ -81,7 +81,7 @@ async fn online(session: &SessionHandle) -> anyhow::Result<()> {
 }
 
 async fn next(messages: &mut MessageStream) -> anyhow::Result<String> {
-    let message = within("a message", messages.recv())
+    let message = timeout("a message", messages.recv())
         .await
         .context("the session has stopped")??;
     Ok(String::from_utf8_lossy(&message.payload).into_owned())
@@ -89,7 +89,7 @@ async fn next(messages: &mut MessageStream) -> anyhow::Result<String> {
 
 async fn offline(session: &SessionHandle) -> anyhow::Result<()> {
     let mut state = session.state();
-    within("offline", state.wait_for(|state| !state.is_online())).await?;
+    timeout("offline", state.wait_for(|state| !state.is_online())).await?;
     Ok(())
 }
 
@@ -98,7 +98,7 @@ async fn lost(
 ) -> anyhow::Result<(Arc<Cause>, Duration)> {
     loop {
         if let SessionEvent::Disconnected { reason, retry_in } =
-            within("a disconnection", events.recv()).await?
+            timeout("a disconnection", events.recv()).await?
         {
             return Ok((reason, retry_in));
         }
@@ -172,7 +172,7 @@ async fn maximum_packet_size_holds_for_subscribe() -> anyhow::Result<()> {
     online(&session).await?;
     let mut messages = session.messages("in/#")?;
     let topic = format!("in/7/{}", "x".repeat(60));
-    within("a receipt", session.publish(Message::new(topic, "hello"))?).await?;
+    timeout("a receipt", session.publish(Message::new(topic, "hello"))?).await?;
     assert_eq!(next(&mut messages).await?, "hello");
     while let Ok(event) = events.try_recv() {
         assert_eq!(event, SessionEvent::Connected);
@@ -209,7 +209,7 @@ async fn ten_thousand_messages_survive_ten_broker_crashes() -> anyhow::Result<()
         // Some are through, many are on their way.
         let rest = receipts.split_off(300);
         for receipt in open.drain(..).chain(receipts) {
-            within("an acknowledgement", receipt).await?;
+            timeout("an acknowledgement", receipt).await?;
         }
         open = rest;
         line.hold(true);
@@ -221,9 +221,9 @@ async fn ten_thousand_messages_survive_ten_broker_crashes() -> anyhow::Result<()
         line.hold(false);
     }
     for receipt in open {
-        within("an acknowledgement", receipt).await?;
+        timeout("an acknowledgement", receipt).await?;
     }
-    let seen = within("all messages", collected).await??;
+    let seen = timeout("all messages", collected).await??;
     assert_eq!(seen.len(), TOPICS);
     for topic in 0..TOPICS {
         let expected: Vec<_> = (topic..ROUNDS * EACH).step_by(TOPICS).collect();
@@ -261,12 +261,12 @@ async fn persistent_session_survives_device_restart() -> anyhow::Result<()> {
 
     for n in 0..50 {
         let receipt = platform.publish(Message::new("in/stored", n.to_string()))?;
-        within("an acknowledgement", receipt).await?;
+        timeout("an acknowledgement", receipt).await?;
     }
     let device = start()?;
     let mut stored = Vec::new();
     while stored.len() < 50 {
-        let payload = within("a stored message", handled.recv()).await;
+        let payload = timeout("a stored message", handled.recv()).await;
         let number: usize = std::str::from_utf8(&payload.context("a handler")?)?.parse()?;
         stored.push(number);
     }
@@ -278,8 +278,8 @@ async fn persistent_session_survives_device_restart() -> anyhow::Result<()> {
     let device = start()?;
     online(&device).await?;
     let receipt = platform.publish(Message::new("in/last", "last"))?;
-    within("an acknowledgement", receipt).await?;
-    let payload = within("the last message", handled.recv()).await;
+    timeout("an acknowledgement", receipt).await?;
+    let payload = timeout("the last message", handled.recv()).await;
     assert_eq!(payload.context("a handler")?, "last");
     device.stop(STOP).await;
     platform.stop(STOP).await;
@@ -335,7 +335,7 @@ async fn broker_certificate_of_other_ca_is_refused() -> anyhow::Result<()> {
     site.broker.exchange_certificate(&own)?;
     site.broker.restart().await?;
     online(&device).await?;
-    within("the kept message", receipt).await?;
+    timeout("the kept message", receipt).await?;
     device.stop(STOP).await;
     Ok(())
 }

@@ -23,7 +23,7 @@ use integration_tests::origin::Origin;
 use integration_tests::pki::Authority;
 use integration_tests::process::free_port;
 use integration_tests::public;
-use integration_tests::wait::{until, within};
+use integration_tests::wait::{eventually, timeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
@@ -73,7 +73,7 @@ impl RealProxy {
             }
         };
         let child = command.kill_on_drop(true).spawn()?;
-        until("the proxy to listen", || async {
+        eventually("the proxy to listen", || async {
             TcpStream::connect(address).await.ok()
         })
         .await;
@@ -179,7 +179,7 @@ async fn real_proxies_connect_and_refuse() -> anyhow::Result<()> {
         let mut stream = connect(&proxy.url(PASSWORD), target).await??;
         stream.write_all(b"through").await?;
         let mut answer = [0; 7];
-        within("the echo", stream.read_exact(&mut answer)).await?;
+        timeout("the echo", stream.read_exact(&mut answer)).await?;
         assert_eq!(&answer, b"through");
 
         let failure = connect(&proxy.url("wr0ng"), target).await?.unwrap_err();
@@ -220,7 +220,7 @@ async fn device() -> anyhow::Result<()> {
     let cloud = ClesydeCloud::new(settings);
     cloud.provision(&ProvisioningKey::new(&get(KEY)?)?).await?;
     cloud.initialize().await?;
-    until("the test to end", || async {
+    eventually("the test to end", || async {
         Path::new(&base).join(DONE).exists().then_some(())
     })
     .await;
@@ -267,7 +267,7 @@ async fn device_lives_behind_a_proxy() -> anyhow::Result<()> {
             .kill_on_drop(true)
             .spawn()?;
         let control = simulator.control();
-        let seen = until("the device to be reachable, or to end", || {
+        let seen = eventually("the device to be reachable, or to end", || {
             let (ended, control) = (device.try_wait(), &control);
             async move {
                 if let Ok(Some(status)) = ended {
@@ -282,7 +282,7 @@ async fn device_lives_behind_a_proxy() -> anyhow::Result<()> {
         let answer = public::fetch(relay, &seen.access_point, simulator.ca_pem(), "").await?;
         assert!(answer.starts_with("hello"), "{answer}");
         fs::write(base.path().join(DONE), "")?;
-        let ended = within("the device to stop", device.wait()).await?;
+        let ended = timeout("the device to stop", device.wait()).await?;
         assert!(ended.success(), "{kind:?}: {ended}");
         if kind == Kind::Squid {
             let ports = [
@@ -291,7 +291,7 @@ async fn device_lives_behind_a_proxy() -> anyhow::Result<()> {
                 relay.port(),
             ];
             // It logs a connection when that has ended.
-            until("squid to log all connections", || async {
+            eventually("squid to log all connections", || async {
                 let targets = proxy.targets().ok()?;
                 let logged = |port| targets.contains(&format!("CONNECT localhost:{port} {USER}"));
                 ports.into_iter().all(logged).then_some(())

@@ -8,7 +8,7 @@ use anyhow::Context;
 use cloud_sim::{Control, DeltaForm, Fault, SimConfig, Simulator};
 use integration_tests::process::Process;
 use integration_tests::public::{fetch, served_serial};
-use integration_tests::wait::{until, within};
+use integration_tests::wait::{eventually, timeout};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
@@ -76,7 +76,7 @@ impl Scene {
 
     async fn is_reached(&mut self) {
         let (relay, ca) = (self.simulator.relay_addr(), self.simulator.ca_pem());
-        let page = until("the page to be reachable", || async {
+        let page = eventually("the page to be reachable", || async {
             fetch(relay, &self.host, ca, "").await.ok()
         })
         .await;
@@ -91,7 +91,7 @@ impl Scene {
 
     async fn rotates(&mut self) -> anyhow::Result<()> {
         let serial = self.control.rotate(SERIAL).await?;
-        until("the new certificate to be served", || async {
+        eventually("the new certificate to be served", || async {
             (self.served().await.ok()? == serial).then_some(())
         })
         .await;
@@ -105,7 +105,7 @@ impl Scene {
             let seen = self.control.device(SERIAL).await.ok()?;
             (!seen.online).then_some(())
         };
-        within("the device to be gone", until("offline", offline)).await;
+        timeout("the device to be gone", eventually("offline", offline)).await;
         tokio::time::timeout(Duration::from_secs(30), self.simulator.stop()).await?;
         Ok(())
     }
@@ -143,7 +143,7 @@ async fn version_0_1_20_provisions_is_reached_rotates_and_refreshes() -> anyhow:
     let issued = scene.control.device(SERIAL).await?.tokens_issued;
     let sn = Some(SERIAL.to_owned());
     scene.control.fault(Fault::DropTunnel { sn }).await?;
-    until("another token", || async {
+    eventually("another token", || async {
         let seen = scene.control.device(SERIAL).await.ok()?;
         (seen.tokens_issued > issued && seen.tunnel).then_some(())
     })

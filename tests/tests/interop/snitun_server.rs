@@ -13,7 +13,7 @@ use cloud_remote::{
 use integration_tests::origin::application;
 use integration_tests::pki::Authority;
 use integration_tests::process::{Process, free_port};
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 use snitun::server::{FernetKeys, TokenContent};
 use snitun::{Cipher, ProtocolVersion, SessionKey};
 
@@ -116,7 +116,7 @@ async fn our_device_against_the_python_server(
         .await?;
     let mut status = device.status();
     device.set_messaging_online(true);
-    within(
+    timeout(
         "the tunnel",
         status.wait_for(|status| status.is_connected()),
     )
@@ -125,14 +125,14 @@ async fn our_device_against_the_python_server(
 
     // A server that dies and comes back is found again.
     server.kill().await?;
-    within(
+    timeout(
         "the loss to be noticed",
         status.wait_for(|status| !status.is_connected()),
     )
     .await?;
     let mut server = start_server()?;
     server.event("ready").await?;
-    within(
+    timeout(
         "the tunnel to come back",
         status.wait_for(|status| status.is_connected()),
     )

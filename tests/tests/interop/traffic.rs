@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::ensure;
 use integration_tests::origin::{digest, pattern};
 use integration_tests::public::http_client;
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 use tokio::task::JoinSet;
 
 /// Channels open at the same time.
@@ -21,7 +21,7 @@ pub(crate) async fn exchange(relay: SocketAddr, host: &str, ca_pem: &str) -> any
     let sent = pattern(BYTES);
     let expected = digest(&sent);
 
-    let down = within("the download", async {
+    let down = timeout("the download", async {
         client
             .get(format!("{base}/bytes/{BYTES}"))
             .send()
@@ -37,7 +37,7 @@ pub(crate) async fn exchange(relay: SocketAddr, host: &str, ca_pem: &str) -> any
     );
 
     let up = client.post(format!("{base}/digest")).body(sent);
-    let up = within("the upload", async { up.send().await?.text().await }).await?;
+    let up = timeout("the upload", async { up.send().await?.text().await }).await?;
     ensure!(up == expected, "what went up is not what was sent");
 
     let mut visitors = JoinSet::new();
@@ -46,7 +46,7 @@ pub(crate) async fn exchange(relay: SocketAddr, host: &str, ca_pem: &str) -> any
         let (client, url) = (http_client(relay, host, ca_pem)?, format!("{base}/meet"));
         visitors.spawn(async move { client.get(url).send().await?.text().await });
     }
-    for met in within("all visitors to meet", visitors.join_all()).await {
+    for met in timeout("all visitors to meet", visitors.join_all()).await {
         ensure!(met? == "met");
     }
     Ok(())

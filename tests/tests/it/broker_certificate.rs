@@ -6,9 +6,9 @@ use cloud_facade::Event;
 use cloud_facade::config::Store;
 use cloud_facade::iot::QoS;
 use cloud_sim::{CertificateAnswer, Fault};
-use integration_tests::device::{Pair, SERIAL};
+use integration_tests::device::{SERIAL, TestDevice};
 use integration_tests::virtual_time;
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 use serde_json::json;
 use tokio::sync::broadcast;
 
@@ -21,13 +21,13 @@ async fn rotated(events: &mut broadcast::Receiver<Event>) -> anyhow::Result<Stri
     }
 }
 
-fn stored(pair: &Pair) -> anyhow::Result<String> {
+fn stored(pair: &TestDevice) -> anyhow::Result<String> {
     let device = Store::new(pair.base.path()).load()?.device;
     Ok(device.iot.info().serial.clone())
 }
 
 /// The platform takes this one alone, and the device is there with it.
-async fn settled(pair: &Pair, serial: &str) -> anyhow::Result<()> {
+async fn settled(pair: &TestDevice, serial: &str) -> anyhow::Result<()> {
     pair.seen_when("the old certificate to be revoked", |seen| {
         seen.online
             && seen.iot_cert_accepted == [serial]
@@ -47,7 +47,7 @@ async fn settled(pair: &Pair, serial: &str) -> anyhow::Result<()> {
 #[test]
 fn client_certificate_is_tried_stored_used_and_reported() -> anyhow::Result<()> {
     virtual_time::run(async {
-        let pair = Pair::running().await?;
+        let pair = TestDevice::running().await?;
         let first = pair.seen().await?.iot_cert_serial;
         let status = pair.cloud.status();
         assert_eq!(status.iot_certificate_serial, Some(first.clone()));
@@ -60,7 +60,7 @@ fn client_certificate_is_tried_stored_used_and_reported() -> anyhow::Result<()> 
         let mut events = pair.cloud.events();
         let second = pair.simulator.control().rotate_iot(SERIAL).await?;
         assert_ne!(first, second);
-        assert_eq!(within("the rotation", rotated(&mut events)).await?, second);
+        assert_eq!(timeout("the rotation", rotated(&mut events)).await?, second);
         settled(&pair, &second).await?;
         // It left in order, and came back.
         let history = pair.seen().await?.status_history;
@@ -80,7 +80,7 @@ fn client_certificate_is_tried_stored_used_and_reported() -> anyhow::Result<()> 
 #[test]
 fn both_certificates_rotate_concurrently_and_while_offline() -> anyhow::Result<()> {
     virtual_time::run(async {
-        let pair = Pair::provisioned().await?;
+        let pair = TestDevice::provisioned().await?;
         let control = pair.simulator.control();
         control.rotate_iot(SERIAL).await?;
         let iot = control.rotate_iot(SERIAL).await?;
@@ -112,7 +112,7 @@ fn invalid_client_certificate_changes_nothing_and_is_retried() -> anyhow::Result
             (CertificateAnswer::NotYetValid, "not valid before"),
             (CertificateAnswer::Refused, "does not work"),
         ] {
-            let pair = Pair::running().await?;
+            let pair = TestDevice::running().await?;
             let control = pair.simulator.control();
             let old = stored(&pair)?;
             let mut events = pair.cloud.events();
@@ -131,7 +131,7 @@ fn invalid_client_certificate_changes_nothing_and_is_retried() -> anyhow::Result
                     }
                 }
             };
-            let (serial, reason) = within("the failure", failed).await?;
+            let (serial, reason) = timeout("the failure", failed).await?;
             assert_eq!(serial, desired, "{why}");
             assert!(
                 reason.contains(why) && !reason.contains("PRIVATE"),
@@ -140,7 +140,10 @@ fn invalid_client_certificate_changes_nothing_and_is_retried() -> anyhow::Result
             assert_eq!(stored(&pair)?, old, "{why}");
             assert!(pair.cloud.status().iot.connected, "{why}");
             assert!(pair.seen().await?.iot_cert_accepted.contains(&old), "{why}");
-            assert_eq!(within("the rotation", rotated(&mut events)).await?, desired);
+            assert_eq!(
+                timeout("the rotation", rotated(&mut events)).await?,
+                desired
+            );
             settled(&pair, &desired).await?;
             pair.stop().await;
         }
@@ -152,7 +155,7 @@ fn invalid_client_certificate_changes_nothing_and_is_retried() -> anyhow::Result
 #[test]
 fn no_message_is_lost_during_planned_reconnect() -> anyhow::Result<()> {
     virtual_time::run(async {
-        let pair = Pair::running().await?;
+        let pair = TestDevice::running().await?;
         let mut events = pair.cloud.events();
         let desired = pair.simulator.control().rotate_iot(SERIAL).await?;
         let mut receipts = Vec::new();
@@ -190,7 +193,7 @@ fn no_message_is_lost_during_planned_reconnect() -> anyhow::Result<()> {
             .map(|number| format!("M{number}"))
             .collect();
         for receipt in receipts {
-            within("the receipt", receipt).await?;
+            timeout("the receipt", receipt).await?;
         }
         settled(&pair, &desired).await?;
         let seen = pair.seen().await?.status_history;
@@ -208,7 +211,7 @@ fn no_message_is_lost_during_planned_reconnect() -> anyhow::Result<()> {
 #[test]
 fn tunnel_stays_open_during_planned_reconnect() -> anyhow::Result<()> {
     virtual_time::run(async {
-        let pair = Pair::running().await?;
+        let pair = TestDevice::running().await?;
         let mut events = pair.cloud.events();
         let desired = pair.simulator.control().rotate_iot(SERIAL).await?;
         settled(&pair, &desired).await?;

@@ -7,16 +7,16 @@ use cloud_facade::config::Store;
 use cloud_facade::remote::{AccessRules, Application};
 use cloud_facade::{ApplicationError, Event};
 use cloud_sim::{CertificateAnswer, Fault};
-use integration_tests::device::{Pair, SERIAL, page};
-use integration_tests::wait::within;
+use integration_tests::device::{SERIAL, TestDevice, page};
+use integration_tests::wait::timeout;
 
-fn file(pair: &Pair, name: &str) -> PathBuf {
+fn file(pair: &TestDevice, name: &str) -> PathBuf {
     pair.base.path().join(".clesydecloud").join(name)
 }
 
 /// A device that has been online, so that the platform knows of its certificate, and does not run any more.
-async fn known() -> anyhow::Result<Pair> {
-    let pair = Pair::running().await?;
+async fn known() -> anyhow::Result<TestDevice> {
+    let pair = TestDevice::running().await?;
     let serial = pair.served_serial().await?;
     pair.seen_when("the certificate to be reported", |seen| {
         let reported = seen.reported.as_ref();
@@ -69,12 +69,12 @@ async fn damaged_remote_certificate_is_recovered_while_messaging_runs() -> anyho
 /// A platform without a certificate for the device has to name one first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn recovery_prefers_desired_certificate() -> anyhow::Result<()> {
-    let pair = Pair::provisioned().await?;
+    let pair = TestDevice::provisioned().await?;
     fs::write(file(&pair, "remote_cert.pem"), "")?;
     pair.cloud.initialize().await?;
     let mut status = pair.cloud.watch_status();
     let online = status.wait_for(|status| status.iot.connected);
-    let remote = within("messaging", online).await?.remote.clone();
+    let remote = timeout("messaging", online).await?.remote.clone();
     let reason = remote.reason.unwrap_or_default();
     assert!(reason.contains("remote_cert.pem"), "{reason}");
     assert!(pair.cloud.remote()?.is_none());
@@ -110,7 +110,7 @@ async fn invalid_response_stores_nothing_and_stop_ends_recovery() -> anyhow::Res
             }
         }
     };
-    let reason = within("the failure event", failed).await?;
+    let reason = timeout("the failure event", failed).await?;
     assert!(reason.contains("does not belong"), "{reason}");
     assert_eq!(
         fs::read_to_string(file(&pair, "remote_key.pem"))?,
@@ -130,7 +130,7 @@ async fn invalid_response_stores_nothing_and_stop_ends_recovery() -> anyhow::Res
 /// Messaging does not go without its own files, and reports those as before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn damaged_client_certificate_prevents_start() -> anyhow::Result<()> {
-    let pair = Pair::provisioned().await?;
+    let pair = TestDevice::provisioned().await?;
     fs::write(file(&pair, "iot_key.pem"), "")?;
     let error = pair
         .cloud

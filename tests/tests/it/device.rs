@@ -7,14 +7,14 @@ use cloud_facade::iot::QoS;
 use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::{ClesydeCloud, DeviceSettings, Event, InitializeError, Registered};
 use cloud_sim::{Fault, TokenAnswer};
-use integration_tests::device::{Pair, SERIAL};
+use integration_tests::device::{SERIAL, TestDevice};
 use integration_tests::public;
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn device_registers_connects_serves_and_rotates() -> anyhow::Result<()> {
-    let pair = Pair::running().await?;
+    let pair = TestDevice::running().await?;
     let seen = pair
         .seen_when("the device to be online", |seen| seen.online && seen.tunnel)
         .await;
@@ -34,7 +34,7 @@ async fn device_registers_connects_serves_and_rotates() -> anyhow::Result<()> {
         }
     };
     assert_eq!(
-        within("the certificate to be rotated", rotated).await?,
+        timeout("the certificate to be rotated", rotated).await?,
         second
     );
     assert_eq!(pair.served_serial().await?, second);
@@ -65,11 +65,11 @@ async fn device_registers_connects_serves_and_rotates() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn offline_messages_arrive_in_order_after_online() -> anyhow::Result<()> {
-    let pair = Pair::running().await?;
+    let pair = TestDevice::running().await?;
     let control = pair.simulator.control();
     let mut status = pair.cloud.watch_status();
     control.fault(Fault::DropMqtt { sn: None }).await?;
-    within(
+    timeout(
         "the loss to be noticed",
         status.wait_for(|status| !status.iot.connected),
     )
@@ -85,7 +85,7 @@ async fn offline_messages_arrive_in_order_after_online() -> anyhow::Result<()> {
         );
     }
     for receipt in receipts {
-        within("a message to be acknowledged", receipt).await?;
+        timeout("a message to be acknowledged", receipt).await?;
     }
     let expected: Vec<&str> = ["ONLINE", "OFFLINE", "ONLINE"]
         .into_iter()
@@ -101,13 +101,13 @@ async fn offline_messages_arrive_in_order_after_online() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lost_tunnel_is_reopened() -> anyhow::Result<()> {
-    let pair = Pair::running().await?;
+    let pair = TestDevice::running().await?;
     let mut status = pair.cloud.watch_status();
     pair.simulator
         .control()
         .fault(Fault::DropTunnel { sn: None })
         .await?;
-    within(
+    timeout(
         "the loss to be noticed",
         status.wait_for(|status| !status.remote.connected),
     )
@@ -128,7 +128,7 @@ async fn lost_tunnel_is_reopened() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unrequested_token_is_ignored() -> anyhow::Result<()> {
-    let pair = Pair::running().await?;
+    let pair = TestDevice::running().await?;
     let mut events = pair.cloud.events();
     let control = pair.simulator.control();
     control
@@ -139,7 +139,7 @@ async fn unrequested_token_is_ignored() -> anyhow::Result<()> {
     // The broadcast comes behind the token on the same connection.
     control.broadcast(b"marker".to_vec()).await?;
     loop {
-        match within("the marker", events.recv()).await? {
+        match timeout("the marker", events.recv()).await? {
             Event::PlatformMessage { topic, payload } => {
                 assert_eq!(
                     (topic.as_str(), &payload[..]),
@@ -164,7 +164,7 @@ async fn unrequested_token_is_ignored() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_or_refused_token_is_requested_again() -> anyhow::Result<()> {
-    let pair = Pair::provisioned().await?;
+    let pair = TestDevice::provisioned().await?;
     let control = pair.simulator.control();
     control
         .fault(Fault::Token {
@@ -188,14 +188,14 @@ async fn malformed_or_refused_token_is_requested_again() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_without_tls_or_sni_are_refused() -> anyhow::Result<()> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let pair = Pair::running().await?;
+    let pair = TestDevice::running().await?;
     let mut plain = tokio::net::TcpStream::connect(pair.simulator.relay_addr()).await?;
     plain
         .write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         .await?;
     let mut rest = Vec::new();
     // Closed, be it with a reset.
-    let _ = within("the relay to hang up", plain.read_to_end(&mut rest)).await;
+    let _ = timeout("the relay to hang up", plain.read_to_end(&mut rest)).await;
     assert!(rest.is_empty());
 
     // An address is not sent as a server name.
@@ -204,7 +204,7 @@ async fn callers_without_tls_or_sni_are_refused() -> anyhow::Result<()> {
         "127.0.0.1",
         pair.simulator.ca_pem(),
     );
-    assert!(within("the relay to hang up", nameless).await.is_err());
+    assert!(timeout("the relay to hang up", nameless).await.is_err());
     assert_eq!(
         pair.fetch("").await?,
         "hello, 127.0.0.1",
@@ -216,7 +216,7 @@ async fn callers_without_tls_or_sni_are_refused() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn aborted_request_affects_no_other_caller() -> anyhow::Result<()> {
-    let pair = Pair::running().await?;
+    let pair = TestDevice::running().await?;
     let (relay, ca) = (
         pair.simulator.relay_addr(),
         pair.simulator.ca_pem().to_owned(),
@@ -227,7 +227,7 @@ async fn aborted_request_affects_no_other_caller() -> anyhow::Result<()> {
         .get(format!("https://{host}:{}/slow", relay.port()))
         .send()
         .await?;
-    within("the first half", download.chunk()).await?;
+    timeout("the first half", download.chunk()).await?;
     drop((download, client));
     pair.go_on.notify_one();
     assert_eq!(pair.fetch("").await?, "hello, 127.0.0.1");
@@ -238,7 +238,7 @@ async fn aborted_request_affects_no_other_caller() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn start_and_stop_work_in_any_order() -> anyhow::Result<()> {
-    let pair = Pair::provisioned().await?;
+    let pair = TestDevice::provisioned().await?;
     pair.cloud.stop().await;
     pair.cloud.initialize().await?;
     assert!(matches!(
@@ -281,8 +281,8 @@ async fn start_and_stop_work_in_any_order() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stop_does_not_wait_for_unreachable_platform() -> anyhow::Result<()> {
-    let pair = Pair::provisioned().await?;
-    let Pair {
+    let pair = TestDevice::provisioned().await?;
+    let TestDevice {
         simulator,
         cloud,
         base,
@@ -293,7 +293,7 @@ async fn stop_does_not_wait_for_unreachable_platform() -> anyhow::Result<()> {
     cloud.initialize().await?;
     loop {
         if let Event::IotDisconnected { reason, retry_in } =
-            within("the failure", events.recv()).await?
+            timeout("the failure", events.recv()).await?
         {
             assert!(
                 !reason.is_empty() && retry_in <= Duration::from_secs(60),
@@ -302,14 +302,14 @@ async fn stop_does_not_wait_for_unreachable_platform() -> anyhow::Result<()> {
             break;
         }
     }
-    within("the stop", cloud.stop()).await;
+    timeout("the stop", cloud.stop()).await;
     drop(base);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn provisioned_device_is_not_registered_again() -> anyhow::Result<()> {
-    let pair = Pair::provisioned().await?;
+    let pair = TestDevice::provisioned().await?;
     let again = pair
         .cloud
         .provision(&ProvisioningKey::new("used up")?)
@@ -321,7 +321,7 @@ async fn provisioned_device_is_not_registered_again() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shadow_can_be_read_and_reported() -> anyhow::Result<()> {
-    let pair = Pair::running().await?;
+    let pair = TestDevice::running().await?;
     let state = json!({ "firmware": { "version": "1.2.3" } });
     pair.cloud
         .report(state.as_object().cloned().unwrap_or_default())
@@ -339,7 +339,7 @@ async fn shadow_can_be_read_and_reported() -> anyhow::Result<()> {
         .set_desired(SERIAL, wanted.as_object().cloned().unwrap_or_default())
         .await?;
     loop {
-        if let Event::ShadowDelta { state } = within("the delta", events.recv()).await? {
+        if let Event::ShadowDelta { state } = timeout("the delta", events.recv()).await? {
             assert_eq!(state["brightness"], 7);
             break;
         }

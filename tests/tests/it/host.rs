@@ -3,7 +3,7 @@
 use cloud_facade::DeviceSettings;
 use cloud_sim::{SimConfig, Simulator};
 use integration_tests::public::fetch;
-use integration_tests::wait::{until, within};
+use integration_tests::wait::{eventually, timeout};
 use tokio::sync::oneshot;
 
 #[allow(dead_code, unreachable_pub)]
@@ -19,7 +19,7 @@ async fn example_registers_and_serves() -> anyhow::Result<()> {
     let (stop, stopped) = oneshot::channel::<()>();
     let visit = async {
         let control = simulator.control();
-        let host = until("the device to be registered", || async {
+        let host = eventually("the device to be registered", || async {
             control
                 .device("SN-HOST")
                 .await
@@ -27,7 +27,7 @@ async fn example_registers_and_serves() -> anyhow::Result<()> {
                 .map(|seen| seen.access_point)
         })
         .await;
-        let page = until("its page to be reachable", || async {
+        let page = eventually("its page to be reachable", || async {
             fetch(simulator.relay_addr(), &host, simulator.ca_pem(), "")
                 .await
                 .ok()
@@ -36,7 +36,7 @@ async fn example_registers_and_serves() -> anyhow::Result<()> {
         drop(stop);
         page
     };
-    let (hosted, page) = within("the example", async {
+    let (hosted, page) = timeout("the example", async {
         tokio::join!(example::host(settings, key, stopped), visit)
     })
     .await;

@@ -7,8 +7,8 @@ use axum::routing::get;
 use cloud_facade::remote::{Application, Probe};
 use cloud_facade::{ApplicationError, ClesydeCloud, DeviceSettings, Event};
 use cloud_sim::{SimConfig, Simulator};
-use integration_tests::device::{Pair, SERIAL, page};
-use integration_tests::wait::within;
+use integration_tests::device::{SERIAL, TestDevice, page};
+use integration_tests::wait::timeout;
 use tokio::sync::Notify;
 
 fn says(words: &'static str) -> Application {
@@ -17,7 +17,7 @@ fn says(words: &'static str) -> Application {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn set_application_applies_to_new_connections_only() -> anyhow::Result<()> {
-    let pair = Pair::running().await?;
+    let pair = TestDevice::running().await?;
     let download = pair.download().await?;
     pair.cloud.set_application(says("something else"))?;
     assert_eq!(pair.fetch("").await?, "something else");
@@ -38,7 +38,7 @@ async fn set_application_applies_to_new_connections_only() -> anyhow::Result<()>
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn set_application_fails_without_remote_access() -> anyhow::Result<()> {
-    let pair = Pair::provisioned().await?;
+    let pair = TestDevice::provisioned().await?;
     let settings = DeviceSettings::new(SERIAL.parse()?, pair.base.path(), pair.simulator.api_url());
     let cloud = ClesydeCloud::new(settings);
     cloud.initialize().await?;
@@ -76,7 +76,7 @@ async fn probe_reports_public_reachability() -> anyhow::Result<()> {
             }
         }
     };
-    assert!(within("the probe", reported_by_probe).await?);
+    assert!(timeout("the probe", reported_by_probe).await?);
     assert_eq!(cloud.status().reachable, Some(true));
     assert!(cloud.status().remote.connected);
     cloud.stop().await;

@@ -3,11 +3,11 @@
 use cloud_facade::config::Store;
 use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::{ClesydeCloud, DeviceSettings, InitializeError, RegistrationError};
-use integration_tests::device::{Pair, SERIAL};
+use integration_tests::device::{SERIAL, TestDevice};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn directory_of_another_device_is_refused() -> anyhow::Result<()> {
-    let pair = Pair::provisioned().await?;
+    let pair = TestDevice::provisioned().await?;
     let settings = DeviceSettings::new(
         "SN-0002".parse()?,
         pair.base.path(),

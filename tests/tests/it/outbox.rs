@@ -5,7 +5,7 @@ use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::{ClesydeCloud, DeviceSettings};
 use cloud_sim::{Fault, SimConfig, Simulator};
 use integration_tests::device::SERIAL;
-use integration_tests::wait::{until, within};
+use integration_tests::wait::{eventually, timeout};
 
 #[tokio::test]
 async fn stored_messages_are_sent_after_restart() -> anyhow::Result<()> {
@@ -22,21 +22,21 @@ async fn stored_messages_are_sent_after_restart() -> anyhow::Result<()> {
     device.initialize().await?;
     let status = format!("c/d/{SERIAL}/status");
     let mut receipt = device.publish(status, r#"{"state":"PING"}"#, QoS::AtLeastOnce, false)?;
-    within("the message to be stored", receipt.stored()).await?;
-    within("the device to stop", device.stop()).await;
+    timeout("the message to be stored", receipt.stored()).await?;
+    timeout("the device to stop", device.stop()).await;
     drop(device);
 
     control.fault(Fault::Clear).await?;
     let device = ClesydeCloud::new(settings);
     device.initialize().await?;
-    until("the message of the life before", || async {
+    eventually("the message of the life before", || async {
         let seen = control.device(SERIAL).await.ok()?;
         seen.status_history
             .contains(&"PING".to_owned())
             .then_some(())
     })
     .await;
-    within("the device to stop", device.stop()).await;
-    within("the simulator to stop", simulator.stop()).await;
+    timeout("the device to stop", device.stop()).await;
+    timeout("the simulator to stop", simulator.stop()).await;
     Ok(())
 }

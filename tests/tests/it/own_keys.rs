@@ -6,7 +6,7 @@ use cloud_facade::remote::Application;
 use cloud_facade::{ClesydeCloud, DeviceSettings, Registered};
 use cloud_provision::{Client, GeneratedKeys, ProvisionError, ProvisioningKey};
 use cloud_sim::{ApiAnswer, Fault, SimConfig, Simulator};
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 
 const SERIAL: &str = "SN-0001";
 
@@ -25,7 +25,7 @@ async fn device_connects_with_keys_generated_on_device() -> anyhow::Result<()> {
         .with_application(Application::service(page));
     let cloud = ClesydeCloud::new(settings);
     let key = ProvisioningKey::new(simulator.provisioning_key())?;
-    let registered = within(
+    let registered = timeout(
         "the registration",
         cloud.provision_with_keys(&key, GeneratedKeys),
     )
@@ -43,7 +43,7 @@ async fn device_connects_with_keys_generated_on_device() -> anyhow::Result<()> {
     assert_eq!(again, Registered::AlreadyProvisioned);
     cloud.initialize().await?;
     let mut status = cloud.watch_status();
-    within(
+    timeout(
         "the device to be reachable",
         status.wait_for(|status| status.iot.connected && status.remote.connected),
     )

@@ -9,17 +9,17 @@ use cloud_facade::config::{SerialNumber, Store};
 use cloud_facade::provision::{Client, MalformedResponse, ProvisionError, ProvisioningKey, Retry};
 use cloud_facade::{OnExisting, Registered, RegistrationError, register};
 use cloud_sim::{ApiAnswer, Fault, Service, SimConfig, Simulator};
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 
 const SERIAL: &str = "SN-0001";
 
 /// A device that is not registered yet, and its platform.
-struct Pair {
+struct TestDevice {
     simulator: Simulator,
     base: tempfile::TempDir,
 }
 
-impl Pair {
+impl TestDevice {
     async fn new() -> anyhow::Result<Self> {
         let (simulator, base) = (
             Simulator::start(SimConfig::default()).await?,
@@ -46,7 +46,7 @@ impl Pair {
             .attempt_timeout(limit)
             .build()?;
         let serial: SerialNumber = SERIAL.parse().unwrap();
-        within(
+        timeout(
             "the registration",
             register(
                 &Store::new(self.base.path()),
@@ -184,7 +184,7 @@ fn wrong_answers() -> Vec<(ApiAnswer, Fits)> {
 
 #[tokio::test]
 async fn invalid_response_stores_nothing_and_keeps_key_valid() -> anyhow::Result<()> {
-    let pair = Pair::new().await?;
+    let pair = TestDevice::new().await?;
     for (answer, fits) in wrong_answers() {
         let error = pair.failure(answer.clone(), OnExisting::Keep).await;
         assert!(fits(&error), "{answer:?}: {error:?}");
@@ -218,7 +218,7 @@ async fn invalid_response_stores_nothing_and_keeps_key_valid() -> anyhow::Result
 
 #[tokio::test]
 async fn missing_response_keys_are_named() -> anyhow::Result<()> {
-    let pair = Pair::new().await?;
+    let pair = TestDevice::new().await?;
     for key in [
         "iot",
         "iot.endpoint",
@@ -258,7 +258,7 @@ async fn missing_response_keys_are_named() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn configuration_survives_failed_replacements() -> anyhow::Result<()> {
-    let pair = Pair::new().await?;
+    let pair = TestDevice::new().await?;
     pair.register(OnExisting::Keep).await?;
     let before = pair.files();
     assert!(before.len() >= 6, "{:?}", before.keys());
@@ -317,7 +317,7 @@ async fn configuration_survives_failed_replacements() -> anyhow::Result<()> {
 
 #[tokio::test]
 async fn registration_waits_for_slow_or_recovering_platform() -> anyhow::Result<()> {
-    let pair = Pair::new().await?;
+    let pair = TestDevice::new().await?;
     pair.answer(
         ApiAnswer::Status {
             code: 500,

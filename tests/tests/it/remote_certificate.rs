@@ -6,8 +6,8 @@ use cloud_facade::Event;
 use cloud_facade::config::Store;
 use cloud_sim::{CertificateAnswer, Fault};
 use futures_util::{SinkExt, StreamExt};
-use integration_tests::device::{Pair, SERIAL};
-use integration_tests::wait::{until, within};
+use integration_tests::device::{SERIAL, TestDevice};
+use integration_tests::wait::{eventually, timeout};
 use integration_tests::{public, virtual_time};
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 /// Invariant 8.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotation_keeps_downloads_and_websockets_open() -> anyhow::Result<()> {
-    let pair = Pair::running().await?;
+    let pair = TestDevice::running().await?;
     let download = pair.download().await?;
     let host = pair.seen().await?.access_point;
     let relay = pair.simulator.relay_addr();
@@ -24,13 +24,13 @@ async fn rotation_keeps_downloads_and_websockets_open() -> anyhow::Result<()> {
         tokio_tungstenite::client_async(format!("ws://{host}/echo"), stream).await?;
 
     let second = pair.simulator.control().rotate(SERIAL).await?;
-    until("the new certificate to be served", || async {
+    eventually("the new certificate to be served", || async {
         (pair.served_serial().await.ok()? == second).then_some(())
     })
     .await;
 
     socket.send(Message::text("still there?")).await?;
-    let echo = within("the echo", socket.next()).await;
+    let echo = timeout("the echo", socket.next()).await;
     assert_eq!(echo.transpose()?, Some(Message::text("still there?")));
     pair.finish(download).await?;
     pair.stop().await;
@@ -39,11 +39,11 @@ async fn rotation_keeps_downloads_and_websockets_open() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rotation_requested_while_offline_is_performed() -> anyhow::Result<()> {
-    let pair = Pair::provisioned().await?;
+    let pair = TestDevice::provisioned().await?;
     let serial = pair.simulator.control().rotate(SERIAL).await?;
     pair.cloud.initialize().await?;
     pair.reachable().await?;
-    until("the certificate to be served", || async {
+    eventually("the certificate to be served", || async {
         (pair.served_serial().await.ok()? == serial).then_some(())
     })
     .await;
@@ -52,7 +52,7 @@ async fn rotation_requested_while_offline_is_performed() -> anyhow::Result<()> {
 }
 
 async fn bad_rotation(answer: CertificateAnswer) -> anyhow::Result<()> {
-    let pair = Pair::running().await?;
+    let pair = TestDevice::running().await?;
     let (control, old) = (pair.simulator.control(), pair.served_serial().await?);
     let mut events = pair.cloud.events();
     control
@@ -67,7 +67,7 @@ async fn bad_rotation(answer: CertificateAnswer) -> anyhow::Result<()> {
             }
         }
     };
-    let (serial, reason) = within("the failure event", failed).await?;
+    let (serial, reason) = timeout("the failure event", failed).await?;
     assert_eq!(serial, desired);
     assert!(
         !reason.is_empty() && !reason.contains("PRIVATE"),
@@ -114,7 +114,7 @@ async fn rotation_to_not_yet_valid_certificate_keeps_old_one() -> anyhow::Result
 #[test]
 fn overwritten_report_is_corrected() -> anyhow::Result<()> {
     virtual_time::run(async {
-        let pair = Pair::running().await?;
+        let pair = TestDevice::running().await?;
         let served = pair.served_serial().await?;
         let reported = |serial: String| {
             move |seen: &cloud_sim::DeviceStatus| {

@@ -6,7 +6,7 @@ use cloud_facade::Event;
 use cloud_facade::config::Store;
 use cloud_facade::remote::RotationStatus;
 use cloud_sim::{CertificateAnswer, Fault};
-use integration_tests::device::{Pair, SERIAL};
+use integration_tests::device::{SERIAL, TestDevice};
 use integration_tests::virtual_time;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::TryRecvError;
@@ -28,7 +28,7 @@ enum Certificate {
 use Certificate::{Iot, Remote};
 
 impl Certificate {
-    async fn rotate(self, pair: &Pair) -> anyhow::Result<String> {
+    async fn rotate(self, pair: &TestDevice) -> anyhow::Result<String> {
         let control = pair.simulator.control();
         Ok(match self {
             Remote => control.rotate(SERIAL).await?,
@@ -36,7 +36,7 @@ impl Certificate {
         })
     }
 
-    fn stored(self, pair: &Pair) -> anyhow::Result<String> {
+    fn stored(self, pair: &TestDevice) -> anyhow::Result<String> {
         let device = Store::new(pair.base.path()).load()?.device;
         Ok(match self {
             Remote => device.remote.info().serial.clone(),
@@ -52,7 +52,7 @@ impl Certificate {
     }
 
     /// Waits until the newest is reported, which is after it is stored and used.
-    async fn settled(self, pair: &Pair, newest: &str) -> anyhow::Result<()> {
+    async fn settled(self, pair: &TestDevice, newest: &str) -> anyhow::Result<()> {
         let key = match self {
             Remote => "remoteCertSn",
             Iot => "iotCertSn",
@@ -82,7 +82,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn of(certificate: Certificate, pair: &Pair) -> Self {
+    fn of(certificate: Certificate, pair: &TestDevice) -> Self {
         Self {
             certificate,
             events: pair.cloud.events(),
@@ -111,7 +111,7 @@ impl Seen {
 #[test]
 fn burst_of_20_stores_few_and_ends_with_newest() -> anyhow::Result<()> {
     virtual_time::run(async {
-        let pair = Pair::running().await?;
+        let pair = TestDevice::running().await?;
         for certificate in [Remote, Iot] {
             let mut seen = Seen::of(certificate, &pair);
             let before = pair.seen().await?.status_history.len();
@@ -145,7 +145,7 @@ fn burst_of_20_stores_few_and_ends_with_newest() -> anyhow::Result<()> {
 #[test]
 fn flood_of_deltas_is_slowed_down() -> anyhow::Result<()> {
     virtual_time::run(async {
-        let pair = Pair::running().await?;
+        let pair = TestDevice::running().await?;
         for certificate in [Remote, Iot] {
             let mut seen = Seen::of(certificate, &pair);
             let mut newest = String::new();
@@ -181,7 +181,7 @@ fn flood_of_deltas_is_slowed_down() -> anyhow::Result<()> {
 #[test]
 fn unusable_responses_to_flood_are_requested_rarely() -> anyhow::Result<()> {
     virtual_time::run(async {
-        let pair = Pair::running().await?;
+        let pair = TestDevice::running().await?;
         let control = pair.simulator.control();
         for certificate in [Remote, Iot] {
             let old = certificate.stored(&pair)?;

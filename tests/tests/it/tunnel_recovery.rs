@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use cloud_facade::Event;
 use cloud_sim::Fault;
-use integration_tests::device::{Pair, SERIAL};
+use integration_tests::device::{SERIAL, TestDevice};
 use integration_tests::virtual_time;
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, watch};
@@ -100,8 +100,8 @@ async fn carry(
 }
 
 /// A device whose tunnel goes through a [`Line`].
-async fn behind_a_line() -> anyhow::Result<(Pair, Line)> {
-    let pair = Pair::provisioned().await?;
+async fn behind_a_line() -> anyhow::Result<(TestDevice, Line)> {
+    let pair = TestDevice::provisioned().await?;
     let line = Line::to(pair.simulator.relay_addr()).await?;
     let path = pair.base.path().join(".clesydecloud/cloud_config.json");
     let mut config: serde_json::Value = serde_json::from_slice(&std::fs::read(&path)?)?;
@@ -120,7 +120,7 @@ async fn next(
         while !wanted(&events.recv().await?) {}
         anyhow::Ok(())
     };
-    within("the event", found).await
+    timeout("the event", found).await
 }
 
 fn lost(event: &Event) -> bool {
@@ -192,7 +192,7 @@ fn garbled_tunnel_is_reopened_15_s_after_next_frame() -> anyhow::Result<()> {
 #[test]
 fn five_consecutive_losses_cost_at_most_a_minute_each() -> anyhow::Result<()> {
     virtual_time::run(async {
-        let pair = Pair::running().await?;
+        let pair = TestDevice::running().await?;
         tokio::time::sleep(Duration::from_secs(120)).await;
         let control = pair.simulator.control();
         for most in [15, 15, 15, 30, 60] {

@@ -5,9 +5,9 @@ use std::time::Duration;
 use cloud_facade::iot::Proxy;
 use cloud_facade::{ClesydeCloud, DeviceSettings, Event};
 use cloud_sim::{CertificateAnswer, Fault};
-use integration_tests::device::{Pair, SERIAL};
+use integration_tests::device::{SERIAL, TestDevice};
 use integration_tests::virtual_time;
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,7 +24,7 @@ fn desired(key: &str, serial: Value) -> Map<String, Value> {
 #[test]
 fn withdrawn_desired_certificate_is_not_requested() -> anyhow::Result<()> {
     virtual_time::run(async {
-        let pair = Pair::running().await?;
+        let pair = TestDevice::running().await?;
         let control = pair.simulator.control();
         let first = pair.seen().await?;
         for (key, back) in [
@@ -54,7 +54,7 @@ fn withdrawn_desired_certificate_is_not_requested() -> anyhow::Result<()> {
                     }
                 }
             };
-            within("the failure", failed).await?;
+            timeout("the failure", failed).await?;
             control
                 .set_desired(SERIAL, desired(key, back.clone()))
                 .await?;
@@ -139,14 +139,14 @@ async fn pass(mut caller: TcpStream, mut opened: watch::Receiver<bool>) -> anyho
 #[test]
 fn withdrawing_desired_during_install_keeps_new_certificate() -> anyhow::Result<()> {
     virtual_time::run(async {
-        let mut pair = Pair::provisioned().await?;
+        let mut pair = TestDevice::provisioned().await?;
         let gate = Gate::open().await?;
         let (base, api) = (pair.base.path(), pair.simulator.api_url());
         let settings =
             DeviceSettings::new(SERIAL.parse()?, base, api).with_proxy(Proxy::new(&gate.url)?);
         pair.cloud = ClesydeCloud::new(settings);
         pair.cloud.initialize().await?;
-        within(
+        timeout(
             "the device to be online",
             pair.cloud
                 .watch_status()
@@ -161,13 +161,13 @@ fn withdrawing_desired_during_install_keeps_new_certificate() -> anyhow::Result<
         gate.open.send_replace(false);
         let second = control.rotate_iot(SERIAL).await?;
         let proof = arrived.wait_for(|arrived| *arrived > before);
-        within("the second connection", proof).await?;
+        timeout("the second connection", proof).await?;
         let mut delta = pair.cloud.shadow()?.delta();
         control
             .set_desired(SERIAL, desired("iotCertSn", json!(null)))
             .await?;
         let heard = delta.wait_for(|delta| delta.is_empty());
-        within("the desired state to change", heard).await?;
+        timeout("the desired state to change", heard).await?;
         gate.open.send_replace(true);
 
         pair.seen_when("the new certificate to be reported", |seen| {

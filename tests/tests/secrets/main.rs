@@ -24,7 +24,7 @@ use cloud_sim::{
 };
 use integration_tests::pki::Authority;
 use integration_tests::public;
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 use tokio::sync::broadcast;
 
 use capture::Capture;
@@ -121,7 +121,7 @@ async fn logs_and_output_contain_no_secret() -> anyhow::Result<()> {
     capture.show(&cloud);
     simulator.stop().await;
     drop(cloud);
-    within("the events to end", watcher).await?;
+    timeout("the events to end", watcher).await?;
 
     let mut secrets = Secrets::default();
     secrets.add_text("the provisioning key", &key_text);
@@ -269,19 +269,19 @@ async fn live(
 
     let mut status = cloud.watch_status();
     control.fault(Fault::DropMqtt { sn: None }).await?;
-    within(
+    timeout(
         "the loss of the broker",
         status.wait_for(|status| !status.iot.connected),
     )
     .await?;
     capture.show(&cloud.status());
-    within(
+    timeout(
         "the broker again",
         status.wait_for(|status| status.iot.connected),
     )
     .await?;
     control.fault(Fault::DropTunnel { sn: None }).await?;
-    within(
+    timeout(
         "the loss of the tunnel",
         status.wait_for(|status| !status.remote.connected),
     )
@@ -315,7 +315,7 @@ async fn rotate(cloud: &ClesydeCloud, control: &Control) -> anyhow::Result<()> {
 
 async fn reachable(cloud: &ClesydeCloud) -> anyhow::Result<()> {
     let mut status = cloud.watch_status();
-    within(
+    timeout(
         "the device to be reachable",
         status.wait_for(|status| status.iot.connected && status.remote.connected),
     )
@@ -328,7 +328,7 @@ async fn wait_for(
     what: &str,
     fits: impl Fn(&Event) -> bool,
 ) -> anyhow::Result<()> {
-    within(what, async {
+    timeout(what, async {
         while !fits(&events.recv().await?) {}
         Ok(())
     })

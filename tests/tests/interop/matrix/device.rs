@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::ensure;
 use integration_tests::process::Process;
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 use snitun::client::{self, ClientConfig, TunnelHandle};
 use snitun::server::{FernetKeys, TokenContent};
 use snitun::{CloseReason, SessionKey, TunnelStats};
@@ -85,9 +85,9 @@ impl Device {
         config.version = content.protocol_version;
         let stream = TcpStream::connect(relay).await?;
         stream.set_nodelay(true)?;
-        let mut tunnel = within("our client to connect", client::connect(stream, config)).await?;
+        let mut tunnel = timeout("our client to connect", client::connect(stream, config)).await?;
         let handle = tunnel.handle();
-        within("the answer to a ping", handle.ping()).await?;
+        timeout("the answer to a ping", handle.ping()).await?;
         let mut channels = JoinSet::new();
         channels.spawn(async move {
             let mut serving = JoinSet::new();
@@ -115,7 +115,7 @@ impl Device {
     pub(super) async fn sees_the_end(self) -> anyhow::Result<()> {
         match self {
             Self::Ours { tunnel, .. } => {
-                let reason = within("our client to see the end", tunnel.closed()).await;
+                let reason = timeout("our client to see the end", tunnel.closed()).await;
                 let expected = matches!(*reason, CloseReason::Peer | CloseReason::Io { .. });
                 ensure!(expected, "{reason}");
             }

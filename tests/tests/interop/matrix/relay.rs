@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use integration_tests::process::Process;
-use integration_tests::wait::{LIMIT, within};
+use integration_tests::wait::{LIMIT, timeout};
 use snitun::TunnelStats;
 use snitun::server::{FernetKeys, Server, ServerConfig};
 use tokio::net::TcpListener;
@@ -74,7 +74,7 @@ impl Relay {
     pub(super) async fn stop(self) -> anyhow::Result<()> {
         match self.running {
             Running::Ours(server, task) => {
-                within("our server to stop", server.stop()).await;
+                timeout("our server to stop", server.stop()).await;
                 task.await?;
                 Ok(())
             }

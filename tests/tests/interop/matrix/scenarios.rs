@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, ensure};
 use integration_tests::origin::pattern;
-use integration_tests::wait::{until, within};
+use integration_tests::wait::{eventually, timeout};
 use snitun::ProtocolVersion;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -43,7 +43,7 @@ impl Ends<'_> {
     /// Waits until there was a pause, where the version has such a thing.
     async fn pause(&self, what: &str, paused: impl Fn(&Self) -> bool) {
         if self.version != ProtocolVersion::V0 {
-            until(what, async || paused(self).then_some(())).await;
+            eventually(what, async || paused(self).then_some(())).await;
         }
     }
 }
@@ -62,7 +62,7 @@ pub(super) async fn everything(ends: &Ends<'_>, service: &Service) -> anyhow::Re
         .context("a caller that reads late")?;
     meeting(relay).await.context("200 callers at once")?;
     // Those of the two uploads.
-    until("the service to see that callers have gone", async || {
+    eventually("the service to see that callers have gone", async || {
         (service.closed_by_caller.load(Ordering::SeqCst) == 2).then_some(())
     })
     .await;
@@ -75,7 +75,7 @@ pub(super) async fn round_trips(relay: SocketAddr, count: usize) -> anyhow::Resu
     for number in 0..count {
         let byte = number as u8;
         stream.write_u8(byte).await?;
-        let back = within("a byte to come back", stream.read_u8()).await?;
+        let back = timeout("a byte to come back", stream.read_u8()).await?;
         ensure!(back == byte);
     }
     Ok(())
@@ -92,15 +92,15 @@ async fn call(relay: SocketAddr, purpose: u8) -> anyhow::Result<TcpStream> {
 
 async fn read_all(stream: &mut TcpStream) -> anyhow::Result<Vec<u8>> {
     let mut received = Vec::new();
-    within("the end of a download", stream.read_to_end(&mut received)).await?;
+    timeout("the end of a download", stream.read_to_end(&mut received)).await?;
     Ok(received)
 }
 
 async fn upload(relay: SocketAddr, purpose: u8, count: usize) -> anyhow::Result<()> {
     let mut stream = call(relay, purpose).await?;
-    within("an upload", stream.write_all(&pattern(count))).await?;
+    timeout("an upload", stream.write_all(&pattern(count))).await?;
     let mut answer = [0; SAME.len()];
-    within("an upload's answer", stream.read_exact(&mut answer)).await?;
+    timeout("an upload's answer", stream.read_exact(&mut answer)).await?;
     ensure!(answer == *SAME);
     Ok(())
 }
@@ -119,7 +119,7 @@ async fn slow_caller(ends: &Ends<'_>, service: &Service) -> anyhow::Result<()> {
     let relay = ends.relay.address;
     let mut slow = call(relay, SLOW_DOWNLOAD).await?;
     // From here on bytes wait for it.
-    within("the first bytes", slow.readable()).await?;
+    timeout("the first bytes", slow.readable()).await?;
     round_trips(relay, BESIDE_A_SLOW_READER).await?;
     ends.pause("the relay to pause the download", Ends::paused_by_relay)
         .await;

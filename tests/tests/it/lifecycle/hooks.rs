@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use cloud_facade::{ClesydeCloud, Event, HookPoint, Hooks, InitializeError, WeakClesydeCloud};
 use cloud_sim::Fault;
-use integration_tests::wait::{until, within};
-use tokio::time::timeout;
+use integration_tests::wait::{eventually, timeout};
 
-use super::platform::{HOOK_POINTS, IN_TIME, Platform, beside_a_platform, nothing_runs, reachable};
+use super::platform::{HOOK_POINTS, IN_TIME, Platform, assert_no_tasks, reachable, with_platform};
 
 /// Hooks that need the device that they belong to.
 #[derive(Clone, Default)]
@@ -28,7 +27,7 @@ impl Own {
 /// Makes each point of a connection come.
 async fn live(platform: &Platform, cloud: &ClesydeCloud) -> anyhow::Result<()> {
     for fault in [Fault::DropTunnel { sn: None }, Fault::DropMqtt { sn: None }] {
-        if timeout(Duration::from_secs(2), reachable(cloud))
+        if tokio::time::timeout(Duration::from_secs(2), reachable(cloud))
             .await
             .is_ok()
         {
@@ -41,7 +40,7 @@ async fn live(platform: &Platform, cloud: &ClesydeCloud) -> anyhow::Result<()> {
 #[test]
 fn hook_may_stop_device_at_any_point() -> anyhow::Result<()> {
     for point in HOOK_POINTS {
-        beside_a_platform(async |platform| {
+        with_platform(async |platform| {
             let (own, calls) = (Own::default(), Arc::new(AtomicUsize::new(0)));
             let hook = {
                 let (own, calls) = (own.clone(), Arc::clone(&calls));
@@ -75,8 +74,8 @@ fn hook_may_stop_device_at_any_point() -> anyhow::Result<()> {
                 while !matches!(events.recv().await?, Event::Stopped) {}
                 anyhow::Ok(())
             };
-            within("the stop", stopped).await?;
-            nothing_runs().await;
+            timeout("the stop", stopped).await?;
+            assert_no_tasks().await;
             assert!(calls.load(Ordering::Relaxed) > 0, "{point:?}");
             assert!(!cloud.status().running);
             platform.offline().await;
@@ -88,7 +87,7 @@ fn hook_may_stop_device_at_any_point() -> anyhow::Result<()> {
 
 #[test]
 fn failing_or_panicking_hooks_are_isolated() -> anyhow::Result<()> {
-    beside_a_platform(async |platform| {
+    with_platform(async |platform| {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let hooks = HOOK_POINTS.into_iter().fold(Hooks::new(), |hooks, point| {
             let seen = Arc::clone(&seen);
@@ -107,13 +106,13 @@ fn failing_or_panicking_hooks_are_isolated() -> anyhow::Result<()> {
         cloud.initialize().await?;
         reachable(&cloud).await?;
         live(platform, &cloud).await?;
-        until("the tunnel to be noticed as lost", || async {
+        eventually("the tunnel to be noticed as lost", || async {
             let seen = seen.lock().unwrap();
             seen.contains(&HookPoint::RemoteDisconnected).then_some(())
         })
         .await;
         cloud.stop().await;
-        nothing_runs().await;
+        assert_no_tasks().await;
         let seen = seen.lock().unwrap();
         for point in HOOK_POINTS {
             assert!(seen.contains(&point), "{point:?} in {seen:?}");
@@ -126,7 +125,7 @@ fn failing_or_panicking_hooks_are_isolated() -> anyhow::Result<()> {
 #[test]
 fn hanging_hook_does_not_delay_stop() -> anyhow::Result<()> {
     for point in HOOK_POINTS {
-        beside_a_platform(async |platform| {
+        with_platform(async |platform| {
             let reached = Arc::new(AtomicUsize::new(0));
             let hook = {
                 let reached = Arc::clone(&reached);
@@ -145,7 +144,7 @@ fn hanging_hook_does_not_delay_stop() -> anyhow::Result<()> {
                 HookPoint::Initialized
                 | HookPoint::Started
                 | HookPoint::IotConnected
-                | HookPoint::RemoteConnected => until("the hook to hang", hung).await,
+                | HookPoint::RemoteConnected => eventually("the hook to hang", hung).await,
                 _ => reachable(&cloud).await?,
             }
             let begun = Instant::now();
@@ -155,9 +154,9 @@ fn hanging_hook_does_not_delay_stop() -> anyhow::Result<()> {
                 "{point:?}: {:?}",
                 begun.elapsed()
             );
-            within("the start to end", start).await?.ok();
-            until("the hook to have been called", hung).await;
-            nothing_runs().await;
+            timeout("the start to end", start).await?.ok();
+            eventually("the hook to have been called", hung).await;
+            assert_no_tasks().await;
             platform.offline().await;
             Ok(())
         })?;
@@ -167,7 +166,7 @@ fn hanging_hook_does_not_delay_stop() -> anyhow::Result<()> {
 
 #[test]
 fn hook_may_restart_device() -> anyhow::Result<()> {
-    beside_a_platform(async |platform| {
+    with_platform(async |platform| {
         let (own, again) = (Own::default(), Arc::new(AtomicUsize::new(0)));
         let hook = {
             let (own, again) = (own.clone(), Arc::clone(&again));
@@ -192,7 +191,7 @@ fn hook_may_restart_device() -> anyhow::Result<()> {
         assert!(cloud.status().running, "the hook has started it again");
         reachable(&cloud).await?;
         cloud.stop().await;
-        nothing_runs().await;
+        assert_no_tasks().await;
         assert!(!cloud.status().running);
         Ok(())
     })

@@ -6,16 +6,15 @@ use std::time::Duration;
 use cloud_facade::remote::Application;
 use cloud_facade::{ClesydeCloud, CloudClient, DeviceSettings, Event, Hooks, Registered};
 use cloud_sim::{ApiAnswer, Fault};
-use integration_tests::wait::{until, within};
+use integration_tests::wait::{eventually, timeout};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::timeout;
 
-use super::platform::{beside_a_platform, nothing_runs, online, reachable};
+use super::platform::{assert_no_tasks, online, reachable, with_platform};
 
 #[test]
 fn slow_event_reader_delays_nothing() -> anyhow::Result<()> {
     const MESSAGES: usize = 500;
-    beside_a_platform(async |platform| {
+    with_platform(async |platform| {
         let cloud = platform.device(Hooks::new()).await?;
         let mut slow = cloud.events();
         cloud.initialize().await?;
@@ -26,7 +25,7 @@ fn slow_event_reader_delays_nothing() -> anyhow::Result<()> {
             platform.control.broadcast(payload).await?;
             loop {
                 if let Event::PlatformMessage { payload, .. } =
-                    within("the message", quick.recv()).await?
+                    timeout("the message", quick.recv()).await?
                 {
                     assert_eq!(payload, number.to_string());
                     break;
@@ -38,29 +37,30 @@ fn slow_event_reader_delays_nothing() -> anyhow::Result<()> {
             event => panic!("{event:?}"),
         };
         assert!(missed > MESSAGES as u64 - 100, "{missed}");
-        within("what is left", slow.recv()).await?;
+        timeout("what is left", slow.recv()).await?;
         cloud.stop().await;
-        nothing_runs().await;
+        assert_no_tasks().await;
         Ok(())
     })
 }
 
 #[test]
 fn abandoned_registration_completes() -> anyhow::Result<()> {
-    beside_a_platform(async |platform| {
+    with_platform(async |platform| {
         let late = Fault::Api {
             answer: ApiAnswer::Delay { ms: 300 },
             times: 1,
         };
         platform.control.fault(late).await?;
         let cloud = ClesydeCloud::new(platform.settings()?);
-        let given_up = timeout(Duration::from_millis(100), cloud.provision(&platform.key)).await;
+        let given_up =
+            tokio::time::timeout(Duration::from_millis(100), cloud.provision(&platform.key)).await;
         assert!(given_up.is_err(), "{given_up:?}");
-        until("the device to be registered", || async {
+        eventually("the device to be registered", || async {
             (!platform.control.devices().await.is_empty()).then_some(())
         })
         .await;
-        nothing_runs().await;
+        assert_no_tasks().await;
         cloud.initialize().await?;
         // Also while it runs.
         assert_eq!(
@@ -68,7 +68,7 @@ fn abandoned_registration_completes() -> anyhow::Result<()> {
             Registered::AlreadyProvisioned
         );
         cloud.stop().await;
-        nothing_runs().await;
+        assert_no_tasks().await;
         Ok(())
     })
 }
@@ -100,7 +100,7 @@ impl CloudClient for Host {
 
 #[test]
 fn initialize_reads_changed_settings() -> anyhow::Result<()> {
-    beside_a_platform(async |platform| {
+    with_platform(async |platform| {
         let (api_url, application) = (
             Arc::new(Mutex::new("http://127.0.0.1:1".to_owned())),
             Arc::default(),
@@ -110,9 +110,10 @@ fn initialize_reads_changed_settings() -> anyhow::Result<()> {
             api_url: Arc::clone(&api_url),
             application: Arc::clone(&application),
         });
-        let nobody = timeout(Duration::from_secs(1), cloud.provision(&platform.key)).await;
+        let nobody =
+            tokio::time::timeout(Duration::from_secs(1), cloud.provision(&platform.key)).await;
         assert!(!matches!(nobody, Ok(Ok(_))), "{nobody:?}");
-        until("the registration to be over", || async {
+        eventually("the registration to be over", || async {
             *api_url.lock().unwrap() = platform.api_url.clone();
             cloud.provision(&platform.key).await.ok()
         })
@@ -125,7 +126,7 @@ fn initialize_reads_changed_settings() -> anyhow::Result<()> {
         cloud.initialize().await?;
         reachable(&cloud).await?;
         cloud.stop().await;
-        nothing_runs().await;
+        assert_no_tasks().await;
         Ok(())
     })
 }

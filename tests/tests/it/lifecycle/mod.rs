@@ -14,20 +14,20 @@ use std::time::Duration;
 use cloud_facade::iot::QoS;
 use cloud_facade::{HookPoint, Hooks, InitializeError};
 use integration_tests::device::SERIAL;
-use integration_tests::wait::within;
+use integration_tests::wait::timeout;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::time::sleep;
 
-use self::platform::{beside_a_platform, dawdling, give_up_after, nothing_runs, online, reachable};
+use self::platform::{assert_no_tasks, cancel_after, online, reachable, slow_hooks, with_platform};
 
 #[test]
 fn start_cancelled_at_any_await_leaves_nothing_running() -> anyhow::Result<()> {
-    beside_a_platform(async |platform| {
-        let cloud = platform.device(dawdling()).await?;
+    with_platform(async |platform| {
+        let cloud = platform.device(slow_hooks()).await?;
         let mut given_up = 0;
         for turns in 0.. {
-            let started = give_up_after(turns, cloud.initialize()).await;
+            let started = cancel_after(turns, cloud.initialize()).await;
             if let Some(started) = started {
                 started?;
                 break;
@@ -38,13 +38,13 @@ fn start_cancelled_at_any_await_leaves_nothing_running() -> anyhow::Result<()> {
                 cloud.initialize().await?;
                 cloud.stop().await;
             }
-            nothing_runs().await;
+            assert_no_tasks().await;
             assert!(!cloud.status().running, "after {turns} turns");
         }
         assert!(given_up > 5, "given up {given_up} times only");
         reachable(&cloud).await?;
         cloud.stop().await;
-        nothing_runs().await;
+        assert_no_tasks().await;
         platform.offline().await;
         Ok(())
     })
@@ -52,7 +52,7 @@ fn start_cancelled_at_any_await_leaves_nothing_running() -> anyhow::Result<()> {
 
 #[test]
 fn abandoned_start_is_undone() -> anyhow::Result<()> {
-    beside_a_platform(async |platform| {
+    with_platform(async |platform| {
         let cloud = platform.device(Hooks::new()).await?;
         for _ in 0..10 {
             let mut start = Box::pin(cloud.initialize());
@@ -62,7 +62,7 @@ fn abandoned_start_is_undone() -> anyhow::Result<()> {
             // In the order of the calls, also after this.
             cloud.initialize().await?;
             cloud.stop().await;
-            nothing_runs().await;
+            assert_no_tasks().await;
         }
         platform.offline().await;
         Ok(())
@@ -71,8 +71,8 @@ fn abandoned_start_is_undone() -> anyhow::Result<()> {
 
 #[test]
 fn stop_cancelled_at_any_await_continues() -> anyhow::Result<()> {
-    beside_a_platform(async |platform| {
-        let cloud = platform.device(dawdling()).await?;
+    with_platform(async |platform| {
+        let cloud = platform.device(slow_hooks()).await?;
         let mut given_up = 0;
         for turns in (1..10).chain((10..60).step_by(7)) {
             cloud.initialize().await?;
@@ -81,15 +81,15 @@ fn stop_cancelled_at_any_await_continues() -> anyhow::Result<()> {
                 1 => online(&cloud).await?,
                 _ => {}
             }
-            if give_up_after(turns, cloud.stop()).await.is_none() {
+            if cancel_after(turns, cloud.stop()).await.is_none() {
                 given_up += 1;
             }
-            within(
+            timeout(
                 "the stop to go on",
                 cloud.watch_status().wait_for(|status| !status.running),
             )
             .await?;
-            nothing_runs().await;
+            assert_no_tasks().await;
             platform.offline().await;
         }
         assert!(given_up > 5, "given up {given_up} times only");
@@ -99,8 +99,8 @@ fn stop_cancelled_at_any_await_continues() -> anyhow::Result<()> {
 
 #[test]
 fn random_starts_and_stops_end_in_last_requested_state() -> anyhow::Result<()> {
-    beside_a_platform(async |platform| {
-        let cloud = platform.device(dawdling()).await?;
+    with_platform(async |platform| {
+        let cloud = platform.device(slow_hooks()).await?;
         let seed = rand::random::<u64>();
         println!("seed {seed}");
         let mut random = StdRng::seed_from_u64(seed);
@@ -109,21 +109,21 @@ fn random_starts_and_stops_end_in_last_requested_state() -> anyhow::Result<()> {
             match random.random_range(0..8) {
                 0 => drop(cloud.initialize().await),
                 1 => cloud.stop().await,
-                2 => drop(give_up_after(random.random_range(0..60), cloud.initialize()).await),
-                3 => drop(give_up_after(random.random_range(0..60), cloud.stop()).await),
+                2 => drop(cancel_after(random.random_range(0..60), cloud.initialize()).await),
+                3 => drop(cancel_after(random.random_range(0..60), cloud.stop()).await),
                 4 => drop(tokio::join!(one.initialize(), other.stop())),
                 5 => drop(tokio::join!(one.stop(), other.initialize())),
                 6 => drop(tokio::join!(one.stop(), other.stop())),
                 _ => sleep(Duration::from_millis(random.random_range(0..60))).await,
             }
         }
-        within("the last stop", cloud.stop()).await;
-        nothing_runs().await;
+        timeout("the last stop", cloud.stop()).await;
+        assert_no_tasks().await;
         platform.offline().await;
         cloud.initialize().await?;
         reachable(&cloud).await?;
-        within("the very last stop", cloud.stop()).await;
-        nothing_runs().await;
+        timeout("the very last stop", cloud.stop()).await;
+        assert_no_tasks().await;
         assert_eq!(platform.last_state().await?.as_deref(), Some("OFFLINE"));
         Ok(())
     })
@@ -131,7 +131,7 @@ fn random_starts_and_stops_end_in_last_requested_state() -> anyhow::Result<()> {
 
 #[test]
 fn calls_take_effect_in_order() -> anyhow::Result<()> {
-    beside_a_platform(async |platform| {
+    with_platform(async |platform| {
         let cloud = platform.device(Hooks::new()).await?;
         let (first, second) = tokio::join!(cloud.initialize(), cloud.initialize());
         first?;
@@ -146,14 +146,14 @@ fn calls_take_effect_in_order() -> anyhow::Result<()> {
             "{started:?}"
         );
         assert!(!cloud.status().running);
-        nothing_runs().await;
+        assert_no_tasks().await;
         Ok(())
     })
 }
 
 #[test]
 fn running_status_implies_usable_handles() -> anyhow::Result<()> {
-    beside_a_platform(async |platform| {
+    with_platform(async |platform| {
         let cloud = platform.device(Hooks::new()).await?;
         for _ in 0..10 {
             let user = tokio::spawn({
@@ -167,17 +167,17 @@ fn running_status_implies_usable_handles() -> anyhow::Result<()> {
                 }
             });
             cloud.initialize().await?;
-            within("the message to be taken", user).await??;
+            timeout("the message to be taken", user).await??;
             cloud.stop().await;
         }
-        nothing_runs().await;
+        assert_no_tasks().await;
         Ok(())
     })
 }
 
 #[test]
 fn dropped_device_stops_gracefully() -> anyhow::Result<()> {
-    beside_a_platform(async |platform| {
+    with_platform(async |platform| {
         let stopped = Arc::new(AtomicUsize::new(0));
         let hook = {
             let stopped = Arc::clone(&stopped);
@@ -196,7 +196,7 @@ fn dropped_device_stops_gracefully() -> anyhow::Result<()> {
         let weak = cloud.downgrade();
         drop(cloud);
         assert!(weak.upgrade().is_none());
-        nothing_runs().await;
+        assert_no_tasks().await;
         assert!(shadow.get().await.is_err());
         assert_eq!(stopped.load(Ordering::Relaxed), 1);
         let history = platform.control.device(SERIAL).await?.status_history;

@@ -9,9 +9,9 @@ use cloud_facade::remote::Application;
 use cloud_facade::{ClesydeCloud, DeviceSettings, HookPoint, Hooks, STOP_DEADLINE};
 use cloud_sim::{Control, SimConfig, Simulator};
 use integration_tests::device::SERIAL;
-use integration_tests::wait::{until, within};
+use integration_tests::wait::{eventually, timeout};
 use tokio::runtime::{Builder, Handle};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 pub(crate) const HOOK_POINTS: [HookPoint; 7] = [
     HookPoint::Initialized,
@@ -47,7 +47,7 @@ impl Platform {
     pub(crate) async fn device(&self, hooks: Hooks) -> anyhow::Result<ClesydeCloud> {
         let cloud = ClesydeCloud::new(self.settings()?.with_hooks(hooks));
         cloud.provision(&self.key).await?;
-        nothing_runs().await;
+        assert_no_tasks().await;
         Ok(cloud)
     }
 
@@ -57,7 +57,7 @@ impl Platform {
 
     /// The device said OFFLINE, if it ever said ONLINE.
     pub(crate) async fn offline(&self) {
-        until("OFFLINE to be published", || async {
+        eventually("OFFLINE to be published", || async {
             let last = self.last_state().await.ok()?;
             last.is_none_or(|state| state == "OFFLINE").then_some(())
         })
@@ -66,7 +66,7 @@ impl Platform {
 }
 
 /// Runs `test` beside a platform, in a runtime where nothing else runs.
-pub(crate) fn beside_a_platform(
+pub(crate) fn with_platform(
     test: impl AsyncFnOnce(&Platform) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let theirs = Builder::new_multi_thread()
@@ -87,21 +87,24 @@ pub(crate) fn beside_a_platform(
 }
 
 /// No task is left. A cancelled task may run to its next await point.
-pub(crate) async fn nothing_runs() {
+pub(crate) async fn assert_no_tasks() {
     let left = || Handle::current().metrics().num_alive_tasks();
     let ended = async {
         while left() > 0 {
             sleep(Duration::from_millis(1)).await;
         }
     };
-    if timeout(Duration::from_secs(2), ended).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(2), ended)
+        .await
+        .is_err()
+    {
         panic!("{} tasks are left", left());
     }
 }
 
 pub(crate) async fn online(cloud: &ClesydeCloud) -> anyhow::Result<()> {
     let mut status = cloud.watch_status();
-    within(
+    timeout(
         "the device to be online",
         status.wait_for(|status| status.iot.connected),
     )
@@ -111,7 +114,7 @@ pub(crate) async fn online(cloud: &ClesydeCloud) -> anyhow::Result<()> {
 
 pub(crate) async fn reachable(cloud: &ClesydeCloud) -> anyhow::Result<()> {
     let mut status = cloud.watch_status();
-    within(
+    timeout(
         "the device to be reachable",
         status.wait_for(|status| status.iot.connected && status.remote.connected),
     )
@@ -120,7 +123,7 @@ pub(crate) async fn reachable(cloud: &ClesydeCloud) -> anyhow::Result<()> {
 }
 
 /// Lets everything else go on for so many turns, or milliseconds once turns are too short, and then drops the future.
-pub(crate) async fn give_up_after<T>(turns: u32, future: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn cancel_after<T>(turns: u32, future: impl Future<Output = T>) -> Option<T> {
     let enough = async {
         for turn in 0..turns {
             if turn < 30 {
@@ -138,7 +141,7 @@ pub(crate) async fn give_up_after<T>(turns: u32, future: impl Future<Output = T>
 }
 
 /// Hooks that take some turns, so that there are more places to be given up at.
-pub(crate) fn dawdling() -> Hooks {
+pub(crate) fn slow_hooks() -> Hooks {
     HOOK_POINTS.into_iter().fold(Hooks::new(), |hooks, point| {
         hooks.on(point, || async {
             for _ in 0..5 {
