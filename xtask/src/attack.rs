@@ -1,8 +1,9 @@
-//! `cargo xtask attack [--short] [--only NAME,…] [--program PATH] [--list]`: attacks on the built program.
+//! `cargo xtask attack [--short] [--only NAME,…] [--program PATH] [--list]`: attacks on the built
+//! program.
 //!
-//! The attacks are a program of their own, `tests/src/bin/attack`, which starts `clesyde-cloud` and a simulator as child processes and
-//! prints a table of what was promised and what it has measured. It fails if a bound does not hold. docs/security.md shows the
-//! table and says what the bounds are for.
+//! The attacks are a separate program, `tests/src/bin/attack`, which starts `clesyde-cloud` and a
+//! simulator as child processes and prints a table of limits and measurements. It fails if a limit
+//! does not hold. docs/security.md shows the table and explains the limits.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,22 +13,23 @@ use anyhow::{Context, Result, bail};
 use crate::process::{cargo, find_program, run as run_command, run_within};
 use crate::{setup, workspace};
 
-const HELP: &str = "\
-usage: cargo xtask attack [--short] [--only NAME,…] [--program PATH] [--list]
+pub(crate) const ARGUMENTS: &str = "[--short] [--only NAME,…] [--program PATH] [--list]";
 
-Builds clesyde-cloud as a release is and attacks it, on loopback: as callers, a broker, a platform, other programs of the machine and
-a page in the user's browser would. Prints a table of bounds and measurements; fails if a bound does not hold.
+pub(crate) const DETAILS: &str = "\
+Builds clesyde-cloud with the profile `release` and attacks it on loopback as callers, a broker, a
+platform, other local programs and a web page in the user's browser could. Prints a table of limits
+and measurements; fails if a limit does not hold. The attacking program is built with the profile
+`dev`.
 
-  --short         what takes seconds: two minutes in all, as `cargo xtask ci` runs it
+  --short         only attacks that take seconds, two minutes in all; this is what `ci` runs
   --only NAME,…   only these attacks
-  --program PATH  attack this program, for example an older build, and build none
-  --list          name the attacks
-";
+  --program PATH  attacks this program instead of building one
+  --list          lists the attacks";
 
-/// Both forms end by themselves: each attack has a limit. This is for one that does not.
+/// Limit for all attacks. Each attack also has its own limit.
 const LIMIT: Duration = Duration::from_secs(45 * 60);
 
-/// What the attacks use beside what every system has; without strace they cannot stop a program between two system calls.
+/// Programs that the attacks use; strace stops a program between two system calls.
 const PROGRAMS: &[&str] = &["strace", "openssl", "prlimit"];
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
@@ -37,17 +39,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     while let Some(argument) = rest.next() {
         let mut value = || {
             rest.next()
-                .with_context(|| format!("`{argument}` needs a value\n\n{HELP}"))
+                .with_context(|| format!("`{argument}` needs a value"))
         };
         match argument.as_str() {
-            "--help" | "-h" => {
-                print!("{HELP}");
-                return Ok(());
-            }
             "--program" => program = Some(PathBuf::from(value()?)),
             "--only" => passed.extend([argument.clone(), value()?.clone()]),
             "--short" | "--list" => passed.push(argument.clone()),
-            other => bail!("`attack` has no option `{other}`\n\n{HELP}"),
+            other => bail!("`attack` has no option `{other}`; see `cargo xtask attack --help`"),
         }
     }
     let attacker = build_attacker()?;
@@ -58,23 +56,27 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         find_program(name)
             .with_context(|| format!("`{name}` is missing: `cargo xtask setup` installs it"))?;
     }
-    let program = match program {
-        Some(program) => program,
-        None => build_program()?,
+    let (program, profile) = match program {
+        Some(program) => (program, "chosen by --program"),
+        None => (build_program()?, "release"),
     };
+    println!(
+        "program under attack: {} (profile: {profile})",
+        program.display()
+    );
     let mut command = std::process::Command::new(attacker);
     command.args(&passed).arg("--program").arg(program);
     run_within(&mut command, Some(LIMIT))
 }
 
-/// What CI runs. testssl.sh is part of it where the distribution has it.
+/// The attacks of CI, with testssl.sh where the distribution has it.
 pub(crate) fn short() -> Result<()> {
     setup::scanner()?;
     run(&["--short".to_owned()])
 }
 
 fn build_attacker() -> Result<PathBuf> {
-    // Of the whole workspace, with its features: for one package alone half the tree would be built again.
+    // With the features of the whole workspace, to avoid a second build of the dependencies.
     run_command(cargo().args(["build", "--workspace", "--bin", "attack"]))?;
     built("debug", "attack")
 }

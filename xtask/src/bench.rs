@@ -1,8 +1,8 @@
-//! Benchmarks against programs that we did not write: `cargo xtask bench NAME`.
+//! Benchmarks against other programs: `cargo xtask bench NAME`.
 //!
-//! What a benchmark needs beside our own code is looked for here and named when it is missing; the measuring itself is a bench
-//! target of the crate in question. Figures and what they mean: `docs/benchmarks.md`. Not run by `ci`: they need a quiet
-//! machine, and nothing fails when they are slow.
+//! A command finds the programs that its benchmark needs and names missing ones; the measurement is
+//! a bench target of the crate. `docs/benchmarks.md` has the figures and their meaning. `ci` does
+//! not run benchmarks: they need an idle machine, and do not fail when they are slow.
 
 mod codec;
 mod messaging;
@@ -19,6 +19,21 @@ const BENCHES: &[(&str, Bench)] = &[
     ("tunnel", tunnel::run),
 ];
 
+/// Which profile each measured program is built with.
+const PROFILES: &str = "profiles: `bench` (as `release`) for the measuring program, `dist` for the programs \
+     that it starts";
+
+pub(crate) const DETAILS: &str = "\
+Without NAME, lists the benchmarks. docs/benchmarks.md explains the figures.
+The measuring program is built with the profile `bench`, which has the settings of `release`.
+
+  codec [FILTER]      snitun's codec and multiplexer without sockets
+  messaging [--rounds N] [--only MEASURE,…]
+                      the MQTT session, rumqttc and aiomqtt against mosquitto
+  tunnel [--rounds N] [--only MEASURE,…] [--ways WAY,…]
+                      the tunnel, nginx, HAProxy and rathole; `relay` and `forward` are built with
+                      the profile `dist`";
+
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
     let Some((wanted, rest)) = arguments.split_first() else {
@@ -26,7 +41,10 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         return Ok(());
     };
     match BENCHES.iter().find(|(name, _)| name == wanted) {
-        Some((_, bench)) => bench(rest),
+        Some((_, bench)) => {
+            println!("{PROFILES}");
+            bench(rest)
+        }
         None => bail!(
             "there is no benchmark `{wanted}`, only {}",
             names.join(", ")

@@ -1,13 +1,13 @@
-//! Many seeds of the chaos test: the default suite runs a few, so that nobody waits for them.
+//! Many seeds of the chaos test, of which `cargo test` runs a few.
 //!
-//! Without arguments 500 fresh ones, some minutes on two cores. A seed that fails is printed, with all that was done, and
-//! `cargo xtask chaos --seed SEED` makes it again.
+//! Without arguments it runs 500 new seeds, which takes some minutes on two cores. It prints a seed
+//! that fails, with the steps of the run; `cargo xtask chaos --seed SEED` repeats the run.
 
 use anyhow::{Result, bail};
 
 use crate::process::{cargo, run as run_command};
 
-/// What CI runs. A fault that hits one run in a hundred is missed by less than one in a hundred of these.
+/// Runs in CI. They find a fault that occurs in one of 100 runs with a probability of 99 %.
 const SEEDS: &str = "500";
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
@@ -21,7 +21,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         bail!("`{value}` is not a number");
     }
     let mut command = cargo();
-    // Of the whole workspace, with its features: for one package alone half the tree would be built again.
+    // With the features of the whole workspace, to avoid a second build of the dependencies.
     command
         .args([
             "test",

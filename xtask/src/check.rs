@@ -17,7 +17,7 @@ const CARGO_DENY: &str = "0.20.2";
 /// An example shows something and ends; the slowest provisions a device and opens a tunnel.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Examples that need the address of a platform on their command line; the integration tests run them.
+/// Examples that need the address of a platform as an argument; the integration tests run them.
 const WITH_ARGUMENTS: &[&str] = &["host"];
 
 /// The crates that know no other crate of ours: each must build with only what it asks for itself.
@@ -85,7 +85,8 @@ pub(crate) fn clippy() -> Result<()> {
     shape("cloud-cli", &["--no-default-features"])
 }
 
-/// The documentation of all crates, without a broken link or an undocumented item; snitun's in each of its shapes.
+/// The documentation of all crates, without broken links and undocumented items; snitun's with each
+/// set of features.
 pub(crate) fn docs() -> Result<()> {
     let doc = |arguments: &[&str]| {
         run(cargo()
@@ -100,7 +101,8 @@ pub(crate) fn docs() -> Result<()> {
     doc(&["--workspace"])
 }
 
-/// Each independent crate by itself: in a workspace build, features that another crate asked for hide what is missing.
+/// Each independent crate by itself: in a workspace build, features that another crate enables may
+/// hide a missing one.
 pub(crate) fn each_alone() -> Result<()> {
     ALONE
         .iter()
@@ -108,8 +110,8 @@ pub(crate) fn each_alone() -> Result<()> {
     sans_io()
 }
 
-/// snitun without features is a pure protocol: its tests run, what it is built from knows no runtime, clock or random source,
-/// and it builds for a target that has none of them, where that is installed.
+/// snitun without features is a pure protocol: its tests pass, its dependencies contain no runtime,
+/// clock or random source, and it builds for a target without them, if that is installed.
 fn sans_io() -> Result<()> {
     let check = ["check", "--lib", "-p", "snitun", "--no-default-features"];
     run(cargo().args(["test", "-p", "snitun", "--no-default-features", "--tests"]))?;
@@ -141,7 +143,7 @@ fn sans_io() -> Result<()> {
     no_clock(&workspace::root().join("crates/snitun/src"))
 }
 
-/// The core of snitun takes the time as an argument and never asks for it: on [`BARE_TARGET`] that would be a panic.
+/// The core of snitun takes the time as an argument. On [`BARE_TARGET`] reading a clock panics.
 fn no_clock(directory: &Path) -> Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
@@ -168,7 +170,7 @@ fn no_clock(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Licences, sources and bans of all dependencies; advisories where their database is on this machine.
+/// Licences, sources and bans of all dependencies; advisories if their database is installed.
 pub(crate) fn policy() -> Result<()> {
     let deny = cargo_deny()?;
     let check = |arguments: &[&str]| {
@@ -237,7 +239,7 @@ pub(crate) fn demo() -> Result<()> {
     )
 }
 
-/// cargo-deny in the version we want: one that is installed, or one built under the target directory.
+/// cargo-deny in the required version: installed, or built under the target directory.
 fn cargo_deny() -> Result<PathBuf> {
     let is_right = |path: &PathBuf| {
         output_of(Command::new(path).arg("--version"))

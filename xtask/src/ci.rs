@@ -1,7 +1,7 @@
 //! Everything that must hold before a change lands, cheapest first, the tests last.
 //!
-//! Steps are ordered so that each finds what the one before has built: one debug build serves the examples, the
-//! interop tests and the tests; the release build is made once, for the demonstration and the attacks.
+//! The order of the steps lets each use the build of the one before: one debug build for examples,
+//! interop tests and tests, and one release build for the demonstration and the attacks.
 
 use std::time::{Duration, Instant};
 

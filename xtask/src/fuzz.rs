@@ -1,8 +1,8 @@
 //! Fuzzing snitun: `cargo xtask fuzz TARGET --secs N`.
 //!
-//! The targets are the binaries of `fuzz/`, which a nightly compiler builds with a sanitizer. They start from the inputs in
-//! `crates/snitun/tests/corpus`, which plain `cargo test` replays; what they find goes to `fuzz/corpus` and, if it fails, to
-//! `fuzz/artifacts`. Not run by `ci`: it has no end of its own.
+//! The targets are the binaries of `fuzz/`, which a nightly compiler builds with a sanitizer. They
+//! start from the inputs in `crates/snitun/tests/corpus`, which `cargo test` replays, and write new
+//! inputs to `fuzz/corpus` and failing ones to `fuzz/artifacts`. `ci` does not fuzz.
 
 use std::path::PathBuf;
 use std::process::Command;

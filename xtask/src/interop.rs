@@ -1,10 +1,9 @@
-//! Our device, relay and simulator against peers that we did not write.
+//! The device, relay and simulator against other implementations.
 //!
-//! The tests live in `tests/tests/interop/` behind the feature `interop`; this names the tools to
-//! them in variables and runs them. A tool that is missing fails the run. Without Python 3.13 or
-//! 3.12, which not every machine has, `INTEROP_WITHOUT_SNITUN_047=1` and
-//! `INTEROP_WITHOUT_CLESYDE_0120=1` let the others run all the same; so does the latter for a user
-//! that may not listen on port 443.
+//! The tests are in `tests/tests/interop/` and need the feature `interop`. This command passes the
+//! paths of the tools to them in environment variables. A missing tool fails the run. Without Python
+//! 3.13 or 3.12, `INTEROP_WITHOUT_SNITUN_047=1` and `INTEROP_WITHOUT_CLESYDE_0120=1` omit the tests
+//! that need them; the latter also for a user who may not listen on port 443.
 
 use anyhow::Result;
 
@@ -14,8 +13,8 @@ use crate::setup;
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let tools = setup::run()?;
     let mut command = cargo();
-    // The whole workspace, so that every dependency has the features it has in `cargo xtask test`
-    // and is built once for both.
+    // The whole workspace, so that dependencies have the features of `cargo xtask test` and are
+    // built once for both.
     command
         .args([
             "test",

@@ -1,8 +1,9 @@
 //! Which crate may depend on which (docs/architecture.md).
 //!
-//! The table below is the whole truth: an edge that is not in it fails, and so does a crate that it does not know.
+//! Edges and crates that are not in the table below fail the check.
 //! The leaf crates are the exception: every other crate may use them.
-//! Declared dependencies are looked at, not the resolved graph, so an optional or target-specific edge counts too.
+//! The check reads declared dependencies, not the resolved graph: optional and target-specific edges
+//! count too.
 
 use anyhow::{Result, bail};
 use cargo_metadata::DependencyKind;

@@ -1,4 +1,4 @@
-//! Running other programs: every one is shown before it runs, inherits our output, and must succeed.
+//! Running other programs: each is printed before it runs, inherits the output, and must succeed.
 
 use std::env;
 use std::ffi::OsStr;
@@ -15,8 +15,8 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// A `cargo` command without the variables that the `cargo` which started us set for us alone.
 ///
-/// Some build scripts (ring's among them) run again when `CARGO_MANIFEST_DIR` or `CARGO_PKG_*` change;
-/// handing ours on would rebuild half the tree each time a task and a plain `cargo` alternate.
+/// Some build scripts (ring's among them) run again when `CARGO_MANIFEST_DIR` or `CARGO_PKG_*`
+/// change. Passing ours on would rebuild their dependents whenever a task and `cargo` alternate.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     for (name, _) in env::vars_os() {
@@ -69,7 +69,7 @@ pub(crate) fn run_within(command: &mut Command, limit: Option<Duration>) -> Resu
     succeeded(&shown, status)
 }
 
-/// Like [`run`], and shows `each` line that the program prints on standard output as it passes it on.
+/// Like [`run`], and calls `each` with each line of standard output, which it passes on.
 pub(crate) fn run_reading(command: &mut Command, mut each: impl FnMut(&str)) -> Result<()> {
     let shown = show(command);
     println!("$ {shown}");
@@ -127,7 +127,7 @@ pub(crate) fn with_retries<T>(what: &str, mut attempt: impl FnMut() -> Result<T>
     }
 }
 
-/// Where a program is: in `PATH`, or where system services are kept, which is not in every user's `PATH`.
+/// The path of a program in `PATH` or in the directories of system services.
 pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)

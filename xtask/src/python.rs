@@ -1,7 +1,7 @@
 //! The Python peers, each in a virtual environment of its own under the target directory.
 //!
-//! Several, because they exclude each other: version 0.1.2 of the device library wants snitun 0.40
-//! and version 0.1.20 wants snitun 0.45, and snitun 0.47 wants Python 3.13.
+//! They exclude each other: version 0.1.2 of the device library requires snitun 0.40
+//! and version 0.1.20 requires snitun 0.45, and snitun 0.47 requires Python 3.13.
 
 use std::env;
 use std::fs;
@@ -75,8 +75,8 @@ const FOR_SNITUN_047: (u32, u32) = (3, 13);
 /// Newer ones are looked for by name up to this minor version.
 const NEWEST_MINOR: u32 = 16;
 
-/// The Python that the device library gets: the oldest one that will do, as its dependencies have
-/// wheels for that.
+/// The Python for the device library: the oldest usable one, for which its dependencies have
+/// wheels.
 pub(crate) fn oldest_usable() -> Option<PathBuf> {
     interpreters()
         .into_iter()

@@ -1,4 +1,4 @@
-//! `release`: what is handed out, made from a commit: one archive with the program, its manual and its licence,
+//! `release`: builds the release of a commit: an archive with the program, its manual and its licence,
 //! and the packages of the library's crates.
 //!
 //! It publishes nothing and tags nothing: both are a person's decision, and the last lines say how.
@@ -187,7 +187,7 @@ fn pack(dist: &Path, name: &str) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// Packages every crate that can be published and builds each from its package, as crates.io would have it.
+/// Packages each published crate, and builds it from its package.
 fn packages(allow_dirty: bool) -> Result<()> {
     let mut command = cargo();
     command.args([

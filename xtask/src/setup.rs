@@ -1,7 +1,8 @@
-//! Prepares a machine for `interop` and `attack`: the broker, the tools and the Python peers that we did not write.
+//! Installs what `interop` and `attack` need: the broker, the tools and the Python peers.
 //!
-//! Idempotent: what is there is used, what is missing is installed with the distribution's package manager where
-//! we may, and otherwise an error names it. Everything else lies under the target directory.
+//! Idempotent: uses installed programs, and installs missing ones with the package manager of the
+//! distribution if it may; otherwise an error names them. Everything else is under the target
+//! directory.
 
 use std::process::Command;
 
@@ -18,7 +19,7 @@ pub(crate) struct Tools {
     pub(crate) python: python::Peers,
 }
 
-/// The package with testssl.sh, and the name under which it has the program. Not every distribution has it.
+/// The package with testssl.sh and the name of its program. Not every distribution has it.
 const SCANNER: (&str, &str) = ("testssl.sh", "testssl");
 
 /// A program, and the Debian package that has it.
@@ -113,7 +114,7 @@ fn apt(arguments: &[&str]) -> Result<()> {
     run_command(apt_get()?.args(arguments))
 }
 
-/// apt-get as root, without questions. Fails where it cannot be run, which trying again does not change.
+/// apt-get as root, without questions. Fails where it cannot be run; a retry does not help.
 fn apt_get() -> Result<Command> {
     if find_program("apt-get").is_none() {
         bail!("there is no apt-get here");

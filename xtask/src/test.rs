@@ -1,9 +1,11 @@
 //! The workspace's tests: unit, integration and documentation tests, and the examples built.
 //!
-//! `cargo test` closes with the figures of each test program; the sum of them is printed at the very end.
+//! `cargo test` prints a result for each test program. This adds the sum so far after each program,
+//! and at the end, also after a failure, the sum and the names of the failed tests.
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 use std::{fmt, fs};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -11,31 +13,42 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::process::{cargo, run_reading};
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    let (times, rest) = split_repeat(arguments)?;
-    for number in 1..=times {
-        if times > 1 {
-            println!("== run {number} of {times}");
+    let options = Options::parse(arguments)?;
+    for number in 1..=options.times {
+        if options.times > 1 {
+            println!("== run {number} of {}", options.times);
         }
         let mut sum = Sum::default();
+        let begin = Instant::now();
         let scratch = tempfile::tempdir().context("no temporary directory for the tests")?;
-        let mut command = command(rest.clone());
+        let mut command = options.command();
         command.env("TMPDIR", scratch.path());
-        run_reading(&mut command, |line| sum.add(line))
+        let result = run_reading(&mut command, |line| {
+            if sum.add(line) {
+                let (programs, seconds) = (sum.programs, begin.elapsed().as_secs());
+                println!("-- {programs} test programs in {seconds} s; {sum}");
+            }
+        });
+        // With other arguments, such as `-- --list`, there may be no result.
+        println!();
+        for name in &sum.failures {
+            println!("failed: {name}");
+        }
+        if sum.programs > 0 {
+            println!("{sum}");
+        }
+        result
             .and_then(|()| left_empty(scratch.path()))
-            .with_context(|| format!("run {number} of {times}"))?;
-        // Arguments may ask for something else than a run, such as `-- --list`.
+            .with_context(|| format!("run {number} of {}", options.times))?;
         ensure!(
-            sum.programs > 0 || !rest.is_empty(),
+            sum.programs > 0 || !options.rest.is_empty(),
             "`cargo test` ran no test program"
         );
-        if sum.programs > 0 {
-            println!("\n{sum}");
-        }
     }
     Ok(())
 }
 
-/// Whether nothing is left in the directory for temporary files: what a test makes there, it removes.
+/// Checks that the tests removed their temporary files.
 fn left_empty(scratch: &Path) -> Result<()> {
     let mut left = Vec::new();
     for entry in fs::read_dir(scratch)? {
@@ -51,25 +64,42 @@ fn left_empty(scratch: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What the test programs of one run say at their end.
+/// The results of all test programs of one run.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Sum {
     programs: u32,
     passed: u32,
     failed: u32,
     skipped: u32,
+    /// Names of failed tests.
+    failures: Vec<String>,
+    /// Names of the last list of failures, until the result of the program.
+    listed: Vec<String>,
+    in_list: bool,
 }
 
 impl Sum {
-    /// Counts a line such as `test result: ok. 3 passed; 0 failed; 1 ignored; …`; any other is nothing to it.
-    fn add(&mut self, line: &str) {
+    /// Reads a line of a test program. Returns whether it is its result, such as
+    /// `test result: ok. 3 passed; 0 failed; 1 ignored; …`.
+    fn add(&mut self, line: &str) -> bool {
+        if line == "failures:" {
+            // The first list has the output of the failed tests; the last one has only names.
+            self.listed.clear();
+            self.in_list = true;
+        } else if let Some(name) = line.strip_prefix("    ")
+            && self.in_list
+        {
+            self.listed.push(name.to_owned());
+        }
         let Some(result) = line.strip_prefix("test result: ") else {
-            return;
+            return false;
         };
+        self.in_list = false;
+        self.failures.append(&mut self.listed);
         self.programs += 1;
-        let figures = result.split_once(". ").map_or("", |(_, figures)| figures);
-        for figure in figures.split("; ") {
-            let Some((number, what)) = figure.split_once(' ') else {
+        let counts = result.split_once(". ").map_or("", |(_, counts)| counts);
+        for count in counts.split("; ") {
+            let Some((number, what)) = count.split_once(' ') else {
                 continue;
             };
             let number = number.parse().unwrap_or(0);
@@ -80,6 +110,7 @@ impl Sum {
                 _ => {}
             }
         }
+        true
     }
 }
 
@@ -98,46 +129,71 @@ impl fmt::Display for Sum {
     }
 }
 
-fn command(arguments: Vec<String>) -> Command {
-    let mut command = cargo();
-    command.arg("test");
-    // `-p` chooses packages; together with `--workspace` cargo would ignore it.
-    let chosen = arguments
-        .iter()
-        .take_while(|argument| *argument != "--")
-        .any(|argument| argument.starts_with("-p") || argument.starts_with("--package"));
-    if !chosen {
-        command.arg("--workspace");
-    }
-    command.args(arguments);
-    command
+/// The arguments of `cargo xtask test`.
+#[derive(Debug)]
+struct Options {
+    /// Number of runs.
+    times: u32,
+    fail_fast: bool,
+    /// Arguments for `cargo test`.
+    rest: Vec<String>,
 }
 
-/// Takes `--repeat N` or `--repeat=N` out of what goes to `cargo test`.
-fn split_repeat(arguments: &[String]) -> Result<(u32, Vec<String>)> {
-    let mut times = 1;
-    let mut rest = Vec::new();
-    let mut left = arguments.iter();
-    while let Some(argument) = left.next() {
-        let value = match argument.strip_prefix("--repeat") {
-            Some("") => left.next().context("`--repeat` wants a number")?.as_str(),
-            Some(text) if text.starts_with('=') => &text[1..],
-            _ => {
-                rest.push(argument.clone());
-                continue;
-            }
+impl Options {
+    fn parse(arguments: &[String]) -> Result<Self> {
+        let mut options = Self {
+            times: 1,
+            fail_fast: false,
+            rest: Vec::new(),
         };
-        times = match value.parse() {
-            Ok(number) if number > 0 => number,
-            _ => bail!("`--repeat` wants a number from 1 on, not `{value}`"),
-        };
+        let mut left = arguments.iter();
+        while let Some(argument) = left.next() {
+            let value = match argument.strip_prefix("--repeat") {
+                Some("") => left.next().context("`--repeat` needs a number")?.as_str(),
+                Some(text) if text.starts_with('=') => &text[1..],
+                _ if argument == "--fail-fast" => {
+                    options.fail_fast = true;
+                    continue;
+                }
+                _ if argument == "--" => {
+                    options.rest.push(argument.clone());
+                    options.rest.extend(left.cloned());
+                    break;
+                }
+                _ => {
+                    options.rest.push(argument.clone());
+                    continue;
+                }
+            };
+            options.times = match value.parse() {
+                Ok(number) if number > 0 => number,
+                _ => bail!("`--repeat` needs a number from 1 on, not `{value}`"),
+            };
+        }
+        Ok(options)
     }
-    Ok((times, rest))
+
+    fn command(&self) -> Command {
+        let mut command = cargo();
+        command.arg("test");
+        let of_cargo = || self.rest.iter().take_while(|argument| *argument != "--");
+        if !self.fail_fast && of_cargo().all(|argument| argument != "--no-fail-fast") {
+            command.arg("--no-fail-fast");
+        }
+        // With `--workspace`, cargo ignores `-p`.
+        if !of_cargo()
+            .any(|argument| argument.starts_with("-p") || argument.starts_with("--package"))
+        {
+            command.arg("--workspace");
+        }
+        command.args(&self.rest);
+        command
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Sum, left_empty, split_repeat};
+    use super::{Options, Sum, left_empty};
 
     fn words(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
@@ -159,6 +215,32 @@ mod tests {
     }
 
     #[test]
+    fn failed_tests_are_named_once() {
+        let mut sum = Sum::default();
+        let output = "test a::one ... FAILED\n\nfailures:\n\n---- a::one stdout ----\n    indented output\n\n\n\
+            failures:\n    a::one\n    b::two\n\ntest result: FAILED. 4 passed; 2 failed; 0 ignored\n    a doc line\n\
+            test result: ok. 1 passed; 0 failed; 0 ignored";
+        let results = output.lines().filter(|line| sum.add(line)).count();
+        assert_eq!(results, 2);
+        assert_eq!(sum.failures, ["a::one", "b::two"]);
+    }
+
+    #[test]
+    fn all_programs_run_unless_fail_fast() {
+        let arguments = |text| {
+            let command = Options::parse(&words(text)).unwrap().command();
+            let arguments = command.get_args().map(|word| word.to_str().unwrap());
+            arguments.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(arguments(""), "test --no-fail-fast --workspace");
+        assert_eq!(arguments("--fail-fast -p snitun"), "test -p snitun");
+        assert_eq!(
+            arguments("--no-fail-fast -- -p --fail-fast"),
+            "test --workspace --no-fail-fast -- -p --fail-fast"
+        );
+    }
+
+    #[test]
     fn remaining_tests_are_reported() {
         let scratch = tempfile::tempdir().unwrap();
         left_empty(scratch.path()).unwrap();
@@ -174,19 +256,20 @@ mod tests {
             "-p snitun --repeat 10",
             "-p snitun --repeat=10",
         ] {
+            let options = Options::parse(&words(text)).unwrap();
             assert_eq!(
-                split_repeat(&words(text)).unwrap(),
+                (options.times, options.rest),
                 (10, words("-p snitun")),
                 "{text}"
             );
         }
-        assert_eq!(split_repeat(&words("-p snitun")).unwrap().0, 1);
+        assert_eq!(Options::parse(&words("-p snitun")).unwrap().times, 1);
     }
 
     #[test]
     fn repeat_requires_positive_number() {
         for text in ["--repeat", "--repeat 0", "--repeat=many", "--repeat -p"] {
-            assert!(split_repeat(&words(text)).is_err(), "{text}");
+            assert!(Options::parse(&words(text)).is_err(), "{text}");
         }
     }
 }

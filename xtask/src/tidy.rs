@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace;
 
-/// Marks of work left undone or of one person's machine, written in two halves so that this file passes too.
+/// Marks of unfinished work and of one machine, written in two halves so that this file passes.
 const UNWANTED: &[(&str, &str)] = &[
     (
         concat!("FIX", "ME"),
@@ -25,7 +25,7 @@ const UNWANTED: &[(&str, &str)] = &[
     (concat!(">>>>", ">>> "), "a conflict marker"),
 ];
 
-/// Words that say in a figure what the field has a term for (docs/glossary.md), each in two halves as above.
+/// Figurative words for which there is a standard term (docs/glossary.md), in two halves as above.
 const FIGURATIVE: &[&str] = &[
     concat!("wi", "sh"),
     concat!("wi", "shes"),

@@ -1,7 +1,8 @@
-//! `cargo xtask bench tunnel [--rounds N] [--only MEASURE,…] [--ways WAY,…]`: our tunnel beside its peers.
+//! `cargo xtask bench tunnel [--rounds N] [--only MEASURE,…] [--ways WAY,…]`: the tunnel compared
+//! with other programs.
 //!
-//! nginx must be there; HAProxy, rathole and the Python package are left out, and named, where they cannot be had. The system's
-//! packages are not installed from here, since that of nginx starts a web server on port 80.
+//! nginx is required. If HAProxy, rathole or the Python package is not available, the command says so
+//! and omits it. It installs no system packages, because that of nginx starts a server on port 80.
 
 use std::path::PathBuf;
 use std::process::Command;
