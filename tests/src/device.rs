@@ -6,9 +6,9 @@ use std::time::Duration;
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::routing::{any, get};
 use axum::{Extension, Router};
+use cloud_facade::ClesydeCloud;
 use cloud_facade::provision::ProvisioningKey;
-use cloud_facade::remote::{Application, ClientAddr};
-use cloud_facade::{ClesydeCloud, DeviceSettings};
+use cloud_facade::remote::ClientAddr;
 use cloud_sim::{Control, DeviceStatus, SimConfig, Simulator};
 use futures_util::StreamExt;
 use tokio::sync::Notify;
@@ -42,9 +42,9 @@ impl TestDevice {
         let simulator = Simulator::start(config).await?;
         let base = tempfile::tempdir()?;
         let go_on = Arc::new(Notify::new());
-        let settings = DeviceSettings::new(SERIAL.parse()?, base.path(), simulator.api_url())
-            .with_application(Application::service(page(Arc::clone(&go_on))));
-        let cloud = ClesydeCloud::new(settings);
+        let cloud = ClesydeCloud::builder(SERIAL.parse()?, base.path(), simulator.api_url())
+            .application(page(Arc::clone(&go_on)))
+            .build();
         cloud
             .provision(&ProvisioningKey::new(simulator.provisioning_key())?)
             .await?;

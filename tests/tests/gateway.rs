@@ -8,9 +8,8 @@ use std::time::Instant;
 use anyhow::{Context, ensure};
 use axum::Router;
 use axum::routing::get;
+use cloud_facade::ClesydeCloud;
 use cloud_facade::provision::ProvisioningKey;
-use cloud_facade::remote::Application;
-use cloud_facade::{ClesydeCloud, DeviceSettings};
 use cloud_sim::{DeviceStatus, Ready, SimConfig, Simulator};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use integration_tests::process::Process;
@@ -73,9 +72,9 @@ impl Device {
         let base = tempfile::tempdir()?;
         let name = serial.clone();
         let page = Router::new().route("/", get(move || std::future::ready(name.clone())));
-        let settings = DeviceSettings::new(serial.parse()?, base.path(), &ready.api_url)
-            .with_application(Application::service(page));
-        let cloud = ClesydeCloud::new(settings);
+        let cloud = ClesydeCloud::builder(serial.parse()?, base.path(), &ready.api_url)
+            .application(page)
+            .build();
         let key = ProvisioningKey::new(&ready.provisioning_key)?;
         cloud.provision(&key).await?;
         Ok(Self {

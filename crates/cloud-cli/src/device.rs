@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use cloud_facade::config::{SerialNumber, Store};
 use cloud_facade::iot::Proxy;
 use cloud_facade::remote::{AccessRules, Application, HttpOptions, Limits};
-use cloud_facade::{ClesydeCloud, DeviceSettings, Event};
+use cloud_facade::{ClesydeCloud, Event};
 use cloud_net::{LogThrottle, warn_throttled};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
@@ -70,15 +70,15 @@ impl Device {
             } => (application, Some(checked)),
         };
         // Only registration uses the API, in `provision`.
-        let mut settings = DeviceSettings::new(options.sn, &options.base_path, "")
-            .with_application(application)
-            .with_access(options.access)
-            .with_http_options(options.http_options)
-            .with_limits(options.limits);
+        let mut settings = ClesydeCloud::builder(options.sn, &options.base_path, "")
+            .application(application)
+            .access(options.access)
+            .http_options(options.http_options)
+            .limits(options.limits);
         if let Some(proxy) = options.proxy {
-            settings = settings.with_proxy(proxy);
+            settings = settings.proxy(proxy);
         }
-        let cloud = ClesydeCloud::new(settings);
+        let cloud = settings.build();
         let events = cloud.events();
         cloud
             .initialize()

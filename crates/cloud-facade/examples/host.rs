@@ -8,34 +8,45 @@ use std::process::ExitCode;
 
 use axum::{Extension, Router, routing::get};
 use cloud_facade::provision::ProvisioningKey;
-use cloud_facade::remote::{Application, ClientAddr};
-use cloud_facade::{ClesydeCloud, DeviceSettings, Event, HookPoint, Hooks};
+use cloud_facade::remote::ClientAddr;
+use cloud_facade::{ClesydeCloud, CloudBuilder, Event, HookPoint, Hooks, WeakClesydeCloud};
+use tokio::sync::broadcast::error::RecvError;
 
 type Error = Box<dyn std::error::Error>;
 
+/// The page, which greets the caller in the name of the device.
+fn page(cloud: WeakClesydeCloud) -> Router {
+    let greet = async move |Extension(ClientAddr(caller)): Extension<ClientAddr>| {
+        let name = cloud
+            .upgrade()
+            .map(|cloud| cloud.serial_number().to_string());
+        format!("Hello, {caller:?}! This is {}.\n", name.unwrap_or_default())
+    };
+    Router::new().route("/", get(greet))
+}
+
 /// Registers the device, runs it until `until` completes, and stops it.
 pub async fn host(
-    settings: DeviceSettings,
+    builder: CloudBuilder,
     key: Option<String>,
     until: impl Future,
 ) -> Result<(), Error> {
-    let page = |Extension(ClientAddr(caller)): Extension<ClientAddr>| async move {
-        format!("Hello, {caller:?}!\n")
-    };
-    let hooks = Hooks::new().on(HookPoint::IotConnected, || async {
+    let hooks = Hooks::new().on(HookPoint::IotConnected, |_| async {
         println!("online");
         Ok(())
     });
-    let web = Application::service(Router::new().route("/", get(page)));
-    let cloud = ClesydeCloud::new(settings.with_application(web).with_hooks(hooks));
+    let cloud = builder.application_with(page).hooks(hooks).build();
     if let Some(key) = key {
         cloud.provision(&ProvisioningKey::new(&key)?).await?;
     }
     let mut events = cloud.events();
     tokio::spawn(async move {
-        while let Ok(event) = events.recv().await {
-            if let Event::RemoteConnected { url } = event {
-                println!("reachable at {url}");
+        loop {
+            match events.recv().await {
+                Ok(Event::RemoteConnected { url }) => println!("reachable at {url}"),
+                Ok(_) => {}
+                Err(RecvError::Lagged(missed)) => eprintln!("{missed} events were missed"),
+                Err(RecvError::Closed) => return,
             }
         }
     });
@@ -62,9 +73,8 @@ async fn run() -> Result<(), Error> {
     else {
         return Err("usage: host <base path> <serial number> <API URL>".into());
     };
-    let settings = DeviceSettings::new(serial_number.parse()?, base_path, api_url);
     host(
-        settings,
+        ClesydeCloud::builder(serial_number.parse()?, base_path, api_url),
         std::env::var("CLESYDE_TOKEN").ok(),
         tokio::signal::ctrl_c(),
     )

@@ -16,20 +16,36 @@ use cloud_shadow::{BusError, BusMessage, BusSubscription, MessageBus};
 use futures_util::StreamExt;
 use tokio::sync::Notify;
 
-use crate::registration::spawn_blocking;
+use crate::tasks::spawn_blocking;
 use crate::topics::{self, Action, DeviceTopics};
 
 /// Time limit for the platform's response (docs/protocol.md, "Remote access").
 pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The part of the session that requests need.
+#[cfg_attr(test, mockall::automock)]
+pub(crate) trait RequestSession: Send + Sync + 'static {
+    /// See [`SessionHandle::request`].
+    fn request(
+        &self,
+        request: Request,
+    ) -> impl Future<Output = Result<Message, RequestError>> + Send;
+}
+
+impl RequestSession for SessionHandle {
+    async fn request(&self, request: Request) -> Result<Message, RequestError> {
+        Self::request(self, request).await
+    }
+}
+
 /// Sends requests to the platform over the session: for tokens, certificates and the host.
 #[derive(Debug, Clone)]
-pub(crate) struct PlatformClient {
-    pub(crate) session: SessionHandle,
+pub(crate) struct PlatformClient<S = SessionHandle> {
+    pub(crate) session: S,
     pub(crate) topics: DeviceTopics,
 }
 
-impl PlatformClient {
+impl<S: RequestSession> PlatformClient<S> {
     /// Publishes to `…/<action>/req` and waits for `…/<action>/res`.
     pub(crate) async fn request(
         &self,
@@ -63,7 +79,7 @@ impl PlatformClient {
     }
 }
 
-impl TokenSource for PlatformClient {
+impl<S: RequestSession> TokenSource for PlatformClient<S> {
     async fn request_token(&self, request: TokenRequest) -> Result<TokenResponse, SourceError> {
         let answer = self
             .request_bytes(&topics::TOKEN, Bytes::copy_from_slice(&request.to_json()))
@@ -72,7 +88,7 @@ impl TokenSource for PlatformClient {
     }
 }
 
-impl CertificateSource for PlatformClient {
+impl<S: RequestSession> CertificateSource for PlatformClient<S> {
     async fn request_certificate(
         &self,
         request: CertificateRequest,
@@ -187,5 +203,71 @@ impl MessageBus for ShadowBus {
 fn update_clock(clock: &PlatformClock, document: &[u8]) {
     if let Some(timestamp) = cloud_shadow::parse_timestamp(document) {
         clock.set(timestamp);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn platform(session: MockRequestSession) -> PlatformClient<MockRequestSession> {
+        PlatformClient {
+            session,
+            topics: DeviceTopics::new(&"SN-1".parse().unwrap()),
+        }
+    }
+
+    fn answers(payload: &'static str) -> impl Fn(Request) -> MessageFuture {
+        move |request| Box::pin(async move { Ok(Message::new(request.reply_topic, payload)) })
+    }
+
+    type MessageFuture =
+        std::pin::Pin<Box<dyn Future<Output = Result<Message, RequestError>> + Send>>;
+
+    #[tokio::test]
+    async fn request_is_sent_once_on_topics_of_action() {
+        let mut session = MockRequestSession::new();
+        session
+            .expect_request()
+            .withf(|request| {
+                request.topic == "c/d/SN-1/remotetoken/req"
+                    && request.reply_topic == "c/d/SN-1/remotetoken/res"
+                    && request.payload == "the request"
+                    && request.qos == QoS::AtMostOnce
+                    && request.timeout == RESPONSE_TIMEOUT
+            })
+            .times(1)
+            .returning(answers("the answer"));
+        let answer = platform(session)
+            .request_bytes(&topics::TOKEN, "the request".into())
+            .await;
+        assert_eq!(answer.unwrap(), "the answer");
+    }
+
+    #[tokio::test]
+    async fn certificate_request_names_serial_number() {
+        let request = CertificateRequest::new("12".parse().unwrap());
+        let expected = request.to_json();
+        let mut session = MockRequestSession::new();
+        session
+            .expect_request()
+            .withf(move |request| {
+                request.topic == "c/d/SN-1/remotecr/req" && request.payload == expected
+            })
+            .times(1)
+            .returning(answers("{}"));
+        let answer = platform(session).request_certificate(request).await;
+        assert!(matches!(answer, Err(SourceError::Answer(_))), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn missing_response_is_a_timeout_and_not_repeated() {
+        let mut session = MockRequestSession::new();
+        session.expect_request().times(1).returning(|request| {
+            Box::pin(async move { Err(RequestError::Timeout(request.timeout)) })
+        });
+        let request = CertificateRequest::new("12".parse().unwrap());
+        let answer = platform(session).request_certificate(request).await;
+        assert!(matches!(answer, Err(SourceError::TimedOut)), "{answer:?}");
     }
 }

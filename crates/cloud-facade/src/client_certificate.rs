@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::adapters::PlatformClient;
-use crate::registration::spawn_blocking;
+use crate::tasks::spawn_blocking;
 use crate::topics::{IOT_CERTIFICATE, IOT_CERTIFICATE_KEY};
 
 /// Suffix of the thing's name in the client ID of the trial connection.
@@ -206,15 +206,10 @@ impl ClientCertificateRotator {
         self.rotation.set_online(online);
     }
 
-    /// Sets the desired certificate.
-    pub(crate) fn desired(&mut self, serial: CertificateSerial) {
-        self.was_requested = true;
-        self.rotation.set_desired(Some(serial));
-    }
-
-    /// Clears the desired certificate.
-    pub(crate) fn undesired(&mut self) {
-        self.rotation.set_desired(None);
+    /// Sets or clears the desired certificate.
+    pub(crate) fn set_desired(&mut self, serial: Option<CertificateSerial>) {
+        self.was_requested |= serial.is_some();
+        self.rotation.set_desired(serial);
     }
 
     /// Waits for the next event and performs rotations. Cancel safe.

@@ -8,44 +8,39 @@ use bytes::Bytes;
 use cloud_config::{SerialNumber, StoreError};
 use cloud_iot::{Message, QoS, Receipt, SessionHandle};
 use cloud_provision::{KeySource, ProvisioningKey};
-use cloud_remote::{AccessRules, Application, RemoteHandle};
+use cloud_remote::{AccessRules, RemoteHandle};
 use cloud_shadow::ShadowClient;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::{broadcast, watch};
 
 use crate::adapters::PlatformClient;
-use crate::client::CloudClient;
+use crate::application::IntoApplication;
 use crate::error::{ApplicationError, InitializeError, NotRunning, ReportError, SendError};
 use crate::event::Event;
 use crate::registration::{
-    OnExisting, Registered, RegistrationError, join_or_resume_panic, register, register_with_keys,
-    spawn_blocking,
+    OnExisting, Registered, RegistrationError, register, register_with_keys,
 };
+use crate::report_queue::ReportReceipt;
 use crate::status::Status;
-use crate::supervisor::Supervisor;
+use crate::supervisor::Shared;
+use crate::tasks::join_or_resume_panic;
 use crate::topics::{Action, CONFIG_SHADOW, DeviceTopics};
-
-/// Capacity of the event channel; a slower reader is notified how many it missed. A platform
-/// message may have 128 KiB.
-const EVENT_CAPACITY: usize = 64;
 
 /// A device's connection to the Clesyde cloud. Clones share it.
 ///
 /// Dropping the last clone without [`stop`](Self::stop) stops it in the background, if the runtime
 /// lives long enough.
 #[derive(Clone)]
-pub struct ClesydeCloud {
-    inner: Arc<Supervisor>,
-}
+pub struct ClesydeCloud(pub(crate) Arc<Shared>);
 
-/// A reference to a [`ClesydeCloud`] that does not keep it alive.
-#[derive(Clone)]
-pub struct WeakClesydeCloud(Weak<Supervisor>);
+/// A reference to a [`ClesydeCloud`] that does not keep it alive. The default one refers to none.
+#[derive(Clone, Default)]
+pub struct WeakClesydeCloud(pub(crate) Weak<Shared>);
 
 impl WeakClesydeCloud {
     /// Returns the `ClesydeCloud`, if a clone of it exists.
     pub fn upgrade(&self) -> Option<ClesydeCloud> {
-        self.0.upgrade().map(|inner| ClesydeCloud { inner })
+        self.0.upgrade().map(ClesydeCloud)
     }
 }
 
@@ -56,17 +51,10 @@ impl fmt::Debug for WeakClesydeCloud {
 }
 
 impl ClesydeCloud {
-    /// Creates a stopped connection for `client`. Does not access files or the network.
-    pub fn new(client: impl CloudClient) -> Self {
-        let inner = Supervisor::new(Box::new(client), EVENT_CAPACITY);
-        Self {
-            inner: Arc::new(inner),
-        }
-    }
-
-    /// Returns a weak reference, for hooks and for the served application.
+    /// Returns a weak reference. Hooks and applications receive one, so that they do not keep their
+    /// own device alive.
     pub fn downgrade(&self) -> WeakClesydeCloud {
-        WeakClesydeCloud(Arc::downgrade(&self.inner))
+        WeakClesydeCloud(Arc::downgrade(&self.0))
     }
 
     /// Registers the device with the platform, unless it is provisioned already, and stores its
@@ -79,12 +67,12 @@ impl ClesydeCloud {
     /// The first request may use up the key, so dropping the future does not cancel the
     /// registration: it continues, and locks the directory until it ends.
     pub async fn provision(&self, key: &ProvisioningKey) -> Result<Registered, RegistrationError> {
-        let client = self.inner.client.registration().build()?;
-        let (inner, key) = (Arc::clone(&self.inner), key.clone());
+        let client = self.0.settings.api().build()?;
+        let (device, key) = (Arc::clone(&self.0.device), key.clone());
         join_or_resume_panic(tokio::spawn(async move {
-            let (store, sn) = (&inner.store, &inner.serial_number);
+            let (store, sn) = (&device.store, &device.serial_number);
             let registered = register(store, &client, sn, &key, OnExisting::Keep).await;
-            registered.inspect(|registered| inner.update_clock(registered))
+            registered.inspect(|registered| device.update_clock(registered))
         }))
         .await
     }
@@ -105,13 +93,13 @@ impl ClesydeCloud {
         key: &ProvisioningKey,
         source: impl KeySource + Send + 'static,
     ) -> Result<Registered, RegistrationError> {
-        let client = self.inner.client.registration().build()?;
-        let (inner, key) = (Arc::clone(&self.inner), key.clone());
+        let client = self.0.settings.api().build()?;
+        let (device, key) = (Arc::clone(&self.0.device), key.clone());
         join_or_resume_panic(tokio::spawn(async move {
-            let (store, sn) = (&inner.store, &inner.serial_number);
+            let (store, sn) = (&device.store, &device.serial_number);
             let registered =
                 register_with_keys(store, &client, sn, &key, &source, OnExisting::Keep).await;
-            registered.inspect(|registered| inner.update_clock(registered))
+            registered.inspect(|registered| device.update_clock(registered))
         }))
         .await
     }
@@ -135,7 +123,7 @@ impl ClesydeCloud {
     ///
     /// [`HookPoint::Started`]: crate::HookPoint::Started
     pub async fn initialize(&self) -> Result<(), InitializeError> {
-        self.inner.initialize().await
+        self.0.initialize().await
     }
 
     /// Stops everything: closes the tunnel, publishes OFFLINE, unlocks the directory. Takes at most
@@ -148,28 +136,28 @@ impl ClesydeCloud {
     /// # Cancel safety
     /// Dropping the future does not cancel the stop; it continues in the background.
     pub async fn stop(&self) {
-        self.inner.stop().await;
+        self.0.stop().await;
     }
 
     /// Returns the current status.
     pub fn status(&self) -> Status {
-        self.inner.status.borrow().clone()
+        self.0.device.status.borrow().clone()
     }
 
     /// Watches the status.
     pub fn watch_status(&self) -> watch::Receiver<Status> {
-        self.inner.status.subscribe()
+        self.0.device.status.subscribe()
     }
 
     /// Subscribes to events. A reader that falls behind by more than 64 events is notified how many
     /// it missed; nothing waits for it.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.inner.events.subscribe()
+        self.0.device.events.subscribe()
     }
 
     /// The device's serial number.
     pub fn serial_number(&self) -> &SerialNumber {
-        &self.inner.serial_number
+        &self.0.device.serial_number
     }
 
     /// Accepts a message, connected or not. Messages are sent in the order of acceptance; the
@@ -177,20 +165,8 @@ impl ClesydeCloud {
     ///
     /// # Errors
     /// [`SendError`] if it is not running, the topic or size is not allowed, or the queue is full.
-    pub fn publish(
-        &self,
-        topic: impl Into<String>,
-        payload: impl Into<Bytes>,
-        qos: QoS,
-        retain: bool,
-    ) -> Result<Receipt, SendError> {
-        let message = Message {
-            topic: topic.into(),
-            payload: payload.into(),
-            qos,
-            retain,
-        };
-        Ok(self.platform()?.session.publish(message)?)
+    pub fn publish(&self, message: Message) -> Result<Receipt, SendError> {
+        Ok(self.iot()?.publish(message)?)
     }
 
     /// Sends a request to the platform and waits for its response, at most `limit`.
@@ -206,8 +182,11 @@ impl ClesydeCloud {
         payload: impl Into<Bytes>,
         limit: Duration,
     ) -> Result<Bytes, SendError> {
-        Ok(self
-            .platform()?
+        let platform = PlatformClient {
+            session: self.iot()?,
+            topics: DeviceTopics::new(self.serial_number()),
+        };
+        Ok(platform
             .request(action, payload.into(), QoS::AtLeastOnce, limit)
             .await?)
     }
@@ -219,7 +198,8 @@ impl ClesydeCloud {
     /// # Errors
     /// [`NotRunning`].
     pub fn iot(&self) -> Result<SessionHandle, NotRunning> {
-        Ok(self.platform()?.session)
+        let running = self.0.device.running();
+        Ok(running.as_ref().ok_or(NotRunning)?.session.clone())
     }
 
     /// Returns remote access: its status with causes, its events and its open connections. `None`
@@ -230,13 +210,8 @@ impl ClesydeCloud {
     /// # Errors
     /// [`NotRunning`].
     pub fn remote(&self) -> Result<Option<RemoteHandle>, NotRunning> {
-        Ok(self
-            .inner
-            .running()
-            .as_ref()
-            .ok_or(NotRunning)?
-            .remote
-            .handle())
+        let running = self.0.device.running();
+        Ok(running.as_ref().ok_or(NotRunning)?.remote.handle())
     }
 
     /// Returns the device's configuration shadow. Its requests fail at once without a connection.
@@ -244,22 +219,17 @@ impl ClesydeCloud {
     /// # Errors
     /// [`NotRunning`].
     pub fn shadow(&self) -> Result<ShadowClient, NotRunning> {
-        Ok(self
-            .inner
-            .running()
-            .as_ref()
-            .ok_or(NotRunning)?
-            .shadow
-            .clone())
+        let running = self.0.device.running();
+        Ok(running.as_ref().ok_or(NotRunning)?.shadow.clone())
     }
 
-    /// Returns a [named shadow](crate::CloudClient::shadows) that the host requested, including
+    /// Returns a [named shadow](crate::CloudBuilder::shadow) that the host requested, including
     /// `config`. `None` for other names.
     ///
     /// # Errors
     /// [`NotRunning`].
     pub fn named_shadow(&self, name: &str) -> Result<Option<ShadowClient>, NotRunning> {
-        let running = self.inner.running();
+        let running = self.0.device.running();
         let running = running.as_ref().ok_or(NotRunning)?;
         Ok(match name {
             CONFIG_SHADOW => Some(running.shadow.clone()),
@@ -269,14 +239,15 @@ impl ClesydeCloud {
 
     /// Reports a part of the device's state in the configuration shadow. Sends only the difference.
     ///
-    /// # Errors
-    /// [`ReportError`].
+    /// The report is accepted at once and sent when the device is connected, in the order of the
+    /// calls. The receipt returns the result; a hook drops it, as the device connects only after
+    /// the hooks of [`HookPoint::IotConnected`](crate::HookPoint::IotConnected).
     ///
-    /// # Cancel safety
-    /// If the future is dropped, the state may or may not be reported.
-    pub async fn report(&self, state: serde_json::Map<String, Value>) -> Result<(), ReportError> {
-        self.shadow()?.report(state).await?;
-        Ok(())
+    /// # Errors
+    /// [`ReportError`] if it is not running or too many reports wait.
+    pub fn report(&self, state: Map<String, Value>) -> Result<ReportReceipt, ReportError> {
+        let running = self.0.device.running();
+        running.as_ref().ok_or(NotRunning)?.reports.report(state)
     }
 
     /// Replaces the access rules for new connections, until the next
@@ -285,7 +256,7 @@ impl ClesydeCloud {
     /// # Errors
     /// [`NotRunning`].
     pub fn set_access(&self, rules: AccessRules) -> Result<(), NotRunning> {
-        let running = self.inner.running();
+        let running = self.0.device.running();
         running.as_ref().ok_or(NotRunning)?.remote.set_access(rules);
         Ok(())
     }
@@ -296,8 +267,12 @@ impl ClesydeCloud {
     ///
     /// # Errors
     /// [`ApplicationError`]; nothing changes then.
-    pub fn set_application(&self, application: Application) -> Result<(), ApplicationError> {
-        let running = self.inner.running();
+    pub fn set_application<Kind>(
+        &self,
+        application: impl IntoApplication<Kind>,
+    ) -> Result<(), ApplicationError> {
+        let application = application.into_application();
+        let running = self.0.device.running();
         let remote = &running.as_ref().ok_or(NotRunning)?.remote;
         remote.set_application(application)
     }
@@ -308,38 +283,15 @@ impl ClesydeCloud {
     /// # Errors
     /// [`StoreError`] if it is running here or in another process, or if the disk fails.
     pub async fn remove_configuration(&self) -> Result<bool, StoreError> {
-        let _permit = self.inner.enqueue().await.await;
-        let store = self.inner.store.clone();
-        spawn_blocking(move || {
-            // Fails while it is running, as the directory is locked.
-            let lock = store.lock()?;
-            let removed = store.remove();
-            drop(lock);
-            removed
-        })
-        .await
-    }
-
-    fn platform(&self) -> Result<PlatformClient, NotRunning> {
-        let session = self
-            .inner
-            .running()
-            .as_ref()
-            .ok_or(NotRunning)?
-            .session
-            .clone();
-        Ok(PlatformClient {
-            session,
-            topics: DeviceTopics::new(&self.inner.serial_number),
-        })
+        self.0.remove_configuration().await
     }
 }
 
 impl fmt::Debug for ClesydeCloud {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClesydeCloud")
-            .field("serial_number", &self.inner.serial_number)
-            .field("status", &*self.inner.status.borrow())
+            .field("serial_number", self.serial_number())
+            .field("status", &*self.0.device.status.borrow())
             .finish_non_exhaustive()
     }
 }

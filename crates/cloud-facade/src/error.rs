@@ -40,7 +40,7 @@ pub enum InitializeError {
     Shadow(#[from] cloud_shadow::StartError),
     /// Remote access could not be started.
     #[error(transparent)]
-    RemoteSlot(#[from] cloud_remote::StartError),
+    Remote(#[from] cloud_remote::StartError),
 }
 
 impl InitializeError {
@@ -102,6 +102,9 @@ pub enum ReportError {
     /// It is not running.
     #[error(transparent)]
     NotRunning(#[from] NotRunning),
+    /// Too many reports wait for a connection.
+    #[error("{0} reports are queued already; wait for one of them")]
+    QueueFull(usize),
     /// The shadow service refused or did not respond.
     #[error(transparent)]
     Shadow(#[from] cloud_shadow::RequestError),

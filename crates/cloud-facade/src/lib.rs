@@ -1,22 +1,20 @@
 //! A device's complete connection to the Clesyde cloud.
 //!
-//! A host application describes itself with a [`CloudClient`] (usually a [`DeviceSettings`]): its
-//! serial number, its directory, the platform's address, the application that the tunnel serves,
-//! and its hooks. [`ClesydeCloud`] does the rest: it registers the device once, keeps the MQTT
-//! session connected, opens the tunnel, serves the application under the device's own certificate
-//! and replaces that certificate when the platform desires another one.
+//! [`ClesydeCloud`] registers a device once, keeps its MQTT session connected, opens the tunnel,
+//! serves the host's application under the device's own certificate and replaces that certificate
+//! when the platform desires another one.
 //!
 //! ```no_run
+//! use axum::{Router, routing::get};
+//! use cloud_facade::ClesydeCloud;
 //! use cloud_facade::provision::ProvisioningKey;
-//! use cloud_facade::remote::Application;
-//! use cloud_facade::{ClesydeCloud, DeviceSettings};
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let page = axum::Router::new().route("/", axum::routing::get(|| async { "Hello from the device" }));
-//! let settings = DeviceSettings::new("SN0001".parse()?, "/var/lib/device", "https://api.example.com")
-//!     .with_application(Application::service(page));
+//! let page = Router::new().route("/", get(|| async { "Hello from the device" }));
+//! let cloud = ClesydeCloud::builder("SN0001".parse()?, "/var/lib/device", "https://api.example.com")
+//!     .application(page)
+//!     .build();
 //!
-//! let cloud = ClesydeCloud::new(settings);
 //! cloud.provision(&ProvisioningKey::new("the provisioning key")?).await?; // does nothing if it is provisioned
 //! cloud.initialize().await?;
 //! // … the device runs …
@@ -27,18 +25,60 @@
 //!
 //! `examples/host.rs` is a complete program.
 //!
+//! # Features
+//!
+//! | to do this | use |
+//! |---|---|
+//! | serve a router, a service or a local web server | [`CloudBuilder::application`], [`CloudBuilder::application_with`] |
+//! | restrict callers | [`CloudBuilder::access`], [`CloudBuilder::http_options`] |
+//! | learn the state | [`ClesydeCloud::watch_status`] for the latest, [`ClesydeCloud::events`] for each change |
+//! | act at a point of the life cycle | [`Hooks`] |
+//! | send messages and requests | [`ClesydeCloud::publish`], [`ClesydeCloud::request`] |
+//! | handle messages of the platform, and answer | [`CloudBuilder::on_action`] |
+//! | receive messages of own topics | [`CloudBuilder::subscription`], [`ClesydeCloud::iot`] |
+//! | report state, follow desired state | [`ClesydeCloud::report`], [`ClesydeCloud::shadow`], [`ClesydeCloud::named_shadow`] |
+//! | change settings between two starts | [`Host`] |
+//! | test the host without a platform | [`CloudApi`] |
+//!
+//! | Cargo feature | adds |
+//! |---|---|
+//! | `durable` | an outbox on disk: `CloudBuilder::outbox_directory` |
+//! | `csr` | private keys that are made on the device: `provision::GeneratedKeys` |
+//! | `test-util` | `MockCloudApi` |
+//!
 //! # Life cycle
 //!
 //! [`ClesydeCloud::initialize`] loads the configuration, locks the directory, starts everything and
-//! returns; connections are made and restored in the background from then on.
-//! [`ClesydeCloud::watch_status`] returns the status; [`ClesydeCloud::events`] returns the events,
-//! which a slow reader cannot delay; [`Hooks`] run at their [`HookPoint`], isolated from the
-//! connection. [`ClesydeCloud::stop`] publishes OFFLINE and leaves nothing running, within
-//! [`STOP_DEADLINE`].
+//! returns; connections are made and restored in the background from then on. A slow reader of
+//! events delays nothing; hooks are isolated from the connection. [`ClesydeCloud::stop`] publishes
+//! OFFLINE and leaves nothing running, within [`STOP_DEADLINE`].
 //!
 //! Both may be called at any time, concurrently and repeatedly, and their futures may be dropped:
 //! they take effect in the order of the calls, an abandoned start is undone, and a stop continues.
 //! A process may have one [`ClesydeCloud`] per device; they share nothing.
+//!
+//! # Errors
+//!
+//! | error | of | again later? |
+//! |---|---|---|
+//! | [`RegistrationError`] | [`provision`](ClesydeCloud::provision) | [`is_retryable`](RegistrationError::is_retryable); its text says whether the key is used up |
+//! | [`InitializeError`] | [`initialize`](ClesydeCloud::initialize) | [`is_retryable`](InitializeError::is_retryable); [`is_not_provisioned`](InitializeError::is_not_provisioned): provision first |
+//! | [`SendError`] | [`publish`](ClesydeCloud::publish), [`request`](ClesydeCloud::request) | as the source says |
+//! | [`ReportError`] | [`report`](ClesydeCloud::report) | when the device runs, or another report is done |
+//! | [`ApplicationError`] | [`set_application`](ClesydeCloud::set_application) | after a new start with an application |
+//! | [`NotRunning`] | what needs a running device | after [`initialize`](ClesydeCloud::initialize) |
+//! | [`InvalidAction`] | the name of an [`Action`] | no |
+//!
+//! Failures of connections are no errors of a call: they are retried, and status and events have
+//! the reason.
+//!
+//! # Testing a host
+//!
+//! Code that takes `&impl CloudApi` instead of a [`ClesydeCloud`] runs in a unit test without a
+//! platform: with the feature `test-util`, `MockCloudApi` expects calls and returns results, and
+//! `iot::Receipt::resolved` and [`ReportReceipt::resolved`] make their receipts. An [`Event`] or a
+//! [`Status`] is made as any value. `examples/host_unit_test.rs` is a program with its tests. A test
+//! of the whole host runs against the simulator, the crate `cloud-sim`, in the same process.
 //!
 //! # Private keys in memory
 //!
@@ -49,37 +89,51 @@
 //! # Structure
 //!
 //! The facade is thin. Each part is a crate of its own that depends on none of the others,
-//! re-exported under its short name: [`config`], [`provision`], [`iot`], [`shadow`], [`remote`]. The
-//! `adapters` implement the traits of each part with another one; the `coordinator` forwards events
-//! between them. A program that needs only one part uses that crate. `docs/protocol.md` specifies
-//! the protocol.
+//! re-exported under its short name: [`config`], [`provision`], [`iot`], [`shadow`], [`remote`].
+//! Their types appear in this API, and so do those of [`bytes`] and [`serde_json`]. The `supervisor`
+//! starts and stops the device; the `adapters` implement the traits of each part with another one;
+//! the `coordinator` forwards events between them. A program that needs only one part uses that
+//! crate. `docs/protocol.md` specifies the protocol.
 
+mod action_handlers;
 mod adapters;
-mod client;
+mod application;
+mod builder;
+mod certificate_recovery;
 mod client_certificate;
 mod cloud;
+mod cloud_api;
 mod coordinator;
 mod error;
 mod event;
+mod hook_runner;
 mod hooks;
-mod recovery;
 mod registration;
 mod remote_access;
+mod report_queue;
 mod runtime;
 mod session_setup;
 mod shadows;
+mod shutdown_budget;
 mod status;
 mod supervisor;
+mod tasks;
 mod topics;
 
-pub use client::{CloudClient, DeviceSettings};
+pub use application::{Address, IntoApplication, Ready};
+pub use builder::{CloudBuilder, Host};
 pub use cloud::{ClesydeCloud, WeakClesydeCloud};
+pub use cloud_api::CloudApi;
+#[cfg(feature = "test-util")]
+pub use cloud_api::MockCloudApi;
 pub use error::{ApplicationError, InitializeError, NotRunning, ReportError, SendError};
 pub use event::Event;
-pub use hooks::{HOOK_TIME_LIMIT, HookPoint, Hooks};
+pub use hook_runner::{HOOK_TIME_LIMIT, HookPoint};
+pub use hooks::Hooks;
 pub use registration::{OnExisting, Registered, RegistrationError, register, register_with_keys};
+pub use report_queue::ReportReceipt;
+pub use shutdown_budget::STOP_DEADLINE;
 pub use status::{ConnectionStatus, Status};
-pub use supervisor::STOP_DEADLINE;
 pub use topics::{Action, InvalidAction};
 
 pub use cloud_config as config;
@@ -87,3 +141,4 @@ pub use cloud_iot as iot;
 pub use cloud_provision as provision;
 pub use cloud_remote as remote;
 pub use cloud_shadow as shadow;
+pub use {bytes, serde_json};

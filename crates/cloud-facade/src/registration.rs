@@ -13,10 +13,12 @@ use cloud_provision::{
     BuildError, Client, ClockSkew, KeyOrigin, KeySource, ProvisionError, Provisioned,
     ProvisioningKey,
 };
-use tokio::task::{JoinError, JoinHandle};
+
+use crate::tasks::spawn_blocking;
 
 /// How to treat an existing configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum OnExisting {
     /// Keep it and send nothing.
     #[default]
@@ -196,22 +198,4 @@ fn device_config(answer: &Provisioned) -> Result<DeviceConfig, ConfigError> {
         remote_cert: &answer.remote.certificate_chain,
         remote_key: answer.remote.private_key.expose_secret(),
     })
-}
-
-/// Runs blocking work on the blocking thread pool. Resumes a panic of the work.
-pub(crate) async fn spawn_blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> T {
-    join_or_resume_panic(tokio::task::spawn_blocking(work)).await
-}
-
-/// Waits for a task. Resumes its panic.
-///
-/// During the shutdown of the runtime there is no result, and the future stays pending.
-pub(crate) async fn join_or_resume_panic<T>(task: JoinHandle<T>) -> T {
-    match task.await.map_err(JoinError::try_into_panic) {
-        Ok(value) => value,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        Err(Err(_)) => std::future::pending().await,
-    }
 }

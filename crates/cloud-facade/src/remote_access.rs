@@ -1,7 +1,7 @@
 //! Remote access in the facade: started with the rest, later, or never.
 //!
 //! Its start is deferred if the certificate on the disk is damaged, until the
-//! [recovery](crate::recovery) has installed another one. Changes by the host in the meantime apply
+//! [recovery](crate::certificate_recovery) has installed another one. Changes by the host in the meantime apply
 //! to the deferred start.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,8 +16,8 @@ use cloud_shadow::Document;
 use tokio::sync::watch;
 
 use crate::adapters::{PlatformClient, StoreAdapter};
+use crate::certificate_recovery::{CertificateRecovery, RecoveryInstaller};
 use crate::error::ApplicationError;
-use crate::recovery::CertificateRecovery;
 
 /// The relay's port.
 const RELAY_PORT: u16 = 443;
@@ -85,7 +85,14 @@ pub(crate) async fn start_or_defer(
         },
         Err(error) => error.to_string(),
     };
-    let recovery = CertificateRecovery::new(&params, damage, document);
+    let installer = RecoveryInstaller {
+        platform: params.platform.clone(),
+        store: params.store.clone(),
+        access_point: params.access_point.clone(),
+        clock: params.clock.clone(),
+        installed: Arc::default(),
+    };
+    let recovery = CertificateRecovery::new(installer, damage, document);
     Ok((
         RemoteSlot(State::Waiting(Box::new(params)).shared()),
         Some(recovery),

@@ -1,11 +1,10 @@
 //! Everything that runs between `initialize` and `stop`, and the order of its start and stop.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use cloud_config::{DirectoryLock, LoadError, PartialDeviceConfig, SerialNumber, Store};
 use cloud_iot::tls::without_identity;
-use cloud_iot::{Proxy, Session, SessionHandle};
+use cloud_iot::{Proxy, Session, SessionHandle, Subscription};
 use cloud_remote::{
     AccessRules, Application, HttpOptions, Limits, PlatformClock, Probe, RemoteHandle,
 };
@@ -16,29 +15,23 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::{PlatformClient, ShadowBus};
+use crate::certificate_recovery::CertificateRecovery;
 use crate::client_certificate::{ClientCertificateInstaller, ClientCertificateRotator};
-use crate::coordinator::{Coordinator, EventSources, LogThrottles};
+use crate::coordinator::{Coordinator, CoordinatorState, EventSources};
 use crate::error::InitializeError;
 use crate::event::Event;
-use crate::hooks::{HookPoint, Hooks};
-use crate::recovery::CertificateRecovery;
-use crate::registration::spawn_blocking;
+use crate::hook_runner::{HookPoint, HookRunner};
 use crate::remote_access::{RemoteParams, RemoteSlot, remote_config, start_or_defer};
-use crate::session_setup::{config_shadow, router, session_config};
+use crate::report_queue::ReportQueue;
+use crate::session_setup::{ActionRoute, config_shadow, router, session_config};
 use crate::shadows::{self, Shadows};
+use crate::shutdown_budget::BUDGET;
 use crate::status::{ConnectionStatus, Status};
+use crate::tasks::spawn_blocking;
 use crate::topics::DeviceTopics;
 
-/// The part of a stop for open public connections. The rest is for OFFLINE and the hooks.
-const REMOTE_STOP_TIMEOUT: Duration = Duration::from_millis(1500);
-
-/// The part of a stop for hooks: half for those of remote access, half for those of the stop.
-const HOOK_RESERVE: Duration = Duration::from_secs(1);
-
-/// The parameters of a start.
-pub(crate) struct StartParams {
-    pub(crate) serial_number: SerialNumber,
-    pub(crate) store: Store,
+/// The host's settings of a start.
+pub(crate) struct StartSettings {
     pub(crate) application: Option<Application>,
     pub(crate) access: AccessRules,
     pub(crate) http_options: HttpOptions,
@@ -48,12 +41,19 @@ pub(crate) struct StartParams {
     #[cfg(feature = "durable")]
     pub(crate) outbox_directory: Option<std::path::PathBuf>,
     pub(crate) shadows: Vec<String>,
-    pub(crate) hooks: Hooks,
+    pub(crate) subscriptions: Vec<Subscription>,
+    pub(crate) actions: Vec<ActionRoute>,
+}
+
+/// The parameters of a start.
+pub(crate) struct StartParams {
+    pub(crate) serial_number: SerialNumber,
+    pub(crate) store: Store,
+    pub(crate) settings: StartSettings,
+    pub(crate) hooks: HookRunner,
     pub(crate) clock: PlatformClock,
     pub(crate) events: broadcast::Sender<Event>,
     pub(crate) status: watch::Sender<Status>,
-    /// Cancelled if the caller of the start drops its future.
-    pub(crate) caller_dropped: CancellationToken,
 }
 
 /// The running parts. Dropping it ends them in the background; [`Runtime::stop`] stops them
@@ -63,7 +63,7 @@ pub(crate) struct Runtime {
     pub(crate) shadow: ShadowClient,
     pub(crate) shadows: Shadows,
     pub(crate) remote: RemoteSlot,
-    pub(crate) caller_dropped: CancellationToken,
+    pub(crate) reports: ReportQueue,
     coordinator: JoinHandle<()>,
     ended: CancellationToken,
     /// Dropped last: it locks the directory.
@@ -98,7 +98,7 @@ fn open_outbox(
             "the durable outbox is damaged or unusable"
         );
         // An error means that there is no receiver.
-        let _ = events.send(Event::OutboxNotStored { reason });
+        let _ = events.send(Event::OutboxStoreFailed { reason });
     }
     opened.ok()
 }
@@ -108,7 +108,7 @@ impl StartParams {
     pub(crate) async fn load(&self) -> Result<LoadedConfig, InitializeError> {
         let (store, serial_number) = (self.store.clone(), self.serial_number.clone());
         #[cfg(feature = "durable")]
-        let (directory, events) = (self.outbox_directory.clone(), self.events.clone());
+        let (directory, events) = (self.settings.outbox_directory.clone(), self.events.clone());
         spawn_blocking(move || {
             // Without a configuration, no directory is created.
             if !store.is_provisioned().map_err(LoadError::from)? {
@@ -140,14 +140,16 @@ impl StartParams {
             #[cfg(feature = "durable")]
             outbox,
         } = loaded;
+        let settings = self.settings;
         let topics = DeviceTopics::new(&self.serial_number);
         let mut config = session_config(&device, &self.serial_number, &topics)?;
-        config.proxy = self.proxy.clone();
-        let more_shadows = shadows::ids(&device, &self.shadows)?;
+        config.proxy = settings.proxy.clone();
+        let more_shadows = shadows::ids(&device, &settings.shadows)?;
         config
             .subscriptions
             .extend(shadows::subscriptions(&more_shadows)?);
-        let router = router(&topics, &self.events)?;
+        config.subscriptions.extend(settings.subscriptions);
+        let router = router(&topics, &self.events, settings.actions)?;
 
         let (connected, disconnected) = (self.hooks.clone(), self.hooks.clone());
         let builder = Session::builder(config.clone())
@@ -201,18 +203,18 @@ impl StartParams {
             clock: self.clock.clone(),
         };
         let rotator = ClientCertificateRotator::new(&device, parts);
-        let (remote, recovery) = match self.application {
+        let (remote, recovery) = match settings.application {
             None => (RemoteSlot::none(), None),
             Some(application) => {
                 let params = RemoteParams {
                     config: remote_config(&device),
                     access_point: device.access_point.to_string(),
                     application,
-                    access: self.access,
-                    http_options: self.http_options,
-                    limits: self.limits,
-                    proxy: self.proxy,
-                    probe: self.probe,
+                    access: settings.access,
+                    http_options: settings.http_options,
+                    limits: settings.limits,
+                    proxy: settings.proxy,
+                    probe: settings.probe,
                     clock: self.clock,
                     platform,
                     store: self.store,
@@ -232,27 +234,25 @@ impl StartParams {
             iot_rotation: rotator
                 .as_ref()
                 .map(ClientCertificateRotator::rotation_status),
-            delta: shadow.delta(),
-            deltas_closed: false,
+            delta: Some(shadow.delta()),
         };
-        Ok(PreparedRuntime {
-            coordinator: Coordinator {
-                session,
-                shadow,
-                remote: handle,
-                shared_remote: remote,
-                shadow_lost,
-                events: self.events,
-                status: self.status,
-                hooks: self.hooks,
-                ended: CancellationToken::new(),
-                throttles: LogThrottles::default(),
-            },
+        let coordinator = Coordinator {
+            session,
+            shadow,
+            remote,
+            shadow_lost,
+            events: self.events,
+            status: self.status,
+            hooks: self.hooks,
+            ended: CancellationToken::new(),
             sources,
             rotator,
             recovery,
+            state: CoordinatorState::default(),
+        };
+        Ok(PreparedRuntime {
+            coordinator,
             shadows,
-            caller_dropped: self.caller_dropped,
             lock,
         })
     }
@@ -261,51 +261,40 @@ impl StartParams {
 /// The started parts and the coordinator.
 pub(crate) struct PreparedRuntime {
     coordinator: Coordinator,
-    sources: EventSources,
-    rotator: Option<ClientCertificateRotator>,
-    recovery: Option<CertificateRecovery>,
     shadows: Shadows,
-    caller_dropped: CancellationToken,
     lock: DirectoryLock,
 }
 
 impl PreparedRuntime {
     /// Starts the coordinator and sets the status.
     pub(crate) fn spawn(self) -> Runtime {
-        let Self {
-            coordinator,
-            sources,
-            rotator,
-            recovery,
-            shadows,
-            caller_dropped,
-            lock,
-        } = self;
+        let coordinator = self.coordinator;
         let mut remote = ConnectionStatus::default();
-        if let Some(recovery) = &recovery {
+        if let Some(recovery) = &coordinator.recovery {
             let reason = recovery.reason();
             tracing::error!("{reason}");
             remote.down(reason.clone());
-            coordinator.emit(Event::RemoteDisconnected { reason });
+            coordinator.emit(Event::RemoteConnectFailed { reason });
         }
         coordinator.status.send_replace(Status {
             running: true,
             remote,
             certificate_serial: coordinator.certificate_serial(),
-            iot_certificate_serial: rotator
+            iot_certificate_serial: coordinator
+                .rotator
                 .as_ref()
                 .map(|rotator| rotator.status().serial.to_string()),
             ..Status::default()
         });
         Runtime {
+            reports: ReportQueue::start(coordinator.shadow.clone(), coordinator.session.state()),
             session: coordinator.session.clone(),
             shadow: coordinator.shadow.clone(),
-            shadows,
-            remote: coordinator.shared_remote.clone(),
+            shadows: self.shadows,
+            remote: coordinator.remote.clone(),
             ended: coordinator.ended.clone(),
-            caller_dropped,
-            coordinator: tokio::spawn(coordinator.run(sources, rotator, recovery)),
-            _lock: lock,
+            coordinator: tokio::spawn(coordinator.run()),
+            _lock: self.lock,
         }
     }
 }
@@ -315,14 +304,11 @@ impl Runtime {
     /// disconnects.
     pub(crate) async fn stop(mut self, deadline: Instant) {
         if let Some(remote) = &self.remote.take()
-            && let Err(error) = remote.stop(REMOTE_STOP_TIMEOUT).await
+            && let Err(error) = remote.stop(BUDGET.remote).await
         {
             tracing::warn!(%error, "could not stop remote access in time");
         }
-        let left = deadline
-            .saturating_duration_since(Instant::now())
-            .saturating_sub(HOOK_RESERVE);
-        let report = self.session.stop(left).await;
+        let report = self.session.stop(BUDGET.session_until(deadline)).await;
         if !report.clean || report.undelivered > 0 {
             tracing::warn!(
                 report.clean,
@@ -333,8 +319,7 @@ impl Runtime {
         self.shadow.stop().await;
         self.shadows.stop().await;
         self.ended.cancel();
-        // Ends by itself, within `HOOK_SHUTDOWN_TIMEOUT`. The panic hook has already reported a
-        // panic.
+        // Ends by itself, within `remote_hooks`. The panic hook has already reported a panic.
         let _ = (&mut self.coordinator).await;
     }
 }

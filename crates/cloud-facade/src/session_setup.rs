@@ -1,5 +1,10 @@
 //! The configuration of the session with the broker, from the device's configuration.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
 use cloud_config::{DeviceConfig, SerialNumber};
 use cloud_iot::{Message, QoS, Router, SessionConfig, Subscription, tls};
 use cloud_shadow::ShadowId;
@@ -9,7 +14,8 @@ use tower::BoxError;
 use crate::error::InitializeError;
 use crate::event::Event;
 use crate::topics::{
-    CERTIFICATE, CONFIG_SHADOW, DeviceTopics, IOT_CERTIFICATE, OFFLINE, ONLINE, PLATFORM, TOKEN,
+    Action, CERTIFICATE, CONFIG_SHADOW, DeviceTopics, IOT_CERTIFICATE, OFFLINE, ONLINE, PLATFORM,
+    TOKEN,
 };
 
 /// AWS IoT Core's port for MQTT with client certificates.
@@ -55,10 +61,20 @@ pub(crate) fn session_config<R>(
     Ok(config)
 }
 
-/// Routes the platform's messages to the event channel.
+/// A route of the platform's messages of one action.
+pub(crate) struct ActionRoute {
+    pub(crate) action: Action,
+    pub(crate) handle: Arc<ActionHandle>,
+}
+
+type ActionHandle =
+    dyn Fn(Bytes) -> Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send>> + Send + Sync;
+
+/// Routes the platform's messages to the event channel, and to the host's handlers of actions.
 pub(crate) fn router(
     topics: &DeviceTopics,
     events: &broadcast::Sender<Event>,
+    actions: Vec<ActionRoute>,
 ) -> Result<Router, InitializeError> {
     // Late responses to these requests contain secrets, so they are not forwarded.
     let secret = [&TOKEN, &CERTIFICATE, &IOT_CERTIFICATE].map(|action| topics.answer(action));
@@ -71,14 +87,19 @@ pub(crate) fn router(
             );
         } else {
             // An error means that there is no receiver.
-            let _ = events.send(Event::PlatformMessage {
+            let _ = events.send(Event::PlatformMessageReceived {
                 topic: message.topic,
                 payload: message.payload,
             });
         }
         std::future::ready(Ok::<(), BoxError>(()))
     });
-    Ok(Router::new()
+    let mut router = Router::new()
         .route(PLATFORM, emit.clone())?
-        .route(topics.answers(), emit)?)
+        .route(topics.answers(), emit)?;
+    for ActionRoute { action, handle } in actions {
+        let handler = tower::service_fn(move |message: Message| handle(message.payload));
+        router = router.route(topics.answer(&action), handler)?;
+    }
+    Ok(router)
 }

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use cloud_facade::ClesydeCloud;
 use cloud_facade::config::Store;
-use cloud_facade::iot::{Ack, DeliveryError, QoS, Receipt};
+use cloud_facade::iot::{Ack, DeliveryError, Message, Receipt};
 use cloud_facade::provision::ProvisioningKey;
-use cloud_facade::remote::Application;
-use cloud_facade::{ClesydeCloud, DeviceSettings};
 use cloud_sim::{Control, Simulator};
 use integration_tests::public;
 use serde_json::json;
@@ -29,11 +28,9 @@ impl Device {
     pub(crate) async fn new(simulator: &Simulator, number: usize) -> anyhow::Result<Self> {
         let serial = format!("SN-{number:04}");
         let base = tempfile::tempdir()?;
-        let settings = DeviceSettings::new(serial.parse()?, base.path(), simulator.api_url())
-            .with_application(Application::service(integration_tests::device::page(
-                Arc::default(),
-            )));
-        let cloud = ClesydeCloud::new(settings);
+        let settings = ClesydeCloud::builder(serial.parse()?, base.path(), simulator.api_url())
+            .application(integration_tests::device::page(Arc::default()));
+        let cloud = settings.build();
         cloud
             .provision(&ProvisioningKey::new(simulator.provisioning_key())?)
             .await?;
@@ -53,7 +50,7 @@ impl Device {
         }
         let topic = format!("c/d/{}/status", self.serial);
         let payload = json!({ "state": name }).to_string();
-        let taken = self.cloud.publish(topic, payload, QoS::AtLeastOnce, false);
+        let taken = self.cloud.publish(Message::new(topic, payload));
         taken
             .map(|receipt| self.accepted.push((name, receipt)))
             .is_ok()

@@ -1,7 +1,7 @@
 //! One directory, two libraries: what either provisions, the other takes over as it is.
 
 use cloud_facade::provision::ProvisioningKey;
-use cloud_facade::{ClesydeCloud, DeviceSettings, Registered};
+use cloud_facade::{ClesydeCloud, Registered};
 use cloud_sim::{SimConfig, Simulator};
 use integration_tests::wait::timeout;
 
@@ -27,11 +27,7 @@ async fn directory_of_python_library_is_accepted() -> anyhow::Result<()> {
         String::from_utf8_lossy(&output.stderr)
     );
 
-    let cloud = ClesydeCloud::new(DeviceSettings::new(
-        "SN-PY".parse()?,
-        base.path(),
-        simulator.api_url(),
-    ));
+    let cloud = ClesydeCloud::builder("SN-PY".parse()?, base.path(), simulator.api_url()).build();
     let again = cloud.provision(&ProvisioningKey::new("of no use")?).await?;
     assert_eq!(
         again,
@@ -50,11 +46,7 @@ async fn directory_of_python_library_is_accepted() -> anyhow::Result<()> {
 async fn directory_is_readable_by_python_library() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
-    let cloud = ClesydeCloud::new(DeviceSettings::new(
-        "SN-RS".parse()?,
-        base.path(),
-        simulator.api_url(),
-    ));
+    let cloud = ClesydeCloud::builder("SN-RS".parse()?, base.path(), simulator.api_url()).build();
     cloud
         .provision(&ProvisioningKey::new(simulator.provisioning_key())?)
         .await?;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use cloud_facade::ClesydeCloud;
 use cloud_facade::config::{DeviceConfig, PemParts, Store};
-use cloud_facade::iot::{Message, QoS, Session, SessionConfig, SessionHandle, Subscription, tls};
-use cloud_facade::{ClesydeCloud, DeviceSettings};
+use cloud_facade::iot::{Message, Session, SessionConfig, SessionHandle, Subscription, tls};
 use integration_tests::mosquitto::Mosquitto;
 use integration_tests::pki::{Authority, Pair};
 use integration_tests::proxy::Line;
@@ -54,11 +54,8 @@ impl Scene {
             remote_cert: &remote.certificate,
             remote_key: &remote.key,
         })?)?;
-        let cloud = ClesydeCloud::new(DeviceSettings::new(
-            SERIAL.parse()?,
-            base.path(),
-            "https://api.example.com",
-        ));
+        let cloud =
+            ClesydeCloud::builder(SERIAL.parse()?, base.path(), "https://api.example.com").build();
 
         let listener = listen(
             &broker,
@@ -161,11 +158,7 @@ async fn queued_messages_survive_broker_restart() -> anyhow::Result<()> {
         status.wait_for(|status| !status.iot.connected),
     )
     .await?;
-    let publish = |n: usize| {
-        scene
-            .cloud
-            .publish(TOPIC, n.to_string(), QoS::AtLeastOnce, false)
-    };
+    let publish = |n: usize| scene.cloud.publish(Message::new(TOPIC, n.to_string()));
     let receipts = (0..50).map(publish).collect::<Result<Vec<_>, _>>()?;
     // The listener is there again before the device can be.
     scene.line.hold(true);

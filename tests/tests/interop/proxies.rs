@@ -12,9 +12,9 @@ use anyhow::{Context, bail};
 use axum::Router;
 use axum::body::Bytes;
 use axum::http::{StatusCode, Uri};
+use cloud_facade::ClesydeCloud;
 use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::remote::Application;
-use cloud_facade::{ClesydeCloud, DeviceSettings};
 use cloud_net::{ConnectError, Connector, Proxy, ProxyFailure, ProxyReply};
 use cloud_sim::{SimConfig, Simulator};
 use integration_tests::device::{SERIAL, page};
@@ -213,11 +213,11 @@ const DONE: &str = "done";
 async fn device() -> anyhow::Result<()> {
     let get = |name| std::env::var(name).context(name);
     let (base, proxy, root) = (get(BASE)?, get(PROXY)?, get(ROOT)?);
-    let settings = DeviceSettings::new(SERIAL.parse()?, &base, get(URL)?)
-        .with_registration(|api| api.proxy(&proxy).additional_roots_pem(root))
-        .with_proxy(Proxy::new(&proxy)?)
-        .with_application(Application::service(page(Arc::default())));
-    let cloud = ClesydeCloud::new(settings);
+    let cloud = ClesydeCloud::builder(SERIAL.parse()?, &base, get(URL)?)
+        .api(|api| api.proxy(&proxy).additional_roots_pem(root))
+        .proxy(Proxy::new(&proxy)?)
+        .application(Application::service(page(Arc::default())))
+        .build();
     cloud.provision(&ProvisioningKey::new(&get(KEY)?)?).await?;
     cloud.initialize().await?;
     eventually("the test to end", || async {

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use cloud_facade::Event;
 use cloud_facade::config::Store;
-use cloud_facade::iot::QoS;
+use cloud_facade::iot::Message;
 use cloud_sim::{CertificateAnswer, Fault};
 use integration_tests::device::{SERIAL, TestDevice};
 use integration_tests::virtual_time;
@@ -162,7 +162,7 @@ fn no_message_is_lost_during_planned_reconnect() -> anyhow::Result<()> {
         let publish = |number: usize| {
             let payload = json!({ "state": format!("M{number}") }).to_string();
             let topic = format!("c/d/{SERIAL}/status");
-            pair.cloud.publish(topic, payload, QoS::AtLeastOnce, false)
+            pair.cloud.publish(Message::new(topic, payload))
         };
         let moved = async {
             rotated(&mut events).await?;

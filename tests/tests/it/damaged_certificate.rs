@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use cloud_facade::config::Store;
-use cloud_facade::remote::{AccessRules, Application};
+use cloud_facade::remote::AccessRules;
 use cloud_facade::{ApplicationError, Event};
 use cloud_sim::{CertificateAnswer, Fault};
 use integration_tests::device::{SERIAL, TestDevice, page};
@@ -43,7 +43,7 @@ async fn damaged_remote_certificate_is_recovered_while_messaging_runs() -> anyho
         pair.cloud.initialize().await?;
         assert!(matches!(events.recv().await?, Event::Initialized));
         match events.recv().await? {
-            Event::RemoteDisconnected { reason } => assert!(reason.contains(name), "{reason}"),
+            Event::RemoteConnectFailed { reason } => assert!(reason.contains(name), "{reason}"),
             other => anyhow::bail!("{other:?}"),
         }
         pair.reachable().await?;
@@ -82,8 +82,7 @@ async fn recovery_prefers_desired_certificate() -> anyhow::Result<()> {
     // What the host changes meanwhile holds from the beginning.
     let nobody = AccessRules::new([], ["0.0.0.0/0".parse()?, "::/0".parse()?]);
     pair.cloud.set_access(nobody)?;
-    pair.cloud
-        .set_application(Application::service(page(pair.go_on.clone())))?;
+    pair.cloud.set_application(page(pair.go_on.clone()))?;
     let desired = pair.simulator.control().rotate(SERIAL).await?;
     pair.reachable().await?;
     assert_eq!(pair.cloud.status().certificate_serial, Some(desired));
@@ -119,8 +118,7 @@ async fn invalid_response_stores_nothing_and_stop_ends_recovery() -> anyhow::Res
     assert!(pair.cloud.status().iot.connected);
     pair.cloud.stop().await;
     assert!(matches!(
-        pair.cloud
-            .set_application(Application::service(page(pair.go_on.clone()))),
+        pair.cloud.set_application(page(pair.go_on.clone())),
         Err(ApplicationError::NotRunning(_))
     ));
     pair.stop().await;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use cloud_facade::config::{LockError, Store};
-use cloud_facade::iot::QoS;
+use cloud_facade::iot::Message;
 use cloud_facade::provision::ProvisioningKey;
-use cloud_facade::{ClesydeCloud, DeviceSettings, Event, InitializeError, Registered};
+use cloud_facade::{ClesydeCloud, Event, InitializeError, Registered};
 use cloud_sim::{Fault, TokenAnswer};
 use integration_tests::device::{SERIAL, TestDevice};
 use integration_tests::public;
@@ -79,10 +79,7 @@ async fn offline_messages_arrive_in_order_after_online() -> anyhow::Result<()> {
     let mut receipts = Vec::new();
     for state in &states {
         let payload = json!({ "state": state }).to_string();
-        receipts.push(
-            pair.cloud
-                .publish(topic.clone(), payload, QoS::AtLeastOnce, false)?,
-        );
+        receipts.push(pair.cloud.publish(Message::new(topic.clone(), payload))?);
     }
     for receipt in receipts {
         timeout("a message to be acknowledged", receipt).await?;
@@ -140,7 +137,7 @@ async fn unrequested_token_is_ignored() -> anyhow::Result<()> {
     control.broadcast(b"marker".to_vec()).await?;
     loop {
         match timeout("the marker", events.recv()).await? {
-            Event::PlatformMessage { topic, payload } => {
+            Event::PlatformMessageReceived { topic, payload } => {
                 assert_eq!(
                     (topic.as_str(), &payload[..]),
                     ("c/platform", &b"marker"[..]),
@@ -247,11 +244,8 @@ async fn start_and_stop_work_in_any_order() -> anyhow::Result<()> {
     ));
 
     // Another instance on the same directory gets the process that has it.
-    let other = ClesydeCloud::new(DeviceSettings::new(
-        SERIAL.parse()?,
-        pair.base.path(),
-        pair.simulator.api_url(),
-    ));
+    let other =
+        ClesydeCloud::builder(SERIAL.parse()?, pair.base.path(), pair.simulator.api_url()).build();
     match other.initialize().await {
         Err(InitializeError::Lock(LockError::InUse { pid, .. })) => {
             assert_eq!(pid, Some(std::process::id()))
@@ -324,7 +318,7 @@ async fn shadow_can_be_read_and_reported() -> anyhow::Result<()> {
     let pair = TestDevice::running().await?;
     let state = json!({ "firmware": { "version": "1.2.3" } });
     pair.cloud
-        .report(state.as_object().cloned().unwrap_or_default())
+        .report(state.as_object().cloned().unwrap_or_default())?
         .await?;
     let seen = pair.seen().await?;
     assert_eq!(
@@ -339,7 +333,7 @@ async fn shadow_can_be_read_and_reported() -> anyhow::Result<()> {
         .set_desired(SERIAL, wanted.as_object().cloned().unwrap_or_default())
         .await?;
     loop {
-        if let Event::ShadowDelta { state } = timeout("the delta", events.recv()).await? {
+        if let Event::ShadowDeltaReceived { state } = timeout("the delta", events.recv()).await? {
             assert_eq!(state["brightness"], 7);
             break;
         }

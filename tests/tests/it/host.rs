@@ -1,6 +1,6 @@
 //! The facade's example of a host application, run as it stands.
 
-use cloud_facade::DeviceSettings;
+use cloud_facade::ClesydeCloud;
 use cloud_sim::{SimConfig, Simulator};
 use integration_tests::public::fetch;
 use integration_tests::wait::{eventually, timeout};
@@ -14,7 +14,7 @@ mod example;
 async fn example_registers_and_serves() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
-    let settings = DeviceSettings::new("SN-HOST".parse()?, base.path(), simulator.api_url());
+    let settings = ClesydeCloud::builder("SN-HOST".parse()?, base.path(), simulator.api_url());
     let key = Some(simulator.provisioning_key().to_owned());
     let (stop, stopped) = oneshot::channel::<()>();
     let visit = async {
@@ -41,7 +41,7 @@ async fn example_registers_and_serves() -> anyhow::Result<()> {
     })
     .await;
     assert!(hosted.is_ok(), "{:?}", hosted.err());
-    assert_eq!(page, "Hello, Some(127.0.0.1)!\n");
+    assert_eq!(page, "Hello, Some(127.0.0.1)! This is SN-HOST.\n");
     simulator.stop().await;
     Ok(())
 }

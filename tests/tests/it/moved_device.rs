@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::routing::get;
 use cloud_facade::remote::{Application, Probe};
-use cloud_facade::{ApplicationError, ClesydeCloud, DeviceSettings, Event};
+use cloud_facade::{ApplicationError, ClesydeCloud, Event};
 use cloud_sim::{SimConfig, Simulator};
 use integration_tests::device::{SERIAL, TestDevice, page};
 use integration_tests::wait::timeout;
@@ -39,8 +39,8 @@ async fn set_application_applies_to_new_connections_only() -> anyhow::Result<()>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn set_application_fails_without_remote_access() -> anyhow::Result<()> {
     let pair = TestDevice::provisioned().await?;
-    let settings = DeviceSettings::new(SERIAL.parse()?, pair.base.path(), pair.simulator.api_url());
-    let cloud = ClesydeCloud::new(settings);
+    let cloud =
+        ClesydeCloud::builder(SERIAL.parse()?, pair.base.path(), pair.simulator.api_url()).build();
     cloud.initialize().await?;
     assert!(matches!(
         cloud.set_application(says("hello")),
@@ -59,10 +59,10 @@ async fn probe_reports_public_reachability() -> anyhow::Result<()> {
     let mut probe = Probe::default();
     probe.host = Some("127.0.0.1".to_owned());
     probe.port = simulator.relay_addr().port();
-    let settings = DeviceSettings::new(SERIAL.parse()?, base.path(), simulator.api_url())
-        .with_application(Application::service(page(Arc::new(Notify::new()))))
-        .with_probe(probe);
-    let cloud = ClesydeCloud::new(settings);
+    let cloud = ClesydeCloud::builder(SERIAL.parse()?, base.path(), simulator.api_url())
+        .application(page(Arc::new(Notify::new())))
+        .probe(probe)
+        .build();
     let key = cloud_facade::provision::ProvisioningKey::new(simulator.provisioning_key())?;
     cloud.provision(&key).await?;
     let mut events = cloud.events();
@@ -71,7 +71,7 @@ async fn probe_reports_public_reachability() -> anyhow::Result<()> {
         loop {
             match events.recv().await? {
                 Event::RemoteReachable => return anyhow::Ok(true),
-                Event::RemoteUnreachable { .. } => return Ok(false),
+                Event::RemoteProbeFailed { .. } => return Ok(false),
                 _ => {}
             }
         }

@@ -2,18 +2,18 @@
 
 use cloud_facade::config::Store;
 use cloud_facade::provision::ProvisioningKey;
-use cloud_facade::{ClesydeCloud, DeviceSettings, InitializeError, RegistrationError};
+use cloud_facade::{ClesydeCloud, InitializeError, RegistrationError};
 use integration_tests::device::{SERIAL, TestDevice};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn directory_of_another_device_is_refused() -> anyhow::Result<()> {
     let pair = TestDevice::provisioned().await?;
-    let settings = DeviceSettings::new(
+    let settings = ClesydeCloud::builder(
         "SN-0002".parse()?,
         pair.base.path(),
         pair.simulator.api_url(),
     );
-    let other = ClesydeCloud::new(settings);
+    let other = settings.build();
     let Err(InitializeError::OtherDevice(refused)) = other.initialize().await else {
         anyhow::bail!("it starts");
     };

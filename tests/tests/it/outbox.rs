@@ -1,8 +1,8 @@
 //! An outbox on disk, from the host's call to the platform.
 
-use cloud_facade::iot::QoS;
+use cloud_facade::ClesydeCloud;
+use cloud_facade::iot::Message;
 use cloud_facade::provision::ProvisioningKey;
-use cloud_facade::{ClesydeCloud, DeviceSettings};
 use cloud_sim::{Fault, SimConfig, Simulator};
 use integration_tests::device::SERIAL;
 use integration_tests::wait::{eventually, timeout};
@@ -11,9 +11,9 @@ use integration_tests::wait::{eventually, timeout};
 async fn stored_messages_are_sent_after_restart() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
-    let settings = DeviceSettings::new(SERIAL.parse()?, base.path(), simulator.api_url())
-        .with_outbox_directory(base.path().join("outbox"));
-    let device = ClesydeCloud::new(settings.clone());
+    let settings = ClesydeCloud::builder(SERIAL.parse()?, base.path(), simulator.api_url())
+        .outbox_directory(base.path().join("outbox"));
+    let device = settings.clone().build();
     let key = ProvisioningKey::new(simulator.provisioning_key())?;
     device.provision(&key).await?;
 
@@ -21,13 +21,13 @@ async fn stored_messages_are_sent_after_restart() -> anyhow::Result<()> {
     control.fault(Fault::RefuseMqtt { seconds: 3600 }).await?;
     device.initialize().await?;
     let status = format!("c/d/{SERIAL}/status");
-    let mut receipt = device.publish(status, r#"{"state":"PING"}"#, QoS::AtLeastOnce, false)?;
+    let mut receipt = device.publish(Message::new(status, r#"{"state":"PING"}"#))?;
     timeout("the message to be stored", receipt.stored()).await?;
     timeout("the device to stop", device.stop()).await;
     drop(device);
 
     control.fault(Fault::Clear).await?;
-    let device = ClesydeCloud::new(settings);
+    let device = settings.build();
     device.initialize().await?;
     eventually("the message of the life before", || async {
         let seen = control.device(SERIAL).await.ok()?;

@@ -2,8 +2,7 @@
 
 use axum::Router;
 use axum::routing::get;
-use cloud_facade::remote::Application;
-use cloud_facade::{ClesydeCloud, DeviceSettings, Registered};
+use cloud_facade::{ClesydeCloud, Registered};
 use cloud_provision::{Client, GeneratedKeys, ProvisionError, ProvisioningKey};
 use cloud_sim::{ApiAnswer, Fault, SimConfig, Simulator};
 use integration_tests::wait::timeout;
@@ -20,10 +19,10 @@ async fn device_connects_with_keys_generated_on_device() -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
     let page = Router::new().route("/", get(async || "hello"));
-    let settings = DeviceSettings::new(SERIAL.parse()?, base.path(), simulator.api_url())
-        .with_registration(cloud_provision::ClientBuilder::no_proxy)
-        .with_application(Application::service(page));
-    let cloud = ClesydeCloud::new(settings);
+    let settings = ClesydeCloud::builder(SERIAL.parse()?, base.path(), simulator.api_url())
+        .api(cloud_provision::ClientBuilder::no_proxy)
+        .application(page);
+    let cloud = settings.build();
     let key = ProvisioningKey::new(simulator.provisioning_key())?;
     let registered = timeout(
         "the registration",

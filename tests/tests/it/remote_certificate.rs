@@ -126,7 +126,7 @@ fn overwritten_report_is_corrected() -> anyhow::Result<()> {
             .await;
         let spoilt = json!({ "remoteCertSn": "1" });
         pair.cloud
-            .report(spoilt.as_object().cloned().unwrap_or_default())
+            .report(spoilt.as_object().cloned().unwrap_or_default())?
             .await?;
         pair.seen_when("the report to be spoilt", reported("1".to_owned()))
             .await;

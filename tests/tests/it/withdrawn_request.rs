@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use cloud_facade::iot::Proxy;
-use cloud_facade::{ClesydeCloud, DeviceSettings, Event};
+use cloud_facade::{ClesydeCloud, Event};
 use cloud_sim::{CertificateAnswer, Fault};
 use integration_tests::device::{SERIAL, TestDevice};
 use integration_tests::virtual_time;
@@ -142,9 +142,9 @@ fn withdrawing_desired_during_install_keeps_new_certificate() -> anyhow::Result<
         let mut pair = TestDevice::provisioned().await?;
         let gate = Gate::open().await?;
         let (base, api) = (pair.base.path(), pair.simulator.api_url());
-        let settings =
-            DeviceSettings::new(SERIAL.parse()?, base, api).with_proxy(Proxy::new(&gate.url)?);
-        pair.cloud = ClesydeCloud::new(settings);
+        pair.cloud = ClesydeCloud::builder(SERIAL.parse()?, base, api)
+            .proxy(Proxy::new(&gate.url)?)
+            .build();
         pair.cloud.initialize().await?;
         timeout(
             "the device to be online",

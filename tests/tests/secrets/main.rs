@@ -15,10 +15,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use cloud_facade::config::{DeviceConfig, RootCertificates, Store};
-use cloud_facade::iot::QoS;
+use cloud_facade::iot::{Message, QoS};
 use cloud_facade::provision::{Client, ProvisioningKey};
-use cloud_facade::remote::Application;
-use cloud_facade::{ClesydeCloud, DeviceSettings, Event, OnExisting, register};
+use cloud_facade::{ClesydeCloud, Event, OnExisting, register};
 use cloud_sim::{
     ApiAnswer, CertificateAnswer, Control, Fault, Service, SimConfig, Simulator, TokenAnswer,
 };
@@ -60,10 +59,9 @@ async fn logs_and_output_contain_no_secret() -> anyhow::Result<()> {
     let api = Tap::start(api, None).await?;
     let api_url = format!("http://{}", api.address);
     let page = axum::Router::new().route("/", axum::routing::get(|| async { "hello" }));
-    let settings = DeviceSettings::new(SERIAL.parse()?, base.path(), &api_url)
-        .with_application(Application::service(page));
+    let settings = ClesydeCloud::builder(SERIAL.parse()?, base.path(), &api_url).application(page);
     capture.show(&settings);
-    let cloud = ClesydeCloud::new(settings);
+    let cloud = settings.build();
     let watcher = tokio::spawn(watch(cloud.events(), capture.clone()));
 
     let key_text = simulator.provisioning_key().to_owned();
@@ -114,7 +112,7 @@ async fn logs_and_output_contain_no_secret() -> anyhow::Result<()> {
     );
     capture.show_error(
         &cloud
-            .publish("c/d/x/status", "{}", QoS::AtMostOnce, false)
+            .publish(Message::new("c/d/x/status", "{}").qos(QoS::AtMostOnce))
             .err()
             .context("it is stopped")?,
     );
@@ -217,7 +215,7 @@ async fn bad_tokens(cloud: &ClesydeCloud, control: &Control) -> anyhow::Result<(
         let mut events = cloud.events();
         cloud.initialize().await?;
         wait_for(&mut events, "the refusal", |event| {
-            matches!(event, Event::RemoteDisconnected { .. })
+            matches!(event, Event::RemoteConnectFailed { .. })
         })
         .await?;
         cloud.stop().await;

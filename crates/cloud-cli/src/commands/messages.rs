@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
-use cloud_facade::iot::{DeliveryError, QoS, RequestError};
+use cloud_facade::iot::{DeliveryError, Message, QoS, RequestError};
 use cloud_facade::{Action, SendError};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -84,7 +84,7 @@ pub(crate) async fn publish(
                 QoS::AtLeastOnce
             };
             let receipt = cloud
-                .publish(topic.as_str(), payload.clone(), qos, false)
+                .publish(Message::new(topic.as_str(), payload.clone()).qos(qos))
                 .map_err(|error| failed(&error))?;
             timeout(RESPONSE_TIMEOUT, receipt)
                 .await

@@ -297,7 +297,9 @@ fn systemd_status(event: &Event, problem: Option<String>) -> Option<String> {
         Event::IotConnected => "online".to_owned(),
         Event::IotDisconnected { reason, .. } => format!("not connected to the broker: {reason}"),
         Event::RemoteConnected { url } => reachable(url, problem),
-        Event::RemoteDisconnected { reason } => format!("not reachable: {reason}"),
+        Event::RemoteConnectFailed { reason } | Event::RemoteDisconnected { reason } => {
+            format!("not reachable: {reason}")
+        }
         _ => return None,
     })
 }
@@ -334,9 +336,7 @@ impl EventPrinter {
         {
             let _ = self.output.text(reachable(url, problem));
         }
-        if let Some(line) = event_json(event) {
-            let _ = self.output.json(&line);
-        }
+        let _ = self.output.json(&event_json(event));
     }
 
     /// The log reports the state to people.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_facade::iot::{Cause, SessionState};
-use cloud_facade::{ClesydeCloud, DeviceSettings};
+use cloud_facade::{ClesydeCloud, CloudBuilder};
 use tokio::time::timeout;
 
 use crate::commands::device_store;
@@ -23,7 +23,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// `on_interrupt` after a signal.
 pub(crate) async fn with_session(
     global: &GlobalOptions,
-    configure: impl FnOnce(DeviceSettings) -> DeviceSettings,
+    configure: impl FnOnce(CloudBuilder) -> CloudBuilder,
     on_interrupt: Result,
     work: impl AsyncFnOnce(&ClesydeCloud) -> Result,
 ) -> Result {
@@ -34,17 +34,17 @@ pub(crate) async fn with_session(
         .map_err(|error| CliError::from_load(&store, &error))?
         .device;
     // Only registration uses the API.
-    let mut settings = configure(DeviceSettings::new(
+    let mut settings = configure(ClesydeCloud::builder(
         config.serial_number.clone(),
         global.base_path()?,
         "",
     ));
     if let Some(proxy) = proxy::for_cloud(global)? {
-        settings = settings.with_proxy(proxy);
+        settings = settings.proxy(proxy);
     }
     // Keeps keys in memory only while they are in use.
     drop(config);
-    let cloud = ClesydeCloud::new(settings);
+    let cloud = settings.build();
     cloud
         .initialize()
         .await

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use cloud_facade::shadow::{RequestError, ShadowClient, ShadowId};
-use cloud_facade::{ClesydeCloud, DeviceSettings};
+use cloud_facade::{ClesydeCloud, CloudBuilder};
 use serde_json::{Map, Value, json};
 
 use crate::commands::session::{interrupted, with_session};
@@ -60,7 +60,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &ShadowArgs, output: 
         ShadowCommand::Watch => Ok(()),
         _ => interrupted(),
     };
-    let settings = |settings: DeviceSettings| settings.with_shadow(name);
+    let settings = |settings: CloudBuilder| settings.shadow(name);
     with_session(global, settings, on_interrupt, async |cloud| {
         let shadow = shadow(cloud, name)?;
         check_permitted(cloud, &shadow)?;

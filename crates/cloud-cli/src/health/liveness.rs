@@ -49,7 +49,6 @@ pub(super) struct Counters {
     pub(super) missed: u64,
     /// Distinguishes a lost connection from a failed attempt.
     iot_is_up: bool,
-    tunnel_is_up: bool,
 }
 
 impl Counters {
@@ -66,20 +65,13 @@ impl Counters {
                 };
             }
             Event::RemoteTokenReceived { .. } => self.tokens += 1,
-            Event::RemoteConnected { .. } => {
-                self.tunnels += 1;
-                self.tunnel_is_up = true;
-            }
-            Event::RemoteDisconnected { .. } => {
-                match std::mem::take(&mut self.tunnel_is_up) {
-                    true => self.tunnel_losses += 1,
-                    false => self.tunnel_failures += 1,
-                };
-            }
+            Event::RemoteConnected { .. } => self.tunnels += 1,
+            Event::RemoteConnectFailed { .. } => self.tunnel_failures += 1,
+            Event::RemoteDisconnected { .. } => self.tunnel_losses += 1,
             Event::RemoteCertificateRotated { .. } => self.rotations += 1,
             Event::RemoteCertificateRotationFailed { .. } => self.rotation_failures += 1,
-            Event::ShadowDelta { .. } => self.deltas += 1,
-            Event::PlatformMessage { .. } => self.messages += 1,
+            Event::ShadowDeltaReceived { .. } => self.deltas += 1,
+            Event::PlatformMessageReceived { .. } => self.messages += 1,
             _ => {}
         }
     }
@@ -179,14 +171,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use cloud_facade::DeviceSettings;
 
     use super::*;
 
     fn health_state() -> HealthState {
         let base = tempfile::tempdir().unwrap();
-        let settings = DeviceSettings::new("SN".parse().unwrap(), base.path(), "");
-        HealthState::new(&ClesydeCloud::new(settings), Store::new(base.path()), None)
+        let cloud = ClesydeCloud::builder("SN".parse().unwrap(), base.path(), "").build();
+        HealthState::new(&cloud, Store::new(base.path()), None)
     }
 
     #[test]
@@ -212,11 +203,12 @@ mod tests {
         for event in [lost(), Event::IotConnected, lost(), lost(), lost()] {
             counters.record(&event);
         }
-        let tunnel_lost = || Event::RemoteDisconnected {
-            reason: String::new(),
-        };
-        let connected = Event::RemoteConnected { url: String::new() };
-        for event in [connected, tunnel_lost(), tunnel_lost()] {
+        let reason = String::new;
+        for event in [
+            Event::RemoteConnected { url: String::new() },
+            Event::RemoteDisconnected { reason: reason() },
+            Event::RemoteConnectFailed { reason: reason() },
+        ] {
             counters.record(&event);
         }
         assert_eq!(

@@ -8,7 +8,6 @@ use cloud_shadow::{Document, ShadowClient};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
-use crate::client_certificate::ClientCertificateRotator;
 use crate::topics::{CERTIFICATE_KEY, IOT_CERTIFICATE_KEY};
 
 /// Delay before a failed report is retried on the same connection.
@@ -35,19 +34,6 @@ impl ReportedCertificates {
 
 /// The sender of new serial numbers to the reporter.
 pub(super) type ReportSender = watch::Sender<ReportedCertificates>;
-
-pub(super) fn update_iot_report(report: &ReportSender, rotator: &Option<ClientCertificateRotator>) {
-    let iot = rotator
-        .as_ref()
-        .and_then(ClientCertificateRotator::reportable);
-    report.send_if_modified(|report| {
-        let changed = iot.is_some() && report.iot != iot;
-        if changed {
-            report.iot = iot;
-        }
-        changed
-    });
-}
 
 /// Keeps the reported certificates of the shadow current: writes them after each connection and
 /// rotation if they differ, and after a delay if another client has changed them.

@@ -53,6 +53,14 @@ impl Receipt {
         Self { delivered, stored }
     }
 
+    /// Creates a receipt of a message that is delivered already, or not at all: for tests of code
+    /// that publishes.
+    pub fn resolved(result: Result<Ack, DeliveryError>) -> Self {
+        let (delivered, receiver) = oneshot::channel();
+        let _ = delivered.send(result);
+        Self::new(receiver, None)
+    }
+
     /// Waits until the message no longer depends on this process: until it is
     /// [stored](crate::SessionBuilder::outbox_store), or resolved before that, as the receipt
     /// itself reports.

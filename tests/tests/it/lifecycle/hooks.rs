@@ -1,7 +1,7 @@
 //! Hooks that stop the device, start it again, fail, panic, and hang.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use cloud_facade::{ClesydeCloud, Event, HookPoint, Hooks, InitializeError, WeakClesydeCloud};
@@ -9,20 +9,6 @@ use cloud_sim::Fault;
 use integration_tests::wait::{eventually, timeout};
 
 use super::platform::{HOOK_POINTS, IN_TIME, Platform, assert_no_tasks, reachable, with_platform};
-
-/// Hooks that need the device that they belong to.
-#[derive(Clone, Default)]
-struct Own(Arc<OnceLock<WeakClesydeCloud>>);
-
-impl Own {
-    fn set(&self, cloud: &ClesydeCloud) {
-        drop(self.0.set(cloud.downgrade()));
-    }
-
-    fn get(&self) -> Option<ClesydeCloud> {
-        self.0.get().and_then(WeakClesydeCloud::upgrade)
-    }
-}
 
 /// Makes each point of a connection come.
 async fn live(platform: &Platform, cloud: &ClesydeCloud) -> anyhow::Result<()> {
@@ -41,14 +27,14 @@ async fn live(platform: &Platform, cloud: &ClesydeCloud) -> anyhow::Result<()> {
 fn hook_may_stop_device_at_any_point() -> anyhow::Result<()> {
     for point in HOOK_POINTS {
         with_platform(async |platform| {
-            let (own, calls) = (Own::default(), Arc::new(AtomicUsize::new(0)));
+            let calls = Arc::new(AtomicUsize::new(0));
             let hook = {
-                let (own, calls) = (own.clone(), Arc::clone(&calls));
-                move || {
-                    let (own, calls) = (own.clone(), Arc::clone(&calls));
+                let calls = Arc::clone(&calls);
+                move |cloud: WeakClesydeCloud| {
+                    let calls = Arc::clone(&calls);
                     async move {
                         calls.fetch_add(1, Ordering::Relaxed);
-                        if let Some(cloud) = own.get() {
+                        if let Some(cloud) = cloud.upgrade() {
                             cloud.stop().await;
                         }
                         Ok(())
@@ -56,7 +42,6 @@ fn hook_may_stop_device_at_any_point() -> anyhow::Result<()> {
                 }
             };
             let cloud = platform.device(Hooks::new().on(point, hook)).await?;
-            own.set(&cloud);
             let mut events = cloud.events();
             match (point, cloud.initialize().await) {
                 (HookPoint::Initialized | HookPoint::Started, Err(InitializeError::Stopped)) => {}
@@ -92,9 +77,9 @@ fn failing_or_panicking_hooks_are_isolated() -> anyhow::Result<()> {
         let hooks = HOOK_POINTS.into_iter().fold(Hooks::new(), |hooks, point| {
             let seen = Arc::clone(&seen);
             hooks
-                .on(point, || async { Err("on purpose".into()) })
-                .on(point, || async { panic!("on purpose") })
-                .on(point, move || {
+                .on(point, |_| async { Err("on purpose".into()) })
+                .on(point, |_| async { panic!("on purpose") })
+                .on(point, move |_| {
                     let seen = Arc::clone(&seen);
                     async move {
                         seen.lock().unwrap().push(point);
@@ -129,7 +114,7 @@ fn hanging_hook_does_not_delay_stop() -> anyhow::Result<()> {
             let reached = Arc::new(AtomicUsize::new(0));
             let hook = {
                 let reached = Arc::clone(&reached);
-                move || {
+                move |_| {
                     reached.fetch_add(1, Ordering::Relaxed);
                     std::future::pending()
                 }
@@ -167,14 +152,14 @@ fn hanging_hook_does_not_delay_stop() -> anyhow::Result<()> {
 #[test]
 fn hook_may_restart_device() -> anyhow::Result<()> {
     with_platform(async |platform| {
-        let (own, again) = (Own::default(), Arc::new(AtomicUsize::new(0)));
+        let again = Arc::new(AtomicUsize::new(0));
         let hook = {
-            let (own, again) = (own.clone(), Arc::clone(&again));
-            move || {
-                let (own, again) = (own.clone(), Arc::clone(&again));
+            let again = Arc::clone(&again);
+            move |cloud: WeakClesydeCloud| {
+                let again = Arc::clone(&again);
                 async move {
                     if again.fetch_add(1, Ordering::Relaxed) == 0
-                        && let Some(cloud) = own.get()
+                        && let Some(cloud) = cloud.upgrade()
                     {
                         cloud.initialize().await?;
                     }
@@ -185,7 +170,6 @@ fn hook_may_restart_device() -> anyhow::Result<()> {
         let cloud = platform
             .device(Hooks::new().on(HookPoint::Stopped, hook))
             .await?;
-        own.set(&cloud);
         cloud.initialize().await?;
         cloud.stop().await;
         assert!(cloud.status().running, "the hook has started it again");

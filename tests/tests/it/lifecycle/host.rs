@@ -3,9 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cloud_facade::remote::Application;
-use cloud_facade::{ClesydeCloud, CloudClient, DeviceSettings, Event, Hooks, Registered};
+use cloud_facade::{ClesydeCloud, CloudBuilder, Event, Hooks, Host, Registered};
 use cloud_sim::{ApiAnswer, Fault};
+use integration_tests::device::SERIAL;
 use integration_tests::wait::{eventually, timeout};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -24,7 +24,7 @@ fn slow_event_reader_delays_nothing() -> anyhow::Result<()> {
             let payload = number.to_string().into_bytes();
             platform.control.broadcast(payload).await?;
             loop {
-                if let Event::PlatformMessage { payload, .. } =
+                if let Event::PlatformMessageReceived { payload, .. } =
                     timeout("the message", quick.recv()).await?
                 {
                     assert_eq!(payload, number.to_string());
@@ -52,7 +52,7 @@ fn abandoned_registration_completes() -> anyhow::Result<()> {
             times: 1,
         };
         platform.control.fault(late).await?;
-        let cloud = ClesydeCloud::new(platform.settings()?);
+        let cloud = platform.settings()?.build();
         let given_up =
             tokio::time::timeout(Duration::from_millis(100), cloud.provision(&platform.key)).await;
         assert!(given_up.is_err(), "{given_up:?}");
@@ -73,48 +73,33 @@ fn abandoned_registration_completes() -> anyhow::Result<()> {
     })
 }
 
-/// A host that changes its mind.
-struct Host {
-    settings: DeviceSettings,
-    api_url: Arc<Mutex<String>>,
-    application: Arc<Mutex<Option<Application>>>,
-}
+/// A host whose settings change.
+struct ChangingHost(Arc<Mutex<CloudBuilder>>);
 
-impl CloudClient for Host {
-    fn serial_number(&self) -> cloud_facade::config::SerialNumber {
-        self.settings.serial_number()
-    }
-
-    fn base_path(&self) -> std::path::PathBuf {
-        self.settings.base_path()
-    }
-
-    fn api_url(&self) -> String {
-        self.api_url.lock().unwrap().clone()
-    }
-
-    fn application(&self) -> Option<Application> {
-        self.application.lock().unwrap().clone()
+impl Host for ChangingHost {
+    fn settings(&self) -> CloudBuilder {
+        self.0.lock().unwrap().clone()
     }
 }
 
 #[test]
 fn initialize_reads_changed_settings() -> anyhow::Result<()> {
     with_platform(async |platform| {
-        let (api_url, application) = (
-            Arc::new(Mutex::new("http://127.0.0.1:1".to_owned())),
-            Arc::default(),
-        );
-        let cloud = ClesydeCloud::new(Host {
-            settings: platform.settings()?,
-            api_url: Arc::clone(&api_url),
-            application: Arc::clone(&application),
-        });
+        let device = |api_url: &str| {
+            let serial_number = SERIAL.parse()?;
+            anyhow::Ok(ClesydeCloud::builder(
+                serial_number,
+                platform.base.path(),
+                api_url,
+            ))
+        };
+        let settings = Arc::new(Mutex::new(device("http://127.0.0.1:1")?));
+        let cloud = ClesydeCloud::new(ChangingHost(Arc::clone(&settings)));
         let nobody =
             tokio::time::timeout(Duration::from_secs(1), cloud.provision(&platform.key)).await;
         assert!(!matches!(nobody, Ok(Ok(_))), "{nobody:?}");
+        *settings.lock().unwrap() = device(&platform.api_url)?;
         eventually("the registration to be over", || async {
-            *api_url.lock().unwrap() = platform.api_url.clone();
             cloud.provision(&platform.key).await.ok()
         })
         .await;
@@ -122,7 +107,7 @@ fn initialize_reads_changed_settings() -> anyhow::Result<()> {
         online(&cloud).await?;
         assert_eq!(cloud.status().certificate_serial, None, "nothing is served");
         cloud.stop().await;
-        *application.lock().unwrap() = platform.settings()?.application();
+        *settings.lock().unwrap() = platform.settings()?;
         cloud.initialize().await?;
         reachable(&cloud).await?;
         cloud.stop().await;

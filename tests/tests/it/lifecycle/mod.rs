@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cloud_facade::iot::QoS;
+use cloud_facade::iot::Message;
 use cloud_facade::{HookPoint, Hooks, InitializeError};
 use integration_tests::device::SERIAL;
 use integration_tests::wait::timeout;
@@ -162,7 +162,7 @@ fn running_status_implies_usable_handles() -> anyhow::Result<()> {
                     let mut status = cloud.watch_status();
                     status.wait_for(|status| status.running).await?;
                     let topic = format!("c/d/{SERIAL}/status");
-                    drop(cloud.publish(topic, "{}", QoS::AtLeastOnce, false)?);
+                    drop(cloud.publish(Message::new(topic, "{}"))?);
                     anyhow::Ok(())
                 }
             });
@@ -181,7 +181,7 @@ fn dropped_device_stops_gracefully() -> anyhow::Result<()> {
         let stopped = Arc::new(AtomicUsize::new(0));
         let hook = {
             let stopped = Arc::clone(&stopped);
-            move || {
+            move |_| {
                 stopped.fetch_add(1, Ordering::Relaxed);
                 std::future::ready(Ok(()))
             }

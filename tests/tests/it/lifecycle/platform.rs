@@ -5,8 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::get;
 use cloud_facade::provision::ProvisioningKey;
-use cloud_facade::remote::Application;
-use cloud_facade::{ClesydeCloud, DeviceSettings, HookPoint, Hooks, STOP_DEADLINE};
+use cloud_facade::{ClesydeCloud, CloudBuilder, HookPoint, Hooks, STOP_DEADLINE};
 use cloud_sim::{Control, SimConfig, Simulator};
 use integration_tests::device::SERIAL;
 use integration_tests::wait::{eventually, timeout};
@@ -35,17 +34,17 @@ pub(crate) struct Platform {
 }
 
 impl Platform {
-    pub(crate) fn settings(&self) -> anyhow::Result<DeviceSettings> {
+    pub(crate) fn settings(&self) -> anyhow::Result<CloudBuilder> {
         let page = Router::new().route("/", get(|| async { "hello" }));
         Ok(
-            DeviceSettings::new(SERIAL.parse()?, self.base.path(), &self.api_url)
-                .with_application(Application::service(page)),
+            ClesydeCloud::builder(SERIAL.parse()?, self.base.path(), &self.api_url)
+                .application(page),
         )
     }
 
     /// A device that is provisioned and does not run yet.
     pub(crate) async fn device(&self, hooks: Hooks) -> anyhow::Result<ClesydeCloud> {
-        let cloud = ClesydeCloud::new(self.settings()?.with_hooks(hooks));
+        let cloud = self.settings()?.hooks(hooks).build();
         cloud.provision(&self.key).await?;
         assert_no_tasks().await;
         Ok(cloud)
@@ -143,7 +142,7 @@ pub(crate) async fn cancel_after<T>(turns: u32, future: impl Future<Output = T>)
 /// Hooks that take some turns, so that there are more places to be given up at.
 pub(crate) fn slow_hooks() -> Hooks {
     HOOK_POINTS.into_iter().fold(Hooks::new(), |hooks, point| {
-        hooks.on(point, || async {
+        hooks.on(point, |_| async {
             for _ in 0..5 {
                 tokio::task::yield_now().await;
             }

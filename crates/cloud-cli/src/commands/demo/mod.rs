@@ -275,8 +275,9 @@ async fn wait_for_event<T>(
             if let Some(found) = matches(&event) {
                 return Some(found);
             }
-            if let Event::IotDisconnected { reason, .. } | Event::RemoteDisconnected { reason } =
-                event
+            if let Event::IotDisconnected { reason, .. }
+            | Event::RemoteConnectFailed { reason }
+            | Event::RemoteDisconnected { reason } = event
             {
                 last_error = Some(reason);
             }

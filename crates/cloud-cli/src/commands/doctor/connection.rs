@@ -12,8 +12,8 @@ use std::time::Duration;
 use axum::Router;
 use cloud_facade::config::{LockError, SerialNumber};
 use cloud_facade::iot::{Cause, Proxy, SessionState, TlsCause};
-use cloud_facade::remote::{Application, RemoteStatus, TunnelStatus};
-use cloud_facade::{ClesydeCloud, DeviceSettings, InitializeError};
+use cloud_facade::remote::{RemoteStatus, TunnelStatus};
+use cloud_facade::{ClesydeCloud, InitializeError};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -59,12 +59,11 @@ impl DeviceProbe {
         let page = marker.clone();
         let app = Router::new().fallback(move || std::future::ready(page.clone()));
         // Only registration uses the API.
-        let mut settings =
-            DeviceSettings::new(sn, base_path, "").with_application(Application::service(app));
+        let mut settings = ClesydeCloud::builder(sn, base_path, "").application(app);
         if let Some(proxy) = proxy {
-            settings = settings.with_proxy(proxy);
+            settings = settings.proxy(proxy);
         }
-        let cloud = ClesydeCloud::new(settings);
+        let cloud = settings.build();
         match cloud.initialize().await {
             Ok(()) => Ok(Self { cloud, marker }),
             Err(InitializeError::Lock(LockError::InUse { directory, pid })) => {

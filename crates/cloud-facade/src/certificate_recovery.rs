@@ -22,37 +22,29 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::adapters::PlatformClient;
-use crate::registration::spawn_blocking;
-use crate::remote_access::RemoteParams;
+use crate::tasks::spawn_blocking;
 use crate::topics::CERTIFICATE_KEY;
 
 /// Requests a certificate until one is installed.
-pub(crate) struct CertificateRecovery {
-    rotation: CertificateRotator<RecoveryInstaller>,
+pub(crate) struct CertificateRecovery<P: CertificateSource = PlatformClient> {
+    rotation: CertificateRotator<RecoveryInstaller<P>>,
     document: Option<watch::Receiver<Option<Document>>>,
     damage: String,
     installed: Installed,
 }
 
 /// The credentials stored last.
-type Installed = Arc<Mutex<Option<Credentials>>>;
+pub(crate) type Installed = Arc<Mutex<Option<Credentials>>>;
 
-impl CertificateRecovery {
+impl<P: CertificateSource> CertificateRecovery<P> {
     /// Creates the recovery. `damage` describes the problem; `document` is the shadow's, not read
     /// yet.
     pub(crate) fn new(
-        params: &RemoteParams,
+        installer: RecoveryInstaller<P>,
         damage: String,
         document: watch::Receiver<Option<Document>>,
     ) -> Self {
-        let installed = Installed::default();
-        let installer = RecoveryInstaller {
-            platform: params.platform.clone(),
-            store: params.store.clone(),
-            access_point: params.access_point.clone(),
-            clock: params.clock.clone(),
-            installed: Arc::clone(&installed),
-        };
+        let installed = Arc::clone(&installer.installed);
         // No certificate has the serial number 0 (RFC 5280, section 4.1.2.2), so any desired one
         // differs.
         Self {
@@ -128,15 +120,15 @@ fn wanted(
 }
 
 /// Requests and installs a certificate when there is none to replace.
-struct RecoveryInstaller {
-    platform: PlatformClient,
-    store: Store,
-    access_point: String,
-    clock: PlatformClock,
-    installed: Installed,
+pub(crate) struct RecoveryInstaller<P> {
+    pub(crate) platform: P,
+    pub(crate) store: Store,
+    pub(crate) access_point: String,
+    pub(crate) clock: PlatformClock,
+    pub(crate) installed: Installed,
 }
 
-impl CertificateInstaller for RecoveryInstaller {
+impl<P: CertificateSource> CertificateInstaller for RecoveryInstaller<P> {
     async fn request(
         &self,
         serial: &CertificateSerial,
@@ -171,9 +163,57 @@ impl CertificateInstaller for RecoveryInstaller {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::*;
+
+    mockall::mock! {
+        Platform {}
+        impl CertificateSource for Platform {
+            fn request_certificate(
+                &self,
+                request: CertificateRequest,
+            ) -> impl Future<Output = Result<CertificateResponse, SourceError>> + Send;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn desired_certificate_is_requested_once_connected() {
+        let mut platform = MockPlatform::new();
+        platform
+            .expect_request_certificate()
+            .withf(|request| String::from_utf8_lossy(&request.to_json()).contains(r#""7""#))
+            .times(1)
+            .returning(|_| Box::pin(async { Err(SourceError::TimedOut) }));
+        let installer = RecoveryInstaller {
+            platform,
+            store: Store::new("/nonexistent"),
+            access_point: "sn1.ui.example.com".to_owned(),
+            clock: PlatformClock::default(),
+            installed: Installed::default(),
+        };
+        let (shadow, document) = watch::channel(None);
+        let mut recovery = CertificateRecovery::new(installer, "damaged".to_owned(), document);
+        let mut desires = Document::default();
+        desires
+            .desired
+            .insert(CERTIFICATE_KEY.to_owned(), "7".into());
+        shadow.send_replace(Some(desires));
+        let hour = Duration::from_secs(3600);
+        assert!(
+            timeout(hour, recovery.next()).await.is_err(),
+            "not connected"
+        );
+
+        recovery.set_online(true);
+        match timeout(hour, recovery.next()).await {
+            Ok(RotationOutcome::Failed { serial, .. }) => assert_eq!(serial.as_str(), "7"),
+            _ => panic!("no attempt was made"),
+        }
+        assert!(recovery.installed().is_none());
+    }
 
     #[test]
     fn desired_serial_takes_precedence_over_reported() {
