@@ -12,6 +12,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
 use crate::BoxError;
+use crate::reverse_proxy::options::ForwardOptions;
 use crate::server::request::RequestBody;
 use crate::upstream::Upstream;
 use crate::upstream::proxy_protocol::ProxyProtocol;
@@ -49,7 +50,8 @@ pub enum Application {
     /// A service in this process: HTTP/1.1, HTTP/2, WebSockets over both. See
     /// [`Application::service`].
     Service(WebService),
-    /// A reverse proxy: HTTP and WebSockets are forwarded, as HTTP/1.1, to a local web server. It
+    /// A reverse proxy: HTTP and WebSockets are forwarded to a local web server, as HTTP/1.1 unless
+    /// the options say otherwise. It
     /// receives the client's address and the public host name in the headers `X-Forwarded-For`,
     /// `-Proto`, `-Host` and `Forwarded`; values that the client sent in these and similar headers
     /// are removed, see [`HttpOptions`](crate::HttpOptions). Before version 2 of the tunnel's
@@ -57,7 +59,12 @@ pub enum Application {
     /// `Forwarded` contains `for=unknown`. The server must not trust a request because it comes
     /// from this device. Concurrent requests are limited to the number of connections
     /// ([`Limits`](crate::Limits)); others wait.
-    Forward(Upstream),
+    Forward {
+        /// The local address.
+        upstream: Upstream,
+        /// How to talk to the web server.
+        options: ForwardOptions,
+    },
     /// TLS terminates here, and the plain bytes are forwarded.
     ForwardTcp {
         /// The local address.
@@ -65,6 +72,8 @@ pub enum Application {
         /// The version of the PROXY protocol that sends the client's address, if the application
         /// expects it.
         proxy_protocol: Option<ProxyProtocol>,
+        /// The protocols to offer by ALPN, in order of preference. Without any, none is negotiated.
+        alpn: Vec<String>,
     },
     /// The connection is forwarded unchanged: TLS terminates at the local application, which has a
     /// certificate of its own.
@@ -96,7 +105,15 @@ impl Application {
 
     /// Forwards HTTP to a local web server as a reverse proxy.
     pub fn forward(upstream: impl Into<Upstream>) -> Self {
-        Self::Forward(upstream.into())
+        Self::forward_with(upstream, ForwardOptions::new())
+    }
+
+    /// Forwards HTTP to a local web server as a reverse proxy with options.
+    pub fn forward_with(upstream: impl Into<Upstream>, options: ForwardOptions) -> Self {
+        Self::Forward {
+            upstream: upstream.into(),
+            options,
+        }
     }
 
     /// Terminates TLS and forwards the plain bytes to a local application.
@@ -107,7 +124,18 @@ impl Application {
         Self::ForwardTcp {
             upstream: upstream.into(),
             proxy_protocol,
+            alpn: Vec::new(),
         }
+    }
+
+    /// Sets the protocols that plain TCP offers by ALPN, such as `h2` for an application that speaks
+    /// HTTP/2 without TLS. No effect on other applications.
+    #[must_use]
+    pub fn with_alpn(mut self, protocols: impl IntoIterator<Item = String>) -> Self {
+        if let Self::ForwardTcp { alpn, .. } = &mut self {
+            *alpn = protocols.into_iter().collect();
+        }
+        self
     }
 
     /// Forwards the public connection, including TLS, to a local application.
@@ -120,10 +148,11 @@ impl fmt::Debug for Application {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Service(_) => formatter.write_str("Service"),
-            Self::Forward(upstream) => write!(formatter, "Forward({upstream})"),
+            Self::Forward { upstream, .. } => write!(formatter, "Forward({upstream})"),
             Self::ForwardTcp {
                 upstream,
                 proxy_protocol,
+                ..
             } => {
                 write!(formatter, "ForwardTcp({upstream}, {proxy_protocol:?})")
             }

@@ -129,6 +129,7 @@ pub use request_policy::options::{
     AllowedHost, AllowedHostError, HttpOptions, PassedHeader, PassedHeaderError,
 };
 pub use response::{MAX_RESPONSE_SIZE, ResponseError};
+pub use reverse_proxy::options::{ForwardOptions, UpstreamProtocol, UpstreamTls, UpstreamTlsError};
 pub use rotation::{RotationError, RotationStatus};
 pub use server::access::{AccessRules, MAX_RULES, UnknownCallers};
 pub use server::request::RequestBody;

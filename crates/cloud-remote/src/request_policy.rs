@@ -4,6 +4,7 @@
 //! - It names one host, which this device serves: RFC 9110 §7.2 and §7.4, RFC 9112 §3.2, RFC 9113
 //!   §8.3.1.
 //! - It has one length: RFC 9110 §8.6, RFC 9112 §6.3.
+//! - Its body is in no transfer coding but `chunked`: RFC 9112 §6.1.
 //! - It has no header that only a trusted proxy may set.
 //!
 //! Invariant: the application reads what was checked. `Host` is present once with the checked
@@ -13,6 +14,7 @@ mod content_length;
 pub(crate) mod host;
 pub(crate) mod options;
 mod proxy_headers;
+mod transfer_coding;
 
 use cloud_net::{LogThrottle, UntrustedText, warn_throttled};
 use http::{Method, Request, Response, StatusCode};
@@ -21,6 +23,7 @@ pub(crate) use self::content_length::normalize as normalize_content_length;
 use self::host::{AllowedHosts, HostError};
 use self::options::{AllowedHost, HttpOptions, PassedHeader};
 use self::proxy_headers::PassedHeaders;
+pub(crate) use self::transfer_coding::transfer_codings;
 use crate::application::ResponseBody;
 use crate::config::RemoteConfig;
 use crate::server::error_page::error_page;
@@ -44,6 +47,8 @@ pub(crate) enum Refusal {
     OtherHost,
     /// Different lengths, or a malformed one.
     ContentLength,
+    /// A transfer coding that is not undone here.
+    TransferCoding,
 }
 
 impl Refusal {
@@ -64,6 +69,10 @@ impl Refusal {
             Self::ContentLength => (
                 StatusCode::BAD_REQUEST,
                 "The request does not have one length.",
+            ),
+            Self::TransferCoding => (
+                StatusCode::NOT_IMPLEMENTED,
+                "This device does not know the request's transfer coding.",
             ),
         };
         error_page(status, text)
@@ -105,6 +114,9 @@ impl RequestPolicy {
         };
         let headers = request.headers_mut();
         headers.insert(http::header::HOST, host);
+        if !transfer_coding::is_decoded(headers) {
+            return Err(Refusal::TransferCoding);
+        }
         normalize_content_length(headers).map_err(|_| Refusal::ContentLength)?;
         self.headers.remove_others(headers);
         Ok(())

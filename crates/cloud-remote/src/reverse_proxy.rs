@@ -1,99 +1,78 @@
-//! A reverse proxy: forwards requests to a local web server over HTTP/1.1, with a connection pool.
+//! A reverse proxy: forwards requests to a local web server, over HTTP/1.1 or HTTP/2, with a
+//! connection pool.
 //!
 //! Hop-by-hop headers are removed in both directions, and forwarded headers name the client. A
-//! WebSocket is forwarded as bytes; other upgrades are not supported. Nothing is rewritten: the
-//! application sees the public host name, so its redirects and cookies work.
+//! WebSocket is forwarded as bytes; other upgrades are not supported. The application sees the
+//! public host name, so its redirects and cookies work; a redirect to its own address is rewritten.
 //!
-//! Specification: RFC 9110 §7.6 (intermediaries), §7.8 (upgrades).
+//! A request whose connection ends before the response starts is sent once more if that does no
+//! harm: because nothing of it was sent, or because it is idempotent and has no body.
+//!
+//! Specification: RFC 9110 §7.6 (intermediaries), §7.8 (upgrades), §9.2.2 (idempotent methods).
 
+mod connection;
+mod connection_auth;
+mod connector;
 mod early_response;
 mod failure;
 mod forwarded_headers;
-mod tracked_body;
+mod location;
+pub(crate) mod options;
+mod pool;
+mod request_body;
+mod sized_body;
 
-use std::io;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cloud_net::{LogThrottle, warn_throttled};
 use http::header::{self, HeaderValue};
-use http::uri::{Authority, Scheme, Uri};
+use http::uri::Uri;
 use http::{Request, Response, StatusCode, Version};
+use http_body::Body;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tower::util::{BoxCloneSyncService, service_fn};
 
-use self::early_response::EarlyResponseStream;
-use self::failure::{Failure, RecordedStream};
+use self::connector::Connector;
+use self::failure::Failure;
 use self::forwarded_headers::{
-    join_cookies, normalize_length, remove_hop_by_hop, requested_upgrade, set_forwarded_headers,
+    Framing, accepts_trailers, join_cookies, normalize_length, remove_hop_by_hop,
+    requested_upgrade, set_forwarded_headers, set_request_framing,
 };
-use self::tracked_body::TrackedBody;
+use self::location::public_location;
+use self::options::ForwardOptions;
+pub(crate) use self::pool::PrivateConnections;
+use self::pool::{Need, Pool};
+use self::request_body::{OutgoingBody, TrackedBody};
+use self::sized_body::SizedBody;
 use crate::application::{HttpService, ResponseBody};
 use crate::limits::idle_timeout::ActivityTimer;
 use crate::server::error_page::{self, error_page};
 use crate::server::request::{RequestBody, RequestContext};
 use crate::task_group::TaskGroup;
 use crate::upstream::health::{HealthRecorder, UpstreamFailure};
-use crate::upstream::{Upstream, UpstreamStream, copy};
-
-/// The idle timeout of pooled connections: shorter than that of common servers (gunicorn 2 s,
-/// Node.js and uvicorn 5 s), because a request on a connection that is being closed is lost.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// Pooled idle connections: enough for a page.
-const MAX_IDLE_CONNECTIONS: usize = 8;
-
-/// Read buffer of a response that the caller does not read: the same size as HTTP/2 buffers.
-const RESPONSE_BUFFER: usize = 64 * 1024;
-
-type Pool = Client<UpstreamConnector, TrackedBody<RequestBody>>;
-
-/// Connects to the application. Ignores the request's URI.
-#[derive(Debug, Clone)]
-struct UpstreamConnector(Upstream);
-
-impl tower::Service<Uri> for UpstreamConnector {
-    type Response = TokioIo<RecordedStream<EarlyResponseStream<UpstreamStream>>>;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let upstream = self.0.clone();
-        Box::pin(async move {
-            let stream = upstream.connect().await?;
-            let stream = EarlyResponseStream::new(stream);
-            Ok(TokioIo::new(RecordedStream::new(stream)))
-        })
-    }
-}
+use crate::upstream::{Upstream, copy};
 
 /// Returns the reverse proxy as a service. `response_timeout` counts from the end of a request to
 /// the start of the application's response.
 pub(crate) fn service(
     upstream: Upstream,
+    options: ForwardOptions,
     tasks: TaskGroup,
     response_timeout: Duration,
     health: HealthRecorder,
 ) -> HttpService {
-    let pool = Client::builder(tasks.clone())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(POOL_IDLE_TIMEOUT)
-        .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
-        .http1_max_buf_size(RESPONSE_BUFFER)
-        .build(UpstreamConnector(upstream.clone()));
+    let protocol = options.protocol.clone();
+    let connector = Connector::new(upstream.clone(), options, tasks.clone());
     let proxy = ReverseProxy {
+        pool: Pool::new(connector, tasks.clone(), protocol.may_be_http2()),
         upstream,
-        pool,
+        is_tls: protocol.is_tls(),
+        has_upgrades: protocol.may_be_http1(),
         tasks,
         response_timeout,
         health,
@@ -109,7 +88,9 @@ pub(crate) fn service(
 #[derive(Clone)]
 struct ReverseProxy {
     upstream: Upstream,
-    pool: Pool,
+    pool: Arc<Pool>,
+    is_tls: bool,
+    has_upgrades: bool,
     tasks: TaskGroup,
     response_timeout: Duration,
     health: HealthRecorder,
@@ -124,18 +105,19 @@ impl ReverseProxy {
                 "The request came over no connection.",
             );
         };
-        let upgrade = requested_upgrade(request.headers());
+        let upgrade = requested_upgrade(request.headers()).filter(|_| self.has_upgrades);
         let upgraded = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-        let Some(request) = outgoing(request, &self.upstream, context.address, upgrade) else {
+        let host = request.headers().get(header::HOST).cloned();
+        let timer = ActivityTimer::default();
+        let request = outgoing(request, context.address, upgrade, timer.clone());
+        let (Some(request), Some(host)) = (request, host) else {
             return error_page(
                 StatusCode::BAD_REQUEST,
                 "The request's path makes no sense.",
             );
         };
-        let timer = ActivityTimer::default();
-        let request = request.map(|body| TrackedBody::new(body, timer.clone()));
         let response = tokio::select! {
-            response = self.pool.request(request) => response,
+            response = self.exchange(request, &context.private, upgraded.is_some()) => response,
             () = timer.idle_for(self.response_timeout) => {
                 let seconds = self.response_timeout.as_secs();
                 self.health.failed(UpstreamFailure::Silent);
@@ -148,23 +130,74 @@ impl ReverseProxy {
         match response {
             Ok(response) => {
                 self.health.answered();
-                self.forward_response(response, upgraded, context)
+                self.forward_response(response, upgraded, context, &host)
             }
-            Err(error) => {
-                match Failure::of(&error) {
-                    Some(failure) => {
-                        self.health.failed(failure.kind());
-                        self.warn(&failure.to_string());
+            Err(failure) => self.failed(failure),
+        }
+    }
+
+    /// Records and answers a request without a response; `None` if the caller ended it.
+    fn failed(&self, failure: Option<Failure>) -> Response<ResponseBody> {
+        let Some(failure) = failure else {
+            tracing::debug!(upstream = %self.upstream, "the caller ended its request");
+            return error_page(StatusCode::BAD_GATEWAY, error_page::UNUSABLE_ANSWER);
+        };
+        let kind = failure.kind();
+        self.health.failed(kind);
+        self.warn(&failure.to_string());
+        let text = match kind {
+            UpstreamFailure::Unreachable => error_page::NOT_RUNNING,
+            _ => error_page::UNUSABLE_ANSWER,
+        };
+        error_page(StatusCode::BAD_GATEWAY, text)
+    }
+
+    /// Sends the request, and once more if it may be and its connection ends without a response.
+    async fn exchange(
+        &self,
+        request: Request<OutgoingBody>,
+        private: &PrivateConnections,
+        upgrade: bool,
+    ) -> Result<Response<Incoming>, Option<Failure>> {
+        let challenged = connection_auth::is_requested(request.headers());
+        if challenged {
+            private.activate();
+        }
+        let (parts, body) = request.into_parts();
+        let mut again = (parts.method.is_idempotent() && body.is_end_stream())
+            .then(|| Request::from_parts(parts.clone(), OutgoingBody::Empty));
+        let mut request = Request::from_parts(parts, body);
+        let mut need = Need {
+            fresh: false,
+            upgrade,
+            challenged,
+        };
+        loop {
+            let connection = self.pool.connection(private, need).await;
+            let mut connection = connection.map_err(|error| Some(Failure::of_connect(&error)))?;
+            let mut error = match connection.send(request).await {
+                Ok(response) => {
+                    if connection_auth::is_offered(response.headers()) {
+                        private.activate();
                     }
-                    None => tracing::debug!(%error, "the caller ended its request"),
+                    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                        let challenged = response.status() == StatusCode::UNAUTHORIZED;
+                        self.pool.keep(connection, private, challenged);
+                    }
+                    return Ok(response);
                 }
-                let text = if error.is_connect() {
-                    error_page::NOT_RUNNING
-                } else {
-                    error_page::UNUSABLE_ANSWER
-                };
-                error_page(StatusCode::BAD_GATEWAY, text)
-            }
+                Err(error) => error,
+            };
+            // Without an idle connection, nothing but the application itself can have ended it.
+            let unsent = error.take_message().filter(|_| !need.fresh);
+            let error = error.into_error();
+            let repeated = unsent.or_else(|| {
+                again
+                    .take()
+                    .filter(|_| connection::may_help_to_repeat(&error))
+            });
+            request = repeated.ok_or_else(|| Failure::of_exchange(&error, connection.record()))?;
+            need.fresh = true;
         }
     }
 
@@ -173,14 +206,13 @@ impl ReverseProxy {
         mut response: Response<Incoming>,
         upgraded: Option<OnUpgrade>,
         context: RequestContext,
+        host: &HeaderValue,
     ) -> Response<ResponseBody> {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return incoming(response, false);
+            return self.incoming(response, host);
         }
         let Some(caller_side) = upgraded else {
-            self.health.failed(UpstreamFailure::Unusable);
-            self.warn("it upgrades a connection without a request");
-            return error_page(StatusCode::BAD_GATEWAY, error_page::UNUSABLE_ANSWER);
+            return self.failed(Some(Failure::UnexpectedUpgrade));
         };
         let application_side = hyper::upgrade::on(&mut response);
         self.tasks.spawn(async move {
@@ -193,7 +225,48 @@ impl ReverseProxy {
                 tracing::debug!(?ended, "an upgraded connection has ended");
             }
         });
-        incoming(response, true)
+        self.incoming(response, host)
+    }
+
+    /// Returns the response in the form for the caller.
+    fn incoming(&self, response: Response<Incoming>, host: &HeaderValue) -> Response<ResponseBody> {
+        let (mut parts, body) = response.into_parts();
+        let framing = normalize_length(&mut parts.headers, parts.status);
+        if framing == Framing::UnknownCoding {
+            return self.failed(Some(Failure::UnknownCoding));
+        }
+        let headers = &mut parts.headers;
+        let upgrade = headers
+            .get(header::UPGRADE)
+            .cloned()
+            .filter(|_| parts.status == StatusCode::SWITCHING_PROTOCOLS);
+        remove_hop_by_hop(headers);
+        if let Some(upgrade) = upgrade {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, upgrade);
+        }
+        // It names ports of the application, which callers cannot reach.
+        headers.remove(header::ALT_SVC);
+        if let Some(location) = headers
+            .get(header::LOCATION)
+            .and_then(|location| public_location(location, &self.upstream, self.is_tls, host))
+        {
+            headers.insert(header::LOCATION, location);
+        }
+        parts.version = Version::HTTP_11;
+        // Extensions may hold the application's connection.
+        let reason = parts.extensions.remove::<hyper::ext::ReasonPhrase>();
+        parts.extensions.clear();
+        if let Some(reason) = reason {
+            parts.extensions.insert(reason);
+        }
+        let body = match framing {
+            Framing::Length(length) if !body.is_end_stream() => {
+                SizedBody::new(body, length).boxed_unsync()
+            }
+            _ => body.map_err(Into::into).boxed_unsync(),
+        };
+        Response::from_parts(parts, body)
     }
 
     fn warn(&self, what: &str) {
@@ -205,53 +278,38 @@ impl ReverseProxy {
 /// application. `None` if HTTP/1.1 cannot express it.
 fn outgoing(
     request: Request<RequestBody>,
-    upstream: &Upstream,
     caller: Option<IpAddr>,
     upgrade: Option<HeaderValue>,
-) -> Option<Request<RequestBody>> {
+    timer: ActivityTimer,
+) -> Option<Request<OutgoingBody>> {
     let (mut parts, body) = request.into_parts();
     let host = parts.headers.get(header::HOST).cloned()?;
-    let mut uri = http::uri::Parts::default();
-    uri.scheme = Some(Scheme::HTTP);
-    uri.authority = Some(upstream.authority().parse::<Authority>().ok()?);
-    uri.path_and_query = Some(parts.uri.path_and_query().cloned()?);
-    parts.uri = Uri::from_parts(uri).ok()?;
+    parts.uri = Uri::from(parts.uri.path_and_query().cloned()?);
     parts.version = Version::HTTP_11;
     // Extensions may hold the caller's connection.
     parts.extensions.clear();
 
     let headers = &mut parts.headers;
+    let trailers = accepts_trailers(headers);
     remove_hop_by_hop(headers);
+    headers.remove(header::TRAILER);
     // The server answers it as soon as the body is read.
     headers.remove(header::EXPECT);
     join_cookies(headers);
     if let Some(upgrade) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, upgrade);
+    } else if trailers {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
     set_forwarded_headers(headers, caller, &host);
     headers.insert(header::HOST, host);
+    let body = if body.is_end_stream() {
+        OutgoingBody::Empty
+    } else {
+        OutgoingBody::Caller(TrackedBody::new(body, timer))
+    };
+    set_request_framing(headers, &parts.method, body.size_hint().exact());
     Some(Request::from_parts(parts, body))
-}
-
-/// Returns the response in the form for the caller.
-fn incoming(response: Response<Incoming>, switched: bool) -> Response<ResponseBody> {
-    let (mut parts, body) = response.into_parts();
-    let upgrade = parts
-        .headers
-        .get(header::UPGRADE)
-        .cloned()
-        .filter(|_| switched);
-    normalize_length(&mut parts.headers);
-    remove_hop_by_hop(&mut parts.headers);
-    if let Some(upgrade) = upgrade {
-        parts
-            .headers
-            .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        parts.headers.insert(header::UPGRADE, upgrade);
-    }
-    parts.version = Version::HTTP_11;
-    parts.extensions.clear();
-    let body = body.map_err(Into::into).boxed_unsync();
-    Response::from_parts(parts, body)
 }

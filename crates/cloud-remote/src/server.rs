@@ -102,9 +102,10 @@ impl Backend {
         Ok(match application {
             Application::Service(service) => http(service.0, true)?,
             // The local application uses HTTP/1.1, which starts WebSockets in another way.
-            Application::Forward(upstream) => http(
+            Application::Forward { upstream, options } => http(
                 reverse_proxy::service(
                     upstream,
+                    options,
                     tasks.clone(),
                     limits.response,
                     upstream_health.clone(),
@@ -114,9 +115,12 @@ impl Backend {
             Application::ForwardTcp {
                 upstream,
                 proxy_protocol,
+                alpn,
             } => {
-                // The inner protocol is unknown, so ALPN selects none.
-                let tls = TlsAcceptor::from(tls::server_config(Arc::clone(certificate), &[])?);
+                // The inner protocol is unknown, so ALPN selects none unless it is given.
+                let protocols: Vec<_> = alpn.iter().map(String::as_bytes).collect();
+                let certificate = Arc::clone(certificate);
+                let tls = TlsAcceptor::from(tls::server_config(certificate, &protocols)?);
                 Backend::Tcp {
                     tls,
                     upstream,

@@ -16,7 +16,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cloud_net::ConnectError;
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -99,13 +98,13 @@ impl Upstream {
         })
     }
 
-    /// Returns the authority for URIs. (The application gets the public host name all the same.)
-    pub(crate) fn authority(&self) -> String {
+    /// Returns the host and the port by which the application knows itself, if it has some.
+    pub(crate) fn host_and_port(&self) -> Option<(String, u16)> {
         match self {
-            Self::Tcp(address) => address.to_string(),
-            Self::Host(_) => "localhost".to_owned(),
+            Self::Tcp(address) => Some((address.ip().to_string(), address.port())),
+            Self::Host(name) => Some((name.name().to_owned(), name.port())),
             #[cfg(unix)]
-            Self::Unix(_) => "localhost".to_owned(),
+            Self::Unix(_) => None,
         }
     }
 }
@@ -132,12 +131,6 @@ impl<S: AsyncRead + AsyncWrite> ReadWrite for S {}
 
 /// A connection to a local application over any transport.
 pub(crate) struct UpstreamStream(Pin<Box<dyn ReadWrite + Send>>);
-
-impl Connection for UpstreamStream {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
 
 impl AsyncRead for UpstreamStream {
     fn poll_read(

@@ -9,7 +9,6 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// See the [module](self).
@@ -42,12 +41,6 @@ impl<S> EarlyResponseStream<S> {
             }
             outcome => outcome,
         }
-    }
-}
-
-impl<S: Connection> Connection for EarlyResponseStream<S> {
-    fn connected(&self) -> Connected {
-        self.stream.connected()
     }
 }
 

@@ -10,9 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use cloud_net::UntrustedText;
-use http::Extensions;
-use hyper_util::client::legacy::Error;
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::upstream::health::UpstreamFailure;
@@ -28,6 +25,8 @@ pub(super) enum Failure {
     SpeaksHttp2,
     HeaderTooLarge { fields: usize },
     NotHttp(UntrustedText),
+    UnexpectedUpgrade,
+    UnknownCoding,
     Other(UntrustedText),
 }
 
@@ -47,6 +46,12 @@ impl fmt::Display for Failure {
                 "the header of its response is too large: {fields} fields"
             ),
             Self::NotHttp(error) => write!(formatter, "its response is not HTTP/1.1: {error}"),
+            Self::UnexpectedUpgrade => {
+                formatter.write_str("it upgrades a connection without a request")
+            }
+            Self::UnknownCoding => {
+                formatter.write_str("its response has a transfer coding that nobody asked for")
+            }
             Self::Other(error) => write!(formatter, "it gave no response: {error}"),
         }
     }
@@ -63,33 +68,26 @@ impl Failure {
         }
     }
 
-    /// Returns what the application did; `None` if the caller ended the request.
-    pub(super) fn of(error: &Error) -> Option<Self> {
-        let cause = causes(error).last();
-        let text = cause.map_or_else(
-            || UntrustedText::of(error),
-            |cause| UntrustedText::of(&cause),
-        );
-        let io = causes(error)
-            .filter_map(|cause| cause.downcast_ref::<io::Error>())
-            .last()
-            .map(io::Error::kind);
-        if error.is_connect() {
-            return Some(match io {
-                Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => Self::Refused,
-                Some(io::ErrorKind::TimedOut) => Self::DoesNotAccept,
-                _ => Self::Unreachable(text),
-            });
+    /// Returns what the application did instead of accepting a connection.
+    pub(super) fn of_connect(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Self::Refused,
+            io::ErrorKind::TimedOut => Self::DoesNotAccept,
+            _ => Self::Unreachable(UntrustedText::of(&innermost(error))),
         }
-        let http = causes(error).find_map(|cause| cause.downcast_ref::<hyper::Error>());
-        let Some(http) = http else {
-            return Some(Self::Other(text));
-        };
-        // The request's body failed, or nobody waits for the response.
-        if http.is_user() || http.is_canceled() {
+    }
+
+    /// Returns what the application did instead of responding; `None` if the caller ended the
+    /// request.
+    pub(super) fn of_exchange(
+        error: &hyper::Error,
+        record: Option<&ResponseRecord>,
+    ) -> Option<Self> {
+        // The request's body failed.
+        if error.is_user() {
             return None;
         }
-        let record = error.connect_info().and_then(ResponseRecord::of);
+        let text = UntrustedText::of(&innermost(error));
         let (beginning, fields) = record.map_or(([0; 4], 0), |record| {
             let seen = record.seen();
             (seen.beginning, seen.fields)
@@ -98,11 +96,16 @@ impl Failure {
             // An alert or a handshake record (RFC 8446 §5.1).
             [0x15 | 0x16, 3, ..] => Self::SpeaksTls,
             // A SETTINGS or GOAWAY frame of less than 64 KiB (RFC 9113 §4.1).
-            [0, _, _, 4 | 7] if http.is_parse() => Self::SpeaksHttp2,
-            _ if http.is_parse_too_large() => Self::HeaderTooLarge { fields },
-            _ if http.is_parse() => Self::NotHttp(text),
-            _ if http.is_incomplete_message() || http.is_closed() => Self::Closed,
-            _ => match io {
+            [0, _, _, 4 | 7] if error.is_parse() => Self::SpeaksHttp2,
+            _ if error.is_parse_too_large() => Self::HeaderTooLarge { fields },
+            _ if error.is_parse() => Self::NotHttp(text),
+            _ if error.is_incomplete_message() || error.is_closed() || error.is_canceled() => {
+                Self::Closed
+            }
+            _ => match innermost(error)
+                .downcast_ref::<io::Error>()
+                .map(io::Error::kind)
+            {
                 Some(
                     io::ErrorKind::ConnectionReset
                     | io::ErrorKind::BrokenPipe
@@ -114,14 +117,18 @@ impl Failure {
     }
 }
 
-fn causes<'a>(error: &'a Error) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
-    let first = std::error::Error::source(error);
-    std::iter::successors(first, |error| error.source())
+/// Returns the innermost cause: the error of the system or its resolver.
+fn innermost<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
+    std::iter::successors(Some(error), |error| error.source())
+        .last()
+        .unwrap_or(error)
 }
 
 /// What an application has sent on a connection. Clones share it.
 #[derive(Debug, Clone, Default)]
-struct ResponseRecord(Arc<Mutex<Seen>>);
+pub(super) struct ResponseRecord(Arc<Mutex<Seen>>);
 
 #[derive(Debug, Default)]
 struct Seen {
@@ -137,13 +144,6 @@ struct Seen {
 }
 
 impl ResponseRecord {
-    /// Returns the record of a connection.
-    fn of(connection: &Connected) -> Option<Self> {
-        let mut extensions = Extensions::new();
-        connection.get_extras(&mut extensions);
-        extensions.remove()
-    }
-
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -186,17 +186,8 @@ pub(super) struct RecordedStream<S> {
 }
 
 impl<S> RecordedStream<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self {
-            stream,
-            record: ResponseRecord::default(),
-        }
-    }
-}
-
-impl<S: Connection> Connection for RecordedStream<S> {
-    fn connected(&self) -> Connected {
-        self.stream.connected().extra(self.record.clone())
+    pub(super) fn new(stream: S, record: ResponseRecord) -> Self {
+        Self { stream, record }
     }
 }
 

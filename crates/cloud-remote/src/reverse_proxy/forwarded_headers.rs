@@ -6,33 +6,98 @@
 use std::net::IpAddr;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
 
-use crate::request_policy::normalize_content_length;
+use crate::request_policy::{normalize_content_length, transfer_codings};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Hop-by-hop headers, in addition to those that `Connection` names.
-const HOP_BY_HOP: [HeaderName; 8] = [
+/// Hop-by-hop headers, in addition to those that `Connection` names. (`Trailer` is end-to-end, but
+/// a request's trailers are not passed on.)
+const HOP_BY_HOP: [HeaderName; 7] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::PROXY_AUTHORIZATION,
     header::TE,
-    header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
 
-/// Removes the length of a chunked message, and replaces several lengths by one. (The request
-/// policy does so for requests.)
-pub(super) fn normalize_length(headers: &mut HeaderMap) {
-    // hyper has rejected lengths that differ or are not numbers.
-    if headers.contains_key(header::TRANSFER_ENCODING) || normalize_content_length(headers).is_err()
+/// How a response says where its body ends, other than HTTP/1.1 and HTTP/2 do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// As usual.
+    Standard,
+    /// After this many bytes, although the obsolete `Transfer-Encoding: identity` says something
+    /// else.
+    Length(u64),
+    /// The body is in a transfer coding that nobody has asked for or undoes.
+    UnknownCoding,
+}
+
+/// Leaves at most one length: none if the message is chunked or has no body, and one of several
+/// equal ones. (The request policy does so for requests.)
+pub(super) fn normalize_length(headers: &mut HeaderMap, status: StatusCode) -> Framing {
+    let mut codings = transfer_codings(headers).peekable();
+    let is_encoded = codings.peek().is_some();
+    let (mut chunked, mut unknown) = (0, false);
+    for coding in codings {
+        match coding {
+            _ if coding.eq_ignore_ascii_case(b"chunked") => chunked += 1,
+            _ if coding.eq_ignore_ascii_case(b"identity") => {}
+            _ => unknown = true,
+        }
+    }
+    if unknown || chunked > 1 {
+        return Framing::UnknownCoding;
+    }
+    // hyper has rejected lengths that differ or are not numbers. RFC 9110 §8.6.
+    if chunked > 0
+        || status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || normalize_content_length(headers).is_err()
     {
         headers.remove(header::CONTENT_LENGTH);
     }
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse().ok());
+    match length {
+        Some(length) if is_encoded => Framing::Length(length),
+        _ => Framing::Standard,
+    }
+}
+
+/// Sets how the application finds the end of a request's body, whose size may be known. HTTP/1.1 has
+/// none for `GET` and `HEAD` unless the request says so, and RFC 9110 §8.6 wants a length of zero
+/// for methods that expect a body.
+pub(super) fn set_request_framing(headers: &mut HeaderMap, method: &Method, size: Option<u64>) {
+    if headers.contains_key(header::CONTENT_LENGTH) {
+        return;
+    }
+    match size {
+        Some(0) if !matches!(*method, Method::POST | Method::PUT | Method::PATCH) => {}
+        Some(size) => {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+        }
+        None => {
+            let chunked = HeaderValue::from_static("chunked");
+            headers.insert(header::TRANSFER_ENCODING, chunked);
+        }
+    }
+}
+
+/// Returns whether the caller accepts trailers.
+pub(super) fn accepts_trailers(headers: &HeaderMap) -> bool {
+    headers
+        .get_all(header::TE)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
 /// Returns the protocol of a valid upgrade request, if it is WebSocket. Another protocol (`h2c`)

@@ -273,6 +273,7 @@ impl HttpServer {
         request.extensions_mut().insert(RequestContext {
             address: connection.address,
             activity: Arc::clone(&connection.activity),
+            private: Arc::clone(&connection.private),
             permit: Arc::clone(&permit),
         });
         let connect = request.method() == Method::CONNECT;

@@ -26,6 +26,7 @@ use crate::BoxError;
 use crate::limits::connection_activity::{ConnectionActivity, EndReason};
 use crate::limits::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use crate::limits::fair_share::{Caller, LimitReached};
+use crate::reverse_proxy::PrivateConnections;
 use crate::task_group::TaskGroup;
 
 /// What a request needs to know of its connection.
@@ -35,6 +36,8 @@ pub(crate) struct ConnectionInfo {
     pub(crate) address: Option<IpAddr>,
     pub(crate) caller: Caller,
     pub(crate) activity: Arc<ConnectionActivity>,
+    /// Its own connections to the application, which end with it.
+    pub(crate) private: Arc<PrivateConnections>,
 }
 
 /// See the [module](self). Counts as a task until it is dropped.
@@ -43,6 +46,7 @@ pub(crate) struct PublicConnection<S> {
     stream: S,
     address: Option<IpAddr>,
     activity: Arc<ConnectionActivity>,
+    private: Arc<PrivateConnections>,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Ready when upgraded connections have to end.
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -70,6 +74,7 @@ impl<S> PublicConnection<S> {
             cut: Box::pin(tasks.upgraded_cut().cancelled_owned()),
             cut_due: false,
             permit,
+            private: Arc::default(),
             closed: CancellationToken::new().drop_guard(),
             _task: tasks.token(),
         })
@@ -80,6 +85,7 @@ impl<S> PublicConnection<S> {
             address: self.address,
             caller: self.permit.caller(),
             activity: Arc::clone(&self.activity),
+            private: Arc::clone(&self.private),
         }
     }
 

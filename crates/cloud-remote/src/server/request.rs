@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use crate::limits::connection_activity::{ConnectionActivity, RequestGuard};
 use crate::limits::exchange::Exchange;
 use crate::limits::request_limit::RequestPermit;
+use crate::reverse_proxy::PrivateConnections;
 
 /// Maximum length of a response's last frame. HTTP/2 accepts a last frame without flow control, so
 /// the device could not detect a caller that does not read it; the rest of the response waits for
@@ -23,6 +24,8 @@ const TAIL: usize = 1_024;
 pub(crate) struct RequestContext {
     pub(crate) address: Option<IpAddr>,
     pub(crate) activity: Arc<ConnectionActivity>,
+    /// The connections to the application that only this connection uses.
+    pub(crate) private: Arc<PrivateConnections>,
     /// Held while any part of the request is with the application.
     pub(crate) permit: Arc<RequestPermit>,
 }

@@ -3,9 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test fails by panicking, in its helpers too.
 
+mod answers;
+mod connection_auth;
+mod forward_options;
 mod forwarding;
 mod handover;
 mod messages;
+mod peers;
 mod proxies;
 mod reachability;
 mod requests;

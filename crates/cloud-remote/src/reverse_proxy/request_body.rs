@@ -1,14 +1,55 @@
-//! A request body that records activity, for the response timeout.
+//! The body of a request to the application.
 //!
-//! A large upload over a slow line takes long, and most applications respond after it. So the
-//! timeout counts from the last frame of the request.
+//! It records activity, for the response timeout: a large upload over a slow line takes long, and
+//! most applications respond after it. So the timeout counts from the last frame of the request.
+//!
+//! Trailers end it and are not passed on: an application could take a field in them for one that
+//! the [policy](crate::request_policy) has removed.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::limits::idle_timeout::ActivityTimer;
+use crate::server::request::RequestBody;
+
+/// The body of a request to the application.
+#[derive(Debug)]
+pub(super) enum OutgoingBody {
+    Empty,
+    Caller(TrackedBody<RequestBody>),
+}
+
+impl Body for OutgoingBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Caller(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Caller(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Caller(body) => body.size_hint(),
+        }
+    }
+}
 
 /// A request body that records each read frame as activity.
 #[derive(Debug)]
@@ -35,7 +76,10 @@ impl<B: Body + Unpin> Body for TrackedBody<B> {
         if frame.is_ready() {
             self.timer.touch();
         }
-        frame
+        match frame {
+            Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => Poll::Ready(None),
+            frame => frame,
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -51,7 +95,6 @@ impl<B: Body + Unpin> Body for TrackedBody<B> {
 mod tests {
     use std::time::Duration;
 
-    use bytes::Bytes;
     use http_body_util::{BodyExt, StreamBody};
 
     use tokio::time::Instant;
