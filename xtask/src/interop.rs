@@ -26,6 +26,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         ])
         .args(arguments)
         .env("INTEROP_MOSQUITTO", &tools.mosquitto)
+        .env("INTEROP_NGINX", &tools.nginx)
+        .env("INTEROP_PY_WEB", &tools.python.web)
         .env("INTEROP_SQUID", &tools.squid)
         .env("INTEROP_MICROSOCKS", &tools.microsocks)
         .env("INTEROP_PY_CLESYDE", &tools.python.clesyde)

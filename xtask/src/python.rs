@@ -19,6 +19,8 @@ pub(crate) struct Peers {
     pub(crate) clesyde: PathBuf,
     /// Has clesyde_cloud_lib 0.1.20 and its snitun 0.45.1; absent on a machine without Python 3.12.
     pub(crate) clesyde_0120: Option<PathBuf>,
+    /// Has uvicorn and grpcio.
+    pub(crate) web: PathBuf,
     /// Has snitun 0.47.0; absent on a machine without Python 3.13.
     pub(crate) snitun_047: Option<PathBuf>,
     /// Has AWS's SDK for devices.
@@ -53,6 +55,12 @@ const AWS_SDK: Environment = Environment {
     name: "aws-sdk",
     packages: &["awsiotsdk==1.31.0"],
     imports: "import awsiot.iotshadow, awsiot.mqtt5_client_builder, awsiot.mqtt_connection_builder",
+};
+
+const WEB: Environment = Environment {
+    name: "web",
+    packages: &["uvicorn==0.54.0", "grpcio==1.85.3"],
+    imports: "import uvicorn, grpc",
 };
 
 const SNITUN_047: Environment = Environment {
@@ -93,6 +101,7 @@ pub(crate) fn prepare() -> Result<Peers> {
         clesyde: CLESYDE.make(&usable)?,
         clesyde_0120: CLESYDE_0120
             .make_if_possible(FOR_CLESYDE_0120, "INTEROP_WITHOUT_CLESYDE_0120=1")?,
+        web: WEB.make(&usable)?,
         snitun_047: snitun_047()?,
         aws_sdk: AWS_SDK.make(&usable)?,
     })

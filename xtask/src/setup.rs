@@ -16,6 +16,7 @@ pub(crate) struct Tools {
     pub(crate) mosquitto: std::path::PathBuf,
     pub(crate) squid: std::path::PathBuf,
     pub(crate) microsocks: std::path::PathBuf,
+    pub(crate) nginx: std::path::PathBuf,
     pub(crate) python: python::Peers,
 }
 
@@ -31,6 +32,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("openssl", "openssl"),
     ("curl", "curl"),
+    ("nginx", "nginx"),
     // For cloud-config's test that kills at each system call, and for `attack`.
     ("strace", "strace"),
     ("prlimit", "util-linux"),
@@ -61,6 +63,7 @@ pub(crate) fn run() -> Result<Tools> {
         mosquitto: tool("mosquitto")?,
         squid: tool("squid")?,
         microsocks: tool("microsocks")?,
+        nginx: tool("nginx")?,
         python: python::prepare()?,
     })
 }

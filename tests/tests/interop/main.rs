@@ -13,3 +13,4 @@ mod proxies;
 mod python_device;
 mod snitun_server;
 mod traffic;
+mod web_applications;

@@ -27,6 +27,16 @@ pub(crate) fn microsocks() -> anyhow::Result<PathBuf> {
     required("INTEROP_MICROSOCKS")
 }
 
+/// The web server's program.
+pub(crate) fn nginx() -> anyhow::Result<PathBuf> {
+    required("INTEROP_NGINX")
+}
+
+/// A Python with `uvicorn` and `grpcio`.
+pub(crate) fn python_web() -> anyhow::Result<PathBuf> {
+    required("INTEROP_PY_WEB")
+}
+
 /// A Python with `clesyde_cloud_lib` 0.1.2 and `snitun` 0.40.0.
 pub(crate) fn python() -> anyhow::Result<PathBuf> {
     required("INTEROP_PY_CLESYDE")
