@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use cloud_facade::provision::{BuildError, Client, ClientBuilder};
@@ -58,16 +58,18 @@ impl ApiArgs {
 
     /// Reads the additional roots, in PEM.
     pub(crate) fn roots(&self) -> Result<Option<Vec<u8>>> {
-        let read = |path: &PathBuf| {
-            let pem = File::open(path)
-                .and_then(read_bounded)
-                .and_then(require_certificate);
-            pem.map_err(|error| {
-                CliError::with_path("could not read the root certificates in", path, &error)
-            })
-        };
-        self.ca_file.as_ref().map(read).transpose()
+        self.ca_file.as_deref().map(read_roots).transpose()
     }
+}
+
+/// Reads root certificates in PEM.
+pub(crate) fn read_roots(path: &Path) -> Result<Vec<u8>> {
+    let pem = File::open(path)
+        .and_then(read_bounded)
+        .and_then(require_certificate);
+    pem.map_err(|error| {
+        CliError::with_path("could not read the root certificates in", path, &error)
+    })
 }
 
 fn read_bounded(reader: impl Read) -> io::Result<Vec<u8>> {

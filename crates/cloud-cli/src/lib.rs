@@ -45,6 +45,7 @@ mod commands;
 mod device;
 mod error;
 mod event_json;
+mod forward_target;
 mod health;
 mod logging;
 mod options;

@@ -4,23 +4,28 @@
 //! notifies supervisors and shuts down.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use cloud_facade::Event;
 use cloud_facade::config::Credentials;
 use cloud_facade::remote::{
-    AccessRules, AllowedHost, Application, HttpOptions, PassedHeader, ProxyProtocol, UnknownCallers,
+    AccessRules, AllowedHost, Application, ForwardOptions, HttpOptions, PassedHeader,
+    ProxyProtocol, UnknownCallers,
 };
 use cloud_net::LogThrottle;
 use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::api::read_roots;
 use crate::application_check::{ApplicationState, CheckedApplication, next_state};
 use crate::commands::device_store;
 use crate::device::{Backend, Device, DeviceOptions};
 use crate::error::{CliError, Result};
 use crate::event_json::{event_json, health_json};
+use crate::forward_target::ForwardTarget;
 use crate::health::{HEARTBEAT_INTERVAL, HealthSocket, loopback};
 use crate::logging;
 use crate::options::{GlobalOptions, LimitOptions};
@@ -30,7 +35,7 @@ use crate::reload::{self, ReloadSignal};
 use crate::shutdown::Shutdown;
 use crate::status_page::StatusPage;
 use crate::systemd::SystemdNotifier;
-use crate::value_parsers::{LocalApplication, web_application};
+use crate::value_parsers::LocalApplication;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,6 +50,9 @@ Examples:
 
   Pass plain bytes to a program that reads the caller's address
       clesyde-cloud run --sn SN0001 --forward-tcp 127.0.0.1:9000 --proxy-protocol v2
+
+  Forward to a local gRPC server
+      clesyde-cloud run --sn SN0001 --forward h2c://127.0.0.1:50051
 
   Serve health and metrics for a supervisor and Prometheus
       clesyde-cloud run --sn SN0001 --health 127.0.0.1:9100
@@ -75,8 +83,28 @@ pub(crate) struct RunArgs {
     /// The headers Forwarded and X-Forwarded-For name the caller, except a caller over IPv6 before
     /// version 2 of the tunnel's protocol: the server must not trust a request because it comes
     /// from this device.
-    #[arg(long, group = "backend", value_name = "HOST:PORT", value_parser = web_application)]
-    forward: Option<LocalApplication>,
+    ///
+    /// The server takes HTTP/1.1 without TLS at HOST:PORT or unix:PATH, HTTP/2 without TLS (gRPC)
+    /// at h2c://HOST:PORT, and either with TLS at https://HOST:PORT.
+    #[arg(long, group = "backend", value_name = "HOST:PORT")]
+    forward: Option<ForwardTarget>,
+
+    /// More roots, in PEM, for the certificate of --forward https:// [default: the system's]
+    #[arg(long, value_name = "FILE", requires = "forward")]
+    forward_ca_file: Option<PathBuf>,
+
+    /// Wait this long for the web server while it refuses connections, as one does that restarts
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 2,
+        conflicts_with_all = ["ui", "forward_tcp", "passthrough"]
+    )]
+    restart_wait: u32,
+
+    /// Send the names of header fields to the web server as Content-Length, not content-length
+    #[arg(long, requires = "forward")]
+    title_case_headers: bool,
 
     /// Forward plain bytes to a local server; TLS ends here
     #[arg(long, group = "backend", value_name = "HOST:PORT")]
@@ -96,6 +124,17 @@ pub(crate) struct RunArgs {
         conflicts_with_all = ["ui", "forward", "passthrough"]
     )]
     proxy_protocol: Option<ProxyVersion>,
+
+    /// Offer this protocol by ALPN, such as h2 for --forward-tcp to a gRPC server; may be given
+    /// several times
+    #[arg(
+        long,
+        value_name = "PROTOCOL",
+        value_parser = NonEmptyStringValueParser::new(),
+        requires = "forward_tcp",
+        conflicts_with_all = ["ui", "forward", "passthrough"]
+    )]
+    alpn: Vec<String>,
 
     /// Allow only callers with an address in this range; may be given several times
     #[arg(long, value_name = "CIDR", value_parser = parse_range)]
@@ -217,7 +256,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: &Ou
         page: StatusPage::new(&sn, &config, certificate),
         sn,
         base_path: global.base_path()?,
-        backend: arguments.backend(),
+        backend: arguments.backend()?,
         access: arguments.access(),
         http_options: arguments.http_options(),
         limits: arguments.limits.limits(),
@@ -366,29 +405,43 @@ impl RunArgs {
             .fold(options, HttpOptions::pass_header)
     }
 
-    fn backend(&self) -> Backend {
+    fn backend(&self) -> Result<Backend> {
         let upstream = |target: &LocalApplication, option| {
             target.warn_if_unresolvable(option);
             target.upstream()
         };
         let (application, upstream, is_http) = if let Some(target) = &self.forward {
-            let upstream = upstream(target, "--forward");
-            (Application::forward(upstream.clone()), upstream, true)
+            let upstream = upstream(&target.application(), "--forward");
+            let roots = self
+                .forward_ca_file
+                .as_deref()
+                .map(read_roots)
+                .transpose()?;
+            let options = ForwardOptions::new()
+                .restart_wait(Duration::from_secs(self.restart_wait.into()))
+                .title_case_headers(self.title_case_headers);
+            let options = target.options(options, roots.as_deref())?;
+            (
+                Application::forward_with(upstream.clone(), options),
+                upstream,
+                true,
+            )
         } else if let Some(target) = &self.forward_tcp {
             let upstream = upstream(target, "--forward-tcp");
             let version = self.proxy_protocol.map(ProxyProtocol::from);
             let application = Application::forward_tcp(upstream.clone(), version);
+            let application = application.with_alpn(self.alpn.iter().cloned());
             (application, upstream, false)
         } else if let Some(target) = &self.passthrough {
             let upstream = upstream(target, "--passthrough");
             (Application::passthrough(upstream.clone()), upstream, false)
         } else {
-            return Backend::StatusPage;
+            return Ok(Backend::StatusPage);
         };
-        Backend::Application {
+        Ok(Backend::Application {
             application,
             checked: CheckedApplication { upstream, is_http },
-        }
+        })
     }
 }
 

@@ -59,8 +59,11 @@ fn usage_error_is_exit_2_and_names_option_and_value() {
     for (target, reason) in [
         ("8080", "has no host"),
         (":8080", "has no host"),
-        ("https://localhost:8443", "takes HTTPS"),
-        ("h2c://localhost:8080", "takes HTTP/2"),
+        (
+            "ftp://localhost:8021",
+            "names a protocol that is not forwarded",
+        ),
+        ("https://localhost", "has no port"),
         ("http://localhost:80/app", "has a path"),
         ("http://localhost", "has no port"),
         ("unix:", "needs the path"),
