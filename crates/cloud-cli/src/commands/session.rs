@@ -56,15 +56,15 @@ pub(crate) async fn with_session(
             wait_connected(&cloud).await?;
             work(&cloud).await
         } => result,
-        cause = topic_refused(&cloud) => Err(CliError::Failed(cause.to_string())),
+        cause = refused(&cloud) => Err(CliError::Failed(cause.to_string())),
         () = shutdown.requested() => on_interrupt,
     };
     cloud.stop().await;
     result
 }
 
-/// Waits until the broker refuses a topic, which retries cannot fix.
-async fn topic_refused(cloud: &ClesydeCloud) -> Arc<Cause> {
+/// Waits until the broker refuses the device or one of its topics, which retries cannot fix.
+async fn refused(cloud: &ClesydeCloud) -> Arc<Cause> {
     let Ok(session) = cloud.iot() else {
         return std::future::pending().await;
     };
@@ -80,7 +80,9 @@ async fn topic_refused(cloud: &ClesydeCloud) -> Arc<Cause> {
 
 fn refusal(state: &SessionState) -> Option<&Arc<Cause>> {
     match state {
-        SessionState::Waiting { cause, .. } => Some(cause).filter(|cause| cause.is_topic_refusal()),
+        SessionState::Waiting { cause, .. } => {
+            Some(cause).filter(|cause| cause.is_topic_refusal() || cause.is_device_refusal())
+        }
         _ => None,
     }
 }

@@ -40,7 +40,7 @@ pub enum Cause {
     #[error("TLS failed: {0}")]
     Tls(#[from] TlsCause),
     /// The server answered CONNECT with a refusal.
-    #[error("the server did not accept the session: {}", with_message(*.reason, .message.as_ref()))]
+    #[error("{}", refused_connection(*.reason, .message.as_ref()))]
     NotAccepted {
         /// Reason code in the CONNACK.
         reason: ReasonCode,
@@ -190,6 +190,13 @@ impl Cause {
         )
     }
 
+    /// Returns whether the server refuses the device itself: another attempt has the same result
+    /// until the platform changes.
+    #[must_use]
+    pub fn is_device_refusal(&self) -> bool {
+        matches!(self, Self::NotAccepted { .. }) && self.retry() == Retry::Persistent
+    }
+
     /// Returns whether the server's policy does not permit the device a topic.
     #[must_use]
     pub fn is_topic_refusal(&self) -> bool {
@@ -275,7 +282,7 @@ impl Cause {
     pub(crate) fn is_identity_related(&self) -> bool {
         match self {
             Self::Tls(_) => true,
-            Self::NotAccepted { .. } => self.retry() == Retry::Persistent,
+            Self::NotAccepted { .. } => self.is_device_refusal(),
             _ => false,
         }
     }
@@ -326,6 +333,15 @@ fn with_message(reason: ReasonCode, message: Option<&UntrustedText>) -> String {
     match message {
         Some(message) => format!("{reason}: {message}"),
         None => reason.to_string(),
+    }
+}
+
+fn refused_connection(reason: ReasonCode, message: Option<&UntrustedText>) -> String {
+    let reported = with_message(reason, message);
+    if reason == ReasonCode::NOT_AUTHORIZED {
+        format!("the broker does not permit this device to connect: {POLICY} ({reported})")
+    } else {
+        format!("the server did not accept the session: {reported}")
     }
 }
 

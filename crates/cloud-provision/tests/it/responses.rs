@@ -239,7 +239,8 @@ async fn each_invalid_value_is_named() {
         *at(&mut answer, path) = json!(value);
         match malformed(outcome_of(answer).await) {
             MalformedResponse::Invalid { field, .. }
-            | MalformedResponse::DamagedPem { field, .. } => assert_eq!(field, path, "{value}"),
+            | MalformedResponse::DamagedPem { field, .. }
+            | MalformedResponse::UnusableKey { field, .. } => assert_eq!(field, path, "{value}"),
             other => panic!("{path}: {other}"),
         }
     }

@@ -219,7 +219,7 @@ const NO_ANSWER: &str =
 fn advice(cause: &Cause) -> &'static str {
     match cause {
         Cause::Tls(TlsCause::ClientCertificateRejected(_)) | Cause::NotAccepted { .. } => {
-            "the platform does not know this certificate, or has revoked it: register again with `clesyde-cloud provision --force`"
+            "the platform does not know this certificate, has revoked it, or its policy does not permit this device: register again with `clesyde-cloud provision --force`"
         }
         Cause::Tls(TlsCause::HandshakeAborted | TlsCause::NotTls) => {
             "allow TLS to ports 8883 and 443 in the firewall; if nothing blocks it, the platform may not know this device: register again with `clesyde-cloud provision --force`"
