@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_net::Proxy;
 use reqwest::redirect;
 use tokio::time::Instant;
 use tower::ServiceExt;
@@ -13,10 +14,10 @@ use crate::error::{BuildError, ProvisionError};
 use crate::http::{ApiClient, ApiProbe};
 use crate::keys::{DeviceKeys, KeySource};
 use crate::provisioned::Provisioned;
-use crate::proxy::ProxySetting;
+use crate::proxy::{self, ProxySetting};
 use crate::request::Registration;
 use crate::retry::{AmbiguousAttempts, Backoff, Retry};
-use crate::secret::{ProvisioningKey, ProxyUrl};
+use crate::secret::ProvisioningKey;
 use crate::{serial, tls, url};
 
 /// Limit for name resolution, TCP, and TLS together.
@@ -213,11 +214,16 @@ impl ClientBuilder {
         self
     }
 
-    /// Uses this proxy: `http://host:port`, or `https://` for a connection to the proxy over TLS, optionally with
-    /// `user:password@`. Default: `HTTPS_PROXY` or `ALL_PROXY` from the environment, with the exceptions in `NO_PROXY`; a
-    /// proxy set here overrides all of them. Requests to this machine (`http://localhost`) never use a proxy.
+    /// Uses this proxy: `http://host:port` (method CONNECT) or `socks5://host:port`, optionally with
+    /// `user:password@`. `socks5h://` means the same as `socks5://`: the proxy resolves names. No
+    /// other kind is supported, as for the connections to broker and relay. An HTTP proxy has to
+    /// answer CONNECT with status 200 and no interim response before it.
+    ///
+    /// Default: `HTTPS_PROXY` or `ALL_PROXY` from the environment, with the exceptions in
+    /// `NO_PROXY`; a proxy set here overrides all of them. Requests to this machine
+    /// (`http://localhost`) never use a proxy.
     pub fn proxy(mut self, url: &str) -> Self {
-        self.proxy = ProxySetting::Url(ProxyUrl::new(url));
+        self.proxy = ProxySetting::Url(Proxy::new(url));
         self
     }
 
@@ -267,15 +273,22 @@ impl ClientBuilder {
             .connect_timeout(self.connect_timeout)
             // A new connection for each attempt: a stale pooled one would look like an interrupted request.
             .pool_max_idle_per_host(0)
-            .connector_layer(tracker.clone());
-        let builder = if url.scheme() == "https" {
-            self.proxy
-                .apply(builder)?
-                .tls_backend_preconfigured(tls::client_config(&extra)?)
+            .connector_layer(tracker.clone())
+            .no_proxy();
+        let is_https = url.scheme() == "https";
+        // Plain HTTP must not leave this machine, neither through a proxy nor by an unusual `localhost` entry.
+        let proxy = match is_https {
+            true => self.proxy.for_server(&url)?,
+            false => None,
+        };
+        let builder = match &proxy {
+            Some(proxy) => builder.proxy(proxy::for_reqwest(proxy)?),
+            None => builder,
+        };
+        let builder = if is_https {
+            builder.tls_backend_preconfigured(tls::client_config(&extra)?)
         } else {
-            // Plain HTTP must not leave this machine, neither through a proxy nor by an unusual `localhost` entry.
             builder
-                .no_proxy()
                 .resolve_to_addrs(
                     "localhost",
                     &[
@@ -291,6 +304,7 @@ impl ClientBuilder {
         let api = ApiClient {
             http,
             url,
+            proxy,
             connect_timeout: self.connect_timeout,
             attempt_timeout: self.attempt_timeout,
             tracker,

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use cloud_net::UntrustedText;
+use cloud_net::{InvalidProxy, ProxyError, ProxyFailure, UntrustedText};
 use cloud_pki::key::KeyError;
 use cloud_pki::pem::PemError;
 
@@ -43,8 +43,8 @@ pub enum BuildError {
     )]
     NoRoots,
     /// The proxy's URL is not usable. The message omits it, because it may contain a password.
-    #[error("the proxy's URL {0}")]
-    Proxy(&'static str),
+    #[error(transparent)]
+    Proxy(#[from] InvalidProxy),
     /// A time limit or number of attempts is out of range.
     #[error("{0}")]
     Limit(&'static str),
@@ -189,14 +189,12 @@ pub enum ProvisionError {
         valid_until: SystemTime,
     },
     /// The proxy is unreachable or refused the connection. Nothing was sent.
-    #[error(
-        "{url} cannot be reached through the proxy: {reason}; check its address, its rules, and the password"
-    )]
+    #[error("{url} cannot be reached through the proxy {}: {}", .error.proxy, .error.failure)]
     Proxy {
         /// The request URL.
         url: String,
-        /// The reason.
-        reason: UntrustedText,
+        /// What the proxy answered.
+        error: ProxyError,
     },
     /// 511: the network requires a sign-in first. Nothing reached the platform.
     #[error("a captive portal blocks {url} (HTTP 511); sign in to the network first")]
@@ -211,10 +209,12 @@ pub enum ProvisionError {
         url: String,
     },
     /// No connection within the time limit. Nothing was sent.
-    #[error("{url} cannot be reached within {} s", limit.as_secs_f32())]
+    #[error("{url} cannot be reached{} within {} s", through(.proxy), limit.as_secs_f32())]
     ConnectTimedOut {
         /// The request URL.
         url: String,
+        /// The proxy's host and port, if one is used.
+        proxy: Option<String>,
         /// The limit.
         limit: Duration,
     },
@@ -372,6 +372,11 @@ fn words_or(message: &Option<UntrustedText>, otherwise: &str) -> String {
     }
 }
 
+fn through(proxy: &Option<String>) -> String {
+    let text = |proxy| format!(" through the proxy {proxy}");
+    proxy.as_ref().map_or_else(String::new, text)
+}
+
 fn wait(retry_after: Option<Duration>) -> String {
     match retry_after {
         Some(time) => format!("try again in {} s", time.as_secs()),
@@ -399,16 +404,19 @@ impl ProvisionError {
     /// Reports whether the same call may succeed later without a change on this device.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::RateLimited { .. }
-                | Self::Server { .. }
-                | Self::Unreachable { .. }
-                | Self::ConnectTimedOut { .. }
-                | Self::NotValidYet { .. }
-                | Self::Proxy { .. }
-                | Self::CaptivePortal { .. }
-        )
+        match self {
+            // A repeated wrong password may lock the account.
+            Self::Proxy { error, .. } => error.failure != ProxyFailure::Authentication,
+            other => matches!(
+                other,
+                Self::RateLimited { .. }
+                    | Self::Server { .. }
+                    | Self::Unreachable { .. }
+                    | Self::ConnectTimedOut { .. }
+                    | Self::NotValidYet { .. }
+                    | Self::CaptivePortal { .. }
+            ),
+        }
     }
 
     /// Reports whether the platform may have registered the device although no valid response arrived. The provisioning key

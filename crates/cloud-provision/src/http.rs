@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
-use cloud_net::UntrustedText;
+use cloud_net::{Proxy, UntrustedText};
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 use rustls::CertificateError;
@@ -18,6 +18,7 @@ use crate::attempt_state::AttemptTracker;
 use crate::clock_skew::ClockSkew;
 use crate::error::{MalformedResponse, ProvisionError};
 use crate::provisioned::{InvalidResponse, Provisioned};
+use crate::proxy;
 use crate::request::Registration;
 use crate::response;
 
@@ -39,6 +40,7 @@ pub struct ApiProbe {
 pub(crate) struct ApiClient {
     pub(crate) http: reqwest::Client,
     pub(crate) url: Url,
+    pub(crate) proxy: Option<Proxy>,
     pub(crate) connect_timeout: Duration,
     pub(crate) attempt_timeout: Duration,
     pub(crate) tracker: AttemptTracker,
@@ -49,6 +51,7 @@ impl ApiClient {
         self.tracker.start_attempt();
         let limit = self.attempt_timeout;
         let result = match tokio::time::timeout(limit, self.exchange(request)).await {
+            Ok(Err(error)) => Err(self.explain(error).await),
             Ok(result) => result,
             Err(_) => Err(ProvisionError::TimedOut {
                 url: self.url(),
@@ -66,18 +69,18 @@ impl ApiClient {
             url: self.url(),
             reason,
         };
-        let response =
-            tokio::time::timeout(self.attempt_timeout, self.http.get(self.url.clone()).send())
-                .await
-                .map_err(|_| ProvisionError::ConnectTimedOut {
-                    url: self.url(),
-                    limit: self.attempt_timeout,
-                })?
-                .map_err(|error| match self.request_error(&error) {
+        let request = self.http.get(self.url.clone()).send();
+        let response = match tokio::time::timeout(self.attempt_timeout, request).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => {
+                return Err(match self.request_error(&error) {
                     // A GET has no effect that could be lost.
                     ProvisionError::Interrupted { reason, .. } => unreachable(reason),
-                    other => other,
-                })?;
+                    other => self.explain(other).await,
+                });
+            }
+            Err(_) => return Err(self.connect_timed_out(self.attempt_timeout)),
+        };
         let status = response.status();
         match self.failed(status, retry_after(&response), None) {
             _ if status.is_redirection() => Err(self.redirect_error(&response)),
@@ -238,18 +241,41 @@ impl ApiClient {
             return ProvisionError::Interrupted { url, reason };
         }
         if error.is_timeout() {
-            return ProvisionError::ConnectTimedOut {
-                url,
-                limit: self.connect_timeout,
-            };
-        }
-        if let Some(reason) = proxy_error(error) {
-            return ProvisionError::Proxy { url, reason };
+            return self.connect_timed_out(self.connect_timeout);
         }
         match tls_error(error) {
             Some(error) => tls_failure(url, error),
             None => ProvisionError::Unreachable { url, reason },
         }
+    }
+
+    /// Finds out whether the proxy is why there was no connection.
+    async fn explain(&self, error: ProvisionError) -> ProvisionError {
+        let (Some(proxy), ProvisionError::Unreachable { url, reason }) = (&self.proxy, &error)
+        else {
+            return error;
+        };
+        let url = url.clone();
+        match proxy::refusal(proxy, &self.url, self.connect_timeout).await {
+            Some(error) => ProvisionError::Proxy { url, error },
+            None => {
+                let proxy = self.proxy_address().unwrap_or_default();
+                let reason = format!("through the proxy {proxy}: {reason}").into();
+                ProvisionError::Unreachable { url, reason }
+            }
+        }
+    }
+
+    fn connect_timed_out(&self, limit: Duration) -> ProvisionError {
+        ProvisionError::ConnectTimedOut {
+            url: self.url(),
+            proxy: self.proxy_address(),
+            limit,
+        }
+    }
+
+    fn proxy_address(&self) -> Option<String> {
+        self.proxy.as_ref()?.address_for(proxy::host(&self.url))
     }
 
     fn url(&self) -> String {
@@ -307,18 +333,6 @@ fn error_chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'st
             Some(wrapped) => Some(wrapped),
             None => link.source(),
         }
-    })
-}
-
-/// Returns the proxy's failure, if the error is from the CONNECT exchange.
-fn proxy_error(error: &reqwest::Error) -> Option<UntrustedText> {
-    // The error type is private, so only its text identifies it.
-    let at = |link: &&(dyn Error + 'static)| link.to_string().starts_with("tunnel error: ");
-    let tunnel = error_chain(error).find(at)?.to_string();
-    let tunnel = tunnel.trim_start_matches("tunnel error: ");
-    Some(match root_cause(error) {
-        cause if cause.ends_with(tunnel) => tunnel.into(),
-        cause => format!("{tunnel} ({cause})").into(),
     })
 }
 

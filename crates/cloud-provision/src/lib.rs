@@ -14,8 +14,8 @@
 //!   [`ProvisionError::may_have_registered`] reports that, as does [`Client::stage`] for a dropped future. No retry
 //!   registers a second device.
 //! - **The result is usable.** Certificates parse, each key belongs to its certificate, endpoints are host names.
-//! - **Network problems have errors of their own.** The client supports HTTP proxies, configured or from the environment,
-//!   and distinguishes captive portals, proxies that refuse the connection, and a wrong clock.
+//! - **Network problems have errors of their own.** The client supports HTTP and SOCKS 5 proxies, configured or from the
+//!   environment, and distinguishes captive portals, proxies that refuse the connection, and a wrong clock.
 //!   [`Provisioned::clock_skew`] is the clock's deviation.
 //! - **Connectivity can be tested first.** [`Client::probe`] checks whether the API is reachable and sends no key.
 //! - **Private keys can stay on the device.** [`Client::register_with_keys`] sends signing requests for keys that a
@@ -75,6 +75,7 @@ mod url;
 pub use attempt_state::RequestStage;
 pub use client::{Client, ClientBuilder};
 pub use clock_skew::ClockSkew;
+pub use cloud_net::{InvalidProxy, ProxyError, ProxyFailure, ProxyReply};
 pub use error::{BuildError, MalformedResponse, ProvisionError};
 pub use http::{ApiProbe, MAX_BODY};
 #[cfg(feature = "csr")]

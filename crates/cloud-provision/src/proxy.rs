@@ -1,12 +1,14 @@
-//! Proxy selection: a direct connection, or an HTTP proxy with CONNECT.
+//! The proxy to the platform: none, a configured one, or that of the environment.
 //!
-//! A proxy sees the platform's name only: the exchange is TLS from end to end. The default proxy comes from the usual
-//! environment variables `HTTPS_PROXY`, `ALL_PROXY`, and `NO_PROXY`, in upper or lower case.
+//! [`cloud_net::Proxy`] decides, as for the connections to broker and relay, so all of them accept the
+//! same URLs and variables. reqwest opens the connection. It does not say how a proxy refused, so
+//! [`refusal`] asks the proxy once more.
 
-use reqwest::{ClientBuilder, Proxy};
+use std::time::Duration;
 
-use crate::error::BuildError;
-use crate::secret::ProxyUrl;
+use cloud_net::{ConnectError, Connector, InvalidProxy, Proxy, ProxyError};
+use reqwest::Url;
+use tokio::time::Instant;
 
 /// Which proxy to use.
 #[derive(Debug, Clone)]
@@ -14,29 +16,42 @@ pub(crate) enum ProxySetting {
     /// The proxy from the environment, if any.
     Environment,
     Direct,
-    Url(ProxyUrl),
+    Url(Result<Proxy, InvalidProxy>),
 }
 
 impl ProxySetting {
-    /// Applies the setting to a client that requests `https` URLs only.
-    pub(crate) fn apply(&self, builder: ClientBuilder) -> Result<ClientBuilder, BuildError> {
-        match self {
-            Self::Environment => Ok(builder),
-            Self::Direct => Ok(builder.no_proxy()),
-            Self::Url(url) => {
-                // An explicit proxy disables those of the environment.
-                let proxy = Proxy::https(checked(url.expose())?)
-                    .map_err(|_| BuildError::Proxy("is not usable"))?;
-                Ok(builder.proxy(proxy))
-            }
-        }
+    /// Returns the proxy for this server, unless it is reached directly.
+    pub(crate) fn for_server(self, url: &Url) -> Result<Option<Proxy>, InvalidProxy> {
+        let proxy = match self {
+            Self::Environment => Proxy::from_env()?,
+            Self::Direct => None,
+            Self::Url(proxy) => Some(proxy?),
+        };
+        Ok(proxy.filter(|proxy| proxy.address_for(host(url)).is_some()))
     }
 }
 
-fn checked(url: &str) -> Result<reqwest::Url, BuildError> {
-    let url = reqwest::Url::parse(url.trim()).map_err(|_| BuildError::Proxy("is not a URL"))?;
-    match url.scheme() {
-        "http" | "https" if url.has_host() => Ok(url),
-        _ => Err(BuildError::Proxy("must begin with http:// or https://")),
+/// Returns the proxy in the form of the HTTP client.
+pub(crate) fn for_reqwest(proxy: &Proxy) -> Result<reqwest::Proxy, InvalidProxy> {
+    // The error is not the source of this one, because it may quote the URL.
+    reqwest::Proxy::all(proxy.url()).map_err(|_| InvalidProxy::NotUsable(None))
+}
+
+/// Asks the proxy for a connection to this server. Returns its refusal; `None` if it does not refuse.
+pub(crate) async fn refusal(proxy: &Proxy, url: &Url, limit: Duration) -> Option<ProxyError> {
+    let port = url.port_or_known_default()?;
+    let connector = Connector::new().proxy(Some(proxy.clone()));
+    match connector
+        .connect(host(url), port, Instant::now() + limit)
+        .await
+    {
+        Err(ConnectError::Proxy(error)) => Some(error),
+        _ => None,
     }
+}
+
+/// Returns the host, an IPv6 address without brackets.
+pub(crate) fn host(url: &Url) -> &str {
+    let host = url.host_str().unwrap_or_default();
+    host.trim_start_matches('[').trim_end_matches(']')
 }

@@ -255,7 +255,11 @@ mod tests {
                 url: url(),
                 reason: reason(),
             },
-            ProvisionError::ConnectTimedOut { url: url(), limit },
+            ProvisionError::ConnectTimedOut {
+                url: url(),
+                proxy: None,
+                limit,
+            },
         ] {
             assert!(after(1, &error).is_some(), "{error}");
         }

@@ -98,19 +98,3 @@ impl<'de> Deserialize<'de> for PrivateKeyPem {
         String::deserialize(deserializer).map(|text| Self(Zeroizing::new(text)))
     }
 }
-
-/// A proxy URL, which may contain a password.
-#[derive(Clone)]
-pub(crate) struct ProxyUrl(Zeroizing<String>);
-
-impl ProxyUrl {
-    pub(crate) fn new(url: &str) -> Self {
-        Self(Zeroizing::new(url.to_owned()))
-    }
-
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-redacted!(ProxyUrl);
