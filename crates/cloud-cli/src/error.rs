@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use cloud_facade::InitializeError;
 use cloud_facade::config::{LoadError, Store, StoreError};
+pub(crate) use cloud_net::error_chain as chain;
 
 use crate::redact::{REDACTED, RedactedPath};
 
@@ -105,53 +106,5 @@ pub(crate) fn redacted_directory(directory: &Path) -> String {
         format!("{directory:?}")
     } else {
         REDACTED.to_owned()
-    }
-}
-
-/// Formats an error and its causes. Omits causes whose text is already there, as some errors print
-/// their cause.
-pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        next = cause.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("{text}")]
-    struct Layer {
-        text: &'static str,
-        source: Option<Box<Layer>>,
-    }
-
-    fn layers(texts: &[&'static str]) -> Layer {
-        let (text, rest) = texts.split_first().unwrap();
-        Layer {
-            text,
-            source: (!rest.is_empty()).then(|| Box::new(layers(rest))),
-        }
-    }
-
-    #[test]
-    fn chain_omits_repeated_causes() {
-        assert_eq!(
-            chain(&layers(&["no answer", "refused", "os error 111"])),
-            "no answer: refused: os error 111"
-        );
-        assert_eq!(
-            chain(&layers(&["no answer: refused", "refused"])),
-            "no answer: refused"
-        );
     }
 }

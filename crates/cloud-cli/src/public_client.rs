@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cloud_facade::config::{CertificateInfo, DeviceConfig};
 use cloud_facade::iot::Proxy;
-use cloud_net::{Connector, UntrustedText};
+use cloud_net::{Connector, UntrustedText, root_cause};
 use reqwest::tls::TlsInfo;
 use reqwest::{Client, StatusCode, redirect};
 use rustls::crypto::ring;
@@ -159,7 +159,7 @@ impl PublicClient {
             message: format!(
                 "{} cannot be fetched: {}",
                 self.url,
-                UntrustedText::of(&innermost(&error))
+                UntrustedText::of(&root_cause(&error))
             ),
         };
         let mut response = self.client.get(&self.url).send().await.map_err(failed)?;
@@ -206,11 +206,4 @@ impl Proxied {
         };
         timeout_at(deadline, handshake).await.ok()?
     }
-}
-
-/// Returns the root cause; the outer errors only say that a request could not be sent.
-fn innermost<'a>(error: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
-    std::iter::successors(Some(error), |&error| error.source())
-        .last()
-        .unwrap_or(error)
 }

@@ -135,7 +135,9 @@ mod transport;
 
 pub use tower::BoxError;
 
-pub use cloud_net::{ConnectError, InvalidProxy, Proxy, ProxyError, ProxyFailure, ProxyReply};
+pub use cloud_net::{
+    ConnectError, InvalidProxy, Malformed, Proxy, ProxyError, ProxyFailure, ProxyReply,
+};
 
 pub use crate::core::backoff::{Backoff, Retry};
 pub use crate::error::cause::{Cause, TlsCause};
@@ -146,7 +148,7 @@ pub use crate::mqtt::topic::{TopicError, TopicFilter};
 #[cfg(feature = "durable")]
 pub use crate::outbox::durable::{Damage, DurableOutbox};
 pub use crate::outbox::store::{OutboxStore, StoreBatch, StoreError, StoredMessage};
-pub use crate::routing::json::{Json, Malformed};
+pub use crate::routing::json::Json;
 pub use crate::routing::router::{RouteOptions, Router};
 pub use crate::routing::stream::{Lagged, MessageStream};
 pub use crate::session::config::{Acknowledge, FallbackPort, Overflow, SessionConfig};

@@ -4,15 +4,23 @@
 //! - [`LogThrottle`]: a rate limit for log lines that a peer can cause.
 //! - [`Connector`] (feature `connect`): TCP connections to a host, with bounded name lookups, the
 //!   address race of RFC 8305, and a [`Proxy`].
+//! - [`ExponentialBackoff`]: delays that grow with consecutive failures.
+//! - [`error_chain`], [`root_cause`]: errors with their causes.
+//! - [`Malformed`] (feature `json`): the error of JSON from a peer, which does not quote it.
+//! - [`rfc3339()`] (feature `rfc3339`): dates as text.
 //!
 //! This crate is a leaf: it depends on no other crate of this workspace, and any of them may depend on it.
 
+mod backoff;
 #[cfg(feature = "connect")]
 mod connect;
+mod error_chain;
 #[cfg(feature = "connect")]
 mod happy_eyeballs;
 #[cfg(feature = "connect")]
 mod http_connect;
+#[cfg(feature = "json")]
+mod json_error;
 mod log_throttle;
 #[cfg(feature = "connect")]
 mod proxy;
@@ -20,19 +28,27 @@ mod proxy;
 mod proxy_error;
 #[cfg(feature = "connect")]
 mod resolve;
+#[cfg(feature = "rfc3339")]
+mod rfc3339;
 #[cfg(feature = "connect")]
 mod socks5;
 mod untrusted_text;
 
+pub use backoff::ExponentialBackoff;
 #[cfg(feature = "connect")]
 pub use connect::{ConnectError, Connector};
+pub use error_chain::{error_chain, root_cause};
 #[cfg(feature = "connect")]
 pub use happy_eyeballs::AddressFamily;
+#[cfg(feature = "json")]
+pub use json_error::Malformed;
 pub use log_throttle::LogThrottle;
 #[cfg(feature = "connect")]
 pub use proxy::{InvalidProxy, Proxy};
 #[cfg(feature = "connect")]
 pub use proxy_error::{ProxyError, ProxyFailure, ProxyReply};
+#[cfg(feature = "rfc3339")]
+pub use rfc3339::rfc3339;
 pub use untrusted_text::UntrustedText;
 
 #[doc(hidden)]

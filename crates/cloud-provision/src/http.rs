@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
-use cloud_net::{Proxy, UntrustedText};
+use cloud_net::{Proxy, UntrustedText, root_cause};
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, DATE, LOCATION, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
 use rustls::CertificateError;
@@ -186,7 +186,7 @@ impl ApiClient {
                 Err(error) => {
                     return Err(ProvisionError::Interrupted {
                         url: self.url(),
-                        reason: root_cause(&error).into(),
+                        reason: UntrustedText::of(&root_cause(&error)),
                     });
                 }
             }
@@ -236,7 +236,7 @@ impl ApiClient {
 
     /// Classifies an error: no connection was made, or the connection broke with the request in flight.
     fn request_error(&self, error: &reqwest::Error) -> ProvisionError {
-        let (url, reason) = (self.url(), UntrustedText::from(root_cause(error)));
+        let (url, reason) = (self.url(), UntrustedText::of(&root_cause(error)));
         if !error.is_connect() {
             return ProvisionError::Interrupted { url, reason };
         }
@@ -313,32 +313,19 @@ fn date(response: &Response) -> Option<SystemTime> {
     httpdate::parse_http_date(value).ok()
 }
 
-/// Returns the last error of the source chain, the actionable one; the outer ones say "error sending request".
-fn root_cause(error: &reqwest::Error) -> String {
-    let mut current: &dyn Error = error;
-    while let Some(next) = current.source() {
-        current = next;
-    }
-    current.to_string()
-}
-
-/// Iterates over the sources of an error, outermost first.
-fn error_chain(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
-    std::iter::successors(error.source(), |&link| {
-        match link
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
-            // `io::Error::source` skips the wrapped error and returns that error's source.
-            Some(wrapped) => Some(wrapped),
-            None => link.source(),
-        }
-    })
-}
-
 /// Returns the TLS error in the source chain, if any.
 fn tls_error(error: &reqwest::Error) -> Option<&rustls::Error> {
-    error_chain(error).find_map(|link| link.downcast_ref())
+    let mut causes = std::iter::successors(error.source(), |&cause| {
+        let wrapped = cause
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref);
+        match wrapped {
+            // `io::Error::source` skips the wrapped error and returns that error's source.
+            Some(wrapped) => Some(wrapped),
+            None => cause.source(),
+        }
+    });
+    causes.find_map(|cause| cause.downcast_ref())
 }
 
 fn tls_failure(url: String, error: &rustls::Error) -> ProvisionError {

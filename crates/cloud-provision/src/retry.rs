@@ -12,6 +12,7 @@
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use cloud_net::ExponentialBackoff;
 use tokio::time::{Instant, Sleep};
 use tower::retry::Policy;
 
@@ -65,12 +66,10 @@ impl Backoff {
         if !error.is_retryable() || self.failures >= self.retry.attempts {
             return None;
         }
-        let doublings = self.failures.saturating_sub(1).min(16);
-        let bound = self
-            .retry
-            .first_delay
-            .saturating_mul(1 << doublings)
-            .min(self.retry.max_delay);
+        let backoff = ExponentialBackoff {
+            first: self.retry.first_delay,
+            max: self.retry.max_delay,
+        };
         let requested = match error {
             ProvisionError::RateLimited { retry_after, .. }
             | ProvisionError::Server { retry_after, .. } => *retry_after,
@@ -79,16 +78,11 @@ impl Backoff {
         let delay = match requested {
             Some(requested) if requested > self.retry.max_retry_after => return None,
             // Never earlier than requested; jitter on top, because other devices received the same value.
-            Some(requested) => requested + random_up_to(self.retry.first_delay),
-            // Half of it is random, which spreads a fleet of devices and is never zero.
-            None => bound / 2 + random_up_to(bound / 2),
+            Some(requested) => requested + self.retry.first_delay.mul_f64(rand::random()),
+            None => backoff.delay(self.failures, rand::random()),
         };
         (Instant::now() + delay < self.deadline).then_some(delay)
     }
-}
-
-fn random_up_to(bound: Duration) -> Duration {
-    bound.mul_f64(rand::random_range(0.0..=1.0))
 }
 
 impl<Request: Clone, Response> Policy<Request, Response, ProvisionError> for Backoff {

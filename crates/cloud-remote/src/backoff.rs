@@ -1,20 +1,20 @@
-//! Back-off: delays that grow with consecutive failures, with jitter, so that devices that failed
-//! together do not retry together.
+//! The delays between attempts.
 
 use std::time::Duration;
 
+use cloud_net::ExponentialBackoff;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
 /// Back-off of token requests, and of requests during which the session to the platform ends.
-pub(crate) const TOKEN_RETRY: Backoff = Backoff {
-    initial: Duration::from_secs(5),
+pub(crate) const TOKEN_RETRY: ExponentialBackoff = ExponentialBackoff {
+    first: Duration::from_secs(5),
     max: Duration::from_secs(300),
 };
 /// Back-off of certificate requests: none is urgent, and the platform has to create the
 /// certificate.
-pub(crate) const ROTATION_RETRY: Backoff = Backoff {
-    initial: Duration::from_secs(30),
+pub(crate) const ROTATION_RETRY: ExponentialBackoff = ExponentialBackoff {
+    first: Duration::from_secs(30),
     max: Duration::from_secs(3_600),
 };
 /// Minimum delay before a reconnect of the tunnel.
@@ -22,7 +22,7 @@ const TUNNEL_MIN: Duration = Duration::from_secs(1);
 /// Maximum delay of the first reconnects. The Python library and Home Assistant's client wait 1 to
 /// 15 s before each one, so relays expect that: the devices of a restarted relay reconnect within a
 /// quarter of a minute.
-const TUNNEL_INITIAL_MAX: Duration = Duration::from_secs(15);
+const TUNNEL_FIRST_MAX: Duration = Duration::from_secs(15);
 /// Consecutive failures after which that maximum grows: a relay that restarts twice within a minute
 /// causes two to four.
 const TUNNEL_FAST_RETRIES: u32 = 3;
@@ -30,29 +30,16 @@ const TUNNEL_FAST_RETRIES: u32 = 3;
 /// that is down for long gets a quarter of the attempts of the fixed range.
 const TUNNEL_MAX: Duration = Duration::from_secs(60);
 
-/// A delay that doubles with each failure.
-pub(crate) struct Backoff {
-    initial: Duration,
-    max: Duration,
-}
-
-impl Backoff {
-    /// Returns between half and all of `initial`, doubled for each failure after the first, at most
-    /// `max`.
-    pub(crate) fn delay(&self, failures: u32, rng: &mut StdRng) -> Duration {
-        let doublings = failures.saturating_sub(1).min(16);
-        let full = self.initial.saturating_mul(1 << doublings).min(self.max);
-        full.mul_f64(rng.random_range(0.5..=1.0))
-    }
-}
+/// The maximum delay of reconnects, from the last of [`TUNNEL_FAST_RETRIES`] on.
+const TUNNEL_RETRY: ExponentialBackoff = ExponentialBackoff {
+    first: TUNNEL_FIRST_MAX,
+    max: TUNNEL_MAX,
+};
 
 /// Returns the delay before a reconnect after this number of consecutive failures: random between a
 /// second and a maximum that doubles with each failure after the third, from 15 s to a minute.
 pub(crate) fn tunnel_delay(failures: u32, rng: &mut StdRng) -> Duration {
-    let doublings = failures.saturating_sub(TUNNEL_FAST_RETRIES).min(16);
-    let max = TUNNEL_INITIAL_MAX
-        .saturating_mul(1 << doublings)
-        .min(TUNNEL_MAX);
+    let max = TUNNEL_RETRY.bound(failures.saturating_sub(TUNNEL_FAST_RETRIES - 1));
     rng.random_range(TUNNEL_MIN..=max)
 }
 

@@ -11,13 +11,13 @@ pub(crate) mod verify;
 use std::borrow::Cow;
 use std::fmt;
 
+use cloud_net::rfc3339;
 use cloud_pki::pem;
 use serde::Serialize;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use self::serial::CertificateSerial;
-use crate::clock::rfc3339;
 use crate::response::{ResponseError, ResponseFields};
 
 /// A certificate chain and its private key, both in PEM. `Debug` redacts both; the key is zeroized

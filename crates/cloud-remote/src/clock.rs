@@ -1,4 +1,4 @@
-//! The platform's clock, and dates as text.
+//! The platform's clock.
 //!
 //! A device's wall clock may be wrong by years (flat battery, no time server). Dates (a token's
 //! `valid`, a certificate's validity) are therefore checked by the last known platform time,
@@ -8,8 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cloud_net::{LogThrottle, warn_throttled};
-use time::format_description::well_known::Rfc3339;
-use time::{OffsetDateTime, UtcOffset};
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// Differences from this many seconds are logged as a warning; smaller ones are usual without a
@@ -108,14 +107,6 @@ impl PlatformClock {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Formats a time as RFC 3339, in UTC. RFC 3339 covers the years 0 to 9999, which include the dates
-/// of all certificates; others use the default format.
-pub(crate) fn rfc3339(time: OffsetDateTime) -> String {
-    time.to_offset(UtcOffset::UTC)
-        .format(&Rfc3339)
-        .unwrap_or_else(|_| time.to_string())
 }
 
 #[cfg(test)]

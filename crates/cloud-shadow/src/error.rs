@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+pub use cloud_net::Malformed;
 use cloud_net::UntrustedText;
 
 use crate::bus::BusError;
@@ -66,31 +67,6 @@ impl RequestError {
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Rejected(rejection) if rejection.code == RejectionCode::Conflict)
-    }
-}
-
-/// The payload of a message is invalid. The error contains the position and kind of the fault and
-/// quotes nothing: otherwise any client that can publish on a shadow's topics would control the
-/// content and volume of the logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the payload is {} (line {line}, column {column})", if *.is_json { "JSON, but not of the expected form" } else { "not JSON" })]
-#[non_exhaustive]
-pub struct Malformed {
-    /// Whether it is JSON.
-    pub is_json: bool,
-    /// The line of the fault, from 1 up.
-    pub line: usize,
-    /// The column of the fault, in bytes, from 1 up.
-    pub column: usize,
-}
-
-impl From<serde_json::Error> for Malformed {
-    fn from(error: serde_json::Error) -> Self {
-        Self {
-            is_json: error.is_data(),
-            line: error.line(),
-            column: error.column(),
-        }
     }
 }
 

@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use cloud_net::ExponentialBackoff;
+
 /// Class of a failure, which determines the delay before the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -60,7 +62,11 @@ impl Backoff {
             Retry::Busy => failures.saturating_add(2).min(self.max_exponent),
             Retry::Persistent => failures.saturating_add(self.max_exponent),
         };
-        let doubled = self.base_delay.saturating_mul(1 << exponent.min(16));
+        let doubled = ExponentialBackoff {
+            first: self.base_delay,
+            max: self.max_delay,
+        }
+        .bound(exponent.saturating_add(1));
         let jitter = self.jitter.saturating_mul(failures).min(self.max_delay);
         doubled
             .saturating_add(jitter.mul_f64(random.clamp(0.0, 1.0)))

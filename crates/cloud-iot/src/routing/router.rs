@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloud_net::{LogThrottle, UntrustedText, warn_throttled};
+use cloud_net::{LogThrottle, Malformed, UntrustedText, warn_throttled};
 use serde::de::DeserializeOwned;
 use tokio::sync::broadcast;
 use tokio::task::{JoinError, JoinSet};
@@ -18,7 +18,7 @@ use crate::mqtt::message::Message;
 use crate::mqtt::topic::{TopicError, TopicFilter};
 use crate::routing::ack_guard::AckGuard;
 use crate::routing::bounded_queue::{Delivery, Receiver, Sender, TrySendError, bounded};
-use crate::routing::json::{Json, Malformed, json_handler};
+use crate::routing::json::{Json, json_handler};
 use crate::routing::topic_scheduler::TopicScheduler;
 use crate::session::event::SessionEvent;
 

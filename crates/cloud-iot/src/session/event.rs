@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cloud_net::UntrustedText;
+use cloud_net::{Malformed, UntrustedText};
 
 use crate::error::cause::Cause;
 use crate::mqtt::reason_code::ReasonCode;
 use crate::mqtt::topic::TopicFilter;
 use crate::outbox::store::StoreError;
-use crate::routing::json::Malformed;
 
 /// State of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]

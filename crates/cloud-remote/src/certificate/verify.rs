@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloud_net::warn_throttled;
+use cloud_net::{rfc3339, warn_throttled};
 use cloud_pki::key::{self, KeyError, PairError};
 use cloud_pki::pem::{self, PemError};
 use rustls::RootCertStore;
@@ -22,7 +22,6 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::certificate::serial::CertificateSerial;
 use crate::certificate::{CertificatePem, CertificateStatus};
 use crate::clock::PlatformClock;
-use crate::clock::rfc3339;
 
 /// Real chains have two to four certificates, and each handshake sends all of them.
 const MAX_CHAIN: usize = 10;

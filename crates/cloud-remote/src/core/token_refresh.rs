@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use rand::RngExt;
+
 use super::{Action, Core, Id, Now, TokenFacts, TokenPhase, TunnelPhase, UsedToken};
 use crate::backoff::TOKEN_RETRY;
 
@@ -103,7 +105,7 @@ impl Core {
         self.token = match self.cancelled_requests - 1 {
             0 => TokenPhase::Idle,
             again => TokenPhase::Waiting {
-                until: now + TOKEN_RETRY.delay(again, &mut self.rng),
+                until: now + TOKEN_RETRY.delay(again, self.rng.random()),
             },
         };
     }
@@ -124,7 +126,7 @@ impl Core {
     /// Schedules the next request with back-off.
     pub(super) fn token_failed(&mut self, now: Duration) {
         self.token_failures += 1;
-        let until = now + TOKEN_RETRY.delay(self.token_failures, &mut self.rng);
+        let until = now + TOKEN_RETRY.delay(self.token_failures, self.rng.random());
         self.token = TokenPhase::Waiting { until };
     }
 

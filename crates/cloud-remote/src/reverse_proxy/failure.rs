@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use cloud_net::UntrustedText;
+use cloud_net::{UntrustedText, root_cause};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::upstream::health::UpstreamFailure;
@@ -73,7 +73,7 @@ impl Failure {
         match error.kind() {
             io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Self::Refused,
             io::ErrorKind::TimedOut => Self::DoesNotAccept,
-            _ => Self::Unreachable(UntrustedText::of(&innermost(error))),
+            _ => Self::Unreachable(UntrustedText::of(&root_cause(error))),
         }
     }
 
@@ -87,7 +87,7 @@ impl Failure {
         if error.is_user() {
             return None;
         }
-        let text = UntrustedText::of(&innermost(error));
+        let text = UntrustedText::of(&root_cause(error));
         let (beginning, fields) = record.map_or(([0; 4], 0), |record| {
             let seen = record.seen();
             (seen.beginning, seen.fields)
@@ -102,7 +102,7 @@ impl Failure {
             _ if error.is_incomplete_message() || error.is_closed() || error.is_canceled() => {
                 Self::Closed
             }
-            _ => match innermost(error)
+            _ => match root_cause(error)
                 .downcast_ref::<io::Error>()
                 .map(io::Error::kind)
             {
@@ -115,15 +115,6 @@ impl Failure {
             },
         })
     }
-}
-
-/// Returns the innermost cause: the error of the system or its resolver.
-fn innermost<'a>(
-    error: &'a (dyn std::error::Error + 'static),
-) -> &'a (dyn std::error::Error + 'static) {
-    std::iter::successors(Some(error), |error| error.source())
-        .last()
-        .unwrap_or(error)
 }
 
 /// What an application has sent on a connection. Clones share it.

@@ -9,8 +9,8 @@
 
 use std::time::Duration;
 
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 
 use super::rate_limit::RateLimit;
 use crate::backoff::{ROTATION_RETRY, TOKEN_RETRY};
@@ -219,14 +219,14 @@ impl Core {
     fn request_cancelled(&mut self, now: Duration) {
         self.cancelled_requests += 1;
         if self.cancelled_requests > 1 {
-            let delay = TOKEN_RETRY.delay(self.cancelled_requests - 1, &mut self.rng);
+            let delay = TOKEN_RETRY.delay(self.cancelled_requests - 1, self.rng.random());
             self.wait_after_failure(now + delay);
         }
     }
 
     fn failed(&mut self, now: Duration) {
         self.failures += 1;
-        let delay = ROTATION_RETRY.delay(self.failures, &mut self.rng);
+        let delay = ROTATION_RETRY.delay(self.failures, self.rng.random());
         self.wait_after_failure(now + delay);
     }
 

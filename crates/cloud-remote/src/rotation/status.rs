@@ -2,12 +2,12 @@
 
 use std::time::SystemTime;
 
+use cloud_net::rfc3339;
 use time::OffsetDateTime;
 
 use crate::BoxError;
 use crate::certificate::serial::CertificateSerial;
 use crate::certificate::verify::CertificateError;
-use crate::clock::rfc3339;
 use crate::traits::{SourceError, StoreError};
 
 /// The state of the rotation to the desired certificate.

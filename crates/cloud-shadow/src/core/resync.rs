@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use cloud_net::warn_throttled;
+use cloud_net::{ExponentialBackoff, warn_throttled};
 
 use super::{Core, Response};
 use crate::error::RequestError;
@@ -64,9 +64,11 @@ impl ConnectBackoff {
 
 /// Returns the delay after this many failures in a row.
 fn retry_delay(failures: u32) -> Duration {
-    INITIAL_RETRY_DELAY
-        .saturating_mul(1 << failures.saturating_sub(1).min(16))
-        .min(MAX_RETRY_DELAY)
+    let backoff = ExponentialBackoff {
+        first: INITIAL_RETRY_DELAY,
+        max: MAX_RETRY_DELAY,
+    };
+    backoff.bound(failures)
 }
 
 impl Core {

@@ -1,10 +1,11 @@
 //! Option parsing, error output and signals for the examples.
 
 use std::error::Error;
-use std::fmt::{self, Display};
+use std::fmt::Display;
 use std::num::NonZeroU32;
 use std::process::ExitCode;
 
+use cloud_net::error_chain;
 use snitun::ProtocolVersion;
 
 /// An error that ends a program. Its text includes its sources.
@@ -18,18 +19,18 @@ pub(crate) enum ExampleError {
 impl ExampleError {
     /// Adds context to an error.
     pub(crate) fn context<E: Error + 'static>(about: impl Display) -> impl FnOnce(E) -> Self {
-        move |error| Self::Failed(format!("{about}: {}", Chain(&error)))
+        move |error| Self::Failed(format!("{about}: {}", error_chain(&error)))
     }
 
     /// Adds the option's name to an error.
     pub(crate) fn option<E: Error + 'static>(option: impl Display) -> impl FnOnce(E) -> Self {
-        move |error| Self::Usage(format!("{option}: {}", Chain(&error)))
+        move |error| Self::Usage(format!("{option}: {}", error_chain(&error)))
     }
 }
 
 impl<E: Error + 'static> From<E> for ExampleError {
     fn from(error: E) -> Self {
-        Self::Failed(Chain(&error).to_string())
+        Self::Failed(error_chain(&error))
     }
 }
 
@@ -46,21 +47,6 @@ pub(crate) fn end(result: Result<(), ExampleError>) -> ExitCode {
             eprintln!("error: {what}\n\nFor more information, try '--help'.");
             ExitCode::from(2)
         }
-    }
-}
-
-/// An error with its sources.
-struct Chain<'a>(&'a dyn Error);
-
-impl Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }
 
