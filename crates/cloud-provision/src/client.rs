@@ -214,8 +214,8 @@ impl ClientBuilder {
         self
     }
 
-    /// Uses this proxy: `http://host:port` (method CONNECT) or `socks5://host:port`, optionally with
-    /// `user:password@`. `socks5h://` means the same as `socks5://`: the proxy resolves names. No
+    /// Uses this proxy: `http://host:port` (method CONNECT) or `socks5://host:port`, optionally
+    /// with `user:password@`. `socks5h://` means the same as `socks5://`: the proxy resolves names. No
     /// other kind is supported, as for the connections to broker and relay. An HTTP proxy has to
     /// answer CONNECT with status 200 and no interim response before it.
     ///

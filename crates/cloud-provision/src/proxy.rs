@@ -1,8 +1,8 @@
 //! The proxy to the platform: none, a configured one, or that of the environment.
 //!
-//! [`cloud_net::Proxy`] decides, as for the connections to broker and relay, so all of them accept the
-//! same URLs and variables. reqwest opens the connection. It does not say how a proxy refused, so
-//! [`refusal`] asks the proxy once more.
+//! [`cloud_net::Proxy`] decides, as for the connections to broker and relay, so all of them accept
+//! the same URLs and variables. reqwest opens the connection. It does not say how a proxy refused,
+//! so [`refusal`] asks the proxy once more.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ pub(crate) fn for_reqwest(proxy: &Proxy) -> Result<reqwest::Proxy, InvalidProxy>
     reqwest::Proxy::all(proxy.url()).map_err(|_| InvalidProxy::NotUsable(None))
 }
 
-/// Asks the proxy for a connection to this server. Returns its refusal; `None` if it does not refuse.
+/// Asks the proxy for a connection to this server. Returns its refusal; `None` if there is none.
 pub(crate) async fn refusal(proxy: &Proxy, url: &Url, limit: Duration) -> Option<ProxyError> {
     let port = url.port_or_known_default()?;
     let connector = Connector::new().proxy(Some(proxy.clone()));
