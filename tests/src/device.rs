@@ -1,4 +1,4 @@
-//! A device of ours beside a simulator of ours.
+//! A device and the simulator that it is provisioned by.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use cloud_sim::{Control, DeviceStatus, SimConfig, Simulator};
 use futures_util::StreamExt;
 use tokio::sync::Notify;
 
-use crate::wait::{eventually, timeout};
+use testkit::wait::{eventually, timeout};
 
 /// The serial number of a [`TestDevice`]'s device.
 pub const SERIAL: &str = "SN-0001";
@@ -37,7 +37,7 @@ impl TestDevice {
         Self::with(SimConfig::default()).await
     }
 
-    /// The same with a simulator of one's own making.
+    /// Like [`provisioned`](Self::provisioned), with this simulator.
     pub async fn with(config: SimConfig) -> anyhow::Result<Self> {
         let simulator = Simulator::start(config).await?;
         let base = tempfile::tempdir()?;
@@ -75,12 +75,12 @@ impl TestDevice {
         Ok(())
     }
 
-    /// What the platform knows of the device.
+    /// The platform's status of the device.
     pub async fn seen(&self) -> anyhow::Result<DeviceStatus> {
         Ok(self.simulator.control().device(SERIAL).await?)
     }
 
-    /// Waits until what the platform knows fits.
+    /// Waits until the platform's status of the device fits.
     pub async fn seen_when(
         &self,
         what: &str,
@@ -93,7 +93,7 @@ impl TestDevice {
         .await
     }
 
-    /// Fetches a page of the device as the public does.
+    /// Fetches a page of the device through the relay.
     pub async fn fetch(&self, path: &str) -> anyhow::Result<String> {
         let host = self.seen().await?.access_point;
         crate::public::fetch(
@@ -116,7 +116,7 @@ impl TestDevice {
         Ok(download)
     }
 
-    /// Lets the second half of a download come, and makes sure that it does.
+    /// Sends the second half of a download and checks that it arrives.
     pub async fn finish(&self, mut download: reqwest::Response) -> anyhow::Result<()> {
         self.go_on.notify_one();
         let half = timeout("the second half", download.chunk()).await?;
@@ -124,7 +124,7 @@ impl TestDevice {
         Ok(())
     }
 
-    /// The serial number of the certificate that the public is shown.
+    /// The serial number of the served certificate.
     pub async fn served_serial(&self) -> anyhow::Result<String> {
         let host = self.seen().await?.access_point;
         crate::public::served_serial(self.simulator.relay_addr(), &host, self.simulator.ca_pem())
@@ -138,7 +138,8 @@ impl TestDevice {
     }
 }
 
-/// `/` greets the caller, `/slow` sends half of its answer and waits, `/echo` is a WebSocket that says everything again.
+/// `/` greets the caller, `/slow` sends half of its answer and waits, `/echo` is a WebSocket that
+/// echoes each message.
 pub fn page(go_on: Arc<Notify>) -> Router {
     let greet = |Extension(ClientAddr(caller)): Extension<ClientAddr>| async move {
         caller.map_or("hello, unknown caller".to_owned(), |address| {
@@ -178,5 +179,5 @@ pub fn page(go_on: Arc<Notify>) -> Router {
         .route("/echo", any(echo))
 }
 
-/// A time limit for things that must happen at once.
+/// Time limit for steps that must not wait for a timeout.
 pub const AT_ONCE: Duration = Duration::from_secs(10);

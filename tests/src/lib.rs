@@ -1,12 +1,11 @@
-//! What the integration tests share: child processes, the real peers, and a TLS client that verifies.
+//! What the integration tests share: child processes, the real peers, and a TLS client that
+//! verifies.
 
 pub mod device;
 pub mod mosquitto;
 pub mod network_namespace;
 pub mod origin;
-pub mod pki;
 pub mod process;
 pub mod proxy;
 pub mod public;
 pub mod virtual_time;
-pub mod wait;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use tokio::process::{Child, Command};
 
-use crate::pki::Pair;
-use crate::wait::{eventually, timeout};
+use testkit::pki::Pair;
+use testkit::wait::{eventually, timeout};
 
 /// A mosquitto that can be stopped, killed and started again on the same port.
 #[derive(Debug)]
@@ -18,8 +18,8 @@ pub struct Mosquitto {
 }
 
 impl Mosquitto {
-    /// Writes its configuration and starts it: MQTT v5 over TLS, clients with a certificate of `client_ca` only, the common
-    /// name as user name, sessions and retained messages in memory.
+    /// Writes its configuration and starts it: MQTT v5 over TLS, clients with a certificate of
+    /// `client_ca` only, the common name as user name, sessions and retained messages in memory.
     pub async fn start(program: &Path, server: &Pair, client_ca: &str) -> anyhow::Result<Self> {
         Self::start_with(program, server, client_ca, "").await
     }
@@ -36,7 +36,7 @@ impl Mosquitto {
         std::fs::write(file("ca.pem"), client_ca)?;
         std::fs::write(file("cert.pem"), &server.certificate)?;
         std::fs::write(file("key.pem"), &server.key)?;
-        let port = crate::process::free_port()?;
+        let port = testkit::port::free_port();
         let config = format!(
             "listener {port} 127.0.0.1\ncafile {ca}\ncertfile {cert}\nkeyfile {key}\nrequire_certificate true\n\
              use_identity_as_username true\nallow_anonymous false\npersistence false\nuser root\nlog_type error\n{settings}",
@@ -55,12 +55,12 @@ impl Mosquitto {
         Ok(broker)
     }
 
-    /// Where it listens, on 127.0.0.1.
+    /// The port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Starts it again after [`Self::kill`], and waits until it takes connections.
+    /// Starts it again after [`Self::kill`], and waits until it accepts connections.
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         let child = Command::new(&self.program)
             .arg("-c")
@@ -79,7 +79,7 @@ impl Mosquitto {
         Ok(())
     }
 
-    /// What it shows to clients when it is started again.
+    /// Replaces its certificate, from the next start on.
     pub fn exchange_certificate(&self, server: &Pair) -> anyhow::Result<()> {
         let file = |name: &str| self.directory.path().join(name);
         std::fs::write(file("cert.pem"), &server.certificate)?;
@@ -87,10 +87,10 @@ impl Mosquitto {
         Ok(())
     }
 
-    /// Kills it at once; its connections break.
+    /// Kills it; its connections are reset.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         if let Some(mut child) = self.child.take() {
-            timeout("mosquitto to die", child.kill()).await?;
+            timeout("mosquitto to exit", child.kill()).await?;
         }
         Ok(())
     }

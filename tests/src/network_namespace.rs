@@ -1,4 +1,4 @@
-//! A network in which one address of this machine is all that can be reached.
+//! A network from which only one address of this machine is reachable.
 
 use std::net::Ipv4Addr;
 use std::process::Command;

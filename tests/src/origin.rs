@@ -1,4 +1,5 @@
-//! The web application of the tests: measured bytes down and up, and a place where visitors wait for each other.
+//! The web application of the tests: downloads and uploads of known bytes, and a page that waits
+//! for several callers.
 
 use std::sync::Arc;
 
@@ -10,18 +11,16 @@ use axum::routing::{get, post};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use crate::pki::Pair;
+use testkit::pki::Pair;
 
-/// `GET /bytes/N` sends N bytes of [`pattern`], `POST /digest` answers with the SHA-256 of what it got, and `GET /meet` answers
-/// once `visitors` requests are waiting there.
+/// `GET /bytes/N` sends N bytes of [`pattern`], `POST /digest` answers with the SHA-256 of what it
+/// got, and `GET /meet` answers once `visitors` requests are waiting there.
 pub fn application(visitors: usize) -> Router {
     Router::new()
         .route(
@@ -40,7 +39,7 @@ pub fn application(visitors: usize) -> Router {
         .with_state(Arc::new(Barrier::new(visitors)))
 }
 
-/// Bytes that repeat only after a long while, so that a lost or doubled piece shows.
+/// Bytes with a long period, so that a lost or repeated part changes the digest.
 pub fn pattern(count: usize) -> Vec<u8> {
     (0..count as u64)
         .map(|at| (at.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8)
@@ -58,7 +57,7 @@ pub fn digest(bytes: &[u8]) -> String {
 /// An HTTPS server on a loopback port, without any crate of ours. Ends when dropped.
 #[derive(Debug)]
 pub struct Origin {
-    /// Where it listens.
+    /// The listen address.
     pub address: std::net::SocketAddr,
     _server: JoinSet<()>,
 }
@@ -66,16 +65,7 @@ pub struct Origin {
 impl Origin {
     /// Serves `application` under `certificate`.
     pub async fn start(certificate: &Pair, application: Router) -> anyhow::Result<Self> {
-        let chain = CertificateDer::pem_slice_iter(certificate.certificate.as_bytes())
-            .collect::<Result<Vec<_>, _>>()?;
-        let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes())?;
-        let config = rustls::ServerConfig::builder_with_provider(Arc::new(
-            rustls::crypto::ring::default_provider(),
-        ))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = TlsAcceptor::from(Arc::new(testkit::tls::server(certificate)));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr().context("no address")?;
         let mut server = JoinSet::new();
@@ -91,7 +81,7 @@ impl Origin {
                         return;
                     };
                     let builder = auto::Builder::new(TokioExecutor::new());
-                    // How a connection ends is the client's affair.
+                    // The client checks how a connection ends.
                     let _ = builder
                         .serve_connection(TokioIo::new(stream), service)
                         .await;

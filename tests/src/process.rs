@@ -1,4 +1,4 @@
-//! Child processes that tell on standard output, one JSON object a line, what they do.
+//! Child processes that report events on standard output, one JSON object per line.
 
 use std::process::{ExitStatus, Stdio};
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::wait::timeout;
+use testkit::wait::timeout;
 
 /// A running child. Killed when dropped.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Process {
         })
     }
 
-    /// Reads on until a line is an object whose `event` is `event`. Lines that are no JSON are skipped.
+    /// Returns the next object whose `event` is this one. Skips other lines.
     pub async fn event(&mut self, event: &str) -> anyhow::Result<Value> {
         timeout(&format!("{} to say {event}", self.name), async {
             while let Some(line) = self.lines.next_line().await? {
@@ -50,16 +50,16 @@ impl Process {
         .await
     }
 
-    /// Asks it to end and waits until it has.
+    /// Sends SIGTERM and waits for the exit.
     pub async fn terminate(mut self) -> anyhow::Result<ExitStatus> {
         self.signal(rustix::process::Signal::TERM)?;
         let status = timeout(&format!("{} to end", self.name), self.child.wait()).await?;
         Ok(status)
     }
 
-    /// Ends it as a power cut would.
+    /// Kills it with SIGKILL.
     pub async fn kill(mut self) -> anyhow::Result<()> {
-        timeout(&format!("{} to die", self.name), self.child.kill()).await?;
+        timeout(&format!("{} to exit", self.name), self.child.kill()).await?;
         Ok(())
     }
 
@@ -72,11 +72,4 @@ impl Process {
         rustix::process::kill_process(id.context("already ended")?, signal)?;
         Ok(())
     }
-}
-
-/// A loopback port that nothing listens on right now, for programs that cannot choose one themselves.
-pub fn free_port() -> anyhow::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?
-        .local_addr()?
-        .port())
 }

@@ -1,4 +1,4 @@
-//! A TCP relay on loopback that can cut what goes through it, as a bad line does.
+//! A TCP proxy on loopback that can close its connections, to simulate a bad network.
 
 use std::net::SocketAddr;
 
@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// Passes connections on. Ends, with all of them, when dropped.
+/// Forwards connections. Closes all of them when dropped.
 #[derive(Debug)]
 pub struct Line {
     address: SocketAddr,
@@ -17,7 +17,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Listens on a free port and leads to `target`.
+    /// Listens on a free port and connects to `target`.
     pub async fn to(target: SocketAddr) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -51,17 +51,17 @@ impl Line {
         })
     }
 
-    /// Where it listens.
+    /// The listen address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Closes new connections at once for as long as it is held.
+    /// While it is held, new connections are closed at once.
     pub fn hold(&self, held: bool) {
         self.held.send_replace(held);
     }
 
-    /// Cuts every connection that goes through it now.
+    /// Closes every connection.
     pub fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }

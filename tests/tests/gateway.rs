@@ -1,7 +1,9 @@
-//! A gateway: many devices in one process, each with a connection, a tunnel and an application of its own.
+//! A gateway: many devices in one process, each with a connection, a tunnel and an application of
+//! its own.
 //!
-//! The platform is another process, so that what is measured here are the devices. `GATEWAY_DEVICES=1000 cargo test --test
-//! gateway -- --nocapture` measures a thousand; figures are in docs/architecture.md.
+//! The platform is another process, so that what is measured here are the devices.
+//! `GATEWAY_DEVICES=1000 cargo test --test gateway -- --nocapture` measures a thousand; figures are
+//! in docs/architecture.md.
 
 use std::time::Instant;
 
@@ -14,26 +16,27 @@ use cloud_sim::{DeviceStatus, Ready, SimConfig, Simulator};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use integration_tests::process::Process;
 use integration_tests::public;
-use integration_tests::wait::{LIMIT, eventually};
+use testkit::wait::{LIMIT, eventually};
 use tokio::process::Command;
 use tokio::runtime::Handle;
 
-/// Devices without anything being said.
+/// Number of devices by default.
 const DEVICES: usize = 50;
 
-/// Set for the process that is the platform.
+/// Set for the process that runs the platform.
 const PLATFORM: &str = "GATEWAY_PLATFORM";
 
 /// Things done at once where order does not matter; the machine has few cores.
 const AT_ONCE: usize = 16;
 
-/// What a device may have in tasks. It is a fixed number, for all that runs between a start and a stop.
+/// Tasks of a running device.
 const MAX_TASKS: usize = 16;
 
-/// What a device may have in file descriptors: its directory, the lock in it, the session and the tunnel.
+/// What a device may have in file descriptors: its directory, the lock in it, the session and the
+/// tunnel.
 const MAX_FILES: usize = 4;
 
-/// What a device may take in memory, in KiB. The figures are well below; this is to notice a blunder.
+/// Maximum memory of a device in KiB; several times the measured value.
 const MAX_KIB: usize = 1024;
 
 /// Not a test: the platform's process, which ends by being killed.
@@ -110,7 +113,7 @@ impl Gateway {
         let url = format!("{}/devices", self.ready.control_url);
         // Plain HTTP; the client wants a TLS configuration all the same.
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured((*public::client_config(&self.ca, &[])?).clone())
+            .tls_backend_preconfigured(testkit::tls::client(&self.ca, &[]))
             .no_proxy()
             .build()?;
         let token = std::fs::read_to_string(&self.ready.control_token_file)?;
@@ -135,7 +138,7 @@ impl Gateway {
     }
 }
 
-/// What this process takes.
+/// Memory and tasks of this process.
 #[derive(Debug, Clone, Copy)]
 struct Usage {
     tasks: usize,

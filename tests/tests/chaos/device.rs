@@ -1,4 +1,4 @@
-//! One device, and what is known of what it should be.
+//! One device and its expected state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,8 @@ use integration_tests::public;
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
-/// Messages of one device; with its ONLINE and OFFLINE they must stay within the 100 that the simulator remembers.
+/// Messages of one device; with its ONLINE and OFFLINE they must stay within the 100 that the
+/// simulator remembers.
 pub(crate) const MESSAGES: usize = 30;
 
 pub(crate) struct Device {
@@ -42,7 +43,7 @@ impl Device {
         })
     }
 
-    /// Gives the device a message to deliver, if it takes one.
+    /// Publishes a message if the device accepts one.
     pub(crate) fn publish(&mut self) -> bool {
         let name = format!("M{}", self.accepted.len());
         if self.accepted.len() >= MESSAGES {
@@ -56,7 +57,7 @@ impl Device {
             .is_ok()
     }
 
-    /// What is not well yet.
+    /// The differences from the expected state.
     pub(crate) async fn complaint(&self, simulator: &Simulator) -> anyhow::Result<Option<String>> {
         let status = self.cloud.status();
         if !(status.running && status.iot.connected && status.remote.connected) {
@@ -111,7 +112,7 @@ impl Device {
             .map(|error| format!("{error:#}")))
     }
 
-    /// Every accepted message has arrived, in order, or its receipt says that it was not delivered.
+    /// Checks that each accepted message has arrived, in order, or that its receipt has an error.
     pub(crate) async fn nothing_lost(&mut self, control: &Control) -> anyhow::Result<()> {
         let mut acknowledged = Vec::new();
         for (name, receipt) in self.accepted.drain(..) {

@@ -1,11 +1,13 @@
-//! Faults in random order against devices that run, are stopped and started: whatever the platform does wrong, once it has
-//! stopped doing so, every device is online, its page is reached under its newest certificate, its client certificate is the
-//! newest, its shadow says so, no message that was accepted is lost, and nothing has piled up: there are as many tasks as before,
-//! and the process is hardly larger.
+//! Faults in random order against devices that run, are stopped and started: whatever the platform
+//! does wrong, once it has stopped doing so, every device is online, its page is reached under its
+//! newest certificate, its client certificate is the newest, its shadow says so, no message that
+//! was accepted is lost, and nothing has piled up: there are as many tasks as before, and the
+//! process is hardly larger.
 //!
-//! Each seed is one run: `DEVICES` devices, one simulator, `STEPS` steps. `cargo xtask chaos` makes 500 runs with fresh
-//! seeds (`CHAOS_SEEDS=500 cargo test -p integration-tests --test chaos` is the same); `CHAOS_SEED=7` makes that one again, with
-//! a log of everything that it does. Sockets are real and so a run is not repeated exactly, but its steps are.
+//! Each seed is one run: `DEVICES` devices, one simulator, `STEPS` steps. `cargo xtask chaos` makes
+//! 500 runs with fresh seeds (`CHAOS_SEEDS=500 cargo test -p integration-tests --test chaos` is the
+//! same); `CHAOS_SEED=7` makes that one again, with a log of everything that it does. Sockets are
+//! real and so a run is not repeated exactly, but its steps are.
 
 #![allow(clippy::panic, reason = "these are tests")]
 
@@ -19,23 +21,24 @@ use integration_tests::virtual_time;
 
 use crate::world::World;
 
-/// Runs without anything being said.
+/// Number of runs by default.
 const SEEDS: u64 = 6;
 
-/// Seeds that have found something, so that it does not come back: a repeated report of an old certificate after the new one.
+/// Seeds that found a fault: a repeated report of an old certificate after the new one.
 const FOUND: [u64; 1] = [17_954_109_650_106];
 
 /// Runs that a core makes at a time: they wait for the system more than they compute.
 const RUNS_PER_CORE: usize = 6;
 
-/// What a process may grow by while it makes its runs, in KiB, after the first ones: less than half of what one run takes, so
-/// that one that leaves its things behind is noticed in a few hundred.
+/// What a process may grow by while it makes its runs, in KiB, after the first ones: less than half
+/// of what one run takes, so that a leak is noticed within a few hundred runs.
 const MAX_GROWTH: usize = 48 * 1024;
 
-/// Runs after which a process has its size: each worker's heap has then been through all that there is.
+/// Runs after which a process has its size: each worker's heap has then been through all that there
+/// is.
 const WARM_UP: usize = 4;
 
-/// One run; what went wrong, if anything did, with all that was done before.
+/// Performs one run. The error contains the steps.
 fn run(seed: u64) -> Result<String, String> {
     let log = Arc::new(Mutex::new(String::new()));
     let logged = |log: &Mutex<String>| {
@@ -64,7 +67,7 @@ fn device_recovers_after_random_faults() {
         }
         return;
     }
-    // Fixed by default, so that nobody's work fails by bad luck; fresh ones where many are asked for.
+    // Fixed by default, so that the result is reproducible; random for many runs.
     let seeds: Vec<u64> = match number("CHAOS_SEEDS") {
         None => FOUND.into_iter().chain(0..SEEDS).collect(),
         Some(count) => {
@@ -113,7 +116,7 @@ fn device_recovers_after_random_faults() {
     }
 }
 
-/// What this process takes.
+/// Memory and tasks of this process.
 fn resident_kib() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let size = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

@@ -1,4 +1,4 @@
-//! The devices beside their platform, what happens to them, and how they have to be in the end.
+//! The devices and their platform: the steps of a run and the check at its end.
 
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,10 +18,11 @@ use crate::device::Device;
 /// Devices of one run.
 const DEVICES: usize = 3;
 
-/// What happens in one run.
+/// Steps of one run.
 const STEPS: usize = 40;
 
-/// How long after the last fault all must be well. The longest delays are those of a certificate that was often refused.
+/// Time limit for the recovery after the last fault. The longest delays are those of a
+/// certificate that was often refused.
 const WELL_WITHIN: Duration = Duration::from_secs(2 * 3600);
 
 pub(crate) struct World {
@@ -115,7 +116,7 @@ impl World {
         }
     }
 
-    /// Something about a client certificate, now and then.
+    /// A step for a client certificate, in some of the rounds.
     async fn step_iot(&mut self) -> anyhow::Result<()> {
         let number = self.random_iot.random_range(0..self.devices.len());
         let serial = self.devices[number].serial.clone();
@@ -246,7 +247,7 @@ impl World {
         tasks_at_most(0).await
     }
 
-    /// Waits until there is nothing to complain about.
+    /// Waits until every device is in its expected state.
     async fn well(&self) -> anyhow::Result<()> {
         let begun = Instant::now();
         for device in &self.devices {

@@ -6,14 +6,13 @@ use std::time::Duration;
 use anyhow::Context;
 use cloud_sim::{SimConfig, Simulator};
 use integration_tests::process::Process;
-use integration_tests::wait::eventually;
+use testkit::wait::eventually;
 
 use crate::peers::{python_aws_sdk, script};
 
 const SERIAL: &str = "SN-AWS-SDK";
 
-/// Runs the script in one version of the protocol through these steps, and then ends it as a power
-/// cut would.
+/// Runs the script in one version of the protocol through these steps, and then kills it.
 async fn runs(protocol: &str, steps: &[&str]) -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let ready = serde_json::to_string(&simulator.ready())?;

@@ -1,9 +1,9 @@
-//! One directory, two libraries: what either provisions, the other takes over as it is.
+//! A directory that one library provisions is accepted by the other.
 
 use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::{ClesydeCloud, Registered};
 use cloud_sim::{SimConfig, Simulator};
-use integration_tests::wait::timeout;
+use testkit::wait::timeout;
 
 use crate::peers::{python, script};
 

@@ -1,7 +1,8 @@
 //! Ours against peers that we did not write.
 //!
-//! `cargo xtask interop` sets the peers up, names them in variables and switches the feature on. Without the feature
-//! this program is not built; with it, a variable that is missing fails the test.
+//! `cargo xtask interop` sets the peers up, names them in variables and switches the feature on.
+//! Without the feature this program is not built; with it, a variable that is missing fails the
+//! test.
 
 mod aws_sdk;
 mod directory;

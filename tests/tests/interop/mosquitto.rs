@@ -7,17 +7,18 @@ use cloud_facade::ClesydeCloud;
 use cloud_facade::config::{DeviceConfig, PemParts, Store};
 use cloud_facade::iot::{Message, Session, SessionConfig, SessionHandle, Subscription, tls};
 use integration_tests::mosquitto::Mosquitto;
-use integration_tests::pki::{Authority, Pair};
 use integration_tests::proxy::Line;
-use integration_tests::wait::timeout;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use testkit::pki::{Authority, Pair};
+use testkit::wait::timeout;
 
 use crate::peers;
 
 const SERIAL: &str = "SN-MOSQ";
 
-/// A broker, a device whose directory leads to it, and a client that receives what the device publishes.
+/// A broker, a device whose directory leads to it, and a client that receives what the device
+/// publishes.
 struct Scene {
     broker: Mosquitto,
     /// Between device and broker.
@@ -29,10 +30,10 @@ struct Scene {
 
 impl Scene {
     async fn set(subscription: &str) -> anyhow::Result<(Self, cloud_facade::iot::MessageStream)> {
-        let (servers, devices) = (Authority::new("servers")?, Authority::new("devices")?);
+        let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
         let broker = Mosquitto::start(
             &peers::mosquitto()?,
-            &servers.server(&["localhost"])?,
+            &servers.server(&["localhost"]),
             &devices.pem(),
         )
         .await?;
@@ -40,8 +41,8 @@ impl Scene {
 
         let base = tempfile::tempdir()?;
         let (iot, remote) = (
-            devices.client(SERIAL)?,
-            servers.server(&["device.example.com"])?,
+            devices.client(SERIAL),
+            servers.server(&["device.example.com"]),
         );
         Store::new(base.path()).save(&DeviceConfig::from_pem_parts(PemParts {
             iot_thing_name: SERIAL,
@@ -57,12 +58,7 @@ impl Scene {
         let cloud =
             ClesydeCloud::builder(SERIAL.parse()?, base.path(), "https://api.example.com").build();
 
-        let listener = listen(
-            &broker,
-            &servers,
-            &devices.client("listener")?,
-            subscription,
-        )?;
+        let listener = listen(&broker, &servers, &devices.client("listener"), subscription)?;
         let messages = listener.messages(subscription)?;
         timeout(
             "the listener",
@@ -134,7 +130,7 @@ async fn will_is_published_when_connection_is_killed() -> anyhow::Result<()> {
     scene.line.cut();
     let will = next(&mut messages).await?;
     assert_eq!(will.payload, r#"{"state":"OFFLINE"}"#, "the will");
-    // And the device comes back by itself.
+    // The device reconnects.
     assert_eq!(next(&mut messages).await?.payload, r#"{"state":"ONLINE"}"#);
     scene.end().await;
     Ok(())

@@ -1,4 +1,5 @@
-//! The session alone against the real mosquitto: brokers that die, sessions that are kept, twins, and a wrong CA.
+//! The session alone against the real mosquitto: broker crashes, persistent sessions, duplicate
+//! client identifiers, and a wrong CA.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,18 +11,18 @@ use cloud_iot::{
     SessionConfig, SessionEvent, SessionHandle, Subscription, TlsCause, tls,
 };
 use integration_tests::mosquitto::Mosquitto;
-use integration_tests::pki::Authority;
 use integration_tests::proxy::Line;
-use integration_tests::wait::timeout;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use testkit::pki::Authority;
+use testkit::wait::timeout;
 use tokio::sync::{broadcast, mpsc};
 
 use crate::peers;
 
 const STOP: Duration = Duration::from_secs(5);
 
-/// A broker and those who may connect to it.
+/// A broker and the authorities of its server and its clients.
 struct Site {
     broker: Mosquitto,
     servers: Authority,
@@ -35,8 +36,8 @@ impl Site {
 
     /// A broker with more lines in its configuration.
     async fn with(settings: &str) -> anyhow::Result<Self> {
-        let (servers, devices) = (Authority::new("servers")?, Authority::new("devices")?);
-        let certificate = servers.server(&["localhost"])?;
+        let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
+        let certificate = servers.server(&["localhost"]);
         let program = peers::mosquitto()?;
         let broker =
             Mosquitto::start_with(&program, &certificate, &devices.pem(), settings).await?;
@@ -47,9 +48,9 @@ impl Site {
         })
     }
 
-    /// A client that comes back fast and sends as fast as it can.
+    /// A client without a rate limit that reconnects quickly.
     fn config(&self, client_id: &str, filter: &str) -> anyhow::Result<SessionConfig> {
-        let own = self.devices.client(client_id)?;
+        let own = self.devices.client(client_id);
         let root = CertificateDer::from_pem_slice(self.servers.pem().as_bytes())?;
         let certificate = CertificateDer::from_pem_slice(own.certificate.as_bytes())?;
         let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes())?;
@@ -188,8 +189,8 @@ async fn ten_thousand_messages_survive_ten_broker_crashes() -> anyhow::Result<()
     const TOPICS: usize = 10;
     let mut site = Site::new().await?;
     let line = Line::to(([127, 0, 0, 1], site.broker.port()).into()).await?;
-    // At QoS 0 the listener sends nothing, so that nothing unread makes the dying broker's system throw away what
-    // is on its way to it. Mosquitto writes to subscribers before it acknowledges.
+    // At QoS 0 the listener sends nothing, so that nothing unread makes the dying broker's system
+    // discard what is in flight. Mosquitto writes to subscribers before it acknowledges.
     let listener = Session::builder(site.config("listener", "load/#")?).start()?;
     let messages = listener.messages("load/#")?;
     online(&listener).await?;
@@ -314,7 +315,7 @@ async fn broker_certificate_of_other_ca_is_refused() -> anyhow::Result<()> {
     let mut events = device.events();
 
     site.broker.kill().await?;
-    let foreign = Authority::new("foreign")?.server(&["localhost"])?;
+    let foreign = Authority::new("foreign").server(&["localhost"]);
     site.broker.exchange_certificate(&foreign)?;
     site.broker.restart().await?;
     let receipt = device.publish(Message::new("out", "kept"))?;
@@ -331,7 +332,7 @@ async fn broker_certificate_of_other_ca_is_refused() -> anyhow::Result<()> {
         }
     }
     site.broker.kill().await?;
-    let own = site.servers.server(&["localhost"])?;
+    let own = site.servers.server(&["localhost"]);
     site.broker.exchange_certificate(&own)?;
     site.broker.restart().await?;
     online(&device).await?;

@@ -1,11 +1,11 @@
-//! Where the peers are, as `cargo xtask interop` tells.
+//! The paths of the peers, from the environment variables that `cargo xtask interop` sets.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tokio::process::Command;
 
-/// The path in a variable that has to be there.
+/// The path in a required variable.
 fn required(variable: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::var_os(variable)
         .with_context(|| format!("{variable} is not set: run `cargo xtask interop`"))?;

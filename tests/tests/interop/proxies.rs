@@ -20,10 +20,10 @@ use cloud_sim::{SimConfig, Simulator};
 use integration_tests::device::{SERIAL, page};
 use integration_tests::network_namespace::NetworkNamespace;
 use integration_tests::origin::Origin;
-use integration_tests::pki::Authority;
-use integration_tests::process::free_port;
 use integration_tests::public;
-use integration_tests::wait::{eventually, timeout};
+use testkit::pki::Authority;
+use testkit::port::free_port;
+use testkit::wait::{eventually, timeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
@@ -61,7 +61,7 @@ impl RealProxy {
     /// Starts a proxy at `ip`. Squid does not connect to `forbidden`.
     async fn start(kind: Kind, ip: Ipv4Addr, forbidden: u16) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
-        let address = SocketAddr::from((ip, free_port()?));
+        let address = SocketAddr::from((ip, free_port()));
         let mut command = match kind {
             Kind::Squid => squid(directory.path(), address, forbidden).await?,
             Kind::Microsocks => {
@@ -173,7 +173,7 @@ async fn connect(url: &str, target: SocketAddr) -> anyhow::Result<Result<TcpStre
 async fn real_proxies_connect_and_refuse() -> anyhow::Result<()> {
     let target = echo().await?;
     let forbidden = echo().await?;
-    let closed = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+    let closed = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     for kind in KINDS {
         let proxy = RealProxy::start(kind, Ipv4Addr::LOCALHOST, forbidden.port()).await?;
         let mut stream = connect(&proxy.url(PASSWORD), target).await??;
@@ -253,8 +253,8 @@ async fn device_lives_behind_a_proxy() -> anyhow::Result<()> {
         };
         let proxy = RealProxy::start(kind, namespace.host, 1).await?;
         let simulator = Simulator::start(SimConfig::default()).await?;
-        let authority = Authority::new("api")?;
-        let api = Origin::start(&authority.server(&["localhost"])?, api(&simulator)?).await?;
+        let authority = Authority::new("api");
+        let api = Origin::start(&authority.server(&["localhost"]), api(&simulator)?).await?;
         let base = tempfile::tempdir()?;
         let mut device = namespace
             .command(&std::env::current_exe()?)

@@ -8,7 +8,7 @@ use anyhow::Context;
 use cloud_sim::{Control, DeltaForm, Fault, SimConfig, Simulator};
 use integration_tests::process::Process;
 use integration_tests::public::{fetch, served_serial};
-use integration_tests::wait::{eventually, timeout};
+use testkit::wait::{eventually, timeout};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 

@@ -11,11 +11,12 @@ use cloud_remote::{
     TokenResponse, TokenSource,
 };
 use integration_tests::origin::application;
-use integration_tests::pki::Authority;
-use integration_tests::process::{Process, free_port};
-use integration_tests::wait::timeout;
+use integration_tests::process::Process;
 use snitun::server::{FernetKeys, TokenContent};
 use snitun::{Cipher, ProtocolVersion, SessionKey};
+use testkit::pki::Authority;
+use testkit::port::free_port;
+use testkit::wait::timeout;
 
 use crate::peers::{python, python_snitun_047, script};
 use crate::traffic::{VISITORS, exchange};
@@ -50,7 +51,7 @@ impl TokenSource for Platform {
     }
 }
 
-/// Nobody asks for another certificate here.
+/// No test requests another certificate.
 struct NoRotation;
 
 impl CertificateSource for NoRotation {
@@ -84,17 +85,18 @@ async fn our_device_against_the_python_server(
     version: ProtocolVersion,
     cipher: Cipher,
 ) -> anyhow::Result<()> {
-    let authority = Authority::new("interop")?;
-    let pair = authority.server(&[HOST])?;
+    let authority = Authority::new("interop");
+    let pair = authority.server(&[HOST]);
     let fernet_key = FernetKeys::generate_key();
     let keys = FernetKeys::from_keys(&[&*fernet_key])?;
-    let relay: SocketAddr = ([127, 0, 0, 1], free_port()?).into();
+    let relay: SocketAddr = ([127, 0, 0, 1], free_port()).into();
     let start_server = || {
         let port = relay.port().to_string();
         let mut command = script(python, "py_snitun_server.py");
         Process::spawn(
             "the Python server",
-            // In one word with its name: a key may begin with `-`, which the script would take for another option.
+            // In one word with its name: a key may begin with `-`, which the script would take for
+            // another option.
             command.args([&format!("--fernet-key={}", *fernet_key), "--port", &port]),
         )
     };
@@ -123,7 +125,7 @@ async fn our_device_against_the_python_server(
     .await?;
     exchange(relay, HOST, &authority.pem()).await?;
 
-    // A server that dies and comes back is found again.
+    // The device reconnects to a server that was restarted.
     server.kill().await?;
     timeout(
         "the loss to be noticed",
@@ -154,7 +156,7 @@ async fn snitun_0_47_server() -> anyhow::Result<()> {
     let Some(python) = python_snitun_047()? else {
         return Ok(());
     };
-    // All pairs of the two are in `matrix`; here it is about what stands on the tunnel.
+    // `matrix` tests all pairs; this tests what uses the tunnel.
     for (version, cipher) in [
         (ProtocolVersion::V0, Cipher::AesCbc),
         (ProtocolVersion::V1, Cipher::AesGcm),

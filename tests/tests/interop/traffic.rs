@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use anyhow::ensure;
 use integration_tests::origin::{digest, pattern};
 use integration_tests::public::http_client;
-use integration_tests::wait::timeout;
+use testkit::wait::timeout;
 use tokio::task::JoinSet;
 
 /// Channels open at the same time.
@@ -14,7 +14,8 @@ pub(crate) const VISITORS: usize = 50;
 /// Down and up.
 const BYTES: usize = 10_000_000;
 
-/// 10 MB each way with equal digests, then [`VISITORS`] connections at once, none of which is answered before all are there.
+/// 10 MB each way with equal digests, then [`VISITORS`] connections at once, none of which is
+/// answered before all are there.
 pub(crate) async fn exchange(relay: SocketAddr, host: &str, ca_pem: &str) -> anyhow::Result<()> {
     let base = format!("https://{host}:{}", relay.port());
     let client = http_client(relay, host, ca_pem)?;

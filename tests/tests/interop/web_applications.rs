@@ -11,11 +11,12 @@ use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::remote::{Application, ForwardOptions, UpstreamProtocol};
 use cloud_sim::{SimConfig, Simulator};
 use futures_util::future::join_all;
-use integration_tests::process::{Process, free_port};
-use integration_tests::public::client_config;
-use integration_tests::wait::{eventually, timeout};
+use integration_tests::process::Process;
 use rustix::process::Signal;
 use serde_json::json;
+use testkit::port::free_port;
+use testkit::tls;
+use testkit::wait::{eventually, timeout};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -66,9 +67,9 @@ impl Device {
     async fn failures(&self, pause: Duration) -> anyhow::Result<usize> {
         let relay = self.simulator.relay_addr();
         let url = format!("https://{}:{}/", self.host, relay.port());
-        let config = client_config(self.simulator.ca_pem(), &[b"h2", b"http/1.1"])?;
+        let config = tls::client(self.simulator.ca_pem(), &["h2", "http/1.1"]);
         let client = reqwest::Client::builder()
-            .tls_backend_preconfigured((*config).clone())
+            .tls_backend_preconfigured(config)
             .resolve(&self.host, relay)
             .no_proxy()
             .build()?;
@@ -107,7 +108,7 @@ async fn listening(port: u16) -> SocketAddr {
 /// uvicorn closes each connection a second after its last request, just when the next one comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_is_lost_when_uvicorn_closes_kept_connections() -> anyhow::Result<()> {
-    let port = free_port()?;
+    let port = free_port();
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("interop");
     let _uvicorn = Command::new(python_web()?)
         .args(["-m", "uvicorn", "py_asgi:app", "--log-level", "warning"])
@@ -126,7 +127,7 @@ async fn no_request_is_lost_when_uvicorn_closes_kept_connections() -> anyhow::Re
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_request_is_lost_while_nginx_reloads() -> anyhow::Result<()> {
-    let port = free_port()?;
+    let port = free_port();
     let directory = tempfile::tempdir()?;
     let root = directory.path().display();
     let configuration = format!(

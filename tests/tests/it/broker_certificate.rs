@@ -1,4 +1,5 @@
-//! The client certificate for the broker is rotated: nothing is given up before the new one has proven itself.
+//! Rotation of the client certificate: the old one stays in use until a trial connection with the
+//! new one succeeds.
 
 use std::time::SystemTime;
 
@@ -8,8 +9,8 @@ use cloud_facade::iot::Message;
 use cloud_sim::{CertificateAnswer, Fault};
 use integration_tests::device::{SERIAL, TestDevice};
 use integration_tests::virtual_time;
-use integration_tests::wait::timeout;
 use serde_json::json;
+use testkit::wait::timeout;
 use tokio::sync::broadcast;
 
 async fn rotated(events: &mut broadcast::Receiver<Event>) -> anyhow::Result<String> {
@@ -62,7 +63,7 @@ fn client_certificate_is_tried_stored_used_and_reported() -> anyhow::Result<()> 
         assert_ne!(first, second);
         assert_eq!(timeout("the rotation", rotated(&mut events)).await?, second);
         settled(&pair, &second).await?;
-        // It left in order, and came back.
+        // It disconnected and reconnected.
         let history = pair.seen().await?.status_history;
         assert_eq!(history, ["ONLINE", "OFFLINE", "ONLINE"]);
         assert_eq!(pair.fetch("").await?, "hello, 127.0.0.1");
@@ -99,7 +100,8 @@ fn both_certificates_rotate_concurrently_and_while_offline() -> anyhow::Result<(
     })?
 }
 
-/// With any fault in it, the old one stays in use, the failure is reported, and the rotation is tried again.
+/// With any fault in it, the old one stays in use, the failure is reported, and the rotation is
+/// tried again.
 #[test]
 fn invalid_client_certificate_changes_nothing_and_is_retried() -> anyhow::Result<()> {
     virtual_time::run(async {

@@ -1,4 +1,5 @@
-//! The certificate for remote access, or its key, is damaged on the disk: everything else runs, and another one is got.
+//! A damaged certificate or key for remote access: messaging runs, and the device requests another
+//! certificate.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,13 +9,14 @@ use cloud_facade::remote::AccessRules;
 use cloud_facade::{ApplicationError, Event};
 use cloud_sim::{CertificateAnswer, Fault};
 use integration_tests::device::{SERIAL, TestDevice, page};
-use integration_tests::wait::timeout;
+use testkit::wait::timeout;
 
 fn file(pair: &TestDevice, name: &str) -> PathBuf {
     pair.base.path().join(".clesydecloud").join(name)
 }
 
-/// A device that has been online, so that the platform knows of its certificate, and does not run any more.
+/// A device that has been online, so that the platform knows of its certificate, and does not run
+/// any more.
 async fn known() -> anyhow::Result<TestDevice> {
     let pair = TestDevice::running().await?;
     let serial = pair.served_serial().await?;
@@ -53,7 +55,7 @@ async fn damaged_remote_certificate_is_recovered_while_messaging_runs() -> anyho
         assert_eq!(pair.served_serial().await?, serial);
         assert_eq!(pair.cloud.status().certificate_serial, Some(serial));
 
-        // From here on it is as any other.
+        // From here on it behaves like any other device.
         let next = pair.simulator.control().rotate(SERIAL).await?;
         pair.seen_when("the next certificate to be reported", |seen| {
             let reported = seen.reported.as_ref();

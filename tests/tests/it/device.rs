@@ -1,4 +1,4 @@
-//! The whole job: a device of ours against a platform that is simulated, over real sockets.
+//! A device against the simulator, over real sockets.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use cloud_facade::{ClesydeCloud, Event, InitializeError, Registered};
 use cloud_sim::{Fault, TokenAnswer};
 use integration_tests::device::{SERIAL, TestDevice};
 use integration_tests::public;
-use integration_tests::wait::timeout;
 use serde_json::json;
+use testkit::wait::timeout;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn device_registers_connects_serves_and_rotates() -> anyhow::Result<()> {

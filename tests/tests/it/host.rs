@@ -3,7 +3,7 @@
 use cloud_facade::ClesydeCloud;
 use cloud_sim::{SimConfig, Simulator};
 use integration_tests::public::fetch;
-use integration_tests::wait::{eventually, timeout};
+use testkit::wait::{eventually, timeout};
 use tokio::sync::oneshot;
 
 #[allow(dead_code, unreachable_pub)]

@@ -1,4 +1,5 @@
-//! The tests that docs/architecture.md names for each invariant are there, under these names and where it says.
+//! The tests that docs/architecture.md names for each invariant are there, under these names and
+//! where it says.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

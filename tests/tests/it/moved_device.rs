@@ -8,7 +8,7 @@ use cloud_facade::remote::{Application, Probe};
 use cloud_facade::{ApplicationError, ClesydeCloud, Event};
 use cloud_sim::{SimConfig, Simulator};
 use integration_tests::device::{SERIAL, TestDevice, page};
-use integration_tests::wait::timeout;
+use testkit::wait::timeout;
 use tokio::sync::Notify;
 
 fn says(words: &'static str) -> Application {

@@ -5,7 +5,7 @@ use cloud_facade::iot::Message;
 use cloud_facade::provision::ProvisioningKey;
 use cloud_sim::{Fault, SimConfig, Simulator};
 use integration_tests::device::SERIAL;
-use integration_tests::wait::{eventually, timeout};
+use testkit::wait::{eventually, timeout};
 
 #[tokio::test]
 async fn stored_messages_are_sent_after_restart() -> anyhow::Result<()> {

@@ -1,11 +1,12 @@
-//! A device that makes its keys itself, from its registration to its page; and one whose registration is lost on the way.
+//! A device that makes its keys itself, from its registration to its page; and one whose
+//! registration is lost on the way.
 
 use axum::Router;
 use axum::routing::get;
 use cloud_facade::{ClesydeCloud, Registered};
 use cloud_provision::{Client, GeneratedKeys, ProvisionError, ProvisioningKey};
 use cloud_sim::{ApiAnswer, Fault, SimConfig, Simulator};
-use integration_tests::wait::timeout;
+use testkit::wait::timeout;
 
 const SERIAL: &str = "SN-0001";
 

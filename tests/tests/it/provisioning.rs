@@ -1,5 +1,5 @@
-//! The device against everything that the simulated platform can answer wrongly: the error has its type, nothing is stored,
-//! what was stored before survives, and the same key works afterwards.
+//! The device against everything that the simulated platform can answer wrongly: the error has its
+//! type, nothing is stored, what was stored before survives, and the same key works afterwards.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +9,7 @@ use cloud_facade::config::{SerialNumber, Store};
 use cloud_facade::provision::{Client, MalformedResponse, ProvisionError, ProvisioningKey, Retry};
 use cloud_facade::{OnExisting, Registered, RegistrationError, register};
 use cloud_sim::{ApiAnswer, Fault, Service, SimConfig, Simulator};
-use integration_tests::wait::timeout;
+use testkit::wait::timeout;
 
 const SERIAL: &str = "SN-0001";
 

@@ -1,4 +1,5 @@
-//! The certificate of the device's page is rotated: what is open stays open, and a bad one changes nothing.
+//! The certificate of the device's page is rotated: what is open stays open, and a bad one changes
+//! nothing.
 
 use std::time::Duration;
 
@@ -7,9 +8,9 @@ use cloud_facade::config::Store;
 use cloud_sim::{CertificateAnswer, Fault};
 use futures_util::{SinkExt, StreamExt};
 use integration_tests::device::{SERIAL, TestDevice};
-use integration_tests::wait::{eventually, timeout};
 use integration_tests::{public, virtual_time};
 use serde_json::json;
+use testkit::wait::{eventually, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 /// Invariant 8.

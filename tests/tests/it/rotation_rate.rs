@@ -1,4 +1,5 @@
-//! A platform that keeps naming other certificates costs a device few of them, and the newest is in use in the end.
+//! A platform that keeps naming other certificates costs a device few of them, and the newest is in
+//! use in the end.
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use tokio::sync::broadcast::error::TryRecvError;
 /// Longer than the longest time between two rotations.
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Certificates that are named in a flood, and the time between two of them. It is no divisor of the rate limit's times,
-/// so that each one is answered before the next one is named.
+/// Certificates that are named in a flood, and the time between two of them. It is no divisor of
+/// the rate limit's times, so that each one is answered before the next one is named.
 const FLOOD: usize = 400;
 const BETWEEN: Duration = Duration::from_millis(700);
 

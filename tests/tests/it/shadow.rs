@@ -1,5 +1,6 @@
-//! The device's side of a shadow against the cloud's side, over a line that loses, repeats and reorders: once the loss has
-//! ended and the device knows it, both agree. On virtual time, by seeds.
+//! The device's side of a shadow against the cloud's side, over a line that loses, repeats and
+//! reorders: once the loss has ended and the device knows it, both agree. On virtual time, by
+//! seeds.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -57,7 +58,8 @@ impl Line {
         act(&mut self.0.lock().unwrap())
     }
 
-    /// How late each copy of a message comes out at the other end: none of a lost one, two of a repeated one.
+    /// How late each copy of a message comes out at the other end: none of a lost one, two of a
+    /// repeated one.
     fn fate(&self) -> Vec<Duration> {
         self.with(|inner| {
             let copies = match inner.random.random_range(0..10) {
@@ -206,8 +208,8 @@ async fn agree(form: DeltaForm, name: Option<&str>, seed: u64) {
 
     let growing = tokio::spawn(grow(client.document()));
 
-    // Half of the stories go on after the loss, with late messages of the lossy time still on their way. In the others, all
-    // depends on what the device finds out by itself.
+    // Half of the stories go on after the loss, with late messages of the lossy time still on their
+    // way. In the others, all depends on what the device finds out by itself.
     let loss_ends = if seed.is_multiple_of(2) { 25 } else { STEPS };
     for step in 0..STEPS {
         if step == loss_ends {
@@ -251,7 +253,8 @@ async fn agree(form: DeltaForm, name: Option<&str>, seed: u64) {
     growing.await.unwrap();
 }
 
-/// What the device knows never gets older: this cloud goes on counting when a shadow is deleted and created again.
+/// What the device knows never gets older: this cloud goes on counting when a shadow is deleted and
+/// created again.
 async fn grow(mut document: watch::Receiver<Option<Document>>) {
     let mut seen = 0;
     while document.changed().await.is_ok() {

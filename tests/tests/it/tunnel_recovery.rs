@@ -7,7 +7,7 @@ use cloud_facade::Event;
 use cloud_sim::Fault;
 use integration_tests::device::{SERIAL, TestDevice};
 use integration_tests::virtual_time;
-use integration_tests::wait::timeout;
+use testkit::wait::timeout;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{broadcast, watch};
@@ -25,7 +25,8 @@ enum Fate {
     Pass,
     /// Nothing moves any more.
     Freeze,
-    /// A bit of the next header that comes from the relay is inverted: the highest of its size, and with it the channel's id.
+    /// A bit of the next header that comes from the relay is inverted: the highest of its size, and
+    /// with it the channel's id.
     Garble,
 }
 
@@ -136,7 +137,8 @@ fn dead_tunnel_is_detected_in_30_s_and_reopened_in_15_s() -> anyhow::Result<()> 
     virtual_time::run(async {
         let (pair, line) = behind_a_line().await?;
         for round in 0..6_u64 {
-            // Long enough for the retries to begin with the first delay, and at another point between two pings each time.
+            // Long enough for the retries to begin with the first delay, and at another point
+            // between two pings each time.
             tokio::time::sleep(Duration::from_secs(120 + 7 * round)).await;
             let mut events = pair.cloud.events();
             let dead = Instant::now();

@@ -7,8 +7,8 @@ use cloud_facade::{ClesydeCloud, Event};
 use cloud_sim::{CertificateAnswer, Fault};
 use integration_tests::device::{SERIAL, TestDevice};
 use integration_tests::virtual_time;
-use integration_tests::wait::timeout;
 use serde_json::{Map, Value, json};
+use testkit::wait::timeout;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -134,8 +134,8 @@ async fn pass(mut caller: TcpStream, mut opened: watch::Receiver<bool>) -> anyho
     Ok(())
 }
 
-/// The new certificate is being tried when the desired state no longer names it. It is taken into use, and that is all: nobody has asked
-/// for the old one.
+/// The new certificate is being tried when the desired state no longer names it. It is taken into
+/// use, and that is all: nobody has asked for the old one.
 #[test]
 fn withdrawing_desired_during_install_keeps_new_certificate() -> anyhow::Result<()> {
     virtual_time::run(async {

@@ -1,4 +1,5 @@
-//! Everything that anybody logs in this process, at every level: events and spans of `tracing`, records of `log`.
+//! Everything that anybody logs in this process, at every level: events and spans of `tracing`,
+//! records of `log`.
 
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};

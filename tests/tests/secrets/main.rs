@@ -1,5 +1,6 @@
-//! Invariant 1: nothing that is logged at any level, by us or by what we build on, and nothing that a host can print,
-//! contains a secret; over a device's whole life, with everything going wrong that can.
+//! Invariant 1: nothing that is logged at any level, by us or by what we build on, and nothing that
+//! a host can print, contains a secret; over a device's whole life, with everything going wrong
+//! that can.
 
 #![allow(
     clippy::unwrap_used,
@@ -21,9 +22,9 @@ use cloud_facade::{ClesydeCloud, Event, OnExisting, register};
 use cloud_sim::{
     ApiAnswer, CertificateAnswer, Control, Fault, Service, SimConfig, Simulator, TokenAnswer,
 };
-use integration_tests::pki::Authority;
 use integration_tests::public;
-use integration_tests::wait::timeout;
+use testkit::pki::Authority;
+use testkit::wait::timeout;
 use tokio::sync::broadcast;
 
 use capture::Capture;
@@ -32,7 +33,7 @@ use wire::{Sides, Tap};
 
 const SERIAL: &str = "SN-0001";
 
-/// Modules that have to be heard, so that silence is not taken for discretion.
+/// Modules that must log something: an empty capture would prove nothing.
 const HEARD: [&str; 9] = [
     "cloud_facade",
     "cloud_iot",
@@ -78,16 +79,20 @@ async fn logs_and_output_contain_no_secret() -> anyhow::Result<()> {
     capture.show(&given);
     distrust(&cloud, &store, &given, &capture).await?;
 
-    // The real broker, with an ear on the line.
-    let ear = Authority::new("an ear")?;
-    let sides = Sides::new(&ear.server(&["localhost"])?, &given.iot, simulator.ca_pem())?;
+    // The real broker behind a tap.
+    let tap_authority = Authority::new("tap");
+    let sides = Sides::new(
+        &tap_authority.server(&["localhost"]),
+        &given.iot,
+        simulator.ca_pem(),
+    )?;
     let broker = Tap::start(simulator.mqtt_addr(), Some(sides)).await?;
-    let heard = DeviceConfig {
+    let recorded = DeviceConfig {
         iot_endpoint: format!("localhost:{}", broker.address.port()).parse()?,
-        iot_roots: RootCertificates::from_pem(&ear.pem())?,
+        iot_roots: RootCertificates::from_pem(&tap_authority.pem())?,
         ..given.clone()
     };
-    store.save(&heard)?;
+    store.save(&recorded)?;
     bad_tokens(&cloud, &simulator.control()).await?;
     live(&cloud, &simulator, &capture).await?;
     let rotated = store.load()?.device;
@@ -123,10 +128,10 @@ async fn logs_and_output_contain_no_secret() -> anyhow::Result<()> {
 
     let mut secrets = Secrets::default();
     secrets.add_text("the provisioning key", &key_text);
-    for line in api.heard().iter().chain(&broker.heard()) {
-        secrets.add_heard(line);
+    for line in api.recorded().iter().chain(&broker.recorded()) {
+        secrets.add_recorded(line);
     }
-    judge(
+    check(
         &capture,
         &secrets,
         &[
@@ -181,14 +186,14 @@ async fn provision_badly(
     Ok(())
 }
 
-/// A broker that cannot prove itself.
+/// A broker with a certificate of an unknown authority.
 async fn distrust(
     cloud: &ClesydeCloud,
     store: &Store,
     given: &DeviceConfig,
     capture: &Capture,
 ) -> anyhow::Result<()> {
-    let iot_roots = RootCertificates::from_pem(&Authority::new("another authority")?.pem())?;
+    let iot_roots = RootCertificates::from_pem(&Authority::new("another authority").pem())?;
     store.save(&DeviceConfig {
         iot_roots,
         ..given.clone()
@@ -204,7 +209,8 @@ async fn distrust(
     Ok(())
 }
 
-/// Tokens that the relay refuses. The device tries each again after a while, which need not be waited for.
+/// Tokens that the relay refuses. The device tries each again after a while, which need not be
+/// waited for.
 async fn bad_tokens(cloud: &ClesydeCloud, control: &Control) -> anyhow::Result<()> {
     for answer in [
         TokenAnswer::Foreign,
@@ -248,7 +254,7 @@ async fn live(
         public::fetch(relay, &host, simulator.ca_pem(), "").await?,
         "hello"
     );
-    let distrusting = public::connect(relay, &host, &Authority::new("no friend")?.pem()).await;
+    let distrusting = public::connect(relay, &host, &Authority::new("unknown").pem()).await;
     assert!(distrusting.is_err());
 
     rotate(cloud, &control).await?;
@@ -344,8 +350,8 @@ async fn watch(mut events: broadcast::Receiver<Event>, capture: Capture) {
     }
 }
 
-/// First that the test has ears and knows what to look for, then that there is nothing to be found.
-fn judge(capture: &Capture, secrets: &Secrets, stored: &[&str]) {
+/// Checks first that the capture finds known secrets, and then that it contains none.
+fn check(capture: &Capture, secrets: &Secrets, stored: &[&str]) {
     assert!(
         stored.iter().all(|pem| secrets.knows_key(pem)),
         "the keys on the disk came over the lines"

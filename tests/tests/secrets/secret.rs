@@ -1,7 +1,8 @@
 //! What must not be seen, and the search for it.
 //!
-//! A secret is looked for as text, as hex, and as the lists of numbers that `{:?}` and `{:x?}` make of bytes. White space
-//! is ignored, so that neither the line breaks of PEM nor those of `{:#?}` hide anything.
+//! A secret is looked for as text, as hex, and as the lists of numbers that `{:?}` and `{:x?}` make
+//! of bytes. White space is ignored, so that neither the line breaks of PEM nor those of `{:#?}`
+//! hide anything.
 
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
@@ -17,7 +18,8 @@ const PREFIX_BYTES: usize = 12;
 /// A run of hex digits of this length is a key, an initialisation vector or a hash: 16 bytes.
 const HEX_RUN: usize = 32;
 
-/// Modules in which no long run of hex digits is right, whatever it is. The TLS stack logs what is public in that form.
+/// Modules in which no long run of hex digits is right, whatever it is. The TLS stack logs what is
+/// public in that form.
 const OURS: [&str; 8] = [
     "cloud_config",
     "cloud_facade",
@@ -48,8 +50,8 @@ impl Secrets {
     }
 
     /// Every private key, tunnel token, AES key and vector in what went over a line.
-    pub(crate) fn add_heard(&mut self, heard: &[u8]) {
-        let text = String::from_utf8_lossy(heard).replace("\\n", "\n");
+    pub(crate) fn add_recorded(&mut self, recorded: &[u8]) {
+        let text = String::from_utf8_lossy(recorded).replace("\\n", "\n");
         for after in text.split("-----BEGIN ").skip(1) {
             let Some((_, body)) = after.split_once("PRIVATE KEY-----") else {
                 continue;
@@ -88,7 +90,8 @@ impl Secrets {
     pub(crate) fn add_key(&mut self, body: &str) {
         self.keys += 1;
         let lines: Vec<&str> = body.trim().lines().collect();
-        // The last line of a short key holds the public half again, which certificates show rightly.
+        // The last line of a short key holds the public half again, which certificates show
+        // rightly.
         let secret = if lines.len() == 3 {
             &lines[..2]
         } else {
@@ -163,8 +166,9 @@ impl Secrets {
     }
 }
 
-/// Whether there may be a secret in a run of hex digits. Serial numbers of certificates are as long, but decimal: of random
-/// keys, not one in a million is. SniTun's channels have names of 16 random bytes, which are no secret.
+/// Whether there may be a secret in a run of hex digits. Serial numbers of certificates are as
+/// long, but decimal: of random keys, not one in a million is. SniTun's channels have names of 16
+/// random bytes, which are no secret.
 fn is_odd(module: &str, run: &str, line: &Line) -> bool {
     let is_long = run.len() >= HEX_RUN && run.chars().any(|c| !c.is_ascii_digit());
     let names_a_channel = module == "snitun"
@@ -180,12 +184,12 @@ fn secret_is_found_in_any_logged_form() {
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let (aes, iv) = ("00ff".repeat(16), "a1b2".repeat(8));
     let token = "gAAAAABkZXZpY2UtdG9rZW4";
-    let heard = format!(
+    let recorded = format!(
         r#"..{{"aesKey":"{aes}","aesIv":"{iv}"}}..{{"pkey":"{}","x":1}}..{{"token":"{token}"}}"#,
         key.replace('\n', "\\n")
     );
     let mut secrets = Secrets::default();
-    secrets.add_heard(heard.as_bytes());
+    secrets.add_recorded(recorded.as_bytes());
     secrets.add_text("the provisioning key", "prov-key-0123456789");
     assert_eq!((secrets.keys, secrets.aes, secrets.tokens), (1, 2, 1));
     assert!(secrets.knows_key(&key));
@@ -207,7 +211,7 @@ fn secret_is_found_in_any_logged_form() {
     found(format!("{:02X?}", &aes.as_bytes()).to_lowercase());
     found(format!("key {aes}"));
     found(format!("{:?}", [0x00u8, 0xff].repeat(16)));
-    found(format!("{:?}", bytes::Bytes::from(heard.clone())));
+    found(format!("{:?}", bytes::Bytes::from(recorded.clone())));
     found(format!("token={token}"));
     found("refused prov-key-0123456789!".to_owned());
 

@@ -1,29 +1,28 @@
-//! A line-tap: a proxy on loopback that keeps what goes through it, so that the test knows every secret that there was.
+//! A wire tap: a proxy on loopback that records the bytes, so that the test knows every secret that
+//! was sent.
 //!
-//! For the broker it ends TLS on both sides. The device has to trust it, and it needs the device's own
-//! certificate and key to pass for the device.
+//! For the broker it ends TLS on both sides. The device has to trust it, and it needs the device's
+//! own certificate and key to pass for the device.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context;
 use cloud_facade::config::Credentials;
-use integration_tests::pki;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// What was heard: the bytes of each direction of each connection.
-type Heard = Arc<Mutex<Vec<Vec<u8>>>>;
+/// The bytes of each direction of each connection.
+type Recorded = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// The proxy. Ends when dropped.
 pub(crate) struct Tap {
-    /// Where it listens.
+    /// The listen address.
     pub(crate) address: SocketAddr,
-    heard: Heard,
+    recorded: Recorded,
     _tasks: JoinSet<()>,
 }
 
@@ -34,29 +33,17 @@ pub(crate) struct Sides {
 }
 
 impl Sides {
-    /// Shows `server` to the device, and the device's `credentials` to a broker that proves itself under `ca_pem`.
+    /// Shows `server` to the device, and the device's `credentials` to a broker that proves itself
+    /// under `ca_pem`.
     pub(crate) fn new(
-        server: &pki::Pair,
+        server: &testkit::pki::Pair,
         credentials: &Credentials,
         ca_pem: &str,
     ) -> anyhow::Result<Self> {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let chain = CertificateDer::pem_slice_iter(server.certificate.as_bytes())
-            .collect::<Result<Vec<_>, _>>()?;
-        let near = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_single_cert(chain, PrivateKeyDer::from_pem_slice(server.key.as_bytes())?)?;
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
-            roots.add(certificate?)?;
-        }
-        let far = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
+        let far = testkit::tls::client_builder(ca_pem)
             .with_client_auth_cert(credentials.chain().to_vec(), credentials.key())?;
         Ok(Self {
-            near: TlsAcceptor::from(Arc::new(near)),
+            near: TlsAcceptor::from(Arc::new(testkit::tls::server(server))),
             far: TlsConnector::from(Arc::new(far)),
         })
     }
@@ -67,28 +54,28 @@ impl Tap {
     pub(crate) async fn start(target: SocketAddr, sides: Option<Sides>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let heard = Heard::default();
-        let (mut tasks, all, sides) = (JoinSet::new(), Arc::clone(&heard), sides.map(Arc::new));
+        let recorded = Recorded::default();
+        let (mut tasks, all, sides) = (JoinSet::new(), Arc::clone(&recorded), sides.map(Arc::new));
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((near, _)) = listener.accept().await {
-                let (heard, sides) = (Arc::clone(&all), sides.clone());
+                let (recorded, sides) = (Arc::clone(&all), sides.clone());
                 // How a connection ends is for its two ends to see.
                 connections.spawn(async move {
-                    drop(carry(near, target, sides.as_deref(), &heard).await)
+                    drop(carry(near, target, sides.as_deref(), &recorded).await)
                 });
             }
         });
         Ok(Self {
             address,
-            heard,
+            recorded,
             _tasks: tasks,
         })
     }
 
-    /// What went over the line so far.
-    pub(crate) fn heard(&self) -> Vec<Vec<u8>> {
-        self.heard.lock().unwrap().clone()
+    /// The recorded bytes.
+    pub(crate) fn recorded(&self) -> Vec<Vec<u8>> {
+        self.recorded.lock().unwrap().clone()
     }
 }
 
@@ -96,18 +83,18 @@ async fn carry(
     near: TcpStream,
     target: SocketAddr,
     sides: Option<&Sides>,
-    heard: &Heard,
+    recorded: &Recorded,
 ) -> anyhow::Result<()> {
     let far = TcpStream::connect(target).await.context("no target")?;
     match sides {
-        None => both_ways(near, far, heard).await,
+        None => both_ways(near, far, recorded).await,
         Some(sides) => {
             let near = sides.near.accept(near).await?;
             let far = sides
                 .far
                 .connect(ServerName::try_from("localhost")?, far)
                 .await?;
-            both_ways(near, far, heard).await;
+            both_ways(near, far, recorded).await;
         }
     }
     Ok(())
@@ -117,25 +104,25 @@ async fn carry(
 async fn both_ways(
     near: impl AsyncRead + AsyncWrite,
     far: impl AsyncRead + AsyncWrite,
-    heard: &Heard,
+    recorded: &Recorded,
 ) {
     let (near_read, near_write) = tokio::io::split(near);
     let (far_read, far_write) = tokio::io::split(far);
     tokio::select! {
-        _ = copy(near_read, far_write, heard) => {}
-        _ = copy(far_read, near_write, heard) => {}
+        _ = copy(near_read, far_write, recorded) => {}
+        _ = copy(far_read, near_write, recorded) => {}
     }
 }
 
 async fn copy(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    heard: &Heard,
+    recorded: &Recorded,
 ) -> std::io::Result<()> {
     let place = {
-        let mut heard = heard.lock().unwrap();
-        heard.push(Vec::new());
-        heard.len() - 1
+        let mut recorded = recorded.lock().unwrap();
+        recorded.push(Vec::new());
+        recorded.len() - 1
     };
     let mut buffer = vec![0; 16 * 1024];
     loop {
@@ -143,7 +130,7 @@ async fn copy(
         if length == 0 {
             return to.shutdown().await;
         }
-        heard.lock().unwrap()[place].extend_from_slice(&buffer[..length]);
+        recorded.lock().unwrap()[place].extend_from_slice(&buffer[..length]);
         to.write_all(&buffer[..length]).await?;
         to.flush().await?;
     }

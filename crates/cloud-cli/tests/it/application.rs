@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::common::background_program::BackgroundProgram;
 use crate::common::captured_output::CapturedProgram;
@@ -13,18 +13,10 @@ use crate::common::check_results::examine;
 use crate::common::finish;
 use crate::common::test_cloud::TestCloud;
 use serde_json::Value;
+use testkit::wait::block_until;
 
 /// Time limit for a wait; generous for a loaded machine.
 const LIMIT: Duration = Duration::from_secs(60);
-
-#[track_caller]
-fn until(what: &str, mut found: impl FnMut() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !found() {
-        assert!(Instant::now() < end, "{what}");
-        thread::sleep(Duration::from_millis(50));
-    }
-}
 
 /// Returns the response of a health endpoint.
 fn health(address: &str, path: &str) -> String {
@@ -105,7 +97,7 @@ fn application_that_does_not_run_is_reported_until_it_does() {
         "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi",
     );
     while run.wait_for("application")["answers"] != true {}
-    until("it is ready", || {
+    block_until("it is ready", || {
         health(&at, "/readyz").starts_with("HTTP/1.1 200 ")
     });
     examine(&world, 0).expect("ok", &["page"]);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::{Value, json};
+use testkit::wait::block_until;
 use tokio::runtime::Runtime;
 
 use crate::common::background_program::BackgroundProgram;
@@ -68,11 +69,7 @@ impl HealthClient {
 
     #[track_caller]
     fn until(&self, what: &str, found: impl Fn(&Self) -> bool) {
-        let end = Instant::now() + LIMIT;
-        while !found(self) {
-            assert!(Instant::now() < end, "{what}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        block_until(what, || found(self));
     }
 }
 

@@ -11,10 +11,10 @@ use reqwest::Method;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::{Value, json};
 use tempfile::tempdir;
+use testkit::mqtt::{BrokerConnection, Granted, ScriptedBroker};
 
 use crate::common::captured_output::CapturedProgram;
 use crate::common::public_caller::send_request;
-use crate::common::scripted_broker::{BrokerConnection, ScriptedBroker};
 use crate::common::test_cloud::{SN, TestCloud};
 use crate::common::{ProgramOutput, finish, program};
 
@@ -51,11 +51,10 @@ fn harmless(ended: ProgramOutput) -> ProgramOutput {
 }
 
 /// Responds to a request for the shadow with hostile messages, a rejection and a DISCONNECT.
-fn send_hostile_text(
-    link: &mut BrokerConnection,
-    topic: &str,
-    payload: &[u8],
-) -> std::io::Result<()> {
+fn send_hostile_text(link: &mut BrokerConnection, granted: Granted<'_>) -> std::io::Result<()> {
+    let Granted::Publish { topic, payload } = granted else {
+        return Ok(());
+    };
     let Some(shadow) = topic.strip_suffix("/get") else {
         return Ok(());
     };
@@ -73,13 +72,14 @@ fn send_hostile_text(
         format!("{shadow}/get/rejected").as_bytes(),
         refusal.to_string().as_bytes(),
     )?;
-    link.disconnect(HOSTILE)
+    // 0x97: quota exceeded.
+    link.disconnect(0x97, HOSTILE)
 }
 
 #[test]
 fn broker_text_is_escaped_in_logs_and_events() {
     let world = TestCloud::provisioned();
-    ScriptedBroker::start(send_hostile_text).configure_device(&world.config());
+    world.set_broker(&ScriptedBroker::start(send_hostile_text));
     for format in ["text", "json"] {
         let mut command = world.device(&["run", "-vv", "--log-format", format]);
         let mut run = CapturedProgram::start(&world.home, &mut command);
@@ -125,7 +125,7 @@ fn broker_text_is_escaped_in_logs_and_events() {
 #[test]
 fn shadow_service_refusal_is_escaped() {
     let world = TestCloud::provisioned();
-    ScriptedBroker::start(send_hostile_text).configure_device(&world.config());
+    world.set_broker(&ScriptedBroker::start(send_hostile_text));
     let refused = harmless(finish(&mut world.device(&["shadow", "get"])).expect(1));
     assert!(refused.stderr.contains(ESCAPED), "{}", refused.stderr);
 }
@@ -292,7 +292,7 @@ fn terminal() -> (fs::File, fs::File) {
 #[test]
 fn broker_text_is_escaped_on_a_terminal() {
     let world = TestCloud::provisioned();
-    ScriptedBroker::start(send_hostile_text).configure_device(&world.config());
+    world.set_broker(&ScriptedBroker::start(send_hostile_text));
     let (mut master, slave) = terminal();
     let mut command = world.device(&["run"]);
     command
@@ -401,8 +401,11 @@ fn damaged_configuration_is_escaped() {
 }
 
 /// Sends junk on every topic that the device subscribes to.
-fn flood(link: &mut BrokerConnection, topic: &str, _: &[u8]) -> std::io::Result<()> {
+fn flood(link: &mut BrokerConnection, granted: Granted<'_>) -> std::io::Result<()> {
     const EACH: usize = 3_000;
+    let Granted::Publish { topic, .. } = granted else {
+        return Ok(());
+    };
     let Some(shadow) = topic.strip_suffix("/get") else {
         return Ok(());
     };
@@ -440,7 +443,7 @@ fn flood(link: &mut BrokerConnection, topic: &str, _: &[u8]) -> std::io::Result<
 #[test]
 fn flood_of_invalid_messages_logs_few_lines() {
     let world = TestCloud::provisioned();
-    ScriptedBroker::start(flood).configure_device(&world.config());
+    world.set_broker(&ScriptedBroker::start(flood));
     let mut run = CapturedProgram::start(&world.home, &mut world.device(&["run"]));
     run.wait_until("end of the flood", |stdout, _| {
         stdout.contains("the flood is over")

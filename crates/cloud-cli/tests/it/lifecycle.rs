@@ -7,6 +7,7 @@ use std::process::Command;
 use reqwest::Method;
 use serde_json::Value;
 use tempfile::tempdir;
+use testkit::pki::Pair;
 
 use crate::common::background_program::BackgroundProgram;
 use crate::common::test_cloud::{SN, TestCloud};
@@ -224,10 +225,10 @@ fn newer_pair_survives_a_killed_provision_force() {
         assert!(std::env::var_os("CI").is_none(), "CI must run this");
         return;
     }
-    let made = rcgen::generate_simple_self_signed(["newest.example".to_owned()]).unwrap();
+    let made = Pair::self_signed("newest.example");
     let newest = [
-        ("remote_cert.pem", made.cert.pem()),
-        ("remote_key.pem", made.signing_key.serialize_pem()),
+        ("remote_cert.pem", made.certificate),
+        ("remote_key.pem", made.key),
     ];
     for (file, text) in &newest {
         fs::write(world.config().join(file), text).unwrap();

@@ -16,6 +16,7 @@ use crate::common::test_cloud::{SN, TestCloud};
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
+use testkit::wait::block_until;
 
 /// Time limit for a wait; generous for a loaded machine.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -74,17 +75,8 @@ impl Drop for Program {
     }
 }
 
-#[track_caller]
-fn until(what: &str, mut found: impl FnMut() -> bool) {
-    let end = Instant::now() + LIMIT;
-    while !found() {
-        assert!(Instant::now() < end, "{what}");
-        sleep(Duration::from_millis(50));
-    }
-}
-
 fn wait_for_tunnel(world: &TestCloud) {
-    until("the tunnel opens", || {
+    block_until("the tunnel opens", || {
         world.device_status()["tunnel"] == true
     });
 }
@@ -129,7 +121,7 @@ fn unread_standard_error_delays_nothing_and_gets_count_of_lost_lines() {
     drop(command);
     wait_for_tunnel(&world);
     // Each request leaves some lines at this level.
-    until("log lines are lost", || {
+    block_until("log lines are lost", || {
         for _ in 0..10 {
             send_request(&world, b"GET / HTTP/1.0\r\n\r\n");
         }
@@ -143,7 +135,7 @@ fn unread_standard_error_delays_nothing_and_gets_count_of_lost_lines() {
     // The reader goes on for a moment.
     let mut text = String::new();
     let mut buffer = [0; 16 << 10];
-    until("the loss is reported", || {
+    block_until("the loss is reported", || {
         let length = reader.read(&mut buffer).unwrap();
         text.push_str(&String::from_utf8_lossy(&buffer[..length]));
         text.contains(" log lines were lost because standard error was not read\n")
@@ -196,7 +188,7 @@ fn full_notification_socket_delays_neither_device_nor_shutdown() {
     // What is queued arrives once it reads.
     socket.set_read_timeout(Some(LIMIT)).unwrap();
     let mut message = [0; 1024];
-    until("READY=1", || {
+    block_until("READY=1", || {
         let length = socket.recv(&mut message).unwrap();
         &message[..length] == b"READY=1\n"
     });
@@ -240,7 +232,7 @@ fn closed_standard_output_does_not_stop_run() {
     send_broadcast(&world);
     let path = format!("/devices/{SN}/rotate");
     let desired = world.control(Method::POST, &path, None);
-    until("the certificate is rotated", || {
+    block_until("the certificate is rotated", || {
         world.device_status()["reported"]["remoteCertSn"] == desired["serial"]
     });
     assert_eq!(run.terminated(), Some(0));
@@ -306,7 +298,7 @@ fn unread_result_waits_for_reader_or_signal() {
         let mut get = Program::start(command.stdout(writer).stderr(Stdio::null()));
         drop(command);
         let sessions = if signalled { 1 } else { 2 };
-        until("the session is over", || {
+        block_until("the session is over", || {
             let history = world.device_status()["status_history"].clone();
             let offline = history.as_array().unwrap().iter();
             offline.filter(|status| *status == "OFFLINE").count() == sessions

@@ -8,6 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::LazyLock;
 
 use tempfile::TempDir;
+use testkit::pki::Pair;
 
 use super::*;
 use crate::device::PemParts;
@@ -23,22 +24,18 @@ static OTHER_NAME: LazyLock<DeviceConfig> =
     LazyLock::new(|| NEW.clone().with_serial_number("SN-1".parse().unwrap()));
 
 fn device(name: &str) -> DeviceConfig {
-    let pair = |name: String| {
-        let made = rcgen::generate_simple_self_signed(vec![name]).unwrap();
-        (made.cert.pem(), made.signing_key.serialize_pem())
-    };
-    let (iot_cert, iot_key) = pair(format!("iot.{name}.example"));
-    let (remote_cert, remote_key) = pair(format!("remote.{name}.example"));
+    let iot = Pair::self_signed(&format!("iot.{name}.example"));
+    let remote = Pair::self_signed(&format!("remote.{name}.example"));
     DeviceConfig::from_pem_parts(PemParts {
         iot_thing_name: name,
         iot_endpoint: &format!("iot.{name}.example"),
         remote_endpoint: &format!("relay.{name}.example:8443"),
         access_point: &format!("remote.{name}.example"),
-        iot_ca: &iot_cert,
-        iot_cert: &iot_cert,
-        iot_key: &iot_key,
-        remote_cert: &remote_cert,
-        remote_key: &remote_key,
+        iot_ca: &iot.certificate,
+        iot_cert: &iot.certificate,
+        iot_key: &iot.key,
+        remote_cert: &remote.certificate,
+        remote_key: &remote.key,
     })
     .unwrap()
 }

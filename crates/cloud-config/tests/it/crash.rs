@@ -1,8 +1,9 @@
-//! A process killed with SIGKILL while it stores: the next one finds a valid configuration and a free lock.
+//! A process killed with SIGKILL while it stores: the next one finds a valid configuration and a
+//! free lock.
 //!
-//! The process is this test binary, running only [`worker`]. It is killed at random moments, 50 times or
-//! `CLOUD_CONFIG_KILLS` times, and, if `strace` is available, at the entry of each system call of each change. The store's
-//! unit tests cover power cuts.
+//! The process is this test binary, running only [`worker`]. It is killed at random moments, 50
+//! times or `CLOUD_CONFIG_KILLS` times, and, if `strace` is available, at the entry of each system
+//! call of each change. The store's unit tests cover power cuts.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -24,7 +25,8 @@ const NAMES: [&str; 2] = ["one", "two"];
 const FILES: [&str; 4] = ["iot.crt", "iot.key", "remote.crt", "remote.key"];
 /// Socket on which a traced worker waits for a connection before its work.
 const SOCKET: &str = "begin.sock";
-/// Nonexistent paths that the worker looks up: the system calls between them in a trace are the change.
+/// Nonexistent paths that the worker looks up: the system calls between them in a trace are the
+/// change.
 const MARKS: [&str; 2] = ["/cloud-config/begin", "/cloud-config/end"];
 
 /// The process to kill: works until then, or makes one change.
@@ -63,7 +65,8 @@ fn worker() {
             }
         }
         once => {
-            // Not by reading stdin: whether the tracer counts that call depends on when it attaches, and the change reads too.
+            // Not by reading stdin: whether the tracer counts that call depends on when it
+            // attaches, and the change reads too.
             let socket = base.join(SOCKET);
             let _ = fs::remove_file(&socket);
             let listener = UnixListener::bind(socket).unwrap();
@@ -257,7 +260,8 @@ fn newer_pair_written_after_a_kill_survives() {
     }
 }
 
-/// Returns each system call of one change: its name and its number among calls of that name. `None` without a tracer.
+/// Returns each system call of one change: its name and its number among calls of that name. `None`
+/// without a tracer.
 fn calls(base: &Path, work: &str) -> Option<Vec<(String, u32)>> {
     let file = base.join("trace");
     let ended = traced(base, work, &["-o", file.to_str().unwrap()])?;

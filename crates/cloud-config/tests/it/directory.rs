@@ -35,8 +35,9 @@ fn files_match_the_python_library_layout() {
 
 #[test]
 fn python_library_directory_is_loaded() {
-    // The library creates the directory with the default mode, files with 0600, and stores texts unchanged: here with CR LF,
-    // without a final newline, and with two key formats that this crate does not generate.
+    // The library creates the directory with the default mode, files with 0600, and stores texts
+    // unchanged: here with CR LF, without a final newline, and with two key formats that this crate
+    // does not generate.
     let base = TempDir::new().unwrap();
     let directory = base.path().join(".clesydecloud");
     fs::create_dir(&directory).unwrap();

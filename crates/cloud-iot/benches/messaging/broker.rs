@@ -1,19 +1,17 @@
 //! mosquitto with mutual TLS, and certificates for its clients.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair,
-};
 use rustls::ClientConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use testkit::pki::Authority;
+use testkit::port::free_port;
 
 /// A broker that runs until it is dropped.
 pub(crate) struct Site {
@@ -26,26 +24,17 @@ pub(crate) struct Site {
 impl Site {
     pub(crate) fn start(program: &Path) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, "CA");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let ca = Authority::new("CA");
         fs::write(directory.path().join("ca.pem"), ca.pem()).unwrap();
-        for (name, usage) in [
-            ("server", ExtendedKeyUsagePurpose::ServerAuth),
-            ("client", ExtendedKeyUsagePurpose::ClientAuth),
+        for (name, pair) in [
+            ("server", ca.server(&["localhost"])),
+            ("client", ca.client("localhost")),
         ] {
-            let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-            params.extended_key_usages = vec![usage];
-            let key = KeyPair::generate().unwrap();
-            let certificate = params.signed_by(&key, &ca).unwrap();
             let file = |end: &str| directory.path().join(format!("{name}.{end}"));
-            fs::write(file("pem"), certificate.pem()).unwrap();
-            fs::write(file("key"), key.serialize_pem()).unwrap();
+            fs::write(file("pem"), pair.certificate).unwrap();
+            fs::write(file("key"), pair.key).unwrap();
         }
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
+        let port = free_port();
         let at = directory.path().display();
         let config = format!(
             "listener {port} 127.0.0.1\ncafile {at}/ca.pem\ncertfile {at}/server.pem\nkeyfile {at}/server.key\n\

@@ -35,7 +35,7 @@ fn signed(ca: &Ca, request: &Value) -> Value {
     let thing = &mut answer["registration"]["thing"];
     let sign = |request: &Value| {
         let request = CertificateSigningRequestParams::from_pem(request.as_str().unwrap()).unwrap();
-        Value::from(request.signed_by(ca).unwrap().pem())
+        Value::from(request.signed_by(ca.issuer()).unwrap().pem())
     };
     thing["iot"]["certificates"]["device_certificate"] = sign(&request["csr"]["iot"]);
     thing["remote"]["cert"] = sign(&request["csr"]["remote"]);

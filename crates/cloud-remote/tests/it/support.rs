@@ -4,19 +4,22 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cloud_remote::{
     Application, CertificatePem, CertificateRequest, CertificateResponse, CertificateSource,
     CertificateStore, RemoteAccess, RemoteAccessBuilder, RemoteConfig, RemoteEvent, RemoteHandle,
     SourceError, StoreError, TokenRequest, TokenResponse, TokenSource,
 };
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SerialNumber};
+use rcgen::{CertificateParams, SerialNumber};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use snitun::server::{FernetKeys, Server, ServerConfig, ServerHandle, TokenContent};
 use snitun::{Cipher, ProtocolVersion, SessionKey};
+use testkit::pki::Authority;
+use testkit::wait;
+pub(crate) use testkit::wait::LIMIT;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 use tokio_rustls::TlsConnector;
@@ -24,22 +27,16 @@ use tokio_rustls::client::TlsStream;
 
 /// The device's public host name.
 pub(crate) const NAME: &str = "sn0001.ui.example.com";
-/// Longer than any operation here takes, also on a busy machine.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits for a future with a timeout.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(LIMIT, future)
-        .await
-        .expect("timed out")
+    wait::timeout("a step of the test", future).await
 }
 
 /// Waits until a condition holds.
 pub(crate) async fn eventually(mut condition: impl FnMut() -> bool) {
-    within(async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    wait::eventually("a condition of the test", async || {
+        condition().then_some(())
     })
     .await;
 }
@@ -63,37 +60,21 @@ impl Issue {
 }
 
 /// The authority that public clients trust.
-pub(crate) struct Ca {
-    issuer: Issuer<'static, KeyPair>,
-    root: CertificateDer<'static>,
-}
+pub(crate) struct Ca(Authority);
 
 impl Ca {
     pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new([]).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "Test CA");
-        let key = KeyPair::generate().unwrap();
-        let root = params.self_signed(&key).unwrap().der().clone();
-        Self {
-            issuer: Issuer::new(params, key),
-            root,
-        }
+        Self(Authority::new("Test CA"))
     }
 
     pub(crate) fn issue(&self, issue: &Issue) -> CertificatePem {
-        let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new([issue.name.to_owned()]).unwrap();
         params.serial_number = Some(SerialNumber::from(issue.serial));
         let now = time::OffsetDateTime::now_utc();
         params.not_before = now - time::Duration::days(30);
         params.not_after = now + time::Duration::days(issue.days);
-        CertificatePem::new(
-            params.signed_by(&key, &self.issuer).unwrap().pem(),
-            key.serialize_pem(),
-        )
+        let pair = self.0.sign(&params);
+        CertificatePem::new(pair.certificate, pair.key)
     }
 }
 
@@ -309,23 +290,13 @@ impl Cloud {
 
     pub(crate) fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
-        roots.add(self.platform.ca.root.clone()).unwrap();
+        roots.add(self.platform.ca.0.root()).unwrap();
         roots
     }
 
     /// Returns the TLS configuration of a public client with these protocols.
     pub(crate) fn client_config(&self, protocols: &[&str]) -> ClientConfig {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(self.roots())
-            .with_no_client_auth();
-        config.alpn_protocols = protocols
-            .iter()
-            .map(|name| name.as_bytes().to_vec())
-            .collect();
-        config
+        testkit::tls::client(&self.platform.ca.0.pem(), protocols)
     }
 
     /// Opens a public client's connection, which has verified the device's certificate.

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use cloud_sim::{Fault, SimConfig, Simulator, TokenAnswer};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::ServerName;
 use serde_json::{Value, json};
 use snitun::SessionKey;
 use snitun::client::{self, ClientConfig, Tunnel};
+use testkit::pki::Pair;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -51,18 +51,10 @@ async fn browse(sim: &Simulator, host: &str) -> Vec<u8> {
 
 /// Ends TLS on the device and answers one caller.
 async fn serve_one(tunnel: &mut Tunnel, thing: &Value) {
-    let chain = CertificateDer::pem_slice_iter(text(&thing["remote"]["cert"]).as_bytes())
-        .map(Result::unwrap)
-        .collect();
-    let key = PrivateKeyDer::from_pem_slice(text(&thing["remote"]["pkey"]).as_bytes()).unwrap();
-    let server = rustls::ServerConfig::builder_with_provider(Arc::new(
-        rustls::crypto::ring::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()
-    .unwrap()
-    .with_no_client_auth()
-    .with_single_cert(chain, key)
-    .unwrap();
+    let server = testkit::tls::server(&Pair {
+        certificate: text(&thing["remote"]["cert"]).to_owned(),
+        key: text(&thing["remote"]["pkey"]).to_owned(),
+    });
     let channel = tunnel.accept().await.expect("a caller");
     let mut caller = TlsAcceptor::from(Arc::new(server))
         .accept(channel)

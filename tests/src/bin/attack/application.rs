@@ -1,6 +1,8 @@
-//! The local web application behind `--forward`: it keeps what it receives, and is slow where it is asked to.
+//! The local web application behind `--forward`: it keeps what it receives, and is slow where it is
+//! asked to.
 //!
-//! - `/slow` never answers, `/deaf` does not even read, `/big` answers with a gigabyte, `/upload` answers at the end of the body.
+//! - `/slow` never answers, `/deaf` does not even read, `/big` answers with a gigabyte, `/upload`
+//!   answers at the end of the body.
 //! - Everything else is answered at once.
 
 use std::net::SocketAddr;
@@ -36,7 +38,7 @@ impl Application {
             while let Ok((stream, _)) = listener.accept().await {
                 let kept = Arc::clone(&kept);
                 connections.spawn(async move {
-                    // How a connection ends is the proxy's affair.
+                    // The proxy checks how a connection ends.
                     let _ = serve(stream, &kept).await;
                 });
                 while connections.try_join_next().is_some() {}

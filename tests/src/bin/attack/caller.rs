@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use integration_tests::public::client_config;
 use rustls::pki_types::ServerName;
+use testkit::tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -29,7 +29,8 @@ pub(crate) enum Alpn {
 #[derive(Clone)]
 pub(crate) struct Entrance {
     pub(crate) address: SocketAddr,
-    /// Whether a PROXY protocol header names the address; otherwise it is the one that the connection comes from.
+    /// Whether a PROXY protocol header names the address; otherwise it is the one that the
+    /// connection comes from.
     pub(crate) proxy_header: bool,
     pub(crate) host: String,
     http1: Arc<rustls::ClientConfig>,
@@ -47,8 +48,8 @@ impl Entrance {
             address,
             proxy_header,
             host: host.to_owned(),
-            http1: client_config(ca, &[b"http/1.1"])?,
-            http2: client_config(ca, &[b"h2"])?,
+            http1: tls::client(ca, &["http/1.1"]).into(),
+            http2: tls::client(ca, &["h2"]).into(),
         })
     }
 

@@ -1,5 +1,5 @@
-//! What a caller may have passed on to the application: addresses that the rules deny, lengths and hosts of its own choice,
-//! headers in which proxies name callers, and requests hidden in others.
+//! What a caller may have passed on to the application: addresses that the rules deny, lengths and
+//! hosts of its own choice, headers in which proxies name callers, and requests hidden in others.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -19,7 +19,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// For what comes behind an answer, which is nothing but for a smuggled one.
 const REST: Duration = Duration::from_millis(300);
 
-/// Headers in which other proxies name the caller or the target, and names that CGI reads as others.
+/// Headers in which other proxies name the caller or the target, and names that CGI reads as
+/// others.
 const VENDOR_HEADERS: &[&str] = &[
     "true-client-ip",
     "cf-connecting-ip",
@@ -47,7 +48,8 @@ const VENDOR_HEADERS: &[&str] = &[
     "remote_user",
 ];
 
-/// A caller over IPv6 although a range of IPv6 is denied; protocol version 0 does not say its address.
+/// A caller over IPv6 although a range of IPv6 is denied; protocol version 0 does not say its
+/// address.
 pub(crate) async fn deny_unknown(context: &Context) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (protocol, denied) in [(0, "2001:db8::/32"), (0, "::/0"), (2, "2001:db8::/32")] {
@@ -200,7 +202,8 @@ pub(crate) async fn vendor_headers(context: &Context) -> Result<Vec<Row>> {
     )])
 }
 
-/// Requests that hide another one in their body, for a proxy and an application that disagree on where it ends.
+/// Requests that hide another one in their body, for a proxy and an application that disagree on
+/// where it ends.
 pub(crate) async fn smuggling(context: &Context) -> Result<Vec<Row>> {
     const NAME: &str = "requests hidden in others, HTTP/1.1 and HTTP/2";
     let scene = Scene::start(context, Settings::default()).await?;

@@ -1,5 +1,5 @@
-//! Floods of HTTP/2 frames that cost the caller little: requests that are cancelled at once, headers without end, and settings and
-//! pings, each of which has to be acknowledged.
+//! Floods of HTTP/2 frames that cost the caller little: requests that are cancelled at once,
+//! headers without end, and settings and pings, each of which has to be acknowledged.
 
 use std::net::IpAddr;
 use std::time::Duration;

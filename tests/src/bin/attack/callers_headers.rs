@@ -1,5 +1,6 @@
-//! Connections on which no whole request header ever comes: HTTP/1.1 on a connection that negotiated HTTP/2, silence after TLS,
-//! a header in drips, and the preface of HTTP/2 on a connection that negotiated HTTP/1.1.
+//! Connections on which no whole request header ever comes: HTTP/1.1 on a connection that
+//! negotiated HTTP/2, silence after TLS, a header in drips, and the preface of HTTP/2 on a
+//! connection that negotiated HTTP/1.1.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -139,7 +140,8 @@ async fn hold(
     }
 }
 
-/// An address with as many connections as it may have for each kind, and one connection of each kind.
+/// An address with as many connections as it may have for each kind, and one connection of each
+/// kind.
 pub(crate) async fn half_headers(context: &Context) -> Result<Vec<Row>> {
     const NAME: &str = "half headers, 5 addresses × 64 connections";
     let scene = Scene::start(context, Settings::default()).await?;

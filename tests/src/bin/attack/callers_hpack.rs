@@ -1,4 +1,5 @@
-//! Header fields that take one byte each on the wire and much memory once decoded, in many requests that wait.
+//! Header fields that take one byte each on the wire and much memory once decoded, in many requests
+//! that wait.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -25,15 +26,17 @@ const COOKIE: usize = 3_990;
 const COOKIES: usize = 15;
 /// The same of fields with one letter.
 const FIELDS: usize = 1_800;
-/// What may stay resident of it afterwards, in KiB. All of it is free: glibc keeps what 250 connections took, for the next ones, and
-/// `malloc_trim` gives it back.
+/// What may stay resident of it afterwards, in KiB. All of it is free: glibc keeps what 250
+/// connections took, for the next ones, and `malloc_trim` gives it back.
 const LEFT_LIMIT: u64 = 40 * 1024;
 /// Until memory has been given back.
 const RETURN: Duration = Duration::from_secs(15);
-/// Address space of the program under a limit: idle it takes about half of it, most of it never used.
+/// Address space of the program under a limit: idle it takes about half of it, most of it never
+/// used.
 const ADDRESS_SPACE: &str = "--as=700000000";
 
-/// The header block that fills the dynamic table, and the one that each request has behind its pseudo-header.
+/// The header block that fills the dynamic table, and the one that each request has behind its
+/// pseudo-header.
 struct Fields {
     name: &'static str,
     fill: Vec<u8>,

@@ -1,5 +1,5 @@
-//! Callers that occupy connections and requests and make no progress: bodies in drips, unread answers, a botnet,
-//! and callers whose address the relay does not know.
+//! Callers that occupy connections and requests and make no progress: bodies in drips, unread
+//! answers, a botnet, and callers whose address the relay does not know.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -29,10 +29,12 @@ const SETTLE: Duration = Duration::from_secs(3);
 const UPLOADS: usize = 8;
 /// Of one body. All together are several times what the device may hold.
 const UPLOAD: usize = 32 * 1024 * 1024;
-/// In KiB: the tunnel holds 96 MiB in all, which take a third more, since version 0 of its protocol cannot make the relay wait.
+/// In KiB: the tunnel holds 96 MiB in all, which take a third more, since version 0 of its protocol
+/// cannot make the relay wait.
 const UNREAD_LIMIT: u64 = MEMORY_LIMIT + 128 * 1024;
-/// In KiB: each of 256 connections has an answer of its own, of which up to 64 KiB wait in each of hyper's buffers, in that of TLS
-/// and in the tunnel. Over HTTP/2 all requests of a caller share one connection.
+/// In KiB: each of 256 connections has an answer of its own, of which up to 64 KiB wait in each of
+/// hyper's buffers, in that of TLS and in the tunnel. Over HTTP/2 all requests of a caller share
+/// one connection.
 const UNREAD_HTTP1_LIMIT: u64 = MEMORY_LIMIT + 96 * 1024;
 /// The default of HTTP/2, which is not opened further.
 const WINDOW: u32 = 65_535;
@@ -231,7 +233,8 @@ async fn upload(caller: Caller) {
     std::future::pending().await
 }
 
-/// Keeps as many requests open as an address may have, over one connection; each that the device ends is made again.
+/// Keeps as many requests open as an address may have, over one connection; each that the device
+/// ends is made again.
 async fn keep(caller: Caller, method: &'static str, path: &'static str) {
     loop {
         // The end of the connection is what makes the attacker come again.

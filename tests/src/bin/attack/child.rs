@@ -13,7 +13,8 @@ use tokio::process::{Child as Process, Command};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-/// Output that is kept. What goes beyond it is counted in lines and dropped: a flood of log lines is what some attacks want.
+/// Output that is kept. What goes beyond it is counted in lines and dropped: a flood of log lines
+/// is what some attacks want.
 const KEPT: usize = 8 * 1024 * 1024;
 
 /// For an event that will come.
@@ -130,7 +131,8 @@ impl Child {
         }
     }
 
-    /// How many lines with this event there are since the last call of this or of [`event`](Self::event).
+    /// How many lines with this event there are since the last call of this or of
+    /// [`event`](Self::event).
     pub(crate) fn count_events(&mut self, event: &str) -> usize {
         let mut count = 0;
         while let Ok(value) = self.events.try_recv() {

@@ -1,4 +1,5 @@
-//! A device's directory that others have written to: a crash between two files, another program after it, another device's name.
+//! A device's directory that others have written to: a crash between two files, another program
+//! after it, another device's name.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use crate::scene::{CALL, SN, World};
 /// For a usage error.
 const ERROR_LIMIT: Duration = Duration::from_secs(5);
 
-/// A replacement is killed after it was committed, another program stores a newer pair, and then our program is started.
+/// A replacement is killed after it was committed, another program stores a newer pair, and then
+/// our program is started.
 pub(crate) async fn foreign_writer(context: &Context) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (pair, command) in [

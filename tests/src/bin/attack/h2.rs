@@ -96,7 +96,8 @@ pub(crate) fn pseudo_header(method: &str, host: &str, path: &str) -> Vec<u8> {
     .concat()
 }
 
-/// The status that a header block begins with, as servers send it: from the static table, or with its value spelled out.
+/// The status that a header block begins with, as servers send it: from the static table, or with
+/// its value spelled out.
 fn status(block: &[u8]) -> Option<u16> {
     // A change of the dynamic table's size may come first.
     let block = match block.first()? {
@@ -128,7 +129,8 @@ fn status(block: &[u8]) -> Option<u16> {
     let mut number = 0;
     for _ in 0..3 {
         let five = (0..5).try_fold(0, |code, _| Some(code << 1 | bits.next()?))?;
-        // Of the digits, `0` to `2` have codes of five bits, the others of six (RFC 7541, appendix B).
+        // Of the digits, `0` to `2` have codes of five bits, the others of six (RFC 7541, appendix
+        // B).
         let digit = match five {
             0..=2 => five,
             _ => (five << 1 | bits.next()?).checked_sub(0x19 - 3)?,
@@ -149,7 +151,8 @@ pub(crate) struct Answers {
     pub(crate) ended: bool,
 }
 
-/// A connection over which an attacker sends what it likes. Answers are read and thrown away, and no window is ever opened.
+/// A connection over which an attacker sends what it likes. Answers are read and thrown away, and
+/// no window is ever opened.
 pub(crate) struct Connection {
     writer: WriteHalf<TlsStream<TcpStream>>,
     answers: Arc<Mutex<Answers>>,
@@ -199,7 +202,8 @@ impl Connection {
         look(&self.answers.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The status of the answer on a stream, `None` if the stream or the connection ends without one.
+    /// The status of the answer on a stream, `None` if the stream or the connection ends without
+    /// one.
     pub(crate) async fn status(&self, stream: u32, limit: Duration) -> Option<u16> {
         let wait = async {
             loop {

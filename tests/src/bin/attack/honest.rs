@@ -17,7 +17,8 @@ use crate::report::Row;
 const EVERY: Duration = Duration::from_millis(250);
 /// Later answers count as none.
 const PATIENCE: Duration = Duration::from_secs(8);
-/// The promise. Most of it is for a machine that runs attacker, relay, device and application at once.
+/// The promise. Most of it is for a machine that runs attacker, relay, device and application at
+/// once.
 const LIMIT: Duration = Duration::from_secs(3);
 /// Longest answer that is read; the page has a thousandth of it.
 const MAX_ANSWER: usize = 1024 * 1024;

@@ -1,9 +1,10 @@
 //! Attacks on the built program `clesyde-cloud`, from outside: `cargo xtask attack`.
 //!
-//! Each attack starts its own simulator and its own device as child processes on loopback, does what a hostile peer can do,
-//! and measures what a bound is promised for: memory, time, log lines, and what an honest caller gets meanwhile. The result is a
-//! Markdown table; the exit code is 1 if a bound does not hold. An attack that cannot finish counts as a bound that does not
-//! hold. Every attack is bounded in number and in time.
+//! Each attack starts its own simulator and its own device as child processes on loopback, does
+//! what a hostile peer can do, and measures what a bound is promised for: memory, time, log lines,
+//! and what an honest caller gets meanwhile. The result is a Markdown table; the exit code is 1 if
+//! a bound does not hold. An attack that cannot finish counts as a bound that does not hold. Every
+//! attack is bounded in number and in time.
 //!
 //! The program under attack is a parameter, so that an older build can be measured in the same way.
 
@@ -74,7 +75,8 @@ struct Attack {
     name: &'static str,
     /// Whether the short form has it.
     short: bool,
-    /// Whether the attack needs the machine: attacks with load run one after the other, the others beside them.
+    /// Whether the attack needs the machine: attacks with load run one after the other, the others
+    /// beside them.
     load: bool,
     run: Run,
 }

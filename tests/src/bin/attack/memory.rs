@@ -1,5 +1,5 @@
-//! Private keys that are no longer in use, searched for in the process's memory: a core dump, the swap or a bug that reads memory
-//! would give them away.
+//! Private keys that are no longer in use, searched for in the process's memory: a core dump, the
+//! swap or a bug that reads memory would give them away.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -24,7 +24,8 @@ struct Needle {
     bytes: Vec<u8>,
 }
 
-/// Searches the memory of a device whose certificates were replaced several times for the keys of before.
+/// Searches the memory of a device whose certificates were replaced several times for the keys of
+/// before.
 pub(crate) async fn retired_keys(context: &Context) -> Result<Vec<Row>> {
     let settings = Settings {
         page: true,
@@ -46,7 +47,8 @@ pub(crate) async fn retired_keys(context: &Context) -> Result<Vec<Row>> {
             let serial = answer["serial"].as_str().context("no serial number")?;
             reported(&scene.world, name, serial, CALL).await?;
         }
-        // What is freed with a delay: connections under the old certificate, and the trial connection.
+        // What is freed with a delay: connections under the old certificate, and the trial
+        // connection.
         tokio::time::sleep(Duration::from_secs(3)).await;
         for _ in 0..3 {
             scene.honest().get("/").await?;

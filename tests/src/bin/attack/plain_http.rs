@@ -1,4 +1,5 @@
-//! HTTP/1.1 without TLS to a local port, byte by byte as it is given: for the APIs that listen on loopback.
+//! HTTP/1.1 without TLS to a local port, byte by byte as it is given: for the APIs that listen on
+//! loopback.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -14,26 +14,31 @@ use tokio::time::{Instant, interval, sleep};
 
 use crate::Context;
 use crate::child::{Child, Output, finish};
-use crate::hostile_broker::{Behaviour, HostileBroker};
+use crate::hostile_broker::{self, Behaviour};
 use crate::report::Row;
 use crate::scene::{CALL, SN, Scene, Settings, World, eventually};
 
-/// Replacements that a burst or a flood of a quarter of a minute may cause: what a token bucket holds, and a few more.
+/// Replacements that a burst or a flood of a quarter of a minute may cause: what a token bucket
+/// holds, and a few more.
 const STORES: usize = 6;
 /// Messages of a flood.
 const JUNK: usize = 30_000;
-/// Lines that one flood may cause in all: the burst of each kind of line that it causes, and what a start logs.
+/// Lines that one flood may cause in all: the burst of each kind of line that it causes, and what a
+/// start logs.
 const LINES: usize = 60;
-/// Requests for a certificate whose answers are unusable, in a quarter of a minute: the first ones of an exponential back-off.
+/// Requests for a certificate whose answers are unusable, in a quarter of a minute: the first ones
+/// of an exponential back-off.
 const REQUESTS: usize = 8;
-/// After the last delta. In a flood the rate limit has made the time between two requests this long.
+/// After the last delta. In a flood the rate limit has made the time between two requests this
+/// long.
 const NEWEST_LIMIT: Duration = Duration::from_secs(35);
 const BURST: usize = 20;
 const FLOOD: u64 = 15;
 /// Until the device is done with what was sent.
 const SETTLE: Duration = Duration::from_secs(3);
 
-/// Text that a terminal obeys: ESC, the same as one character (C1), DEL, a line of its own, and a change of direction.
+/// Text that a terminal obeys: ESC, the same as one character (C1), DEL, a line of its own, and a
+/// change of direction.
 const HOSTILE_TEXT: &str = "\u{1b}]0;owned\u{7}\u{9b}31m\u{7f}\r\nFAKE LINE\u{202e}\u{2028}";
 
 /// Counts how often a file is replaced: each replacement is another inode.
@@ -135,7 +140,8 @@ pub(crate) async fn iot_delta_flood(context: &Context) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A burst, and a flood as fast as the device can follow: a delta that is out of date costs it nothing.
+/// A burst, and a flood as fast as the device can follow: a delta that is out of date costs it
+/// nothing.
 fn floods(context: &Context, pause: Duration) -> Vec<(&'static str, Pace)> {
     let burst = (
         "a burst",
@@ -253,15 +259,15 @@ pub(crate) async fn unusable_answers(context: &Context) -> Result<Vec<Row>> {
 }
 
 /// A device whose broker is hostile.
-async fn device_of(context: &Context, behaviour: Behaviour) -> Result<(World, HostileBroker)> {
+async fn device_of(context: &Context, behaviour: Behaviour) -> Result<World> {
     let world = World::provisioned(context, 0).await?;
-    let broker = HostileBroker::start(behaviour).await?;
+    let broker = hostile_broker::start(behaviour);
     world.configure(
         "iot_endpoint",
         format!("localhost:{}", broker.address.port()),
     )?;
-    world.write("iot_ca.pem", &broker.ca)?;
-    Ok((world, broker))
+    world.write("iot_ca.pem", &broker.root)?;
+    Ok(world)
 }
 
 fn shadow(thing: &str, topic: &str) -> String {
@@ -302,7 +308,7 @@ pub(crate) async fn junk_messages(context: &Context) -> Result<Vec<Row>> {
             messages,
             count: JUNK,
         };
-        let (world, _broker) = device_of(context, behaviour).await?;
+        let world = device_of(context, behaviour).await?;
         let mut device = Child::start("the device", &mut world.command(&["run"]))?;
         device.event("iot.connected").await?;
         let lines = settled(&device).await;
@@ -334,8 +340,7 @@ async fn settled(device: &Child) -> usize {
 /// Text for a terminal in everything that the platform may send.
 pub(crate) async fn raw_text(context: &Context) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
-    let (world, _broker) =
-        device_of(context, Behaviour::Disconnect(HOSTILE_TEXT.to_owned())).await?;
+    let world = device_of(context, Behaviour::Disconnect(HOSTILE_TEXT.to_owned())).await?;
     let mut device = Child::start("the device", &mut world.command(&["run", "-vv"]))?;
     device.event("iot.disconnected").await?;
     sleep(Duration::from_secs(1)).await;
@@ -352,7 +357,7 @@ pub(crate) async fn raw_text(context: &Context) -> Result<Vec<Row>> {
         answers: "/get/rejected".to_owned(),
         payload: rejected.into_bytes(),
     };
-    let (world, _broker) = device_of(context, behaviour).await?;
+    let world = device_of(context, behaviour).await?;
     let mut device = Child::start("the device", &mut world.command(&["run", "-vv"]))?;
     device.event("iot.connected").await?;
     sleep(Duration::from_secs(1)).await;
@@ -368,7 +373,7 @@ pub(crate) async fn raw_text(context: &Context) -> Result<Vec<Row>> {
         // In one line: an answer in text is a result, and may have several.
         payload: HOSTILE_TEXT.replace('\n', "").into_bytes(),
     };
-    let (world, _broker) = device_of(context, behaviour).await?;
+    let world = device_of(context, behaviour).await?;
     rows.extend(
         command(
             &world,
@@ -383,7 +388,7 @@ pub(crate) async fn raw_text(context: &Context) -> Result<Vec<Row>> {
         answers: "/res".to_owned(),
         payload: quoted.into_bytes(),
     };
-    let (world, _broker) = device_of(context, behaviour).await?;
+    let world = device_of(context, behaviour).await?;
     rows.extend(
         command(
             &world,

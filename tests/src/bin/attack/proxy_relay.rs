@@ -1,7 +1,8 @@
-//! A relay whose callers have any address: behind a PROXY protocol header, as behind a load balancer.
+//! A relay whose callers have any address: behind a PROXY protocol header, as behind a load
+//! balancer.
 //!
-//! The simulator's relay listens on 127.0.0.1, so that its callers are never of IPv6. This one takes the simulator's tokens, since
-//! it has its keys.
+//! The simulator's relay listens on 127.0.0.1, so that its callers are never of IPv6. This one
+//! takes the simulator's tokens, since it has its keys.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! What an attack takes place in: a simulator, a provisioned device that runs, and its web application.
+//! What an attack takes place in: a simulator, a provisioned device that runs, and its web
+//! application.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -280,7 +281,8 @@ impl Scene {
             line,
             _relay: relay,
         };
-        // Without an attack the honest caller is served: otherwise nothing that follows would mean anything.
+        // Without an attack the honest caller is served: otherwise nothing that follows would mean
+        // anything.
         let status = scene.honest().get("/").await?;
         ensure!(
             status == 200,

@@ -1,4 +1,5 @@
-//! A web page in the user's browser, and another user of this machine, who want to control the simulator.
+//! A web page in the user's browser, and another user of this machine, who want to control the
+//! simulator.
 
 use std::process::Command;
 
@@ -82,7 +83,8 @@ pub(crate) async fn control(context: &Context) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The status that another user gets for a whole request but for the token; `None` if this process cannot be another user.
+/// The status that another user gets for a whole request but for the token; `None` if this process
+/// cannot be another user.
 fn as_another_user(address: &str, body: &str) -> Result<Option<String>> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);

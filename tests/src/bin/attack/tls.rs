@@ -64,7 +64,8 @@ pub(crate) async fn openssl(context: &Context) -> Result<Vec<Row>> {
             established == *taken,
         ));
     }
-    // A line that is a single R asks for a renegotiation; whether openssl goes on to wait for it is its own affair.
+    // A line that is a single R asks for a renegotiation; whether openssl goes on to wait for it is
+    // its own affair.
     let text = s_client(&scene, &["-tls1_2"], b"R\n").await?;
     let (_, since) = text
         .split_once("RENEGOTIATING")
@@ -79,7 +80,8 @@ pub(crate) async fn openssl(context: &Context) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Connects with these options, sends `input`, and returns everything that openssl prints until it ends or is ended.
+/// Connects with these options, sends `input`, and returns everything that openssl prints until it
+/// ends or is ended.
 async fn s_client(scene: &Scene, options: &[&str], input: &[u8]) -> Result<String> {
     let home = scene.world.home.path();
     // Some of it goes to standard error.

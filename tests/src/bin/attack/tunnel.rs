@@ -19,7 +19,8 @@ use crate::scene::{SN, Scene, Settings};
 const TWO_LOSSES: Duration = Duration::from_secs(30);
 /// Nor does one of five losses in a row.
 const ONE_OF_FIVE: Duration = Duration::from_secs(60);
-/// A dead link is found within 50 s (`Timeouts::dead_link`), and the first steps of the back-off come to it.
+/// A dead link is found within 50 s (`Timeouts::dead_link`), and the first steps of the back-off
+/// come to it.
 const SILENCE: Duration = Duration::from_secs(65);
 /// How long a return is waited for.
 const PATIENCE: Duration = Duration::from_secs(100);

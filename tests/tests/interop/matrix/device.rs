@@ -1,4 +1,5 @@
-//! The device of a cell: our client in this process, or the Python one in its own, with the service behind it.
+//! The device of a cell: our client in this process, or the Python one in its own, with the service
+//! behind it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,11 +7,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::ensure;
 use integration_tests::process::Process;
-use integration_tests::wait::timeout;
 use snitun::client::{self, ClientConfig, TunnelHandle};
 use snitun::server::{FernetKeys, TokenContent};
 use snitun::{CloseReason, SessionKey, TunnelStats};
 use tempfile::TempDir;
+use testkit::wait::timeout;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 

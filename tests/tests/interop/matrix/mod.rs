@@ -1,7 +1,8 @@
-//! Every pair of a SniTun client and a SniTun server of which at least one is ours, in every version with every cipher.
+//! Every pair of a SniTun client and a SniTun server of which at least one is ours, in every
+//! version with every cipher.
 //!
-//! The callers' ClientHello is real, what follows is not TLS: to a relay it is all the same, and it leaves the time to the
-//! tunnel. TLS and HTTP through the tunnel are in `snitun_server`.
+//! The callers' ClientHello is real, what follows is not TLS: to a relay it is all the same, and it
+//! leaves the time to the tunnel. TLS and HTTP through the tunnel are in `snitun_server`.
 
 mod device;
 mod relay;
@@ -10,9 +11,9 @@ mod service;
 
 use std::path::PathBuf;
 
-use integration_tests::process::free_port;
 use snitun::server::FernetKeys;
 use snitun::{Cipher, ProtocolVersion};
+use testkit::port::free_port;
 
 use self::device::Device;
 use self::relay::Relay;
@@ -37,11 +38,12 @@ struct Terms {
     cipher: Cipher,
 }
 
-/// One cell: everything through the tunnel, the relay's end and return, and a little through the next tunnel.
+/// One cell: everything through the tunnel, the relay's end and return, and a little through the
+/// next tunnel.
 async fn cell(device: &Maker, relay: &Maker, terms: Terms) -> anyhow::Result<()> {
     let fernet_key = FernetKeys::generate_key();
     let keys = FernetKeys::from_keys(&[&*fernet_key])?;
-    let port = free_port()?;
+    let port = free_port();
     let service = Service::new(terms.version);
     for first in [true, false] {
         let relay = Relay::start(relay, &fernet_key, port).await?;

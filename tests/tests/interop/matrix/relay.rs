@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use integration_tests::process::Process;
-use integration_tests::wait::{LIMIT, timeout};
 use snitun::TunnelStats;
 use snitun::server::{FernetKeys, Server, ServerConfig};
+use testkit::wait::{LIMIT, timeout};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -29,7 +29,8 @@ impl Relay {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let running = match maker {
             Maker::Us => {
-                // All callers have one address here, and the machine may be busy with the Python ones.
+                // All callers have one address here, and the machine may be busy with the Python
+                // ones.
                 let config = ServerConfig {
                     max_in_flight_per_address: MEETING + 10,
                     first_byte_timeout: LIMIT,
@@ -49,7 +50,8 @@ impl Relay {
                 let mut process = Process::spawn(
                     "the Python server",
                     script(python, "py_snitun_server.py").args([
-                        // In one word: a key may begin with `-`, which the script would take for another option.
+                        // In one word: a key may begin with `-`, which the script would take for
+                        // another option.
                         &format!("--fernet-key={fernet_key}"),
                         "--port",
                         &port.to_string(),
@@ -70,7 +72,7 @@ impl Relay {
         }
     }
 
-    /// Ends it: ours in an orderly way, the Python one as a power cut would.
+    /// Ends it: ours with a shutdown, the Python one with SIGKILL.
     pub(super) async fn stop(self) -> anyhow::Result<()> {
         match self.running {
             Running::Ours(server, task) => {

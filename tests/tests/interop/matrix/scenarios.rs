@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context, ensure};
 use integration_tests::origin::pattern;
-use integration_tests::wait::{eventually, timeout};
 use snitun::ProtocolVersion;
+use testkit::wait::{eventually, timeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;

@@ -1,4 +1,5 @@
-//! What stands behind the device: a connection begins with a ClientHello, then one byte says what it is for.
+//! The service behind the device: a connection begins with a ClientHello, then one byte says what
+//! it is for.
 
 use std::io;
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use super::scenarios::client_hello;
 pub(super) const MEETING: usize = 200;
 /// Down and up.
 pub(super) const BULK: usize = 20_000_000;
-/// What waits for a slow reader: with flow control more than the buffers of the systems on the way hold, so that there has to
-/// be a pause; without, no more than the receiver puts up with.
+/// What waits for a slow reader: with flow control more than the buffers of the systems on the way
+/// hold, so that there has to be a pause; without, no more than the receiver puts up with.
 const SLOW: usize = 32_000_000;
 const SLOW_WITHOUT_PAUSES: usize = 6_000_000;
 
@@ -96,7 +97,7 @@ impl Service {
             return Err(io::ErrorKind::InvalidData.into());
         }
         stream.write_all(SAME).await?;
-        // The caller hangs up once it has the answer.
+        // The caller closes the connection after the answer.
         if !matches!(stream.read(&mut [0]).await, Ok(1..)) {
             self.closed_by_caller.fetch_add(1, Ordering::SeqCst);
         }

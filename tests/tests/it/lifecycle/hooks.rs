@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cloud_facade::{ClesydeCloud, Event, HookPoint, Hooks, InitializeError, WeakClesydeCloud};
 use cloud_sim::Fault;
-use integration_tests::wait::{eventually, timeout};
+use testkit::wait::{eventually, timeout};
 
 use super::platform::{HOOK_POINTS, IN_TIME, Platform, assert_no_tasks, reachable, with_platform};
 

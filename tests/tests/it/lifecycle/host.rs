@@ -1,4 +1,4 @@
-//! A host that does not wait, reads slowly, and changes its mind.
+//! A host that does not wait, reads slowly, and reverses its calls.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use cloud_facade::{ClesydeCloud, CloudBuilder, Event, Hooks, Host, Registered};
 use cloud_sim::{ApiAnswer, Fault};
 use integration_tests::device::SERIAL;
-use integration_tests::wait::{eventually, timeout};
+use testkit::wait::{eventually, timeout};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::platform::{assert_no_tasks, online, reachable, with_platform};

@@ -1,7 +1,8 @@
-//! Starting and stopping a device: in any order, at any point, by anybody, given up half-way. Whatever is done, in the end it
-//! either runs or has left nothing behind.
+//! Starting and stopping a device: in any order, at any point, concurrently, and cancelled. In the
+//! end the device either runs or has no task left.
 //!
-//! The platform lives in a runtime of its own, so that the tasks of the test's runtime are those of the device and no others.
+//! The platform has its own runtime, so that the tasks of the test's runtime are those of
+//! the device and no others.
 
 mod hooks;
 mod host;
@@ -14,9 +15,9 @@ use std::time::Duration;
 use cloud_facade::iot::Message;
 use cloud_facade::{HookPoint, Hooks, InitializeError};
 use integration_tests::device::SERIAL;
-use integration_tests::wait::timeout;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use testkit::wait::timeout;
 use tokio::time::sleep;
 
 use self::platform::{assert_no_tasks, cancel_after, online, reachable, slow_hooks, with_platform};
@@ -191,7 +192,7 @@ fn dropped_device_stops_gracefully() -> anyhow::Result<()> {
             .await?;
         cloud.initialize().await?;
         reachable(&cloud).await?;
-        // What is in the application's hands does not keep the device alive.
+        // A handle that the application holds does not keep the device running.
         let shadow = cloud.shadow()?;
         let weak = cloud.downgrade();
         drop(cloud);

@@ -8,7 +8,7 @@ use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::{ClesydeCloud, CloudBuilder, HookPoint, Hooks, STOP_DEADLINE};
 use cloud_sim::{Control, SimConfig, Simulator};
 use integration_tests::device::SERIAL;
-use integration_tests::wait::{eventually, timeout};
+use testkit::wait::{eventually, timeout};
 use tokio::runtime::{Builder, Handle};
 use tokio::time::sleep;
 
@@ -121,7 +121,8 @@ pub(crate) async fn reachable(cloud: &ClesydeCloud) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Lets everything else go on for so many turns, or milliseconds once turns are too short, and then drops the future.
+/// Lets everything else go on for so many turns, or milliseconds once turns are too short, and then
+/// drops the future.
 pub(crate) async fn cancel_after<T>(turns: u32, future: impl Future<Output = T>) -> Option<T> {
     let enough = async {
         for turn in 0..turns {

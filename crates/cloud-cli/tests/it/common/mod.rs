@@ -4,15 +4,12 @@ pub(crate) mod background_program;
 pub(crate) mod captured_output;
 pub(crate) mod check_results;
 pub(crate) mod public_caller;
-pub(crate) mod scripted_broker;
 pub(crate) mod shifted_clock_api;
 pub(crate) mod test_cloud;
 
 use std::io::Write;
 use std::process::{Command, Stdio};
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -125,21 +122,10 @@ pub(crate) fn http_client(
     roots: &[&[u8]],
     with: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
 ) -> reqwest::Client {
-    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let mut trusted = rustls::RootCertStore::empty();
-    for pem in roots {
-        for root in CertificateDer::pem_slice_iter(pem) {
-            trusted.add(root.unwrap()).unwrap();
-        }
-    }
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(trusted)
-        .with_no_client_auth();
+    let roots = String::from_utf8(roots.concat()).unwrap();
     with(
         reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
+            .tls_backend_preconfigured(testkit::tls::client(&roots, &[]))
             .no_proxy(),
     )
     .build()

@@ -6,10 +6,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::crypto::ring;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
+use rustls::{ClientConnection, Stream};
 
 use super::test_cloud::TestCloud;
 
@@ -21,16 +18,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub(crate) fn send_request(world: &TestCloud, request: &[u8]) {
     let access_point = world.device_status()["access_point"].clone();
     let name = access_point.as_str().unwrap().to_owned();
-    let mut roots = RootCertStore::empty();
-    let pem = fs::read(world.ready["ca_file"].as_str().unwrap()).unwrap();
-    for root in CertificateDer::pem_slice_iter(&pem) {
-        roots.add(root.unwrap()).unwrap();
-    }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+    let roots = fs::read_to_string(world.ready["ca_file"].as_str().unwrap()).unwrap();
+    let config = testkit::tls::client(&roots, &[]);
     let mut stream = TcpStream::connect(world.ready["relay"].as_str().unwrap()).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let mut tls = ClientConnection::new(Arc::new(config), name.try_into().unwrap()).unwrap();

@@ -1,13 +1,14 @@
 //! A simulator and the directory of one device, both run by the program.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use serde_json::Value;
 use tempfile::{TempDir, tempdir};
+use testkit::mqtt::ScriptedBroker;
+use testkit::wait::block_until;
 
 use super::background_program::BackgroundProgram;
 use super::{ProgramOutput, finish, http_client, program};
@@ -75,6 +76,15 @@ impl TestCloud {
         world
     }
 
+    /// Configures this as the broker of the device.
+    pub(crate) fn set_broker(&self, broker: &ScriptedBroker) {
+        let file = self.config().join("cloud_config.json");
+        let mut document: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        document["iot_endpoint"] = format!("localhost:{}", broker.address.port()).into();
+        fs::write(file, document.to_string()).unwrap();
+        fs::write(self.config().join("iot_ca.pem"), &broker.root).unwrap();
+    }
+
     /// Calls the simulator's control API.
     pub(crate) fn control(&self, method: Method, path: &str, body: Option<Value>) -> Value {
         let url = format!("{}{path}", self.ready["control_url"].as_str().unwrap());
@@ -123,38 +133,24 @@ impl TestCloud {
     /// Waits until the simulator has received ONLINE from the device.
     #[track_caller]
     pub(crate) fn wait_until_online(&self) {
-        let end = Instant::now() + Duration::from_secs(60);
-        while self.device_status()["online"] != true {
-            assert!(
-                Instant::now() < end,
-                "the device does not come online: {}",
-                self.device_status()
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
+        block_until("the device is online", || {
+            self.device_status()["online"] == true
+        });
     }
 
     /// Waits until the simulator has received exactly these states from the device.
     #[track_caller]
     pub(crate) fn wait_for_history(&self, expected: &[&str]) {
-        let end = Instant::now() + Duration::from_secs(60);
-        while self.device_status()["status_history"] != serde_json::json!(expected) {
-            assert!(
-                Instant::now() < end,
-                "{expected:?}: {}",
-                self.device_status()
-            );
-            thread::sleep(Duration::from_millis(20));
-        }
+        block_until(&format!("the states {expected:?}"), || {
+            self.device_status()["status_history"] == serde_json::json!(expected)
+        });
     }
 
     /// Waits until the device has reported the certificate that it serves.
     #[track_caller]
     pub(crate) fn wait_until_reported(&self) {
-        let end = Instant::now() + Duration::from_secs(60);
-        while !self.device_status()["reported"]["remoteCertSn"].is_string() {
-            assert!(Instant::now() < end, "{}", self.device_status());
-            thread::sleep(Duration::from_millis(20));
-        }
+        block_until("the device reports its certificate", || {
+            self.device_status()["reported"]["remoteCertSn"].is_string()
+        });
     }
 }

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use cloud_config::{AccessError, Damage, DeviceConfig, LoadError, PemParts, Store};
 use tempfile::TempDir;
 
-/// Creates a directory in memory if possible: the tests sync thousands of files, and a slow disk would only add time.
+/// Creates a directory in memory if possible: the tests sync thousands of files, and a slow disk
+/// would only add time.
 pub(crate) fn fast_directory() -> TempDir {
     TempDir::new_in("/dev/shm")
         .or_else(|_| TempDir::new())
@@ -16,8 +17,8 @@ pub(crate) fn fast_directory() -> TempDir {
 
 /// Generates a certificate for one name and its key, PEM.
 pub(crate) fn pair(name: &str) -> (String, String) {
-    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-    (made.cert.pem(), made.signing_key.serialize_pem())
+    let pair = testkit::pki::Pair::self_signed(name);
+    (pair.certificate, pair.key)
 }
 
 pub(crate) fn device(name: &str) -> DeviceConfig {
@@ -26,7 +27,8 @@ pub(crate) fn device(name: &str) -> DeviceConfig {
     device_of(name, [&iot_cert, &iot_key, &remote_cert, &remote_key])
 }
 
-/// Creates a device from texts: certificate and key for the broker, certificate and key for remote access.
+/// Creates a device from texts: certificate and key for the broker, certificate and key for remote
+/// access.
 pub(crate) fn device_of(
     name: &str,
     [iot_cert, iot_key, remote_cert, remote_key]: [&str; 4],

@@ -5,16 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, CustomExtension, DnType,
-    ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    CertificateParams, CertifiedIssuer, CustomExtension, ExtendedKeyUsagePurpose, KeyPair,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use testkit::pki::{Authority, authority_params};
 
-pub(crate) struct Pki {
-    ca: CertifiedIssuer<'static, KeyPair>,
-}
+pub(crate) struct Pki(Authority);
 
 /// Peculiarity of a server certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +30,7 @@ impl Pki {
     }
 
     pub(crate) fn named(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        Self { ca }
+        Self(Authority::new(name))
     }
 
     fn sign(
@@ -52,28 +45,21 @@ impl Pki {
             params.not_before = rcgen::date_time_ymd(2000, 1, 1);
             params.not_after = rcgen::date_time_ymd(2001, 1, 1);
         }
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.ca).unwrap();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        (vec![certificate.der().clone()], key)
+        let pair = self.0.sign(&params);
+        (pair.chain(), pair.private_key())
     }
 
     fn long_chain(&self, name: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let mut chain = Vec::new();
         let mut issuer: Option<CertifiedIssuer<'static, KeyPair>> = None;
         for depth in 0..6 {
-            let mut params = CertificateParams::new(Vec::new()).unwrap();
-            params
-                .distinguished_name
-                .push(DnType::CommonName, format!("intermediate {depth}"));
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+            let mut params = authority_params(&format!("intermediate {depth}"));
             // Unknown extensions that are not critical are ignored.
             params.custom_extensions = vec![CustomExtension::from_oid_content(
                 &[1, 3, 6, 1, 4, 1, 99_999, 1],
                 vec![4; 3000],
             )];
-            let parent = issuer.as_ref().unwrap_or(&self.ca);
+            let parent = issuer.as_ref().unwrap_or(self.0.issuer());
             let next =
                 CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), parent).unwrap();
             chain.insert(0, next.der().clone());
@@ -86,10 +72,6 @@ impl Pki {
         chain.insert(0, leaf.der().clone());
         assert!(chain.iter().map(|c| c.len()).sum::<usize>() > 16 << 10);
         (chain, PrivateKeyDer::try_from(key.serialize_der()).unwrap())
-    }
-
-    fn root(&self) -> CertificateDer<'static> {
-        self.ca.der().clone()
     }
 
     /// A server for `localhost` that requires a certificate of this CA.
@@ -126,7 +108,7 @@ impl Pki {
         };
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = RootCertStore::empty();
-        roots.add(self.root()).unwrap();
+        roots.add(self.0.root()).unwrap();
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
                 .build()
@@ -150,7 +132,7 @@ impl Pki {
     pub(crate) fn write_device(&self, directory: &Path) {
         let (chain, key) = self.sign("device", ExtendedKeyUsagePurpose::ClientAuth, false);
         let write = |name: &str, der: &[u8]| fs::write(directory.join(name), der).unwrap();
-        write("root", &self.root());
+        write("root", &self.0.root());
         write("certificate", &chain[0]);
         write("key", key.secret_der());
     }
@@ -158,7 +140,7 @@ impl Pki {
     /// A device of this CA that trusts another one.
     pub(crate) fn device_trusting(&self, other: &Self) -> Arc<ClientConfig> {
         let (chain, key) = self.sign("device", ExtendedKeyUsagePurpose::ClientAuth, false);
-        cloud_iot::tls::client_config([other.root()], chain, key).unwrap()
+        cloud_iot::tls::client_config([other.0.root()], chain, key).unwrap()
     }
 }
 

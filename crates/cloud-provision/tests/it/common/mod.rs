@@ -21,6 +21,7 @@ use axum::response::{IntoResponse, Response};
 use axum::serve::Listener;
 use cloud_provision::{Client, ClientBuilder, ProvisionError, ProvisioningKey, Retry};
 use serde_json::{Value, json};
+use testkit::pki::Pair;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -136,8 +137,8 @@ pub(crate) fn key() -> ProvisioningKey {
 }
 
 pub(crate) fn pair(name: &str) -> (String, String) {
-    let made = rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap();
-    (made.cert.pem(), made.signing_key.serialize_pem())
+    let pair = Pair::self_signed(name);
+    (pair.certificate, pair.key)
 }
 
 /// A successful response.

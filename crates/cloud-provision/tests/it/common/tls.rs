@@ -5,20 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::serve::Listener;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
-use rustls_pki_types::PrivateKeyDer;
+use rcgen::{CertificateParams, date_time_ymd};
+use testkit::pki::Authority;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::{Api, granted, ok};
 
-pub(crate) type Ca = CertifiedIssuer<'static, KeyPair>;
+pub(crate) type Ca = Authority;
 
 pub(crate) fn ca() -> Ca {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    Authority::new("test CA")
 }
 
 struct TlsListener {
@@ -55,7 +53,6 @@ pub(crate) enum Dates {
 
 /// Starts an API with a certificate from this CA for this name.
 pub(crate) async fn api(ca: &Ca, name: &str, dates: Dates, alpn: &[&[u8]]) -> Api {
-    let server_key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
     let years = match dates {
         Dates::Now => None,
@@ -66,15 +63,7 @@ pub(crate) async fn api(ca: &Ca, name: &str, dates: Dates, alpn: &[&[u8]]) -> Ap
         params.not_before = date_time_ymd(from, 1, 1);
         params.not_after = date_time_ymd(to, 1, 1);
     }
-    let cert = params.signed_by(&server_key, ca).unwrap();
-    let private_key = PrivateKeyDer::try_from(server_key.serialize_der()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![cert.der().clone()], private_key)
-        .unwrap();
+    let mut config = testkit::tls::server(&ca.sign(&params));
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();

@@ -15,10 +15,10 @@ use rumqttc::v5::mqttbytes::v5::{
 };
 use rumqttc::v5::{AsyncClient, ConnectionError, Event, MqttOptions};
 use rumqttc::{TlsConfiguration, Transport};
-use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
+pub use testkit::wait::{LIMIT, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -26,26 +26,8 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// Far longer than anything here takes on a loaded machine.
-pub const LIMIT: Duration = Duration::from_secs(20);
-
 pub async fn start() -> Simulator {
     Simulator::start(SimConfig::default()).await.unwrap()
-}
-
-/// Waits until something is there.
-pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
-    let found = tokio::time::timeout(LIMIT, async {
-        loop {
-            if let Some(found) = look().await {
-                return found;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    found
-        .await
-        .unwrap_or_else(|_| panic!("did not happen: {what}"))
 }
 
 /// Waits until a device's status is as wanted.
@@ -63,28 +45,13 @@ pub async fn status(
 
 /// A TLS configuration that trusts these roots and nothing else.
 pub fn tls(roots_pem: &str, identity: Option<(&str, &str)>) -> rustls::ClientConfig {
-    let mut roots = RootCertStore::empty();
-    for root in CertificateDer::pem_slice_iter(roots_pem.as_bytes()) {
-        roots.add(root.unwrap()).unwrap();
-    }
-    let config = rustls::ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::ring::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()
-    .unwrap()
-    .with_root_certificates(roots);
+    let config = testkit::tls::client_builder(roots_pem);
     match identity {
         None => config.with_no_client_auth(),
         Some((chain, key)) => {
-            let chain = CertificateDer::pem_slice_iter(chain.as_bytes())
-                .map(Result::unwrap)
-                .collect();
-            config
-                .with_client_auth_cert(
-                    chain,
-                    PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-                )
-                .unwrap()
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+            let chain = testkit::pki::certificates(chain);
+            config.with_client_auth_cert(chain, key).unwrap()
         }
     }
 }
