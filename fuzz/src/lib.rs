@@ -1,5 +1,5 @@
-//! The fuzz targets. Their code is in `crates/snitun/tests/it/support/fuzzing.rs`, where `cargo test`
-//! replays the corpus.
+//! The fuzz targets. Their code is in `crates/snitun/tests/it/support/fuzzing.rs`, where `cargo
+//! test` replays the corpus.
 
 #[path = "../../crates/snitun/tests/it/support/choices.rs"]
 mod choices;

@@ -36,7 +36,7 @@ pub(crate) fn run() -> Result<()> {
         println!("-- {name}: done in {} s", took.as_secs());
     }
     println!("-- all but the tests: {} s", begin.elapsed().as_secs());
-    // Last, and nothing printed after it: the run ends with the test runner's own words.
+    // Last, so that the output ends with the summary of the tests.
     timed("test", || test::run(&[])).map(drop)
 }
 
@@ -48,7 +48,7 @@ fn timed(name: &str, step: impl FnOnce() -> Result<()>) -> Result<Duration> {
     Ok(begin.elapsed())
 }
 
-/// `Cargo.lock` is committed and fits the manifests, so that everybody builds the same thing.
+/// `Cargo.lock` is committed and fits the manifests, so that every build is the same.
 fn lock_file() -> Result<()> {
     let tracked = workspace::tracked_files()?;
     ensure!(

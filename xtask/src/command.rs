@@ -138,7 +138,7 @@ INTEROP_WITHOUT_SNITUN_047=1 to omit the tests against that version.",
     Command {
         name: "tidy",
         arguments: "",
-        summary: "Checks the text of the tree: unfinished work, paths of one machine, word list.",
+        summary: "Checks the text of the tree: unfinished work, machine paths, word list, width.",
         details: "",
         action: Plain(tidy::run),
     },

@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
                 "-print_final_stats=1".to_owned(),
             ])
             .current_dir(root.join("fuzz"))
-            // Ours is not the compiler that is wanted.
+            // `cargo fuzz` needs another compiler than this workspace.
             .env_remove("CARGO")
             .env_remove("RUSTUP_TOOLCHAIN"),
     )

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// How often a running program is looked at while a time limit is on it.
+/// Interval between two checks of a program with a time limit.
 const POLL: Duration = Duration::from_millis(50);
 
 /// A `cargo` command without the variables that the `cargo` which started us set for us alone.
@@ -109,7 +109,7 @@ pub(crate) fn output_of(command: &mut Command) -> Option<String> {
         .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Tries again when `attempt` fails: package indexes and mirrors have bad moments.
+/// Retries `attempt` when it fails: package indexes and mirrors have outages.
 pub(crate) fn with_retries<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     const ATTEMPTS: u32 = 3;
     let mut number = 1;

@@ -92,7 +92,7 @@ pub(crate) fn oldest_usable() -> Option<PathBuf> {
         .map(|(_, path)| path)
 }
 
-/// Makes all environments, or says loudly which one it cannot make.
+/// Makes all environments, or prints which one it cannot make.
 pub(crate) fn prepare() -> Result<Peers> {
     let usable = oldest_usable().context(
         "no Python 3.11 or newer with the `venv` module: install one (Debian: python3 and python3-venv)",
@@ -107,7 +107,7 @@ pub(crate) fn prepare() -> Result<Peers> {
     })
 }
 
-/// The environment with snitun 0.47.0, or `None`, said loudly, without a Python for it.
+/// The environment with snitun 0.47.0, or `None` with a message if there is no Python for it.
 pub(crate) fn snitun_047() -> Result<Option<PathBuf>> {
     SNITUN_047.make_if_possible(FOR_SNITUN_047, "INTEROP_WITHOUT_SNITUN_047=1")
 }

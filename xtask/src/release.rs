@@ -1,5 +1,5 @@
-//! `release`: builds the release of a commit: an archive with the program, its manual and its licence,
-//! and the packages of the library's crates.
+//! `release`: builds the release of a commit: an archive with the program, its manual and its
+//! licence, and the packages of the library's crates.
 //!
 //! It publishes nothing and tags nothing: both are a person's decision, and the last lines say how.
 
@@ -41,7 +41,7 @@ pub(crate) fn run_release(arguments: &[String]) -> Result<()> {
     }
     let version = version()?;
     if !allow_dirty {
-        changelog_tells_of(&version)?;
+        changelog_has_version(&version)?;
     }
     let host = host_triple()?;
     let dist = workspace::target_directory()?.join("dist");
@@ -102,7 +102,7 @@ fn version() -> Result<String> {
 }
 
 /// The changelog has a section for the version, so that its users learn what they get.
-fn changelog_tells_of(version: &str) -> Result<()> {
+fn changelog_has_version(version: &str) -> Result<()> {
     let path = workspace::root().join("CHANGELOG.md");
     let text =
         fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;

@@ -73,7 +73,8 @@ pub(crate) fn scanner() -> Result<()> {
     let (package, program) = SCANNER;
     if find_program(program).is_none() && find_program(package).is_none() {
         if !is_known(package) {
-            // A bare machine has no index yet. What keeps apt-get from running shows in the next look.
+            // A bare machine has no index yet. What keeps apt-get from running shows in the next
+            // look.
             let _ = apt(&["update"]);
         }
         if !is_known(package) {

@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             println!("{sum}");
         }
         result
-            .and_then(|()| left_empty(scratch.path()))
+            .and_then(|()| check_empty(scratch.path()))
             .with_context(|| format!("run {number} of {}", options.times))?;
         ensure!(
             sum.programs > 0 || !options.rest.is_empty(),
@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 }
 
 /// Checks that the tests removed their temporary files.
-fn left_empty(scratch: &Path) -> Result<()> {
+fn check_empty(scratch: &Path) -> Result<()> {
     let mut left = Vec::new();
     for entry in fs::read_dir(scratch)? {
         left.push(entry?.file_name().display().to_string());
@@ -193,7 +193,7 @@ impl Options {
 
 #[cfg(test)]
 mod tests {
-    use super::{Options, Sum, left_empty};
+    use super::{Options, Sum, check_empty};
 
     fn words(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
@@ -243,9 +243,9 @@ mod tests {
     #[test]
     fn remaining_tests_are_reported() {
         let scratch = tempfile::tempdir().unwrap();
-        left_empty(scratch.path()).unwrap();
+        check_empty(scratch.path()).unwrap();
         std::fs::create_dir(scratch.path().join("forgotten")).unwrap();
-        let message = left_empty(scratch.path()).unwrap_err().to_string();
+        let message = check_empty(scratch.path()).unwrap_err().to_string();
         assert!(message.ends_with("1 temporary files or directories: forgotten"));
     }
 

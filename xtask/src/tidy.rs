@@ -1,4 +1,4 @@
-//! What no compiler looks at: the text of the tree.
+//! Checks of the text of the repository.
 
 use std::fs;
 
@@ -40,6 +40,18 @@ const FIGURATIVE: &[&str] = &[
     concat!("tell", "ing"),
 ];
 
+/// Maximum width of a line of comment, as of code, which rustfmt wraps.
+const COMMENT_WIDTH: usize = 100;
+
+/// Crates whose comments are not wrapped yet.
+const UNWRAPPED: &[&str] = &[
+    "crates/cloud-iot",
+    "crates/cloud-net",
+    "crates/cloud-provision",
+    "crates/cloud-remote",
+    "crates/cloud-shadow",
+];
+
 /// Text of others that stays as it is.
 const VERBATIM: &[&str] = &["LICENSE", "Cargo.lock", "snitun.json"];
 
@@ -63,6 +75,16 @@ pub(crate) fn run() -> Result<()> {
             continue;
         };
         seen += 1;
+        if file.extension().is_some_and(|extension| extension == "rs")
+            && !UNWRAPPED.iter().any(|name| file.starts_with(name))
+        {
+            faults.extend(wide_comments(&text).map(|line| {
+                format!(
+                    "{}:{line}: a comment over {COMMENT_WIDTH} columns",
+                    file.display()
+                )
+            }));
+        }
         for (number, line) in text.lines().enumerate() {
             let place = format!("{}:{}", file.display(), number + 1);
             for (mark, meaning) in UNWANTED {
@@ -96,4 +118,38 @@ pub(crate) fn run() -> Result<()> {
         return Ok(());
     }
     bail!("in the tree's text:\n  {}", faults.join("\n  "))
+}
+
+/// Returns the numbers of the lines of prose in comments that are too wide. Tables and code in
+/// documentation cannot be wrapped, nor can a link.
+fn wide_comments(text: &str) -> impl Iterator<Item = usize> {
+    let mut in_code = false;
+    text.lines().zip(1..).filter_map(move |(line, number)| {
+        let comment = line.trim_start().strip_prefix("//");
+        let comment = comment.map(|comment| comment.trim_start_matches(['/', '!', ' ']));
+        in_code = match comment {
+            None => false,
+            Some(comment) => in_code != comment.starts_with("```"),
+        };
+        let prose = comment.is_some_and(|comment| {
+            !in_code && !comment.starts_with('|') && !comment.contains("://")
+        });
+        (prose && line.chars().count() > COMMENT_WIDTH).then_some(number)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{COMMENT_WIDTH, wide_comments};
+
+    #[test]
+    fn wide_prose_is_found_but_no_table_code_or_link() {
+        let prose = "word ".repeat(COMMENT_WIDTH / 5);
+        let text = format!(
+            "//! {prose}\n    // {prose}\n/// | {prose} |\n// https://{prose}\n/// ```\n/// {prose}\n\
+             /// ```\n/// {prose}\nlet code = \"{prose}\";\n"
+        );
+        let found: Vec<usize> = wide_comments(&text).collect();
+        assert_eq!(found, [1, 2, 8]);
+    }
 }

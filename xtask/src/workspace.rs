@@ -1,4 +1,4 @@
-//! Where the workspace is and what is in it, as `cargo metadata` tells it.
+//! The location and the packages of the workspace, from `cargo metadata`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -19,15 +19,15 @@
 //! Everything that a host application needs too is in `cloud_facade`; this crate adds the command
 //! line, the output for people and scripts, and exit codes. The contract with scripts:
 //!
-//! - Results go to standard output, with `--json` as one JSON object per line and nothing else. Logs
-//!   and messages go to standard error. Control characters and bidirectional controls are escaped in
-//!   both, in JSON as `\uXXXX`.
+//! - Results go to standard output, with `--json` as one JSON object per line and nothing else.
+//!   Logs and messages go to standard error. Control characters and bidirectional controls are
+//!   escaped in both, in JSON as `\uXXXX`.
 //! - Exit codes: 0 done, 1 failed, 2 wrong usage (nothing was sent or written), 3 not provisioned.
-//! - No secret is accepted on the command line, printed or logged. Messages do not repeat a value that
-//!   may be one.
+//! - No secret is accepted on the command line, printed or logged. Messages do not repeat a value
+//!   that may be one.
 //! - SIGINT and SIGTERM shut everything down gracefully; SIGHUP does not end `run`.
-//! - A reader of standard output or standard error that stops reading delays nothing. Lines beyond a
-//!   bounded queue are lost, counted and reported.
+//! - A reader of standard output or standard error that stops reading delays nothing. Lines beyond
+//!   a bounded queue are lost, counted and reported.
 //!
 //! The program as a function, which its `main` calls:
 //!

@@ -42,8 +42,8 @@ pub(crate) struct InstanceStatus {
     pub(crate) iot_reason: Option<String>,
     #[serde(default)]
     pub(crate) remote_reason: Option<String>,
-    /// The time of the last change of each connection, RFC 3339; `None` before the first attempt has
-    /// ended.
+    /// The time of the last change of each connection, RFC 3339; `None` before the first attempt
+    /// has ended.
     #[serde(default)]
     pub(crate) iot_since: Option<String>,
     #[serde(default)]

@@ -1,7 +1,8 @@
 //! Measures the duration of each change on this disk, including syncs.
 //!
-//! `cargo run --release -p cloud-config --example cost` measures in a temporary directory, or with a path after `--` in that
-//! path. Syncs dominate, so the figures describe the disk rather than the program.
+//! `cargo run --release -p cloud-config --example cost` measures in a temporary directory, or with
+//! a path after `--` in that path. Syncs dominate, so the figures describe the disk rather than the
+//! program.
 
 mod common;
 

@@ -1,7 +1,7 @@
 //! Stores a configuration, loads it, and prints its certificates.
 //!
-//! `cargo run -p cloud-config --example directory` uses a temporary directory; with a base path after `--` it prints the
-//! existing configuration.
+//! `cargo run -p cloud-config --example directory` uses a temporary directory; with a base path
+//! after `--` it prints the existing configuration.
 
 mod common;
 

@@ -1,7 +1,9 @@
-//! Measures how long a program without the journal can find a new certificate with an old key during a rotation.
+//! Measures how long a program without the journal can find a new certificate with an old key
+//! during a rotation.
 //!
-//! `cargo run --release -p cloud-config --example window` measures in a temporary directory, or with a path after `--` in
-//! that path. A thread polls both files while certificates are rotated. A window that it misses is shorter than one poll.
+//! `cargo run --release -p cloud-config --example window` measures in a temporary directory, or
+//! with a path after `--` in that path. A thread polls both files while certificates are rotated. A
+//! window that it misses is shorter than one poll.
 
 mod common;
 

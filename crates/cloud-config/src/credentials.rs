@@ -1,7 +1,8 @@
 //! A certificate chain with its private key, and the trusted roots.
 //!
-//! Invariants: a [`Credentials`] value exists only if the key belongs to the first certificate; the key is zeroized on drop
-//! and displayed as `[redacted]`; the PEM text is unchanged, because it is what is stored.
+//! Invariants: a [`Credentials`] value exists only if the key belongs to the first certificate; the
+//! key is zeroized on drop and displayed as `[redacted]`; the PEM text is unchanged, because it is
+//! what is stored.
 
 use std::fmt;
 
@@ -13,7 +14,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 use crate::certificate::CertificateInfo;
 
-/// Maximum PEM length in bytes. A chain of four RSA-4096 certificates has 10 KiB; a full set of public roots 220.
+/// Maximum PEM length in bytes. A chain of four RSA-4096 certificates has 10 KiB; a full set of
+/// public roots 220.
 pub const MAX_PEM: usize = 256 * 1024;
 
 /// Maximum number of certificates in one text: a full set of public roots has about 150.

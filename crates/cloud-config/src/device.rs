@@ -1,7 +1,7 @@
 //! A device's complete, validated configuration.
 //!
-//! The same validation applies to a response of the platform and to a directory. This module does not access files (see
-//! [`crate::Store`]).
+//! The same validation applies to a response of the platform and to a directory. This module does
+//! not access files (see [`crate::Store`]).
 
 use std::fmt;
 
@@ -11,10 +11,12 @@ use crate::names::{Endpoint, HostName, NameError, SerialNumber, ThingName};
 
 /// The configuration of a provisioned device.
 ///
-/// `R` is the type of the credentials for remote access, valid ones by default; see [`PartialDeviceConfig`].
+/// `R` is the type of the credentials for remote access, valid ones by default; see
+/// [`PartialDeviceConfig`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceConfig<R = Credentials> {
-    /// The device's serial number: the thing name, unless a different one [is stored](Self::with_serial_number).
+    /// The device's serial number: the thing name, unless a different one [is
+    /// stored](Self::with_serial_number).
     pub serial_number: SerialNumber,
     /// The AWS IoT thing name and MQTT client ID.
     pub iot_thing_name: ThingName,
@@ -32,8 +34,8 @@ pub struct DeviceConfig<R = Credentials> {
     pub remote: R,
 }
 
-/// A configuration whose credentials for remote access may be missing or damaged; the error is then in their place. From
-/// [`Store::load_partial`](crate::Store::load_partial).
+/// A configuration whose credentials for remote access may be missing or damaged; the error is then
+/// in their place. From [`Store::load_partial`](crate::Store::load_partial).
 pub type PartialDeviceConfig = DeviceConfig<Result<Credentials, LoadError>>;
 
 /// The nine texts of a [`DeviceConfig`]. `Debug` shows no key.
@@ -145,7 +147,8 @@ impl<R> DeviceConfig<R> {
         self
     }
 
-    /// Returns the device's public URL: its access point at the relay's port, which devices and clients share.
+    /// Returns the device's public URL: its access point at the relay's port, which devices and
+    /// clients share.
     #[must_use]
     pub fn page_url(&self) -> String {
         match self.remote_endpoint.port_or(443) {

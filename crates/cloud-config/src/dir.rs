@@ -1,8 +1,9 @@
 //! An open directory and its operations.
 //!
-//! All operations are relative to an open descriptor and never follow a symbolic link, so a replaced path cannot redirect
-//! them. Files are created with mode 0600 and directories with 0700. Each modifying call is one step that tests can fail
-//! (see `fault_injection`); callers derive their guarantees from the order of these steps.
+//! All operations are relative to an open descriptor and never follow a symbolic link, so a
+//! replaced path cannot redirect them. Files are created with mode 0600 and directories with 0700.
+//! Each modifying call is one step that tests can fail (see `fault_injection`); callers derive
+//! their guarantees from the order of these steps.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -185,7 +186,8 @@ impl Dir {
         }
     }
 
-    /// Removes group and other permissions from the directory. Returns the previous mode if it was insecure.
+    /// Removes group and other permissions from the directory. Returns the previous mode if it was
+    /// insecure.
     pub(crate) fn restrict(&self) -> Result<Option<u32>, AccessError> {
         restrict(&self.fd, &self.path, DIRECTORY_MODE)
     }
@@ -210,8 +212,8 @@ impl Dir {
         restrict(&fd, &path, FILE_MODE)
     }
 
-    /// Opens a lock file, creates it if necessary, and never truncates it. Opens it for reading on a read-only file system,
-    /// which suffices for locking.
+    /// Opens a lock file, creates it if necessary, and never truncates it. Opens it for reading on
+    /// a read-only file system, which suffices for locking.
     pub(crate) fn open_lock_file(&self, name: &str) -> Result<File, Errno> {
         let open = || {
             #[cfg(test)]

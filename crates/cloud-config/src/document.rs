@@ -1,7 +1,8 @@
 //! `cloud_config.json`: one JSON object with exactly four string keys.
 //!
-//! Written byte for byte like the Python library's. Parsed strictly: a fifth key is an error in both, so that no directory
-//! is readable by only one of them. Additional data goes into separate files.
+//! Written byte for byte like the Python library's. Parsed strictly: a fifth key is an error in
+//! both, so that no directory is readable by only one of them. Additional data goes into separate
+//! files.
 
 use serde_json::{Map, Value};
 
@@ -101,8 +102,8 @@ fn take(map: &mut Map<String, Value>, key: &'static str) -> Result<String, Docum
     }
 }
 
-/// Renders the output of Python's `json.dumps`: a space after each colon and comma, no trailing newline. All four values are
-/// ASCII by their types, so no escaping differs.
+/// Renders the output of Python's `json.dumps`: a space after each colon and comma, no trailing
+/// newline. All four values are ASCII by their types, so no escaping differs.
 pub(crate) fn render(config: &DeviceConfig) -> String {
     let values = [
         config.iot_thing_name.to_string(),

@@ -168,7 +168,8 @@ impl LoadError {
     }
 }
 
-/// The stored configuration belongs to a different device than the configured one. A retry cannot help.
+/// The stored configuration belongs to a different device than the configured one. A retry cannot
+/// help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{directory:?} holds the configuration of the device {stored}, and the serial number {configured} is configured; correct that, \

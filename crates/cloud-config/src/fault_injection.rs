@@ -1,6 +1,6 @@
-//! Fault injection for tests: the n-th change of a directory fails as on a full disk, or it and all later ones do not
-//! happen, as when the process is killed. [`Outcome::lose_unsynced`] simulates a power cut: it removes unsynced data. A plan
-//! applies to its thread while [`under`] runs.
+//! Fault injection for tests: the n-th change of a directory fails as on a full disk, or it and all
+//! later ones do not happen, as when the process is killed. [`Outcome::lose_unsynced`] simulates a
+//! power cut: it removes unsynced data. A plan applies to its thread while [`under`] runs.
 
 use std::cell::RefCell;
 use std::fs::File;

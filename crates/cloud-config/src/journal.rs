@@ -1,42 +1,52 @@
 //! Atomic replacement of several files: a power cut leaves either all old or all new ones.
 //!
-//! A rename is atomic for one file only, but a certificate and its key are two. So the new files are first written into a
-//! separate directory, and the rename of *that directory* is the commit:
+//! A rename is atomic for one file only, but a certificate and its key are two. So the new files
+//! are first written into a separate directory, and the rename of *that directory* is the commit:
 //!
-//! 1. `.staging/` is created, each new file is written into it and synced, then the directory is synced.
-//! 2. `.staging` is renamed to `.committed`, and the parent is synced. **From here on the new files are effective.**
-//! 3. Each file is moved from `.committed/` to its place, `cloud_config.json` last; the directory is synced;
-//!    `.committed` is removed.
+//! 1. `.staging/` is created, each new file is written into it and synced, then the directory is
+//!    synced.
+//! 2. `.staging` is renamed to `.committed`, and the parent is synced. **From here on the new files
+//!    are effective.**
+//! 3. Each file is moved from `.committed/` to its place, `cloud_config.json` last; the directory
+//!    is synced; `.committed` is removed.
 //!
-//! A removal commits by renaming `cloud_config.json` to `.removed`; then it removes the other files, and `.removed` last.
+//! A removal commits by renaming `cloud_config.json` to `.removed`; then it removes the other
+//! files, and `.removed` last.
 //!
-//! `.staging` also contains a manifest: a digest of each file that the change replaces, and of each that it writes.
+//! `.staging` also contains a manifest: a digest of each file that the change replaces, and of each
+//! that it writes.
 //!
-//! After a crash, a `.staging` is an uncommitted change and is discarded. A `.committed` is an unfinished change: its files
-//! take precedence over those in place, unless another program wrote those since (`pending` decides that by the manifest),
-//! and [`recover`] finishes step 3, which is idempotent. A change superseded by another program's newer files becomes
-//! `.staging` again and is discarded. A `.removed` means unused keys, which are removed unless another program (the Python
+//! After a crash, a `.staging` is an uncommitted change and is discarded. A `.committed` is an
+//! unfinished change: its files take precedence over those in place, unless another program wrote
+//! those since (`pending` decides that by the manifest), and [`recover`] finishes step 3, which is
+//! idempotent. A change superseded by another program's newer files becomes `.staging` again and is
+//! discarded. A `.removed` means unused keys, which are removed unless another program (the Python
 //! library) has provisioned the device since. That library ignores all of these names.
 //!
-//! Only the process with the directory's lock recovers. Reading without the lock takes the journal into account and does not
-//! modify it, because other programs on the directory do not take the lock.
+//! Only the process with the directory's lock recovers. Reading without the lock takes the journal
+//! into account and does not modify it, because other programs on the directory do not take the
+//! lock.
 //!
-//! A reader without the journal can find the new certificate with the old key between the two renames of a pair, and after a
-//! kill at that point until the next process recovers. POSIX has no call that replaces two files at once, so the renames of
-//! a pair follow each other immediately; the `window` example measures the duration.
+//! A reader without the journal can find the new certificate with the old key between the two
+//! renames of a pair, and after a kill at that point until the next process recovers. POSIX has no
+//! call that replaces two files at once, so the renames of a pair follow each other immediately;
+//! the `window` example measures the duration.
 //!
 //! # What is synced
 //!
-//! `fsync` wears the flash and dominates the time, so it is only called where an order or a guarantee depends on it.
-//! [`replace`] needs one for each file, and four more:
+//! `fsync` wears the flash and dominates the time, so it is only called where an order or a
+//! guarantee depends on it. [`replace`] needs one for each file, and four more:
 //!
-//! - each new file, the manifest, and `.staging`: a committed change must have its content and its names;
-//! - the directory after the rename to `.committed`: the commit precedes the first move and the `Ok`;
+//! - each new file, the manifest, and `.staging`: a committed change must have its content and its
+//!   names;
+//! - the directory after the rename to `.committed`: the commit precedes the first move and the
+//!   `Ok`;
 //! - the directory after the moves: the names must be in place before `.committed` is removed.
 //!
-//! The total is 10 for a configuration (11 if the serial number is not the thing name, or was not) and 6 for a pair. The
-//! removal of `.committed` has none: a leftover empty one is harmless. A removal has two: after the commit, and after the
-//! removal of the other files, so that `Ok` means that the keys are gone. Each created directory adds one.
+//! The total is 10 for a configuration (11 if the serial number is not the thing name, or was not)
+//! and 6 for a pair. The removal of `.committed` has none: a leftover empty one is harmless. A
+//! removal has two: after the commit, and after the removal of the other files, so that `Ok` means
+//! that the keys are gone. Each created directory adds one.
 
 use crate::dir::Dir;
 use crate::error::AccessError;
@@ -44,7 +54,8 @@ use crate::manifest::{self, MANIFEST};
 use crate::pending::effective_files;
 use crate::repair::Repair;
 
-/// The files of a configuration, in the order of the moves. The last one makes the device provisioned.
+/// The files of a configuration, in the order of the moves. The last one makes the device
+/// provisioned.
 pub(crate) const FILES: [&str; 7] = [
     SERIAL_NUMBER,
     IOT_CA,
@@ -78,8 +89,8 @@ pub(crate) fn is_pending(dir: &Dir) -> Result<bool, AccessError> {
     Ok(false)
 }
 
-/// Finishes a committed change, unless another program's newer files supersede it, and discards an uncommitted one. Logs the
-/// repairs. The caller holds the directory's lock.
+/// Finishes a committed change, unless another program's newer files supersede it, and discards an
+/// uncommitted one. Logs the repairs. The caller holds the directory's lock.
 pub(crate) fn recover(dir: &Dir) -> Result<Vec<Repair>, AccessError> {
     let mut repairs = Vec::new();
     if discard_staging(dir)? {
@@ -101,7 +112,8 @@ pub(crate) fn recover(dir: &Dir) -> Result<Vec<Repair>, AccessError> {
 pub(crate) fn replace(dir: &Dir, files: &[(&'static str, &[u8])]) -> Result<(), AccessError> {
     recover(dir)?;
     for (name, _) in files {
-        // A directory in a file's place would stop the move after the commit, when no error can be returned any more.
+        // A directory in a file's place would stop the move after the commit, when no error can be
+        // returned any more.
         dir.restrict_file(name)?;
     }
     if let Err(error) = stage_and_commit(dir, files) {
@@ -117,8 +129,8 @@ pub(crate) fn replace(dir: &Dir, files: &[(&'static str, &[u8])]) -> Result<(), 
     Ok(())
 }
 
-/// Performs and reverts every part of [`replace`] that can fail because of the directory's content or missing space. Leaves a
-/// committed change unmodified. The caller holds the directory's lock.
+/// Performs and reverts every part of [`replace`] that can fail because of the directory's content
+/// or missing space. Leaves a committed change unmodified. The caller holds the directory's lock.
 pub(crate) fn preflight(dir: &Dir, size: usize) -> Result<(), AccessError> {
     discard_staging(dir)?;
     for name in FILES {
@@ -185,7 +197,8 @@ fn put_in_place(dir: &Dir, names: &[&'static str]) -> Result<(), AccessError> {
             present.push(*name);
         }
     }
-    // Only the moves: between those of a certificate and its key, other programs find a mismatched pair.
+    // Only the moves: between those of a certificate and its key, other programs find a mismatched
+    // pair.
     for name in present {
         committed.rename(name, dir, name)?;
     }
@@ -206,11 +219,12 @@ fn discard_staging(dir: &Dir) -> Result<bool, AccessError> {
     dir.remove_subdirectory(STAGING)
 }
 
-/// Removes every file of a configuration. After `Ok` none of them can reappear; after `Err` the device is unchanged or not
-/// provisioned, in which case the rest is removed when the directory is next opened. The caller holds the
-/// directory's lock.
+/// Removes every file of a configuration. After `Ok` none of them can reappear; after `Err` the
+/// device is unchanged or not provisioned, in which case the rest is removed when the directory is
+/// next opened. The caller holds the directory's lock.
 pub(crate) fn remove_all(dir: &Dir) -> Result<(), AccessError> {
-    // Finish a committed change first: it may be partly in place and must not reappear after the removal.
+    // Finish a committed change first: it may be partly in place and must not reappear after the
+    // removal.
     recover(dir)?;
     if dir.stat(CLOUD_CONFIG)?.is_some() {
         dir.rename(CLOUD_CONFIG, dir, REMOVED)?;

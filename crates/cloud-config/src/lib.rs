@@ -1,32 +1,36 @@
 //! Configuration and credentials of a Clesyde device, validated and stored crash-safely.
 //!
-//! A provisioned device keeps six files in `<base path>/.clesydecloud`: four names in `cloud_config.json`, the trusted
-//! roots for its broker, and two certificates with their private keys: a client certificate for the broker and a server
-//! certificate for remote access. Only this crate accesses them. It uses no network and no async runtime.
+//! A provisioned device keeps six files in `<base path>/.clesydecloud`: four names in
+//! `cloud_config.json`, the trusted roots for its broker, and two certificates with their private
+//! keys: a client certificate for the broker and a server certificate for remote access. Only this
+//! crate accesses them. It uses no network and no async runtime.
 //!
 //! Guarantees:
 //!
-//! - **Atomic.** After a power cut, a full disk, or `kill -9` at any moment, [`Store::load`] finds the old configuration or
-//!   the new one, and never a certificate with another certificate's key. Files that another program stores between the
-//!   crash and the next start are newer and stay.
-//! - **Validated.** A [`DeviceConfig`] exists only if its names are valid, its certificates parse, and its keys match. A
-//!   [`LoadError`] names the damaged file and the reason. A device can still connect without its credentials for remote
-//!   access: [`Store::load_partial`].
-//! - **Private.** Files are created with mode 0600 and the directory with 0700. Weaker permissions are corrected and
-//!   reported. Symbolic links are never followed. Keys are zeroized, and no `Debug`, `Display`, error, or log line contains
-//!   one.
-//! - **One process.** The operating system releases [`Store::lock`] when its holder ends, and a second process receives the
-//!   holder's process ID. Reading needs no lock, and without the lock changes only file modes. The lock also works on a
-//!   file system that has become read-only, as a worn flash card does, so that the device stays connected.
-//! - **Compatible with the Python library.** Each reads the other's files, byte for byte. Additional files have names that
-//!   the library ignores: `.lock`, `serial_number.json` if the thing name is not the serial number, and `.staging`,
-//!   `.committed`, or `.removed` during a change. Because the library ignores the journal, it can find a certificate with
-//!   another certificate's key between the two renames of a pair, and after a kill at that point until this crate starts
-//!   again; `docs/protocol.md` states how long that takes.
+//! - **Atomic.** After a power cut, a full disk, or `kill -9` at any moment, [`Store::load`] finds
+//!   the old configuration or the new one, and never a certificate with another certificate's key.
+//!   Files that another program stores between the crash and the next start are newer and stay.
+//! - **Validated.** A [`DeviceConfig`] exists only if its names are valid, its certificates parse,
+//!   and its keys match. A [`LoadError`] names the damaged file and the reason. A device can still
+//!   connect without its credentials for remote access: [`Store::load_partial`].
+//! - **Private.** Files are created with mode 0600 and the directory with 0700. Weaker permissions
+//!   are corrected and reported. Symbolic links are never followed. Keys are zeroized, and no
+//!   `Debug`, `Display`, error, or log line contains one.
+//! - **One process.** The operating system releases [`Store::lock`] when its holder ends, and a
+//!   second process receives the holder's process ID. Reading needs no lock, and without the lock
+//!   changes only file modes. The lock also works on a file system that has become read-only, as a
+//!   worn flash card does, so that the device stays connected.
+//! - **Compatible with the Python library.** Each reads the other's files, byte for byte.
+//!   Additional files have names that the library ignores: `.lock`, `serial_number.json` if the
+//!   thing name is not the serial number, and `.staging`, `.committed`, or `.removed` during a
+//!   change. Because the library ignores the journal, it can find a certificate with another
+//!   certificate's key between the two renames of a pair, and after a kill at that point until this
+//!   crate starts again; `docs/protocol.md` states how long that takes.
 //!
-//! Atomicity is tested by failing or cutting off each change of the disk (a kill, a power cut that loses unsynced data, a
-//! full disk, a read-only one), and by killing a process at each of its system calls and at random. The first provisioning
-//! syncs 11 times, a rotation six times; the `cost` example measures the time.
+//! Atomicity is tested by failing or cutting off each change of the disk (a kill, a power cut that
+//! loses unsynced data, a full disk, a read-only one), and by killing a process at each of its
+//! system calls and at random. The first provisioning syncs 11 times, a rotation six times; the
+//! `cost` example measures the time.
 //!
 //! # Example
 //!
@@ -63,7 +67,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Protocol: `docs/protocol.md`, "Provisioning" and "On disk". Unix only: the crate relies on modes, owners, and `flock`.
+//! Protocol: `docs/protocol.md`, "Provisioning" and "On disk". Unix only: the crate relies on
+//! modes, owners, and `flock`.
 
 mod certificate;
 mod credentials;

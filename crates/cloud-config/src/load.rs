@@ -1,7 +1,7 @@
 //! Loads a configuration from its directory: file by file, then validated as a whole.
 //!
-//! Loading takes no lock and changes nothing. The store compares a [`fingerprint`] before and after to detect a concurrent
-//! replacement.
+//! Loading takes no lock and changes nothing. The store compares a [`fingerprint`] before and after
+//! to detect a concurrent replacement.
 
 use zeroize::Zeroizing;
 
@@ -18,7 +18,8 @@ use crate::names::{SerialNumber, ThingName};
 use crate::pending::effective_files;
 use crate::serial_record;
 
-/// Maximum length of `cloud_config.json` in bytes. Four names of at most 255 characters need a sixteenth of it.
+/// Maximum length of `cloud_config.json` in bytes. Four names of at most 255 characters need a
+/// sixteenth of it.
 const MAX_DOCUMENT: usize = 16 * 1024;
 
 /// A source of files: the effective files of a journal take precedence over those in place.
@@ -61,7 +62,8 @@ impl<'a> Source<'a> {
         name: &'static str,
         limit: usize,
     ) -> Result<Zeroizing<String>, LoadError> {
-        // Journal first: a file moves from there to its place, so the reverse order could miss it in both.
+        // Journal first: a file moves from there to its place, so the reverse order could miss it
+        // in both.
         let committed = match self.committed {
             Some(committed) if self.counting.contains(&name) => committed.read(name, limit)?,
             _ => None,
@@ -245,7 +247,8 @@ pub(crate) fn is_provisioned(dir: &Dir) -> Result<bool, AccessError> {
     Source::new(dir, committed.as_ref())?.is_provisioned()
 }
 
-/// Returns the inode and change time of each relevant name. Differs after a file is replaced or a change committed.
+/// Returns the inode and change time of each relevant name. Differs after a file is replaced or a
+/// change committed.
 pub(crate) fn fingerprint(dir: &Dir) -> Result<Vec<impl PartialEq + use<>>, AccessError> {
     let mut seen = Vec::with_capacity(FILES.len() + 1);
     for name in FILES.into_iter().chain([COMMITTED]) {

@@ -1,7 +1,7 @@
 //! One process per directory, by an advisory lock on a file that names the holder.
 //!
-//! The operating system releases the lock when its holder ends: a leftover file with a stale process ID locks nothing. The
-//! lock excludes other writers; reading needs none.
+//! The operating system releases the lock when its holder ends: a leftover file with a stale
+//! process ID locks nothing. The lock excludes other writers; reading needs none.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -18,8 +18,8 @@ use crate::error::{AccessError, LockError};
 
 pub(crate) const LOCK_FILE: &str = ".lock";
 
-/// Attempts while another process removes the file during a reset or holds the lock for one call: nearly a second, because
-/// each search for the holder's process ID takes up to 50 ms.
+/// Attempts while another process removes the file during a reset or holds the lock for one call:
+/// nearly a second, because each search for the holder's process ID takes up to 50 ms.
 const ATTEMPTS: usize = 16;
 /// Reads, 5 ms apart, of the process ID of a holder that has just acquired the lock.
 const PID_READS: usize = 10;
@@ -52,15 +52,16 @@ impl std::fmt::Debug for LockedDir {
 }
 
 impl LockedDir {
-    /// Acquires the lock of the directory at `path`, creates the directory if necessary, and records the process ID.
+    /// Acquires the lock of the directory at `path`, creates the directory if necessary, and
+    /// records the process ID.
     pub(crate) fn acquire(path: &Path) -> Result<Self, LockError> {
         let held = Self::acquire_for_call(path)?;
         held.write_pid();
         Ok(held)
     }
 
-    /// Acquires the lock for the milliseconds of one call. Without a process ID in the file, other processes retry instead
-    /// of failing.
+    /// Acquires the lock for the milliseconds of one call. Without a process ID in the file, other
+    /// processes retry instead of failing.
     pub(crate) fn acquire_for_call(path: &Path) -> Result<Self, LockError> {
         for _ in 0..ATTEMPTS {
             let dir = Dir::open_or_create(path)?;
@@ -106,7 +107,8 @@ impl LockedDir {
             .is_some_and(|stat| (stat.st_dev, stat.st_ino) == (mine.st_dev, mine.st_ino)))
     }
 
-    /// Writes the process ID. A failure, for example on a full disk, affects only messages and must not prevent locking.
+    /// Writes the process ID. A failure, for example on a full disk, affects only messages and must
+    /// not prevent locking.
     fn write_pid(&self) {
         let mut file = &self.file;
         let written = step("write", &self.dir.join(LOCK_FILE), || {
@@ -123,12 +125,14 @@ impl Drop for LockedDir {
     fn drop(&mut self) {
         // Another process must not read this ID before the next holder writes its own.
         let _ = step("write", &self.dir.join(LOCK_FILE), || self.file.set_len(0));
-        // Closing alone would keep it locked while a concurrently forked process has a copy of the descriptor.
+        // Closing alone would keep it locked while a concurrently forked process has a copy of the
+        // descriptor.
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
 
-/// Checks that the lock is free. A process that acquires it at the same moment retries, as after a lock for one call.
+/// Checks that the lock is free. A process that acquires it at the same moment retries, as after a
+/// lock for one call.
 pub(crate) fn ensure_unlocked_file(dir: &Dir) -> Result<(), LockError> {
     let failed = |action, errno| AccessError::io(action, dir.join(LOCK_FILE), errno);
     let opened = dir.open_to_read(LOCK_FILE);

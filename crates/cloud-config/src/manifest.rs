@@ -1,7 +1,9 @@
-//! The manifest of a change: for each file, a digest of the replaced content and of the new content.
+//! The manifest of a change: for each file, a digest of the replaced content and of the new
+//! content.
 //!
-//! It is part of the journal, synced before the commit, and lets a later process detect whether another program has written
-//! a file since. One line per file: name, digest before (`-` if there was no file), digest after.
+//! It is part of the journal, synced before the commit, and lets a later process detect whether
+//! another program has written a file since. One line per file: name, digest before (`-` if there
+//! was no file), digest after.
 //!
 //! A digest of a private key does not reveal the key, and the file is as private as the key itself.
 

@@ -1,7 +1,7 @@
 //! Validated names in a configuration: serial number, thing name, host, endpoint.
 //!
-//! Validation prevents a stray `/`, `+`, or `#` from altering a topic, URL, or TLS server name built from a name. It uses no
-//! network and no DNS.
+//! Validation prevents a stray `/`, `+`, or `#` from altering a topic, URL, or TLS server name
+//! built from a name. It uses no network and no DNS.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -9,7 +9,8 @@ use std::str::FromStr;
 
 use rustls_pki_types::ServerName;
 
-/// Maximum length of serial numbers and thing names: the limit of AWS IoT for thing names and MQTT client IDs.
+/// Maximum length of serial numbers and thing names: the limit of AWS IoT for thing names and MQTT
+/// client IDs.
 const MAX_IDENTIFIER: usize = 128;
 
 /// Reason that a name is invalid.

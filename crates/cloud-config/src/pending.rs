@@ -1,18 +1,21 @@
 //! Resolution of a committed but unfinished change: which of its files are effective.
 //!
-//! The process that committed it has ended, and another program without the journal (the Python library, an operator with an
-//! editor) may have written files in place since. The manifest contains each file's digest before and after the change. A
-//! file in place that matches neither is foreign: another program wrote it, and it is newer than the change:
+//! The process that committed it has ended, and another program without the journal (the Python
+//! library, an operator with an editor) may have written files in place since. The manifest
+//! contains each file's digest before and after the change. A file in place that matches neither is
+//! foreign: another program wrote it, and it is newer than the change:
 //!
 //! - No foreign file: the whole change is effective.
 //! - `cloud_config.json` was removed: the device was reset, and nothing of the change is effective.
-//! - The files in place are valid, each certificate with its key: nothing of the change is effective, because the other
-//!   program uses those files.
-//! - The files in place are invalid, because a rename or the other program's write was cut off: a valid foreign group (the
-//!   roots, a pair, the names) stays; each other group comes from the change if that makes it valid. A device that is not
-//!   provisioned without the change stays so unless the result is valid as a whole.
+//! - The files in place are valid, each certificate with its key: nothing of the change is
+//!   effective, because the other program uses those files.
+//! - The files in place are invalid, because a rename or the other program's write was cut off: a
+//!   valid foreign group (the roots, a pair, the names) stays; each other group comes from the
+//!   change if that makes it valid. A device that is not provisioned without the change stays so
+//!   unless the result is valid as a whole.
 //!
-//! A journal without a readable manifest allows no comparison and is effective as a whole: it was committed.
+//! A journal without a readable manifest allows no comparison and is effective as a whole: it was
+//! committed.
 
 use crate::dir::Dir;
 use crate::error::AccessError;
@@ -59,7 +62,8 @@ pub(crate) fn effective_files(
     if units.iter().all(|unit| sound(*unit, &[])) {
         return Ok(Vec::new());
     }
-    // Groups that are valid in place come first, so that an interrupted move leads to the same decision again.
+    // Groups that are valid in place come first, so that an interrupted move leads to the same
+    // decision again.
     let (first, last): (Vec<_>, Vec<_>) = units.into_iter().partition(|unit| sound(*unit, &[]));
     let mut counting = Vec::with_capacity(present.len());
     for unit in first.into_iter().chain(last) {

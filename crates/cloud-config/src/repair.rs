@@ -16,8 +16,8 @@ pub enum Repair {
     },
     /// A committed but interrupted replacement was finished.
     CommittedChangeFinished,
-    /// A committed but interrupted replacement was discarded, fully or in part, because another program has written newer
-    /// files since.
+    /// A committed but interrupted replacement was discarded, fully or in part, because another
+    /// program has written newer files since.
     CommittedChangeSuperseded,
     /// The remains of an uncommitted replacement were removed.
     UnfinishedChangeDiscarded,

@@ -1,8 +1,9 @@
 //! `serial_number.json`: the serial number of a device whose thing name differs from it.
 //!
-//! The platform normally uses the serial number as thing name, so `cloud_config.json`, which must not have further keys,
-//! contains both. If they differ, this file contains the serial number; the Python library ignores it. The file also names
-//! its thing: it has no effect beside the `cloud_config.json` of another thing, which that library may have written since.
+//! The platform normally uses the serial number as thing name, so `cloud_config.json`, which must
+//! not have further keys, contains both. If they differ, this file contains the serial number; the
+//! Python library ignores it. The file also names its thing: it has no effect beside the
+//! `cloud_config.json` of another thing, which that library may have written since.
 
 use serde_json::{Value, json};
 

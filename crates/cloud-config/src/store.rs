@@ -1,8 +1,9 @@
 //! The directory `.clesydecloud`: loading, storing, replacing, removing.
 //!
-//! Invariants: a reader gets a complete configuration or none, with matching certificates and keys; only one process writes
-//! at a time; the Python library can read everything written. Reading takes no lock and works concurrently with a writer.
-//! This module decides *what* is read and written; the journal makes it atomic.
+//! Invariants: a reader gets a complete configuration or none, with matching certificates and keys;
+//! only one process writes at a time; the Python library can read everything written. Reading takes
+//! no lock and works concurrently with a writer. This module decides *what* is read and written;
+//! the journal makes it atomic.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -29,10 +30,12 @@ use crate::serial_record;
 /// The directory's name below the base path.
 pub const DIRECTORY: &str = ".clesydecloud";
 
-/// Bytes written by a preflight: more than the six files of a usual configuration, each rounded up to a 4 KiB block.
+/// Bytes written by a preflight: more than the six files of a usual configuration, each rounded up
+/// to a 4 KiB block.
 const PREFLIGHT_SIZE: usize = 64 * 1024;
 
-/// Attempts to read while another process replaces files. A replacement takes milliseconds and happens a few times a year.
+/// Attempts to read while another process replaces files. A replacement takes milliseconds and
+/// happens a few times a year.
 const READ_ATTEMPTS: usize = 8;
 
 /// Result of [`Store::load`].
@@ -43,8 +46,9 @@ pub struct Loaded<R = Credentials> {
     pub device: DeviceConfig<R>,
     /// Repairs made while loading.
     pub repairs: Vec<Repair>,
-    /// The directory contains an interrupted change, which is unmodified: the next start with the lock finishes or discards
-    /// it. Until then, a program without the journal, such as the Python library, may read other files than these.
+    /// The directory contains an interrupted change, which is unmodified: the next start with the
+    /// lock finishes or discards it. Until then, a program without the journal, such as the Python
+    /// library, may read other files than these.
     pub is_change_pending: bool,
 }
 
@@ -91,8 +95,9 @@ impl Store {
         &self.inner.directory
     }
 
-    /// Locks the directory for this process (and this `Store` with its clones) until the lock is dropped. Creates the
-    /// directory if necessary. Writing calls acquire the lock themselves if it is not held.
+    /// Locks the directory for this process (and this `Store` with its clones) until the lock is
+    /// dropped. Creates the directory if necessary. Writing calls acquire the lock themselves if it
+    /// is not held.
     ///
     /// # Errors
     /// [`LockError::InUse`], with the holder's process ID, if it is locked, even by this `Store`.
@@ -131,12 +136,13 @@ impl Store {
         is_provisioned(&dir)
     }
 
-    /// Reads and validates the configuration. Restricts the modes of files that other users could access. If this store holds
-    /// the lock, finishes or discards an interrupted replacement; without the lock, takes it into account and changes nothing
-    /// except modes.
+    /// Reads and validates the configuration. Restricts the modes of files that other users could
+    /// access. If this store holds the lock, finishes or discards an interrupted replacement;
+    /// without the lock, takes it into account and changes nothing except modes.
     ///
     /// # Errors
-    /// [`LoadError::NotProvisioned`] if there is none; [`LoadError::Damaged`] names the damaged file.
+    /// [`LoadError::NotProvisioned`] if there is none; [`LoadError::Damaged`] names the damaged
+    /// file.
     pub fn load(&self) -> Result<Loaded, LoadError> {
         let slot = self.slot();
         let (dir, repairs) = self.prepare(&slot)?;
@@ -148,8 +154,9 @@ impl Store {
         })
     }
 
-    /// Loads like [`Store::load`], but tolerates missing, damaged, or unreadable credentials for remote access: the error is
-    /// then in their place. Their files stay unchanged for diagnosis until [`Store::replace_remote`] replaces them.
+    /// Loads like [`Store::load`], but tolerates missing, damaged, or unreadable credentials for
+    /// remote access: the error is then in their place. Their files stay unchanged for diagnosis
+    /// until [`Store::replace_remote`] replaces them.
     ///
     /// # Errors
     /// As [`Store::load`], except for the credentials for remote access.
@@ -164,7 +171,8 @@ impl Store {
         })
     }
 
-    /// Returns the serial number of the configuration, regardless of damage to certificates and keys.
+    /// Returns the serial number of the configuration, regardless of damage to certificates and
+    /// keys.
     ///
     /// # Errors
     /// As [`Store::load`], for `cloud_config.json`.
@@ -173,8 +181,8 @@ impl Store {
         self.read_consistent(&dir, read_serial_number)
     }
 
-    /// Compares the serial number of the configuration with the configured one. Succeeds without a readable configuration:
-    /// [`Store::load`] reports that problem.
+    /// Compares the serial number of the configuration with the configured one. Succeeds without a
+    /// readable configuration: [`Store::load`] reports that problem.
     ///
     /// # Errors
     /// [`OtherDevice`], if the configuration belongs to another device.
@@ -239,9 +247,10 @@ impl Store {
         dir.is_some_and(|dir| matches!(dir.stat(SERIAL_NUMBER), Ok(Some(_))))
     }
 
-    /// Checks in advance that [`Store::save`] can succeed: inspects the directory, and writes and removes the size of a
-    /// configuration. Call it before an operation that works only once. The configuration is unchanged. If this store holds
-    /// the lock, finishes or discards an interrupted replacement; otherwise leaves it unmodified.
+    /// Checks in advance that [`Store::save`] can succeed: inspects the directory, and writes and
+    /// removes the size of a configuration. Call it before an operation that works only once. The
+    /// configuration is unchanged. If this store holds the lock, finishes or discards an
+    /// interrupted replacement; otherwise leaves it unmodified.
     ///
     /// # Errors
     /// As [`Store::save`].
@@ -284,8 +293,8 @@ impl Store {
         )
     }
 
-    /// Removes the configuration, valid or not, and the directory unless it contains other files. Returns whether there was a
-    /// configuration. Releases a [`DirectoryLock`] of this store.
+    /// Removes the configuration, valid or not, and the directory unless it contains other files.
+    /// Returns whether there was a configuration. Releases a [`DirectoryLock`] of this store.
     ///
     /// # Errors
     /// [`StoreError`]; a removal that fails halfway leaves the device not provisioned.

@@ -1,8 +1,8 @@
 //! A host application with a public page, until Ctrl-C.
 //!
-//! `CLESYDE_TOKEN=<key> cargo run -p cloud-facade --example host -- <base path> <serial number> <API
-//! URL>`, for instance with the API URL and the key that `clesyde-cloud sim` prints. Only the first run
-//! needs the key.
+//! `CLESYDE_TOKEN=<key> cargo run -p cloud-facade --example host -- <base path> <serial number>
+//! <API URL>`, for instance with the API URL and the key that `clesyde-cloud sim` prints. Only the
+//! first run needs the key.
 
 use std::process::ExitCode;
 

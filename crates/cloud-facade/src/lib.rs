@@ -77,8 +77,8 @@
 //! Code that takes `&impl CloudApi` instead of a [`ClesydeCloud`] runs in a unit test without a
 //! platform: with the feature `test-util`, `MockCloudApi` expects calls and returns results, and
 //! `iot::Receipt::resolved` and [`ReportReceipt::resolved`] make their receipts. An [`Event`] or a
-//! [`Status`] is made as any value. `examples/host_unit_test.rs` is a program with its tests. A test
-//! of the whole host runs against the simulator, the crate `cloud-sim`, in the same process.
+//! [`Status`] is made as any value. `examples/host_unit_test.rs` is a program with its tests. A
+//! test of the whole host runs against the simulator, the crate `cloud-sim`, in the same process.
 //!
 //! # Private keys in memory
 //!
@@ -90,10 +90,10 @@
 //!
 //! The facade is thin. Each part is a crate of its own that depends on none of the others,
 //! re-exported under its short name: [`config`], [`provision`], [`iot`], [`shadow`], [`remote`].
-//! Their types appear in this API, and so do those of [`bytes`] and [`serde_json`]. The `supervisor`
-//! starts and stops the device; the `adapters` implement the traits of each part with another one;
-//! the `coordinator` forwards events between them. A program that needs only one part uses that
-//! crate. `docs/protocol.md` specifies the protocol.
+//! Their types appear in this API, and so do those of [`bytes`] and [`serde_json`]. The
+//! `supervisor` starts and stops the device; the `adapters` implement the traits of each part with
+//! another one; the `coordinator` forwards events between them. A program that needs only one part
+//! uses that crate. `docs/protocol.md` specifies the protocol.
 
 mod action_handlers;
 mod adapters;

@@ -1,8 +1,8 @@
 //! Remote access in the facade: started with the rest, later, or never.
 //!
 //! Its start is deferred if the certificate on the disk is damaged, until the
-//! [recovery](crate::certificate_recovery) has installed another one. Changes by the host in the meantime apply
-//! to the deferred start.
+//! [recovery](crate::certificate_recovery) has installed another one. Changes by the host in the
+//! meantime apply to the deferred start.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -1,7 +1,8 @@
 //! Private keys that TLS can use, and their certificates.
 //!
-//! Supported: RSA of 2,048 to 4,096 bits, ECDSA on P-256 and P-384, and Ed25519. RFC 5915 makes the public part of an EC key optional, OpenSSL can leave it
-//! out, and the provider wants it; so it is taken from the certificate.
+//! Supported: RSA of 2,048 to 4,096 bits, ECDSA on P-256 and P-384, and Ed25519. RFC 5915 makes the
+//! public part of an EC key optional, OpenSSL can leave it out, and the provider wants it; so it is
+//! taken from the certificate.
 
 use std::fmt;
 use std::sync::Arc;

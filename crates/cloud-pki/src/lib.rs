@@ -1,6 +1,7 @@
 //! Certificates and private keys as platforms write them.
 //!
-//! - [`pem`]: PEM in any layout: with a byte order mark, indented, on one line, with CR, LF or CRLF.
+//! - [`pem`]: PEM in any layout: with a byte order mark, indented, on one line, with CR, LF or
+//!   CRLF.
 //! - [`key`]: private keys in PKCS#8, PKCS#1 and SEC1, an EC key without its public part too; a key
 //!   that TLS cannot use is refused by the name of its type.
 //!

@@ -1,8 +1,8 @@
 //! PEM (RFC 7468), read more generously than it is written.
 //!
-//! Texts that passed through a web form, a JSON document or an editor lose their line breaks or gain
-//! a byte order mark and indentation. Every reader here accepts them. Other programs that read the
-//! same files do not, so [`canonical`] rewrites such a text before it is stored.
+//! Texts that passed through a web form, a JSON document or an editor lose their line breaks or
+//! gain a byte order mark and indentation. Every reader here accepts them. Other programs that read
+//! the same files do not, so [`canonical`] rewrites such a text before it is stored.
 
 use std::borrow::Cow;
 

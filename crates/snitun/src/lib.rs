@@ -87,7 +87,8 @@
 //!
 //! The protocol is described in [`docs/protocol.md`], "SniTun".
 //!
-//! [`docs/protocol.md`]: https://github.com/clesyde/clesyde-cloud-rs/blob/main/docs/protocol.md#snitun
+//! [`docs/protocol.md`]:
+//! https://github.com/clesyde/clesyde-cloud-rs/blob/main/docs/protocol.md#snitun
 
 // The documentation links to all features, even where they are disabled.
 #![cfg_attr(

@@ -1,8 +1,9 @@
 //! `cargo xtask bench tunnel [--rounds N] [--only MEASURE,…] [--ways WAY,…]`: the tunnel compared
 //! with other programs.
 //!
-//! nginx is required. If HAProxy, rathole or the Python package is not available, the command says so
-//! and omits it. It installs no system packages, because that of nginx starts a server on port 80.
+//! nginx is required. If HAProxy, rathole or the Python package is not available, the command says
+//! so and omits it. It installs no system packages, because that of nginx starts a server on port
+//! 80.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -34,7 +35,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         Err(error) => eprintln!("the Python package cannot be had: {error:#}"),
     }
 
-    // As they would be handed out: so are the peers.
+    // Built like a release, as the peers are.
     run_command(cargo().args(["build", "--profile", "dist", "-p", "snitun", "--examples"]))?;
     let examples = workspace::target_directory()?.join("dist/examples");
     peers.push(("--relay", examples.join("relay")));

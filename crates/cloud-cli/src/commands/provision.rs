@@ -49,7 +49,8 @@ pub(crate) struct ProvisionArgs {
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// Register again despite an existing configuration, which is kept until the new one is complete
+    /// Register again despite an existing configuration, which is kept until the new one is
+    /// complete
     #[arg(long)]
     force: bool,
 

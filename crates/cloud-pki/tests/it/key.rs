@@ -79,7 +79,7 @@ fn key_of_another_certificate_is_a_mismatch() {
 }
 
 #[test]
-fn damaged_keys_and_certificates_are_told_apart() {
+fn damaged_key_and_certificate_are_different_errors() {
     let key = || pem::private_key(&file("p384.key.pem")).unwrap();
     assert_eq!(
         certified(Vec::new(), key()).unwrap_err(),

@@ -67,7 +67,7 @@ fn canonical_text_is_strict_pem_with_the_same_content() {
 }
 
 #[test]
-fn damage_and_absence_are_told_apart() {
+fn damage_and_absence_are_different_errors() {
     let (certificate, key) = (file("p384.cert.pem"), file("p384.key.pem"));
     for (text, expected) in [
         ("", PemError::Empty),

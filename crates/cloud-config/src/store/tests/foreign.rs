@@ -1,4 +1,5 @@
-//! Another program without the journal writes into the directory between a power cut and the next start.
+//! Another program without the journal writes into the directory between a power cut and the next
+//! start.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::LazyLock;
@@ -94,7 +95,8 @@ impl Act {
         }
     }
 
-    /// Whether to also cut the next start at each of its steps; not for actions with equivalent decisions.
+    /// Whether to also cut the next start at each of its steps; not for actions with equivalent
+    /// decisions.
     fn is_cut_again(self) -> bool {
         matches!(
             self,
