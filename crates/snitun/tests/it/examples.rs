@@ -34,6 +34,10 @@ fn command(name: &str, arguments: &[&str]) -> Command {
         .unwrap()
         .join("examples")
         .join(name);
+    assert!(
+        program.exists(),
+        "`cargo build -p snitun --examples` builds {name}"
+    );
     let mut command = Command::new(&program);
     command
         .args(arguments)
