@@ -16,10 +16,10 @@ use crate::{setup, workspace};
 pub(crate) const ARGUMENTS: &str = "[--short] [--only NAME,…] [--program PATH] [--list]";
 
 pub(crate) const DETAILS: &str = "\
-Builds clesyde-cloud with the profile `release` and attacks it on loopback as callers, a broker, a
-platform, other local programs and a web page in the user's browser could. Prints a table of limits
-and measurements; fails if a limit does not hold. The attacking program is built with the profile
-`dev`.
+Builds clesyde-cloud with the profile `release` (no LTO) and attacks it on loopback as callers, a
+broker, a platform, other local programs and a web page in the user's browser could. Prints a table
+of limits and measurements; fails if a limit does not hold. The attacking program is built with the
+profile `dev`.
 
   --short         only attacks that take seconds, two minutes in all; this is what `ci` runs
   --only NAME,…   only these attacks
@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     }
     let (program, profile) = match program {
         Some(program) => (program, "chosen by --program"),
-        None => (build_program()?, "release"),
+        None => (build_program()?, "release, without LTO"),
     };
     println!(
         "program under attack: {} (profile: {profile})",

@@ -20,12 +20,12 @@ const BENCHES: &[(&str, Bench)] = &[
 ];
 
 /// Which profile each measured program is built with.
-const PROFILES: &str = "profiles: `bench` (as `release`) for the measuring program, `dist` for the programs \
+const PROFILES: &str = "profiles: `bench` (thin LTO) for the measuring program, `dist` (fat LTO) for the programs \
      that it starts";
 
 pub(crate) const DETAILS: &str = "\
 Without NAME, lists the benchmarks. docs/benchmarks.md explains the figures.
-The measuring program is built with the profile `bench`, which has the settings of `release`.
+The measuring program is built with the profile `bench`: `release` with thin LTO.
 
   codec [FILTER]      snitun's codec and multiplexer without sockets
   messaging [--rounds N] [--only MEASURE,…]
