@@ -26,7 +26,7 @@ use self::proxy_headers::PassedHeaders;
 pub(crate) use self::transfer_coding::transfer_codings;
 use crate::application::ResponseBody;
 use crate::config::RemoteConfig;
-use crate::server::error_page::error_page;
+use crate::server::error_page::{self, error_page};
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -54,26 +54,11 @@ pub(crate) enum Refusal {
 impl Refusal {
     pub(crate) fn response(&self) -> Response<ResponseBody> {
         let (status, text) = match self {
-            Self::Connect => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "This device is not a proxy.",
-            ),
-            Self::MalformedHost => (
-                StatusCode::BAD_REQUEST,
-                "The request does not name one host.",
-            ),
-            Self::OtherHost => (
-                StatusCode::MISDIRECTED_REQUEST,
-                "This device does not answer for the host that the request names.",
-            ),
-            Self::ContentLength => (
-                StatusCode::BAD_REQUEST,
-                "The request does not have one length.",
-            ),
-            Self::TransferCoding => (
-                StatusCode::NOT_IMPLEMENTED,
-                "This device does not know the request's transfer coding.",
-            ),
+            Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, error_page::NOT_A_PROXY),
+            Self::MalformedHost => (StatusCode::BAD_REQUEST, error_page::MALFORMED_HOST),
+            Self::OtherHost => (StatusCode::MISDIRECTED_REQUEST, error_page::OTHER_HOST),
+            Self::ContentLength => (StatusCode::BAD_REQUEST, error_page::MALFORMED_LENGTH),
+            Self::TransferCoding => (StatusCode::NOT_IMPLEMENTED, error_page::UNKNOWN_CODING),
         };
         error_page(status, text)
     }

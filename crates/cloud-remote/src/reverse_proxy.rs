@@ -18,7 +18,7 @@ mod failure;
 mod forwarded_headers;
 mod location;
 pub(crate) mod options;
-mod pool;
+pub(crate) mod pool;
 mod request_body;
 mod sized_body;
 
@@ -45,14 +45,13 @@ use self::forwarded_headers::{
 };
 use self::location::public_location;
 use self::options::ForwardOptions;
-pub(crate) use self::pool::PrivateConnections;
-use self::pool::{Need, Pool};
-use self::request_body::{OutgoingBody, TrackedBody};
+use self::pool::{Need, Pool, PrivateConnections};
+use self::request_body::{OutgoingBody, TrackedBody, UploadProgress};
 use self::sized_body::SizedBody;
 use crate::application::{HttpService, ResponseBody};
-use crate::limits::idle_timeout::ActivityTimer;
 use crate::server::error_page::{self, error_page};
-use crate::server::request::{RequestBody, RequestContext};
+use crate::server::request::RequestBody;
+use crate::server::request_context::RequestContext;
 use crate::task_group::TaskGroup;
 use crate::upstream::health::{HealthRecorder, UpstreamFailure};
 use crate::upstream::{Upstream, copy};
@@ -100,56 +99,48 @@ struct ReverseProxy {
 impl ReverseProxy {
     async fn forward(self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
         let Some(context) = request.extensions().get::<RequestContext>().cloned() else {
-            return error_page(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "The request came over no connection.",
-            );
+            return error_page(StatusCode::INTERNAL_SERVER_ERROR, error_page::NO_CONNECTION);
         };
         let upgrade = requested_upgrade(request.headers()).filter(|_| self.has_upgrades);
         let upgraded = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let host = request.headers().get(header::HOST).cloned();
-        let timer = ActivityTimer::default();
-        let request = outgoing(request, context.address, upgrade, timer.clone());
+        let progress = UploadProgress::default();
+        let request = outgoing(request, context.address, upgrade, progress.clone());
         let (Some(request), Some(host)) = (request, host) else {
-            return error_page(
-                StatusCode::BAD_REQUEST,
-                "The request's path makes no sense.",
-            );
+            return error_page(StatusCode::BAD_REQUEST, error_page::NO_PATH);
         };
-        let response = tokio::select! {
-            response = self.exchange(request, &context.private, upgraded.is_some()) => response,
-            () = timer.idle_for(self.response_timeout) => {
-                let seconds = self.response_timeout.as_secs();
-                self.health.failed(UpstreamFailure::Silent);
-                self.warn(&format!(
-                    "it did not respond within {seconds} s (the limit is the option --response-timeout)"
-                ));
-                return error_page(StatusCode::GATEWAY_TIMEOUT, error_page::NO_ANSWER);
-            }
-        };
-        match response {
+        let is_upgrade = upgraded.is_some();
+        match self
+            .exchange(request, &context.private, is_upgrade, &progress)
+            .await
+        {
             Ok(response) => {
                 self.health.answered();
                 self.forward_response(response, upgraded, context, &host)
             }
-            Err(failure) => self.failed(failure),
+            Err(NoResponse::CallerStalled) => {
+                tracing::debug!(upstream = %self.upstream, "the caller stopped its upload");
+                error_page::slow_request()
+            }
+            Err(NoResponse::CallerFailed) => {
+                tracing::debug!(upstream = %self.upstream, "the caller ended its request");
+                error_page(StatusCode::BAD_REQUEST, error_page::INCOMPLETE)
+            }
+            Err(NoResponse::Failure(failure)) => self.failed(&failure),
         }
     }
 
-    /// Records and answers a request without a response; `None` if the caller ended it.
-    fn failed(&self, failure: Option<Failure>) -> Response<ResponseBody> {
-        let Some(failure) = failure else {
-            tracing::debug!(upstream = %self.upstream, "the caller ended its request");
-            return error_page(StatusCode::BAD_GATEWAY, error_page::UNUSABLE_ANSWER);
-        };
+    /// Records and answers a request without a response.
+    fn failed(&self, failure: &Failure) -> Response<ResponseBody> {
         let kind = failure.kind();
         self.health.failed(kind);
         self.warn(&failure.to_string());
-        let text = match kind {
-            UpstreamFailure::Unreachable => error_page::NOT_RUNNING,
-            _ => error_page::UNUSABLE_ANSWER,
+        let (status, text) = match kind {
+            UpstreamFailure::Unreachable => (StatusCode::BAD_GATEWAY, error_page::NOT_RUNNING),
+            UpstreamFailure::Silent => (StatusCode::GATEWAY_TIMEOUT, error_page::NO_ANSWER),
+            UpstreamFailure::Unusable => (StatusCode::BAD_GATEWAY, error_page::UNUSABLE_ANSWER),
         };
-        error_page(StatusCode::BAD_GATEWAY, text)
+        error_page(status, text)
     }
 
     /// Sends the request, and once more if it may be and its connection ends without a response.
@@ -158,13 +149,15 @@ impl ReverseProxy {
         request: Request<OutgoingBody>,
         private: &PrivateConnections,
         upgrade: bool,
-    ) -> Result<Response<Incoming>, Option<Failure>> {
+        progress: &UploadProgress,
+    ) -> Result<Response<Incoming>, NoResponse> {
         let challenged = connection_auth::is_requested(request.headers());
         if challenged {
             private.activate();
         }
         let (parts, body) = request.into_parts();
-        let mut again = (parts.method.is_idempotent() && body.is_end_stream())
+        let has_body = !body.is_end_stream();
+        let mut again = (parts.method.is_idempotent() && !has_body)
             .then(|| Request::from_parts(parts.clone(), OutgoingBody::Empty));
         let mut request = Request::from_parts(parts, body);
         let mut need = Need {
@@ -174,13 +167,30 @@ impl ReverseProxy {
         };
         loop {
             let connection = self.pool.connection(private, need).await;
-            let mut connection = connection.map_err(|error| Some(Failure::of_connect(&error)))?;
-            let mut error = match connection.send(request).await {
+            let mut connection = connection.map_err(|error| Failure::of_connect(&error))?;
+            if !need.fresh {
+                // Connecting has timeouts of its own.
+                progress.touch();
+            }
+            let sent = tokio::select! {
+                sent = connection.send(request) => sent,
+                () = progress.idle_for(self.response_timeout) => {
+                    return Err(if progress.awaits_caller() {
+                        NoResponse::CallerStalled
+                    } else {
+                        Failure::Silent(self.response_timeout).into()
+                    });
+                }
+            };
+            let mut error = match sent {
                 Ok(response) => {
                     if connection_auth::is_offered(response.headers()) {
                         private.activate();
                     }
-                    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    // An application that leaves a body unread takes it for the next request; its
+                    // answer must not reach another caller.
+                    let is_reusable = !has_body || private.is_active();
+                    if is_reusable && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                         let challenged = response.status() == StatusCode::UNAUTHORIZED;
                         self.pool.keep(connection, private, challenged);
                     }
@@ -196,7 +206,13 @@ impl ReverseProxy {
                     .take()
                     .filter(|_| connection::may_help_to_repeat(&error))
             });
-            request = repeated.ok_or_else(|| Failure::of_exchange(&error, connection.record()))?;
+            request = match repeated {
+                Some(request) => request,
+                None if error.is_user() || progress.has_failed() => {
+                    return Err(NoResponse::CallerFailed);
+                }
+                None => return Err(Failure::of_exchange(&error, connection.record()).into()),
+            };
             need.fresh = true;
         }
     }
@@ -212,7 +228,7 @@ impl ReverseProxy {
             return self.incoming(response, host);
         }
         let Some(caller_side) = upgraded else {
-            return self.failed(Some(Failure::UnexpectedUpgrade));
+            return self.failed(&Failure::UnexpectedUpgrade);
         };
         let application_side = hyper::upgrade::on(&mut response);
         self.tasks.spawn(async move {
@@ -233,7 +249,7 @@ impl ReverseProxy {
         let (mut parts, body) = response.into_parts();
         let framing = normalize_length(&mut parts.headers, parts.status);
         if framing == Framing::UnknownCoding {
-            return self.failed(Some(Failure::UnknownCoding));
+            return self.failed(&Failure::UnknownCoding);
         }
         let headers = &mut parts.headers;
         let upgrade = headers
@@ -274,13 +290,28 @@ impl ReverseProxy {
     }
 }
 
+/// Why a request has no response.
+enum NoResponse {
+    Failure(Failure),
+    /// The caller does not send the rest of its request.
+    CallerStalled,
+    /// The rest of the request is malformed, or does not come.
+    CallerFailed,
+}
+
+impl From<Failure> for NoResponse {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
 /// Returns the request, which has passed the [policy](crate::request_policy), in the form for the
 /// application. `None` if HTTP/1.1 cannot express it.
 fn outgoing(
     request: Request<RequestBody>,
     caller: Option<IpAddr>,
     upgrade: Option<HeaderValue>,
-    timer: ActivityTimer,
+    progress: UploadProgress,
 ) -> Option<Request<OutgoingBody>> {
     let (mut parts, body) = request.into_parts();
     let host = parts.headers.get(header::HOST).cloned()?;
@@ -308,7 +339,7 @@ fn outgoing(
     let body = if body.is_end_stream() {
         OutgoingBody::Empty
     } else {
-        OutgoingBody::Caller(TrackedBody::new(body, timer))
+        OutgoingBody::Caller(TrackedBody::new(body, progress))
     };
     set_request_framing(headers, &parts.method, body.size_hint().exact());
     Some(Request::from_parts(parts, body))

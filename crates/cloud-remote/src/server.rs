@@ -14,6 +14,7 @@ mod half_close;
 mod http;
 mod public_connection;
 pub(crate) mod request;
+pub(crate) mod request_context;
 pub(crate) mod tls;
 mod websocket_keep_alive;
 

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use cloud_net::{UntrustedText, root_cause};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,6 +22,7 @@ pub(super) enum Failure {
     DoesNotAccept,
     Unreachable(UntrustedText),
     Closed,
+    Silent(Duration),
     SpeaksTls,
     SpeaksHttp2,
     HeaderTooLarge { fields: usize },
@@ -39,6 +41,11 @@ impl fmt::Display for Failure {
                 write!(formatter, "it cannot be reached: is it running? ({error})")
             }
             Self::Closed => formatter.write_str("it closed the connection without a response"),
+            Self::Silent(limit) => write!(
+                formatter,
+                "it did not respond within {} s (the limit is the option --response-timeout)",
+                limit.as_secs()
+            ),
             Self::SpeaksTls => formatter.write_str("it speaks TLS, not HTTP/1.1"),
             Self::SpeaksHttp2 => formatter.write_str("it speaks HTTP/2, not HTTP/1.1"),
             Self::HeaderTooLarge { fields } => write!(
@@ -64,6 +71,7 @@ impl Failure {
             Self::Refused | Self::DoesNotAccept | Self::Unreachable(_) => {
                 UpstreamFailure::Unreachable
             }
+            Self::Silent(_) => UpstreamFailure::Silent,
             _ => UpstreamFailure::Unusable,
         }
     }
@@ -77,22 +85,14 @@ impl Failure {
         }
     }
 
-    /// Returns what the application did instead of responding; `None` if the caller ended the
-    /// request.
-    pub(super) fn of_exchange(
-        error: &hyper::Error,
-        record: Option<&ResponseRecord>,
-    ) -> Option<Self> {
-        // The request's body failed.
-        if error.is_user() {
-            return None;
-        }
+    /// Returns what the application did instead of responding.
+    pub(super) fn of_exchange(error: &hyper::Error, record: Option<&ResponseRecord>) -> Self {
         let text = UntrustedText::of(&root_cause(error));
         let (beginning, fields) = record.map_or(([0; 4], 0), |record| {
             let seen = record.seen();
             (seen.beginning, seen.fields)
         });
-        Some(match beginning {
+        match beginning {
             // An alert or a handshake record (RFC 8446 §5.1).
             [0x15 | 0x16, 3, ..] => Self::SpeaksTls,
             // A SETTINGS or GOAWAY frame of less than 64 KiB (RFC 9113 §4.1).
@@ -113,7 +113,7 @@ impl Failure {
                 ) => Self::Closed,
                 _ => Self::Other(text),
             },
-        })
+        }
     }
 }
 

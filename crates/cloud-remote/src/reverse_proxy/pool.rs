@@ -20,10 +20,14 @@ use crate::task_group::TaskGroup;
 const IDLE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Shared idle connections: enough for a page.
 const MAX_IDLE: usize = 8;
-/// Idle connections that are private to one public connection. A caller of HTTP/1.1 needs one.
+/// Kept connections that are private to one public connection. A caller of HTTP/1.1 needs one.
 const MAX_PRIVATE_IDLE: usize = 2;
 /// The time for a private connection to become ready, when its response has just ended.
 const RETURN_GRACE: Duration = Duration::from_millis(50);
+
+/// The time for a connection that others can use to open. After it each request opens its own: one
+/// that is not accepted must not delay the others.
+const OPENING_GRACE: Duration = Duration::from_secs(1);
 
 /// What a request needs of its connection.
 #[derive(Debug, Clone, Copy)]
@@ -44,7 +48,8 @@ pub(super) struct Pool {
     shared: Mutex<Shared>,
     /// Held while a connection of HTTP/2, which others can use too, is being opened.
     opening: tokio::sync::Mutex<()>,
-    opens_shareable: bool,
+    /// Whether a new connection may be of HTTP/2.
+    opens_shareable: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -86,7 +91,7 @@ impl PrivateConnections {
         self.active.store(true, Ordering::Relaxed);
     }
 
-    fn is_active(&self) -> bool {
+    pub(super) fn is_active(&self) -> bool {
         self.active.load(Ordering::Relaxed)
     }
 
@@ -112,12 +117,11 @@ impl PrivateConnections {
 
     fn keep(&self, connection: Connection, challenged: bool) {
         let mut idle = self.idle();
+        idle.retain(|idle| !idle.connection.is_closed());
         idle.push(Idle::new(connection, challenged));
-        let ready = idle.iter().filter(|idle| idle.is_ready()).count();
-        if ready > MAX_PRIVATE_IDLE
-            && let Some(oldest) = idle.iter().position(Idle::is_ready)
-        {
-            idle.remove(oldest);
+        // One whose response is not complete ends after it.
+        if idle.len() > MAX_PRIVATE_IDLE {
+            idle.remove(0);
         }
     }
 }
@@ -168,7 +172,7 @@ impl Pool {
             tasks,
             shared: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
-            opens_shareable,
+            opens_shareable: opens_shareable.into(),
         })
     }
 
@@ -181,16 +185,20 @@ impl Pool {
         if let Some(connection) = self.idle_connection(private, need).await {
             return Ok(connection);
         }
-        let _opening = if self.opens_shareable && !need.upgrade {
-            let guard = self.opening.lock().await;
+        let _opening = if !need.upgrade && self.opens_shareable.load(Ordering::Relaxed) {
+            let guard = timeout(OPENING_GRACE, self.opening.lock()).await.ok();
             if let Some(connection) = self.idle_connection(private, need).await {
                 return Ok(connection);
             }
-            Some(guard)
+            guard
         } else {
             None
         };
         let connection = self.connector.connect(need.upgrade).await?;
+        if !need.upgrade {
+            let is_http2 = matches!(connection, Connection::Http2(_));
+            self.opens_shareable.store(is_http2, Ordering::Relaxed);
+        }
         if let Some(shared) = connection.shared() {
             self.keep_ready(shared, private, false);
         }

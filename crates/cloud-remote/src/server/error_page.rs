@@ -24,7 +24,24 @@ pub(crate) const FAILED: &str = "The application on this device has failed.";
 /// There is no place for the request.
 pub(crate) const BUSY: &str = "The application on this device is busy. Try again in a moment.";
 /// The request is below the minimum data rate.
-pub(crate) const SLOW: &str = "The request took too long to arrive.";
+const SLOW: &str = "The request took too long to arrive.";
+/// The rest of the request is malformed, or did not come.
+pub(crate) const INCOMPLETE: &str = "The request is not complete.";
+/// The request's path is missing or malformed.
+pub(crate) const NO_PATH: &str = "The request does not name a path.";
+/// A request that was not passed on by a connection; a fault of this crate.
+pub(crate) const NO_CONNECTION: &str = "The request came over no connection.";
+/// A CONNECT request without a protocol.
+pub(crate) const NOT_A_PROXY: &str = "This device is not a proxy.";
+/// No host, several hosts, or a malformed one.
+pub(crate) const MALFORMED_HOST: &str = "The request does not name one host.";
+/// A host that this device does not serve.
+pub(crate) const OTHER_HOST: &str =
+    "This device does not answer for the host that the request names.";
+/// Different lengths, or a malformed one.
+pub(crate) const MALFORMED_LENGTH: &str = "The request does not have one length.";
+/// A transfer coding that is not undone here.
+pub(crate) const UNKNOWN_CODING: &str = "This device does not know the request's transfer coding.";
 /// The request has too many header fields.
 pub(crate) const TOO_MANY_FIELDS: &str = "The request has too many header fields.";
 
@@ -48,6 +65,14 @@ pub(crate) fn error_page(status: StatusCode, text: &'static str) -> Response<Res
     let mut response = Response::new(empty_body());
     *response.status_mut() = status;
     response.extensions_mut().insert(ErrorText(text));
+    response
+}
+
+/// Returns the response to a caller that is too slow. The rest of its request is not read.
+pub(crate) fn slow_request() -> Response<ResponseBody> {
+    let mut response = error_page(StatusCode::REQUEST_TIMEOUT, SLOW);
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
     response
 }
 

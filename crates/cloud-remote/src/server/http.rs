@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cloud_net::{LogThrottle, UntrustedText, warn_throttled};
-use http::header::{self, HeaderValue};
+use http::header;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -34,7 +34,8 @@ use crate::limits::request_limit::{Admission, RequestLimiter, RequestPermit, hea
 use crate::request_policy::RequestPolicy;
 use crate::server::error_page::{self, ErrorFormat, ResetEventStream, error_page};
 use crate::server::public_connection::ConnectionInfo;
-use crate::server::request::{GuardedBody, RequestBody, RequestContext};
+use crate::server::request::{GuardedBody, RequestBody};
+use crate::server::request_context::RequestContext;
 use crate::server::websocket_keep_alive::WebSocketKeepAlive;
 use crate::task_group::TaskGroup;
 
@@ -280,7 +281,7 @@ impl HttpServer {
         let request = request.map(|body| RequestBody::new(body, Arc::clone(exchange)));
         let response = tokio::select! {
             biased;
-            () = exchange.refused() => return (slow_request_response(), Some(permit)),
+            () = exchange.refused() => return (error_page::slow_request(), Some(permit)),
             response = service.oneshot(request) => response,
         };
         let response = response.unwrap_or_else(|error| {
@@ -354,13 +355,6 @@ impl HttpServer {
             }
         });
     }
-}
-
-fn slow_request_response() -> Response<ResponseBody> {
-    let mut response = error_page(StatusCode::REQUEST_TIMEOUT, error_page::SLOW);
-    let close = HeaderValue::from_static("close");
-    response.headers_mut().insert(header::CONNECTION, close);
-    response
 }
 
 /// Returns whether a response upgrades an HTTP/1.1 connection to a WebSocket.

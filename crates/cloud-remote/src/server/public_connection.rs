@@ -26,7 +26,7 @@ use crate::BoxError;
 use crate::limits::connection_activity::{ConnectionActivity, EndReason};
 use crate::limits::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use crate::limits::fair_share::{Caller, LimitReached};
-use crate::reverse_proxy::PrivateConnections;
+use crate::reverse_proxy::pool::PrivateConnections;
 use crate::task_group::TaskGroup;
 
 /// What a request needs to know of its connection.

@@ -1,6 +1,5 @@
-//! A request on its way to the application: its context, its body, and the body of its response.
+//! A request on its way to the application: its body, and the body of its response.
 
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,26 +8,14 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::limits::connection_activity::{ConnectionActivity, RequestGuard};
+use crate::limits::connection_activity::RequestGuard;
 use crate::limits::exchange::Exchange;
 use crate::limits::request_limit::RequestPermit;
-use crate::reverse_proxy::PrivateConnections;
 
 /// Maximum length of a response's last frame. HTTP/2 accepts a last frame without flow control, so
 /// the device could not detect a caller that does not read it; the rest of the response waits for
 /// the caller.
 const TAIL: usize = 1_024;
-
-/// The connection and permit of a request; a request extension for the reverse proxy.
-#[derive(Debug, Clone)]
-pub(crate) struct RequestContext {
-    pub(crate) address: Option<IpAddr>,
-    pub(crate) activity: Arc<ConnectionActivity>,
-    /// The connections to the application that only this connection uses.
-    pub(crate) private: Arc<PrivateConnections>,
-    /// Held while any part of the request is with the application.
-    pub(crate) permit: Arc<RequestPermit>,
-}
 
 /// The body of a request, as the caller sends it.
 #[derive(Debug)]
@@ -158,6 +145,7 @@ mod tests {
     use tokio::time::advance;
 
     use super::*;
+    use crate::limits::connection_activity::ConnectionActivity;
     use crate::limits::fair_share::{Claim, Holder, STALLED};
 
     fn exchange() -> Arc<Exchange> {

@@ -1,5 +1,4 @@
-//! Carries bytes both ways copy_bidirectional a caller and a local application until either is
-//! done.
+//! Copies bytes between a caller and a local application, in both directions, until either is done.
 //!
 //! The tunnel has no half-close: when one side of a channel ends, both do. But inside TLS, a caller
 //! may end its sending direction and still wait for the response; so after one direction has ended,
@@ -31,7 +30,7 @@ where
     copy_bidirectional(caller, application).await
 }
 
-/// Carries bytes copy_bidirectional two streams, likewise.
+/// Copies bytes between two streams, likewise.
 pub(crate) async fn copy_bidirectional<A, B>(left: A, right: B) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,

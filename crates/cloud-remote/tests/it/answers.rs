@@ -1,8 +1,11 @@
 //! An application's answers as they come, and the requests that it gets.
 
+use std::time::Duration;
+
 use cloud_remote::{Application, RemoteHandle};
 use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::peers::{Caller, RawApplication, Received, ok};
 use crate::support::{Cloud, NAME, within};
@@ -331,4 +334,52 @@ async fn response_head_is_cleaned() {
         let expected = (protocol == "http/1.1").then_some(&b"Very Well"[..]);
         assert_eq!(reason.map(hyper::ext::ReasonPhrase::as_bytes), expected);
     }
+}
+
+/// An application that ignores a body takes it for the next request; its answer must not reach
+/// another caller.
+#[tokio::test]
+async fn body_that_the_application_leaves_unread_harms_no_other_caller() {
+    let cloud = Cloud::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let _remote = cloud.device(Application::forward(address)).await;
+    let application = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                loop {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        head.push(stream.read_u8().await?);
+                    }
+                    let head = String::from_utf8(head).unwrap();
+                    if head.starts_with("GET /smuggled") {
+                        // Another caller's request comes first, or never.
+                        let mut first = [0];
+                        let other = stream.peek(&mut first);
+                        let _ = tokio::time::timeout(Duration::from_millis(500), other).await;
+                    }
+                    let path = head.split(' ').nth(1).unwrap();
+                    stream.write_all(&ok(path).unwrap()).await?;
+                }
+                #[allow(unreachable_code)]
+                Ok::<_, std::io::Error>(())
+            });
+        }
+    });
+    for (protocol, method) in [("http/1.1", "GET"), ("h2", "GET"), ("h2", "POST")] {
+        let mut attacker = Caller::open(&cloud, protocol).await;
+        let mut other = Caller::open(&cloud, protocol).await;
+        let smuggled = "GET /smuggled HTTP/1.1\r\n\r\n";
+        let request = Request::builder().method(method).uri("/attack");
+        let answer = attacker.send_body(request, smuggled).await.unwrap();
+        assert_eq!(answer.body, "/attack");
+        assert_eq!(
+            other.get("/other").await.body,
+            "/other",
+            "{protocol} {method}"
+        );
+    }
+    application.abort();
 }

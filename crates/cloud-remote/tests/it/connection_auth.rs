@@ -4,10 +4,14 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use cloud_remote::Application;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::Request;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 use crate::peers::{Caller, RawApplication, Received, ok};
-use crate::support::Cloud;
+use crate::support::{Cloud, within};
 
 const REFUSED: &[u8] = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"\r\n\
     WWW-Authenticate: NTLM\r\nContent-Length: 0\r\n\r\n";
@@ -142,4 +146,49 @@ async fn other_connections_stay_pooled() {
         assert_eq!(caller.send(basic).await.unwrap().status, 401);
     }
     assert_eq!(application.connections(), 1);
+}
+
+/// A caller does not make the device keep more connections than it can use.
+#[tokio::test]
+async fn idle_connections_of_a_caller_are_bounded() {
+    const REQUESTS: usize = 16;
+    let cloud = Cloud::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let _remote = cloud.device(Application::forward(address)).await;
+    let Caller::Http2(sender) = Caller::open(&cloud, "h2").await else {
+        unreachable!()
+    };
+    let requests = (0..REQUESTS).map(|_| {
+        let mut caller = Caller::Http2(sender.clone());
+        tokio::spawn(async move {
+            let authorized = Request::get("/").header("authorization", "NTLM alice");
+            caller.send(authorized).await.unwrap().status
+        })
+    });
+    let requests: Vec<_> = requests.collect();
+    let mut streams = Vec::new();
+    for _ in 0..REQUESTS {
+        let (mut stream, _) = within(listener.accept()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(within(stream.read_u8()).await.unwrap());
+        }
+        let begin = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\na";
+        stream.write_all(begin).await.unwrap();
+        streams.push(stream);
+    }
+    for stream in &mut streams {
+        stream.write_all(b"b").await.unwrap();
+    }
+    for request in requests {
+        assert_eq!(within(request).await.unwrap(), 200);
+    }
+    let mut ends: FuturesUnordered<_> = streams
+        .iter_mut()
+        .map(|stream| async { stream.read_u8().await.unwrap_err() })
+        .collect();
+    for _ in 0..REQUESTS - 2 {
+        within(ends.next()).await.unwrap();
+    }
 }

@@ -1,6 +1,7 @@
 //! The options of the reverse proxy: HTTP/2 and TLS towards the application, a wait for its
 //! restart, names in title case; and ALPN for plain TCP.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +57,7 @@ fn versions() -> Router {
             }),
         )
         .route("/trailers", any(trailers))
+        .route("/upload", any(|body: Bytes| async move { body }))
         .route(
             "/ws",
             get(|upgrade: axum::extract::ws::WebSocketUpgrade| async {
@@ -80,9 +82,8 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, htt
     let _ = connection.await;
 }
 
-#[tokio::test]
-async fn http2_without_tls_is_spoken_with_prior_knowledge() {
-    let cloud = Cloud::start().await;
+/// Starts an application that speaks HTTP/2 with prior knowledge.
+async fn http2_application() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -91,6 +92,39 @@ async fn http2_without_tls_is_spoken_with_prior_knowledge() {
             tokio::spawn(serve(stream, true));
         }
     });
+    address
+}
+
+/// A caller whose upload is malformed or incomplete says nothing about the application.
+#[tokio::test]
+async fn broken_upload_is_no_failure_of_the_application() {
+    let address = http2_application().await;
+    for protocol in [UpstreamProtocol::Http1, UpstreamProtocol::Http2] {
+        let cloud = Cloud::start().await;
+        let http1 = RawApplication::start(|_| ok("")).await;
+        let address = match protocol {
+            UpstreamProtocol::Http2 => address,
+            _ => http1.address,
+        };
+        let options = ForwardOptions::new().protocol(protocol);
+        let remote = cloud
+            .device(Application::forward_with(address, options))
+            .await;
+        let mut caller = cloud.open(&["http/1.1"]).await.unwrap();
+        let request = format!(
+            "POST /upload HTTP/1.1\r\nHost: {NAME}\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n"
+        );
+        caller.write_all(request.as_bytes()).await.unwrap();
+        let _ = within(caller.read_to_end(&mut Vec::new())).await;
+        let health = remote.upstream_health();
+        assert!(health.last_failure.is_none(), "{health:?}");
+    }
+}
+
+#[tokio::test]
+async fn http2_without_tls_is_spoken_with_prior_knowledge() {
+    let cloud = Cloud::start().await;
+    let address = http2_application().await;
     let options = ForwardOptions::new().protocol(UpstreamProtocol::Http2);
     let _remote = cloud
         .device(Application::forward_with(address, options))
@@ -101,7 +135,7 @@ async fn http2_without_tls_is_spoken_with_prior_knowledge() {
         let request = Request::post("/").header("x-own", "1");
         let answer = caller.send_body(request, "body").await.unwrap();
         assert_eq!(answer.status, 200);
-        // Trailers pass, and the wish for them.
+        // Trailers pass, and the request for them.
         let request = Request::get("/trailers")
             .header("te", "trailers")
             .header("connection", "te");
@@ -237,14 +271,7 @@ async fn names_are_in_title_case_by_option() {
 #[tokio::test]
 async fn plain_tcp_offers_the_given_alpn() {
     let cloud = Cloud::start().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            tokio::spawn(serve(stream, true));
-        }
-    });
+    let address = http2_application().await;
     let application = Application::forward_tcp(address, None).with_alpn(["h2".to_owned()]);
     let _remote = cloud.device(application).await;
     let stream = cloud.open(&["h2", "http/1.1"]).await.unwrap();

@@ -374,3 +374,73 @@ async fn log_names_the_option_of_the_idle_timeout() {
     );
     device.ended().await;
 }
+
+/// A caller that stops in the middle of its upload says nothing about the application.
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn stalled_upload_is_no_failure_of_the_application() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ui.sock");
+    let _waits_for_the_rest = tokio::net::UnixListener::bind(&path).unwrap();
+    let device = Device::serving(Application::forward(Upstream::unix(&path)));
+    let mut caller = device.call_with_tls("http/1.1").await;
+    let head = format!("POST / HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: 1000000\r\n\r\n");
+    caller.write_all(head.as_bytes()).await.unwrap();
+    // So much that its rate over the first minute is high enough.
+    caller.write_all(&[7; 20_000]).await.unwrap();
+    let mut response = String::new();
+    caller.read_to_string(&mut response).await.unwrap();
+    assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
+    let health = device.server.upstream_health().snapshot();
+    assert!(health.last_failure.is_none(), "{health:?}");
+    device.ended().await;
+}
+
+/// The response timeout does not count while the application refuses connections.
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn application_that_stays_away_is_not_reported_as_silent() {
+    use crate::ForwardOptions;
+
+    let directory = tempfile::tempdir().unwrap();
+    let upstream = Upstream::unix(directory.path().join("ui.sock"));
+    let options = ForwardOptions::new().restart_wait(Duration::from_secs(150));
+    let device = Device::serving(Application::forward_with(upstream, options));
+    let mut sender = http2(&device).await;
+    let start = Instant::now();
+    let response = sender.send_request(request("GET", "*/*")).await.unwrap();
+    assert_eq!(response.status(), 502);
+    assert!(start.elapsed() >= Duration::from_secs(150));
+    drop(sender);
+    device.ended().await;
+}
+
+/// They all wait for the application, not for each other.
+#[cfg(unix)]
+#[tokio::test(start_paused = true)]
+async fn handshakes_that_fail_do_not_wait_for_each_other() {
+    use crate::{ForwardOptions, UpstreamProtocol, UpstreamTls};
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ui.sock");
+    let _silent = tokio::net::UnixListener::bind(&path).unwrap();
+    let tls = UpstreamTls::new(NAME, RootCertStore::empty()).unwrap();
+    let options = ForwardOptions::new().protocol(UpstreamProtocol::Tls(tls));
+    let device = Device::serving(Application::forward_with(Upstream::unix(&path), options));
+    let sender = http2(&device).await;
+    let start = Instant::now();
+    let responses = (0..20).map(|_| {
+        let mut sender = sender.clone();
+        async move { sender.send_request(request("GET", "*/*")).await.unwrap() }
+    });
+    for response in futures_util::future::join_all(responses).await {
+        assert_eq!(response.status(), 502);
+    }
+    assert!(
+        start.elapsed() < Duration::from_secs(30),
+        "{:?}",
+        start.elapsed()
+    );
+    drop(sender);
+    device.ended().await;
+}
