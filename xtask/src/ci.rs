@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use cargo_metadata::MetadataCommand;
 
-use crate::{attack, chaos, check, interop, layering, test, tidy, workspace};
+use crate::{attack, chaos, check, imports, interop, layering, test, tidy, workspace};
 
 type Step = (&'static str, fn() -> Result<()>);
 
@@ -16,6 +16,7 @@ const STEPS: &[Step] = &[
     ("lock file", lock_file),
     ("format", check::format),
     ("layering", layering::run),
+    ("imports", imports::run),
     ("tidy", tidy::run),
     ("clippy", check::clippy),
     ("alone", check::each_alone),

@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use anyhow::{Result, bail};
 
-use crate::{attack, bench, chaos, check, ci, fuzz, interop, layering, release, setup, test, tidy};
+use crate::{
+    attack, bench, chaos, check, ci, fuzz, imports, interop, layering, release, setup, test, tidy,
+};
 
 /// What a command does.
 enum Action {
@@ -127,6 +129,13 @@ INTEROP_WITHOUT_SNITUN_047=1 to omit the tests against that version.",
         summary: "Fuzzes snitun; needs a nightly toolchain.",
         details: "Without TARGET, lists the targets. Without --secs, runs for 60 seconds.",
         action: WithArguments(fuzz::run),
+    },
+    Command {
+        name: "imports",
+        arguments: "",
+        summary: "Checks that no files of a crate import each other in a circle.",
+        details: "",
+        action: Plain(imports::run),
     },
     Command {
         name: "layering",

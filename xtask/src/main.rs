@@ -13,6 +13,7 @@ mod check;
 mod ci;
 mod command;
 mod fuzz;
+mod imports;
 mod interop;
 mod layering;
 mod process;

@@ -5,8 +5,9 @@
 
 use std::fmt;
 
-use crate::credentials::{Credentials, CredentialsError, RootCertificates};
-use crate::error::LoadError;
+use crate::credentials::{Credentials, RootCertificates};
+use crate::document::Document;
+use crate::error::{ConfigError, LoadError};
 use crate::names::{Endpoint, HostName, NameError, SerialNumber, ThingName};
 
 /// The configuration of a provisioned device.
@@ -14,6 +15,7 @@ use crate::names::{Endpoint, HostName, NameError, SerialNumber, ThingName};
 /// `R` is the type of the credentials for remote access, valid ones by default; see
 /// [`PartialDeviceConfig`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DeviceConfig<R = Credentials> {
     /// The device's serial number: the thing name, unless a different one [is
     /// stored](Self::with_serial_number).
@@ -70,29 +72,6 @@ impl fmt::Debug for PemParts<'_> {
             .field("access_point", &self.access_point)
             .finish_non_exhaustive()
     }
-}
-
-/// The invalid part of a configuration and the reason. A retry cannot help.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// A name or an endpoint.
-    #[error("`{field}` {problem}")]
-    Name {
-        /// Its key in `cloud_config.json`.
-        field: &'static str,
-        /// The problem.
-        problem: NameError,
-    },
-    /// The roots for the broker.
-    #[error("in the roots for the broker, {0}")]
-    Roots(#[source] CredentialsError),
-    /// The client certificate or its key.
-    #[error("in the device's credentials for the broker, {0}")]
-    Iot(#[source] CredentialsError),
-    /// The public certificate or its key.
-    #[error("in the credentials for remote access, {0}")]
-    Remote(#[source] CredentialsError),
 }
 
 impl DeviceConfig {
@@ -154,6 +133,18 @@ impl<R> DeviceConfig<R> {
         match self.remote_endpoint.port_or(443) {
             443 => format!("https://{}/", self.access_point),
             port => format!("https://{}:{port}/", self.access_point),
+        }
+    }
+}
+
+impl DeviceConfig {
+    /// Returns the content of `cloud_config.json`.
+    pub(crate) fn document(&self) -> Document {
+        Document {
+            iot_thing_name: self.iot_thing_name.to_string(),
+            iot_endpoint: self.iot_endpoint.to_string(),
+            remote_endpoint: self.remote_endpoint.to_string(),
+            access_point: self.access_point.to_string(),
         }
     }
 }

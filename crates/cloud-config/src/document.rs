@@ -6,8 +6,6 @@
 
 use serde_json::{Map, Value};
 
-use crate::device::DeviceConfig;
-
 /// The four keys, in the order in which they are written.
 const KEYS: [&str; 4] = [
     "iot_thing_name",
@@ -102,21 +100,23 @@ fn take(map: &mut Map<String, Value>, key: &'static str) -> Result<String, Docum
     }
 }
 
-/// Renders the output of Python's `json.dumps`: a space after each colon and comma, no trailing
-/// newline. All four values are ASCII by their types, so no escaping differs.
-pub(crate) fn render(config: &DeviceConfig) -> String {
-    let values = [
-        config.iot_thing_name.to_string(),
-        config.iot_endpoint.to_string(),
-        config.remote_endpoint.to_string(),
-        config.access_point.to_string(),
-    ];
-    let members: Vec<String> = KEYS
-        .iter()
-        .zip(values)
-        .map(|(key, value)| format!("\"{key}\": {}", Value::String(value)))
-        .collect();
-    format!("{{{}}}", members.join(", "))
+impl Document {
+    /// Renders the output of Python's `json.dumps`: a space after each colon and comma, no trailing newline. All four values
+    /// are ASCII by their types, so no escaping differs.
+    pub(crate) fn render(self) -> String {
+        let values = [
+            self.iot_thing_name,
+            self.iot_endpoint,
+            self.remote_endpoint,
+            self.access_point,
+        ];
+        let members: Vec<String> = KEYS
+            .iter()
+            .zip(values)
+            .map(|(key, value)| format!("\"{key}\": {}", Value::String(value)))
+            .collect();
+        format!("{{{}}}", members.join(", "))
+    }
 }
 
 #[cfg(test)]

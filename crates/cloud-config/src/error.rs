@@ -6,9 +6,8 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::credentials::CredentialsError;
-use crate::device::ConfigError;
 use crate::document::DocumentError;
-use crate::names::SerialNumber;
+use crate::names::{NameError, SerialNumber};
 
 /// The file system or its content prevents access to the directory.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +134,29 @@ impl LockError {
             Self::Access(error) => error.is_retryable(),
         }
     }
+}
+
+/// The invalid part of a configuration and the reason. A retry cannot help.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A name or an endpoint.
+    #[error("`{field}` {problem}")]
+    Name {
+        /// Its key in `cloud_config.json`.
+        field: &'static str,
+        /// The problem.
+        problem: NameError,
+    },
+    /// The roots for the broker.
+    #[error("in the roots for the broker, {0}")]
+    Roots(#[source] CredentialsError),
+    /// The client certificate or its key.
+    #[error("in the device's credentials for the broker, {0}")]
+    Iot(#[source] CredentialsError),
+    /// The public certificate or its key.
+    #[error("in the credentials for remote access, {0}")]
+    Remote(#[source] CredentialsError),
 }
 
 /// The configuration cannot be loaded.

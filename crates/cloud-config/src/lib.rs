@@ -67,8 +67,35 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Protocol: `docs/protocol.md`, "Provisioning" and "On disk". Unix only: the crate relies on
-//! modes, owners, and `flock`.
+//! # Features
+//!
+//! | to do this | use |
+//! |---|---|
+//! | find out whether the device is provisioned | [`Store::is_provisioned`], [`Store::serial_number`] |
+//! | load everything, or what is left of a damaged configuration | [`Store::load`], [`Store::load_partial`] |
+//! | store a new configuration, or one pair of it | [`Store::save`], [`Store::replace_remote`], [`Store::replace_iot`] |
+//! | check before a registration that the result can be stored | [`Store::preflight_save`] |
+//! | keep other processes out | [`Store::lock`], [`Store::ensure_unlocked`] |
+//! | see what is in the directory | [`Store::inspect`], [`Credentials::info`], [`Repair`] |
+//! | remove the identity | [`Store::remove`] |
+//!
+//! The crate has no Cargo features. Dates are [`OffsetDateTime`] in UTC.
+//!
+//! # Errors
+//!
+//! | error | of | again later? |
+//! |---|---|---|
+//! | [`LoadError`] | loading and reading | [`is_retryable`](LoadError::is_retryable); it names the damaged file and the [`Damage`] |
+//! | [`StoreError`] | storing and removing | [`is_retryable`](StoreError::is_retryable); the previous configuration stays |
+//! | [`LockError`] | [`Store::lock`] | [`is_retryable`](LockError::is_retryable): when the holder ends |
+//! | [`AccessError`] | the directory and its files | [`is_retryable`](AccessError::is_retryable): when there is space |
+//! | [`ConfigError`] | [`DeviceConfig::from_pem_parts`] | no |
+//! | [`CredentialsError`], [`PemError`], [`KeyError`] | certificates and keys | no |
+//! | [`DocumentError`] | `cloud_config.json` | no |
+//! | [`NameError`] | names and endpoints | no |
+//! | [`OtherDevice`] | [`Store::ensure_serial_number`] | no: another device's directory |
+//!
+//! Protocol: `docs/protocol.md`, "Provisioning" and "On disk". Unix only: the crate relies on modes, owners, and `flock`.
 
 mod certificate;
 mod credentials;
@@ -78,6 +105,7 @@ mod document;
 mod error;
 #[cfg(test)]
 mod fault_injection;
+mod file_names;
 mod journal;
 mod load;
 mod lock;
@@ -92,10 +120,11 @@ pub use certificate::CertificateInfo;
 pub use cloud_pki::key::{KeyError, KeyType};
 pub use cloud_pki::pem::PemError;
 pub use credentials::{Credentials, CredentialsError, MAX_PEM, PairReport, RootCertificates};
-pub use device::{ConfigError, DeviceConfig, PartialDeviceConfig, PemParts};
+pub use device::{DeviceConfig, PartialDeviceConfig, PemParts};
 pub use document::DocumentError;
-pub use error::{AccessError, Damage, LoadError, LockError, OtherDevice, StoreError};
+pub use error::{AccessError, ConfigError, Damage, LoadError, LockError, OtherDevice, StoreError};
 pub use lock::DirectoryLock;
 pub use names::{Endpoint, HostName, NameError, SerialNumber, ThingName};
 pub use repair::Repair;
 pub use store::{CredentialSlot, DIRECTORY, Loaded, Store};
+pub use time::OffsetDateTime;

@@ -6,16 +6,15 @@
 use zeroize::Zeroizing;
 
 use crate::credentials::{Credentials, CredentialsError, MAX_PEM, RootCertificates};
-use crate::device::{ConfigError, DeviceConfig, PartialDeviceConfig, PemParts, name};
+use crate::device::{DeviceConfig, PartialDeviceConfig, PemParts, name};
 use crate::dir::Dir;
 use crate::document::{self, Document};
-use crate::error::{AccessError, Damage, LoadError};
-use crate::journal::{
+use crate::error::{AccessError, ConfigError, Damage, LoadError};
+use crate::file_names::{
     CLOUD_CONFIG, COMMITTED, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
     SERIAL_NUMBER,
 };
 use crate::names::{SerialNumber, ThingName};
-use crate::pending::effective_files;
 use crate::serial_record;
 
 /// Maximum length of `cloud_config.json` in bytes. Four names of at most 255 characters need a
@@ -30,24 +29,15 @@ pub(crate) struct Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    /// Creates a source; `committed` is the journal in `dir`, if any.
-    pub(crate) fn new(dir: &'a Dir, committed: Option<&'a Dir>) -> Result<Self, AccessError> {
-        let counting = match committed {
-            Some(committed) => effective_files(dir, committed)?,
-            None => Vec::new(),
-        };
-        Ok(Self {
-            dir,
-            committed,
-            counting,
-        })
-    }
-
-    /// Creates a source with the given files of the journal.
-    pub(crate) fn with(dir: &'a Dir, committed: &'a Dir, counting: Vec<&'static str>) -> Self {
+    /// Creates a source with these files of the journal, which is `committed`, if any.
+    pub(crate) fn new(
+        dir: &'a Dir,
+        committed: Option<&'a Dir>,
+        counting: Vec<&'static str>,
+    ) -> Self {
         Self {
             dir,
-            committed: Some(committed),
+            committed,
             counting,
         }
     }
@@ -242,13 +232,7 @@ impl FileGroup {
     }
 }
 
-pub(crate) fn is_provisioned(dir: &Dir) -> Result<bool, AccessError> {
-    let committed = dir.subdirectory(COMMITTED)?;
-    Source::new(dir, committed.as_ref())?.is_provisioned()
-}
-
-/// Returns the inode and change time of each relevant name. Differs after a file is replaced or a
-/// change committed.
+/// Returns the inode and change time of each relevant name. Differs after a file is replaced or a change committed.
 pub(crate) fn fingerprint(dir: &Dir) -> Result<Vec<impl PartialEq + use<>>, AccessError> {
     let mut seen = Vec::with_capacity(FILES.len() + 1);
     for name in FILES.into_iter().chain([COMMITTED]) {

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use crate::credentials::MAX_PEM;
 use crate::dir::Dir;
 use crate::error::AccessError;
-use crate::journal::FILES;
+use crate::file_names::FILES;
 
 /// The manifest's name in the journal.
 pub(crate) const MANIFEST: &str = "manifest";

@@ -19,9 +19,27 @@
 
 use crate::dir::Dir;
 use crate::error::AccessError;
-use crate::journal::{CLOUD_CONFIG, FILES};
+use crate::file_names::{CLOUD_CONFIG, COMMITTED, FILES};
 use crate::load::{FileGroup, Source};
 use crate::manifest::{self, Entry};
+
+/// Returns the effective files of a directory; `committed` is the journal in it, if any.
+pub(crate) fn effective_source<'a>(
+    dir: &'a Dir,
+    committed: Option<&'a Dir>,
+) -> Result<Source<'a>, AccessError> {
+    let counting = match committed {
+        Some(committed) => effective_files(dir, committed)?,
+        None => Vec::new(),
+    };
+    Ok(Source::new(dir, committed, counting))
+}
+
+/// Reports whether a configuration exists, valid or not.
+pub(crate) fn is_provisioned(dir: &Dir) -> Result<bool, AccessError> {
+    let committed = dir.subdirectory(COMMITTED)?;
+    effective_source(dir, committed.as_ref())?.is_provisioned()
+}
 
 /// Returns the effective files of a journal, in the order in which to move them into place.
 pub(crate) fn effective_files(
@@ -57,7 +75,7 @@ pub(crate) fn effective_files(
         .filter(|unit| unit.files().iter().any(|name| changes(name)))
         .collect();
     let sound = |unit: FileGroup, taken: &[&'static str]| {
-        unit.is_valid(&Source::with(dir, committed, taken.to_vec()))
+        unit.is_valid(&Source::new(dir, Some(committed), taken.to_vec()))
     };
     if units.iter().all(|unit| sound(*unit, &[])) {
         return Ok(Vec::new());

@@ -13,17 +13,16 @@ use zeroize::Zeroizing;
 use crate::credentials::{Credentials, MAX_PEM, PairReport};
 use crate::device::DeviceConfig;
 use crate::dir::{Dir, step};
-use crate::document;
 use crate::error::{AccessError, LoadError, LockError, OtherDevice, StoreError};
-use crate::journal::{
-    self, CLOUD_CONFIG, COMMITTED, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
+use crate::file_names::{
+    CLOUD_CONFIG, COMMITTED, FILES, IOT_CA, IOT_CERT, IOT_KEY, REMOTE_CERT, REMOTE_KEY,
     SERIAL_NUMBER,
 };
-use crate::load::{
-    Source, fingerprint, is_provisioned, read_device, read_partial, read_serial_number,
-};
+use crate::journal;
+use crate::load::{Source, fingerprint, read_device, read_partial, read_serial_number};
 use crate::lock::{self, DirectoryLock, LOCK_FILE, LockedDir};
 use crate::names::SerialNumber;
+use crate::pending::{effective_source, is_provisioned};
 use crate::repair::Repair;
 use crate::serial_record;
 
@@ -224,7 +223,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; the previous configuration is then unchanged.
     pub fn save(&self, device: &DeviceConfig) -> Result<(), StoreError> {
-        let document = document::render(device);
+        let document = device.document().render();
         let record = serial_record::render(device);
         let mut files = vec![
             (IOT_CA, device.iot_roots.pem().as_bytes()),
@@ -373,7 +372,7 @@ impl Store {
         for _ in 0..READ_ATTEMPTS {
             let before = fingerprint(dir)?;
             let committed = dir.subdirectory(COMMITTED)?;
-            let source = Source::new(dir, committed.as_ref())?;
+            let source = effective_source(dir, committed.as_ref())?;
             let result = match source.is_provisioned()? {
                 true => read(&source),
                 false => Err(self.not_provisioned_error()),

@@ -17,7 +17,6 @@ use crate::error::{RequestError, StartError};
 use crate::in_flight_limit::InFlightLimit;
 use crate::limits::{check_section, check_size};
 use crate::topic::ShadowId;
-use crate::typed::Typed;
 use crate::update::Update;
 
 /// Capacity of the channel from the handles to the driver, which takes commands at once and queues
@@ -280,12 +279,6 @@ impl ShadowClient {
     #[must_use]
     pub fn document(&self) -> watch::Receiver<Option<Document>> {
         self.document.clone()
-    }
-
-    /// Returns a view of the shadow with the application's own type.
-    #[must_use]
-    pub fn typed<T>(&self) -> Typed<T> {
-        Typed::new(self.clone())
     }
 
     /// Stops the client for all its handles, and waits until its task has ended. Open requests fail

@@ -163,10 +163,18 @@ fn collect_difference(
     found
 }
 
+/// Converts `json!({…})` into an object.
+#[cfg(test)]
+pub(crate) fn object(value: Value) -> Object {
+    match value {
+        Value::Object(map) => map,
+        other => panic!("not an object: {other}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::object;
     use proptest::prelude::*;
     use serde_json::json;
 

@@ -3,16 +3,9 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+pub(crate) use crate::document::object;
 use crate::document::{Document, Object, difference, merge};
 use crate::topic::{MessageKind, Operation};
-
-/// Converts `json!({…})` into an object.
-pub(crate) fn object(value: Value) -> Object {
-    match value {
-        Value::Object(map) => map,
-        other => panic!("not an object: {other}"),
-    }
-}
 
 /// Few keys and values, so that they often coincide.
 fn any_object(leaf: BoxedStrategy<Value>) -> BoxedStrategy<Object> {

@@ -41,14 +41,18 @@ pub struct TypedDocument<T> {
     pub version: u64,
 }
 
-impl<T> Typed<T> {
-    pub(crate) fn new(client: ShadowClient) -> Self {
-        Self {
-            client,
+impl ShadowClient {
+    /// Returns a view of the shadow with the application's own type.
+    #[must_use]
+    pub fn typed<T>(&self) -> Typed<T> {
+        Typed {
+            client: self.clone(),
             shape: PhantomData,
         }
     }
+}
 
+impl<T> Typed<T> {
     /// Returns the untyped client.
     #[must_use]
     pub fn client(&self) -> &ShadowClient {
@@ -125,7 +129,7 @@ impl<T: Serialize> Typed<T> {
 
 impl<T> Clone for Typed<T> {
     fn clone(&self) -> Self {
-        Self::new(self.client.clone())
+        self.client.typed()
     }
 }
 

@@ -87,11 +87,9 @@ async fn logs_and_output_contain_no_secret() -> anyhow::Result<()> {
         simulator.ca_pem(),
     )?;
     let broker = Tap::start(simulator.mqtt_addr(), Some(sides)).await?;
-    let recorded = DeviceConfig {
-        iot_endpoint: format!("localhost:{}", broker.address.port()).parse()?,
-        iot_roots: RootCertificates::from_pem(&tap_authority.pem())?,
-        ..given.clone()
-    };
+    let mut recorded = given.clone();
+    recorded.iot_endpoint = format!("localhost:{}", broker.address.port()).parse()?;
+    recorded.iot_roots = RootCertificates::from_pem(&tap_authority.pem())?;
     store.save(&recorded)?;
     bad_tokens(&cloud, &simulator.control()).await?;
     live(&cloud, &simulator, &capture).await?;
@@ -193,11 +191,9 @@ async fn distrust(
     given: &DeviceConfig,
     capture: &Capture,
 ) -> anyhow::Result<()> {
-    let iot_roots = RootCertificates::from_pem(&Authority::new("another authority").pem())?;
-    store.save(&DeviceConfig {
-        iot_roots,
-        ..given.clone()
-    })?;
+    let mut distrusting = given.clone();
+    distrusting.iot_roots = RootCertificates::from_pem(&Authority::new("another authority").pem())?;
+    store.save(&distrusting)?;
     let mut events = cloud.events();
     cloud.initialize().await?;
     wait_for(&mut events, "the refusal", |event| {

@@ -13,7 +13,7 @@ use testkit::pki::Pair;
 use super::*;
 use crate::device::PemParts;
 use crate::fault_injection::{Outcome, Plan, under};
-use crate::journal::COMMITTED;
+use crate::file_names::{REMOVED, STAGING};
 
 /// Two configurations without common values.
 static OLD: LazyLock<DeviceConfig> = LazyLock::new(|| device("old"));
@@ -161,7 +161,7 @@ fn found(base: &TempDir) -> Option<DeviceConfig> {
         Err(other) => panic!("{other}"),
     };
     let exists = |name: &&str| store.directory().join(name).exists();
-    let leftovers = [journal::STAGING, COMMITTED, journal::REMOVED];
+    let leftovers = [STAGING, COMMITTED, REMOVED];
     assert_eq!(leftovers.iter().find(|name| exists(name)), None);
     if device.is_none() {
         assert_eq!(FILES.iter().find(|name| exists(name)), None, "kept");
@@ -370,7 +370,7 @@ fn python_library_files_survive_interrupted_removal() {
     // The first permanent change of a removal is its commit.
     let cut = (0..).find(|step| {
         let _ = process(&base, Plan::Cut(*step), Store::remove);
-        base.path().join(DIRECTORY).join(journal::REMOVED).exists()
+        base.path().join(DIRECTORY).join(REMOVED).exists()
     });
     assert!(cut.is_some());
     let other = fast_directory();

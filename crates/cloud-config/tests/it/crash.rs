@@ -156,14 +156,12 @@ fn process_killed_at_each_system_call_leaves_old_or_new() {
         let before = provisioned.then(|| one.clone());
         let after = match work {
             "reset" => None,
-            "rotate" => Some(DeviceConfig {
-                remote: two.remote.clone(),
-                ..one.clone()
-            }),
-            "rotate-iot" => Some(DeviceConfig {
-                iot: two.iot.clone(),
-                ..one.clone()
-            }),
+            "rotate" => Some(one.clone().with_remote(two.remote.clone())),
+            "rotate-iot" => {
+                let mut rotated = one.clone();
+                rotated.iot = two.iot.clone();
+                Some(rotated)
+            }
             _ => Some(two),
         };
         let begin = || match &before {

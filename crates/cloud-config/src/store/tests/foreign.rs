@@ -41,7 +41,9 @@ const ACTS: [Act; 11] = [
 
 /// The names as edited by the other program.
 fn edited() -> String {
-    document::render(&OLD).replace("relay.old.example", "relay.edited.example")
+    OLD.document()
+        .render()
+        .replace("relay.old.example", "relay.edited.example")
 }
 
 impl Act {
@@ -73,7 +75,7 @@ impl Act {
                 write(IOT_CA, NEWEST.iot_roots.pem());
                 iot();
                 remote();
-                write(CLOUD_CONFIG, &document::render(&NEWEST));
+                write(CLOUD_CONFIG, &NEWEST.document().render());
             }
             Self::Reset => {
                 for name in FILES {
@@ -110,7 +112,7 @@ impl Act {
             Self::RemotePair => device.remote == NEWEST.remote,
             Self::IotPair => device.iot == NEWEST.iot,
             Self::BothPairs => device.remote == NEWEST.remote && device.iot == NEWEST.iot,
-            Self::NamesEdited => document::render(device) == edited(),
+            Self::NamesEdited => device.document().render() == edited(),
             Self::All => *device == *NEWEST,
             Self::Reset => false,
             _ => true,
@@ -232,7 +234,7 @@ fn check(change: &Change) {
                     found == expected,
                     "{context}, second cut at {second}: {found:?}, read before: {expected:?}"
                 );
-                for leftover in [journal::STAGING, COMMITTED] {
+                for leftover in [STAGING, COMMITTED] {
                     let path = base.path().join(DIRECTORY).join(leftover);
                     assert!(!path.exists(), "{context}, second cut at {second}");
                 }
