@@ -53,6 +53,32 @@
 //! assert!(matches!(error, BuildError::NotEncrypted { .. }));
 //! ```
 //!
+//! # Features
+//!
+//! | to do this | use |
+//! |---|---|
+//! | register a device | [`Client::register`] |
+//! | register it with private keys that stay on the device | [`Client::register_with_keys`], [`KeySource`] |
+//! | check the connection without a key | [`Client::probe`] |
+//! | trust another root, set time limits | [`ClientBuilder::additional_roots_pem`], [`ClientBuilder::total_timeout`] |
+//! | go through a proxy | [`ClientBuilder::proxy`], [`ClientBuilder::no_proxy`]; else the environment decides |
+//! | change the pauses between attempts | [`ClientBuilder::retry`] |
+//! | find out how far a dropped registration was | [`Client::stage`] |
+//!
+//! | Cargo feature | adds |
+//! |---|---|
+//! | `csr` | `GeneratedKeys`: private keys and signing requests that are made on the device |
+//!
+//! # Errors
+//!
+//! | error | of | again later? |
+//! |---|---|---|
+//! | [`ProvisionError`] | a registration or a probe | [`is_retryable`](ProvisionError::is_retryable); [`may_have_registered`](ProvisionError::may_have_registered): the key may be used up |
+//! | [`MalformedResponse`] | [`ProvisionError`], a response that is not usable | no: report it to the platform |
+//! | [`BuildError`] | [`ClientBuilder::build`] | no: change the settings |
+//! | [`InvalidKey`], [`SerialNumberError`] | the key and the serial number | no: nothing was sent |
+//! | [`KeySourceError`] | a [`KeySource`] | as the source says |
+//!
 //! Protocol: `docs/protocol.md`, "Provisioning".
 
 mod attempt_state;

@@ -43,6 +43,7 @@ pub enum StartError {
 /// A connection or task was still open at the deadline of a stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("remote access did not end in time: {left} connections or tasks are still open")]
+#[non_exhaustive]
 pub struct StopError {
     /// The number of open connections and tasks.
     pub left: usize,

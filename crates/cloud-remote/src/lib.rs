@@ -81,6 +81,43 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! # Features
+//!
+//! | to do this | use |
+//! |---|---|
+//! | serve a router or another service of this process | [`Application::service`] |
+//! | forward to a local web server | [`Application::forward`], [`Application::forward_with`] |
+//! | forward bytes, with or without TLS | [`Application::forward_tcp`], [`Application::passthrough`] |
+//! | serve another application without a restart | [`RemoteHandle::set_application`] |
+//! | admit some callers only | [`RemoteAccessBuilder::access`], [`RemoteHandle::set_access`] |
+//! | serve other host names, pass on headers of a trusted proxy | [`RemoteAccessBuilder::http`], [`HttpOptions`] |
+//! | change limits and timeouts | [`Limits`], [`Timeouts`] |
+//! | reach the relay through a proxy | [`RemoteAccessBuilder::proxy`] |
+//! | learn the state | [`RemoteHandle::status`] for the latest, [`RemoteHandle::events`] for each change |
+//! | learn whether the local application answers | [`RemoteHandle::upstream_health`] |
+//! | check certificates as this crate does | [`verify_server_certificate`], [`verify_client_certificate`] |
+//! | rotate another certificate likewise | [`rotation`] |
+//!
+//! The crate has no Cargo features. The API has types of [`http`], [`rustls`], [`time`] and
+//! [`tower`]; [`rustls`] is re-exported, because a program needs its version for [`UpstreamTls`].
+//!
+//! # Errors
+//!
+//! | error | of | again later? |
+//! |---|---|---|
+//! | [`StartError`] | [`RemoteAccessBuilder::start`], [`RemoteHandle::set_application`] | no: change the configuration or the stored certificate |
+//! | [`StopError`] | [`RemoteHandle::stop`] | the application holds connections that it has not closed |
+//! | [`SourceError`] | a [`TokenSource`] or [`CertificateSource`] | this crate tries again; reported as an event |
+//! | [`StoreError`] | a [`CertificateStore`] | the same |
+//! | [`ResponseError`] | parsing a response of the platform | the same |
+//! | [`RotationError`], [`CertificateError`] | a new certificate | the same; the old one stays in use |
+//! | [`AllowedHostError`], [`PassedHeaderError`], [`SerialError`], [`UpstreamTlsError`], [`InvalidProxy`] | a value of the configuration | no: change it |
+//!
+//! Failures of the tunnel are no errors of a call: it is connected again, and status and events
+//! have the reason. A caller whose request fails gets a page that says so.
+//!
+//! # Structure
+//!
 //! The core (pure, tested on virtual time) makes the decisions, and the driver executes them. The
 //! protocol is described in `docs/protocol.md`: "Remote access" (token, certificate rotation),
 //! "SniTun", "IoT messaging" (client certificate) and "On disk".
@@ -111,6 +148,10 @@ mod tunnel;
 mod upstream;
 
 pub use cloud_net::{InvalidProxy, Proxy};
+pub use rustls;
+pub use snitun::client::Token;
+pub use snitun::{Cipher, ProtocolVersion};
+pub use time::OffsetDateTime;
 
 pub use application::{Application, ClientAddr, WebService};
 pub use builder::{RemoteAccess, RemoteAccessBuilder};

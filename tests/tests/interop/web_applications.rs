@@ -178,7 +178,7 @@ async fn grpc_streams_both_ways() -> anyhow::Result<()> {
         .unwrap_or_default();
     let address = SocketAddr::from(([127, 0, 0, 1], u16::try_from(port)?));
     let options = ForwardOptions::new().protocol(UpstreamProtocol::Http2);
-    let tcp = Application::forward_tcp(address, None).with_alpn(["h2".to_owned()]);
+    let tcp = Application::forward_tcp(address, None).alpn(["h2".to_owned()]);
     for application in [Application::forward_with(address, options), tcp] {
         let device = Device::forwarding(application).await?;
         let roots = tempfile::NamedTempFile::new()?;

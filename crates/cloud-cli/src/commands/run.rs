@@ -388,7 +388,7 @@ impl RunArgs {
     fn access(&self) -> AccessRules {
         let rules = AccessRules::new(self.allow.iter().copied(), self.deny.iter().copied());
         match self.unknown_callers {
-            Some(option) => rules.with_unknown_callers(option.into()),
+            Some(option) => rules.unknown_callers(option.into()),
             None => rules,
         }
     }
@@ -430,7 +430,7 @@ impl RunArgs {
             let upstream = upstream(target, "--forward-tcp");
             let version = self.proxy_protocol.map(ProxyProtocol::from);
             let application = Application::forward_tcp(upstream.clone(), version);
-            let application = application.with_alpn(self.alpn.iter().cloned());
+            let application = application.alpn(self.alpn.iter().cloned());
             (application, upstream, false)
         } else if let Some(target) = &self.passthrough {
             let upstream = upstream(target, "--passthrough");

@@ -46,7 +46,7 @@ pub enum UnknownCallers {
 /// assert!(rules.permits(Some("192.0.2.1".parse()?)));
 /// assert!(!rules.permits(Some("192.0.2.66".parse()?)));
 /// assert!(!rules.permits(None));
-/// assert!(rules.with_unknown_callers(UnknownCallers::Allow).permits(None));
+/// assert!(rules.unknown_callers(UnknownCallers::Allow).permits(None));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,7 +95,7 @@ impl AccessRules {
 
     /// Sets the treatment of callers with an unknown address. Default: [`UnknownCallers::ByRules`].
     #[must_use]
-    pub fn with_unknown_callers(mut self, unknown: UnknownCallers) -> Self {
+    pub fn unknown_callers(mut self, unknown: UnknownCallers) -> Self {
         self.unknown = unknown;
         self
     }
@@ -268,7 +268,7 @@ mod tests {
             for unknown in [None, ip("0.0.0.0"), ip("::"), ip("::ffff:0.0.0.0")] {
                 assert_eq!(rules.permits(unknown), permitted, "{allow:?} {deny:?}");
             }
-            let set = |unknown| rules.clone().with_unknown_callers(unknown);
+            let set = |unknown| rules.clone().unknown_callers(unknown);
             assert!(set(UnknownCallers::Allow).permits(None));
             assert!(!set(UnknownCallers::Deny).permits(None));
             // It does not affect other callers.
@@ -306,7 +306,7 @@ mod tests {
         assert!(
             !rules.permits(ip("127.0.0.1")) && !rules.permits(ip("::1")) && !rules.permits(None)
         );
-        let rules = rules.with_unknown_callers(UnknownCallers::Allow);
+        let rules = rules.unknown_callers(UnknownCallers::Allow);
         assert!(!rules.permits(None));
     }
 
@@ -342,7 +342,7 @@ mod tests {
         };
         let rules = AccessRules::new([], nets(&["2001:db8::/32"]));
         assert_eq!(lines_of(rules.clone()), (1, 5));
-        let explicit = rules.with_unknown_callers(UnknownCallers::Deny);
+        let explicit = rules.unknown_callers(UnknownCallers::Deny);
         assert_eq!(lines_of(explicit), (0, 0));
         let allowed = |range| AccessRules::new(nets(&[range]), []);
         assert_eq!(lines_of(allowed("2001:db8::/32")), (1, 5));

@@ -272,7 +272,7 @@ async fn names_are_in_title_case_by_option() {
 async fn plain_tcp_offers_the_given_alpn() {
     let cloud = Cloud::start().await;
     let address = http2_application().await;
-    let application = Application::forward_tcp(address, None).with_alpn(["h2".to_owned()]);
+    let application = Application::forward_tcp(address, None).alpn(["h2".to_owned()]);
     let _remote = cloud.device(application).await;
     let stream = cloud.open(&["h2", "http/1.1"]).await.unwrap();
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));

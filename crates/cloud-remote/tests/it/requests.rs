@@ -367,11 +367,8 @@ async fn unknown_callers_follow_rules_and_setting() {
     ] {
         for (rules, permitted) in [
             (rules.clone(), permitted),
-            (
-                rules.clone().with_unknown_callers(UnknownCallers::Allow),
-                true,
-            ),
-            (rules.with_unknown_callers(UnknownCallers::Deny), false),
+            (rules.clone().unknown_callers(UnknownCallers::Allow), true),
+            (rules.unknown_callers(UnknownCallers::Deny), false),
         ] {
             remote.set_access(rules.clone());
             let opened = cloud.open(&["http/1.1"]).await;
@@ -388,7 +385,7 @@ async fn known_ipv6_callers_follow_the_rules_alone() {
     let deny = |range: &str| AccessRules::new([], [range.parse().unwrap()]);
     for (rules, permitted) in [(deny("2001:db8::/32"), true), (deny("::1/128"), false)] {
         for unknown in [UnknownCallers::Allow, UnknownCallers::Deny] {
-            remote.set_access(rules.clone().with_unknown_callers(unknown));
+            remote.set_access(rules.clone().unknown_callers(unknown));
             let opened = cloud.open(&["http/1.1"]).await;
             assert_eq!(opened.is_ok(), permitted, "{rules:?}");
         }
