@@ -1,5 +1,6 @@
 //! A TLS client that speaks just enough HTTP/1.1 for nginx, on one thread.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-
-use super::routes::Route;
 
 /// Size of reads and writes. TLS records are taken from a buffer of this size: rustls by itself
 /// would read 4 KiB at a time.
@@ -52,15 +51,15 @@ impl Client {
         }
     }
 
-    pub(super) async fn connect(&self, route: &Route) -> Connection {
-        let tcp = TcpStream::connect(route.address).await.unwrap();
+    pub(super) async fn connect(&self, address: SocketAddr, hostname: &'static str) -> Connection {
+        let tcp = TcpStream::connect(address).await.unwrap();
         tcp.set_nodelay(true).unwrap();
-        let name = ServerName::try_from(route.hostname).unwrap();
+        let name = ServerName::try_from(hostname).unwrap();
         let tcp = BufReader::with_capacity(BLOCK, tcp);
         let connecting = tokio::time::timeout(LIMIT, self.connector.connect(name, tcp));
         Connection {
             stream: connecting.await.expect("in time").unwrap(),
-            hostname: route.hostname,
+            hostname,
             block: vec![0; BLOCK],
             received: 0,
         }

@@ -107,7 +107,7 @@ fn download(client: &Client, route: &Route) -> Vec<f64> {
     let bytes = amount(route, FILE_SIZE);
     let used = route.device_time();
     let elapsed = run(async {
-        let mut connection = client.connect(route).await;
+        let mut connection = route.connect(client).await;
         let start = Instant::now();
         for _ in 0..2 {
             connection.download(bytes).await;
@@ -124,7 +124,7 @@ fn download(client: &Client, route: &Route) -> Vec<f64> {
 fn parallel(client: &Client, route: &Route) -> Vec<f64> {
     let bytes = amount(route, 32 * MIB);
     let elapsed = run(async {
-        let mut all = join_all((0..16).map(|_| client.connect(route))).await;
+        let mut all = join_all((0..16).map(|_| route.connect(client))).await;
         let start = Instant::now();
         join_all(all.iter_mut().map(|connection| connection.download(bytes))).await;
         start.elapsed()
@@ -135,7 +135,7 @@ fn parallel(client: &Client, route: &Route) -> Vec<f64> {
 fn upload(client: &Client, route: &Route) -> Vec<f64> {
     let bytes = amount(route, FILE_SIZE);
     let elapsed = run(async {
-        let mut connection = client.connect(route).await;
+        let mut connection = route.connect(client).await;
         let start = Instant::now();
         connection.upload(bytes).await;
         start.elapsed()
@@ -147,7 +147,7 @@ fn requests(client: &Client, route: &Route) -> Vec<f64> {
     let each = amount(route, 800);
     let used = route.device_time();
     let elapsed = run(async {
-        let mut all = join_all((0..32).map(|_| client.connect(route))).await;
+        let mut all = join_all((0..32).map(|_| route.connect(client))).await;
         let start = Instant::now();
         join_all(all.iter_mut().map(async |connection| {
             for _ in 0..each {
@@ -172,7 +172,7 @@ fn latency(client: &Client, routes: &[&Route]) -> Vec<Vec<f64>> {
     let elapsed = run(async {
         let mut connections = Vec::new();
         for route in routes {
-            connections.push((client.connect(route).await, Vec::new()));
+            connections.push((route.connect(client).await, Vec::new()));
         }
         for turn in 0..TURNS {
             // Forwards and backwards, so that none always comes behind the same one.
@@ -204,7 +204,7 @@ fn connections(client: &Client, route: &Route) -> Vec<f64> {
         let start = Instant::now();
         join_all((0..16).map(async |_| {
             for _ in 0..EACH {
-                client.connect(route).await.small().await;
+                route.connect(client).await.small().await;
             }
         }))
         .await;
@@ -255,7 +255,7 @@ fn beside(client: &Client, route: &Route) -> Vec<f64> {
 async fn quickest(client: &Client, route: &Route) -> Connection {
     let mut best = None;
     for _ in 0..6 {
-        let mut connection = client.connect(route).await;
+        let mut connection = route.connect(client).await;
         let start = Instant::now();
         for _ in 0..10 {
             connection.small().await;
@@ -270,7 +270,7 @@ async fn quickest(client: &Client, route: &Route) -> Connection {
 
 /// Downloads piece by piece until it is `done`, which is asked after each; yields the rate.
 async fn bulk(client: &Client, route: &Route, done: impl Fn() -> bool) -> f64 {
-    let mut connection = client.connect(route).await;
+    let mut connection = route.connect(client).await;
     let piece = amount(route, 64 * MIB);
     let start = Instant::now();
     let mut bytes = 0;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rcgen::{CertificateParams, KeyPair};
 use rustix::process::{Pid, Signal};
 
-use super::client::Client;
+use super::client::{Client, Connection};
 
 pub(super) const OURS: &str = "ours";
 /// Timeout for the start of a program.
@@ -56,6 +56,10 @@ pub(super) struct Bench {
 }
 
 impl Route {
+    pub(super) async fn connect(&self, client: &Client) -> Connection {
+        client.connect(self.address, self.hostname).await
+    }
+
     /// Returns the processor time of the device's side, in seconds; NaN without a device.
     pub(super) fn device_time(&self) -> f64 {
         let Some(device) = self.device else {
