@@ -1,10 +1,9 @@
 //! The pure state machine of a session, without sockets, tasks, clock or randomness.
 //!
-//! Time and random numbers are inputs. Callers report events through [`Core::publish`],
-//! [`Core::connection_event`], [`Core::hooks_finished`], [`Core::handle_timeout`] and
-//! [`Core::stop`], take the resulting actions in order from [`Core::poll_action`], and call
-//! [`Core::handle_timeout`] at [`Core::next_deadline`]. The [driver](crate::driver) performs the
-//! actions.
+//! Time and random numbers are inputs. Events come in by the `handle_*` methods, and calls of the
+//! session's handle as commands, such as [`Core::publish`] and [`Core::stop`]. The resulting
+//! actions are taken in order from [`Core::poll_action`], and [`Core::handle_timeout`] is due at
+//! [`Core::poll_timeout`]. The [driver](crate::driver) performs the actions.
 //!
 //! ```text
 //! Connecting → Subscribing → RunningHooks → Online → Draining → Closing → Stopped
@@ -167,7 +166,7 @@ impl Core {
     }
 
     /// Handles an event of the connection.
-    pub(crate) fn connection_event(&mut self, event: ConnectionEvent, now: Instant) {
+    pub(crate) fn handle_connection_event(&mut self, event: ConnectionEvent, now: Instant) {
         match event {
             ConnectionEvent::Connected(capabilities) => self.connected(capabilities, now),
             ConnectionEvent::Subscribed(suback) => self.subscribed(&suback, now),
@@ -220,7 +219,7 @@ impl Core {
     }
 
     /// Handles the result of writing a batch to the store.
-    pub(crate) fn stored(&mut self, outcome: Result<(), StoreError>, now: Instant) {
+    pub(crate) fn handle_stored(&mut self, outcome: Result<(), StoreError>, now: Instant) {
         if let Some(error) = self.outbox.stored(outcome, now) {
             let event = SessionEvent::StoreFailed { error };
             self.actions.push_back(Action::Event(event));
@@ -228,7 +227,7 @@ impl Core {
     }
 
     /// Returns what is left to store when the session has ended. Call it until it returns `None`.
-    pub(crate) fn last_batch(&mut self) -> Option<Batch> {
+    pub(crate) fn poll_last_batch(&mut self) -> Option<Batch> {
         self.outbox.write_behind()?.collect_last()
     }
 
@@ -270,7 +269,7 @@ impl Core {
     }
 
     /// Handles the end of all hooks that were started.
-    pub(crate) fn hooks_finished(&mut self, now: Instant) {
+    pub(crate) fn handle_hooks_finished(&mut self, now: Instant) {
         match std::mem::replace(&mut self.phase, Phase::Stopped) {
             Phase::RunningHooks { connection } => {
                 self.go_online(connection, now);

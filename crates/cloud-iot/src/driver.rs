@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use cloud_net::{UntrustedText, error_throttled, info_throttled, warn_throttled};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::shared::{Shared, lock};
@@ -23,6 +23,7 @@ use crate::core::endpoint::Port;
 use crate::error::cause::{Cause, refused_subscription};
 use crate::log_throttles::LogThrottles;
 use crate::mqtt::message::Message;
+use crate::outbox::store::StoreError;
 use crate::outbox::store_writer::StoreWriter;
 use crate::routing::ack_guard::AckGuard;
 use crate::routing::router::Routes;
@@ -66,12 +67,25 @@ impl Driver {
             store_writer,
             connection: None,
             hook_tasks: JoinSet::new(),
+            suspend_detector: SuspendDetector::new(Instant::now(), SystemTime::now()),
             throttles: Arc::default(),
         };
         task.serve().await;
         task.finish().await;
         drop(stop_on_drop);
     }
+}
+
+/// What the session task waits for.
+enum Event {
+    /// A caller has called the core, which may have actions.
+    Woken,
+    Connection(ConnectionEvent),
+    HookEnded(Result<(), JoinError>),
+    /// The store has written a batch.
+    Stored(Result<(), StoreError>),
+    /// A deadline of the core has passed.
+    Timeout,
 }
 
 struct SessionTask {
@@ -84,42 +98,62 @@ struct SessionTask {
     connection: Option<Connection>,
     /// Hooks that run, and aborted hooks that have not ended yet.
     hook_tasks: JoinSet<()>,
+    suspend_detector: SuspendDetector,
     throttles: Arc<LogThrottles>,
 }
 
 impl SessionTask {
     async fn serve(&mut self) {
-        let keep_alive = self.shared.config.keep_alive;
-        let mut suspend_detector = SuspendDetector::new(Instant::now(), SystemTime::now());
         while !self.perform_actions() {
-            let deadline = {
-                let mut core = lock(&self.shared.core);
-                core.update_metrics(Instant::now());
-                // A connection causes a wake-up for each ping; without one the task needs a timer.
-                let look = core.is_waiting().then(|| Instant::now() + keep_alive);
-                core.next_deadline().into_iter().chain(look).min()
-            };
-            tokio::select! {
-                () = self.shared.wake.notified() => {}
-                event = next_event(&mut self.connection) => self.connection_events(event),
-                Some(ended) = self.hook_tasks.join_next() => {
-                    if let Err(error) = ended && error.is_panic() {
-                        warn_throttled!(self.throttles.hook, "a hook panicked");
-                    }
-                    if self.hook_tasks.is_empty() {
-                        lock(&self.shared.core).hooks_finished(Instant::now());
-                    }
+            let event = self.next().await;
+            self.handle(event);
+        }
+    }
+
+    /// Waits for the next event.
+    async fn next(&mut self) -> Event {
+        let deadline = {
+            let mut core = lock(&self.shared.core);
+            core.update_metrics(Instant::now());
+            // A connection causes a wake-up for each ping; without one the task needs a timer.
+            let look = core
+                .is_waiting()
+                .then(|| Instant::now() + self.shared.config.keep_alive);
+            core.poll_timeout().into_iter().chain(look).min()
+        };
+        tokio::select! {
+            () = self.shared.wake.notified() => Event::Woken,
+            event = next_event(&mut self.connection) => Event::Connection(event),
+            Some(ended) = self.hook_tasks.join_next() => Event::HookEnded(ended),
+            outcome = self.store_writer.written() => Event::Stored(outcome),
+            () = until(deadline) => Event::Timeout,
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Woken => {}
+            Event::Connection(event) => self.connection_events(event),
+            Event::HookEnded(ended) => {
+                if let Err(error) = ended
+                    && error.is_panic()
+                {
+                    warn_throttled!(self.throttles.hook, "a hook panicked");
                 }
-                outcome = self.store_writer.written() => {
-                    lock(&self.shared.core).stored(outcome, Instant::now());
-                }
-                () = until(deadline) => lock(&self.shared.core).handle_timeout(Instant::now()),
+                self.check_hooks();
             }
-            let now = Instant::now();
-            if let Some(gain) = suspend_detector.jump(now, SystemTime::now(), keep_alive) {
-                tracing::info!(?gain, "the clock jumped ahead");
-                lock(&self.shared.core).clock_jumped(gain, now);
+            Event::Stored(outcome) => {
+                lock(&self.shared.core).handle_stored(outcome, Instant::now());
             }
+            Event::Timeout => lock(&self.shared.core).handle_timeout(Instant::now()),
+        }
+        let (now, keep_alive) = (Instant::now(), self.shared.config.keep_alive);
+        if let Some(gain) = self
+            .suspend_detector
+            .jump(now, SystemTime::now(), keep_alive)
+        {
+            tracing::info!(?gain, "the clock jumped ahead");
+            lock(&self.shared.core).handle_clock_jump(gain, now);
         }
     }
 
@@ -127,9 +161,9 @@ impl SessionTask {
     fn connection_events(&mut self, first: ConnectionEvent) {
         let now = Instant::now();
         let mut core = lock(&self.shared.core);
-        core.connection_event(first, now);
+        core.handle_connection_event(first, now);
         for event in queued(&mut self.connection) {
-            core.connection_event(event, now);
+            core.handle_connection_event(event, now);
         }
     }
 
@@ -139,11 +173,11 @@ impl SessionTask {
         let now = Instant::now();
         let mut core = lock(&self.shared.core);
         for event in queued(&mut self.connection) {
-            core.connection_event(event, now);
+            core.handle_connection_event(event, now);
         }
         // Has no effect if the connection is already lost.
         let cause = Cause::Internal("the connection did not accept a packet".into());
-        core.connection_event(ConnectionEvent::Lost(cause), now);
+        core.handle_connection_event(ConnectionEvent::Lost(cause), now);
     }
 
     /// Performs the actions of the core; returns whether the session has ended.
@@ -194,12 +228,12 @@ impl SessionTask {
             Action::ConnectHooks => {
                 self.hooks
                     .run_connect(&mut self.hook_tasks, limit, &self.throttles);
-                self.hooks_started();
+                self.check_hooks();
             }
             Action::DisconnectHooks(cause) => {
                 self.hooks
                     .run_disconnect(cause, &mut self.hook_tasks, limit, &self.throttles);
-                self.hooks_started();
+                self.check_hooks();
             }
             Action::Store(batch) => self.store_writer.write(batch),
             Action::Acknowledge(packet_id) => {
@@ -232,9 +266,10 @@ impl SessionTask {
         self.connection.as_mut().map_or(Ok(()), f)
     }
 
-    fn hooks_started(&self) {
+    /// Reports when no hook runs any more, or none was started.
+    fn check_hooks(&self) {
         if self.hook_tasks.is_empty() {
-            lock(&self.shared.core).hooks_finished(Instant::now());
+            lock(&self.shared.core).handle_hooks_finished(Instant::now());
         }
     }
 
@@ -281,14 +316,14 @@ impl SessionTask {
 async fn store_rest(shared: &Shared, store_writer: &mut StoreWriter) {
     loop {
         if !store_writer.is_writing() {
-            let Some(batch) = lock(&shared.core).last_batch() else {
+            let Some(batch) = lock(&shared.core).poll_last_batch() else {
                 return;
             };
             store_writer.write(batch);
         }
         let outcome = store_writer.written().await;
         let failed = outcome.as_ref().err().cloned();
-        lock(&shared.core).stored(outcome, Instant::now());
+        lock(&shared.core).handle_stored(outcome, Instant::now());
         if let Some(error) = failed {
             tracing::error!(%error, "the last changes of the outbox were not stored");
             return;

@@ -324,7 +324,7 @@ impl SessionHandle {
     /// attempts. Unnecessary calls are harmless.
     pub fn network_changed(&self) {
         self.shared()
-            .with_core(|core| core.network_changed(Instant::now()));
+            .with_core(|core| core.handle_network_change(Instant::now()));
     }
 
     /// Returns the subscriptions that the server has refused on the current connection; see

@@ -226,16 +226,16 @@ impl RemoteAccessBuilder {
             status,
             events,
         };
-        let driver = Driver::new(context);
         let commands = Commands {
             online: session_receiver,
             desired: desired_receiver,
             stop,
             kill,
         };
+        let driver = Driver::new(context, commands);
         let guard = ended.drop_guard();
         tokio::spawn(async move {
-            driver.run(commands).await;
+            driver.run().await;
             drop(guard);
         });
         Ok(RemoteHandle {

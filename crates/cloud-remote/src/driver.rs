@@ -96,7 +96,6 @@ struct TokenWithKeys {
 
 /// The result of a pending operation, or a command.
 enum DriverEvent {
-    Event(Event),
     Session(SessionState),
     Token(Id, Result<TokenWithKeys, SourceError>),
     Connected(Id, Result<Tunnel, TunnelError>),
@@ -104,12 +103,15 @@ enum DriverEvent {
     Desired(Option<CertificateSerial>),
     Rotation(RotationOutcome),
     Probed(Option<Result<(), ProbeError>>),
+    /// A deadline of the core has passed.
+    Timeout,
     Stop,
 }
 
 /// See the [module](self).
 pub(crate) struct Driver<T, C, S> {
     context: Context<T, C, S>,
+    commands: Commands,
     core: Core,
     started: Instant,
     /// The losses of the session to the platform that were handled.
@@ -156,10 +158,11 @@ where
     C: CertificateSource,
     S: CertificateStore,
 {
-    pub(crate) fn new(context: Context<T, C, S>) -> Self {
+    pub(crate) fn new(context: Context<T, C, S>, commands: Commands) -> Self {
         Self {
             core: Core::new(rand::random(), context.timeouts),
             context,
+            commands,
             started: Instant::now(),
             losses: 0,
             token_request: None,
@@ -177,29 +180,24 @@ where
     }
 
     /// Runs until a stop, then shuts down.
-    pub(crate) async fn run(mut self, mut commands: Commands) {
+    pub(crate) async fn run(mut self) {
         loop {
-            match self.outcome(&mut commands).await {
-                DriverEvent::Event(event) => self.step(event),
-                DriverEvent::Session(state) => self.session_changed(state),
-                DriverEvent::Token(id, result) => self.token_received(id, result),
-                DriverEvent::Connected(id, result) => self.connected(id, result),
-                DriverEvent::TunnelEnded(id) => self.tunnel_ended(id).await,
-                DriverEvent::Desired(serial) => self.context.rotation.set_desired(serial),
-                DriverEvent::Rotation(outcome) => self.rotation_outcome(outcome),
-                DriverEvent::Probed(event) => self.probed(event),
+            match self.next().await {
                 DriverEvent::Stop => break,
+                event => self.handle(event).await,
             }
             self.finish_handover();
             self.watch_expiry();
             self.watch_reachability();
             self.publish_status();
         }
-        self.shut_down(&commands.kill).await;
+        self.shut_down().await;
     }
 
-    async fn outcome(&mut self, commands: &mut Commands) -> DriverEvent {
+    /// Waits for the next event.
+    async fn next(&mut self) -> DriverEvent {
         let wake = self.started + self.core.poll_timeout();
+        let commands = &mut self.commands;
         tokio::select! {
             biased;
             () = commands.stop.cancelled() => DriverEvent::Stop,
@@ -211,10 +209,24 @@ where
             (id, result) = completed(&mut self.token_request) => DriverEvent::Token(id, result),
             (id, result) = completed(&mut self.connecting) => DriverEvent::Connected(id, result),
             outcome = self.context.rotation.next() => DriverEvent::Rotation(outcome),
-            () = sleep_until(wake) => DriverEvent::Event(Event::Tick),
+            () = sleep_until(wake) => DriverEvent::Timeout,
             event = self.reachability.next_event() => DriverEvent::Probed(event),
             id = ended(self.tunnel.as_ref()) => DriverEvent::TunnelEnded(id),
             id = ended(self.retiring.as_ref()) => DriverEvent::TunnelEnded(id),
+        }
+    }
+
+    async fn handle(&mut self, event: DriverEvent) {
+        match event {
+            DriverEvent::Session(state) => self.session_changed(state),
+            DriverEvent::Token(id, result) => self.token_received(id, result),
+            DriverEvent::Connected(id, result) => self.connected(id, result),
+            DriverEvent::TunnelEnded(id) => self.tunnel_ended(id).await,
+            DriverEvent::Desired(serial) => self.context.rotation.set_desired(serial),
+            DriverEvent::Rotation(outcome) => self.rotation_outcome(outcome),
+            DriverEvent::Probed(event) => self.probed(event),
+            DriverEvent::Timeout => self.step(Event::Tick),
+            DriverEvent::Stop => {}
         }
     }
 

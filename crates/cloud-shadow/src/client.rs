@@ -129,7 +129,7 @@ impl ShadowClient {
         }
         let token_prefix = format!("{:016x}", rand::random::<u64>());
         let mut core = Core::new(token_prefix, time_limit);
-        core.connected(tokio::time::Instant::now().into_std());
+        core.handle_connected(tokio::time::Instant::now().into_std());
 
         let (commands, receiver) = mpsc::channel(COMMAND_BUFFER);
         let (delta_sender, delta) = watch::channel(Delta::default());
@@ -144,6 +144,7 @@ impl ShadowClient {
             delta: delta_sender,
             document: document_sender,
             replies: Default::default(),
+            outgoing: Default::default(),
         };
         tokio::spawn(task.run());
         Ok(Self {

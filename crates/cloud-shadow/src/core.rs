@@ -7,9 +7,9 @@
 //! Invariants:
 //!
 //! - At most one request is in flight; it ends with its response, at its deadline, or by
-//!   [`Core::connected`].
-//! - Every request accepted by [`Core::submit`] ends in exactly one [`Completion`], unless it is
-//!   cancelled.
+//!   [`Core::handle_connected`].
+//! - Every request accepted by [`Core::handle_request`] ends in exactly one [`Completion`], unless
+//!   it is cancelled.
 //! - While the replica is behind, an internal `get` is in flight or due.
 
 mod request;
@@ -115,7 +115,7 @@ impl Core {
     }
 
     /// Queues a request.
-    pub(crate) fn submit(
+    pub(crate) fn handle_request(
         &mut self,
         now: Instant,
         request: Request,
@@ -135,7 +135,7 @@ impl Core {
     }
 
     /// Cancels a request: it is not sent if it is still queued.
-    pub(crate) fn cancel(&mut self, id: RequestId) {
+    pub(crate) fn handle_cancel(&mut self, id: RequestId) {
         self.queue.retain(|waiting| waiting.id != id);
     }
 
@@ -143,7 +143,7 @@ impl Core {
     /// ended during the fetch. A `get` in flight may have lost its response with the last
     /// connection and is sent again; an update is not sent twice, but its response is awaited a
     /// little longer.
-    pub(crate) fn connected(&mut self, now: Instant) {
+    pub(crate) fn handle_connected(&mut self, now: Instant) {
         self.resync = self.connect_backoff.on_connected(now);
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.deadline = in_flight.deadline.min(now + LATE_RESPONSE_TIMEOUT);
@@ -158,7 +158,7 @@ impl Core {
     /// Handles the loss of messages: the document is fetched at once. A `get` in flight continues,
     /// or repeated losses would never let one complete; its response may be out of date, so another
     /// one follows.
-    pub(crate) fn messages_lost(&mut self) {
+    pub(crate) fn handle_messages_lost(&mut self) {
         self.resync = Resync::Now;
         if let Some(in_flight) = &mut self.in_flight {
             in_flight.stale = true;

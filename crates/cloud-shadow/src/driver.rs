@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,10 +46,24 @@ pub(crate) struct Driver<B> {
     pub(crate) delta: watch::Sender<Delta>,
     pub(crate) document: watch::Sender<Option<Document>>,
     pub(crate) replies: HashMap<RequestId, Reply>,
+    pub(crate) outgoing: Outgoing,
+}
+
+/// What the driver waits for.
+enum Event {
+    Command(Command),
+    /// `None`: the bus has ended.
+    Message(Option<BusMessage>),
+    /// The bus has accepted or rejected the request.
+    Sent(Result<OwnedSemaphorePermit, RequestError>),
+    /// A deadline of the core has passed.
+    Timeout,
 }
 
 /// State of the request in flight.
-enum Outgoing {
+#[derive(Default)]
+pub(crate) enum Outgoing {
+    #[default]
     Nothing,
     Sending {
         token: String,
@@ -83,49 +98,69 @@ fn now() -> Instant {
 
 impl<B: MessageBus> Driver<B> {
     pub(crate) async fn run(mut self) {
-        let mut outgoing = Outgoing::Nothing;
         loop {
-            self.transmit(&mut outgoing);
+            self.transmit();
             self.publish_updates();
-            let timeout = self.core.poll_timeout();
-            let timer = async {
-                match timeout {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                command = self.commands.recv() => match command {
-                    Some(Command::Request(request, reply)) => self.submit(request, reply),
-                    Some(Command::Connected) => self.core.connected(now()),
-                    Some(Command::MessagesLost) => self.core.messages_lost(),
-                    Some(Command::Stop) | None => break,
-                },
-                message = self.messages.next() => match message.flatten() {
-                    Some(message) => self.receive(&message),
-                    None => {
-                        tracing::debug!(shadow = %self.id, "the message bus has ended");
-                        break;
-                    }
-                },
-                result = outgoing.sent() => {
-                    let token = outgoing.token().unwrap_or_default().to_owned();
-                    outgoing = match result {
-                        Ok(permit) => Outgoing::Sent { token, _permit: permit },
-                        Err(error) => {
-                            self.core.handle_send_failure(now(), &token, error);
-                            Outgoing::Nothing
-                        }
-                    };
-                }
-                () = timer => self.core.handle_timeout(now()),
+            let event = self.next().await;
+            if self.handle(event).is_break() {
+                break;
             }
         }
         tracing::debug!(shadow = %self.id, "shadow client ended");
     }
 
+    /// Waits for the next event.
+    async fn next(&mut self) -> Event {
+        let timeout = self.core.poll_timeout();
+        let timer = async {
+            match timeout {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            command = self.commands.recv() => Event::Command(command.unwrap_or(Command::Stop)),
+            message = self.messages.next() => Event::Message(message.flatten()),
+            result = self.outgoing.sent() => Event::Sent(result),
+            () = timer => Event::Timeout,
+        }
+    }
+
+    /// Handles an event. A break ends the task.
+    fn handle(&mut self, event: Event) -> ControlFlow<()> {
+        match event {
+            Event::Command(Command::Request(request, reply)) => self.submit(request, reply),
+            Event::Command(Command::Connected) => self.core.handle_connected(now()),
+            Event::Command(Command::MessagesLost) => self.core.handle_messages_lost(),
+            Event::Command(Command::Stop) => return ControlFlow::Break(()),
+            Event::Message(Some(message)) => self.receive(&message),
+            Event::Message(None) => {
+                tracing::debug!(shadow = %self.id, "the message bus has ended");
+                return ControlFlow::Break(());
+            }
+            Event::Sent(result) => self.sent(result),
+            Event::Timeout => self.core.handle_timeout(now()),
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Handles the acceptance or rejection of the request by the bus.
+    fn sent(&mut self, result: Result<OwnedSemaphorePermit, RequestError>) {
+        let token = self.outgoing.token().unwrap_or_default().to_owned();
+        self.outgoing = match result {
+            Ok(permit) => Outgoing::Sent {
+                token,
+                _permit: permit,
+            },
+            Err(error) => {
+                self.core.handle_send_failure(now(), &token, error);
+                Outgoing::Nothing
+            }
+        };
+    }
+
     fn submit(&mut self, request: Request, reply: Reply) {
-        match self.core.submit(now(), request) {
+        match self.core.handle_request(now(), request) {
             Ok(id) => {
                 self.replies.insert(id, reply);
             }
@@ -146,13 +181,13 @@ impl<B: MessageBus> Driver<B> {
     }
 
     /// Drops a completed request, and sends the next one.
-    fn transmit(&mut self, outgoing: &mut Outgoing) {
+    fn transmit(&mut self) {
         for (id, _) in self.replies.iter().filter(|(_, reply)| reply.is_closed()) {
-            self.core.cancel(*id);
+            self.core.handle_cancel(*id);
         }
         self.replies.retain(|_, reply| !reply.is_closed());
-        if outgoing.token() != self.core.in_flight() {
-            *outgoing = Outgoing::Nothing;
+        if self.outgoing.token() != self.core.in_flight() {
+            self.outgoing = Outgoing::Nothing;
         }
         if let Some(Transmit {
             operation,
@@ -168,7 +203,7 @@ impl<B: MessageBus> Driver<B> {
                 let sent: Result<(), BusError> = bus.publish(topic, payload).await;
                 sent.map(|()| permit).map_err(RequestError::Bus)
             };
-            *outgoing = Outgoing::Sending {
+            self.outgoing = Outgoing::Sending {
                 token,
                 sending: Box::pin(sending),
             };

@@ -53,7 +53,7 @@ impl Core {
 
     /// Handles a jump of the wall clock by `gain`: the state of the network and of the connection
     /// is unknown.
-    pub(crate) fn clock_jumped(&mut self, gain: Duration, now: Instant) {
+    pub(crate) fn handle_clock_jump(&mut self, gain: Duration, now: Instant) {
         match &mut self.phase {
             Phase::Subscribing { .. } | Phase::RunningHooks { .. } | Phase::Online { .. } => {
                 self.lost(Cause::ClockJump(gain), now);
@@ -79,7 +79,7 @@ impl Core {
 
     /// Handles a network change: an existing connection or attempt must respond soon, and a delay
     /// for a network failure ends.
-    pub(crate) fn network_changed(&mut self, now: Instant) {
+    pub(crate) fn handle_network_change(&mut self, now: Instant) {
         match &mut self.phase {
             Phase::Subscribing { connection, .. }
             | Phase::RunningHooks { connection }

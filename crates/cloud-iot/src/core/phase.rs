@@ -24,7 +24,8 @@ pub(crate) enum Action {
     Open(ConnectOptions),
     /// Send a SUBSCRIBE with this packet id.
     Subscribe(u16, Vec<Subscription>),
-    /// Start the on-connect hooks; report with [`hooks_finished`](super::Core::hooks_finished).
+    /// Start the on-connect hooks; report with
+    /// [`handle_hooks_finished`](super::Core::handle_hooks_finished).
     ConnectHooks,
     /// Send a PUBLISH.
     Publish(Outgoing),
@@ -33,11 +34,11 @@ pub(crate) enum Action {
         message: Message,
         /// Whether a request has taken it as its response.
         answered: bool,
-        /// Identifies the delivery for [`handled`](super::Core::handled) when its handlers have
-        /// ended.
+        /// Identifies the delivery for
+        /// [`handle_handlers_finished`](super::Core::handle_handlers_finished).
         delivery: Option<DeliveryId>,
     },
-    /// Write to the store; report with [`stored`](super::Core::stored).
+    /// Write to the store; report with [`handle_stored`](super::Core::handle_stored).
     Store(Batch),
     /// Send a PUBACK.
     Acknowledge(u16),
@@ -47,7 +48,8 @@ pub(crate) enum Action {
     Disconnect,
     /// Drop the connection, and abort hooks that still run.
     Close,
-    /// Start the on-disconnect hooks; report with [`hooks_finished`](super::Core::hooks_finished).
+    /// Start the on-disconnect hooks; report with
+    /// [`handle_hooks_finished`](super::Core::handle_hooks_finished).
     DisconnectHooks(Option<Arc<Cause>>),
     /// Publish the session state.
     State(SessionState),

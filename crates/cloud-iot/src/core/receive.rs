@@ -60,7 +60,7 @@ impl Core {
     }
 
     /// Records that the handlers of a message have ended, with or without success.
-    pub(crate) fn handled(&mut self, delivery: DeliveryId, now: Instant) {
+    pub(crate) fn handle_handlers_finished(&mut self, delivery: DeliveryId, now: Instant) {
         self.unacknowledged.handled(delivery);
         self.acknowledge();
         // A shutdown may have waited for it.

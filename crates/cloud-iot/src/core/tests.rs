@@ -36,7 +36,7 @@ fn order_on_each_connection() {
     assert_eq!(harness.actions(), ["subscribe 2"]);
     harness.granted(&[1, 1]);
     assert_eq!(harness.actions(), ["connect hooks"]);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     assert_eq!(
         harness.actions(),
         [
@@ -74,7 +74,7 @@ fn immediate_disconnect_grows_the_back_off() {
         harness.wait(SECOND);
         harness.event(ConnectionEvent::Lost(Cause::Closed { soon: false }));
         assert_eq!(harness.cause(), Cause::Closed { soon: true });
-        harness.core.hooks_finished(harness.now);
+        harness.core.handle_hooks_finished(harness.now);
         waits.push(harness.wait_until_due().as_secs());
     }
     assert_eq!(waits, [2, 4, 8, 16]);
@@ -83,7 +83,7 @@ fn immediate_disconnect_grows_the_back_off() {
     harness.now += 60 * SECOND;
     harness.event(ConnectionEvent::Lost(Cause::Closed { soon: false }));
     assert_eq!(harness.cause(), Cause::Closed { soon: false });
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     assert_eq!(harness.wait_until_due(), 2 * SECOND);
 }
 
@@ -127,7 +127,7 @@ fn unacknowledged_messages_are_resent_in_order() {
     harness.event(ConnectionEvent::Lost(Cause::KeepAlive));
     receipts.push(harness.publish("4"));
     harness.actions();
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     harness.wait_until_due();
     harness.connect();
     let published: Vec<_> = harness
@@ -157,9 +157,9 @@ fn disconnect_hooks_run_once_after_connect_hooks() {
         ["close", "waiting 2s", "disconnected", "disconnect hooks"]
     );
     // Hooks that outlast the back-off delay the next attempt.
-    assert_eq!(harness.core.next_deadline(), None);
+    assert_eq!(harness.core.poll_timeout(), None);
     harness.now += 5 * SECOND;
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     assert_eq!(harness.actions(), ["connecting 2", "open"]);
 }
 
@@ -176,7 +176,7 @@ fn server_capabilities_are_respected() {
         ..capabilities()
     }));
     harness.granted(&[1, 1]);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     // The SUBSCRIBE used packet identifier 1.
     assert_eq!(
         harness.actions(),
@@ -293,7 +293,7 @@ fn cancelled_request_is_not_resent() {
         written(&mut harness);
         harness.core.cancel_request(id, harness.now);
         harness.event(ConnectionEvent::Lost(Cause::WriteStalled));
-        harness.core.hooks_finished(harness.now);
+        harness.core.handle_hooks_finished(harness.now);
         harness.wait_until_due();
         harness.actions();
         harness.connect();
@@ -315,7 +315,7 @@ fn takeover_by_same_client_id_backs_off() {
             reason,
             message: None,
         }));
-        harness.core.hooks_finished(harness.now);
+        harness.core.handle_hooks_finished(harness.now);
         waits.push(harness.wait_until_due().as_secs());
     }
     assert_eq!(waits, [32, 64, 128, 256]);

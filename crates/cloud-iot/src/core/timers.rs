@@ -9,7 +9,7 @@ use crate::error::cause::Cause;
 
 impl Core {
     /// Returns when to call [`handle_timeout`](Self::handle_timeout).
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         earliest([
             self.phase_deadline(),
             self.resume_at,

@@ -93,7 +93,7 @@ impl Shared {
 impl AckSink for Shared {
     fn handled(&self, delivery: DeliveryId) {
         let now = Instant::now();
-        self.with_core(|core| core.handled(delivery, now));
+        self.with_core(|core| core.handle_handlers_finished(delivery, now));
     }
 }
 

@@ -26,8 +26,10 @@ where
     C: CertificateSource,
     S: CertificateStore,
 {
-    /// Lets open connections finish until `kill`, then closes them. Returns when nothing is open.
-    pub(super) async fn shut_down(mut self, kill: &CancellationToken) {
+    /// Lets open connections finish until [`kill`](super::Commands::kill), then closes them. Returns
+    /// when nothing is open.
+    pub(super) async fn shut_down(mut self) {
+        let kill = self.commands.kill.clone();
         // New connections and requests end here, and the secrets are dropped.
         self.token_request = None;
         self.connecting = None;
@@ -56,8 +58,8 @@ where
         tasks.kill();
         let ended_early = self.ended_early.take().map(|(_, reason)| reason);
         let (reason, _) = tokio::join!(
-            close(self.tunnel.take(), kill),
-            close(self.retiring.take(), kill)
+            close(self.tunnel.take(), &kill),
+            close(self.retiring.take(), &kill)
         );
         if let Some(reason) = reason.or(ended_early) {
             tracing::info!(reason, "the tunnel has ended");

@@ -86,7 +86,7 @@ impl Harness {
     fn new(form: DeltaForm) -> Self {
         let mut core = Core::new("test".to_owned(), LIMIT);
         let now = Instant::now();
-        core.connected(now);
+        core.handle_connected(now);
         Self {
             core,
             cloud: FakeCloud::new(form),
@@ -113,12 +113,12 @@ impl Harness {
                 }
             }
             Step::Submit(request) => {
-                if let Ok(id) = self.core.submit(self.now, request) {
+                if let Ok(id) = self.core.handle_request(self.now, request) {
                     self.open.insert(id);
                 }
             }
-            Step::Connected => self.core.connected(self.now),
-            Step::MessagesLost => self.core.messages_lost(),
+            Step::Connected => self.core.handle_connected(self.now),
+            Step::MessagesLost => self.core.handle_messages_lost(),
             Step::ToCloud { lose } => {
                 if let Some(request) = self.to_cloud.pop_front().filter(|_| !lose) {
                     self.deliver_to_cloud(&request);
@@ -258,7 +258,7 @@ proptest! {
         harness.to_device.clear();
         harness.now += LIMIT;
         harness.core.handle_timeout(harness.now);
-        harness.core.connected(harness.now);
+        harness.core.handle_connected(harness.now);
         harness.settle();
         harness.assert_converged();
     }

@@ -31,13 +31,13 @@ impl Harness {
         harness
             .cloud
             .update(&json!({ "desired": desired }), &Value::Null);
-        harness.core.connected(harness.now);
+        harness.core.handle_connected(harness.now);
         harness.respond_all();
         harness
     }
 
     fn submit(&mut self, request: Request) -> RequestId {
-        self.core.submit(self.now, request).unwrap()
+        self.core.handle_request(self.now, request).unwrap()
     }
 
     fn transmit(&mut self) -> Option<Transmit> {
@@ -101,7 +101,7 @@ fn get_backs_off_when_connections_keep_failing() {
     let mut harness = Harness::new();
     let mut delays = Vec::new();
     for _ in 0..12 {
-        harness.core.connected(harness.now);
+        harness.core.handle_connected(harness.now);
         let mut slept = Duration::ZERO;
         while harness.transmit().is_none() {
             slept += harness.sleep();
@@ -121,12 +121,12 @@ fn get_backs_off_when_connections_keep_failing() {
         "{delays:?}"
     );
     // A response shows that the get is not the cause.
-    harness.core.connected(harness.now);
+    harness.core.handle_connected(harness.now);
     while harness.respond_all().is_empty() {
         harness.sleep();
     }
     for _ in 0..2 {
-        harness.core.connected(harness.now);
+        harness.core.handle_connected(harness.now);
         assert!(harness.transmit().is_some());
     }
 }
@@ -138,7 +138,7 @@ fn offline_change_is_found_after_connecting() {
     harness
         .cloud
         .update(&json!({"desired": {"remoteCertSn": "2"}}), &Value::Null);
-    harness.core.connected(harness.now);
+    harness.core.handle_connected(harness.now);
     harness.respond_all();
     assert_eq!(harness.delta(), json!({"remoteCertSn": "2"}));
     assert_eq!(
@@ -150,7 +150,7 @@ fn offline_change_is_found_after_connecting() {
 #[test]
 fn first_update_creates_the_shadow() {
     let mut harness = Harness::new();
-    harness.core.connected(harness.now);
+    harness.core.handle_connected(harness.now);
     harness.respond_all();
     assert_eq!(harness.core.replica().document(), None);
     assert_eq!(harness.core.poll_timeout(), None);
@@ -188,7 +188,7 @@ fn queue_is_bounded() {
     for _ in 0..MAX_QUEUED {
         harness.submit(Request::Get);
     }
-    let refused = harness.core.submit(harness.now, Request::Get);
+    let refused = harness.core.handle_request(harness.now, Request::Get);
     assert!(matches!(refused, Err(RequestError::Busy(MAX_QUEUED))));
     assert!(refused.unwrap_err().is_retryable());
 }
@@ -282,7 +282,7 @@ fn cancelled_request_is_not_sent() {
     let mut harness = Harness::new();
     let first = harness.submit(update(json!({"a": 1})));
     let second = harness.submit(update(json!({"a": 2})));
-    harness.core.cancel(second);
+    harness.core.handle_cancel(second);
     harness.respond_all();
     assert!(matches!(harness.done()[..], [(id, Ok(_))] if id == first));
     assert_eq!(harness.cloud.version, 1);
@@ -293,7 +293,7 @@ fn get_restarts_after_reconnect() {
     let mut harness = Harness::with_desired(json!({"a": 1}));
     harness.submit(Request::Get);
     let lost = harness.transmit().unwrap();
-    harness.core.connected(harness.now);
+    harness.core.handle_connected(harness.now);
     let sent = harness.respond_all();
     assert_eq!(sent.len(), 2, "an internal one, and the caller's");
     assert!(
@@ -309,7 +309,7 @@ fn late_update_response_is_accepted() {
     harness.submit(update(json!({"a": 1})));
     let sent = harness.transmit().unwrap();
     let responses = harness.cloud.handle(sent.operation, &sent.payload);
-    harness.core.connected(harness.now);
+    harness.core.handle_connected(harness.now);
     assert_eq!(harness.transmit(), None);
     harness.deliver(&responses);
     assert!(matches!(harness.one_result(), Ok(Response::Updated(2))));
@@ -321,7 +321,7 @@ fn lost_update_does_not_block_get() {
     let mut harness = Harness::with_desired(json!({}));
     harness.submit(update(json!({"a": 1})));
     let _lost = harness.transmit().unwrap();
-    harness.core.connected(harness.now);
+    harness.core.handle_connected(harness.now);
     assert_eq!(harness.transmit(), None);
     assert_eq!(harness.sleep(), LATE_RESPONSE_TIMEOUT);
     assert!(matches!(
@@ -334,10 +334,10 @@ fn lost_update_does_not_block_get() {
 #[test]
 fn get_completes_despite_lost_messages() {
     let mut harness = Harness::with_desired(json!({"a": 1}));
-    harness.core.messages_lost();
+    harness.core.handle_messages_lost();
     let get = harness.transmit().unwrap();
     for _ in 0..100 {
-        harness.core.messages_lost();
+        harness.core.handle_messages_lost();
         assert_eq!(harness.transmit(), None);
     }
     let responses = harness.cloud.handle(get.operation, &get.payload);
@@ -352,7 +352,7 @@ fn get_completes_despite_lost_messages() {
     // The same for a caller's get.
     harness.submit(Request::Get);
     let get = harness.transmit().unwrap();
-    harness.core.messages_lost();
+    harness.core.handle_messages_lost();
     let responses = harness.cloud.handle(get.operation, &get.payload);
     harness.deliver(&responses);
     assert!(matches!(harness.one_result(), Ok(Response::Document(_))));

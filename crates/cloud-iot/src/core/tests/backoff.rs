@@ -11,7 +11,7 @@ fn proxy(failure: ProxyFailure) -> Cause {
 /// Fails the attempt and returns the action of the next one.
 fn next_attempt(harness: &mut Harness, cause: Cause) -> String {
     harness.event(ConnectionEvent::Lost(cause));
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     harness.wait_until_due();
     harness.actions().pop().unwrap()
 }
@@ -178,9 +178,11 @@ fn no_fallback_port_for_configured_port() {
 fn a_clock_jump_ends_the_connection() {
     let mut harness = Harness::online(config());
     harness.now += 3600 * SECOND;
-    harness.core.clock_jumped(8 * 3600 * SECOND, harness.now);
+    harness
+        .core
+        .handle_clock_jump(8 * 3600 * SECOND, harness.now);
     assert_eq!(harness.cause(), Cause::ClockJump(8 * 3600 * SECOND));
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     assert_eq!(harness.wait_until_due(), 2 * SECOND);
     assert_eq!(harness.actions(), ["connecting 2", "open"]);
 }
@@ -190,11 +192,11 @@ fn a_clock_jump_shortens_the_wait() {
     let mut harness = Harness::new(config());
     harness.event(ConnectionEvent::Lost(not_accepted(0x87)));
     harness.actions();
-    harness.core.clock_jumped(3600 * SECOND, harness.now);
+    harness.core.handle_clock_jump(3600 * SECOND, harness.now);
     assert_eq!(harness.wait_until_due(), 2 * SECOND);
     assert_eq!(harness.actions(), ["connecting 2", "open"]);
     // Nothing changes while connecting, which has its own timeout.
-    harness.core.clock_jumped(3600 * SECOND, harness.now);
+    harness.core.handle_clock_jump(3600 * SECOND, harness.now);
     assert_eq!(harness.wait_until_due(), 21 * SECOND);
 }
 
@@ -230,8 +232,8 @@ fn proxy_that_allows_only_443() {
 fn network_change_probes_the_connection() {
     let mut harness = Harness::online(config());
     harness.wait(10 * SECOND);
-    harness.core.network_changed(harness.now);
-    harness.core.network_changed(harness.now);
+    harness.core.handle_network_change(harness.now);
+    harness.core.handle_network_change(harness.now);
     assert_eq!(harness.actions(), ["ping"]);
     harness.event(ConnectionEvent::PingWritten);
     assert_eq!(harness.wait_until_due(), 5 * SECOND);
@@ -239,7 +241,7 @@ fn network_change_probes_the_connection() {
 
     // A connection that responds is kept.
     let mut harness = Harness::online(config());
-    harness.core.network_changed(harness.now);
+    harness.core.handle_network_change(harness.now);
     harness.event(ConnectionEvent::PingWritten);
     harness.event(ConnectionEvent::PingResp);
     harness.wait(10 * SECOND);
@@ -251,7 +253,7 @@ fn network_change_ends_network_back_off_only() {
     let mut harness = Harness::new(config());
     harness.actions();
     harness.event(ConnectionEvent::Lost(Cause::Unreachable));
-    harness.core.network_changed(harness.now);
+    harness.core.handle_network_change(harness.now);
     assert_eq!(
         harness.wait_until_due(),
         SECOND,
@@ -262,14 +264,14 @@ fn network_change_ends_network_back_off_only() {
     let mut harness = Harness::new(config());
     let refused = not_accepted(0x87);
     harness.event(ConnectionEvent::Lost(refused));
-    harness.core.network_changed(harness.now);
+    harness.core.handle_network_change(harness.now);
     assert_eq!(harness.wait_until_due(), 32 * SECOND);
 }
 
 #[test]
 fn network_change_shortens_connection_attempt() {
     let mut harness = Harness::new(config());
-    harness.core.network_changed(harness.now);
+    harness.core.handle_network_change(harness.now);
     assert_eq!(harness.wait_until_due(), 5 * SECOND);
     assert_eq!(harness.cause(), Cause::ConnectTimeout);
 }
@@ -280,9 +282,9 @@ fn repeated_network_changes_let_slow_attempt_complete() {
     harness.actions();
     let mut started = harness.now;
     for _ in 0..20 {
-        harness.core.network_changed(harness.now);
+        harness.core.handle_network_change(harness.now);
         let next = harness.now + 4 * SECOND;
-        while let Some(due) = harness.core.next_deadline().filter(|due| *due <= next) {
+        while let Some(due) = harness.core.poll_timeout().filter(|due| *due <= next) {
             harness.now = due;
             harness.core.handle_timeout(due);
             if harness.actions().contains(&"open".to_owned()) {

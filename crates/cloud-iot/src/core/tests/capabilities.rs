@@ -51,7 +51,7 @@ fn own_messages_fit_the_server() {
             ..capabilities()
         }));
         harness.granted(&[0, 0]);
-        harness.core.hooks_finished(harness.now);
+        harness.core.handle_hooks_finished(harness.now);
         assert_eq!(published(&mut harness), [("ONLINE".into(), qos, retain)]);
         if at_least_once {
             harness.event(ConnectionEvent::Written(2));
@@ -62,7 +62,7 @@ fn own_messages_fit_the_server() {
         harness.core.reconnect(harness.now);
         assert_eq!(published(&mut harness), [("OFFLINE".into(), qos, retain)]);
         harness.event(ConnectionEvent::Lost(Cause::Closed { soon: false }));
-        harness.core.hooks_finished(harness.now);
+        harness.core.handle_hooks_finished(harness.now);
         harness.wait_until_due();
         let next = opened(&mut harness);
         assert_eq!(

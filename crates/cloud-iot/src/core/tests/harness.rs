@@ -96,7 +96,7 @@ impl Harness {
     pub(super) fn connect(&mut self) {
         self.event(ConnectionEvent::Connected(capabilities()));
         self.granted(&[1, 1]);
-        self.core.hooks_finished(self.now);
+        self.core.handle_hooks_finished(self.now);
         let birth = self.core.config.birth.as_ref();
         if birth.is_some_and(|birth| birth.qos == QoS::AtMostOnce)
             && !self.core.outbox.has_suspect()
@@ -106,7 +106,7 @@ impl Harness {
     }
 
     pub(super) fn event(&mut self, event: ConnectionEvent) {
-        self.core.connection_event(event, self.now);
+        self.core.handle_connection_event(event, self.now);
     }
 
     /// Answers the outstanding SUBSCRIBE with these codes.
@@ -132,7 +132,7 @@ impl Harness {
 
     /// Waits for the next deadline and returns how long that took.
     pub(super) fn wait_until_due(&mut self) -> Duration {
-        let due = self.core.next_deadline().unwrap();
+        let due = self.core.poll_timeout().unwrap();
         let time = due.saturating_duration_since(self.now);
         self.wait(time);
         time

@@ -180,7 +180,7 @@ impl World {
             Step::HooksEnd => {
                 if self.hooks > 0 {
                     self.hooks = 0;
-                    core.hooks_finished(now);
+                    core.handle_hooks_finished(now);
                 }
             }
             Step::Publish {
@@ -214,16 +214,16 @@ impl World {
                     core.cancel_request(id, now);
                 }
             }
-            Step::AckGuard(delivery) => core.handled(delivery, now),
+            Step::AckGuard(delivery) => core.handle_handlers_finished(delivery, now),
             Step::Stored(outcome) => self.stored(outcome),
             Step::Wait(seconds) => self.pass(Duration::from_secs(seconds)),
             Step::Due => {
-                if let Some(due) = core.next_deadline() {
+                if let Some(due) = core.poll_timeout() {
                     self.pass(due.saturating_duration_since(now));
                 }
             }
-            Step::NetworkChanged => core.network_changed(now),
-            Step::ClockJumped => core.clock_jumped(3600 * SECOND, now),
+            Step::NetworkChanged => core.handle_network_change(now),
+            Step::ClockJumped => core.handle_clock_jump(3600 * SECOND, now),
             Step::Renew => core.reconnect(now),
             Step::Stop(seconds) => core.stop(now + Duration::from_secs(seconds), now),
         }
@@ -284,7 +284,7 @@ impl World {
             Some(_) => {}
         }
         let outcome = outcome.map_or(Ok(()), Err);
-        self.harness.core.stored(outcome, self.harness.now);
+        self.harness.core.handle_stored(outcome, self.harness.now);
     }
 
     /// Advances the time from deadline to deadline.
@@ -292,7 +292,7 @@ impl World {
         let end = self.harness.now + time;
         let mut wake_ups = 0;
         while !self.ended
-            && let Some(due) = self.harness.core.next_deadline().filter(|due| *due <= end)
+            && let Some(due) = self.harness.core.poll_timeout().filter(|due| *due <= end)
         {
             wake_ups += 1;
             assert!(wake_ups < 1000, "the core spins");
@@ -347,7 +347,7 @@ impl World {
             }
         }
         assert!(
-            self.ended || self.hooks > 0 || self.harness.core.next_deadline().is_some(),
+            self.ended || self.hooks > 0 || self.harness.core.poll_timeout().is_some(),
             "no deadline"
         );
         let (outcomes, accepted) = (&mut self.outcomes, self.accepted);
@@ -367,7 +367,7 @@ impl World {
         // The driver enforces the timeouts of hooks.
         self.pass(10 * SECOND);
         self.stored(None);
-        while let Some(batch) = self.harness.core.last_batch() {
+        while let Some(batch) = self.harness.core.poll_last_batch() {
             self.writing = Some(batch);
             self.stored(None);
         }

@@ -94,7 +94,7 @@ impl World {
                 self.plan(soon, subscribed(id, &vec![1; filters.len()]));
             }
             Action::ConnectHooks | Action::DisconnectHooks(_) => {
-                self.harness.core.hooks_finished(now)
+                self.harness.core.handle_hooks_finished(now)
             }
             Action::Publish(out) => {
                 let sure = out.message.qos == QoS::AtLeastOnce;
@@ -137,7 +137,7 @@ impl World {
                 self.perform(action);
             }
             let event = self.agenda.first_key_value().map(|((at, _), _)| *at);
-            let deadline = self.harness.core.next_deadline();
+            let deadline = self.harness.core.poll_timeout();
             let Some(next) = event.into_iter().chain(deadline).min() else {
                 break;
             };

@@ -130,7 +130,7 @@ fn recorder_receives_session_metrics() {
         assert_eq!(book.value("connected"), 0.0);
         assert_eq!(book.value("connected_seconds_total"), 13.0);
         assert_eq!(book.value("disconnections_total keep_alive"), 1.0);
-        harness.core.hooks_finished(harness.now);
+        harness.core.handle_hooks_finished(harness.now);
         harness.wait_until_due();
         harness.event(ConnectionEvent::Lost(Cause::Refused));
         assert_eq!(book.value("disconnections_total refused"), 1.0);

@@ -27,7 +27,7 @@ fn rest_of_a_burst_is_paced() {
     let time = (harness.now - start).as_secs_f64();
     assert!((time - 1.0).abs() < 0.001, "{time}: 90 a second");
     // The only other deadline is keep-alive.
-    assert_eq!(harness.core.next_deadline(), Some(start + 30 * SECOND));
+    assert_eq!(harness.core.poll_timeout(), Some(start + 30 * SECOND));
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn present(session_present: bool) -> ConnectionEvent {
 /// Drops the connection and waits for the next attempt.
 fn reconnect(harness: &mut Harness) {
     harness.event(ConnectionEvent::Lost(Cause::KeepAlive));
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     harness.wait_until_due();
     harness.actions();
 }
@@ -34,11 +34,11 @@ fn kept_session_subscribes_once() {
     harness.event(present(true));
     assert_eq!(harness.actions(), ["subscribe 2"]);
     harness.granted(&[1, 1]);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     reconnect(&mut harness);
     harness.event(present(true));
     assert_eq!(harness.actions(), ["connect hooks"]);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     reconnect(&mut harness);
     harness.event(present(false));
     assert_eq!(harness.actions(), ["subscribe 2"]);
@@ -63,7 +63,7 @@ fn resends_under_same_packet_id_in_a_kept_session() {
     harness.event(ConnectionEvent::Written(2));
     reconnect(&mut harness);
     harness.event(present(true));
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     let sent = |harness: &mut Harness| -> Vec<String> {
         let mut actions = harness.actions();
         actions.retain(|action| action.starts_with("publish"));
@@ -75,7 +75,7 @@ fn resends_under_same_packet_id_in_a_kept_session() {
     // Twice in a row.
     reconnect(&mut harness);
     harness.event(present(true));
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     assert_eq!(
         sent(&mut harness),
         ["publish a again as 2", "publish b again as 1"]
@@ -88,7 +88,7 @@ fn resends_under_same_packet_id_in_a_kept_session() {
     reconnect(&mut harness);
     harness.event(present(false));
     harness.granted(&[1, 1]);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     assert_eq!(sent(&mut harness), ["publish b", "publish c"]);
 }
 
@@ -108,17 +108,17 @@ fn acknowledges_after_handlers_without_redelivery() {
     harness.receive(message("2"), 12, false);
     harness.receive(message("0").qos(crate::QoS::AtMostOnce), 0, false);
     assert_eq!(harness.actions(), ["deliver false"; 3]);
-    harness.core.handled(2, harness.now);
+    harness.core.handle_handlers_finished(2, harness.now);
     assert_eq!(harness.actions(), [""; 0], "in order of arrival");
     reconnect(&mut harness);
     harness.event(present(true));
     // During the next attempt.
     harness.receive(message("1"), 11, true);
     harness.receive(message("2"), 12, true);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     let done = harness.actions();
     assert!(!done.contains(&"deliver false".to_owned()), "{done:?}");
-    harness.core.handled(1, harness.now);
+    harness.core.handle_handlers_finished(1, harness.now);
     assert_eq!(harness.actions(), ["acknowledge 11", "acknowledge 12"]);
 }
 
@@ -138,9 +138,9 @@ fn undeliverable_message_is_acknowledged_in_order() {
     harness.event(present(true));
     harness.receive(Message::new("a/x", "1"), 11, true);
     harness.event(nameless(12, true));
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     harness.actions();
-    harness.core.handled(2, harness.now);
+    harness.core.handle_handlers_finished(2, harness.now);
     assert_eq!(harness.actions(), ["acknowledge 11", "acknowledge 12"]);
 }
 
@@ -163,7 +163,7 @@ fn stop_waits_for_handlers() {
     harness.actions();
     harness.core.stop(harness.now + 8 * SECOND, harness.now);
     assert_eq!(harness.actions(), ["stopping"]);
-    harness.core.handled(1, harness.now);
+    harness.core.handle_handlers_finished(1, harness.now);
     assert_eq!(harness.actions(), ["acknowledge 11", "publish OFFLINE"]);
 
     // But with a deadline.
@@ -181,7 +181,7 @@ fn message_after_connection_loss_is_left_to_resending() {
     // Both in one read.
     harness.event(ConnectionEvent::Lost(Cause::Closed { soon: false }));
     harness.receive(Message::new("a/x", "1"), 11, false);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     harness.wait_until_due();
     let done = harness.actions();
     assert!(!done.contains(&"deliver false".to_owned()), "{done:?}");
@@ -203,10 +203,10 @@ fn no_acknowledgement_after_disconnect() {
     }
     harness.event(ConnectionEvent::Written(0));
     assert_eq!(harness.actions().last().unwrap(), "disconnect");
-    harness.core.handled(1, harness.now);
+    harness.core.handle_handlers_finished(1, harness.now);
     assert_eq!(harness.actions(), [""; 0]);
     harness.event(ConnectionEvent::Disconnected);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     assert_eq!(harness.actions().last().unwrap(), "open");
     // The server resends it, and it is recognized.
     harness.event(present(true));

@@ -12,7 +12,7 @@ fn disconnected(code: u8) -> ConnectionEvent {
 /// Ends the connection, opens another one and returns what is published on it.
 fn next_connection(harness: &mut Harness, end: ConnectionEvent) -> Vec<String> {
     harness.event(end);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     harness.wait_until_due();
     harness.actions();
     harness.connect();

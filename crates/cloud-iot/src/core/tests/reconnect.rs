@@ -13,7 +13,7 @@ fn renewed(harness: &mut Harness) {
         harness.actions(),
         ["close", "waiting 0ns", "disconnected", "disconnect hooks"]
     );
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     assert_eq!(harness.actions(), ["connecting 1", "open"]);
     harness.connect();
 }
@@ -111,7 +111,7 @@ fn reconnect_follows_at_once_after_any_end() {
             harness.event(ConnectionEvent::Lost(Cause::Closed { soon: false }));
         }
         assert_eq!(harness.cause(), Cause::Reconnect);
-        harness.core.hooks_finished(harness.now);
+        harness.core.handle_hooks_finished(harness.now);
         assert_eq!(harness.actions(), ["connecting 1", "open"]);
     }
 }
@@ -123,7 +123,7 @@ fn no_two_connects_within_a_second() {
     harness.core.reconnect(harness.now);
     harness.event(ConnectionEvent::Written(0));
     harness.event(ConnectionEvent::Disconnected);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     let actions = harness.actions();
     assert!(actions.contains(&"waiting 750ms".to_owned()), "{actions:?}");
     assert_eq!(harness.wait_until_due(), SECOND * 3 / 4);
@@ -154,7 +154,7 @@ fn stop_during_reconnect_ends_cleanly() {
     assert_eq!(harness.actions(), ["publish OFFLINE", "stopping"]);
     harness.event(ConnectionEvent::Written(0));
     harness.event(ConnectionEvent::Disconnected);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     assert_eq!(
         harness.actions(),
         [
@@ -180,7 +180,7 @@ fn reconnect_credits_connected_time() {
     harness.core.reconnect(harness.now);
     harness.event(ConnectionEvent::Written(0));
     harness.event(ConnectionEvent::Disconnected);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     harness.event(ConnectionEvent::Lost(Cause::Refused));
     assert_eq!(harness.wait_until_due(), 2 * SECOND);
 }

@@ -23,7 +23,7 @@ fn stop_flushes_sends_goodbye_and_disconnects() {
     assert_eq!(harness.actions(), ["disconnect"]);
     harness.event(ConnectionEvent::Disconnected);
     assert_eq!(harness.actions(), ["close", "disconnect hooks"]);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     assert_eq!(harness.actions(), ["event stopped", "end"]);
     assert_eq!(
         harness.core.report(),

@@ -65,7 +65,7 @@ fn subscribe_is_split_to_the_maximum_packet_size() {
     assert_eq!(sent, [vec!["first/filter", "second/filter"], vec!["last"]]);
     let long = format!("{} packet too large (0x95)", "x".repeat(40));
     assert_eq!(refused, [long]);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     assert!(harness.actions().contains(&"online".to_owned()));
 
     config.subscriptions[2].required = true;
@@ -87,12 +87,12 @@ fn refused_filter_costs_only_itself() {
     harness.granted(&[1, 0x87]);
     let (_, refused) = subscribe_actions(&mut harness);
     assert_eq!(refused, ["b/# not authorized (0x87)"]);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     assert!(harness.actions().contains(&"online".to_owned()));
 
     // The policy may have changed, so a kept session subscribes again.
     harness.event(ConnectionEvent::Lost(Cause::KeepAlive));
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     harness.wait_until_due();
     harness.event(ConnectionEvent::Connected(ServerCapabilities {
         session_present: true,
@@ -155,7 +155,7 @@ fn acknowledgements_of_nothing_are_ignored() {
     harness.event(ConnectionEvent::Connected(capabilities()));
     harness.event(subscribed(2, &[1, 1]));
     harness.granted(&[1, 1]);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     harness.actions();
     let mut receipt = harness.publish("1");
     harness.event(ConnectionEvent::Written(0));
@@ -205,10 +205,10 @@ fn downgraded_subscription_is_reported_on_each_connection() {
         harness.event(ConnectionEvent::Connected(capabilities()));
         harness.granted(&[1, 0, 0]);
         assert_eq!(downgraded(&mut harness), ["less"]);
-        harness.core.hooks_finished(harness.now);
+        harness.core.handle_hooks_finished(harness.now);
         assert!(harness.actions().contains(&"connected".to_owned()));
         harness.event(ConnectionEvent::Lost(Cause::KeepAlive));
-        harness.core.hooks_finished(harness.now);
+        harness.core.handle_hooks_finished(harness.now);
         harness.wait_until_due();
     }
 }

@@ -65,7 +65,7 @@ fn burst_of_refusals_keeps_order_and_counts_once() {
     }
     // A lost connection does not end the pause.
     harness.event(ConnectionEvent::Lost(Cause::KeepAlive));
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     harness.wait_until_due();
     harness.connect();
     assert_eq!(published(&mut harness), ["publish ONLINE"]);
@@ -137,7 +137,7 @@ fn deferred_message_stays_stored() {
     assert_eq!(published(&mut harness), ["publish OFFLINE"]);
     harness.event(ConnectionEvent::Written(0));
     harness.event(ConnectionEvent::Disconnected);
-    harness.core.hooks_finished(harness.now);
+    harness.core.handle_hooks_finished(harness.now);
     let report = harness.core.report();
     assert_eq!(
         (report.clean, report.undelivered, report.stored),

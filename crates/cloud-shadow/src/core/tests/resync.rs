@@ -144,7 +144,7 @@ fn recreated_shadow_with_lower_version_is_found() {
     harness
         .cloud
         .update(&json!({"desired": {"c": 1}}), &Value::Null);
-    harness.core.connected(harness.now);
+    harness.core.handle_connected(harness.now);
     harness.respond_all();
     assert_eq!(harness.delta(), json!({"c": 1}));
 }
@@ -152,7 +152,7 @@ fn recreated_shadow_with_lower_version_is_found() {
 #[test]
 fn internal_get_retries_with_backoff() {
     let mut harness = Harness::new();
-    harness.core.connected(harness.now);
+    harness.core.handle_connected(harness.now);
     let mut pauses = Vec::new();
     for _ in 0..10 {
         assert!(harness.transmit().is_some());
@@ -161,14 +161,14 @@ fn internal_get_retries_with_backoff() {
     }
     assert_eq!(pauses[..3], [2, 4, 8].map(Duration::from_secs));
     assert_eq!(pauses[9], MAX_RETRY_DELAY);
-    harness.core.connected(harness.now);
+    harness.core.handle_connected(harness.now);
     assert!(harness.transmit().is_some(), "a connection ends the delay");
 }
 
 #[test]
 fn rejected_internal_get_retries_slowly() {
     let mut harness = Harness::new();
-    harness.core.connected(harness.now);
+    harness.core.handle_connected(harness.now);
     let token = harness.transmit().unwrap().token;
     let body = json!({"code": 403, "message": "Forbidden", "clientToken": token}).to_string();
     harness.core.handle_message(
@@ -189,7 +189,7 @@ fn report_is_sent_while_replica_is_stale() {
     harness.done();
     // Deleted while offline, and then the get fails.
     harness.cloud.delete(&Value::Null);
-    harness.core.connected(harness.now);
+    harness.core.handle_connected(harness.now);
     let get = harness.transmit().unwrap();
     let error = RequestError::Bus(crate::bus::BusError::temporary("full"));
     harness
