@@ -28,7 +28,7 @@ use crate::delta::read_delta;
 use crate::document::{Object, patch_to};
 use crate::error::RequestError;
 use crate::message;
-use crate::raw_json::LeftOut;
+use crate::raw_json::{LeftOut, escape_invalid_utf8};
 use crate::replica::Replica;
 use crate::topic::{MessageKind, Operation};
 
@@ -183,6 +183,7 @@ impl Core {
             );
             return;
         }
+        let payload = &*escape_invalid_utf8(payload);
         let mut left_out = LeftOut::default();
         let read = match kind {
             MessageKind::Accepted(operation) => {

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::document::Object;
 use crate::error::Malformed;
-use crate::raw_json::{Instead, LeftOut, entries, get, read_object};
+use crate::raw_json::{Instead, LeftOut, entries, escape_invalid_utf8, get, read_object};
 
 /// The desired values that the device has not reported.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -54,9 +54,9 @@ struct Wire<'a> {
 /// # Errors
 ///
 /// [`Malformed`] if the payload is not JSON, or `state` is not an object. A value that cannot be
-/// represented (half a surrogate pair, a number beyond a double) is left out.
+/// represented (text that is not Unicode, a number beyond a double) is left out.
 pub fn parse_delta(payload: &[u8]) -> Result<Delta, Malformed> {
-    read_delta(payload, &mut LeftOut::default())
+    read_delta(&escape_invalid_utf8(payload), &mut LeftOut::default())
 }
 
 /// Parses a delta; `left_out` receives the values that cannot be represented.

@@ -41,7 +41,7 @@ pub enum RequestError {
         reason: UntrustedText,
     },
     /// The client was stopped, or the message bus has ended.
-    #[error("the shadow client has ended")]
+    #[error("the shadow client has ended; start another one")]
     Closed,
 }
 
@@ -178,7 +178,9 @@ pub enum StartError {
         source: BusError,
     },
     /// The message bus did not confirm the subscriptions in time.
-    #[error("cannot subscribe to {filter}: no response in time")]
+    #[error(
+        "cannot subscribe to {filter}: no response in time; start again when the bus is connected"
+    )]
     TimedOut {
         /// The pending topic filter.
         filter: String,

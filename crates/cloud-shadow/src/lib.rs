@@ -129,6 +129,10 @@ mod topic;
 mod typed;
 mod update;
 
+pub use cloud_net::UntrustedText;
+pub use futures_util::Stream;
+pub use serde_json::Value;
+
 pub use bus::{BoxedBus, BusError, BusMessage, BusSubscription, MessageBus};
 pub use client::{Deltas, ShadowClient, ShadowConfig};
 pub use delta::{Delta, parse_delta};

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::document::{Change, Document, Object};
 use crate::error::{Malformed, Rejection, RejectionCode};
-use crate::raw_json::{Instead, LeftOut, entries, get, read_object};
+use crate::raw_json::{Instead, LeftOut, entries, get, read_object, text};
 use crate::topic::Operation;
 
 /// Maximum size of a parsed message, in bytes: the limit of AWS IoT Core.
@@ -135,22 +135,24 @@ pub(crate) fn parse_rejection(
     payload: &[u8],
 ) -> Result<Rejection, Malformed> {
     #[derive(Deserialize)]
-    struct Wire {
+    struct Wire<'a> {
         code: u16,
-        #[serde(default)]
-        message: Option<UntrustedText>,
+        #[serde(borrow, default)]
+        message: Option<&'a RawValue>,
     }
-    let wire: Wire = serde_json::from_slice(payload)?;
+    let wire: Wire<'_> = serde_json::from_slice(payload)?;
+    let message = wire.message.and_then(text);
     Ok(Rejection {
         operation,
         code: RejectionCode::from(wire.code),
-        message: wire.message.unwrap_or_default(),
+        message: message.map(UntrustedText::from).unwrap_or_default(),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raw_json::escape_invalid_utf8;
     use crate::test_support::object;
     use serde_json::json;
 
@@ -206,6 +208,30 @@ mod tests {
             let removed = !left_out.contains("ud83d: text") && !left_out.contains("n.i");
             assert_eq!(section.len(), if removed { 5 } else { 6 }, "{left_out}");
         }
+    }
+
+    #[test]
+    fn invalid_utf8_costs_only_its_value() {
+        let payload = b"{\"state\":{\"desired\":{\"remoteCertSn\":\"42\",\"a\":\"\xff\",\
+            \"b\":\"\\ud83d\xc3\",\"\xfe\":1,\"c\":[\"\xe9t\xe9\"],\"d\":\"\\\xff\"}},\
+            \"metadata\":{\"\xfe\":0},\"version\":3}";
+        let escaped = escape_invalid_utf8(payload);
+        let mut left_out = LeftOut::default();
+        let read = parse_document(&escaped, &mut left_out).unwrap();
+        assert_eq!(read.desired, object(json!({"remoteCertSn": "42"})));
+        assert_eq!(read.version, 3);
+        let shown = left_out.to_string();
+        assert!(shown.starts_with("a: text that is not Unicode"), "{shown}");
+        assert!(shown.ends_with("and 1 more"), "{shown}");
+        let delta = b"{\"state\":{\"a\":\"\xff\",\"remoteCertSn\":\"42\"}}";
+        let delta = crate::parse_delta(delta).unwrap();
+        assert_eq!(delta.state, object(json!({"remoteCertSn": "42"})));
+        // Outside a text it is no JSON.
+        assert!(document(&escape_invalid_utf8(b"{\"state\":\xff,\"version\":3}")).is_err());
+
+        let rejection = escape_invalid_utf8(b"{\"code\":409,\"message\":\"\xff\"}").into_owned();
+        let rejection = parse_rejection(Operation::Update, &rejection).unwrap();
+        assert_eq!(rejection.code, RejectionCode::Conflict);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! JSON read value by value: a value that cannot be kept costs itself, not its document.
 //!
-//! serde_json refuses a whole document for one string with half a surrogate pair, one number beyond
-//! the range of a double, or deep nesting, and changes integers beyond 64 bits. Here such a value is
-//! left out and named, and every number that is kept is the number that was sent.
+//! serde_json refuses a whole document for one string with half a surrogate pair or a byte that is
+//! not UTF-8, one number beyond the range of a double, or deep nesting, and changes integers beyond
+//! 64 bits. Here such a value is left out and named, and every number that is kept is the number
+//! that was sent.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use cloud_net::UntrustedText;
@@ -67,7 +69,7 @@ impl fmt::Display for LeftOut {
 enum Unreadable {
     #[error("a number that cannot be represented")]
     Number,
-    #[error("text with half a surrogate pair")]
+    #[error("text that is not Unicode")]
     Text,
     #[error("nested more than {MAX_NESTING} levels deep")]
     Nesting,
@@ -134,6 +136,23 @@ pub(crate) fn read_object(
         path: Vec::new(),
     };
     reader.object(&entries(raw)?)
+}
+
+/// Replaces bytes that are not UTF-8 by an escape that is no text either, so that they cost the
+/// value that contains them and not the whole message.
+pub(crate) fn escape_invalid_utf8(payload: &[u8]) -> Cow<'_, [u8]> {
+    if str::from_utf8(payload).is_ok() {
+        return Cow::Borrowed(payload);
+    }
+    let mut escaped = Vec::with_capacity(payload.len());
+    for chunk in payload.utf8_chunks() {
+        escaped.extend_from_slice(chunk.valid().as_bytes());
+        if !chunk.invalid().is_empty() {
+            // Two, because one could complete a surrogate pair with an escape before it.
+            escaped.extend_from_slice(br"\udc00\udc00");
+        }
+    }
+    Cow::Owned(escaped)
 }
 
 /// Returns keys and values of an object.
@@ -214,7 +233,7 @@ impl<'a> Reader<'a, '_> {
 }
 
 /// Returns the text of a JSON string, or `None` if it has half a surrogate pair.
-fn text(raw: &RawValue) -> Option<String> {
+pub(crate) fn text(raw: &RawValue) -> Option<String> {
     serde_json::from_str(raw.get()).ok()
 }
 
