@@ -54,13 +54,10 @@ impl<S: RequestSession> PlatformClient<S> {
         qos: QoS,
         timeout: Duration,
     ) -> Result<Bytes, RequestError> {
-        let request = Request {
-            topic: self.topics.request(action),
-            payload,
-            qos,
-            reply_topic: self.topics.answer(action),
-            timeout,
-        };
+        let topics = &self.topics;
+        let request = Request::new(topics.request(action), payload, topics.answer(action))
+            .qos(qos)
+            .timeout(timeout);
         Ok(self.session.request(request).await?.payload)
     }
 

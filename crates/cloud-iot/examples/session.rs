@@ -105,13 +105,7 @@ async fn device(pki: &Pki, broker: &Broker) -> Result<(), BoxError> {
         .publish(Message::new("all", "to everybody"))?
         .await?;
 
-    let request = Request {
-        topic: "device/7/question/req".into(),
-        payload: "?".into(),
-        qos: QoS::AtLeastOnce,
-        reply_topic: "device/7/question/res".into(),
-        timeout: LIMIT,
-    };
+    let request = Request::new("device/7/question/req", "?", "device/7/question/res");
     let answer = session.request(request).await?;
     println!("answered: {}", String::from_utf8_lossy(&answer.payload));
 

@@ -75,7 +75,8 @@ pub(crate) struct Core {
     attempt_started: Instant,
     /// Whether a connection has ended because the server violated the protocol.
     lenient: bool,
-    /// Whether the server does not support QoS 1, or retained messages, for the will.
+    /// Whether the server does not support QoS 1, or retained messages, for the will: by its last
+    /// CONNACK, or by a refusal since.
     will_at_most_once: bool,
     will_not_retained: bool,
     /// Whether a network change cut the previous attempt short.

@@ -51,7 +51,10 @@ pub enum ConfigError {
         limit: usize,
     },
     /// There are more subscriptions than allowed.
-    #[error("{count} subscriptions are too many, at most {limit} are allowed")]
+    #[error(
+        "{count} subscriptions are too many, at most {limit} are allowed; \
+         combine some with wildcards"
+    )]
     Subscriptions {
         /// Number of subscriptions.
         count: usize,
@@ -59,7 +62,7 @@ pub enum ConfigError {
         limit: usize,
     },
     /// A filter is subscribed to twice.
-    #[error("the filter {0} is subscribed to twice")]
+    #[error("the filter {0} is subscribed to twice; remove one of the subscriptions")]
     DuplicateSubscription(TopicFilter),
     /// A limit, timeout or back-off value is out of range.
     #[error("{name} must be {range}")]
@@ -101,7 +104,7 @@ pub enum PublishError {
     #[error(transparent)]
     NotStored(StoreError),
     /// The session is stopping or has stopped.
-    #[error("the session has been stopped")]
+    #[error("the session has been stopped; start another one")]
     Stopped,
 }
 
@@ -183,8 +186,15 @@ pub enum RequestError {
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
     /// No subscription of the session covers the reply topic.
-    #[error("the session is not subscribed to the reply topic {0:?}")]
+    #[error(
+        "the session is not subscribed to the reply topic {0:?}; \
+         add a subscription that covers it to the configuration"
+    )]
     NotSubscribed(String),
+    /// The server of the current connection has refused the subscriptions that cover the reply
+    /// topic, so no response can arrive. The request was not sent.
+    #[error("the server refuses the subscription to the reply topic {0:?}: {POLICY}")]
+    SubscriptionRefused(String),
     /// Another request waits for a response on the same topic.
     #[error("another request waits for a response on {0:?}; wait for it to end")]
     Busy(String),
@@ -207,7 +217,7 @@ impl RequestError {
             Self::Publish(error) => error.is_retryable(),
             Self::Delivery(error) => error.is_retryable(),
             Self::Busy(_) | Self::TooMany(_) | Self::Timeout(_) => true,
-            Self::NotSubscribed(_) | Self::Stopped => false,
+            Self::NotSubscribed(_) | Self::SubscriptionRefused(_) | Self::Stopped => false,
         }
     }
 }
@@ -220,12 +230,15 @@ pub enum StreamError {
     #[error(transparent)]
     Filter(#[from] TopicError),
     /// No subscription of the session overlaps the filter.
-    #[error("the session is not subscribed to anything under {0}")]
+    #[error(
+        "the session is not subscribed to anything under {0}; \
+         add a subscription to the configuration"
+    )]
     NotSubscribed(TopicFilter),
     /// The maximum number of streams is open.
     #[error("{0} streams are open already; drop one first")]
     TooMany(usize),
     /// The session is stopping or has stopped.
-    #[error("the session has been stopped")]
+    #[error("the session has been stopped; start another one")]
     Stopped,
 }

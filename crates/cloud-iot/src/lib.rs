@@ -60,10 +60,10 @@
 //! # let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der())?;
 //! // Root certificates, the device's certificate chain and its private key, in DER.
 //! let tls = tls::client_config([root], vec![certificate], key)?;
-//! let mut config = SessionConfig::new("127.0.0.1", "device-7", tls);
-//! # config.port = 1;
-//! config.subscriptions = vec![Subscription::new("c/platform")?];
-//! config.birth = Some(Message::new("c/d/7/status", r#"{"state":"ONLINE"}"#));
+//! let config = SessionConfig::new("127.0.0.1", "device-7", tls)
+//!     .subscriptions(vec![Subscription::new("c/platform")?])
+//!     .birth(Message::new("c/d/7/status", r#"{"state":"ONLINE"}"#));
+//! # let config = config.port(1);
 //!
 //! let session = Session::builder(config)
 //!     .on_connect(|| async {
@@ -79,6 +79,9 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! The public API contains types of [`bytes`], [`rustls`] and [`tower`], which the crate
+//! re-exports, and of tokio's `broadcast` and `watch` channels.
 //!
 //! # Features
 //!
@@ -133,10 +136,13 @@ mod routing;
 mod session;
 mod transport;
 
-pub use tower::BoxError;
+pub use bytes::{self, Bytes};
+pub use rustls;
+pub use tower::{self, BoxError};
 
 pub use cloud_net::{
     ConnectError, InvalidProxy, Malformed, Proxy, ProxyError, ProxyFailure, ProxyReply,
+    UntrustedText,
 };
 
 pub use crate::core::backoff::{Backoff, Retry};

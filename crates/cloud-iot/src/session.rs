@@ -6,6 +6,7 @@ pub(crate) mod hooks;
 pub(crate) mod limits;
 pub(crate) mod receipt;
 pub(crate) mod request;
+pub(crate) mod setters;
 
 use std::future::Future;
 use std::sync::Arc;

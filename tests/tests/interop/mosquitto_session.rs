@@ -58,11 +58,9 @@ impl Site {
         let mut config = SessionConfig::new("localhost", client_id, tls);
         config.port = self.broker.port();
         config.subscriptions = vec![Subscription::new(filter)?.qos(QoS::AtMostOnce)];
-        config.backoff = Backoff {
-            base_delay: Duration::from_millis(20),
-            jitter: Duration::from_millis(5),
-            ..Backoff::default()
-        };
+        config.backoff = Backoff::new()
+            .base_delay(Duration::from_millis(20))
+            .jitter(Duration::from_millis(5));
         config.limits.publishes_per_second = None;
         config.limits.bytes_per_second = None;
         config.limits.outbox_messages = 20_000;

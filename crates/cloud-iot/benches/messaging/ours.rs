@@ -27,11 +27,9 @@ pub(crate) async fn run(task: &Task) {
     let mut router = Router::new();
     if task.measure == "deliver" {
         config.subscriptions = vec![Subscription::new("bench").unwrap()];
-        let options = RouteOptions {
-            queue_messages: task.count as usize,
-            queue_bytes: 1 << 30,
-            ..RouteOptions::default()
-        };
+        let options = RouteOptions::new()
+            .queue_messages(task.count as usize)
+            .queue_bytes(1 << 30);
         let handler = tower::service_fn(move |_: Message| {
             let _ = sender.send(());
             async { Ok::<(), BoxError>(()) }

@@ -9,6 +9,7 @@
 
 use std::time::Duration;
 
+use crate::session::setters::setters;
 use cloud_net::ExponentialBackoff;
 
 /// Class of a failure, which determines the delay before the next attempt.
@@ -27,6 +28,7 @@ pub enum Retry {
 
 /// Delays between connection attempts.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Backoff {
     /// Delay that doubles with each failure. Default: 1 s.
     pub base_delay: Duration,
@@ -55,6 +57,20 @@ impl Default for Backoff {
 }
 
 impl Backoff {
+    /// Returns the defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    setters! {
+        base_delay: Duration,
+        max_exponent: u32,
+        jitter: Duration,
+        max_delay: Duration,
+        reset_after: Duration,
+    }
+
     /// Returns the delay after the `failures`-th consecutive failure; `random` is uniform in 0–1.
     pub(crate) fn delay(&self, retry: Retry, failures: u32, random: f64) -> Duration {
         let exponent = match retry {

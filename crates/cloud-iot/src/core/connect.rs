@@ -129,8 +129,9 @@ impl Core {
             let fault = format!("CONNACK with a maximum packet size of {limit}");
             return self.lost(Cause::Protocol(fault), now);
         }
-        self.will_at_most_once |= !capabilities.at_least_once;
-        self.will_not_retained |= !capabilities.retain;
+        // A server that was updated may support what it has refused before.
+        self.will_at_most_once = !capabilities.at_least_once;
+        self.will_not_retained = !capabilities.retain;
         self.endpoints.on_connected();
         if !capabilities.session_present || self.config.session_expiry.is_none() {
             self.granted = false;

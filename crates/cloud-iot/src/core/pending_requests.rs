@@ -10,12 +10,15 @@ use crate::error::RequestError;
 use crate::mqtt::message::Message;
 use crate::mqtt::message::MessageId;
 
+/// Where the result of a request goes.
+pub(crate) type Reply = oneshot::Sender<Result<Message, RequestError>>;
+
 #[derive(Debug)]
 struct Waiting {
     request: MessageId,
     reply_topic: String,
     written: bool,
-    answer: oneshot::Sender<Message>,
+    answer: Reply,
 }
 
 #[derive(Debug, Default)]
@@ -37,12 +40,7 @@ impl PendingRequests {
         Ok(())
     }
 
-    pub(crate) fn add(
-        &mut self,
-        request: MessageId,
-        reply_topic: String,
-        answer: oneshot::Sender<Message>,
-    ) {
+    pub(crate) fn add(&mut self, request: MessageId, reply_topic: String, answer: Reply) {
         self.0.push(Waiting {
             request,
             reply_topic,
@@ -74,8 +72,22 @@ impl PendingRequests {
         self.0
             .swap_remove(index)
             .answer
-            .send(message.clone())
+            .send(Ok(message.clone()))
             .is_ok()
+    }
+
+    /// Ends the requests whose responses cannot arrive; returns their messages.
+    pub(crate) fn refuse(&mut self, is_refused: impl Fn(&str) -> bool) -> Vec<MessageId> {
+        let ended = self
+            .0
+            .extract_if(.., |waiting| is_refused(&waiting.reply_topic));
+        let messages = ended.map(|waiting| {
+            let error = RequestError::SubscriptionRefused(waiting.reply_topic);
+            // The caller may have been dropped.
+            let _ = waiting.answer.send(Err(error));
+            waiting.request
+        });
+        messages.collect()
     }
 
     pub(crate) fn remove(&mut self, request: MessageId) {
@@ -107,7 +119,7 @@ mod tests {
         requests.written(7);
         assert!(!requests.answer(&Message::new("b/res", "")));
         assert!(requests.answer(&message));
-        assert_eq!(receiver.try_recv().unwrap(), message);
+        assert_eq!(receiver.try_recv().unwrap(), Ok(message.clone()));
         assert!(
             !requests.answer(&message),
             "the next message is not a response"

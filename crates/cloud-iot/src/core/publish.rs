@@ -4,6 +4,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Core;
+use super::pending_requests::Reply;
 use crate::error::{PublishError, RequestError};
 use crate::mqtt::message::MessageId;
 use crate::mqtt::message::{Message, PublishOptions, QoS};
@@ -78,11 +79,15 @@ impl Core {
         &mut self,
         message: Message,
         reply_topic: String,
-        answer: oneshot::Sender<Message>,
+        answer: Reply,
         now: Instant,
     ) -> Result<(MessageId, Receipt), RequestError> {
         self.requests
             .check(&reply_topic, self.config.limits.requests)?;
+        let refused = self.refused_subscriptions();
+        if self.config.is_refused(&refused, &reply_topic) {
+            return Err(RequestError::SubscriptionRefused(reply_topic));
+        }
         let (id, receipt) = self.accept(message, PublishOptions::new(), false, now)?;
         self.requests.add(id, reply_topic, answer);
         Ok((id, receipt))

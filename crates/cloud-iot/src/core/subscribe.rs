@@ -104,6 +104,10 @@ impl Core {
         if let Some(connection) = self.connection() {
             connection.refused.push(filter.clone());
         }
+        let refused = self.refused_subscriptions();
+        for request in (self.requests).refuse(|topic| self.config.is_refused(&refused, topic)) {
+            self.outbox.withdraw(request, now);
+        }
         let event = SessionEvent::SubscriptionRefused {
             filter,
             reason,

@@ -250,7 +250,7 @@ fn an_answer_goes_to_its_request() {
             "deliver false"
         ]
     );
-    assert_eq!(answer.try_recv().unwrap(), message);
+    assert_eq!(answer.try_recv().unwrap(), Ok(message));
     harness.core.cancel_request(id, harness.now);
 }
 

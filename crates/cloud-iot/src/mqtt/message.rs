@@ -44,6 +44,7 @@ impl From<QoS> for codec::QoS {
 /// assert_eq!(message.payload, r#"{"state":"ONLINE"}"#);
 /// ```
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Message {
     /// Topic to publish to, without wildcards.
     pub topic: String,
@@ -177,6 +178,7 @@ impl fmt::Debug for Message {
 
 /// A subscription that a session makes on every connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Subscription {
     /// Topic filter.
     pub filter: TopicFilter,

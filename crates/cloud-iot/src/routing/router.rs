@@ -21,9 +21,11 @@ use crate::routing::bounded_queue::{Delivery, Receiver, Sender, TrySendError, bo
 use crate::routing::json::{Json, json_handler};
 use crate::routing::topic_scheduler::TopicScheduler;
 use crate::session::event::SessionEvent;
+use crate::session::setters::setters;
 
 /// Options of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RouteOptions {
     /// Messages handled concurrently, at least 1. Default: 1, which keeps the order of all
     /// messages. With more, messages of one topic are still handled one after the other, in order.
@@ -46,6 +48,21 @@ impl Default for RouteOptions {
             queue_bytes: 1 << 20,
             timeout: Duration::from_secs(30),
         }
+    }
+}
+
+impl RouteOptions {
+    /// Returns the defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    setters! {
+        concurrency: usize,
+        queue_messages: usize,
+        queue_bytes: usize,
+        timeout: Duration,
     }
 }
 

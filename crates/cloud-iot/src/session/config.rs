@@ -10,7 +10,9 @@ use rustls::pki_types::ServerName;
 use crate::core::backoff::Backoff;
 use crate::error::ConfigError;
 use crate::mqtt::message::{Message, Subscription};
+use crate::mqtt::topic::TopicFilter;
 use crate::session::limits::{Limits, Timeouts};
+use crate::session::setters::setters;
 
 /// Maximum length of a client ID in AWS IoT Core, in bytes.
 const MAX_CLIENT_ID_BYTES: usize = 128;
@@ -35,6 +37,7 @@ const MAX_WAIT: Duration = Duration::from_secs(86_400);
 
 /// Configuration of a session. [`SessionConfig::new`] sets the defaults.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct SessionConfig {
     /// Server: a DNS name or an IP address, which its certificate must contain.
     pub host: String,
@@ -128,6 +131,38 @@ impl SessionConfig {
             proxy: None,
             preferred_port: None,
         }
+    }
+
+    setters! {
+        port: u16,
+        fallback_port: FallbackPort,
+        keep_alive: Duration,
+        subscriptions: Vec<Subscription>,
+        acknowledge: Acknowledge,
+        overflow: Overflow,
+        store_delay: Duration,
+        limits: Limits,
+        backoff: Backoff,
+        timeouts: Timeouts,
+        proxy: Option<Proxy>,
+        preferred_port: Option<u16>,
+    }
+
+    setters! {
+        some
+        will: Message,
+        birth: Message,
+        goodbye: Message,
+        session_expiry: Duration,
+    }
+
+    /// Returns whether messages on `topic` cannot arrive because each subscription that covers it
+    /// is among the `refused` ones.
+    pub(crate) fn is_refused(&self, refused: &[TopicFilter], topic: &str) -> bool {
+        let covering = |subscription: &&Subscription| subscription.filter.matches(topic);
+        let mut covering = self.subscriptions.iter().filter(covering).peekable();
+        covering.peek().is_some()
+            && covering.all(|subscription| refused.contains(&subscription.filter))
     }
 
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {

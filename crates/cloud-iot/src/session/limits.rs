@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use crate::error::ConfigError;
+use crate::session::setters::setters;
 
 /// Limits of a session's queues, so that neither a long outage nor a busy server exhausts the
 /// memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limits {
     /// Accepted messages that are not delivered yet, 1–1,000,000. Default: 1000.
     pub outbox_messages: usize,
@@ -73,6 +75,30 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Returns the defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    setters! {
+        outbox_messages: usize,
+        outbox_bytes: usize,
+        in_flight: u16,
+        publishes_per_second: Option<u32>,
+        bytes_per_second: Option<u32>,
+        payload_bytes: usize,
+        topic_bytes: usize,
+        topic_slashes: usize,
+        incoming_packet_bytes: u32,
+        incoming_in_flight: u16,
+        filters_per_subscribe: usize,
+        stream_messages: usize,
+        stream_bytes: usize,
+        streams: usize,
+        requests: usize,
+    }
+
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         let checks = [
             (
@@ -155,6 +181,7 @@ impl Limits {
 
 /// Timeouts of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Timeouts {
     /// Name lookup, TCP, TLS and CONNACK together, 1–300 s in whole seconds. Default: 20 s.
     pub connect: Duration,
@@ -183,6 +210,20 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
+    /// Returns the defaults.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    setters! {
+        connect: Duration,
+        subscribe: Duration,
+        acknowledge: Duration,
+        hook: Duration,
+        drop: Duration,
+    }
+
     pub(crate) fn validate(&self) -> Result<(), ConfigError> {
         if self.connect.subsec_nanos() != 0 || !(1..=300).contains(&self.connect.as_secs()) {
             return Err(ConfigError::OutOfRange {

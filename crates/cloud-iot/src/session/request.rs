@@ -10,19 +10,32 @@ use crate::driver::shared::Shared;
 use crate::error::RequestError;
 use crate::mqtt::message::MessageId;
 use crate::mqtt::message::{Message, QoS};
+use crate::session::setters::setters;
+
+/// Default time limit of a request.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A request, and the topic of its response.
+///
+/// ```
+/// use std::time::Duration;
+/// use cloud_iot::Request;
+///
+/// let request = Request::new("c/d/7/token/req", "{}", "c/d/7/token/res")
+///     .timeout(Duration::from_secs(60));
+/// ```
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Request {
     /// Topic of the request.
     pub topic: String,
     /// Payload.
     pub payload: Bytes,
-    /// Quality of service of the request.
+    /// Quality of service of the request. Default: [`QoS::AtLeastOnce`].
     pub qos: QoS,
     /// Topic of the response; one of the session's subscriptions must cover it.
     pub reply_topic: String,
-    /// Timeout, including time without a connection.
+    /// Timeout, including time without a connection. Default: 30 s.
     pub timeout: Duration,
 }
 
@@ -40,6 +53,26 @@ impl std::fmt::Debug for Request {
 }
 
 impl Request {
+    /// Creates a request with the defaults.
+    pub fn new(
+        topic: impl Into<String>,
+        payload: impl Into<Bytes>,
+        reply_topic: impl Into<String>,
+    ) -> Self {
+        Self {
+            topic: topic.into(),
+            payload: payload.into(),
+            qos: QoS::default(),
+            reply_topic: reply_topic.into(),
+            timeout: TIMEOUT,
+        }
+    }
+
+    setters! {
+        qos: QoS,
+        timeout: Duration,
+    }
+
     /// Publishes the request and waits for the response.
     pub(crate) async fn exchange(self, shared: &Shared) -> Result<Message, RequestError> {
         let Self {
@@ -61,12 +94,12 @@ impl Request {
         let exchange = async {
             tokio::select! {
                 biased;
-                answer = &mut answer => return answer.map_err(|_| RequestError::Stopped),
+                answer = &mut answer => return answer.unwrap_or(Err(RequestError::Stopped)),
                 delivered = &mut receipt => {
                     delivered?;
                 }
             }
-            answer.await.map_err(|_| RequestError::Stopped)
+            answer.await.unwrap_or(Err(RequestError::Stopped))
         };
         timeout(limit, exchange)
             .await

@@ -4,12 +4,14 @@
 
 use std::sync::Arc;
 
-use cloud_pki::key::{self, PairError};
+use cloud_pki::key;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CipherSuite, ClientConfig, RootCertStore, SignatureScheme};
 use thiserror::Error;
+
+pub use cloud_pki::key::PairError;
 
 /// ALPN name that AWS IoT Core requires for MQTT with client certificates on port 443.
 pub const ALPN_AWS_MQTT: &[u8] = b"x-amzn-mqtt-ca";

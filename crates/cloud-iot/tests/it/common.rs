@@ -69,11 +69,9 @@ pub(crate) async fn scripted() -> (Pki, Peer) {
 pub(crate) fn config(pki: &Pki, port: u16, client_id: &str) -> SessionConfig {
     let mut config = SessionConfig::new("localhost", client_id, pki.device());
     config.port = port;
-    config.backoff = Backoff {
-        base_delay: Duration::from_millis(10),
-        jitter: Duration::from_millis(5),
-        ..Backoff::default()
-    };
+    config.backoff = Backoff::new()
+        .base_delay(Duration::from_millis(10))
+        .jitter(Duration::from_millis(5));
     config.subscriptions = vec![Subscription::new("in/#").unwrap()];
     config.limits.publishes_per_second = None;
     config.limits.bytes_per_second = None;

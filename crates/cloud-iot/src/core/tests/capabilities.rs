@@ -69,6 +69,15 @@ fn own_messages_fit_the_server() {
             (next.will_at_most_once, next.will_not_retained),
             (!at_least_once, !retain)
         );
+
+        // The server supports everything now.
+        harness.connect();
+        harness.actions();
+        harness.event(ConnectionEvent::Lost(Cause::KeepAlive));
+        harness.core.handle_hooks_finished(harness.now);
+        harness.wait_until_due();
+        let next = opened(&mut harness);
+        assert!(!next.will_at_most_once && !next.will_not_retained);
     }
 }
 

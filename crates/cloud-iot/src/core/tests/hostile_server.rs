@@ -118,7 +118,7 @@ struct World {
     receipts: Vec<Receipt>,
     outcomes: Vec<Result<Ack, DeliveryError>>,
     accepted: usize,
-    request: Option<(MessageId, oneshot::Receiver<Message>)>,
+    request: Option<(MessageId, oneshot::Receiver<Result<Message, RequestError>>)>,
     /// The store, and the batch that is being written.
     disk: BTreeSet<MessageId>,
     writing: Option<Batch>,

@@ -132,6 +132,38 @@ fn refused_required_filter_is_named_and_retried() {
 }
 
 #[test]
+fn request_without_a_way_back_ends_at_once() {
+    let mut harness = Harness::new(config());
+    let request = |harness: &mut Harness, reply_topic: &str| {
+        let (sender, answer) = oneshot::channel();
+        let message = Message::new("req", reply_topic.to_owned());
+        (harness.core)
+            .request(message, reply_topic.into(), sender, harness.now)
+            .map(|_| answer)
+    };
+    // Accepted without a connection, whose server may grant the subscription.
+    let mut waiting = request(&mut harness, "b/res").unwrap();
+    let mut granted = request(&mut harness, "a/res").unwrap();
+    harness.event(ConnectionEvent::Connected(capabilities()));
+    harness.granted(&[1, 0x87]);
+    let refused = RequestError::SubscriptionRefused("b/res".into());
+    assert_eq!(waiting.try_recv().unwrap(), Err(refused.clone()));
+    assert!(granted.try_recv().is_err());
+    harness.core.handle_hooks_finished(harness.now);
+    let actions = harness.actions();
+    assert!(actions.contains(&"publish a/res".to_owned()), "{actions:?}");
+    assert!(
+        !actions.contains(&"publish b/res".to_owned()),
+        "{actions:?}"
+    );
+    assert_eq!(request(&mut harness, "b/res").unwrap_err(), refused);
+
+    // The next connection's server may grant it.
+    harness.event(ConnectionEvent::Lost(Cause::KeepAlive));
+    request(&mut harness, "b/res").unwrap();
+}
+
+#[test]
 fn suback_of_other_length_is_rejected() {
     let mut harness = Harness::new(config());
     harness.event(ConnectionEvent::Connected(capabilities()));

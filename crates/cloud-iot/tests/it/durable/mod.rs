@@ -19,11 +19,9 @@ fn config(port: u16, tls: &Path) -> SessionConfig {
     let mut config =
         SessionConfig::new("localhost", "device", crate::support::pki::read_device(tls));
     config.port = port;
-    config.backoff = Backoff {
-        base_delay: Duration::from_millis(10),
-        jitter: Duration::from_millis(5),
-        ..Backoff::default()
-    };
+    config.backoff = Backoff::new()
+        .base_delay(Duration::from_millis(10))
+        .jitter(Duration::from_millis(5));
     config.store_delay = Duration::from_millis(5);
     config.limits.publishes_per_second = None;
     config.limits.bytes_per_second = None;

@@ -13,12 +13,10 @@ const JITTER: Duration = Duration::from_millis(1);
 
 /// The default formula, a hundred times faster and with up to ten doublings.
 fn fast(mut config: SessionConfig) -> SessionConfig {
-    config.backoff = Backoff {
-        base_delay: UNIT,
-        jitter: JITTER,
-        max_exponent: 8,
-        ..Backoff::default()
-    };
+    config.backoff = Backoff::new()
+        .base_delay(UNIT)
+        .jitter(JITTER)
+        .max_exponent(8);
     config
 }
 

@@ -11,13 +11,7 @@ use tower::service_fn;
 use crate::common::*;
 
 fn ask(timeout: Duration) -> Request {
-    Request {
-        topic: "ask/req".into(),
-        payload: "?".into(),
-        qos: cloud_iot::QoS::AtLeastOnce,
-        reply_topic: "in/ask/res".into(),
-        timeout,
-    }
+    Request::new("ask/req", "?", "in/ask/res").timeout(timeout)
 }
 
 #[tokio::test]

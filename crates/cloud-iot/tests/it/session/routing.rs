@@ -57,10 +57,7 @@ async fn slow_handler_delays_no_other_and_reports_overflow() {
     let site = Site::new().await;
     let gate = Arc::new(Semaphore::new(0));
     let (slow, mut handled) = gated(&gate);
-    let options = RouteOptions {
-        queue_messages: 4,
-        ..RouteOptions::default()
-    };
+    let options = RouteOptions::new().queue_messages(4);
     let router = Router::new().route_with("in/slow", options, slow).unwrap();
     let session = site.routed(router).await;
     let mut events = session.events();
@@ -138,10 +135,7 @@ async fn concurrent_route_keeps_order_per_topic() {
             }
         })
     };
-    let options = RouteOptions {
-        concurrency: 3,
-        ..RouteOptions::default()
-    };
+    let options = RouteOptions::new().concurrency(3);
     let router = Router::new().route_with("in/#", options, handler).unwrap();
     let session = site.routed(router).await;
     for n in 0..5 {
@@ -185,10 +179,7 @@ async fn failing_handlers_are_reported_and_isolated() {
             }
         })
     };
-    let options = RouteOptions {
-        timeout: Duration::from_millis(50),
-        ..RouteOptions::default()
-    };
+    let options = RouteOptions::new().timeout(Duration::from_millis(50));
     let router = Router::new().route_with("in/#", options, handler).unwrap();
     let session = site.routed(router).await;
     let mut events = session.events();
@@ -314,10 +305,7 @@ async fn message_without_topic_is_acknowledged_and_not_delivered() {
 async fn events_do_not_wait_for_slow_readers() {
     let site = Site::new().await;
     let handler = service_fn(|_| async { Err::<(), BoxError>("no".into()) });
-    let options = RouteOptions {
-        queue_messages: 1000,
-        ..RouteOptions::default()
-    };
+    let options = RouteOptions::new().queue_messages(1000);
     let router = Router::new().route_with("in/#", options, handler).unwrap();
     let session = site.routed(router).await;
     let mut lazy = session.events();

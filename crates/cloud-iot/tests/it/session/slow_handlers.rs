@@ -84,11 +84,9 @@ async fn handler_timeout_unblocks_its_topic() {
             Ok::<(), BoxError>(())
         }
     });
-    let options = RouteOptions {
-        concurrency: 2,
-        timeout: Duration::from_millis(300),
-        ..RouteOptions::default()
-    };
+    let options = RouteOptions::new()
+        .concurrency(2)
+        .timeout(Duration::from_millis(300));
     let router = Router::new().route_with("in/#", options, handler).unwrap();
     let session = site.routed(router).await;
     // Both slots are occupied until a timeout ends the handlers.
