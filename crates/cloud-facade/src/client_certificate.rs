@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_config::{Credentials, DeviceConfig, RootCertificates, Store};
-use cloud_iot::{BoxError, Session, SessionConfig, SessionEvent, SessionHandle, SessionState, tls};
+use cloud_iot::{
+    BoxError, Session, SessionConfig, SessionEvent, SessionHandle, SessionState, TopicFilter, tls,
+};
 use cloud_remote::rotation::{
     CertificateInstaller, CertificateRotator, RotationOutcome, STORE_TIMEOUT,
 };
@@ -66,7 +68,7 @@ impl ClientCertificateInstaller {
         let result = match timeout(TRIAL_TIMEOUT, settled).await {
             Ok(Ok(state)) => match &*state {
                 SessionState::Waiting { cause, .. } => Err(cause.to_string().into()),
-                _ => Ok(()),
+                _ => self.check_subscriptions(&session.refused_subscriptions()),
             },
             Ok(Err(_)) => Err("the connection's task has ended".into()),
             Err(_) => Err("the trial connection timed out".into()),
@@ -74,6 +76,26 @@ impl ClientCertificateInstaller {
         session.stop(TRIAL_STOP_TIMEOUT).await;
         result
     }
+
+    /// Checks that the new certificate gets every subscription that the session has, the optional
+    /// ones too. What a session without a connection would get is not known.
+    fn check_subscriptions(&self, refused: &[TopicFilter]) -> Result<(), BoxError> {
+        let session = self.session.refused_subscriptions();
+        let online = self.session.state().borrow().is_online();
+        match newly_refused(refused, &session).filter(|_| online) {
+            Some(filter) => Err(format!(
+                "the broker refuses the subscription to {filter}, which the present certificate \
+                 has; extend the policy of the new certificate"
+            )
+            .into()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Returns a subscription that is refused to the trial connection and not to the session.
+fn newly_refused<'a>(trial: &'a [TopicFilter], session: &[TopicFilter]) -> Option<&'a TopicFilter> {
+    trial.iter().find(|filter| !session.contains(filter))
 }
 
 /// Returns the configuration of a trial connection, with the port that the session uses.
@@ -250,6 +272,19 @@ mod tests {
             .with_root_certificates(rustls::RootCertStore::empty())
             .with_no_client_auth();
         Arc::new(config)
+    }
+
+    #[test]
+    fn lost_subscription_is_found() {
+        let filters = |names: &[&str]| -> Vec<TopicFilter> {
+            names.iter().map(|name| name.parse().unwrap()).collect()
+        };
+        let lost = |trial: &[&str], session: &[&str]| {
+            newly_refused(&filters(trial), &filters(session)).map(ToString::to_string)
+        };
+        assert_eq!(lost(&[], &["a"]), None);
+        assert_eq!(lost(&["a"], &["b", "a"]), None);
+        assert_eq!(lost(&["a", "b/#"], &["a"]).as_deref(), Some("b/#"));
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ mod desired;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use cloud_iot::{SessionEvent, SessionHandle};
+use cloud_iot::{Cause, SessionEvent, SessionHandle};
 use cloud_net::{LogThrottle, warn_throttled};
 use cloud_remote::rotation::RotationOutcome;
 use cloud_remote::{RemoteEvent, RotationStatus};
@@ -217,7 +217,39 @@ impl Coordinator {
                 let reason = error.to_string();
                 self.emit(Event::OutboxStoreFailed { reason });
             }
-            SessionEvent::RouteOverflow { dropped, .. } => {
+            SessionEvent::SubscriptionRefused {
+                filter,
+                reason,
+                message,
+            } => {
+                let filter_text = filter.to_string();
+                let cause = Cause::SubscriptionRefused {
+                    filter,
+                    reason,
+                    message,
+                };
+                self.emit(Event::IotSubscriptionRefused {
+                    filter: filter_text,
+                    reason: cause.to_string(),
+                });
+            }
+            SessionEvent::SubscriptionDowngraded { filter } => {
+                let filter = filter.to_string();
+                self.emit(Event::IotSubscriptionDowngraded { filter });
+            }
+            SessionEvent::RouteFailed { filter, error } => self.emit(Event::IotHandlerFailed {
+                filter: filter.to_string(),
+                reason: error.to_string(),
+            }),
+            SessionEvent::RouteMalformed { filter, error, .. } => {
+                self.emit(Event::IotHandlerFailed {
+                    filter: filter.to_string(),
+                    reason: error.to_string(),
+                });
+            }
+            SessionEvent::RouteOverflow { filter, dropped } => {
+                let filter = filter.to_string();
+                self.emit(Event::IotMessagesDropped { filter, dropped });
                 warn_throttled!(
                     self.state.throttles.overflow,
                     dropped,

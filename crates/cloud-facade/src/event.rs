@@ -50,6 +50,39 @@ pub enum Event {
         /// The reason, in one line.
         reason: String,
     },
+    /// The broker refused a subscription that is not required: its messages do not arrive. Sent on
+    /// each connection.
+    #[serde(rename = "iot.subscription_refused")]
+    IotSubscriptionRefused {
+        /// The topic filter.
+        filter: String,
+        /// The reason, in one line.
+        reason: String,
+    },
+    /// The broker granted a subscription at QoS 0 only: messages may be lost with a connection.
+    /// Sent on each connection.
+    #[serde(rename = "iot.subscription_downgraded")]
+    IotSubscriptionDowngraded {
+        /// The topic filter.
+        filter: String,
+    },
+    /// Messages arrived faster than they were handled, and some were dropped. Sent once for each
+    /// run of losses.
+    #[serde(rename = "iot.messages_dropped")]
+    IotMessagesDropped {
+        /// The topic filter of the handler.
+        filter: String,
+        /// Number of messages that it has lost since the start.
+        dropped: u64,
+    },
+    /// The handler of a message failed, or the message is malformed.
+    #[serde(rename = "iot.handler_failed")]
+    IotHandlerFailed {
+        /// The topic filter of the handler.
+        filter: String,
+        /// The reason, in one line.
+        reason: String,
+    },
     /// A token for the tunnel was received.
     #[serde(rename = "remote.token")]
     RemoteTokenReceived {
@@ -203,6 +236,7 @@ mod tests {
     /// Returns the event after this one. The compiler checks that no variant is missing.
     fn after(event: &Event) -> Option<Event> {
         let reason = "the reason".to_owned();
+        let filter = "c/+".to_owned();
         let serial = "12".to_owned();
         let not_after = UNIX_EPOCH;
         Some(match event {
@@ -212,7 +246,13 @@ mod tests {
                 retry_in: Duration::from_millis(1500),
             },
             Event::IotDisconnected { .. } => Event::OutboxStoreFailed { reason },
-            Event::OutboxStoreFailed { .. } => Event::RemoteTokenReceived { valid: 17 },
+            Event::OutboxStoreFailed { .. } => Event::IotSubscriptionRefused { filter, reason },
+            Event::IotSubscriptionRefused { .. } => Event::IotSubscriptionDowngraded { filter },
+            Event::IotSubscriptionDowngraded { .. } => {
+                Event::IotMessagesDropped { filter, dropped: 2 }
+            }
+            Event::IotMessagesDropped { .. } => Event::IotHandlerFailed { filter, reason },
+            Event::IotHandlerFailed { .. } => Event::RemoteTokenReceived { valid: 17 },
             Event::RemoteTokenReceived { .. } => Event::RemoteTokenFailed { reason },
             Event::RemoteTokenFailed { .. } => Event::RemoteTunnelRenewed,
             Event::RemoteTunnelRenewed => Event::RemoteReachable,
@@ -259,12 +299,17 @@ mod tests {
     #[test]
     fn every_event_has_documented_json() {
         let reason = "the reason";
+        let filter = "c/+";
         let (serial, not_after) = ("12", "1970-01-01T00:00:00Z");
         let expected = [
             json!({ "event": "initialized" }),
             json!({ "event": "iot.connected" }),
             json!({ "event": "iot.disconnected", "reason": reason, "retry_in": 1.5 }),
             json!({ "event": "iot.outbox_failed", "reason": reason }),
+            json!({ "event": "iot.subscription_refused", "filter": filter, "reason": reason }),
+            json!({ "event": "iot.subscription_downgraded", "filter": filter }),
+            json!({ "event": "iot.messages_dropped", "filter": filter, "dropped": 2 }),
+            json!({ "event": "iot.handler_failed", "filter": filter, "reason": reason }),
             json!({ "event": "remote.token", "valid": 17 }),
             json!({ "event": "remote.token_failed", "reason": reason }),
             json!({ "event": "remote.renewed" }),
