@@ -81,7 +81,8 @@ fn build_attacker() -> Result<PathBuf> {
     built("debug", "attack")
 }
 
-fn build_program() -> Result<PathBuf> {
+/// Builds the program with the profile `release`.
+pub(crate) fn build_program() -> Result<PathBuf> {
     run_command(cargo().args(["build", "--release", "-p", "cloud-cli"]))?;
     built("release", "clesyde-cloud")
 }

@@ -1,14 +1,15 @@
 //! Everything that must hold before a change lands, cheapest first, the tests last.
 //!
 //! The order of the steps lets each use the build of the one before: one debug build for examples,
-//! interop tests and tests, and one release build for the demonstration and the attacks.
+//! interop tests and tests, and one release build for the demonstration, the
+//! applications and the attacks.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use cargo_metadata::MetadataCommand;
 
-use crate::{attack, chaos, check, imports, interop, layering, test, tidy, workspace};
+use crate::{apps, attack, chaos, check, imports, interop, layering, test, tidy, workspace};
 
 type Step = (&'static str, fn() -> Result<()>);
 
@@ -26,6 +27,7 @@ const STEPS: &[Step] = &[
     ("examples", check::examples),
     ("demo", check::demo),
     ("interop", || interop::run(&[])),
+    ("apps", apps::light),
     ("attack", attack::short),
     ("chaos", || chaos::run(&[])),
 ];

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use anyhow::{Result, bail};
 
 use crate::{
-    attack, bench, chaos, check, ci, fuzz, imports, interop, layering, release, setup, test, tidy,
+    apps, attack, bench, chaos, check, ci, fuzz, imports, interop, layering, release, setup, test,
+    tidy,
 };
 
 /// What a command does.
@@ -100,6 +101,13 @@ The tests are built with the profile `test`, which is unoptimized.",
 Runs `setup` first. Arguments go to `cargo test`. Without Python 3.13, set
 INTEROP_WITHOUT_SNITUN_047=1 to omit the tests against that version.",
         action: WithArguments(interop::run),
+    },
+    Command {
+        name: "apps",
+        arguments: apps::ARGUMENTS,
+        summary: "Uses web applications behind the built program in Chromium.",
+        details: apps::DETAILS,
+        action: WithArguments(apps::run),
     },
     Command {
         name: "chaos",

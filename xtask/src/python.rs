@@ -29,19 +29,20 @@ pub(crate) struct Peers {
 
 /// One environment: what is installed, and what must be importable afterwards.
 struct Environment {
-    name: &'static str,
+    /// Below the target directory.
+    directory: &'static str,
     packages: &'static [&'static str],
     imports: &'static str,
 }
 
 const CLESYDE: Environment = Environment {
-    name: "clesyde",
+    directory: "interop/clesyde",
     packages: &["clesyde_cloud_lib==0.1.2", "snitun==0.40.0"],
     imports: "import clesydecloud.client, snitun.client.client_peer, snitun.server.run",
 };
 
 const CLESYDE_0120: Environment = Environment {
-    name: "clesyde-0.1.20",
+    directory: "interop/clesyde-0.1.20",
     // It imports async-timeout without declaring it.
     packages: &[
         "clesyde_cloud_lib==0.1.20",
@@ -52,34 +53,54 @@ const CLESYDE_0120: Environment = Environment {
 };
 
 const AWS_SDK: Environment = Environment {
-    name: "aws-sdk",
+    directory: "interop/aws-sdk",
     packages: &["awsiotsdk==1.31.0"],
     imports: "import awsiot.iotshadow, awsiot.mqtt5_client_builder, awsiot.mqtt_connection_builder",
 };
 
 const WEB: Environment = Environment {
-    name: "web",
+    directory: "interop/web",
     packages: &["uvicorn==0.54.0", "grpcio==1.85.3"],
     imports: "import uvicorn, grpc",
 };
 
 const SNITUN_047: Environment = Environment {
-    name: "snitun-0.47",
+    directory: "interop/snitun-0.47",
     packages: &["snitun==0.47.0"],
     imports: "import snitun.client.client_peer, snitun.server.run",
 };
 
 const AIOMQTT: Environment = Environment {
-    name: "aiomqtt",
+    directory: "interop/aiomqtt",
     packages: &["aiomqtt==2.0.0"],
     imports: "import aiomqtt",
 };
 
-/// The oldest Python that clesyde_cloud_lib 0.1.2 runs on, the oldest for 0.1.20, and the oldest
-/// for snitun 0.47.0.
+const DJANGO: Environment = Environment {
+    directory: "apps/django",
+    packages: &["django==5.2.19", "gunicorn==27.0.1"],
+    imports: "import django, gunicorn",
+};
+
+const JUPYTERLAB: Environment = Environment {
+    directory: "apps/jupyterlab",
+    packages: &["jupyterlab==4.6.6"],
+    imports: "import jupyterlab, ipykernel",
+};
+
+const HOME_ASSISTANT: Environment = Environment {
+    directory: "apps/home-assistant",
+    // The newest that runs on Python 3.13.0.
+    packages: &["homeassistant==2025.4.4"],
+    imports: "import homeassistant",
+};
+
+/// The oldest Python that clesyde_cloud_lib 0.1.2 runs on, the oldest for 0.1.20, the oldest for
+/// snitun 0.47.0, and the oldest for Home Assistant.
 const FOR_CLESYDE: (u32, u32) = (3, 11);
 const FOR_CLESYDE_0120: (u32, u32) = (3, 12);
 const FOR_SNITUN_047: (u32, u32) = (3, 13);
+const FOR_HOME_ASSISTANT: (u32, u32) = (3, 13);
 /// Newer ones are looked for by name up to this minor version.
 const NEWEST_MINOR: u32 = 16;
 
@@ -118,6 +139,23 @@ pub(crate) fn aiomqtt() -> Result<PathBuf> {
     AIOMQTT.make(&usable)
 }
 
+/// The variable and the interpreter for one of the applications of `apps`; `None` for one that
+/// needs no Python.
+pub(crate) fn application(name: &str) -> Result<Option<(&'static str, PathBuf)>> {
+    let (variable, environment, version) = match name {
+        "django-gunicorn" => ("APPS_PY_DJANGO", DJANGO, FOR_CLESYDE),
+        "jupyterlab" => ("APPS_PY_JUPYTERLAB", JUPYTERLAB, FOR_CLESYDE),
+        "home-assistant" => ("APPS_PY_HOME_ASSISTANT", HOME_ASSISTANT, FOR_HOME_ASSISTANT),
+        _ => return Ok(None),
+    };
+    let (major, minor) = version;
+    let newer = interpreters()
+        .into_iter()
+        .find(|(found, _)| *found >= version);
+    let (_, python) = newer.with_context(|| format!("{name} needs Python {major}.{minor}"))?;
+    Ok(Some((variable, environment.make(&python)?)))
+}
+
 impl Environment {
     /// The environment's interpreter with the oldest Python from `version` on, or `None`, said
     /// loudly. `without` is what leaves its tests out.
@@ -138,9 +176,7 @@ impl Environment {
 
     /// The environment's interpreter; created again unless a complete one exists.
     fn make(&self, python: &Path) -> Result<PathBuf> {
-        let directory = workspace::target_directory()?
-            .join("interop")
-            .join(self.name);
+        let directory = workspace::target_directory()?.join(self.directory);
         let interpreter = directory.join("bin").join("python");
         let marker = directory.join("complete");
         let wanted = format!("{}\n{}\n", python.display(), self.packages.join("\n"));

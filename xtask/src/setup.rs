@@ -39,24 +39,10 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 pub(crate) fn run() -> Result<Tools> {
-    let mut missing: Vec<&str> = PROGRAMS
-        .iter()
-        .filter(|(program, _)| find_program(program).is_none())
-        .map(|(_, package)| *package)
-        .collect();
     if python::oldest_usable().is_none() {
-        missing.extend(["python3", "python3-venv"]);
+        install(&["python3", "python3-venv"])?;
     }
-    if !missing.is_empty() {
-        install(&missing)?;
-    }
-
-    for (program, package) in PROGRAMS {
-        let path = find_program(program).with_context(|| {
-            format!("`{program}` is not there, even after installing `{package}`")
-        })?;
-        println!("{program}: {}", path.display());
-    }
+    install_missing(PROGRAMS)?;
     scanner()?;
     let tool = |name: &str| find_program(name).with_context(|| format!("{name} is not there"));
     Ok(Tools {
@@ -66,6 +52,25 @@ pub(crate) fn run() -> Result<Tools> {
         nginx: tool("nginx")?,
         python: python::prepare()?,
     })
+}
+
+/// Installs the packages of those programs that are not there.
+pub(crate) fn install_missing(programs: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> = programs
+        .iter()
+        .filter(|(program, _)| find_program(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    if !missing.is_empty() {
+        install(&missing)?;
+    }
+    for (program, package) in programs {
+        let path = find_program(program).with_context(|| {
+            format!("`{program}` is not there, even after installing `{package}`")
+        })?;
+        println!("{program}: {}", path.display());
+    }
+    Ok(())
 }
 
 /// Installs testssl.sh, where the distribution has it; `attack` leaves out what needs it otherwise.

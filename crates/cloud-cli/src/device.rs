@@ -24,7 +24,7 @@ pub(crate) enum Backend {
     StatusPage,
     /// An application of the user.
     Application {
-        application: Application,
+        application: Box<Application>,
         checked: CheckedApplication,
     },
 }
@@ -67,7 +67,7 @@ impl Device {
             Backend::Application {
                 application,
                 checked,
-            } => (application, Some(checked)),
+            } => (*application, Some(checked)),
         };
         // Only registration uses the API, in `provision`.
         let mut settings = ClesydeCloud::builder(options.sn, &options.base_path, "")

@@ -439,7 +439,7 @@ impl RunArgs {
             return Ok(Backend::StatusPage);
         };
         Ok(Backend::Application {
-            application,
+            application: Box::new(application),
             checked: CheckedApplication { upstream, is_http },
         })
     }

@@ -9,8 +9,9 @@
 
 use std::time::Duration;
 
-use crate::session::setters::setters;
 use cloud_net::ExponentialBackoff;
+
+use crate::session::setters::setters;
 
 /// Class of a failure, which determines the delay before the next attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
