@@ -54,7 +54,7 @@ const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 const STYLE: &str = ":root{color-scheme:light dark}\
     body{font:1.1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:15vh auto 0;padding:0 1.2rem}\
-    h1{font-size:1.4rem}small{opacity:.7}";
+    h1{font-size:1.4rem;text-wrap:balance}small{opacity:.7}";
 
 /// The text of a response of the device itself; an extension until the response has its form.
 #[derive(Debug, Clone, Copy)]
