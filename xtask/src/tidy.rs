@@ -43,15 +43,6 @@ const FIGURATIVE: &[&str] = &[
 /// Maximum width of a line of comment, as of code, which rustfmt wraps.
 const COMMENT_WIDTH: usize = 100;
 
-/// Crates whose comments are not wrapped yet.
-const UNWRAPPED: &[&str] = &[
-    "crates/cloud-iot",
-    "crates/cloud-net",
-    "crates/cloud-provision",
-    "crates/cloud-remote",
-    "crates/cloud-shadow",
-];
-
 /// Text of others that stays as it is.
 const VERBATIM: &[&str] = &["LICENSE", "Cargo.lock", "snitun.json"];
 
@@ -75,9 +66,7 @@ pub(crate) fn run() -> Result<()> {
             continue;
         };
         seen += 1;
-        if file.extension().is_some_and(|extension| extension == "rs")
-            && !UNWRAPPED.iter().any(|name| file.starts_with(name))
-        {
+        if file.extension().is_some_and(|extension| extension == "rs") {
             faults.extend(wide_comments(&text).map(|line| {
                 format!(
                     "{}:{line}: a comment over {COMMENT_WIDTH} columns",

@@ -101,8 +101,8 @@ fn take(map: &mut Map<String, Value>, key: &'static str) -> Result<String, Docum
 }
 
 impl Document {
-    /// Renders the output of Python's `json.dumps`: a space after each colon and comma, no trailing newline. All four values
-    /// are ASCII by their types, so no escaping differs.
+    /// Renders the output of Python's `json.dumps`: a space after each colon and comma, no trailing
+    /// newline. All four values are ASCII by their types, so no escaping differs.
     pub(crate) fn render(self) -> String {
         let values = [
             self.iot_thing_name,

@@ -1,6 +1,7 @@
 //! The names of the files in the directory.
 
-/// The files of a configuration, in the order of the moves. The last one makes the device provisioned.
+/// The files of a configuration, in the order of the moves. The last one makes the device
+/// provisioned.
 pub(crate) const FILES: [&str; 7] = [
     SERIAL_NUMBER,
     IOT_CA,

@@ -95,7 +95,8 @@
 //! | [`NameError`] | names and endpoints | no |
 //! | [`OtherDevice`] | [`Store::ensure_serial_number`] | no: another device's directory |
 //!
-//! Protocol: `docs/protocol.md`, "Provisioning" and "On disk". Unix only: the crate relies on modes, owners, and `flock`.
+//! Protocol: `docs/protocol.md`, "Provisioning" and "On disk". Unix only: the crate relies on
+//! modes, owners, and `flock`.
 
 mod certificate;
 mod credentials;

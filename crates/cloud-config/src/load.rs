@@ -232,7 +232,8 @@ impl FileGroup {
     }
 }
 
-/// Returns the inode and change time of each relevant name. Differs after a file is replaced or a change committed.
+/// Returns the inode and change time of each relevant name. Differs after a file is replaced or a
+/// change committed.
 pub(crate) fn fingerprint(dir: &Dir) -> Result<Vec<impl PartialEq + use<>>, AccessError> {
     let mut seen = Vec::with_capacity(FILES.len() + 1);
     for name in FILES.into_iter().chain([COMMITTED]) {

@@ -24,11 +24,11 @@
 //!
 //! # What happens on each connection
 //!
-//! CONNECT, with the will → SUBSCRIBE, with every granted code checked
-//! ([`Subscription::required`]) → on-connect hooks, concurrently → the birth message → the outbox in order → [`SessionEvent::Connected`]. When the
-//! connection is lost, the on-disconnect hooks run, and the next attempt follows after a
-//! [back-off](Backoff) that grows, has jitter, and is reset only by time spent connected.
-//! Unacknowledged QoS 1 messages are resent in their original order.
+//! CONNECT, with the will → SUBSCRIBE, with every granted code checked ([`Subscription::required`])
+//! → on-connect hooks, concurrently → the birth message → the outbox in order →
+//! [`SessionEvent::Connected`]. When the connection is lost, the on-disconnect hooks run, and the
+//! next attempt follows after a [back-off](Backoff) that grows, has jitter, and is reset only by
+//! time spent connected. Unacknowledged QoS 1 messages are resent in their original order.
 //!
 //! By default each connection starts with a clean session. With
 //! [`session_expiry`](SessionConfig::session_expiry) the server keeps the session between

@@ -1,6 +1,7 @@
 //! What every crate that talks to a network peer needs, and that knows nothing of Clesyde.
 //!
-//! - [`UntrustedText`]: text that a peer sent, escaped when it enters, so that it can be logged and shown.
+//! - [`UntrustedText`]: text that a peer sent, escaped when it enters, so that it can be logged and
+//!   shown.
 //! - [`LogThrottle`]: a rate limit for log lines that a peer can cause.
 //! - [`Connector`] (feature `connect`): TCP connections to a host, with bounded name lookups, the
 //!   address race of RFC 8305, and a [`Proxy`].
@@ -9,7 +10,8 @@
 //! - [`Malformed`] (feature `json`): the error of JSON from a peer, which does not quote it.
 //! - [`rfc3339()`] (feature `rfc3339`): dates as text.
 //!
-//! This crate is a leaf: it depends on no other crate of this workspace, and any of them may depend on it.
+//! This crate is a leaf: it depends on no other crate of this workspace, and any of them may depend
+//! on it.
 
 mod backoff;
 #[cfg(feature = "connect")]

@@ -12,9 +12,11 @@ const INTERVAL: Duration = Duration::from_secs(60);
 
 /// A token bucket for one kind of log line: 5 lines at once, then one each minute.
 ///
-/// What a peer can cause as often as it likes would otherwise fill the disk and hide what matters. One throttle is for one kind of
-/// line of one device. Use it with [`error_throttled!`](crate::error_throttled), [`warn_throttled!`](crate::warn_throttled) or
-/// [`info_throttled!`](crate::info_throttled), which add the number of lines left out before as the field `suppressed`.
+/// What a peer can cause as often as it likes would otherwise fill the disk and hide what matters.
+/// One throttle is for one kind of line of one device. Use it with
+/// [`error_throttled!`](crate::error_throttled), [`warn_throttled!`](crate::warn_throttled) or
+/// [`info_throttled!`](crate::info_throttled), which add the number of lines left out before as the
+/// field `suppressed`.
 ///
 /// ```
 /// use cloud_net::{LogThrottle, warn_throttled};
@@ -47,8 +49,8 @@ impl LogThrottle {
         }))
     }
 
-    /// Takes a token for one line. `Some` with the number of lines suppressed since the last one that went out, `None` if
-    /// this one is to be suppressed too.
+    /// Takes a token for one line. `Some` with the number of lines suppressed since the last one
+    /// that went out, `None` if this one is to be suppressed too.
     pub fn allow(&self) -> Option<u64> {
         let mut bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -71,7 +73,8 @@ impl LogThrottle {
     }
 }
 
-/// Logs an error unless its [`LogThrottle`] suppresses it: `error_throttled!(throttle, field = value, "message")`.
+/// Logs an error unless its [`LogThrottle`] suppresses it: `error_throttled!(throttle, field =
+/// value, "message")`.
 #[macro_export]
 macro_rules! error_throttled {
     ($throttle:expr, $($line:tt)+) => {
@@ -79,7 +82,8 @@ macro_rules! error_throttled {
     };
 }
 
-/// Logs a warning unless its [`LogThrottle`] suppresses it: `warn_throttled!(throttle, field = value, "message")`.
+/// Logs a warning unless its [`LogThrottle`] suppresses it: `warn_throttled!(throttle, field =
+/// value, "message")`.
 #[macro_export]
 macro_rules! warn_throttled {
     ($throttle:expr, $($line:tt)+) => {
@@ -87,7 +91,8 @@ macro_rules! warn_throttled {
     };
 }
 
-/// Logs an information unless its [`LogThrottle`] suppresses it: `info_throttled!(throttle, field = value, "message")`.
+/// Logs an information unless its [`LogThrottle`] suppresses it: `info_throttled!(throttle, field =
+/// value, "message")`.
 #[macro_export]
 macro_rules! info_throttled {
     ($throttle:expr, $($line:tt)+) => {

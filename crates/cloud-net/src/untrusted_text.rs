@@ -10,12 +10,14 @@ const MAX_CHARS: usize = 256;
 
 /// Text that a peer, a file or a caller supplied, made safe to log and to show on a terminal.
 ///
-/// The constructors escape every character that is not printable (control characters of C0 and C1, DEL, bidirectional
-/// overrides, line and paragraph separators, unassigned code points) as `\n`, `\t`, `\r` or `\u{…}`, and a backslash as `\\`, so
-/// that no text imitates an escape. Bytes that are not UTF-8 become U+FFFD. Text beyond 256 characters is cut; the number
-/// of bytes left out is appended.
+/// The constructors escape every character that is not printable (control characters of C0 and C1,
+/// DEL, bidirectional overrides, line and paragraph separators, unassigned code points) as `\n`,
+/// `\t`, `\r` or `\u{…}`, and a backslash as `\\`, so that no text imitates an escape. Bytes that
+/// are not UTF-8 become U+FFFD. Text beyond 256 characters is cut; the number of bytes left out is
+/// appended.
 ///
-/// There is no way back to the original: code that needs it keeps it, and code that shows it keeps this.
+/// There is no way back to the original: code that needs it keeps it, and code that shows it keeps
+/// this.
 ///
 /// ```
 /// use cloud_net::UntrustedText;
@@ -87,7 +89,8 @@ fn push_escaped(escaped: &mut String, character: char, first: bool) {
     } else if first {
         escaped.extend(character.escape_debug());
     } else {
-        // A combining mark belongs to the character before it; `char::escape_debug` would escape it, `str`'s does not.
+        // A combining mark belongs to the character before it; `char::escape_debug` would escape
+        // it, `str`'s does not.
         let mut buffer = [0; 5];
         buffer[0] = b'a';
         let length = 1 + character.encode_utf8(&mut buffer[1..]).len();

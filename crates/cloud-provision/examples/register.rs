@@ -1,7 +1,8 @@
 //! Registers a device with a local API that the example starts, and prints two errors.
 //!
-//! `cargo run -p cloud-provision --example register` needs no arguments and exits 0. With a base URL and a serial number
-//! after `--`, and the provisioning key in `CLESYDE_TOKEN`, it registers with that API.
+//! `cargo run -p cloud-provision --example register` needs no arguments and exits 0. With a base
+//! URL and a serial number after `--`, and the provisioning key in `CLESYDE_TOKEN`, it registers
+//! with that API.
 
 use std::process::ExitCode;
 

@@ -1,7 +1,8 @@
 //! The progress of a registration, for callers that drop its future.
 //!
-//! A dropped future returns no error, so the client tracks whether a request may have been sent: a request follows its
-//! connection immediately, and a layer around the connector observes the connection.
+//! A dropped future returns no error, so the client tracks whether a request may have been sent: a
+//! request follows its connection immediately, and a layer around the connector observes the
+//! connection.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,9 +16,11 @@ use crate::error::ProvisionError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestStage {
-    /// No request was sent, or the platform answered that it did not register the device. The key remains valid.
+    /// No request was sent, or the platform answered that it did not register the device. The key
+    /// remains valid.
     Unsent,
-    /// A request was sent and its outcome is unknown: the platform may have registered the device and used up the key.
+    /// A request was sent and its outcome is unknown: the platform may have registered the device
+    /// and used up the key.
     Sent,
     /// The platform registered the device, and its response arrived.
     Answered,

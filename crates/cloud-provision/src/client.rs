@@ -22,7 +22,8 @@ use crate::{serial, tls, url};
 
 /// Limit for name resolution, TCP, and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Limit for one request with its response. Issuing keys and certificates takes the platform a few seconds.
+/// Limit for one request with its response. Issuing keys and certificates takes the platform a few
+/// seconds.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Limit for all attempts including the delays between them.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(180);
@@ -53,7 +54,8 @@ pub struct ClientBuilder {
 }
 
 impl Client {
-    /// Returns a builder for the API at `base_url`: `https`, or `http` for loopback addresses and `localhost`.
+    /// Returns a builder for the API at `base_url`: `https`, or `http` for loopback addresses and
+    /// `localhost`.
     pub fn builder(base_url: &str) -> ClientBuilder {
         ClientBuilder {
             base_url: base_url.to_owned(),
@@ -72,15 +74,17 @@ impl Client {
         self.api.url.as_str()
     }
 
-    /// Registers the device with this serial number and returns its validated credentials. Retries with exponential
-    /// backoff and jitter where a retry is safe. Requires a tokio runtime with I/O and time enabled.
+    /// Registers the device with this serial number and returns its validated credentials. Retries
+    /// with exponential backoff and jitter where a retry is safe. Requires a tokio runtime with I/O
+    /// and time enabled.
     ///
     /// # Errors
-    /// [`ProvisionError`]. If [`ProvisionError::may_have_registered`] returns true, the key may be used up.
+    /// [`ProvisionError`]. If [`ProvisionError::may_have_registered`] returns true, the key may be
+    /// used up.
     ///
     /// # Cancel safety
-    /// Not cancel safe: dropping the future may leave a registered device whose credentials are lost.
-    /// [`stage`](Self::stage) reports whether this is possible.
+    /// Not cancel safe: dropping the future may leave a registered device whose credentials are
+    /// lost. [`stage`](Self::stage) reports whether this is possible.
     pub async fn register(
         &self,
         serial: &str,
@@ -90,13 +94,13 @@ impl Client {
             .await
     }
 
-    /// Registers like [`Client::register`], with private keys generated on the device: the platform receives signing
-    /// requests and sends no keys. A platform without support for this sends keys, which the client then uses: see
-    /// [`KeyOrigin`](crate::KeyOrigin).
+    /// Registers like [`Client::register`], with private keys generated on the device: the platform
+    /// receives signing requests and sends no keys. A platform without support for this sends keys,
+    /// which the client then uses: see [`KeyOrigin`](crate::KeyOrigin).
     ///
     /// # Errors
-    /// [`ProvisionError::DeviceKey`] if a key cannot be generated or used, before anything is sent; otherwise as
-    /// [`Client::register`].
+    /// [`ProvisionError::DeviceKey`] if a key cannot be generated or used, before anything is sent;
+    /// otherwise as [`Client::register`].
     ///
     /// # Cancel safety
     /// As [`Client::register`].
@@ -117,12 +121,12 @@ impl Client {
             .await
     }
 
-    /// Checks whether the API is reachable and trusted, and measures the clock skew. Registers nothing and sends no key: it
-    /// is a single GET, while registration is a POST.
+    /// Checks whether the API is reachable and trusted, and measures the clock skew. Registers
+    /// nothing and sends no key: it is a single GET, while registration is a POST.
     ///
     /// # Errors
-    /// [`ProvisionError`], if the network fails, another server responds, or the API returns a server error. Never one that
-    /// [may have registered](ProvisionError::may_have_registered).
+    /// [`ProvisionError`], if the network fails, another server responds, or the API returns a
+    /// server error. Never one that [may have registered](ProvisionError::may_have_registered).
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -130,8 +134,9 @@ impl Client {
         self.api.probe().await
     }
 
-    /// Returns the progress of the last registration through this client or a clone. After dropping a registration's
-    /// future, use it to find out whether the key may be used up. Concurrent registrations need separate clients.
+    /// Returns the progress of the last registration through this client or a clone. After dropping
+    /// a registration's future, use it to find out whether the key may be used up. Concurrent
+    /// registrations need separate clients.
     #[must_use]
     pub fn stage(&self) -> RequestStage {
         self.api.tracker.stage()
@@ -215,8 +220,8 @@ impl ClientBuilder {
     }
 
     /// Uses this proxy: `http://host:port` (method CONNECT) or `socks5://host:port`, optionally
-    /// with `user:password@`. `socks5h://` means the same as `socks5://`: the proxy resolves names. No
-    /// other kind is supported, as for the connections to broker and relay. An HTTP proxy has to
+    /// with `user:password@`. `socks5h://` means the same as `socks5://`: the proxy resolves names.
+    /// No other kind is supported, as for the connections to broker and relay. An HTTP proxy has to
     /// answer CONNECT with status 200 and no interim response before it.
     ///
     /// Default: `HTTPS_PROXY` or `ALL_PROXY` from the environment, with the exceptions in
@@ -271,12 +276,14 @@ impl ClientBuilder {
             // `Backoff` alone decides about retries.
             .retry(reqwest::retry::never())
             .connect_timeout(self.connect_timeout)
-            // A new connection for each attempt: a stale pooled one would look like an interrupted request.
+            // A new connection for each attempt: a stale pooled one would look like an interrupted
+            // request.
             .pool_max_idle_per_host(0)
             .connector_layer(tracker.clone())
             .no_proxy();
         let is_https = url.scheme() == "https";
-        // Plain HTTP must not leave this machine, neither through a proxy nor by an unusual `localhost` entry.
+        // Plain HTTP must not leave this machine, neither through a proxy nor by an unusual
+        // `localhost` entry.
         let proxy = match is_https {
             true => self.proxy.for_server(&url)?,
             false => None,

@@ -1,7 +1,8 @@
 //! Clock skew between this device and the platform, measured by the `Date` header.
 //!
-//! A device without a battery-backed clock may start in 1970, and then TLS fails with misleading errors. This module only
-//! measures and formats the skew: it sets no clock, and no trust decision depends on it.
+//! A device without a battery-backed clock may start in 1970, and then TLS fails with misleading
+//! errors. This module only measures and formats the skew: it sets no clock, and no trust decision
+//! depends on it.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -17,9 +18,11 @@ pub struct ClockSkew {
 }
 
 impl ClockSkew {
-    /// Computes the skew from a response dated `date`, to a request sent at `sent` by this clock and answered in `took`.
+    /// Computes the skew from a response dated `date`, to a request sent at `sent` by this clock
+    /// and answered in `took`.
     ///
-    /// The date is truncated to seconds and lies between request and response, so both midpoints are used.
+    /// The date is truncated to seconds and lies between request and response, so both midpoints
+    /// are used.
     pub(crate) fn measure(date: SystemTime, sent: SystemTime, took: Duration) -> Self {
         let theirs = milliseconds(date) + 500;
         let ours = milliseconds(sent + took / 2);
@@ -29,13 +32,15 @@ impl ClockSkew {
         }
     }
 
-    /// Returns the milliseconds to add to this device's clock to get the platform's: positive if this clock is slow.
+    /// Returns the milliseconds to add to this device's clock to get the platform's: positive if
+    /// this clock is slow.
     #[must_use]
     pub fn correction_ms(&self) -> i64 {
         self.correction_ms
     }
 
-    /// Returns the maximum error of [`correction_ms`](Self::correction_ms): half of the response time plus half a second.
+    /// Returns the maximum error of [`correction_ms`](Self::correction_ms): half of the response
+    /// time plus half a second.
     #[must_use]
     pub fn uncertainty(&self) -> Duration {
         self.uncertainty

@@ -1,6 +1,8 @@
-//! Errors of the builder and of a registration, distinguished by cause and by whether a retry helps.
+//! Errors of the builder and of a registration, distinguished by cause and by whether a retry
+//! helps.
 //!
-//! No message contains the provisioning key or part of a private key; text from the platform is [`UntrustedText`].
+//! No message contains the provisioning key or part of a private key; text from the platform is
+//! [`UntrustedText`].
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +14,8 @@ use crate::clock_skew::HumanDuration;
 use crate::keys::{KeyPurpose, KeySourceError};
 use crate::serial::SerialNumberError;
 
-/// The next step in every error that [may have registered](ProvisionError::may_have_registered) the device.
+/// The next step in every error that [may have registered](ProvisionError::may_have_registered) the
+/// device.
 const MAY_HAVE_REGISTERED: &str = "it may have registered the device, which then needs a new key";
 
 /// The configuration is invalid. A retry cannot help.
@@ -70,8 +73,9 @@ pub enum ProvisionError {
         /// The platform's reason.
         message: UntrustedText,
     },
-    /// Like [`Refused`](Self::Refused) or [`Unauthorized`](Self::Unauthorized), but after an ambiguous attempt of the same
-    /// call, which may have registered the device and used up the key, and so caused this refusal.
+    /// Like [`Refused`](Self::Refused) or [`Unauthorized`](Self::Unauthorized), but after an
+    /// ambiguous attempt of the same call, which may have registered the device and used up the
+    /// key, and so caused this refusal.
     #[error(
         "{url} refused the registration (HTTP {status}): {message}; the attempt before ended with HTTP {earlier} and may have registered the device, which then needs a new key"
     )]
@@ -161,8 +165,8 @@ pub enum ProvisionError {
         /// The TLS error.
         reason: UntrustedText,
     },
-    /// The server's certificate is not valid yet by this device's clock. Nothing was sent. Retryable, because the clock may
-    /// be set over the network.
+    /// The server's certificate is not valid yet by this device's clock. Nothing was sent.
+    /// Retryable, because the clock may be set over the network.
     #[error(
         "{url} cannot be trusted: by the clock of this device it is {}, and the certificate is valid from {}; the clock is wrong by at least {}, or the certificate is not in use yet",
         httpdate::fmt_http_date(*.clock), httpdate::fmt_http_date(*.valid_from), between(*.clock, *.valid_from)
@@ -218,7 +222,8 @@ pub enum ProvisionError {
         /// The limit.
         limit: Duration,
     },
-    /// Connected, but no complete response within the time limit. See [`ProvisionError::may_have_registered`].
+    /// Connected, but no complete response within the time limit. See
+    /// [`ProvisionError::may_have_registered`].
     #[error("{url} did not answer within {} s; {MAY_HAVE_REGISTERED}", limit.as_secs_f32())]
     TimedOut {
         /// The request URL.
@@ -226,7 +231,8 @@ pub enum ProvisionError {
         /// The limit.
         limit: Duration,
     },
-    /// The connection broke after the request was sent. See [`ProvisionError::may_have_registered`].
+    /// The connection broke after the request was sent. See
+    /// [`ProvisionError::may_have_registered`].
     #[error(
         "the connection to {url} broke before the response arrived ({reason}); {MAY_HAVE_REGISTERED}"
     )]
@@ -384,7 +390,8 @@ fn wait(retry_after: Option<Duration>) -> String {
     }
 }
 
-/// Reports whether the status is from a gateway that does not know the outcome of the forwarded request.
+/// Reports whether the status is from a gateway that does not know the outcome of the forwarded
+/// request.
 fn is_gateway(status: u16) -> bool {
     matches!(status, 502 | 504)
 }
@@ -419,9 +426,9 @@ impl ProvisionError {
         }
     }
 
-    /// Reports whether the platform may have registered the device although no valid response arrived. The provisioning key
-    /// may then be used up; a retry is harmless and is refused in that case. This refers to the attempt that the error
-    /// describes: the last one of the call.
+    /// Reports whether the platform may have registered the device although no valid response
+    /// arrived. The provisioning key may then be used up; a retry is harmless and is refused in
+    /// that case. This refers to the attempt that the error describes: the last one of the call.
     ///
     /// The error's message says so too, and that the device then needs a new key.
     #[must_use]

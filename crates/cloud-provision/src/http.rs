@@ -1,7 +1,8 @@
 //! One HTTP request and its response, without retries.
 //!
-//! The body is limited to [`MAX_BODY`] while it arrives, and the time by a connect timeout and an attempt timeout.
-//! Redirects are not followed. Request and response contain secrets, so both buffers are zeroized and neither is logged.
+//! The body is limited to [`MAX_BODY`] while it arrives, and the time by a connect timeout and an
+//! attempt timeout. Redirects are not followed. Request and response contain secrets, so both
+//! buffers are zeroized and neither is logged.
 
 use std::error::Error;
 use std::io;
@@ -22,14 +23,16 @@ use crate::proxy;
 use crate::request::Registration;
 use crate::response;
 
-/// Maximum response body in bytes. A real one has about 15 KiB: five PEM texts, one of them a chain.
+/// Maximum response body in bytes. A real one has about 15 KiB: five PEM texts, one of them a
+/// chain.
 pub const MAX_BODY: usize = 256 * 1024;
 
 /// Result of [`Client::probe`](crate::Client::probe).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ApiProbe {
-    /// The HTTP status. A platform that accepts only POST returns an error status here, which is fine.
+    /// The HTTP status. A platform that accepts only POST returns an error status here, which is
+    /// fine.
     pub status: u16,
     /// Deviation of this device's clock from the platform's. `None` if the response has no `Date`.
     pub clock_skew: Option<ClockSkew>,
@@ -165,7 +168,8 @@ impl ApiClient {
         })
     }
 
-    /// Reads the body up to the limit into one allocation, which never moves and leaves no copy of a secret.
+    /// Reads the body up to the limit into one allocation, which never moves and leaves no copy of
+    /// a secret.
     async fn read(&self, mut response: Response) -> Result<Zeroizing<Vec<u8>>, ProvisionError> {
         let too_large = || ProvisionError::TooLarge {
             url: self.url(),
@@ -234,7 +238,8 @@ impl ApiClient {
         }
     }
 
-    /// Classifies an error: no connection was made, or the connection broke with the request in flight.
+    /// Classifies an error: no connection was made, or the connection broke with the request in
+    /// flight.
     fn request_error(&self, error: &reqwest::Error) -> ProvisionError {
         let (url, reason) = (self.url(), UntrustedText::of(&root_cause(error)));
         if !error.is_connect() {

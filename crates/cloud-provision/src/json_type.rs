@@ -1,7 +1,8 @@
 //! Locates the value with the wrong type in a response.
 //!
-//! serde reports the offending value, which may be a private key, instead of its path. So a response that does not
-//! deserialize is parsed again into types without values and compared with the expected types.
+//! serde reports the offending value, which may be a private key, instead of its path. So a
+//! response that does not deserialize is parsed again into types without values and compared with
+//! the expected types.
 
 use std::collections::BTreeMap;
 use std::fmt;

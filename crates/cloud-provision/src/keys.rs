@@ -1,10 +1,11 @@
 //! Private keys that are generated on the device and stay there.
 //!
-//! The platform receives a certificate signing request (CSR) for each of the two keys, issues the certificates, and sends
-//! no key. This is an extension: a platform without it ignores the requests and sends its own keys, which the client then
-//! uses and marks with [`KeyOrigin::Platform`].
+//! The platform receives a certificate signing request (CSR) for each of the two keys, issues the
+//! certificates, and sends no key. This is an extension: a platform without it ignores the requests
+//! and sends its own keys, which the client then uses and marks with [`KeyOrigin::Platform`].
 //!
-//! The output of a key source is validated before anything is sent, because the provisioning key works only once.
+//! The output of a key source is validated before anything is sent, because the provisioning key
+//! works only once.
 
 use std::fmt;
 use std::future::Future;
@@ -43,14 +44,16 @@ pub enum KeyOrigin {
     Device,
 }
 
-/// Generates private keys on the device. `GeneratedKeys` (feature `csr`) is a software implementation; a host with its own
-/// random source or key store can provide another.
+/// Generates private keys on the device. `GeneratedKeys` (feature `csr`) is a software
+/// implementation; a host with its own random source or key store can provide another.
 ///
-/// The key must be available as PEM, because PEM is what is stored: a key that cannot leave its chip is not supported.
+/// The key must be available as PEM, because PEM is what is stored: a key that cannot leave its
+/// chip is not supported.
 pub trait KeySource: Sync {
-    /// Generates a key for this purpose and a signing request for it. Called once per purpose and registration; retries
-    /// send the same requests. The platform takes only the public key from the request and chooses the certificate's names
-    /// itself, because those for remote access are not known in advance.
+    /// Generates a key for this purpose and a signing request for it. Called once per purpose and
+    /// registration; retries send the same requests. The platform takes only the public key from
+    /// the request and chooses the certificate's names itself, because those for remote access are
+    /// not known in advance.
     fn make_key(
         &self,
         purpose: KeyPurpose,

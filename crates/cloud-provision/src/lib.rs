@@ -1,30 +1,34 @@
 //! Registers a device with the Clesyde platform over HTTPS.
 //!
-//! A device requests its identity from the platform once: it sends its serial number and a provisioning key, and receives
-//! names, endpoints, two certificates, and their private keys. This crate performs that one exchange and returns a
-//! validated [`Provisioned`] value. It stores nothing and does not use the identity itself.
+//! A device requests its identity from the platform once: it sends its serial number and a
+//! provisioning key, and receives names, endpoints, two certificates, and their private keys. This
+//! crate performs that one exchange and returns a validated [`Provisioned`] value. It stores
+//! nothing and does not use the identity itself.
 //!
 //! Guarantees:
 //!
-//! - **The key goes to the platform only.** The client always verifies `https` against the system's roots and any
-//!   additional ones, accepts `http` for loopback only, and treats redirects as errors.
-//! - **It retries only where a retry is safe.** If the platform is unreachable, rate-limits (429, with its
-//!   `Retry-After`), or fails (5xx), the client retries with exponential backoff and jitter. It does not retry an
-//!   exchange that breaks off after the request is sent, because the key may be used up:
-//!   [`ProvisionError::may_have_registered`] reports that, as does [`Client::stage`] for a dropped future. No retry
-//!   registers a second device.
-//! - **The result is usable.** Certificates parse, each key belongs to its certificate, endpoints are host names.
-//! - **Network problems have errors of their own.** The client supports HTTP and SOCKS 5 proxies, configured or from the
-//!   environment, and distinguishes captive portals, proxies that refuse the connection, and a wrong clock.
-//!   [`Provisioned::clock_skew`] is the clock's deviation.
-//! - **Connectivity can be tested first.** [`Client::probe`] checks whether the API is reachable and sends no key.
-//! - **Private keys can stay on the device.** [`Client::register_with_keys`] sends signing requests for keys that a
-//!   [`KeySource`] generates on the device, for platforms that support this. Feature `csr`: `GeneratedKeys`, a
-//!   ready-made source.
-//! - **Memory and time are bounded.** The body is limited to [`MAX_BODY`] while it arrives; connecting, each request, and
-//!   the whole registration have time limits.
-//! - **Errors name the next step** in one or two lines, with the platform's own text if there is one. No error, `Debug`
-//!   output, or log line contains a secret. Keys are zeroized on drop.
+//! - **The key goes to the platform only.** The client always verifies `https` against the system's
+//!   roots and any additional ones, accepts `http` for loopback only, and treats redirects as
+//!   errors.
+//! - **It retries only where a retry is safe.** If the platform is unreachable, rate-limits (429,
+//!   with its `Retry-After`), or fails (5xx), the client retries with exponential backoff and
+//!   jitter. It does not retry an exchange that breaks off after the request is sent, because the
+//!   key may be used up: [`ProvisionError::may_have_registered`] reports that, as does
+//!   [`Client::stage`] for a dropped future. No retry registers a second device.
+//! - **The result is usable.** Certificates parse, each key belongs to its certificate, endpoints
+//!   are host names.
+//! - **Network problems have errors of their own.** The client supports HTTP and SOCKS 5 proxies,
+//!   configured or from the environment, and distinguishes captive portals, proxies that refuse the
+//!   connection, and a wrong clock. [`Provisioned::clock_skew`] is the clock's deviation.
+//! - **Connectivity can be tested first.** [`Client::probe`] checks whether the API is reachable
+//!   and sends no key.
+//! - **Private keys can stay on the device.** [`Client::register_with_keys`] sends signing requests
+//!   for keys that a [`KeySource`] generates on the device, for platforms that support this.
+//!   Feature `csr`: `GeneratedKeys`, a ready-made source.
+//! - **Memory and time are bounded.** The body is limited to [`MAX_BODY`] while it arrives;
+//!   connecting, each request, and the whole registration have time limits.
+//! - **Errors name the next step** in one or two lines, with the platform's own text if there is
+//!   one. No error, `Debug` output, or log line contains a secret. Keys are zeroized on drop.
 //!
 //! # Example
 //!

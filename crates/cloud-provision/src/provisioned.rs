@@ -1,8 +1,8 @@
 //! The result of a registration and its validation.
 //!
-//! Validated: certificates parse, each key belongs to its certificate, endpoints are host names. Not validated: whether a
-//! chain leads to a root. The device certificate need not chain to the root in the same response, and the clients of the
-//! remote certificate choose their own roots.
+//! Validated: certificates parse, each key belongs to its certificate, endpoints are host names.
+//! Not validated: whether a chain leads to a root. The device certificate need not chain to the
+//! root in the same response, and the clients of the remote certificate choose their own roots.
 
 use std::borrow::Cow;
 
@@ -177,8 +177,8 @@ fn required<T>(value: Option<T>, field: &'static str) -> Result<T, MalformedResp
     value.ok_or(MalformedResponse::Missing(field))
 }
 
-/// Selects the platform's key if there is one, even if the device sent a signing request: the certificate is then for the
-/// platform's key.
+/// Selects the platform's key if there is one, even if the device sent a signing request: the
+/// certificate is then for the platform's key.
 fn chosen(
     sent: Option<PrivateKeyPem>,
     own: Option<&DeviceKey>,

@@ -1,7 +1,8 @@
 //! The JSON body of a response.
 //!
-//! Unknown keys are ignored at every level. An absent `error` counts as null; any other value means a refusal, regardless
-//! of the rest. Messages of the JSON library are not passed on: they repeat the offending value, which may be a private key.
+//! Unknown keys are ignored at every level. An absent `error` counts as null; any other value means
+//! a refusal, regardless of the rest. Messages of the JSON library are not passed on: they repeat
+//! the offending value, which may be a private key.
 
 use cloud_net::UntrustedText;
 use serde::Deserialize;
@@ -60,8 +61,8 @@ pub(crate) struct Remote {
     pub(crate) pkey: Option<PrivateKeyPem>,
 }
 
-/// Returns the platform's reason if the body is a refusal, and `None` for any other body, even a malformed one. Redacts the
-/// provisioning key, in case the platform repeats it.
+/// Returns the platform's reason if the body is a refusal, and `None` for any other body, even a
+/// malformed one. Redacts the provisioning key, in case the platform repeats it.
 pub(crate) fn refusal(body: &[u8], key: &ProvisioningKey) -> Option<UntrustedText> {
     let envelope: Envelope<IgnoredAny> = serde_json::from_slice(without_bom(body)).ok()?;
     match envelope.registration?.error {
@@ -86,8 +87,8 @@ const MESSAGE_MEMBERS: [&str; 7] = [
     "title",
 ];
 
-/// Returns what the body of an unsuccessful response says, without the provisioning key, in case the
-/// response repeats it. `None` if it says nothing.
+/// Returns what the body of an unsuccessful response says, without the provisioning key, in case
+/// the response repeats it. `None` if it says nothing.
 pub(crate) fn message(body: &[u8], key: &ProvisioningKey) -> Option<UntrustedText> {
     let body = without_bom(body).trim_ascii();
     let text = match serde_json::from_slice(body) {

@@ -1,13 +1,14 @@
 //! The retry policy for [`tower::retry::Retry`].
 //!
-//! The client retries only if the attempt had no effect (no connection was made) or the platform reports a failure (429,
-//! 5xx). It does not retry after a broken connection or a timeout with the request sent: the key may be used up, and the
-//! second response would be "refused" for a registered device.
+//! The client retries only if the attempt had no effect (no connection was made) or the platform
+//! reports a failure (429, 5xx). It does not retry after a broken connection or a timeout with the
+//! request sent: the key may be used up, and the second response would be "refused" for a
+//! registered device.
 //!
-//! A retry never registers a second device. Each carries the same serial number, which is the device's identity, the same
-//! key, which the platform accepts once, and the same signing requests, if any. A 5xx may hide a success (a gateway that
-//! timed out); the next request is then refused, and [`AmbiguousAttempts`] distinguishes that from a refusal of the first
-//! attempt.
+//! A retry never registers a second device. Each carries the same serial number, which is the
+//! device's identity, the same key, which the platform accepts once, and the same signing requests,
+//! if any. A 5xx may hide a success (a gateway that timed out); the next request is then refused,
+//! and [`AmbiguousAttempts`] distinguishes that from a refusal of the first attempt.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -28,7 +29,8 @@ pub struct Retry {
     pub first_delay: Duration,
     /// Maximum delay without a `Retry-After`. Default: 20 s.
     pub max_delay: Duration,
-    /// Maximum `Retry-After` that the call waits for; a longer one ends the call with an error. Default: 60 s.
+    /// Maximum `Retry-After` that the call waits for; a longer one ends the call with an error.
+    /// Default: 60 s.
     pub max_retry_after: Duration,
 }
 
@@ -77,7 +79,8 @@ impl Backoff {
         };
         let delay = match requested {
             Some(requested) if requested > self.retry.max_retry_after => return None,
-            // Never earlier than requested; jitter on top, because other devices received the same value.
+            // Never earlier than requested; jitter on top, because other devices received the same
+            // value.
             Some(requested) => requested + self.retry.first_delay.mul_f64(rand::random()),
             None => backoff.delay(self.failures, rand::random()),
         };

@@ -5,7 +5,8 @@ use std::fmt;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-/// Maximum length of a provisioning key in bytes. The platform's have a few dozen; this leaves room for a signed token.
+/// Maximum length of a provisioning key in bytes. The platform's have a few dozen; this leaves room
+/// for a signed token.
 const MAX_KEY: usize = 4096;
 
 macro_rules! redacted {

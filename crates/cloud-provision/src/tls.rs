@@ -8,7 +8,8 @@ use rustls_pki_types::CertificateDer;
 
 use crate::error::BuildError;
 
-/// Creates a configuration that offers HTTP/2 and HTTP/1.1 and verifies the server against `extra` and the system's roots.
+/// Creates a configuration that offers HTTP/2 and HTTP/1.1 and verifies the server against `extra`
+/// and the system's roots.
 pub(crate) fn client_config(extra: &[CertificateDer<'static>]) -> Result<ClientConfig, BuildError> {
     let mut roots = RootCertStore::empty();
     let system = rustls_native_certs::load_native_certs();

@@ -1,7 +1,7 @@
 //! Validation of the base URL, and the registration URL derived from it.
 //!
-//! Request and response contain secrets, so the URL must be `https`. `http` is for tests and simulators on the same
-//! machine: it is accepted for `localhost` and loopback addresses only.
+//! Request and response contain secrets, so the URL must be `https`. `http` is for tests and
+//! simulators on the same machine: it is accepted for `localhost` and loopback addresses only.
 
 use reqwest::Url;
 

@@ -1,5 +1,5 @@
-//! No log line at any level, from this crate or a dependency, contains a secret. This is a separate program because
-//! tracing caches the enabled levels per process.
+//! No log line at any level, from this crate or a dependency, contains a secret. This is a separate
+//! program because tracing caches the enabled levels per process.
 
 #![allow(
     clippy::unwrap_used,

@@ -128,8 +128,8 @@ impl Application {
         }
     }
 
-    /// Sets the protocols that plain TCP offers by ALPN, such as `h2` for an application that speaks
-    /// HTTP/2 without TLS. No effect on other applications.
+    /// Sets the protocols that plain TCP offers by ALPN, such as `h2` for an application that
+    /// speaks HTTP/2 without TLS. No effect on other applications.
     #[must_use]
     pub fn alpn(mut self, protocols: impl IntoIterator<Item = String>) -> Self {
         if let Self::ForwardTcp { alpn, .. } = &mut self {

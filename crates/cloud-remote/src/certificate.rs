@@ -29,8 +29,8 @@ pub struct CertificatePem {
 }
 
 impl CertificatePem {
-    /// Combines a chain (leaf first) and its key. Neither is verified. PEM that other programs could
-    /// not read is rewritten.
+    /// Combines a chain (leaf first) and its key. Neither is verified. PEM that other programs
+    /// could not read is rewritten.
     #[must_use]
     pub fn new(chain: impl Into<String>, key: impl Into<Zeroizing<String>>) -> Self {
         let (mut chain, mut key) = (chain.into(), key.into());

@@ -149,7 +149,8 @@ fn refused_topic_is_named() {
         .says(&policy)
         .says(&[topic]);
 
-    // The configuration has another serial number than the platform, which does not permit its will.
+    // The configuration has another serial number than the platform, which does not permit its
+    // will.
     let record = json!({ "iot_thing_name": SN, "serial_number": "SN-0002" });
     fs::write(
         world.config().join("serial_number.json"),

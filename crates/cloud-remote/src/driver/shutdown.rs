@@ -26,8 +26,8 @@ where
     C: CertificateSource,
     S: CertificateStore,
 {
-    /// Lets open connections finish until [`kill`](super::Commands::kill), then closes them. Returns
-    /// when nothing is open.
+    /// Lets open connections finish until [`kill`](super::Commands::kill), then closes them.
+    /// Returns when nothing is open.
     pub(super) async fn shut_down(mut self) {
         let kill = self.commands.kill.clone();
         // New connections and requests end here, and the secrets are dropped.

@@ -2,8 +2,8 @@
 //!
 //! A connection's window is several times that of a stream, so that uploads that the application
 //! does not read leave room for the others on their connection (RFC 9113 §5.2). The windows are
-//! what callers may make the device hold, so all connections share a budget: each takes an eighth of
-//! what is left, and [`MIN_CONNECTION`] in any case.
+//! what callers may make the device hold, so all connections share a budget: each takes an eighth
+//! of what is left, and [`MIN_CONNECTION`] in any case.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

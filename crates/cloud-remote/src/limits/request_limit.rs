@@ -1,13 +1,13 @@
 //! The request limit: the number of concurrent requests in total and per caller, and the queue of
 //! waiting ones.
 //!
-//! The limits are by default those of public connections. Over HTTP/1.1 they add nothing, but one HTTP/2
-//! connection carries a hundred requests, each of which takes a connection to a local application
-//! and thus a file descriptor: without a limit, one caller could use up all descriptors of the
-//! process, including that of the session to the platform. A caller at its limit may queue some
-//! requests, because a page may consist of a hundred parts. Queued requests are held in memory with
-//! their headers, so the queue is bounded in number and in bytes; requests beyond it are refused at
-//! once.
+//! The limits are by default those of public connections. Over HTTP/1.1 they add nothing, but one
+//! HTTP/2 connection carries a hundred requests, each of which takes a connection to a local
+//! application and thus a file descriptor: without a limit, one caller could use up all descriptors
+//! of the process, including that of the session to the platform. A caller at its limit may queue
+//! some requests, because a page may consist of a hundred parts. Queued requests are held in memory
+//! with their headers, so the queue is bounded in number and in bytes; requests beyond it are
+//! refused at once.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

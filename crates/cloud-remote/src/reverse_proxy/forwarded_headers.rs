@@ -71,9 +71,9 @@ pub(super) fn normalize_length(headers: &mut HeaderMap, status: StatusCode) -> F
     }
 }
 
-/// Sets how the application finds the end of a request's body, whose size may be known. HTTP/1.1 has
-/// none for `GET` and `HEAD` unless the request says so, and RFC 9110 §8.6 wants a length of zero
-/// for methods that expect a body.
+/// Sets how the application finds the end of a request's body, whose size may be known. HTTP/1.1
+/// has none for `GET` and `HEAD` unless the request says so, and RFC 9110 §8.6 wants a length of
+/// zero for methods that expect a body.
 pub(super) fn set_request_framing(headers: &mut HeaderMap, method: &Method, size: Option<u64>) {
     if headers.contains_key(header::CONTENT_LENGTH) {
         return;

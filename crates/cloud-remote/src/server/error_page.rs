@@ -1,9 +1,10 @@
 //! Error pages: responses of the device itself, and their texts.
 //!
-//! [`error_page`] states what happened; [`ErrorFormat`] gives it the form that the caller accepts: a
-//! page for browsers, RFC 9457 for programs, else plain text. A page about a temporary error loads
-//! itself again until the application answers. An event stream is reset instead, because a browser
-//! does not reconnect after a response with an error status (HTML Standard, "Server-sent events").
+//! [`error_page`] states what happened; [`ErrorFormat`] gives it the form that the caller accepts:
+//! a page for browsers, RFC 9457 for programs, else plain text. A page about a temporary error
+//! loads itself again until the application answers. An event stream is reset instead, because a
+//! browser does not reconnect after a response with an error status (HTML Standard, "Server-sent
+//! events").
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};

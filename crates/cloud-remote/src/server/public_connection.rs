@@ -2,9 +2,9 @@
 //!
 //! The device ends a connection at the idle timeout, at its eviction, and, if it is upgraded, when
 //! remote access stops: HTTP connections end on their own once their requests are complete, but a
-//! WebSocket (over HTTP/1.1 or as an HTTP/2 stream) does not. Reads and writes then return an error.
-//! If one side waits for the other, neither may be called, so the task that serves the connection
-//! also [watches](PublicConnection::watch) it.
+//! WebSocket (over HTTP/1.1 or as an HTTP/2 stream) does not. Reads and writes then return an
+//! error. If one side waits for the other, neither may be called, so the task that serves the
+//! connection also [watches](PublicConnection::watch) it.
 //!
 //! The stream owns the place, because an upgraded connection belongs to the application.
 
