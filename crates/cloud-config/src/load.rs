@@ -232,13 +232,36 @@ impl FileGroup {
     }
 }
 
-/// Returns the inode and change time of each relevant name. Differs after a file is replaced or a
-/// change committed.
-pub(crate) fn fingerprint(dir: &Dir) -> Result<Vec<impl PartialEq + use<>>, AccessError> {
-    let mut seen = Vec::with_capacity(FILES.len() + 1);
-    for name in FILES.into_iter().chain([COMMITTED]) {
-        let stat = dir.stat(name)?;
-        seen.push(stat.map(|stat| (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec)));
+/// The inode and change time of each relevant name. Differs after a file is replaced or a change
+/// committed.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Fingerprint {
+    files: Vec<Option<(u64, i64, i64)>>,
+    has_configuration: bool,
+}
+
+impl Fingerprint {
+    pub(crate) fn of(dir: &Dir) -> Result<Self, AccessError> {
+        let stamp = |name| {
+            let stat = dir.stat(name)?;
+            Ok(stat.map(|stat| (stat.st_ino, stat.st_ctime, stat.st_ctime_nsec as i64)))
+        };
+        let committed = stamp(COMMITTED)?;
+        let document = stamp(CLOUD_CONFIG)?;
+        let mut files = FILES
+            .into_iter()
+            .map(stamp)
+            .collect::<Result<Vec<_>, AccessError>>()?;
+        files.push(committed);
+        Ok(Self {
+            files,
+            has_configuration: committed.is_some() || document.is_some(),
+        })
     }
-    Ok(seen)
+
+    /// Returns whether a configuration may exist. If not, what was read between two equal
+    /// fingerprints was stored and removed in between.
+    pub(crate) fn has_configuration(&self) -> bool {
+        self.has_configuration
+    }
 }

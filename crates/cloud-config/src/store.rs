@@ -19,7 +19,7 @@ use crate::file_names::{
     SERIAL_NUMBER,
 };
 use crate::journal;
-use crate::load::{Source, fingerprint, read_device, read_partial, read_serial_number};
+use crate::load::{Fingerprint, Source, read_device, read_partial, read_serial_number};
 use crate::lock::{self, DirectoryLock, LOCK_FILE, LockedDir};
 use crate::names::SerialNumber;
 use crate::pending::{effective_source, is_provisioned};
@@ -370,15 +370,18 @@ impl Store {
         read: impl Fn(&Source<'_>) -> Result<T, LoadError>,
     ) -> Result<T, LoadError> {
         for _ in 0..READ_ATTEMPTS {
-            let before = fingerprint(dir)?;
+            let before = Fingerprint::of(dir)?;
             let committed = dir.subdirectory(COMMITTED)?;
             let source = effective_source(dir, committed.as_ref())?;
             let result = match source.is_provisioned()? {
                 true => read(&source),
                 false => Err(self.not_provisioned_error()),
             };
-            if fingerprint(dir)? == before {
-                return result;
+            if Fingerprint::of(dir)? == before {
+                return match before.has_configuration() {
+                    true => result,
+                    false => Err(self.not_provisioned_error()),
+                };
             }
         }
         Err(LoadError::Busy(self.directory().to_owned()))
