@@ -200,7 +200,8 @@ pub(crate) fn examples() -> Result<()> {
         .packages
         .iter()
         .flat_map(|package| &package.targets)
-        .filter(|target| target.is_example())
+        // An example with `test = true` is built as a test program, which `cargo xtask test` runs.
+        .filter(|target| target.is_example() && !target.test)
         .map(|target| target.name.clone())
         .filter(|name| !WITH_ARGUMENTS.contains(&name.as_str()))
         .collect();
