@@ -53,7 +53,7 @@ use crate::core::connection_event::ConnectionEvent;
 use crate::core::metrics::Metrics;
 use crate::core::pending_requests::PendingRequests;
 use crate::error::cause::Cause;
-use crate::mqtt::decode::Packet;
+use crate::mqtt::reader::Packet;
 use crate::mqtt::reason_code::ReasonCode;
 use crate::outbox::store::StoreError;
 use crate::outbox::write_behind::Batch;

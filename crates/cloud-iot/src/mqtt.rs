@@ -3,5 +3,6 @@
 pub(crate) mod decode;
 pub(crate) mod message;
 pub(crate) mod property;
+pub(crate) mod reader;
 pub(crate) mod reason_code;
 pub(crate) mod topic;

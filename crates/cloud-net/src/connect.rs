@@ -1,17 +1,16 @@
 //! TCP connections to a host: resolution, the address race, and a proxy.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::happy_eyeballs::{AddressFamily, interleave_families, is_unreachable, race};
+use crate::connect_error::{ConnectError, ProxyError, ProxyFailure};
+use crate::happy_eyeballs::{AddressFamily, interleave_families, race};
+use crate::host_and_port::HostAndPort;
 use crate::proxy::{Proxy, ProxyServer};
-use crate::proxy_error::{ProxyError, ProxyFailure};
 use crate::resolve::Resolver;
 
 /// Default time limit of one address: four SYN packets, at 0, 1, 3 and 7 seconds.
@@ -176,79 +175,6 @@ impl Connector {
         connected.inspect_err(|error| {
             tracing::debug!(%address, %error, "no connection to this address");
         })
-    }
-}
-
-/// Why there is no connection to a host.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// The name has no address: no network, a DNS failure, or a wrong name.
-    #[error("{host} cannot be resolved ({reason}); check the name, the network and DNS")]
-    NameNotFound {
-        /// The name.
-        host: String,
-        /// The resolver's error.
-        reason: String,
-    },
-    /// No address of the host accepted a connection.
-    #[error("{}", no_connection(.host, *.port, .addresses, *.kind, .reason))]
-    Tcp {
-        /// The host.
-        host: String,
-        /// The port.
-        port: u16,
-        /// The addresses of the host. Those at the end may not have been tried.
-        addresses: Vec<SocketAddr>,
-        /// The kind of the most specific failure.
-        kind: io::ErrorKind,
-        /// That failure.
-        reason: String,
-    },
-    /// The proxy does not provide a connection.
-    #[error(transparent)]
-    Proxy(#[from] ProxyError),
-}
-
-fn no_connection(
-    host: &str,
-    port: u16,
-    addresses: &[SocketAddr],
-    kind: io::ErrorKind,
-    reason: &str,
-) -> String {
-    let target = HostAndPort(host, port);
-    let addresses: Vec<_> = addresses.iter().map(|at| at.ip().to_string()).collect();
-    // An address needs no second mention.
-    let tried = match &*addresses {
-        [one] if one == host => String::new(),
-        _ => format!(" (addresses: {})", addresses.join(", ")),
-    };
-    match kind {
-        io::ErrorKind::ConnectionRefused => {
-            format!("{target} refused the TCP connection{tried}; check the host and the port")
-        }
-        io::ErrorKind::TimedOut => {
-            format!("{target} did not accept a TCP connection in time{tried}; check the network")
-        }
-        kind if is_unreachable(kind) => {
-            format!("{target} cannot be reached{tried}; check the network")
-        }
-        _ => format!("no TCP connection to {target}{tried}: {reason}"),
-    }
-}
-
-/// Formats a host and a port, with an IPv6 address in brackets.
-pub(crate) struct HostAndPort<'a>(pub(crate) &'a str, pub(crate) u16);
-
-impl fmt::Display for HostAndPort<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(host, port) = self;
-        if host.contains(':') {
-            write!(f, "[{host}]:{port}")
-        } else {
-            write!(f, "{host}:{port}")
-        }
     }
 }
 

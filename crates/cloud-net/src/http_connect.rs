@@ -5,7 +5,7 @@
 use http::HeaderValue;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use crate::proxy_error::{ProxyFailure, ProxyReply};
+use crate::connect_error::{ProxyFailure, ProxyReply};
 
 /// Maximum answer in bytes, interim responses included. Proxies respond with a few hundred bytes.
 const MAX_ANSWER_BYTES: usize = 8192;

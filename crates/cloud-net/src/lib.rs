@@ -16,9 +16,13 @@
 mod backoff;
 #[cfg(feature = "connect")]
 mod connect;
+#[cfg(feature = "connect")]
+mod connect_error;
 mod error_chain;
 #[cfg(feature = "connect")]
 mod happy_eyeballs;
+#[cfg(feature = "connect")]
+mod host_and_port;
 #[cfg(feature = "connect")]
 mod http_connect;
 #[cfg(feature = "json")]
@@ -26,8 +30,6 @@ mod json_error;
 mod log_throttle;
 #[cfg(feature = "connect")]
 mod proxy;
-#[cfg(feature = "connect")]
-mod proxy_error;
 #[cfg(feature = "connect")]
 mod resolve;
 #[cfg(feature = "rfc3339")]
@@ -38,7 +40,9 @@ mod untrusted_text;
 
 pub use backoff::ExponentialBackoff;
 #[cfg(feature = "connect")]
-pub use connect::{ConnectError, Connector};
+pub use connect::Connector;
+#[cfg(feature = "connect")]
+pub use connect_error::{ConnectError, ProxyError, ProxyFailure, ProxyReply};
 pub use error_chain::{error_chain, root_cause};
 #[cfg(feature = "connect")]
 pub use happy_eyeballs::AddressFamily;
@@ -47,8 +51,6 @@ pub use json_error::Malformed;
 pub use log_throttle::LogThrottle;
 #[cfg(feature = "connect")]
 pub use proxy::{InvalidProxy, Proxy};
-#[cfg(feature = "connect")]
-pub use proxy_error::{ProxyError, ProxyFailure, ProxyReply};
 #[cfg(feature = "rfc3339")]
 pub use rfc3339::rfc3339;
 pub use untrusted_text::UntrustedText;

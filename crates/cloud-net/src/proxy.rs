@@ -12,8 +12,8 @@ use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::connect::HostAndPort;
-use crate::proxy_error::ProxyFailure;
+use crate::connect_error::ProxyFailure;
+use crate::host_and_port::HostAndPort;
 use crate::{http_connect, socks5};
 
 /// An HTTP proxy (method CONNECT) or a SOCKS 5 proxy, with optional credentials, and the servers

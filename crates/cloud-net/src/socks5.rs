@@ -7,7 +7,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_socks::Error;
 use tokio_socks::tcp::Socks5Stream;
 
-use crate::proxy_error::{ProxyFailure, ProxyReply};
+use crate::connect_error::{ProxyFailure, ProxyReply};
 
 /// Opens the connection to the server.
 pub(crate) async fn open<S: AsyncRead + AsyncWrite + Unpin>(

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use crate::error::DeliveryError;
 use crate::error::cause::Cause;
-use crate::mqtt::decode::{Packet, SubAck};
+use crate::mqtt::decode::SubAck;
 use crate::mqtt::message::{Message, QoS};
+use crate::mqtt::reader::Packet;
 use crate::mqtt::reason_code::ReasonCode;
 
 /// An event of the connection, in order.

@@ -1,6 +1,6 @@
 //! Properties of received packets (MQTT 5.0, 2.2.2.2).
 
-use crate::mqtt::decode::{Fault, Packet, Reader};
+use crate::mqtt::reader::{Fault, Packet, Reader};
 use crate::mqtt::reason_code::ReasonCode;
 
 pub(crate) const RECEIVE_MAXIMUM: u8 = 0x21;

@@ -9,7 +9,7 @@ use cloud_net::warn_throttled;
 
 use crate::error::DeliveryError;
 use crate::log_throttles::LogThrottles;
-use crate::mqtt::decode::Packet;
+use crate::mqtt::reader::Packet;
 use crate::mqtt::reason_code::ReasonCode;
 
 #[derive(Debug)]

@@ -27,8 +27,9 @@ use zeroize::Zeroize;
 
 use crate::error::cause::Cause;
 use crate::mqtt::decode::{
-    Fault, Received, Undeliverable, decode, is_publish, oversized_publish, packet_length,
+    Received, Undeliverable, decode, is_publish, oversized_publish, packet_length,
 };
+use crate::mqtt::reader::Fault;
 use crate::mqtt::reason_code::ReasonCode;
 
 /// Capacity for a read: several packets of the usual size.

@@ -115,7 +115,7 @@ impl<'a> Written<'a> {
     }
 
     fn rest(&mut self) -> &'a [u8] {
-        self.0.take(self.0.0.len()).unwrap()
+        self.0.take(self.0.rest().len()).unwrap()
     }
 }
 

@@ -1,10 +1,73 @@
-//! Failures between the device and its proxy, or beyond the proxy.
+//! Why there is no connection: failures of the host, between the device and its proxy, or beyond
+//! the proxy.
 
 use std::fmt;
+use std::io;
+use std::net::SocketAddr;
 
 use thiserror::Error;
 
-use crate::connect::ConnectError;
+use crate::happy_eyeballs::is_unreachable;
+use crate::host_and_port::HostAndPort;
+
+/// Why there is no connection to a host.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The name has no address: no network, a DNS failure, or a wrong name.
+    #[error("{host} cannot be resolved ({reason}); check the name, the network and DNS")]
+    NameNotFound {
+        /// The name.
+        host: String,
+        /// The resolver's error.
+        reason: String,
+    },
+    /// No address of the host accepted a connection.
+    #[error("{}", no_connection(.host, *.port, .addresses, *.kind, .reason))]
+    Tcp {
+        /// The host.
+        host: String,
+        /// The port.
+        port: u16,
+        /// The addresses of the host. Those at the end may not have been tried.
+        addresses: Vec<SocketAddr>,
+        /// The kind of the most specific failure.
+        kind: io::ErrorKind,
+        /// That failure.
+        reason: String,
+    },
+    /// The proxy does not provide a connection.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+}
+
+fn no_connection(
+    host: &str,
+    port: u16,
+    addresses: &[SocketAddr],
+    kind: io::ErrorKind,
+    reason: &str,
+) -> String {
+    let target = HostAndPort(host, port);
+    let addresses: Vec<_> = addresses.iter().map(|at| at.ip().to_string()).collect();
+    // An address needs no second mention.
+    let tried = match &*addresses {
+        [one] if one == host => String::new(),
+        _ => format!(" (addresses: {})", addresses.join(", ")),
+    };
+    match kind {
+        io::ErrorKind::ConnectionRefused => {
+            format!("{target} refused the TCP connection{tried}; check the host and the port")
+        }
+        io::ErrorKind::TimedOut => {
+            format!("{target} did not accept a TCP connection in time{tried}; check the network")
+        }
+        kind if is_unreachable(kind) => {
+            format!("{target} cannot be reached{tried}; check the network")
+        }
+        _ => format!("no TCP connection to {target}{tried}: {reason}"),
+    }
+}
 
 /// A proxy does not provide a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
