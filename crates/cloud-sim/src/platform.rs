@@ -1,5 +1,5 @@
-//! What the platform knows and decides: registrations, rotation, and what it tells of devices. What
-//! it answers to them is in [x.
+//! What the platform knows and decides: registrations, rotation, and the reports about devices. Its
+//! messages to them are in [`responses`](crate::responses).
 //!
 //! It sits behind the APIs and the broker and does no network I/O of its own, but for what it
 //! publishes. Each function takes the lock on the table for as long as it computes, never across a
