@@ -17,6 +17,7 @@ use crate::server::Server;
 use crate::server::access::{AccessRules, SharedAccess};
 use crate::status::{RemoteEvent, RemoteStatus};
 use crate::task_group::TaskGroup;
+use crate::traffic::{Traffic, Visitor};
 use crate::upstream::health::UpstreamHealth;
 
 /// The maximum part of a stop's deadline that is reserved for closing the remaining connections.
@@ -140,6 +141,18 @@ impl RemoteHandle {
     #[must_use]
     pub fn open_connections(&self) -> usize {
         self.inner.connections.in_use()
+    }
+
+    /// Returns the traffic of public connections since the start.
+    #[must_use]
+    pub fn traffic(&self) -> Traffic {
+        self.inner.connections.traffic()
+    }
+
+    /// Returns the visitors that have connections open, by address.
+    #[must_use]
+    pub fn visitors(&self) -> Vec<Visitor> {
+        self.inner.connections.visitors()
     }
 
     /// Returns the failures of the local application that [`Application::Forward`] and the other

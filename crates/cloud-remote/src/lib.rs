@@ -94,6 +94,7 @@
 //! | change limits and timeouts | [`Limits`], [`Timeouts`] |
 //! | reach the relay through a proxy | [`RemoteAccessBuilder::proxy`] |
 //! | learn the state | [`RemoteHandle::status`] for the latest, [`RemoteHandle::events`] for each change |
+//! | see who is connected, and how much is transferred | [`RemoteHandle::visitors`], [`RemoteHandle::traffic`] |
 //! | learn whether the local application answers | [`RemoteHandle::upstream_health`] |
 //! | check certificates as this crate does | [`verify_server_certificate`], [`verify_client_certificate`] |
 //! | rotate another certificate likewise | [`rotation`] |
@@ -143,6 +144,7 @@ mod status;
 mod task_group;
 mod timeouts;
 mod token;
+mod traffic;
 mod traits;
 mod tunnel;
 mod upstream;
@@ -177,6 +179,7 @@ pub use server::request::RequestBody;
 pub use status::{RemoteEvent, RemoteStatus, TunnelStatus};
 pub use timeouts::Timeouts;
 pub use token::{TokenRequest, TokenResponse};
+pub use traffic::{Traffic, Visitor};
 pub use traits::{CertificateSource, CertificateStore, SourceError, StoreError, TokenSource};
 pub use tunnel::probe::Probe;
 pub use upstream::health::{UpstreamFailure, UpstreamHealth};

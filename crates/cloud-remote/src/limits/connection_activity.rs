@@ -1,7 +1,8 @@
 //! The activity of a public connection: whether it is idle, unused or in use, and its end.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::limits::fair_share::{Claim, Holder, STALLED};
 use crate::limits::idle_timeout::{ActivityTimer, elapsed_since};
+use crate::traffic::ConnectionTraffic;
 
 /// The reason for which the device ends a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +40,12 @@ impl From<EndReason> for io::Error {
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionActivity {
+    /// The caller's address, if the relay sends it.
+    address: Option<IpAddr>,
+    /// The start of the connection.
+    opened: ActivityTimer,
+    received: AtomicU64,
+    sent: AtomicU64,
     /// The connection, or a stream of it, carries a protocol other than HTTP.
     opaque: AtomicBool,
     /// The connection was upgraded to a WebSocket.
@@ -61,6 +69,34 @@ pub(crate) struct ConnectionActivity {
 }
 
 impl ConnectionActivity {
+    pub(crate) fn new(address: Option<IpAddr>) -> Self {
+        Self {
+            address,
+            ..Self::default()
+        }
+    }
+
+    /// Counts bytes from the caller.
+    pub(crate) fn count_received(&self, bytes: usize) {
+        self.received.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts bytes to the caller.
+    pub(crate) fn count_sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Returns the counters.
+    pub(crate) fn traffic(&self) -> ConnectionTraffic {
+        ConnectionTraffic {
+            address: self.address,
+            requests: self.requests.load(Ordering::Relaxed) as u64,
+            received: self.received.load(Ordering::Relaxed),
+            sent: self.sent.load(Ordering::Relaxed),
+            open_for: self.opened.last().elapsed(),
+        }
+    }
+
     /// Marks the connection as carrying, from now on, a protocol other than HTTP, even if only in
     /// one stream.
     pub(crate) fn set_opaque(&self) {

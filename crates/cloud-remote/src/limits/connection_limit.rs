@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::limits::connection_activity::ConnectionActivity;
 use crate::limits::fair_share::{Caller, FairShare, KnownCallers, LimitReached};
+use crate::traffic::{Traffic, Visitor, visitors};
 
 /// Limits the connections of one remote access. The table is bounded by the total limit.
 #[derive(Debug, Clone)]
@@ -14,6 +15,8 @@ pub(crate) struct ConnectionLimiter(Arc<Mutex<Places>>);
 struct Places {
     shares: FairShare<ConnectionActivity>,
     next_connection: u64,
+    /// The traffic of connections that are closed.
+    closed: Traffic,
 }
 
 /// The place of one connection; released on drop.
@@ -37,6 +40,7 @@ impl ConnectionLimiter {
         Self(Arc::new(Mutex::new(Places {
             shares,
             next_connection: 0,
+            closed: Traffic::default(),
         })))
     }
 
@@ -62,6 +66,21 @@ impl ConnectionLimiter {
         self.lock().shares.taken()
     }
 
+    /// Returns the traffic of all connections so far.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let places = self.lock();
+        let mut traffic = places.closed;
+        for connection in places.shares.holders() {
+            traffic.add(connection.traffic());
+        }
+        traffic
+    }
+
+    /// Returns the callers with open connections.
+    pub(crate) fn visitors(&self) -> Vec<Visitor> {
+        visitors(self.lock().shares.holders().map(|holder| holder.traffic()))
+    }
+
     fn lock(&self) -> MutexGuard<'_, Places> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -69,7 +88,10 @@ impl ConnectionLimiter {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.limiter.lock().shares.release(self.place);
+        let mut places = self.limiter.lock();
+        if let Some(connection) = places.shares.release(self.place) {
+            places.closed.add(connection.traffic());
+        }
     }
 }
 

@@ -302,13 +302,15 @@ impl<H: Holder> FairShare<H> {
         holder.evict();
     }
 
-    /// Releases a place.
-    pub(crate) fn release(&mut self, id: u64) {
-        match self.holders.remove(&id) {
-            Some(place) if place.evicted => self.evicted -= 1,
-            Some(place) => self.uncount(place.caller),
-            None => {}
+    /// Releases a place, and returns its holder.
+    pub(crate) fn release(&mut self, id: u64) -> Option<Arc<H>> {
+        let place = self.holders.remove(&id)?;
+        if place.evicted {
+            self.evicted -= 1;
+        } else {
+            self.uncount(place.caller);
         }
+        Some(place.holder)
     }
 
     fn uncount(&mut self, caller: Caller) {

@@ -64,7 +64,7 @@ impl<S> PublicConnection<S> {
         limiter: &ConnectionLimiter,
         tasks: &TaskGroup,
     ) -> Result<Self, LimitReached> {
-        let activity = Arc::<ConnectionActivity>::default();
+        let activity = Arc::new(ConnectionActivity::new(address));
         let permit = limiter.take(address, Arc::clone(&activity))?;
         Ok(Self {
             stream,
@@ -106,6 +106,12 @@ impl<S> PublicConnection<S> {
                     Some(EndReason::Idle)
                 }
             }
+        }
+    }
+
+    fn count_sent(&self, outcome: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = outcome {
+            self.activity.count_sent(*bytes);
         }
     }
 
@@ -157,7 +163,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for PublicConnection<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
         let outcome = Pin::new(&mut self.stream).poll_read(context, buffer);
+        self.activity.count_received(buffer.filled().len() - before);
         self.outcome(context, outcome)
     }
 }
@@ -169,6 +177,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PublicConnection<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.count_sent(&outcome);
         self.outcome(context, outcome)
     }
 
@@ -178,6 +187,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PublicConnection<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.count_sent(&outcome);
         self.outcome(context, outcome)
     }
 
@@ -252,6 +262,33 @@ mod tests {
         drop(test_connection.connection);
         assert_eq!(watching.await.unwrap(), None);
         assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_are_counted_while_open_and_after_the_end() {
+        let (stream, mut other) = duplex(64);
+        let limiter = ConnectionLimiter::new(1, 1, KnownCallers::default());
+        let address = Some(IpAddr::from([192, 0, 2, 1]));
+        let tasks = TaskGroup::default();
+        let mut connection = PublicConnection::admit(stream, address, &limiter, &tasks).unwrap();
+        other.write_all(&[1; 20]).await.unwrap();
+        connection.read_exact(&mut [0; 20]).await.unwrap();
+        connection.write_all(&[1; 30]).await.unwrap();
+        drop(connection.info().activity.start_request());
+        tokio::time::advance(IDLE).await;
+        let [visitor] = limiter.visitors()[..] else {
+            panic!("one visitor is expected");
+        };
+        assert_eq!(visitor.address, address);
+        assert_eq!((visitor.connections, visitor.requests), (1, 1));
+        assert_eq!((visitor.received, visitor.sent), (20, 30));
+        assert_eq!(visitor.connected_for, IDLE);
+        let open = limiter.traffic();
+        drop(connection);
+        assert!(limiter.visitors().is_empty());
+        assert_eq!(limiter.traffic(), open);
+        assert_eq!((open.connections, open.requests), (1, 1));
+        assert_eq!((open.received, open.sent), (20, 30));
     }
 
     #[tokio::test]
