@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cloud_config::{Credentials, Store};
-use cloud_iot::{Message, QoS, Request, RequestError, SessionHandle};
+use cloud_iot::{Message, QoS, Request, RequestError, Session};
 use cloud_net::{LogThrottle, warn_throttled};
 use cloud_remote::{
     CertificatePem, CertificateRequest, CertificateResponse, CertificateSource, CertificateStore,
@@ -25,14 +25,14 @@ pub(crate) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The part of the session that requests need.
 #[cfg_attr(test, mockall::automock)]
 pub(crate) trait RequestSession: Send + Sync + 'static {
-    /// See [`SessionHandle::request`].
+    /// See [`Session::request`].
     fn request(
         &self,
         request: Request,
     ) -> impl Future<Output = Result<Message, RequestError>> + Send;
 }
 
-impl RequestSession for SessionHandle {
+impl RequestSession for Session {
     async fn request(&self, request: Request) -> Result<Message, RequestError> {
         Self::request(self, request).await
     }
@@ -40,7 +40,7 @@ impl RequestSession for SessionHandle {
 
 /// Sends requests to the platform over the session: for tokens, certificates and the host.
 #[derive(Debug, Clone)]
-pub(crate) struct PlatformClient<S = SessionHandle> {
+pub(crate) struct PlatformClient<S = Session> {
     pub(crate) session: S,
     pub(crate) topics: DeviceTopics,
 }
@@ -139,7 +139,7 @@ impl CertificateStore for StoreAdapter {
 /// The session as the message bus of a shadow.
 #[derive(Debug, Clone)]
 pub(crate) struct ShadowBus {
-    pub(crate) session: SessionHandle,
+    pub(crate) session: Session,
     /// Notified when messages for the shadow were lost, so that it is fetched again.
     pub(crate) lost: Arc<Notify>,
     /// Updated by the responses to `get`, which follow each connection.

@@ -249,10 +249,10 @@ impl CloudBuilder {
         self
     }
 
-    /// Subscribes to topics of the host's own. [`SessionHandle::messages`] of
+    /// Subscribes to topics of the host's own. [`Session::messages`] of
     /// [`iot`](ClesydeCloud::iot) receives their messages.
     ///
-    /// [`SessionHandle::messages`]: cloud_iot::SessionHandle::messages
+    /// [`Session::messages`]: cloud_iot::Session::messages
     pub fn subscription(mut self, subscription: Subscription) -> Self {
         self.subscriptions.push(subscription);
         self

@@ -10,9 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_config::{Credentials, DeviceConfig, RootCertificates, Store};
-use cloud_iot::{
-    BoxError, Session, SessionConfig, SessionEvent, SessionHandle, SessionState, TopicFilter, tls,
-};
+use cloud_iot::{BoxError, Session, SessionConfig, SessionEvent, SessionState, TopicFilter, tls};
 use cloud_remote::rotation::{
     CertificateInstaller, CertificateRotator, RotationOutcome, STORE_TIMEOUT,
 };
@@ -44,7 +42,7 @@ const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 /// Requests and installs a new client certificate.
 pub(crate) struct ClientCertificateInstaller {
     pub(crate) platform: PlatformClient,
-    pub(crate) session: SessionHandle,
+    pub(crate) session: Session,
     pub(crate) store: Store,
     pub(crate) roots: RootCertificates,
     /// The session's configuration, for the trial connection. Without the first key, which would
@@ -160,7 +158,7 @@ pub(crate) enum RotatorEvent {
 /// Rotates the client certificate when the platform desires another one, and checks its expiry.
 pub(crate) struct ClientCertificateRotator {
     rotation: CertificateRotator<ClientCertificateInstaller>,
-    session: SessionHandle,
+    session: Session,
     status: CertificateStatus,
     expiry: ExpiryWatch,
     clock: PlatformClock,

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cloud_config::{SerialNumber, StoreError};
-use cloud_iot::{Message, QoS, Receipt, SessionHandle};
+use cloud_iot::{Message, QoS, Receipt, Session};
 use cloud_provision::{KeySource, ProvisioningKey};
-use cloud_remote::{AccessRules, RemoteHandle};
+use cloud_remote::{AccessRules, RemoteAccess};
 use cloud_shadow::ShadowClient;
 use serde_json::{Map, Value};
 use tokio::sync::{broadcast, watch};
@@ -193,11 +193,11 @@ impl ClesydeCloud {
 
     /// Returns the session with the broker: its state with the cause of each failure, its events,
     /// and messages by topic filter. The `ClesydeCloud` starts and stops it;
-    /// [stopping](SessionHandle::stop) it directly leaves the `ClesydeCloud` without messaging.
+    /// [stopping](Session::stop) it directly leaves the `ClesydeCloud` without messaging.
     ///
     /// # Errors
     /// [`NotRunning`].
-    pub fn iot(&self) -> Result<SessionHandle, NotRunning> {
+    pub fn iot(&self) -> Result<Session, NotRunning> {
         let running = self.0.device.running();
         Ok(running.as_ref().ok_or(NotRunning)?.session.clone())
     }
@@ -209,7 +209,7 @@ impl ClesydeCloud {
     ///
     /// # Errors
     /// [`NotRunning`].
-    pub fn remote(&self) -> Result<Option<RemoteHandle>, NotRunning> {
+    pub fn remote(&self) -> Result<Option<RemoteAccess>, NotRunning> {
         let running = self.0.device.running();
         Ok(running.as_ref().ok_or(NotRunning)?.remote.handle())
     }

@@ -11,7 +11,7 @@ mod desired;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use cloud_iot::{Cause, SessionEvent, SessionHandle};
+use cloud_iot::{Cause, Session, SessionEvent};
 use cloud_net::{LogThrottle, warn_throttled};
 use cloud_remote::rotation::RotationOutcome;
 use cloud_remote::{RemoteEvent, RotationStatus};
@@ -34,7 +34,7 @@ use crate::status::Status;
 use crate::topics::{CERTIFICATE_KEY, IOT_CERTIFICATE_KEY};
 
 pub(crate) struct Coordinator {
-    pub(crate) session: SessionHandle,
+    pub(crate) session: Session,
     pub(crate) shadow: ShadowClient,
     /// Remote access, which the host uses too; a deferred start sets it.
     pub(crate) remote: RemoteSlot,

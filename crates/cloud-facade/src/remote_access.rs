@@ -10,7 +10,7 @@ use cloud_config::{Credentials, DeviceConfig, LoadError, Store};
 use cloud_iot::Proxy;
 use cloud_remote::{
     AccessRules, Application, HttpOptions, Limits, PlatformClock, Probe, RemoteAccess,
-    RemoteConfig, RemoteHandle, StartError,
+    RemoteConfig, StartError,
 };
 use cloud_shadow::Document;
 use tokio::sync::watch;
@@ -50,7 +50,7 @@ pub(crate) fn remote_config<R>(device: &DeviceConfig<R>) -> RemoteConfig {
 
 impl RemoteParams {
     /// Starts remote access with this certificate. Does not wait for the network.
-    pub(crate) async fn start(&self, credentials: Credentials) -> Result<RemoteHandle, StartError> {
+    pub(crate) async fn start(&self, credentials: Credentials) -> Result<RemoteAccess, StartError> {
         let directory = StoreAdapter {
             store: self.store.clone(),
             credentials: Mutex::new(Some(credentials)),
@@ -104,7 +104,7 @@ enum State {
     /// No remote access: the host has no application, or it was stopped.
     None,
     Waiting(Box<RemoteParams>),
-    Started(RemoteHandle),
+    Started(RemoteAccess),
 }
 
 impl State {
@@ -124,7 +124,7 @@ impl RemoteSlot {
     }
 
     /// Returns the handle; `None` unless started.
-    pub(crate) fn handle(&self) -> Option<RemoteHandle> {
+    pub(crate) fn handle(&self) -> Option<RemoteAccess> {
         match &*self.lock() {
             State::Started(handle) => Some(handle.clone()),
             _ => None,
@@ -160,7 +160,7 @@ impl RemoteSlot {
 
     /// Records the deferred start, with the host's latest settings. Returns the handle if remote
     /// access was stopped in the meantime.
-    pub(crate) fn set_started(&self, handle: RemoteHandle) -> Result<(), RemoteHandle> {
+    pub(crate) fn set_started(&self, handle: RemoteAccess) -> Result<(), RemoteAccess> {
         let mut state = self.lock();
         let State::Waiting(params) = &*state else {
             return Err(handle);
@@ -174,7 +174,7 @@ impl RemoteSlot {
     }
 
     /// Ends remote access. The caller stops the returned handle.
-    pub(crate) fn take(&self) -> Option<RemoteHandle> {
+    pub(crate) fn take(&self) -> Option<RemoteAccess> {
         match std::mem::replace(&mut *self.lock(), State::None) {
             State::Started(handle) => Some(handle),
             _ => None,

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use cloud_config::{DirectoryLock, LoadError, PartialDeviceConfig, SerialNumber, Store};
 use cloud_iot::tls::without_identity;
-use cloud_iot::{Proxy, Session, SessionHandle, Subscription};
+use cloud_iot::{Proxy, Session, Subscription};
 use cloud_remote::{
-    AccessRules, Application, HttpOptions, Limits, PlatformClock, Probe, RemoteHandle,
+    AccessRules, Application, HttpOptions, Limits, PlatformClock, Probe, RemoteAccess,
 };
 use cloud_shadow::{InFlightLimit, ShadowClient, ShadowConfig};
 use tokio::sync::{Notify, broadcast, watch};
@@ -59,7 +59,7 @@ pub(crate) struct StartParams {
 /// The running parts. Dropping it ends them in the background; [`Runtime::stop`] stops them
 /// gracefully.
 pub(crate) struct Runtime {
-    pub(crate) session: SessionHandle,
+    pub(crate) session: Session,
     pub(crate) shadow: ShadowClient,
     pub(crate) shadows: Shadows,
     pub(crate) remote: RemoteSlot,
@@ -226,11 +226,11 @@ impl StartParams {
 
         let sources = EventSources {
             session: session_events,
-            remote: handle.as_ref().map(RemoteHandle::events),
+            remote: handle.as_ref().map(RemoteAccess::events),
             rotation: recovery
                 .as_ref()
                 .map(CertificateRecovery::rotation_status)
-                .or_else(|| handle.as_ref().map(RemoteHandle::rotation_status)),
+                .or_else(|| handle.as_ref().map(RemoteAccess::rotation_status)),
             iot_rotation: rotator
                 .as_ref()
                 .map(ClientCertificateRotator::rotation_status),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use cloud_config::DeviceConfig;
-use cloud_iot::{SessionEvent, SessionHandle, Subscription, TopicError};
+use cloud_iot::{Session, SessionEvent, Subscription, TopicError};
 use cloud_shadow::{InFlightLimit, ShadowClient, ShadowConfig, ShadowId};
 use tokio::sync::Notify;
 use tokio::sync::broadcast::Receiver;
@@ -86,7 +86,7 @@ impl Shadows {
 /// Fetches the shadows after each connection, after missed session events, and after lost messages.
 async fn follow(
     clients: Vec<ShadowClient>,
-    session: SessionHandle,
+    session: Session,
     mut events: Receiver<SessionEvent>,
     lost: Arc<Notify>,
 ) {

@@ -100,7 +100,7 @@ pub enum PublishError {
         /// Their cost in bytes.
         bytes: usize,
     },
-    /// The message could not be [stored](crate::SessionHandle::publish_stored).
+    /// The message could not be [stored](crate::Session::publish_stored).
     #[error(transparent)]
     NotStored(StoreError),
     /// The session is stopping or has stopped.

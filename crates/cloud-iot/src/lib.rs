@@ -5,8 +5,8 @@
 //! the device, delivers messages, and reconnects after every failure. It knows MQTT and the limits
 //! of AWS IoT Core, and no application topics.
 //!
-//! - [`Session::builder`] takes a [`SessionConfig`] and returns a [`SessionHandle`] when started.
-//! - [`publish`](SessionHandle::publish) accepts a message at once, online or not, and returns a
+//! - [`Session::builder`] takes a [`SessionConfig`] and returns a [`Session`] when started.
+//! - [`publish`](Session::publish) accepts a message at once, online or not, and returns a
 //!   [`Receipt`], a future of the acknowledgement. Accepted messages are delivered in order, or the
 //!   receipt reports why not. The outbox is bounded; when it is full, the caller receives an error,
 //!   or an [`Overflow`] policy drops other messages. The send rate stays within the limits of AWS
@@ -15,12 +15,12 @@
 //!   provides one, `DurableOutbox`: a file that withstands `kill -9` and power loss.
 //! - A [`Router`] dispatches received messages to [`tower`] services by topic filter, raw or
 //!   [parsed as JSON](Router::json). Each route has its own queue and task.
-//!   [`messages`](SessionHandle::messages) opens a stream at run time.
-//! - [`request`](SessionHandle::request) publishes a request and waits for the response.
-//! - [`state`](SessionHandle::state) and [`events`](SessionHandle::events) report the state of the
+//!   [`messages`](Session::messages) opens a stream at run time.
+//! - [`request`](Session::request) publishes a request and waits for the response.
+//! - [`state`](Session::state) and [`events`](Session::events) report the state of the
 //!   session and its reason; a [`Cause`] distinguishes network, DNS and TLS failures and each
 //!   refusal of the server.
-//! - [`stop`](SessionHandle::stop) flushes, sends the goodbye message, and leaves no task behind.
+//! - [`stop`](Session::stop) flushes, sends the goodbye message, and leaves no task behind.
 //!
 //! # What happens on each connection
 //!
@@ -41,7 +41,7 @@
 //! A received payload may be a private key. The session wipes it from its receive buffer after the
 //! message is decoded, and from [`Message::payload`] when the last clone is dropped.
 //! [`tls::client_config`] wipes the key that it receives, and the session keeps no TLS
-//! configuration that [`reconnect_with`](SessionHandle::reconnect_with) has replaced. This crate
+//! configuration that [`reconnect_with`](Session::reconnect_with) has replaced. This crate
 //! cannot wipe allocations of the libraries below: rustls's record buffers, serde_json's scratch
 //! buffer, and ring's numbers. A program that holds keys for others can wipe these with an
 //! allocator that clears freed memory, as `clesyde-cloud` does with `zeroizing-alloc`.
@@ -95,11 +95,11 @@
 //! | type | reported by | what to do |
 //! |---|---|---|
 //! | [`ConfigError`] | [`SessionBuilder::start`] | change the configuration |
-//! | [`PublishError`] | [`SessionHandle::publish`] | nothing was accepted; [`is_retryable`](PublishError::is_retryable) |
+//! | [`PublishError`] | [`Session::publish`] | nothing was accepted; [`is_retryable`](PublishError::is_retryable) |
 //! | [`DeliveryError`] | [`Receipt`] | accepted, not delivered; [`is_retryable`](DeliveryError::is_retryable) |
 //! | [`StoreError`] | [`Receipt::stored`] | the message is held in memory only |
-//! | [`RequestError`] | [`SessionHandle::request`] | [`is_retryable`](RequestError::is_retryable) |
-//! | [`StreamError`] | [`SessionHandle::messages`] | subscribe to the filter, or drop a stream |
+//! | [`RequestError`] | [`Session::request`] | [`is_retryable`](RequestError::is_retryable) |
+//! | [`StreamError`] | [`Session::messages`] | subscribe to the filter, or drop a stream |
 //! | [`Cause`] | [`SessionEvent::Disconnected`], [`SessionState::Waiting`] | nothing: the session reconnects; the text says what is wrong |
 //!
 //! # Metrics
@@ -162,5 +162,5 @@ pub use crate::session::event::{SessionEvent, SessionState, StopReport};
 pub use crate::session::limits::{Limits, Timeouts};
 pub use crate::session::receipt::{Ack, Receipt};
 pub use crate::session::request::Request;
-pub use crate::session::{Session, SessionBuilder, SessionHandle};
+pub use crate::session::{Session, SessionBuilder};
 pub use crate::transport::tls;

@@ -45,24 +45,7 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 /// Maximum time for a stop: practically unlimited, and short enough to be added to a clock.
 const MAX_STOP: Duration = Duration::from_secs(365 * 86_400);
 
-/// An MQTT session; see [`Session::builder`].
-#[derive(Debug, Clone, Copy)]
-pub struct Session;
-
-impl Session {
-    /// Creates a builder with this configuration. The session starts with
-    /// [`start`](SessionBuilder::start).
-    pub fn builder(config: SessionConfig) -> SessionBuilder {
-        SessionBuilder {
-            config,
-            router: Router::new(),
-            hooks: Hooks::default(),
-            store: None,
-        }
-    }
-}
-
-/// Builds a session.
+/// Builds a session; see [`Session::builder`].
 #[must_use]
 pub struct SessionBuilder {
     config: SessionConfig,
@@ -120,8 +103,8 @@ impl SessionBuilder {
     ///
     /// To reduce flash wear, messages within [`SessionConfig::store_delay`] are written together,
     /// and messages that are acknowledged within that time are not written. So a message is safe
-    /// not when [`publish`](SessionHandle::publish) returns but when [`Receipt::stored`] or
-    /// [`publish_stored`](SessionHandle::publish_stored) does. Delivered messages are removed some
+    /// not when [`publish`](Session::publish) returns but when [`Receipt::stored`] or
+    /// [`publish_stored`](Session::publish_stored) does. Delivered messages are removed some
     /// seconds later; after a crash in between they are resent, as QoS 1 allows.
     ///
     /// A store belongs to one client ID: its messages are sent to the server of the session.
@@ -135,7 +118,7 @@ impl SessionBuilder {
     /// # Errors
     ///
     /// [`ConfigError`] if the configuration is not valid, or if called outside a Tokio runtime.
-    pub fn start(self) -> Result<SessionHandle, ConfigError> {
+    pub fn start(self) -> Result<Session, ConfigError> {
         let Self {
             mut config,
             router,
@@ -166,16 +149,16 @@ impl SessionBuilder {
             store_writer,
         };
         runtime.spawn(driver.run().instrument(span));
-        Ok(SessionHandle {
+        Ok(Session {
             guard: Arc::new(HandleGuard(shared)),
         })
     }
 }
 
-/// A running session. Clones share the session; when the last one is dropped, the session stops
+/// A handle to a running MQTT session. Clones share the session; when the last one is dropped, the session stops
 /// within [`Timeouts::drop`](crate::Timeouts::drop).
 #[derive(Clone)]
-pub struct SessionHandle {
+pub struct Session {
     guard: Arc<HandleGuard>,
 }
 
@@ -191,15 +174,26 @@ impl Drop for HandleGuard {
     }
 }
 
-impl std::fmt::Debug for SessionHandle {
+impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SessionHandle")
+        f.debug_struct("Session")
             .field("state", &*self.shared().state.borrow())
             .finish()
     }
 }
 
-impl SessionHandle {
+impl Session {
+    /// Creates a builder with this configuration. The session starts with
+    /// [`start`](SessionBuilder::start).
+    pub fn builder(config: SessionConfig) -> SessionBuilder {
+        SessionBuilder {
+            config,
+            router: Router::new(),
+            hooks: Hooks::default(),
+            store: None,
+        }
+    }
+
     fn shared(&self) -> &Arc<Shared> {
         &self.guard.0
     }

@@ -13,8 +13,8 @@ use crate::config::RemoteConfig;
 use crate::driver::certificate_rotation::ServerCertificateInstaller;
 use crate::driver::{Commands, Context, Driver, SessionState};
 use crate::error::StartError;
-use crate::handle::{Inner, RemoteHandle};
 use crate::limits::Limits;
+use crate::remote_access::{Inner, RemoteAccess};
 use crate::request_policy::RequestPolicy;
 use crate::request_policy::options::HttpOptions;
 use crate::rotation::CertificateRotator;
@@ -26,11 +26,6 @@ use crate::task_group::TaskGroup;
 use crate::timeouts::Timeouts;
 use crate::traits::{CertificateSource, CertificateStore, TokenSource};
 use crate::tunnel::probe::Probe;
-
-/// The entry point: [`RemoteAccess::builder`].
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct RemoteAccess;
 
 impl RemoteAccess {
     /// Returns a builder for remote access with this configuration.
@@ -106,7 +101,7 @@ impl RemoteAccessBuilder {
     }
 
     /// Sets a shared platform clock. Default: a new one, which tokens and
-    /// [`RemoteHandle::set_platform_time`] set.
+    /// [`RemoteAccess::set_platform_time`] set.
     pub fn clock(mut self, clock: PlatformClock) -> Self {
         self.clock = clock;
         self
@@ -124,7 +119,7 @@ impl RemoteAccessBuilder {
     }
 
     /// Loads the certificate and starts. The tunnel connects once
-    /// [`RemoteHandle::set_messaging_online`] has reported that the platform can be reached.
+    /// [`RemoteAccess::set_messaging_online`] has reported that the platform can be reached.
     ///
     /// A stored certificate that has expired or is for another name is served all the same, with a
     /// warning: the platform may be about to replace it.
@@ -139,7 +134,7 @@ impl RemoteAccessBuilder {
         tokens: T,
         certificates: C,
         store: S,
-    ) -> Result<RemoteHandle, StartError>
+    ) -> Result<RemoteAccess, StartError>
     where
         T: TokenSource,
         C: CertificateSource,
@@ -238,7 +233,7 @@ impl RemoteAccessBuilder {
             driver.run().await;
             drop(guard);
         });
-        Ok(RemoteHandle {
+        Ok(RemoteAccess {
             inner: Arc::new(inner),
         })
     }

@@ -25,8 +25,8 @@
 //!
 //! The crate has no session to the platform and no files. It uses three small traits instead,
 //! [`TokenSource`], [`CertificateSource`] and [`CertificateStore`].
-//! [`RemoteHandle::set_messaging_online`] reports when the platform can be reached, and
-//! [`RemoteHandle::set_desired_serial`] sets the certificate that the platform desires.
+//! [`RemoteAccess::set_messaging_online`] reports when the platform can be reached, and
+//! [`RemoteAccess::set_desired_serial`] sets the certificate that the platform desires.
 //!
 //! ```
 //! use cloud_remote::{
@@ -88,14 +88,14 @@
 //! | serve a router or another service of this process | [`Application::service`] |
 //! | forward to a local web server | [`Application::forward`], [`Application::forward_with`] |
 //! | forward bytes, with or without TLS | [`Application::forward_tcp`], [`Application::passthrough`] |
-//! | serve another application without a restart | [`RemoteHandle::set_application`] |
-//! | admit some callers only | [`RemoteAccessBuilder::access`], [`RemoteHandle::set_access`] |
+//! | serve another application without a restart | [`RemoteAccess::set_application`] |
+//! | admit some callers only | [`RemoteAccessBuilder::access`], [`RemoteAccess::set_access`] |
 //! | serve other host names, pass on headers of a trusted proxy | [`RemoteAccessBuilder::http`], [`HttpOptions`] |
 //! | change limits and timeouts | [`Limits`], [`Timeouts`] |
 //! | reach the relay through a proxy | [`RemoteAccessBuilder::proxy`] |
-//! | learn the state | [`RemoteHandle::status`] for the latest, [`RemoteHandle::events`] for each change |
-//! | see who is connected, and how much is transferred | [`RemoteHandle::visitors`], [`RemoteHandle::traffic`] |
-//! | learn whether the local application answers | [`RemoteHandle::upstream_health`] |
+//! | learn the state | [`RemoteAccess::status`] for the latest, [`RemoteAccess::events`] for each change |
+//! | see who is connected, and how much is transferred | [`RemoteAccess::visitors`], [`RemoteAccess::traffic`] |
+//! | learn whether the local application answers | [`RemoteAccess::upstream_health`] |
 //! | check certificates as this crate does | [`verify_server_certificate`], [`verify_client_certificate`] |
 //! | rotate another certificate likewise | [`rotation`] |
 //!
@@ -106,8 +106,8 @@
 //!
 //! | error | of | again later? |
 //! |---|---|---|
-//! | [`StartError`] | [`RemoteAccessBuilder::start`], [`RemoteHandle::set_application`] | no: change the configuration or the stored certificate |
-//! | [`StopError`] | [`RemoteHandle::stop`] | the application holds connections that it has not closed |
+//! | [`StartError`] | [`RemoteAccessBuilder::start`], [`RemoteAccess::set_application`] | no: change the configuration or the stored certificate |
+//! | [`StopError`] | [`RemoteAccess::stop`] | the application holds connections that it has not closed |
 //! | [`SourceError`] | a [`TokenSource`] or [`CertificateSource`] | this crate tries again; reported as an event |
 //! | [`StoreError`] | a [`CertificateStore`] | the same |
 //! | [`ResponseError`] | parsing a response of the platform | the same |
@@ -133,8 +133,8 @@ mod config;
 mod core;
 mod driver;
 mod error;
-mod handle;
 mod limits;
+mod remote_access;
 mod request_policy;
 mod response;
 mod reverse_proxy;
@@ -156,7 +156,7 @@ pub use snitun::{Cipher, ProtocolVersion};
 pub use time::OffsetDateTime;
 
 pub use application::{Application, ClientAddr, WebService};
-pub use builder::{RemoteAccess, RemoteAccessBuilder};
+pub use builder::RemoteAccessBuilder;
 pub use certificate::expiry::ExpiryWatch;
 pub use certificate::serial::{CertificateSerial, SerialError};
 pub use certificate::verify::{
@@ -166,8 +166,8 @@ pub use certificate::{CertificatePem, CertificateRequest, CertificateResponse, C
 pub use clock::PlatformClock;
 pub use config::RemoteConfig;
 pub use error::{StartError, StopError};
-pub use handle::RemoteHandle;
 pub use limits::Limits;
+pub use remote_access::RemoteAccess;
 pub use request_policy::options::{
     AllowedHost, AllowedHostError, HttpOptions, PassedHeader, PassedHeaderError,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use cloud_facade::ClesydeCloud;
 use cloud_facade::config::{DeviceConfig, PemParts, Store};
-use cloud_facade::iot::{Message, Session, SessionConfig, SessionHandle, Subscription, tls};
+use cloud_facade::iot::{Message, Session, SessionConfig, Subscription, tls};
 use integration_tests::mosquitto::Mosquitto;
 use integration_tests::proxy::Line;
 use rustls::pki_types::pem::PemObject;
@@ -24,7 +24,7 @@ struct Scene {
     /// Between device and broker.
     line: Line,
     cloud: ClesydeCloud,
-    listener: SessionHandle,
+    listener: Session,
     _base: tempfile::TempDir,
 }
 
@@ -88,7 +88,7 @@ fn listen(
     servers: &Authority,
     own: &Pair,
     filter: &str,
-) -> anyhow::Result<SessionHandle> {
+) -> anyhow::Result<Session> {
     let root = CertificateDer::from_pem_slice(servers.pem().as_bytes())?;
     let certificate = CertificateDer::from_pem_slice(own.certificate.as_bytes())?;
     let key = PrivateKeyDer::from_pem_slice(own.key.as_bytes())?;

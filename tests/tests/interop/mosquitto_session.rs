@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use cloud_iot::{
     Acknowledge, Backoff, BoxError, Cause, Message, MessageStream, QoS, Receipt, Router, Session,
-    SessionConfig, SessionEvent, SessionHandle, Subscription, TlsCause, tls,
+    SessionConfig, SessionEvent, Subscription, TlsCause, tls,
 };
 use integration_tests::mosquitto::Mosquitto;
 use integration_tests::proxy::Line;
@@ -70,7 +70,7 @@ impl Site {
     }
 }
 
-async fn online(session: &SessionHandle) -> anyhow::Result<()> {
+async fn online(session: &Session) -> anyhow::Result<()> {
     timeout(
         "online",
         session.state().wait_for(|state| state.is_online()),
@@ -86,7 +86,7 @@ async fn next(messages: &mut MessageStream) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&message.payload).into_owned())
 }
 
-async fn offline(session: &SessionHandle) -> anyhow::Result<()> {
+async fn offline(session: &Session) -> anyhow::Result<()> {
     let mut state = session.state();
     timeout("offline", state.wait_for(|state| !state.is_online())).await?;
     Ok(())
@@ -240,7 +240,7 @@ async fn ten_thousand_messages_survive_ten_broker_crashes() -> anyhow::Result<()
 async fn persistent_session_survives_device_restart() -> anyhow::Result<()> {
     let site = Site::new().await?;
     let (sender, mut handled) = mpsc::unbounded_channel();
-    let start = || -> anyhow::Result<SessionHandle> {
+    let start = || -> anyhow::Result<Session> {
         let sender = sender.clone();
         let handler = tower::service_fn(move |message: Message| {
             let sent = sender.send(message.payload);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloud_iot::SessionHandle;
+use cloud_iot::Session;
 use cloud_net::{LogThrottle, warn_throttled};
 use cloud_shadow::{Document, ShadowClient};
 use serde_json::{Map, Value};
@@ -39,7 +39,7 @@ pub(super) type ReportSender = watch::Sender<ReportedCertificates>;
 /// rotation if they differ, and after a delay if another client has changed them.
 pub(super) async fn report_certificates(
     shadow: ShadowClient,
-    session: SessionHandle,
+    session: Session,
     mut certificates: watch::Receiver<ReportedCertificates>,
 ) {
     let mut state = session.state();

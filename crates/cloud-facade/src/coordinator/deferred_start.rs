@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use cloud_remote::rotation::RotationOutcome;
-use cloud_remote::{CertificateStatus, RemoteHandle, RotationStatus};
+use cloud_remote::{CertificateStatus, RemoteAccess, RotationStatus};
 
 use super::Coordinator;
 use crate::event::Event;
@@ -41,7 +41,7 @@ impl Coordinator {
     }
 
     /// Brings remote access into the state of a normal start.
-    async fn remote_started(&mut self, handle: RemoteHandle, certificate: CertificateStatus) {
+    async fn remote_started(&mut self, handle: RemoteAccess, certificate: CertificateStatus) {
         let (events, rotation) = (handle.events(), handle.rotation_status());
         if let Err(rejected) = self.remote.set_started(handle) {
             // An error means that it timed out.

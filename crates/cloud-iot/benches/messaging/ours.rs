@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cloud_iot::{
     BoxError, FallbackPort, Message, Receipt, RouteOptions, Router, Session, SessionConfig,
-    SessionHandle, SessionState, Subscription,
+    SessionState, Subscription,
 };
 use tokio::sync::mpsc;
 
@@ -69,7 +69,7 @@ pub(crate) async fn run(task: &Task) {
     session.stop(Duration::from_secs(5)).await;
 }
 
-async fn publish(session: &SessionHandle, count: u32) {
+async fn publish(session: &Session, count: u32) {
     let started = Instant::now();
     let mut receipts: VecDeque<Receipt> = VecDeque::new();
     for _ in 0..count {
@@ -87,7 +87,7 @@ async fn publish(session: &SessionHandle, count: u32) {
     println!("{}", f64::from(count) / started.elapsed().as_secs_f64());
 }
 
-async fn latency(session: &SessionHandle, count: u32) {
+async fn latency(session: &Session, count: u32) {
     let mut waits = Vec::new();
     for _ in 0..count {
         let started = Instant::now();

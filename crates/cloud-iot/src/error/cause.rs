@@ -74,7 +74,7 @@ pub enum Cause {
     #[error("the clock jumped ahead by {0:?}; reconnecting")]
     ClockJump(Duration),
     /// The device reconnects with other TLS settings; see
-    /// [`SessionHandle::reconnect_with`](crate::SessionHandle::reconnect_with).
+    /// [`Session::reconnect_with`](crate::Session::reconnect_with).
     #[error("reconnecting with other TLS settings")]
     Reconnect,
     /// No data was written or read: even a PINGREQ could not be written.

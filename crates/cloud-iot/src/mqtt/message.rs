@@ -130,7 +130,7 @@ pub(crate) fn subscribe_bytes(subscriptions: &[Subscription]) -> usize {
     packet_bytes(2 + 1 + filters.sum::<usize>())
 }
 
-/// Options for publishing a message; see [`publish_with`](crate::SessionHandle::publish_with).
+/// Options for publishing a message; see [`publish_with`](crate::Session::publish_with).
 ///
 /// ```
 /// use std::time::Duration;

@@ -73,7 +73,7 @@ pub struct StoreBatch {
 #[non_exhaustive]
 pub enum StoreError {
     /// The session has no store, or the message is not storable: it must be at QoS 1 and not a
-    /// [request](crate::SessionHandle::request).
+    /// [request](crate::Session::request).
     #[error("the message is held in memory only: it is not at QoS 1, or the session has no store")]
     NotKept,
     /// The medium is full.

@@ -75,7 +75,7 @@ struct Route {
 }
 
 /// The handlers of a session. A message is passed to every route whose filter matches, unless it is
-/// the response to a [request](crate::SessionHandle::request).
+/// the response to a [request](crate::Session::request).
 ///
 /// ```
 /// use cloud_iot::{Message, Router};

@@ -95,11 +95,11 @@ pub struct SessionConfig {
     /// Proxy, for example from [`Proxy::from_env`]. Default: none, regardless of the
     /// environment.
     pub proxy: Option<Proxy>,
-    /// Port of the last successful connection, from [`SessionHandle::port`], for the first attempt.
+    /// Port of the last successful connection, from [`Session::port`], for the first attempt.
     /// Default: none. Ports other than `port` and the fallback port are ignored, so the value may
     /// come from an outdated file.
     ///
-    /// [`SessionHandle::port`]: crate::SessionHandle::port
+    /// [`Session::port`]: crate::Session::port
     pub preferred_port: Option<u16>,
 }
 

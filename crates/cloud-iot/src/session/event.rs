@@ -47,7 +47,7 @@ impl SessionState {
 }
 
 /// An event of a session. Received messages are not events, because they would occupy memory for
-/// slow receivers; use [`messages`](crate::SessionHandle::messages).
+/// slow receivers; use [`messages`](crate::Session::messages).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionEvent {

@@ -192,7 +192,7 @@ pub struct Timeouts {
     pub acknowledge: Duration,
     /// For each on-connect or on-disconnect hook, at least 1 ms. Default: 10 s.
     pub hook: Duration,
-    /// For a shutdown when the last handle is dropped without [`stop`](crate::SessionHandle::stop),
+    /// For a shutdown when the last handle is dropped without [`stop`](crate::Session::stop),
     /// at least 1 ms. Default: 5 s.
     pub drop: Duration,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cloud_iot::{
     Backoff, BoxError, Cause, Message, MessageStream, QoS, Router, Session, SessionConfig,
-    SessionEvent, SessionHandle, SessionState, Subscription,
+    SessionEvent, SessionState, Subscription,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{Semaphore, broadcast};
@@ -38,7 +38,7 @@ impl Site {
     }
 
     /// Starts a session with these handlers and waits until it is online.
-    pub(crate) async fn routed(&self, router: Router) -> SessionHandle {
+    pub(crate) async fn routed(&self, router: Router) -> Session {
         let builder = Session::builder(self.config("device")).router(router);
         let session = builder.start().unwrap();
         online(&session).await;
@@ -46,7 +46,7 @@ impl Site {
     }
 
     /// A session that receives everything from the broker.
-    pub(crate) async fn watcher(&self) -> (SessionHandle, MessageStream) {
+    pub(crate) async fn watcher(&self) -> (Session, MessageStream) {
         let mut config = self.config("watcher");
         config.port = self.broker.side_port;
         config.subscriptions = vec![Subscription::new("#").unwrap()];
@@ -87,12 +87,12 @@ pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it took too long")
 }
 
-pub(crate) async fn online(session: &SessionHandle) {
+pub(crate) async fn online(session: &Session) {
     let mut state = session.state();
     soon(state.wait_for(SessionState::is_online)).await.unwrap();
 }
 
-pub(crate) async fn publish(session: &SessionHandle, topic: &str, payload: &str) {
+pub(crate) async fn publish(session: &Session, topic: &str, payload: &str) {
     let receipt = session
         .publish(Message::new(topic, payload.to_owned()))
         .unwrap();

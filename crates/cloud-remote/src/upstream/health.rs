@@ -35,7 +35,7 @@ impl UpstreamFailure {
 }
 
 /// The failures of the local application since the start, see
-/// [`RemoteHandle::upstream_health`](crate::RemoteHandle::upstream_health).
+/// [`RemoteAccess::upstream_health`](crate::RemoteAccess::upstream_health).
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct UpstreamHealth {

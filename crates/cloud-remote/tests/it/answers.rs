@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloud_remote::{Application, RemoteHandle};
+use cloud_remote::{Application, RemoteAccess};
 use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use crate::peers::{Caller, RawApplication, Received, ok};
 use crate::support::{Cloud, NAME, within};
 
-async fn forwarding<A>(answer: A) -> (Cloud, RawApplication, RemoteHandle)
+async fn forwarding<A>(answer: A) -> (Cloud, RawApplication, RemoteAccess)
 where
     A: Fn(&Received) -> Option<Vec<u8>> + Send + Sync + 'static,
 {

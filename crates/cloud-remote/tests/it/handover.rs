@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cloud_remote::{Application, RemoteAccess, RemoteConfig, RemoteEvent, RemoteHandle, Timeouts};
+use cloud_remote::{Application, RemoteAccess, RemoteConfig, RemoteEvent, Timeouts};
 use futures_util::{SinkExt, StreamExt};
 use snitun::server::ServerConfig;
 use snitun::{Cipher, ProtocolVersion};
@@ -27,7 +27,7 @@ fn restless() -> Timeouts {
     timeouts
 }
 
-async fn started(cloud: &Cloud, application: Application, timeouts: Timeouts) -> RemoteHandle {
+async fn started(cloud: &Cloud, application: Application, timeouts: Timeouts) -> RemoteAccess {
     let builder = cloud.builder().application(application).timeouts(timeouts);
     let remote = cloud.device_from(builder).await;
     remote.set_messaging_online(true);

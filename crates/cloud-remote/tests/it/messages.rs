@@ -1,7 +1,7 @@
 //! HTTP messages through the reverse proxy, byte by byte: both sides must interpret a message in
 //! the same way (RFC 9112 §11.2).
 
-use cloud_remote::{Application, RemoteHandle};
+use cloud_remote::{Application, RemoteAccess};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -11,7 +11,7 @@ use crate::support::{Cloud, NAME, within};
 struct ReverseProxy {
     cloud: Cloud,
     application: TcpListener,
-    _remote: RemoteHandle,
+    _remote: RemoteAccess,
 }
 
 impl ReverseProxy {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloud_remote::{AccessRules, Application, Probe, RemoteEvent, RemoteHandle, StartError};
+use cloud_remote::{AccessRules, Application, Probe, RemoteAccess, RemoteEvent, StartError};
 use tokio::sync::broadcast::Receiver;
 
 use crate::serving::web;
@@ -16,7 +16,7 @@ fn probe(port: u16) -> Probe {
     probe
 }
 
-async fn probing(cloud: &Cloud, port: u16) -> (RemoteHandle, Receiver<RemoteEvent>) {
+async fn probing(cloud: &Cloud, port: u16) -> (RemoteAccess, Receiver<RemoteEvent>) {
     let builder = cloud.builder().application(web()).probe(probe(port));
     let remote = cloud.device_from(builder).await;
     let events = remote.events();

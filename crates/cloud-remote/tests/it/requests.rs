@@ -4,7 +4,7 @@
 use axum::Router;
 use axum::http::HeaderMap;
 use bytes::Bytes;
-use cloud_remote::{AccessRules, Application, HttpOptions, RemoteHandle, UnknownCallers};
+use cloud_remote::{AccessRules, Application, HttpOptions, RemoteAccess, UnknownCallers};
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -27,7 +27,7 @@ fn echo() -> Router {
 /// A device that serves [`echo`], in process or at a local address.
 struct Device {
     cloud: Cloud,
-    _remote: RemoteHandle,
+    _remote: RemoteAccess,
     local: Option<tokio::task::JoinHandle<()>>,
 }
 

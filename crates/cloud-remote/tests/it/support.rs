@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cloud_remote::{
     Application, CertificatePem, CertificateRequest, CertificateResponse, CertificateSource,
-    CertificateStore, RemoteAccess, RemoteAccessBuilder, RemoteConfig, RemoteEvent, RemoteHandle,
-    SourceError, StoreError, TokenRequest, TokenResponse, TokenSource,
+    CertificateStore, RemoteAccess, RemoteAccessBuilder, RemoteConfig, RemoteEvent, SourceError,
+    StoreError, TokenRequest, TokenResponse, TokenSource,
 };
 use rcgen::{CertificateParams, SerialNumber};
 use rustls::pki_types::pem::PemObject;
@@ -266,7 +266,7 @@ impl Cloud {
     }
 
     /// Starts a device that is not online yet.
-    pub(crate) async fn device_from(&self, builder: RemoteAccessBuilder) -> RemoteHandle {
+    pub(crate) async fn device_from(&self, builder: RemoteAccessBuilder) -> RemoteAccess {
         let platform = || Arc::clone(&self.platform);
         builder
             .start(platform(), platform(), platform())
@@ -275,13 +275,13 @@ impl Cloud {
     }
 
     /// Starts a device and waits until it is connected.
-    pub(crate) async fn device(&self, application: Application) -> RemoteHandle {
+    pub(crate) async fn device(&self, application: Application) -> RemoteAccess {
         self.connected_device(self.builder().application(application))
             .await
     }
 
     /// Starts a device with other settings and waits until it is connected.
-    pub(crate) async fn connected_device(&self, builder: RemoteAccessBuilder) -> RemoteHandle {
+    pub(crate) async fn connected_device(&self, builder: RemoteAccessBuilder) -> RemoteAccess {
         let remote = self.device_from(builder).await;
         remote.set_messaging_online(true);
         connected(&remote).await;
@@ -331,7 +331,7 @@ impl Cloud {
 }
 
 /// Waits until the tunnel is up.
-pub(crate) async fn connected(remote: &RemoteHandle) {
+pub(crate) async fn connected(remote: &RemoteAccess) {
     within(remote.status().wait_for(|status| status.is_connected()))
         .await
         .unwrap();

@@ -3,7 +3,7 @@
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, OnceLock};
 
-use cloud_iot::{Message, Session, SessionHandle};
+use cloud_iot::{Message, Session};
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -15,7 +15,7 @@ use crate::common::*;
 /// Publishes warnings, once there is a session.
 #[derive(Clone, Default)]
 struct Shipper {
-    session: Arc<OnceLock<SessionHandle>>,
+    session: Arc<OnceLock<Session>>,
     shipped: Arc<Mutex<Vec<String>>>,
 }
 

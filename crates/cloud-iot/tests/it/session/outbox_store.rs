@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use cloud_iot::{
     Message, OutboxStore, PublishError, PublishOptions, Session, SessionConfig, SessionEvent,
-    SessionHandle, StoreBatch, StoreError, StoredMessage,
+    StoreBatch, StoreError, StoredMessage,
 };
 
 use crate::common::*;
@@ -58,20 +58,20 @@ impl OutboxStore for Notes {
     }
 }
 
-fn start(config: SessionConfig, notes: &Notes) -> SessionHandle {
+fn start(config: SessionConfig, notes: &Notes) -> Session {
     let builder = Session::builder(config).outbox_store(notes.clone());
     builder.start().unwrap()
 }
 
 /// A session that cannot connect, and writes at once.
-fn offline(notes: &Notes) -> SessionHandle {
+fn offline(notes: &Notes) -> Session {
     let pki = crate::support::pki::Pki::new();
     let mut config = config(&pki, 1, "device");
     config.store_delay = Duration::ZERO;
     start(config, notes)
 }
 
-async fn publish_stored(session: &SessionHandle, payload: &str) -> Result<(), PublishError> {
+async fn publish_stored(session: &Session, payload: &str) -> Result<(), PublishError> {
     let message = Message::new("t", payload.to_owned());
     let stored = session.publish_stored(message, PublishOptions::new());
     soon(stored).await.map(drop)

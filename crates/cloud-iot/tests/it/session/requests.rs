@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloud_iot::{BoxError, Message, Request, RequestError, Router, Session, SessionHandle};
+use cloud_iot::{BoxError, Message, Request, RequestError, Router, Session};
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish};
 use tokio::sync::mpsc;
@@ -79,7 +79,7 @@ async fn dropped_request_frees_its_slot_and_ignores_late_response() {
     let session = Session::builder(config).start().unwrap();
     online(&session).await;
     let mut unasked = session.messages("in/ask/res").unwrap();
-    let request = |session: SessionHandle| async move { session.request(ask(PATIENCE)).await };
+    let request = |session: Session| async move { session.request(ask(PATIENCE)).await };
 
     let dropped = tokio::spawn(request(session.clone()));
     assert_eq!(next(&mut asked).await, "?");

@@ -1,4 +1,4 @@
-//! The handle to running remote access.
+//! Running remote access.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -23,10 +23,10 @@ use crate::upstream::health::UpstreamHealth;
 /// The maximum part of a stop's deadline that is reserved for closing the remaining connections.
 const CUT_RESERVE: Duration = Duration::from_secs(1);
 
-/// Controls and observes running remote access. Clones share it. When the last clone is dropped,
-/// remote access ends at once; [`RemoteHandle::stop`] ends it gracefully.
+/// A handle to running remote access, which controls and observes it. Clones share it. When the last clone is dropped,
+/// remote access ends at once; [`RemoteAccess::stop`] ends it gracefully.
 #[derive(Debug, Clone)]
-pub struct RemoteHandle {
+pub struct RemoteAccess {
     pub(crate) inner: Arc<Inner>,
 }
 
@@ -56,7 +56,7 @@ impl Drop for Inner {
     }
 }
 
-impl RemoteHandle {
+impl RemoteAccess {
     /// Reports whether the platform can be reached for tokens and certificates. Initially `false`.
     ///
     /// A change to `false` cancels the requests in progress, because their responses would arrive
