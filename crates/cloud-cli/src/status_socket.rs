@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use cloud_facade::Status;
 use cloud_facade::remote::RotationStatus;
+use cloud_net::{from_unix_seconds, unix_seconds};
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -165,8 +165,7 @@ async fn serve(
 
 /// Formats a time for people, who need no fractions of a second.
 fn time_text(time: SystemTime) -> String {
-    let time = OffsetDateTime::from(time);
-    rfc3339(time.replace_nanosecond(0).unwrap_or(time))
+    rfc3339(from_unix_seconds(unix_seconds(time)))
 }
 
 fn rotation(status: &RotationStatus) -> Option<String> {

@@ -6,6 +6,7 @@
 mod common;
 
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use cloud_config::{CredentialSlot, Credentials, Store};
 use common::{Result, new_device, new_pair};
@@ -69,9 +70,13 @@ fn show(store: &Store) -> Result<()> {
     for pair in [CredentialSlot::Iot, CredentialSlot::Remote] {
         let report = store.inspect(pair)?;
         let info = report.info;
+        let left = info.not_after.duration_since(SystemTime::now());
         println!(
-            "  {pair:?}: {:?}, serial {}, until {}, key matches: {}",
-            info.names, info.serial, info.not_after, report.key_matches
+            "  {pair:?}: {:?}, serial {}, {} days left, key matches: {}",
+            info.names,
+            info.serial,
+            left.unwrap_or_default().as_secs() / 86_400,
+            report.key_matches
         );
     }
     Ok(())

@@ -3,9 +3,9 @@
 //! This module does not verify: TLS verifies a chain when it connects.
 
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
-use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
@@ -26,10 +26,10 @@ pub struct CertificateInfo {
     pub serial: String,
     /// The serial number in lower-case hexadecimal, without separators.
     pub serial_hex: String,
-    /// Start of validity, UTC.
-    pub not_before: OffsetDateTime,
-    /// End of validity, UTC.
-    pub not_after: OffsetDateTime,
+    /// Start of validity.
+    pub not_before: SystemTime,
+    /// End of validity.
+    pub not_after: SystemTime,
     /// The issuer as a distinguished name.
     pub issuer: String,
 }
@@ -57,15 +57,15 @@ impl CertificateInfo {
             names,
             serial: certificate.serial.to_str_radix(10),
             serial_hex: certificate.serial.to_str_radix(16),
-            not_before: certificate.validity().not_before.to_datetime(),
-            not_after: certificate.validity().not_after.to_datetime(),
+            not_before: certificate.validity().not_before.to_datetime().into(),
+            not_after: certificate.validity().not_after.to_datetime().into(),
             issuer: certificate.issuer().to_string(),
         })
     }
 
     /// Reports whether `now` is within the validity period.
     #[must_use]
-    pub fn is_valid_at(&self, now: OffsetDateTime) -> bool {
+    pub fn is_valid_at(&self, now: SystemTime) -> bool {
         self.not_before <= now && now <= self.not_after
     }
 

@@ -79,7 +79,7 @@
 //! | see what is in the directory | [`Store::inspect`], [`Credentials::info`], [`Repair`] |
 //! | remove the identity | [`Store::remove`] |
 //!
-//! The crate has no Cargo features. Dates are [`OffsetDateTime`] in UTC.
+//! The crate has no Cargo features. Dates are [`SystemTime`](std::time::SystemTime).
 //!
 //! # Errors
 //!
@@ -128,4 +128,3 @@ pub use lock::DirectoryLock;
 pub use names::{Endpoint, HostName, NameError, SerialNumber, ThingName};
 pub use repair::Repair;
 pub use store::{CredentialSlot, DIRECTORY, Loaded, Store};
-pub use time::OffsetDateTime;

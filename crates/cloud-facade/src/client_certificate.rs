@@ -246,8 +246,8 @@ impl ClientCertificateRotator {
                 }
                 () = sleep_until(self.next_expiry_check) => {
                     self.next_expiry_check = Instant::now() + EXPIRY_CHECK_INTERVAL;
-                    let left = self.status.not_after - self.clock.now();
-                    if self.online && let Some(days) = self.expiry.due(left) {
+                    let left = self.status.not_after.duration_since(self.clock.now());
+                    if self.online && let Some(days) = self.expiry.due(left.unwrap_or_default()) {
                         return RotatorEvent::Expiring(days);
                     }
                 }

@@ -9,7 +9,6 @@ mod deferred_start;
 mod desired;
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use cloud_iot::{Cause, Session, SessionEvent};
 use cloud_net::{LogThrottle, warn_throttled};
@@ -386,10 +385,7 @@ impl Coordinator {
             RemoteEvent::CertificateRotated { serial, not_after } => {
                 let serial = serial.to_string();
                 self.certificate(serial.clone());
-                self.emit(Event::RemoteCertificateRotated {
-                    serial,
-                    not_after: SystemTime::from(not_after),
-                });
+                self.emit(Event::RemoteCertificateRotated { serial, not_after });
             }
             RemoteEvent::CertificateExpiring {
                 serial,
@@ -397,7 +393,7 @@ impl Coordinator {
                 days,
             } => self.emit(Event::RemoteCertificateExpiring {
                 serial: serial.to_string(),
-                not_after: SystemTime::from(not_after),
+                not_after,
                 days,
             }),
             RemoteEvent::RotationFailed { serial, error } => {
@@ -418,7 +414,7 @@ impl Coordinator {
                     .send_modify(|status| status.iot_certificate_serial = Some(serial.clone()));
                 self.emit(Event::IotCertificateRotated {
                     serial,
-                    not_after: SystemTime::from(certificate.not_after),
+                    not_after: certificate.not_after,
                 });
             }
             RotatorEvent::Rotation(RotationOutcome::Failed { serial, error }) => {
@@ -437,7 +433,7 @@ impl Coordinator {
                 warn_throttled!(self.state.throttles.expiring, serial, not_after = %until, days, "the client certificate expires soon");
                 self.emit(Event::IotCertificateExpiring {
                     serial,
-                    not_after: SystemTime::from(not_after),
+                    not_after,
                     days,
                 });
             }

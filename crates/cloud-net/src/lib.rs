@@ -9,6 +9,7 @@
 //! - [`error_chain`], [`root_cause`]: errors with their causes.
 //! - [`Malformed`] (feature `json`): the error of JSON from a peer, which does not quote it.
 //! - [`rfc3339()`] (feature `rfc3339`): dates as text.
+//! - [`unix_seconds`], [`from_unix_seconds`]: dates as numbers.
 //!
 //! This crate is a leaf: it depends on no other crate of this workspace, and any of them may depend
 //! on it.
@@ -36,6 +37,7 @@ mod resolve;
 mod rfc3339;
 #[cfg(feature = "connect")]
 mod socks5;
+mod unix_time;
 mod untrusted_text;
 
 pub use backoff::ExponentialBackoff;
@@ -53,6 +55,7 @@ pub use log_throttle::LogThrottle;
 pub use proxy::{InvalidProxy, Proxy};
 #[cfg(feature = "rfc3339")]
 pub use rfc3339::rfc3339;
+pub use unix_time::{from_unix_seconds, unix_seconds};
 pub use untrusted_text::UntrustedText;
 
 #[doc(hidden)]

@@ -270,7 +270,7 @@ mod tests {
         let error = check_stored_certificate(&certificate, name, &clock).unwrap_err();
         assert!(matches!(error, CertificateError::Expired { .. }), "{error}");
         // The device's clock is ahead of the platform's.
-        clock.set((now - time::Duration::days(30)).unix_timestamp());
+        clock.set((now - time::Duration::days(30)).into());
         check_stored_certificate(&certificate, name, &clock).unwrap();
         let error =
             check_stored_certificate(&certificate, "sn0002.ui.example.com", &clock).unwrap_err();

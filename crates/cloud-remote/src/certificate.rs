@@ -10,11 +10,11 @@ pub(crate) mod verify;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::SystemTime;
 
 use cloud_net::rfc3339;
 use cloud_pki::pem;
 use serde::Serialize;
-use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use self::serial::CertificateSerial;
@@ -141,9 +141,9 @@ pub struct CertificateStatus {
     /// Its serial number.
     pub serial: CertificateSerial,
     /// The start of its validity.
-    pub not_before: OffsetDateTime,
+    pub not_before: SystemTime,
     /// The end of its validity.
-    pub not_after: OffsetDateTime,
+    pub not_after: SystemTime,
 }
 
 impl CertificateStatus {
@@ -155,11 +155,7 @@ impl CertificateStatus {
 
     /// Creates the status of a certificate that was parsed elsewhere.
     #[must_use]
-    pub fn new(
-        serial: CertificateSerial,
-        not_before: OffsetDateTime,
-        not_after: OffsetDateTime,
-    ) -> Self {
+    pub fn new(serial: CertificateSerial, not_before: SystemTime, not_after: SystemTime) -> Self {
         Self {
             serial,
             not_before,

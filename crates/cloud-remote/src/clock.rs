@@ -6,9 +6,9 @@
 //! it must neither block nor loop.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
-use cloud_net::{LogThrottle, warn_throttled};
-use time::OffsetDateTime;
+use cloud_net::{LogThrottle, from_unix_seconds, unix_seconds, warn_throttled};
 use tokio::time::Instant;
 
 /// Differences from this many seconds are logged as a warning; smaller ones are usual without a
@@ -18,10 +18,13 @@ const WARNING_THRESHOLD: u64 = 300;
 /// The platform's clock. Clones share it.
 ///
 /// ```
+/// use std::time::{Duration, SystemTime};
+///
 /// let clock = cloud_remote::PlatformClock::default();
 /// assert!(!clock.is_set(), "initially it shows the wall clock");
-/// clock.set(1_893_456_000);
-/// assert!(clock.unix() >= 1_893_456_000);
+/// let platform_time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000);
+/// clock.set(platform_time);
+/// assert!(clock.now() >= platform_time);
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct PlatformClock(Arc<Shared>);
@@ -35,16 +38,14 @@ struct Shared {
 
 #[derive(Debug, Clone, Copy)]
 struct Reading {
-    unix: i64,
+    time: SystemTime,
     at: Instant,
 }
 
 impl PlatformClock {
-    /// Sets the platform's clock to `unix` seconds.
-    pub fn set(&self, unix: i64) {
-        let wall_ahead = OffsetDateTime::now_utc()
-            .unix_timestamp()
-            .saturating_sub(unix);
+    /// Sets the platform's clock.
+    pub fn set(&self, time: SystemTime) {
+        let wall_ahead = unix_seconds(SystemTime::now()).saturating_sub(unix_seconds(time));
         if wall_ahead.unsigned_abs() >= WARNING_THRESHOLD {
             warn_throttled!(
                 self.0.wrong_log,
@@ -53,7 +54,7 @@ impl PlatformClock {
             );
         }
         let reading = Reading {
-            unix,
+            time,
             at: Instant::now(),
         };
         *self
@@ -65,8 +66,8 @@ impl PlatformClock {
 
     /// Sets the platform's clock to the wall clock plus this many milliseconds.
     pub fn set_offset(&self, milliseconds: i64) {
-        let wall = OffsetDateTime::now_utc().unix_timestamp();
-        self.set(wall.saturating_add(milliseconds / 1000));
+        let wall = unix_seconds(SystemTime::now());
+        self.set(from_unix_seconds(wall.saturating_add(milliseconds / 1000)));
     }
 
     /// Returns whether the clock was set.
@@ -75,24 +76,14 @@ impl PlatformClock {
         self.get().is_some()
     }
 
-    /// Returns Unix seconds: the last set time, advanced by a monotonic clock, or else the wall
+    /// Returns the current time: the last set time, advanced by a monotonic clock, or else the wall
     /// clock.
     #[must_use]
-    pub fn unix(&self) -> i64 {
-        match self.get() {
-            Some(reading) => {
-                let since = i64::try_from(reading.at.elapsed().as_secs()).unwrap_or(i64::MAX);
-                reading.unix.saturating_add(since)
-            }
-            None => OffsetDateTime::now_utc().unix_timestamp(),
-        }
-    }
-
-    /// Returns the current time as a date.
-    #[must_use]
-    pub fn now(&self) -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp(self.unix())
-            .unwrap_or_else(|_| OffsetDateTime::now_utc())
+    pub fn now(&self) -> SystemTime {
+        let advanced = |reading: Reading| reading.time.checked_add(reading.at.elapsed());
+        self.get()
+            .and_then(advanced)
+            .unwrap_or_else(SystemTime::now)
     }
 
     /// Throttles the warnings about a clock that was never set.
@@ -118,16 +109,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn set_time_advances_independently_of_wall_clock() {
         let clock = PlatformClock::default();
-        let wall = OffsetDateTime::now_utc().unix_timestamp();
-        assert!(!clock.is_set() && clock.unix() >= wall);
-        clock.set(1_893_456_000);
+        let wall = SystemTime::now();
+        assert!(!clock.is_set() && clock.now() >= wall);
+        clock.set(from_unix_seconds(1_893_456_000));
         tokio::time::advance(Duration::from_secs(3_600)).await;
-        assert_eq!(clock.unix(), 1_893_459_600);
-        assert_eq!(clock.now().unix_timestamp(), 1_893_459_600);
+        assert_eq!(clock.now(), from_unix_seconds(1_893_459_600));
         assert!(clock.clone().is_set());
-        for no_date in [i64::MAX, i64::MIN] {
-            clock.set(no_date);
-            assert!(clock.now().unix_timestamp() >= wall);
-        }
     }
 }

@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use cloud_net::{Connector, LogThrottle, info_throttled, warn_throttled};
+use cloud_net::{Connector, LogThrottle, info_throttled, unix_seconds, warn_throttled};
 use futures_util::future::pending;
 use snitun::client::Tunnel;
 use tokio::sync::{broadcast, watch};
@@ -245,7 +245,7 @@ where
     fn step(&mut self, event: Event) {
         let now = Now {
             elapsed: self.started.elapsed(),
-            unix: self.context.clock.unix(),
+            unix: unix_seconds(self.context.clock.now()),
             idle: self
                 .tunnel
                 .as_ref()

@@ -99,7 +99,7 @@
 //! | check certificates as this crate does | [`verify_server_certificate`], [`verify_client_certificate`] |
 //! | rotate another certificate likewise | [`rotation`] |
 //!
-//! The crate has no Cargo features. The API has types of [`http`], [`rustls`], [`time`] and
+//! The crate has no Cargo features. The API has types of [`http`], [`rustls`] and
 //! [`tower`]; [`rustls`] is re-exported, because a program needs its version for [`UpstreamTls`].
 //!
 //! # Errors
@@ -153,7 +153,6 @@ pub use cloud_net::{InvalidProxy, Proxy};
 pub use rustls;
 pub use snitun::client::Token;
 pub use snitun::{Cipher, ProtocolVersion};
-pub use time::OffsetDateTime;
 
 pub use application::{Application, ClientAddr, WebService};
 pub use builder::RemoteAccessBuilder;

@@ -1,7 +1,7 @@
 //! Running remote access.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -90,12 +90,12 @@ impl RemoteAccess {
         self.inner.desired.send_replace(serial);
     }
 
-    /// Sets the platform's clock, in Unix seconds, for example from an HTTPS response or a shadow's
+    /// Sets the platform's clock, for example from an HTTPS response or a shadow's
     /// timestamp. Tokens and certificates are checked by it from then on, independently of the wall
     /// clock. Each token sets it again, so this helps where a date is checked before the first
     /// token arrives, or where tokens do not contain their issue time.
-    pub fn set_platform_time(&self, unix: i64) {
-        self.inner.clock.set(unix);
+    pub fn set_platform_time(&self, time: SystemTime) {
+        self.inner.clock.set(time);
     }
 
     /// Replaces the access rules for new connections. Open connections stay.

@@ -7,8 +7,6 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use time::OffsetDateTime;
-
 use crate::certificate::CertificateStatus;
 use crate::certificate::serial::CertificateSerial;
 use crate::rotation::RotationError;
@@ -23,8 +21,8 @@ pub(crate) const EVENT_CAPACITY: usize = 64;
 pub struct RemoteStatus {
     /// The state of the tunnel.
     pub tunnel: TunnelStatus,
-    /// The expiry of the token, in Unix seconds by the platform's clock; `None` without a token.
-    pub token_valid: Option<i64>,
+    /// The expiry of the token, by the platform's clock; `None` without a token.
+    pub token_valid: Option<SystemTime>,
     /// The certificate served to new connections.
     pub certificate: CertificateStatus,
 }
@@ -72,8 +70,8 @@ pub enum TunnelStatus {
 pub enum RemoteEvent {
     /// A token was received.
     TokenReceived {
-        /// Its expiry, in Unix seconds by the platform's clock.
-        valid: i64,
+        /// Its expiry, by the platform's clock.
+        valid: SystemTime,
     },
     /// A token request failed; it is retried.
     TokenFailed {
@@ -114,7 +112,7 @@ pub enum RemoteEvent {
         /// Its serial number.
         serial: CertificateSerial,
         /// The end of its validity.
-        not_after: OffsetDateTime,
+        not_after: SystemTime,
     },
     /// The served certificate expires soon, and no other was desired or could be obtained. Sent 30,
     /// 14 and 3 days before the expiry, once each.
@@ -122,7 +120,7 @@ pub enum RemoteEvent {
         /// Its serial number.
         serial: CertificateSerial,
         /// The end of its validity.
-        not_after: OffsetDateTime,
+        not_after: SystemTime,
         /// The notice period in days: 30, 14 or 3.
         days: u16,
     },

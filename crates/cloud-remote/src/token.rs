@@ -6,7 +6,9 @@
 
 use std::fmt;
 use std::num::NonZeroU32;
+use std::time::{Duration, SystemTime};
 
+use cloud_net::from_unix_seconds;
 use serde::ser::{Serialize, SerializeStruct, Serializer};
 use serde_json::Value;
 use snitun::client::Token;
@@ -20,7 +22,7 @@ const MAX_TOKEN: usize = 2_048;
 /// The first byte of a Fernet token.
 const FERNET_VERSION: u128 = 0x80;
 /// The longest plausible lifetime of a token: ten years.
-const MAX_LIFETIME: i64 = 10 * 365 * 24 * 60 * 60;
+const MAX_LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// Returns the value of a URL-safe base64 digit.
 fn base64_value(digit: u8) -> Option<u8> {
@@ -89,16 +91,18 @@ impl fmt::Debug for TokenRequest {
 /// The platform's response to a [`TokenRequest`].
 ///
 /// ```
+/// use std::time::{Duration, SystemTime};
+///
 /// use cloud_remote::TokenResponse;
 ///
 /// let response = TokenResponse::from_json(br#"{"valid": 1893456000, "throttling": 500, "token": "gAAAAAB"}"#)?;
-/// assert_eq!(response.valid(), 1_893_456_000);
+/// assert_eq!(response.valid(), SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000));
 /// assert_eq!(response.throttling().map(u32::from), Some(500));
 /// # Ok::<(), cloud_remote::ResponseError>(())
 /// ```
 #[derive(Debug)]
 pub struct TokenResponse {
-    valid: i64,
+    valid: SystemTime,
     throttling: Option<NonZeroU32>,
     version: ProtocolVersion,
     cipher: Cipher,
@@ -133,16 +137,16 @@ impl TokenResponse {
         })
     }
 
-    /// Returns the expiry of the token, in Unix seconds, by the platform's clock.
+    /// Returns the expiry of the token, by the platform's clock.
     #[must_use]
-    pub fn valid(&self) -> i64 {
+    pub fn valid(&self) -> SystemTime {
         self.valid
     }
 
-    /// Returns the issue time of the token, in Unix seconds by the platform's clock, from the first
-    /// bytes of a Fernet token. `None` for another kind of token, or if it would have been issued
+    /// Returns the issue time of the token, by the platform's clock, from the first bytes of a
+    /// Fernet token. `None` for another kind of token, or if it would have been issued
     /// after its expiry or more than ten years before.
-    pub(crate) fn issued(&self) -> Option<i64> {
+    pub(crate) fn issued(&self) -> Option<SystemTime> {
         let head = self.token.expose().as_bytes().first_chunk::<12>()?;
         // 72 bits: the version, then the time.
         let mut bits = 0_u128;
@@ -150,8 +154,10 @@ impl TokenResponse {
             bits = (bits << 6) | u128::from(base64_value(*digit)?);
         }
         let issued = i64::try_from(bits & u128::from(u64::MAX)).ok()?;
-        let lifetime = self.valid.checked_sub(issued)?;
-        (bits >> 64 == FERNET_VERSION && (1..=MAX_LIFETIME).contains(&lifetime)).then_some(issued)
+        let issued = from_unix_seconds(issued);
+        let lifetime = self.valid.duration_since(issued).ok()?;
+        let plausible = !lifetime.is_zero() && lifetime <= MAX_LIFETIME;
+        (bits >> 64 == FERNET_VERSION && plausible).then_some(issued)
     }
 
     /// Returns the maximum number of messages per second that the device may send, or `None` for no
@@ -180,15 +186,15 @@ impl TokenResponse {
     }
 }
 
-fn valid(value: Option<Value>) -> Result<i64, ResponseError> {
+fn valid(value: Option<Value>) -> Result<SystemTime, ResponseError> {
     let value = number("valid", value)?.ok_or(ResponseError::Missing { field: "valid" })?;
     if let Some(seconds) = value.as_i64() {
-        return Ok(seconds);
+        return Ok(from_unix_seconds(seconds));
     }
     // A Python platform may send a float; the fraction does not matter.
     match value.as_f64() {
         #[allow(clippy::cast_possible_truncation)] // Checked to be far inside of i64.
-        Some(seconds) if seconds.abs() < 1e15 => Ok(seconds as i64),
+        Some(seconds) if seconds.abs() < 1e15 => Ok(from_unix_seconds(seconds as i64)),
         _ => Err(ResponseError::Invalid {
             field: "valid",
             expected: "a time in Unix seconds",
@@ -274,7 +280,10 @@ mod tests {
         let response =
             TokenResponse::from_json(br#"{"valid": 1.9, "token": "gAA", "throttling": 0}"#)
                 .unwrap();
-        assert_eq!((response.valid(), response.throttling()), (1, None));
+        assert_eq!(
+            (response.valid(), response.throttling()),
+            (from_unix_seconds(1), None)
+        );
     }
 
     #[test]
@@ -285,7 +294,10 @@ mod tests {
             let json = serde_json::json!({"valid": valid, "token": token}).to_string();
             TokenResponse::from_json(json.as_bytes()).unwrap().issued()
         };
-        assert_eq!(issued(499_162_860, example), Some(499_162_800));
+        assert_eq!(
+            issued(499_162_860, example),
+            Some(from_unix_seconds(499_162_800))
+        );
         for (valid, token) in [
             (499_162_800, example),
             (0, example),

@@ -1,7 +1,9 @@
 //! Payloads of the shadow service, parsed leniently: unknown keys are ignored, and only the needed
 //! ones are required.
 
-use cloud_net::UntrustedText;
+use std::time::SystemTime;
+
+use cloud_net::{UntrustedText, from_unix_seconds};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -68,15 +70,15 @@ fn is_null(raw: &RawValue) -> bool {
     raw.get() == "null"
 }
 
-/// Returns the time of a message of the shadow service, in seconds of Unix time.
+/// Returns the time of a message of the shadow service.
 #[must_use]
-pub fn parse_timestamp(payload: &[u8]) -> Option<i64> {
+pub fn parse_timestamp(payload: &[u8]) -> Option<SystemTime> {
     #[derive(Deserialize)]
     struct Wire {
         timestamp: i64,
     }
     let wire: Wire = serde_json::from_slice(payload).ok()?;
-    Some(wire.timestamp)
+    Some(from_unix_seconds(wire.timestamp))
 }
 
 /// Parses `get/accepted`.

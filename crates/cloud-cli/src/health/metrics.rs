@@ -4,13 +4,13 @@
 //! `clesyde_` and are stable; new ones may be added.
 
 use std::fmt::{Display, Write};
-use std::time::SystemTime;
 
 use axum::http::header;
 use axum::response::IntoResponse;
 use cloud_facade::Status;
 use cloud_facade::config::CredentialSlot;
 use cloud_facade::remote::UpstreamFailure;
+use cloud_net::unix_seconds;
 
 use super::liveness::{Counters, HealthState};
 use crate::outlet::LostLines;
@@ -31,7 +31,7 @@ pub(super) async fn page(health_state: HealthState, outlets: Outlets) -> impl In
         ]
         .map(|(name, pair)| {
             let end = store.inspect(pair).map(|report| report.info.not_after);
-            (name, end.ok().map(time::OffsetDateTime::unix_timestamp))
+            (name, end.ok().map(unix_seconds))
         })
     });
     let mut text = Text::default();
@@ -97,10 +97,7 @@ impl Text {
         self.gauge(
             "start_time_seconds",
             "Start of this instance, in Unix seconds.",
-            health_state
-                .started()
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .map(|time| time.as_secs()),
+            [unix_seconds(health_state.started())],
         );
         self.gauge(
             "iot_connected",
@@ -149,7 +146,7 @@ impl Text {
         self.gauge(
             "remote_token_valid_until_seconds",
             "The end of the tunnel's token, in Unix seconds of the platform's clock; absent without a token.",
-            remote.and_then(|remote| remote.status().borrow().token_valid),
+            remote.and_then(|remote| remote.status().borrow().token_valid.map(unix_seconds)),
         );
     }
 

@@ -69,7 +69,7 @@ impl StatusPage {
             Event::RemoteDisconnected { .. } => snapshot.remote_connected = false,
             Event::RemoteCertificateRotated { serial, not_after } => {
                 snapshot.certificate_serial.clone_from(serial);
-                snapshot.certificate_not_after = rfc3339((*not_after).into());
+                snapshot.certificate_not_after = rfc3339(*not_after);
             }
             _ => {}
         }

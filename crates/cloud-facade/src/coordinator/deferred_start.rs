@@ -1,7 +1,5 @@
 //! Deferred start of remote access, once there is a valid certificate.
 
-use std::time::SystemTime;
-
 use cloud_remote::rotation::RotationOutcome;
 use cloud_remote::{CertificateStatus, RemoteAccess, RotationStatus};
 
@@ -57,7 +55,7 @@ impl Coordinator {
         self.certificate(serial.clone());
         self.emit(Event::RemoteCertificateRotated {
             serial,
-            not_after: SystemTime::from(certificate.not_after),
+            not_after: certificate.not_after,
         });
         if let Some(remote) = self.remote.handle() {
             remote.set_messaging_online(self.status.borrow().iot.connected);

@@ -3,7 +3,7 @@
 //! The platform's operator should have set a new certificate by then. Notices are not persistent:
 //! after a restart, the latest one is repeated.
 
-use time::Duration;
+use std::time::Duration;
 
 /// Notice periods in days, in descending order.
 const NOTICE_DAYS: [u16; 3] = [30, 14, 3];
@@ -12,9 +12,10 @@ const NOTICE_DAYS: [u16; 3] = [30, 14, 3];
 ///
 /// ```
 /// let mut watch = cloud_remote::ExpiryWatch::default();
-/// assert_eq!(watch.due(time::Duration::days(31)), None);
-/// assert_eq!(watch.due(time::Duration::days(29)), Some(30));
-/// assert_eq!(watch.due(time::Duration::days(28)), None, "given already");
+/// let days = |days: u64| std::time::Duration::from_secs(days * 86_400);
+/// assert_eq!(watch.due(days(31)), None);
+/// assert_eq!(watch.due(days(29)), Some(30));
+/// assert_eq!(watch.due(days(28)), None, "given already");
 /// ```
 #[derive(Debug, Default)]
 pub struct ExpiryWatch {
@@ -22,12 +23,12 @@ pub struct ExpiryWatch {
 }
 
 impl ExpiryWatch {
-    /// Returns the notice that is due, in days, for this remaining time. A missed notice is skipped
-    /// once a later one was due.
+    /// Returns the notice that is due, in days, for this remaining time, which is zero for an
+    /// expired certificate. A missed notice is skipped once a later one was due.
     pub fn due(&mut self, left: Duration) -> Option<u16> {
         let nearest = NOTICE_DAYS
             .into_iter()
-            .filter(|days| left <= Duration::days(i64::from(*days)))
+            .filter(|days| left <= self::days(u64::from(*days)))
             .min()?;
         if self.last_notice.is_some_and(|last| last <= nearest) {
             return None;
@@ -35,6 +36,11 @@ impl ExpiryWatch {
         self.last_notice = Some(nearest);
         Some(nearest)
     }
+}
+
+/// Returns a duration of days.
+fn days(days: u64) -> Duration {
+    Duration::from_secs(days * 86_400)
 }
 
 #[cfg(test)]
@@ -45,10 +51,10 @@ mod tests {
     fn each_notice_is_given_once() {
         let mut watch = ExpiryWatch::default();
         let mut notices = Vec::new();
-        for hours_left in (-48..90 * 24).rev() {
+        for hours_left in (0..90 * 24).rev() {
             notices.extend(
                 watch
-                    .due(Duration::hours(hours_left))
+                    .due(Duration::from_secs(hours_left * 3_600))
                     .map(|days| (hours_left, days)),
             );
         }
@@ -58,10 +64,10 @@ mod tests {
     #[test]
     fn late_start_gives_nearest_notice_and_clock_back_gives_none() {
         let mut watch = ExpiryWatch::default();
-        assert_eq!(watch.due(Duration::days(10)), Some(14));
-        assert_eq!(watch.due(Duration::days(29)), None);
-        assert_eq!(watch.due(Duration::days(10)), None);
-        assert_eq!(watch.due(Duration::days(-1)), Some(3));
-        assert_eq!(ExpiryWatch::default().due(Duration::days(31)), None);
+        assert_eq!(watch.due(days(10)), Some(14));
+        assert_eq!(watch.due(days(29)), None);
+        assert_eq!(watch.due(days(10)), None);
+        assert_eq!(watch.due(Duration::ZERO), Some(3));
+        assert_eq!(ExpiryWatch::default().due(days(31)), None);
     }
 }

@@ -6,9 +6,9 @@
 //! and its peer decides.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use cloud_net::{rfc3339, warn_throttled};
+use cloud_net::{rfc3339, unix_seconds, warn_throttled};
 use cloud_pki::key::{self, KeyError, PairError};
 use cloud_pki::pem::{self, PemError};
 use rustls::RootCertStore;
@@ -16,7 +16,6 @@ use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_na
 use rustls::pki_types::{ServerName, UnixTime};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::certificate::serial::CertificateSerial;
@@ -27,7 +26,7 @@ use crate::clock::PlatformClock;
 const MAX_CHAIN: usize = 10;
 /// Tolerance for a certificate that is not valid yet: the device's clock may be behind the
 /// platform's.
-const NOT_BEFORE_TOLERANCE: time::Duration = time::Duration::DAY;
+const NOT_BEFORE_TOLERANCE: Duration = Duration::from_secs(86_400);
 /// A wall clock before 2025-01-01 was never set (a board without a battery), and dates are not
 /// checked by it.
 const CLOCK_SET_SINCE: i64 = 1_735_689_600;
@@ -63,13 +62,13 @@ pub enum CertificateError {
     #[error("the certificate has expired on {}", rfc3339(*.not_after))]
     Expired {
         /// The end of its validity.
-        not_after: OffsetDateTime,
+        not_after: SystemTime,
     },
     /// The certificate becomes valid in more than a day.
     #[error("the certificate is not valid before {}", rfc3339(*.not_before))]
     NotYetValid {
         /// The start of its validity.
-        not_before: OffsetDateTime,
+        not_before: SystemTime,
     },
     /// The certificate is for another host.
     #[error("the certificate does not cover the host name {name}")]
@@ -84,8 +83,8 @@ pub enum CertificateError {
 pub(crate) struct CheckedCertificate {
     pub key: Arc<CertifiedKey>,
     pub serial: CertificateSerial,
-    pub not_before: OffsetDateTime,
-    pub not_after: OffsetDateTime,
+    pub not_before: SystemTime,
+    pub not_after: SystemTime,
 }
 
 impl CheckedCertificate {
@@ -111,8 +110,8 @@ impl CheckedCertificate {
             serial: serial
                 .parse()
                 .map_err(|_| CertificateError::Chain("its serial number is too long"))?,
-            not_before: parsed.validity().not_before.to_datetime(),
-            not_after: parsed.validity().not_after.to_datetime(),
+            not_before: parsed.validity().not_before.to_datetime().into(),
+            not_after: parsed.validity().not_after.to_datetime().into(),
         })
     }
 
@@ -138,8 +137,8 @@ impl CheckedCertificate {
     /// Checks that the certificate can be valid by `clock`.
     pub(crate) fn check_dates(&self, clock: &PlatformClock) -> Result<(), CertificateError> {
         let now = clock.now();
-        if now.unix_timestamp() < CLOCK_SET_SINCE {
-            warn_throttled!(clock.never_set_log(), %now, "the clock was never set: the certificate's dates are not checked");
+        if unix_seconds(now) < CLOCK_SET_SINCE {
+            warn_throttled!(clock.never_set_log(), now = %rfc3339(now), "the clock was never set: the certificate's dates are not checked");
             return Ok(());
         }
         if now > self.not_after {
@@ -147,10 +146,9 @@ impl CheckedCertificate {
                 not_after: self.not_after,
             });
         }
-        if self
-            .not_before
-            .checked_sub(NOT_BEFORE_TOLERANCE)
-            .is_some_and(|earliest| now < earliest)
+        if now
+            .checked_add(NOT_BEFORE_TOLERANCE)
+            .is_some_and(|latest| latest < self.not_before)
         {
             return Err(CertificateError::NotYetValid {
                 not_before: self.not_before,
@@ -188,7 +186,7 @@ impl CheckedCertificate {
         roots.add(last.clone()).map_err(|_| broken())?;
         // `check_dates` checks the leaf's dates, with a tolerance. An authority may be younger than
         // a backdated leaf, so this only requires a time at which all certificates are valid.
-        let mut valid_from = self.not_before.unix_timestamp();
+        let mut valid_from = unix_seconds(self.not_before);
         for authority in authorities {
             let (_, parsed) = X509Certificate::from_der(authority).map_err(|_| broken())?;
             valid_from = valid_from.max(parsed.validity().not_before.timestamp());

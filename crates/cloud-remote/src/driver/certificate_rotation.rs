@@ -83,8 +83,8 @@ where
             return;
         }
         let status = self.context.status.borrow().certificate.clone();
-        let left = status.not_after - self.context.clock.now();
-        if let Some(days) = self.expiry.due(left) {
+        let left = status.not_after.duration_since(self.context.clock.now());
+        if let Some(days) = self.expiry.due(left.unwrap_or_default()) {
             let until = status.not_after_text();
             let (serial, not_after) = (status.serial, status.not_after);
             warn_throttled!(self.throttles.expiry, %serial, not_after = %until, days, "the certificate expires soon");

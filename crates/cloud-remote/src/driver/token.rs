@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cloud_net::{info_throttled, warn_throttled};
+use cloud_net::{info_throttled, unix_seconds, warn_throttled};
 use snitun::{Cipher, SessionKey};
 
 use super::{Driver, Id, TokenWithKeys};
@@ -55,12 +55,12 @@ where
         }
         let valid = token.response.valid();
         let facts = TokenFacts {
-            valid,
+            valid: unix_seconds(valid),
             single_use: token.response.cipher() == Cipher::AesGcm,
         };
         info_throttled!(
             self.throttles.token_received,
-            valid,
+            valid = facts.valid,
             "received a token for remote access"
         );
         self.token = Some(token);

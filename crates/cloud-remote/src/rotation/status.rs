@@ -2,8 +2,7 @@
 
 use std::time::SystemTime;
 
-use cloud_net::rfc3339;
-use time::OffsetDateTime;
+use cloud_net::{from_unix_seconds, rfc3339, unix_seconds};
 
 use crate::BoxError;
 use crate::certificate::serial::CertificateSerial;
@@ -64,7 +63,7 @@ impl std::fmt::Display for RotationStatus {
 
 /// Formats a time as RFC 3339 without fractions of a second.
 fn seconds(time: SystemTime) -> String {
-    rfc3339(OffsetDateTime::from(time).truncate_to_second())
+    rfc3339(from_unix_seconds(unix_seconds(time)))
 }
 
 impl RotationStatus {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use cloud_remote::{Application, Limits, Probe, RemoteEvent, SourceError, Timeouts, TunnelStatus};
 
@@ -143,14 +143,14 @@ async fn fast_clock_does_not_keep_tunnel_down() {
 #[tokio::test]
 async fn platform_time_corrects_wrong_clock() {
     let cloud = Cloud::start().await;
-    let error = -100 * 86_400;
+    let error: i64 = -100 * 86_400;
     *cloud.platform.valid_for.lock().unwrap() = (error + 86_400, 86_400);
     let mut timeouts = Timeouts::default();
     timeouts.check_interval = Duration::from_millis(500);
     timeouts.refresh_before = Duration::from_secs(86_398);
     let builder = cloud.builder().application(web()).timeouts(timeouts);
     let remote = cloud.device_from(builder).await;
-    remote.set_platform_time(time::OffsetDateTime::now_utc().unix_timestamp() + error);
+    remote.set_platform_time(SystemTime::now() - Duration::from_secs(error.unsigned_abs()));
     let start = tokio::time::Instant::now();
     remote.set_messaging_online(true);
     connected(&remote).await;

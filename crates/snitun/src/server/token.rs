@@ -24,7 +24,7 @@ const MAX_ALIASES: usize = 64;
 /// the key out of it afterwards.
 #[derive(Debug)]
 pub struct TokenContent {
-    /// Expiry, in seconds since 1970.
+    /// Expiry, in seconds since 1970-01-01T00:00:00Z (Unix time), as the token's JSON has it.
     pub valid: u64,
     /// The public host name of the device.
     pub hostname: String,
@@ -39,8 +39,8 @@ pub struct TokenContent {
 }
 
 impl TokenContent {
-    /// Creates the content of a token for `hostname` that expires `valid` seconds after 1970, with
-    /// defaults for the rest.
+    /// Creates the content of a token for `hostname` that expires at `valid`, in seconds since
+    /// 1970-01-01T00:00:00Z (Unix time), with defaults for the rest.
     pub fn new(hostname: impl Into<String>, key: SessionKey, valid: u64) -> Self {
         Self {
             valid,

@@ -14,7 +14,6 @@ use cloud_facade::config::{LockError, SerialNumber};
 use cloud_facade::iot::{Cause, Proxy, SessionState, TlsCause};
 use cloud_facade::remote::{RemoteStatus, TunnelStatus};
 use cloud_facade::{ClesydeCloud, InitializeError};
-use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -249,8 +248,7 @@ async fn token(status: &mut watch::Receiver<RemoteStatus>) -> CheckResult {
         Ok(Ok(status)) => match (&status.tunnel, status.token_valid) {
             (TunnelStatus::WaitingForToken { cause: Some(cause) }, None) => cause.clone(),
             (_, valid) => {
-                let until = valid.and_then(|valid| OffsetDateTime::from_unix_timestamp(valid).ok());
-                let until = until.map_or_else(String::new, |until| {
+                let until = valid.map_or_else(String::new, |until| {
                     format!(", valid until {}", rfc3339(until))
                 });
                 return CheckResult::Passed(format!("the platform sent one{until}"));

@@ -1,18 +1,21 @@
 //! The files: the configuration and the two certificates.
 
+use std::time::{Duration, SystemTime};
+
 use cloud_facade::config::{
     CredentialSlot, LoadError, LockError, PartialDeviceConfig, Repair, Store, StoreError,
 };
-use time::{Duration, OffsetDateTime};
 
 use super::report::CheckResult;
 use crate::commands::cert;
 use crate::error::{chain, redacted_directory};
 use crate::time_fmt::rfc3339;
 
+/// Seconds of a day.
+const DAY: u64 = 86_400;
 /// Remaining validity below which the check warns: the platform should have replaced the
 /// certificate long before.
-const EXPIRY_WARNING: Duration = Duration::days(14);
+const EXPIRY_WARNING: Duration = Duration::from_secs(14 * DAY);
 
 pub(super) const DIRECTORY_ADVICE: &str =
     "check the owner and the permissions of the directory, and the disk";
@@ -101,7 +104,7 @@ fn advice(error: &LoadError) -> &'static str {
 }
 
 /// Checks one certificate and its key against the device's clock.
-pub(super) fn certificate(store: &Store, pair: CredentialSlot, now: OffsetDateTime) -> CheckResult {
+pub(super) fn certificate(store: &Store, pair: CredentialSlot, now: SystemTime) -> CheckResult {
     let report = match store.inspect(pair) {
         Ok(report) => report,
         Err(error) => {
@@ -145,11 +148,11 @@ pub(super) fn certificate(store: &Store, pair: CredentialSlot, now: OffsetDateTi
             "keep `clesyde-cloud run` running, so that the platform can replace it; if it does not, contact its operator",
         ),
     };
-    if now > end {
+    let Ok(left) = end.duration_since(now) else {
         return CheckResult::failed(format!("expired on {}", rfc3339(end)), expired);
-    }
-    if end - now < EXPIRY_WARNING {
-        let days = (end - now).whole_days();
+    };
+    if left < EXPIRY_WARNING {
+        let days = left.as_secs() / DAY;
         return CheckResult::warning(format!("expires in {days} days, on {}", rfc3339(end)), soon);
     }
     CheckResult::Passed(format!(
@@ -163,7 +166,7 @@ pub(super) fn certificate(store: &Store, pair: CredentialSlot, now: OffsetDateTi
 pub(super) fn public_certificate(
     store: &Store,
     device: Option<&PartialDeviceConfig>,
-    now: OffsetDateTime,
+    now: SystemTime,
 ) -> CheckResult {
     let finding = certificate(store, CredentialSlot::Remote, now);
     let (Some(device), true) = (device, finding.is_usable()) else {

@@ -15,13 +15,12 @@ mod steps;
 
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use cloud_facade::config::{CredentialSlot, PartialDeviceConfig, Store};
 use cloud_facade::iot::Proxy;
 use cloud_facade::iot::tls;
-use time::OffsetDateTime;
 
 use self::connection::DeviceProbe;
 use self::public_page::PublicPage;
@@ -158,7 +157,7 @@ fn check_files(
         report.record(REMOTE_CERTIFICATE, &CheckResult::requires(FILES))?;
         return Ok(None);
     }
-    let now = OffsetDateTime::now_utc();
+    let now = SystemTime::now();
     let iot = files::certificate(store, CredentialSlot::Iot, now);
     report.record(IOT_CERTIFICATE, &iot)?;
     let remote = files::public_certificate(store, device.as_ref(), now);

@@ -1,6 +1,7 @@
 //! Certificates that pass and fail the verification.
 
 use rcgen::{CertificateParams, KeyPair, SerialNumber};
+use time::OffsetDateTime;
 
 use super::*;
 
@@ -32,7 +33,7 @@ fn checked_at(
     pem: &CertificatePem,
 ) -> Result<CheckedCertificate, CertificateError> {
     let clock = PlatformClock::default();
-    clock.set(now.unix_timestamp());
+    clock.set(now.into());
     verify_server(pem, &"4711".parse().unwrap(), NAME, &clock)
 }
 
