@@ -7,6 +7,7 @@
 use cloud_facade::iot::Message;
 use cloud_facade::{ClesydeCloud, CloudApi, Event};
 use serde_json::{Map, Value, json};
+use tokio::sync::broadcast::error::RecvError;
 
 type Error = Box<dyn std::error::Error>;
 
@@ -51,9 +52,11 @@ async fn main() -> Result<(), Error> {
     let mut thermostat = Thermostat::default();
     let follow = async {
         loop {
-            // An error means that events were missed; the next delta has all that differs.
-            if let Ok(event) = events.recv().await {
-                thermostat.handle(&event, &cloud)?;
+            match events.recv().await {
+                Ok(event) => thermostat.handle(&event, &cloud)?,
+                // The next delta has all that differs.
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => break Ok(()),
             }
         }
     };
