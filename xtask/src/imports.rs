@@ -16,10 +16,7 @@ pub(crate) fn run() -> Result<()> {
     let mut crates: BTreeMap<String, BTreeMap<Module, String>> = BTreeMap::new();
     for file in workspace::tracked_files()? {
         let name = file.to_string_lossy().into_owned();
-        let Some((root, inside)) = name
-            .strip_suffix(".rs")
-            .and_then(|name| name.split_once("/src/"))
-        else {
+        let Some((root, inside)) = name.strip_suffix(".rs").and_then(split) else {
             continue;
         };
         let path = workspace::root().join(&file);
@@ -40,10 +37,28 @@ pub(crate) fn run() -> Result<()> {
         );
     }
     if faults.is_empty() {
-        println!("no circle of imports in {} crates", crates.len());
+        println!(
+            "no circle of imports in {} libraries and programs",
+            crates.len()
+        );
         return Ok(());
     }
     bail!("circles of imports:\n  {}", faults.join("\n  "))
+}
+
+/// Splits a file's name into the folder of its program or library, and its place in it. A program
+/// of one file imports nothing of its own.
+fn split(name: &str) -> Option<(&str, &str)> {
+    if let Some(parts) = name.split_once("/src/") {
+        return Some(parts);
+    }
+    ["/tests/", "/benches/", "/examples/"]
+        .iter()
+        .find_map(|folder| {
+            let inside = name.find(folder)? + folder.len();
+            let program = inside + name[inside..].find('/')?;
+            Some((&name[..program], &name[program + 1..]))
+        })
 }
 
 /// Returns the imports that are part of a circle.
@@ -146,6 +161,22 @@ mod tests {
             (module, (*text).to_owned())
         });
         circles(&modules.collect()).len()
+    }
+
+    #[test]
+    fn programs_of_several_files_are_split_at_their_folder() {
+        for (name, parts) in [
+            ("crates/a/src/b/c", Some(("crates/a", "b/c"))),
+            ("crates/a/src/b/tests/c", Some(("crates/a", "b/tests/c"))),
+            ("tests/tests/it/b/c", Some(("tests/tests/it", "b/c"))),
+            (
+                "crates/a/benches/b/main",
+                Some(("crates/a/benches/b", "main")),
+            ),
+            ("crates/a/tests/corpus", None),
+        ] {
+            assert_eq!(split(name), parts, "{name}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Barrier, Notify};
 
 use super::HOST;
-use super::scenarios::client_hello;
+use super::client_hello::client_hello;
 
 /// Channels that are open at the same time.
 pub(super) const MEETING: usize = 200;
