@@ -8,9 +8,19 @@
 //! | `stopped_hooks` | 0.5 s, and what the others have left | hooks of the stop |
 //! | `total` | 4.5 s | the sum |
 //!
-//! The parts run in this order. Each divides its limit itself: cloud-remote keeps a quarter of
-//! `remote` for closing connections by force, and cloud-iot a quarter of `session` for DISCONNECT
-//! and the hooks after the outbox was flushed.
+//! The parts run in this order. The crates divide their part themselves:
+//!
+//! | part | constant | share | for |
+//! |---|---|---|---|
+//! | `remote` | `UPGRADED_GRACE` of cloud-remote | the first 1 s | WebSockets, before they are closed |
+//! | | `CLOSE_GRACE` | the first 1 s | connections without requests, before they are closed |
+//! | | `CUT_RESERVE` | the last quarter, at most 1 s | closing by force what is still open |
+//! | | `CUT_TIMEOUT` | twice 0.18 s of that quarter | the end of the tunnel, then of the tasks |
+//! | `session` | `FLUSH_SHARE` of cloud-iot | the first three quarters | the outbox, before OFFLINE and DISCONNECT |
+//! | | `STOP_GRACE` | 1 s beyond the limit | tasks that hang, which is an error in cloud-iot |
+//!
+//! [`MIN_STOP_DEADLINE`](cloud_remote::MIN_STOP_DEADLINE) is the least that `remote` needs for its
+//! shares.
 
 use std::time::Duration;
 
@@ -67,6 +77,7 @@ mod tests {
         ];
         assert_eq!(parts.iter().sum::<Duration>(), BUDGET.total);
         assert!(BUDGET.unused_remote <= BUDGET.session);
+        assert!(cloud_remote::MIN_STOP_DEADLINE <= BUDGET.remote);
         assert_eq!(STOP_DEADLINE, BUDGET.total);
     }
 

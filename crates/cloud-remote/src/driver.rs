@@ -7,7 +7,7 @@
 
 pub(crate) mod certificate_rotation;
 mod reachability;
-mod shutdown;
+pub(crate) mod shutdown;
 mod token;
 mod tunnel;
 

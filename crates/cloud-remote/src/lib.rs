@@ -166,7 +166,7 @@ pub use clock::PlatformClock;
 pub use config::RemoteConfig;
 pub use error::{StartError, StopError};
 pub use limits::Limits;
-pub use remote_access::RemoteAccess;
+pub use remote_access::{MIN_STOP_DEADLINE, RemoteAccess};
 pub use request_policy::options::{
     AllowedHost, AllowedHostError, HttpOptions, PassedHeader, PassedHeaderError,
 };

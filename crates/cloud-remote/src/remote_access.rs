@@ -23,6 +23,16 @@ use crate::upstream::health::UpstreamHealth;
 /// The maximum part of a stop's deadline that is reserved for closing the remaining connections.
 const CUT_RESERVE: Duration = Duration::from_secs(1);
 
+/// The shortest deadline of [`RemoteAccess::stop`] that gives each part its time: a second for idle
+/// and upgraded connections, then the rest for closing by force what is still open. An earlier
+/// deadline is kept, too, but may be reported as [`StopError`] although everything ends.
+pub const MIN_STOP_DEADLINE: Duration = Duration::from_millis(1_440);
+
+/// Returns the part of a stop's deadline that is reserved for closing the remaining connections.
+fn cut_reserve(deadline: Duration) -> Duration {
+    CUT_RESERVE.min(deadline / 4)
+}
+
 /// A handle to running remote access, which controls and observes it. Clones share it. When the last clone is dropped,
 /// remote access ends at once; [`RemoteAccess::stop`] ends it gracefully.
 #[derive(Debug, Clone)]
@@ -180,7 +190,7 @@ impl RemoteAccess {
     pub async fn stop(&self, deadline: Duration) -> Result<(), StopError> {
         let inner = &self.inner;
         inner.stop.cancel();
-        let reserve = CUT_RESERVE.min(deadline / 4);
+        let reserve = cut_reserve(deadline);
         let in_time =
             tokio::time::timeout(deadline.saturating_sub(reserve), inner.ended.cancelled()).await;
         if in_time.is_err() {
@@ -193,5 +203,19 @@ impl RemoteAccess {
         } else {
             Err(StopError { left })
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::shutdown::{CUT_TIMEOUT, UPGRADED_GRACE};
+    use crate::server::http::CLOSE_GRACE;
+
+    #[test]
+    fn shortest_stop_deadline_has_time_for_each_part() {
+        let reserve = cut_reserve(MIN_STOP_DEADLINE);
+        assert!(CUT_TIMEOUT * 2 <= reserve);
+        assert!(UPGRADED_GRACE.max(CLOSE_GRACE) <= MIN_STOP_DEADLINE - reserve);
     }
 }

@@ -11,7 +11,7 @@
 pub(crate) mod access;
 pub(crate) mod error_page;
 mod half_close;
-mod http;
+pub(crate) mod http;
 mod public_connection;
 pub(crate) mod request;
 pub(crate) mod request_context;

@@ -14,11 +14,12 @@ use crate::task_group::TaskGroup;
 use crate::traits::{CertificateSource, CertificateStore, TokenSource};
 use crate::tunnel::running::RunningTunnel;
 
-/// The time for tasks to end after their connections were closed.
-const CUT_TIMEOUT: Duration = Duration::from_millis(400);
+/// The time for the tunnel to end after `kill`, and then for tasks to end: all that they wait for is
+/// on this device. Twice this time is less than a quarter of the shortest deadline.
+pub(crate) const CUT_TIMEOUT: Duration = Duration::from_millis(180);
 
 /// The time that an application has for closing its WebSockets when remote access stops.
-const UPGRADED_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const UPGRADED_GRACE: Duration = Duration::from_secs(1);
 
 impl<T, C, S> Driver<T, C, S>
 where

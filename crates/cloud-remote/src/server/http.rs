@@ -65,7 +65,7 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The interval of the checks for slow callers.
 const SLOW_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 /// The time for closing a connection without requests.
-const CLOSE_GRACE: Duration = Duration::from_secs(1);
+pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves HTTP connections.
 #[derive(Debug)]
