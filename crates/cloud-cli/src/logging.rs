@@ -5,6 +5,7 @@
 //! quieter and never log below `info`, because their `debug` output is not guaranteed to be free of
 //! secrets.
 
+use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 use std::sync::OnceLock;
 
@@ -17,6 +18,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt, registry};
 
 use crate::error::{CliError, Result};
+use crate::options::SETTINGS;
 use crate::outlet::{LostLines, Outlet, OutletSettings};
 use crate::terminal::{self, LogWriter};
 use crate::time_fmt::now;
@@ -148,13 +150,27 @@ struct Line(&'static Outlet);
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.push(String::from_utf8_lossy(bytes).into_owned());
+        self.0
+            .push(with_options(&String::from_utf8_lossy(bytes)).into_owned());
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Names the options of the program instead of the settings of its libraries.
+fn with_options(line: &str) -> Cow<'_, str> {
+    SETTINGS
+        .iter()
+        .fold(line.into(), |line, (setting, option)| {
+            if line.contains(setting) {
+                line.replace(setting, option).into()
+            } else {
+                line
+            }
+        })
 }
 
 fn lost_note(format: LogFormat, lost: u64) -> String {
@@ -198,6 +214,8 @@ fn is_permitted(event: &Metadata<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
 
     #[test]
@@ -208,6 +226,26 @@ mod tests {
         assert_eq!(LEVELS[level(9, 0, false)], "trace");
         assert!(directives(level(9, 0, true)).starts_with("info,cloud_cli=trace,"));
         assert!(directives(level(0, 0, true)).starts_with("error,cloud_cli=info,"));
+    }
+
+    #[test]
+    fn log_lines_name_options_that_run_has() {
+        let command = crate::cli::Cli::command();
+        let run = command.find_subcommand("run").unwrap();
+        for (setting, option) in SETTINGS {
+            for line in [
+                format!("setting={setting:?} maximum=1"),
+                json!({ "setting": setting }).to_string(),
+            ] {
+                assert_eq!(with_options(&line), line.replace(setting, option));
+            }
+            let known = run.get_arguments().any(|argument| {
+                argument
+                    .get_long()
+                    .is_some_and(|long| option == format!("--{long}"))
+            });
+            assert!(known, "{option}");
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl RequestPolicy {
                     self.refused_hosts,
                     host = %UntrustedText::from_bytes(host.as_bytes()),
                     "refused a request for another host with status 421; to serve it too, add the name to the allowed hosts \
-                     (`--host`, `HttpOptions::allow_host`)"
+                     (HttpOptions::allow_host)"
                 );
                 return Err(Refusal::OtherHost);
             }

@@ -237,9 +237,9 @@ impl Server {
                 Some(EndReason::Idle) if was_in_use => warn_throttled!(
                     server.idle_log,
                     caller = ?address,
-                    option = "--idle-timeout",
+                    setting = "Limits::idle",
                     seconds = server.limits.idle.as_secs(),
-                    "a connection in use was closed because it was idle; the limit is an option"
+                    "a connection in use was closed because it was idle"
                 ),
                 Some(reason) => {
                     tracing::debug!(caller = ?address, ?reason, "a public connection was ended");
@@ -250,22 +250,22 @@ impl Server {
     }
 
     fn log_refused(&self, address: Option<IpAddr>, limit: LimitReached) {
-        let (option, maximum) = match limit {
+        let (setting, maximum) = match limit {
             LimitReached::PerCaller => (
-                "--max-connections-per-caller",
+                "Limits::connections_per_address",
                 self.limits.connections_per_address,
             ),
             LimitReached::Total | LimitReached::Unknown => {
-                ("--max-connections", self.limits.connections)
+                ("Limits::connections", self.limits.connections)
             }
         };
         warn_throttled!(
             self.full_log,
             caller = ?address,
             ?limit,
-            option,
+            setting,
             maximum,
-            "too many connections: a caller was refused; the limit is an option"
+            "too many connections: a caller was refused"
         );
     }
 

@@ -43,7 +43,7 @@ impl fmt::Display for Failure {
             Self::Closed => formatter.write_str("it closed the connection without a response"),
             Self::Silent(limit) => write!(
                 formatter,
-                "it did not respond within {} s (the limit is the option --response-timeout)",
+                "it did not respond within {} s (the limit is Limits::response)",
                 limit.as_secs()
             ),
             Self::SpeaksTls => formatter.write_str("it speaks TLS, not HTTP/1.1"),

@@ -309,20 +309,20 @@ impl HttpServer {
     }
 
     fn busy_response(&self, limit: LimitReached) -> Response<ResponseBody> {
-        let (option, maximum) = match limit {
+        let (setting, maximum) = match limit {
             LimitReached::PerCaller => (
-                "--max-requests-per-caller",
+                "Limits::requests_per_address",
                 self.limits.requests_per_address,
             ),
             LimitReached::Total | LimitReached::Unknown => {
-                ("--max-connections", self.limits.connections)
+                ("Limits::connections", self.limits.connections)
             }
         };
         warn_throttled!(
             self.busy_log,
-            option,
+            setting,
             maximum,
-            "too many concurrent requests: some are answered with 503 without reaching the application; the limit is an option"
+            "too many concurrent requests: some are answered with 503 without reaching the application"
         );
         error_page(StatusCode::SERVICE_UNAVAILABLE, error_page::BUSY)
     }

@@ -334,7 +334,7 @@ async fn log_says_what_the_application_did_instead_of_answering() {
 
 /// The log names the limit, not the application.
 #[tokio::test(start_paused = true)]
-async fn log_names_the_option_of_the_response_timeout() {
+async fn log_names_the_setting_of_the_response_timeout() {
     let (log, _guard) = Log::capture();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ui.sock");
@@ -350,14 +350,14 @@ async fn log_names_the_option_of_the_response_timeout() {
     drop(sender);
     let lines = log.take();
     assert!(
-        lines.contains("within 120 s") && lines.contains("--response-timeout"),
+        lines.contains("within 120 s") && lines.contains("Limits::response"),
         "{lines}"
     );
 }
 
 /// As the relay closes a connection, so does the device, and says whose limit it is.
 #[tokio::test(start_paused = true)]
-async fn log_names_the_option_of_the_idle_timeout() {
+async fn log_names_the_setting_of_the_idle_timeout() {
     let (log, _guard) = Log::capture();
     let hang = get(std::future::pending::<()>);
     let device = Device::serving(Application::service(Router::new().route("/", hang)));
@@ -369,7 +369,7 @@ async fn log_names_the_option_of_the_idle_timeout() {
     assert_eq!(start.elapsed(), IDLE);
     let lines = log.take();
     assert!(
-        lines.contains("option=\"--idle-timeout\" seconds=180"),
+        lines.contains("setting=\"Limits::idle\" seconds=180"),
         "{lines}"
     );
     device.ended().await;
