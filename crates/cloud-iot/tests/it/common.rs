@@ -15,6 +15,7 @@ use tower::service_fn;
 use tower::util::BoxCloneService;
 
 use crate::support::broker::Broker;
+use crate::support::peer::Link;
 pub(crate) use crate::support::peer::{PATIENCE, Peer};
 use crate::support::pki::{Flaw, Pki};
 
@@ -64,6 +65,24 @@ pub(crate) async fn scripted() -> (Pki, Peer) {
     let pki = Pki::new();
     let peer = Peer::listen(pki.server(Flaw::None)).await;
     (pki, peer)
+}
+
+/// A scripted peer, and a session that connects to it, with a changed configuration.
+pub(crate) async fn started(
+    change: impl FnOnce(SessionConfig) -> SessionConfig,
+) -> (Peer, Session) {
+    let (pki, peer) = scripted().await;
+    let config = change(config(&pki, peer.port, "device"));
+    (peer, Session::builder(config).start().unwrap())
+}
+
+impl Peer {
+    /// Accepts a connection up to SUBACK, and waits until the session is online.
+    pub(crate) async fn online(&self, session: &Session) -> Link {
+        let link = self.subscribed().await;
+        online(session).await;
+        link
+    }
 }
 
 pub(crate) fn config(pki: &Pki, port: u16, client_id: &str) -> SessionConfig {

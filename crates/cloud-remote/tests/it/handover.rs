@@ -65,11 +65,7 @@ async fn download_survives_token_refresh_and_rotation() {
     let cloud = Cloud::start().await;
     let remote = started(&cloud, counting().0, restless()).await;
     let mut events = remote.events();
-    let stream = cloud.open(&["http/1.1"]).await.unwrap();
-    let url = format!("wss://{NAME}/ws");
-    let (mut socket, _) = within(tokio_tungstenite::client_async(url, stream))
-        .await
-        .unwrap();
+    let mut socket = cloud.websocket().await;
     let mut download = Download::start(&cloud, "h2").await;
     let rotated = cloud.platform.ca.issue(&Issue::serial(2));
     let (before, mut round) = (tokens(&cloud), 0_u64);

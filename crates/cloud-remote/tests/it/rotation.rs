@@ -78,6 +78,20 @@ async fn refused(cloud: &Cloud, bad: CertificatePem) -> Arc<RotationError> {
     error
 }
 
+/// The same for a certificate that does not pass its checks.
+async fn rejected(cloud: &Cloud, bad: CertificatePem) -> CertificateError {
+    let error = refused(cloud, bad).await;
+    rejection(&error)
+}
+
+/// Returns why a certificate was not installed.
+fn rejection(error: &RotationError) -> CertificateError {
+    match error {
+        RotationError::Certificate(error) => error.clone(),
+        other => panic!("{other}"),
+    }
+}
+
 #[tokio::test]
 async fn wrong_key_keeps_old_certificate() {
     let cloud = Cloud::start().await;
@@ -86,25 +100,16 @@ async fn wrong_key_keeps_old_certificate() {
         ca.issue(&Issue::serial(2)).chain(),
         ca.issue(&Issue::serial(2)).key().to_owned(),
     );
-    let error = refused(&cloud, mixed).await;
-    assert!(
-        matches!(
-            &*error,
-            RotationError::Certificate(CertificateError::KeyMismatch)
-        ),
-        "{error}"
-    );
+    let error = rejected(&cloud, mixed).await;
+    assert!(matches!(error, CertificateError::KeyMismatch), "{error}");
 }
 
 #[tokio::test]
 async fn wrong_serial_keeps_old_certificate() {
     let cloud = Cloud::start().await;
-    let error = refused(&cloud, cloud.platform.ca.issue(&Issue::serial(3))).await;
+    let error = rejected(&cloud, cloud.platform.ca.issue(&Issue::serial(3))).await;
     assert!(
-        matches!(
-            &*error,
-            RotationError::Certificate(CertificateError::WrongSerial { .. })
-        ),
+        matches!(error, CertificateError::WrongSerial { .. }),
         "{error}"
     );
 }
@@ -116,14 +121,8 @@ async fn expired_certificate_keeps_old_one() {
         days: -1,
         ..Issue::serial(2)
     };
-    let error = refused(&cloud, cloud.platform.ca.issue(&expired)).await;
-    assert!(
-        matches!(
-            &*error,
-            RotationError::Certificate(CertificateError::Expired { .. })
-        ),
-        "{error}"
-    );
+    let error = rejected(&cloud, cloud.platform.ca.issue(&expired)).await;
+    assert!(matches!(error, CertificateError::Expired { .. }), "{error}");
 }
 
 #[tokio::test]
@@ -150,13 +149,8 @@ async fn dates_are_checked_by_platform_clock() {
         _ => None,
     })
     .await;
-    assert!(
-        matches!(
-            &*error,
-            RotationError::Certificate(CertificateError::Expired { .. })
-        ),
-        "{error}"
-    );
+    let error = rejection(&error);
+    assert!(matches!(error, CertificateError::Expired { .. }), "{error}");
 }
 
 /// No sockets are involved, so virtual time works.
@@ -237,14 +231,8 @@ async fn broken_chain_keeps_old_certificate() {
         [certificate.chain(), stranger.chain()].concat(),
         certificate.key().to_owned(),
     );
-    let error = refused(&cloud, mixed).await;
-    assert!(
-        matches!(
-            &*error,
-            RotationError::Certificate(CertificateError::Chain(_))
-        ),
-        "{error}"
-    );
+    let error = rejected(&cloud, mixed).await;
+    assert!(matches!(error, CertificateError::Chain(_)), "{error}");
 }
 
 #[tokio::test]
@@ -254,9 +242,9 @@ async fn wrong_name_keeps_old_certificate() {
         name: "sn0002.ui.example.com",
         ..Issue::serial(2)
     };
-    let error = refused(&cloud, cloud.platform.ca.issue(&foreign)).await;
+    let error = rejected(&cloud, cloud.platform.ca.issue(&foreign)).await;
     assert!(
-        matches!(&*error, RotationError::Certificate(CertificateError::WrongName { name }) if name == NAME),
+        matches!(&error, CertificateError::WrongName { name } if name == NAME),
         "{error}"
     );
 }
@@ -264,14 +252,8 @@ async fn wrong_name_keeps_old_certificate() {
 #[tokio::test]
 async fn malformed_certificate_keeps_old_one() {
     let cloud = Cloud::start().await;
-    let error = refused(&cloud, CertificatePem::new("hello", "there".to_owned())).await;
-    assert!(
-        matches!(
-            &*error,
-            RotationError::Certificate(CertificateError::Pem(_))
-        ),
-        "{error}"
-    );
+    let error = rejected(&cloud, CertificatePem::new("hello", "there".to_owned())).await;
+    assert!(matches!(error, CertificateError::Pem(_)), "{error}");
 }
 
 #[tokio::test]

@@ -61,13 +61,7 @@ fn endless() -> impl futures_util::Stream<Item = Result<Bytes, std::io::Error>> 
 }
 
 pub(crate) async fn echo_over_websocket(cloud: &Cloud) {
-    let stream = cloud.open(&["http/1.1"]).await.unwrap();
-    let (mut socket, _) = within(tokio_tungstenite::client_async(
-        format!("wss://{NAME}/ws"),
-        stream,
-    ))
-    .await
-    .unwrap();
+    let mut socket = cloud.websocket().await;
     for size in [1, 1_000, 300_000] {
         let message = tungstenite::Message::binary(pattern(size));
         within(socket.send(message.clone())).await.unwrap();

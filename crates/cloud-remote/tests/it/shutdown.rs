@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cloud_remote::{Application, RemoteEvent, TunnelStatus};
+use cloud_remote::{Application, RemoteAccess, RemoteEvent, TunnelStatus};
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -18,6 +18,14 @@ fn tasks() -> usize {
     tokio::runtime::Handle::current()
         .metrics()
         .num_alive_tasks()
+}
+
+/// Stops with a deadline in seconds, and fails the test if that takes `most` seconds.
+async fn stops_within(most: u64, remote: &RemoteAccess, deadline: u64) {
+    let start = Instant::now();
+    remote.stop(Duration::from_secs(deadline)).await.unwrap();
+    let took = start.elapsed();
+    assert!(took < Duration::from_secs(most), "{took:?}");
 }
 
 #[tokio::test]
@@ -62,13 +70,7 @@ async fn stop_closes_pooled_upstream_connections() {
         assert_eq!(page.text().await.unwrap(), "local");
     }
     drop(browser);
-    let start = Instant::now();
-    remote.stop(Duration::from_secs(30)).await.unwrap();
-    assert!(
-        start.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        start.elapsed()
-    );
+    stops_within(10, &remote, 30).await;
     serving.abort();
 }
 
@@ -106,13 +108,7 @@ async fn stop_cuts_open_connections_at_deadline() {
     let cloud = Cloud::start().await;
     let before = tasks();
     let remote = cloud.device(web()).await;
-    let stream = cloud.open(&["http/1.1"]).await.unwrap();
-    let (mut socket, _) = within(tokio_tungstenite::client_async(
-        format!("wss://{NAME}/ws"),
-        stream,
-    ))
-    .await
-    .unwrap();
+    let mut socket = cloud.websocket().await;
     socket
         .send(tungstenite::Message::text("hello"))
         .await
@@ -125,13 +121,7 @@ async fn stop_cuts_open_connections_at_deadline() {
         .unwrap();
     within(endless.read_exact(&mut [0; 50_000])).await.unwrap();
 
-    let start = Instant::now();
-    remote.stop(Duration::from_secs(2)).await.unwrap();
-    assert!(
-        start.elapsed() < Duration::from_secs(3),
-        "{:?}",
-        start.elapsed()
-    );
+    stops_within(3, &remote, 2).await;
     assert_eq!(remote.open_connections(), 0);
     drop((socket, endless));
     eventually(|| tasks() <= before).await;
@@ -142,11 +132,7 @@ async fn open_websocket_does_not_delay_stop() {
     let cloud = Cloud::start().await;
     let before = tasks();
     let remote = cloud.device(counting().0).await;
-    let stream = cloud.open(&["http/1.1"]).await.unwrap();
-    let url = format!("wss://{NAME}/ws");
-    let (mut over_http1, _) = within(tokio_tungstenite::client_async(url, stream))
-        .await
-        .unwrap();
+    let mut over_http1 = cloud.websocket().await;
     let mut over_http2 = websocket_over_http2(&cloud).await;
     let hello = || tungstenite::Message::text("hello");
     over_http1.send(hello()).await.unwrap();
@@ -154,13 +140,7 @@ async fn open_websocket_does_not_delay_stop() {
     over_http2.send(hello()).await.unwrap();
     within(over_http2.next()).await.unwrap().unwrap();
 
-    let start = Instant::now();
-    remote.stop(Duration::from_secs(30)).await.unwrap();
-    assert!(
-        start.elapsed() < Duration::from_secs(10),
-        "{:?}",
-        start.elapsed()
-    );
+    stops_within(10, &remote, 30).await;
     assert_eq!(remote.open_connections(), 0);
     drop((over_http1, over_http2));
     eventually(|| tasks() <= before).await;
@@ -193,9 +173,7 @@ async fn stop_while_waiting_for_token_is_immediate() {
     let remote = cloud.device_from(cloud.builder().application(web())).await;
     remote.set_messaging_online(true);
     eventually(|| !cloud.platform.requested_keys.lock().unwrap().is_empty()).await;
-    let start = Instant::now();
-    remote.stop(Duration::from_secs(30)).await.unwrap();
-    assert!(start.elapsed() < Duration::from_secs(5));
+    stops_within(5, &remote, 30).await;
     eventually(|| tasks() <= before).await;
 }
 

@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
 
 /// The device's public host name.
 pub(crate) const NAME: &str = "sn0001.ui.example.com";
@@ -314,6 +315,14 @@ impl Cloud {
     }
 
     /// Returns a client without a connection pool.
+    /// Opens a WebSocket over HTTP/1.1.
+    pub(crate) async fn websocket(&self) -> WebSocketStream<TlsStream<TcpStream>> {
+        let stream = self.open(&["http/1.1"]).await.unwrap();
+        let url = format!("wss://{NAME}/ws");
+        let connected = within(tokio_tungstenite::client_async(url, stream)).await;
+        connected.unwrap().0
+    }
+
     pub(crate) fn browser(&self, protocols: &[&str]) -> reqwest::Client {
         reqwest::Client::builder()
             .tls_backend_preconfigured(self.client_config(protocols))

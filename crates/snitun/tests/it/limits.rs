@@ -76,9 +76,7 @@ fn closed_channel_paused_by_peer_expires() {
         None,
         1,
     );
-    let server = pair.open();
-    pair.settle();
-    let client = pair.accept();
+    let (server, client) = pair.channel();
     while let Write::Accepted(_) = pair.sides[SERVER].mux.write(server, &[0; 50_000]) {
         pair.settle();
     }
@@ -222,13 +220,9 @@ fn removed_channels_leave_the_schedule() {
 fn version_0_bounds_each_channel_separately() {
     let limits = limits_for(20_000);
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits.clone(), 1);
-    let quick = pair.open();
-    pair.settle();
-    let quick_end = pair.accept();
+    let (quick, quick_end) = pair.channel();
     for round in 1..=50 {
-        let slow = pair.open();
-        pair.settle();
-        let slow_end = pair.accept();
+        let (slow, slow_end) = pair.channel();
         while let Write::Accepted(_) = pair.sides[SERVER].mux.write(slow, &[1; 9000]) {
             pair.settle();
             let held = pair.sides[CLIENT].mux.bytes_received_unread();

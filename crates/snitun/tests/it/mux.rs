@@ -84,9 +84,7 @@ fn same_calls_produce_same_bytes() {
 #[test]
 fn mutually_paused_channel_closes() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, small_limits(), 1);
-    let server = pair.open();
-    pair.settle();
-    let client = pair.accept();
+    let (server, client) = pair.channel();
     let more = vec![0; 100_000];
     for (side, key) in [(CLIENT, client), (SERVER, server)] {
         pair.sides[side].mux.write(key, &more);
@@ -160,9 +158,7 @@ fn vectored_write_becomes_one_frame() {
 #[test]
 fn crossing_closes_free_the_channel() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, Limits::default(), 1);
-    let server = pair.open();
-    pair.settle();
-    let client = pair.accept();
+    let (server, client) = pair.channel();
     for (side, key) in [(CLIENT, client), (SERVER, server)] {
         pair.sides[side].mux.write(key, b"last words");
         pair.sides[side].mux.release(key, pair.now);
@@ -217,9 +213,7 @@ fn slow_reader_pauses_only_its_sender() {
 #[test]
 fn pause_cancelled_before_sending_is_not_sent() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, small_limits(), 1);
-    let server = pair.open();
-    pair.settle();
-    let client = pair.accept();
+    let (server, client) = pair.channel();
     pair.sides[SERVER].mux.write(server, &[0; 90_000]);
     pair.write(SERVER, usize::MAX);
     pair.read(CLIENT, usize::MAX);
@@ -281,9 +275,7 @@ fn throttling_delays_only_large_messages() {
 #[test]
 fn drain_sends_data_before_close() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
-    let server = pair.open();
-    pair.settle();
-    let client = pair.accept();
+    let (server, client) = pair.channel();
     pair.sides[CLIENT].mux.write(client, b"last data");
     pair.sides[CLIENT].mux.drain(pair.now);
     assert!(!pair.sides[CLIENT].mux.is_drained());
@@ -304,9 +296,7 @@ fn drain_sends_data_before_close() {
 #[test]
 fn one_readable_event_for_many_frames() {
     let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, Limits::default(), 1);
-    let server = pair.open();
-    pair.settle();
-    let client = pair.accept();
+    let (server, client) = pair.channel();
     pair.sides[CLIENT].events.clear();
     assert_eq!(pair.sides[CLIENT].mux.read(client), Read::Blocked);
     for _ in 0..100 {
@@ -319,9 +309,7 @@ fn one_readable_event_for_many_frames() {
 #[test]
 fn close_does_not_overtake_pause() {
     let mut pair = Pair::new(ProtocolVersion::V1, Cipher::AesCbc, Limits::default(), 1);
-    let server = pair.open();
-    pair.settle();
-    let client = pair.accept();
+    let (server, client) = pair.channel();
     // More than the peer's pause threshold, all on the wire before it has read any of it, and
     // closed.
     const TOTAL: usize = 3_000_000;

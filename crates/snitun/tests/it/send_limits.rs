@@ -14,9 +14,7 @@ fn buffer_writes_respect_limit_and_order() {
             ..small_limits()
         };
         let mut pair = Pair::new(ProtocolVersion::V0, Cipher::AesCbc, limits, 1);
-        let server = pair.open();
-        pair.settle();
-        let client = pair.accept();
+        let (server, client) = pair.channel();
         let mut sent = Vec::new();
         let mut received = Vec::new();
         for (round, len) in [60_000, 10, 16_384, 65_536, 1, 30_000]

@@ -112,8 +112,7 @@ async fn token_in_two_segments_is_accepted() {
 #[tokio::test]
 async fn unservable_callers_are_closed() {
     let relay = Relay::start(support::server_config()).await;
-    let config = relay.config_for(HOST, ProtocolVersion::V0, Cipher::AesCbc);
-    let mut tunnel = relay.device(config).await.unwrap();
+    let mut tunnel = relay.tunnel(HOST, ProtocolVersion::V0).await;
     let nameless = {
         let mut hello = client_hello("x");
         // The only extension becomes one other than server_name.
@@ -148,8 +147,7 @@ async fn unservable_callers_are_closed() {
 #[tokio::test]
 async fn client_hello_byte_by_byte_is_accepted() {
     let relay = Relay::start(support::server_config()).await;
-    let config = relay.config_for(HOST, ProtocolVersion::V0, Cipher::AesCbc);
-    let mut tunnel = relay.device(config).await.unwrap();
+    let mut tunnel = relay.tunnel(HOST, ProtocolVersion::V0).await;
     let mut caller = TcpStream::connect(relay.address).await.unwrap();
     caller.set_nodelay(true).unwrap();
     let hello = client_hello("DEVICE.example.COM");
@@ -305,8 +303,7 @@ async fn tunnel_ends_when_token_expires() {
 async fn stop_ends_tunnels_channels_and_callers() {
     let relay = Relay::start(support::server_config()).await;
     let mut events = relay.handle.subscribe();
-    let config = relay.config_for(HOST, ProtocolVersion::V0, Cipher::AesCbc);
-    let mut tunnel = relay.device(config).await.unwrap();
+    let mut tunnel = relay.tunnel(HOST, ProtocolVersion::V0).await;
     with_timeout(events.recv()).await.unwrap();
     let (mut caller, mut channel) = relay.call(&mut tunnel, HOST).await;
     // A connection that has sent nothing does not delay the stop.
@@ -339,8 +336,7 @@ async fn stop_lets_callers_finish() {
         ..ServerConfig::default()
     })
     .await;
-    let config = relay.config_for(HOST, ProtocolVersion::V1, Cipher::AesCbc);
-    let mut tunnel = relay.device(config).await.unwrap();
+    let mut tunnel = relay.tunnel(HOST, ProtocolVersion::V1).await;
     let (mut caller, mut channel) = relay.call(&mut tunnel, HOST).await;
     let address = relay.address;
     let mut begun = TcpStream::connect(address).await.unwrap();

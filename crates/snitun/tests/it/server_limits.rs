@@ -59,8 +59,7 @@ async fn counted(relay: &Relay, expected: impl Fn(&ServerMetrics) -> bool) -> Se
 #[tokio::test]
 async fn traffic_is_counted_on_both_sides() {
     let relay = Relay::start(support::server_config()).await;
-    let config = relay.config_for(HOST, ProtocolVersion::V1, Cipher::AesCbc);
-    let mut tunnel = relay.device(config).await.unwrap();
+    let mut tunnel = relay.tunnel(HOST, ProtocolVersion::V1).await;
     let handle = tunnel.handle();
     let (mut caller, mut channel) = relay.call(&mut tunnel, HOST).await;
     let up = (client_hello(HOST).len() + 1000) as u64;
@@ -145,8 +144,7 @@ async fn throttled_server_spaces_messages() {
         ..support::server_config()
     })
     .await;
-    let config = relay.config_for(HOST, ProtocolVersion::V0, Cipher::AesCbc);
-    let mut tunnel = relay.device(config).await.unwrap();
+    let mut tunnel = relay.tunnel(HOST, ProtocolVersion::V0).await;
     let (mut caller, mut channel) = relay.call(&mut tunnel, HOST).await;
     let begun = Instant::now();
     // At least ten frames, of at most 64 KiB, with 20 ms after each.
@@ -189,8 +187,7 @@ async fn total_connections_are_limited() {
         ..support::server_config()
     })
     .await;
-    let config = relay.config_for(HOST, ProtocolVersion::V0, Cipher::AesCbc);
-    let mut tunnel = relay.device(config).await.unwrap();
+    let mut tunnel = relay.tunnel(HOST, ProtocolVersion::V0).await;
     let served = relay.call(&mut tunnel, HOST).await;
     assert!(is_closed(relay.address, &client_hello(HOST)).await);
     assert_eq!(relay.handle.metrics().refused_busy, 1);
@@ -217,8 +214,7 @@ async fn idle_caller_is_closed() {
         ..support::server_config()
     })
     .await;
-    let config = relay.config_for(HOST, ProtocolVersion::V0, Cipher::AesCbc);
-    let mut tunnel = relay.device(config).await.unwrap();
+    let mut tunnel = relay.tunnel(HOST, ProtocolVersion::V0).await;
     let mut caller = TcpStream::connect(relay.address).await.unwrap();
     caller.write_all(&client_hello(HOST)).await.unwrap();
     let mut channel = with_timeout(tunnel.accept()).await.unwrap();
@@ -240,8 +236,7 @@ async fn callers_are_limited_per_address() {
         ..support::server_config()
     })
     .await;
-    let config = relay.config_for(HOST, ProtocolVersion::V0, Cipher::AesCbc);
-    let mut tunnel = relay.device(config).await.unwrap();
+    let mut tunnel = relay.tunnel(HOST, ProtocolVersion::V0).await;
     let first = relay.call(&mut tunnel, HOST).await;
     let _second = relay.call(&mut tunnel, HOST).await;
     assert!(is_closed(relay.address, &client_hello(HOST)).await);
@@ -351,8 +346,7 @@ async fn proxied_callers_are_limited_per_source_address() {
         }
     })
     .await;
-    let config = relay.config_for(HOST, ProtocolVersion::V2, Cipher::AesCbc);
-    let mut tunnel = relay.device(config).await.unwrap();
+    let mut tunnel = relay.tunnel(HOST, ProtocolVersion::V2).await;
     let mut other = TcpStream::connect(port).await.unwrap();
     let whole = [&header(10), &hello[..]].concat();
     other.write_all(&whole).await.unwrap();

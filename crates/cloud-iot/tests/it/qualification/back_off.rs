@@ -82,16 +82,11 @@ async fn mqtt_connect_jitter_retries() {
 
 #[tokio::test]
 async fn mqtt_connect_exponential_backoff_retries() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(fast(config(&pki, peer.port, "device")))
-        .start()
-        .unwrap();
+    let (peer, session) = started(fast).await;
     let mut events = session.events();
     let (mut waits, mut seen) = (Vec::new(), Vec::new());
     for _ in 0..5 {
-        let mut link = peer.connected().await;
-        link.suback(None).await;
-        online(&session).await;
+        let mut link = peer.online(&session).await;
         let started = Instant::now();
         let reason = DisconnectReasonCode::ServerShuttingDown;
         link.write(Packet::Disconnect(Disconnect {
@@ -113,10 +108,7 @@ async fn mqtt_connect_exponential_backoff_retries() {
 
 #[tokio::test]
 async fn mqtt_reconnect_backoff_retries_on_unstable_connection() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(fast(config(&pki, peer.port, "device")))
-        .start()
-        .unwrap();
+    let (peer, session) = started(fast).await;
     let mut events = session.events();
     let (mut waits, mut seen) = (Vec::new(), Vec::new());
     let mut started: Option<Instant> = None;

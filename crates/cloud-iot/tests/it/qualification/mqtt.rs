@@ -23,10 +23,7 @@ fn impatient(mut config: SessionConfig) -> SessionConfig {
 
 #[tokio::test]
 async fn mqtt_connect() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
+    let (peer, session) = started(|config| config).await;
     let (mut link, connect) = peer.accept_with_connect().await;
     assert_eq!(connect.client_id, "device");
     assert!((30..=1200).contains(&connect.keep_alive), "{connect:?}");
@@ -38,13 +35,9 @@ async fn mqtt_connect() {
 
 #[tokio::test]
 async fn mqtt_publish() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
+    let (peer, session) = started(|config| config).await;
     let receipt = session.publish(at_most_once("out", "23.5")).unwrap();
-    let mut link = peer.connected().await;
-    link.suback(None).await;
+    let mut link = peer.subscribed().await;
     let Some(Packet::Publish(publish)) = link.read().await else {
         panic!("no PUBLISH")
     };
@@ -76,13 +69,8 @@ async fn mqtt_subscribe() {
 
 #[tokio::test]
 async fn mqtt_publish_qos_1_is_acknowledged_from_0_to_128_kib() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let (peer, session) = started(|config| config).await;
+    let mut link = peer.online(&session).await;
     let mut stream = session.messages("in/#").unwrap();
     let sizes = [0, 1, 127, 128, 4096, 16_383, 16_384, 65_536, 128 << 10];
     for (pkid, size) in (1..).zip(sizes) {
@@ -101,10 +89,7 @@ async fn mqtt_publish_qos_1_is_acknowledged_from_0_to_128_kib() {
 
 #[tokio::test]
 async fn mqtt_no_ack_pingresp() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(impatient(config(&pki, peer.port, "device")))
-        .start()
-        .unwrap();
+    let (peer, session) = started(impatient).await;
     let mut events = session.events();
     let mut link = peer.connected().await;
     let started = Instant::now();
@@ -112,18 +97,13 @@ async fn mqtt_no_ack_pingresp() {
     assert_eq!(link.summary().await, "ping");
     assert_eq!(*lost(&mut events).await, Cause::KeepAlive);
     assert!(started.elapsed() < NOTICED, "{:?}", started.elapsed());
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let _link = peer.online(&session).await;
     session.stop(STOP).await;
 }
 
 #[tokio::test]
 async fn mqtt_subscribe_retry_no_suback() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(impatient(config(&pki, peer.port, "device")))
-        .start()
-        .unwrap();
+    let (peer, session) = started(impatient).await;
     let mut events = session.events();
     let started = Instant::now();
     let mut link = peer.connected().await;
@@ -138,13 +118,9 @@ async fn mqtt_subscribe_retry_no_suback() {
 
 #[tokio::test]
 async fn mqtt_publish_retry_no_puback() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(impatient(config(&pki, peer.port, "device")))
-        .start()
-        .unwrap();
+    let (peer, session) = started(impatient).await;
     let mut events = session.events();
-    let mut link = peer.connected().await;
-    link.suback(None).await;
+    let mut link = peer.subscribed().await;
     let receipt = session.publish(Message::new("out", "1")).unwrap();
     let started = Instant::now();
     assert_eq!(link.publish(None).await, "1");

@@ -79,10 +79,7 @@ async fn mqtt_persistent_session_happy_case() {
 
 #[tokio::test]
 async fn mqtt_persistent_session_session_expiry() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(persistent(config(&pki, peer.port, "device")))
-        .start()
-        .unwrap();
+    let (peer, session) = started(persistent).await;
     for _ in 0..2 {
         let mut link = peer.accept().await;
         // The server has dropped the session, so the session subscribes again.
@@ -96,13 +93,8 @@ async fn mqtt_persistent_session_session_expiry() {
 
 #[tokio::test]
 async fn resent_message_keeps_its_qos_and_packet_id() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(persistent(config(&pki, peer.port, "device")))
-        .start()
-        .unwrap();
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let (peer, session) = started(persistent).await;
+    let mut link = peer.online(&session).await;
     let receipt = session.publish(Message::new("out", "1")).unwrap();
     let publish = async |link: &mut Link| match link.read().await {
         Some(Packet::Publish(publish)) => publish,
@@ -147,9 +139,7 @@ async fn failed_handlers_are_acknowledged() {
         .router(Router::new().route("in/#", handler).unwrap())
         .start()
         .unwrap();
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let mut link = peer.online(&session).await;
     for (id, payload) in [(1, "panic"), (2, "error")] {
         send(&mut link, id, false, payload).await;
         assert_eq!(acknowledged(&mut link).await, id);

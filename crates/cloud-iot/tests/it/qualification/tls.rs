@@ -35,9 +35,7 @@ async fn connects_to(flaw: Flaw, version: &'static rustls::SupportedProtocolVers
     let session = Session::builder(config(&pki, peer.port, "device"))
         .start()
         .unwrap();
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let _link = peer.online(&session).await;
     session.stop(STOP).await;
 }
 
@@ -55,9 +53,7 @@ async fn tls_receive_maximum_size_fragments() {
         let session = Session::builder(config(&pki, peer.port, "device"))
             .start()
             .unwrap();
-        let mut link = peer.connected().await;
-        link.suback(None).await;
-        online(&session).await;
+        let mut link = peer.online(&session).await;
         let mut stream = session.messages("in/#").unwrap();
         let payload: Vec<u8> = (0..128_u32 << 10).map(|n| (n % 251) as u8).collect();
         let mut publish = Publish::new("in/large", WireQoS::AtLeastOnce, payload.clone(), None);
@@ -82,10 +78,7 @@ async fn tls_receive_maximum_size_fragments() {
 
 #[tokio::test]
 async fn tls_device_support_of_aws_iot_cipher_suites() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
+    let (peer, session) = started(|config| config).await;
     let acceptor = LazyConfigAcceptor::new(Default::default(), peer.tcp().await);
     let start = soon(acceptor).await.unwrap();
     let hello = start.client_hello();

@@ -71,17 +71,13 @@ async fn queued_messages_survive_broker_restarts() {
 
 #[tokio::test]
 async fn random_sequences_keep_order_and_resend_only_as_needed() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
+    let (peer, session) = started(|config| config).await;
     let receipts: Vec<_> = (0..6)
         .map(|n| session.publish(Message::new("t", n.to_string())).unwrap())
         .collect();
 
     // Two are acknowledged, one is received without an acknowledgement, then the connection ends.
-    let mut link = peer.connected().await;
-    link.suback(None).await;
+    let mut link = peer.subscribed().await;
     assert_eq!(link.publish(Some(PubAckReason::Success)).await, "0");
     assert_eq!(
         link.publish(Some(PubAckReason::NoMatchingSubscribers))
@@ -92,8 +88,7 @@ async fn random_sequences_keep_order_and_resend_only_as_needed() {
     drop(link);
 
     // All others are resent, in order.
-    let mut link = peer.connected().await;
-    link.suback(None).await;
+    let mut link = peer.subscribed().await;
     for n in 2..6 {
         assert_eq!(
             link.publish(Some(PubAckReason::Success)).await,
@@ -108,10 +103,7 @@ async fn random_sequences_keep_order_and_resend_only_as_needed() {
 
 #[tokio::test]
 async fn small_receive_maximum_is_respected() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
+    let (peer, session) = started(|config| config).await;
     let receipts: Vec<_> = (0..10)
         .map(|n| session.publish(Message::new("t", n.to_string())).unwrap())
         .collect();
@@ -144,10 +136,7 @@ async fn small_receive_maximum_is_respected() {
 
 #[tokio::test]
 async fn refusals_reach_the_caller() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
+    let (peer, session) = started(|config| config).await;
     let mut link = peer.accept().await;
     let mut properties = no_properties();
     properties.max_packet_size = Some(1000);
@@ -208,12 +197,10 @@ async fn missing_puback_resends_on_new_connection() {
     let session = Session::builder(config).start().unwrap();
     let mut events = session.events();
     let receipt = session.publish(Message::new("t", "1")).unwrap();
-    let mut link = peer.connected().await;
-    link.suback(None).await;
+    let mut link = peer.subscribed().await;
     assert_eq!(link.publish(None).await, "1");
     assert_eq!(*lost(&mut events).await, Cause::AcknowledgeTimeout);
-    let mut link = peer.connected().await;
-    link.suback(None).await;
+    let mut link = peer.subscribed().await;
     assert_eq!(link.publish(Some(PubAckReason::Success)).await, "1");
     assert_eq!(soon(receipt).await, Ok(Ack::Acknowledged));
     session.stop(STOP).await;
@@ -221,13 +208,8 @@ async fn missing_puback_resends_on_new_connection() {
 
 #[tokio::test]
 async fn publish_carries_remaining_expiry() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let (peer, session) = started(|config| config).await;
+    let mut link = peer.online(&session).await;
     let options = PublishOptions::new().expires_in(Duration::from_secs(60));
     let receipt = session
         .publish_with(Message::new("t", "1"), options)
@@ -251,8 +233,7 @@ async fn drop_oldest_keeps_latest_values() {
     let receipts: Vec<_> = (0..5)
         .map(|n| session.publish(Message::new("t", n.to_string())).unwrap())
         .collect();
-    let mut link = peer.connected().await;
-    link.suback(None).await;
+    let mut link = peer.subscribed().await;
     assert_eq!(link.publish(Some(PubAckReason::Success)).await, "3");
     assert_eq!(link.publish(Some(PubAckReason::Success)).await, "4");
     for (n, receipt) in receipts.into_iter().enumerate() {
@@ -269,13 +250,8 @@ async fn drop_oldest_keeps_latest_values() {
 /// Unknown codes are interpreted by range: from 0x80 on they are refusals.
 #[tokio::test]
 async fn unknown_puback_reason_keeps_the_connection() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let (peer, session) = started(|config| config).await;
+    let mut link = peer.online(&session).await;
     let refused = Err(DeliveryError::Refused(ReasonCode(0xB0)));
     // The SUBSCRIBE used packet identifier 1.
     for (id, reason, outcome) in [(2, 0xB0, refused), (3, 0x01, Ok(Ack::Acknowledged))] {

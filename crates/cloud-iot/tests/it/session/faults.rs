@@ -18,9 +18,7 @@ async fn connack_withheld() {
     let mut events = session.events();
     let silent = peer.accept().await;
     assert_eq!(*lost(&mut events).await, Cause::ConnectTimeout);
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let _link = peer.online(&session).await;
     drop(silent);
     session.stop(STOP).await;
 }
@@ -34,9 +32,7 @@ async fn suback_withheld() {
     let mut events = session.events();
     let silent = peer.connected().await;
     assert_eq!(*lost(&mut events).await, Cause::SubscribeTimeout);
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let _link = peer.online(&session).await;
     drop(silent);
     session.stop(STOP).await;
 }
@@ -61,18 +57,13 @@ async fn a_refused_filter_is_named() {
         ("not/mine", ReasonCode::NOT_AUTHORIZED)
     );
     assert_eq!(link.summary().await, "end");
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let _link = peer.online(&session).await;
     session.stop(STOP).await;
 }
 
 #[tokio::test]
 async fn reason_codes_become_causes() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
+    let (peer, session) = started(|config| config).await;
     let mut events = session.events();
 
     let mut link = peer.accept().await;
@@ -88,9 +79,7 @@ async fn reason_codes_become_causes() {
     assert_eq!(*cause, Cause::NotAccepted { reason, message });
     assert!(!cause.is_retryable());
 
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let mut link = peer.online(&session).await;
     let code = DisconnectReasonCode::SessionTakenOver;
     let properties = Some(rumqttc::v5::mqttbytes::v5::DisconnectProperties {
         session_expiry_interval: None,
@@ -124,9 +113,7 @@ async fn reason_codes_become_causes() {
         (&[0xE0, 0x01, 0x8D], disconnected(0x8D)),
         (&[0xE0, 0x00], Cause::Closed { soon: true }),
     ] {
-        let mut link = peer.connected().await;
-        link.suback(None).await;
-        online(&session).await;
+        let mut link = peer.online(&session).await;
         link.raw(bytes).await;
         drop(link);
         assert_eq!(*lost(&mut events).await, expected, "{bytes:x?}");
@@ -136,15 +123,10 @@ async fn reason_codes_become_causes() {
 
 #[tokio::test]
 async fn disconnect_reason_is_read_while_sending() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
+    let (peer, session) = started(|config| config).await;
     let mut events = session.events();
     for _ in 0..5 {
-        let mut link = peer.connected().await;
-        link.suback(None).await;
-        online(&session).await;
+        let mut link = peer.online(&session).await;
         let sending = async {
             loop {
                 // The outbox fills up; the session must be writing all the time.
@@ -172,10 +154,7 @@ async fn disconnect_reason_is_read_while_sending() {
 
 #[tokio::test]
 async fn garbage_from_the_server() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
+    let (peer, session) = started(|config| config).await;
     let mut events = session.events();
     // A packet of an unknown type; a second CONNACK; an incomplete PUBACK; a packet that announces
     // more than the maximum.
@@ -186,9 +165,7 @@ async fn garbage_from_the_server() {
         &[0x50, 0xFF, 0xFF, 0xFF, 0x7F],
     ];
     for bytes in bad {
-        let mut link = peer.connected().await;
-        link.suback(None).await;
-        online(&session).await;
+        let mut link = peer.online(&session).await;
         link.raw(bytes).await;
         let cause = lost(&mut events).await;
         assert!(
@@ -196,9 +173,7 @@ async fn garbage_from_the_server() {
             "{bytes:x?}: {cause:?}"
         );
     }
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let _link = peer.online(&session).await;
     session.stop(STOP).await;
 }
 

@@ -66,9 +66,7 @@ async fn gets_out(firewall: Firewall, cause: Cause) {
     let session = Session::builder(config).start().unwrap();
     let mut events = session.events();
     assert_eq!(*lost(&mut events).await, cause, "{firewall:?}");
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let _link = peer.online(&session).await;
     assert_eq!(session.port(), peer.port);
     session.stop(STOP).await;
 }

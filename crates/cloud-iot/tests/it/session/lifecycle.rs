@@ -38,8 +38,7 @@ async fn order_on_the_wire() {
     let _one = session.publish(Message::new("t", "1")).unwrap();
     let _two = session.publish(at_most_once("t", "2")).unwrap();
 
-    let mut link = peer.connected().await;
-    link.suback(None).await;
+    let mut link = peer.subscribed().await;
     assert_eq!(hooked.load(Ordering::SeqCst), 0, "not all is granted yet");
     link.suback(None).await;
     assert_eq!(link.summary().await, "publish ONLINE");
@@ -189,9 +188,7 @@ async fn no_task_is_left_after_a_stop_or_a_drop() {
             .router(router)
             .start()
             .unwrap();
-        let mut link = peer.connected().await;
-        link.suback(None).await;
-        online(&session).await;
+        let mut link = peer.online(&session).await;
         let mut state = session.state();
         if drop_it {
             drop(session);
@@ -342,19 +339,13 @@ async fn replaced_tls_settings_leave_memory() {
 
 #[tokio::test]
 async fn stop_accepts_maximum_duration() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
+    let (_peer, session) = started(|config| config).await;
     assert!(session.stop(Duration::MAX).await.clean);
 }
 
 #[tokio::test]
 async fn extreme_server_keep_alive_is_bounded() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
+    let (peer, session) = started(|config| config).await;
     for seconds in [0, 1] {
         let mut link = peer.accept().await;
         let mut properties = no_properties();

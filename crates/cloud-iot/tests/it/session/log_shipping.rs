@@ -63,8 +63,7 @@ async fn warnings_are_shipped(shipper: Shipper) {
     config.birth = Some(Message::new("status", "ONLINE"));
     let session = Session::builder(config).start().unwrap();
     shipper.session.set(session.clone()).unwrap();
-    let mut link = peer.connected().await;
-    link.suback(None).await;
+    let mut link = peer.subscribed().await;
     assert_eq!(
         link.publish(Some(PubAckReason::NotAuthorized)).await,
         "ONLINE"

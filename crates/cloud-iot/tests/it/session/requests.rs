@@ -101,10 +101,7 @@ async fn dropped_request_frees_its_slot_and_ignores_late_response() {
 
 #[tokio::test]
 async fn message_before_request_is_not_its_response() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
+    let (peer, session) = started(|config| config).await;
     let mut stream = session.messages("in/#").unwrap();
     let waiting = tokio::spawn({
         let session = session.clone();

@@ -259,9 +259,7 @@ async fn message_without_topic_is_acknowledged_and_not_delivered() {
         let (handler, mut handled) = gated(&gate);
         let router = Router::new().route("#", handler).unwrap();
         let session = Session::builder(config).router(router).start().unwrap();
-        let mut link = peer.connected().await;
-        link.suback(None).await;
-        online(&session).await;
+        let mut link = peer.online(&session).await;
         let mut last = session.messages("in/last").unwrap();
         for (topic, id) in [
             (&b"in/x"[..], 0),

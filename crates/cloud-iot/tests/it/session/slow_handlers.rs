@@ -44,9 +44,7 @@ async fn keep_alive_continues_during_slow_handler() {
         });
         let router = Router::new().route("in/#", handler).unwrap();
         let session = Session::builder(config).router(router).start().unwrap();
-        let mut link = peer.connected().await;
-        link.suback(None).await;
-        online(&session).await;
+        let mut link = peer.online(&session).await;
         let mut message = Publish::new("in/x", QoS::AtLeastOnce, "1", None);
         message.pkid = 1;
         link.write(Packet::Publish(message)).await;

@@ -23,9 +23,7 @@ async fn stray_acknowledgements_do_not_end_the_connection() {
     let mut config = config(&pki, peer.port, "device");
     config.subscriptions = vec![Subscription::new("in/#").unwrap()];
     let session = Session::builder(config).start().unwrap();
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let mut link = peer.online(&session).await;
     let mut stream = session.messages("in/#").unwrap();
     let receipt = session.publish(Message::new("t", "1")).unwrap();
     // The SUBSCRIBE has packet identifier 1, so the message has 2.
@@ -55,9 +53,7 @@ async fn payload_behind_several_subscription_identifiers_is_as_sent() {
     let mut config = config(&pki, peer.port, "device");
     config.subscriptions = vec![Subscription::new("c/platform").unwrap()];
     let session = Session::builder(config).start().unwrap();
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let mut link = peer.online(&session).await;
     let mut stream = session.messages("c/platform").unwrap();
     link.raw(&case("publish-3-subscription-ids")).await;
     assert_eq!(next(&mut stream).await, r#"{"three":3}"#);
@@ -73,8 +69,7 @@ async fn invalid_message_ends_one_connection_only() {
     let session = Session::builder(config).start().unwrap();
     let mut events = session.events();
     let invalid = case("publish-user-property-latin1");
-    let mut link = peer.connected().await;
-    link.suback(None).await;
+    let mut link = peer.subscribed().await;
     link.raw(&invalid).await;
     let cause = lost(&mut events).await.to_string();
     for part in ["violated", "PUBLISH", "0x26", "UTF-8", "c/platform"] {
@@ -103,10 +98,7 @@ async fn invalid_message_ends_one_connection_only() {
 
 #[tokio::test]
 async fn refusals_have_code_and_reason_string() {
-    let (pki, peer) = scripted().await;
-    let session = Session::builder(config(&pki, peer.port, "device"))
-        .start()
-        .unwrap();
+    let (peer, session) = started(|config| config).await;
     let mut events = session.events();
 
     let mut link = peer.accept().await;
@@ -137,9 +129,7 @@ async fn refusals_have_code_and_reason_string() {
     assert_eq!(*cause, Cause::Mqtt311Only);
     assert!(cause.to_string().contains("speaks MQTT 3.1.1 only"));
 
-    let mut link = peer.connected().await;
-    link.suback(None).await;
-    online(&session).await;
+    let mut link = peer.online(&session).await;
     link.raw(&case("disconnect-unknown-code")).await;
     let expected = Cause::Disconnected {
         reason: ReasonCode(0xA3),

@@ -115,6 +115,13 @@ impl Peer {
         link.connack(None).await;
         link
     }
+
+    /// Accepts a connection up to SUBACK.
+    pub(crate) async fn subscribed(&self) -> Link {
+        let mut link = self.connected().await;
+        link.suback(None).await;
+        link
+    }
 }
 
 impl Link {

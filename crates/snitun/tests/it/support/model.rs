@@ -290,9 +290,7 @@ pub(crate) const OPERATIONS: usize = 8;
 /// Runs `operations` in this order on one open channel. From the fifth on (closing and arriving),
 /// repeating an operation changes nothing.
 pub(crate) fn run_interleaving(mut pair: Pair, operations: &[usize], largest: usize) {
-    let server = pair.open();
-    pair.settle();
-    let client = pair.accept();
+    let (server, client) = pair.channel();
     let mut ends = <[End; 2]>::default();
     ends[SERVER].key = Some(server);
     ends[CLIENT].key = Some(client);

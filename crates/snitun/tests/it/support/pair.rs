@@ -106,6 +106,13 @@ impl Pair {
         self.sides[SERVER].mux.open(id, caller).unwrap()
     }
 
+    /// Opens a channel and returns its keys on the server and on the client.
+    pub(crate) fn channel(&mut self) -> (ChannelKey, ChannelKey) {
+        let server = self.open();
+        self.settle();
+        (server, self.accept())
+    }
+
     /// `from` writes up to `count` bytes onto the wire.
     pub(crate) fn write(&mut self, from: usize, count: usize) {
         let now = self.now;

@@ -135,6 +135,12 @@ impl Relay {
         with_timeout(client::connect(stream, config)).await
     }
 
+    /// A device for `hostname` whose session cipher is AES-CBC.
+    pub(crate) async fn tunnel(&self, hostname: &str, version: ProtocolVersion) -> Tunnel {
+        let config = self.config_for(hostname, version, Cipher::AesCbc);
+        self.device(config).await.unwrap()
+    }
+
     /// A caller that has sent a ClientHello for `hostname`, and its channel on the device.
     pub(crate) async fn call(&self, tunnel: &mut Tunnel, hostname: &str) -> (TcpStream, Channel) {
         let mut caller = TcpStream::connect(self.address).await.unwrap();
