@@ -11,6 +11,38 @@
 //! - [`rfc3339()`] (feature `rfc3339`): dates as text.
 //! - [`unix_seconds`], [`from_unix_seconds`]: dates as numbers.
 //!
+//! ```
+//! use cloud_net::{Connector, UntrustedText};
+//! use tokio::time::{Duration, Instant};
+//!
+//! # #[cfg(feature = "connect")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let listener = tokio::net::TcpListener::bind("localhost:0").await?;
+//! # let port = listener.local_addr()?.port();
+//! let deadline = Instant::now() + Duration::from_secs(10);
+//! let stream = Connector::new().connect("localhost", port, deadline).await?;
+//! println!("connected to {}", stream.peer_addr()?);
+//! assert_eq!(UntrustedText::new("two\nlines").as_str(), r"two\nlines");
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "connect"))]
+//! # fn main() {}
+//! ```
+//!
+//! | Cargo feature | default | adds |
+//! |---|---|---|
+//! | `connect` | yes | `Connector`, `Proxy` and their errors |
+//! | `json` | yes | `Malformed` |
+//! | `rfc3339` | yes | `rfc3339()` |
+//!
+//! | error | means | again later? |
+//! |---|---|---|
+//! | `ConnectError` | the host has no address, or none accepts a connection in time | yes |
+//! | `ProxyError` | the proxy cannot be reached, or does not connect to the host; `ProxyFailure` has the reason | yes, unless the proxy refuses |
+//! | `InvalidProxy` | the address of the proxy is not valid | no: change it |
+//! | `Malformed` | JSON of a peer that cannot be used | no |
+//!
 //! This crate is a leaf: it depends on no other crate of this workspace, and any of them may depend
 //! on it.
 

@@ -29,6 +29,13 @@
 //! # }
 //! ```
 //!
+//! | error | of | again later? |
+//! |---|---|---|
+//! | [`SimError`] | [`Simulator::start`] | no: choose another port or directory, or change the setting |
+//! | [`ControlError`] | [`Simulator::control`] | no: change the command; `Internal` is a fault of the simulator |
+//!
+//! The crate has no Cargo features.
+//!
 //! # Names
 //!
 //! Devices get `localhost:PORT` for the broker and the relay; with [`SimConfig::bare_endpoints`],

@@ -77,6 +77,21 @@
 //! # fn main() {}
 //! ```
 //!
+//! # Errors
+//!
+//! | error | of | again later? |
+//! |---|---|---|
+//! | `client::ConnectError` | `client::connect` | yes, unless the token is refused each time: then with a new one |
+//! | [`CloseReason`] | the end of a tunnel | yes: connect again |
+//! | [`OpenError`] | opening a channel | yes, while the tunnel lives |
+//! | [`ChannelError`] | reading and writing a channel, inside of `std::io::Error` | no: the channel has ended, the others have not |
+//! | `PingError` | `TunnelHandle::ping` | yes, unless the tunnel has ended |
+//! | `server::TokenError` | issuing and checking tokens | `Unavailable` only |
+//! | [`HandshakeError`], [`DecodeError`], [`SealError`] | the protocol without I/O | no: end the connection |
+//! | [`KeyError`], [`UnsupportedCipher`], [`UnsupportedVersion`] | a value of the configuration | no: change it |
+//! | [`sni::SniError`], [`proxy::ProxyError`] | the first bytes of a caller | no: close its connection |
+//! | `EntropyError` | the system's random source | yes |
+//!
 //! The examples `forward` (a device that forwards every channel to a TCP address) and `relay` (a
 //! relay) are small usable programs.
 //!
