@@ -81,10 +81,8 @@ async function check(name, platform, { browser, distrusting }, root) {
   let context;
   try {
     const { default: application } = await import(`./${name}.mjs`);
-    const port = await freePort();
-    await application.start({ port, directory, processes, tools });
-    await listening(port, application.startLimit);
-    const device = await platform.device(name, `127.0.0.1:${port}`, processes, directory);
+    const options = await start(application, directory, processes);
+    const device = await platform.device(name, options, processes, directory);
     await refuses(distrusting, device.url);
     // Home Assistant's fails its first load of a page in Chromium, without a device between, too.
     context = await browser.newContext({ serviceWorkers: "block" });
@@ -109,6 +107,15 @@ async function check(name, platform, { browser, distrusting }, root) {
     await context?.close();
     await processes.stop();
   }
+}
+
+/** Starts the application. Returns the options of `run` that serve it. */
+async function start(application, directory, processes) {
+  if (!application.start) return application.options;
+  const port = await freePort();
+  await application.start({ port, directory, processes, tools });
+  await listening(port, application.startLimit);
+  return ["--forward", `127.0.0.1:${port}`];
 }
 
 /** Opens the application, and goes on after each change below it. Returns what it saw. */

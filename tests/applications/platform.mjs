@@ -41,14 +41,14 @@ export class Platform {
     return value;
   }
 
-  /** A device that is reachable and forwards to `target`. */
-  async device(serial, target, processes, directory) {
+  /** A device that runs with these options and is reachable. */
+  async device(serial, options, processes, directory) {
     const key = path.join(directory, "key");
     writeFileSync(key, this.#ready.provisioning_key, { mode: 0o600 });
     const common = ["--base-path", path.join(directory, "device"), "--sn", serial];
     common.push("--api-url", this.#ready.api_url);
     await processes.run("provision", this.#program, [...common, "provision", "--token-file", key]);
-    processes.start("run", this.#program, [...common, "run", "--forward", target]);
+    processes.start("run", this.#program, [...common, "run", ...options]);
     const device = new Device(this, serial);
     await device.reachable();
     return device;

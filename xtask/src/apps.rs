@@ -24,6 +24,7 @@ an expired token, and after a certificate rotation. Prints one line for each. In
 missing: Chromium, Node.js, nginx and ffmpeg with the package manager of the distribution, the
 applications below target/apps.
 
+  status-page      the built-in page, with axe-core       light
   socket-io        Socket.IO: polling, WebSocket          light
   event-stream     an EventSource                         light
   video            Range requests to nginx                light
@@ -49,12 +50,20 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ffmpeg", "ffmpeg"),
 ];
 
-const LIGHT: &[&str] = &["socket-io", "event-stream", "video", "django-gunicorn"];
+const LIGHT: &[&str] = &[
+    "status-page",
+    "socket-io",
+    "event-stream",
+    "video",
+    "django-gunicorn",
+];
 const HEAVY: &[&str] = &["node-red", "jupyterlab", "home-assistant"];
 
 /// Drives Chromium; brings no browser of its own.
 const PLAYWRIGHT: &str = "playwright-core@1.65.1";
 const SOCKET_IO: &str = "socket.io@4.8.4";
+/// Finds what a screen reader or a keyboard cannot use.
+const AXE: &str = "axe-core@4.14.1";
 /// The newest major version that runs on Node.js 20.
 const NODE_RED: &str = "node-red@4.1.8";
 
@@ -110,7 +119,7 @@ fn prepare(names: &[&str]) -> Result<Command> {
         let path = find_program(name).with_context(|| format!("{name} is not there"))?;
         command.env(variable, path);
     }
-    let packages = node_packages(&directory.join("node"), &[PLAYWRIGHT, SOCKET_IO])?;
+    let packages = node_packages(&directory.join("node"), &[PLAYWRIGHT, SOCKET_IO, AXE])?;
     command.env("APPS_NODE_PACKAGES", packages);
     if names.contains(&"video") {
         command.env("APPS_VIDEO", video(&directory)?);

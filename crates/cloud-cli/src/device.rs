@@ -87,6 +87,7 @@ impl Device {
         let application = checked.map(|checked| ApplicationCheck::start(checked, &cloud));
         let application_state = application.as_ref().map(ApplicationCheck::state);
         let store = Store::new(&options.base_path);
+        page.follow(&cloud, store.clone());
         let health_state = HealthState::new(&cloud, store, application_state.clone());
         let status_socket = StatusSocket::serve(
             &options.base_path,
@@ -149,6 +150,7 @@ impl Device {
     pub(crate) async fn stop(&mut self) {
         // Removed while the directory is locked: later, the socket may be another instance's.
         drop(self.status_socket.take());
+        self.page.stop();
         self.cloud.stop().await;
     }
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use rustls_pki_types::CertificateDer;
+use sha2::{Digest, Sha256};
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
@@ -32,6 +33,8 @@ pub struct CertificateInfo {
     pub not_after: SystemTime,
     /// The issuer as a distinguished name.
     pub issuer: String,
+    /// The SHA-256 fingerprint in lower-case hexadecimal, without separators.
+    pub sha256: String,
 }
 
 impl CertificateInfo {
@@ -60,6 +63,7 @@ impl CertificateInfo {
             not_before: certificate.validity().not_before.to_datetime().into(),
             not_after: certificate.validity().not_after.to_datetime().into(),
             issuer: certificate.issuer().to_string(),
+            sha256: hex(&Sha256::digest(der)),
         })
     }
 
@@ -80,6 +84,10 @@ impl CertificateInfo {
             None => name.eq_ignore_ascii_case(host),
         })
     }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn format_name(name: &GeneralName<'_>) -> Option<String> {

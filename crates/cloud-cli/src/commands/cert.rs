@@ -38,6 +38,7 @@ pub(crate) struct Certificate {
     not_before: String,
     pub(crate) not_after: String,
     issuer: String,
+    sha256: String,
     key_matches: bool,
     /// Reason why the key is unusable; only in the text form.
     #[serde(skip)]
@@ -87,6 +88,7 @@ impl From<PairReport> for Certificate {
             not_before: rfc3339(info.not_before),
             not_after: rfc3339(info.not_after),
             issuer: info.issuer,
+            sha256: info.sha256,
             key_matches,
             key_problem: key_problem.map(|problem| problem.to_string()),
             expired: info.not_after < SystemTime::now(),
@@ -109,6 +111,7 @@ impl fmt::Display for Certificate {
         writeln!(f, "  not before  {}", self.not_before)?;
         writeln!(f, "  not after   {}{expired}", self.not_after)?;
         writeln!(f, "  issuer      {}", UntrustedText::new(&self.issuer))?;
+        writeln!(f, "  sha-256     {}", self.sha256)?;
         write!(f, "  key         {key}")
     }
 }

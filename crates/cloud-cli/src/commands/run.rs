@@ -33,7 +33,7 @@ use crate::output::Output;
 use crate::proxy;
 use crate::reload::{self, ReloadSignal};
 use crate::shutdown::Shutdown;
-use crate::status_page::StatusPage;
+use crate::status_page::{MakerOptions, StatusPage};
 use crate::systemd::SystemdNotifier;
 use crate::value_parsers::LocalApplication;
 
@@ -193,6 +193,9 @@ pub(crate) struct RunArgs {
     pass_header: Vec<PassedHeader>,
 
     #[command(flatten)]
+    maker: MakerOptions,
+
+    #[command(flatten)]
     limits: LimitOptions,
 
     /// Serve /healthz (alive), /readyz (connected, and the application answers) and /metrics (for
@@ -253,7 +256,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: &Ou
     let sn = config.serial_number.clone();
     let certificate = config.remote.as_ref().ok().map(Credentials::info);
     let options = DeviceOptions {
-        page: StatusPage::new(&sn, &config, certificate),
+        page: StatusPage::new(&sn, &config, certificate, arguments.maker.maker()?),
         sn,
         base_path: global.base_path()?,
         backend: arguments.backend()?,

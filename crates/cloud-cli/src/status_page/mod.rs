@@ -1,39 +1,115 @@
-//! The status page that `run` serves through the tunnel by default: the device's identity and
-//! connections.
+//! The status page that `run` serves through the tunnel by default: one sentence on the state of
+//! the device, and what it is based on.
 //!
 //! It shows only what any visitor may know, who already has the device's certificate from the TLS
-//! handshake. It has no scripts, no external resources, and nothing that can be changed from
-//! outside. `/` is HTML for browsers and text for other clients such as curl; `/status.json` is for
-//! programs.
+//! handshake: no addresses of other visitors. It has no external resources, and nothing that can
+//! be changed from outside. `/` is HTML for browsers and text for other clients such as curl;
+//! `/status.json` is for programs; `/events` sends the parts of the page that change.
 
-use std::fmt::Write;
-use std::sync::{Arc, Mutex, PoisonError};
+mod facts;
+mod history;
+mod maker;
+mod plot;
+mod qr_code;
+mod verdict;
+mod view;
+mod words;
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
-use cloud_facade::Event;
-use cloud_facade::config::{CertificateInfo, DeviceConfig, SerialNumber};
-use serde::Serialize;
+use cloud_facade::config::{CertificateInfo, CredentialSlot, DeviceConfig, SerialNumber, Store};
+use cloud_facade::remote::TunnelStatus;
+use cloud_facade::{ClesydeCloud, Event, WeakClesydeCloud};
+use futures_util::stream;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::time_fmt::rfc3339;
+use self::facts::{Certificate, Facts, Link, Outage};
+use self::history::{History, Sample};
+pub(crate) use self::maker::{Maker, MakerOptions};
+use self::view::{Identity, Parts};
 
-/// The page of one device, updated by the device's events. Clones share it.
+/// Interval at which the traffic is sampled: short visits count, and the device wakes rarely.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Interval at which an open page is brought up to date.
+const UPDATE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The page of one device. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct StatusPage(Arc<Mutex<Snapshot>>);
+pub(crate) struct StatusPage(Arc<Page>);
 
-/// The content of the page at one time.
-#[derive(Debug, Clone, Serialize)]
-struct Snapshot {
-    sn: String,
-    access_point: String,
-    iot_connected: bool,
-    remote_connected: bool,
-    certificate_serial: String,
-    /// RFC 3339.
-    certificate_not_after: String,
-    version: &'static str,
+#[derive(Debug)]
+struct Page {
+    identity: Identity,
+    maker: Maker,
+    started: SystemTime,
+    state: Mutex<State>,
+    /// Ends open event streams, which would hold up a stop.
+    stopped: watch::Sender<bool>,
+}
+
+/// What the page remembers.
+#[derive(Debug, Default)]
+struct State {
+    cloud: Option<WeakClesydeCloud>,
+    url: Option<String>,
+    iot_retry_at: Option<SystemTime>,
+    /// Since when a connection that was established is down.
+    iot_lost: Option<SystemTime>,
+    remote_lost: Option<SystemTime>,
+    iot_was_up: bool,
+    remote_was_up: bool,
+    last_outage: Option<Outage>,
+    certificate: Option<Certificate>,
+    history: History,
+}
+
+impl State {
+    fn update(&mut self, event: &Event, now: SystemTime) {
+        match event {
+            Event::IotConnected => {
+                self.iot_was_up = true;
+                self.iot_retry_at = None;
+                self.end_outage("messaging", |state| &mut state.iot_lost, now);
+            }
+            Event::IotDisconnected { retry_in, .. } => {
+                self.iot_retry_at = now.checked_add(*retry_in);
+                if self.iot_was_up {
+                    self.iot_lost.get_or_insert(now);
+                }
+            }
+            Event::RemoteConnected { url } => {
+                self.remote_was_up = true;
+                self.url = Some(url.clone());
+                self.end_outage("remote access", |state| &mut state.remote_lost, now);
+            }
+            Event::RemoteDisconnected { .. } => {
+                if self.remote_was_up {
+                    self.remote_lost.get_or_insert(now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn end_outage(
+        &mut self,
+        of: &'static str,
+        lost: impl Fn(&mut Self) -> &mut Option<SystemTime>,
+        until: SystemTime,
+    ) {
+        if let Some(from) = lost(self).take() {
+            self.last_outage = Some(Outage { of, from, until });
+        }
+    }
 }
 
 impl StatusPage {
@@ -43,60 +119,206 @@ impl StatusPage {
         sn: &SerialNumber,
         config: &DeviceConfig<R>,
         certificate: Option<&CertificateInfo>,
+        maker: Maker,
     ) -> Self {
-        Self(Arc::new(Mutex::new(Snapshot {
+        let identity = Identity {
             sn: sn.to_string(),
             access_point: config.access_point.to_string(),
-            iot_connected: false,
-            remote_connected: false,
-            certificate_serial: certificate
-                .map(|info| info.serial.clone())
-                .unwrap_or_default(),
-            certificate_not_after: certificate
-                .map(|info| rfc3339(info.not_after))
-                .unwrap_or_default(),
+            name: maker.name.clone(),
+            model: maker.model.clone(),
             version: env!("CARGO_PKG_VERSION"),
-        })))
+        };
+        let state = State {
+            certificate: certificate.map(Certificate::from),
+            ..State::default()
+        };
+        Self(Arc::new(Page {
+            identity,
+            maker,
+            started: SystemTime::now(),
+            state: Mutex::new(state),
+            stopped: watch::Sender::new(false),
+        }))
+    }
+
+    /// Shows this device from now on, until it is dropped or the page is [stopped](Self::stop).
+    pub(crate) fn follow(&self, cloud: &ClesydeCloud, store: Store) {
+        self.state().cloud = Some(cloud.downgrade());
+        let page = self.clone();
+        let mut rotations = cloud.events();
+        let mut stopped = self.0.stopped.subscribe();
+        let follow = async move {
+            let started = Instant::now();
+            let mut ticks = interval(SAMPLE_INTERVAL);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {
+                        let facts = page.facts(SystemTime::now());
+                        let mut state = page.state();
+                        let sample = Sample {
+                            sent: facts.sent,
+                            received: facts.received,
+                            visitors: facts.visitors,
+                            down: state.iot_lost.or(state.remote_lost).is_some(),
+                        };
+                        state.history.record(started.elapsed().as_secs() / 60, sample);
+                    }
+                    event = rotations.recv() => match event {
+                        Ok(Event::RemoteCertificateRotated { .. }) => page.read_certificate(&store).await,
+                        Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                        _ => {}
+                    },
+                }
+            }
+        };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = follow => {}
+                _ = stopped.wait_for(|stopped| *stopped) => {}
+            }
+        });
+    }
+
+    async fn read_certificate(&self, store: &Store) {
+        let store = store.clone();
+        let read = tokio::task::spawn_blocking(move || store.inspect(CredentialSlot::Remote));
+        if let Ok(Ok(report)) = read.await {
+            self.state().certificate = Some(Certificate::from(&report.info));
+        }
     }
 
     /// Updates the page after an event.
     pub(crate) fn update(&self, event: &Event) {
-        let mut snapshot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            Event::IotConnected => snapshot.iot_connected = true,
-            Event::IotDisconnected { .. } => snapshot.iot_connected = false,
-            Event::RemoteConnected { .. } => snapshot.remote_connected = true,
-            Event::RemoteDisconnected { .. } => snapshot.remote_connected = false,
-            Event::RemoteCertificateRotated { serial, not_after } => {
-                snapshot.certificate_serial.clone_from(serial);
-                snapshot.certificate_not_after = rfc3339(*not_after);
-            }
-            _ => {}
-        }
+        self.state().update(event, SystemTime::now());
+    }
+
+    /// Ends the streams that keep open pages up to date.
+    pub(crate) fn stop(&self) {
+        self.0.stopped.send_replace(true);
     }
 
     /// Returns the page as a web application.
     pub(crate) fn application(&self) -> Router {
-        let page = self.clone();
-        application(move || {
-            page.0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone()
-        })
+        let (root, json, events, logo) = (self.clone(), self.clone(), self.clone(), self.clone());
+        let root = async move |headers: HeaderMap| {
+            let (identity, facts) = (&root.0.identity, root.facts(SystemTime::now()));
+            if is_browser(&headers) {
+                Html(view::html(identity, &facts)).into_response()
+            } else {
+                view::text(identity, &facts).into_response()
+            }
+        };
+        let json = async move || Json(view::json(&json.0.identity, &json.facts(SystemTime::now())));
+        let logo = async move || {
+            let logo = logo.0.maker.logo.clone();
+            ([(header::CONTENT_TYPE, logo.content_type)], logo.image)
+        };
+        let file = |content_type: &'static str, content: &'static str| {
+            get(async move || ([(header::CONTENT_TYPE, content_type)], content))
+        };
+        Router::new()
+            .route("/", get(root))
+            .route("/status.json", get(json))
+            .route("/events", get(async move || events.events()))
+            .route("/logo", get(logo))
+            .route("/style.css", file("text/css; charset=utf-8", STYLE))
+            .route("/page.js", file("text/javascript; charset=utf-8", SCRIPT))
+            .fallback(async || (StatusCode::NOT_FOUND, "not found\n"))
+            .layer(axum::middleware::map_response(with_security_headers))
+    }
+
+    /// Returns the parts of the page, and from then on those that change, until the device stops.
+    fn events(&self) -> impl IntoResponse + use<> {
+        let mut ticks = interval(UPDATE_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let state = (
+            self.clone(),
+            ticks,
+            None::<Parts>,
+            self.0.stopped.subscribe(),
+        );
+        let changes = stream::unfold(state, async |(page, mut ticks, mut shown, mut stopped)| {
+            loop {
+                tokio::select! {
+                    _ = ticks.tick() => {}
+                    _ = stopped.wait_for(|stopped| *stopped) => return None,
+                }
+                let parts = view::parts(&page.facts(SystemTime::now()));
+                let changed = changed(shown.as_ref(), &parts);
+                shown = Some(parts);
+                if let Some(event) = changed {
+                    return Some((Ok::<_, Infallible>(event), (page, ticks, shown, stopped)));
+                }
+            }
+        });
+        Sse::new(changes).keep_alive(KeepAlive::default())
+    }
+
+    fn facts(&self, now: SystemTime) -> Facts {
+        let cloud = self
+            .state()
+            .cloud
+            .as_ref()
+            .and_then(WeakClesydeCloud::upgrade);
+        let status = cloud.as_ref().map(ClesydeCloud::status).unwrap_or_default();
+        let remote = cloud.and_then(|cloud| cloud.remote().ok().flatten());
+        let visitors = remote.as_ref().map(|remote| remote.visitors());
+        let traffic = remote.as_ref().map(|remote| remote.traffic());
+        let retry_at = remote.and_then(|remote| match remote.status().borrow().tunnel {
+            TunnelStatus::Waiting { retry_at, .. } => Some(retry_at),
+            _ => None,
+        });
+        let (visitors, traffic) = (visitors.unwrap_or_default(), traffic.unwrap_or_default());
+        let state = self.state();
+        let access_point = &self.0.identity.access_point;
+        Facts {
+            now,
+            started: self.0.started,
+            iot: Link::new(status.iot, state.iot_retry_at),
+            remote: Link::new(status.remote, retry_at),
+            url: match &state.url {
+                Some(url) => url.clone(),
+                None => format!("https://{access_point}/"),
+            },
+            last_outage: state.last_outage,
+            certificate: state.certificate.clone(),
+            connections: visitors.iter().map(|visitor| visitor.connections).sum(),
+            visitors: visitors.len(),
+            sent: traffic.sent,
+            received: traffic.received,
+            history: state.history.clone(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Interval at which a browser reloads the page, in seconds.
-const REFRESH_SECONDS: u32 = 15;
+/// Returns the parts that differ from those that are shown, if any.
+fn changed(shown: Option<&Parts>, parts: &Parts) -> Option<sse::Event> {
+    let changed: serde_json::Map<String, serde_json::Value> = parts
+        .iter()
+        .enumerate()
+        .filter(|(index, part)| shown.is_none_or(|shown| shown[*index] != **part))
+        .map(|(_, (id, html))| ((*id).to_owned(), html.as_str().into()))
+        .collect();
+    if changed.is_empty() {
+        return None;
+    }
+    sse::Event::default().json_data(changed).ok()
+}
 
 const STYLE: &str = include_str!("style.css");
+const SCRIPT: &str = include_str!("page.js");
 
 /// Headers of every response. The browser refuses resources that are not the page's own.
 const SECURITY_HEADERS: &[(HeaderName, &str)] = &[
     (
         header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+         img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),
@@ -104,35 +326,7 @@ const SECURITY_HEADERS: &[(HeaderName, &str)] = &[
     (header::VARY, "accept"),
 ];
 
-/// Returns the web application; it calls `snapshot` for each request.
-fn application(snapshot: impl Fn() -> Snapshot + Send + Sync + 'static) -> Router {
-    let snapshot = Arc::new(snapshot);
-    let json_snapshot = Arc::clone(&snapshot);
-    let root = async move |headers: HeaderMap| {
-        let snapshot = snapshot();
-        with_security_headers(if is_browser(&headers) {
-            Html(html(&snapshot)).into_response()
-        } else {
-            text(&snapshot).into_response()
-        })
-    };
-    Router::new()
-        .route("/", get(root))
-        .route(
-            "/status.json",
-            get(async move || with_security_headers(Json(json_snapshot()))),
-        )
-        .route(
-            "/style.css",
-            get(async || {
-                with_security_headers(([(header::CONTENT_TYPE, "text/css; charset=utf-8")], STYLE))
-            }),
-        )
-        .fallback(async || with_security_headers((StatusCode::NOT_FOUND, "not found\n")))
-}
-
-fn with_security_headers(response: impl IntoResponse) -> Response {
-    let mut response = response.into_response();
+async fn with_security_headers(mut response: Response) -> Response {
     for (name, value) in SECURITY_HEADERS {
         response
             .headers_mut()
@@ -150,153 +344,127 @@ fn is_browser(headers: &HeaderMap) -> bool {
     })
 }
 
-/// The rows of the page: name, value, and whether a connection is up.
-fn rows(snapshot: &Snapshot) -> [(&'static str, &str, Option<bool>); 6] {
-    let state = |up: bool| if up { "connected" } else { "not connected" };
-    [
-        ("Serial number", &snapshot.sn, None),
-        (
-            "Messaging",
-            state(snapshot.iot_connected),
-            Some(snapshot.iot_connected),
-        ),
-        (
-            "Remote access",
-            state(snapshot.remote_connected),
-            Some(snapshot.remote_connected),
-        ),
-        ("Address", &snapshot.access_point, None),
-        ("Certificate", &snapshot.certificate_serial, None),
-        ("Valid until", &snapshot.certificate_not_after, None),
-    ]
-}
-
-fn text(snapshot: &Snapshot) -> String {
-    rows(snapshot)
-        .iter()
-        .map(|(name, value, _)| format!("{name:<15}{value}\n"))
-        .collect()
-}
-
-fn html(snapshot: &Snapshot) -> String {
-    let mut list = String::new();
-    for (name, value, up) in rows(snapshot) {
-        let class = match up {
-            None => "",
-            Some(true) => r#" class="up""#,
-            Some(false) => r#" class="down""#,
-        };
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            list,
-            "<div><dt>{name}</dt><dd{class}>{}</dd></div>",
-            escape(value)
-        );
-    }
-    let sn = escape(&snapshot.sn);
-    let version = snapshot.version;
-    format!(
-        r#"<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="refresh" content="{REFRESH_SECONDS}">
-<title>{sn}</title>
-<link rel="stylesheet" href="/style.css">
-</head>
-<body>
-<main>
-<h1>{sn}</h1>
-<p>This page comes from the device itself.</p>
-<dl>
-{list}</dl>
-<footer>clesyde-cloud {version}</footer>
-</main>
-</body>
-</html>
-"#
-    )
-}
-
-/// Escapes text for an HTML element or a quoted attribute.
-fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
-}
-
 #[cfg(test)]
 mod tests {
     use axum::body::{Body, to_bytes};
     use axum::http::Request;
+    use futures_util::StreamExt;
     use tower::ServiceExt;
 
+    use super::facts::tests::later;
     use super::*;
 
-    fn snapshot() -> Snapshot {
-        Snapshot {
-            sn: "SN<1>".to_owned(),
-            access_point: "sn1.example.com".to_owned(),
-            iot_connected: true,
-            remote_connected: false,
-            certificate_serial: "1234567890".to_owned(),
-            certificate_not_after: "2027-01-01T00:00:00Z".to_owned(),
-            version: "0.0.0",
-        }
+    fn page() -> StatusPage {
+        StatusPage(Arc::new(Page {
+            identity: Identity {
+                sn: "SN1".to_owned(),
+                access_point: "sn1.example.com".to_owned(),
+                name: None,
+                model: None,
+                version: "0.0.0",
+            },
+            maker: Maker::default(),
+            started: later(0),
+            state: Mutex::default(),
+            stopped: watch::Sender::new(false),
+        }))
     }
 
-    async fn fetch(path: &str, accept: &str) -> (StatusCode, String) {
+    async fn fetch(page: &StatusPage, path: &str, accept: &str) -> Response {
         let request = Request::builder()
             .uri(path)
             .header(header::ACCEPT, accept)
             .body(Body::empty())
             .unwrap();
-        let response = application(snapshot).oneshot(request).await.unwrap();
+        let response = page.application().oneshot(request).await.unwrap();
         for (name, value) in SECURITY_HEADERS {
             assert_eq!(response.headers()[name], value, "{path}");
         }
-        let status = response.status();
+        response
+    }
+
+    async fn body(response: Response) -> String {
         let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
-        (status, String::from_utf8(body.to_vec()).unwrap())
+        String::from_utf8(body.to_vec()).unwrap()
     }
 
     #[tokio::test]
-    async fn browsers_get_escaped_html() {
-        let (status, page) = fetch("/", "text/html,application/xhtml+xml,*/*;q=0.8").await;
-        assert_eq!(status, StatusCode::OK);
-        for part in [
-            "SN&lt;1&gt;",
-            "1234567890",
-            "2027-01-01",
-            ">connected<",
-            ">not connected<",
-        ] {
-            assert!(page.contains(part), "{part} is not in {page}");
+    async fn everything_that_the_page_names_is_served() {
+        let page = page();
+        let html = body(fetch(&page, "/", "text/html,*/*;q=0.8").await).await;
+        assert!(html.starts_with("<!doctype html>"), "{html}");
+        let mut total = html.len();
+        for name in ["logo", "style.css", "page.js"] {
+            assert!(html.contains(&format!("\"{name}\"")), "{name}");
+            let response = fetch(&page, &format!("/{name}"), "*/*").await;
+            assert_eq!(response.status(), StatusCode::OK, "{name}");
+            total += body(response).await.len();
         }
-        assert!(!page.contains("SN<1>"));
+        assert!(total < 100_000, "{total} bytes");
+        assert!(!html.contains("style=") && !html.contains("<style"));
+        let response = fetch(&page, "/other", "text/html").await;
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+        assert!(
+            body(fetch(&page, "/", "*/*").await)
+                .await
+                .starts_with("Starting")
+        );
+        let json = body(fetch(&page, "/status.json", "*/*").await).await;
+        assert!(
+            json.contains(r#""url":"https://sn1.example.com/""#),
+            "{json}"
+        );
     }
 
-    #[tokio::test]
-    async fn other_clients_get_text_and_json() {
-        let (_, page) = fetch("/", "*/*").await;
+    #[tokio::test(start_paused = true)]
+    async fn events_send_all_parts_then_changes_and_end_at_a_stop() {
+        let page = page();
+        let mut events = fetch(&page, "/events", "text/event-stream")
+            .await
+            .into_body()
+            .into_data_stream();
+        let mut next = async || {
+            let chunk = events.next().await?.unwrap();
+            Some(String::from_utf8(chunk.to_vec()).unwrap())
+        };
+        let first = next().await.unwrap();
         assert!(
-            page.starts_with("Serial number  SN<1>\nMessaging      connected\n"),
-            "{page}"
+            first.contains("verdict-text") && first.contains("plot"),
+            "{first}"
         );
-        let (_, body) = fetch("/status.json", "*/*").await;
-        let value: serde_json::Value = serde_json::from_str(&body).unwrap();
-        assert_eq!(value["iot_connected"], true);
-        assert_eq!(fetch("/style.css", "*/*").await.1, STYLE);
-        assert_eq!(fetch("/other", "*/*").await.0, StatusCode::NOT_FOUND);
+        page.state().last_outage = Some(Outage {
+            of: "messaging",
+            from: later(0),
+            until: later(9),
+        });
+        let change = next().await.unwrap();
+        assert!(
+            change.contains("for 9 s") && !change.contains("plot"),
+            "{change}"
+        );
+        page.stop();
+        assert_eq!(next().await, None);
+    }
+
+    #[test]
+    fn only_a_connection_that_was_up_has_an_outage() {
+        let mut state = State::default();
+        let down = Event::IotDisconnected {
+            reason: "refused".to_owned(),
+            retry_in: Duration::from_secs(5),
+        };
+        state.update(&down, later(0));
+        assert_eq!(state.iot_retry_at, Some(later(5)));
+        state.update(&Event::IotConnected, later(6));
+        assert_eq!((state.last_outage, state.iot_retry_at), (None, None));
+        state.update(&down, later(10));
+        state.update(&down, later(20));
+        state.update(&Event::IotConnected, later(30));
+        let outage = Outage {
+            of: "messaging",
+            from: later(10),
+            until: later(30),
+        };
+        assert_eq!(state.last_outage, Some(outage));
     }
 }

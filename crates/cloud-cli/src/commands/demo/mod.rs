@@ -22,7 +22,7 @@ use crate::options::GlobalOptions;
 use crate::output::Output;
 use crate::public_client::{PageResponse, PublicClient};
 use crate::shutdown::Shutdown;
-use crate::status_page::StatusPage;
+use crate::status_page::{Maker, StatusPage};
 
 /// Time limit of a step. Each takes well under a second.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -110,7 +110,7 @@ async fn show(
         sn: sn.clone(),
         base_path: directory.path().to_owned(),
         backend: Backend::StatusPage,
-        page: StatusPage::new(&sn, &config, Some(config.remote.info())),
+        page: StatusPage::new(&sn, &config, Some(config.remote.info()), Maker::default()),
         access: AccessRules::default(),
         http_options: HttpOptions::default(),
         limits: Limits::default(),
