@@ -7,6 +7,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::application::Application;
+use crate::auth::{AuthLayer, AuthRules};
 use crate::certificate::verify::{CertificateError, CheckedCertificate};
 use crate::clock::PlatformClock;
 use crate::config::RemoteConfig;
@@ -35,6 +36,7 @@ impl RemoteAccess {
             proxy: None,
             application: None,
             access: AccessRules::default(),
+            auth: AuthRules::default(),
             http: HttpOptions::default(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
@@ -52,6 +54,7 @@ pub struct RemoteAccessBuilder {
     proxy: Option<Proxy>,
     application: Option<Application>,
     access: AccessRules,
+    auth: AuthRules,
     http: HttpOptions,
     limits: Limits,
     timeouts: Timeouts,
@@ -77,6 +80,13 @@ impl RemoteAccessBuilder {
     /// Sets the access rules. Default: all callers may connect.
     pub fn access(mut self, access: AccessRules) -> Self {
         self.access = access;
+        self
+    }
+
+    /// Asks callers for passwords or client certificates. Default: all requests reach the
+    /// application.
+    pub fn auth(mut self, rules: AuthRules) -> Self {
+        self.auth = rules;
         self
     }
 
@@ -145,6 +155,14 @@ impl RemoteAccessBuilder {
         if self.probe.is_some() && matches!(application, Application::Passthrough(_)) {
             return Err(StartError::Probe);
         }
+        let can_be_guarded = match application {
+            Application::Service(_) | Application::Forward { .. } => true,
+            Application::ForwardTcp { .. } => self.auth.is_for_connections(),
+            Application::Passthrough(_) => self.auth.is_empty(),
+        };
+        if !can_be_guarded {
+            return Err(StartError::Auth);
+        }
         let policy =
             RequestPolicy::new(&self.config, self.http).ok_or_else(|| StartError::AccessPoint {
                 name: self.config.access_point.clone(),
@@ -158,11 +176,13 @@ impl RemoteAccessBuilder {
 
         let served = CurrentCertificate::new(Arc::clone(&certificate.key));
         let access = SharedAccess::new(self.access);
+        let auth = AuthLayer::with_clock(self.auth, self.clock.clone());
         let tasks = TaskGroup::default();
         let server = Server::new(
             application,
             Arc::clone(&served),
             access.clone(),
+            auth.clone(),
             policy,
             self.limits,
             tasks.clone(),
@@ -196,6 +216,7 @@ impl RemoteAccessBuilder {
             online,
             desired,
             access,
+            auth,
             connections,
             server: Arc::downgrade(&server),
             probing: self.probe.is_some(),

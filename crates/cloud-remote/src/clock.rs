@@ -6,9 +6,10 @@
 //! it must neither block nor loop.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use cloud_net::{LogThrottle, from_unix_seconds, unix_seconds, warn_throttled};
+use rustls::pki_types::UnixTime;
 use tokio::time::Instant;
 
 /// Differences from this many seconds are logged as a warning; smaller ones are usual without a
@@ -86,6 +87,12 @@ impl PlatformClock {
             .unwrap_or_else(SystemTime::now)
     }
 
+    /// Returns the current time as rustls takes it.
+    pub(crate) fn for_rustls(&self) -> UnixTime {
+        let since = self.now().duration_since(UNIX_EPOCH);
+        UnixTime::since_unix_epoch(since.unwrap_or_default())
+    }
+
     /// Throttles the warnings about a clock that was never set.
     pub(crate) fn never_set_log(&self) -> &LogThrottle {
         &self.0.never_set_log
@@ -102,8 +109,6 @@ impl PlatformClock {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

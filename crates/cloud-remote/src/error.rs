@@ -29,6 +29,13 @@ pub enum StartError {
         "a probe cannot verify an application with a certificate of its own: leave out the probe"
     )]
     Probe,
+    /// The authentication rules cannot be enforced for this kind of application: a configuration
+    /// error.
+    #[error(
+        "the authentication rules cannot be enforced for this kind of application: plain TCP takes client certificates \
+         for all paths only, and TLS that is passed through takes none"
+    )]
+    Auth,
     /// The certificate could not be loaded. A retry can help.
     #[error(transparent)]
     Store(#[from] StoreError),

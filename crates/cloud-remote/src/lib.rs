@@ -20,6 +20,8 @@
 //!   verification fails, the old certificate stays;
 //! - checks dates by the platform's clock, and reports when its certificate expires soon;
 //! - optionally probes its own reachability through the public access point ([`Probe`]);
+//! - asks callers for passwords or client certificates before a request reaches the application:
+//!   [`auth`];
 //! - limits untrusted callers: access rules by address range, connection and request limits,
 //!   timeouts, checks of each request's host, length and headers.
 //!
@@ -90,6 +92,7 @@
 //! | forward bytes, with or without TLS | [`Application::forward_tcp`], [`Application::passthrough`] |
 //! | serve another application without a restart | [`RemoteAccess::set_application`] |
 //! | admit some callers only | [`RemoteAccessBuilder::access`], [`RemoteAccess::set_access`] |
+//! | ask callers for a password or a client certificate | [`auth`] |
 //! | serve other host names, pass on headers of a trusted proxy | [`RemoteAccessBuilder::http`], [`HttpOptions`] |
 //! | change limits and timeouts | [`Limits`], [`Timeouts`] |
 //! | reach the relay through a proxy | [`RemoteAccessBuilder::proxy`] |
@@ -112,7 +115,7 @@
 //! | [`StoreError`] | a [`CertificateStore`] | the same |
 //! | [`ResponseError`] | parsing a response of the platform | the same |
 //! | [`RotationError`], [`CertificateError`] | a new certificate | the same; the old one stays in use |
-//! | [`AllowedHostError`], [`PassedHeaderError`], [`SerialError`], [`UpstreamTlsError`], [`InvalidProxy`] | a value of the configuration | no: change it |
+//! | [`AllowedHostError`], [`PassedHeaderError`], [`SerialError`], [`UpstreamTlsError`], [`InvalidProxy`], [`auth::PasswordFileError`], [`auth::ClientRootsError`], [`auth::PathPrefixError`] | a value of the configuration | no: change it |
 //!
 //! Failures of the tunnel are no errors of a call: it is connected again, and status and events
 //! have the reason. A caller whose request fails gets a page that says so.
@@ -124,6 +127,7 @@
 //! "SniTun", "IoT messaging" (client certificate) and "On disk".
 
 mod application;
+pub mod auth;
 mod backoff;
 mod builder;
 mod catch_panic;

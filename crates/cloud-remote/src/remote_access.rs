@@ -7,6 +7,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::application::Application;
+use crate::auth::{AuthLayer, AuthRules};
 use crate::certificate::serial::{CertificateSerial, SerialError};
 use crate::clock::PlatformClock;
 use crate::driver::SessionState;
@@ -46,6 +47,7 @@ pub(crate) struct Inner {
     pub(crate) online: watch::Sender<SessionState>,
     pub(crate) desired: watch::Sender<Option<CertificateSerial>>,
     pub(crate) access: SharedAccess,
+    pub(crate) auth: AuthLayer,
     pub(crate) connections: ConnectionLimiter,
     /// A strong reference would keep the server's pooled connections open after a stop.
     pub(crate) server: Weak<Server>,
@@ -111,6 +113,16 @@ impl RemoteAccess {
     /// Replaces the access rules for new connections. Open connections stay.
     pub fn set_access(&self, rules: AccessRules) {
         self.inner.access.set(rules);
+    }
+
+    /// Replaces what callers have to show, for the next requests. Open connections of HTTP have to
+    /// show it with their next request; upgraded ones (WebSockets) and plain TCP continue.
+    ///
+    /// New connections are closed if the rules cannot be enforced for the kind of application
+    /// ([`StartError::Auth`]). Where both are replaced, set the stricter rules before the
+    /// application, and less strict ones after it.
+    pub fn set_auth(&self, rules: AuthRules) {
+        self.inner.auth.set(rules);
     }
 
     /// Serves another application to new connections. Open connections continue with theirs. Has no

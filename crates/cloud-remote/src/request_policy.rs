@@ -23,6 +23,7 @@ pub(crate) use self::content_length::normalize as normalize_content_length;
 use self::host::{AllowedHosts, HostError};
 use self::options::{AllowedHost, HttpOptions, PassedHeader};
 use self::proxy_headers::PassedHeaders;
+pub(crate) use self::proxy_headers::with_hyphens;
 pub(crate) use self::transfer_coding::transfer_codings;
 use crate::application::ResponseBody;
 use crate::config::RemoteConfig;

@@ -26,15 +26,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 use cloud_net::{LogThrottle, warn_throttled};
 use snitun::Channel;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsAcceptor;
 
 use self::access::SharedAccess;
 use self::half_close::HalfCloseStream;
 use self::http::HttpServer;
 use self::public_connection::PublicConnection;
-use self::tls::CurrentCertificate;
+use self::tls::{CurrentCertificate, TlsEndpoint};
 use crate::BoxError;
 use crate::application::{Application, HttpService};
+use crate::auth::{AuthLayer, ClientCertificates, ConnectionIdentity};
 use crate::limits::Limits;
 use crate::limits::connection_activity::EndReason;
 use crate::limits::connection_limit::ConnectionLimiter;
@@ -53,11 +53,13 @@ pub(crate) struct Server {
     backend: RwLock<Arc<Backend>>,
     certificate: Arc<CurrentCertificate>,
     access: SharedAccess,
+    auth: AuthLayer,
     limits: Limits,
     connections: ConnectionLimiter,
     http: Arc<HttpServer>,
     tasks: TaskGroup,
     upstream_health: HealthRecorder,
+    unguarded_log: LogThrottle,
     full_log: LogThrottle,
     idle_log: LogThrottle,
     unreachable_log: LogThrottle,
@@ -66,13 +68,13 @@ pub(crate) struct Server {
 /// The application with its TLS configuration and service.
 enum Backend {
     Http {
-        tls: TlsAcceptor,
+        tls: TlsEndpoint,
         service: HttpService,
         /// Whether WebSockets may start over HTTP/2 (RFC 8441).
         websocket_over_http2: bool,
     },
     Tcp {
-        tls: TlsAcceptor,
+        tls: TlsEndpoint,
         upstream: Upstream,
         proxy_protocol: Option<ProxyProtocol>,
     },
@@ -85,17 +87,19 @@ impl Backend {
     fn new(
         application: Application,
         certificate: &Arc<CurrentCertificate>,
+        auth: &AuthLayer,
         limits: &Limits,
         tasks: &TaskGroup,
         upstream_health: &HealthRecorder,
     ) -> Result<Self, rustls::Error> {
+        let tls = |protocols: Vec<Vec<u8>>, clients| {
+            TlsEndpoint::new(Arc::clone(certificate), protocols, clients, auth.clone())
+        };
         let http = |service, websocket_over_http2| {
-            let tls = TlsAcceptor::from(tls::server_config(
-                Arc::clone(certificate),
-                &[b"h2", b"http/1.1", b"http/1.0"],
-            )?);
+            let protocols = ["h2", "http/1.1", "http/1.0"].map(Into::into);
             Ok::<_, rustls::Error>(Backend::Http {
-                tls,
+                // The guard answers a request without a certificate, so that people see a page.
+                tls: tls(protocols.to_vec(), ClientCertificates::Optional)?,
                 service,
                 websocket_over_http2,
             })
@@ -119,11 +123,9 @@ impl Backend {
                 alpn,
             } => {
                 // The inner protocol is unknown, so ALPN selects none unless it is given.
-                let protocols: Vec<_> = alpn.iter().map(String::as_bytes).collect();
-                let certificate = Arc::clone(certificate);
-                let tls = TlsAcceptor::from(tls::server_config(certificate, &protocols)?);
+                let protocols = alpn.into_iter().map(String::into_bytes).collect();
                 Backend::Tcp {
-                    tls,
+                    tls: tls(protocols, ClientCertificates::Required)?,
                     upstream,
                     proxy_protocol,
                 }
@@ -133,31 +135,59 @@ impl Backend {
     }
 }
 
+impl Backend {
+    /// Returns whether the current rules can be enforced for this kind of application.
+    fn can_be_guarded(&self, auth: &AuthLayer) -> bool {
+        match self {
+            Backend::Http { .. } => true,
+            Backend::Tcp { .. } => auth.rules().is_for_connections(),
+            Backend::Passthrough { .. } => auth.rules().is_empty(),
+        }
+    }
+}
+
 impl Server {
     pub(crate) fn new(
         application: Application,
         certificate: Arc<CurrentCertificate>,
         access: SharedAccess,
+        auth: AuthLayer,
         policy: RequestPolicy,
         limits: Limits,
         tasks: TaskGroup,
     ) -> Result<Self, rustls::Error> {
         let limits = limits.clamped();
         let upstream_health = HealthRecorder::default();
-        let backend = Backend::new(application, &certificate, &limits, &tasks, &upstream_health)?;
+        let backend = Backend::new(
+            application,
+            &certificate,
+            &auth,
+            &limits,
+            &tasks,
+            &upstream_health,
+        )?;
         let known = KnownCallers::default();
         let (all, per_caller) = (limits.connections, limits.connections_per_address);
         let connections = ConnectionLimiter::new(all, per_caller, known.clone());
-        let http = HttpServer::new(limits, policy, connections.clone(), known, tasks.clone());
+        let http = HttpServer::new(
+            limits,
+            policy,
+            auth.clone(),
+            connections.clone(),
+            known,
+            tasks.clone(),
+        );
         Ok(Self {
             backend: RwLock::new(Arc::new(backend)),
             certificate,
             access,
+            auth,
             limits,
             connections,
             http: Arc::new(http),
             tasks,
             upstream_health,
+            unguarded_log: LogThrottle::new(),
             full_log: LogThrottle::new(),
             idle_log: LogThrottle::new(),
             unreachable_log: LogThrottle::new(),
@@ -169,6 +199,7 @@ impl Server {
         let backend = Backend::new(
             application,
             &self.certificate,
+            &self.auth,
             &self.limits,
             &self.tasks,
             &self.upstream_health,
@@ -273,16 +304,29 @@ impl Server {
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let info = connection.info();
+        let mut info = connection.info();
         let handshake_limit = self.limits.tls_handshake;
-        match &*self.backend() {
+        let backend = self.backend();
+        if !backend.can_be_guarded(&self.auth) {
+            warn_throttled!(
+                self.unguarded_log,
+                "callers are refused: the rules for passwords or certificates cannot be enforced for this kind of \
+                 application"
+            );
+            return Ok(());
+        }
+        match &*backend {
             Backend::Http {
                 tls,
                 service,
                 websocket_over_http2,
             } => {
-                let stream = connection.handshake(tls, handshake_limit).await?;
-                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let stream = connection
+                    .handshake(&tls.acceptor()?, handshake_limit)
+                    .await?;
+                let session = stream.get_ref().1;
+                info.identity = Arc::new(ConnectionIdentity::new(session.peer_certificates()));
+                let http2 = session.alpn_protocol() == Some(b"h2");
                 let stream = HalfCloseStream::new(stream, Arc::clone(&info.activity));
                 let service = service.clone();
                 if http2 {
@@ -299,7 +343,14 @@ impl Server {
                 upstream,
                 proxy_protocol,
             } => {
-                let stream = connection.handshake(tls, handshake_limit).await?;
+                let stream = connection
+                    .handshake(&tls.acceptor()?, handshake_limit)
+                    .await?;
+                let identity = ConnectionIdentity::new(stream.get_ref().1.peer_certificates());
+                // A resumed session may be older than the rules.
+                if !self.auth.permits_connection(&identity) {
+                    return Err("the client certificate of the session is not accepted".into());
+                }
                 info.activity.set_opaque();
                 let header = proxy_protocol
                     .map(|version| version.header(info.address))

@@ -65,6 +65,7 @@ const NAMES: &[&str] = &[
     "sm-user",
     "smuser",
     "x-client-dn",
+    "x-client-subject",
     "x-client-verify",
     "x-clientcert",
     "x-consumer-custom-id",

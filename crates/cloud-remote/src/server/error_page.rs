@@ -45,6 +45,21 @@ pub(crate) const MALFORMED_LENGTH: &str = "The request does not have one length.
 pub(crate) const UNKNOWN_CODING: &str = "This device does not know the request's transfer coding.";
 /// The request has too many header fields.
 pub(crate) const TOO_MANY_FIELDS: &str = "The request has too many header fields.";
+/// The request has no user name and password.
+pub(crate) const NO_PASSWORD: &str = "This device asks for a user name and a password.";
+/// The user name or the password is wrong.
+pub(crate) const WRONG_PASSWORD: &str = "The user name or the password is wrong.";
+/// The caller has sent too many wrong passwords.
+pub(crate) const TOO_MANY_PASSWORDS: &str = "Too many wrong passwords. Try again later.";
+/// Too many passwords are being checked.
+pub(crate) const BUSY_WITH_PASSWORDS: &str =
+    "The device has too many passwords to check. Try again in a moment.";
+/// The client has shown no certificate.
+pub(crate) const NO_CERTIFICATE: &str = "This device asks for a client certificate.";
+/// The client's certificate is not accepted, or no longer.
+pub(crate) const WRONG_CERTIFICATE: &str = "The client certificate is not accepted here.";
+/// The path may mean a part of the application with another rule.
+pub(crate) const AMBIGUOUS_PATH: &str = "The request's path can be read in different ways.";
 
 /// After this time a temporary error may be over, in seconds.
 const RETRY_AFTER: u32 = 5;

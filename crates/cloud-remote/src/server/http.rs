@@ -24,6 +24,7 @@ use tower::ServiceExt;
 
 use crate::BoxError;
 use crate::application::{ClientAddr, HttpService, ResponseBody};
+use crate::auth::AuthLayer;
 use crate::limits::Limits;
 use crate::limits::connection_activity::ConnectionActivity;
 use crate::limits::connection_limit::ConnectionLimiter;
@@ -72,6 +73,7 @@ pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(1);
 pub(super) struct HttpServer {
     limits: Limits,
     policy: RequestPolicy,
+    auth: AuthLayer,
     connections: ConnectionLimiter,
     requests: RequestLimiter,
     receive_budget: ReceiveBudget,
@@ -87,6 +89,7 @@ impl HttpServer {
     pub(super) fn new(
         limits: Limits,
         policy: RequestPolicy,
+        auth: AuthLayer,
         connections: ConnectionLimiter,
         known: KnownCallers,
         tasks: TaskGroup,
@@ -95,6 +98,7 @@ impl HttpServer {
         Self {
             limits,
             policy,
+            auth,
             connections,
             requests: RequestLimiter::new(all, per_caller, known.clone()),
             receive_budget: ReceiveBudget::default(),
@@ -271,6 +275,9 @@ impl HttpServer {
             Ok(permit) => Arc::new(permit),
             Err(limit) => return (self.busy_response(limit), None),
         };
+        request
+            .extensions_mut()
+            .insert(Arc::clone(&connection.identity));
         request.extensions_mut().insert(RequestContext {
             address: connection.address,
             activity: Arc::clone(&connection.activity),
@@ -279,10 +286,16 @@ impl HttpServer {
         });
         let connect = request.method() == Method::CONNECT;
         let request = request.map(|body| RequestBody::new(body, Arc::clone(exchange)));
+        let respond = async {
+            match self.auth.authorize(request).await {
+                Ok(request) => service.oneshot(request).await,
+                Err(refusal) => Ok(refusal),
+            }
+        };
         let response = tokio::select! {
             biased;
             () = exchange.refused() => return (error_page::slow_request(), Some(permit)),
-            response = service.oneshot(request) => response,
+            response = respond => response,
         };
         let response = response.unwrap_or_else(|error| {
             let error = UntrustedText::of(&error);

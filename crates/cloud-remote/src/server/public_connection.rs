@@ -23,6 +23,7 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::BoxError;
+use crate::auth::ConnectionIdentity;
 use crate::limits::connection_activity::{ConnectionActivity, EndReason};
 use crate::limits::connection_limit::{ConnectionLimiter, ConnectionPermit};
 use crate::limits::fair_share::{Caller, LimitReached};
@@ -38,6 +39,8 @@ pub(crate) struct ConnectionInfo {
     pub(crate) activity: Arc<ConnectionActivity>,
     /// Its own connections to the application, which end with it.
     pub(crate) private: Arc<PrivateConnections>,
+    /// Who the caller is, as far as the connection has shown it.
+    pub(crate) identity: Arc<ConnectionIdentity>,
 }
 
 /// See the [module](self). Counts as a task until it is dropped.
@@ -86,6 +89,7 @@ impl<S> PublicConnection<S> {
             caller: self.permit.caller(),
             activity: Arc::clone(&self.activity),
             private: Arc::clone(&self.private),
+            identity: Arc::default(),
         }
     }
 

@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
+use crate::auth::AuthRules;
 use crate::certificate::CertificatePem;
 use crate::certificate::verify::CheckedCertificate;
 use crate::config::RemoteConfig;
@@ -50,6 +51,7 @@ impl Device {
             application,
             CurrentCertificate::new(CheckedCertificate::read(&pem).unwrap().key),
             SharedAccess::default(),
+            AuthLayer::new(AuthRules::new()),
             policy(),
             Limits::default(),
             TaskGroup::default(),

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test fails by panicking, in its helpers too.
 
 mod answers;
+mod auth;
 mod connection_auth;
 mod forward_options;
 mod forwarding;
