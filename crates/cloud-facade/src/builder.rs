@@ -9,6 +9,7 @@ use bytes::Bytes;
 use cloud_config::SerialNumber;
 use cloud_iot::{BoxError, Proxy, Subscription};
 use cloud_provision::{Client, ClientBuilder};
+use cloud_remote::auth::AuthRules;
 use cloud_remote::{AccessRules, Application, HttpOptions, Limits, Probe};
 
 use crate::action_handlers::ActionHandler;
@@ -42,6 +43,7 @@ impl ClesydeCloud {
             actions: Vec::new(),
             application: None,
             access: AccessRules::default(),
+            auth: AuthRules::default(),
             http_options: HttpOptions::default(),
             limits: Limits::default(),
             probe: None,
@@ -97,6 +99,7 @@ impl<H: Host> SettingsSource for BoundHost<H> {
         StartSettings {
             application: settings.application.map(|make| make.0(self.cloud.clone())),
             access: settings.access,
+            auth: settings.auth,
             http_options: settings.http_options,
             limits: settings.limits,
             probe: settings.probe,
@@ -140,6 +143,7 @@ pub struct CloudBuilder {
     actions: Vec<ActionHandler>,
     application: Option<MakeApplication>,
     access: AccessRules,
+    auth: AuthRules,
     http_options: HttpOptions,
     limits: Limits,
     probe: Option<Probe>,
@@ -190,6 +194,12 @@ impl CloudBuilder {
     /// Restricts who may connect to the application. By default everyone may.
     pub fn access(mut self, access: AccessRules) -> Self {
         self.access = access;
+        self
+    }
+
+    /// Asks callers for passwords or client certificates. By default the application does that.
+    pub fn auth(mut self, rules: AuthRules) -> Self {
+        self.auth = rules;
         self
     }
 

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use cloud_config::{SerialNumber, StoreError};
 use cloud_iot::{Message, QoS, Receipt, Session};
 use cloud_provision::{KeySource, ProvisioningKey};
+use cloud_remote::auth::AuthRules;
 use cloud_remote::{AccessRules, RemoteAccess};
 use cloud_shadow::ShadowClient;
 use serde_json::{Map, Value};
@@ -258,6 +259,17 @@ impl ClesydeCloud {
     pub fn set_access(&self, rules: AccessRules) -> Result<(), NotRunning> {
         let running = self.0.device.running();
         running.as_ref().ok_or(NotRunning)?.remote.set_access(rules);
+        Ok(())
+    }
+
+    /// Replaces what callers have to show, until the next [`initialize`](Self::initialize), which
+    /// reads it from the host again. See [`RemoteHandle::set_auth`](cloud_remote::RemoteHandle).
+    ///
+    /// # Errors
+    /// [`NotRunning`].
+    pub fn set_auth(&self, rules: AuthRules) -> Result<(), NotRunning> {
+        let running = self.0.device.running();
+        running.as_ref().ok_or(NotRunning)?.remote.set_auth(rules);
         Ok(())
     }
 

@@ -31,6 +31,7 @@
 //! |---|---|
 //! | serve a router, a service or a local web server | [`CloudBuilder::application`], [`CloudBuilder::application_with`] |
 //! | restrict callers | [`CloudBuilder::access`], [`CloudBuilder::http_options`] |
+//! | ask callers for a password or a client certificate | [`CloudBuilder::auth`], [`ClesydeCloud::set_auth`] |
 //! | learn the state | [`ClesydeCloud::watch_status`] for the latest, [`ClesydeCloud::events`] for each change |
 //! | act at a point of the life cycle | [`Hooks`] |
 //! | send messages and requests | [`ClesydeCloud::publish`], [`ClesydeCloud::request`] |

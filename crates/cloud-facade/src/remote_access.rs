@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cloud_config::{Credentials, DeviceConfig, LoadError, Store};
 use cloud_iot::Proxy;
+use cloud_remote::auth::AuthRules;
 use cloud_remote::{
     AccessRules, Application, HttpOptions, Limits, PlatformClock, Probe, RemoteAccess,
     RemoteConfig, StartError,
@@ -29,6 +30,7 @@ pub(crate) struct RemoteParams {
     pub(crate) access_point: String,
     pub(crate) application: Application,
     pub(crate) access: AccessRules,
+    pub(crate) auth: AuthRules,
     pub(crate) http_options: HttpOptions,
     pub(crate) limits: Limits,
     pub(crate) proxy: Option<Proxy>,
@@ -60,6 +62,7 @@ impl RemoteParams {
             .application(self.application.clone())
             .clock(self.clock.clone())
             .access(self.access.clone())
+            .auth(self.auth.clone())
             .http(self.http_options.clone())
             .limits(self.limits);
         if let Some(probe) = &self.probe {
@@ -147,6 +150,14 @@ impl RemoteSlot {
         }
     }
 
+    pub(crate) fn set_auth(&self, rules: AuthRules) {
+        match &mut *self.lock() {
+            State::None => {}
+            State::Waiting(params) => params.auth = rules,
+            State::Started(handle) => handle.set_auth(rules),
+        }
+    }
+
     pub(crate) fn set_application(&self, application: Application) -> Result<(), ApplicationError> {
         match &mut *self.lock() {
             State::None => Err(ApplicationError::NoRemoteAccess),
@@ -166,6 +177,7 @@ impl RemoteSlot {
             return Err(handle);
         };
         handle.set_access(params.access.clone());
+        handle.set_auth(params.auth.clone());
         if let Err(error) = handle.set_application(params.application.clone()) {
             tracing::error!(%error, "cannot serve the application that was set before the deferred start");
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use cloud_config::{DirectoryLock, LoadError, PartialDeviceConfig, SerialNumber, Store};
 use cloud_iot::tls::without_identity;
 use cloud_iot::{Proxy, Session, Subscription};
+use cloud_remote::auth::AuthRules;
 use cloud_remote::{
     AccessRules, Application, HttpOptions, Limits, PlatformClock, Probe, RemoteAccess,
 };
@@ -34,6 +35,7 @@ use crate::topics::DeviceTopics;
 pub(crate) struct StartSettings {
     pub(crate) application: Option<Application>,
     pub(crate) access: AccessRules,
+    pub(crate) auth: AuthRules,
     pub(crate) http_options: HttpOptions,
     pub(crate) limits: Limits,
     pub(crate) probe: Option<Probe>,
@@ -211,6 +213,7 @@ impl StartParams {
                     access_point: device.access_point.to_string(),
                     application,
                     access: settings.access,
+                    auth: settings.auth,
                     http_options: settings.http_options,
                     limits: settings.limits,
                     proxy: settings.proxy,
