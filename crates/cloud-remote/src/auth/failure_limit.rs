@@ -21,11 +21,11 @@ const CALLER: Rate = Rate {
     burst: 10,
     interval: Duration::from_secs(10),
 };
-/// The same for all callers with an unknown address. At most half of all connections wait for their
-/// turn, 128 by default, so a right password waits half a minute at worst.
+/// The same for all callers with an unknown address. They have at most half of all connections, 128
+/// by default, so a right password waits less than the time limit of a check.
 const UNKNOWN: Rate = Rate {
     burst: 20,
-    interval: Duration::from_millis(250),
+    interval: Duration::from_millis(200),
 };
 /// Maximum number of remembered callers: some hundred kilobytes.
 const MAX_CALLERS: usize = 4_096;
