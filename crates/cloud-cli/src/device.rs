@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use cloud_facade::config::{SerialNumber, Store};
 use cloud_facade::iot::Proxy;
+use cloud_facade::remote::auth::AuthRules;
 use cloud_facade::remote::{AccessRules, Application, HttpOptions, Limits};
 use cloud_facade::{ClesydeCloud, Event};
 use cloud_net::{LogThrottle, warn_throttled};
@@ -38,6 +39,7 @@ pub(crate) struct DeviceOptions {
     /// The page of [`Backend::StatusPage`]; it follows the events with any backend.
     pub(crate) page: StatusPage,
     pub(crate) access: AccessRules,
+    pub(crate) auth: AuthRules,
     pub(crate) http_options: HttpOptions,
     pub(crate) limits: Limits,
     /// The proxy for the connections to broker and relay.
@@ -73,6 +75,7 @@ impl Device {
         let mut settings = ClesydeCloud::builder(options.sn, &options.base_path, "")
             .application(application)
             .access(options.access)
+            .auth(options.auth)
             .http_options(options.http_options)
             .limits(options.limits);
         if let Some(proxy) = options.proxy {

@@ -40,6 +40,7 @@
 
 mod api;
 mod application_check;
+mod auth_options;
 mod cli;
 mod commands;
 mod device;

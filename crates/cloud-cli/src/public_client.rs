@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use reqwest::{Client, StatusCode, redirect};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
@@ -56,6 +57,8 @@ pub(crate) struct FetchError {
     message: String,
     /// Whether the verified server sent no response in time.
     pub(crate) is_silent: bool,
+    /// Whether the verified server demands a client certificate.
+    pub(crate) is_guarded: bool,
 }
 
 impl From<FetchError> for CliError {
@@ -156,6 +159,7 @@ impl PublicClient {
         let failed = |error: reqwest::Error| FetchError {
             // A timeout of the connection comes first.
             is_silent: error.is_timeout() && !error.is_connect(),
+            is_guarded: demands_certificate(&error),
             message: format!(
                 "{} cannot be fetched: {}",
                 self.url,
@@ -175,6 +179,7 @@ impl PublicClient {
             .map(|certificate| certificate.serial)
             .ok_or_else(|| FetchError {
                 is_silent: false,
+                is_guarded: false,
                 message: format!("{} presented no readable certificate", self.url),
             })?;
         let mut body = Vec::new();
@@ -190,6 +195,21 @@ impl PublicClient {
             body: String::from_utf8_lossy(&body).into_owned(),
         })
     }
+}
+
+/// Returns whether a connection ended because the server demands a client certificate.
+fn demands_certificate(error: &(dyn Error + 'static)) -> bool {
+    let demanded = rustls::Error::AlertReceived(AlertDescription::CertificateRequired);
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An I/O error is not the source of the error that it contains.
+        let inner = error.downcast_ref().and_then(io::Error::get_ref);
+        if inner.is_some_and(|inner| inner.downcast_ref() == Some(&demanded)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
 }
 
 impl Proxied {

@@ -21,6 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::api::read_roots;
 use crate::application_check::{ApplicationState, CheckedApplication, next_state};
+use crate::auth_options::{AuthOptions, ServedAs};
 use crate::commands::device_store;
 use crate::device::{Backend, Device, DeviceOptions};
 use crate::error::{CliError, Result};
@@ -47,6 +48,10 @@ Examples:
 
   The same for an application that has a host name of its own as well
       clesyde-cloud run --sn SN0001 --forward 127.0.0.1:8080 --host device.example.com
+
+  Ask callers for a password, and for a certificate too below /admin
+      htpasswd -c -B users.htpasswd alice
+      clesyde-cloud run --sn SN0001 --forward 127.0.0.1:8080 --auth basic=users.htpasswd --auth /admin:mtls=admins.pem
 
   Pass plain bytes to a program that reads the caller's address
       clesyde-cloud run --sn SN0001 --forward-tcp 127.0.0.1:9000 --proxy-protocol v2
@@ -193,6 +198,9 @@ pub(crate) struct RunArgs {
     pass_header: Vec<PassedHeader>,
 
     #[command(flatten)]
+    auth: AuthOptions,
+
+    #[command(flatten)]
     maker: MakerOptions,
 
     #[command(flatten)]
@@ -261,6 +269,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: &Ou
         base_path: global.base_path()?,
         backend: arguments.backend()?,
         access: arguments.access(),
+        auth: arguments.auth.read(arguments.served_as())?,
         http_options: arguments.http_options(),
         limits: arguments.limits.limits(),
         proxy: proxy::for_cloud(global)?,
@@ -388,6 +397,14 @@ impl EventPrinter {
 }
 
 impl RunArgs {
+    fn served_as(&self) -> ServedAs {
+        match (&self.forward_tcp, &self.passthrough) {
+            (Some(_), _) => ServedAs::PlainTcp,
+            (_, Some(_)) => ServedAs::Passthrough,
+            _ => ServedAs::Http,
+        }
+    }
+
     fn access(&self) -> AccessRules {
         let rules = AccessRules::new(self.allow.iter().copied(), self.deny.iter().copied());
         match self.unknown_callers {

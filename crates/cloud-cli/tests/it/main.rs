@@ -20,6 +20,8 @@ mod demo;
 #[cfg(feature = "sim")]
 mod doctor;
 #[cfg(feature = "sim")]
+mod guard;
+#[cfg(feature = "sim")]
 mod health;
 #[cfg(feature = "sim")]
 mod hostile;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::Args;
 use cloud_facade::config::{DeviceConfig, RootCertificates, SerialNumber, Store};
 use cloud_facade::provision::{Client, ProvisioningKey};
+use cloud_facade::remote::auth::AuthRules;
 use cloud_facade::remote::{AccessRules, HttpOptions, Limits};
 use cloud_facade::{Event, OnExisting, register};
 use cloud_sim::{SimConfig, Simulator};
@@ -112,6 +113,7 @@ async fn show(
         backend: Backend::StatusPage,
         page: StatusPage::new(&sn, &config, Some(config.remote.info()), Maker::default()),
         access: AccessRules::default(),
+        auth: AuthRules::default(),
         http_options: HttpOptions::default(),
         limits: Limits::default(),
         proxy: None,

@@ -55,6 +55,12 @@ impl PublicPage<'_> {
         }
         let response = match fetched {
             Ok(response) => response,
+            Err(failure) if failure.is_guarded && trusted => {
+                return Ok(CheckResult::Passed(format!(
+                    "{} is reachable, and guarded: it demands a client certificate",
+                    client.url()
+                )));
+            }
             Err(failure) => {
                 let because_of_application = self
                     .application_failure(client.url(), failure.is_silent, None)
@@ -96,8 +102,14 @@ impl PublicPage<'_> {
                 "if it is a private authority, name its root with --ca-file, and install it in the visitors' browsers",
             )
         } else {
+            let guard = match status {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                    format!(", and guarded: it answers {status}")
+                }
+                _ => String::new(),
+            };
             CheckResult::Passed(format!(
-                "{url} is reachable, with this device's certificate"
+                "{url} is reachable, with this device's certificate{guard}"
             ))
         })
     }
