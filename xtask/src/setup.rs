@@ -32,6 +32,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("openssl", "openssl"),
     ("curl", "curl"),
+    ("htpasswd", "apache2-utils"),
     ("nginx", "nginx"),
     // For cloud-config's test that kills at each system call, and for `attack`.
     ("strace", "strace"),

@@ -6,6 +6,7 @@
 
 mod aws_sdk;
 mod directory;
+mod guard;
 mod matrix;
 mod mosquitto;
 mod mosquitto_session;
