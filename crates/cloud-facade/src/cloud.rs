@@ -263,7 +263,7 @@ impl ClesydeCloud {
     }
 
     /// Replaces what callers have to show, until the next [`initialize`](Self::initialize), which
-    /// reads it from the host again. See [`RemoteHandle::set_auth`](cloud_remote::RemoteHandle).
+    /// reads it from the host again. See [`RemoteAccess::set_auth`](cloud_remote::RemoteAccess).
     ///
     /// # Errors
     /// [`NotRunning`].

@@ -9,7 +9,7 @@
 //! that cannot be guarded as the rules demand are closed.
 //!
 //! - [`RemoteAccessBuilder::auth`](crate::RemoteAccessBuilder::auth) and
-//!   [`RemoteHandle::set_auth`](crate::RemoteHandle::set_auth) guard the whole application, or
+//!   [`RemoteAccess::set_auth`](crate::RemoteAccess::set_auth) guard the whole application, or
 //!   parts of it by path; [`AuthLayer`] guards a service in this process.
 //! - A request without a right password gets status 401, one without a certificate 403, and one of
 //!   a caller with too many wrong passwords 429.

@@ -16,7 +16,7 @@ use cloud_remote::auth::{
     PathPrefix,
 };
 use cloud_remote::{
-    Application, ForwardOptions, HttpOptions, RemoteHandle, StartError, UpstreamProtocol,
+    Application, ForwardOptions, HttpOptions, RemoteAccess, StartError, UpstreamProtocol,
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
@@ -86,7 +86,7 @@ fn application() -> (Router, Arc<AtomicUsize>) {
 /// A device with a guarded application.
 struct Device {
     cloud: Cloud,
-    remote: RemoteHandle,
+    remote: RemoteAccess,
     reached: Arc<AtomicUsize>,
 }
 
