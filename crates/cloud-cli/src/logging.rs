@@ -18,7 +18,6 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt, registry};
 
 use crate::error::{CliError, Result};
-use crate::options::SETTINGS;
 use crate::outlet::{LostLines, Outlet, OutletSettings};
 use crate::terminal::{self, LogWriter};
 use crate::time_fmt::now;
@@ -44,6 +43,20 @@ const FILTER_VARIABLE: &str = "RUST_LOG";
 const LEVELS: &[&str] = &["off", "error", "warn", "info", "debug", "trace"];
 const WARN: usize = 2;
 const INFO: usize = 3;
+
+/// Settings that log lines of the libraries name, and the options of `run` that set them. A name
+/// precedes those that it begins with.
+const SETTINGS: [(&str, &str); 6] = [
+    (
+        "Limits::connections_per_address",
+        "--max-connections-per-caller",
+    ),
+    ("Limits::connections", "--max-connections"),
+    ("Limits::requests_per_address", "--max-requests-per-caller"),
+    ("Limits::response", "--response-timeout"),
+    ("Limits::idle", "--idle-timeout"),
+    ("HttpOptions::allow_host", "--host"),
+];
 
 /// Standard error of the process: the log of a process is global, and so is its outlet.
 static STDERR: OnceLock<Outlet> = OnceLock::new();

@@ -139,20 +139,6 @@ impl GlobalOptions {
     }
 }
 
-/// Settings that log lines of the libraries name, and the options of `run` that set them. A name
-/// precedes those that it begins with.
-pub(crate) const SETTINGS: [(&str, &str); 6] = [
-    (
-        "Limits::connections_per_address",
-        "--max-connections-per-caller",
-    ),
-    ("Limits::connections", "--max-connections"),
-    ("Limits::requests_per_address", "--max-requests-per-caller"),
-    ("Limits::response", "--response-timeout"),
-    ("Limits::idle", "--idle-timeout"),
-    ("HttpOptions::allow_host", "--host"),
-];
-
 /// The limits on callers.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]

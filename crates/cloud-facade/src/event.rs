@@ -11,8 +11,8 @@ use serde_json::Value;
 /// An event, sent once to each receiver.
 ///
 /// Its JSON is an object with the name in `event` and the fields of the variant, durations in
-/// seconds, times as in RFC 3339 except the end of a token, which is in Unix seconds, payloads as text. A failed attempt to open the tunnel has the
-/// name of a lost one, as it has for the broker.
+/// seconds, times as in RFC 3339 except the end of a token, which is in Unix seconds, payloads as
+/// text. A failed attempt to open the tunnel has the name of a lost one, as it has for the broker.
 ///
 /// ```
 /// use cloud_facade::Event;

@@ -155,8 +155,8 @@ impl SessionBuilder {
     }
 }
 
-/// A handle to a running MQTT session. Clones share the session; when the last one is dropped, the session stops
-/// within [`Timeouts::drop`](crate::Timeouts::drop).
+/// A handle to a running MQTT session. Clones share the session; when the last one is dropped, the
+/// session stops within [`Timeouts::drop`](crate::Timeouts::drop).
 #[derive(Clone)]
 pub struct Session {
     guard: Arc<HandleGuard>,

@@ -34,8 +34,8 @@ fn cut_reserve(deadline: Duration) -> Duration {
     CUT_RESERVE.min(deadline / 4)
 }
 
-/// A handle to running remote access, which controls and observes it. Clones share it. When the last clone is dropped,
-/// remote access ends at once; [`RemoteAccess::stop`] ends it gracefully.
+/// A handle to running remote access, which controls and observes it. Clones share it. When the
+/// last clone is dropped, remote access ends at once; [`RemoteAccess::stop`] ends it gracefully.
 #[derive(Debug, Clone)]
 pub struct RemoteAccess {
     pub(crate) inner: Arc<Inner>,

@@ -14,8 +14,8 @@ use crate::task_group::TaskGroup;
 use crate::traits::{CertificateSource, CertificateStore, TokenSource};
 use crate::tunnel::running::RunningTunnel;
 
-/// The time for the tunnel to end after `kill`, and then for tasks to end: all that they wait for is
-/// on this device. Twice this time is less than a quarter of the shortest deadline.
+/// The time for the tunnel to end after `kill`, and then for tasks to end: all that they wait for
+/// is on this device. Twice this time is less than a quarter of the shortest deadline.
 pub(crate) const CUT_TIMEOUT: Duration = Duration::from_millis(180);
 
 /// The time that an application has for closing its WebSockets when remote access stops.
