@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use time::OffsetDateTime;
+use crate::time_fmt::rfc3339;
 
 const MINUTE: u64 = 60;
 const HOUR: u64 = 60 * MINUTE;
@@ -28,29 +28,32 @@ pub(super) fn since(from: SystemTime, now: SystemTime) -> String {
     duration(now.duration_since(from).unwrap_or_default())
 }
 
-/// Formats a date, such as `27 Feb 2027`.
+const MONTHS: [&str; 12] = [
+    "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+];
+
+/// Formats a date in UTC, such as `27 Feb 2027`.
 pub(super) fn date(time: SystemTime) -> String {
-    let date = OffsetDateTime::from(time);
-    let month = date.month().to_string();
-    format!(
-        "{} {} {}",
-        date.day(),
-        month.get(..3).unwrap_or(&month),
-        date.year()
-    )
+    let text = rfc3339(time);
+    let mut parts = text.split(['-', 'T']);
+    let mut next = || parts.next().unwrap_or_default();
+    let (year, month, day) = (next(), next(), next().trim_start_matches('0'));
+    let month: usize = month.parse().unwrap_or_default();
+    let month = MONTHS.get(month.wrapping_sub(1)).unwrap_or(&"");
+    format!("{day} {month} {year}")
 }
 
-/// Formats a time of the day with its date, such as `27 Feb 2027, 14:05 UTC`.
+/// Formats a date and time, such as `27 Feb 2027, 14:05 UTC`.
 pub(super) fn date_and_time(time: SystemTime) -> String {
-    let clock = OffsetDateTime::from(time);
-    let (hour, minute) = (clock.hour(), clock.minute());
-    format!("{}, {hour:02}:{minute:02} UTC", date(time))
+    let clock = rfc3339(time);
+    let minutes = clock.get(11..16).unwrap_or_default();
+    format!("{}, {minutes} UTC", date(time))
 }
 
 /// Formats a time of the day, such as `14:05:09 UTC`.
 pub(super) fn time_of_day(time: SystemTime) -> String {
-    let (hour, minute, second) = OffsetDateTime::from(time).time().as_hms();
-    format!("{hour:02}:{minute:02}:{second:02} UTC")
+    let clock = rfc3339(time);
+    format!("{} UTC", clock.get(11..19).unwrap_or_default())
 }
 
 /// Formats a number of bytes, in powers of 1,000.
