@@ -209,6 +209,7 @@ impl SessionTask {
                 if let Some(tls) = lock(&self.shared.tls).take() {
                     Arc::make_mut(&mut self.config).tls = tls;
                 }
+                Arc::make_mut(&mut self.config).proxy = self.shared.proxy();
                 self.connection = Some(Connection::open(
                     &self.config,
                     options,

@@ -12,6 +12,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use cloud_net::Proxy;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, timeout_at};
 use tower::BoxError;
@@ -307,6 +308,18 @@ impl Session {
     #[must_use]
     pub fn uses_latest_tls(&self) -> bool {
         self.shared().uses_latest_tls()
+    }
+
+    /// Uses another proxy for later connections. A connection in use stays; without one, the
+    /// back-off ends as after [`network_changed`](Self::network_changed).
+    pub fn set_proxy(&self, proxy: Option<Proxy>) {
+        self.shared().set_proxy(proxy);
+    }
+
+    /// Returns the proxy for the next connection.
+    #[must_use]
+    pub fn proxy(&self) -> Option<Proxy> {
+        self.shared().proxy()
     }
 
     /// Reports a change of the device's network: an interface came up or went down, or has another

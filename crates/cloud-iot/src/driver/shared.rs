@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use cloud_net::Proxy;
 use rustls::ClientConfig;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::Instant;
@@ -23,6 +24,8 @@ pub(crate) struct Shared {
     /// TLS settings for new connections. `config` has no private key, which would stay in memory
     /// after its replacement.
     pub(super) tls: Mutex<Option<Arc<ClientConfig>>>,
+    /// The proxy for new connections.
+    pub(super) proxy: Mutex<Option<Proxy>>,
     pub(super) wake: Notify,
 }
 
@@ -34,6 +37,7 @@ impl Shared {
         events: broadcast::Sender<SessionEvent>,
     ) -> Self {
         Self {
+            proxy: Mutex::new(config.proxy.clone()),
             config,
             state: watch::Sender::new(SessionState::Connecting { attempt: 1 }),
             events,
@@ -76,6 +80,18 @@ impl Shared {
     pub(crate) fn reconnect_with(&self, tls: Arc<ClientConfig>) {
         *lock(&self.tls) = Some(tls);
         self.with_core(|core| core.reconnect(Instant::now()));
+    }
+
+    /// Uses another proxy for new connections, the next of which is made at once if there is none.
+    pub(crate) fn set_proxy(&self, proxy: Option<Proxy>) {
+        *lock(&self.proxy) = proxy;
+        if !matches!(*self.state.borrow(), SessionState::Online { .. }) {
+            self.with_core(|core| core.handle_network_change(Instant::now()));
+        }
+    }
+
+    pub(crate) fn proxy(&self) -> Option<Proxy> {
+        lock(&self.proxy).clone()
     }
 
     /// Returns whether the current connection uses the settings of the last

@@ -1,6 +1,7 @@
 //! Connections through an HTTP proxy, and its failures.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use cloud_iot::{
     Cause, FallbackPort, Message, Proxy, ProxyFailure, ProxyReply, Session, SessionConfig,
@@ -128,6 +129,29 @@ async fn wrong_proxy_password_is_reported_and_redacted() {
     assert_eq!(*failure(&cause), ProxyFailure::Authentication);
     assert!(!cause.is_retryable());
     assert!(!cause.to_string().contains("wr0ng"), "{cause}");
+}
+
+#[tokio::test]
+async fn changed_proxy_ends_the_back_off() {
+    let site = Site::new().await;
+    let proxy = Tunnels::open(Some("ZGV2aWNlOnMzY3JldA=="), None).await;
+    let url = |user: &str| Proxy::new(&format!("http://{user}@127.0.0.1:{}", proxy.port)).unwrap();
+    let mut config = site.config("device");
+    config.backoff.base_delay = Duration::from_secs(3_600);
+    config.backoff.max_delay = Duration::from_secs(3_600);
+    config.proxy = Some(url("device:wr0ng"));
+    let session = Session::builder(config).start().unwrap();
+    let mut events = session.events();
+    let cause = lost(&mut events).await;
+    assert_eq!(*failure(&cause), ProxyFailure::Authentication);
+    session.set_proxy(Some(url("device:s3cret")));
+    online(&session).await;
+    // A connection in use stays.
+    session.set_proxy(None);
+    let receipt = session.publish(Message::new("t", "through")).unwrap();
+    soon(receipt).await.unwrap();
+    assert_eq!(proxy.asked().len(), 2);
+    session.stop(STOP).await;
 }
 
 #[tokio::test]
