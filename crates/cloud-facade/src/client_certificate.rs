@@ -54,7 +54,8 @@ pub(crate) struct ClientCertificateInstaller {
 impl ClientCertificateInstaller {
     /// Connects with the new certificate while the session stays connected.
     async fn try_connect(&self, tls: Arc<ClientConfig>) -> Result<(), BoxError> {
-        let config = trial_config(&self.config, self.session.port(), tls);
+        let mut config = trial_config(&self.config, self.session.port(), tls);
+        config.proxy = self.session.proxy();
         let session = Session::builder(config).start()?;
         let mut state = session.state();
         let settled = state.wait_for(|state| {

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cloud_config::{SerialNumber, StoreError};
-use cloud_iot::{Message, QoS, Receipt, Session};
+use cloud_iot::{Message, Proxy, QoS, Receipt, Session};
 use cloud_provision::{KeySource, ProvisioningKey};
 use cloud_remote::auth::AuthRules;
-use cloud_remote::{AccessRules, RemoteAccess};
+use cloud_remote::{AccessRules, HttpOptions, Limits, RemoteAccess};
 use cloud_shadow::ShadowClient;
 use serde_json::{Map, Value};
 use tokio::sync::{broadcast, watch};
@@ -270,6 +270,43 @@ impl ClesydeCloud {
     pub fn set_auth(&self, rules: AuthRules) -> Result<(), NotRunning> {
         let running = self.0.device.running();
         running.as_ref().ok_or(NotRunning)?.remote.set_auth(rules);
+        Ok(())
+    }
+
+    /// Replaces the limits on callers, until the next [`initialize`](Self::initialize); see
+    /// [`RemoteAccess::set_limits`].
+    ///
+    /// # Errors
+    /// [`NotRunning`].
+    pub fn set_limits(&self, limits: Limits) -> Result<(), NotRunning> {
+        let running = self.0.device.running();
+        let running = running.as_ref().ok_or(NotRunning)?;
+        running.remote.set_limits(limits);
+        Ok(())
+    }
+
+    /// Replaces the HTTP options, until the next [`initialize`](Self::initialize); see
+    /// [`RemoteAccess::set_http`].
+    ///
+    /// # Errors
+    /// [`NotRunning`].
+    pub fn set_http_options(&self, options: HttpOptions) -> Result<(), NotRunning> {
+        let running = self.0.device.running();
+        let running = running.as_ref().ok_or(NotRunning)?;
+        running.remote.set_http_options(options);
+        Ok(())
+    }
+
+    /// Replaces the proxy for later connections to broker and relay, until the next
+    /// [`initialize`](Self::initialize). Connections in use stay.
+    ///
+    /// # Errors
+    /// [`NotRunning`].
+    pub fn set_proxy(&self, proxy: Option<Proxy>) -> Result<(), NotRunning> {
+        let running = self.0.device.running();
+        let running = running.as_ref().ok_or(NotRunning)?;
+        running.session.set_proxy(proxy.clone());
+        running.remote.set_proxy(proxy);
         Ok(())
     }
 

@@ -158,6 +158,30 @@ impl RemoteSlot {
         }
     }
 
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        match &mut *self.lock() {
+            State::None => {}
+            State::Waiting(params) => params.limits = limits,
+            State::Started(handle) => handle.set_limits(limits),
+        }
+    }
+
+    pub(crate) fn set_http_options(&self, options: HttpOptions) {
+        match &mut *self.lock() {
+            State::None => {}
+            State::Waiting(params) => params.http_options = options,
+            State::Started(handle) => handle.set_http(options),
+        }
+    }
+
+    pub(crate) fn set_proxy(&self, proxy: Option<Proxy>) {
+        match &mut *self.lock() {
+            State::None => {}
+            State::Waiting(params) => params.proxy = proxy,
+            State::Started(handle) => handle.set_proxy(proxy),
+        }
+    }
+
     pub(crate) fn set_application(&self, application: Application) -> Result<(), ApplicationError> {
         match &mut *self.lock() {
             State::None => Err(ApplicationError::NoRemoteAccess),
@@ -178,6 +202,9 @@ impl RemoteSlot {
         };
         handle.set_access(params.access.clone());
         handle.set_auth(params.auth.clone());
+        handle.set_limits(params.limits);
+        handle.set_http(params.http_options.clone());
+        handle.set_proxy(params.proxy.clone());
         if let Err(error) = handle.set_application(params.application.clone()) {
             tracing::error!(%error, "cannot serve the application that was set before the deferred start");
         }

@@ -1,5 +1,7 @@
 //! The application that callers reach: in process, or at a local address.
 
+pub(crate) mod routes;
+
 use std::fmt;
 use std::net::IpAddr;
 
@@ -11,6 +13,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use tower::util::BoxCloneSyncService;
 use tower::{Service, ServiceExt};
 
+use self::routes::Routes;
 use crate::BoxError;
 use crate::reverse_proxy::options::ForwardOptions;
 use crate::server::request::RequestBody;
@@ -65,6 +68,8 @@ pub enum Application {
         /// How to talk to the web server.
         options: ForwardOptions,
     },
+    /// Several applications that take HTTP, by host and path. See [`Application::routes`].
+    Routes(Routes),
     /// TLS terminates here, and the plain bytes are forwarded.
     ForwardTcp {
         /// The local address.
@@ -116,6 +121,11 @@ impl Application {
         }
     }
 
+    /// Distributes requests among several applications, by host and path.
+    pub fn routes(routes: Routes) -> Self {
+        Self::Routes(routes)
+    }
+
     /// Terminates TLS and forwards the plain bytes to a local application.
     pub fn forward_tcp(
         upstream: impl Into<Upstream>,
@@ -144,10 +154,24 @@ impl Application {
     }
 }
 
+impl Application {
+    /// Returns the local addresses that it forwards to.
+    pub(crate) fn upstreams(&self) -> Vec<Upstream> {
+        match self {
+            Self::Service(_) => Vec::new(),
+            Self::Forward { upstream, .. }
+            | Self::ForwardTcp { upstream, .. }
+            | Self::Passthrough(upstream) => vec![upstream.clone()],
+            Self::Routes(routes) => routes.upstreams(),
+        }
+    }
+}
+
 impl fmt::Debug for Application {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Service(_) => formatter.write_str("Service"),
+            Self::Routes(routes) => routes.fmt(formatter),
             Self::Forward { upstream, .. } => write!(formatter, "Forward({upstream})"),
             Self::ForwardTcp {
                 upstream,

@@ -22,6 +22,7 @@ use crate::rotation::CertificateRotator;
 use crate::server::Server;
 use crate::server::access::{AccessRules, SharedAccess};
 use crate::server::tls::CurrentCertificate;
+use crate::shared_setting::SharedSetting;
 use crate::status::{EVENT_CAPACITY, RemoteStatus, TunnelStatus};
 use crate::task_group::TaskGroup;
 use crate::timeouts::Timeouts;
@@ -156,7 +157,7 @@ impl RemoteAccessBuilder {
             return Err(StartError::Probe);
         }
         let can_be_guarded = match application {
-            Application::Service(_) | Application::Forward { .. } => true,
+            Application::Service(_) | Application::Forward { .. } | Application::Routes(_) => true,
             Application::ForwardTcp { .. } => self.auth.is_for_connections(),
             Application::Passthrough(_) => self.auth.is_empty(),
         };
@@ -211,7 +212,10 @@ impl RemoteAccessBuilder {
             clock: clock.clone(),
         };
         let rotation = CertificateRotator::new("remote access", installer, certificate.serial);
+        let connector = SharedSetting::new(Connector::new().proxy(self.proxy));
         let inner = Inner {
+            config: self.config.clone(),
+            connector: connector.clone(),
             clock: clock.clone(),
             online,
             desired,
@@ -230,7 +234,7 @@ impl RemoteAccessBuilder {
         };
         let context = Context {
             config: self.config,
-            connector: Connector::new().proxy(self.proxy),
+            connector,
             timeouts: self.timeouts,
             clock,
             probe: self.probe,

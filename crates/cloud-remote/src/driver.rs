@@ -32,6 +32,7 @@ use crate::core::{Action, Core, Event, Id, Now, TunnelPhase};
 use crate::rotation::{CertificateRotator, RotationOutcome};
 use crate::server::Server;
 use crate::server::tls::CurrentCertificate;
+use crate::shared_setting::SharedSetting;
 use crate::status::{RemoteEvent, RemoteStatus, TunnelStatus};
 use crate::task_group::TaskGroup;
 use crate::timeouts::Timeouts;
@@ -44,7 +45,7 @@ use crate::tunnel::{SessionKeys, TunnelError};
 /// The resources of the driver.
 pub(crate) struct Context<T, C, S> {
     pub config: RemoteConfig,
-    pub connector: Connector,
+    pub connector: SharedSetting<Connector>,
     pub timeouts: Timeouts,
     pub clock: PlatformClock,
     pub probe: Option<Probe>,

@@ -89,16 +89,17 @@
 //! |---|---|
 //! | serve a router or another service of this process | [`Application::service`] |
 //! | forward to a local web server | [`Application::forward`], [`Application::forward_with`] |
+//! | distribute requests among several applications, by host and path | [`Application::routes`] |
 //! | forward bytes, with or without TLS | [`Application::forward_tcp`], [`Application::passthrough`] |
 //! | serve another application without a restart | [`RemoteAccess::set_application`] |
 //! | admit some callers only | [`RemoteAccessBuilder::access`], [`RemoteAccess::set_access`] |
 //! | ask callers for a password or a client certificate | [`auth`] |
-//! | serve other host names, pass on headers of a trusted proxy | [`RemoteAccessBuilder::http`], [`HttpOptions`] |
-//! | change limits and timeouts | [`Limits`], [`Timeouts`] |
-//! | reach the relay through a proxy | [`RemoteAccessBuilder::proxy`] |
+//! | serve other host names, pass on headers of a trusted proxy | [`RemoteAccessBuilder::http`], [`HttpOptions`], [`RemoteAccess::set_http`] |
+//! | change limits and timeouts | [`Limits`], [`RemoteAccess::set_limits`], [`Timeouts`] |
+//! | reach the relay through a proxy | [`RemoteAccessBuilder::proxy`], [`RemoteAccess::set_proxy`] |
 //! | learn the state | [`RemoteAccess::status`] for the latest, [`RemoteAccess::events`] for each change |
 //! | see who is connected, and how much is transferred | [`RemoteAccess::visitors`], [`RemoteAccess::traffic`] |
-//! | learn whether the local application answers | [`RemoteAccess::upstream_health`] |
+//! | learn whether a local application answers | [`RemoteAccess::upstream_health`], [`RemoteAccess::upstream_health_of`] |
 //! | check certificates as this crate does | [`verify_server_certificate`], [`verify_client_certificate`] |
 //! | rotate another certificate likewise | [`rotation`] |
 //!
@@ -115,7 +116,7 @@
 //! | [`StoreError`] | a [`CertificateStore`] | the same |
 //! | [`ResponseError`] | parsing a response of the platform | the same |
 //! | [`RotationError`], [`CertificateError`] | a new certificate | the same; the old one stays in use |
-//! | [`AllowedHostError`], [`PassedHeaderError`], [`SerialError`], [`UpstreamTlsError`], [`InvalidProxy`], [`auth::PasswordFileError`], [`auth::ClientRootsError`], [`auth::PathPrefixError`] | a value of the configuration | no: change it |
+//! | [`AllowedHostError`], [`PassedHeaderError`], [`SerialError`], [`UpstreamTlsError`], [`CertificatePinError`], [`SentHostError`], [`RouteHostError`], [`RoutePathError`], [`RoutesError`], [`InvalidProxy`], [`auth::PasswordFileError`], [`auth::ClientRootsError`], [`auth::PathPrefixError`] | a value of the configuration | no: change it |
 //!
 //! Failures of the tunnel are no errors of a call: it is connected again, and status and events
 //! have the reason. A caller whose request fails gets a page that says so.
@@ -132,6 +133,7 @@ mod backoff;
 mod builder;
 mod catch_panic;
 mod certificate;
+mod certificate_pin;
 mod clock;
 mod config;
 mod core;
@@ -144,6 +146,7 @@ mod response;
 mod reverse_proxy;
 pub mod rotation;
 mod server;
+mod shared_setting;
 mod status;
 mod task_group;
 mod timeouts;
@@ -158,6 +161,10 @@ pub use rustls;
 pub use snitun::client::Token;
 pub use snitun::{Cipher, ProtocolVersion};
 
+pub use application::routes::{
+    MAX_ROUTES, RouteHost, RouteHostError, RouteMatch, RoutePath, RoutePathError, Routes,
+    RoutesError,
+};
 pub use application::{Application, ClientAddr, WebService};
 pub use builder::RemoteAccessBuilder;
 pub use certificate::expiry::ExpiryWatch;
@@ -166,6 +173,7 @@ pub use certificate::verify::{
     CertificateError, verify_client_certificate, verify_server_certificate,
 };
 pub use certificate::{CertificatePem, CertificateRequest, CertificateResponse, CertificateStatus};
+pub use certificate_pin::{CertificatePin, CertificatePinError};
 pub use clock::PlatformClock;
 pub use config::RemoteConfig;
 pub use error::{StartError, StopError};
@@ -175,7 +183,9 @@ pub use request_policy::options::{
     AllowedHost, AllowedHostError, HttpOptions, PassedHeader, PassedHeaderError,
 };
 pub use response::{MAX_RESPONSE_SIZE, ResponseError};
-pub use reverse_proxy::options::{ForwardOptions, UpstreamProtocol, UpstreamTls, UpstreamTlsError};
+pub use reverse_proxy::options::{
+    ForwardOptions, SentHost, SentHostError, UpstreamProtocol, UpstreamTls, UpstreamTlsError,
+};
 pub use rotation::{RotationError, RotationStatus};
 pub use server::access::{AccessRules, MAX_RULES, UnknownCallers};
 pub use server::request::RequestBody;

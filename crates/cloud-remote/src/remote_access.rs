@@ -3,6 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
+use cloud_net::{Connector, Proxy};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -10,15 +11,21 @@ use crate::application::Application;
 use crate::auth::{AuthLayer, AuthRules};
 use crate::certificate::serial::{CertificateSerial, SerialError};
 use crate::clock::PlatformClock;
+use crate::config::RemoteConfig;
 use crate::driver::SessionState;
 use crate::error::{StartError, StopError};
+use crate::limits::Limits;
 use crate::limits::connection_limit::ConnectionLimiter;
+use crate::request_policy::RequestPolicy;
+use crate::request_policy::options::HttpOptions;
 use crate::rotation::RotationStatus;
 use crate::server::Server;
 use crate::server::access::{AccessRules, SharedAccess};
+use crate::shared_setting::SharedSetting;
 use crate::status::{RemoteEvent, RemoteStatus};
 use crate::task_group::TaskGroup;
 use crate::traffic::{Traffic, Visitor};
+use crate::upstream::Upstream;
 use crate::upstream::health::UpstreamHealth;
 
 /// The maximum part of a stop's deadline that is reserved for closing the remaining connections.
@@ -43,6 +50,8 @@ pub struct RemoteAccess {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
+    pub(crate) config: RemoteConfig,
+    pub(crate) connector: SharedSetting<Connector>,
     pub(crate) clock: PlatformClock,
     pub(crate) online: watch::Sender<SessionState>,
     pub(crate) desired: watch::Sender<Option<CertificateSerial>>,
@@ -125,6 +134,27 @@ impl RemoteAccess {
         self.inner.auth.set(rules);
     }
 
+    /// Replaces the limits: timeouts for new connections and requests, numbers at once. Open
+    /// connections stay, also beyond a lower number.
+    pub fn set_limits(&self, limits: Limits) {
+        if let Some(server) = self.inner.server.upgrade() {
+            server.set_limits(limits);
+        }
+    }
+
+    /// Replaces the HTTP options for later requests, also on open connections.
+    pub fn set_http(&self, http: HttpOptions) {
+        let policy = RequestPolicy::new(&self.inner.config, http);
+        if let (Some(server), Some(policy)) = (self.inner.server.upgrade(), policy) {
+            server.set_policy(policy);
+        }
+    }
+
+    /// Replaces the proxy for later connections. The tunnel in use stays.
+    pub fn set_proxy(&self, proxy: Option<Proxy>) {
+        self.inner.connector.set(Connector::new().proxy(proxy));
+    }
+
     /// Serves another application to new connections. Open connections continue with theirs. Has no
     /// effect once remote access is being stopped.
     ///
@@ -184,6 +214,16 @@ impl RemoteAccess {
         let server = self.inner.server.upgrade();
         server.map_or_else(UpstreamHealth::default, |server| {
             server.upstream_health().snapshot()
+        })
+    }
+
+    /// Returns the failures of one of several local applications, from [`Application::Routes`].
+    /// Empty for one that is not served any more.
+    #[must_use]
+    pub fn upstream_health_of(&self, upstream: &Upstream) -> UpstreamHealth {
+        let server = self.inner.server.upgrade();
+        server.map_or_else(UpstreamHealth::default, |server| {
+            server.upstream_health().snapshot_of(upstream)
         })
     }
 

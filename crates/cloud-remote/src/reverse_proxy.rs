@@ -24,7 +24,6 @@ mod sized_body;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cloud_net::{LogThrottle, warn_throttled};
 use http::header::{self, HeaderValue};
@@ -49,31 +48,37 @@ use self::pool::{Need, Pool, PrivateConnections};
 use self::request_body::{OutgoingBody, TrackedBody, UploadProgress};
 use self::sized_body::SizedBody;
 use crate::application::{HttpService, ResponseBody};
+use crate::limits::Limits;
 use crate::server::error_page::{self, error_page};
 use crate::server::request::RequestBody;
 use crate::server::request_context::RequestContext;
+use crate::shared_setting::SharedSetting;
 use crate::task_group::TaskGroup;
 use crate::upstream::health::{HealthRecorder, UpstreamFailure};
 use crate::upstream::{Upstream, copy};
 
-/// Returns the reverse proxy as a service. `response_timeout` counts from the end of a request to
+/// Returns the reverse proxy as a service. [`Limits::response`] counts from the end of a request to
 /// the start of the application's response.
 pub(crate) fn service(
     upstream: Upstream,
     options: ForwardOptions,
     tasks: TaskGroup,
-    response_timeout: Duration,
+    limits: SharedSetting<Limits>,
     health: HealthRecorder,
 ) -> HttpService {
     let protocol = options.protocol.clone();
+    let host_header = options.host_header.clone();
+    let has_forwarded_headers = options.forwarded_headers;
     let connector = Connector::new(upstream.clone(), options, tasks.clone());
     let proxy = ReverseProxy {
         pool: Pool::new(connector, tasks.clone(), protocol.may_be_http2()),
         upstream,
         is_tls: protocol.is_tls(),
         has_upgrades: protocol.may_be_http1(),
+        host_header,
+        has_forwarded_headers,
         tasks,
-        response_timeout,
+        limits,
         health,
         log: Arc::default(),
     };
@@ -90,8 +95,11 @@ struct ReverseProxy {
     pool: Arc<Pool>,
     is_tls: bool,
     has_upgrades: bool,
+    /// The host to send instead of the request's.
+    host_header: Option<HeaderValue>,
+    has_forwarded_headers: bool,
     tasks: TaskGroup,
-    response_timeout: Duration,
+    limits: SharedSetting<Limits>,
     health: HealthRecorder,
     log: Arc<LogThrottle>,
 }
@@ -105,7 +113,7 @@ impl ReverseProxy {
         let upgraded = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let host = request.headers().get(header::HOST).cloned();
         let progress = UploadProgress::default();
-        let request = outgoing(request, context.address, upgrade, progress.clone());
+        let request = self.outgoing(request, context.address, upgrade, progress.clone());
         let (Some(request), Some(host)) = (request, host) else {
             return error_page(StatusCode::BAD_REQUEST, error_page::NO_PATH);
         };
@@ -172,13 +180,14 @@ impl ReverseProxy {
                 // Connecting has timeouts of its own.
                 progress.touch();
             }
+            let response_timeout = self.limits.get().response;
             let sent = tokio::select! {
                 sent = connection.send(request) => sent,
-                () = progress.idle_for(self.response_timeout) => {
+                () = progress.idle_for(response_timeout) => {
                     return Err(if progress.awaits_caller() {
                         NoResponse::CallerStalled
                     } else {
-                        Failure::Silent(self.response_timeout).into()
+                        Failure::Silent(response_timeout).into()
                     });
                 }
             };
@@ -263,10 +272,10 @@ impl ReverseProxy {
         }
         // It names ports of the application, which callers cannot reach.
         headers.remove(header::ALT_SVC);
-        if let Some(location) = headers
-            .get(header::LOCATION)
-            .and_then(|location| public_location(location, &self.upstream, self.is_tls, host))
-        {
+        if let Some(location) = headers.get(header::LOCATION).and_then(|location| {
+            let sent_host = self.host_header.as_ref();
+            public_location(location, &self.upstream, self.is_tls, host, sent_host)
+        }) {
             headers.insert(header::LOCATION, location);
         }
         parts.version = Version::HTTP_11;
@@ -283,6 +292,49 @@ impl ReverseProxy {
             _ => body.map_err(Into::into).boxed_unsync(),
         };
         Response::from_parts(parts, body)
+    }
+
+    /// Returns the request, which has passed the [policy](crate::request_policy), in the form for
+    /// the application. `None` if HTTP/1.1 cannot express it.
+    fn outgoing(
+        &self,
+        request: Request<RequestBody>,
+        caller: Option<IpAddr>,
+        upgrade: Option<HeaderValue>,
+        progress: UploadProgress,
+    ) -> Option<Request<OutgoingBody>> {
+        let (mut parts, body) = request.into_parts();
+        let host = parts.headers.get(header::HOST).cloned()?;
+        parts.uri = Uri::from(parts.uri.path_and_query().cloned()?);
+        parts.version = Version::HTTP_11;
+        // Extensions may hold the caller's connection.
+        parts.extensions.clear();
+
+        let headers = &mut parts.headers;
+        let trailers = accepts_trailers(headers);
+        remove_hop_by_hop(headers);
+        headers.remove(header::TRAILER);
+        // The server answers it as soon as the body is read.
+        headers.remove(header::EXPECT);
+        join_cookies(headers);
+        if let Some(upgrade) = upgrade {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, upgrade);
+        } else if trailers {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        if self.has_forwarded_headers {
+            set_forwarded_headers(headers, caller, &host);
+        }
+        headers.insert(header::HOST, self.host_header.clone().unwrap_or(host));
+        let body = if body.is_end_stream() {
+            OutgoingBody::Empty
+        } else {
+            OutgoingBody::Caller(TrackedBody::new(body, progress))
+        };
+        set_request_framing(headers, &parts.method, body.size_hint().exact());
+        Some(Request::from_parts(parts, body))
     }
 
     fn warn(&self, what: &str) {
@@ -303,44 +355,4 @@ impl From<Failure> for NoResponse {
     fn from(failure: Failure) -> Self {
         Self::Failure(failure)
     }
-}
-
-/// Returns the request, which has passed the [policy](crate::request_policy), in the form for the
-/// application. `None` if HTTP/1.1 cannot express it.
-fn outgoing(
-    request: Request<RequestBody>,
-    caller: Option<IpAddr>,
-    upgrade: Option<HeaderValue>,
-    progress: UploadProgress,
-) -> Option<Request<OutgoingBody>> {
-    let (mut parts, body) = request.into_parts();
-    let host = parts.headers.get(header::HOST).cloned()?;
-    parts.uri = Uri::from(parts.uri.path_and_query().cloned()?);
-    parts.version = Version::HTTP_11;
-    // Extensions may hold the caller's connection.
-    parts.extensions.clear();
-
-    let headers = &mut parts.headers;
-    let trailers = accepts_trailers(headers);
-    remove_hop_by_hop(headers);
-    headers.remove(header::TRAILER);
-    // The server answers it as soon as the body is read.
-    headers.remove(header::EXPECT);
-    join_cookies(headers);
-    if let Some(upgrade) = upgrade {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, upgrade);
-    } else if trailers {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    }
-    set_forwarded_headers(headers, caller, &host);
-    headers.insert(header::HOST, host);
-    let body = if body.is_end_stream() {
-        OutgoingBody::Empty
-    } else {
-        OutgoingBody::Caller(TrackedBody::new(body, progress))
-    };
-    set_request_framing(headers, &parts.method, body.size_hint().exact());
-    Some(Request::from_parts(parts, body))
 }

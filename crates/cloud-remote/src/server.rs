@@ -41,9 +41,10 @@ use crate::limits::connection_limit::ConnectionLimiter;
 use crate::limits::fair_share::{KnownCallers, LimitReached};
 use crate::request_policy::RequestPolicy;
 use crate::reverse_proxy;
+use crate::shared_setting::SharedSetting;
 use crate::task_group::TaskGroup;
 use crate::upstream::copy;
-use crate::upstream::health::{HealthRecorder, UpstreamFailure};
+use crate::upstream::health::{HealthRecords, UpstreamFailure};
 use crate::upstream::proxy_protocol::ProxyProtocol;
 use crate::upstream::{Upstream, UpstreamStream};
 
@@ -54,11 +55,11 @@ pub(crate) struct Server {
     certificate: Arc<CurrentCertificate>,
     access: SharedAccess,
     auth: AuthLayer,
-    limits: Limits,
+    limits: SharedSetting<Limits>,
     connections: ConnectionLimiter,
     http: Arc<HttpServer>,
     tasks: TaskGroup,
-    upstream_health: HealthRecorder,
+    upstream_health: HealthRecords,
     unguarded_log: LogThrottle,
     full_log: LogThrottle,
     idle_log: LogThrottle,
@@ -83,40 +84,53 @@ enum Backend {
     },
 }
 
-impl Backend {
-    fn new(
-        application: Application,
-        certificate: &Arc<CurrentCertificate>,
-        auth: &AuthLayer,
-        limits: &Limits,
-        tasks: &TaskGroup,
-        upstream_health: &HealthRecorder,
-    ) -> Result<Self, rustls::Error> {
-        let tls = |protocols: Vec<Vec<u8>>, clients| {
-            TlsEndpoint::new(Arc::clone(certificate), protocols, clients, auth.clone())
-        };
-        let http = |service, websocket_over_http2| {
-            let protocols = ["h2", "http/1.1", "http/1.0"].map(Into::into);
-            Ok::<_, rustls::Error>(Backend::Http {
-                // The guard answers a request without a certificate, so that people see a page.
-                tls: tls(protocols.to_vec(), ClientCertificates::Optional)?,
-                service,
-                websocket_over_http2,
-            })
-        };
-        Ok(match application {
-            Application::Service(service) => http(service.0, true)?,
+/// What the backends of a server share.
+struct BackendContext<'a> {
+    certificate: &'a Arc<CurrentCertificate>,
+    auth: &'a AuthLayer,
+    limits: &'a SharedSetting<Limits>,
+    tasks: &'a TaskGroup,
+    health: &'a HealthRecords,
+}
+
+impl BackendContext<'_> {
+    /// Returns the service of an application that takes HTTP, and whether WebSockets may start over
+    /// HTTP/2; `None` for others.
+    fn http_service(&self, application: Application) -> Option<(HttpService, bool)> {
+        match application {
+            Application::Service(service) => Some((service.0, true)),
             // The local application uses HTTP/1.1, which starts WebSockets in another way.
-            Application::Forward { upstream, options } => http(
-                reverse_proxy::service(
-                    upstream,
-                    options,
-                    tasks.clone(),
-                    limits.response,
-                    upstream_health.clone(),
-                ),
-                false,
-            )?,
+            Application::Forward { upstream, options } => {
+                let health = self.health.of(&upstream);
+                let (tasks, limits) = (self.tasks.clone(), self.limits.clone());
+                let service = reverse_proxy::service(upstream, options, tasks, limits, health);
+                Some((service, false))
+            }
+            Application::Routes(routes) => {
+                let mut websocket_over_http2 = true;
+                let service = routes.into_service(|application| {
+                    let (service, websocket) = self.http_service(application).ok_or(())?;
+                    websocket_over_http2 &= websocket;
+                    Ok::<_, ()>(service)
+                });
+                Some((service.ok()?, websocket_over_http2))
+            }
+            Application::ForwardTcp { .. } | Application::Passthrough(_) => None,
+        }
+    }
+
+    fn tls(
+        &self,
+        protocols: Vec<Vec<u8>>,
+        clients: ClientCertificates,
+    ) -> Result<TlsEndpoint, rustls::Error> {
+        let certificate = Arc::clone(self.certificate);
+        TlsEndpoint::new(certificate, protocols, clients, self.auth.clone())
+    }
+
+    fn backend(&self, application: Application) -> Result<Backend, rustls::Error> {
+        self.health.retain(&application.upstreams());
+        Ok(match application {
             Application::ForwardTcp {
                 upstream,
                 proxy_protocol,
@@ -125,12 +139,25 @@ impl Backend {
                 // The inner protocol is unknown, so ALPN selects none unless it is given.
                 let protocols = alpn.into_iter().map(String::into_bytes).collect();
                 Backend::Tcp {
-                    tls: tls(protocols, ClientCertificates::Required)?,
+                    tls: self.tls(protocols, ClientCertificates::Required)?,
                     upstream,
                     proxy_protocol,
                 }
             }
             Application::Passthrough(upstream) => Backend::Passthrough { upstream },
+            application => {
+                let service = self.http_service(application);
+                let (service, websocket_over_http2) = service.ok_or_else(|| {
+                    rustls::Error::General("an application takes no HTTP".to_owned())
+                })?;
+                let protocols = ["h2", "http/1.1", "http/1.0"].map(Into::into).to_vec();
+                Backend::Http {
+                    // The guard answers a request without a certificate, so that people see a page.
+                    tls: self.tls(protocols, ClientCertificates::Optional)?,
+                    service,
+                    websocket_over_http2,
+                }
+            }
         })
     }
 }
@@ -157,20 +184,21 @@ impl Server {
         tasks: TaskGroup,
     ) -> Result<Self, rustls::Error> {
         let limits = limits.clamped();
-        let upstream_health = HealthRecorder::default();
-        let backend = Backend::new(
-            application,
-            &certificate,
-            &auth,
-            &limits,
-            &tasks,
-            &upstream_health,
-        )?;
-        let known = KnownCallers::default();
         let (all, per_caller) = (limits.connections, limits.connections_per_address);
+        let limits = SharedSetting::new(limits);
+        let upstream_health = HealthRecords::default();
+        let context = BackendContext {
+            certificate: &certificate,
+            auth: &auth,
+            limits: &limits,
+            tasks: &tasks,
+            health: &upstream_health,
+        };
+        let backend = context.backend(application)?;
+        let known = KnownCallers::default();
         let connections = ConnectionLimiter::new(all, per_caller, known.clone());
         let http = HttpServer::new(
-            limits,
+            limits.clone(),
             policy,
             auth.clone(),
             connections.clone(),
@@ -196,24 +224,39 @@ impl Server {
 
     /// Serves another application to new connections.
     pub(crate) fn set_application(&self, application: Application) -> Result<(), rustls::Error> {
-        let backend = Backend::new(
-            application,
-            &self.certificate,
-            &self.auth,
-            &self.limits,
-            &self.tasks,
-            &self.upstream_health,
-        )?;
+        let context = BackendContext {
+            certificate: &self.certificate,
+            auth: &self.auth,
+            limits: &self.limits,
+            tasks: &self.tasks,
+            health: &self.upstream_health,
+        };
+        let backend = context.backend(application)?;
         *self.backend.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(backend);
         Ok(())
+    }
+
+    /// Changes the limits: those of durations for new connections and requests, those of numbers at
+    /// once. Open connections stay.
+    pub(crate) fn set_limits(&self, limits: Limits) {
+        let limits = limits.clamped();
+        let (all, per_caller) = (limits.connections, limits.connections_per_address);
+        self.limits.set(limits);
+        self.connections.set_limits(all, per_caller);
+        self.http.limits_changed();
+    }
+
+    /// Replaces the request policy for later requests, also on open connections.
+    pub(crate) fn set_policy(&self, policy: RequestPolicy) {
+        self.http.set_policy(policy);
     }
 
     fn backend(&self) -> Arc<Backend> {
         Arc::clone(&self.backend.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Returns the record of the local application's failures.
-    pub(crate) fn upstream_health(&self) -> &HealthRecorder {
+    /// Returns the records of the local applications' failures.
+    pub(crate) fn upstream_health(&self) -> &HealthRecords {
         &self.upstream_health
     }
 
@@ -244,7 +287,8 @@ impl Server {
                 Err(limit) => return self.log_refused(address, limit),
             };
         let activity = connection.info().activity;
-        let watch = connection.watch(self.limits.idle);
+        let idle = self.limits.get().idle;
+        let watch = connection.watch(idle);
         let server = Arc::clone(self);
         self.tasks.spawn(async move {
             let serve = async {
@@ -269,7 +313,7 @@ impl Server {
                     server.idle_log,
                     caller = ?address,
                     setting = "Limits::idle",
-                    seconds = server.limits.idle.as_secs(),
+                    seconds = idle.as_secs(),
                     "a connection in use was closed because it was idle"
                 ),
                 Some(reason) => {
@@ -281,13 +325,14 @@ impl Server {
     }
 
     fn log_refused(&self, address: Option<IpAddr>, limit: LimitReached) {
+        let limits = self.limits.get();
         let (setting, maximum) = match limit {
             LimitReached::PerCaller => (
                 "Limits::connections_per_address",
-                self.limits.connections_per_address,
+                limits.connections_per_address,
             ),
             LimitReached::Total | LimitReached::Unknown => {
-                ("Limits::connections", self.limits.connections)
+                ("Limits::connections", limits.connections)
             }
         };
         warn_throttled!(
@@ -305,7 +350,7 @@ impl Server {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let mut info = connection.info();
-        let handshake_limit = self.limits.tls_handshake;
+        let handshake_limit = self.limits.get().tls_handshake;
         let backend = self.backend();
         if !backend.can_be_guarded(&self.auth) {
             warn_throttled!(
@@ -369,10 +414,11 @@ impl Server {
     async fn connect(&self, upstream: &Upstream) -> io::Result<UpstreamStream> {
         let connected = upstream.connect().await;
         if let Err(error) = &connected {
-            self.upstream_health.failed(UpstreamFailure::Unreachable);
+            let health = self.upstream_health.of(upstream);
+            health.failed(UpstreamFailure::Unreachable);
             warn_throttled!(self.unreachable_log, %upstream, %error, "the local application cannot be reached: is it running?");
         } else {
-            self.upstream_health.answered();
+            self.upstream_health.of(upstream).answered();
         }
         connected
     }

@@ -67,7 +67,7 @@ where
             let access_point = self.context.config.access_point.clone();
             let served = Arc::clone(&self.context.served);
             self.reachability.next = None;
-            let connector = self.context.connector.clone();
+            let connector = self.context.connector.get();
             let call = probe::call(connector, probe, access_point, served);
             self.reachability.call = Some(Box::pin(call));
             return;

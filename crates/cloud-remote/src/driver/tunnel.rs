@@ -29,7 +29,7 @@ where
             return;
         };
         let (host, port) = self.relay();
-        let connector = self.context.connector.clone();
+        let connector = self.context.connector.get();
         tracing::debug!(host, port, "connecting the tunnel");
         self.connecting = Some((
             id,
@@ -49,7 +49,7 @@ where
         };
         let running = running.handle().clone();
         let (host, port) = self.relay();
-        let connector = self.context.connector.clone();
+        let connector = self.context.connector.get();
         tracing::debug!(host, port, forced, "handing over to a new tunnel");
         self.connecting = Some((
             id,

@@ -61,6 +61,11 @@ impl ConnectionLimiter {
         })
     }
 
+    /// Changes the limits for later connections.
+    pub(crate) fn set_limits(&self, limit: usize, per_caller: usize) {
+        self.lock().shares.set_limits(limit, per_caller);
+    }
+
     /// Returns the number of places in use.
     pub(crate) fn in_use(&self) -> usize {
         self.lock().shares.taken()

@@ -196,6 +196,12 @@ impl<H: Holder> FairShare<H> {
         }
     }
 
+    /// Changes the limits for later places. Holders beyond the new limits stay.
+    pub(crate) fn set_limits(&mut self, places: usize, per_caller: usize) {
+        self.places = places;
+        self.per_caller = per_caller;
+    }
+
     /// Takes a place, and evicts another holder if none is free. Returns the number of the place,
     /// for [`FairShare::release`].
     pub(crate) fn take(&mut self, caller: Caller, holder: Arc<H>) -> Result<u64, LimitReached> {

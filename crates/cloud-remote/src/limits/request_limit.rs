@@ -133,6 +133,11 @@ impl RequestLimiter {
         })))
     }
 
+    /// Changes the limits for later requests.
+    pub(crate) fn set_limits(&self, limit: usize, per_caller: usize) {
+        self.lock().places.set_limits(limit, per_caller);
+    }
+
     /// Requests a place for a request whose header takes `size` bytes.
     pub(crate) fn admit(&self, caller: Caller, exchange: &Arc<Exchange>, size: usize) -> Admission {
         let mut state = self.lock();

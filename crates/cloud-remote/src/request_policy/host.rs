@@ -119,7 +119,8 @@ fn without_user(authority: &Authority) -> Option<HeaderValue> {
     HeaderValue::from_str(host).ok()
 }
 
-fn host_of(value: &HeaderValue) -> Option<Host> {
+/// Returns the host in the value of `Host`.
+pub(crate) fn host_of(value: &HeaderValue) -> Option<Host> {
     Host::of(value.to_str().ok()?)
 }
 

@@ -16,6 +16,7 @@ pub(super) fn public_location(
     upstream: &Upstream,
     is_tls: bool,
     host: &HeaderValue,
+    sent_host: Option<&HeaderValue>,
 ) -> Option<HeaderValue> {
     let uri = Uri::try_from(location.as_bytes()).ok()?;
     let authority = uri.authority()?;
@@ -34,7 +35,14 @@ pub(super) fn public_location(
         && own.is_some_and(|(host, own_port)| {
             is_same_host(authority.host(), &host) && port.unwrap_or(default) == own_port
         });
-    if !(names_public || names_own) {
+    // An application that gets another name redirects to that one.
+    let names_sent = sent_host.is_some_and(|sent| {
+        authority
+            .as_str()
+            .as_bytes()
+            .eq_ignore_ascii_case(sent.as_bytes())
+    });
+    if !(names_public || names_own || names_sent) {
         return None;
     }
     let mut parts = Parts::default();
@@ -71,7 +79,7 @@ mod tests {
     fn rewritten(location: &str, upstream: &Upstream, is_tls: bool) -> Option<String> {
         let host = HeaderValue::from_static("sn.example.com:8443");
         let location = HeaderValue::from_str(location).unwrap();
-        public_location(&location, upstream, is_tls, &host)
+        public_location(&location, upstream, is_tls, &host, None)
             .map(|value| value.to_str().unwrap().to_owned())
     }
 

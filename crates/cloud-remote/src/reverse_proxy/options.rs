@@ -1,14 +1,19 @@
 //! Options of the reverse proxy.
 
 use std::io;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::certificate_pin::{CertificatePin, PinVerifier};
+use crate::request_policy::host::host_of;
 use crate::timeouts::MAX_DURATION;
 use crate::upstream::UpstreamStream;
 
@@ -27,6 +32,8 @@ pub struct ForwardOptions {
     pub(super) protocol: UpstreamProtocol,
     pub(super) title_case_headers: bool,
     pub(super) restart_wait: Duration,
+    pub(super) host_header: Option<HeaderValue>,
+    pub(super) forwarded_headers: bool,
 }
 
 impl Default for ForwardOptions {
@@ -36,13 +43,15 @@ impl Default for ForwardOptions {
 }
 
 impl ForwardOptions {
-    /// Creates the default options: HTTP/1.1, names of header fields in lower case, and 2 s for a
-    /// restart.
+    /// Creates the default options: HTTP/1.1, the request's host, headers about the caller, names
+    /// of header fields in lower case, and 2 s for a restart.
     pub fn new() -> Self {
         Self {
             protocol: UpstreamProtocol::Http1,
             title_case_headers: false,
             restart_wait: Duration::from_secs(2),
+            host_header: None,
+            forwarded_headers: true,
         }
     }
 
@@ -59,12 +68,45 @@ impl ForwardOptions {
         self
     }
 
+    /// Sends this `Host` to the application instead of the one in the request, for an application
+    /// that answers for its own name only. A redirect to that name leads to the public one.
+    pub fn host_header(mut self, host: SentHost) -> Self {
+        self.host_header = Some(host.0);
+        self
+    }
+
+    /// Sets whether the application gets `Forwarded` and `X-Forwarded-For`, `-Proto` and `-Host`.
+    /// Default: it does. Those that the caller sent are removed in any case.
+    pub fn forwarded_headers(mut self, enabled: bool) -> Self {
+        self.forwarded_headers = enabled;
+        self
+    }
+
     /// Sets how long requests wait for an application that refuses connections, as one does that is
     /// being restarted. Counts from the first refusal, so that callers of an application that stays
     /// away do not wait. Zero disables it. Durations over a year are clamped to a year.
     pub fn restart_wait(mut self, wait: Duration) -> Self {
         self.restart_wait = wait.min(MAX_DURATION);
         self
+    }
+}
+
+/// A host with or without a port, for [`ForwardOptions::host_header`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SentHost(HeaderValue);
+
+/// An error of parsing a [`SentHost`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is not a host with or without a port, such as localhost or app.example.com:8080")]
+#[non_exhaustive]
+pub struct SentHostError;
+
+impl FromStr for SentHost {
+    type Err = SentHostError;
+
+    fn from_str(text: &str) -> Result<Self, SentHostError> {
+        let value = HeaderValue::from_str(text).map_err(|_| SentHostError)?;
+        host_of(&value).map(|_| Self(value)).ok_or(SentHostError)
     }
 }
 
@@ -138,6 +180,27 @@ impl UpstreamTls {
             config: Arc::new(config),
             http1_config,
         })
+    }
+
+    /// Verifies the application by the fingerprint of its certificate, one of `pins`, and not by
+    /// roots, names and dates. `name` is sent to it.
+    ///
+    /// # Errors
+    /// [`UpstreamTlsError`].
+    pub fn pinned(
+        name: &str,
+        pins: impl IntoIterator<Item = CertificatePin>,
+    ) -> Result<Self, UpstreamTlsError> {
+        let mut tls = Self::new(name, RootCertStore::empty())?;
+        let verifier: Arc<dyn ServerCertVerifier> = Arc::new(PinVerifier {
+            pins: pins.into_iter().collect(),
+            provider: Arc::clone(tls.config.crypto_provider()),
+        });
+        for config in [&mut tls.config, &mut tls.http1_config] {
+            let mut dangerous = Arc::make_mut(config).dangerous();
+            dangerous.set_certificate_verifier(Arc::clone(&verifier));
+        }
+        Ok(tls)
     }
 
     /// Returns the encrypted stream, and whether it carries HTTP/2.

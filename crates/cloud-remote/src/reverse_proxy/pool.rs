@@ -20,7 +20,8 @@ use crate::task_group::TaskGroup;
 const IDLE_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Shared idle connections: enough for a page.
 const MAX_IDLE: usize = 8;
-/// Kept connections that are private to one public connection. A caller of HTTP/1.1 needs one.
+/// Kept connections to an application that are private to one public connection. A caller of
+/// HTTP/1.1 needs one.
 const MAX_PRIVATE_IDLE: usize = 2;
 /// The time for a private connection to become ready, when its response has just ended.
 const RETURN_GRACE: Duration = Duration::from_millis(50);
@@ -45,12 +46,17 @@ pub(super) struct Need {
 pub(super) struct Pool {
     connector: Connector,
     tasks: TaskGroup,
+    /// Tells its connections from those of other applications.
+    identity: PoolIdentity,
     shared: Mutex<Shared>,
     /// Held while a connection of HTTP/2, which others can use too, is being opened.
     opening: tokio::sync::Mutex<()>,
     /// Whether a new connection may be of HTTP/2.
     opens_shareable: AtomicBool,
 }
+
+/// The identity of a pool, as long as something refers to it.
+type PoolIdentity = Arc<()>;
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -62,6 +68,7 @@ struct Shared {
 #[derive(Debug)]
 struct Idle {
     connection: Connection,
+    pool: PoolIdentity,
     since: Instant,
     /// Whether the last response refused authentication (401).
     challenged: bool,
@@ -99,37 +106,44 @@ impl PrivateConnections {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn take(&self, need: Need) -> Option<Connection> {
-        if let Some(connection) = take(&mut self.idle(), need, Idle::is_ready) {
+    /// Takes a connection of this pool: one caller may use several applications.
+    async fn take(&self, need: Need, pool: &PoolIdentity) -> Option<Connection> {
+        let is_own = |idle: &Idle| Arc::ptr_eq(&idle.pool, pool);
+        let ready = |idle: &Idle| is_own(idle) && idle.is_ready();
+        if let Some(connection) = take(&mut self.idle(), need, ready) {
             return Some(connection);
         }
         // The caller may have its response before the connection has noticed the end.
-        let mut last = take(&mut self.idle(), need, |_| true)?;
+        let mut last = take(&mut self.idle(), need, is_own)?;
         match timeout(RETURN_GRACE, last.ready()).await {
             Ok(Ok(())) => Some(last),
             Ok(Err(_)) => None,
             Err(_) => {
-                self.keep(last, false);
+                self.keep(last, false, pool);
                 None
             }
         }
     }
 
-    fn keep(&self, connection: Connection, challenged: bool) {
+    fn keep(&self, connection: Connection, challenged: bool, pool: &PoolIdentity) {
         let mut idle = self.idle();
         idle.retain(|idle| !idle.connection.is_closed());
-        idle.push(Idle::new(connection, challenged));
+        idle.push(Idle::new(connection, challenged, Arc::clone(pool)));
+        let is_own = |idle: &Idle| Arc::ptr_eq(&idle.pool, pool);
         // One whose response is not complete ends after it.
-        if idle.len() > MAX_PRIVATE_IDLE {
-            idle.remove(0);
+        if idle.iter().filter(|idle| is_own(idle)).count() > MAX_PRIVATE_IDLE
+            && let Some(oldest) = idle.iter().position(is_own)
+        {
+            idle.remove(oldest);
         }
     }
 }
 
 impl Idle {
-    fn new(connection: Connection, challenged: bool) -> Self {
+    fn new(connection: Connection, challenged: bool, pool: PoolIdentity) -> Self {
         Self {
             connection,
+            pool,
             since: Instant::now(),
             challenged,
         }
@@ -170,6 +184,7 @@ impl Pool {
         Arc::new(Self {
             connector,
             tasks,
+            identity: PoolIdentity::default(),
             shared: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             opens_shareable: opens_shareable.into(),
@@ -213,7 +228,7 @@ impl Pool {
         if need.fresh {
             None
         } else if private.is_active() {
-            private.take(need).await
+            private.take(need, &self.identity).await
         } else {
             take(&mut self.shared().idle, need, |idle| {
                 idle.is_ready() && idle.is_fresh()
@@ -250,7 +265,7 @@ impl Pool {
         challenged: bool,
     ) {
         if private.is_active() {
-            private.keep(connection, challenged);
+            private.keep(connection, challenged, &self.identity);
         } else {
             self.keep_shared(connection);
         }
@@ -258,7 +273,8 @@ impl Pool {
 
     fn keep_shared(self: &Arc<Self>, connection: Connection) {
         let mut shared = self.shared();
-        shared.idle.push(Idle::new(connection, false));
+        let pool = Arc::clone(&self.identity);
+        shared.idle.push(Idle::new(connection, false, pool));
         if shared.idle.len() > MAX_IDLE {
             shared.idle.remove(0);
         }

@@ -43,6 +43,9 @@ pub(crate) const OTHER_HOST: &str =
 pub(crate) const MALFORMED_LENGTH: &str = "The request does not have one length.";
 /// A transfer coding that is not undone here.
 pub(crate) const UNKNOWN_CODING: &str = "This device does not know the request's transfer coding.";
+/// The path may be for another application, or for a part with another rule.
+pub(crate) const AMBIGUOUS_PATH: &str =
+    "The path of the request is ambiguous: it has dots, slashes or encoded characters.";
 /// The request has too many header fields.
 pub(crate) const TOO_MANY_FIELDS: &str = "The request has too many header fields.";
 /// The request has no user name and password.
@@ -58,8 +61,6 @@ pub(crate) const BUSY_WITH_PASSWORDS: &str =
 pub(crate) const NO_CERTIFICATE: &str = "This device asks for a client certificate.";
 /// The client's certificate is not accepted, or no longer.
 pub(crate) const WRONG_CERTIFICATE: &str = "The client certificate is not accepted here.";
-/// The path may mean a part of the application with another rule.
-pub(crate) const AMBIGUOUS_PATH: &str = "The request's path can be read in different ways.";
 
 /// After this time a temporary error may be over, in seconds.
 const RETRY_AFTER: u32 = 5;

@@ -38,6 +38,7 @@ use crate::server::public_connection::ConnectionInfo;
 use crate::server::request::{GuardedBody, RequestBody};
 use crate::server::request_context::RequestContext;
 use crate::server::websocket_keep_alive::WebSocketKeepAlive;
+use crate::shared_setting::SharedSetting;
 use crate::task_group::TaskGroup;
 
 /// Maximum concurrent streams of an HTTP/2 connection. Browsers rarely use more than a hundred.
@@ -71,8 +72,8 @@ pub(crate) const CLOSE_GRACE: Duration = Duration::from_secs(1);
 /// Serves HTTP connections.
 #[derive(Debug)]
 pub(super) struct HttpServer {
-    limits: Limits,
-    policy: RequestPolicy,
+    limits: SharedSetting<Limits>,
+    policy: SharedSetting<Arc<RequestPolicy>>,
     auth: AuthLayer,
     connections: ConnectionLimiter,
     requests: RequestLimiter,
@@ -87,17 +88,18 @@ pub(super) struct HttpServer {
 
 impl HttpServer {
     pub(super) fn new(
-        limits: Limits,
+        limits: SharedSetting<Limits>,
         policy: RequestPolicy,
         auth: AuthLayer,
         connections: ConnectionLimiter,
         known: KnownCallers,
         tasks: TaskGroup,
     ) -> Self {
-        let (all, per_caller) = (limits.connections, limits.requests_per_address);
+        let current = limits.get();
+        let (all, per_caller) = (current.connections, current.requests_per_address);
         Self {
             limits,
-            policy,
+            policy: SharedSetting::new(Arc::new(policy)),
             auth,
             connections,
             requests: RequestLimiter::new(all, per_caller, known.clone()),
@@ -108,6 +110,17 @@ impl HttpServer {
             busy_log: LogThrottle::new(),
             failure_log: LogThrottle::new(),
         }
+    }
+
+    /// Applies changed numbers of requests.
+    pub(super) fn limits_changed(&self) {
+        let limits = self.limits.get();
+        let (all, per_caller) = (limits.connections, limits.requests_per_address);
+        self.requests.set_limits(all, per_caller);
+    }
+
+    pub(super) fn set_policy(&self, policy: RequestPolicy) {
+        self.policy.set(Arc::new(policy));
     }
 
     pub(super) async fn serve_http1<S>(
@@ -129,7 +142,7 @@ impl HttpServer {
         });
         let http = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.request_header)
+            .header_read_timeout(self.limits.get().request_header)
             .max_buf_size(MAX_HEADER_SIZE)
             .max_header_size(MAX_HEADER_SIZE)
             // One more is refused here.
@@ -193,10 +206,11 @@ impl HttpServer {
         activity: &ConnectionActivity,
     ) -> Result<(), BoxError> {
         tokio::pin!(connection);
+        let limits = self.limits.get();
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = self.tasks.draining() => {}
-            () = activity.unused(self.limits.request_header, self.limits.idle) => {}
+            () = activity.unused(limits.request_header, limits.idle) => {}
         }
         connection.as_mut().shut_down();
         tokio::select! {
@@ -221,7 +235,7 @@ impl HttpServer {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 error_page::TOO_MANY_FIELDS,
             ))
-        } else if let Err(refusal) = self.policy.apply(&mut request) {
+        } else if let Err(refusal) = self.policy.get().apply(&mut request) {
             Err(refusal.response())
         } else {
             let size = header_size(request.headers());
@@ -322,13 +336,13 @@ impl HttpServer {
     }
 
     fn busy_response(&self, limit: LimitReached) -> Response<ResponseBody> {
+        let limits = self.limits.get();
         let (setting, maximum) = match limit {
-            LimitReached::PerCaller => (
-                "Limits::requests_per_address",
-                self.limits.requests_per_address,
-            ),
+            LimitReached::PerCaller => {
+                ("Limits::requests_per_address", limits.requests_per_address)
+            }
             LimitReached::Total | LimitReached::Unknown => {
-                ("Limits::connections", self.limits.connections)
+                ("Limits::connections", limits.connections)
             }
         };
         warn_throttled!(
@@ -353,7 +367,8 @@ impl HttpServer {
                     () = sleep(SLOW_CHECK_INTERVAL) => {}
                     () = server.tasks.draining() => return,
                 }
-                let (slow, all) = server.requests.end_slow(server.limits.min_data_rate);
+                let rate = server.limits.get().min_data_rate;
+                let (slow, all) = server.requests.end_slow(rate);
                 if slow > 0 {
                     tracing::debug!(slow, "ended requests of slow callers");
                 }

@@ -1,7 +1,7 @@
 //! Whether the local application answers: the failures of requests and connections to it, counted.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
@@ -52,9 +52,15 @@ impl UpstreamHealth {
     }
 }
 
-/// Records the results of requests and connections. Clones share the record.
+type SharedHealth = Arc<Mutex<UpstreamHealth>>;
+
+/// Records the results of requests and connections of one upstream, for it and for all together.
+/// Clones share the record.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct HealthRecorder(Arc<Mutex<UpstreamHealth>>);
+pub(crate) struct HealthRecorder {
+    own: SharedHealth,
+    total: SharedHealth,
+}
 
 impl HealthRecorder {
     pub(crate) fn answered(&self) {
@@ -68,13 +74,61 @@ impl HealthRecorder {
         });
     }
 
-    pub(crate) fn snapshot(&self) -> UpstreamHealth {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn update(&self, change: impl Fn(&mut UpstreamHealth)) {
+        for health in [&self.own, &self.total] {
+            change(&mut health.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
+/// The records of all upstreams. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct HealthRecords {
+    total: SharedHealth,
+    upstreams: Arc<Mutex<Vec<(Upstream, SharedHealth)>>>,
+}
+
+impl HealthRecords {
+    /// Returns the recorder of an upstream.
+    pub(crate) fn of(&self, upstream: &Upstream) -> HealthRecorder {
+        let mut upstreams = self.lock();
+        let known = upstreams.iter().find(|(known, _)| known == upstream);
+        let own = known.map(|(_, health)| Arc::clone(health));
+        let own = own.unwrap_or_else(|| {
+            let health = SharedHealth::default();
+            upstreams.push((upstream.clone(), Arc::clone(&health)));
+            health
+        });
+        let total = Arc::clone(&self.total);
+        HealthRecorder { own, total }
     }
 
-    fn update(&self, change: impl FnOnce(&mut UpstreamHealth)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    /// Forgets the other upstreams.
+    pub(crate) fn retain(&self, upstreams: &[Upstream]) {
+        self.lock().retain(|(known, _)| upstreams.contains(known));
     }
+
+    /// Returns the failures of all upstreams.
+    pub(crate) fn snapshot(&self) -> UpstreamHealth {
+        copy(&self.total)
+    }
+
+    /// Returns the failures of one upstream.
+    pub(crate) fn snapshot_of(&self, upstream: &Upstream) -> UpstreamHealth {
+        let upstreams = self.lock();
+        let known = upstreams.iter().find(|(known, _)| known == upstream);
+        known.map_or_else(UpstreamHealth::default, |(_, health)| copy(health))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(Upstream, SharedHealth)>> {
+        self.upstreams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn copy(health: &SharedHealth) -> UpstreamHealth {
+    *health.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Upstream {
@@ -93,11 +147,13 @@ mod tests {
 
     #[test]
     fn failures_are_counted_by_kind_and_an_answer_clears_the_last_one() {
-        let recorder = HealthRecorder::default();
+        let records = HealthRecords::default();
+        let upstream = |port| Upstream::host("127.0.0.1", port);
+        let recorder = records.of(&upstream(1));
         recorder.failed(UpstreamFailure::Unreachable);
         recorder.failed(UpstreamFailure::Silent);
         recorder.failed(UpstreamFailure::Silent);
-        let health = recorder.snapshot();
+        let health = records.snapshot_of(&upstream(1));
         let counts = UpstreamFailure::ALL.map(|kind| health.failures(kind));
         assert_eq!(counts, [1, 2, 0]);
         assert!(matches!(
@@ -105,9 +161,15 @@ mod tests {
             Some((UpstreamFailure::Silent, _))
         ));
         recorder.answered();
-        let health = recorder.snapshot();
+        records.of(&upstream(2)).failed(UpstreamFailure::Silent);
+        let health = records.snapshot_of(&upstream(1));
         assert!(health.last_failure.is_none());
         assert_eq!(health.failures(UpstreamFailure::Silent), 2);
+        assert_eq!(records.snapshot().failures(UpstreamFailure::Silent), 3);
+        records.retain(&[upstream(2)]);
+        let health = records.snapshot_of(&upstream(1));
+        assert_eq!(health.failures(UpstreamFailure::Silent), 0);
+        assert_eq!(records.snapshot().failures(UpstreamFailure::Silent), 3);
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use cloud_remote::Application;
+use cloud_remote::{Application, RouteMatch, Routes};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::Request;
@@ -57,6 +57,28 @@ async fn authenticated_connection_serves_its_caller_alone() {
         drop(alice);
         let mut other = Caller::open(&cloud, protocol).await;
         assert_eq!(other.get("/").await.status, 401, "{protocol}");
+    }
+}
+
+/// One caller with two applications: a connection to one never carries a request for the other.
+#[tokio::test]
+async fn private_connections_stay_with_their_route() {
+    let cloud = Cloud::start().await;
+    let first = RawApplication::start(authenticates_connections()).await;
+    let second = RawApplication::start(|_| ok("second")).await;
+    let routes = Routes::new(Application::forward(first.address)).unwrap();
+    let path = RouteMatch::new().path("/second".parse().unwrap());
+    let routes = routes.route(path, Application::forward(second.address));
+    let _remote = cloud.device(Application::routes(routes.unwrap())).await;
+    for protocol in ["http/1.1", "h2"] {
+        let mut alice = Caller::open(&cloud, protocol).await;
+        let authorized = Request::get("/").header("authorization", "NTLM alice");
+        assert_eq!(alice.send(authorized).await.unwrap().body, "page of alice");
+        for _ in 0..3 {
+            assert_eq!(alice.get("/second/x").await.body, "second");
+            assert_eq!(alice.get("/").await.body, "page of alice");
+        }
+        assert_eq!(alice.get("/x/../second").await.status, 400);
     }
 }
 

@@ -10,7 +10,9 @@ use axum::body::Body;
 use axum::extract::Request as AxumRequest;
 use axum::routing::{any, get};
 use bytes::Bytes;
-use cloud_remote::{Application, ForwardOptions, UpstreamProtocol, UpstreamTls};
+use cloud_remote::{
+    Application, CertificatePin, ForwardOptions, SentHost, UpstreamProtocol, UpstreamTls,
+};
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
@@ -161,8 +163,9 @@ async fn tls_application_chooses_its_version() {
         let cloud = Cloud::start().await;
         let own = cloud.platform.ca.issue(&Issue::serial(99));
         let chain = CertificateDer::pem_slice_iter(own.chain().as_bytes())
-            .collect::<Result<_, _>>()
+            .collect::<Result<Vec<_>, _>>()
             .unwrap();
+        let pin = CertificatePin::of(&chain[0]);
         let key = PrivateKeyDer::from_pem_slice(own.key().as_bytes()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
@@ -206,6 +209,53 @@ async fn tls_application_chooses_its_version() {
             .unwrap();
         let mut caller = Caller::open(&cloud, "h2").await;
         assert_eq!(caller.get("/").await.status, 502);
+
+        // A pin accepts its certificate for any name, and no other.
+        let wrong: CertificatePin = "00".repeat(32).parse().unwrap();
+        for (pins, status) in [(vec![wrong, pin], 200), (vec![wrong], 502)] {
+            let pinned = UpstreamTls::pinned("other.example.com", pins).unwrap();
+            let options = ForwardOptions::new().protocol(UpstreamProtocol::Tls(pinned));
+            remote
+                .set_application(Application::forward_with(address, options))
+                .unwrap();
+            let mut caller = Caller::open(&cloud, "h2").await;
+            assert_eq!(caller.get("/").await.status, status);
+        }
+    }
+}
+
+/// The headers that the application gets, and the redirect that it sends.
+#[tokio::test]
+async fn host_and_forwarded_headers_are_options() {
+    let cloud = Cloud::start().await;
+    let application = RawApplication::start(|request| {
+        if request.head.contains("GET /redirect") {
+            let response = "HTTP/1.1 302 Found\r\nLocation: http://app.local:81/next\r\n\
+                            Content-Length: 0\r\n\r\n";
+            return Some(response.as_bytes().to_vec());
+        }
+        ok(&request.head)
+    })
+    .await;
+    let options = ForwardOptions::new()
+        .host_header("app.local:81".parse().unwrap())
+        .forwarded_headers(false);
+    let _remote = cloud
+        .device(Application::forward_with(application.address, options))
+        .await;
+    let mut caller = Caller::open(&cloud, "http/1.1").await;
+    let own = Request::get("/").header("x-forwarded-for", "192.0.2.1");
+    let seen = caller.send(own).await.unwrap().body.to_lowercase();
+    assert!(seen.contains("host: app.local:81"), "{seen}");
+    assert!(
+        !seen.contains("forwarded") && !seen.contains(NAME),
+        "{seen}"
+    );
+    let redirect = caller.get("/redirect").await;
+    let location = redirect.headers["location"].to_str().unwrap().to_owned();
+    assert_eq!(location, format!("https://{NAME}/next"));
+    for bad in ["", "a b", "http://a", "a:b"] {
+        assert!(bad.parse::<SentHost>().is_err(), "{bad}");
     }
 }
 

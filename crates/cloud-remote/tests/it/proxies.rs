@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cloud_remote::{Probe, Proxy, RemoteAccess, RemoteConfig, RemoteEvent, TunnelStatus};
+use cloud_remote::{
+    Probe, Proxy, RemoteAccess, RemoteConfig, RemoteEvent, RemoteStatus, TunnelStatus,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::serving::web;
-use crate::support::{Cloud, NAME, event, within};
+use crate::support::{Cloud, NAME, connected, event, within};
 
 /// A name that does not resolve: the proxy leads it to the test's relay.
 const RELAY: &str = "relay.invalid";
@@ -148,6 +150,25 @@ async fn tunnel_and_probe_pass_through_a_proxy_with_a_password() {
         assert_eq!(targets, [RELAY, NAME].map(|host| format!("{host}:{port}")));
         remote.stop(Duration::ZERO).await.unwrap();
     }
+}
+
+/// The proxy is changed while the tunnel waits for its next attempt.
+#[tokio::test]
+async fn changed_proxy_is_used_for_the_next_connection() {
+    let cloud = Cloud::start().await;
+    let port = cloud.address.port();
+    let scripted = ScriptedProxy::start(Kind::Http, cloud.address, None).await;
+    let builder = RemoteAccess::builder(RemoteConfig::new(RELAY, port, NAME))
+        .application(web())
+        .proxy(scripted.proxy(Kind::Http, "device:wr0ng"));
+    let remote = cloud.device_from(builder).await;
+    let mut status = remote.status();
+    remote.set_messaging_online(true);
+    let waiting = |status: &RemoteStatus| matches!(status.tunnel, TunnelStatus::Waiting { .. });
+    within(status.wait_for(waiting)).await.unwrap();
+    remote.set_proxy(scripted.proxy(Kind::Http, "device:s3cret"));
+    connected(&remote).await;
+    remote.stop(Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::routing::{any, get, post};
-use cloud_remote::{AccessRules, Application, ClientAddr, Limits};
+use cloud_remote::{AccessRules, Application, ClientAddr, HttpOptions, Limits};
 use futures_util::{SinkExt, StreamExt};
 use snitun::{Cipher, ProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -302,6 +302,46 @@ async fn changed_access_rules_keep_open_connections() {
     assert!(response.ends_with("hello"), "{response}");
     remote.set_access(AccessRules::new(["127.0.0.1/32".parse().unwrap()], []));
     cloud.open(&["http/1.1"]).await.unwrap();
+}
+
+/// Returns the status line of a response over this connection.
+async fn status_of(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), host: &str) -> String {
+    let request = format!("HEAD / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut response = Vec::new();
+    while !response.ends_with(b"\r\n\r\n") {
+        response.push(within(stream.read_u8()).await.unwrap());
+    }
+    String::from_utf8_lossy(&response)
+        .lines()
+        .next()
+        .unwrap()
+        .to_owned()
+}
+
+#[tokio::test]
+async fn changed_limits_and_hosts_keep_open_connections() {
+    let cloud = Cloud::start().await;
+    let remote = cloud.device(web()).await;
+    let mut limits = Limits::default();
+    limits.connections_per_address = 1;
+    remote.set_limits(limits);
+    let mut first = cloud.open(&["http/1.1"]).await.unwrap();
+    assert!(status_of(&mut first, NAME).await.contains("200"));
+    cloud.open(&["http/1.1"]).await.unwrap_err();
+    limits.connections_per_address = 2;
+    remote.set_limits(limits);
+    let mut second = cloud.open(&["http/1.1"]).await.unwrap();
+    limits.connections_per_address = 1;
+    remote.set_limits(limits);
+    assert!(status_of(&mut first, NAME).await.contains("200"));
+    assert!(status_of(&mut second, NAME).await.contains("200"));
+
+    assert!(status_of(&mut first, "b.example").await.contains("421"));
+    remote.set_http(HttpOptions::new().allow_host("b.example".parse().unwrap()));
+    assert!(status_of(&mut first, "b.example").await.contains("200"));
+    remote.set_http(HttpOptions::new());
+    assert!(status_of(&mut first, "b.example").await.contains("421"));
 }
 
 #[tokio::test]
