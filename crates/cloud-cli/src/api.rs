@@ -38,7 +38,7 @@ impl ApiArgs {
         if let Some(pem) = self.roots()? {
             client = client.additional_roots_pem(pem);
         }
-        if let Some(proxy) = proxy::from_option(global)? {
+        if let Some(proxy) = proxy::from_settings(global) {
             client = client.proxy(proxy);
         }
         Ok(client)

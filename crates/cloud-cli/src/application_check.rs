@@ -1,9 +1,11 @@
-//! Whether the application behind the tunnel answers, for people and supervisors: a device can be
+//! Whether the applications behind the tunnel answer, for people and supervisors: a device can be
 //! reachable while its application is not.
 //!
 //! The results of requests and connections of callers are used. A web application is also tried
 //! with connections that send nothing; one with a protocol of its own could be disturbed by those.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use cloud_facade::remote::{Upstream, UpstreamFailure};
@@ -68,62 +70,147 @@ impl ApplicationState {
     }
 }
 
-/// Returns the next state; never without an application.
-///
-/// # Cancel safety
-/// The newest state is not lost.
-pub(crate) async fn next_state(
-    state: &mut Option<watch::Receiver<ApplicationState>>,
-) -> ApplicationState {
-    if let Some(state) = state
-        && state.changed().await.is_ok()
-    {
-        return state.borrow_and_update().clone();
+/// The states of the applications behind the tunnel; none for the built-in page. Clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct ApplicationStates(watch::Receiver<Vec<ApplicationState>>);
+
+impl ApplicationStates {
+    /// Returns the state of each application.
+    pub(crate) fn all(&self) -> Vec<ApplicationState> {
+        self.0.borrow().clone()
     }
-    std::future::pending().await
+
+    /// Returns the state of the first application with a problem, otherwise of the first.
+    pub(crate) fn worst(&self) -> Option<ApplicationState> {
+        let states = self.0.borrow();
+        let failed = states.iter().find(|state| state.reason.is_some());
+        failed.or(states.first()).cloned()
+    }
+
+    /// Returns the problem of an application that has one.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.worst()?.problem()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn fixed(states: Vec<ApplicationState>) -> Self {
+        Self(watch::channel(states).1)
+    }
 }
 
-/// Checks an application until it is dropped.
+/// The changes of the states, one application at a time.
 #[derive(Debug)]
-pub(crate) struct ApplicationCheck {
-    state: watch::Receiver<ApplicationState>,
-    task: JoinHandle<()>,
+pub(crate) struct ApplicationChanges {
+    states: ApplicationStates,
+    last: Vec<ApplicationState>,
+    changed: VecDeque<ApplicationState>,
 }
 
-impl ApplicationCheck {
-    pub(crate) fn start(application: CheckedApplication, cloud: &ClesydeCloud) -> Self {
-        let (sender, state) = watch::channel(ApplicationState {
-            address: application.upstream.to_string(),
-            answers: None,
-            reason: None,
-            since: None,
-        });
-        let task = Task {
-            application,
+impl ApplicationChanges {
+    pub(crate) fn new(states: ApplicationStates) -> Self {
+        Self {
+            states,
+            last: Vec::new(),
+            changed: VecDeque::new(),
+        }
+    }
+
+    /// Returns the next state that has changed.
+    ///
+    /// # Cancel safety
+    /// The newest state is not lost.
+    pub(crate) async fn next(&mut self) -> ApplicationState {
+        loop {
+            if let Some(state) = self.changed.pop_front() {
+                return state;
+            }
+            if self.states.0.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            let states = self.states.0.borrow_and_update().clone();
+            let is_changed =
+                |state: &&ApplicationState| state.since.is_some() && !self.last.contains(state);
+            self.changed = states.iter().filter(is_changed).cloned().collect();
+            self.last = states;
+        }
+    }
+}
+
+/// Checks applications until it is dropped.
+#[derive(Debug)]
+pub(crate) struct ApplicationChecks {
+    cloud: WeakClesydeCloud,
+    states: Arc<watch::Sender<Vec<ApplicationState>>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl ApplicationChecks {
+    pub(crate) fn start(applications: Vec<CheckedApplication>, cloud: &ClesydeCloud) -> Self {
+        let mut checks = Self {
             cloud: cloud.downgrade(),
-            state: sender,
-            last_check: None,
-            log: LogThrottle::new(),
+            states: Arc::default(),
+            tasks: Vec::new(),
         };
-        let task = tokio::spawn(task.run());
-        Self { state, task }
+        checks.replace(applications);
+        checks
     }
 
-    pub(crate) fn state(&self) -> watch::Receiver<ApplicationState> {
-        self.state.clone()
+    /// Checks these applications from now on. One that was checked before keeps its state.
+    pub(crate) fn replace(&mut self, applications: Vec<CheckedApplication>) {
+        self.end();
+        self.states.send_modify(|states| {
+            let known = std::mem::take(states);
+            let state = |application: &CheckedApplication| {
+                let address = application.upstream.to_string();
+                let known = known.iter().find(|state| state.address == address);
+                known.cloned().unwrap_or(ApplicationState {
+                    address,
+                    answers: None,
+                    reason: None,
+                    since: None,
+                })
+            };
+            *states = applications.iter().map(state).collect();
+        });
+        let start = |(index, application): (usize, CheckedApplication)| {
+            let task = Task {
+                address: application.upstream.to_string(),
+                application,
+                cloud: self.cloud.clone(),
+                index,
+                states: Arc::clone(&self.states),
+                last_check: None,
+                log: LogThrottle::new(),
+            };
+            tokio::spawn(task.run())
+        };
+        self.tasks = applications.into_iter().enumerate().map(start).collect();
+    }
+
+    pub(crate) fn states(&self) -> ApplicationStates {
+        ApplicationStates(self.states.subscribe())
+    }
+
+    fn end(&mut self) {
+        for task in self.tasks.drain(..) {
+            task.abort();
+        }
     }
 }
 
-impl Drop for ApplicationCheck {
+impl Drop for ApplicationChecks {
     fn drop(&mut self) {
-        self.task.abort();
+        self.end();
     }
 }
 
 struct Task {
     application: CheckedApplication,
+    address: String,
     cloud: WeakClesydeCloud,
-    state: watch::Sender<ApplicationState>,
+    /// The place of its state.
+    index: usize,
+    states: Arc<watch::Sender<Vec<ApplicationState>>>,
     /// The time and the result of the last connection.
     last_check: Option<(Instant, Option<String>)>,
     log: LogThrottle,
@@ -138,7 +225,7 @@ impl Task {
                 }
                 Some(failure) => (Some(false), Some(description(failure).to_owned())),
                 None if self.application.is_http => {
-                    let is_up = self.state.borrow().answers == Some(true);
+                    let is_up = self.state().answers == Some(true);
                     self.check(if is_up { UP_INTERVAL } else { DOWN_INTERVAL })
                         .await
                 }
@@ -152,7 +239,8 @@ impl Task {
     /// Returns the last failure of a request that no other has succeeded since.
     fn failed_request(&self) -> Option<UpstreamFailure> {
         let remote = self.cloud.upgrade()?.remote().ok()??;
-        let (failure, at) = remote.upstream_health().last_failure?;
+        let health = remote.upstream_health_of(&self.application.upstream);
+        let (failure, at) = health.last_failure?;
         (at.elapsed() < FAILED_REQUEST_VALIDITY).then_some(failure)
     }
 
@@ -177,25 +265,46 @@ impl Task {
         (Some(reason.is_none()), reason)
     }
 
+    /// Returns the present state.
+    fn state(&self) -> ApplicationState {
+        let states = self.states.borrow();
+        let own = states.get(self.index);
+        own.cloned().unwrap_or_else(|| ApplicationState {
+            address: self.address.clone(),
+            answers: None,
+            reason: None,
+            since: None,
+        })
+    }
+
     fn update(&self, answers: Option<bool>, reason: Option<String>) {
-        let before = self.state.borrow().answers;
-        self.state.send_if_modified(|state| {
-            let is_new = state.answers != answers || state.reason != reason;
-            if state.answers != answers {
-                state.answers = answers;
-                state.since = Some(SystemTime::now());
-            }
-            state.reason = reason;
-            is_new
+        let before = self.state();
+        if before.answers == answers && before.reason == reason {
+            return;
+        }
+        let since = match before.answers == answers {
+            true => before.since,
+            false => Some(SystemTime::now()),
+        };
+        let after = ApplicationState {
+            address: self.address.clone(),
+            answers,
+            reason,
+            since,
+        };
+        self.states.send_if_modified(|states| {
+            // The place may be another application's, after a change of the settings.
+            let own = states.get_mut(self.index);
+            let own = own.filter(|state| state.address == self.address);
+            own.map(|state| *state = after.clone()).is_some()
         });
-        let state = self.state.borrow();
-        match (before, state.problem()) {
+        match (before.answers, after.problem()) {
             (None | Some(true), Some(problem)) => warn_throttled!(
                 self.log,
                 "{problem}; callers get an error until it does: is it running?"
             ),
             (Some(false), None) if answers == Some(true) => {
-                info_throttled!(self.log, "the application at {} answers now", state.address);
+                info_throttled!(self.log, "the application at {} answers now", self.address);
             }
             _ => {}
         }

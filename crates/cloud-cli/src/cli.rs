@@ -4,15 +4,20 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 
-use clap::builder::Resettable;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::error::{ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands::{cert, completions, doctor, messages, provision, reset, run, shadow, status};
+use crate::commands::{
+    cert, completions, config, doctor, messages, provision, reset, run, shadow, status,
+};
 #[cfg(feature = "sim")]
 use crate::commands::{demo, sim};
+use crate::logging::LogLevel;
 use crate::options::{GlobalOptions, NAME};
+use crate::proxy;
+use crate::settings::definition::{Definition, with_variables};
+use crate::settings::{Origin, Settings};
 use crate::terminal;
 use crate::usage_error::redact_values;
 
@@ -58,6 +63,26 @@ pub(crate) struct Cli {
     pub(crate) global: GlobalOptions,
     #[command(subcommand)]
     pub(crate) command: Command,
+
+    /// Where the values come from.
+    #[arg(skip)]
+    pub(crate) settings: Settings,
+}
+
+impl Cli {
+    /// Returns how much to log. `RUST_LOG` precedes the configuration file only.
+    pub(crate) fn log_level(&self) -> LogLevel {
+        let is_given = |key| {
+            let setting = self.settings.get(key);
+            setting.is_some_and(|setting| !matches!(setting.origin, Origin::File(_)))
+        };
+        LogLevel {
+            verbose: self.global.verbose,
+            quiet: self.global.quiet,
+            precedes_rust_log: is_given("verbose") || is_given("quiet"),
+            long_running: self.command.is_long_running(),
+        }
+    }
 }
 
 /// The commands.
@@ -81,6 +106,9 @@ pub(crate) enum Command {
     Publish(messages::PublishArgs),
     /// Send one request to the platform and print the response
     Request(messages::RequestArgs),
+    /// Show the settings, or check the configuration file
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Remove the device's configuration
     Reset(reset::ResetArgs),
     /// Run a simulated Clesyde cloud on this machine
@@ -107,48 +135,70 @@ impl Command {
     }
 }
 
-/// Parses the command line, with environment variables for missing options. An empty variable
-/// counts as unset: systemd's `EnvironmentFile=` and the environment files of container tools
-/// cannot unset one.
+/// Returns the definition of the command line, as help and manual pages show it.
+pub(crate) fn documented() -> clap::Command {
+    with_variables(Cli::command())
+}
+
+/// Returns the settings of the program.
+pub(crate) fn settings() -> Definition {
+    Definition::settings(&Cli::command())
+}
+
+/// Parses the command line, with environment variables and the configuration file for what it does
+/// not set.
 pub(crate) fn parse<I, T>(arguments: I) -> Result<Cli, clap::Error>
 where
     I: IntoIterator<Item = T>,
     T: Into<OsString> + Clone,
 {
-    let mut command = without_empty_variables(Cli::command());
+    let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
+    let mut command = Cli::command();
+    let matches = match command.try_get_matches_from_mut(&arguments) {
+        Ok(matches) => matches,
+        Err(error) if is_help(&error) => {
+            let shown = documented().try_get_matches_from(&arguments);
+            return Err(shown.err().unwrap_or(error));
+        }
+        Err(error) => return Err(redact_values(error)),
+    };
+    let is_run = matches.subcommand_name() == Some("run");
+    let definition = settings();
+    let settings = Settings::collect(&definition, &matches, arguments)?;
+    let merged = settings.merged_arguments(&definition, is_run);
     let mut matches = command
-        .try_get_matches_from_mut(arguments)
+        .try_get_matches_from_mut(merged)
         .map_err(redact_values)?;
-    let sn_source = matches.value_source("sn");
     let mut cli = Cli::from_arg_matches_mut(&mut matches)
         .map_err(|error| redact_values(error.format(&mut command)))?;
-    cli.global.sn_source = sn_source;
+    cli.global.sn_name = settings.name("sn");
+    let proxy = settings.get("proxy").map(|setting| setting.origin);
+    if let (Some(Origin::Option), Some(url)) = (proxy, &cli.global.proxy) {
+        proxy::refuse_credentials(url)?;
+    }
+    cli.settings = settings;
     Ok(cli)
 }
 
-/// Returns the command without the environment variables that are empty.
-fn without_empty_variables(command: clap::Command) -> clap::Command {
-    command
-        .mut_args(|argument| {
-            let value = argument.get_env().and_then(std::env::var_os);
-            if value.is_some_and(|value| value.is_empty()) {
-                argument.env(Resettable::Reset)
-            } else {
-                argument
-            }
-        })
-        .mut_subcommands(without_empty_variables)
+fn is_help(error: &clap::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    )
+}
+
+/// Returns a parse error as one line.
+pub(crate) fn error_line(error: &clap::Error) -> String {
+    let message = error.render().to_string();
+    let first = message.lines().next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    terminal::line(first).into_owned()
 }
 
 /// Prints a parse error, or the requested help or version.
 pub(crate) fn print_error(mut error: clap::Error) {
     // A closed output is ignored.
-    if matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp
-            | ErrorKind::DisplayVersion
-            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-    ) {
+    if is_help(&error) || error.kind() == ErrorKind::DisplayVersion {
         let _ = error.print();
         return;
     }
@@ -170,6 +220,8 @@ pub(crate) fn print_error(mut error: clap::Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::file;
+    use crate::settings::reference::{route_table, table, template};
 
     #[test]
     fn clap_definition_is_consistent() {
@@ -208,5 +260,37 @@ mod tests {
             command.get_subcommands().for_each(check);
         }
         check(&Cli::command());
+    }
+
+    #[test]
+    fn template_has_every_key_with_a_value_of_its_type() {
+        let is_setting =
+            |line: &&str| line.starts_with('#') && !line.starts_with("# ") && *line != "#";
+        let template = template(&settings());
+        let lines: Vec<_> = template.lines().filter(is_setting).collect();
+        let text: String = lines
+            .iter()
+            .map(|line| format!("{}\n", &line[1..]))
+            .collect();
+        let definition = settings();
+        let content = file::parse(&text, &definition);
+        assert_eq!(content.problems, []);
+        assert_eq!(content.entries.len(), definition.options().count());
+        let keys = content.routes[0].entries.len();
+        assert_eq!(keys, Definition::route().options().count());
+        assert!(template.lines().all(|line| line.len() <= 120));
+        assert_eq!(file::parse(&template, &definition).entries.len(), 0);
+    }
+
+    #[test]
+    fn documentation_has_the_table_of_all_settings() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/configuration.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        for table in [table(&settings()), route_table()] {
+            assert!(
+                text.contains(&table),
+                "docs/configuration.md needs this table:\n{table}"
+            );
+        }
     }
 }

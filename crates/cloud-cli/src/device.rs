@@ -6,28 +6,74 @@ use std::path::PathBuf;
 use cloud_facade::config::{SerialNumber, Store};
 use cloud_facade::iot::Proxy;
 use cloud_facade::remote::auth::AuthRules;
-use cloud_facade::remote::{AccessRules, Application, HttpOptions, Limits};
+use cloud_facade::remote::{AccessRules, Application, HttpOptions, Limits, RouteMatch, Routes};
 use cloud_facade::{ClesydeCloud, Event};
 use cloud_net::{LogThrottle, warn_throttled};
+use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, watch};
 
-use crate::application_check::{ApplicationCheck, ApplicationState, CheckedApplication};
+use crate::application_check::{ApplicationChecks, ApplicationStates, CheckedApplication};
 use crate::error::{CliError, Result};
 use crate::health::HealthState;
 use crate::status_page::StatusPage;
 use crate::status_socket::StatusSocket;
 
-/// The application behind the tunnel.
-#[derive(Debug, Clone)]
-pub(crate) enum Backend {
-    /// The built-in status page.
-    StatusPage,
-    /// An application of the user.
-    Application {
-        application: Box<Application>,
-        checked: CheckedApplication,
-    },
+/// The applications behind the tunnel.
+#[derive(Debug, Default)]
+pub(crate) struct Backend {
+    /// The application for all requests without a route; `None` for the built-in status page.
+    pub(crate) application: Option<Application>,
+    pub(crate) routes: Vec<(RouteMatch, Application)>,
+    /// The local applications, each once.
+    pub(crate) checked: Vec<CheckedApplication>,
+}
+
+impl Backend {
+    pub(crate) fn add_route(
+        &mut self,
+        requests: RouteMatch,
+        application: Application,
+        checked: Option<CheckedApplication>,
+    ) {
+        self.routes.push((requests, application));
+        let is_known = |new: &CheckedApplication| {
+            let mut known = self.checked.iter();
+            known.any(|known| known.upstream == new.upstream)
+        };
+        let new = checked.filter(|new| !is_known(new));
+        self.checked.extend(new);
+    }
+
+    /// Returns the application, and the local ones behind it.
+    fn application(self, page: &StatusPage) -> Result<(Application, Vec<CheckedApplication>)> {
+        let fallback = self.application;
+        let fallback = fallback.unwrap_or_else(|| Application::service(page.application()));
+        if self.routes.is_empty() {
+            return Ok((fallback, self.checked));
+        }
+        let routes = self.routes.into_iter();
+        let routes = Routes::new(fallback).and_then(|together| {
+            let mut routes = routes;
+            routes.try_fold(together, |together, (requests, application)| {
+                together.route(requests, application)
+            })
+        });
+        let routes =
+            routes.map_err(|error| CliError::with_cause("the routes cannot be served", &error))?;
+        Ok((Application::routes(routes), self.checked))
+    }
+}
+
+/// What callers reach, and how: the settings that can change while the device runs.
+#[derive(Debug)]
+pub(crate) struct Served {
+    pub(crate) backend: Backend,
+    pub(crate) access: AccessRules,
+    pub(crate) auth: AuthRules,
+    pub(crate) http_options: HttpOptions,
+    pub(crate) limits: Limits,
+    /// The proxy for the connections to broker and relay.
+    pub(crate) proxy: Option<Proxy>,
 }
 
 /// Parameters of [`Device::start`].
@@ -35,15 +81,9 @@ pub(crate) enum Backend {
 pub(crate) struct DeviceOptions {
     pub(crate) sn: SerialNumber,
     pub(crate) base_path: PathBuf,
-    pub(crate) backend: Backend,
-    /// The page of [`Backend::StatusPage`]; it follows the events with any backend.
+    pub(crate) served: Served,
+    /// The built-in status page; it follows the events with any backend.
     pub(crate) page: StatusPage,
-    pub(crate) access: AccessRules,
-    pub(crate) auth: AuthRules,
-    pub(crate) http_options: HttpOptions,
-    pub(crate) limits: Limits,
-    /// The proxy for the connections to broker and relay.
-    pub(crate) proxy: Option<Proxy>,
 }
 
 /// A running device.
@@ -54,9 +94,8 @@ pub(crate) struct Device {
     page: StatusPage,
     health_state: HealthState,
     status_socket: Option<StatusSocket>,
-    application_state: Option<watch::Receiver<ApplicationState>>,
-    /// Checks the application until it is dropped.
-    _application: Option<ApplicationCheck>,
+    /// Checks the applications until it is dropped.
+    applications: ApplicationChecks,
     missed_log: LogThrottle,
 }
 
@@ -64,21 +103,16 @@ impl Device {
     /// Starts a device that is provisioned.
     pub(crate) async fn start(options: DeviceOptions) -> Result<Self> {
         let page = options.page;
-        let (application, checked) = match options.backend {
-            Backend::StatusPage => (Application::service(page.application()), None),
-            Backend::Application {
-                application,
-                checked,
-            } => (*application, Some(checked)),
-        };
+        let served = options.served;
+        let (application, checked) = served.backend.application(&page)?;
         // Only registration uses the API, in `provision`.
         let mut settings = ClesydeCloud::builder(options.sn, &options.base_path, "")
             .application(application)
-            .access(options.access)
-            .auth(options.auth)
-            .http_options(options.http_options)
-            .limits(options.limits);
-        if let Some(proxy) = options.proxy {
+            .access(served.access)
+            .auth(served.auth)
+            .http_options(served.http_options)
+            .limits(served.limits);
+        if let Some(proxy) = served.proxy {
             settings = settings.proxy(proxy);
         }
         let cloud = settings.build();
@@ -87,15 +121,14 @@ impl Device {
             .initialize()
             .await
             .map_err(|error| CliError::from_initialize(&error))?;
-        let application = checked.map(|checked| ApplicationCheck::start(checked, &cloud));
-        let application_state = application.as_ref().map(ApplicationCheck::state);
+        let applications = ApplicationChecks::start(checked, &cloud);
         let store = Store::new(&options.base_path);
         page.follow(&cloud, store.clone());
-        let health_state = HealthState::new(&cloud, store, application_state.clone());
+        let health_state = HealthState::new(&cloud, store, applications.states());
         let status_socket = StatusSocket::serve(
             &options.base_path,
             cloud.watch_status(),
-            application_state.clone(),
+            applications.states(),
         );
         Ok(Self {
             cloud,
@@ -103,8 +136,7 @@ impl Device {
             page,
             health_state,
             status_socket,
-            application_state,
-            _application: application,
+            applications,
             missed_log: LogThrottle::new(),
         })
     }
@@ -114,14 +146,41 @@ impl Device {
         &self.health_state
     }
 
-    /// Returns the state of the application behind the tunnel, if there is one.
-    pub(crate) fn application_state(&self) -> Option<watch::Receiver<ApplicationState>> {
-        self.application_state.clone()
+    /// Returns the states of the applications behind the tunnel.
+    pub(crate) fn application_states(&self) -> ApplicationStates {
+        self.applications.states()
     }
 
-    /// Returns the problem of the application behind the tunnel, if it has one.
+    /// Returns the problem of an application behind the tunnel, if one has a problem.
     pub(crate) fn application_problem(&self) -> Option<String> {
-        self.application_state.as_ref()?.borrow().problem()
+        self.applications.states().problem()
+    }
+
+    /// Changes what callers reach, and how. Open connections stay.
+    pub(crate) fn serve(&mut self, served: Served) -> Result {
+        let (application, checked) = served.backend.application(&self.page)?;
+        let cloud = &self.cloud;
+        let failed = |error| CliError::with_cause("cannot change the settings", &error);
+        // Rules before the application, unless there are none any more: in between, an application is
+        // not reached by those that it excludes.
+        let is_guarded = !served.auth.is_empty();
+        if is_guarded {
+            cloud.set_auth(served.auth.clone()).map_err(failed)?;
+        }
+        cloud
+            .set_access(served.access)
+            .and_then(|()| cloud.set_http_options(served.http_options))
+            .and_then(|()| cloud.set_limits(served.limits))
+            .and_then(|()| cloud.set_proxy(served.proxy))
+            .map_err(failed)?;
+        cloud
+            .set_application(application)
+            .map_err(|error| CliError::with_cause("cannot change the application", &error))?;
+        if !is_guarded {
+            cloud.set_auth(served.auth).map_err(failed)?;
+        }
+        self.applications.replace(checked);
+        Ok(())
     }
 
     /// Returns the next event; `None` once the device has stopped.

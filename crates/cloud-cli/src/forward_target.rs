@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use cloud_facade::remote::{ForwardOptions, UpstreamProtocol, UpstreamTls};
+use cloud_facade::remote::{CertificatePin, ForwardOptions, UpstreamProtocol, UpstreamTls};
 
 use crate::error::{CliError, Result};
 use crate::public_client;
@@ -62,21 +62,25 @@ impl ForwardTarget {
         }
     }
 
-    /// Returns the options with the target's protocol. A certificate is verified with the system's
-    /// roots and those in `roots` (PEM).
+    /// Returns the options with the target's protocol. A certificate is verified by `pins`,
+    /// otherwise with the system's roots and those in `roots` (PEM).
     pub(crate) fn options(
         &self,
         options: ForwardOptions,
         roots: Option<&[u8]>,
+        pins: &[CertificatePin],
     ) -> Result<ForwardOptions> {
         Ok(options.protocol(match self {
             Self::Http1(_) => UpstreamProtocol::Http1,
             Self::H2c(_) => UpstreamProtocol::Http2,
             Self::Https(address) => {
-                let tls = UpstreamTls::new(&address.host, public_client::roots(roots)?).map_err(
-                    |error| CliError::with_cause("cannot use --forward https://", &error),
-                )?;
-                UpstreamProtocol::Tls(tls)
+                let tls = match pins {
+                    [] => UpstreamTls::new(&address.host, public_client::roots(roots)?),
+                    pins => UpstreamTls::pinned(&address.host, pins.iter().copied()),
+                };
+                UpstreamProtocol::Tls(tls.map_err(|error| {
+                    CliError::with_cause("cannot use --forward https://", &error)
+                })?)
             }
         }))
     }

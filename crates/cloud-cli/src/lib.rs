@@ -9,6 +9,7 @@
 //! | `cert show` | prints the device's certificates |
 //! | `shadow get`, `report`, `watch` | the device's configuration shadow, or another one by `--name` |
 //! | `publish`, `request` | one message; one request and its response |
+//! | `config show`, `check`, `template` | the settings and where they come from; checks the file |
 //! | `reset` | removes the configuration |
 //! | `sim` | a simulated Clesyde cloud on this machine |
 //! | `demo` | a demonstration of everything in one process |
@@ -25,7 +26,7 @@
 //! - Exit codes: 0 done, 1 failed, 2 wrong usage (nothing was sent or written), 3 not provisioned.
 //! - No secret is accepted on the command line, printed or logged. Messages do not repeat a value
 //!   that may be one.
-//! - SIGINT and SIGTERM shut everything down gracefully; SIGHUP does not end `run`.
+//! - SIGINT and SIGTERM shut everything down gracefully; SIGHUP reads the settings of `run` again.
 //! - A reader of standard output or standard error that stops reading delays nothing. Lines beyond
 //!   a bounded queue are lost, counted and reported.
 //!
@@ -46,6 +47,7 @@ mod commands;
 mod device;
 mod error;
 mod event_json;
+mod forward_options;
 mod forward_target;
 mod health;
 mod logging;
@@ -57,7 +59,10 @@ mod proxy;
 mod public_client;
 mod redact;
 mod reload;
+mod route;
+mod settings;
 mod shutdown;
+mod static_files;
 mod status_page;
 mod status_socket;
 mod systemd;
@@ -70,17 +75,18 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::CommandFactory;
 use tokio::time::{Instant, sleep_until};
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, documented};
 use crate::commands::{
-    cert, completions, doctor, messages, provision, reset, run as run_command, shadow, status,
+    cert, completions, config, doctor, messages, provision, reset, run as run_command, shadow,
+    status,
 };
 #[cfg(feature = "sim")]
 use crate::commands::{demo, sim};
 use crate::error::{CliError, Result};
 use crate::output::Output;
+use crate::reload::Reloaded;
 use crate::shutdown::Shutdown;
 
 /// Runs the program with these arguments, the first of which is its name, until it exits.
@@ -101,14 +107,12 @@ where
         }
     };
     let global = &cli.global;
-    let started = logging::init(
-        global.log_format,
-        global.verbose,
-        global.quiet,
-        cli.command.is_long_running(),
-    );
+    let started = logging::init(global.log_format, cli.log_level());
     if let Err(failure) = started {
         return report(&failure);
+    }
+    for warning in &cli.settings.warnings {
+        tracing::warn!("{warning}");
     }
     match run_directly(&cli, &Output::direct(global.json)) {
         Some(result) => {
@@ -126,9 +130,12 @@ fn run_directly(cli: &Cli, output: &Output) -> Option<Result> {
     Some(match &cli.command {
         Command::Status => status::show(global, output),
         Command::Cert(cert::CertCommand::Show) => cert::show(global, output),
+        Command::Config(command) => {
+            config::run(global, &cli.settings, &cli::settings(), command, output)
+        }
         Command::Reset(arguments) => reset::run(global, arguments, output),
-        Command::Completions(arguments) => completions::completions(arguments, Cli::command()),
-        Command::Man(arguments) => completions::man(arguments, Cli::command()),
+        Command::Completions(arguments) => completions::completions(arguments, documented()),
+        Command::Man(arguments) => completions::man(arguments, documented()),
         _ => return None,
     })
 }
@@ -155,7 +162,9 @@ async fn run_queued(cli: &Cli, output: &Output) -> Result {
     let global = &cli.global;
     match &cli.command {
         Command::Provision(arguments) => provision::run(global, arguments, output).await,
-        Command::Run(arguments) => run_command::run(global, arguments, output).await,
+        Command::Run(arguments) => {
+            run_command::run(global, arguments, &cli.settings, read_settings, output).await
+        }
         Command::Doctor(arguments) => doctor::run(global, arguments, output).await,
         Command::Shadow(arguments) => shadow::run(global, arguments, output).await,
         Command::Publish(arguments) => messages::publish(global, arguments, output).await,
@@ -166,10 +175,26 @@ async fn run_queued(cli: &Cli, output: &Output) -> Result {
         Command::Demo(arguments) => demo::run(global, arguments, output).await,
         Command::Status
         | Command::Cert(_)
+        | Command::Config(_)
         | Command::Reset(_)
         | Command::Completions(_)
         | Command::Man(_) => Ok(()),
     }
+}
+
+/// Reads the settings of `run` again. The error is one line.
+fn read_settings(arguments: Vec<OsString>) -> Result<Box<Reloaded>, String> {
+    let cli = cli::parse(arguments).map_err(|error| cli::error_line(&error))?;
+    let Command::Run(run) = &cli.command else {
+        return Err("the command is not `run`".to_owned());
+    };
+    let served = run_command::served(&cli.global, run, &cli.settings);
+    let served = served.map_err(|error| terminal::line(&error.to_string()).into_owned())?;
+    Ok(Box::new(Reloaded {
+        served,
+        log_level: cli.log_level(),
+        settings: cli.settings,
+    }))
 }
 
 /// Reports an error, and waits until everything is written, but not longer than the user or a

@@ -1,9 +1,9 @@
 //! Standard error: log lines and messages, through an [`Outlet`], so that a reader that stops
 //! reading delays nothing.
 //!
-//! `-v`, `-q` or `RUST_LOG` set the level of this project's crates; dependencies stay two levels
-//! quieter and never log below `info`, because their `debug` output is not guaranteed to be free of
-//! secrets.
+//! `-v`, `-q`, `RUST_LOG` or the configuration file set the level of this project's crates;
+//! dependencies stay two levels quieter and never log below `info`, because their `debug` output is
+//! not guaranteed to be free of secrets.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
@@ -15,7 +15,7 @@ use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt, registry};
+use tracing_subscriber::{Layer, Registry, fmt, registry, reload};
 
 use crate::error::{CliError, Result};
 use crate::outlet::{LostLines, Outlet, OutletSettings};
@@ -61,6 +61,48 @@ const SETTINGS: [(&str, &str); 6] = [
 /// Standard error of the process: the log of a process is global, and so is its outlet.
 static STDERR: OnceLock<Outlet> = OnceLock::new();
 
+/// Changes the filter of the process's log.
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// How much to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogLevel {
+    pub(crate) verbose: u8,
+    pub(crate) quiet: u8,
+    /// Whether an option or a variable of this program sets the level; the file does not count.
+    pub(crate) precedes_rust_log: bool,
+    /// Such commands log at `info` by default.
+    pub(crate) long_running: bool,
+}
+
+impl LogLevel {
+    /// Returns the filter, and whether `RUST_LOG` is invalid.
+    fn filter(self) -> (EnvFilter, bool) {
+        let variable = std::env::var(FILTER_VARIABLE).ok();
+        let variable = variable.filter(|text| !text.is_empty() && !self.precedes_rust_log);
+        let from_variable = variable.as_ref().map(EnvFilter::try_new);
+        let is_invalid = matches!(from_variable, Some(Err(_)));
+        let filter = match from_variable {
+            Some(Ok(filter)) => filter,
+            _ => EnvFilter::new(directives(level(
+                self.verbose,
+                self.quiet,
+                self.long_running,
+            ))),
+        };
+        (filter, is_invalid)
+    }
+}
+
+/// Changes the level of the log.
+pub(crate) fn set_level(level: LogLevel) {
+    if let Some(handle) = FILTER.get() {
+        let (filter, _) = level.filter();
+        // Fails only without the subscriber that `init` has set.
+        let _ = handle.reload(filter);
+    }
+}
+
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -70,8 +112,8 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Starts logging, once per process. `long_running` commands log at `info` by default.
-pub(crate) fn init(format: LogFormat, verbose: u8, quiet: u8, long_running: bool) -> Result {
+/// Starts logging, once per process.
+pub(crate) fn init(format: LogFormat, level: LogLevel) -> Result {
     if STDERR.get().is_some() {
         return Ok(());
     }
@@ -85,16 +127,8 @@ pub(crate) fn init(format: LogFormat, verbose: u8, quiet: u8, long_running: bool
         .map_err(|error| CliError::with_cause("could not start a thread", &error))?;
     let outlet = STDERR.get_or_init(|| outlet);
 
-    let directives = directives(level(verbose, quiet, long_running));
-    let variable = std::env::var(FILTER_VARIABLE).ok();
-    // An option takes precedence over a variable.
-    let variable = variable.filter(|text| !text.is_empty() && verbose == 0 && quiet == 0);
-    let from_variable = variable.as_ref().map(EnvFilter::try_new);
-    let is_invalid = matches!(from_variable, Some(Err(_)));
-    let filter = match from_variable {
-        Some(Ok(filter)) => filter,
-        _ => EnvFilter::new(directives),
-    };
+    let (filter, is_invalid) = level.filter();
+    let (filter, handle) = reload::Layer::new(filter);
 
     let colour = format == LogFormat::Text
         && io::stderr().is_terminal()
@@ -115,6 +149,7 @@ pub(crate) fn init(format: LogFormat, verbose: u8, quiet: u8, long_running: bool
         .with(lines)
         .try_init();
     if started.is_ok() {
+        FILTER.get_or_init(|| handle);
         std::panic::set_hook(Box::new(log_panic));
     }
     if is_invalid {

@@ -5,7 +5,6 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::parser::ValueSource;
 use clap::{ArgAction, Args};
 use cloud_facade::config::SerialNumber;
 use cloud_facade::remote::Limits;
@@ -13,7 +12,7 @@ use directories::ProjectDirs;
 
 use crate::error::{CliError, Result};
 use crate::logging::LogFormat;
-use crate::value_parsers::ApiUrl;
+use crate::value_parsers::{ApiUrl, ProxyUrl};
 
 /// The name of the installed program.
 pub(crate) const NAME: &str = "clesyde-cloud";
@@ -22,45 +21,32 @@ pub(crate) const NAME: &str = "clesyde-cloud";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct GlobalOptions {
+    /// Read settings from this file, in TOML [default: clesyde-cloud.toml in the base path, else in
+    /// /etc/clesyde]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
     /// Directory that contains the device's `.clesydecloud` [default: $STATE_DIRECTORY, else the
     /// user's data directory]
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        env = "CLESYDE_BASE_PATH",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, value_name = "DIR")]
     base_path: Option<PathBuf>,
 
     /// The device's serial number: 1 to 128 of A-Z a-z 0-9 _ - . :
-    #[arg(
-        long,
-        global = true,
-        value_name = "SN",
-        env = "CLESYDE_SN",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, value_name = "SN")]
     pub(crate) sn: Option<SerialNumber>,
 
-    /// The source of the serial number.
+    /// The option, variable or key that set the serial number.
     #[arg(skip)]
-    pub(crate) sn_source: Option<ValueSource>,
+    pub(crate) sn_name: String,
 
     /// The platform's provisioning API; http:// only on this machine
-    #[arg(
-        long,
-        global = true,
-        value_name = "URL",
-        env = "CLESYDE_API_URL",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, value_name = "URL")]
     pub(crate) api_url: Option<ApiUrl>,
 
     /// Connect to API, broker and relay through this proxy, http://HOST:PORT or socks5://HOST:PORT
     /// [default: HTTPS_PROXY or ALL_PROXY, except for the hosts in NO_PROXY]
     #[arg(long, global = true, value_name = "URL")]
-    pub(crate) proxy: Option<String>,
+    pub(crate) proxy: Option<ProxyUrl>,
 
     /// Format of log lines on standard error
     #[arg(
@@ -91,21 +77,19 @@ impl GlobalOptions {
         if let Some(path) = &self.base_path {
             return Ok(path.clone());
         }
-        // systemd sets this variable for `StateDirectory=`; the first of several directories is
-        // used.
-        let state = std::env::var_os("STATE_DIRECTORY").filter(|value| !value.is_empty());
-        if let Some(first) = state
-            .as_ref()
-            .and_then(|paths| std::env::split_paths(paths).next())
-        {
-            return Ok(first);
-        }
-        let directories = ProjectDirs::from("", "", NAME).ok_or_else(|| {
+        default_base_path().ok_or_else(|| {
             CliError::Usage(
                 "there is no home directory: name a directory with --base-path DIR".to_owned(),
             )
-        })?;
-        Ok(directories.data_dir().to_owned())
+        })
+    }
+
+    /// Returns the configuration file that is named by option or variable.
+    pub(crate) fn config_file(&self) -> Option<PathBuf> {
+        let variable = || std::env::var_os("CLESYDE_CONFIG").filter(|value| !value.is_empty());
+        self.config
+            .clone()
+            .or_else(|| variable().map(PathBuf::from))
     }
 
     /// Returns the serial number.
@@ -120,14 +104,6 @@ impl GlobalOptions {
         })
     }
 
-    /// Returns the name of the option or variable that set the serial number.
-    pub(crate) fn sn_name(&self) -> &'static str {
-        match self.sn_source {
-            Some(ValueSource::EnvVariable) => "CLESYDE_SN",
-            _ => "--sn",
-        }
-    }
-
     /// Returns the API's address.
     ///
     /// # Errors
@@ -139,44 +115,62 @@ impl GlobalOptions {
     }
 }
 
+/// Returns the base path unless one is given: systemd's directory, else the user's.
+pub(crate) fn default_base_path() -> Option<PathBuf> {
+    // systemd sets this variable for `StateDirectory=`; the first of several directories is used.
+    let state = std::env::var_os("STATE_DIRECTORY").filter(|value| !value.is_empty());
+    let first = state
+        .as_ref()
+        .and_then(|paths| std::env::split_paths(paths).next());
+    first.or_else(|| {
+        let directories = ProjectDirs::from("", "", NAME)?;
+        Some(directories.data_dir().to_owned())
+    })
+}
+
 /// The limits on callers.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct LimitOptions {
     /// Answer a request with status 504 after this many seconds without a response of the
-    /// application [default: 120]
+    /// application
     #[arg(
         long,
         value_name = "SECONDS",
         value_parser = seconds,
+        default_value = "120",
         conflicts_with_all = ["ui", "forward_tcp", "passthrough"]
     )]
-    response_timeout: Option<Duration>,
+    response_timeout: Duration,
 
-    /// Close a connection after this many seconds without traffic [default: 180]
+    /// Close a connection after this many seconds without traffic
     ///
     /// Relays may close it earlier. WebSockets are kept open by PINGs.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
-    idle_timeout: Option<Duration>,
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "180")]
+    idle_timeout: Duration,
 
-    /// Maximum concurrent connections of all callers, and maximum concurrent requests [default:
-    /// 256]
-    #[arg(long, value_name = "NUMBER")]
-    max_connections: Option<NonZeroUsize>,
+    /// Maximum concurrent connections of all callers, and maximum concurrent requests
+    #[arg(long, value_name = "NUMBER", default_value = "256")]
+    max_connections: NonZeroUsize,
 
     /// Maximum concurrent connections of one caller, which is an IPv4 address or an IPv6 /64
-    /// network [default: 64]
+    /// network
     ///
     /// Long-lived streams (event streams, WebSockets) do not count, up to three quarters of
     /// --max-connections.
-    #[arg(long, value_name = "NUMBER")]
-    max_connections_per_caller: Option<NonZeroUsize>,
+    #[arg(long, value_name = "NUMBER", default_value = "64")]
+    max_connections_per_caller: NonZeroUsize,
 
-    /// Maximum concurrent requests of one caller; others wait [default: 64]
+    /// Maximum concurrent requests of one caller; others wait
     ///
     /// Long-lived streams do not count, up to three quarters of --max-connections.
-    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["forward_tcp", "passthrough"])]
-    max_requests_per_caller: Option<NonZeroUsize>,
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value = "64",
+        conflicts_with_all = ["forward_tcp", "passthrough"]
+    )]
+    max_requests_per_caller: NonZeroUsize,
 }
 
 /// Parses a number of seconds of at least one.
@@ -188,23 +182,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 impl LimitOptions {
-    /// Returns the limits, with defaults for what is not given.
+    /// Returns the limits.
     pub(crate) fn limits(&self) -> Limits {
         let mut limits = Limits::default();
-        let set = |limit: &mut usize, option: Option<NonZeroUsize>| {
-            *limit = option.map_or(*limit, NonZeroUsize::get);
-        };
-        limits.response = self.response_timeout.unwrap_or(limits.response);
-        limits.idle = self.idle_timeout.unwrap_or(limits.idle);
-        set(&mut limits.connections, self.max_connections);
-        set(
-            &mut limits.connections_per_address,
-            self.max_connections_per_caller,
-        );
-        set(
-            &mut limits.requests_per_address,
-            self.max_requests_per_caller,
-        );
+        limits.response = self.response_timeout;
+        limits.idle = self.idle_timeout;
+        limits.connections = self.max_connections.get();
+        limits.connections_per_address = self.max_connections_per_caller.get();
+        limits.requests_per_address = self.max_requests_per_caller.get();
         limits
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::application_check::ApplicationState;
+use crate::application_check::{ApplicationState, ApplicationStates};
 use crate::time_fmt::rfc3339;
 
 const SOCKET: &str = "clesyde-cloud.sock";
@@ -29,7 +29,7 @@ const SOCKET: &str = "clesyde-cloud.sock";
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Far longer than the line, even with long reasons from a peer.
-const MAX_STATUS_SIZE: u64 = 16 * 1024;
+const MAX_STATUS_SIZE: u64 = 64 * 1024;
 
 /// The status of a running instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,9 +48,13 @@ pub(crate) struct InstanceStatus {
     pub(crate) iot_since: Option<String>,
     #[serde(default)]
     pub(crate) remote_since: Option<String>,
-    /// The application behind the tunnel; `None` for the built-in page.
+    /// The first application behind the tunnel with a problem, otherwise the first one; `None` for
+    /// the built-in page.
     #[serde(default)]
     pub(crate) application: Option<ApplicationStatus>,
+    /// All of them.
+    #[serde(default)]
+    pub(crate) applications: Vec<ApplicationStatus>,
     /// The rotation of each certificate, as text; `None` unless the platform desires another one.
     #[serde(default)]
     pub(crate) iot_rotation: Option<String>,
@@ -93,13 +97,13 @@ impl StatusSocket {
     pub(crate) fn serve(
         base_path: &Path,
         status: watch::Receiver<Status>,
-        application: Option<watch::Receiver<ApplicationState>>,
+        applications: ApplicationStates,
     ) -> Option<Self> {
         let path = base_path.join(SOCKET);
         match bind(&path) {
             Ok(listener) => Some(Self {
                 path,
-                task: tokio::spawn(serve(listener, status, application)),
+                task: tokio::spawn(serve(listener, status, applications)),
             }),
             Err(error) => {
                 tracing::warn!(?path, %error, "could not create the status socket; `status` will not show this instance");
@@ -131,7 +135,7 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
 async fn serve(
     listener: UnixListener,
     status: watch::Receiver<Status>,
-    application: Option<watch::Receiver<ApplicationState>>,
+    applications: ApplicationStates,
 ) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else {
@@ -149,9 +153,12 @@ async fn serve(
                 remote_reason: status.remote.reason.clone(),
                 iot_since: status.iot.since.map(time_text),
                 remote_since: status.remote.since.map(time_text),
-                application: application
-                    .as_ref()
-                    .map(|state| ApplicationStatus::from(&*state.borrow())),
+                application: applications.worst().as_ref().map(ApplicationStatus::from),
+                applications: applications
+                    .all()
+                    .iter()
+                    .map(ApplicationStatus::from)
+                    .collect(),
                 iot_rotation: rotation(&status.iot_certificate_rotation),
                 remote_rotation: rotation(&status.certificate_rotation),
             }
@@ -194,13 +201,13 @@ mod tests {
         assert_eq!(query(base.path()), None);
 
         let (status, receiver) = watch::channel(Status::default());
-        let (_state, application) = watch::channel(ApplicationState {
+        let application = ApplicationStates::fixed(vec![ApplicationState {
             address: "127.0.0.1:1".to_owned(),
             answers: Some(false),
             reason: Some("refused".to_owned()),
             since: Some(std::time::UNIX_EPOCH),
-        });
-        let socket = StatusSocket::serve(base.path(), receiver, Some(application)).unwrap();
+        }]);
+        let socket = StatusSocket::serve(base.path(), receiver, application).unwrap();
         let mode = fs::metadata(base.path().join(SOCKET))
             .unwrap()
             .permissions()

@@ -1,4 +1,4 @@
-//! Notifications for systemd: readiness, status, watchdog and stopping.
+//! Notifications for systemd: readiness, reloads, status, watchdog and stopping.
 //!
 //! Without `NOTIFY_SOCKET` in the environment, every method does nothing. The socket can be full,
 //! so notifications go through an [`Outlet`].
@@ -40,6 +40,15 @@ impl SystemdNotifier {
     /// ready too.
     pub(crate) fn ready(&self) {
         self.notify(NotifyState::Ready);
+    }
+
+    /// Reports that the settings are read again; [`ready`](Self::ready) ends that.
+    pub(crate) fn reloading(&self) {
+        if let Ok(time) = NotifyState::monotonic_usec_now() {
+            // One notification, as systemd expects it.
+            let text = format!("{}\n{time}", NotifyState::Reloading);
+            self.notify(NotifyState::Custom(&text));
+        }
     }
 
     /// Reports the status, in a line that `systemctl status` shows.

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use cloud_facade::config::{Endpoint, NameError};
+use cloud_facade::iot::Proxy;
 use cloud_facade::remote::Upstream;
 use cloud_facade::shadow::{StateError, parse_state};
 use reqwest::Url;
@@ -185,6 +186,38 @@ impl ApiUrl {
 impl fmt::Display for ApiUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.as_str().fmt(f)
+    }
+}
+
+/// The URL of a proxy. Its `Debug` does not show it, as it may contain a password.
+#[derive(Clone)]
+pub(crate) struct ProxyUrl(String);
+
+/// The error of an invalid URL.
+#[derive(Debug, thiserror::Error)]
+#[error("is not a URL such as http://proxy.example.com:3128 or socks5://proxy.example.com:1080")]
+pub(crate) struct ProxyUrlError;
+
+impl FromStr for ProxyUrl {
+    type Err = ProxyUrlError;
+
+    fn from_str(text: &str) -> Result<Self, ProxyUrlError> {
+        match Url::parse(text) {
+            Ok(url) if url.has_host() && Proxy::new(text).is_ok() => Ok(Self(text.to_owned())),
+            _ => Err(ProxyUrlError),
+        }
+    }
+}
+
+impl fmt::Debug for ProxyUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProxyUrl([redacted])")
+    }
+}
+
+impl ProxyUrl {
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

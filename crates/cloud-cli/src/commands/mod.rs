@@ -13,6 +13,7 @@ macro_rules! exclusive_help {
 
 pub(crate) mod cert;
 pub(crate) mod completions;
+pub(crate) mod config;
 #[cfg(feature = "sim")]
 pub(crate) mod demo;
 pub(crate) mod doctor;
@@ -67,9 +68,7 @@ pub(crate) fn serial_number_mismatch(global: &GlobalOptions, store: &Store) -> O
     };
     Some(format!(
         "the serial number {configured}, from {}, is not that of the device in {:?}, which is {}",
-        global.sn_name(),
-        error.directory,
-        error.stored
+        global.sn_name, error.directory, error.stored
     ))
 }
 

@@ -12,28 +12,29 @@ use clap::{Args, ValueEnum};
 use cloud_facade::Event;
 use cloud_facade::config::Credentials;
 use cloud_facade::remote::{
-    AccessRules, AllowedHost, Application, ForwardOptions, HttpOptions, PassedHeader,
-    ProxyProtocol, UnknownCallers,
+    AccessRules, AllowedHost, Application, HttpOptions, PassedHeader, ProxyProtocol, UnknownCallers,
 };
 use cloud_net::LogThrottle;
 use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::api::read_roots;
-use crate::application_check::{ApplicationState, CheckedApplication, next_state};
+use crate::application_check::{ApplicationChanges, ApplicationState, CheckedApplication};
 use crate::auth_options::{AuthOptions, ServedAs};
 use crate::commands::device_store;
-use crate::device::{Backend, Device, DeviceOptions};
+use crate::device::{Backend, Device, DeviceOptions, Served};
 use crate::error::{CliError, Result};
 use crate::event_json::{event_json, health_json};
+use crate::forward_options::{FORWARD_ONLY, ForwardArgs};
 use crate::forward_target::ForwardTarget;
 use crate::health::{HEARTBEAT_INTERVAL, HealthSocket, loopback};
 use crate::logging;
 use crate::options::{GlobalOptions, LimitOptions};
 use crate::output::Output;
 use crate::proxy;
-use crate::reload::{self, ReloadSignal};
+use crate::reload::{Reader, ReloadEvent, Reloaded, Reloader};
+use crate::settings::Settings;
 use crate::shutdown::Shutdown;
+use crate::static_files;
 use crate::status_page::{MakerOptions, StatusPage};
 use crate::systemd::SystemdNotifier;
 use crate::value_parsers::LocalApplication;
@@ -65,19 +66,21 @@ Examples:
 With --json each event is a line. A reader that stops reading or goes away delays and ends nothing: lines beyond the
 queue are lost, and a `missed` event counts them. So are log lines.
 
-SIGHUP has no effect but a log line. RUST_LOG sets the level of log lines if neither -v nor -q is given.
+SIGHUP reads the configuration file again. What is served and to whom, limits, proxy and the level of the log change
+without cutting a connection; a file that cannot be used changes nothing. RUST_LOG sets the level of log lines if
+neither -v nor -q is given.
 
-systemd is notified of readiness, status and liveness (Type=notify, WatchdogSec=).
+systemd is notified of readiness, reloads, status and liveness (Type=notify-reload, WatchdogSec=).
 
-CLESYDE_UNKNOWN_CALLERS, CLESYDE_HOST and CLESYDE_PASS_HEADER set the options of these names; commas separate
-several values.";
+Each option is a variable CLESYDE_… and a key of the configuration file as well; see `config template`. Commas separate
+several values of a variable.";
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct RunArgs {
     /// Serve the built-in status page (default)
-    #[arg(long, group = "backend")]
+    #[arg(long, group = "backend", conflicts_with_all = FORWARD_ONLY)]
     ui: bool,
 
     /// Forward HTTP and WebSocket to a local web server; TLS ends here
@@ -94,30 +97,37 @@ pub(crate) struct RunArgs {
     #[arg(long, group = "backend", value_name = "HOST:PORT")]
     forward: Option<ForwardTarget>,
 
-    /// More roots, in PEM, for the certificate of --forward https:// [default: the system's]
-    #[arg(long, value_name = "FILE", requires = "forward")]
-    forward_ca_file: Option<PathBuf>,
+    #[command(flatten)]
+    forward_options: ForwardArgs,
 
-    /// Wait this long for the web server while it refuses connections, as one does that restarts
+    /// Serve the files of this directory
+    ///
+    /// index.html stands for a directory; others are not listed. Symbolic links are followed.
     #[arg(
-        long,
-        value_name = "SECONDS",
-        default_value_t = 2,
-        conflicts_with_all = ["ui", "forward_tcp", "passthrough"]
+        long = "static",
+        group = "backend",
+        value_name = "DIR",
+        conflicts_with_all = FORWARD_ONLY
     )]
-    restart_wait: u32,
-
-    /// Send the names of header fields to the web server as Content-Length, not content-length
-    #[arg(long, requires = "forward")]
-    title_case_headers: bool,
+    static_dir: Option<PathBuf>,
 
     /// Forward plain bytes to a local server; TLS ends here
-    #[arg(long, group = "backend", value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        group = "backend",
+        value_name = "HOST:PORT",
+        conflicts_with_all = FORWARD_ONLY
+    )]
     forward_tcp: Option<LocalApplication>,
 
     /// Forward connections without decryption; TLS ends at the local server, with its own
     /// certificate
-    #[arg(long, group = "backend", value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        group = "backend",
+        value_name = "HOST:PORT",
+        conflicts_with_all = FORWARD_ONLY
+    )]
     passthrough: Option<LocalApplication>,
 
     /// Prepend the caller's address to the bytes, as a PROXY protocol header
@@ -125,8 +135,7 @@ pub(crate) struct RunArgs {
         long,
         value_name = "VERSION",
         value_enum,
-        requires = "forward_tcp",
-        conflicts_with_all = ["ui", "forward", "passthrough"]
+        conflicts_with_all = ["ui", "forward", "passthrough", "static_dir"]
     )]
     proxy_protocol: Option<ProxyVersion>,
 
@@ -135,19 +144,19 @@ pub(crate) struct RunArgs {
     #[arg(
         long,
         value_name = "PROTOCOL",
+        value_delimiter = ',',
         value_parser = NonEmptyStringValueParser::new(),
-        requires = "forward_tcp",
-        conflicts_with_all = ["ui", "forward", "passthrough"]
+        conflicts_with_all = ["ui", "forward", "passthrough", "static_dir"]
     )]
     alpn: Vec<String>,
 
     /// Allow only callers with an address in this range; may be given several times
-    #[arg(long, value_name = "CIDR", value_parser = parse_range)]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_range)]
     allow: Vec<IpNet>,
 
     /// Deny callers with an address in this range, even if --allow covers them; may be given
     /// several times
-    #[arg(long, value_name = "CIDR", value_parser = parse_range)]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_range)]
     deny: Vec<IpNet>,
 
     /// Whether to allow callers with an unknown address [default: deny if a rule of --allow or
@@ -156,13 +165,7 @@ pub(crate) struct RunArgs {
     /// Before version 2 of the tunnel's protocol this is every caller over IPv6. By default they
     /// are denied if --deny contains a range of IPv6 addresses or 0.0.0.0, or if --allow is given,
     /// unless it covers 0.0.0.0/0 and ::/0.
-    #[arg(
-        long,
-        value_name = "DECISION",
-        value_enum,
-        env = "CLESYDE_UNKNOWN_CALLERS",
-        hide_env_values = true
-    )]
+    #[arg(long, value_name = "DECISION", value_enum)]
     unknown_callers: Option<UnknownCallersOption>,
 
     /// Accept HTTP requests for this host too, a name or an address without a port; may be given
@@ -174,8 +177,6 @@ pub(crate) struct RunArgs {
         long,
         value_name = "NAME",
         value_delimiter = ',',
-        env = "CLESYDE_HOST",
-        hide_env_values = true,
         conflicts_with_all = ["forward_tcp", "passthrough"]
     )]
     host: Vec<AllowedHost>,
@@ -191,8 +192,6 @@ pub(crate) struct RunArgs {
         long,
         value_name = "NAME",
         value_delimiter = ',',
-        env = "CLESYDE_PASS_HEADER",
-        hide_env_values = true,
         conflicts_with_all = ["forward_tcp", "passthrough"]
     )]
     pass_header: Vec<PassedHeader>,
@@ -253,9 +252,16 @@ fn parse_range(text: &str) -> Result<IpNet, String> {
         })
 }
 
-pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: &Output) -> Result {
+pub(crate) async fn run(
+    global: &GlobalOptions,
+    arguments: &RunArgs,
+    settings: &Settings,
+    read: Reader,
+    output: &Output,
+) -> Result {
     let mut shutdown = Shutdown::install()?;
-    let mut reload_signal = ReloadSignal::install()?;
+    let mut reloader = Reloader::install(settings, read)?;
+    let served = served(global, arguments, settings)?;
     let store = device_store(global)?;
     let config = store
         .load_partial()
@@ -267,12 +273,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: &Ou
         page: StatusPage::new(&sn, &config, certificate, arguments.maker.maker()?),
         sn,
         base_path: global.base_path()?,
-        backend: arguments.backend()?,
-        access: arguments.access(),
-        auth: arguments.auth.read(arguments.served_as())?,
-        http_options: arguments.http_options(),
-        limits: arguments.limits.limits(),
-        proxy: proxy::for_cloud(global)?,
+        served,
     };
     // Keeps keys in memory only while they are in use.
     drop(config);
@@ -300,7 +301,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: &Ou
 
     let mut heartbeat = interval(HEARTBEAT_INTERVAL);
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut application = device.application_state();
+    let mut applications = ApplicationChanges::new(device.application_states());
     let mut output_closed = false;
     loop {
         tokio::select! {
@@ -313,7 +314,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: &Ou
                 }
                 None => break,
             },
-            state = next_state(&mut application) => printer.application(&state),
+            state = applications.next() => printer.application(&state),
             () = output.closed(), if !output_closed => {
                 output_closed = true;
                 tracing::warn!("the reader of standard output has closed it; nothing more is printed there");
@@ -322,7 +323,13 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: &Ou
                 health_state.heartbeat();
                 systemd.keep_alive();
             }
-            () = reload_signal.received() => reload::reload(),
+            event = reloader.next() => match event {
+                ReloadEvent::Started => systemd.reloading(),
+                ReloadEvent::Ended(read) => {
+                    reload(read, &mut device, &mut reloader);
+                    systemd.ready();
+                }
+            },
             () = shutdown.requested() => break,
         }
     }
@@ -337,6 +344,43 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &RunArgs, output: &Ou
     // The socket may be full.
     let _ = timeout(SYSTEMD_FLUSH_TIMEOUT, systemd.flush()).await;
     Ok(())
+}
+
+/// Returns what callers reach, and how.
+pub(crate) fn served(
+    global: &GlobalOptions,
+    arguments: &RunArgs,
+    settings: &Settings,
+) -> Result<Served> {
+    Ok(Served {
+        backend: arguments.backend(settings)?,
+        access: arguments.access(),
+        auth: arguments.auth.read(arguments.served_as())?,
+        http_options: arguments.http_options(settings),
+        limits: arguments.limits.limits(),
+        proxy: proxy::for_cloud(global)?,
+    })
+}
+
+/// Applies settings that were read again, or says why they cannot be used.
+fn reload(read: Result<Box<Reloaded>, String>, device: &mut Device, reloader: &mut Reloader) {
+    let applied = read.and_then(|reloaded| {
+        let Reloaded {
+            served,
+            log_level,
+            settings,
+        } = *reloaded;
+        device.serve(served).map_err(|error| error.to_string())?;
+        logging::set_level(log_level);
+        reloader.accept(settings);
+        Ok(())
+    });
+    if let Err(reason) = applied {
+        tracing::warn!(
+            reason,
+            "the settings are not reloaded, and the present ones stay"
+        );
+    }
 }
 
 /// Time limit for the last notification.
@@ -413,11 +457,14 @@ impl RunArgs {
         }
     }
 
-    fn http_options(&self) -> HttpOptions {
+    fn http_options(&self, settings: &Settings) -> HttpOptions {
+        let of_routes = settings.routes.iter();
+        let of_routes = of_routes.filter_map(|route| route.arguments.allowed_host());
         let options = self
             .host
             .iter()
             .cloned()
+            .chain(of_routes)
             .fold(HttpOptions::new(), HttpOptions::allow_host);
         self.pass_header
             .iter()
@@ -425,43 +472,43 @@ impl RunArgs {
             .fold(options, HttpOptions::pass_header)
     }
 
-    fn backend(&self) -> Result<Backend> {
-        let upstream = |target: &LocalApplication, option| {
+    /// Returns what callers reach: the way to serve, and the routes of the file.
+    fn backend(&self, settings: &Settings) -> Result<Backend> {
+        let local = |target: &LocalApplication, option| {
             target.warn_if_unresolvable(option);
-            target.upstream()
+            let upstream = target.upstream();
+            let checked = CheckedApplication {
+                upstream: upstream.clone(),
+                is_http: false,
+            };
+            (upstream, Some(checked))
         };
-        let (application, upstream, is_http) = if let Some(target) = &self.forward {
-            let upstream = upstream(&target.application(), "--forward");
-            let roots = self
-                .forward_ca_file
-                .as_deref()
-                .map(read_roots)
-                .transpose()?;
-            let options = ForwardOptions::new()
-                .restart_wait(Duration::from_secs(self.restart_wait.into()))
-                .title_case_headers(self.title_case_headers);
-            let options = target.options(options, roots.as_deref())?;
-            (
-                Application::forward_with(upstream.clone(), options),
-                upstream,
-                true,
-            )
+        let (application, checked) = if let Some(target) = &self.forward {
+            let (application, checked) = self.forward_options.application(target, "--forward")?;
+            (Some(application), Some(checked))
+        } else if let Some(directory) = &self.static_dir {
+            (Some(static_files::application(directory, "")?), None)
         } else if let Some(target) = &self.forward_tcp {
-            let upstream = upstream(target, "--forward-tcp");
+            let (upstream, checked) = local(target, "--forward-tcp");
             let version = self.proxy_protocol.map(ProxyProtocol::from);
-            let application = Application::forward_tcp(upstream.clone(), version);
-            let application = application.alpn(self.alpn.iter().cloned());
-            (application, upstream, false)
+            let application = Application::forward_tcp(upstream, version);
+            (Some(application.alpn(self.alpn.iter().cloned())), checked)
         } else if let Some(target) = &self.passthrough {
-            let upstream = upstream(target, "--passthrough");
-            (Application::passthrough(upstream.clone()), upstream, false)
+            let (upstream, checked) = local(target, "--passthrough");
+            (Some(Application::passthrough(upstream)), checked)
         } else {
-            return Ok(Backend::StatusPage);
+            (None, None)
         };
-        Ok(Backend::Application {
-            application: Box::new(application),
-            checked: CheckedApplication { upstream, is_http },
-        })
+        let mut backend = Backend {
+            application,
+            routes: Vec::new(),
+            checked: checked.into_iter().collect(),
+        };
+        for route in &settings.routes {
+            let (application, checked) = route.arguments.application()?;
+            backend.add_route(route.arguments.requests(), application, checked);
+        }
+        Ok(backend)
     }
 }
 

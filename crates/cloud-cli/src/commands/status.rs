@@ -88,7 +88,7 @@ pub(crate) fn show(global: &GlobalOptions, output: &Output) -> Result {
             let state = state("connected", connected, since.as_deref(), reason.as_deref());
             output.text(format_args!("{name:<15} {state}"))?;
         }
-        if let Some(application) = &instance.application {
+        for application in &instance.applications {
             let state = match application.answers {
                 None => "no caller has used it recently".to_owned(),
                 Some(answers) => state(
@@ -135,6 +135,7 @@ pub(crate) fn show(global: &GlobalOptions, output: &Output) -> Result {
         "iot_reason": instance.as_ref().and_then(|instance| instance.iot_reason.as_deref()),
         "remote_reason": instance.as_ref().and_then(|instance| instance.remote_reason.as_deref()),
         "application": instance.as_ref().and_then(|instance| instance.application.as_ref()),
+        "applications": instance.as_ref().map(|instance| &instance.applications),
         "iot_rotation": instance.as_ref().and_then(|instance| instance.iot_rotation.as_deref()),
         "remote_rotation": instance.as_ref().and_then(|instance| instance.remote_rotation.as_deref()),
         "pid": instance.as_ref().map(|instance| instance.pid).or(silent.flatten()),

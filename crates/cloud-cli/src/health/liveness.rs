@@ -7,9 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use cloud_facade::config::Store;
 use cloud_facade::{ClesydeCloud, Event, WeakClesydeCloud};
 use serde::Serialize;
-use tokio::sync::watch;
 
-use crate::application_check::ApplicationState;
+use crate::application_check::{ApplicationState, ApplicationStates};
 
 /// Interval of the main task's heartbeat.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
@@ -26,7 +25,7 @@ pub(crate) struct HealthState(Arc<Inner>);
 struct Inner {
     cloud: WeakClesydeCloud,
     store: Store,
-    application: Option<watch::Receiver<ApplicationState>>,
+    applications: ApplicationStates,
     started: SystemTime,
     heartbeat: Mutex<Instant>,
     counters: Mutex<Counters>,
@@ -77,7 +76,7 @@ impl Counters {
     }
 }
 
-/// A connection that is down, or the application if it does not answer.
+/// A connection that is down, or an application that does not answer.
 #[derive(Debug, Serialize)]
 pub(crate) struct Missing {
     part: &'static str,
@@ -86,15 +85,11 @@ pub(crate) struct Missing {
 }
 
 impl HealthState {
-    pub(crate) fn new(
-        cloud: &ClesydeCloud,
-        store: Store,
-        application: Option<watch::Receiver<ApplicationState>>,
-    ) -> Self {
+    pub(crate) fn new(cloud: &ClesydeCloud, store: Store, applications: ApplicationStates) -> Self {
         Self(Arc::new(Inner {
             cloud: cloud.downgrade(),
             store,
-            application,
+            applications,
             started: SystemTime::now(),
             heartbeat: Mutex::new(Instant::now()),
             counters: Mutex::default(),
@@ -132,7 +127,7 @@ impl HealthState {
                 part,
                 reason: link.reason,
             })
-            .chain(self.application().and_then(|application| {
+            .chain(self.applications().into_iter().filter_map(|application| {
                 let reason = application.problem()?;
                 Some(Missing {
                     part: "application",
@@ -142,9 +137,9 @@ impl HealthState {
             .collect()
     }
 
-    /// Returns the state of the application behind the tunnel, if there is one.
-    pub(super) fn application(&self) -> Option<ApplicationState> {
-        Some(self.0.application.as_ref()?.borrow().clone())
+    /// Returns the state of each application behind the tunnel.
+    pub(super) fn applications(&self) -> Vec<ApplicationState> {
+        self.0.applications.all()
     }
 
     pub(super) fn counters(&self) -> Counters {
@@ -177,7 +172,11 @@ mod tests {
     fn health_state() -> HealthState {
         let base = tempfile::tempdir().unwrap();
         let cloud = ClesydeCloud::builder("SN".parse().unwrap(), base.path(), "").build();
-        HealthState::new(&cloud, Store::new(base.path()), None)
+        HealthState::new(
+            &cloud,
+            Store::new(base.path()),
+            ApplicationStates::fixed(Vec::new()),
+        )
     }
 
     #[test]

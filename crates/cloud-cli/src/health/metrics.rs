@@ -47,12 +47,12 @@ struct Text(String);
 
 impl Text {
     /// Writes one metric: kind, name, help text and samples, each with its label.
-    fn metric<V: Display>(
+    fn metric<'a, V: Display>(
         &mut self,
         kind: &str,
         name: &str,
         help: &str,
-        samples: impl IntoIterator<Item = (Option<(&'static str, &'static str)>, V)>,
+        samples: impl IntoIterator<Item = (Option<(&'static str, &'a str)>, V)>,
     ) {
         // Writing to a String cannot fail.
         let _ = write!(
@@ -61,7 +61,14 @@ impl Text {
         );
         for (label, value) in samples {
             let _ = match label {
-                Some((label, of)) => writeln!(self.0, "clesyde_{name}{{{label}=\"{of}\"}} {value}"),
+                Some((label, of)) => {
+                    // The path of a socket may have any character.
+                    let of = of
+                        .replace('\\', "\\\\")
+                        .replace('"', "\\\"")
+                        .replace('\n', "\\n");
+                    writeln!(self.0, "clesyde_{name}{{{label}=\"{of}\"}} {value}")
+                }
                 None => writeln!(self.0, "clesyde_{name} {value}"),
             };
         }
@@ -127,11 +134,23 @@ impl Text {
             "Open connections of public callers.",
             remote.as_ref().map(|remote| remote.open_connections()),
         );
-        if let Some(application) = health_state.application() {
+        let applications = health_state.applications();
+        if !applications.is_empty() {
+            let answers = applications.iter().filter_map(|state| state.answers);
             self.gauge(
                 "application_up",
-                "1 while the application behind the tunnel answers.",
-                application.answers.map(u8::from),
+                "1 while each application behind the tunnel answers.",
+                answers.min().map(u8::from),
+            );
+            let ups = applications.iter().filter_map(|state| {
+                let answers = u8::from(state.answers?);
+                Some((Some(("upstream", state.address.as_str())), answers))
+            });
+            self.metric(
+                "gauge",
+                "upstream_up",
+                "1 while this application behind the tunnel answers.",
+                ups,
             );
             let health = remote.as_ref().map(|remote| remote.upstream_health());
             let health = health.unwrap_or_default();

@@ -37,10 +37,13 @@ mod outlets;
 mod provision;
 #[cfg(feature = "sim")]
 mod proxy;
+#[cfg(feature = "sim")]
+mod reload;
 mod secret_arguments;
 #[cfg(feature = "sim")]
 mod serial_number_mismatch;
 #[cfg(feature = "sim")]
 mod serve;
+mod settings;
 #[cfg(feature = "sim")]
 mod usage;

@@ -17,7 +17,7 @@ use cloud_sim::{SimConfig, Simulator};
 use tokio::time::timeout;
 
 use self::steps::StepPrinter;
-use crate::device::{Backend, Device, DeviceOptions};
+use crate::device::{Backend, Device, DeviceOptions, Served};
 use crate::error::{CliError, Result, chain};
 use crate::options::GlobalOptions;
 use crate::output::Output;
@@ -110,13 +110,15 @@ async fn show(
     let options = DeviceOptions {
         sn: sn.clone(),
         base_path: directory.path().to_owned(),
-        backend: Backend::StatusPage,
+        served: Served {
+            backend: Backend::default(),
+            access: AccessRules::default(),
+            auth: AuthRules::default(),
+            http_options: HttpOptions::default(),
+            limits: Limits::default(),
+            proxy: None,
+        },
         page: StatusPage::new(&sn, &config, Some(config.remote.info()), Maker::default()),
-        access: AccessRules::default(),
-        auth: AuthRules::default(),
-        http_options: HttpOptions::default(),
-        limits: Limits::default(),
-        proxy: None,
     };
     let mut device = Device::start(options).await?;
     let demonstrated = tokio::select! {

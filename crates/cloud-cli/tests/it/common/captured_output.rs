@@ -63,11 +63,16 @@ impl CapturedProgram {
         }
     }
 
+    /// Sends a signal without waiting.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
     /// Sends SIGTERM and waits for exit code 0.
     #[track_caller]
     pub(crate) fn terminate(&mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
+        self.signal(Signal::TERM);
         let status = self.child.wait().unwrap();
         assert_eq!(status.code(), Some(0), "{}", self.stderr());
     }
