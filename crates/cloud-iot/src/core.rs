@@ -22,6 +22,7 @@
 //! [`LogRecord`](crate::outbox::LogRecord).
 
 pub(crate) mod acknowledgement_order;
+mod added_subscriptions;
 pub(crate) mod backoff;
 mod connect;
 pub(crate) mod connect_options;
@@ -29,6 +30,7 @@ pub(crate) mod connection_event;
 pub(crate) mod endpoint;
 mod keep_alive;
 mod metrics;
+mod pending_controls;
 mod pending_requests;
 mod phase;
 mod publish;
@@ -44,6 +46,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use self::added_subscriptions::FilterUsers;
+pub(crate) use self::added_subscriptions::Granted;
 use self::endpoint::EndpointSelector;
 pub(crate) use self::phase::Action;
 use self::phase::{ConnectionState, DrainStep, Phase};
@@ -53,6 +57,7 @@ use crate::core::connection_event::ConnectionEvent;
 use crate::core::metrics::Metrics;
 use crate::core::pending_requests::PendingRequests;
 use crate::error::cause::Cause;
+use crate::mqtt::message::Subscription;
 use crate::mqtt::reader::Packet;
 use crate::mqtt::reason_code::ReasonCode;
 use crate::outbox::store::StoreError;
@@ -90,6 +95,9 @@ pub(crate) struct Core {
     reconnect_by: Option<Instant>,
     /// Whether the server has granted all subscriptions of the persistent session.
     granted: bool,
+    /// Those of the configuration, and then the added ones.
+    subscriptions: Vec<Subscription>,
+    users: Vec<FilterUsers>,
     actions: VecDeque<Action>,
     report: StopReport,
     metrics: Metrics,
@@ -106,6 +114,7 @@ impl Core {
             config.preferred_port,
         );
         let metrics = Metrics::new(&config.client_id);
+        let subscriptions = config.subscriptions.clone();
         let mut core = Self {
             config,
             metrics,
@@ -124,6 +133,8 @@ impl Core {
             unacknowledged,
             reconnect_by: None,
             granted: false,
+            subscriptions,
+            users: Vec::new(),
             actions: VecDeque::new(),
             report: StopReport::default(),
         };
@@ -192,6 +203,8 @@ impl Core {
                 packet_id,
                 duplicate,
             } => self.received_undeliverable(packet_id, duplicate, now),
+            ConnectionEvent::Unexpected(Packet::UnsubAck, packet_id)
+                if self.unsubscribed(packet_id, now) => {}
             ConnectionEvent::Unexpected(packet, packet_id) => {
                 self.unexpected(packet, packet_id, now);
             }

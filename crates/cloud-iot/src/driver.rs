@@ -219,6 +219,9 @@ impl SessionTask {
             Action::Subscribe(packet_id, subscriptions) => {
                 return self.send(|connection| connection.subscribe(packet_id, &subscriptions));
             }
+            Action::Unsubscribe(packet_id, filter) => {
+                return self.send(|connection| connection.unsubscribe(packet_id, &filter));
+            }
             Action::Ping => return self.send(Connection::ping),
             Action::Publish(message) => return self.send(|connection| connection.publish(message)),
             Action::Disconnect => return self.send(Connection::disconnect),

@@ -92,6 +92,9 @@ pub enum PublishError {
         /// Limit in bytes.
         limit: usize,
     },
+    /// The message's properties are not allowed.
+    #[error("the message's properties: {0}")]
+    Properties(String),
     /// The outbox is full. Try again when messages have been delivered.
     #[error("the outbox is full ({messages} messages, {bytes} bytes); try again later")]
     OutboxFull {
@@ -115,7 +118,7 @@ impl PublishError {
         match self {
             Self::OutboxFull { .. } => true,
             Self::NotStored(error) => error.is_retryable(),
-            Self::Topic(_) | Self::TooLarge { .. } | Self::Stopped => false,
+            Self::Topic(_) | Self::TooLarge { .. } | Self::Properties(_) | Self::Stopped => false,
         }
     }
 }
@@ -220,6 +223,21 @@ impl RequestError {
             Self::NotSubscribed(_) | Self::SubscriptionRefused(_) | Self::Stopped => false,
         }
     }
+}
+
+/// Why there is no subscription; see [`SessionHandle::subscribe`](crate::SessionHandle::subscribe).
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum SubscribeError {
+    /// The session has the maximum number of subscriptions.
+    #[error("there are {0} subscriptions already; drop one first")]
+    TooMany(usize),
+    /// The server refused the subscription, with this reason in one line.
+    #[error("{0}")]
+    Refused(String),
+    /// The session is stopping or has stopped.
+    #[error("the session has been stopped; start another one")]
+    Stopped,
 }
 
 /// Why a message stream cannot be opened.

@@ -15,7 +15,8 @@
 //!   provides one, `DurableOutbox`: a file that withstands `kill -9` and power loss.
 //! - A [`Router`] dispatches received messages to [`tower`] services by topic filter, raw or
 //!   [parsed as JSON](Router::json). Each route has its own queue and task.
-//!   [`messages`](Session::messages) opens a stream at run time.
+//!   [`messages`](Session::messages) opens a stream at run time, and
+//!   [`subscribe`](Session::subscribe) adds a subscription.
 //! - [`request`](Session::request) publishes a request and waits for the response.
 //! - [`state`](Session::state) and [`events`](Session::events) report the state of the
 //!   session and its reason; a [`Cause`] distinguishes network, DNS and TLS failures and each
@@ -99,6 +100,7 @@
 //! | [`DeliveryError`] | [`Receipt`] | accepted, not delivered; [`is_retryable`](DeliveryError::is_retryable) |
 //! | [`StoreError`] | [`Receipt::stored`] | the message is held in memory only |
 //! | [`RequestError`] | [`Session::request`] | [`is_retryable`](RequestError::is_retryable) |
+//! | [`SubscribeError`] | [`Session::subscribe`] | drop a subscription; or as the server's policy says |
 //! | [`StreamError`] | [`Session::messages`] | subscribe to the filter, or drop a stream |
 //! | [`Cause`] | [`SessionEvent::Disconnected`], [`SessionState::Waiting`] | nothing: the session reconnects; the text says what is wrong |
 //!
@@ -147,8 +149,11 @@ pub use cloud_net::{
 
 pub use crate::core::backoff::{Backoff, Retry};
 pub use crate::error::cause::{Cause, TlsCause};
-pub use crate::error::{ConfigError, DeliveryError, PublishError, RequestError, StreamError};
+pub use crate::error::{
+    ConfigError, DeliveryError, PublishError, RequestError, StreamError, SubscribeError,
+};
 pub use crate::mqtt::message::{Message, PublishOptions, QoS, Subscription};
+pub use crate::mqtt::message_properties::MessageProperties;
 pub use crate::mqtt::reason_code::ReasonCode;
 pub use crate::mqtt::topic::{TopicError, TopicFilter};
 #[cfg(feature = "durable")]
@@ -157,6 +162,7 @@ pub use crate::outbox::store::{OutboxStore, StoreBatch, StoreError, StoredMessag
 pub use crate::routing::json::Json;
 pub use crate::routing::router::{RouteOptions, Router};
 pub use crate::routing::stream::{Lagged, MessageStream};
+pub use crate::session::active_subscription::ActiveSubscription;
 pub use crate::session::config::{Acknowledge, FallbackPort, Overflow, SessionConfig};
 pub use crate::session::event::{SessionEvent, SessionState, StopReport};
 pub use crate::session::limits::{Limits, Timeouts};

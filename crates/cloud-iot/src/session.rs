@@ -1,5 +1,6 @@
 //! The session API: building and starting a session, and its handle.
 
+pub(crate) mod active_subscription;
 pub(crate) mod config;
 pub(crate) mod event;
 pub(crate) mod hooks;
@@ -22,13 +23,14 @@ use crate::core::Core;
 use crate::driver::Driver;
 use crate::driver::shared::Shared;
 use crate::error::cause::Cause;
-use crate::error::{ConfigError, PublishError, RequestError, StreamError};
-use crate::mqtt::message::{Message, PublishOptions};
+use crate::error::{ConfigError, PublishError, RequestError, StreamError, SubscribeError};
+use crate::mqtt::message::{Message, PublishOptions, Subscription};
 use crate::mqtt::topic::TopicFilter;
 use crate::outbox::store::OutboxStore;
 use crate::outbox::store_writer::StoreWriter;
 use crate::routing::router::Router;
 use crate::routing::stream::MessageStream;
+use crate::session::active_subscription::ActiveSubscription;
 use crate::session::config::SessionConfig;
 use crate::session::event::{SessionEvent, SessionState, StopReport};
 use crate::session::hooks::Hooks;
@@ -269,10 +271,25 @@ impl Session {
     /// many streams are open, or the session has stopped.
     pub fn messages(&self, filter: impl Into<String>) -> Result<MessageStream, StreamError> {
         let filter = TopicFilter::new(filter)?;
-        let config = &self.shared().config;
-        self.shared()
+        let shared = self.shared();
+        let subscriptions = shared.with_core(|core| core.subscriptions().to_vec());
+        shared
             .streams()
-            .open(filter, &config.subscriptions, &config.limits)
+            .open(filter, &subscriptions, &shared.config.limits)
+    }
+
+    /// Subscribes to a filter while the session runs, online or not. The subscription lasts until
+    /// the returned value is dropped; [`messages`](Self::messages) receives its messages.
+    /// [`Subscription::required`] has no effect.
+    ///
+    /// # Errors
+    ///
+    /// [`SubscribeError`] if there are too many subscriptions, or the session is stopping.
+    pub fn subscribe(
+        &self,
+        subscription: Subscription,
+    ) -> Result<ActiveSubscription, SubscribeError> {
+        ActiveSubscription::add(self.shared(), subscription)
     }
 
     /// Publishes a request and waits for the response: the next message on the reply topic. Streams

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::Core;
 use super::connect_options::ConnectOptions;
 use super::keep_alive::{KeepAlive, PROBE_TIMEOUT};
+use super::pending_controls::PendingControls;
 use super::phase::{Action, ConnectionState, Phase};
 use super::recent_topics::RecentTopics;
 use crate::core::backoff::Retry;
@@ -150,10 +151,11 @@ impl Core {
             ack_not_due_before: None,
             recent: RecentTopics::default(),
             refused: Vec::new(),
+            pending_controls: PendingControls::default(),
         };
         // Granted in this process: an earlier process may have subscribed to other filters.
         let from = if self.granted {
-            self.config.subscriptions.len()
+            self.subscriptions.len()
         } else {
             0
         };
@@ -231,7 +233,7 @@ impl Core {
         self.unacknowledged.connection_lost();
         let topics = match (subscribing, connection.as_mut()) {
             (Some(asked), _) => {
-                let filters = self.config.subscriptions.get(asked).unwrap_or_default();
+                let filters = self.subscriptions.get(asked).unwrap_or_default();
                 filters
                     .iter()
                     .map(|asked| asked.filter.to_string())
@@ -294,6 +296,7 @@ impl Core {
         if hooks_started {
             self.actions.push_back(Action::DisconnectHooks(Some(cause)));
         }
+        self.remove_unused(now);
     }
 
     /// Adapts the will if the server has refused CONNECT because of it; returns whether it has, so

@@ -15,6 +15,7 @@ use crate::session::event::{SessionEvent, SessionState};
 
 use super::connect_options::ConnectOptions;
 use super::keep_alive::KeepAlive;
+use super::pending_controls::PendingControls;
 use super::recent_topics::RecentTopics;
 
 /// An action for the driver.
@@ -24,6 +25,8 @@ pub(crate) enum Action {
     Open(ConnectOptions),
     /// Send a SUBSCRIBE with this packet id.
     Subscribe(u16, Vec<Subscription>),
+    /// Send an UNSUBSCRIBE with this packet id.
+    Unsubscribe(u16, TopicFilter),
     /// Start the on-connect hooks; report with
     /// [`handle_hooks_finished`](super::Core::handle_hooks_finished).
     ConnectHooks,
@@ -73,6 +76,8 @@ pub(super) struct ConnectionState {
     pub(super) recent: RecentTopics,
     /// Subscriptions that the server has refused.
     pub(super) refused: Vec<TopicFilter>,
+    /// SUBSCRIBE and UNSUBSCRIBE of callers that are not acknowledged, oldest first.
+    pub(super) pending_controls: PendingControls,
 }
 
 #[derive(Debug)]

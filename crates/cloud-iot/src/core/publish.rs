@@ -60,6 +60,10 @@ impl Core {
         if size > limit {
             return Err(PublishError::TooLarge { size, limit });
         }
+        if let Some(properties) = &message.properties {
+            let checked = properties.check(limits.topic_bytes);
+            checked.map_err(PublishError::Properties)?;
+        }
         let (reply, receiver) = oneshot::channel();
         self.outbox.expire(now);
         // A time that overflows the clock means no expiry.

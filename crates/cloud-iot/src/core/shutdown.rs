@@ -155,6 +155,7 @@ impl Core {
         self.outbox.stop();
         self.metrics.ended();
         self.requests.clear();
+        self.users.clear();
         self.phase = Phase::Stopped;
         self.actions.push_back(Action::Event(SessionEvent::Stopped));
         self.actions.push_back(Action::End);

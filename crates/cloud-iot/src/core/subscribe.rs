@@ -5,7 +5,8 @@ use tokio::time::Instant;
 
 use super::Core;
 use super::phase::{Action, ConnectionState, Phase};
-use crate::error::cause::Cause;
+use crate::error::SubscribeError;
+use crate::error::cause::{Cause, refused_subscription};
 use crate::mqtt::decode::SubAck;
 use crate::mqtt::message::{QoS, Subscription, subscribe_bytes};
 use crate::mqtt::reader::Packet;
@@ -19,7 +20,7 @@ const GRANTED_AT_MOST_ONCE: ReasonCode = ReasonCode(0x00);
 impl Core {
     /// Subscribes to the filters from `from` on, or starts the hooks if none are left.
     pub(super) fn subscribe(&mut self, connection: ConnectionState, from: usize, now: Instant) {
-        let all = &self.config.subscriptions;
+        let all = &self.subscriptions;
         let limit = connection.capabilities.maximum_packet.unwrap_or(u32::MAX);
         let fits = |batch: &[Subscription]| subscribe_bytes(batch) <= limit as usize;
         let end = all
@@ -53,12 +54,12 @@ impl Core {
         batch: Vec<Subscription>,
         now: Instant,
     ) {
-        if from >= self.config.subscriptions.len() {
+        if from >= self.subscriptions.len() {
             // A refused subscription may be granted on the next connection.
             self.granted = connection.refused.is_empty();
             self.actions.push_back(Action::ConnectHooks);
             self.phase = Phase::RunningHooks { connection };
-            return;
+            return self.remove_unused(now);
         }
         let packet_id = connection.packet_ids.allocate();
         let to = from + batch.len();
@@ -83,7 +84,7 @@ impl Core {
     }
 
     /// Handles a refused subscription; returns whether the connection goes on without it.
-    fn subscription_refused(
+    pub(super) fn subscription_refused(
         &mut self,
         subscription: Subscription,
         reason: ReasonCode,
@@ -109,6 +110,8 @@ impl Core {
         for request in (self.requests).refuse(|topic| self.config.is_refused(&refused, topic)) {
             self.outbox.withdraw(request, now);
         }
+        let text = refused_subscription(&filter, reason, message.as_ref());
+        self.settle(&filter, &Err(SubscribeError::Refused(text)));
         let event = SessionEvent::SubscriptionRefused {
             filter,
             reason,
@@ -127,6 +130,9 @@ impl Core {
     /// Handles a SUBACK. If it answers the outstanding SUBSCRIBE, it must have a code for each
     /// filter; another one is ignored.
     pub(super) fn subscribed(&mut self, suback: &SubAck, now: Instant) {
+        if self.added_subscribed(suback, now) {
+            return;
+        }
         let (from, to) = match &self.phase {
             Phase::Subscribing {
                 packet_id,
@@ -146,23 +152,36 @@ impl Core {
             );
             return self.lost(Cause::Protocol(fault), now);
         }
-        let asked = self.config.subscriptions.get(from..to).unwrap_or_default();
+        let asked = self.subscriptions.get(from..to).unwrap_or_default();
         let mut answered: Vec<_> = asked.iter().cloned().zip(suback.codes.clone()).collect();
         // A required one ends the connection, so the others do not matter.
         answered.sort_by_key(|(subscription, code)| !(subscription.required && code.is_failure()));
         for (subscription, code) in answered {
-            if code.is_failure() {
-                let message = suback.message.clone();
-                if !self.subscription_refused(subscription, code, message, now) {
-                    return;
-                }
-            } else if subscription.qos == QoS::AtLeastOnce && code == GRANTED_AT_MOST_ONCE {
-                // The server may grant a lower QoS than requested.
-                let filter = subscription.filter;
-                let event = SessionEvent::SubscriptionDowngraded { filter };
-                self.actions.push_back(Action::Event(event));
+            if !self.answered(subscription, code, suback.message.clone(), now) {
+                return;
             }
         }
         self.subscribe_from(to, now);
+    }
+
+    /// Handles the server's answer to a subscription; returns whether the connection goes on.
+    pub(super) fn answered(
+        &mut self,
+        subscription: Subscription,
+        code: ReasonCode,
+        message: Option<UntrustedText>,
+        now: Instant,
+    ) -> bool {
+        if code.is_failure() {
+            return self.subscription_refused(subscription, code, message, now);
+        }
+        let Subscription { filter, qos, .. } = subscription;
+        self.settle(&filter, &Ok(()));
+        if qos == QoS::AtLeastOnce && code == GRANTED_AT_MOST_ONCE {
+            // The server may grant a lower QoS than requested.
+            let event = SessionEvent::SubscriptionDowngraded { filter };
+            self.actions.push_back(Action::Event(event));
+        }
+        true
     }
 }

@@ -1,5 +1,6 @@
 //! The core on virtual time: its actions, their order, and their times.
 
+mod added_subscriptions;
 mod backoff;
 mod capabilities;
 mod harness;

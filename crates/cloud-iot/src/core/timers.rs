@@ -30,6 +30,7 @@ impl Core {
             Phase::Online { connection } => earliest([
                 Some(connection.keep_alive.due()),
                 self.acknowledgement_due(connection),
+                connection.pending_controls.due(),
             ]),
             Phase::Draining {
                 connection,
@@ -101,6 +102,14 @@ impl Core {
                     .is_some_and(|due| due <= now) =>
             {
                 self.lost(Cause::AcknowledgeTimeout, now);
+            }
+            Phase::Online { connection }
+                if connection
+                    .pending_controls
+                    .due()
+                    .is_some_and(|due| due <= now) =>
+            {
+                self.lost(Cause::SubscribeTimeout, now);
             }
             Phase::Subscribing { .. } | Phase::RunningHooks { .. } | Phase::Online { .. } => {}
             Phase::Draining {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use cloud_net::UntrustedText;
 use zeroize::Zeroizing;
 
+use crate::mqtt::message_properties::MessageProperties;
 use crate::mqtt::property::{self, Value, read_properties};
 use crate::mqtt::reader::{Fault, Packet, Reader};
 use crate::mqtt::reason_code::ReasonCode;
@@ -71,6 +72,7 @@ pub(crate) struct Publish {
     pub(crate) topic: String,
     /// Wiped from memory when its last clone is dropped, because it may be a private key.
     pub(crate) payload: Bytes,
+    pub(crate) properties: Option<Box<MessageProperties>>,
     /// Whether it is at QoS 1.
     pub(crate) at_least_once: bool,
     pub(crate) retain: bool,
@@ -247,8 +249,8 @@ fn deliverable(
             )));
         }
     }
-    (reader.properties())
-        .and_then(|bytes| read_properties(Packet::Publish, bytes, |_, _| {}))
+    let properties = (reader.properties())
+        .and_then(MessageProperties::decode)
         .map_err(about)?;
     if qos > 1 {
         let text = format!("PUBLISH at QoS {qos}, which was not requested");
@@ -269,6 +271,7 @@ fn deliverable(
     Ok(Publish {
         topic,
         payload: Bytes::from_owner(Zeroizing::new(reader.rest().to_vec())),
+        properties,
         at_least_once: qos == 1,
         retain: first & 1 == 1,
         duplicate: undeliverable.duplicate,

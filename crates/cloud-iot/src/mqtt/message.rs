@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes as codec;
 
+use crate::mqtt::message_properties::MessageProperties;
 use crate::mqtt::topic::{TopicError, TopicFilter, check_depth, check_name};
 
 /// Identifies an accepted message for the life of the session.
@@ -54,6 +55,8 @@ pub struct Message {
     pub qos: QoS,
     /// Whether the server retains it for later subscribers (sent), or had retained it (received).
     pub retain: bool,
+    /// Properties for its receivers; `None` if there are none.
+    pub properties: Option<Box<MessageProperties>>,
 }
 
 impl Message {
@@ -64,6 +67,7 @@ impl Message {
             payload: payload.into(),
             qos: QoS::default(),
             retain: false,
+            properties: None,
         }
     }
 
@@ -82,9 +86,24 @@ impl Message {
         }
     }
 
+    /// Sets the properties.
+    #[must_use]
+    pub fn with_properties(self, properties: MessageProperties) -> Self {
+        Self {
+            properties: (!properties.is_empty()).then(|| Box::new(properties)),
+            ..self
+        }
+    }
+
+    /// Returns the encoded size of the properties in bytes.
+    fn properties_bytes(&self) -> usize {
+        let properties = self.properties.as_deref();
+        properties.map_or(0, MessageProperties::encoded_bytes)
+    }
+
     /// Returns the cost in a queue that is bounded in bytes.
     pub(crate) fn cost(&self) -> usize {
-        OVERHEAD_BYTES + self.topic.len() + self.payload.len()
+        OVERHEAD_BYTES + self.topic.len() + self.payload.len() + self.properties_bytes()
     }
 
     /// Returns the size of the PUBLISH packet in bytes, as the server's limit counts it. With
@@ -94,9 +113,15 @@ impl Message {
             QoS::AtMostOnce => 0,
             QoS::AtLeastOnce => 2,
         };
-        let properties = if expires { 5 } else { 0 };
+        let properties = if expires { 5 } else { 0 } + self.properties_bytes();
         // Topic with its length, packet id, properties with their length, payload.
-        packet_bytes(2 + self.topic.len() + packet_id + 1 + properties + self.payload.len())
+        packet_bytes(
+            2 + self.topic.len()
+                + packet_id
+                + length_bytes(properties)
+                + properties
+                + self.payload.len(),
+        )
     }
 
     pub(crate) fn check_topic(
@@ -111,13 +136,17 @@ impl Message {
 
 /// Returns the size of a packet with a body of this size.
 fn packet_bytes(body: usize) -> usize {
-    let length_field = match body {
+    1 + length_bytes(body) + body
+}
+
+/// Returns the size of a length, a Variable Byte Integer.
+fn length_bytes(length: usize) -> usize {
+    match length {
         0..=127 => 1,
         128..=16_383 => 2,
         16_384..=2_097_151 => 3,
         _ => 4,
-    };
-    1 + length_field + body
+    }
 }
 
 /// Returns the size of a SUBSCRIBE packet in bytes.
@@ -172,6 +201,7 @@ impl fmt::Debug for Message {
             .field("payload_bytes", &self.payload.len())
             .field("qos", &self.qos)
             .field("retain", &self.retain)
+            .field("properties", &self.properties)
             .finish()
     }
 }
@@ -226,13 +256,25 @@ mod tests {
 
     #[test]
     fn packet_size_is_what_the_codec_writes() {
+        let long = "x".repeat(100);
         for payload in [0, 100, 113, 114, 16_369, 16_370, 131_072] {
             for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
-                let message = Message::new("some/topic", vec![0; payload]).qos(qos);
-                for expires in [false, true] {
-                    let properties = expires.then(|| codec::v5::PublishProperties {
-                        message_expiry_interval: Some(60),
-                        ..Default::default()
+                for (expires, value) in [(false, ""), (true, ""), (true, "x"), (false, &long)] {
+                    let mut message = Message::new("some/topic", vec![0; payload]).qos(qos);
+                    if !value.is_empty() {
+                        let properties = MessageProperties::new()
+                            .content_type(value)
+                            .response_topic(value)
+                            .correlation_data(value.to_owned())
+                            .user_property("name", value);
+                        message = message.with_properties(properties.user_property("b", value));
+                    }
+                    let properties = (expires || !value.is_empty()).then(|| {
+                        let properties = message.properties.clone().unwrap_or_default();
+                        codec::v5::PublishProperties {
+                            message_expiry_interval: expires.then_some(60),
+                            ..(*properties).into()
+                        }
                     });
                     let body = vec![0; payload];
                     let mut publish =

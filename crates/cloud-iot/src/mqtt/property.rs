@@ -9,8 +9,11 @@ pub(crate) const RETAIN_AVAILABLE: u8 = 0x25;
 pub(crate) const MAXIMUM_PACKET_SIZE: u8 = 0x27;
 pub(crate) const SERVER_KEEP_ALIVE: u8 = 0x13;
 pub(crate) const REASON_STRING: u8 = 0x1F;
+pub(crate) const CONTENT_TYPE: u8 = 0x03;
+pub(crate) const RESPONSE_TOPIC: u8 = 0x08;
+pub(crate) const CORRELATION_DATA: u8 = 0x09;
 const SUBSCRIPTION_IDENTIFIER: u8 = 0x0B;
-const USER_PROPERTY: u8 = 0x26;
+pub(crate) const USER_PROPERTY: u8 = 0x26;
 
 /// Data type of a property (MQTT 5.0, 1.5).
 #[derive(Clone, Copy)]
@@ -24,12 +27,13 @@ enum Kind {
     TextPair,
 }
 
-/// A property's value. Only numbers and text are used by this crate; a text pair and binary data
-/// are checked and skipped.
+/// A property's value. A Variable Byte Integer is checked and skipped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Value<'a> {
     Number(u32),
     Text(&'a str),
+    Binary(&'a [u8]),
+    TextPair(&'a str, &'a str),
     Skipped,
 }
 
@@ -39,8 +43,8 @@ fn definition(id: u8) -> Option<(Kind, &'static [Packet])> {
     Some(match id {
         0x01 => (Kind::Byte, &[Publish]),
         0x02 => (Kind::FourBytes, &[Publish]),
-        0x03 | 0x08 => (Kind::Text, &[Publish]),
-        0x09 => (Kind::Binary, &[Publish]),
+        CONTENT_TYPE | RESPONSE_TOPIC => (Kind::Text, &[Publish]),
+        CORRELATION_DATA => (Kind::Binary, &[Publish]),
         SUBSCRIPTION_IDENTIFIER => (Kind::VariableByte, &[Publish]),
         0x23 => (Kind::TwoBytes, &[Publish]),
         0x11 => (Kind::FourBytes, &[ConnAck, Disconnect]),
@@ -105,14 +109,7 @@ fn read_value<'a>(reader: &mut Reader<'a>, kind: Kind) -> Result<Value<'a>, Faul
             Value::Skipped
         }
         Kind::Text => Value::Text(reader.text()?),
-        Kind::Binary => {
-            reader.binary()?;
-            Value::Skipped
-        }
-        Kind::TextPair => {
-            reader.text()?;
-            reader.text()?;
-            Value::Skipped
-        }
+        Kind::Binary => Value::Binary(reader.binary()?),
+        Kind::TextPair => Value::TextPair(reader.text()?, reader.text()?),
     })
 }

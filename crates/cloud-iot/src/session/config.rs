@@ -27,7 +27,7 @@ const MQTT_PORT: u16 = 8883;
 const HTTPS_PORT: u16 = 443;
 
 /// Maximum subscriptions on one connection in AWS IoT Core.
-const MAX_SUBSCRIPTIONS: usize = 50;
+pub(crate) const MAX_SUBSCRIPTIONS: usize = 50;
 
 /// Maximum time that a caller waits for a message to be stored.
 const MAX_STORE_DELAY: Duration = Duration::from_secs(60);

@@ -23,7 +23,7 @@ use std::task::{Context, Poll};
 use cloud_net::warn_throttled;
 use rumqttc::v5::mqttbytes::v5::{
     Disconnect, DisconnectReasonCode, Filter, Packet, PingReq, PubAck, PubRec, PubRecReason,
-    Publish, PublishProperties, Subscribe,
+    Publish, PublishProperties, Subscribe, Unsubscribe,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -36,17 +36,19 @@ use crate::error::cause::Cause;
 use crate::log_throttles::LogThrottles;
 use crate::mqtt::decode::{self, Received, Undeliverable};
 use crate::mqtt::message::{Message, QoS, Subscription};
+use crate::mqtt::topic::TopicFilter;
 use crate::outbox::Outgoing;
-use crate::session::config::{Acknowledge, SessionConfig};
+use crate::session::config::{Acknowledge, MAX_SUBSCRIPTIONS, SessionConfig};
 use crate::transport::connect::{Accepted, connect};
 use crate::transport::framed::Framed;
 
 /// Packets that are received before the resulting actions are performed.
 pub(crate) const EVENTS: usize = 64;
 
-/// Packets that may be queued besides messages and acknowledgements: a SUBSCRIBE, a PINGREQ and a
-/// DISCONNECT, with some reserve, and the acknowledgements of the last received packets.
-const SPARE_PACKETS: usize = 8 + EVENTS;
+/// Packets that may be queued besides messages and acknowledgements: a SUBSCRIBE and an UNSUBSCRIBE
+/// for each filter, a PINGREQ and a DISCONNECT, with some reserve, and the acknowledgements of the
+/// last received packets.
+const SPARE_PACKETS: usize = 8 + 2 * MAX_SUBSCRIPTIONS + EVENTS;
 
 /// Bytes of packets that are encoded ahead of the socket: enough for a full write, and little
 /// compared to the messages, which are not copied until then.
@@ -162,6 +164,16 @@ impl Connection {
         self.enqueue(Packet::Subscribe(subscribe))
     }
 
+    pub(crate) fn unsubscribe(
+        &mut self,
+        packet_id: u16,
+        filter: &TopicFilter,
+    ) -> Result<(), SendQueueFull> {
+        let mut unsubscribe = Unsubscribe::new(filter.as_str(), None);
+        unsubscribe.pkid = packet_id;
+        self.enqueue(Packet::Unsubscribe(unsubscribe))
+    }
+
     pub(crate) fn publish(&mut self, outgoing: Outgoing) -> Result<(), SendQueueFull> {
         let Outgoing {
             message:
@@ -170,18 +182,21 @@ impl Connection {
                     payload,
                     qos,
                     retain,
+                    properties,
                 },
             expires_in,
             packet_id,
             duplicate,
         } = outgoing;
-        let properties = expires_in.map(|left| {
+        let expiry = expires_in.map(|left| {
             // Rounded up, because 0 means that the message has expired.
             let seconds = left.as_secs() + u64::from(left.subsec_nanos() > 0);
-            PublishProperties {
-                message_expiry_interval: Some(u32::try_from(seconds).unwrap_or(u32::MAX)),
-                ..PublishProperties::default()
-            }
+            u32::try_from(seconds).unwrap_or(u32::MAX)
+        });
+        let properties = properties.map(|properties| PublishProperties::from(*properties));
+        let properties = (expiry.is_some() || properties.is_some()).then(|| PublishProperties {
+            message_expiry_interval: expiry,
+            ..properties.unwrap_or_default()
         });
         self.enqueue(Packet::Publish(Publish {
             dup: duplicate,
@@ -394,6 +409,7 @@ fn incoming(publish: decode::Publish) -> Incoming {
                 QoS::AtMostOnce
             },
             retain: publish.retain,
+            properties: publish.properties,
         },
         packet_id: publish.packet_id,
         duplicate: publish.duplicate,

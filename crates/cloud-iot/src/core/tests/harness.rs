@@ -184,6 +184,7 @@ pub(super) fn summary(action: &Action) -> String {
             format!("open{port}{first_family}")
         }
         Action::Subscribe(_, filters) => format!("subscribe {}", filters.len()),
+        Action::Unsubscribe(_, filter) => format!("unsubscribe {filter}"),
         Action::Ping => "ping".into(),
         Action::ConnectHooks => "connect hooks".into(),
         Action::Publish(out) => {

@@ -343,7 +343,11 @@ impl World {
                     );
                 }
                 Action::End => self.ended = true,
-                Action::Deliver { .. } | Action::State(_) | Action::Event(_) | Action::Log(_) => {}
+                Action::Unsubscribe(..)
+                | Action::Deliver { .. }
+                | Action::State(_)
+                | Action::Event(_)
+                | Action::Log(_) => {}
             }
         }
         assert!(

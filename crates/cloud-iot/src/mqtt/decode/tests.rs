@@ -145,6 +145,7 @@ proptest! {
         let expected = Publish {
             topic,
             payload: payload.into(),
+            properties: MessageProperties::decode(&list.concat()).unwrap(),
             at_least_once,
             retain,
             duplicate,

@@ -13,14 +13,22 @@ use redb::{
 };
 
 use crate::mqtt::message::{Message, QoS};
+use crate::mqtt::message_properties::MessageProperties;
 use crate::outbox::store::{StoreBatch, StoreError, StoredMessage};
 
-/// Time of acceptance and expiry interval, both in milliseconds, the retain flag, topic and
-/// payload.
-type Row = (u64, Option<u64>, bool, &'static [u8], &'static [u8]);
+/// Time of acceptance and expiry interval, both in milliseconds, the retain flag, topic, payload,
+/// and properties as in a PUBLISH.
+type Row = (
+    u64,
+    Option<u64>,
+    bool,
+    &'static [u8],
+    &'static [u8],
+    &'static [u8],
+);
 
 /// A change of [`Row`] needs another table name.
-const MESSAGES: TableDefinition<'_, u64, Row> = TableDefinition::new("messages-1");
+const MESSAGES: TableDefinition<'_, u64, Row> = TableDefinition::new("messages-2");
 
 /// Cache size of redb in bytes. The file is read once, at the start; the cache is for its tree.
 const CACHE_BYTES: usize = 256 << 10;
@@ -113,7 +121,9 @@ fn read(database: &redb::Database) -> Result<Vec<StoredMessage>, OpenError> {
     let mut messages = Vec::new();
     for row in table.iter()? {
         let (key, row) = row?;
-        let (accepted, expires_in, retain, topic, payload) = row.value();
+        let (accepted, expires_in, retain, topic, payload, properties) = row.value();
+        let properties = MessageProperties::decode(properties)
+            .map_err(|fault| OpenError::Damaged(fault.text.into()))?;
         let topic = String::from_utf8(topic.to_vec())
             .map_err(|_| OpenError::Damaged("a topic is not UTF-8".into()))?;
         messages.push(StoredMessage {
@@ -123,6 +133,7 @@ fn read(database: &redb::Database) -> Result<Vec<StoredMessage>, OpenError> {
                 payload: Bytes::copy_from_slice(payload),
                 qos: QoS::AtLeastOnce,
                 retain,
+                properties,
             },
             accepted: SystemTime::UNIX_EPOCH
                 .checked_add(Duration::from_millis(accepted))
@@ -153,12 +164,15 @@ fn write(database: &redb::Database, batch: &StoreBatch) -> Result<(), StoreError
         for stored in &batch.put {
             let accepted = stored.accepted.duration_since(SystemTime::UNIX_EPOCH);
             let message = &stored.message;
+            let properties = message.properties.as_deref();
+            let properties = properties.map_or_else(Vec::new, MessageProperties::encode);
             let row = (
                 milliseconds(accepted.unwrap_or_default()),
                 stored.expires_in.map(milliseconds),
                 message.retain,
                 message.topic.as_bytes(),
                 &message.payload[..],
+                &properties[..],
             );
             table.insert(stored.key, row).map_err(failed)?;
         }

@@ -2,6 +2,7 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::mqtt::message::Message;
+use crate::mqtt::message_properties::MessageProperties;
 
 fn stored(key: u64) -> StoredMessage {
     StoredMessage {
@@ -28,6 +29,13 @@ fn committed_messages_are_restored_in_order() {
     let mut second = put([301]);
     second.remove = vec![2];
     second.put[0].message.retain = true;
+    let properties = MessageProperties::new()
+        .content_type("text/plain")
+        .response_topic("t/response")
+        .correlation_data(vec![0, 255])
+        .user_property("a", "ä")
+        .user_property("a", "");
+    second.put[0].message = second.put[0].message.clone().with_properties(properties);
     outbox.commit(&second).unwrap();
     let shown = format!("{outbox:?} {second:?}");
     assert!(!shown.contains("payload 301"), "{shown}");
