@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cloud_config::SerialNumber;
-use cloud_iot::{BoxError, Proxy, Subscription};
+use cloud_iot::{BoxError, Overflow, Proxy, Subscription};
 use cloud_provision::{Client, ClientBuilder};
 use cloud_remote::auth::AuthRules;
 use cloud_remote::{AccessRules, Application, HttpOptions, Limits, Probe};
@@ -40,6 +40,8 @@ impl ClesydeCloud {
             outbox_directory: None,
             shadows: Vec::new(),
             subscriptions: Vec::new(),
+            iot_limits: cloud_iot::Limits::default(),
+            overflow: Overflow::default(),
             actions: Vec::new(),
             application: None,
             access: AccessRules::default(),
@@ -108,6 +110,8 @@ impl<H: Host> SettingsSource for BoundHost<H> {
             outbox_directory: settings.outbox_directory,
             shadows: settings.shadows,
             subscriptions: settings.subscriptions,
+            iot_limits: settings.iot_limits,
+            overflow: settings.overflow,
             actions: settings
                 .actions
                 .into_iter()
@@ -140,6 +144,8 @@ pub struct CloudBuilder {
     outbox_directory: Option<PathBuf>,
     shadows: Vec<String>,
     subscriptions: Vec<Subscription>,
+    iot_limits: cloud_iot::Limits,
+    overflow: Overflow,
     actions: Vec<ActionHandler>,
     application: Option<MakeApplication>,
     access: AccessRules,
@@ -265,6 +271,18 @@ impl CloudBuilder {
     /// [`Session::messages`]: cloud_iot::Session::messages
     pub fn subscription(mut self, subscription: Subscription) -> Self {
         self.subscriptions.push(subscription);
+        self
+    }
+
+    /// Sets the limits of messaging, such as those of the outbox.
+    pub fn iot_limits(mut self, limits: cloud_iot::Limits) -> Self {
+        self.iot_limits = limits;
+        self
+    }
+
+    /// Sets what happens to a message when the outbox is full. By default it is refused.
+    pub fn overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
         self
     }
 

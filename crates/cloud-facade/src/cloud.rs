@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cloud_config::{SerialNumber, StoreError};
-use cloud_iot::{Message, Proxy, QoS, Receipt, Session};
+use cloud_iot::{Message, Proxy, QoS, Receipt, Session, Subscription};
 use cloud_provision::{KeySource, ProvisioningKey};
 use cloud_remote::auth::AuthRules;
 use cloud_remote::{AccessRules, HttpOptions, Limits, RemoteAccess};
@@ -18,6 +18,7 @@ use crate::adapters::PlatformClient;
 use crate::application::IntoApplication;
 use crate::error::{ApplicationError, InitializeError, NotRunning, ReportError, SendError};
 use crate::event::Event;
+use crate::opened_shadow::{OpenShadowError, OpenedShadow};
 use crate::registration::{
     OnExisting, Registered, RegistrationError, register, register_with_keys,
 };
@@ -25,6 +26,7 @@ use crate::report_queue::ReportReceipt;
 use crate::status::Status;
 use crate::supervisor::Shared;
 use crate::tasks::join_or_resume_panic;
+use crate::topic_messages::{self, ReceiveError, TopicMessages, TopicSubscription};
 use crate::topics::{Action, CONFIG_SHADOW, DeviceTopics};
 
 /// A device's connection to the Clesyde cloud. Clones share it.
@@ -203,6 +205,51 @@ impl ClesydeCloud {
         Ok(running.as_ref().ok_or(NotRunning)?.session.clone())
     }
 
+    /// Subscribes to a filter while the device runs, online or not, and opens a stream of its
+    /// messages. The stream contains no response of the platform with secrets.
+    ///
+    /// # Errors
+    /// [`ReceiveError`] if it is not running, or too many subscriptions or streams exist.
+    pub fn subscribe(&self, subscription: Subscription) -> Result<TopicSubscription, ReceiveError> {
+        let topics = DeviceTopics::new(self.serial_number());
+        topic_messages::subscribe(&self.iot()?, &topics, subscription)
+    }
+
+    /// Opens a stream of the platform's messages of an action, whose topic is
+    /// `c/d/<sn>/<action>/res`, including responses to [requests](Self::request).
+    /// [`answer`](Self::answer) answers one.
+    ///
+    /// # Errors
+    /// [`ReceiveError`] if it is not running, too many streams are open, or the action's messages
+    /// contain secrets.
+    pub fn action_messages(&self, action: &Action) -> Result<TopicMessages, ReceiveError> {
+        let topics = DeviceTopics::new(self.serial_number());
+        topic_messages::action_messages(&self.iot()?, &topics, action)
+    }
+
+    /// Answers a message of an action: publishes to `c/d/<sn>/<action>/req`.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn answer(&self, action: &Action, payload: impl Into<Bytes>) -> Result<Receipt, SendError> {
+        let topic = DeviceTopics::new(self.serial_number()).request(action);
+        self.publish(Message::new(topic, payload))
+    }
+
+    /// Opens a named shadow while the device runs. For one that the host always uses, see
+    /// [`CloudBuilder::shadow`](crate::CloudBuilder::shadow).
+    ///
+    /// # Errors
+    /// [`OpenShadowError`] if it is not running, the name is not valid, or too many subscriptions
+    /// or streams exist.
+    pub async fn open_shadow(&self, name: &str) -> Result<OpenedShadow, OpenShadowError> {
+        let source = {
+            let running = self.0.device.running();
+            running.as_ref().ok_or(NotRunning)?.shadow_source.clone()
+        };
+        OpenedShadow::open(source, name).await
+    }
+
     /// Returns remote access: its status with causes, its events and its open connections. `None`
     /// without an application, or without a valid certificate (see
     /// [`initialize`](Self::initialize)). As with [`iot`](Self::iot), the `ClesydeCloud` starts and
@@ -249,6 +296,15 @@ impl ClesydeCloud {
     pub fn report(&self, state: Map<String, Value>) -> Result<ReportReceipt, ReportError> {
         let running = self.0.device.running();
         running.as_ref().ok_or(NotRunning)?.reports.report(state)
+    }
+
+    /// Returns the access rules for new connections; `None` without an application.
+    ///
+    /// # Errors
+    /// [`NotRunning`].
+    pub fn access(&self) -> Result<Option<AccessRules>, NotRunning> {
+        let running = self.0.device.running();
+        Ok(running.as_ref().ok_or(NotRunning)?.remote.access())
     }
 
     /// Replaces the access rules for new connections, until the next

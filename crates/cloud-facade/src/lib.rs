@@ -36,7 +36,7 @@
 //! | act at a point of the life cycle | [`Hooks`] |
 //! | send messages and requests | [`ClesydeCloud::publish`], [`ClesydeCloud::request`] |
 //! | handle messages of the platform, and answer | [`CloudBuilder::on_action`] |
-//! | receive messages of own topics | [`CloudBuilder::subscription`], [`ClesydeCloud::iot`] |
+//! | receive messages of own topics | [`ClesydeCloud::subscribe`]; from the start [`CloudBuilder::subscription`] |
 //! | report state, follow desired state | [`ClesydeCloud::report`], [`ClesydeCloud::shadow`], [`ClesydeCloud::named_shadow`] |
 //! | change settings between two starts | [`Host`] |
 //! | test the host without a platform | [`CloudApi`] |
@@ -67,6 +67,7 @@
 //! | [`SendError`] | [`publish`](ClesydeCloud::publish), [`request`](ClesydeCloud::request) | as the source says |
 //! | [`ReportError`] | [`report`](ClesydeCloud::report) | when the device runs, or another report is done |
 //! | [`ApplicationError`] | [`set_application`](ClesydeCloud::set_application) | after a new start with an application |
+//! | [`ReceiveError`], [`OpenShadowError`] | [`subscribe`](ClesydeCloud::subscribe), [`open_shadow`](ClesydeCloud::open_shadow) | when the device runs, or another one is dropped |
 //! | [`NotRunning`] | what needs a running device | after [`initialize`](ClesydeCloud::initialize) |
 //! | [`InvalidAction`] | the name of an [`Action`] | no |
 //!
@@ -109,6 +110,7 @@ mod error;
 mod event;
 mod hook_runner;
 mod hooks;
+mod opened_shadow;
 mod registration;
 mod remote_access;
 mod report_queue;
@@ -119,6 +121,7 @@ mod shutdown_budget;
 mod status;
 mod supervisor;
 mod tasks;
+mod topic_messages;
 mod topics;
 
 pub use application::{Address, IntoApplication, Ready};
@@ -131,10 +134,12 @@ pub use error::{ApplicationError, InitializeError, NotRunning, ReportError, Send
 pub use event::Event;
 pub use hook_runner::{HOOK_TIME_LIMIT, HookPoint};
 pub use hooks::Hooks;
+pub use opened_shadow::{OpenShadowError, OpenedShadow};
 pub use registration::{OnExisting, Registered, RegistrationError, register, register_with_keys};
 pub use report_queue::ReportReceipt;
 pub use shutdown_budget::STOP_DEADLINE;
 pub use status::{ConnectionStatus, Status};
+pub use topic_messages::{ReceiveError, TopicMessages, TopicSubscription};
 pub use topics::{Action, InvalidAction};
 
 pub use cloud_config as config;

@@ -142,6 +142,15 @@ impl RemoteSlot {
         }
     }
 
+    /// Returns the access rules; `None` without remote access.
+    pub(crate) fn access(&self) -> Option<AccessRules> {
+        match &*self.lock() {
+            State::None => None,
+            State::Waiting(params) => Some(params.access.clone()),
+            State::Started(handle) => Some(handle.access()),
+        }
+    }
+
     pub(crate) fn set_access(&self, rules: AccessRules) {
         match &mut *self.lock() {
             State::None => {}

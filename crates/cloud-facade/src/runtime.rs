@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cloud_config::{DirectoryLock, LoadError, PartialDeviceConfig, SerialNumber, Store};
 use cloud_iot::tls::without_identity;
-use cloud_iot::{Proxy, Session, Subscription};
+use cloud_iot::{Overflow, Proxy, Session, Subscription};
 use cloud_remote::auth::AuthRules;
 use cloud_remote::{
     AccessRules, Application, HttpOptions, Limits, PlatformClock, Probe, RemoteAccess,
@@ -25,7 +25,7 @@ use crate::hook_runner::{HookPoint, HookRunner};
 use crate::remote_access::{RemoteParams, RemoteSlot, remote_config, start_or_defer};
 use crate::report_queue::ReportQueue;
 use crate::session_setup::{ActionRoute, config_shadow, router, session_config};
-use crate::shadows::{self, Shadows};
+use crate::shadows::{self, ShadowSource, Shadows};
 use crate::shutdown_budget::BUDGET;
 use crate::status::{ConnectionStatus, Status};
 use crate::tasks::spawn_blocking;
@@ -44,6 +44,8 @@ pub(crate) struct StartSettings {
     pub(crate) outbox_directory: Option<std::path::PathBuf>,
     pub(crate) shadows: Vec<String>,
     pub(crate) subscriptions: Vec<Subscription>,
+    pub(crate) iot_limits: cloud_iot::Limits,
+    pub(crate) overflow: Overflow,
     pub(crate) actions: Vec<ActionRoute>,
 }
 
@@ -64,6 +66,7 @@ pub(crate) struct Runtime {
     pub(crate) session: Session,
     pub(crate) shadow: ShadowClient,
     pub(crate) shadows: Shadows,
+    pub(crate) shadow_source: ShadowSource,
     pub(crate) remote: RemoteSlot,
     pub(crate) reports: ReportQueue,
     coordinator: JoinHandle<()>,
@@ -146,6 +149,8 @@ impl StartParams {
         let topics = DeviceTopics::new(&self.serial_number);
         let mut config = session_config(&device, &self.serial_number, &topics)?;
         config.proxy = settings.proxy.clone();
+        config.limits = settings.iot_limits;
+        config.overflow = settings.overflow;
         let more_shadows = shadows::ids(&device, &settings.shadows)?;
         config
             .subscriptions
@@ -187,6 +192,11 @@ impl StartParams {
         // The service limits the requests per connection, across shadows.
         let in_flight_limit = InFlightLimit::default();
         let shadows = Shadows::start(&bus, more_shadows, &in_flight_limit).await?;
+        let shadow_source = ShadowSource {
+            bus: bus.clone(),
+            in_flight_limit: in_flight_limit.clone(),
+            thing_name: device.iot_thing_name.as_str().to_owned(),
+        };
         let config_shadow =
             ShadowConfig::new(config_shadow(&device)?).in_flight_limit(in_flight_limit);
         let shadow = ShadowClient::start(bus, config_shadow).await?;
@@ -256,6 +266,7 @@ impl StartParams {
         Ok(PreparedRuntime {
             coordinator,
             shadows,
+            shadow_source,
             lock,
         })
     }
@@ -265,6 +276,7 @@ impl StartParams {
 pub(crate) struct PreparedRuntime {
     coordinator: Coordinator,
     shadows: Shadows,
+    shadow_source: ShadowSource,
     lock: DirectoryLock,
 }
 
@@ -294,6 +306,7 @@ impl PreparedRuntime {
             session: coordinator.session.clone(),
             shadow: coordinator.shadow.clone(),
             shadows: self.shadows,
+            shadow_source: self.shadow_source,
             remote: coordinator.remote.clone(),
             ended: coordinator.ended.clone(),
             coordinator: tokio::spawn(coordinator.run()),

@@ -13,10 +13,7 @@ use tower::BoxError;
 
 use crate::error::InitializeError;
 use crate::event::Event;
-use crate::topics::{
-    Action, CERTIFICATE, CONFIG_SHADOW, DeviceTopics, IOT_CERTIFICATE, OFFLINE, ONLINE, PLATFORM,
-    TOKEN,
-};
+use crate::topics::{Action, CONFIG_SHADOW, DeviceTopics, OFFLINE, ONLINE, PLATFORM};
 
 /// AWS IoT Core's port for MQTT with client certificates.
 const MQTT_PORT: u16 = 8883;
@@ -77,7 +74,7 @@ pub(crate) fn router(
     actions: Vec<ActionRoute>,
 ) -> Result<Router, InitializeError> {
     // Late responses to these requests contain secrets, so they are not forwarded.
-    let secret = [&TOKEN, &CERTIFICATE, &IOT_CERTIFICATE].map(|action| topics.answer(action));
+    let secret = topics.secret();
     let events = events.clone();
     let emit = tower::service_fn(move |message: Message| {
         if secret.contains(&message.topic) {

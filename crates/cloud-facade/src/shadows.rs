@@ -40,6 +40,14 @@ pub(crate) fn subscriptions(ids: &[ShadowId]) -> Result<Vec<Subscription>, Topic
         .collect()
 }
 
+/// What the client of another shadow of this device needs.
+#[derive(Clone)]
+pub(crate) struct ShadowSource {
+    pub(crate) bus: ShadowBus,
+    pub(crate) in_flight_limit: InFlightLimit,
+    pub(crate) thing_name: String,
+}
+
 /// The clients of the shadows and their task. Dropping it ends them.
 pub(crate) struct Shadows {
     clients: Vec<ShadowClient>,
@@ -84,7 +92,7 @@ impl Shadows {
 }
 
 /// Fetches the shadows after each connection, after missed session events, and after lost messages.
-async fn follow(
+pub(crate) async fn follow(
     clients: Vec<ShadowClient>,
     session: Session,
     mut events: Receiver<SessionEvent>,

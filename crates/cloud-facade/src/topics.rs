@@ -21,6 +21,9 @@ pub(crate) const CERTIFICATE: Action = Action(std::borrow::Cow::Borrowed("remote
 /// The action that requests a client certificate.
 pub(crate) const IOT_CERTIFICATE: Action = Action(std::borrow::Cow::Borrowed("iotcr"));
 
+/// Actions whose messages contain secrets: they are not passed to the host.
+const SECRET_ACTIONS: [Action; 3] = [TOKEN, CERTIFICATE, IOT_CERTIFICATE];
+
 /// The name of the configuration shadow.
 pub(crate) const CONFIG_SHADOW: &str = "config";
 
@@ -53,6 +56,11 @@ pub struct Action(std::borrow::Cow<'static, str>);
 pub struct InvalidAction;
 
 impl Action {
+    /// Returns whether messages of the action contain keys, tokens or certificates' keys.
+    pub(crate) fn is_secret(&self) -> bool {
+        SECRET_ACTIONS.contains(self)
+    }
+
     /// Returns the name as in the topic.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -100,6 +108,20 @@ impl DeviceTopics {
 
     pub(crate) fn answer(&self, action: &Action) -> String {
         format!("{}/{action}/res", self.prefix)
+    }
+
+    /// The topics of messages with secrets.
+    pub(crate) fn secret(&self) -> [String; 6] {
+        let [a, b, c] = SECRET_ACTIONS;
+        let (request, answer) = (|action| self.request(action), |action| self.answer(action));
+        [
+            request(&a),
+            request(&b),
+            request(&c),
+            answer(&a),
+            answer(&b),
+            answer(&c),
+        ]
     }
 
     /// The filter for the responses to all actions.

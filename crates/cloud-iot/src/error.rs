@@ -225,7 +225,7 @@ impl RequestError {
     }
 }
 
-/// Why there is no subscription; see [`SessionHandle::subscribe`](crate::SessionHandle::subscribe).
+/// Why there is no subscription; see [`Session::subscribe`](crate::Session::subscribe).
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum SubscribeError {

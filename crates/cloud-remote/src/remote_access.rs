@@ -155,6 +155,12 @@ impl RemoteAccess {
         self.inner.connector.set(Connector::new().proxy(proxy));
     }
 
+    /// Returns the access rules for new connections.
+    #[must_use]
+    pub fn access(&self) -> AccessRules {
+        self.inner.access.get()
+    }
+
     /// Serves another application to new connections. Open connections continue with theirs. Has no
     /// effect once remote access is being stopped.
     ///

@@ -7,4 +7,5 @@ mod builder;
 mod mock_cloud;
 mod platform;
 mod reports;
+mod subscriptions;
 mod supervisor;

@@ -13,7 +13,7 @@ use crate::mqtt::message::Subscription;
 use crate::mqtt::topic::TopicFilter;
 
 /// A subscription that was added while the session runs, on this connection and all later ones; see
-/// [`SessionHandle::subscribe`](crate::SessionHandle::subscribe). Dropping it unsubscribes, unless
+/// [`Session::subscribe`](crate::Session::subscribe). Dropping it unsubscribes, unless
 /// the configuration or another one of these has the same filter.
 #[must_use = "dropping it unsubscribes"]
 pub struct ActiveSubscription {

@@ -100,6 +100,24 @@ impl AccessRules {
         self
     }
 
+    /// Returns the allowed ranges, merged; all addresses if there are none.
+    #[must_use]
+    pub fn allowed(&self) -> &[IpNet] {
+        &self.allow
+    }
+
+    /// Returns the denied ranges, merged.
+    #[must_use]
+    pub fn denied(&self) -> &[IpNet] {
+        &self.deny
+    }
+
+    /// Returns the treatment of callers with an unknown address.
+    #[must_use]
+    pub fn unknown(&self) -> UnknownCallers {
+        self.unknown
+    }
+
     /// Returns whether a caller with this address, or with an unknown one, may connect. An
     /// unspecified address (`0.0.0.0`, `::`) counts as unknown.
     #[must_use]
@@ -194,6 +212,11 @@ impl SharedAccess {
                  silences this warning"
             );
         }
+    }
+
+    pub(crate) fn get(&self) -> AccessRules {
+        let rules = self.0.rules.read().unwrap_or_else(PoisonError::into_inner);
+        rules.clone()
     }
 
     pub(crate) fn permits(&self, address: Option<IpAddr>) -> bool {
