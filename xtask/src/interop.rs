@@ -41,5 +41,14 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
             None => command.env_remove(variable),
         };
     }
-    run_command(&mut command)
+    run_command(&mut command)?;
+    // The documentation of the control socket, with curl and Python.
+    let examples = [
+        "--test",
+        "it",
+        "control_examples_of_documentation_run",
+        "--",
+        "--ignored",
+    ];
+    run_command(cargo().args(["test", "--workspace"]).args(examples))
 }

@@ -92,7 +92,7 @@ impl ApplicationStates {
         self.worst()?.problem()
     }
 
-    #[cfg(test)]
+    /// States that do not change.
     pub(crate) fn fixed(states: Vec<ApplicationState>) -> Self {
         Self(watch::channel(states).1)
     }

@@ -104,6 +104,11 @@ pub(crate) enum Command {
     Shadow(shadow::ShadowArgs),
     /// Publish one message
     Publish(messages::PublishArgs),
+    /// Print the messages of a topic, until SIGINT or SIGTERM
+    Subscribe(messages::SubscribeArgs),
+    /// Print the events of a running instance, as `run --json` does
+    #[command(after_help = messages::EVENTS_DETAILS)]
+    Events,
     /// Send one request to the platform and print the response
     Request(messages::RequestArgs),
     /// Show the settings, or check the configuration file

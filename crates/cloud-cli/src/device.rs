@@ -13,10 +13,10 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::application_check::{ApplicationChecks, ApplicationStates, CheckedApplication};
+use crate::control_socket::{ControlSocket, Instance, router};
 use crate::error::{CliError, Result};
 use crate::health::HealthState;
 use crate::status_page::StatusPage;
-use crate::status_socket::StatusSocket;
 
 /// The applications behind the tunnel.
 #[derive(Debug, Default)]
@@ -81,6 +81,8 @@ pub(crate) struct Served {
 pub(crate) struct DeviceOptions {
     pub(crate) sn: SerialNumber,
     pub(crate) base_path: PathBuf,
+    /// The address of the device's page.
+    pub(crate) url: String,
     pub(crate) served: Served,
     /// The built-in status page; it follows the events with any backend.
     pub(crate) page: StatusPage,
@@ -93,7 +95,7 @@ pub(crate) struct Device {
     events: broadcast::Receiver<Event>,
     page: StatusPage,
     health_state: HealthState,
-    status_socket: Option<StatusSocket>,
+    control_socket: Option<ControlSocket>,
     /// Checks the applications until it is dropped.
     applications: ApplicationChecks,
     missed_log: LogThrottle,
@@ -125,17 +127,14 @@ impl Device {
         let store = Store::new(&options.base_path);
         page.follow(&cloud, store.clone());
         let health_state = HealthState::new(&cloud, store, applications.states());
-        let status_socket = StatusSocket::serve(
-            &options.base_path,
-            cloud.watch_status(),
-            applications.states(),
-        );
+        let instance = Instance::new(cloud.clone(), options.url, applications.states());
+        let control_socket = ControlSocket::serve(&options.base_path, router(instance));
         Ok(Self {
             cloud,
             events,
             page,
             health_state,
-            status_socket,
+            control_socket,
             applications,
             missed_log: LogThrottle::new(),
         })
@@ -211,7 +210,7 @@ impl Device {
     /// Publishes OFFLINE, disconnects and unlocks the directory.
     pub(crate) async fn stop(&mut self) {
         // Removed while the directory is locked: later, the socket may be another instance's.
-        drop(self.status_socket.take());
+        drop(self.control_socket.take());
         self.page.stop();
         self.cloud.stop().await;
     }

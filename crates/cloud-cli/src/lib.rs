@@ -10,12 +10,17 @@
 //! | `shadow get`, `report`, `watch` | the device's configuration shadow, or another one by `--name` |
 //! | `publish`, `request` | one message; one request and its response |
 //! | `config show`, `check`, `template` | the settings and where they come from; checks the file |
+//! | `subscribe` | the messages of a topic |
+//! | `events` | the events of a running instance |
 //! | `reset` | removes the configuration |
 //! | `sim` | a simulated Clesyde cloud on this machine |
 //! | `demo` | a demonstration of everything in one process |
 //! | `completions`, `man` | shell completions and manual pages |
 //!
 //! The feature `sim`, enabled by default, adds `sim` and `demo`; a device needs neither.
+//!
+//! `shadow`, `publish`, `request`, `subscribe`, `events`, `status` and `doctor` use a running
+//! instance through its control socket; other programs can too (docs/control-socket.md).
 //!
 //! Everything that a host application needs too is in `cloud_facade`; this crate adds the command
 //! line, the output for people and scripts, and exit codes. The contract with scripts:
@@ -44,6 +49,7 @@ mod application_check;
 mod auth_options;
 mod cli;
 mod commands;
+mod control_socket;
 mod device;
 mod error;
 mod event_json;
@@ -64,7 +70,6 @@ mod settings;
 mod shutdown;
 mod static_files;
 mod status_page;
-mod status_socket;
 mod systemd;
 mod terminal;
 mod time_fmt;
@@ -167,6 +172,8 @@ async fn run_queued(cli: &Cli, output: &Output) -> Result {
         }
         Command::Doctor(arguments) => doctor::run(global, arguments, output).await,
         Command::Shadow(arguments) => shadow::run(global, arguments, output).await,
+        Command::Events => messages::events(global, output).await,
+        Command::Subscribe(arguments) => messages::subscribe(global, arguments, output).await,
         Command::Publish(arguments) => messages::publish(global, arguments, output).await,
         Command::Request(arguments) => messages::request(global, arguments, output).await,
         #[cfg(feature = "sim")]

@@ -1,11 +1,10 @@
 //! The commands: one module for each, with its arguments and its implementation.
 
-/// Help text of a command that opens its own session: two sessions of one device would disconnect
-/// each other.
-macro_rules! exclusive_help {
+/// Help text of a command that uses a running instance.
+macro_rules! shared_help {
     ($($more:literal)?) => {
         concat!(
-            "A running instance locks the directory: stop it first.",
+            "If an instance runs on the directory, the command uses it; otherwise it connects for itself.",
             $("\n\n", $more)?
         )
     };

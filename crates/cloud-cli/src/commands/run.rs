@@ -273,6 +273,7 @@ pub(crate) async fn run(
         page: StatusPage::new(&sn, &config, certificate, arguments.maker.maker()?),
         sn,
         base_path: global.base_path()?,
+        url: config.page_url(),
         served,
     };
     // Keeps keys in memory only while they are in use.

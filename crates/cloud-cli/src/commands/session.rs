@@ -1,16 +1,19 @@
-//! A session for commands that perform one operation with the platform.
+//! The device for commands that perform one operation with the platform: the running instance, or
+//! a session of the command's own.
 //!
-//! Remote access is not started. A running instance locks the directory, so the command fails then:
-//! two sessions of one device would disconnect each other.
+//! Two sessions of one device would disconnect each other, so an instance that has no control
+//! socket makes the command fail: it locks the directory. The command's own session starts no
+//! remote access, and serves the endpoints of the control socket in this process.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloud_facade::ClesydeCloud;
 use cloud_facade::iot::{Cause, SessionState};
-use cloud_facade::{ClesydeCloud, CloudBuilder};
 use tokio::time::timeout;
 
 use crate::commands::device_store;
+use crate::control_socket::{ControlClient, Instance, router, running_instance};
 use crate::error::{CliError, Result};
 use crate::options::GlobalOptions;
 use crate::proxy;
@@ -19,13 +22,12 @@ use crate::shutdown::Shutdown;
 /// Time limit for the connection, after which the command reports why there is none.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Connects with the settings changed by `configure`, runs `work`, and disconnects. Returns
-/// `on_interrupt` after a signal.
-pub(crate) async fn with_session(
+/// Runs `work` with a running instance, or connects for it and disconnects. Returns `on_interrupt`
+/// after a signal.
+pub(crate) async fn with_device(
     global: &GlobalOptions,
-    configure: impl FnOnce(CloudBuilder) -> CloudBuilder,
     on_interrupt: Result,
-    work: impl AsyncFnOnce(&ClesydeCloud) -> Result,
+    work: impl AsyncFnOnce(&ControlClient) -> Result,
 ) -> Result {
     let mut shutdown = Shutdown::install()?;
     let store = device_store(global)?;
@@ -33,12 +35,14 @@ pub(crate) async fn with_session(
         .load_partial()
         .map_err(|error| CliError::from_load(&store, &error))?
         .device;
+    if let Some(instance) = running_instance(&global.base_path()?) {
+        return tokio::select! {
+            result = work(&instance) => result,
+            () = shutdown.requested() => on_interrupt,
+        };
+    }
     // Only registration uses the API.
-    let mut settings = configure(ClesydeCloud::builder(
-        config.serial_number.clone(),
-        global.base_path()?,
-        "",
-    ));
+    let mut settings = ClesydeCloud::builder(config.serial_number.clone(), global.base_path()?, "");
     if let Some(proxy) = proxy::for_cloud(global)? {
         settings = settings.proxy(proxy);
     }
@@ -54,7 +58,8 @@ pub(crate) async fn with_session(
         biased;
         result = async {
             wait_connected(&cloud).await?;
-            work(&cloud).await
+            let instance = Instance::of_command(cloud.clone());
+            work(&ControlClient::InProcess(router(instance))).await
         } => result,
         cause = refused(&cloud) => Err(CliError::Failed(cause.to_string())),
         () = shutdown.requested() => on_interrupt,

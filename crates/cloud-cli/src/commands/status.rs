@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::commands::cert::{Certificate, inspect};
 use crate::commands::{SERIAL_NUMBER_ADVICE, describe_process, serial_number_mismatch, store};
+use crate::control_socket::blocking_status;
 use crate::error::{CliError, Result};
 use crate::options::GlobalOptions;
 use crate::output::Output;
-use crate::status_socket;
 
 /// The exit codes, for the help text.
 pub(crate) const EXIT_CODES: &str = "\
@@ -41,7 +41,11 @@ pub(crate) fn show(global: &GlobalOptions, output: &Output) -> Result {
         Ok(_) => inspect(&store, CredentialSlot::Remote).map(|remote| remote.not_after),
         Err(damage) => Err(CliError::from_load(&store, damage)),
     };
-    let instance = status_socket::query(&global.base_path()?);
+    let (instance, unusable) = match blocking_status(&global.base_path()?) {
+        Some(Ok(instance)) => (Some(instance), None),
+        Some(Err(error)) => (None, Some(error)),
+        None => (None, None),
+    };
     // An instance that is starting, that runs a single command, or that could not create its
     // socket.
     let silent = match store.ensure_unlocked() {
@@ -64,8 +68,9 @@ pub(crate) fn show(global: &GlobalOptions, output: &Output) -> Result {
     ))?;
     match &instance {
         None if silent.is_some() => output.text(format_args!(
-            "Instance        {} locks the directory, and does not report its status",
-            describe_process(silent.flatten())
+            "Instance        {} locks the directory, and does not report its status{}",
+            describe_process(silent.flatten()),
+            unusable.map_or_else(String::new, |error| format!(": {error}"))
         ))?,
         None => output.text("Instance        none runs on this directory")?,
         Some(instance) => output.text(format_args!("Instance        process {}", instance.pid))?,

@@ -16,6 +16,8 @@ mod common;
 #[cfg(feature = "sim")]
 mod application;
 #[cfg(feature = "sim")]
+mod control_socket;
+#[cfg(feature = "sim")]
 mod demo;
 #[cfg(feature = "sim")]
 mod doctor;

@@ -110,6 +110,7 @@ async fn show(
     let options = DeviceOptions {
         sn: sn.clone(),
         base_path: directory.path().to_owned(),
+        url: config.page_url(),
         served: Served {
             backend: Backend::default(),
             access: AccessRules::default(),

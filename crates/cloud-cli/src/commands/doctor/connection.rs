@@ -14,6 +14,7 @@ use cloud_facade::config::{LockError, SerialNumber};
 use cloud_facade::iot::{Cause, Proxy, SessionState, TlsCause};
 use cloud_facade::remote::{RemoteStatus, TunnelStatus};
 use cloud_facade::{ClesydeCloud, InitializeError};
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -21,8 +22,8 @@ use super::files::DIRECTORY_ADVICE;
 use super::report::{CheckResult, Report};
 use super::steps::{CLIENT_CERTIFICATE, REMOTE_CERTIFICATE, SUBSCRIPTIONS, TOKEN, TUNNEL};
 use crate::commands::describe_process;
+use crate::control_socket::InstanceStatus;
 use crate::error::{CliError, Result, chain};
-use crate::status_socket::InstanceStatus;
 use crate::time_fmt::rfc3339;
 
 /// Two attempts, the second on the other port. An attempt has 20 s to connect and 30 s to
@@ -92,17 +93,14 @@ impl DeviceProbe {
     pub(super) async fn check(&self, report: &mut Report) -> Result<bool> {
         let stopped = |error| CliError::with_cause("the device was stopped", &error);
         let iot = self.cloud.iot().map_err(stopped)?;
-        let (client, mut subscriptions) = session(iot.state()).await;
+        let (client, mut granted) = session(iot.state()).await;
         let refused = iot.refused_subscriptions();
-        if matches!(subscriptions, CheckResult::Passed(_)) && !refused.is_empty() {
-            let refused: Vec<_> = refused.iter().map(ToString::to_string).collect();
-            subscriptions = CheckResult::warning(
-                format!("online, but the broker refuses {}", refused.join(", ")),
-                POLICY_ADVICE,
-            );
+        let refused: Vec<_> = refused.iter().map(ToString::to_string).collect();
+        if matches!(granted, CheckResult::Passed(_)) {
+            granted = subscriptions(&refused, granted);
         }
         report.record(CLIENT_CERTIFICATE, &client)?;
-        if !report.record(SUBSCRIPTIONS, &subscriptions)? {
+        if !report.record(SUBSCRIPTIONS, &granted)? {
             report.record(TOKEN, &CheckResult::requires(SUBSCRIPTIONS))?;
             report.record(TUNNEL, &CheckResult::requires(TOKEN))?;
             return Ok(false);
@@ -122,8 +120,12 @@ impl DeviceProbe {
     }
 }
 
-/// Records the steps from the status of a running instance. Returns whether all passed.
-pub(super) fn check_instance(instance: &InstanceStatus, report: &mut Report) -> Result<bool> {
+/// Returns the results of the steps in a running instance, which knows them. `refused` are the
+/// filters that the broker refuses.
+pub(crate) fn check_instance(
+    instance: &InstanceStatus,
+    refused: &[String],
+) -> [(&'static str, CheckResult); 4] {
     let by = |state: &str| {
         CheckResult::Passed(format!(
             "{state}, according to the running process {}",
@@ -140,21 +142,55 @@ pub(super) fn check_instance(instance: &InstanceStatus, report: &mut Report) -> 
             "see its log; to check each step here, stop it and run `doctor` again",
         )
     };
-    if instance.iot_connected {
-        report.record(CLIENT_CERTIFICATE, &by("accepted"))?;
-        report.record(SUBSCRIPTIONS, &by("granted"))?;
+    let (client, subscriptions) = if instance.iot_connected {
+        (by("accepted"), subscriptions(refused, by("granted")))
     } else {
-        report.record(CLIENT_CERTIFICATE, &down("session", &instance.iot_reason))?;
-        report.record(SUBSCRIPTIONS, &CheckResult::requires(CLIENT_CERTIFICATE))?;
-    }
+        (
+            down("session", &instance.iot_reason),
+            CheckResult::requires(CLIENT_CERTIFICATE),
+        )
+    };
     // An open tunnel stays open without messaging.
-    if instance.remote_connected {
-        report.record(TOKEN, &by("accepted"))?;
-        report.record(TUNNEL, &by("open"))
+    let (token, tunnel) = if instance.remote_connected {
+        (by("accepted"), by("open"))
     } else {
-        report.record(TOKEN, &CheckResult::requires(TUNNEL))?;
-        report.record(TUNNEL, &down("tunnel", &instance.remote_reason))
+        (
+            CheckResult::requires(TUNNEL),
+            down("tunnel", &instance.remote_reason),
+        )
+    };
+    [
+        (CLIENT_CERTIFICATE, client),
+        (SUBSCRIPTIONS, subscriptions),
+        (TOKEN, token),
+        (TUNNEL, tunnel),
+    ]
+}
+
+/// Records the results that a running instance has sent. Returns whether the tunnel is open.
+pub(super) fn record_instance(answer: &Value, report: &mut Report) -> Result<bool> {
+    let mut open = false;
+    for step in [CLIENT_CERTIFICATE, SUBSCRIPTIONS, TOKEN, TUNNEL] {
+        let lines = answer["checks"].as_array().into_iter().flatten();
+        let line = lines.into_iter().find(|line| line["step"] == step);
+        let unknown = || CheckResult::Skipped("the running instance does not report it".to_owned());
+        let result = line
+            .and_then(CheckResult::from_json)
+            .unwrap_or_else(unknown);
+        open = report.record(step, &result)?;
     }
+    Ok(open)
+}
+
+/// Returns the result of the subscriptions of a session that is online.
+fn subscriptions(refused: &[String], granted: CheckResult) -> CheckResult {
+    if refused.is_empty() {
+        return granted;
+    }
+    CheckResult::warning(
+        format!("online, but the broker refuses {}", refused.join(", ")),
+        POLICY_ADVICE,
+    )
 }
 
 /// Waits for the session; returns the results of client certificate and subscriptions.

@@ -17,12 +17,15 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
+use axum::http::Method;
 use clap::Args;
 use cloud_facade::config::{CredentialSlot, PartialDeviceConfig, Store};
 use cloud_facade::iot::Proxy;
 use cloud_facade::iot::tls;
+use tokio::time::timeout;
 
 use self::connection::DeviceProbe;
+pub(crate) use self::connection::check_instance;
 use self::public_page::PublicPage;
 use self::report::{CheckResult, Report};
 use self::steps::{
@@ -31,18 +34,23 @@ use self::steps::{
 };
 use crate::api::ApiArgs;
 use crate::commands::{SERIAL_NUMBER_ADVICE, serial_number_mismatch, store};
+use crate::control_socket::running_instance;
 use crate::error::{CliError, Result, chain};
 use crate::options::GlobalOptions;
 use crate::output::Output;
 use crate::proxy;
 use crate::public_client;
 use crate::shutdown::Shutdown;
-use crate::status_socket;
 
 const MQTT_PORT: u16 = 8883;
 
 /// Time limit for the API's response.
 const API_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Time limit for the steps of a running instance, and the page.
+const INSTANCE_TIMEOUT: Duration = Duration::from_secs(60);
+
+const INSTANCE_ADVICE: &str = "restart the running instance, then run `doctor` again";
 
 const DETAILS: &str = "\
 If no instance runs on the directory, the device is started for the duration of the checks: the platform sees it come
@@ -92,20 +100,36 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
     };
 
     let base_path = global.base_path()?;
-    let instance = status_socket::query(&base_path);
+    let instance = running_instance(&base_path);
     let public = PublicPage {
-        instance: instance.is_some().then_some(&*base_path),
+        instance: instance.as_ref(),
         store: &store,
         device: &device,
         addresses: network.page.as_ref(),
         proxy: proxy.as_ref(),
         roots,
     };
-    if let Some(instance) = instance {
-        let open = connection::check_instance(&instance, &mut report)?;
+    if let Some(instance) = &instance {
+        let checked = async {
+            let answer = instance.call(Method::GET, "doctor", None).await;
+            let open = match answer {
+                Ok(answer) => connection::record_instance(&answer, &mut report)?,
+                Err(error) => {
+                    let finding = CheckResult::failed(error.message, INSTANCE_ADVICE);
+                    report.record(CLIENT_CERTIFICATE, &finding)?;
+                    let skipped = CheckResult::requires(CLIENT_CERTIFICATE);
+                    for step in [SUBSCRIPTIONS, TOKEN, TUNNEL] {
+                        report.record(step, &skipped)?;
+                    }
+                    false
+                }
+            };
+            let finding = public.check(open, None).await?;
+            report.record(PAGE, &finding)
+        };
         tokio::select! {
-            finding = public.check(open, None) => {
-                report.record(PAGE, &finding?)?;
+            checked = timeout(INSTANCE_TIMEOUT, checked) => {
+                checked.map_err(|_| CliError::Failed("the running instance does not answer".to_owned()))??;
             }
             () = shutdown.requested() => return Err(interrupted()),
         }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::time::Duration;
 
 use cloud_facade::config::{CredentialSlot, PartialDeviceConfig, Store};
@@ -13,16 +12,16 @@ use tokio::time::{Instant, sleep};
 
 use super::report::CheckResult;
 use super::steps::{PAGE_NAME, TUNNEL};
+use crate::control_socket::ControlClient;
 use crate::error::Result;
 use crate::public_client::{HTTPS_PORT, PublicClient, REQUEST_TIMEOUT};
-use crate::status_socket;
 
 /// The instance notices a failure of its application within a second.
 const CHECK_DELAY: Duration = Duration::from_secs(3);
 
 pub(super) struct PublicPage<'a> {
-    /// The base path, if an instance runs on it.
-    pub(super) instance: Option<&'a Path>,
+    /// The instance that runs on the directory, if one does.
+    pub(super) instance: Option<&'a ControlClient>,
     pub(super) store: &'a Store,
     pub(super) device: &'a PartialDeviceConfig,
     /// Addresses of the public name, unless a proxy resolves it.
@@ -132,7 +131,7 @@ impl PublicPage<'_> {
         });
         let deadline = Instant::now() + CHECK_DELAY;
         let application = loop {
-            let instance = status_socket::query(self.instance?)?;
+            let instance = self.instance?.status().await.ok()?;
             let application = instance.application?;
             if application.answers == Some(false) || !is_suspect || Instant::now() > deadline {
                 break application;

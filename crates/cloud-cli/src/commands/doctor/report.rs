@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal};
 
 use clap::builder::styling::{AnsiColor, Style};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::{CliError, Result};
 use crate::output::Output;
@@ -15,7 +15,7 @@ const STEP_WIDTH: usize = 19;
 
 /// The result of one step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum CheckResult {
+pub(crate) enum CheckResult {
     /// The step passed, with a detail.
     Passed(String),
     /// The step passed, with a problem to fix.
@@ -28,7 +28,7 @@ pub(super) enum CheckResult {
 
 /// A problem and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     pub(super) cause: String,
     pub(super) advice: String,
 }
@@ -56,6 +56,48 @@ impl CheckResult {
     /// Whether the steps that depend on this one can run.
     pub(super) fn is_usable(&self) -> bool {
         matches!(self, Self::Passed(_) | Self::Warning(_))
+    }
+
+    /// Returns the result as JSON.
+    pub(crate) fn json(&self, step: &str) -> Value {
+        let (detail, cause, advice) = self.texts();
+        json!({
+            "event": "check",
+            "step": step,
+            "status": self.status().0,
+            "detail": detail,
+            "cause": cause,
+            "advice": advice,
+        })
+    }
+
+    /// Returns the result in this JSON; `None` for another form.
+    pub(super) fn from_json(line: &Value) -> Option<Self> {
+        let text = |name: &str| line[name].as_str().map(str::to_owned);
+        let problem = || {
+            Some(Problem {
+                cause: text("cause")?,
+                advice: text("advice")?,
+            })
+        };
+        match line["status"].as_str()? {
+            "ok" => text("detail").map(Self::Passed),
+            "warning" => problem().map(Self::Warning),
+            "failure" => problem().map(Self::Failed),
+            "skipped" => text("cause").map(Self::Skipped),
+            _ => None,
+        }
+    }
+
+    /// Returns detail, cause and advice.
+    fn texts(&self) -> (Option<&str>, Option<&str>, Option<&str>) {
+        match self {
+            Self::Passed(detail) => (Some(detail), None, None),
+            Self::Skipped(because) => (None, Some(because), None),
+            Self::Warning(Problem { cause, advice }) | Self::Failed(Problem { cause, advice }) => {
+                (None, Some(cause), Some(advice))
+            }
+        }
     }
 
     fn status(&self) -> (&'static str, Style) {
@@ -91,23 +133,15 @@ impl Report {
 
     /// Prints the result of a step. Returns whether dependent steps can run.
     pub(super) fn record(&mut self, step: &'static str, result: &CheckResult) -> Result<bool> {
-        let (detail, problem) = match result {
-            CheckResult::Passed(detail) => (Some(detail), None),
-            CheckResult::Skipped(because) => (None, Some((because, None))),
-            CheckResult::Warning(Problem { cause, advice }) => {
-                self.warnings += 1;
-                (None, Some((cause, Some(advice))))
-            }
-            CheckResult::Failed(Problem { cause, advice }) => {
-                self.failures.push(step);
-                (None, Some((cause, Some(advice))))
-            }
-        };
-        let cause = problem.map(|(cause, _)| cause);
-        let advice = problem.and_then(|(_, advice)| advice);
+        match result {
+            CheckResult::Warning(_) => self.warnings += 1,
+            CheckResult::Failed(_) => self.failures.push(step),
+            CheckResult::Passed(_) | CheckResult::Skipped(_) => {}
+        }
+        let (detail, cause, advice) = result.texts();
         let (status, style) = result.status();
         let style = if self.colour { style } else { Style::new() };
-        let text = terminal::line(detail.or(cause).map_or("", String::as_str));
+        let text = terminal::line(detail.or(cause).unwrap_or_default());
         self.output.escaped_text(format_args!(
             "{style}{status:<STATUS_WIDTH$}{style:#} {step:<STEP_WIDTH$} {text}"
         ))?;
@@ -117,14 +151,7 @@ impl Report {
                 "", ""
             ))?;
         }
-        self.output.json(&json!({
-            "event": "check",
-            "step": step,
-            "status": status,
-            "detail": detail,
-            "cause": cause,
-            "advice": advice,
-        }))?;
+        self.output.json(&result.json(step))?;
         Ok(result.is_usable())
     }
 
