@@ -53,7 +53,10 @@ const LAYERS: &[Layer] = &[
     },
     Layer {
         name: "cloud-cli",
-        uses: &[Edge("cloud-facade", &["csr"]), Edge("cloud-sim", &[])],
+        uses: &[
+            Edge("cloud-facade", &["csr", "durable"]),
+            Edge("cloud-sim", &[]),
+        ],
         tests_use: &[],
     },
     independent("xtask"),

@@ -16,6 +16,7 @@ use crate::application_check::{ApplicationChecks, ApplicationStates, CheckedAppl
 use crate::control_socket::{ControlSocket, Instance, router};
 use crate::error::{CliError, Result};
 use crate::health::HealthState;
+use crate::outbox_options::OutboxOptions;
 use crate::status_page::StatusPage;
 
 /// The applications behind the tunnel.
@@ -86,6 +87,8 @@ pub(crate) struct DeviceOptions {
     pub(crate) served: Served,
     /// The built-in status page; it follows the events with any backend.
     pub(crate) page: StatusPage,
+    /// The limits of the outbox, and its directory; the defaults if `None`.
+    pub(crate) outbox: Option<OutboxOptions>,
 }
 
 /// A running device.
@@ -114,6 +117,9 @@ impl Device {
             .auth(served.auth)
             .http_options(served.http_options)
             .limits(served.limits);
+        if let Some(outbox) = options.outbox {
+            settings = outbox.apply(settings);
+        }
         if let Some(proxy) = served.proxy {
             settings = settings.proxy(proxy);
         }

@@ -58,6 +58,7 @@ mod forward_target;
 mod health;
 mod logging;
 mod options;
+mod outbox_options;
 mod outlet;
 mod output;
 mod provisioning_key;

@@ -23,6 +23,10 @@ const READ_AT_START: &[&str] = &[
     "health",
     "json",
     "log-format",
+    "outbox",
+    "outbox-messages",
+    "outbox-overflow",
+    "outbox-size",
     "sn",
 ];
 

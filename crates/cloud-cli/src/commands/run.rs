@@ -29,6 +29,7 @@ use crate::forward_target::ForwardTarget;
 use crate::health::{HEARTBEAT_INTERVAL, HealthSocket, loopback};
 use crate::logging;
 use crate::options::{GlobalOptions, LimitOptions};
+use crate::outbox_options::OutboxOptions;
 use crate::output::Output;
 use crate::proxy;
 use crate::reload::{Reader, ReloadEvent, Reloaded, Reloader};
@@ -205,6 +206,9 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     limits: LimitOptions,
 
+    #[command(flatten)]
+    outbox: OutboxOptions,
+
     /// Serve /healthz (alive), /readyz (connected, and the application answers) and /metrics (for
     /// Prometheus) at this loopback address; port 0 is any free port
     #[arg(long, value_name = "ADDR", value_parser = loopback)]
@@ -274,6 +278,7 @@ pub(crate) async fn run(
         sn,
         base_path: global.base_path()?,
         url: config.page_url(),
+        outbox: Some(arguments.outbox.clone()),
         served,
     };
     // Keeps keys in memory only while they are in use.

@@ -1,15 +1,19 @@
 //! The control socket of `run`: commands and other programs beside a running instance.
 
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 use std::{fs, thread};
 
 use reqwest::Method;
+use rustix::process::Signal;
 use serde_json::{Value, json};
+use testkit::mqtt::{Granted, ScriptedBroker};
 use testkit::wait::block_until;
 
 use crate::common::background_program::BackgroundProgram;
@@ -452,6 +456,51 @@ fn instance_of_older_program_is_named() {
             .expect(1)
             .says(&["another version", "restart it"]);
     }
+}
+
+#[test]
+fn stored_messages_survive_kill_and_arrive_in_order() {
+    let world = TestCloud::provisioned();
+    // Nothing listens there.
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let file = world.config().join("cloud_config.json");
+    let mut document: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    document["iot_endpoint"] = format!("localhost:{port}").into();
+    fs::write(&file, document.to_string()).unwrap();
+    let outbox = world.home.path().join("outbox");
+    let run = ["run", "--outbox", outbox.to_str().unwrap()];
+    let mut first = BackgroundProgram::start(&mut world.device(&run));
+    first.wait_for("iot.disconnected");
+    let sent: Vec<String> = (0..20).map(|n| format!("message {n}")).collect();
+    for payload in &sent {
+        let arguments = ["publish", &note(), payload, "--wait", "stored"];
+        let stored = finish(&mut world.device(&arguments)).expect(0).json();
+        assert_eq!(stored[0]["event"], "stored");
+    }
+    first.signal(Signal::KILL);
+    block_until("it is killed", || !first.is_running());
+
+    let (sender, received) = channel();
+    let broker = ScriptedBroker::start(move |_, request| {
+        if let Granted::Publish { topic, payload } = request
+            && topic == note()
+        {
+            let payload = String::from_utf8_lossy(payload).into_owned();
+            let _ = sender.send(payload);
+        }
+        Ok(())
+    });
+    world.set_broker(&broker);
+    let mut second = BackgroundProgram::start(&mut world.device(&run));
+    let received: Vec<String> = (0..20)
+        .map(|_| received.recv_timeout(LIMIT).unwrap())
+        .collect();
+    assert_eq!(received, sent);
+    second.terminate();
 }
 
 /// Every `sh` block of the documentation, with curl, and the client in Python.

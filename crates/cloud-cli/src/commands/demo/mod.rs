@@ -120,6 +120,7 @@ async fn show(
             proxy: None,
         },
         page: StatusPage::new(&sn, &config, Some(config.remote.info()), Maker::default()),
+        outbox: None,
     };
     let mut device = Device::start(options).await?;
     let demonstrated = tokio::select! {
