@@ -61,7 +61,8 @@ impl CloseReason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ChannelError {
-    /// More data arrived than the application read; the channel was closed and its data dropped.
+    /// More data arrived than the application read. The channel was closed; up to the limit of one
+    /// channel its data can be read before this error, beyond the limit of all it was dropped.
     #[error("the channel was closed because the received data exceeds its receive limit")]
     Overrun,
     /// The peer opened another channel with the same id; the data of the two cannot be

@@ -45,7 +45,7 @@ pub struct CopyStats {
 ///
 /// # Errors
 /// The first error on either side, or [`TimedOut`](io::ErrorKind::TimedOut) for the idle timeout.
-/// Both sides are closed then as well.
+/// Both sides are closed then as well. Data that arrived before a channel failed is delivered.
 ///
 /// # Cancel safety
 /// Dropping the future closes both sides.
@@ -71,16 +71,17 @@ pub async fn copy_bidirectional(
         }
     };
     let idle = pin!(idle_for(idle.min(Timeouts::MAX), &counters));
-    tokio::select! {
+    let ended = tokio::select! {
         biased;
-        ended = both => ended?,
+        ended = both => ended,
         () = WakeGated::new(idle) => return Err(io::ErrorKind::TimedOut.into()),
-    }
+    };
     // Frees the channel's slot in the tunnel.
     drop(channel);
-    // Best effort.
+    // Best effort, also after an error.
+    let _ = tcp_writer.shutdown().await;
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, drain(&mut tcp_reader)).await;
-    Ok(counters.total())
+    ended.map(|()| counters.total())
 }
 
 /// Reads until the end, or [`MAX_DRAIN`] bytes.
@@ -151,7 +152,6 @@ async fn from_channel(
     loop {
         channel.read_pieces(&mut pieces, READ_BATCH).await?;
         if pieces.is_empty() {
-            tcp.shutdown().await?;
             return Ok(());
         }
         while let Some(first) = pieces.front() {

@@ -15,15 +15,16 @@ pub struct Limits {
     /// CLOSE. Default 512: more than one read contains in a burst of callers (64 KiB, about 400
     /// channels), which the application cannot accept in between.
     pub max_unaccepted: usize,
-    /// Maximum unread bytes of one channel. Beyond it that channel alone is closed and its data is
-    /// dropped.
+    /// Maximum unread bytes of one channel. Beyond it that channel alone is closed; what was
+    /// received before can still be read.
     ///
     /// Default 64 MiB. Version 0 has no flow control, so this is how far an upload may run ahead of
-    /// the application: seconds of a gigabit link. From version 1 on the peer is paused long
-    /// before, and its data in flight is far less (the reference queues up to 12 MiB).
+    /// the application. Above a quarter of it, the connection is read more slowly. From version 1
+    /// on the peer is paused long before, and its data in flight is far less (the reference queues
+    /// up to 12 MiB).
     pub receive_per_channel: usize,
     /// Maximum unread bytes of all channels together. Beyond it the channel with the most data is
-    /// closed. Default 128 MiB: two channels at their own limit.
+    /// closed and its data is dropped. Default 128 MiB: two channels at their own limit.
     pub receive_total: usize,
     /// From version 1: PAUSE is sent when a channel has more unread bytes. Default 2 MiB, as in the
     /// reference; less when so many channels are open that together they could reach
@@ -100,6 +101,20 @@ impl Limits {
     /// channels that filled up when there were fewer add up to more than the total.
     pub(crate) fn pause_mark_under_pressure(&self) -> usize {
         Self::MIN_PAUSE_MARK.min(self.pause_above)
+    }
+
+    /// Returns the unread bytes above which one of `channels` channels is ahead of its reader, in a
+    /// version that cannot pause it: a quarter of its own limit, which leaves the rest for a reader
+    /// that stalls, and of an even share.
+    pub(crate) fn ahead_mark(&self, channels: usize) -> usize {
+        (self.receive_total / 4 / channels.max(1))
+            .max(Self::MIN_PAUSE_MARK)
+            .min(self.receive_per_channel / 4)
+    }
+
+    /// Returns the same while more than half of the total is in use.
+    pub(crate) fn ahead_mark_under_pressure(&self) -> usize {
+        Self::MIN_PAUSE_MARK.min(self.receive_per_channel / 4)
     }
 
     /// Returns the resume threshold with `channels` channels.

@@ -20,6 +20,9 @@ pub struct TunnelStats {
     pub bytes_received: u64,
     /// Bytes handed to the connection.
     pub bytes_sent: u64,
+    /// Pauses in reading from the connection for a channel that is ahead of its reader, in version
+    /// 0.
+    pub read_pauses: u64,
     /// PAUSE frames sent.
     pub pauses_sent: u64,
     /// PAUSE frames received.
@@ -37,6 +40,7 @@ impl TunnelStats {
             (&mut self.channels_overrun, other.channels_overrun),
             (&mut self.bytes_received, other.bytes_received),
             (&mut self.bytes_sent, other.bytes_sent),
+            (&mut self.read_pauses, other.read_pauses),
             (&mut self.pauses_sent, other.pauses_sent),
             (&mut self.pauses_received, other.pauses_received),
             (&mut self.throttled, other.throttled),

@@ -14,8 +14,8 @@ use crate::tunnel::running::RunningTunnel;
 use crate::tunnel::{self, TunnelError};
 
 /// Maximum memory for callers' bodies that the application has not read. Version 0 of the protocol
-/// has no flow control towards the relay, so this limit is reached; with overhead it takes a third
-/// more memory. One upload may use 64 MiB of it.
+/// has no flow control towards the relay, so that applications that do not read let several uploads
+/// reach this limit; with overhead it takes a third more memory. One upload may use 64 MiB of it.
 const RECEIVE_TOTAL: usize = 96 * 1024 * 1024;
 
 impl<T, C, S> Driver<T, C, S>

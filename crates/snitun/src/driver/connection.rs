@@ -1,7 +1,8 @@
 //! The task that owns the connection: reads, writes, and runs the timers.
 //!
-//! It never waits for a channel. It reads while there is data, writes the multiplexer's frames in
-//! batches, and sleeps when neither is possible.
+//! It reads while there is data, writes the multiplexer's frames in batches, and sleeps when neither
+//! is possible. It never waits for a channel, but for the short pauses in reading that version 0
+//! needs ([`Mux::is_reading_paused`](crate::mux::Mux::is_reading_paused)).
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -48,6 +49,8 @@ pub(crate) struct ConnectionTask<S> {
     timer_waker: Option<Waker>,
     /// The multiplexer's next deadline when the task was last parked.
     timeout: Option<Timestamp>,
+    /// Reading was paused when it was last checked.
+    reading_paused: bool,
     /// Data was written since the last flush.
     unflushed: bool,
     /// Bytes received and bytes sent in this poll. Each has its own budget, so that neither
@@ -80,6 +83,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ConnectionTask<S> {
             timer_deadline,
             timer_waker: None,
             timeout: None,
+            reading_paused: false,
             unflushed: false,
             received: 0,
             sent: 0,
@@ -246,6 +250,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ConnectionTask<S> {
 
     /// Reads once and handles all frames in the data.
     fn poll_read(&mut self, cx: &mut Context<'_>, now: Timestamp) -> Poll<Result<(), CloseReason>> {
+        if self.reading_paused {
+            self.reading_paused = self.shared.with(|state| state.mux.is_reading_paused(now));
+            if self.reading_paused {
+                return Poll::Pending;
+            }
+        }
         // `read_buf` keeps no state between polls, so dropping it loses nothing.
         let read = ready!(pin!(self.stream.read_buf(self.input.with_room())).poll(cx));
         match read {
@@ -258,6 +268,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ConnectionTask<S> {
         }
         let (decoder, input) = (&mut self.decoder, self.input.bytes());
         let (logged, logs) = (&mut self.logged_malformed, &self.logs);
+        let paused = &mut self.reading_paused;
         Poll::Ready(self.shared.with(|state| {
             state.mux.handle_received(now);
             while let Some(incoming) = decoder.decode(input)? {
@@ -273,11 +284,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ConnectionTask<S> {
                         logs.overrun,
                         ?caller,
                         unread,
-                        "closed a connection at the limit of unread data: more arrives than is read, and version 0 of the protocol cannot pause the sender"
+                        "closed a connection at the limit of unread data: more arrives than is read, and version 0 of the protocol cannot pause one sender; what arrived before is still delivered"
                     );
                 }
                 handled?;
             }
+            *paused = state.mux.is_reading_paused(now);
             Ok(())
         }))
     }

@@ -226,7 +226,8 @@ impl State {
     }
 
     fn should_wake_task(&self) -> bool {
-        self.task_is_idle && (self.new_deadline || self.mux.has_output())
+        self.mux.may_resume_reading()
+            || self.task_is_idle && (self.new_deadline || self.mux.has_output())
     }
 
     /// Converts the multiplexer's events into wakers.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::backpressure::ReadBalance;
 use super::queue::{RecvQueue, SendQueue};
 use crate::close::ChannelError;
 use crate::codec::frame::ChannelId;
@@ -72,6 +73,8 @@ pub(super) struct ChannelState {
     pub(super) recv: RecvQueue,
     pub(super) send: SendQueue,
     pub(super) flow: Flow,
+    /// What its reader has paid for pauses of the connection.
+    pub(super) read_balance: ReadBalance,
     /// The channel is in `ready` or `deferred`.
     pub(super) scheduled: bool,
     /// A reader found no data, or a writer no room; an event follows when that changes.
@@ -92,6 +95,7 @@ impl ChannelState {
             recv: RecvQueue::default(),
             send: SendQueue::default(),
             flow: Flow::default(),
+            read_balance: ReadBalance::default(),
             scheduled: false,
             reader_blocked: false,
             writer_blocked: false,

@@ -140,25 +140,42 @@ impl Mux {
         key: ChannelKey,
         failure: ChannelError,
     ) -> Result<(), CloseReason> {
-        if failure == ChannelError::Overrun {
-            self.stats.channels_overrun += 1;
-            self.overrun = self.channel(key).map(|channel| Overrun {
-                caller: channel.caller,
-                unread: channel.recv.len(),
-            });
-        }
-        let mut refused = Ok(());
-        if let Some(channel) = channel_mut(&mut self.slots, key)
-            && channel.phase != Phase::Closed
-        {
-            let id = channel.id;
-            refused = self.refuse(id);
-            self.finish(key, Some(failure));
-        }
+        let refused = self.fail(key, failure);
+        self.discard(key);
+        refused
+    }
+
+    /// Closes a channel at a limit of received data: sends CLOSE. What was received before can
+    /// still be read, then the error.
+    pub(super) fn overrun(&mut self, key: ChannelKey) -> Result<(), CloseReason> {
+        self.stats.channels_overrun += 1;
+        self.overrun = self.channel(key).map(|channel| Overrun {
+            caller: channel.caller,
+            unread: channel.recv.len(),
+        });
+        self.fail(key, ChannelError::Overrun)
+    }
+
+    /// Drops the received data of a channel.
+    pub(super) fn discard(&mut self, key: ChannelKey) {
         if let Some(channel) = channel_mut(&mut self.slots, key) {
             self.received -= channel.recv.clear();
-            channel.failure = Some(failure);
         }
+    }
+
+    /// Closes a channel at once because of an error, which its reader gets after the received data:
+    /// sends CLOSE and drops the data to send.
+    fn fail(&mut self, key: ChannelKey, failure: ChannelError) -> Result<(), CloseReason> {
+        let Some(channel) = channel_mut(&mut self.slots, key) else {
+            return Ok(());
+        };
+        channel.failure = Some(failure);
+        if channel.phase == Phase::Closed {
+            return Ok(());
+        }
+        let id = channel.id;
+        let refused = self.refuse(id);
+        self.finish(key, Some(failure));
         refused
     }
 

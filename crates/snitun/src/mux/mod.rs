@@ -3,12 +3,14 @@
 //!
 //! Invariants:
 //! - No call waits for a channel. A channel that is not read fills its own queue, is paused if the
-//!   version has flow control, and is closed alone at its limit.
+//!   version has flow control, and is closed alone at its limit. Without flow control it slows down
+//!   the reading of all, for a bounded share of the time ([`backpressure`]).
 //! - Queued bytes are counted for each channel and in total; both counts are bounded by [`Limits`].
 //! - Control frames precede data, CLOSE follows its own channel's data, and channels take turns
 //!   frame by frame.
 //! - Each blocked read or write produces one event, however many frames arrive.
 
+mod backpressure;
 mod channel;
 mod in_flight;
 mod lifecycle;
@@ -33,6 +35,7 @@ use crate::stats::TunnelStats;
 use crate::time::Timestamp;
 use crate::version::ProtocolVersion;
 
+use backpressure::Backpressure;
 use channel::{ChannelState, Phase};
 use in_flight::InFlightLimiter;
 use queue::BufferPool;
@@ -132,8 +135,9 @@ struct Slot {
 /// The driver owns the sockets, the clock and the random source, and calls the methods in this
 /// order:
 ///
-/// 1. After a read: [`handle_received`](Self::handle_received), then [`handle`](Self::handle) for
-///    each decoded frame.
+/// 1. Unless [`is_reading_paused`](Self::is_reading_paused), read; then
+///    [`handle_received`](Self::handle_received), and [`handle`](Self::handle) for each decoded
+///    frame.
 /// 2. To write: [`poll_transmit`](Self::poll_transmit) until it leaves the batch empty,
 ///    [`handle_sent`](Self::handle_sent) after each write,
 ///    [`handle_write_blocked`](Self::handle_write_blocked) when the socket accepts nothing.
@@ -168,6 +172,7 @@ pub struct Mux {
     unsent: usize,
     /// Channels whose writer found no room because of the other channels, each once.
     blocked_on_total: Vec<ChannelKey>,
+    backpressure: Backpressure,
     timers: Timers,
     stats: TunnelStats,
     /// The last channel that was closed at a limit, for the log.
@@ -198,6 +203,7 @@ impl Mux {
             received: 0,
             unsent: 0,
             blocked_on_total: Vec::new(),
+            backpressure: Backpressure::new(now),
             timers,
             stats: TunnelStats::default(),
             overrun: None,

@@ -117,10 +117,11 @@ impl Mux {
             return Ok(());
         }
         if channel.recv.len() + data.len() > self.config.limits.receive_per_channel {
-            return self.abort(key, ChannelError::Overrun);
+            return self.overrun(key);
         }
-        self.received += data.len();
-        self.stats.bytes_received += data.len() as u64;
+        let count = data.len();
+        self.received += count;
+        self.stats.bytes_received += count as u64;
         let reader_blocked = std::mem::take(&mut channel.reader_blocked);
         channel.recv.push(data, reader_blocked);
         if reader_blocked {
@@ -130,9 +131,11 @@ impl Mux {
             channel.flow.desired_pause = true;
             self.queue_flow_update(key);
         }
+        self.note_received(key, count);
         while self.received > self.config.limits.receive_total {
             let Some(fullest) = self.fullest() else { break };
-            self.abort(fullest, ChannelError::Overrun)?;
+            self.overrun(fullest)?;
+            self.discard(fullest);
         }
         Ok(())
     }

@@ -20,6 +20,7 @@ impl Mux {
         };
         if let Some(data) = channel.recv.pop() {
             self.received -= data.len();
+            channel.read_balance.add(data.len());
             if channel.flow.desired_pause && channel.recv.len() < resume_mark {
                 channel.flow.desired_pause = false;
                 self.queue_flow_update(key);

@@ -180,6 +180,7 @@ impl Mux {
             timers.ping_deadline(),
             timers.next_linger,
             timers.drain_until,
+            self.backpressure.deadline(),
             throttled,
             window.filter(|_| !self.deferred.is_empty()),
         ]

@@ -13,6 +13,7 @@
 
 mod support;
 
+mod backpressure;
 mod decoder;
 #[cfg(all(feature = "client", feature = "server"))]
 mod examples;

@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use cloud_net::LogThrottle;
 use snitun::client::{ClientConfig, ConnectError};
 use snitun::server::ServerConfig;
-use snitun::{ChannelError, Cipher, CloseReason, ProtocolVersion, SessionKey};
+use snitun::{Channel, ChannelError, Cipher, CloseReason, ProtocolVersion, SessionKey};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -174,17 +175,25 @@ async fn caller_abort_ends_only_its_channel() {
     relay.stop().await;
 }
 
-/// A device that does not read one channel; returns the outcome after `total` bytes were sent on
-/// it.
+/// Limit of unread data that is reached quickly.
+const SMALL_LIMIT: usize = 2_000_000;
+
+/// A device that does not read one channel; returns the bytes that it finds there in the end, and
+/// the outcome, after `total` bytes were sent on it.
 async fn slow_reader(
     version: ProtocolVersion,
     total: usize,
     overrun_log: &Arc<LogThrottle>,
-) -> std::io::Result<usize> {
+) -> (usize, std::io::Result<usize>) {
     let relay = Relay::start(support::server_config()).await;
     let mut config = relay.config_for("device.example.com", version, Cipher::AesCbc);
-    // The data in flight when PAUSE is sent, in the buffers of two sockets, has to fit.
-    config.limits.receive_per_channel = 16_000_000;
+    // From version 1 on the data in flight when PAUSE is sent, in the buffers of two sockets, has to
+    // fit.
+    config.limits.receive_per_channel = if version.has_flow_control() {
+        16_000_000
+    } else {
+        SMALL_LIMIT
+    };
     config.limits.pause_above = 500_000;
     config.limits.resume_below = 100_000;
     config.overrun_log = Arc::clone(overrun_log);
@@ -218,7 +227,7 @@ async fn slow_reader(
     assert_eq!(tunnel.handle().open_channels(), 1);
     drop((quick, quick_channel));
     relay.stop().await;
-    result
+    (received.len(), result)
 }
 
 /// Returns how many lines the throttle would still let through.
@@ -229,20 +238,115 @@ fn lines_left(log: &LogThrottle) -> usize {
 #[tokio::test]
 async fn slow_reader_is_paused_with_flow_control() {
     let log = Arc::new(LogThrottle::new());
-    let read = slow_reader(ProtocolVersion::V1, 40_000_000, &log).await;
+    let (_, read) = slow_reader(ProtocolVersion::V1, 40_000_000, &log).await;
     assert_eq!(read.unwrap(), 40_000_000);
     assert_eq!(lines_left(&log), lines_left(&LogThrottle::new()));
 }
 
 #[tokio::test]
-async fn slow_reader_is_closed_without_flow_control() {
+async fn unread_channel_delivers_and_closes_without_flow_control() {
     let log = Arc::new(LogThrottle::new());
-    let read = slow_reader(ProtocolVersion::V0, 40_000_000, &log).await;
+    let (received, read) = slow_reader(ProtocolVersion::V0, 40_000_000, &log).await;
+    assert!((SMALL_LIMIT - 64 * 1024..=SMALL_LIMIT).contains(&received));
     assert_eq!(lines_left(&log) + 1, lines_left(&LogThrottle::new()));
     let error = read.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     let inner = error.get_ref().unwrap().downcast_ref::<ChannelError>();
     assert_eq!(inner, Some(&ChannelError::Overrun));
+}
+
+/// Reads to the end, more slowly than the sender writes, while another channel makes round trips.
+async fn read_slowly(
+    reader: &mut (impl AsyncRead + Unpin),
+    quick: &mut TcpStream,
+    quick_channel: &mut Channel,
+) -> usize {
+    let mut rounds = 0;
+    let quick_rounds = async {
+        loop {
+            quick.write_u32(rounds).await.unwrap();
+            let number = with_timeout(quick_channel.read_u32()).await.unwrap();
+            quick_channel.write_u32(number).await.unwrap();
+            assert_eq!(with_timeout(quick.read_u32()).await.unwrap(), rounds);
+            rounds += 1;
+        }
+    };
+    let slow = async {
+        let mut buffer = vec![0; 64 * 1024];
+        let mut received = 0;
+        loop {
+            match with_timeout(reader.read(&mut buffer)).await.unwrap() {
+                0 => return received,
+                count => received += count,
+            }
+            // This is what makes it slow.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let received = tokio::select! {
+        received = slow => received,
+        () = quick_rounds => unreachable!("endless"),
+    };
+    assert!(rounds > 10, "{rounds} round trips");
+    received
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_reader_loses_nothing_without_flow_control() {
+    const TOTAL: usize = 40_000_000;
+    let mut config = support::server_config();
+    config.limits.receive_per_channel = SMALL_LIMIT;
+    let relay = Relay::start(config).await;
+    for upload in [false, true] {
+        let mut config =
+            relay.config_for("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
+        config.limits.receive_per_channel = SMALL_LIMIT;
+        let mut tunnel = relay.device(config).await.unwrap();
+        let (mut quick, mut quick_channel) = relay.call(&mut tunnel, "device.example.com").await;
+        let (mut caller, mut channel) = relay.call(&mut tunnel, "device.example.com").await;
+        let data = vec![7; TOTAL];
+        let (read, ()) = if upload {
+            let sending = async {
+                caller.write_all(&data).await.unwrap();
+                caller.shutdown().await.unwrap();
+            };
+            tokio::join!(
+                read_slowly(&mut channel, &mut quick, &mut quick_channel),
+                sending
+            )
+        } else {
+            let sending = async {
+                channel.write_all(&data).await.unwrap();
+                channel.shutdown().await.unwrap();
+            };
+            tokio::join!(
+                read_slowly(&mut caller, &mut quick, &mut quick_channel),
+                sending
+            )
+        };
+        assert_eq!(read, TOTAL, "upload: {upload}");
+    }
+    relay.stop().await;
+}
+
+/// A caller that reads only after its channel was closed at the limit.
+#[tokio::test]
+async fn late_caller_gets_what_the_relay_holds() {
+    let mut config = support::server_config();
+    config.limits.receive_per_channel = SMALL_LIMIT;
+    let relay = Relay::start(config).await;
+    let config = relay.config_for("device.example.com", ProtocolVersion::V0, Cipher::AesCbc);
+    let mut tunnel = relay.device(config).await.unwrap();
+    let (mut caller, mut channel) = relay.call(&mut tunnel, "device.example.com").await;
+    let endless = async { while channel.write_all(&[7; 64 * 1024]).await.is_ok() {} };
+    with_timeout(endless).await;
+    let mut received = Vec::new();
+    with_timeout(caller.read_to_end(&mut received))
+        .await
+        .unwrap();
+    // More is in the buffers of the caller's connection.
+    assert!(received.len() > SMALL_LIMIT, "{} bytes", received.len());
+    relay.stop().await;
 }
 
 #[tokio::test]
