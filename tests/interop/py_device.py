@@ -1,4 +1,5 @@
-"""The Python library clesyde_cloud_lib as a device: provisions itself if need be, then serves one page until SIGTERM.
+"""The Python library clesyde_cloud_lib as a device: provisions itself if need be, then serves one page, and what benchmarks ask
+for, until SIGTERM.
 
     python py_device.py BASE_PATH SERIAL API_URL KEY
 
@@ -79,6 +80,23 @@ async def echo(request):
     return response
 
 
+async def small(request):
+    """A kibibyte."""
+    return web.Response(body=b"s" * 1024)
+
+
+async def file(request):
+    """As many bytes as the request's `Range` says."""
+    left = int(request.headers["Range"].removeprefix("bytes=0-")) + 1
+    response = web.StreamResponse(headers={"Content-Length": str(left)})
+    await response.prepare(request)
+    while left > 0:
+        piece = b"f" * min(left, 64 * 1024)
+        left -= len(piece)
+        await response.write(piece)
+    return response
+
+
 async def main(base_path, sn, api_url, key):
     """Run the device."""
     stop = asyncio.Event()
@@ -89,6 +107,8 @@ async def main(base_path, sn, api_url, key):
     application["sn"] = sn
     application.router.add_get("/", page)
     application.router.add_post("/echo", echo)
+    application.router.add_get("/small", small)
+    application.router.add_get("/file", file)
     runner = web.AppRunner(application)
     await runner.setup()
 

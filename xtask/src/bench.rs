@@ -5,6 +5,8 @@
 //! not run benchmarks: they need an idle machine, and do not fail when they are slow.
 
 mod codec;
+mod device;
+mod footprint;
 mod messaging;
 mod tunnel;
 
@@ -15,6 +17,8 @@ type Bench = fn(&[String]) -> Result<()>;
 
 const BENCHES: &[(&str, Bench)] = &[
     ("codec", codec::run),
+    ("device", device::run),
+    ("footprint", footprint::run),
     ("messaging", messaging::run),
     ("tunnel", tunnel::run),
 ];
@@ -28,6 +32,12 @@ Without NAME, lists the benchmarks. docs/benchmarks.md explains the figures.
 The measuring program is built with the profile `bench`: `release` with thin LTO.
 
   codec [FILTER]      snitun's codec and multiplexer without sockets
+  device [--rounds N] [--only MEASURE,…] [--profile PROFILE]
+                      `run --forward` beside nginx as a reverse proxy, and an application in process
+                      beside itself without a tunnel; both are built with the profile `dist` unless
+                      another one is named
+  footprint [--profile PROFILE]
+                      memory, wake-ups, start and size of the program, beside the Python library
   messaging [--rounds N] [--only MEASURE,…]
                       the MQTT session, rumqttc and aiomqtt against mosquitto
   tunnel [--rounds N] [--only MEASURE,…] [--ways WAY,…]

@@ -120,12 +120,17 @@ pub(crate) fn prepare() -> Result<Peers> {
     )?;
     Ok(Peers {
         clesyde: CLESYDE.make(&usable)?,
-        clesyde_0120: CLESYDE_0120
-            .make_if_possible(FOR_CLESYDE_0120, "INTEROP_WITHOUT_CLESYDE_0120=1")?,
+        clesyde_0120: clesyde_0120()?,
         web: WEB.make(&usable)?,
         snitun_047: snitun_047()?,
         aws_sdk: AWS_SDK.make(&usable)?,
     })
+}
+
+/// The environment with clesyde_cloud_lib 0.1.20, or `None` with a message if there is no Python for
+/// it.
+pub(crate) fn clesyde_0120() -> Result<Option<PathBuf>> {
+    CLESYDE_0120.make_if_possible(FOR_CLESYDE_0120, "INTEROP_WITHOUT_CLESYDE_0120=1")
 }
 
 /// The environment with snitun 0.47.0, or `None` with a message if there is no Python for it.

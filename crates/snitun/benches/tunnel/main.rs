@@ -20,14 +20,14 @@
     reason = "a measurement that cannot be made ends the program"
 )]
 
-mod client;
 mod measurements;
 mod routes;
 
 use std::collections::HashMap;
 
 use measurements::{MEASUREMENTS, Measurement, Method};
-use routes::{Programs, Route};
+use routes::{Paths, Route};
+use testkit::load::table::{self, Results};
 
 fn main() {
     let arguments = Arguments::read();
@@ -60,7 +60,7 @@ fn main() {
     for route in &routes {
         (measurements::WARM_UP)(&bench.client, route);
     }
-    let mut results: HashMap<(&str, &str), Vec<f64>> = HashMap::new();
+    let mut results = Results::default();
     for round in 1..=arguments.rounds {
         eprintln!("round {round} of {}", arguments.rounds);
         for measurement in &measurements {
@@ -74,7 +74,7 @@ fn main() {
             for (route, figures) in routes.iter().zip(taken) {
                 assert_eq!(figures.len(), measurement.figures.len());
                 for (figure, value) in measurement.figures.iter().zip(figures) {
-                    results.entry((figure, route.name)).or_default().push(value);
+                    results.add(figure, route.name, value);
                 }
             }
         }
@@ -82,65 +82,23 @@ fn main() {
     print_table(&measurements, &routes, &results);
 }
 
-/// Prints the medians of every route, and below each the ratio of ours to it.
-fn print_table(
-    measurements: &[&Measurement],
-    routes: &[&Route],
-    results: &HashMap<(&str, &str), Vec<f64>>,
-) {
-    print!("| measurement |");
-    routes.iter().for_each(|route| print!(" {} |", route.name));
-    print!("\n|---|");
-    routes.iter().for_each(|_| print!("---|"));
-    println!();
-    for figure in measurements
-        .iter()
-        .flat_map(|measurement| measurement.figures)
-    {
-        print!("| {figure} |");
-        for route in routes {
-            let values = &results[&(*figure, route.name)];
-            print!(" {}", short(median(values.clone())));
-            if route.name != routes::OURS
-                && let Some(ours) = results.get(&(*figure, routes::OURS))
-            {
-                let ratios = ours.iter().zip(values).map(|(ours, other)| ours / other);
-                let ratio = median(ratios.collect());
-                if !ratio.is_nan() {
-                    print!(" (×{ratio:.2})");
-                }
-            }
-            print!(" |");
+/// Prints the medians of every route, and beside each the ratio of ours to it.
+fn print_table(measurements: &[&Measurement], routes: &[&Route], results: &Results) {
+    let ways: Vec<_> = routes.iter().map(|route| route.name).collect();
+    println!("{}", table::head(&ways));
+    for measurement in measurements {
+        for figure in measurement.figures {
+            let ratios = |way: &str| match ways.iter().find(|name| **name == way) {
+                Some(way) if *way != routes::OURS => vec![(routes::OURS, *way)],
+                _ => Vec::new(),
+            };
+            println!("{}", results.line(figure, &ways, ratios));
         }
-        println!();
     }
     println!(
         "\n(×N): {} is N times that figure, median of the rounds",
         routes::OURS
     );
-}
-
-fn short(value: f64) -> String {
-    if value.is_nan() {
-        return "–".to_owned();
-    }
-    let digits = match value.abs() {
-        0.0..1.0 => 4,
-        1.0..10.0 => 2,
-        10.0..100.0 => 1,
-        _ => 0,
-    };
-    format!("{value:.digits$}")
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 {
-        values[middle]
-    } else {
-        f64::midpoint(values[middle - 1], values[middle])
-    }
 }
 
 fn is_wanted(wanted: &[String], name: &str) -> bool {
@@ -151,7 +109,7 @@ struct Arguments {
     rounds: usize,
     only: Vec<String>,
     routes: Vec<String>,
-    programs: Programs,
+    programs: Paths,
 }
 
 impl Arguments {
@@ -174,7 +132,7 @@ impl Arguments {
                 .map_or(5, |rounds| rounds.parse().expect("a number of rounds")),
             only: list(found.remove("--only")),
             routes: list(found.remove("--ways")),
-            programs: Programs {
+            programs: Paths {
                 version: found
                     .remove("--protocol-version")
                     .unwrap_or_else(|| "2".to_owned()),

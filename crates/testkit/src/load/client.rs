@@ -1,16 +1,16 @@
-//! A TLS client that speaks just enough HTTP/1.1 for nginx, on one thread.
+//! A TLS client that speaks just enough HTTP/1.1 for a benchmark, on one thread.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+
+use crate::tls;
 
 /// Size of reads and writes. TLS records are taken from a buffer of this size: rustls by itself
 /// would read 4 KiB at a time.
@@ -18,32 +18,35 @@ const BLOCK: usize = 256 * 1024;
 /// Timeout of each exchange.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// Where a client connects to.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The address.
+    pub address: SocketAddr,
+    /// The host name that the client requests.
+    pub hostname: String,
+}
+
 /// State shared by all connections.
-pub(super) struct Client {
+pub struct Client {
     connector: TlsConnector,
 }
 
-/// A connection to nginx through one of the routes.
-pub(super) struct Connection {
+/// A connection over HTTP/1.1.
+#[derive(Debug)]
+pub struct Connection {
     stream: TlsStream<BufReader<TcpStream>>,
-    hostname: &'static str,
+    hostname: String,
     block: Vec<u8>,
     /// Received bytes at the start of the block that are not yet used.
     received: usize,
 }
 
 impl Client {
-    /// Creates a client that trusts only this certificate.
-    pub(super) fn new(certificate: &str) -> Self {
-        let mut roots = RootCertStore::empty();
-        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
-        roots.add(certificate).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    /// Creates a client that trusts only these certificates, and offers one protocol by ALPN if it
+    /// is named.
+    pub fn new(certificates: &str, protocol: &[&str]) -> Self {
+        let mut config = tls::client(certificates, protocol);
         // Each new connection does a full handshake.
         config.resumption = rustls::client::Resumption::disabled();
         Self {
@@ -51,38 +54,58 @@ impl Client {
         }
     }
 
-    pub(super) async fn connect(&self, address: SocketAddr, hostname: &'static str) -> Connection {
-        let tcp = TcpStream::connect(address).await.unwrap();
-        tcp.set_nodelay(true).unwrap();
-        let name = ServerName::try_from(hostname).unwrap();
-        let tcp = BufReader::with_capacity(BLOCK, tcp);
-        let connecting = tokio::time::timeout(LIMIT, self.connector.connect(name, tcp));
+    /// Opens a connection.
+    pub async fn connect(&self, target: &Target) -> Connection {
         Connection {
-            stream: connecting.await.expect("in time").unwrap(),
-            hostname,
+            stream: self.tls(target).await,
+            hostname: target.hostname.clone(),
             block: vec![0; BLOCK],
             received: 0,
         }
+    }
+
+    /// Opens a connection without HTTP.
+    pub(super) async fn tls(&self, target: &Target) -> TlsStream<BufReader<TcpStream>> {
+        let tcp = TcpStream::connect(target.address).await.unwrap();
+        tcp.set_nodelay(true).unwrap();
+        let name = ServerName::try_from(target.hostname.clone()).unwrap();
+        let tcp = BufReader::with_capacity(BLOCK, tcp);
+        let connecting = tokio::time::timeout(LIMIT, self.connector.connect(name, tcp));
+        connecting.await.expect("in time").unwrap()
     }
 }
 
 impl Connection {
     /// Sends a small request and reads the response.
-    pub(super) async fn small(&mut self) {
+    pub async fn small(&mut self) {
         let length = self.request("GET /small", "").await;
         self.body(length).await;
     }
 
     /// Downloads this many bytes.
-    pub(super) async fn download(&mut self, bytes: u64) {
+    pub async fn download(&mut self, bytes: u64) {
         let range = format!("Range: bytes=0-{}\r\n", bytes - 1);
         let length = self.request("GET /file", &range).await;
         assert_eq!(length, bytes);
         self.body(length).await;
     }
 
+    /// Downloads this many bytes, 64 KiB at a time, while `more` says so, which is asked after
+    /// each.
+    pub async fn download_while(&mut self, bytes: u64, more: impl Fn() -> bool) {
+        let range = format!("Range: bytes=0-{}\r\n", bytes - 1);
+        let length = self.request("GET /file", &range).await;
+        let mut left = length.saturating_sub(std::mem::take(&mut self.received) as u64);
+        while left > 0 && more() {
+            let piece = &mut self.block[..64 * 1024];
+            let wanted = left.min(piece.len() as u64) as usize;
+            self.stream.read_exact(&mut piece[..wanted]).await.unwrap();
+            left -= wanted as u64;
+        }
+    }
+
     /// Uploads this many bytes, and waits until nginx has read them.
-    pub(super) async fn upload(&mut self, bytes: u64) {
+    pub async fn upload(&mut self, bytes: u64) {
         self.send("POST /sink", &format!("Content-Length: {bytes}\r\n"))
             .await;
         let block = vec![7; BLOCK];
@@ -117,8 +140,12 @@ impl Connection {
             if let Some(end) = find(&self.block[..self.received], b"\r\n\r\n") {
                 let head = std::str::from_utf8(&self.block[..end]).unwrap();
                 assert!(head.starts_with("HTTP/1.1 20"), "{head}");
-                let (_, length) = head.split_once("Content-Length: ").expect("a length");
-                let length = length.split("\r\n").next().unwrap().parse().unwrap();
+                let length = head
+                    .lines()
+                    .filter_map(|line| line.split_once(": "))
+                    .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+                    .expect("a length");
+                let length = length.1.parse().unwrap();
                 self.block.copy_within(end + 4..self.received, 0);
                 self.received -= end + 4;
                 return length;
