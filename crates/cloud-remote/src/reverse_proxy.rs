@@ -70,7 +70,7 @@ pub(crate) fn service(
     let host_header = options.host_header.clone();
     let has_forwarded_headers = options.forwarded_headers;
     let connector = Connector::new(upstream.clone(), options, tasks.clone());
-    let proxy = ReverseProxy {
+    let proxy = Arc::new(ReverseProxy {
         pool: Pool::new(connector, tasks.clone(), protocol.may_be_http2()),
         upstream,
         is_tls: protocol.is_tls(),
@@ -80,16 +80,15 @@ pub(crate) fn service(
         tasks,
         limits,
         health,
-        log: Arc::default(),
-    };
+        log: LogThrottle::new(),
+    });
     BoxCloneSyncService::new(service_fn(move |request: Request<RequestBody>| {
-        let proxy = proxy.clone();
+        let proxy = Arc::clone(&proxy);
         async move { Ok(proxy.forward(request).await) }
     }))
 }
 
 /// The state that requests share.
-#[derive(Clone)]
 struct ReverseProxy {
     upstream: Upstream,
     pool: Arc<Pool>,
@@ -101,11 +100,11 @@ struct ReverseProxy {
     tasks: TaskGroup,
     limits: SharedSetting<Limits>,
     health: HealthRecorder,
-    log: Arc<LogThrottle>,
+    log: LogThrottle,
 }
 
 impl ReverseProxy {
-    async fn forward(self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
+    async fn forward(&self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
         let Some(context) = request.extensions().get::<RequestContext>().cloned() else {
             return error_page(StatusCode::INTERNAL_SERVER_ERROR, error_page::NO_CONNECTION);
         };

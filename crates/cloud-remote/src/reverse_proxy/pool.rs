@@ -18,8 +18,9 @@ use crate::task_group::TaskGroup;
 /// Node.js and uvicorn 5 s), because a request on a connection that is being closed is lost if it
 /// cannot be sent again.
 const IDLE_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// Shared idle connections: enough for a page.
-const MAX_IDLE: usize = 8;
+/// Shared idle connections: as many as one caller may have requests by default. With fewer, callers
+/// that send one request after another have a connection closed and opened for many of them.
+const MAX_IDLE: usize = 64;
 /// Kept connections to an application that are private to one public connection. A caller of
 /// HTTP/1.1 needs one.
 const MAX_PRIVATE_IDLE: usize = 2;
