@@ -291,7 +291,9 @@ impl Server {
         let watch = connection.watch(idle);
         let server = Arc::clone(self);
         self.tasks.spawn(async move {
-            let serve = async {
+            // Boxed, as its parts are: `select!` and each `async` block have room of their own for
+            // what they are given, and most connections are idle.
+            let serve = Box::pin(async {
                 match server.serve(connection).await {
                     Ok(()) => tracing::trace!(caller = ?address, "a public connection has ended"),
                     Err(error) => {
@@ -301,7 +303,7 @@ impl Server {
                 // An upgraded connection belongs to the application now, and is watched until it
                 // is dropped.
                 std::future::pending::<()>().await;
-            };
+            });
             // Asked before the requests are dropped.
             let watch = async { (watch.await, activity.is_in_use()) };
             let (ended, was_in_use) = tokio::select! {
@@ -366,9 +368,9 @@ impl Server {
                 service,
                 websocket_over_http2,
             } => {
-                let stream = connection
-                    .handshake(&tls.acceptor()?, handshake_limit)
-                    .await?;
+                let acceptor = tls.acceptor()?;
+                let stream = Box::pin(connection.handshake(&acceptor, handshake_limit)).await?;
+                drop(acceptor);
                 let session = stream.get_ref().1;
                 info.identity = Arc::new(ConnectionIdentity::new(session.peer_certificates()));
                 let http2 = session.alpn_protocol() == Some(b"h2");
@@ -376,11 +378,9 @@ impl Server {
                 let service = service.clone();
                 if http2 {
                     let websocket = *websocket_over_http2;
-                    self.http
-                        .serve_http2(stream, service, info, websocket)
-                        .await
+                    Box::pin(self.http.serve_http2(stream, service, info, websocket)).await
                 } else {
-                    self.http.serve_http1(stream, service, info).await
+                    Box::pin(self.http.serve_http1(stream, service, info)).await
                 }
             }
             Backend::Tcp {

@@ -1,7 +1,13 @@
 //! The task group of remote access: counts its tasks and ends all of them.
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
 use hyper::rt::Executor;
-use tokio_util::sync::CancellationToken;
+use pin_project_lite::pin_project;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -12,6 +18,8 @@ pub(crate) struct TaskGroup {
     drain: CancellationToken,
     upgraded_cut: CancellationToken,
     kill: CancellationToken,
+    /// The same as `kill`, without its lock.
+    killed: Arc<AtomicBool>,
 }
 
 impl TaskGroup {
@@ -20,9 +28,12 @@ impl TaskGroup {
         F: Future + Send + 'static,
         F::Output: Send,
     {
-        let kill = self.kill.clone();
-        self.tracker
-            .spawn(async move { kill.run_until_cancelled(task).await })
+        self.tracker.spawn(UntilKilled {
+            task,
+            kill: self.kill.clone().cancelled_owned(),
+            is_registered: false,
+            killed: Arc::clone(&self.killed),
+        })
     }
 
     /// Returns a token that counts as a task until it is dropped.
@@ -54,6 +65,7 @@ impl TaskGroup {
     /// Ends all tasks at once.
     pub(crate) fn kill(&self) {
         self.drain();
+        self.killed.store(true, Ordering::Release);
         self.kill.cancel();
     }
 
@@ -64,6 +76,37 @@ impl TaskGroup {
 
     pub(crate) fn count(&self) -> usize {
         self.tracker.len()
+    }
+}
+
+pin_project! {
+    /// A task that ends without a result when the group is killed. Not an `async` block, which would
+    /// have room for the task twice: one is allocated for each request over HTTP/2.
+    struct UntilKilled<F> {
+        #[pin]
+        task: F,
+        #[pin]
+        kill: WaitForCancellationFutureOwned,
+        // Whether `kill` wakes the task, whose waker stays the same.
+        is_registered: bool,
+        killed: Arc<AtomicBool>,
+    }
+}
+
+impl<F: Future> Future for UntilKilled<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match this.task.poll(context) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending if this.killed.load(Ordering::Acquire) => Poll::Ready(None),
+            Poll::Pending if *this.is_registered => Poll::Pending,
+            Poll::Pending => {
+                *this.is_registered = true;
+                this.kill.poll(context).map(|()| None)
+            }
+        }
     }
 }
 

@@ -9,9 +9,10 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use futures_util::task::AtomicWaker;
 use tokio::time::Instant;
 
 use crate::limits::connection_activity::{ConnectionActivity, EndReason};
@@ -39,7 +40,8 @@ pub(crate) struct Exchange {
     started: Instant,
     http2: bool,
     stage: AtomicU8,
-    changed: Notify,
+    /// The task that handles the exchange: over HTTP/1.1 that of the connection.
+    changed: AtomicWaker,
     /// Aborting a response over HTTP/1.1 ends the connection too.
     connection: Arc<ConnectionActivity>,
     waiting: Mutex<Waiting>,
@@ -71,7 +73,7 @@ impl Exchange {
             started: Instant::now(),
             http2,
             stage: AtomicU8::new(stage::REQUEST),
-            changed: Notify::new(),
+            changed: AtomicWaker::new(),
             connection,
             waiting: Mutex::default(),
         }
@@ -102,38 +104,35 @@ impl Exchange {
         let refused = self.stage.compare_exchange(
             stage::REQUEST,
             stage::REFUSED,
-            Ordering::Relaxed,
+            Ordering::Release,
             Ordering::Relaxed,
         );
         if refused.is_err() {
-            self.stage.store(stage::CUT, Ordering::Relaxed);
+            self.stage.store(stage::CUT, Ordering::Release);
             if !self.http2 {
                 self.connection.end(EndReason::Evicted);
             }
         }
-        self.changed.notify_waiters();
+        self.changed.wake();
     }
 
-    /// Waits until the exchange is ended before the response.
-    pub(crate) async fn refused(&self) {
-        self.reached(stage::REFUSED).await;
+    /// Ready when the exchange is ended before the response.
+    pub(crate) fn poll_refused(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.poll_reached(stage::REFUSED, context)
     }
 
-    /// Waits until the exchange is ended during the response.
-    pub(crate) async fn cut(&self) {
-        self.reached(stage::CUT).await;
+    /// Ready when the exchange is ended during the response.
+    pub(crate) fn poll_cut(&self, context: &mut Context<'_>) -> Poll<()> {
+        self.poll_reached(stage::CUT, context)
     }
 
-    async fn reached(&self, stage: u8) {
-        loop {
-            let changed = self.changed.notified();
-            tokio::pin!(changed);
-            // From here on, no change is missed.
-            changed.as_mut().enable();
-            if self.stage.load(Ordering::Relaxed) >= stage {
-                return;
-            }
-            changed.await;
+    fn poll_reached(&self, stage: u8, context: &mut Context<'_>) -> Poll<()> {
+        // From here on, no change is missed.
+        self.changed.register(context.waker());
+        if self.stage.load(Ordering::Acquire) >= stage {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
         }
     }
 
@@ -209,6 +208,8 @@ impl Drop for Exchange {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use tokio::time::advance;
 
     use super::*;
@@ -278,10 +279,10 @@ mod tests {
     async fn ended_exchange_is_refused_before_response_and_cut_in_it() {
         let exchange = exchange();
         exchange.end();
-        exchange.refused().await;
+        poll_fn(|context| exchange.poll_refused(context)).await;
         exchange.start_response();
         exchange.end();
-        exchange.cut().await;
+        poll_fn(|context| exchange.poll_cut(context)).await;
         assert_eq!(exchange.connection.end_reason(), None);
         let exchange = Exchange::new(false, Arc::default());
         exchange.start_response();

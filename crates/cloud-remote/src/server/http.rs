@@ -5,9 +5,11 @@
 //!
 //! Specification: RFC 9112 (HTTP/1.1), RFC 9113 (HTTP/2), RFC 6585 §5 (431).
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use cloud_net::{LogThrottle, UntrustedText, warn_throttled};
@@ -18,6 +20,7 @@ use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
@@ -149,7 +152,7 @@ impl HttpServer {
             .max_headers(MAX_FIELDS + 1)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
-        let ended = self.drive(http, &activity).await;
+        let ended = self.drive(pin!(http), &activity).await;
         // The rest of the connection, if any, is not HTTP.
         activity.set_opaque();
         ended
@@ -195,17 +198,16 @@ impl HttpServer {
             builder.enable_connect_protocol();
         }
         let http = builder.serve_connection(TokioIo::new(stream), service);
-        self.drive(http, &activity).await
+        self.drive(pin!(http), &activity).await
     }
 
     /// Serves a connection until it ends. Shuts it down when it is unused and when remote access
     /// stops.
     async fn drive(
         &self,
-        connection: impl HttpConnection,
+        mut connection: Pin<&mut impl HttpConnection>,
         activity: &ConnectionActivity,
     ) -> Result<(), BoxError> {
-        tokio::pin!(connection);
         let limits = self.limits.get();
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
@@ -253,7 +255,8 @@ impl HttpServer {
             (admission, request)
         });
         let server = Arc::clone(self);
-        async move {
+        // Boxed, because hyper keeps room for it in each idle connection.
+        Box::pin(async move {
             let (response, permit) = match admitted {
                 Ok((admission, request)) => {
                     server
@@ -265,7 +268,7 @@ impl HttpServer {
             exchange.start_response();
             let response = format.apply(response)?;
             Ok(response.map(|body| GuardedBody::new(body, exchange, permit, guard)))
-        }
+        })
     }
 
     async fn respond(
@@ -308,7 +311,9 @@ impl HttpServer {
         };
         let response = tokio::select! {
             biased;
-            () = exchange.refused() => return (error_page::slow_request(), Some(permit)),
+            () = poll_fn(|context| exchange.poll_refused(context)) => {
+                return (error_page::slow_request(), Some(permit));
+            }
             response = respond => response,
         };
         let response = response.unwrap_or_else(|error| {
@@ -431,13 +436,28 @@ where
             drop(self.tasks.spawn(task));
             return;
         };
-        drop(self.tasks.spawn(async move {
-            tokio::select! {
-                biased;
-                _ = task => {}
-                () = exchange.cut() => {}
-            }
-        }));
+        drop(self.tasks.spawn(UntilCut { task, exchange }));
+    }
+}
+
+pin_project! {
+    /// The task of a stream, until its exchange is cut.
+    struct UntilCut<F> {
+        #[pin]
+        task: F,
+        exchange: Arc<Exchange>,
+    }
+}
+
+impl<F: Future> Future for UntilCut<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.task.poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        this.exchange.poll_cut(context)
     }
 }
 

@@ -12,7 +12,7 @@ use std::io::{self, IoSlice};
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -54,6 +54,8 @@ pub(crate) struct PublicConnection<S> {
     /// Ready when upgraded connections have to end.
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     cut_due: bool,
+    /// The task that these two wake.
+    registered: Option<Waker>,
     permit: ConnectionPermit,
     closed: DropGuard,
     _task: TaskTrackerToken,
@@ -76,6 +78,7 @@ impl<S> PublicConnection<S> {
             activity,
             cut: Box::pin(tasks.upgraded_cut().cancelled_owned()),
             cut_due: false,
+            registered: None,
             permit,
             private: Arc::default(),
             closed: CancellationToken::new().drop_guard(),
@@ -128,7 +131,14 @@ impl<S> PublicConnection<S> {
         if let Some(reason) = self.activity.end_reason() {
             return Poll::Ready(Err(reason.into()));
         }
-        if outcome.is_pending() {
+        let is_registered = |waker: &Waker| waker.will_wake(context.waker());
+        // The reason above shows the end; a cut concerns upgraded connections. So both are polled
+        // for their wake-ups alone, and there is at least one pending read in each request.
+        if outcome.is_pending()
+            && (!self.registered.as_ref().is_some_and(is_registered)
+                || self.activity.is_opaque_only())
+        {
+            self.registered = Some(context.waker().clone());
             self.cut_due = self.cut_due || self.cut.as_mut().poll(context).is_ready();
             if self.ended.as_mut().poll(context).is_ready() {
                 let reason = self.activity.end_reason().unwrap_or(EndReason::Evicted);
