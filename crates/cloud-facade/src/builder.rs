@@ -10,8 +10,9 @@ use cloud_config::SerialNumber;
 use cloud_iot::{BoxError, Overflow, Proxy, Subscription};
 use cloud_provision::{Client, ClientBuilder};
 use cloud_remote::auth::AuthRules;
-use cloud_remote::{AccessRules, Application, HttpOptions, Limits, Probe};
+use cloud_remote::{AccessRecord, AccessRules, Application, HttpOptions, Limits, Probe};
 
+use crate::access_observer::AccessObserver;
 use crate::action_handlers::ActionHandler;
 use crate::application::IntoApplication;
 use crate::cloud::{ClesydeCloud, WeakClesydeCloud};
@@ -49,6 +50,7 @@ impl ClesydeCloud {
             http_options: HttpOptions::default(),
             limits: Limits::default(),
             probe: None,
+            observer: None,
             hooks: Hooks::new(),
         }
     }
@@ -105,6 +107,7 @@ impl<H: Host> SettingsSource for BoundHost<H> {
             http_options: settings.http_options,
             limits: settings.limits,
             probe: settings.probe,
+            observer: settings.observer,
             proxy: settings.proxy,
             #[cfg(feature = "durable")]
             outbox_directory: settings.outbox_directory,
@@ -153,6 +156,7 @@ pub struct CloudBuilder {
     http_options: HttpOptions,
     limits: Limits,
     probe: Option<Probe>,
+    observer: Option<AccessObserver>,
     hooks: Hooks,
 }
 
@@ -226,6 +230,15 @@ impl CloudBuilder {
     /// must allow it. None by default.
     pub fn probe(mut self, probe: Probe) -> Self {
         self.probe = Some(probe);
+        self
+    }
+
+    /// Calls a function at the end of each request, of each connection without HTTP, and for each
+    /// refusal, such as for an access log. It must neither block nor panic; see
+    /// [`RemoteAccessBuilder::on_access`](cloud_remote::RemoteAccessBuilder::on_access). None by
+    /// default.
+    pub fn on_access(mut self, observe: impl Fn(&AccessRecord) + Send + Sync + 'static) -> Self {
+        self.observer = Some(AccessObserver(Arc::new(observe)));
         self
     }
 

@@ -97,6 +97,7 @@
 //! another one; the `coordinator` forwards events between them. A program that needs only one part
 //! uses that crate. `docs/protocol.md` specifies the protocol.
 
+mod access_observer;
 mod action_handlers;
 mod adapters;
 mod application;

@@ -16,6 +16,7 @@ use cloud_remote::{
 use cloud_shadow::Document;
 use tokio::sync::watch;
 
+use crate::access_observer::AccessObserver;
 use crate::adapters::{PlatformClient, StoreAdapter};
 use crate::certificate_recovery::{CertificateRecovery, RecoveryInstaller};
 use crate::error::ApplicationError;
@@ -35,6 +36,7 @@ pub(crate) struct RemoteParams {
     pub(crate) limits: Limits,
     pub(crate) proxy: Option<Proxy>,
     pub(crate) probe: Option<Probe>,
+    pub(crate) observer: Option<AccessObserver>,
     pub(crate) clock: PlatformClock,
     pub(crate) platform: PlatformClient,
     pub(crate) store: Store,
@@ -65,6 +67,10 @@ impl RemoteParams {
             .auth(self.auth.clone())
             .http(self.http_options.clone())
             .limits(self.limits);
+        if let Some(observer) = &self.observer {
+            let observe = Arc::clone(&observer.0);
+            builder = builder.on_access(move |record| observe(record));
+        }
         if let Some(probe) = &self.probe {
             builder = builder.probe(probe.clone());
         }

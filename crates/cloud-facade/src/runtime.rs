@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::access_observer::AccessObserver;
 use crate::adapters::{PlatformClient, ShadowBus};
 use crate::certificate_recovery::CertificateRecovery;
 use crate::client_certificate::{ClientCertificateInstaller, ClientCertificateRotator};
@@ -39,6 +40,7 @@ pub(crate) struct StartSettings {
     pub(crate) http_options: HttpOptions,
     pub(crate) limits: Limits,
     pub(crate) probe: Option<Probe>,
+    pub(crate) observer: Option<AccessObserver>,
     pub(crate) proxy: Option<Proxy>,
     #[cfg(feature = "durable")]
     pub(crate) outbox_directory: Option<std::path::PathBuf>,
@@ -228,6 +230,7 @@ impl StartParams {
                     limits: settings.limits,
                     proxy: settings.proxy,
                     probe: settings.probe,
+                    observer: settings.observer,
                     clock: self.clock,
                     platform,
                     store: self.store,

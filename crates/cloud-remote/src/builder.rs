@@ -6,6 +6,7 @@ use cloud_net::{Connector, Proxy};
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::access_record::{AccessRecord, Observer};
 use crate::application::Application;
 use crate::auth::{AuthLayer, AuthRules};
 use crate::certificate::verify::{CertificateError, CheckedCertificate};
@@ -28,6 +29,7 @@ use crate::task_group::TaskGroup;
 use crate::timeouts::Timeouts;
 use crate::traits::{CertificateSource, CertificateStore, TokenSource};
 use crate::tunnel::probe::Probe;
+use crate::tunnel::reconnect_cause::ReconnectCounter;
 
 impl RemoteAccess {
     /// Returns a builder for remote access with this configuration.
@@ -43,6 +45,7 @@ impl RemoteAccess {
             timeouts: Timeouts::default(),
             clock: PlatformClock::default(),
             probe: None,
+            observer: None,
         }
     }
 }
@@ -61,6 +64,7 @@ pub struct RemoteAccessBuilder {
     timeouts: Timeouts,
     clock: PlatformClock,
     probe: Option<Probe>,
+    observer: Option<Observer>,
 }
 
 impl RemoteAccessBuilder {
@@ -129,6 +133,26 @@ impl RemoteAccessBuilder {
         self
     }
 
+    /// Calls a function at the end of each request, of each connection without HTTP, and for each
+    /// refusal, such as for an access log. It runs on the tasks of the connections, so it must
+    /// neither block nor panic. Default: none, and nothing is collected.
+    ///
+    /// ```
+    /// use cloud_remote::{AccessRecord, RemoteAccess, RemoteConfig};
+    ///
+    /// let config = RemoteConfig::new("relay.example.com", 443, "sn0001.ui.example.com");
+    /// let builder = RemoteAccess::builder(config).on_access(|record| {
+    ///     if let AccessRecord::Request(request) = record {
+    ///         println!("{} {}: {:?}", request.method, request.path, request.status);
+    ///     }
+    /// });
+    /// # drop(builder);
+    /// ```
+    pub fn on_access(mut self, observe: impl Fn(&AccessRecord) + Send + Sync + 'static) -> Self {
+        self.observer = Some(Observer::new(observe));
+        self
+    }
+
     /// Loads the certificate and starts. The tunnel connects once
     /// [`RemoteAccess::set_messaging_online`] has reported that the platform can be reached.
     ///
@@ -187,6 +211,7 @@ impl RemoteAccessBuilder {
             policy,
             self.limits,
             tasks.clone(),
+            self.observer,
         )?;
         let server = Arc::new(server);
         let connections = server.connections();
@@ -195,6 +220,7 @@ impl RemoteAccessBuilder {
             token_valid: None,
             certificate: certificate.status(),
         });
+        let reconnects = ReconnectCounter::default();
         let (events, _) = broadcast::channel(EVENT_CAPACITY);
         let (online, session_receiver) = watch::channel(SessionState::default());
         let (desired, desired_receiver) = watch::channel(None);
@@ -226,6 +252,7 @@ impl RemoteAccessBuilder {
             probing: self.probe.is_some(),
             status: status.subscribe(),
             rotation: rotation.status(),
+            reconnects: reconnects.clone(),
             events: events.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),
@@ -244,6 +271,7 @@ impl RemoteAccessBuilder {
             served,
             tasks,
             status,
+            reconnects,
             events,
         };
         let commands = Commands {

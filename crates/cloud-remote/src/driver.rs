@@ -17,6 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cloud_net::{Connector, LogThrottle, info_throttled, unix_seconds, warn_throttled};
 use futures_util::future::pending;
+use snitun::CloseReason;
 use snitun::client::Tunnel;
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Instant, sleep_until};
@@ -39,6 +40,7 @@ use crate::timeouts::Timeouts;
 use crate::token::TokenResponse;
 use crate::traits::{CertificateSource, CertificateStore, SourceError, TokenSource};
 use crate::tunnel::probe::{Probe, ProbeError};
+use crate::tunnel::reconnect_cause::{ReconnectCause, ReconnectCounter};
 use crate::tunnel::running::RunningTunnel;
 use crate::tunnel::{SessionKeys, TunnelError};
 
@@ -55,6 +57,7 @@ pub(crate) struct Context<T, C, S> {
     pub served: Arc<CurrentCertificate>,
     pub tasks: TaskGroup,
     pub status: watch::Sender<RemoteStatus>,
+    pub reconnects: ReconnectCounter,
     pub events: broadcast::Sender<RemoteEvent>,
 }
 
@@ -125,7 +128,7 @@ pub(crate) struct Driver<T, C, S> {
     retiring: Option<(Id, RunningTunnel)>,
     /// A tunnel that ended while its replacement was being connected: if the replacement connects,
     /// no loss is reported.
-    ended_early: Option<(Id, String)>,
+    ended_early: Option<(Id, Arc<CloseReason>)>,
     connected_since: SystemTime,
     expiry: ExpiryWatch,
     reachability: ReachabilityCheck,
@@ -282,7 +285,8 @@ where
             Action::StartHandover { id, forced } => self.hand_over(id, forced),
             Action::CancelConnect(_) => {
                 self.connecting = None;
-                self.connect_failed("the relay did not respond in time".to_owned());
+                let reason = "the relay did not respond in time".to_owned();
+                self.connect_failed(reason, ReconnectCause::ConnectTimeout);
             }
         }
     }

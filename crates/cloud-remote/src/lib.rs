@@ -99,6 +99,8 @@
 //! | reach the relay through a proxy | [`RemoteAccessBuilder::proxy`], [`RemoteAccess::set_proxy`] |
 //! | learn the state | [`RemoteAccess::status`] for the latest, [`RemoteAccess::events`] for each change |
 //! | see who is connected, and how much is transferred | [`RemoteAccess::visitors`], [`RemoteAccess::traffic`] |
+//! | log or count each request, connection and refusal | [`RemoteAccessBuilder::on_access`] |
+//! | learn why the tunnel was connected again | [`RemoteAccess::reconnects`] |
 //! | learn whether a local application answers | [`RemoteAccess::upstream_health`], [`RemoteAccess::upstream_health_of`] |
 //! | check certificates as this crate does | [`verify_server_certificate`], [`verify_client_certificate`] |
 //! | rotate another certificate likewise | [`rotation`] |
@@ -127,6 +129,7 @@
 //! protocol is described in `docs/protocol.md`: "Remote access" (token, certificate rotation),
 //! "SniTun", "IoT messaging" (client certificate) and "On disk".
 
+mod access_record;
 mod application;
 pub mod auth;
 mod backoff;
@@ -161,6 +164,7 @@ pub use rustls;
 pub use snitun::client::Token;
 pub use snitun::{Cipher, ProtocolVersion};
 
+pub use access_record::{AccessRecord, ConnectionRecord, Refusal, RefusedRecord, RequestRecord};
 pub use application::routes::{
     MAX_ROUTES, RouteHost, RouteHostError, RouteMatch, RoutePath, RoutePathError, Routes,
     RoutesError,
@@ -195,6 +199,7 @@ pub use token::{TokenRequest, TokenResponse};
 pub use traffic::{Traffic, Visitor};
 pub use traits::{CertificateSource, CertificateStore, SourceError, StoreError, TokenSource};
 pub use tunnel::probe::Probe;
+pub use tunnel::reconnect_cause::ReconnectCause;
 pub use upstream::health::{UpstreamFailure, UpstreamHealth};
 pub use upstream::proxy_protocol::ProxyProtocol;
 pub use upstream::{Upstream, UpstreamHost};

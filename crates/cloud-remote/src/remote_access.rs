@@ -25,6 +25,7 @@ use crate::shared_setting::SharedSetting;
 use crate::status::{RemoteEvent, RemoteStatus};
 use crate::task_group::TaskGroup;
 use crate::traffic::{Traffic, Visitor};
+use crate::tunnel::reconnect_cause::{ReconnectCause, ReconnectCounter};
 use crate::upstream::Upstream;
 use crate::upstream::health::UpstreamHealth;
 
@@ -63,6 +64,7 @@ pub(crate) struct Inner {
     pub(crate) probing: bool,
     pub(crate) status: watch::Receiver<RemoteStatus>,
     pub(crate) rotation: watch::Receiver<RotationStatus>,
+    pub(crate) reconnects: ReconnectCounter,
     pub(crate) events: broadcast::Sender<RemoteEvent>,
     pub(crate) tasks: TaskGroup,
     pub(crate) stop: CancellationToken,
@@ -193,6 +195,12 @@ impl RemoteAccess {
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<RemoteEvent> {
         self.inner.events.subscribe()
+    }
+
+    /// Returns how often the tunnel had to be connected again because of this, since the start.
+    #[must_use]
+    pub fn reconnects(&self, cause: ReconnectCause) -> u64 {
+        self.inner.reconnects.get(cause)
     }
 
     /// Returns the number of open public connections.

@@ -25,6 +25,7 @@ use self::options::{AllowedHost, HttpOptions, PassedHeader};
 use self::proxy_headers::PassedHeaders;
 pub(crate) use self::proxy_headers::with_hyphens;
 pub(crate) use self::transfer_coding::transfer_codings;
+use crate::access_record;
 use crate::application::ResponseBody;
 use crate::config::RemoteConfig;
 use crate::server::error_page::{self, error_page};
@@ -53,6 +54,14 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// Returns its kind, for the record of the request.
+    pub(crate) fn kind(&self) -> access_record::Refusal {
+        match self {
+            Self::OtherHost => access_record::Refusal::Host,
+            _ => access_record::Refusal::Malformed,
+        }
+    }
+
     pub(crate) fn response(&self) -> Response<ResponseBody> {
         let (status, text) = match self {
             Self::Connect => (StatusCode::METHOD_NOT_ALLOWED, error_page::NOT_A_PROXY),

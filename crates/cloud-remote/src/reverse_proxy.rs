@@ -108,6 +108,9 @@ impl ReverseProxy {
         let Some(context) = request.extensions().get::<RequestContext>().cloned() else {
             return error_page(StatusCode::INTERNAL_SERVER_ERROR, error_page::NO_CONNECTION);
         };
+        if let Some(monitor) = &context.monitor {
+            monitor.set_upstream(self.upstream.to_string());
+        }
         let upgrade = requested_upgrade(request.headers()).filter(|_| self.has_upgrades);
         let upgraded = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let host = request.headers().get(header::HOST).cloned();

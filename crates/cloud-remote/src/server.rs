@@ -12,9 +12,10 @@ pub(crate) mod access;
 pub(crate) mod error_page;
 mod half_close;
 pub(crate) mod http;
-mod public_connection;
+pub(crate) mod public_connection;
 pub(crate) mod request;
 pub(crate) mod request_context;
+pub(crate) mod request_monitor;
 pub(crate) mod tls;
 mod websocket_keep_alive;
 
@@ -26,13 +27,16 @@ use std::sync::{Arc, PoisonError, RwLock};
 use cloud_net::{LogThrottle, warn_throttled};
 use snitun::Channel;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::server::TlsStream;
 
 use self::access::SharedAccess;
 use self::half_close::HalfCloseStream;
 use self::http::HttpServer;
-use self::public_connection::PublicConnection;
+use self::public_connection::{ConnectionInfo, PublicConnection};
+use self::request_monitor::ConnectionMonitor;
 use self::tls::{CurrentCertificate, TlsEndpoint};
 use crate::BoxError;
+use crate::access_record::{Observer, Refusal};
 use crate::application::{Application, HttpService};
 use crate::auth::{AuthLayer, ClientCertificates, ConnectionIdentity};
 use crate::limits::Limits;
@@ -61,6 +65,7 @@ pub(crate) struct Server {
     tasks: TaskGroup,
     upstream_health: HealthRecords,
     unguarded_log: LogThrottle,
+    observer: Option<Observer>,
     full_log: LogThrottle,
     idle_log: LogThrottle,
     unreachable_log: LogThrottle,
@@ -182,6 +187,7 @@ impl Server {
         policy: RequestPolicy,
         limits: Limits,
         tasks: TaskGroup,
+        observer: Option<Observer>,
     ) -> Result<Self, rustls::Error> {
         let limits = limits.clamped();
         let (all, per_caller) = (limits.connections, limits.connections_per_address);
@@ -204,6 +210,7 @@ impl Server {
             connections.clone(),
             known,
             tasks.clone(),
+            observer.clone(),
         );
         Ok(Self {
             backend: RwLock::new(Arc::new(backend)),
@@ -216,6 +223,7 @@ impl Server {
             tasks,
             upstream_health,
             unguarded_log: LogThrottle::new(),
+            observer,
             full_log: LogThrottle::new(),
             idle_log: LogThrottle::new(),
             unreachable_log: LogThrottle::new(),
@@ -279,6 +287,7 @@ impl Server {
         let address = access::known(address);
         if !self.access.permits(address) {
             tracing::debug!(caller = ?address, "a caller was refused by the access rules");
+            self.observe_refusal(address, Refusal::AccessRules);
             return;
         }
         let connection =
@@ -327,6 +336,13 @@ impl Server {
     }
 
     fn log_refused(&self, address: Option<IpAddr>, limit: LimitReached) {
+        self.observe_refusal(
+            address,
+            match limit {
+                LimitReached::PerCaller => Refusal::ConnectionsPerCaller,
+                LimitReached::Total | LimitReached::Unknown => Refusal::Connections,
+            },
+        );
         let limits = self.limits.get();
         let (setting, maximum) = match limit {
             LimitReached::PerCaller => (
@@ -352,7 +368,6 @@ impl Server {
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let mut info = connection.info();
-        let handshake_limit = self.limits.get().tls_handshake;
         let backend = self.backend();
         if !backend.can_be_guarded(&self.auth) {
             warn_throttled!(
@@ -360,6 +375,7 @@ impl Server {
                 "callers are refused: the rules for passwords or certificates cannot be enforced for this kind of \
                  application"
             );
+            self.observe_refusal(info.address, Refusal::Authentication);
             return Ok(());
         }
         match &*backend {
@@ -368,9 +384,7 @@ impl Server {
                 service,
                 websocket_over_http2,
             } => {
-                let acceptor = tls.acceptor()?;
-                let stream = Box::pin(connection.handshake(&acceptor, handshake_limit)).await?;
-                drop(acceptor);
+                let stream = Box::pin(self.handshake(connection, tls)).await?;
                 let session = stream.get_ref().1;
                 info.identity = Arc::new(ConnectionIdentity::new(session.peer_certificates()));
                 let http2 = session.alpn_protocol() == Some(b"h2");
@@ -388,26 +402,69 @@ impl Server {
                 upstream,
                 proxy_protocol,
             } => {
-                let stream = connection
-                    .handshake(&tls.acceptor()?, handshake_limit)
-                    .await?;
+                let stream = self.handshake(connection, tls).await?;
                 let identity = ConnectionIdentity::new(stream.get_ref().1.peer_certificates());
                 // A resumed session may be older than the rules.
                 if !self.auth.permits_connection(&identity) {
+                    self.observe_refusal(info.address, Refusal::Authentication);
                     return Err("the client certificate of the session is not accepted".into());
                 }
                 info.activity.set_opaque();
                 let header = proxy_protocol
                     .map(|version| version.header(info.address))
                     .unwrap_or_default();
-                let application = self.connect(upstream).await?;
-                Ok(copy::copy_to_upstream(stream, application, &header).await?)
+                self.pass_on(stream, upstream, &header, &info).await
             }
             Backend::Passthrough { upstream } => {
                 info.activity.set_opaque();
-                let application = self.connect(upstream).await?;
-                Ok(copy::copy_to_upstream(connection, application, &[]).await?)
+                self.pass_on(connection, upstream, &[], &info).await
             }
+        }
+    }
+
+    async fn handshake<S>(
+        &self,
+        connection: PublicConnection<S>,
+        tls: &TlsEndpoint,
+    ) -> Result<TlsStream<PublicConnection<S>>, BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let address = connection.info().address;
+        let (acceptor, limit) = (tls.acceptor()?, self.limits.get().tls_handshake);
+        let handshake = connection.handshake(&acceptor, limit).await;
+        if handshake.is_err() {
+            self.observe_refusal(address, Refusal::TlsHandshake);
+        }
+        handshake
+    }
+
+    /// Passes bytes on between a caller and the local application.
+    async fn pass_on<S>(
+        &self,
+        stream: S,
+        upstream: &Upstream,
+        header: &[u8],
+        info: &ConnectionInfo,
+    ) -> Result<(), BoxError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let mut monitor = self.observer.as_ref().map(|observer| {
+            let activity = Arc::clone(&info.activity);
+            ConnectionMonitor::start(observer, activity, upstream.to_string())
+        });
+        let application = self.connect(upstream).await?;
+        copy::copy_to_upstream(stream, application, header).await?;
+        if let Some(monitor) = &mut monitor {
+            monitor.set_complete();
+        }
+        Ok(())
+    }
+
+    fn observe_refusal(&self, address: Option<IpAddr>, reason: Refusal) {
+        if let Some(observer) = &self.observer {
+            observer.refused(address, reason);
         }
     }
 

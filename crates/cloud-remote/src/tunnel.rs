@@ -3,6 +3,7 @@
 //! The core limits the whole attempt, and cancels it by dropping the future.
 
 pub(crate) mod probe;
+pub(crate) mod reconnect_cause;
 pub(crate) mod running;
 
 use std::io;

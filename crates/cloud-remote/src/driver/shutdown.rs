@@ -57,7 +57,10 @@ where
             never = cut_upgraded(&tasks) => match never {},
         }
         tasks.kill();
-        let ended_early = self.ended_early.take().map(|(_, reason)| reason);
+        let ended_early = self
+            .ended_early
+            .take()
+            .map(|(_, reason)| reason.to_string());
         let (reason, _) = tokio::join!(
             close(self.tunnel.take(), &kill),
             close(self.retiring.take(), &kill)

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use cloud_net::{info_throttled, warn_throttled};
+use snitun::CloseReason;
 use snitun::client::{ClientConfig, Tunnel};
 
 use super::{Driver, Id};
 use crate::core::{Event, IDLE_CHECK_INTERVAL};
 use crate::status::RemoteEvent;
 use crate::traits::{CertificateSource, CertificateStore, TokenSource};
+use crate::tunnel::reconnect_cause::ReconnectCause;
 use crate::tunnel::running::RunningTunnel;
 use crate::tunnel::{self, TunnelError};
 
@@ -125,14 +127,14 @@ where
                 if matches!(error, TunnelError::Busy) {
                     tracing::debug!("the tunnel is in use again; the handover is postponed");
                 } else {
-                    self.connect_failed(error.to_string());
+                    self.connect_failed(error.to_string(), (&error).into());
                 }
                 self.step(Event::TunnelFailed { id, fault });
             }
         }
     }
 
-    pub(super) fn connect_failed(&mut self, reason: String) {
+    pub(super) fn connect_failed(&mut self, reason: String, cause: ReconnectCause) {
         if self.is_handover() {
             warn_throttled!(
                 self.throttles.renewal_failed,
@@ -146,6 +148,7 @@ where
             reason,
             "the tunnel could not be connected; it is retried"
         );
+        self.context.reconnects.count(cause);
         self.cause = Some(reason.clone());
         self.emit(RemoteEvent::ConnectFailed { reason });
     }
@@ -164,7 +167,7 @@ where
             return;
         };
         // The tunnel has ended, so this does not wait.
-        let reason = tunnel.handle().closed().await.to_string();
+        let reason = tunnel.handle().closed().await;
         if self.connecting.is_some() {
             self.ended_early = Some((id, reason));
         } else {
@@ -172,7 +175,9 @@ where
         }
     }
 
-    fn tunnel_lost(&mut self, id: Id, reason: String) {
+    fn tunnel_lost(&mut self, id: Id, reason: Arc<CloseReason>) {
+        self.context.reconnects.count(reason.as_ref().into());
+        let reason = reason.to_string();
         info_throttled!(self.throttles.ended, reason, "the tunnel has ended");
         self.cause = Some(reason.clone());
         self.step(Event::TunnelLost { id });

@@ -1,9 +1,10 @@
 //! The activity of a public connection: whether it is idle, unused or in use, and its end.
 
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -66,6 +67,7 @@ pub(crate) struct ConnectionActivity {
     last_traffic: ActivityTimer,
     end: CancellationToken,
     end_reason: OnceLock<EndReason>,
+    closed: Mutex<CloseHook>,
 }
 
 impl ConnectionActivity {
@@ -95,6 +97,27 @@ impl ConnectionActivity {
             sent: self.sent.load(Ordering::Relaxed),
             open_for: self.opened.last().elapsed(),
         }
+    }
+
+    /// Calls a function when the connection is closed, or drops it if it is already. It replaces
+    /// an earlier one.
+    pub(crate) fn on_close(&self, hook: impl FnOnce(&Self) + Send + 'static) {
+        let mut closed = self.close_hook();
+        if !matches!(*closed, CloseHook::Closed) {
+            *closed = CloseHook::Call(Box::new(hook));
+        }
+    }
+
+    /// Records that the connection is closed.
+    pub(crate) fn closed(&self) {
+        let hook = std::mem::replace(&mut *self.close_hook(), CloseHook::Closed);
+        if let CloseHook::Call(hook) = hook {
+            hook(self);
+        }
+    }
+
+    fn close_hook(&self) -> MutexGuard<'_, CloseHook> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Marks the connection as carrying, from now on, a protocol other than HTTP, even if only in
@@ -206,6 +229,21 @@ impl ConnectionActivity {
     /// Returns the token that is cancelled when the device ends the connection.
     pub(crate) fn end_token(&self) -> CancellationToken {
         self.end.clone()
+    }
+}
+
+/// What to do when the connection is closed.
+#[derive(Default)]
+enum CloseHook {
+    #[default]
+    None,
+    Call(Box<dyn FnOnce(&ConnectionActivity) + Send>),
+    Closed,
+}
+
+impl fmt::Debug for CloseHook {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("CloseHook")
     }
 }
 

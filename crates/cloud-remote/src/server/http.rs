@@ -26,6 +26,7 @@ use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 
 use crate::BoxError;
+use crate::access_record::{Observer, Refusal};
 use crate::application::{ClientAddr, HttpService, ResponseBody};
 use crate::auth::AuthLayer;
 use crate::limits::Limits;
@@ -40,6 +41,7 @@ use crate::server::error_page::{self, ErrorFormat, ResetEventStream, error_page}
 use crate::server::public_connection::ConnectionInfo;
 use crate::server::request::{GuardedBody, RequestBody};
 use crate::server::request_context::RequestContext;
+use crate::server::request_monitor::{RequestMonitor, RequestMonitorGuard};
 use crate::server::websocket_keep_alive::WebSocketKeepAlive;
 use crate::shared_setting::SharedSetting;
 use crate::task_group::TaskGroup;
@@ -83,6 +85,7 @@ pub(super) struct HttpServer {
     receive_budget: ReceiveBudget,
     known: KnownCallers,
     tasks: TaskGroup,
+    observer: Option<Observer>,
     /// Whether a task checks for slow callers.
     watching: AtomicBool,
     busy_log: LogThrottle,
@@ -97,6 +100,7 @@ impl HttpServer {
         connections: ConnectionLimiter,
         known: KnownCallers,
         tasks: TaskGroup,
+        observer: Option<Observer>,
     ) -> Self {
         let current = limits.get();
         let (all, per_caller) = (current.connections, current.requests_per_address);
@@ -109,6 +113,7 @@ impl HttpServer {
             receive_budget: ReceiveBudget::default(),
             known,
             tasks,
+            observer,
             watching: AtomicBool::new(false),
             busy_log: LogThrottle::new(),
             failure_log: LogThrottle::new(),
@@ -231,18 +236,21 @@ impl HttpServer {
     ) -> impl Future<Output = Result<Response<GuardedBody<ResponseBody>>, ResetEventStream>> + Send + use<>
     {
         let guard = connection.activity.start_request();
+        let monitor = self
+            .observer
+            .as_ref()
+            .map(|observer| RequestMonitor::start(observer, &request, connection.address));
         let format = ErrorFormat::of(&request);
         let admission = if request.headers().len() > MAX_FIELDS {
-            Err(error_page(
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                error_page::TOO_MANY_FIELDS,
-            ))
+            let text = error_page::TOO_MANY_FIELDS;
+            let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+            Err((error_page(status, text), Refusal::Malformed))
         } else if let Err(refusal) = self.policy.get().apply(&mut request) {
-            Err(refusal.response())
+            Err((refusal.response(), refusal.kind()))
         } else {
             let size = header_size(request.headers());
             match self.requests.admit(connection.caller, &exchange, size) {
-                Admission::Refused(limit) => Err(self.busy_response(limit)),
+                Admission::Refused(limit) => Err((self.busy_response(limit), Refusal::Requests)),
                 admission => Ok(admission),
             }
         };
@@ -257,17 +265,32 @@ impl HttpServer {
         let server = Arc::clone(self);
         // Boxed, because hyper keeps room for it in each idle connection.
         Box::pin(async move {
+            let activity = Arc::clone(&connection.activity);
             let (response, permit) = match admitted {
                 Ok((admission, request)) => {
+                    let monitor = monitor.as_ref();
                     server
-                        .respond(request, admission, &exchange, service, connection)
+                        .respond(request, admission, &exchange, service, connection, monitor)
                         .await
                 }
-                Err(response) => (response, None),
+                Err((response, reason)) => {
+                    refused(monitor.as_ref(), reason);
+                    (response, None)
+                }
             };
             exchange.start_response();
+            if let Some(monitor) = &monitor {
+                monitor.set_response(&response);
+            }
             let response = format.apply(response)?;
-            Ok(response.map(|body| GuardedBody::new(body, exchange, permit, guard)))
+            let monitor = match monitor {
+                Some(monitor) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                    monitor.report_on_close(&activity);
+                    None
+                }
+                monitor => monitor,
+            };
+            Ok(response.map(|body| GuardedBody::new(body, exchange, permit, guard, monitor)))
         })
     }
 
@@ -278,6 +301,7 @@ impl HttpServer {
         exchange: &Arc<Exchange>,
         service: HttpService,
         connection: ConnectionInfo,
+        monitor: Option<&RequestMonitorGuard>,
     ) -> (Response<ResponseBody>, Option<Arc<RequestPermit>>) {
         let permit = match admission {
             Admission::Admitted(permit) => Ok(permit),
@@ -290,28 +314,38 @@ impl HttpServer {
         };
         let permit = match permit {
             Ok(permit) => Arc::new(permit),
-            Err(limit) => return (self.busy_response(limit), None),
+            Err(limit) => {
+                refused(monitor, Refusal::Requests);
+                return (self.busy_response(limit), None);
+            }
         };
         request
             .extensions_mut()
             .insert(Arc::clone(&connection.identity));
+        let monitor_of_body = monitor.map(RequestMonitorGuard::monitor);
         request.extensions_mut().insert(RequestContext {
             address: connection.address,
             activity: Arc::clone(&connection.activity),
             private: Arc::clone(&connection.private),
             permit: Arc::clone(&permit),
+            monitor: monitor_of_body.clone(),
         });
         let connect = request.method() == Method::CONNECT;
-        let request = request.map(|body| RequestBody::new(body, Arc::clone(exchange)));
+        let request =
+            request.map(|body| RequestBody::new(body, Arc::clone(exchange), monitor_of_body));
         let respond = async {
             match self.auth.authorize(request).await {
                 Ok(request) => service.oneshot(request).await,
-                Err(refusal) => Ok(refusal),
+                Err(refusal) => {
+                    refused(monitor, Refusal::Authentication);
+                    Ok(refusal)
+                }
             }
         };
         let response = tokio::select! {
             biased;
             () = poll_fn(|context| exchange.poll_refused(context)) => {
+                refused(monitor, Refusal::Slow);
                 return (error_page::slow_request(), Some(permit));
             }
             response = respond => response,
@@ -387,6 +421,12 @@ impl HttpServer {
                 }
             }
         });
+    }
+}
+
+fn refused(monitor: Option<&RequestMonitorGuard>, reason: Refusal) {
+    if let Some(monitor) = monitor {
+        monitor.set_refused(reason);
     }
 }
 

@@ -58,7 +58,18 @@ pub(crate) struct PublicConnection<S> {
     registered: Option<Waker>,
     permit: ConnectionPermit,
     closed: DropGuard,
+    _end: ConnectionEnd,
     _task: TaskTrackerToken,
+}
+
+/// Records the end of the connection when dropped.
+#[derive(Debug)]
+struct ConnectionEnd(Arc<ConnectionActivity>);
+
+impl Drop for ConnectionEnd {
+    fn drop(&mut self) {
+        self.0.closed();
+    }
 }
 
 impl<S> PublicConnection<S> {
@@ -74,6 +85,7 @@ impl<S> PublicConnection<S> {
         Ok(Self {
             stream,
             address,
+            _end: ConnectionEnd(Arc::clone(&activity)),
             ended: Box::pin(activity.end_token().cancelled_owned()),
             activity,
             cut: Box::pin(tasks.upgraded_cut().cancelled_owned()),

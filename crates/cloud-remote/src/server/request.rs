@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use crate::limits::connection_activity::RequestGuard;
 use crate::limits::exchange::Exchange;
 use crate::limits::request_limit::RequestPermit;
+use crate::server::request_monitor::{RequestMonitor, RequestMonitorGuard};
 
 /// Maximum length of a response's last frame. HTTP/2 accepts a last frame without flow control, so
 /// the device could not detect a caller that does not read it; the rest of the response waits for
@@ -22,11 +23,20 @@ const TAIL: usize = 1_024;
 pub struct RequestBody {
     body: Incoming,
     exchange: Arc<Exchange>,
+    monitor: Option<Arc<RequestMonitor>>,
 }
 
 impl RequestBody {
-    pub(crate) fn new(body: Incoming, exchange: Arc<Exchange>) -> Self {
-        Self { body, exchange }
+    pub(crate) fn new(
+        body: Incoming,
+        exchange: Arc<Exchange>,
+        monitor: Option<Arc<RequestMonitor>>,
+    ) -> Self {
+        Self {
+            body,
+            exchange,
+            monitor,
+        }
     }
 }
 
@@ -39,6 +49,9 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let (Some(monitor), Poll::Ready(Some(Ok(frame)))) = (&self.monitor, &polled) {
+            monitor.count_received(frame.data_ref().map_or(0, Bytes::len));
+        }
         if self.exchange.has_response() {
             return polled;
         }
@@ -73,6 +86,7 @@ pub(crate) struct GuardedBody<B> {
     exchange: Arc<Exchange>,
     _permit: Option<Arc<RequestPermit>>,
     _request: RequestGuard,
+    monitor: Option<RequestMonitorGuard>,
 }
 
 impl<B> GuardedBody<B> {
@@ -82,6 +96,7 @@ impl<B> GuardedBody<B> {
         exchange: Arc<Exchange>,
         permit: Option<Arc<RequestPermit>>,
         request: RequestGuard,
+        monitor: Option<RequestMonitorGuard>,
     ) -> Self {
         Self {
             body,
@@ -90,6 +105,7 @@ impl<B> GuardedBody<B> {
             exchange,
             _permit: permit,
             _request: request,
+            monitor,
         }
     }
 }
@@ -109,7 +125,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for GuardedBody<B> {
             Some(tail) => Frame::data(tail),
             None => match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Ready(Some(Ok(frame))) => frame,
-                other => return other,
+                other => {
+                    if let (Some(monitor), Poll::Ready(None)) = (&self.monitor, &other) {
+                        monitor.set_complete();
+                    }
+                    return other;
+                }
             },
         };
         if let Some(data) = frame.data_mut() {
@@ -117,6 +138,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for GuardedBody<B> {
                 self.tail = Some(data.split_off(data.len() - TAIL));
             }
             self.last_size = data.len();
+        }
+        if let Some(monitor) = &self.monitor {
+            monitor.count_sent(self.last_size);
+            if self.is_end_stream() {
+                monitor.set_complete();
+            }
         }
         self.exchange.wait_for_caller();
         Poll::Ready(Some(Ok(frame)))
@@ -154,7 +181,13 @@ mod tests {
 
     fn body(text: Vec<u8>, exchange: &Arc<Exchange>) -> GuardedBody<Full<Bytes>> {
         let request = Arc::<ConnectionActivity>::default().start_request();
-        GuardedBody::new(Full::new(text.into()), Arc::clone(exchange), None, request)
+        GuardedBody::new(
+            Full::new(text.into()),
+            Arc::clone(exchange),
+            None,
+            request,
+            None,
+        )
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::limits::connection_activity::ConnectionActivity;
 use crate::limits::request_limit::RequestPermit;
 use crate::reverse_proxy::pool::PrivateConnections;
+use crate::server::request_monitor::RequestMonitor;
 
 /// The connection and permit of a request; a request extension for the reverse proxy.
 #[derive(Debug, Clone)]
@@ -16,4 +17,6 @@ pub(crate) struct RequestContext {
     pub(crate) private: Arc<PrivateConnections>,
     /// Held while any part of the request is with the application.
     pub(crate) permit: Arc<RequestPermit>,
+    /// The record of the request, if there is an observer.
+    pub(crate) monitor: Option<Arc<RequestMonitor>>,
 }

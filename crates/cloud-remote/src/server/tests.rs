@@ -1,3 +1,4 @@
+mod access_records;
 mod callers;
 mod hostile;
 
@@ -44,6 +45,10 @@ struct Device {
 
 impl Device {
     fn serving(application: Application) -> Self {
+        Self::observed(application, None)
+    }
+
+    fn observed(application: Application, observer: Option<Observer>) -> Self {
         let pem = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
         let root = CertificateDer::from_pem_slice(pem.cert.pem().as_bytes()).unwrap();
         let pem = CertificatePem::new(pem.cert.pem(), pem.signing_key.serialize_pem());
@@ -55,6 +60,7 @@ impl Device {
             policy(),
             Limits::default(),
             TaskGroup::default(),
+            observer,
         );
         let server = Arc::new(server.unwrap());
         Self { server, root }
