@@ -44,6 +44,7 @@
 //! | Cargo feature | adds |
 //! |---|---|
 //! | `durable` | an outbox on disk: `CloudBuilder::outbox_directory` |
+//! | `metrics` | the metrics of `iot`, through the `metrics` facade |
 //! | `csr` | private keys that are made on the device: `provision::GeneratedKeys` |
 //! | `test-util` | `MockCloudApi` |
 //!

@@ -279,7 +279,8 @@ impl Core {
     /// Updates the metrics of the outbox.
     pub(crate) fn update_metrics(&mut self, now: Instant) {
         let (queued, in_flight) = self.outbox.counts();
-        self.metrics.update(queued, in_flight, now);
+        let dropped = self.outbox.take_dropped();
+        self.metrics.update(queued, in_flight, &dropped, now);
     }
 
     /// Handles the end of all hooks that were started.

@@ -168,6 +168,19 @@ fn refused_message(reason: ReasonCode) -> String {
 }
 
 impl DeliveryError {
+    /// Returns a short name, for metrics.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Refused(_) => "refused",
+            Self::TooLarge { .. } => "too_large",
+            Self::NotSupported(_) => "not_supported",
+            Self::Expired => "expired",
+            Self::Displaced => "displaced",
+            Self::Stopped => "stopped",
+        }
+    }
+
     /// Returns whether publishing the same message again may succeed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {

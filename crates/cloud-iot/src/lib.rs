@@ -118,6 +118,7 @@
 //! | `cloud_iot_in_flight_messages` | gauge | messages given to the connection and not yet delivered |
 //! | `cloud_iot_acknowledged_total` | counter | QoS 1 messages that the server has taken |
 //! | `cloud_iot_refused_total` | counter | QoS 1 messages that it answered with a failure |
+//! | `cloud_iot_dropped_total` | counter | accepted messages that were not delivered, by label `reason`: [`DeliveryError::name`] |
 //! | `cloud_iot_acknowledgement_seconds` | histogram | from writing a QoS 1 message to its acknowledgement |
 //!
 //! # Internals

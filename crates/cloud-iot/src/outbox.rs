@@ -29,7 +29,7 @@ pub(crate) mod store_writer;
 mod throttle;
 pub(crate) mod write_behind;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -77,6 +77,8 @@ pub(crate) struct Outbox {
     throttle: Throttle,
     /// Records that the driver writes to the log.
     log_records: VecDeque<LogRecord>,
+    /// Accepted messages that were not delivered since they were last taken, by reason.
+    dropped: BTreeMap<&'static str, u64>,
     /// No message in the queue expires before this.
     next_expiry: Option<Instant>,
     next_id: MessageId,
@@ -98,6 +100,7 @@ impl Outbox {
             pacer: Pacer::new(limits),
             throttle: Throttle::default(),
             log_records: VecDeque::new(),
+            dropped: BTreeMap::new(),
             next_expiry: None,
             next_id: 1,
             write_behind: None,
@@ -334,6 +337,11 @@ impl Outbox {
         self.bytes
     }
 
+    /// Takes the numbers of accepted messages that were not delivered, by reason.
+    pub(crate) fn take_dropped(&mut self) -> BTreeMap<&'static str, u64> {
+        std::mem::take(&mut self.dropped)
+    }
+
     /// Returns the next record for the log.
     pub(crate) fn next_log_record(&mut self) -> Option<LogRecord> {
         self.log_records.pop_front()
@@ -363,6 +371,9 @@ impl Outbox {
 
     fn resolve(&mut self, entry: Entry, outcome: Result<Ack, DeliveryError>, now: Instant) {
         self.remove_from_store(entry.id, now);
+        if let Err(error) = &outcome {
+            *self.dropped.entry(error.name()).or_default() += 1;
+        }
         if let (Origin::Restored, Err(error)) = (&entry.origin, &outcome) {
             self.log_records.push_back(LogRecord::RestoredFailed {
                 topic: entry.message.topic.clone(),

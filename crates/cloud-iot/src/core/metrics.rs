@@ -2,6 +2,7 @@
 //!
 //! Without the feature `metrics`, all methods do nothing.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -39,7 +40,14 @@ impl Metrics {
 
     pub(crate) fn acknowledged(&self, _after: Option<Duration>, _refused: bool) {}
 
-    pub(crate) fn update(&mut self, _queued: usize, _in_flight: usize, _now: Instant) {}
+    pub(crate) fn update(
+        &mut self,
+        _queued: usize,
+        _in_flight: usize,
+        _dropped: &BTreeMap<&'static str, u64>,
+        _now: Instant,
+    ) {
+    }
 }
 
 #[cfg(feature = "metrics")]
@@ -98,9 +106,23 @@ impl Metrics {
         }
     }
 
-    /// Updates the gauges of the outbox.
-    pub(crate) fn update(&mut self, queued: usize, in_flight: usize, now: Instant) {
+    /// Updates the metrics of the outbox: its gauges, and the messages dropped since the last call.
+    pub(crate) fn update(
+        &mut self,
+        queued: usize,
+        in_flight: usize,
+        dropped: &BTreeMap<&'static str, u64>,
+        now: Instant,
+    ) {
         self.count(now);
+        for (&reason, &messages) in dropped {
+            metrics::counter!(
+                "cloud_iot_dropped_total",
+                "client_id" => self.client.clone(),
+                "reason" => reason,
+            )
+            .increment(messages);
+        }
         self.gauges(queued, in_flight);
     }
 

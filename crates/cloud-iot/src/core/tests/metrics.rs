@@ -121,6 +121,7 @@ fn recorder_receives_session_metrics() {
         assert_eq!(book.value("refused_total"), 1.0);
         assert_eq!(book.value("acknowledgement_seconds"), 5.0, "2 and 3");
         harness.core.update_metrics(harness.now);
+        assert_eq!(book.value("dropped_total refused"), 1.0);
         assert_eq!(book.value("in_flight_messages"), 1.0);
         assert_eq!(book.value("queued_messages"), 0.0);
         assert_eq!(book.value("connected_seconds_total"), 3.0);
