@@ -30,6 +30,7 @@ use crate::timeouts::Timeouts;
 use crate::traits::{CertificateSource, CertificateStore, TokenSource};
 use crate::tunnel::probe::Probe;
 use crate::tunnel::reconnect_cause::ReconnectCounter;
+use crate::tunnel::totals::TunnelTotals;
 
 impl RemoteAccess {
     /// Returns a builder for remote access with this configuration.
@@ -221,6 +222,7 @@ impl RemoteAccessBuilder {
             certificate: certificate.status(),
         });
         let reconnects = ReconnectCounter::default();
+        let tunnels = TunnelTotals::default();
         let (events, _) = broadcast::channel(EVENT_CAPACITY);
         let (online, session_receiver) = watch::channel(SessionState::default());
         let (desired, desired_receiver) = watch::channel(None);
@@ -253,6 +255,7 @@ impl RemoteAccessBuilder {
             status: status.subscribe(),
             rotation: rotation.status(),
             reconnects: reconnects.clone(),
+            tunnels: tunnels.clone(),
             events: events.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),
@@ -272,6 +275,7 @@ impl RemoteAccessBuilder {
             tasks,
             status,
             reconnects,
+            tunnels,
             events,
         };
         let commands = Commands {

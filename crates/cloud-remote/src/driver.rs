@@ -42,6 +42,7 @@ use crate::traits::{CertificateSource, CertificateStore, SourceError, TokenSourc
 use crate::tunnel::probe::{Probe, ProbeError};
 use crate::tunnel::reconnect_cause::{ReconnectCause, ReconnectCounter};
 use crate::tunnel::running::RunningTunnel;
+use crate::tunnel::totals::TunnelTotals;
 use crate::tunnel::{SessionKeys, TunnelError};
 
 /// The resources of the driver.
@@ -58,6 +59,7 @@ pub(crate) struct Context<T, C, S> {
     pub tasks: TaskGroup,
     pub status: watch::Sender<RemoteStatus>,
     pub reconnects: ReconnectCounter,
+    pub tunnels: TunnelTotals,
     pub events: broadcast::Sender<RemoteEvent>,
 }
 

@@ -98,7 +98,7 @@
 //! | change limits and timeouts | [`Limits`], [`RemoteAccess::set_limits`], [`Timeouts`] |
 //! | reach the relay through a proxy | [`RemoteAccessBuilder::proxy`], [`RemoteAccess::set_proxy`] |
 //! | learn the state | [`RemoteAccess::status`] for the latest, [`RemoteAccess::events`] for each change |
-//! | see who is connected, and how much is transferred | [`RemoteAccess::visitors`], [`RemoteAccess::traffic`] |
+//! | see who is connected, and how much is transferred | [`RemoteAccess::visitors`], [`RemoteAccess::traffic`], [`RemoteAccess::tunnel_stats`] |
 //! | log or count each request, connection and refusal | [`RemoteAccessBuilder::on_access`] |
 //! | learn why the tunnel was connected again | [`RemoteAccess::reconnects`] |
 //! | learn whether a local application answers | [`RemoteAccess::upstream_health`], [`RemoteAccess::upstream_health_of`] |
@@ -162,7 +162,7 @@ mod upstream;
 pub use cloud_net::{InvalidProxy, Proxy};
 pub use rustls;
 pub use snitun::client::Token;
-pub use snitun::{Cipher, ProtocolVersion};
+pub use snitun::{Cipher, ProtocolVersion, TunnelStats};
 
 pub use access_record::{AccessRecord, ConnectionRecord, Refusal, RefusedRecord, RequestRecord};
 pub use application::routes::{

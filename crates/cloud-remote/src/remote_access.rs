@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use cloud_net::{Connector, Proxy};
+use snitun::TunnelStats;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,7 @@ use crate::status::{RemoteEvent, RemoteStatus};
 use crate::task_group::TaskGroup;
 use crate::traffic::{Traffic, Visitor};
 use crate::tunnel::reconnect_cause::{ReconnectCause, ReconnectCounter};
+use crate::tunnel::totals::TunnelTotals;
 use crate::upstream::Upstream;
 use crate::upstream::health::UpstreamHealth;
 
@@ -65,6 +67,7 @@ pub(crate) struct Inner {
     pub(crate) status: watch::Receiver<RemoteStatus>,
     pub(crate) rotation: watch::Receiver<RotationStatus>,
     pub(crate) reconnects: ReconnectCounter,
+    pub(crate) tunnels: TunnelTotals,
     pub(crate) events: broadcast::Sender<RemoteEvent>,
     pub(crate) tasks: TaskGroup,
     pub(crate) stop: CancellationToken,
@@ -201,6 +204,12 @@ impl RemoteAccess {
     #[must_use]
     pub fn reconnects(&self, cause: ReconnectCause) -> u64 {
         self.inner.reconnects.get(cause)
+    }
+
+    /// Returns the counters of all tunnels since the start.
+    #[must_use]
+    pub fn tunnel_stats(&self) -> TunnelStats {
+        self.inner.tunnels.stats()
     }
 
     /// Returns the number of open public connections.

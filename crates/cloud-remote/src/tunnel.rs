@@ -5,6 +5,7 @@
 pub(crate) mod probe;
 pub(crate) mod reconnect_cause;
 pub(crate) mod running;
+pub(crate) mod totals;
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

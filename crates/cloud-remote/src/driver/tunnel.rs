@@ -107,7 +107,8 @@ where
                 self.ended_early = None;
                 let context = &self.context;
                 let server = Arc::clone(&context.server);
-                let tunnel = RunningTunnel::start(tunnel, server, context.tasks.clone());
+                let tunnel =
+                    RunningTunnel::start(tunnel, server, context.tasks.clone(), &context.tunnels);
                 self.retiring = self.tunnel.replace((id, tunnel));
                 self.connected_since = SystemTime::now();
                 self.cause = None;

@@ -7,18 +7,26 @@ use tokio::task::JoinHandle;
 
 use crate::server::Server;
 use crate::task_group::TaskGroup;
+use crate::tunnel::totals::{CountedTunnel, TunnelTotals};
 
 /// See the [module](self). Dropping it closes the tunnel.
 pub(crate) struct RunningTunnel {
     handle: TunnelHandle,
     acceptor: JoinHandle<()>,
+    _counted: CountedTunnel,
 }
 
 impl RunningTunnel {
     /// Starts to accept connections, until [`TaskGroup::drain`]; then they are refused.
-    pub(crate) fn start(tunnel: Tunnel, server: Arc<Server>, tasks: TaskGroup) -> Self {
+    pub(crate) fn start(
+        tunnel: Tunnel,
+        server: Arc<Server>,
+        tasks: TaskGroup,
+        totals: &TunnelTotals,
+    ) -> Self {
         Self {
             handle: tunnel.handle(),
+            _counted: totals.add(tunnel.handle()),
             // Not in the task group, which it would keep from ending.
             acceptor: tokio::spawn(accept(tunnel, server, tasks)),
         }
