@@ -87,7 +87,8 @@ pub(crate) fn build_program() -> Result<PathBuf> {
     built("release", "clesyde-cloud")
 }
 
-fn built(profile: &str, name: &str) -> Result<PathBuf> {
+/// Returns the path of a built program.
+pub(crate) fn built(profile: &str, name: &str) -> Result<PathBuf> {
     let path = workspace::target_directory()?
         .join(Path::new(profile))
         .join(name);

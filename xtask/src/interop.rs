@@ -7,11 +7,14 @@
 
 use anyhow::Result;
 
+use crate::attack::built;
 use crate::process::{cargo, run as run_command};
 use crate::setup;
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let tools = setup::run()?;
+    // With the features of the whole workspace, as below.
+    run_command(cargo().args(["build", "--workspace", "--bin", "clesyde-cloud"]))?;
     let mut command = cargo();
     // The whole workspace, so that dependencies have the features of `cargo xtask test` and are
     // built once for both.
@@ -27,6 +30,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         .args(arguments)
         .env("INTEROP_MOSQUITTO", &tools.mosquitto)
         .env("INTEROP_NGINX", &tools.nginx)
+        .env("INTEROP_PROGRAM", built("debug", "clesyde-cloud")?)
+        .env("INTEROP_PROMTOOL", &tools.promtool)
         .env("INTEROP_PY_WEB", &tools.python.web)
         .env("INTEROP_SQUID", &tools.squid)
         .env("INTEROP_MICROSOCKS", &tools.microsocks)

@@ -54,7 +54,7 @@ const LAYERS: &[Layer] = &[
     Layer {
         name: "cloud-cli",
         uses: &[
-            Edge("cloud-facade", &["csr", "durable"]),
+            Edge("cloud-facade", &["csr", "durable", "metrics"]),
             Edge("cloud-sim", &[]),
         ],
         tests_use: &[],

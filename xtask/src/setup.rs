@@ -17,6 +17,7 @@ pub(crate) struct Tools {
     pub(crate) squid: std::path::PathBuf,
     pub(crate) microsocks: std::path::PathBuf,
     pub(crate) nginx: std::path::PathBuf,
+    pub(crate) promtool: std::path::PathBuf,
     pub(crate) python: python::Peers,
 }
 
@@ -34,6 +35,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("curl", "curl"),
     ("htpasswd", "apache2-utils"),
     ("nginx", "nginx"),
+    // For the metrics and the alert rules.
+    ("promtool", "prometheus"),
     // For cloud-config's test that kills at each system call, and for `attack`.
     ("strace", "strace"),
     ("prlimit", "util-linux"),
@@ -51,6 +54,7 @@ pub(crate) fn run() -> Result<Tools> {
         squid: tool("squid")?,
         microsocks: tool("microsocks")?,
         nginx: tool("nginx")?,
+        promtool: tool("promtool")?,
         python: python::prepare()?,
     })
 }

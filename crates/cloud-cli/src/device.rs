@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::application_check::{ApplicationChecks, ApplicationStates, CheckedApplication};
+use crate::caller_records::CallerRecords;
 use crate::control_socket::{ControlSocket, Instance, router};
 use crate::error::{CliError, Result};
 use crate::health::HealthState;
@@ -89,6 +90,7 @@ pub(crate) struct DeviceOptions {
     pub(crate) page: StatusPage,
     /// The limits of the outbox, and its directory; the defaults if `None`.
     pub(crate) outbox: Option<OutboxOptions>,
+    pub(crate) callers: CallerRecords,
 }
 
 /// A running device.
@@ -119,6 +121,10 @@ impl Device {
             .limits(served.limits);
         if let Some(outbox) = options.outbox {
             settings = outbox.apply(settings);
+        }
+        if !options.callers.is_empty() {
+            let callers = options.callers;
+            settings = settings.on_access(move |record| callers.record(record));
         }
         if let Some(proxy) = served.proxy {
             settings = settings.proxy(proxy);

@@ -47,6 +47,7 @@
 mod api;
 mod application_check;
 mod auth_options;
+mod caller_records;
 mod cli;
 mod commands;
 mod control_socket;

@@ -32,6 +32,16 @@ pub(crate) fn nginx() -> anyhow::Result<PathBuf> {
     required("INTEROP_NGINX")
 }
 
+/// Prometheus' tool for metrics and rules.
+pub(crate) fn promtool() -> anyhow::Result<PathBuf> {
+    required("INTEROP_PROMTOOL")
+}
+
+/// Our program.
+pub(crate) fn program() -> anyhow::Result<PathBuf> {
+    required("INTEROP_PROGRAM")
+}
+
 /// A Python with `uvicorn` and `grpcio`.
 pub(crate) fn python_web() -> anyhow::Result<PathBuf> {
     required("INTEROP_PY_WEB")

@@ -20,13 +20,14 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::application_check::{ApplicationChanges, ApplicationState, CheckedApplication};
 use crate::auth_options::{AuthOptions, ServedAs};
+use crate::caller_records::CallerRecords;
 use crate::commands::device_store;
 use crate::device::{Backend, Device, DeviceOptions, Served};
 use crate::error::{CliError, Result};
 use crate::event_json::{event_json, health_json};
 use crate::forward_options::{FORWARD_ONLY, ForwardArgs};
 use crate::forward_target::ForwardTarget;
-use crate::health::{HEARTBEAT_INTERVAL, HealthSocket, loopback};
+use crate::health::{HEARTBEAT_INTERVAL, HealthOptions, HealthSocket, Metrics};
 use crate::logging;
 use crate::options::{GlobalOptions, LimitOptions};
 use crate::outbox_options::OutboxOptions;
@@ -209,10 +210,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     outbox: OutboxOptions,
 
-    /// Serve /healthz (alive), /readyz (connected, and the application answers) and /metrics (for
-    /// Prometheus) at this loopback address; port 0 is any free port
-    #[arg(long, value_name = "ADDR", value_parser = loopback)]
-    health: Option<SocketAddr>,
+    #[command(flatten)]
+    health: HealthOptions,
 }
 
 /// Versions of the PROXY protocol.
@@ -266,6 +265,7 @@ pub(crate) async fn run(
     let mut shutdown = Shutdown::install()?;
     let mut reloader = Reloader::install(settings, read)?;
     let served = served(global, arguments, settings)?;
+    let health = arguments.health.address()?;
     let store = device_store(global)?;
     let config = store
         .load_partial()
@@ -273,32 +273,36 @@ pub(crate) async fn run(
         .device;
     let sn = config.serial_number.clone();
     let certificate = config.remote.as_ref().ok().map(Credentials::info);
+    let health = match health {
+        Some(address) => Some((HealthSocket::bind(address).await?, Metrics::install())),
+        None => None,
+    };
     let options = DeviceOptions {
         page: StatusPage::new(&sn, &config, certificate, arguments.maker.maker()?),
         sn,
         base_path: global.base_path()?,
         url: config.page_url(),
         outbox: Some(arguments.outbox.clone()),
+        callers: CallerRecords {
+            counters: health.as_ref().map(|(_, metrics)| metrics.requests()),
+        },
         served,
     };
     // Keeps keys in memory only while they are in use.
     drop(config);
-    let health = match arguments.health {
-        Some(address) => Some(HealthSocket::bind(address).await?),
-        None => None,
-    };
     let mut device = tokio::select! {
         device = Device::start(options) => device?,
         () = shutdown.requested() => return Ok(()),
     };
     let mut systemd = SystemdNotifier::from_environment()?;
     let health_state = device.health_state().clone();
-    let outlets = [
+    let outlets = vec![
         ("log", logging::lost_lines()),
         ("output", output.lost_lines()),
         ("systemd", systemd.lost_lines()),
     ];
-    let health = health.map(|socket| socket.serve(health_state.clone(), outlets));
+    let health =
+        health.map(|(socket, metrics)| socket.serve(health_state.clone(), metrics, outlets));
     let printer = EventPrinter::new(output.clone());
     if let Some(health) = &health {
         printer.health_address(health.address());

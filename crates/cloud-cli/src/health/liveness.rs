@@ -169,19 +169,22 @@ mod tests {
 
     use super::*;
 
-    fn health_state() -> HealthState {
-        let base = tempfile::tempdir().unwrap();
-        let cloud = ClesydeCloud::builder("SN".parse().unwrap(), base.path(), "").build();
-        HealthState::new(
-            &cloud,
-            Store::new(base.path()),
-            ApplicationStates::fixed(Vec::new()),
-        )
+    impl HealthState {
+        /// The state of a device that does not run.
+        pub(in crate::health) fn for_test(base: &std::path::Path) -> Self {
+            let cloud = ClesydeCloud::builder("SN".parse().unwrap(), base, "").build();
+            Self::new(
+                &cloud,
+                Store::new(base),
+                ApplicationStates::fixed(Vec::new()),
+            )
+        }
     }
 
     #[test]
     fn missing_heartbeat_is_detected() {
-        let health_state = health_state();
+        let base = tempfile::tempdir().unwrap();
+        let health_state = HealthState::for_test(base.path());
         health_state.heartbeat();
         assert_eq!(health_state.stuck_for(Instant::now()), None);
         let late = Instant::now() + STALL_TIMEOUT + HEARTBEAT_INTERVAL;

@@ -2,13 +2,18 @@
 //! `/metrics`.
 //!
 //! Any process on this machine may query them, but no other machine, and no web page through a
-//! browser on this one. The server limits concurrent connections and their duration, and serves one
-//! request per connection, so that no caller delays the others or the device.
+//! browser on this one, unless they are made public. The server limits concurrent connections and
+//! their duration, and serves one request per connection, so that no caller delays the others or
+//! the device.
 
+mod catalogue;
 mod connections;
 mod host_check;
 mod liveness;
 mod metrics;
+mod options;
+mod process;
+mod request_counters;
 
 use std::net::SocketAddr;
 use std::time::Instant;
@@ -20,45 +25,34 @@ use axum::response::{IntoResponse, Json};
 use axum::routing::get;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
 use self::connections::Limits;
 pub(crate) use self::liveness::{HEARTBEAT_INTERVAL, HealthState};
-use self::metrics::Outlets;
+use self::metrics::{CONTENT_TYPE, UPKEEP_INTERVAL};
+pub(crate) use self::metrics::{Metrics, Outlets};
+pub(crate) use self::options::{HealthAddress, HealthOptions};
+pub(crate) use self::request_counters::RequestCounters;
 use crate::error::{CliError, Result};
-
-/// Parses a loopback address with a port; port 0 is any free port.
-pub(crate) fn loopback(text: &str) -> Result<SocketAddr, String> {
-    let text = match text.strip_prefix("localhost:") {
-        Some(port) => format!("127.0.0.1:{port}"),
-        None => text.to_owned(),
-    };
-    let address: SocketAddr = text.parse().map_err(|_| {
-        "is not an address with a port such as 127.0.0.1:9100 or [::1]:9100".to_owned()
-    })?;
-    if address.ip().is_loopback() {
-        Ok(address)
-    } else {
-        Err("is not a loopback address; the health endpoints are only for this machine".to_owned())
-    }
-}
 
 /// The running server; stops when dropped.
 #[derive(Debug)]
 pub(crate) struct HealthServer {
     address: SocketAddr,
-    task: JoinHandle<()>,
+    _tasks: JoinSet<()>,
 }
 
 /// The bound socket, bound before the device starts.
 #[derive(Debug)]
 pub(crate) struct HealthSocket {
-    address: SocketAddr,
+    address: HealthAddress,
     listener: TcpListener,
 }
 
 impl HealthSocket {
-    pub(crate) async fn bind(address: SocketAddr) -> Result<Self> {
+    pub(crate) async fn bind(address: HealthAddress) -> Result<Self> {
+        let HealthAddress { address, is_public } = address;
         let failed = |error: std::io::Error| {
             CliError::with_cause(
                 format_args!("cannot listen on {address}, given with --health"),
@@ -67,18 +61,38 @@ impl HealthSocket {
         };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        if !address.ip().is_loopback() {
+            tracing::warn!(%address, "the health endpoints have no authentication: other machines can read them");
+        }
+        let address = HealthAddress { address, is_public };
         Ok(Self { address, listener })
     }
 
-    /// Starts the server, which reports `health_state` and the lines that outlets have lost.
-    pub(crate) fn serve(self, health_state: HealthState, outlets: Outlets) -> HealthServer {
+    /// Starts the server, which reports `health_state`, the metrics, and the lines that outlets
+    /// have lost.
+    pub(crate) fn serve(
+        self,
+        health_state: HealthState,
+        metrics: Metrics,
+        outlets: Outlets,
+    ) -> HealthServer {
+        let mut router = router(health_state, metrics.clone(), outlets);
+        if !self.address.is_public {
+            router = router.layer(middleware::from_fn(host_check::require_loopback_host));
+        }
+        let mut tasks = JoinSet::new();
+        tasks.spawn(connections::serve(self.listener, router, Limits::default()));
+        tasks.spawn(async move {
+            let mut interval = interval(UPKEEP_INTERVAL);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                interval.tick().await;
+                metrics.upkeep();
+            }
+        });
         HealthServer {
-            address: self.address,
-            task: tokio::spawn(connections::serve(
-                self.listener,
-                router(health_state, outlets),
-                Limits::default(),
-            )),
+            address: self.address.address,
+            _tasks: tasks,
         }
     }
 }
@@ -89,23 +103,19 @@ impl HealthServer {
     }
 }
 
-impl Drop for HealthServer {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-fn router(health_state: HealthState, outlets: Outlets) -> Router {
+fn router(health_state: HealthState, metrics: Metrics, outlets: Outlets) -> Router {
     let (live, ready) = (health_state.clone(), health_state.clone());
     Router::new()
         .route("/healthz", get(async move || healthz(&live)))
         .route("/readyz", get(async move || readyz(&ready)))
         .route(
             "/metrics",
-            get(async move || metrics::page(health_state, outlets).await),
+            get(async move || {
+                let text = metrics.render(&health_state, &outlets).await;
+                ([(header::CONTENT_TYPE, CONTENT_TYPE)], text)
+            }),
         )
         .fallback(async || (StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n"))
-        .layer(middleware::from_fn(host_check::require_loopback_host))
 }
 
 /// Liveness: whether the main task makes progress, with or without a network. A supervisor restarts
@@ -138,30 +148,4 @@ fn readyz(health_state: &HealthState) -> impl IntoResponse + use<> {
 
 fn uncached(status: StatusCode, body: serde_json::Value) -> impl IntoResponse {
     (status, [(header::CACHE_CONTROL, "no-store")], Json(body))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_loopback_addresses_are_accepted() {
-        for good in ["127.0.0.1:9100", "[::1]:0", "localhost:80", "127.9.9.9:1"] {
-            assert!(loopback(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "",
-            "127.0.0.1",
-            "9100",
-            "localhost",
-            "127.0.0.1:65536",
-            "0.0.0.0:9100",
-            "[::]:9100",
-            "192.0.2.1:9100",
-            "example.com:9100",
-        ] {
-            assert!(loopback(bad).is_err(), "{bad}");
-        }
-        assert!(loopback("0.0.0.0:1").unwrap_err().contains("loopback"));
-    }
 }

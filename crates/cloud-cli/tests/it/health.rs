@@ -12,6 +12,7 @@ use testkit::wait::block_until;
 use tokio::runtime::Runtime;
 
 use crate::common::background_program::BackgroundProgram;
+use crate::common::public_caller::send_request;
 use crate::common::test_cloud::TestCloud;
 use crate::common::{finish, http_client};
 
@@ -58,7 +59,9 @@ impl HealthClient {
     fn metrics(&self) -> BTreeMap<String, f64> {
         let (status, body) = self.get("/metrics");
         assert_eq!(status, 200);
-        let samples = body.lines().filter(|line| !line.starts_with('#'));
+        let samples = body
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'));
         samples
             .map(|line| {
                 let (name, value) = line.rsplit_once(' ').unwrap();
@@ -111,22 +114,55 @@ fn run_serves_health_endpoints() {
         assert_eq!(metrics[name], value, "{name}");
     }
     for name in [
-        "clesyde_certificate_not_after_seconds{certificate=\"iot\"}",
-        "clesyde_certificate_not_after_seconds{certificate=\"remote\"}",
-        "clesyde_remote_token_valid_until_seconds",
+        "clesyde_certificate_not_after_timestamp_seconds{certificate=\"iot\"}",
+        "clesyde_certificate_not_after_timestamp_seconds{certificate=\"remote\"}",
+        "clesyde_remote_token_not_after_timestamp_seconds",
         "clesyde_start_time_seconds",
     ] {
         assert!(metrics[name] > 1_700_000_000.0, "{name}");
     }
 
+    // Requests, refusals and the process are counted, and everything is documented.
+    let host = world.device_status()["access_point"].clone();
+    for (host, count) in [(host.as_str().unwrap(), 1), ("other.example.com", 2)] {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        send_request(&world, request.as_bytes());
+        asker.until("the connection is counted", |asker| {
+            asker.metrics()["clesyde_remote_connections_total"] == f64::from(count)
+        });
+    }
+    asker.until("the refusal is counted", |asker| {
+        asker.metrics()["clesyde_remote_refused_total{reason=\"host\"}"] == 1.0
+    });
+    let metrics = asker.metrics();
+    let of_requests = "{class=\"2xx\",upstream=\"built-in\"}";
+    assert_eq!(
+        metrics[&format!("clesyde_remote_requests_total{of_requests}")],
+        1.0
+    );
+    assert!(metrics[&format!("clesyde_remote_sent_bytes_total{of_requests}")] > 0.0);
+    assert_eq!(metrics["snitun_channels_opened_total"], 2.0);
+    assert!(metrics["snitun_sent_bytes_total"] > 0.0);
+    assert!(metrics["process_resident_memory_bytes"] > 1_000_000.0);
+    assert!(metrics["process_start_time_seconds"] > 1_700_000_000.0);
+    let document = include_str!("../../../../docs/monitoring/README.md");
+    for line in asker.get("/metrics").1.lines() {
+        if let Some(family) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = family.split_once(' ').unwrap();
+            let row = format!("| `{name}` | {kind} |");
+            assert!(document.contains(&row), "{row} is not documented");
+        }
+    }
+
     // A rotation and a lost session are counted.
-    let before = metrics["clesyde_certificate_not_after_seconds{certificate=\"remote\"}"];
+    let before = metrics["clesyde_certificate_not_after_timestamp_seconds{certificate=\"remote\"}"];
     world.control(Method::POST, "/devices/SN-0001/rotate", None);
     run.wait_for("remote.certificate");
     asker.until("the rotation is counted", |asker| {
         asker.metrics()["clesyde_certificate_rotations_total"] == 1.0
     });
-    let after = asker.metrics()["clesyde_certificate_not_after_seconds{certificate=\"remote\"}"];
+    let after =
+        asker.metrics()["clesyde_certificate_not_after_timestamp_seconds{certificate=\"remote\"}"];
     assert!(after >= before, "{after} {before}");
     world.control(
         Method::POST,
@@ -242,11 +278,32 @@ fn health_address_must_be_loopback() {
             .expect(2)
             .says(&["--health", address]);
     }
+    finish(&mut world.device(&["run", "--health", "192.0.2.1:9100"]))
+        .expect(2)
+        .says(&["--health-public", "no authentication"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     finish(&mut world.device(&["run", "--health", &address]))
         .expect(1)
         .says(&["--health", &address, "in use"]);
+}
+
+#[test]
+fn public_health_endpoints_serve_any_host() {
+    let world = TestCloud::provisioned();
+    let arguments = ["run", "--health", "0.0.0.0:0", "--health-public"];
+    let mut run = BackgroundProgram::start(&mut world.device(&arguments));
+    let address = run.wait_for("health")["address"].clone();
+    let address = address.as_str().unwrap().replace("0.0.0.0", "127.0.0.1");
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let request = b"GET /healthz HTTP/1.1\r\nHost: device.example.com\r\n\r\n";
+    stream.write_all(request).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let stderr = run.terminate();
+    assert!(stderr.contains("no authentication"), "{stderr}");
 }
 
 #[test]

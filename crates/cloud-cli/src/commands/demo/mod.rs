@@ -17,6 +17,7 @@ use cloud_sim::{SimConfig, Simulator};
 use tokio::time::timeout;
 
 use self::steps::StepPrinter;
+use crate::caller_records::CallerRecords;
 use crate::device::{Backend, Device, DeviceOptions, Served};
 use crate::error::{CliError, Result, chain};
 use crate::options::GlobalOptions;
@@ -120,6 +121,7 @@ async fn show(
             proxy: None,
         },
         page: StatusPage::new(&sn, &config, Some(config.remote.info()), Maker::default()),
+        callers: CallerRecords::default(),
         outbox: None,
     };
     let mut device = Device::start(options).await?;
