@@ -44,6 +44,7 @@
 //!
 //! The example `demo` runs the demonstration: `cargo run -p cloud-cli --example demo`.
 
+mod access_log;
 mod api;
 mod application_check;
 mod auth_options;
@@ -57,6 +58,7 @@ mod event_json;
 mod forward_options;
 mod forward_target;
 mod health;
+mod journal;
 mod logging;
 mod options;
 mod outbox_options;

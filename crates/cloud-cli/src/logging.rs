@@ -13,11 +13,13 @@ use clap::ValueEnum;
 use serde_json::json;
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{EnvFilter, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, fmt, registry, reload};
 
 use crate::error::{CliError, Result};
+use crate::journal::{self, Priority};
 use crate::outlet::{LostLines, Outlet, OutletSettings};
 use crate::terminal::{self, LogWriter};
 use crate::time_fmt::now;
@@ -103,6 +105,18 @@ pub(crate) fn set_level(level: LogLevel) {
     }
 }
 
+/// Whether the journal reads standard error.
+static IS_JOURNAL: OnceLock<bool> = OnceLock::new();
+
+/// Returns the line with its priority, if the journal reads it.
+fn for_journal(line: String, priority: Priority) -> String {
+    if *IS_JOURNAL.get_or_init(journal::is_stderr) {
+        priority.line(&line)
+    } else {
+        line
+    }
+}
+
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
@@ -134,13 +148,16 @@ pub(crate) fn init(format: LogFormat, level: LogLevel) -> Result {
         && io::stderr().is_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let lines = fmt::layer()
-        .with_writer(move || LogWriter::new(Line(outlet), colour))
+        .with_writer(LogLines { outlet, colour })
         // `LogWriter` colours the lines, once they are escaped.
         .with_ansi(false)
         .log_internal_errors(false);
-    let lines = match format {
-        LogFormat::Text => lines.boxed(),
-        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    let has_time = !*IS_JOURNAL.get_or_init(journal::is_stderr);
+    let lines = match (format, has_time) {
+        (LogFormat::Text, true) => lines.boxed(),
+        (LogFormat::Text, false) => lines.without_time().boxed(),
+        (LogFormat::Json, true) => lines.json().flatten_event(true).boxed(),
+        (LogFormat::Json, false) => lines.json().flatten_event(true).without_time().boxed(),
     };
     // An error means that the caller of the library has set up logging; that configuration stays.
     let started = registry()
@@ -162,7 +179,10 @@ pub(crate) fn init(format: LogFormat, level: LogLevel) -> Result {
 
 /// Writes a message for people. Returns at once.
 pub(crate) fn message(text: &str) {
-    let line = format!("{}\n", terminal::text(text));
+    let text = terminal::text(text);
+    let lines = text.lines();
+    let lines = lines.map(|line| for_journal(format!("{line}\n"), Priority::Error));
+    let line: String = lines.collect();
     match STDERR.get() {
         Some(outlet) => {
             outlet.push(line);
@@ -171,6 +191,16 @@ pub(crate) fn message(text: &str) {
         None => {
             let _ = io::stderr().write_all(line.as_bytes());
         }
+    }
+}
+
+/// Writes a line of the access log, without its line break. Returns at once.
+pub(crate) fn access_line(line: &str) {
+    if let Some(outlet) = STDERR.get() {
+        outlet.push(for_journal(
+            format!("{}\n", terminal::line(line)),
+            Priority::Info,
+        ));
     }
 }
 
@@ -193,13 +223,44 @@ pub(crate) fn lost_lines() -> Option<LostLines> {
     STDERR.get().map(Outlet::lost_lines)
 }
 
+/// Makes the writers of log lines.
+struct LogLines {
+    outlet: &'static Outlet,
+    colour: bool,
+}
+
+impl LogLines {
+    fn writer(&self, priority: Priority) -> LogWriter<Line> {
+        let line = Line {
+            outlet: self.outlet,
+            priority,
+        };
+        LogWriter::new(line, self.colour)
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogLines {
+    type Writer = LogWriter<Line>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self.writer(Priority::Info)
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Self::Writer {
+        self.writer(event.level().into())
+    }
+}
+
 /// A writer whose writes are lines.
-struct Line(&'static Outlet);
+struct Line {
+    outlet: &'static Outlet,
+    priority: Priority,
+}
 
 impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0
-            .push(with_options(&String::from_utf8_lossy(bytes)).into_owned());
+        let line = with_options(&String::from_utf8_lossy(bytes)).into_owned();
+        self.outlet.push(for_journal(line, self.priority));
         Ok(bytes.len())
     }
 
@@ -223,13 +284,14 @@ fn with_options(line: &str) -> Cow<'_, str> {
 
 fn lost_note(format: LogFormat, lost: u64) -> String {
     let text = format!("{lost} log lines were lost because standard error was not read");
-    match format {
+    let line = match format {
         LogFormat::Text => format!("{}  WARN cloud_cli: {text}\n", now()),
         LogFormat::Json => {
             let line = json!({ "timestamp": now(), "level": "WARN", "message": text, "lost": lost, "target": "cloud_cli" });
             format!("{line}\n")
         }
-    }
+    };
+    for_journal(line, Priority::Warning)
 }
 
 /// The default hook writes to standard error, which may block.

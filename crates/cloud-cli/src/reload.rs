@@ -16,11 +16,15 @@ use crate::shutdown::install;
 
 /// The settings that are read at the start only. All others change.
 const READ_AT_START: &[&str] = &[
+    "access-log",
+    "access-log-file",
+    "access-log-query",
     "base-path",
     "device-logo",
     "device-model",
     "device-name",
     "health",
+    "health-public",
     "json",
     "log-format",
     "outbox",

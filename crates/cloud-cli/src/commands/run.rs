@@ -18,6 +18,7 @@ use cloud_net::LogThrottle;
 use ipnet::IpNet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
+use crate::access_log::{AccessLog, AccessLogOptions};
 use crate::application_check::{ApplicationChanges, ApplicationState, CheckedApplication};
 use crate::auth_options::{AuthOptions, ServedAs};
 use crate::caller_records::CallerRecords;
@@ -65,6 +66,9 @@ Examples:
   Serve health and metrics for a supervisor and Prometheus
       clesyde-cloud run --sn SN0001 --health 127.0.0.1:9100
 
+  Write a line for each request of a caller
+      clesyde-cloud run --sn SN0001 --access-log json --access-log-file /var/log/clesyde/access.log
+
 With --json each event is a line. A reader that stops reading or goes away delays and ends nothing: lines beyond the
 queue are lost, and a `missed` event counts them. So are log lines.
 
@@ -72,7 +76,8 @@ SIGHUP reads the configuration file again. What is served and to whom, limits, p
 without cutting a connection; a file that cannot be used changes nothing. RUST_LOG sets the level of log lines if
 neither -v nor -q is given.
 
-systemd is notified of readiness, reloads, status and liveness (Type=notify-reload, WatchdogSec=).
+systemd is notified of readiness, reloads, status and liveness (Type=notify-reload, WatchdogSec=). Log lines for its
+journal have a priority and no time of their own.
 
 Each option is a variable CLESYDE_… and a key of the configuration file as well; see `config template`. Commas separate
 several values of a variable.";
@@ -212,6 +217,9 @@ pub(crate) struct RunArgs {
 
     #[command(flatten)]
     health: HealthOptions,
+
+    #[command(flatten)]
+    access_log: AccessLogOptions,
 }
 
 /// Versions of the PROXY protocol.
@@ -277,6 +285,7 @@ pub(crate) async fn run(
         Some(address) => Some((HealthSocket::bind(address).await?, Metrics::install())),
         None => None,
     };
+    let access_log = arguments.access_log.open()?;
     let options = DeviceOptions {
         page: StatusPage::new(&sn, &config, certificate, arguments.maker.maker()?),
         sn,
@@ -285,6 +294,7 @@ pub(crate) async fn run(
         outbox: Some(arguments.outbox.clone()),
         callers: CallerRecords {
             counters: health.as_ref().map(|(_, metrics)| metrics.requests()),
+            access_log: access_log.clone(),
         },
         served,
     };
@@ -300,6 +310,10 @@ pub(crate) async fn run(
         ("log", logging::lost_lines()),
         ("output", output.lost_lines()),
         ("systemd", systemd.lost_lines()),
+        (
+            "access_log",
+            access_log.as_ref().and_then(AccessLog::lost_lines),
+        ),
     ];
     let health =
         health.map(|(socket, metrics)| socket.serve(health_state.clone(), metrics, outlets));
@@ -351,8 +365,14 @@ pub(crate) async fn run(
             break;
         }
     }
-    // The socket may be full.
-    let _ = timeout(SYSTEMD_FLUSH_TIMEOUT, systemd.flush()).await;
+    // The socket may be full, and the disk slow.
+    let access_log = async {
+        if let Some(access_log) = &access_log {
+            access_log.flush().await;
+        }
+    };
+    let flush = async { tokio::join!(systemd.flush(), access_log) };
+    let _ = timeout(FLUSH_TIMEOUT, flush).await;
     Ok(())
 }
 
@@ -393,8 +413,8 @@ fn reload(read: Result<Box<Reloaded>, String>, device: &mut Device, reloader: &m
     }
 }
 
-/// Time limit for the last notification.
-const SYSTEMD_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
+/// Time limit for the last notification and the last lines of the access log.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The status line for the most important events.
 fn systemd_status(event: &Event, problem: Option<String>) -> Option<String> {

@@ -14,6 +14,8 @@
 mod common;
 
 #[cfg(feature = "sim")]
+mod access_log;
+#[cfg(feature = "sim")]
 mod application;
 #[cfg(feature = "sim")]
 mod control_socket;
