@@ -18,6 +18,8 @@ use crate::shutdown::install;
 const READ_AT_START: &[&str] = &[
     "access-log",
     "access-log-file",
+    "access-log-keep",
+    "access-log-max-size",
     "access-log-query",
     "base-path",
     "device-logo",
