@@ -130,7 +130,8 @@ impl RemoteAccess {
     }
 
     /// Replaces what callers have to show, for the next requests. Open connections of HTTP have to
-    /// show it with their next request; upgraded ones (WebSockets) and plain TCP continue.
+    /// show it with their next request; upgraded ones (WebSockets) and plain TCP continue. A
+    /// certificate needs a new connection if the open one began without a rule for certificates.
     ///
     /// New connections are closed if the rules cannot be enforced for the kind of application
     /// ([`StartError::Auth`]). Where both are replaced, set the stricter rules before the

@@ -81,9 +81,9 @@ impl FailureLimit {
         let rate = rate(caller);
         let mut callers = self.full_at.lock().unwrap_or_else(PoisonError::into_inner);
         let full_at = callers.get(&caller).map_or(now, |at| (*at).max(now)) + rate.interval;
-        let allowed_at = full_at - rate.interval * rate.burst;
-        if allowed_at > now {
-            return Err(allowed_at);
+        let latest = now + rate.interval * rate.burst;
+        if full_at > latest {
+            return Err(now + (full_at - latest));
         }
         if callers.len() >= MAX_CALLERS && !callers.contains_key(&caller) {
             callers.retain(|_, at| *at > now);
