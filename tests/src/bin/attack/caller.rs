@@ -33,6 +33,8 @@ pub(crate) struct Entrance {
     /// connection comes from.
     pub(crate) proxy_header: bool,
     pub(crate) host: String,
+    /// Lines of header that callers send, each with its end.
+    pub(crate) header: String,
     http1: Arc<rustls::ClientConfig>,
     http2: Arc<rustls::ClientConfig>,
 }
@@ -48,6 +50,7 @@ impl Entrance {
             address,
             proxy_header,
             host: host.to_owned(),
+            header: String::new(),
             http1: tls::client(ca, &["http/1.1"]).into(),
             http2: tls::client(ca, &["h2"]).into(),
         })
@@ -72,6 +75,17 @@ pub(crate) struct Caller {
 impl Caller {
     pub(crate) fn host(&self) -> &str {
         &self.entrance.host
+    }
+
+    /// Lines of header that the caller sends, each with its end.
+    pub(crate) fn header(&self) -> &str {
+        &self.entrance.header
+    }
+
+    /// The same caller with other lines of header.
+    pub(crate) fn with_header(mut self, header: String) -> Self {
+        self.entrance.header = header;
+        self
     }
 
     pub(crate) async fn connect(&self, alpn: Alpn) -> Result<TlsStream<TcpStream>> {
@@ -108,8 +122,9 @@ impl Caller {
     /// The status of a GET over a new connection.
     pub(crate) async fn get(&self, path: &str) -> Result<u16> {
         let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
-            self.host()
+            "GET {path} HTTP/1.1\r\nHost: {}\r\n{}Connection: close\r\n\r\n",
+            self.host(),
+            self.header()
         );
         self.send(request.as_bytes()).await
     }

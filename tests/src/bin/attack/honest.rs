@@ -115,7 +115,8 @@ impl Seen {
 
 /// One GET with its whole answer, whose length `Content-Length` says. Returns the status.
 async fn get(stream: &mut TlsStream<TcpStream>, caller: &Caller, path: &str) -> Result<u16> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\n\r\n", caller.host());
+    let (host, header) = (caller.host(), caller.header());
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{header}\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     loop {

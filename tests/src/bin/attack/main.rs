@@ -15,6 +15,7 @@ mod callers_access;
 mod callers_floods;
 mod callers_headers;
 mod callers_hpack;
+mod callers_passwords;
 mod callers_slow;
 mod child;
 mod directory;
@@ -137,6 +138,8 @@ static ATTACKS: &[Attack] = &[
         LOAD,
         callers_slow::unknown_callers
     ),
+    attack!("passwords", SHORT, LOAD, callers_passwords::addresses),
+    attack!("passwords-unknown", SHORT, LOAD, callers_passwords::unknown),
     attack!("deny-unknown", SHORT, QUIET, callers_access::deny_unknown),
     attack!(
         "content-length",

@@ -222,6 +222,10 @@ pub(crate) struct Settings<'a> {
     pub(crate) protocol: u8,
     /// Serves the built-in page rather than the application.
     pub(crate) page: bool,
+    /// Files beside the device's directory: names and contents.
+    pub(crate) files: &'a [(&'a str, &'a str)],
+    /// Lines of header that callers send, each with its end.
+    pub(crate) header: String,
     /// More arguments of `run`.
     pub(crate) arguments: &'a [&'a str],
     /// Starts the program.
@@ -247,6 +251,9 @@ impl Scene {
     pub(crate) async fn start(context: &Context, settings: Settings<'_>) -> Result<Self> {
         let world = World::provisioned(context, settings.protocol).await?;
         let application = Application::start().await?;
+        for (name, content) in settings.files {
+            fs::write(world.home.path().join(name), content)?;
+        }
         let (mut relay, mut line) = (None, None);
         if settings.proxy_relay {
             let started = ProxyRelay::start(&world.home.path().join("cloud")).await?;
@@ -269,10 +276,11 @@ impl Scene {
         )?;
         device.event("remote.connected").await?;
         let host = world.configured("access_point")?;
-        let entrance = match &relay {
+        let mut entrance = match &relay {
             Some(relay) => Entrance::new(relay.callers, true, &host, &world.roots()?)?,
             None => Entrance::new(world.relay()?, false, &host, &world.roots()?)?,
         };
+        entrance.header = settings.header;
         let scene = Self {
             device,
             application,
