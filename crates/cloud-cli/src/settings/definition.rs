@@ -1,7 +1,9 @@
 //! The settings, as the command line defines them: every option of `run` and every global option is
 //! an option, an environment variable and a key of the file, by the same name.
 
+use std::any::TypeId;
 use std::ffi::OsString;
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, Command, CommandFactory};
@@ -12,8 +14,8 @@ use crate::route::RouteArgs;
 /// The option that names the file is no setting of the file.
 const FILE_OPTION: &str = "config";
 
-/// The values of options that are written as integers in the file, by their names in the help.
-const NUMBERS: &[&str] = &["SECONDS", "NUMBER"];
+/// The name of a duration's value in the help; it is written as an integer in the file.
+const SECONDS: &str = "SECONDS";
 
 /// The highest number of repetitions of an option that counts.
 const MAX_COUNT: u8 = 9;
@@ -129,8 +131,19 @@ impl Definition {
 
 pub(crate) fn form(arg: &Arg) -> Form {
     let is_number = |arg: &Arg| {
+        let parsed = arg.get_value_parser().type_id();
+        let integers = [
+            TypeId::of::<u16>(),
+            TypeId::of::<u32>(),
+            TypeId::of::<u64>(),
+            TypeId::of::<usize>(),
+            TypeId::of::<NonZeroU32>(),
+            TypeId::of::<NonZeroU64>(),
+            TypeId::of::<NonZeroUsize>(),
+        ];
         let names = arg.get_value_names().unwrap_or_default();
-        names.iter().any(|name| NUMBERS.contains(&name.as_str()))
+        integers.iter().any(|integer| parsed == *integer)
+            || names.iter().any(|name| name == SECONDS)
     };
     match arg.get_action() {
         ArgAction::SetTrue => Form::Switch,
