@@ -35,8 +35,8 @@ const BASE_PATH: &str = "base-path";
 /// The ways to serve, which are one choice together with the routes.
 const WAYS_TO_SERVE: &[&str] = &["ui", "forward", "forward-tcp", "passthrough", "static"];
 
-/// The settings that belong to one way to serve. The definition of the command line says which they
-/// exclude; what they need may come from another layer.
+/// The settings that belong to another, such as a way to serve. The definition of the command line
+/// says which they exclude; what they need may come from another layer.
 const NEEDS: &[(&str, &str)] = &[
     ("forward-ca-file", "forward"),
     ("forward-pin", "forward"),
@@ -45,6 +45,7 @@ const NEEDS: &[(&str, &str)] = &[
     ("no-forwarded-headers", "forward"),
     ("proxy-protocol", "forward-tcp"),
     ("alpn", "forward-tcp"),
+    ("pass-authorization", "auth"),
 ];
 
 /// Where a setting comes from.

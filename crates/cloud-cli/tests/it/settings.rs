@@ -287,9 +287,13 @@ fn variable_error_names_variable_and_value() {
     run(&home, &["run"], &both)
         .expect(2)
         .says(&["forward", "ui"]);
-    run(&home, &["run", "--forward-ca-file", "x"], &[])
-        .expect(2)
-        .says(&["--forward-ca-file", "--forward"]);
+    for (arguments, needed) in [
+        (&["run", "--forward-ca-file", "x"][..], "--forward"),
+        (&["run", "--pass-authorization"], "--auth"),
+    ] {
+        let ended = run(&home, arguments, &[]).expect(2);
+        ended.says(&[arguments[1], "needs", needed]);
+    }
 }
 
 #[test]
