@@ -1,7 +1,7 @@
 //! The task that owns the connection: reads, writes, and runs the timers.
 //!
-//! It reads while there is data, writes the multiplexer's frames in batches, and sleeps when neither
-//! is possible. It never waits for a channel, but for the short pauses in reading that version 0
+//! It reads while there is data, writes the multiplexer's frames in batches, and sleeps when
+//! neither is possible. It never waits for a channel, but for the short pauses in reading that version 0
 //! needs ([`Mux::is_reading_paused`](crate::mux::Mux::is_reading_paused)).
 
 use std::future::poll_fn;

@@ -187,8 +187,8 @@ async fn slow_reader(
 ) -> (usize, std::io::Result<usize>) {
     let relay = Relay::start(support::server_config()).await;
     let mut config = relay.config_for("device.example.com", version, Cipher::AesCbc);
-    // From version 1 on the data in flight when PAUSE is sent, in the buffers of two sockets, has to
-    // fit.
+    // From version 1 on the data in flight when PAUSE is sent, in the buffers of two sockets, has
+    // to fit.
     config.limits.receive_per_channel = if version.has_flow_control() {
         16_000_000
     } else {
