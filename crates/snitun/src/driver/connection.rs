@@ -1,8 +1,8 @@
 //! The task that owns the connection: reads, writes, and runs the timers.
 //!
 //! It reads while there is data, writes the multiplexer's frames in batches, and sleeps when
-//! neither is possible. It never waits for a channel, but for the short pauses in reading that version 0
-//! needs ([`Mux::is_reading_paused`](crate::mux::Mux::is_reading_paused)).
+//! neither is possible. It never waits for a channel, but for the short pauses in reading that
+//! version 0 needs ([`Mux::is_reading_paused`](crate::mux::Mux::is_reading_paused)).
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};

@@ -8,7 +8,7 @@
 //!   soon as the reader has caught up, and in any case after [`MIN_PAUSE`] to [`MAX_PAUSE`], longer
 //!   the closer the channel is to its limit. A channel that is read steadily thus gets what its
 //!   reader takes, and one that is not read still arrives, slowly, until it is closed at its limit.
-//! - Where other channels are open, pauses of a channel that is read at less than [`FAIR_RATE`] use
+//! - Where other channels are open, pauses of a channel that is read at less than 1 MiB/s use
 //!   up a credit. It suffices for [`MAX_CREDIT`] and grows by half of the time that passes. So
 //!   channels that are not read take the connection half of the time at most in the long run.
 
@@ -26,39 +26,10 @@ const MIN_PAUSE: Duration = Duration::from_millis(5);
 /// it: 0.8 s behind the 512 KiB that our own peer has in flight, and less than 10 s, well within
 /// the timeout of a PING, behind what the sockets' buffers hold of another peer's.
 const MAX_PAUSE: Duration = Duration::from_millis(100);
-/// Rate of a reader from which on pauses cost no credit, in bytes per second: a caller with a
-/// mobile connection.
-const FAIR_RATE: usize = 1024 * 1024;
 /// Pauses without a credit's growth: a reader that stalls for a moment.
 const MAX_CREDIT: Duration = Duration::from_secs(10);
 /// Ratio of the time that passes to the growth of the credit.
 const CREDIT_RATIO: u32 = 2;
-
-/// Maximum balance of a channel, in bytes: readers take data in bursts, as the buffer of a socket
-/// becomes free.
-const MAX_BALANCE: usize = 4 * FAIR_RATE;
-
-/// Bytes of a channel that were read and have not paid for a pause yet.
-#[derive(Debug, Default)]
-pub(super) struct ReadBalance(usize);
-
-impl ReadBalance {
-    /// Adds bytes that were read.
-    pub(super) fn add(&mut self, count: usize) {
-        self.0 = (self.0 + count).min(MAX_BALANCE);
-    }
-
-    /// Pays for a pause; returns the time that is not paid for.
-    fn charge(&mut self, time: Duration) -> Duration {
-        let balance = Duration::from_secs(self.0 as u64) / FAIR_RATE as u32;
-        let paid = time.min(balance);
-        let bytes = paid.as_nanos() * FAIR_RATE as u128 / 1_000_000_000;
-        self.0 = self
-            .0
-            .saturating_sub(usize::try_from(bytes).unwrap_or(MAX_BALANCE));
-        time - paid
-    }
-}
 
 /// Pauses of reading.
 #[derive(Debug)]

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::backpressure::ReadBalance;
 use super::queue::{RecvQueue, SendQueue};
+use super::read_balance::ReadBalance;
 use crate::close::ChannelError;
 use crate::codec::frame::ChannelId;
 use crate::time::Timestamp;

@@ -15,6 +15,7 @@ mod channel;
 mod in_flight;
 mod lifecycle;
 mod queue;
+mod read_balance;
 mod receive;
 mod stream;
 mod timers;
