@@ -19,7 +19,7 @@ mod token;
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub use metrics::ServerMetrics;
 use metrics::{Metrics, count};
 use registry::Registry;
 pub use registry::ServerEvent;
+use rejection::CallerRejection;
 use replay_cache::UsedKeys;
 use token::DynAuthenticator;
 pub use token::{Authenticator, FernetKeys, TokenContent, TokenError};
@@ -84,6 +85,7 @@ struct Inner {
 struct LogThrottles {
     accept_failed: LogThrottle,
     refused: LogThrottle,
+    full: LogThrottle,
     connected: LogThrottle,
     disconnected: LogThrottle,
     tunnel: TunnelLogs,
@@ -195,11 +197,10 @@ impl Server {
         count(&inner.metrics.counters.connections);
         let Ok(_connection) = Arc::clone(&inner.connections).try_acquire_owned() else {
             count(&inner.metrics.counters.refused_busy);
-            tracing::debug!(%caller, "connection closed: too many are open");
+            inner.log_full(caller, "max_connections", inner.config.max_connections);
             return;
         };
-        let Some(in_flight) = inner.begin(caller.ip(), config) else {
-            tracing::debug!(%caller, "connection closed: too many are in flight");
+        let Some(in_flight) = inner.begin(caller, config) else {
             return;
         };
         if let Err(error) = inner.dispatch(stream, caller, config, in_flight).await {
@@ -235,27 +236,41 @@ impl Server {
 
 impl Inner {
     /// Acquires the permits of a new connection, if any are free.
-    fn begin(&self, address: IpAddr, config: ListenerConfig) -> Option<InFlight> {
+    fn begin(&self, caller: SocketAddr, config: ListenerConfig) -> Option<InFlight> {
         // All connections of a load balancer have its address: the source address is only known
         // later.
         let of_address = if config.proxy_protocol {
             AddressLimiter::uncounted(&self.per_address)
         } else {
-            self.acquire_address(address)?
+            self.acquire_address(caller)?
         };
         let Ok(all) = Arc::clone(&self.in_flight).try_acquire_owned() else {
             count(&self.metrics.counters.refused_busy);
+            self.log_full(caller, "max_in_flight", self.config.max_in_flight);
             return None;
         };
         Some(InFlight { all, of_address })
     }
 
-    fn acquire_address(&self, address: IpAddr) -> Option<listener::AddressPermit> {
-        let permit = AddressLimiter::try_acquire(&self.per_address, address);
+    fn acquire_address(&self, caller: SocketAddr) -> Option<listener::AddressPermit> {
+        let permit = AddressLimiter::try_acquire(&self.per_address, caller.ip());
         if permit.is_none() {
             count(&self.metrics.counters.refused_address);
+            let maximum = self.config.max_in_flight_per_address;
+            self.log_full(caller, "max_in_flight_per_address", maximum);
         }
         permit
+    }
+
+    /// Logs a connection that was closed at a limit, with the setting of [`ServerConfig`].
+    fn log_full(&self, caller: SocketAddr, setting: &str, maximum: usize) {
+        info_throttled!(
+            self.logs.full,
+            %caller,
+            setting,
+            maximum,
+            "too many connections: one was closed; the limit is a setting"
+        );
     }
 
     async fn dispatch(
@@ -298,8 +313,7 @@ impl Inner {
         };
         if let Some(source) = source {
             caller = source;
-            let Some(permit) = self.acquire_address(caller.ip()) else {
-                tracing::debug!(%caller, "connection closed: too many are open from its address");
+            let Some(permit) = self.acquire_address(caller) else {
                 return Ok(());
             };
             in_flight.of_address = permit;
@@ -313,6 +327,10 @@ impl Inner {
                     Ok(stats) => tracing::debug!(%caller, ?stats, "public connection ended"),
                     Err(error) => {
                         self.metrics.count_caller_rejection(&error);
+                        if matches!(error, CallerRejection::TooMany) {
+                            let maximum = self.config.max_callers_per_address;
+                            self.log_full(caller, "max_callers_per_address", maximum);
+                        }
                         tracing::debug!(%caller, %error, "public connection closed");
                     }
                 }
