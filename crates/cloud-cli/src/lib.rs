@@ -152,7 +152,11 @@ fn run_directly(cli: &Cli, output: &Output) -> Option<Result> {
 /// Runs an asynchronous command. Returns its exit code.
 fn run_async(cli: &Cli) -> Result<ExitCode> {
     let output = Output::queued(cli.global.json)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+    let mut builder = match cli.command {
+        Command::Run(_) => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder
         .worker_threads(WORKER_THREADS)
         .enable_all()
         .build()
@@ -270,7 +274,9 @@ const MIN_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 /// The program has 5 s from a signal until it exits.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(4700);
 
-/// Two on any machine: one connection and one tunnel need no more, and each thread costs memory on
-/// a small board. Two rather than one, so that encrypting a large transfer does not delay the
-/// connection's keep-alive.
+/// Of all commands but `run`: a simulator serves several devices. A device is one thread, where the
+/// tasks that a request passes through wake each other without system calls, and their frames are
+/// written together; two threads need a third more processor time for a request, and memory of
+/// their own. Encrypting a large transfer does not delay the session's keep-alive: after 64 KiB,
+/// other tasks have their turn.
 const WORKER_THREADS: usize = 2;

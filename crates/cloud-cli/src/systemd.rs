@@ -11,8 +11,12 @@ use sd_notify::NotifyState;
 use tokio::time::Instant;
 
 use crate::error::{CliError, Result};
+use crate::health::HEARTBEAT_INTERVAL;
 use crate::outlet::{LostLines, Outlet, OutletSettings};
 use crate::terminal;
+
+/// No watchdog makes the heartbeat faster than this.
+const MIN_HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Sends notifications to systemd. Returns at once from every method.
 #[derive(Debug)]
@@ -56,6 +60,14 @@ impl SystemdNotifier {
         let escaped = terminal::line(&line);
         let is_lost = !self.notify(NotifyState::Status(&escaped));
         self.lost_status = is_lost.then_some(line);
+    }
+
+    /// Returns how often to call [`keep_alive`](Self::keep_alive): at the usual interval, or more
+    /// often for a watchdog with a short time limit.
+    pub(crate) fn heartbeat_interval(&self) -> Duration {
+        self.interval.map_or(HEARTBEAT_INTERVAL, |interval| {
+            interval.clamp(MIN_HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL)
+        })
     }
 
     /// Keeps the watchdog alive. Call it often; it sends at the required interval.

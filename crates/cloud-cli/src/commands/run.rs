@@ -28,7 +28,7 @@ use crate::error::{CliError, Result};
 use crate::event_json::{event_json, health_json};
 use crate::forward_options::{FORWARD_ONLY, ForwardArgs};
 use crate::forward_target::ForwardTarget;
-use crate::health::{HEARTBEAT_INTERVAL, HealthOptions, HealthSocket, Metrics};
+use crate::health::{HealthOptions, HealthSocket, Metrics};
 use crate::logging;
 use crate::options::{GlobalOptions, LimitOptions};
 use crate::outbox_options::OutboxOptions;
@@ -323,7 +323,7 @@ pub(crate) async fn run(
     }
     systemd.ready();
 
-    let mut heartbeat = interval(HEARTBEAT_INTERVAL);
+    let mut heartbeat = interval(systemd.heartbeat_interval());
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut applications = ApplicationChanges::new(device.application_states());
     let mut output_closed = false;
