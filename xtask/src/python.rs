@@ -127,8 +127,8 @@ pub(crate) fn prepare() -> Result<Peers> {
     })
 }
 
-/// The environment with clesyde_cloud_lib 0.1.20, or `None` with a message if there is no Python for
-/// it.
+/// The environment with clesyde_cloud_lib 0.1.20, or `None` with a message if there is no Python
+/// for it.
 pub(crate) fn clesyde_0120() -> Result<Option<PathBuf>> {
     CLESYDE_0120.make_if_possible(FOR_CLESYDE_0120, "INTEROP_WITHOUT_CLESYDE_0120=1")
 }

@@ -80,8 +80,8 @@ impl TaskGroup {
 }
 
 pin_project! {
-    /// A task that ends without a result when the group is killed. Not an `async` block, which would
-    /// have room for the task twice: one is allocated for each request over HTTP/2.
+    /// A task that ends without a result when the group is killed. Not an `async` block, which
+    /// would have room for the task twice: one is allocated for each request over HTTP/2.
     struct UntilKilled<F> {
         #[pin]
         task: F,

@@ -1,5 +1,5 @@
-//! `cargo xtask bench device [--rounds N] [--only MEASURE,…] [--profile PROFILE]`: the whole program
-//! and an application in process, compared with what serves the same without a tunnel.
+//! `cargo xtask bench device [--rounds N] [--only MEASURE,…] [--profile PROFILE]`: the whole
+//! program and an application in process, compared with what serves the same without a tunnel.
 //!
 //! nginx is required; without HAProxy its hops are left out.
 

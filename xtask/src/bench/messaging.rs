@@ -10,7 +10,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let mosquitto = find_program("mosquitto")
         .context("mosquitto is not installed (Debian: apt-get install mosquitto; it need not run as a service)")?;
     let mut command = cargo();
-    command.args(["bench", "-p", "cloud-iot", "--bench", "messaging", "--"]);
+    command.args(["bench", "-p", "cloud-iot", "--features", "durable"]);
+    command.args(["--bench", "messaging", "--"]);
     command.arg("--mosquitto").arg(mosquitto);
     match python::aiomqtt() {
         Ok(interpreter) => {

@@ -7,8 +7,8 @@
 //!
 //! builds or finds the programs and starts this benchmark. Two tables:
 //!
-//! - `run --forward` to nginx, through the simulator's relay, beside nginx as a TLS reverse proxy to
-//!   the same nginx, behind one HAProxy hop;
+//! - `run --forward` to nginx, through the simulator's relay, beside nginx as a TLS reverse proxy
+//!   to the same nginx, behind one HAProxy hop;
 //! - an axum application in process, through the relay, beside the same application over rustls
 //!   directly and behind one HAProxy hop.
 //!

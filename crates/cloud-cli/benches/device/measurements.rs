@@ -126,7 +126,7 @@ fn beside(bench: &Bench, ways: &[Way]) -> Vec<Vec<f64>> {
 pub(super) fn idle_memory(bench: &Bench, way: &Way) -> Option<f64> {
     let device = way.device?;
     let resident = || process_status(device, "VmRSS");
-    // What the first connections need once: tables, worker threads, a connection to the application.
+    // What the first connections need once: tables, threads, a connection to the application.
     measure::requests(&bench.client, &way.target, 4, 10);
     let before = resident();
     let beside = measure::beside_idle(&bench.client, &way.target, IDLE_CONNECTIONS, resident);

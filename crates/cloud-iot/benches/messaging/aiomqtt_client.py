@@ -37,8 +37,8 @@ async def latency(client, count):
     print(at(50), at(99), flush=True)
 
 
-async def deliver(client, count):
-    await client.subscribe("bench", qos=1)
+async def deliver(client, count, topics="bench"):
+    await client.subscribe(topics, qos=1)
     print("ready", flush=True)
     left, started = count, None
     async for _ in client.messages:
@@ -47,6 +47,14 @@ async def deliver(client, count):
         if left == 0:
             break
     print(count / (time.monotonic() - started), flush=True)
+
+
+async def topics(client, count):
+    await deliver(client, count, "bench/#")
+
+
+durable = publish
+durable_latency = latency
 
 
 def wake_ups():

@@ -25,10 +25,15 @@ pub(crate) async fn run(task: &Task) {
     let (client, mut events) = AsyncClient::new(options, usize::from(IN_FLIGHT));
     wait_for(&mut events, |packet| matches!(packet, Packet::ConnAck(_))).await;
     match task.measure.as_str() {
-        "publish" => publish(client, events, task.count).await,
-        "latency" => latency(client, events, task.count).await,
-        "deliver" => {
-            client.subscribe("bench", QoS::AtLeastOnce).await.unwrap();
+        "publish" | "durable" => publish(client, events, task.count).await,
+        "latency" | "durable_latency" => latency(client, events, task.count).await,
+        measure @ ("deliver" | "topics") => {
+            let filter = if measure == "topics" {
+                "bench/#"
+            } else {
+                "bench"
+            };
+            client.subscribe(filter, QoS::AtLeastOnce).await.unwrap();
             wait_for(&mut events, |packet| matches!(packet, Packet::SubAck(_))).await;
             println!("ready");
             deliver(events, task.count).await;

@@ -35,6 +35,11 @@ use broker::Site;
 /// AWS IoT Core's limit.
 const IN_FLIGHT: u16 = 100;
 const PAYLOAD: usize = 100;
+/// Topics of the measure `topics`: one subscription covers all of them, since AWS IoT Core allows
+/// 50 on a connection.
+const TOPICS: u32 = 10_000;
+/// Their handlers, each for the topics below `bench/N/`.
+const HANDLERS: u32 = 100;
 /// The shortest interval that all clients accept.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// Keep-alive intervals during which an idle session is measured.
@@ -62,6 +67,24 @@ const MEASURES: &[Measure] = &[
         name: "latency",
         count: [5_000, 1_000],
         figures: &["publish to acknowledgement, p50, µs", "p99, µs"],
+    },
+    Measure {
+        name: "topics",
+        count: [50_000, 5_000],
+        figures: &["QoS 1 messages of 10,000 topics to 100 handlers, 1/s"],
+    },
+    Measure {
+        name: "durable",
+        count: [20_000, 5_000],
+        figures: &["QoS 1 publishes with the durable outbox (the others have none), 1/s"],
+    },
+    Measure {
+        name: "durable_latency",
+        count: [500, 500],
+        figures: &[
+            "publish to acknowledgement with the durable outbox, p50, µs",
+            "p99 with the durable outbox, µs",
+        ],
     },
     Measure {
         name: "idle",
@@ -174,7 +197,13 @@ fn run_client(site: &Site, measure: &Measure, client: &str, python: Option<&Path
     let mut line = || lines.next().expect("the client ended").unwrap();
     if measure.name == "deliver" {
         assert_eq!(line(), "ready");
-        source::publish(site, count);
+        source::publish(site, count, |_| "bench".to_owned());
+    } else if measure.name == "topics" {
+        assert_eq!(line(), "ready");
+        source::publish(site, count, |sent| {
+            let topic = sent as u32 % TOPICS;
+            format!("bench/{}/{}", topic % HANDLERS, topic / HANDLERS)
+        });
     }
     let figures = line()
         .split_whitespace()

@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use cloud_iot::{
-    BoxError, FallbackPort, Message, Receipt, RouteOptions, Router, Session, SessionConfig,
-    SessionState, Subscription,
+    BoxError, DurableOutbox, FallbackPort, Message, Receipt, RouteOptions, Router, Session,
+    SessionConfig, SessionState, Subscription,
 };
 use tokio::sync::mpsc;
 
 use crate::broker::tls;
-use crate::{IDLE_INTERVALS, IN_FLIGHT, KEEP_ALIVE, PAYLOAD, Task, quantiles, usage};
+use crate::{HANDLERS, IDLE_INTERVALS, IN_FLIGHT, KEEP_ALIVE, PAYLOAD, Task, quantiles, usage};
 
 /// Messages that wait in the outbox.
 const AHEAD: usize = 500;
@@ -25,24 +25,41 @@ pub(crate) async fn run(task: &Task) {
     config.limits.bytes_per_second = None;
     let (sender, mut handled) = mpsc::unbounded_channel();
     let mut router = Router::new();
-    if task.measure == "deliver" {
-        config.subscriptions = vec![Subscription::new("bench").unwrap()];
-        let options = RouteOptions::new()
-            .queue_messages(task.count as usize)
-            .queue_bytes(1 << 30);
-        let handler = tower::service_fn(move |_: Message| {
-            let _ = sender.send(());
-            async { Ok::<(), BoxError>(()) }
-        });
-        router = router.route_with("bench", options, handler).unwrap();
+    let handler = tower::service_fn(move |_: Message| {
+        let _ = sender.send(());
+        async { Ok::<(), BoxError>(()) }
+    });
+    let options = RouteOptions::new()
+        .queue_messages(task.count as usize)
+        .queue_bytes(1 << 30);
+    let subscription = |filter| vec![Subscription::new(filter).unwrap()];
+    match task.measure.as_str() {
+        "deliver" => {
+            config.subscriptions = subscription("bench");
+            router = router.route_with("bench", options, handler).unwrap();
+        }
+        "topics" => {
+            config.subscriptions = subscription("bench/#");
+            for number in 0..HANDLERS {
+                let filter = format!("bench/{number}/+");
+                let (options, handler) = (options.clone(), handler.clone());
+                router = router.route_with(filter, options, handler).unwrap();
+            }
+        }
+        _ => {}
     }
-    let session = Session::builder(config).router(router).start().unwrap();
+    let outbox = tempfile::tempdir_in(&task.directory).unwrap();
+    let mut builder = Session::builder(config).router(router);
+    if task.measure.starts_with("durable") {
+        builder = builder.outbox_store(DurableOutbox::open(outbox.path()).unwrap());
+    }
+    let session = builder.start().unwrap();
     let mut state = session.state();
     state.wait_for(SessionState::is_online).await.unwrap();
     match task.measure.as_str() {
-        "publish" => publish(&session, task.count).await,
-        "latency" => latency(&session, task.count).await,
-        "deliver" => {
+        "publish" | "durable" => publish(&session, task.count).await,
+        "latency" | "durable_latency" => latency(&session, task.count).await,
+        "deliver" | "topics" => {
             println!("ready");
             handled.recv().await.unwrap();
             let started = Instant::now();

@@ -18,8 +18,8 @@ use crate::{IN_FLIGHT, PAYLOAD};
 /// Length of a PUBACK without a reason code.
 const ACKNOWLEDGEMENT: usize = 4;
 
-/// Publishes this many messages to `bench` at QoS 1.
-pub(crate) fn publish(site: &Site, count: u32) {
+/// Publishes this many messages at QoS 1, to the topics that `topic` returns for their numbers.
+pub(crate) fn publish(site: &Site, count: u32, topic: impl Fn(usize) -> String) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -65,7 +65,8 @@ pub(crate) fn publish(site: &Site, count: u32) {
         while sent < count as usize {
             let room = usize::from(IN_FLIGHT) + answered.load(Ordering::Acquire) - sent;
             for _ in 0..room.min(count as usize - sent) {
-                let mut publish = Publish::new("bench", QoS::AtLeastOnce, vec![7; PAYLOAD], None);
+                let mut publish =
+                    Publish::new(topic(sent), QoS::AtLeastOnce, vec![7; PAYLOAD], None);
                 publish.pkid = (sent % usize::from(IN_FLIGHT)) as u16 + 1;
                 publish.write(&mut packets).unwrap();
                 sent += 1;

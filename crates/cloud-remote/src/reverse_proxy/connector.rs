@@ -30,8 +30,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Read buffer of a response that the caller does not read: the same size as HTTP/2 buffers. It
 /// also bounds the header of a response.
 const RESPONSE_BUFFER: usize = 64 * 1024;
-/// Maximum number of header fields of a response: more than of a request, and twice as many as other
-/// proxies pass. hyper allocates and frees 64 bytes for each of them with every response.
+/// Maximum number of header fields of a response: more than of a request, and twice as many as
+/// other proxies pass. hyper allocates and frees 64 bytes for each of them with every response.
 const MAX_FIELDS: usize = 256;
 /// The receive window of an HTTP/2 connection: that of 256 streams, so that callers that do not
 /// read their responses do not stop the others.
