@@ -1,15 +1,18 @@
 //! `status`: prints the configuration, the validity of the certificates, and the connections of a
 //! running instance.
 
+use std::time::Duration;
+
 use cloud_facade::config::{CredentialSlot, LockError, PartialDeviceConfig, Store};
 use serde_json::{Value, json};
 
 use crate::commands::cert::{Certificate, inspect};
 use crate::commands::{SERIAL_NUMBER_ADVICE, describe_process, serial_number_mismatch, store};
-use crate::control_socket::blocking_status;
+use crate::control_socket::{VisitorStatus, blocking_status};
 use crate::error::{CliError, Result};
 use crate::options::GlobalOptions;
 use crate::output::Output;
+use crate::status_page::words::{bytes, count, duration};
 
 /// The exit codes, for the help text.
 pub(crate) const EXIT_CODES: &str = "\
@@ -109,6 +112,10 @@ pub(crate) fn show(global: &GlobalOptions, output: &Output) -> Result {
             ))?;
         }
     }
+    let visitors = instance.iter().flat_map(|instance| &instance.visitors);
+    for visitor in visitors {
+        output.text(format_args!("Visitor         {}", visitor_text(visitor)))?;
+    }
     let rotations = instance.as_ref().map(|instance| {
         [
             ("messaging", &instance.iot_rotation),
@@ -143,6 +150,7 @@ pub(crate) fn show(global: &GlobalOptions, output: &Output) -> Result {
         "applications": instance.as_ref().map(|instance| &instance.applications),
         "iot_rotation": instance.as_ref().and_then(|instance| instance.iot_rotation.as_deref()),
         "remote_rotation": instance.as_ref().and_then(|instance| instance.remote_rotation.as_deref()),
+        "visitors": instance.as_ref().map(|instance| &instance.visitors),
         "pid": instance.as_ref().map(|instance| instance.pid).or(silent.flatten()),
     }))?;
     match problem {
@@ -151,6 +159,19 @@ pub(crate) fn show(global: &GlobalOptions, output: &Output) -> Result {
             "remote access cannot run: {problem}\n`clesyde-cloud run` requests its certificate from the platform again"
         ))),
     }
+}
+
+/// Describes a caller that has connections open.
+fn visitor_text(visitor: &VisitorStatus) -> String {
+    let address = visitor.address.map(|address| address.to_string());
+    format!(
+        "{}: {}, {}, {} sent, for {}",
+        address.as_deref().unwrap_or("unknown addresses"),
+        count(visitor.connections, "connection"),
+        count(visitor.requests, "request"),
+        bytes(visitor.sent),
+        duration(Duration::from_secs(visitor.connected_for_s)),
+    )
 }
 
 /// Describes a state, since when it holds, and the reason if it is not the wanted one.
@@ -172,4 +193,25 @@ fn load(global: &GlobalOptions, store: &Store) -> Result<(PartialDeviceConfig, C
         .load_partial()
         .map_err(|error| CliError::from_load(store, &error))?;
     Ok((loaded.device, inspect(store, CredentialSlot::Iot)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn visitor_is_described_in_words() {
+        let mut visitor = VisitorStatus {
+            address: Some([192, 0, 2, 1].into()),
+            connections: 2,
+            requests: 1,
+            received: 10,
+            sent: 1_500_000,
+            connected_for_s: 190,
+        };
+        let expected = "192.0.2.1: 2 connections, 1 request, 1.5 MB sent, for 3 min";
+        assert_eq!(visitor_text(&visitor), expected);
+        visitor.address = None;
+        assert!(visitor_text(&visitor).starts_with("unknown addresses: "));
+    }
 }

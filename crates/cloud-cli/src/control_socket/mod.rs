@@ -35,7 +35,7 @@ pub(crate) use self::instance::Instance;
 pub(crate) use self::publish::WaitFor;
 pub(crate) use self::router::router;
 pub(crate) use self::server::ControlSocket;
-pub(crate) use self::status::InstanceStatus;
+pub(crate) use self::status::{InstanceStatus, VisitorStatus};
 
 /// The version of the endpoints, the first segment of each path.
 const VERSION: &str = "v1";

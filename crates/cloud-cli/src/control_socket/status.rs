@@ -1,10 +1,11 @@
 //! `GET /v1/status` and `GET /v1/url`: the state of a running instance.
 
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use axum::extract::State;
 use axum::response::Json;
-use cloud_facade::remote::RotationStatus;
+use cloud_facade::remote::{RotationStatus, Visitor};
 use cloud_net::{from_unix_seconds, unix_seconds};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -50,6 +51,37 @@ pub(crate) struct InstanceStatus {
     pub(crate) iot_rotation: Option<String>,
     #[serde(default)]
     pub(crate) remote_rotation: Option<String>,
+    /// The callers that have connections open, by address.
+    #[serde(default)]
+    pub(crate) visitors: Vec<VisitorStatus>,
+}
+
+/// The open connections of one address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct VisitorStatus {
+    /// `None` for all connections whose address the relay does not send.
+    pub(crate) address: Option<IpAddr>,
+    pub(crate) connections: u64,
+    /// HTTP requests on these connections.
+    pub(crate) requests: u64,
+    /// Bytes on these connections, including TLS.
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    /// Seconds since the oldest of these connections was opened.
+    pub(crate) connected_for_s: u64,
+}
+
+impl From<Visitor> for VisitorStatus {
+    fn from(visitor: Visitor) -> Self {
+        Self {
+            address: visitor.address,
+            connections: visitor.connections,
+            requests: visitor.requests,
+            received: visitor.received,
+            sent: visitor.sent,
+            connected_for_s: visitor.connected_for.as_secs(),
+        }
+    }
 }
 
 /// The status of the application behind the tunnel.
@@ -77,6 +109,7 @@ impl From<&ApplicationState> for ApplicationStatus {
 impl InstanceStatus {
     pub(super) fn of(instance: &Instance) -> Self {
         let status = instance.cloud.status();
+        let remote = instance.cloud.remote().ok().flatten();
         Self {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -101,6 +134,9 @@ impl InstanceStatus {
                 .collect(),
             iot_rotation: rotation(&status.iot_certificate_rotation),
             remote_rotation: rotation(&status.certificate_rotation),
+            visitors: remote
+                .map(|remote| remote.visitors().into_iter().map(Into::into).collect())
+                .unwrap_or_default(),
         }
     }
 }

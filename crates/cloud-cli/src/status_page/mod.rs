@@ -13,7 +13,7 @@ mod plot;
 mod qr_code;
 mod verdict;
 mod view;
-mod words;
+pub(crate) mod words;
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -91,10 +91,8 @@ impl State {
                 self.url = Some(url.clone());
                 self.end_outage("remote access", |state| &mut state.remote_lost, now);
             }
-            Event::RemoteDisconnected { .. } => {
-                if self.remote_was_up {
-                    self.remote_lost.get_or_insert(now);
-                }
+            Event::RemoteDisconnected { .. } if self.remote_was_up => {
+                self.remote_lost.get_or_insert(now);
             }
             _ => {}
         }

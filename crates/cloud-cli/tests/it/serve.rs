@@ -1,16 +1,19 @@
 //! The backends of `run`, through the simulator's relay.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::thread;
 
 use axum::Router;
 use axum::http::HeaderMap;
 use axum::routing::get;
+use serde_json::json;
+use testkit::wait::block_until;
 use tokio::runtime::Runtime;
 
 use crate::common;
 use crate::common::background_program::BackgroundProgram;
+use crate::common::public_caller::connect;
 use crate::common::test_cloud::{SN, TestCloud};
 
 /// A device that runs with these arguments and has an open tunnel, and a public client.
@@ -69,6 +72,30 @@ impl ServedDevice {
             request.send().await?.text().await
         })
     }
+}
+
+#[test]
+fn status_lists_visitors() {
+    let mut served = ServedDevice::new(&[]);
+    let status = || {
+        let mut command = served.world.device(&["status"]);
+        common::finish(&mut command).expect(0).json().remove(0)
+    };
+    assert_eq!(status()["visitors"], json!([]));
+    let host = served.world.device_status()["access_point"].clone();
+    let host = host.as_str().unwrap();
+    let mut caller = connect(&served.world);
+    write!(caller, "GET / HTTP/1.1\r\nHost: {host}\r\n\r\n").unwrap();
+    assert!(caller.read(&mut [0; 1024]).unwrap() > 0);
+    let visitors = status()["visitors"].clone();
+    assert_eq!(visitors.as_array().unwrap().len(), 1, "{visitors}");
+    assert_eq!(visitors[0]["address"], "127.0.0.1");
+    assert_eq!(visitors[0]["connections"], 1);
+    assert_eq!(visitors[0]["requests"], 1);
+    assert!(visitors[0]["sent"].as_u64() > Some(0), "{visitors}");
+    drop(caller);
+    block_until("the visitor is gone", || status()["visitors"] == json!([]));
+    served.run.terminate();
 }
 
 #[test]
