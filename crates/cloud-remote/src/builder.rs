@@ -20,9 +20,9 @@ use crate::remote_access::{Inner, RemoteAccess};
 use crate::request_policy::RequestPolicy;
 use crate::request_policy::options::HttpOptions;
 use crate::rotation::CertificateRotator;
-use crate::server::Server;
 use crate::server::access::{AccessRules, SharedAccess};
 use crate::server::tls::CurrentCertificate;
+use crate::server::{Server, ServerSettings};
 use crate::shared_setting::SharedSetting;
 use crate::status::{EVENT_CAPACITY, RemoteStatus, TunnelStatus};
 use crate::task_group::TaskGroup;
@@ -207,12 +207,14 @@ impl RemoteAccessBuilder {
         let server = Server::new(
             application,
             Arc::clone(&served),
-            access.clone(),
-            auth.clone(),
-            policy,
-            self.limits,
+            ServerSettings {
+                access: access.clone(),
+                auth: auth.clone(),
+                policy,
+                limits: self.limits,
+                observer: self.observer,
+            },
             tasks.clone(),
-            self.observer,
         )?;
         let server = Arc::new(server);
         let connections = server.connections();

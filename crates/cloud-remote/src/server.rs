@@ -178,17 +178,29 @@ impl Backend {
     }
 }
 
+/// Which callers and requests a server admits, and who learns of them.
+pub(crate) struct ServerSettings {
+    pub(crate) access: SharedAccess,
+    pub(crate) auth: AuthLayer,
+    pub(crate) policy: RequestPolicy,
+    pub(crate) limits: Limits,
+    pub(crate) observer: Option<Observer>,
+}
+
 impl Server {
     pub(crate) fn new(
         application: Application,
         certificate: Arc<CurrentCertificate>,
-        access: SharedAccess,
-        auth: AuthLayer,
-        policy: RequestPolicy,
-        limits: Limits,
+        settings: ServerSettings,
         tasks: TaskGroup,
-        observer: Option<Observer>,
     ) -> Result<Self, rustls::Error> {
+        let ServerSettings {
+            access,
+            auth,
+            policy,
+            limits,
+            observer,
+        } = settings;
         let limits = limits.clamped();
         let (all, per_caller) = (limits.connections, limits.connections_per_address);
         let limits = SharedSetting::new(limits);

@@ -55,12 +55,14 @@ impl Device {
         let server = Server::new(
             application,
             CurrentCertificate::new(CheckedCertificate::read(&pem).unwrap().key),
-            SharedAccess::default(),
-            AuthLayer::new(AuthRules::new()),
-            policy(),
-            Limits::default(),
+            ServerSettings {
+                access: SharedAccess::default(),
+                auth: AuthLayer::new(AuthRules::new()),
+                policy: policy(),
+                limits: Limits::default(),
+                observer,
+            },
             TaskGroup::default(),
-            observer,
         );
         let server = Arc::new(server.unwrap());
         Self { server, root }
