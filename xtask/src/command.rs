@@ -74,8 +74,9 @@ pub(crate) const COMMANDS: &[Command] = &[
         summary: "Installs what `interop` and `attack` need.",
         details:
             "\
-mosquitto, openssl, curl, htpasswd, strace and the Python peers. Uses installed programs; installs missing
-ones with the package manager of the distribution, and the Python peers under the target directory.",
+mosquitto, openssl, curl, htpasswd, promtool, strace and the Python peers. Uses installed programs;
+installs missing ones with the package manager of the distribution, and the Python peers under the
+target directory.",
         action: Plain(|| setup::run().map(drop)),
     },
     Command {

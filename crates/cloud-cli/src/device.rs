@@ -172,8 +172,8 @@ impl Device {
         let (application, checked) = served.backend.application(&self.page)?;
         let cloud = &self.cloud;
         let failed = |error| CliError::with_cause("cannot change the settings", &error);
-        // Rules before the application, unless there are none any more: in between, an application is
-        // not reached by those that it excludes.
+        // Rules before the application, unless there are none any more: in between, an application
+        // is not reached by those that it excludes.
         let is_guarded = !served.auth.is_empty();
         if is_guarded {
             cloud.set_auth(served.auth.clone()).map_err(failed)?;
