@@ -164,8 +164,14 @@ impl Authority {
     pub(crate) fn bundle_pem(&self) -> String {
         format!(
             "{}{}",
-            self.server_root.certificate_pem, self.saved.public_root.certificate
+            self.server_root.certificate_pem,
+            self.public_root_pem()
         )
+    }
+
+    /// The root of the devices' pages, which a browser has to trust.
+    pub(crate) fn public_root_pem(&self) -> &str {
+        &self.saved.public_root.certificate
     }
 
     /// A certificate for a server on this machine, or one that is wrong as asked for.

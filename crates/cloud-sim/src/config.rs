@@ -18,16 +18,17 @@ const TOKEN_VALID: Duration = Duration::from_secs(24 * 3600);
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SimConfig {
-    /// Port of the provisioning API; 0, the default, is any free one.
+    /// Port of the provisioning API; 0, the default, is the one that the [data
+    /// directory](Self::data_dir) keeps, or else any free one. So for the other three.
     pub api_port: u16,
-    /// Port of the MQTT broker; 0, the default, is any free one.
+    /// Port of the MQTT broker.
     pub mqtt_port: u16,
-    /// Port of the relay, for tunnels and for the public; 0, the default, is any free one.
+    /// Port of the relay, for tunnels and for the public.
     pub relay_port: u16,
-    /// Port of the control API; 0, the default, is any free one.
+    /// Port of the control API.
     pub control_port: u16,
-    /// Keeps authorities, keys and devices here, so that they outlive the process. `None`, the
-    /// default, keeps nothing.
+    /// Keeps authorities, keys, ports and devices here, so that they outlive the process. `None`,
+    /// the default, keeps nothing.
     pub data_dir: Option<PathBuf>,
     /// Gives devices host names without ports, as the real platform does. They then connect to
     /// their default ports: 8883, and 443 or 8443. Default `false`.
@@ -122,6 +123,18 @@ pub enum SimError {
         /// Why it cannot.
         source: std::io::Error,
     },
+    /// A port that the data directory keeps is taken.
+    #[error(
+        "cannot listen on 127.0.0.1:{port}, which the {listener} had before on this data directory: {source}; stop what uses the port, or choose another one"
+    )]
+    KeptPort {
+        /// What was to listen.
+        listener: Listener,
+        /// On which port.
+        port: u16,
+        /// Why it cannot.
+        source: std::io::Error,
+    },
     /// The data directory cannot be used.
     #[error("cannot use the data directory {directory:?}: {source}")]
     DataDir {
@@ -148,7 +161,7 @@ impl SimError {
     /// Whether starting again later, without changing anything, can help.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
+        matches!(self, Self::Listen { source, .. } | Self::KeptPort { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
     }
 }
 
@@ -172,6 +185,8 @@ pub struct Ready {
     pub control_token_file: PathBuf,
     /// The roots to trust for the broker and for the devices' pages.
     pub ca_file: PathBuf,
+    /// The root to trust for the devices' pages alone, for a browser.
+    pub public_root_file: PathBuf,
 }
 
 impl std::fmt::Debug for Ready {
@@ -184,6 +199,7 @@ impl std::fmt::Debug for Ready {
             .field("control_url", &self.control_url)
             .field("control_token_file", &self.control_token_file)
             .field("ca_file", &self.ca_file)
+            .field("public_root_file", &self.public_root_file)
             .finish_non_exhaustive()
     }
 }

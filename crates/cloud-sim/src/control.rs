@@ -13,8 +13,8 @@ use crate::broker::acl::BROADCAST_TOPIC;
 use crate::device::DeviceStatus;
 use crate::faults::{ApiAnswer, Fault, Service};
 use crate::names;
-use crate::platform::{Platform, RotateError};
-use crate::shadow::Rejection;
+use crate::platform::{CONFIG_SHADOW, Platform, RotateError};
+use crate::shadow::{Rejection, ShadowId};
 
 /// AWS IoT Core takes payloads up to this size.
 const MAX_PAYLOAD: usize = 128 * 1024;
@@ -109,9 +109,23 @@ impl Control {
         sn: &str,
         patch: Map<String, Value>,
     ) -> Result<(), ControlError> {
+        self.set_desired_of(sn, CONFIG_SHADOW, patch).await
+    }
+
+    /// The same for the shadow of this name.
+    ///
+    /// # Errors
+    /// As [`set_desired`](Self::set_desired), and [`ControlError::Shadow`] if AWS IoT Core permits
+    /// no such name.
+    pub async fn set_desired_of(
+        &self,
+        sn: &str,
+        shadow: &str,
+        patch: Map<String, Value>,
+    ) -> Result<(), ControlError> {
         let (thing, _) = self.names_of(sn)?;
         self.platform
-            .set_desired(&thing, patch)
+            .set_desired(&ShadowId::named(thing, shadow), patch)
             .await
             .map_err(ControlError::Shadow)
     }

@@ -1,9 +1,10 @@
 //! The control API over HTTP: each route is one function of [`Control`], in JSON.
 //!
 //! `GET /devices`, `GET` and `DELETE /devices/<sn>`, `POST /devices/<sn>/rotate` and `rotate-iot`,
-//! `PUT /devices/<sn>/shadow/desired`, `POST /devices/<sn>/actions/<action>`, `POST /broadcast`,
-//! `POST /faults`. A failure is `{"error": "…"}` with a fitting status. Which requests get here at
-//! all is decided by [`RequestGuard`].
+//! `PUT /devices/<sn>/shadow/desired` and `/devices/<sn>/shadow/name/<name>/desired`,
+//! `POST /devices/<sn>/actions/<action>`, `POST /broadcast`, `POST /faults`. A failure is
+//! `{"error": "…"}` with a fitting status. Which requests get here at all is decided by
+//! [`RequestGuard`].
 
 use axum::Router;
 use axum::body::Bytes;
@@ -29,6 +30,10 @@ pub(crate) fn router(control: Control, guard: RequestGuard) -> Router {
         .route("/devices/{sn}/rotate", post(rotate))
         .route("/devices/{sn}/rotate-iot", post(rotate_iot))
         .route("/devices/{sn}/shadow/desired", put(set_desired))
+        .route(
+            "/devices/{sn}/shadow/name/{name}/desired",
+            put(set_desired_of),
+        )
         .route("/devices/{sn}/actions/{action}", post(action))
         .route("/broadcast", post(broadcast))
         .route("/faults", post(fault))
@@ -103,6 +108,16 @@ async fn set_desired(
 ) -> Answer {
     let patch = parse::<Map<String, Value>>(&body)?;
     control.set_desired(&sn, patch).await?;
+    Ok(done())
+}
+
+async fn set_desired_of(
+    State(control): State<Control>,
+    Path((sn, name)): Path<(String, String)>,
+    Whole(body): Whole,
+) -> Answer {
+    let patch = parse::<Map<String, Value>>(&body)?;
+    control.set_desired_of(&sn, &name, patch).await?;
     Ok(done())
 }
 

@@ -47,8 +47,9 @@
 //! [`Simulator::relay_addr`].
 //!
 //! The certificate of the broker names `localhost`, `127.0.0.1` and `::1`. [`Simulator::ca_file`]
-//! has the roots for the broker and for the pages. A device's own certificate comes from an
-//! authority that is not among them, as on AWS.
+//! has the roots for the broker and for the pages, [`Simulator::public_root_file`] that of the
+//! pages alone, for a browser. A device's own certificate comes from an authority that is not among
+//! them, as on AWS.
 //!
 //! # The original device library
 //!
@@ -65,9 +66,10 @@
 //!
 //! [`Simulator::control`] and, with the same functions over HTTP and in JSON,
 //! [`Simulator::control_url`]: `GET /devices`, `GET` and `DELETE /devices/<sn>`,
-//! `POST /devices/<sn>/rotate` and `rotate-iot`, `PUT /devices/<sn>/shadow/desired`,
-//! `POST /devices/<sn>/actions/<action>`, `POST /broadcast`, `POST /faults`. What can go wrong on
-//! purpose, and how it is written in JSON, stands at [`Fault`].
+//! `POST /devices/<sn>/rotate` and `rotate-iot`, `PUT /devices/<sn>/shadow/desired` and
+//! `/devices/<sn>/shadow/name/<name>/desired`, `POST /devices/<sn>/actions/<action>`,
+//! `POST /broadcast`, `POST /faults`. What can go wrong on purpose, and how it is written in JSON,
+//! stands at [`Fault`].
 //!
 //! Over HTTP the user that the simulator runs as is served as it is; another user of the machine
 //! needs `Authorization: Bearer <token>`, with the [token](Simulator::control_token) that is in

@@ -19,11 +19,11 @@ use crate::device::{Device, DeviceLogs, DeviceStatus, DeviceTable, TableFull};
 use crate::faults::{FaultInjector, Service};
 use crate::relay::{Relay, TokenSettings};
 use crate::shadow::{Rejection, ShadowId};
-use crate::store::{SavedState, Store};
+use crate::store::{SavedPorts, SavedState, Store};
 use crate::{lock, names};
 
 /// The shadow that names the certificate that a device should have.
-const CONFIG_SHADOW: &str = "config";
+pub(crate) const CONFIG_SHADOW: &str = "config";
 
 /// What stays the same while the simulator runs.
 pub(crate) struct Settings {
@@ -32,6 +32,8 @@ pub(crate) struct Settings {
     pub(crate) relay_endpoint: String,
     pub(crate) tokens: TokenSettings,
     pub(crate) token_valid: Duration,
+    /// Kept, so that devices find a simulator that is started again.
+    pub(crate) ports: SavedPorts,
 }
 
 /// The platform.
@@ -320,7 +322,8 @@ impl Platform {
             self.keep(&devices);
         }
         let desired = Map::from_iter([(service.key().to_owned(), Value::from(serial.clone()))]);
-        self.set_desired(thing, desired).await?;
+        self.set_desired(&ShadowId::named(thing, CONFIG_SHADOW), desired)
+            .await?;
         tracing::info!(sn, %serial, ?service, "rotating a certificate");
         Ok(serial)
     }
@@ -350,16 +353,13 @@ impl Platform {
         }
     }
 
-    /// Merges into the desired section of the shadow `config`.
+    /// Merges into the desired section of a shadow.
     pub(crate) async fn set_desired(
         &self,
-        thing: &str,
+        shadow: &ShadowId,
         patch: Map<String, Value>,
     ) -> Result<(), Rejection> {
-        self.broker
-            .shadows()
-            .set_desired(&ShadowId::named(thing, CONFIG_SHADOW), patch)
-            .await
+        self.broker.shadows().set_desired(shadow, patch).await
     }
 
     /// Writes the state to the data directory, if there is one.
@@ -374,6 +374,7 @@ impl Platform {
             provisioning_key: self.settings.provisioning_key.clone(),
             fernet_key: self.relay.secret().to_owned(),
             devices: devices.saved(),
+            ports: self.settings.ports,
         };
         if let Err(error) = store.save(&state) {
             error_throttled!(self.logs.not_kept, %error, "cannot keep the state; a simulator started again will not know these devices");

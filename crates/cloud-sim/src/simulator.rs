@@ -28,7 +28,7 @@ use crate::platform::{Platform, Settings};
 use crate::relay::{Relay, TokenSettings};
 use crate::request_guard::{ControlToken, RequestGuard};
 use crate::responses::PLATFORM_FILTERS;
-use crate::store::{DirectoryLock, SavedState, Store};
+use crate::store::{DirectoryLock, SavedPorts, SavedState, Store};
 use crate::{api, control_api, http, relay};
 
 /// The host name of the broker and the relay in the endpoints that devices get. Each is bound to
@@ -60,6 +60,7 @@ pub struct Simulator {
     provisioning_key: String,
     ca_pem: String,
     ca_file: PathBuf,
+    public_root_file: PathBuf,
     control_token: ControlToken,
     control_token_file: PathBuf,
     control: Control,
@@ -82,12 +83,6 @@ impl Simulator {
                 "a token's validity must be 1 second to 10 years".to_owned(),
             ));
         }
-        let (api_listener, api) = listen(Listener::Api, config.api_port).await?;
-        let (mqtt_listener, mqtt) = listen(Listener::Mqtt, config.mqtt_port).await?;
-        let (relay_listener, relay_addr) = listen(Listener::Relay, config.relay_port).await?;
-        let (control_listener, control_addr) =
-            listen(Listener::Control, config.control_port).await?;
-
         let (scratch, directory) = directory(config.data_dir.as_deref())?;
         let unusable = |source| SimError::DataDir {
             directory: directory.clone(),
@@ -101,9 +96,19 @@ impl Simulator {
             provisioning_key,
             fernet_key,
             devices,
+            ports: kept,
         } = InitialState::from(state)?;
+        let (api_listener, api) = listen(Listener::Api, config.api_port, kept.api).await?;
+        let (mqtt_listener, mqtt) = listen(Listener::Mqtt, config.mqtt_port, kept.mqtt).await?;
+        let (relay_listener, relay_addr) =
+            listen(Listener::Relay, config.relay_port, kept.relay).await?;
+        let (control_listener, control_addr) =
+            listen(Listener::Control, config.control_port, kept.control).await?;
         let ca_pem = authority.bundle_pem();
         let ca_file = store.write_roots(&ca_pem).map_err(unusable)?;
+        let public_root_file = store
+            .write_public_root(authority.public_root_pem())
+            .map_err(unusable)?;
         // A new one each time: what an earlier simulator's users were given ends with it.
         let control_token = ControlToken::random();
         let control_token_file = store
@@ -129,6 +134,12 @@ impl Simulator {
                 throttling: config.throttling,
             },
             token_valid: config.token_valid,
+            ports: SavedPorts {
+                api: api.port(),
+                mqtt: mqtt.port(),
+                relay: relay_addr.port(),
+                control: control_addr.port(),
+            },
         };
         let kept = config.data_dir.is_some().then_some(store);
         let platform = Arc::new(Platform::new(
@@ -175,6 +186,7 @@ impl Simulator {
             provisioning_key,
             ca_pem,
             ca_file,
+            public_root_file,
             control_token,
             control_token_file,
             control,
@@ -243,6 +255,13 @@ impl Simulator {
         &self.ca_file
     }
 
+    /// A file with the root to trust for the devices' pages alone, in PEM, beside
+    /// [`ca_file`](Self::ca_file).
+    #[must_use]
+    pub fn public_root_file(&self) -> &Path {
+        &self.public_root_file
+    }
+
     /// The same as the control API, without HTTP.
     #[must_use]
     pub fn control(&self) -> Control {
@@ -261,6 +280,7 @@ impl Simulator {
             control_url: self.control_url(),
             control_token_file: self.control_token_file.clone(),
             ca_file: self.ca_file.clone(),
+            public_root_file: self.public_root_file.clone(),
         }
     }
 
@@ -292,6 +312,7 @@ struct InitialState {
     provisioning_key: String,
     fernet_key: Option<String>,
     devices: DeviceTable,
+    ports: SavedPorts,
 }
 
 impl InitialState {
@@ -303,12 +324,14 @@ impl InitialState {
                 provisioning_key: state.provisioning_key,
                 fernet_key: Some(state.fernet_key),
                 devices: DeviceTable::restore(state.devices),
+                ports: state.ports,
             },
             None => Self {
                 authority: Authority::generate().map_err(failed)?,
                 provisioning_key: random_key(),
                 fernet_key: None,
                 devices: DeviceTable::default(),
+                ports: SavedPorts::default(),
             },
         })
     }
@@ -319,11 +342,27 @@ fn random_key() -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn listen(listener: Listener, port: u16) -> Result<(TcpListener, SocketAddr), SimError> {
-    let failed = |source| SimError::Listen {
-        listener,
-        port,
-        source,
+/// Listens on the port that was given, or else on the one that was kept; 0 is any free one.
+async fn listen(
+    listener: Listener,
+    given: u16,
+    kept: u16,
+) -> Result<(TcpListener, SocketAddr), SimError> {
+    let port = if given == 0 { kept } else { given };
+    let failed = |source| {
+        if given == port {
+            SimError::Listen {
+                listener,
+                port,
+                source,
+            }
+        } else {
+            SimError::KeptPort {
+                listener,
+                port,
+                source,
+            }
+        }
     };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .await

@@ -1,9 +1,10 @@
 //! The data directory: what lets a simulator be started again with the same devices.
 //!
-//! `simulator.json` has the authorities, the keys and the devices; `ca.pem` is for clients,
-//! `control-token` for those that the owner lets control the simulator; and a lock makes it one
-//! simulator's at a time. Shadows and messages are not kept. The secrets in it protect nothing but
-//! simulated devices, and are readable by the owner alone all the same.
+//! `simulator.json` has the authorities, the keys, the ports and the devices; `ca.pem` and
+//! `public-root.pem` are for clients, `control-token` for those that the owner lets control the
+//! simulator; and a lock makes it one simulator's at a time. Shadows and messages are not kept. The
+//! secrets in it protect nothing but simulated devices, and are readable by the owner alone all the
+//! same.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -20,6 +21,7 @@ const MAX_STATE: u64 = 64 * 1024 * 1024;
 
 const STATE_FILE: &str = "simulator.json";
 const CA_FILE: &str = "ca.pem";
+const PUBLIC_ROOT_FILE: &str = "public-root.pem";
 const CONTROL_TOKEN_FILE: &str = "control-token";
 const LOCK_FILE: &str = "simulator.lock";
 
@@ -30,6 +32,18 @@ pub(crate) struct SavedState {
     pub(crate) provisioning_key: String,
     pub(crate) fernet_key: String,
     pub(crate) devices: Vec<SavedDevice>,
+    /// Missing in a state that an earlier version kept.
+    #[serde(default)]
+    pub(crate) ports: SavedPorts,
+}
+
+/// The ports that the parts listen on; 0 is any free one.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(crate) struct SavedPorts {
+    pub(crate) api: u16,
+    pub(crate) mqtt: u16,
+    pub(crate) relay: u16,
+    pub(crate) control: u16,
 }
 
 /// The directory is this simulator's until this is dropped, or its process ends in whatever way.
@@ -101,6 +115,12 @@ impl Store {
         Ok(self.directory.join(CA_FILE))
     }
 
+    /// Writes the root of the devices' pages, and returns the file's path.
+    pub(crate) fn write_public_root(&self, pem: &str) -> io::Result<PathBuf> {
+        self.replace(PUBLIC_ROOT_FILE, 0o644, pem.as_bytes())?;
+        Ok(self.directory.join(PUBLIC_ROOT_FILE))
+    }
+
     /// Writes the token of the control API, for the owner alone, and returns the file's path.
     pub(crate) fn write_control_token(&self, token: &str) -> io::Result<PathBuf> {
         self.replace(CONTROL_TOKEN_FILE, 0o600, format!("{token}\n").as_bytes())?;
@@ -140,6 +160,7 @@ mod tests {
             provisioning_key: "key".into(),
             fernet_key: "fernet".into(),
             devices: Vec::new(),
+            ports: SavedPorts::default(),
         };
         store.save(&state).unwrap();
         store.save(&state).unwrap();

@@ -205,6 +205,11 @@ async fn the_control_api_speaks_json() {
         (post("/devices/nobody/rotate"), 404),
         (post("/nowhere"), 404),
         (put("/devices/a:b/shadow/desired").body("[]"), 400),
+        (put("/devices/a:b/shadow/name/a.b/desired").body("{}"), 400),
+        (
+            put("/devices/nobody/shadow/name/lamp/desired").body("{}"),
+            404,
+        ),
         (post("/devices/a:b/actions/a.b"), 400),
         (post("/faults").body(r#"{"fault":"explode"}"#), 400),
         (post("/broadcast").body(vec![0; 300_000]), 400),

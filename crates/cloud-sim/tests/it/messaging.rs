@@ -271,6 +271,18 @@ async fn shadow_get_update_and_delta_reach_device() {
     })
     .await;
     assert_eq!(seen.desired, Some(json!({ "interval": 5 })));
+
+    // A shadow of another name leaves that one alone.
+    let lamp = "$aws/things/SN1/shadow/name/lamp/update/delta";
+    device.subscribe(lamp).await;
+    let url = format!("{}/devices/SN1/shadow/name/lamp/desired", sim.control_url());
+    let call = common::http(&sim).put(url).json(&json!({ "on": true }));
+    assert_eq!(call.send().await.unwrap().status(), 200);
+    let (topic, body) = device.json().await;
+    assert_eq!(
+        (topic.as_str(), &body["state"]),
+        (lamp, &json!({ "on": true }))
+    );
     sim.stop().await;
 }
 

@@ -1,6 +1,6 @@
 //! The provisioning API: what it answers, and what it answers wrongly on purpose.
 
-use cloud_sim::{ApiAnswer, Fault, Service, SimConfig, Simulator};
+use cloud_sim::{ApiAnswer, Fault, Service, SimConfig, SimError, Simulator};
 use rcgen::{CertificateParams, KeyPair};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -219,9 +219,18 @@ async fn a_data_directory_brings_devices_back() {
         first.ca_pem().to_owned(),
     );
     assert_eq!(first.ca_file(), directory.path().join("ca.pem"));
+    let public_root = std::fs::read_to_string(directory.path().join("public-root.pem")).unwrap();
+    assert_eq!(public_root.matches("BEGIN").count(), 1);
+    assert!(roots.ends_with(&public_root));
+    let addresses = |sim: &Simulator| {
+        let (mqtt, relay) = (sim.mqtt_addr(), sim.relay_addr());
+        (sim.api_url(), mqtt, relay, sim.control_url())
+    };
+    let before = addresses(&first);
     first.stop().await;
 
-    let second = Simulator::start(config).await.unwrap();
+    let second = Simulator::start(config.clone()).await.unwrap();
+    assert_eq!(addresses(&second), before);
     assert_eq!(
         (second.provisioning_key(), second.ca_pem()),
         (key.as_str(), roots.as_str())
@@ -238,6 +247,18 @@ async fn a_data_directory_brings_devices_back() {
     assert_eq!(call_register(&second, "SN1", &key).await.status(), 409);
     common::Device::connect(&second, &thing).await;
     second.stop().await;
+
+    let taken = tokio::net::TcpListener::bind(before.2).await.unwrap();
+    let error = Simulator::start(config.clone()).await.err().unwrap();
+    assert!(matches!(error, SimError::KeptPort { port, .. } if port == before.2.port()));
+    assert!(error.is_retryable(), "{error}");
+    // A port that is given takes precedence.
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    config.relay_port = free.local_addr().unwrap().port();
+    drop(free);
+    let third = Simulator::start(config).await.unwrap();
+    assert_ne!(third.relay_addr(), taken.local_addr().unwrap());
+    third.stop().await;
 }
 
 #[tokio::test]
