@@ -9,7 +9,8 @@ use clap::error::{ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::commands::{
-    cert, completions, config, doctor, messages, provision, reset, run, shadow, status,
+    cert, completions, config, doctor, manual, messages, provision, reset, run, service, shadow,
+    status,
 };
 #[cfg(feature = "sim")]
 use crate::commands::{demo, sim};
@@ -29,8 +30,8 @@ const STYLES: Styles = Styles::styled()
 
 /// Examples of the simulator's commands.
 const WITH_SIM: &str = if cfg!(feature = "sim") {
-    "\
-  Demonstrate everything on this machine alone
+    // A line break after a backslash would take the indentation with it.
+    "  Demonstrate everything on this machine alone
       clesyde-cloud demo --once
 
   Run a simulated cloud, in another terminal
@@ -116,6 +117,8 @@ pub(crate) enum Command {
     Config(config::ConfigCommand),
     /// Remove the device's configuration
     Reset(reset::ResetArgs),
+    /// Install or remove the program as a service of systemd, or show its state
+    Service(service::ServiceArgs),
     /// Run a simulated Clesyde cloud on this machine
     #[cfg(feature = "sim")]
     Sim(sim::SimArgs),
@@ -125,7 +128,7 @@ pub(crate) enum Command {
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
     /// Print the manual page of the program or of one command
-    Man(completions::ManArgs),
+    Man(manual::ManArgs),
 }
 
 impl Command {
@@ -142,8 +145,39 @@ impl Command {
 
 /// Returns the definition of the command line, as help and manual pages show it.
 pub(crate) fn documented() -> clap::Command {
-    with_variables(Cli::command())
+    without_ignored_options(with_variables(Cli::command()))
 }
+
+/// Hides the global options that a command accepts but ignores.
+fn without_ignored_options(program: clap::Command) -> clap::Command {
+    IGNORED_OPTIONS
+        .iter()
+        .fold(program, |root, (command, ignored)| {
+            let is_ignored = |argument: &&clap::Arg| ignored.contains(&argument.get_id().as_str());
+            let hidden: Vec<_> = root
+                .get_arguments()
+                .filter(is_ignored)
+                .map(|argument| argument.clone().hide(true))
+                .collect();
+            // Absent in a build without it.
+            if root.find_subcommand(command).is_none() {
+                return root;
+            }
+            // A command's own definition takes the place of the global one.
+            root.mut_subcommand(command, |subcommand| subcommand.args(hidden))
+        })
+}
+
+/// Global options that commands ignore.
+const IGNORED_OPTIONS: [(&str, &[&str]); 4] = [
+    ("sim", &["base_path", "sn", "api_url", "proxy"]),
+    ("demo", &["base_path", "api_url", "proxy"]),
+    (
+        "completions",
+        &["base_path", "sn", "api_url", "proxy", "json"],
+    ),
+    ("man", &["base_path", "sn", "api_url", "proxy", "json"]),
+];
 
 /// Returns the settings of the program.
 pub(crate) fn settings() -> Definition {
@@ -230,7 +264,38 @@ mod tests {
 
     #[test]
     fn clap_definition_is_consistent() {
-        Cli::command().debug_assert();
+        documented().debug_assert();
+    }
+
+    #[test]
+    fn examples_are_indented_alike() {
+        let examples = examples();
+        let lines = examples.lines().filter(|line| line.starts_with("  "));
+        assert_eq!(lines.count(), if cfg!(feature = "sim") { 8 } else { 4 });
+    }
+
+    #[test]
+    fn ignored_options_are_accepted_but_not_listed() {
+        for (name, ignored) in IGNORED_OPTIONS {
+            let mut root = documented();
+            root.build();
+            let Some(subcommand) = root.find_subcommand(name) else {
+                continue;
+            };
+            let help = subcommand.clone().render_long_help().to_string();
+            for id in ignored {
+                let option = format!("--{}", id.replace('_', "-"));
+                let is_listed = |line: &str| line.trim_start().starts_with(&option);
+                assert!(!help.lines().any(is_listed), "{name} {id}: {help}");
+            }
+            assert!(help.contains("--verbose"), "{name}: {help}");
+        }
+        let line = "clesyde-cloud demo --once --api-url https://a.example.com --base-path /x";
+        let matches = Cli::command()
+            .try_get_matches_from(line.split(' '))
+            .unwrap();
+        let cli = Cli::from_arg_matches(&matches).unwrap();
+        assert_eq!(cli.global.base_path().unwrap(), std::path::Path::new("/x"));
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | `subscribe` | the messages of a topic |
 //! | `events` | the events of a running instance |
 //! | `reset` | removes the configuration |
+//! | `service install`, `uninstall`, `status` | the program as a service of systemd |
 //! | `sim` | a simulated Clesyde cloud on this machine |
 //! | `demo` | a demonstration of everything in one process |
 //! | `completions`, `man` | shell completions and manual pages |
@@ -88,8 +89,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::cli::{Cli, Command, documented};
 use crate::commands::{
-    cert, completions, config, doctor, messages, provision, reset, run as run_command, shadow,
-    status,
+    cert, completions, config, doctor, manual, messages, provision, reset, run as run_command,
+    service, shadow, status,
 };
 #[cfg(feature = "sim")]
 use crate::commands::{demo, sim};
@@ -144,7 +145,8 @@ fn run_directly(cli: &Cli, output: &Output) -> Option<Result> {
         }
         Command::Reset(arguments) => reset::run(global, arguments, output),
         Command::Completions(arguments) => completions::completions(arguments, documented()),
-        Command::Man(arguments) => completions::man(arguments, documented()),
+        Command::Service(arguments) => service::run(global, arguments, output),
+        Command::Man(arguments) => manual::man(arguments, documented()),
         _ => return None,
     })
 }
@@ -178,20 +180,23 @@ async fn run_queued(cli: &Cli, output: &Output) -> Result {
         Command::Run(arguments) => {
             run_command::run(global, arguments, &cli.settings, read_settings, output).await
         }
-        Command::Doctor(arguments) => doctor::run(global, arguments, output).await,
+        Command::Doctor(arguments) => {
+            doctor::run(global, arguments, &cli.settings, &cli::settings(), output).await
+        }
         Command::Shadow(arguments) => shadow::run(global, arguments, output).await,
         Command::Events => messages::events(global, output).await,
         Command::Subscribe(arguments) => messages::subscribe(global, arguments, output).await,
         Command::Publish(arguments) => messages::publish(global, arguments, output).await,
         Command::Request(arguments) => messages::request(global, arguments, output).await,
         #[cfg(feature = "sim")]
-        Command::Sim(arguments) => sim::run(arguments, output).await,
+        Command::Sim(arguments) => sim::run(global, arguments, output).await,
         #[cfg(feature = "sim")]
         Command::Demo(arguments) => demo::run(global, arguments, output).await,
         Command::Status
         | Command::Cert(_)
         | Command::Config(_)
         | Command::Reset(_)
+        | Command::Service(_)
         | Command::Completions(_)
         | Command::Man(_) => Ok(()),
     }

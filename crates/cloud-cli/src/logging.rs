@@ -6,8 +6,9 @@
 //! not guaranteed to be free of secrets.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use clap::ValueEnum;
 use serde_json::json;
@@ -63,6 +64,14 @@ const SETTINGS: [(&str, &str); 6] = [
 /// Standard error of the process: the log of a process is global, and so is its outlet.
 static STDERR: OnceLock<Outlet> = OnceLock::new();
 
+/// The newest log lines of the process, for a bundle.
+static RECENT: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+
+/// Lines that are kept: some minutes of a busy device.
+const MAX_RECENT: usize = 500;
+
+/// Bytes of a line that are kept. Together with the number, the bound of the memory: 500 KiB.
+const MAX_RECENT_LINE: usize = 1024;
 /// Changes the filter of the process's log.
 static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
 
@@ -159,11 +168,16 @@ pub(crate) fn init(format: LogFormat, level: LogLevel) -> Result {
         (LogFormat::Json, true) => lines.json().flatten_event(true).boxed(),
         (LogFormat::Json, false) => lines.json().flatten_event(true).without_time().boxed(),
     };
+    let recent = fmt::layer()
+        .with_writer(|| LogWriter::new(Recent, false))
+        .with_ansi(false)
+        .log_internal_errors(false);
     // An error means that the caller of the library has set up logging; that configuration stays.
     let started = registry()
         .with(filter)
         .with(filter_fn(is_permitted))
         .with(lines)
+        .with(recent)
         .try_init();
     if started.is_ok() {
         FILTER.get_or_init(|| handle);
@@ -218,6 +232,12 @@ pub(crate) fn blocking_flush() {
     }
 }
 
+/// Returns the newest log lines, also those that standard error has lost.
+pub(crate) fn recent() -> String {
+    let lines = RECENT.lock().unwrap_or_else(PoisonError::into_inner);
+    lines.iter().map(String::as_str).collect()
+}
+
 /// Returns the count of lost lines.
 pub(crate) fn lost_lines() -> Option<LostLines> {
     STDERR.get().map(Outlet::lost_lines)
@@ -261,6 +281,31 @@ impl Write for Line {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let line = with_options(&String::from_utf8_lossy(bytes)).into_owned();
         self.outlet.push(for_journal(line, self.priority));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A writer whose writes are lines to be kept.
+struct Recent;
+
+impl Write for Recent {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let line = String::from_utf8_lossy(bytes);
+        let line = with_options(&line);
+        let end = line.floor_char_boundary(MAX_RECENT_LINE);
+        let line = match line.get(..end) {
+            Some(kept) if end < line.len() => format!("{kept}…\n"),
+            _ => line.into_owned(),
+        };
+        let mut lines = RECENT.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == MAX_RECENT {
+            lines.pop_front();
+        }
+        lines.push_back(line);
         Ok(bytes.len())
     }
 
@@ -356,6 +401,21 @@ mod tests {
             });
             assert!(known, "{option}");
         }
+    }
+
+    #[test]
+    fn recent_lines_are_bounded() {
+        for number in 0..MAX_RECENT + 3 {
+            let line = format!("line {number} {}\n", "é".repeat(MAX_RECENT_LINE));
+            Recent.write_all(line.as_bytes()).unwrap();
+        }
+        let text = recent();
+        assert!(!text.contains("line 2 ") && text.contains("line 502 "));
+        assert!(
+            text.len() <= MAX_RECENT * (MAX_RECENT_LINE + 4),
+            "{}",
+            text.len()
+        );
     }
 
     #[test]

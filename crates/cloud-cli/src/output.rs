@@ -37,7 +37,8 @@ impl Output {
         Self::with_writer(json, io::stdout())
     }
 
-    fn with_writer(json: bool, writer: impl Write + Send + 'static) -> Result<Self> {
+    /// Output that never blocks, to any writer.
+    pub(crate) fn with_writer(json: bool, writer: impl Write + Send + 'static) -> Result<Self> {
         let failure_log = LogThrottle::new();
         let settings = OutletSettings {
             name: "output",

@@ -25,6 +25,23 @@ const MAX_KEY_SIZE: usize = 16 * 1024;
 /// Reads the key for the device `sn`. Called before anything is sent, so its errors say that
 /// nothing was.
 pub(crate) fn read(file: Option<&Path>, sn: &SerialNumber) -> Result<ProvisioningKey> {
+    read_unless(file, |key| key == sn.as_str())?.ok_or_else(|| {
+        CliError::Failed(format!(
+            "there is no provisioning key: give it with --token-file FILE (- is standard input) or in {KEY_VARIABLE}"
+        ))
+    })
+}
+
+/// Reads the key for several devices, if there is one.
+pub(crate) fn read_if_given(file: Option<&Path>) -> Result<Option<ProvisioningKey>> {
+    read_unless(file, |_| false)
+}
+
+/// Reads the key, if there is one; `is_serial_number` tells a serial number in its place.
+fn read_unless(
+    file: Option<&Path>,
+    is_serial_number: impl Fn(&str) -> bool,
+) -> Result<Option<ProvisioningKey>> {
     let (source, text) = match file {
         Some(path) if path == Path::new("-") => (
             "standard input".to_owned(),
@@ -36,11 +53,7 @@ pub(crate) fn read(file: Option<&Path>, sn: &SerialNumber) -> Result<Provisionin
         ),
         None => match std::env::var_os(KEY_VARIABLE).filter(|value| !value.is_empty()) {
             Some(value) => (KEY_VARIABLE.to_owned(), from_environment(value)),
-            None => {
-                return Err(CliError::Failed(format!(
-                    "there is no provisioning key: give it with --token-file FILE (- is standard input) or in {KEY_VARIABLE}"
-                )));
-            }
+            None => return Ok(None),
         },
     };
     let failed = |cause: &(dyn Error + 'static)| {
@@ -51,14 +64,16 @@ pub(crate) fn read(file: Option<&Path>, sn: &SerialNumber) -> Result<Provisionin
     };
     let text = text.map_err(|error| failed(&error))?;
     // The serial number is public: logs and topics contain it.
-    if text.trim() == sn.as_str() {
+    if is_serial_number(text.trim()) {
         return Err(CliError::Usage(
             "the serial number given with --sn or in CLESYDE_SN is the provisioning key; nothing was sent: give the \
              device's own serial number there"
                 .to_owned(),
         ));
     }
-    ProvisioningKey::new(&text).map_err(|error| failed(&error))
+    ProvisioningKey::new(&text)
+        .map(Some)
+        .map_err(|error| failed(&error))
 }
 
 fn read_bounded(reader: impl Read) -> io::Result<Zeroizing<String>> {

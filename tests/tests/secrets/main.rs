@@ -12,6 +12,10 @@ mod capture;
 mod secret;
 mod wire;
 
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -22,6 +26,7 @@ use cloud_facade::{ClesydeCloud, Event, OnExisting, register};
 use cloud_sim::{
     ApiAnswer, CertificateAnswer, Control, Fault, Service, SimConfig, Simulator, TokenAnswer,
 };
+use flate2::read::GzDecoder;
 use integration_tests::public;
 use testkit::pki::Authority;
 use testkit::wait::timeout;
@@ -105,6 +110,7 @@ async fn logs_and_output_contain_no_secret() -> anyhow::Result<()> {
     reachable(&cloud).await?;
     cloud.stop().await;
     assert_eq!(store.load()?.device, rotated);
+    bundle(base.path(), &capture).await?;
     std::fs::write(directory.join("iot_key.pem"), given.remote.key_pem())?;
     capture.show_error(
         &cloud
@@ -344,6 +350,27 @@ async fn watch(mut events: broadcast::Receiver<Event>, capture: Capture) {
             Err(broadcast::error::RecvError::Closed) => return,
         }
     }
+}
+
+/// What `doctor` packs for support, with the results of a session of its own.
+async fn bundle(base: &Path, capture: &Capture) -> anyhow::Result<()> {
+    let file = base.join("bundle.tar.gz");
+    let mut arguments = vec!["clesyde-cloud", "doctor", "--json", "--base-path"]
+        .into_iter()
+        .map(OsString::from)
+        .collect::<Vec<_>>();
+    arguments.extend([base.into(), "--bundle".into(), file.clone().into()]);
+    tokio::task::spawn_blocking(move || cloud_cli::run(arguments)).await?;
+    let mut archive = tar::Archive::new(GzDecoder::new(File::open(&file)?));
+    let mut files = 0;
+    for entry in archive.entries()? {
+        let mut text = String::new();
+        entry?.read_to_string(&mut text)?;
+        text.lines().for_each(|line| capture.show(&line));
+        files += 1;
+    }
+    assert!(files >= 7, "{files} files");
+    Ok(())
 }
 
 /// Checks first that the capture finds known secrets, and then that it contains none.

@@ -16,10 +16,12 @@ pub(crate) mod config;
 #[cfg(feature = "sim")]
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod manual;
 pub(crate) mod messages;
 pub(crate) mod provision;
 pub(crate) mod reset;
 pub(crate) mod run;
+pub(crate) mod service;
 pub(crate) mod session;
 pub(crate) mod shadow;
 #[cfg(feature = "sim")]

@@ -3,6 +3,7 @@
 //! The facade does the work; this module selects the backend of the tunnel, prints the events,
 //! notifies supervisors and shuts down.
 
+use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,7 +39,7 @@ use crate::reload::{Reader, ReloadEvent, Reloaded, Reloader};
 use crate::settings::Settings;
 use crate::shutdown::Shutdown;
 use crate::static_files;
-use crate::status_page::{MakerOptions, StatusPage};
+use crate::status_page::{MakerOptions, StatusPage, qr_code};
 use crate::systemd::SystemdNotifier;
 use crate::value_parsers::LocalApplication;
 
@@ -317,7 +318,7 @@ pub(crate) async fn run(
     ];
     let health =
         health.map(|(socket, metrics)| socket.serve(health_state.clone(), metrics, outlets));
-    let printer = EventPrinter::new(output.clone());
+    let mut printer = EventPrinter::new(output.clone(), io::stdout().is_terminal());
     if let Some(health) = &health {
         printer.health_address(health.address());
     }
@@ -441,12 +442,19 @@ struct EventPrinter {
     output: Output,
     /// The relay can cause the line with the URL, so it is throttled.
     url_log: LogThrottle,
+    is_terminal: bool,
+    /// The URL whose code is on the terminal: every reconnection would repeat it.
+    shown_url: String,
 }
 
 impl EventPrinter {
-    fn new(output: Output) -> Self {
-        let url_log = LogThrottle::new();
-        Self { output, url_log }
+    fn new(output: Output, is_terminal: bool) -> Self {
+        Self {
+            output,
+            url_log: LogThrottle::new(),
+            is_terminal,
+            shown_url: String::new(),
+        }
     }
 
     fn health_address(&self, address: SocketAddr) {
@@ -455,13 +463,27 @@ impl EventPrinter {
         let _ = self.output.result(&health_json(address), line);
     }
 
-    fn event(&self, event: &Event, problem: Option<String>) {
+    fn event(&mut self, event: &Event, problem: Option<String>) {
         if let Event::RemoteConnected { url } = event
             && self.url_log.allow().is_some()
         {
             let _ = self.output.text(reachable(url, problem));
+            if self.is_terminal && self.shown_url != *url {
+                self.show_code(url);
+                self.shown_url.clone_from(url);
+            }
         }
         let _ = self.output.json(&event_json(event));
+    }
+
+    /// Shows how to open the page: on this machine, and on a phone.
+    fn show_code(&self, url: &str) {
+        let _ = self
+            .output
+            .text(format_args!("open it here: xdg-open {url}\nor on a phone:"));
+        for line in qr_code::terminal_lines(url) {
+            let _ = self.output.escaped_text(line);
+        }
     }
 
     /// The log reports the state to people.
@@ -551,7 +573,7 @@ mod tests {
     async fn url_line_is_throttled_and_json_events_are_not() {
         for (json, expected) in [(false, 5), (true, 100)] {
             let (recorder, output) = Recorder::output(json);
-            let printer = EventPrinter::new(output.clone());
+            let mut printer = EventPrinter::new(output.clone(), false);
             for _ in 0..100 {
                 let event = Event::RemoteConnected {
                     url: "https://a/".to_owned(),
@@ -561,6 +583,24 @@ mod tests {
             output.flush().await.unwrap();
             let text = recorder.text();
             assert_eq!(text.lines().count(), expected, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn code_is_shown_on_terminal_once_for_each_url() {
+        for (json, is_terminal, expected) in [(false, true, 2), (false, false, 0), (true, true, 0)]
+        {
+            let (recorder, output) = Recorder::output(json);
+            let mut printer = EventPrinter::new(output.clone(), is_terminal);
+            for url in ["https://a/", "https://a/", "https://b/"] {
+                let url = url.to_owned();
+                printer.event(&Event::RemoteConnected { url }, None);
+            }
+            output.flush().await.unwrap();
+            let text = recorder.text();
+            let count = text.matches("xdg-open https://").count();
+            assert_eq!(count, expected, "{text}");
+            assert_eq!(text.contains('\u{2584}'), expected > 0, "{text}");
         }
     }
 

@@ -1,21 +1,27 @@
 //! `sim`: runs a simulated Clesyde cloud on this machine until SIGINT or SIGTERM.
 //!
-//! The line that it prints when ready is for programs, so it is JSON with or without `--json`.
+//! The line that it prints when ready is for programs, so it is JSON with or without `--json`; what
+//! is for people goes to standard error.
 
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use cloud_sim::{DeltaForm, SimConfig, Simulator};
 
 use crate::error::{CliError, Result, chain};
+use crate::logging;
+use crate::options::GlobalOptions;
 use crate::output::Output;
-use crate::redact::{REDACTED, Redacted, may_be_secret};
+use crate::redact::{REDACTED, Redacted, RedactedPath, may_be_secret};
 use crate::shutdown::Shutdown;
 
-const DETAILS: &str = r#"When ready, prints one JSON line with api_url, provisioning_key, mqtt, relay, control_url, control_token_file and ca_file.
-The key works for any serial number, once for each.
+const DETAILS: &str = r#"When ready, prints one JSON line with api_url, provisioning_key, mqtt, relay, control_url, control_token_file, ca_file
+and public_root_file. The key works for any serial number, once for each.
+
+A browser shows the devices' pages if it trusts public_root_file, the root of their certificates; ca_file has it too, and
+that of the broker. A data directory keeps the ports as well, unless they are given.
 
 Control API (HTTP, JSON) at control_url:
   GET    /devices                      every device: sn, registered, online, tunnel, status_history, ...
@@ -23,7 +29,9 @@ Control API (HTTP, JSON) at control_url:
   DELETE /devices/SN                   forget it; the key works for it again
   POST   /devices/SN/rotate            make it fetch a new certificate; answers {"serial": ...}
   POST   /devices/SN/rotate-iot        the same for its client certificate
-  PUT    /devices/SN/shadow/desired    merge an object into the shadow's desired state
+  PUT    /devices/SN/shadow/desired    merge an object into the desired state of the shadow `config`
+  PUT    /devices/SN/shadow/name/NAME/desired
+                                       the same for the shadow NAME
   POST   /devices/SN/actions/ACTION    publish the body as the platform's message
   POST   /broadcast                    publish the body to all devices
   POST   /faults                       inject a fault; `times` is how often, 0 for until clear
@@ -54,23 +62,23 @@ Example:
 #[derive(Debug, Args)]
 #[command(after_help = "The control API and its faults are described in --help.", after_long_help = DETAILS)]
 pub(crate) struct SimArgs {
-    /// Port of the provisioning API; 0 is any free port
+    /// Port of the provisioning API; 0 is the one that --data-dir keeps, or else any free port
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     api_port: u16,
 
-    /// Port of the MQTT broker; 0 is any free port
+    /// Port of the MQTT broker; 0 as above
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     mqtt_port: u16,
 
-    /// Port of the relay, for tunnels and for the public; 0 is any free port
+    /// Port of the relay, for tunnels and for the public; 0 as above
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     relay_port: u16,
 
-    /// Port of the control API; 0 is any free port
+    /// Port of the control API; 0 as above
     #[arg(long, value_name = "PORT", default_value_t = 0)]
     control_port: u16,
 
-    /// Store authorities, keys and devices in this directory, for the next run
+    /// Store authorities, keys, ports and devices in this directory, for the next run
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
 
@@ -101,7 +109,15 @@ enum Delta {
     Seed,
 }
 
-pub(crate) async fn run(arguments: &SimArgs, output: &Output) -> Result {
+/// What a person does to see a device's page.
+fn browser_advice(port: u16, public_root: &Path) -> String {
+    format!(
+        "browser: the page of device SN0001 is https://sn0001.ui.localhost:{port}/ once it runs; trust {} for web sites first",
+        RedactedPath(public_root)
+    )
+}
+
+pub(crate) async fn run(global: &GlobalOptions, arguments: &SimArgs, output: &Output) -> Result {
     let config = arguments.config()?;
     if let Some(path) = &arguments.data_dir
         && path.exists()
@@ -116,6 +132,12 @@ pub(crate) async fn run(arguments: &SimArgs, output: &Output) -> Result {
         .await
         .map_err(|error| CliError::Failed(chain(&error)))?;
     output.always_json(&simulator.ready())?;
+    if !global.json {
+        logging::message(&browser_advice(
+            simulator.relay_addr().port(),
+            simulator.public_root_file(),
+        ));
+    }
     // Without the line, nobody can use the simulator.
     let result = tokio::select! {
         () = shutdown.requested() => Ok(()),

@@ -20,6 +20,7 @@ mod events;
 mod instance;
 mod json_body;
 mod json_lines;
+mod log;
 mod path;
 mod payload;
 mod publish;

@@ -10,7 +10,7 @@ use axum::routing::{get, post};
 use super::api_error::ApiError;
 use super::instance::Instance;
 use super::{
-    VERSION, access, actions, doctor, events, publish, request, shadow, status, subscribe,
+    VERSION, access, actions, doctor, events, log, publish, request, shadow, status, subscribe,
 };
 
 /// Returns the endpoints of a device.
@@ -19,6 +19,7 @@ pub(crate) fn router(instance: Instance) -> Router {
         .route("/status", get(status::status))
         .route("/url", get(status::url))
         .route("/doctor", get(doctor::doctor))
+        .route("/log", get(log::log))
         .route("/events", get(events::events))
         .route("/publish", post(publish::publish))
         .route("/subscribe", get(subscribe::subscribe))

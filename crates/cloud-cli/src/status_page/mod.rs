@@ -10,7 +10,7 @@ mod facts;
 mod history;
 mod maker;
 mod plot;
-mod qr_code;
+pub(crate) mod qr_code;
 mod verdict;
 mod view;
 pub(crate) mod words;

@@ -1,7 +1,10 @@
 //! `doctor` with a working path, and with each possible problem.
 
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use reqwest::Method;
@@ -334,4 +337,85 @@ fn damaged_remote_certificate_does_not_skip_other_steps() {
     found
         .expect("ok", &["certificate.iot", "mqtt", "subscriptions"])
         .expect("skipped", &["token", "tunnel", "page"]);
+}
+
+/// An archive for support, with and without a running instance.
+#[test]
+fn bundle_holds_results_and_no_secrets() {
+    let world = TestCloud::provisioned();
+    let path = world.home.path().join("device.tar.gz");
+    let mut run = BackgroundProgram::start(&mut world.device(&["run", "--health", "127.0.0.1:0"]));
+    let health = run.wait_for("health")["address"].clone();
+    run.wait_for("remote.connected");
+    let arguments = ["doctor", "--bundle", path.to_str().unwrap(), "--health"];
+    let mut doctor = world.device(&[&arguments[..], &[health.as_str().unwrap()]].concat());
+    let ended = finish(doctor.env("CLESYDE_TOKEN", world.key()));
+    let checks = ended
+        .json()
+        .into_iter()
+        .filter(|line| line["event"] == "check");
+    let files = unpack(&path);
+    let results: Vec<Value> = files["doctor.jsonl"]
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(results, checks.collect::<Vec<_>>());
+    for (file, part) in [
+        ("versions.json", env!("CARGO_PKG_VERSION")),
+        ("config.json", "CLESYDE_API_URL"),
+        ("instance-log.txt", "INFO cloud_"),
+        ("status.json", "\"iot_connected\":true"),
+        ("certificates.json", "\"sha256\""),
+        ("files.txt", "100600 "),
+        ("metrics.txt", "# TYPE clesyde_"),
+    ] {
+        assert!(files[file].contains(part), "{file}: {}", files[file]);
+    }
+    run.terminate();
+
+    // Without an instance the device runs for the checks, and its log lines are there.
+    finish(&mut world.device(&["doctor", "-v", "--bundle", path.to_str().unwrap()]));
+    let stopped = unpack(&path);
+    assert!(
+        stopped["log.txt"].contains("INFO cloud_"),
+        "{}",
+        stopped["log.txt"]
+    );
+    assert!(!stopped.contains_key("metrics.txt") && !stopped.contains_key("instance-log.txt"));
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
+
+    let mut secrets = vec![world.key().to_owned()];
+    for key in ["iot_key.pem", "remote_key.pem"] {
+        let pem = fs::read_to_string(world.config().join(key)).unwrap();
+        secrets.extend(pem.lines().map(str::to_owned));
+    }
+    for (name, text) in files.iter().chain(&stopped) {
+        for secret in &secrets {
+            assert!(!text.contains(secret.as_str()), "{name} holds {secret}");
+        }
+    }
+
+    // Where nothing is provisioned there is a bundle too.
+    let empty = world.home.path().join("empty");
+    let mut doctor = world.device(&["doctor", "--bundle", path.to_str().unwrap()]);
+    finish(doctor.env("CLESYDE_BASE_PATH", empty)).expect(3);
+    assert!(unpack(&path)["status.json"].contains("\"provisioned\":false"));
+}
+
+fn unpack(path: &Path) -> BTreeMap<String, String> {
+    let file = fs::File::open(path).unwrap();
+    let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(file));
+    let mut files = BTreeMap::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let path = entry.path().unwrap().into_owned();
+        let name = path.strip_prefix("clesyde-cloud").unwrap();
+        let mut text = String::new();
+        entry.read_to_string(&mut text).unwrap();
+        files.insert(name.to_str().unwrap().to_owned(), text);
+    }
+    files
 }

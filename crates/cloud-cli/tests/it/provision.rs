@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::common::background_program::BackgroundProgram;
 use crate::common::captured_output::CapturedProgram;
-use crate::common::finish;
 use crate::common::shifted_clock_api::ShiftedClockApi;
 use crate::common::test_cloud::{SN, TestCloud};
+use crate::common::{finish, finish_with_input};
 
 #[test]
 fn keys_generated_on_device_are_used() {
@@ -158,4 +158,51 @@ fn interruption_reports_state_of_key() {
         assert!(stderr.contains(words) && stderr.contains(&url), "{stderr}");
         assert!(provision.events().is_empty());
     }
+}
+
+/// A production line: lines in, lines out, in the same order.
+#[test]
+fn each_line_of_pipe_is_registered_and_answered() {
+    let world = TestCloud::new();
+    let key = world.key().to_owned();
+    let batch = |lines: &str, key: &str| {
+        let mut command = world.device(&["provision", "--from", "-"]);
+        finish_with_input(command.env("CLESYDE_TOKEN", key), lines)
+    };
+    let own_key = json!({ "sn": "SN-3", "key": key }).to_string();
+    let ended = batch(&format!("SN-1\n../up\n\nSN-2\r\n{own_key}\nSN-1\n"), &key)
+        .expect(1)
+        .says(&["1 of 5 devices were not registered"]);
+    let lines = ended.json();
+    let events: Vec<_> = lines
+        .iter()
+        .map(|line| (&line["event"], &line["sn"]))
+        .collect();
+    assert_eq!(
+        json!(events),
+        json!([
+            ["provisioned", "SN-1"],
+            ["provision_failed", null],
+            ["provisioned", "SN-2"],
+            ["provisioned", "SN-3"],
+            ["already_provisioned", "SN-1"],
+        ])
+    );
+    assert_eq!(lines[1]["line"], 2);
+    assert!(!format!("{ended:?}").contains(&key));
+
+    // The directory of a device is one for `run`.
+    let base = world.base().join("SN-2");
+    let mut show = world.device(&["cert", "show"]);
+    finish(
+        show.env("CLESYDE_BASE_PATH", base)
+            .env("CLESYDE_SN", "SN-2"),
+    )
+    .expect(0);
+    // A key of the line takes precedence over the common one.
+    let refused = batch(&json!({ "sn": "SN-4", "key": "wrong" }).to_string(), &key).expect(1);
+    assert_eq!(refused.json()[0]["sn"], "SN-4");
+    batch("SN-4\n", &key).expect(0);
+    batch("", &key).expect(0);
+    finish(&mut world.device(&["provision", "--from", "-", "--token-file", "-"])).expect(2);
 }

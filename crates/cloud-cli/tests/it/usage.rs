@@ -390,3 +390,47 @@ fn closed_standard_output_is_not_an_error() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(stderr, "");
 }
+
+/// `--root` needs no systemd and no rights.
+#[test]
+fn service_is_installed_and_removed_below_root() {
+    let home = home();
+    let root = home.path().join("image");
+    let root = root.to_str().unwrap();
+    let service = |command: &str| {
+        run(
+            &home,
+            &[
+                "service", command, "--root", root, "--sn", "SN0001", "--json",
+            ],
+        )
+    };
+    let unit = home
+        .path()
+        .join("image/etc/systemd/system/clesyde-cloud.service");
+    let environment = home.path().join("image/etc/default/clesyde-cloud");
+    service("status").expect(1);
+    assert_eq!(
+        service("install").expect(0).json()[0]["environment_written"],
+        true
+    );
+    let text = fs::read_to_string(&unit).unwrap();
+    assert!(
+        text.contains("ExecStart=/usr/bin/clesyde-cloud run\n"),
+        "{text}"
+    );
+    let text = fs::read_to_string(&environment).unwrap();
+    assert!(text.contains("\nCLESYDE_SN=SN0001\n"), "{text}");
+    fs::write(&environment, "CLESYDE_SN=OTHER\n").unwrap();
+    assert_eq!(
+        service("install").expect(0).json()[0]["environment_written"],
+        false
+    );
+    assert_eq!(
+        service("status").expect(1).json()[0]["unit"],
+        unit.to_str().unwrap()
+    );
+    service("uninstall").expect(0);
+    assert!(!unit.exists() && environment.exists());
+    service("uninstall").expect(0);
+}

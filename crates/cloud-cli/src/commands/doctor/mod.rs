@@ -6,6 +6,7 @@
 //! a power cut. It tests whether a new certificate could be stored with a file that it removes
 //! again.
 
+mod bundle;
 mod connection;
 mod files;
 mod network;
@@ -24,6 +25,7 @@ use cloud_facade::iot::Proxy;
 use cloud_facade::iot::tls;
 use tokio::time::timeout;
 
+use self::bundle::BundleOptions;
 use self::connection::DeviceProbe;
 pub(crate) use self::connection::check_instance;
 use self::public_page::PublicPage;
@@ -40,6 +42,8 @@ use crate::options::GlobalOptions;
 use crate::output::Output;
 use crate::proxy;
 use crate::public_client;
+use crate::settings::Settings;
+use crate::settings::definition::Definition;
 use crate::shutdown::Shutdown;
 
 const MQTT_PORT: u16 = 8883;
@@ -62,8 +66,9 @@ mqtt.443, client_certificate, subscriptions, token, tunnel, page. Each is ok, wa
 
 Exit codes: 0 nothing failed, 1 something failed, 3 not provisioned
 
-Example:
-  clesyde-cloud doctor --api-url https://api.example.com";
+Examples:
+  clesyde-cloud doctor --api-url https://api.example.com
+  clesyde-cloud doctor --bundle device.tar.gz --health 127.0.0.1:9100";
 
 /// Arguments of `doctor`.
 #[derive(Debug, Args)]
@@ -71,24 +76,42 @@ Example:
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
     api: ApiArgs,
+
+    #[command(flatten)]
+    bundle: BundleOptions,
 }
 
-pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: &Output) -> Result {
+pub(crate) async fn run(
+    global: &GlobalOptions,
+    arguments: &DoctorArgs,
+    settings: &Settings,
+    definition: &Definition,
+    output: &Output,
+) -> Result {
+    let mut report = Report::new(output.clone());
+    let checked = check(global, arguments, &mut report).await;
+    arguments
+        .bundle
+        .write(global, settings, definition, report.lines(), output)
+        .await?;
+    checked
+}
+
+async fn check(global: &GlobalOptions, arguments: &DoctorArgs, report: &mut Report) -> Result {
     let store = store(global)?;
     let roots = public_client::roots(arguments.api.roots()?.as_deref())?;
     let mut shutdown = Shutdown::install()?;
-    let mut report = Report::new(output.clone());
     let interrupted = || CliError::Failed("interrupted before all steps were checked".to_owned());
 
     let proxy = proxy::for_cloud(global)?;
-    let device = check_files(global, &store, &mut report)?;
+    let device = check_files(global, &store, report)?;
     let network = tokio::select! {
         network = check_network(
             global,
             arguments,
             device.as_ref(),
             proxy.as_ref(),
-            &mut report,
+            report,
         ) => network?,
         () = shutdown.requested() => return Err(interrupted()),
     };
@@ -113,7 +136,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
         let checked = async {
             let answer = instance.call(Method::GET, "doctor", None).await;
             let open = match answer {
-                Ok(answer) => connection::record_instance(&answer, &mut report)?,
+                Ok(answer) => connection::record_instance(&answer, report)?,
                 Err(error) => {
                     let finding = CheckResult::failed(error.message, INSTANCE_ADVICE);
                     report.record(CLIENT_CERTIFICATE, &finding)?;
@@ -137,7 +160,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
     }
     if !network.broker_answers {
         let skipped = CheckResult::requires(MQTT);
-        skip_device_steps(&mut report, &skipped)?;
+        skip_device_steps(report, &skipped)?;
         return report.finish();
     }
     let sn = device.serial_number.clone();
@@ -154,7 +177,7 @@ pub(crate) async fn run(global: &GlobalOptions, arguments: &DoctorArgs, output: 
     };
     let checked = tokio::select! {
         checked = async {
-            let open = probe.check(&mut report).await?;
+            let open = probe.check(report).await?;
             let finding = public.check(open, Some(&probe.marker)).await?;
             report.record(PAGE, &finding)
         } => checked,

@@ -117,6 +117,7 @@ pub(super) struct Report {
     colour: bool,
     failures: Vec<&'static str>,
     warnings: usize,
+    lines: Vec<Value>,
 }
 
 impl Report {
@@ -128,6 +129,7 @@ impl Report {
             colour,
             failures: Vec::new(),
             warnings: 0,
+            lines: Vec::new(),
         }
     }
 
@@ -151,15 +153,22 @@ impl Report {
                 "", ""
             ))?;
         }
-        self.output.json(&result.json(step))?;
+        let line = result.json(step);
+        self.output.json(&line)?;
+        self.lines.push(line);
         Ok(result.is_usable())
+    }
+
+    /// Returns the results so far, as JSON.
+    pub(super) fn lines(&self) -> &[Value] {
+        &self.lines
     }
 
     /// Prints the summary.
     ///
     /// # Errors
     /// At least one step failed.
-    pub(super) fn finish(self) -> Result {
+    pub(super) fn finish(&self) -> Result {
         if !self.failures.is_empty() {
             return Err(CliError::Failed(format!(
                 "failed: {}",
