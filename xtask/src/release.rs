@@ -1,5 +1,5 @@
 //! `release`: builds the release of a commit: an archive with the program, its manual and its
-//! licence, and the packages of the library's crates.
+//! licence, packages for Debian and for RPM, and the packages of the library's crates.
 //!
 //! It publishes nothing and tags nothing: both are a person's decision, and the last lines say how.
 
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::process::{cargo, output_of, run, run_within};
+use crate::process::{cargo, find_program, output_of, run, run_within};
 use crate::workspace;
 
 /// The program's file name.
@@ -19,12 +19,19 @@ const PROGRAM: &str = "clesyde-cloud";
 /// Shells whose completion scripts go into the archive.
 const SHELLS: &[&str] = &["bash", "zsh", "fish"];
 
+/// What makes the packages of the distributions, as subcommands of cargo.
+const PACKAGERS: &[&str] = &["cargo-deb", "cargo-generate-rpm"];
+
+/// Where the packages' metadata (`crates/cloud-cli/Cargo.toml`) finds what the program prints.
+const PACKAGING: &str = "target/packaging";
+
 /// Files of the tree that go into the archive as they are.
 const DOCUMENTS: &[&str] = &[
     "README.md",
     "CHANGELOG.md",
     "LICENSE",
     "docs/systemd/clesyde-cloud.service",
+    "docs/systemd/clesyde-cloud.default",
 ];
 
 /// The demonstration takes under a second; this is for a machine that does something else as well.
@@ -39,6 +46,7 @@ pub(crate) fn run_release(arguments: &[String]) -> Result<()> {
     if !allow_dirty {
         tree_is_clean()?;
     }
+    packagers_are_there()?;
     let version = version()?;
     if !allow_dirty {
         changelog_has_version(&version)?;
@@ -62,16 +70,21 @@ pub(crate) fn run_release(arguments: &[String]) -> Result<()> {
     }
     works(&program, &version)?;
     let archive = pack(&dist, &name)?;
+    let mut files = vec![archive];
+    files.extend(distribution_packages(&program, &dist)?);
     packages(allow_dirty)?;
-    checksums(&dist, &archive)?;
+    checksums(&dist, &files)?;
 
-    println!("\n{}", archive.display());
+    println!();
+    for file in &files {
+        println!("{}", file.display());
+    }
     println!(
         "the crates' packages are in {}",
         dist.with_file_name("package").display()
     );
     println!(
-        "next: `git tag v{version}`, push the tag, hand out the archive with SHA256SUMS, `cargo publish --workspace`"
+        "next: `git tag v{version}`, push the tag, hand out archive and packages with SHA256SUMS, `cargo publish --workspace`"
     );
     Ok(())
 }
@@ -141,7 +154,8 @@ fn build(stage: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// The manual and the completion scripts, as the program itself prints them.
+/// The manual, the completion scripts and the default configuration, as the program itself prints
+/// them.
 fn generate(program: &Path, stage: &Path) -> Result<()> {
     let print = |arguments: &[&str], file: &str| -> Result<()> {
         let text = output_of(Command::new(program).args(arguments))
@@ -149,7 +163,10 @@ fn generate(program: &Path, stage: &Path) -> Result<()> {
         let path = stage.join(file);
         fs::write(&path, text + "\n").with_context(|| format!("could not write {}", path.display()))
     };
-    print(&["man"], &format!("{PROGRAM}.1"))?;
+    let manual = stage.join("man");
+    fs::create_dir_all(&manual).with_context(|| format!("could not make {}", manual.display()))?;
+    run(Command::new(program).args(["man", "--all"]).arg(&manual))?;
+    print(&["config", "template"], &format!("{PROGRAM}.toml"))?;
     SHELLS
         .iter()
         .try_for_each(|shell| print(&["completions", shell], &format!("{PROGRAM}.{shell}")))
@@ -187,6 +204,70 @@ fn pack(dist: &Path, name: &str) -> Result<PathBuf> {
     Ok(archive)
 }
 
+fn packagers_are_there() -> Result<()> {
+    for packager in PACKAGERS {
+        ensure!(
+            find_program(packager).is_some(),
+            "`{packager}` makes a package, but is not there: `cargo install {}`",
+            PACKAGERS.join(" ")
+        );
+    }
+    Ok(())
+}
+
+/// A package for Debian and one for RPM, both of the program that is handed out.
+fn distribution_packages(program: &Path, dist: &Path) -> Result<Vec<PathBuf>> {
+    let packaging = workspace::root().join(PACKAGING);
+    if packaging.exists() {
+        fs::remove_dir_all(&packaging)
+            .with_context(|| format!("could not clear {}", packaging.display()))?;
+    }
+    fs::create_dir_all(&packaging)
+        .with_context(|| format!("could not make {}", packaging.display()))?;
+    generate(program, &packaging)?;
+    let output = dist.join("packages");
+    if output.exists() {
+        fs::remove_dir_all(&output)
+            .with_context(|| format!("could not clear {}", output.display()))?;
+    }
+    fs::create_dir_all(&output).with_context(|| format!("could not make {}", output.display()))?;
+    // The program is built, and stripped by its profile.
+    run(cargo()
+        .args([
+            "deb",
+            "-p",
+            "cloud-cli",
+            "--profile",
+            "dist",
+            "--no-build",
+            "--no-strip",
+            "--output",
+        ])
+        .arg(&output))?;
+    run(cargo()
+        .args([
+            "generate-rpm",
+            "-p",
+            "crates/cloud-cli",
+            "--profile",
+            "dist",
+            "--output",
+        ])
+        .arg(&output))?;
+    let mut packages = Vec::new();
+    for entry in fs::read_dir(&output)? {
+        packages.push(entry?.path());
+    }
+    ensure!(
+        packages.len() == PACKAGERS.len(),
+        "there are {} packages in {}",
+        packages.len(),
+        output.display()
+    );
+    packages.sort();
+    Ok(packages)
+}
+
 /// Packages each published crate, and builds it from its package.
 fn packages(allow_dirty: bool) -> Result<()> {
     let mut command = cargo();
@@ -205,10 +286,13 @@ fn packages(allow_dirty: bool) -> Result<()> {
     run(&mut command)
 }
 
-fn checksums(dist: &Path, archive: &Path) -> Result<()> {
-    let name = archive.file_name().context("the archive has no name")?;
-    let sum = output_of(Command::new("sha256sum").current_dir(dist).arg(name))
-        .context("`sha256sum` failed")?;
+/// Names are relative to `dist`, where the sums are.
+fn checksums(dist: &Path, files: &[PathBuf]) -> Result<()> {
+    let mut command = Command::new("sha256sum");
+    for file in files {
+        command.arg(file.strip_prefix(dist)?);
+    }
+    let sum = output_of(command.current_dir(dist)).context("`sha256sum` failed")?;
     println!("{sum}");
     fs::write(dist.join("SHA256SUMS"), sum + "\n").context("could not write SHA256SUMS")
 }
