@@ -77,6 +77,15 @@ pub(crate) struct Place {
 }
 
 pub(crate) fn run(global: &GlobalOptions, arguments: &ServiceArgs, output: &Output) -> Result {
+    let (ServiceCommand::Install(place)
+    | ServiceCommand::Uninstall(place)
+    | ServiceCommand::Status(place)) = &arguments.command;
+    if let Some(root) = place.root.as_ref().filter(|root| !root.is_dir()) {
+        return Err(CliError::Failed(format!(
+            "there is no directory {}: name that of an image with --root DIR",
+            RedactedPath(root)
+        )));
+    }
     match &arguments.command {
         ServiceCommand::Install(place) => install(global, place, output),
         ServiceCommand::Uninstall(place) => uninstall(place, output),
@@ -92,25 +101,23 @@ fn install(global: &GlobalOptions, place: &Place, output: &Output) -> Result {
         Some(_) => PACKAGED_PROGRAM,
         None => usable_path(&program, place.user)?,
     };
-    let retry = |action: &str| {
-        let mut command = format!("sudo {program} service {action}");
-        if let Some(sn) = &global.sn {
-            command += &format!(" --sn {sn}");
-        }
-        if let Some(url) = &global.api_url {
-            command += &format!(" --api-url {url}");
-        }
-        command
-    };
+    // Without the values: one may be a key in the wrong place.
+    let mut retry = format!("sudo {program} service install");
+    for (option, is_given) in [
+        (" --sn …", global.sn.is_some()),
+        (" --api-url …", global.api_url.is_some()),
+    ] {
+        retry += if is_given { option } else { "" };
+    }
     let unit = place.unit_file()?;
     let text = if place.user { USER_UNIT } else { UNIT };
     write(&unit, &text.replace(PACKAGED_PROGRAM, program), UNIT_MODE)
-        .map_err(|error| place.write_error(&unit, &error, &retry("install")))?;
+        .map_err(|error| place.write_error(&unit, &error, &retry))?;
     let environment = place.environment_file()?;
     let is_new = !environment.exists();
     if is_new {
         write(&environment, &environment_text(global), ENVIRONMENT_MODE)
-            .map_err(|error| place.write_error(&environment, &error, &retry("install")))?;
+            .map_err(|error| place.write_error(&environment, &error, &retry))?;
     }
     if !place.is_offline() {
         // The unit is read at the next start of systemd at the latest.

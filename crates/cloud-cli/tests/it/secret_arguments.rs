@@ -1,6 +1,8 @@
 //! Misplaced secrets: no message repeats an argument or a variable that may be a key, a token or a
 //! password.
 
+use std::fs;
+
 use tempfile::{TempDir, tempdir};
 
 use crate::common::{ProgramOutput, finish, finish_with_input, program, run};
@@ -63,14 +65,21 @@ fn options() -> Vec<(Vec<String>, String, bool)> {
     options
 }
 
-/// Runs a command that exits at once: an extra option makes long-running commands fail.
+/// Runs a command that exits at once and changes nothing on this machine: an extra option makes the
+/// others fail.
 fn attempt(home: &TempDir, command: &[String], more: &[&str]) -> ProgramOutput {
     let mut prepared = program(home);
     prepared.args(command).args(more).arg("-vv");
-    if matches!(command.first().map(String::as_str), Some("sim" | "demo")) {
+    if matches!(
+        command.first().map(String::as_str),
+        Some("sim" | "demo" | "service")
+    ) {
         prepared.arg("--frobnicate");
     }
-    finish(&mut prepared)
+    let ended = finish(&mut prepared);
+    // Names of files that exist are shown.
+    let _ = fs::remove_file(home.path().join(KEY));
+    ended
 }
 
 #[test]

@@ -397,6 +397,10 @@ fn service_is_installed_and_removed_below_root() {
     let home = home();
     let root = home.path().join("image");
     let root = root.to_str().unwrap();
+    run(&home, &["service", "install", "--root", root])
+        .expect(1)
+        .says(&["--root DIR"]);
+    fs::create_dir(root).unwrap();
     let service = |command: &str| {
         run(
             &home,

@@ -103,9 +103,9 @@ impl BundleOptions {
         archive(path, &files)
             .map_err(|error| CliError::with_path("could not write the bundle", path, &error))?;
         output.result(
-            &json!({ "event": "bundle", "file": path }),
+            &json!({ "event": "bundle" }),
             format_args!(
-                "\nwrote {path:?}: look into it before you hand it out; it names hosts and the serial number"
+                "\nwrote the bundle: look into it before you hand it out; it names hosts and the serial number"
             ),
         )
     }
