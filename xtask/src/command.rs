@@ -72,8 +72,7 @@ pub(crate) const COMMANDS: &[Command] = &[
         name: "setup",
         arguments: "",
         summary: "Installs what `interop` and `attack` need.",
-        details:
-            "\
+        details: "\
 mosquitto, openssl, curl, htpasswd, promtool, strace and the Python peers. Uses installed programs;
 installs missing ones with the package manager of the distribution, and the Python peers under the
 target directory.",

@@ -198,9 +198,12 @@ impl ControlClient {
 }
 
 fn http_error(error: &hyper::Error) -> ControlError {
-    let is_cut = error.is_canceled() || error.is_incomplete_message();
+    // A request that was not sent any more has the error of the connection as its source.
+    let source = error.source().and_then(|source| source.downcast_ref());
+    let cause = source.unwrap_or(error);
+    let is_cut = cause.is_canceled() || cause.is_incomplete_message();
     if !is_cut
-        && error
+        && cause
             .source()
             .is_none_or(|source| !source.is::<io::Error>())
     {
