@@ -24,6 +24,8 @@ mod demo;
 #[cfg(feature = "sim")]
 mod doctor;
 #[cfg(feature = "sim")]
+mod doctor_faults;
+#[cfg(feature = "sim")]
 mod guard;
 #[cfg(feature = "sim")]
 mod health;
