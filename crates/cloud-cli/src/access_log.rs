@@ -181,6 +181,7 @@ impl AccessLog {
             "event": "request",
             "ts": rfc3339(request.started),
             "address": request.address,
+            "user": request.user,
             "method": request.method,
             "host": request.host,
             "path": self.target(request),
@@ -219,8 +220,11 @@ fn common(request: &RequestRecord, target: &str) -> String {
     let first = format!("{} {target} {:?}", request.method, request.version);
     let status = request.status.map(|status| status.as_u16().to_string());
     let status = status.as_deref().unwrap_or("-");
+    // A space would begin the next field.
+    let user = request.user.as_ref().map(|user| user.as_str());
+    let user = user.unwrap_or("-").replace([' ', '"'], "_");
     format!(
-        "{address} - - [{time}] \"{}\" {status} {}",
+        "{address} - {user} [{time}] \"{}\" {status} {}",
         quoted(&first),
         request.sent
     )

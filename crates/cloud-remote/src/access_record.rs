@@ -32,6 +32,8 @@ pub enum AccessRecord {
 pub struct RequestRecord {
     /// The caller's address, if the relay sends it.
     pub address: Option<IpAddr>,
+    /// The name of the user, if the [guard](crate::auth) has checked a password.
+    pub user: Option<UntrustedText>,
     /// The arrival of the request's header.
     pub started: SystemTime,
     /// Time from the arrival of the header to the end of the response.

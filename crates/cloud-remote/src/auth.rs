@@ -35,6 +35,7 @@ mod rules;
 pub(crate) use self::client_roots::ClientCertificates;
 pub use self::client_roots::{ClientRoots, ClientRootsError};
 pub(crate) use self::connection_identity::ConnectionIdentity;
+pub(crate) use self::identity_headers::REMOTE_USER;
 pub use self::layer::{AuthLayer, AuthService, AuthenticatedUser, ClientCertificate};
 pub use self::password_file::{MAX_PASSWORD_FILE_SIZE, PasswordFile, PasswordFileError};
 pub use self::password_hash::PasswordHashError;

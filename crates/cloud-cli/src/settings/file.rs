@@ -31,6 +31,8 @@ const SECRET_KEYS: &[&str] = &["token", "token-file", "provisioning-key", "key",
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
     /// `None` if it concerns the whole file.
+    pub(crate) key: Option<String>,
+    /// `None` if it concerns the whole file.
     pub(crate) line: Option<usize>,
     pub(crate) text: String,
 }
@@ -105,6 +107,7 @@ pub(crate) fn parse(text: &str, definition: &Definition) -> Content {
     let mut content = Content::default();
     // The message alone: the error as a text repeats the line, which may contain a secret.
     content.problems.extend(errors.iter().map(|error| Problem {
+        key: None,
         line: error.span().map(|span| lines.number(span.start)),
         text: error.message().to_owned(),
     }));
@@ -146,6 +149,7 @@ fn read_table<'a, 'i: 'a>(
                 values,
             }),
             Err(text) => problems.push(Problem {
+                key: Some(key.to_owned()),
                 line: Some(line),
                 text,
             }),
@@ -165,6 +169,7 @@ fn read_routes(
     let definition = Definition::route();
     let DeValue::Array(items) = value.get_ref() else {
         content.problems.push(Problem {
+            key: Some(ROUTES.to_owned()),
             line: Some(line),
             text: "write [[route]], with two brackets: there may be several routes".to_owned(),
         });
@@ -178,6 +183,7 @@ fn read_routes(
                 content.routes.push(RouteTable { line, entries });
             }
             _ => content.problems.push(Problem {
+                key: Some(ROUTES.to_owned()),
                 line: Some(line),
                 text: "a route is a table: write [[route]]".to_owned(),
             }),

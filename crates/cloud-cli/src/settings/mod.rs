@@ -137,15 +137,24 @@ impl Settings {
             let mut problems = layers.add_file(content, path);
             // Other commands need the file's global settings only.
             if !is_run {
-                problems.retain(|(key, _)| {
-                    let key = key.as_deref();
+                let all = problems.len();
+                problems.retain(|problem| {
+                    let key = problem.key.as_deref();
                     key.is_none_or(|key| is_global(definition, key))
                 });
+                if problems.len() < all {
+                    settings.warnings.push(format!(
+                        "{} has problems, so that `run` cannot use it: see `config check`",
+                        RedactedPath(path)
+                    ));
+                }
             }
-            if let Some(text) = one_line(path, problems.into_iter().map(|(_, problem)| problem)) {
+            if let Some(text) = one_line(path, &problems) {
                 return Err(usage_error(text));
             }
-            settings.warnings = layers.file_warnings(path, is_public);
+            settings
+                .warnings
+                .extend(layers.file_warnings(path, is_public));
         }
         let mut unmet = layers.unmet_needs();
         if let Some((key, needed, origin)) = unmet.find(|(.., origin)| !origin.is_file()) {
@@ -248,7 +257,6 @@ pub(crate) fn check_file(
     let problems = layers.add_file(content, path);
     let mut warnings = layers.file_warnings(path, is_public);
     warnings.extend(layers.missing_files());
-    let problems = problems.into_iter().map(|(_, problem)| problem).collect();
     Ok((problems, warnings))
 }
 
@@ -318,13 +326,9 @@ impl<'a> Layers<'a> {
         Ok(())
     }
 
-    /// Adds the file's settings. Returns its problems, with their keys.
-    fn add_file(&mut self, content: Content, path: &Path) -> Vec<(Option<String>, Problem)> {
-        let mut problems: Vec<_> = content
-            .problems
-            .into_iter()
-            .map(|problem| (None, problem))
-            .collect();
+    /// Adds the file's settings. Returns its problems.
+    fn add_file(&mut self, content: Content, path: &Path) -> Vec<Problem> {
+        let mut problems = content.problems;
         let in_base_path = self.base_path().map(|base| base.join(file::FILE_NAME));
         for Entry { key, line, values } in content.entries {
             let problem = if key == BASE_PATH && in_base_path.as_deref() == Some(path) {
@@ -334,30 +338,32 @@ impl<'a> Layers<'a> {
                 self.add(&key, form, values, Origin::File(line))
             };
             if let Some(problem) = problem {
-                let problem = Problem {
+                problems.push(Problem {
                     line: Some(line),
                     text: format!("'{key}': {problem}"),
-                };
-                problems.push((Some(key), problem));
+                    key: Some(key),
+                });
             }
         }
         let unmet = self.unmet_needs().filter_map(|(key, needed, origin)| {
             let Origin::File(line) = origin else {
                 return None;
             };
-            let (line, text) = (Some(line), format!("'{key}' needs '{needed}'"));
-            Some((Some(key.to_owned()), Problem { line, text }))
+            Some(Problem {
+                key: Some(key.to_owned()),
+                line: Some(line),
+                text: format!("'{key}' needs '{needed}'"),
+            })
         });
         problems.extend(unmet);
         for table in content.routes {
-            let found = self.add_route(table);
-            problems.extend(found.into_iter().map(|problem| (route_key(), problem)));
+            problems.extend(self.add_route(table));
         }
         let arguments: Vec<_> = self.routes.iter().map(|route| &route.arguments).collect();
         if let Err((index, error)) = route::check(&arguments) {
             let line = self.routes.get(index).map(|route| route.line);
             let text = format!("'{}': {error}", file::ROUTES);
-            problems.push((route_key(), Problem { line, text }));
+            problems.push(route_problem(line, text));
         }
         let of_bytes = ["forward-tcp", "passthrough"];
         let of_bytes = of_bytes.into_iter().find(|key| {
@@ -367,9 +373,9 @@ impl<'a> Layers<'a> {
         if let (Some(key), Some(first)) = (of_bytes, self.routes.first()) {
             let line = Some(first.line);
             let text = format!("routes take HTTP: they cannot be used with '{key}'");
-            problems.push((route_key(), Problem { line, text }));
+            problems.push(route_problem(line, text));
         }
-        problems.sort_by_key(|(_, problem)| problem.line);
+        problems.sort_by_key(|problem| problem.line);
         problems
     }
 
@@ -390,10 +396,8 @@ impl<'a> Layers<'a> {
                 }
                 Err(Refusal::Unknown { .. }) => "is unknown".to_owned(),
             };
-            problems.push(Problem {
-                line: Some(*line),
-                text: format!("route: '{key}': {problem}"),
-            });
+            let text = format!("route: '{key}': {problem}");
+            problems.push(route_problem(Some(*line), text));
         }
         if !problems.is_empty() {
             return problems;
@@ -413,10 +417,7 @@ impl<'a> Layers<'a> {
                 });
                 Vec::new()
             }
-            Err(text) => vec![Problem {
-                line: Some(table.line),
-                text,
-            }],
+            Err(text) => vec![route_problem(Some(table.line), text)],
         }
     }
 
@@ -542,8 +543,7 @@ fn read(path: &Path, definition: &Definition) -> Result<Content, String> {
 }
 
 /// Describes the first of a file's problems, and how to see the others.
-fn one_line(path: &Path, problems: impl Iterator<Item = Problem>) -> Option<String> {
-    let problems: Vec<_> = problems.collect();
+fn one_line(path: &Path, problems: &[Problem]) -> Option<String> {
     let first = problems.first()?;
     let path = RedactedPath(path);
     let line = first
@@ -580,8 +580,12 @@ fn innermost(matches: &ArgMatches) -> &ArgMatches {
     }
 }
 
-fn route_key() -> Option<String> {
-    Some(file::ROUTES.to_owned())
+fn route_problem(line: Option<usize>, text: String) -> Problem {
+    Problem {
+        key: Some(file::ROUTES.to_owned()),
+        line,
+        text,
+    }
 }
 
 /// Returns a route as options.

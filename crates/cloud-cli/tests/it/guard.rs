@@ -4,6 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 
 use testkit::pki::{Authority, Pair};
+use testkit::wait::block_until;
 
 use crate::common::background_program::BackgroundProgram;
 use crate::common::check_results::CheckResults;
@@ -72,6 +73,31 @@ impl GuardedDevice {
         results.expect("ok", &["page"]);
         results.line("page")["detail"].as_str().unwrap().to_owned()
     }
+}
+
+#[test]
+fn access_log_names_the_user_whose_password_was_checked() {
+    let world = TestCloud::provisioned();
+    GuardedDevice::write(&world, "users", USERS);
+    let log = world.home.path().join("log");
+    let (common, file) = ("common", "log");
+    let arguments = [
+        "--auth",
+        "basic=users",
+        "--access-log",
+        common,
+        "--access-log-file",
+        file,
+    ];
+    let mut device = GuardedDevice::start(world, &arguments);
+    assert_eq!(device.status("/a", Some("wrong"), None), Some(401));
+    assert_eq!(device.status("/b", Some("secret"), None), Some(404));
+    let lines = || fs::read_to_string(&log).unwrap_or_default();
+    block_until("two lines", || lines().lines().count() == 2);
+    let lines = lines();
+    let users: Vec<_> = lines.lines().map(|line| line.split(' ').nth(2)).collect();
+    assert_eq!(users, [Some("-"), Some("alice")], "{lines}");
+    device.run.terminate();
 }
 
 #[test]

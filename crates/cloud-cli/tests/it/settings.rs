@@ -38,6 +38,23 @@ fn shown(home: &TempDir, arguments: &[&str], variables: &[(&str, &str)]) -> Valu
     shown["settings"].clone()
 }
 
+/// An instance that runs with the settings of before can still be asked for its status.
+#[test]
+fn commands_other_than_run_ignore_problems_of_its_settings() {
+    let home = home();
+    write(&home, "sn = \"FILE\"\nforward = 3\nmax-conections = 5\n");
+    run(&home, &["status"], &[])
+        .expect(3)
+        .says(&["config check"]);
+    run(&home, &["run"], &[])
+        .expect(2)
+        .says(&["line 2", "forward", "1 more"]);
+    write(&home, "sn = 3\n");
+    run(&home, &["status"], &[])
+        .expect(2)
+        .says(&["line 1", "sn"]);
+}
+
 #[test]
 fn option_precedes_variable_precedes_file_precedes_default() {
     let home = home();

@@ -335,7 +335,12 @@ impl HttpServer {
             request.map(|body| RequestBody::new(body, Arc::clone(exchange), monitor_of_body));
         let respond = async {
             match self.auth.authorize(request).await {
-                Ok(request) => service.oneshot(request).await,
+                Ok(request) => {
+                    if let Some(monitor) = monitor {
+                        monitor.set_user(request.headers());
+                    }
+                    service.oneshot(request).await
+                }
                 Err(refusal) => {
                     refused(monitor, Refusal::Authentication);
                     Ok(refusal)

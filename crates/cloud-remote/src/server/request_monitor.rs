@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use crate::access_record::{
     AccessRecord, ConnectionRecord, Observer, Refusal, RefusedRecord, RequestRecord,
 };
+use crate::auth::REMOTE_USER;
 use crate::limits::connection_activity::ConnectionActivity;
 
 /// The record of a request in progress.
@@ -48,6 +49,7 @@ impl RequestMonitor {
             .map(|host| UntrustedText::new(host.as_str()));
         let record = RequestRecord {
             address,
+            user: None,
             started: SystemTime::now(),
             duration: Duration::ZERO,
             method: UntrustedText::new(request.method().as_str()),
@@ -93,6 +95,11 @@ impl RequestMonitor {
 
     pub(crate) fn set_refused(&self, reason: Refusal) {
         self.record().refused = Some(reason);
+    }
+
+    /// Records the user of a request that the guard has admitted: it removes names of others.
+    pub(crate) fn set_user(&self, headers: &HeaderMap) {
+        self.record().user = text(headers, REMOTE_USER);
     }
 
     /// Records the head of the response.
