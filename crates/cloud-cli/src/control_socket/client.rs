@@ -1,6 +1,5 @@
 //! The program's own client: of a running instance, or of the endpoints in this process.
 
-use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -166,23 +166,23 @@ impl ControlClient {
                 Err(never) => match never {},
             },
             Self::Socket(base_path) => {
-                let unavailable = |error: io::Error| ControlError::unavailable(&error);
-                let stream = path::connect(base_path).map_err(unavailable)?;
-                stream.set_nonblocking(true).map_err(unavailable)?;
-                let stream = UnixStream::from_std(stream).map_err(unavailable)?;
+                let stream = connect(base_path);
+                let stream = stream.map_err(|error| ControlError::unavailable(&error))?;
                 let (mut sender, connection) =
                     hyper::client::conn::http1::handshake(TokioIo::new(stream))
                         .await
-                        .map_err(|error| http_error(&error))?;
+                        .map_err(|error| ControlError::unavailable(&error))?;
                 task.spawn(connection);
                 let sent = timeout(RESPONSE_TIMEOUT, sender.send_request(request)).await;
                 match sent.map_err(|error| ControlError::unavailable(&error))? {
                     Ok(response) => response.map(Body::new),
                     Err(error) => {
-                        // The connection may know why no request could be sent.
-                        let ended = task.join_next().await.and_then(Result::ok);
-                        let error = ended.and_then(Result::err).unwrap_or(error);
-                        return Err(http_error(&error));
+                        // The first versions wrote a line of JSON to each client at once.
+                        return Err(if speaks_first(base_path).await {
+                            ControlError::incompatible("it does not speak HTTP")
+                        } else {
+                            ControlError::unavailable(&error)
+                        });
                     }
                 }
             }
@@ -197,20 +197,19 @@ impl ControlClient {
     }
 }
 
-fn http_error(error: &hyper::Error) -> ControlError {
-    // A request that was not sent any more has the error of the connection as its source.
-    let source = error.source().and_then(|source| source.downcast_ref());
-    let cause = source.unwrap_or(error);
-    let is_cut = cause.is_canceled() || cause.is_incomplete_message();
-    if !is_cut
-        && cause
-            .source()
-            .is_none_or(|source| !source.is::<io::Error>())
-    {
-        // The first versions wrote a line of JSON.
-        return ControlError::incompatible("it does not speak HTTP");
-    }
-    ControlError::unavailable(error)
+fn connect(base_path: &Path) -> io::Result<UnixStream> {
+    let stream = path::connect(base_path)?;
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// Returns whether the instance sends something before it is asked.
+async fn speaks_first(base_path: &Path) -> bool {
+    let Ok(mut stream) = connect(base_path) else {
+        return false;
+    };
+    let read = timeout(STATUS_TIMEOUT, stream.read_u8()).await;
+    matches!(read, Ok(Ok(_)))
 }
 
 async fn read(body: Body) -> Result<Bytes, ControlError> {
