@@ -13,7 +13,7 @@ use crate::Context;
 use crate::caller::{Alpn, Caller};
 use crate::callers_headers::{HALF_HEADER, HALF_HEADER_OVER_HTTP2, Siege};
 use crate::h2::{self, Connection, DATA, END_HEADERS, END_STREAM, HEADERS, frame};
-use crate::honest::Honest;
+use crate::honest::{Honest, LIMIT};
 use crate::report::{MEMORY_LIMIT, Row};
 use crate::scene::{HONEST, Scene, Settings, attackers};
 
@@ -29,6 +29,9 @@ const SETTLE: Duration = Duration::from_secs(3);
 const UPLOADS: usize = 8;
 /// Of one body. All together are several times what the device may hold.
 const UPLOAD: usize = 32 * 1024 * 1024;
+/// With version 0, all callers wait while the device reads less for an upload that is far ahead of
+/// its application.
+const PAUSED: Duration = Duration::from_secs(6);
 /// In KiB: the tunnel holds 96 MiB in all, which take a third more, since version 0 of its protocol
 /// cannot make the relay wait.
 const UNREAD_LIMIT: u64 = MEMORY_LIMIT + 128 * 1024;
@@ -50,6 +53,7 @@ pub(crate) async fn bodies(context: &Context) -> Result<Vec<Row>> {
         context,
         &scene,
         "bodies in drips, 4 addresses × 64 requests",
+        LIMIT,
         MEMORY_LIMIT,
     )
     .await
@@ -58,7 +62,7 @@ pub(crate) async fn bodies(context: &Context) -> Result<Vec<Row>> {
 /// Unread answers of a gigabyte over four connections.
 pub(crate) async fn unread_http2(context: &Context) -> Result<Vec<Row>> {
     let name = "unread answers over HTTP/2, 4 addresses × 64 requests";
-    watch_each_version(context, name, MEMORY_LIMIT, |caller, attack| {
+    watch_each_version(context, name, LIMIT, MEMORY_LIMIT, |caller, attack| {
         attack.spawn(keep(caller, "GET", "/big"));
     })
     .await
@@ -67,11 +71,17 @@ pub(crate) async fn unread_http2(context: &Context) -> Result<Vec<Row>> {
 /// The same over HTTP/1.1, where each request has a connection of its own.
 pub(crate) async fn unread_http1(context: &Context) -> Result<Vec<Row>> {
     let name = "unread answers over HTTP/1.1, 4 addresses × 64 connections";
-    watch_each_version(context, name, UNREAD_HTTP1_LIMIT, |caller, attack| {
-        for _ in 0..REQUESTS {
-            attack.spawn(read_nothing(caller.clone()));
-        }
-    })
+    watch_each_version(
+        context,
+        name,
+        LIMIT,
+        UNREAD_HTTP1_LIMIT,
+        |caller, attack| {
+            for _ in 0..REQUESTS {
+                attack.spawn(read_nothing(caller.clone()));
+            }
+        },
+    )
     .await
 }
 
@@ -80,7 +90,7 @@ pub(crate) async fn unread_http1(context: &Context) -> Result<Vec<Row>> {
 pub(crate) async fn unread_bodies(context: &Context) -> Result<Vec<Row>> {
     let name =
         format!("bodies that the application does not read, 4 addresses × {UPLOADS} connections");
-    watch_each_version(context, &name, UNREAD_LIMIT, |caller, attack| {
+    watch_each_version(context, &name, PAUSED, UNREAD_LIMIT, |caller, attack| {
         for _ in 0..UPLOADS {
             attack.spawn(upload(caller.clone()));
         }
@@ -88,10 +98,12 @@ pub(crate) async fn unread_bodies(context: &Context) -> Result<Vec<Row>> {
     .await
 }
 
-/// Attacks from four addresses, over each version of the tunnel's protocol.
+/// Attacks from four addresses, over each version of the tunnel's protocol. `within` is the time
+/// limit for an honest caller with version 0.
 async fn watch_each_version(
     context: &Context,
     name: &str,
+    within: Duration,
     limit: u64,
     start: impl Fn(Caller, &mut JoinSet<()>),
 ) -> Result<Vec<Row>> {
@@ -107,7 +119,8 @@ async fn watch_each_version(
             start(scene.caller(address), &mut attack);
         }
         let name = format!("{name}, protocol version {protocol}");
-        rows.extend(watch(context, &scene, &name, limit).await?);
+        let within = if *protocol == 0 { within } else { LIMIT };
+        rows.extend(watch(context, &scene, &name, within, limit).await?);
     }
     Ok(rows)
 }
@@ -202,12 +215,21 @@ fn over_ipv6(network: u16) -> IpAddr {
 }
 
 /// Lets an honest caller come while an attack goes on.
-async fn watch(context: &Context, scene: &Scene, name: &str, limit: u64) -> Result<Vec<Row>> {
+async fn watch(
+    context: &Context,
+    scene: &Scene,
+    name: &str,
+    within: Duration,
+    limit: u64,
+) -> Result<Vec<Row>> {
     sleep(SETTLE).await;
     let honest = Honest::start(scene.caller(HONEST), "/");
     sleep(context.seconds(5, 20)).await;
     Ok(vec![
-        honest.finish().await?.row(name, "an honest caller"),
+        honest
+            .finish()
+            .await?
+            .row_within(within, name, "an honest caller"),
         Row::memory(name, limit, scene.device.memory()?.peak),
     ])
 }
