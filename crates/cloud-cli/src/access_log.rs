@@ -53,7 +53,7 @@ pub(crate) struct AccessLogOptions {
     ///
     /// The file is replaced at its maximum size, and opened again when another program, such as
     /// logrotate, has moved it.
-    #[arg(long, value_name = "FILE", requires = "access_log")]
+    #[arg(long, value_name = "FILE")]
     access_log_file: Option<PathBuf>,
 
     /// Size at which the file is replaced, in MiB
@@ -65,7 +65,7 @@ pub(crate) struct AccessLogOptions {
     access_log_keep: NonZeroU32,
 
     /// Include queries of requests, which may hold secrets
-    #[arg(long, requires = "access_log")]
+    #[arg(long)]
     access_log_query: bool,
 }
 

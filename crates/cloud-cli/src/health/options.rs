@@ -18,7 +18,7 @@ pub(crate) struct HealthOptions {
     ///
     /// The endpoints have no authentication and no encryption: everyone who reaches the address
     /// reads what `/metrics` has. Use a network of your own, or a firewall.
-    #[arg(long, requires = "health")]
+    #[arg(long)]
     health_public: bool,
 }
 

@@ -46,6 +46,9 @@ const NEEDS: &[(&str, &str)] = &[
     ("proxy-protocol", "forward-tcp"),
     ("alpn", "forward-tcp"),
     ("pass-authorization", "auth"),
+    ("health-public", "health"),
+    ("access-log-file", "access-log"),
+    ("access-log-query", "access-log"),
 ];
 
 /// Where a setting comes from.

@@ -21,7 +21,7 @@ pub(crate) struct MakerOptions {
         long,
         value_name = "NAME",
         value_parser = NonEmptyStringValueParser::new(),
-        conflicts_with_all = ["forward", "forward_tcp", "passthrough"]
+        conflicts_with_all = ["forward", "forward_tcp", "passthrough", "static_dir"]
     )]
     device_name: Option<String>,
 
@@ -30,7 +30,7 @@ pub(crate) struct MakerOptions {
         long,
         value_name = "MODEL",
         value_parser = NonEmptyStringValueParser::new(),
-        conflicts_with_all = ["forward", "forward_tcp", "passthrough"]
+        conflicts_with_all = ["forward", "forward_tcp", "passthrough", "static_dir"]
     )]
     device_model: Option<String>,
 
@@ -38,7 +38,7 @@ pub(crate) struct MakerOptions {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["forward", "forward_tcp", "passthrough"]
+        conflicts_with_all = ["forward", "forward_tcp", "passthrough", "static_dir"]
     )]
     device_logo: Option<PathBuf>,
 }

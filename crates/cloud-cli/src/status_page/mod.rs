@@ -28,6 +28,7 @@ use cloud_facade::config::{CertificateInfo, CredentialSlot, DeviceConfig, Serial
 use cloud_facade::remote::TunnelStatus;
 use cloud_facade::{ClesydeCloud, Event, WeakClesydeCloud};
 use futures_util::stream;
+use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -163,9 +164,12 @@ impl StatusPage {
                         state.history.record(started.elapsed().as_secs() / 60, sample);
                     }
                     event = rotations.recv() => match event {
-                        Ok(Event::RemoteCertificateRotated { .. }) => page.read_certificate(&store).await,
-                        Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
-                        _ => {}
+                        Err(RecvError::Closed) => return,
+                        // A rotation may be among the missed events.
+                        Ok(Event::RemoteCertificateRotated { .. }) | Err(RecvError::Lagged(_)) => {
+                            page.read_certificate(&store).await;
+                        }
+                        Ok(_) => {}
                     },
                 }
             }

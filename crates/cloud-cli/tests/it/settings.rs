@@ -55,6 +55,25 @@ fn commands_other_than_run_ignore_problems_of_its_settings() {
         .says(&["line 1", "sn"]);
 }
 
+/// Some need another setting, which may come from another layer.
+#[test]
+fn settings_that_need_another_are_accepted_with_it_only() {
+    for (setting, needed) in [
+        ("health-public = true", "health = \"127.0.0.1:0\""),
+        ("access-log-file = \"access.log\"", "access-log = \"json\""),
+        ("access-log-query = true", "access-log = \"json\""),
+    ] {
+        let home = home();
+        let path = write(&home, &format!("{setting}\n"));
+        let check = ["config", "check", path.to_str().unwrap()];
+        let name = needed.split(' ').next().unwrap();
+        let found = run(&home, &check, &[]).expect(1).stdout;
+        assert!(found.contains(&format!("needs '{name}'")), "{found}");
+        write(&home, &format!("{setting}\n{needed}\n"));
+        run(&home, &check, &[]).expect(0);
+    }
+}
+
 #[test]
 fn option_precedes_variable_precedes_file_precedes_default() {
     let home = home();
