@@ -17,8 +17,9 @@ const CARGO_DENY: &str = "0.20.2";
 /// An example shows something and ends; the slowest provisions a device and opens a tunnel.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Examples that need the address of a platform as an argument; the integration tests run them.
-const WITH_ARGUMENTS: &[&str] = &["host"];
+/// Examples that need arguments: the integration tests run `host`, `bench device` runs
+/// `application`.
+const WITH_ARGUMENTS: &[&str] = &["application", "host"];
 
 /// The crates that know no other crate of ours: each must build with only what it asks for itself.
 const ALONE: &[&str] = &[
