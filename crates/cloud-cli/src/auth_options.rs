@@ -9,9 +9,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use cloud_facade::remote::auth::{
-    AuthRules, ClientRoots, MAX_PASSWORD_FILE_SIZE, PasswordFile, PathPrefix, PathPrefixError,
-};
+use cloud_facade::remote::auth::{AuthRules, ClientRoots, MAX_PASSWORD_FILE_SIZE, PasswordFile};
+use cloud_facade::remote::{PathPrefix, PathPrefixError};
 
 use crate::error::{CliError, Result};
 
@@ -114,7 +113,8 @@ impl AuthOptions {
             option.check(served_as)?;
             let (prefix, file) = (&option.prefix, &option.file);
             let is_same = |other: &AuthOption| {
-                (&other.prefix, other.method) == (&option.prefix, option.method)
+                let (one, another) = (other.prefix.as_str(), option.prefix.as_str());
+                one.eq_ignore_ascii_case(another) && other.method == option.method
             };
             if self.auth[..index].iter().any(is_same) {
                 return Err(CliError::Usage(format!(
@@ -142,7 +142,7 @@ impl AuthOption {
             (ServedAs::PlainTcp, Method::Basic) => {
                 "--auth basic=FILE needs HTTP, which --forward-tcp does not read; use --forward, or --auth mtls=FILE"
             }
-            (ServedAs::PlainTcp, Method::Mtls) if self.prefix != PathPrefix::root() => {
+            (ServedAs::PlainTcp, Method::Mtls) if !self.prefix.is_root() => {
                 "--auth with a PATH needs HTTP, which --forward-tcp does not read; use --forward, or leave out the PATH"
             }
             _ => return Ok(()),

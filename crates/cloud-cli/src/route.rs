@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use cloud_facade::remote::{
-    AllowedHost, Application, RouteHost, RouteMatch, RoutePath, Routes, RoutesError,
+    AllowedHost, Application, PathPrefix, RouteHost, RouteMatch, Routes, RoutesError,
 };
 
 use crate::application_check::CheckedApplication;
@@ -26,7 +26,7 @@ pub(crate) struct RouteArgs {
     ///
     /// The longest one is used. Case matters. The web server gets the whole path.
     #[arg(long, value_name = "/PATH")]
-    path: Option<RoutePath>,
+    path: Option<PathPrefix>,
 
     /// Forward to this web server, as --forward does
     #[arg(long, value_name = "HOST:PORT")]
@@ -79,7 +79,7 @@ impl RouteArgs {
             let (application, checked) = self.options.application(target, "a route's forward")?;
             return Ok((application, Some(checked)));
         }
-        let prefix = self.path.as_ref().map_or("", RoutePath::as_str);
+        let prefix = self.path.as_ref().map_or("", PathPrefix::as_str);
         let directory = self.static_dir.clone().unwrap_or_default();
         Ok((static_files::application(&directory, prefix)?, None))
     }

@@ -29,7 +29,6 @@ mod layer;
 mod password_check;
 mod password_file;
 mod password_hash;
-mod path_prefix;
 mod rules;
 
 pub(crate) use self::client_roots::ClientCertificates;
@@ -39,5 +38,4 @@ pub(crate) use self::identity_headers::REMOTE_USER;
 pub use self::layer::{AuthLayer, AuthService, AuthenticatedUser, ClientCertificate};
 pub use self::password_file::{MAX_PASSWORD_FILE_SIZE, PasswordFile, PasswordFileError};
 pub use self::password_hash::PasswordHashError;
-pub use self::path_prefix::{PathPrefix, PathPrefixError};
 pub use self::rules::AuthRules;

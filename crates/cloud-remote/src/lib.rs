@@ -118,7 +118,7 @@
 //! | [`StoreError`] | a [`CertificateStore`] | the same |
 //! | [`ResponseError`] | parsing a response of the platform | the same |
 //! | [`RotationError`], [`CertificateError`] | a new certificate | the same; the old one stays in use |
-//! | [`AllowedHostError`], [`PassedHeaderError`], [`SerialError`], [`UpstreamTlsError`], [`CertificatePinError`], [`SentHostError`], [`RouteHostError`], [`RoutePathError`], [`RoutesError`], [`InvalidProxy`], [`auth::PasswordFileError`], [`auth::ClientRootsError`], [`auth::PathPrefixError`] | a value of the configuration | no: change it |
+//! | [`AllowedHostError`], [`PassedHeaderError`], [`SerialError`], [`UpstreamTlsError`], [`CertificatePinError`], [`SentHostError`], [`RouteHostError`], [`PathPrefixError`], [`RoutesError`], [`InvalidProxy`], [`auth::PasswordFileError`], [`auth::ClientRootsError`] | a value of the configuration | no: change it |
 //!
 //! Failures of the tunnel are no errors of a call: it is connected again, and status and events
 //! have the reason. A caller whose request fails gets a page that says so.
@@ -143,6 +143,7 @@ mod core;
 mod driver;
 mod error;
 mod limits;
+mod path_prefix;
 mod remote_access;
 mod request_policy;
 mod response;
@@ -166,8 +167,7 @@ pub use snitun::{Cipher, ProtocolVersion, TunnelStats};
 
 pub use access_record::{AccessRecord, ConnectionRecord, Refusal, RefusedRecord, RequestRecord};
 pub use application::routes::{
-    MAX_ROUTES, RouteHost, RouteHostError, RouteMatch, RoutePath, RoutePathError, Routes,
-    RoutesError,
+    MAX_ROUTES, RouteHost, RouteHostError, RouteMatch, Routes, RoutesError,
 };
 pub use application::{Application, ClientAddr, WebService};
 pub use builder::RemoteAccessBuilder;
@@ -182,6 +182,7 @@ pub use clock::PlatformClock;
 pub use config::RemoteConfig;
 pub use error::{StartError, StopError};
 pub use limits::Limits;
+pub use path_prefix::{PathPrefix, PathPrefixError};
 pub use remote_access::{MIN_STOP_DEADLINE, RemoteAccess};
 pub use request_policy::options::{
     AllowedHost, AllowedHostError, HttpOptions, PassedHeader, PassedHeaderError,

@@ -1,12 +1,8 @@
 //! Several applications behind one public address, by host and path.
 //!
-//! The request reaches its application unchanged, with its whole path. Paths are compared as they
-//! are, on the boundaries of segments, with respect to case. A path that leads to another
-//! application when it is read in another way (percent-decoded, with `..`, empty segments,
-//! backslashes or parameters resolved) is refused with 400: applications read such paths
-//! differently.
-
-mod path;
+//! The request reaches its application unchanged, with its whole path. Paths are compared with
+//! respect to case. A path that applications could read as one of another route is refused with
+//! status 400; [`PathPrefix`] says which these are.
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,8 +13,8 @@ use http::{Request, StatusCode};
 use tower::ServiceExt;
 use tower::util::{BoxCloneSyncService, service_fn};
 
-pub use self::path::{RoutePath, RoutePathError};
 use crate::application::{Application, HttpService};
+use crate::path_prefix::{AmbiguousPath, Matching, PathPrefix, RequestPath};
 use crate::request_policy::host::{Host, host_of};
 use crate::request_policy::options::AllowedHost;
 use crate::server::error_page::{self, error_page};
@@ -120,8 +116,8 @@ impl Routes {
                 let service = router.service(&request);
                 async move {
                     match service {
-                        Some(service) => service.oneshot(request).await,
-                        None => Ok(error_page(
+                        Ok(service) => service.oneshot(request).await,
+                        Err(AmbiguousPath) => Ok(error_page(
                             StatusCode::BAD_REQUEST,
                             error_page::AMBIGUOUS_PATH,
                         )),
@@ -144,7 +140,7 @@ fn http(application: Application) -> Result<Application, RoutesError> {
 #[must_use]
 pub struct RouteMatch {
     host: Option<RouteHost>,
-    path: RoutePath,
+    path: PathPrefix,
 }
 
 impl RouteMatch {
@@ -160,18 +156,19 @@ impl RouteMatch {
     }
 
     /// Matches requests for this path and what is below it only.
-    pub fn path(mut self, path: RoutePath) -> Self {
+    pub fn path(mut self, path: PathPrefix) -> Self {
         self.path = path;
         self
     }
 
-    /// Returns how well a request matches, if it does; the greatest value is best.
-    fn rank(&self, host: Option<&Host>, path: &str) -> Option<(u8, usize)> {
+    /// Returns the rank of the route among those that match a request for this host, if the host
+    /// matches; the greatest is best.
+    fn rank(&self, host: Option<&Host>) -> Option<(u8, usize)> {
         let of_host = match &self.host {
             None => 0,
             Some(expected) => expected.rank(host?)?,
         };
-        self.path.contains(path).then(|| (of_host, self.path.len()))
+        Some((of_host, self.path.len()))
     }
 }
 
@@ -236,36 +233,27 @@ struct Router {
 }
 
 impl Router {
-    /// Returns the service for a request; `None` if its path is ambiguous.
-    fn service<B>(&self, request: &Request<B>) -> Option<HttpService> {
+    fn service<B>(&self, request: &Request<B>) -> Result<HttpService, AmbiguousPath> {
         let host = request.headers().get(HOST).and_then(host_of);
-        let matches = self.routes.iter().map(|(requests, _)| requests);
-        let index = select(matches, host.as_ref(), request.uri().path())?;
-        let chosen = index.and_then(|index| self.routes.get(index));
-        Some(
-            chosen
-                .map_or(&self.fallback, |(_, service)| service)
-                .clone(),
-        )
+        let routes = self.routes.iter().map(|(requests, _)| requests);
+        let index = select(routes, host.as_ref(), request.uri().path())?;
+        let selected = index.and_then(|index| self.routes.get(index));
+        let service = selected.map_or(&self.fallback, |(_, service)| service);
+        Ok(service.clone())
     }
 }
 
-/// Returns the index of the best route, if one matches; `None` if the path is ambiguous.
+/// Returns the index of the best route, if one matches.
 fn select<'a>(
     routes: impl Iterator<Item = &'a RouteMatch> + Clone,
     host: Option<&Host>,
     path: &str,
-) -> Option<Option<usize>> {
-    let best = |path: &str| {
-        let ranked = routes.clone().enumerate();
-        let ranked = ranked.filter_map(|(index, route)| Some((route.rank(host, path)?, index)));
-        ranked.max_by_key(|(rank, _)| *rank).map(|(_, index)| index)
-    };
-    let chosen = best(path);
-    path::readings(path)?
-        .iter()
-        .all(|reading| best(reading) == chosen)
-        .then_some(chosen)
+) -> Result<Option<usize>, AmbiguousPath> {
+    let ranked = routes
+        .enumerate()
+        .filter_map(|(index, route)| Some((&route.path, (route.rank(host)?, index))));
+    let selected = RequestPath::new(path).select(ranked, Matching::Exact)?;
+    Ok(selected.map(|(_, index)| index))
 }
 
 impl fmt::Debug for Router {
@@ -289,7 +277,7 @@ mod tests {
     /// Returns the chosen route, -1 for none, `None` if the path is refused.
     fn chosen(routes: &[RouteMatch], host: &str, path: &str) -> Option<i32> {
         let host = Host::parse(host);
-        let index = select(routes.iter(), host.as_ref(), path)?;
+        let index = select(routes.iter(), host.as_ref(), path).ok()?;
         Some(index.map_or(-1, |index| i32::try_from(index).unwrap()))
     }
 
@@ -351,19 +339,27 @@ mod tests {
             "/%5capi",
             "/x/..;/api",
             "/%2525252561pi",
+            "/api./x",
+            "/%EF%BD%81pi",
+            // Nothing says what is meant.
+            "/api/x/../y",
+            "/a//b/../c",
+            "/100%",
         ] {
             assert_eq!(chosen(&routes, "a.example", path), None, "{path}");
         }
         for (path, index) in [
             ("/api/a%2Fb", 0),
             ("/api//x", 0),
-            ("/api/x/../y", 0),
             ("/files/a%20b;c", -1),
-            ("/a//b/../c", -1),
-            ("/%C3%A9/%ff/100%", -1),
+            ("/a//b/c", -1),
+            ("/%C3%A9/%ff/100%25", -1),
         ] {
             assert_eq!(chosen(&routes, "a.example", path), Some(index), "{path}");
         }
+        // A route of the whole host precedes the one with a path.
+        let routes = [route("", "/api"), route("a.example", "/")];
+        assert_eq!(chosen(&routes, "a.example", "/x/../%61pi"), Some(1));
         // Without a path in a route for this host there is nothing to confuse.
         assert_eq!(
             chosen(&[route("b.example", "/")], "a.example", "//x/../%61"),

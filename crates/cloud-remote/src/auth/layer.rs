@@ -22,11 +22,11 @@ use super::client_roots::ClientRoots;
 use super::connection_identity::ConnectionIdentity;
 use super::identity_headers;
 use super::password_check::{PasswordCheck, PasswordError};
-use super::path_prefix::{AmbiguousPath, RequestPath};
 use super::rules::{AuthRules, PasswordRule};
 use crate::BoxError;
 use crate::application::{ClientAddr, ResponseBody};
 use crate::clock::PlatformClock;
+use crate::path_prefix::{AmbiguousPath, Matching, PathPrefix, RequestPath};
 use crate::server::error_page::{self, ErrorFormat, error_page};
 
 /// The name of the user whose password was right, as a request extension.
@@ -175,8 +175,8 @@ impl AuthLayer {
     ) -> Result<(Option<&'r PasswordRule>, Option<&'r ClientRoots>), AmbiguousPath> {
         let path = RequestPath::new(parts.uri.path());
         Ok((
-            path.select(&rules.passwords)?,
-            path.select(&rules.certificates)?,
+            longest(&rules.passwords, &path)?,
+            longest(&rules.certificates, &path)?,
         ))
     }
 
@@ -287,6 +287,17 @@ impl AuthLayer {
             error_page::AMBIGUOUS_PATH,
         ))
     }
+}
+
+/// Returns the rule with the longest prefix that covers the path.
+fn longest<'r, T>(
+    rules: &'r [(PathPrefix, T)],
+    path: &RequestPath<'_>,
+) -> Result<Option<&'r T>, AmbiguousPath> {
+    let ranked = rules.iter().enumerate();
+    let ranked = ranked.map(|(index, (prefix, _))| (prefix, (prefix.len(), index)));
+    let selected = path.select(ranked, Matching::Generous)?;
+    Ok(selected.and_then(|(_, index)| Some(&rules.get(index)?.1)))
 }
 
 /// A response instead of the application's; boxed, because it is rare and large.

@@ -2,7 +2,7 @@
 
 use super::client_roots::{ClientRoots, ClientRootsError};
 use super::password_file::PasswordFile;
-use super::path_prefix::PathPrefix;
+use crate::path_prefix::PathPrefix;
 
 /// What callers have to show before a request reaches the application: a password, a client
 /// certificate, or both. The default asks for nothing.
@@ -11,7 +11,8 @@ use super::path_prefix::PathPrefix;
 /// prefix of a request's path holds, and independently the same of the rules for certificates.
 ///
 /// ```
-/// use cloud_remote::auth::{AuthRules, PasswordFile, PathPrefix};
+/// use cloud_remote::PathPrefix;
+/// use cloud_remote::auth::{AuthRules, PasswordFile};
 ///
 /// // Made by: htpasswd -B FILE alice
 /// let file = "alice:$2y$05$WbtH8sgNwrR2sRPWTVeD9ewdVCCmIQVdFCjVSy/5v/k1VKFIKuGxu";
@@ -47,6 +48,7 @@ impl AuthRules {
     /// (RFC 7617). A second rule for a prefix replaces the first.
     #[must_use]
     pub fn passwords(mut self, prefix: PathPrefix, file: PasswordFile) -> Self {
+        let prefix = prefix.ignoring_case();
         let realm = match prefix.is_root() {
             true => "device".to_owned(),
             false => format!("device {prefix}"),
@@ -68,6 +70,7 @@ impl AuthRules {
         prefix: PathPrefix,
         roots: ClientRoots,
     ) -> Result<Self, ClientRootsError> {
+        let prefix = prefix.ignoring_case();
         self.certificates.retain(|(other, _)| *other != prefix);
         self.certificates.push((prefix, roots));
         let mut all: Option<ClientRoots> = None;

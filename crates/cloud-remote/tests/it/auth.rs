@@ -13,10 +13,10 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use cloud_remote::auth::{
     AuthLayer, AuthRules, AuthenticatedUser, ClientCertificate, ClientRoots, PasswordFile,
-    PathPrefix,
 };
 use cloud_remote::{
-    Application, ForwardOptions, HttpOptions, RemoteAccess, StartError, UpstreamProtocol,
+    Application, ForwardOptions, HttpOptions, PathPrefix, RemoteAccess, StartError,
+    UpstreamProtocol,
 };
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty, Full};
