@@ -5,6 +5,7 @@
 //! stored or served.
 
 pub(crate) mod expiry;
+pub(crate) mod leaf_verifier;
 pub(crate) mod serial;
 pub(crate) mod verify;
 

@@ -63,13 +63,7 @@ async fn no_secret_logged_over_a_full_life() {
     let mut secrets = key_lines(&cloud.platform.stored.lock().unwrap());
     let remote = cloud.device(Application::service(web)).await;
     let mut events = remote.events();
-    let page = cloud
-        .browser(&["h2"])
-        .get(cloud.url("/"))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(page.text().await.unwrap(), "hello");
+    assert_eq!(cloud.page("h2").await, "hello");
     for (serial, good) in [(2, true), (3, false)] {
         let pem = cloud
             .platform

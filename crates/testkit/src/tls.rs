@@ -37,3 +37,23 @@ pub fn server(pair: &Pair) -> ServerConfig {
         .with_single_cert(pair.chain(), pair.private_key())
         .unwrap()
 }
+
+/// Returns a ClientHello that asks for `name`, as small as can be, in one record.
+pub fn client_hello(name: &str) -> Vec<u8> {
+    fn block(bytes: &[u8]) -> Vec<u8> {
+        [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat()
+    }
+    let host = [&[0][..], &block(name.as_bytes())].concat();
+    let server_name = [&[0, 0][..], &block(&block(&host))].concat();
+    let body = [
+        &[3, 3][..],
+        &[7; 32],
+        &[0],
+        &block(&[0x13, 0x01]),
+        &[1, 0],
+        &block(&server_name),
+    ]
+    .concat();
+    let message = [&[1, 0][..], &block(&body)].concat();
+    [&[0x16, 3, 1][..], &block(&message)].concat()
+}

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use rustls::client::danger::ServerCertVerifier;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::certificate_pin::{CertificatePin, PinVerifier};
+use crate::certificate::leaf_verifier::LeafVerifier;
+use crate::certificate_pin::CertificatePin;
 use crate::request_policy::host::host_of;
 use crate::timeouts::MAX_DURATION;
 use crate::upstream::UpstreamStream;
@@ -192,10 +193,12 @@ impl UpstreamTls {
         pins: impl IntoIterator<Item = CertificatePin>,
     ) -> Result<Self, UpstreamTlsError> {
         let mut tls = Self::new(name, RootCertStore::empty())?;
-        let verifier: Arc<dyn ServerCertVerifier> = Arc::new(PinVerifier {
-            pins: pins.into_iter().collect(),
-            provider: Arc::clone(tls.config.crypto_provider()),
-        });
+        let pins: Vec<_> = pins.into_iter().collect();
+        let provider = tls.config.crypto_provider();
+        let verifier: Arc<dyn ServerCertVerifier> = Arc::new(LeafVerifier::new(
+            provider.signature_verification_algorithms,
+            move |certificate: &CertificateDer<'_>| pins.contains(&CertificatePin::of(certificate)),
+        ));
         for config in [&mut tls.config, &mut tls.http1_config] {
             let mut dangerous = Arc::make_mut(config).dangerous();
             dangerous.set_certificate_verifier(Arc::clone(&verifier));

@@ -10,13 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_net::{ConnectError, Connector};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::ClientConfig;
+use rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
+use crate::certificate::leaf_verifier::LeafVerifier;
 use crate::server::tls::CurrentCertificate;
 use crate::timeouts::{MAX_DURATION, MIN_DURATION};
 
@@ -77,11 +76,13 @@ pub(crate) async fn call(
     served: Arc<CurrentCertificate>,
 ) -> Result<(), ProbeError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let algorithms = provider.signature_verification_algorithms;
+    let is_own =
+        move |certificate: &CertificateDer<'_>| served.current().cert.first() == Some(certificate);
+    let verifier = LeafVerifier::new(provider.signature_verification_algorithms, is_own);
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(OwnCertificateVerifier { served, algorithms }))
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     let name = ServerName::try_from(access_point.clone())?;
     let host = probe.host.unwrap_or(access_point);
@@ -98,50 +99,4 @@ pub(crate) async fn call(
         .map_err(|_| ProbeError::TimedOut)??;
     drop(stream);
     Ok(())
-}
-
-/// Accepts only the certificate that this device serves.
-#[derive(Debug)]
-struct OwnCertificateVerifier {
-    served: Arc<CurrentCertificate>,
-    algorithms: WebPkiSupportedAlgorithms,
-}
-
-impl ServerCertVerifier for OwnCertificateVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if self.served.current().cert.first() == Some(end_entity) {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(CertificateError::ApplicationVerificationFailure.into())
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
 }

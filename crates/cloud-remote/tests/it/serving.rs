@@ -199,13 +199,7 @@ async fn caller_disconnect_mid_response_is_harmless() {
         tcp.set_zero_linger().unwrap();
     }
     eventually(|| remote.open_connections() == 0).await;
-    let page = cloud
-        .browser(&["h2"])
-        .get(cloud.url("/"))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(page.text().await.unwrap(), "hello");
+    assert_eq!(cloud.page("h2").await, "hello");
     assert!(events.try_recv().is_err(), "the tunnel noticed");
 }
 

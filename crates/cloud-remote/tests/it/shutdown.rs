@@ -35,13 +35,7 @@ async fn stop_leaves_nothing_behind() {
     let before = tasks();
     let remote = cloud.device(web()).await;
     let mut events = remote.events();
-    let page = cloud
-        .browser(&["http/1.1"])
-        .get(cloud.url("/"))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(page.text().await.unwrap(), "hello");
+    assert_eq!(cloud.page("http/1.1").await, "hello");
     remote.stop(Duration::from_secs(10)).await.unwrap();
     assert_eq!(remote.status().borrow().tunnel, TunnelStatus::Stopped);
     event(&mut events, |event| {

@@ -154,8 +154,7 @@ async fn slow_caller_applies_backpressure_without_loss() {
         let held = settled(&produced).await;
         assert!(held < BUFFERS, "{protocol}: {held}");
         // Other connections continue.
-        let page = cloud.browser(&["h2"]).get(cloud.url("/")).send().await;
-        assert_eq!(page.unwrap().text().await.unwrap(), "hello");
+        assert_eq!(cloud.page("h2").await, "hello");
         while download.next * 8 < held + 1024 * 1024 {
             download.go_on().await;
         }

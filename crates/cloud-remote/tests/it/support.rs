@@ -314,7 +314,6 @@ impl Cloud {
         within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
     }
 
-    /// Returns a client without a connection pool.
     /// Opens a WebSocket over HTTP/1.1.
     pub(crate) async fn websocket(&self) -> WebSocketStream<TlsStream<TcpStream>> {
         let stream = self.open(&["http/1.1"]).await.unwrap();
@@ -323,6 +322,7 @@ impl Cloud {
         connected.unwrap().0
     }
 
+    /// Returns a client without a connection pool.
     pub(crate) fn browser(&self, protocols: &[&str]) -> reqwest::Client {
         reqwest::Client::builder()
             .tls_backend_preconfigured(self.client_config(protocols))
@@ -332,6 +332,12 @@ impl Cloud {
             .timeout(LIMIT)
             .build()
             .unwrap()
+    }
+
+    /// Gets the start page over this protocol, on a connection of its own.
+    pub(crate) async fn page(&self, protocol: &str) -> String {
+        let request = self.browser(&[protocol]).get(self.url("/"));
+        request.send().await.unwrap().text().await.unwrap()
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

@@ -177,13 +177,7 @@ async fn lost_tunnel_reconnects_with_same_token() {
     ));
     connected(&remote).await;
     assert_eq!(requests(&cloud), 1);
-    let page = cloud
-        .browser(&["h2"])
-        .get(cloud.url("/"))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(page.text().await.unwrap(), "hello");
+    assert_eq!(cloud.page("h2").await, "hello");
 }
 
 #[tokio::test]
@@ -265,8 +259,7 @@ async fn accepts_unbounded_durations() {
     })
     .await;
     for protocol in ["h2", "http/1.1"] {
-        let page = cloud.browser(&[protocol]).get(cloud.url("/")).send().await;
-        assert_eq!(page.unwrap().text().await.unwrap(), "hello");
+        assert_eq!(cloud.page(protocol).await, "hello");
     }
     assert!(remote.status().borrow().is_connected());
     remote.stop(Duration::MAX).await.unwrap();

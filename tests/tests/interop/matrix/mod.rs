@@ -4,7 +4,6 @@
 //! The callers' ClientHello is real, what follows is not TLS: to a relay it is all the same, and it
 //! leaves the time to the tunnel. TLS and HTTP through the tunnel are in `snitun_server`.
 
-mod client_hello;
 mod device;
 mod relay;
 mod scenarios;

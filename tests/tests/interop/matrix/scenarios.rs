@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use anyhow::{Context, ensure};
 use integration_tests::origin::pattern;
 use snitun::ProtocolVersion;
+use testkit::tls::client_hello;
 use testkit::wait::{eventually, timeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::HOST;
-use super::client_hello::client_hello;
 use super::device::Device;
 use super::relay::Relay;
 use super::service::{

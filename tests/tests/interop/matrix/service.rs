@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use integration_tests::origin::pattern;
 use snitun::ProtocolVersion;
+use testkit::tls::client_hello;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Barrier, Notify};
 
 use super::HOST;
-use super::client_hello::client_hello;
 
 /// Channels that are open at the same time.
 pub(super) const MEETING: usize = 200;

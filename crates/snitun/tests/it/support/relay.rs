@@ -11,6 +11,7 @@ use snitun::server::{
     TokenContent,
 };
 use snitun::{Channel, Cipher, ConnectionKey, ProtocolVersion, SessionKey};
+pub(crate) use testkit::tls::client_hello;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -162,26 +163,6 @@ impl Relay {
 pub(crate) fn seconds_from_now(seconds: i64) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     now.as_secs().checked_add_signed(seconds).unwrap()
-}
-
-/// A minimal ClientHello for `name`.
-pub(crate) fn client_hello(name: &str) -> Vec<u8> {
-    fn block(bytes: &[u8]) -> Vec<u8> {
-        [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat()
-    }
-    let host = [&[0][..], &block(name.as_bytes())].concat();
-    let server_name = [&[0, 0][..], &block(&block(&host))].concat();
-    let body = [
-        &[3, 3][..],
-        &[7; 32],
-        &[0],
-        &block(&[0x13, 0x01]),
-        &[1, 0],
-        &block(&server_name),
-    ]
-    .concat();
-    let message = [&[1, 0][..], &block(&body)].concat();
-    [&[0x16, 3, 1][..], &block(&message)].concat()
 }
 
 /// Repeatable pseudo-random bytes.
