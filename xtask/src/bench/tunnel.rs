@@ -34,6 +34,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         Ok(None) => {}
         Err(error) => eprintln!("the Python package cannot be had: {error:#}"),
     }
+    // The reader of the measure `slow-reader` needs no package.
+    peers.extend(python::oldest_usable().map(|path| ("--reader", path)));
 
     // Built like a release, as the peers are.
     run_command(cargo().args(["build", "--profile", "dist", "-p", "snitun", "--examples"]))?;

@@ -21,6 +21,7 @@
 )]
 
 mod measurements;
+mod reader;
 mod routes;
 
 use std::collections::HashMap;
@@ -143,6 +144,7 @@ impl Arguments {
                 rathole: found.remove("--rathole").map(Into::into),
                 python: found.remove("--python").map(Into::into),
                 scripts: found.remove("--scripts").map(Into::into),
+                reader: found.remove("--reader").map(Into::into),
             },
         };
         assert!(found.is_empty(), "what is {:?}?", found.keys());

@@ -71,8 +71,9 @@ pub(super) const MEASUREMENTS: &[Measurement] = &[
     Measurement {
         name: "slow-reader",
         figures: &[
-            "a small request beside a download with a slow reader, p50, ms",
+            "a small request beside a slow reader, p50, ms",
             "the same, p99, ms",
+            "what the slow reader gets, MB/s",
         ],
         method: Method::Each(slow_reader),
     },
@@ -149,7 +150,11 @@ fn beside(client: &Client, route: &Route) -> Vec<f64> {
 }
 
 fn slow_reader(client: &Client, route: &Route) -> Vec<f64> {
-    let latencies = measure::beside_slow_reader(client, &route.target, LOADED_DURATION);
+    let look = || measure::latencies_for(client, &route.target, LOADED_DURATION);
+    let (latencies, rate) = match &route.reader {
+        Some(reader) => reader.beside(&route.target, look),
+        None => measure::beside_slow_reader(client, &route.target, look),
+    };
     let millis = |part| percentile(&latencies, part).as_secs_f64() * 1e3;
-    vec![millis(50), millis(99)]
+    vec![millis(50), millis(99), rate]
 }

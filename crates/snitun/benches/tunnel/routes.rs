@@ -8,6 +8,8 @@ use rcgen::{CertificateParams, KeyPair};
 use testkit::load::client::{Client, Target};
 use testkit::load::programs::{Programs, await_port, free_address, processor_time};
 
+use super::reader::Reader;
+
 pub(super) const OURS: &str = "ours";
 /// Size of nginx's file.
 pub(super) const FILE_SIZE: u64 = 256 * 1024 * 1024;
@@ -24,6 +26,8 @@ pub(super) struct Paths {
     pub(super) python: Option<PathBuf>,
     /// The directory of the two scripts that run the Python package.
     pub(super) scripts: Option<PathBuf>,
+    /// Python for the slow reader.
+    pub(super) reader: Option<PathBuf>,
 }
 
 /// A route from the client to nginx.
@@ -35,13 +39,15 @@ pub(super) struct Route {
     device: Option<u32>,
     /// Much slower than the others: gets smaller amounts.
     pub(super) slow: bool,
+    /// A slow reader in Python.
+    pub(super) reader: Option<Reader>,
 }
 
 /// All running programs; dropping it stops them.
 pub(super) struct Bench {
     pub(super) client: Client,
     pub(super) routes: Vec<Route>,
-    /// Missing programs, and the routes skipped for that reason.
+    /// Missing programs, and what is not measured for that reason.
     pub(super) missing: Vec<String>,
     _running: Running,
 }
@@ -54,6 +60,7 @@ impl Route {
             target: Target { address, hostname },
             device,
             slow: false,
+            reader: None,
         }
     }
 
@@ -84,6 +91,15 @@ pub(super) fn start(programs: &Paths) -> Bench {
         missing.push("Python: snitun 0.47.0 is not there".to_owned());
     }
     running.snitun(programs, python, service, &mut bench_ways);
+    match &programs.reader {
+        Some(python) => {
+            let reader = Reader::new(python, &running.0.path("cert.pem"));
+            for route in &mut bench_ways {
+                route.reader = Some(reader.clone());
+            }
+        }
+        None => missing.push("a slow reader in Python: one in Rust takes its place".to_owned()),
+    }
     Bench {
         client: Client::new(&certificate, &[]),
         routes: bench_ways,

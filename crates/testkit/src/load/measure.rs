@@ -1,7 +1,7 @@
 //! What is measured of a way to a server, each in a runtime of its own with one thread.
 
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -204,19 +204,40 @@ pub fn beside_download(client: &Client, target: &Target, time: Duration, piece: 
     }
 }
 
-/// Returns the latencies of small requests one after another for this long, beside a download whose
-/// reader is slower than the way: it takes 64 KiB, and then has work to do.
-pub fn beside_slow_reader(client: &Client, target: &Target, time: Duration) -> Vec<Duration> {
+/// Returns the latencies of small requests one after another for this long, on a connection that
+/// does not share a process of nginx with the bulk that other programs take.
+pub fn latencies_for(client: &Client, target: &Target, time: Duration) -> Vec<Duration> {
+    run(async {
+        let mut connection = quickest(client, target).await;
+        let mut latencies = Vec::new();
+        let start = Instant::now();
+        while start.elapsed() < time {
+            let start = Instant::now();
+            connection.small().await;
+            latencies.push(start.elapsed());
+        }
+        latencies
+    })
+}
+
+/// Downloads with a reader that is slower than the way while `look` runs: it takes 64 KiB, and then
+/// has work to do. Returns its rate in MB/s, too.
+pub fn beside_slow_reader<T>(
+    client: &Client,
+    target: &Target,
+    look: impl FnOnce() -> T,
+) -> (T, f64) {
     /// What an interpreted program does with 64 KiB: about 500 MB/s.
     const WORK: Duration = Duration::from_micros(80);
-    let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    const PIECE: u64 = 64 * 1024;
+    let (pieces, done) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         let download = scope.spawn(|| {
             run(async {
                 while !done.load(Ordering::Relaxed) {
                     let mut connection = client.connect(target).await;
                     let more = || {
-                        begun.store(true, Ordering::Relaxed);
+                        pieces.fetch_add(1, Ordering::Relaxed);
                         let start = Instant::now();
                         while start.elapsed() < WORK {
                             std::hint::spin_loop();
@@ -227,22 +248,14 @@ pub fn beside_slow_reader(client: &Client, target: &Target, time: Duration) -> V
                 }
             });
         });
-        let latencies = run(async {
-            while !begun.load(Ordering::Relaxed) && !download.is_finished() {
-                tokio::time::sleep(REQUEST_INTERVAL).await;
-            }
-            let mut connection = quickest(client, target).await;
-            let mut latencies = Vec::new();
-            let start = Instant::now();
-            while start.elapsed() < time {
-                let start = Instant::now();
-                connection.small().await;
-                latencies.push(start.elapsed());
-            }
-            latencies
-        });
+        while pieces.load(Ordering::Relaxed) == 0 && !download.is_finished() {
+            thread::sleep(REQUEST_INTERVAL);
+        }
+        let (start, before) = (Instant::now(), pieces.load(Ordering::Relaxed));
+        let seen = look();
+        let bytes = PIECE * (pieces.load(Ordering::Relaxed) - before);
         done.store(true, Ordering::Relaxed);
-        latencies
+        (seen, megabytes_per_second(bytes, start.elapsed()))
     })
 }
 
