@@ -156,6 +156,7 @@ struct LogThrottles {
     expiry: LogThrottle,
     malformed_address: Arc<LogThrottle>,
     overrun: Arc<LogThrottle>,
+    paced: Arc<LogThrottle>,
 }
 
 impl<T, C, S> Driver<T, C, S>

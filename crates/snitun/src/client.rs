@@ -125,6 +125,9 @@ pub struct ClientConfig<K = ConnectionKey> {
     pub malformed_log: Arc<LogThrottle>,
     /// Rate limit of the warnings about channels closed at a limit of received data, likewise.
     pub overrun_log: Arc<LogThrottle>,
+    /// Rate limit of the lines about channels that are sent more slowly, because in version 0 their
+    /// reader may be far behind, likewise.
+    pub paced_log: Arc<LogThrottle>,
 }
 
 impl<K: Into<ConnectionKey>> ClientConfig<K> {
@@ -139,6 +142,7 @@ impl<K: Into<ConnectionKey>> ClientConfig<K> {
             timeouts: Timeouts::default(),
             malformed_log: Arc::default(),
             overrun_log: Arc::default(),
+            paced_log: Arc::default(),
         }
     }
 }
@@ -226,6 +230,7 @@ where
     let logs = TunnelLogs {
         malformed: config.malformed_log,
         overrun: config.overrun_log,
+        paced: config.paced_log,
     };
     let mux = MuxConfig {
         role: Role::Client,

@@ -27,6 +27,9 @@ pub struct TunnelStats {
     pub pauses_sent: u64,
     /// PAUSE frames received.
     pub pauses_received: u64,
+    /// Times that a channel had to wait because its reader may be too far behind, in version 0 of a
+    /// peer that does not slow down a sender.
+    pub paced: u64,
     /// Messages after which throttling delayed the next large one.
     pub throttled: u64,
 }
@@ -43,6 +46,7 @@ impl TunnelStats {
             (&mut self.read_pauses, other.read_pauses),
             (&mut self.pauses_sent, other.pauses_sent),
             (&mut self.pauses_received, other.pauses_received),
+            (&mut self.paced, other.paced),
             (&mut self.throttled, other.throttled),
         ];
         for (total, more) in pairs {

@@ -87,6 +87,7 @@ where
         let ping = self.context.timeouts.dead_link / 2;
         let malformed_log = Arc::clone(&self.throttles.malformed_address);
         let overrun_log = Arc::clone(&self.throttles.overrun);
+        let paced_log = Arc::clone(&self.throttles.paced);
         Some(move || {
             let mut config = ClientConfig::new(token, keys.next_key()?);
             config.limits.receive_total = RECEIVE_TOTAL;
@@ -94,6 +95,7 @@ where
             config.throttling = throttling;
             config.malformed_log = malformed_log;
             config.overrun_log = overrun_log;
+            config.paced_log = paced_log;
             config.timeouts.ping_interval = ping;
             config.timeouts.ping_answer = ping;
             Ok(config)

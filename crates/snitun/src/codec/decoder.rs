@@ -11,8 +11,8 @@ use std::net::IpAddr;
 use bytes::{Buf, BytesMut};
 
 use crate::codec::frame::{
-    ChannelId, EXTRA_LEN, FrameType, HEADER_LEN, Header, MAX_ADDRESS_LEN, address_from_extra,
-    address_from_unit,
+    ChannelId, EXTRA_LEN, FrameType, HEADER_LEN, Header, MAX_ADDRESS_LEN, PONG_BACKPRESSURE,
+    address_from_extra, address_from_unit,
 };
 use crate::crypto::cipher::{DecryptError, Opener};
 use crate::version::ProtocolVersion;
@@ -48,6 +48,8 @@ pub enum Incoming {
     Pong {
         /// The id of the ping.
         id: ChannelId,
+        /// The peer slows down a sender that is far ahead, although it cannot pause one.
+        has_backpressure: bool,
     },
     /// The peer's queue for this channel is above its threshold.
     Pause {
@@ -74,7 +76,7 @@ impl Incoming {
             | Self::Data { id, .. }
             | Self::Close { id }
             | Self::Ping { id }
-            | Self::Pong { id }
+            | Self::Pong { id, .. }
             | Self::Pause { id }
             | Self::Resume { id }
             | Self::MalformedNew { id } => *id,
@@ -254,7 +256,10 @@ impl Decoder {
                 return Ok(None);
             }
             Some(FrameType::Close) => Incoming::Close { id },
-            Some(FrameType::Ping) if is_answer(&header.extra) => Incoming::Pong { id },
+            Some(FrameType::Ping) if is_answer(&header.extra) => Incoming::Pong {
+                id,
+                has_backpressure: header.extra[ANSWER.len()..] == *PONG_BACKPRESSURE,
+            },
             Some(FrameType::Ping) => Incoming::Ping { id },
             Some(FrameType::Pause) if self.version.has_flow_control() => Incoming::Pause { id },
             Some(FrameType::Resume) if self.version.has_flow_control() => Incoming::Resume { id },
@@ -271,8 +276,11 @@ fn skip(left: usize) -> State {
     }
 }
 
+/// Start of the extra of an answer to a PING.
+const ANSWER: &[u8] = b"pong";
+
 fn is_answer(extra: &[u8; EXTRA_LEN]) -> bool {
-    extra.starts_with(b"pong")
+    extra.starts_with(ANSWER)
 }
 
 impl fmt::Debug for Decoder {

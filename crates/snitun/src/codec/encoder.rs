@@ -8,7 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::codec::frame::{
-    ChannelId, EXTRA_LEN, FrameType, Header, address_to_extra, address_to_unit,
+    ChannelId, EXTRA_LEN, FrameType, Header, PONG_BACKPRESSURE, address_to_extra, address_to_unit,
 };
 use crate::crypto::cipher::{Entropy, SealError, Sealer};
 use crate::version::ProtocolVersion;
@@ -89,6 +89,21 @@ impl Encoder {
     ) -> Result<(), SealError> {
         let mut extra = self.padding();
         extra[..4].copy_from_slice(if answer { b"pong" } else { b"ping" });
+        self.header(id, FrameType::Ping, 0, extra, out)
+    }
+
+    /// Appends the answer to a PING in version 0 that says that we slow down a sender that is far
+    /// ahead, by reading less.
+    ///
+    /// # Errors
+    /// [`SealError`].
+    pub fn pong_with_backpressure(
+        &mut self,
+        id: ChannelId,
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
+        let mut extra = *b"pong.......";
+        extra[4..].copy_from_slice(PONG_BACKPRESSURE);
         self.header(id, FrameType::Ping, 0, extra, out)
     }
 

@@ -12,6 +12,9 @@ use crate::hex;
 pub const HEADER_LEN: usize = 32;
 /// Bytes at the end of a header for the frame type's use; the rest of them is random.
 pub const EXTRA_LEN: usize = 11;
+/// Follows `pong` in the extra of an answer in version 0: the end that answers slows down a sender
+/// that is far ahead, by reading less. The Python package puts random bytes there and ignores them.
+pub(crate) const PONG_BACKPRESSURE: &[u8; 7] = b"bounded";
 
 /// Maximum plaintext of a version 2 address unit. An address needs 5 or 17 bytes, padded to 16 or
 /// 32; this leaves room for one more family.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use cloud_net::warn_throttled;
+use cloud_net::{info_throttled, warn_throttled};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::coop::unconstrained;
 use tokio::time::Sleep;
@@ -174,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ConnectionTask<S> {
         loop {
             if self.batch.is_empty() {
                 let (encoder, batch) = (&mut self.encoder, &mut self.batch);
-                let timeout = &mut self.timeout;
+                let (timeout, logs) = (&mut self.timeout, &self.logs);
                 let budget_spent = self.sent >= POLL_BUDGET;
                 let done = self.shared.with(|state| {
                     state.unpark_task();
@@ -190,6 +190,12 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> ConnectionTask<S> {
                         }
                     } else {
                         state.mux.poll_transmit(encoder, batch, now)?;
+                    }
+                    if state.mux.take_paced() {
+                        info_throttled!(
+                            logs.paced,
+                            "sending more slowly on a connection with much data: version 0 of the protocol does not show how far the other end has read, and a peer that takes everything cuts what is far behind; a reader slower than 16 MiB/s can still be cut"
+                        );
                     }
                     if batch.is_empty() {
                         state.park_task(cx, true);

@@ -55,6 +55,8 @@ pub(crate) struct TunnelLogs {
     pub(crate) malformed: Arc<LogThrottle>,
     /// Channels closed at a limit of received data.
     pub(crate) overrun: Arc<LogThrottle>,
+    /// Channels that are sent more slowly because their reader may be far behind.
+    pub(crate) paced: Arc<LogThrottle>,
 }
 
 /// Starts a tunnel over `stream`, whose handshake produced `session`. The returned future runs the

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::pacing::Pacer;
 use super::queue::{RecvQueue, SendQueue};
 use super::read_balance::ReadBalance;
 use crate::close::ChannelError;
@@ -73,6 +74,7 @@ pub(super) struct ChannelState {
     pub(super) recv: RecvQueue,
     pub(super) send: SendQueue,
     pub(super) flow: Flow,
+    pub(super) pacer: Pacer,
     /// What its reader has paid for pauses of the connection.
     pub(super) read_balance: ReadBalance,
     /// The channel is in `ready` or `deferred`.
@@ -95,6 +97,7 @@ impl ChannelState {
             recv: RecvQueue::default(),
             send: SendQueue::default(),
             flow: Flow::default(),
+            pacer: Pacer::default(),
             read_balance: ReadBalance::default(),
             scheduled: false,
             reader_blocked: false,

@@ -22,9 +22,13 @@ use std::time::Duration;
 use crate::codec::frame::ChannelId;
 use crate::time::Timestamp;
 
-/// Minimum window in bytes: a millisecond at 4 Gbit/s, in which both ends get processor time; and
-/// 2.6 MB/s at 200 ms if all measurements were wrong.
-const MIN_WINDOW: u64 = 512 * 1024;
+/// Minimum window: what the peer has read in this time of late, since both ends must get processor
+/// time meanwhile,
+const MIN_WINDOW_TIME: Duration = Duration::from_millis(10);
+/// at most a millisecond at 4 Gbit/s,
+const MAX_MIN_WINDOW: u64 = 512 * 1024;
+/// and at least two frames.
+const MIN_WINDOW: u64 = 128 * 1024;
 /// Window while the minimum round-trip time is measured, except for the frame that fills it.
 const PROBE_RTT_WINDOW: u64 = 64 * 1024;
 /// Number of probes per window.
@@ -40,8 +44,10 @@ const PROBE_LOST_AFTER: Duration = Duration::from_secs(60);
 const BDP_GAIN: u64 = 3;
 /// Timeout for the next answer. A path that needs longer has a queue that we cannot shorten.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Minimum age at which a bandwidth sample expires; at most twice as long.
+/// Minimum age at which a bandwidth sample expires for the bandwidth-delay product, and for the
+/// minimum window; at most twice as long.
 const BANDWIDTH_WINDOW: Duration = Duration::from_secs(5);
+const RECENT: Duration = Duration::from_millis(500);
 /// Interval between measurements of the minimum round-trip time when answers are late, when they
 /// are not, and as a minimum in round trips, of which each measurement costs one or two.
 const PROBE_RTT_INTERVAL_CONGESTED: Duration = Duration::from_secs(15);
@@ -67,8 +73,9 @@ pub(super) struct InFlightLimiter {
     min_rtt_at: Timestamp,
     /// The minimum round-trip time is being measured: little may be in flight.
     probing_rtt: bool,
-    /// Maximum bandwidth, in bytes per second.
-    bandwidth: MaxBandwidth,
+    /// Maximum bandwidth, in bytes per second, and that of the most recent samples.
+    bandwidth: MaxBandwidth<{ BANDWIDTH_WINDOW.as_millis() }>,
+    recent_bandwidth: MaxBandwidth<{ RECENT.as_millis() }>,
     /// `None`, no limit, until a probe is answered.
     window: Option<u64>,
 }
@@ -121,7 +128,7 @@ impl InFlightLimiter {
     /// Records sent data; returns the id of a PING to send after it if a probe is due.
     pub(super) fn on_send(&mut self, count: usize, now: Timestamp) -> Option<ChannelId> {
         self.sent += count as u64;
-        let between = (self.effective_window().unwrap_or(MIN_WINDOW) / PROBES_PER_WINDOW)
+        let between = (self.effective_window().unwrap_or(MAX_MIN_WINDOW) / PROBES_PER_WINDOW)
             .min(MAX_PROBE_SPACING);
         if self.sent - self.probed_up_to < between {
             return None;
@@ -178,12 +185,17 @@ impl InFlightLimiter {
         self.min_rtt = Some(min_rtt);
         let rate = u128::from(bytes) * 1_000_000_000 / u128::from(rtt);
         let rate = u64::try_from(rate).unwrap_or(u64::MAX);
+        let recent = self.recent_bandwidth.update(rate, now);
+        let min_window = u128::from(recent) * MIN_WINDOW_TIME.as_millis() / 1000;
+        let min_window = u64::try_from(min_window)
+            .unwrap_or(u64::MAX)
+            .clamp(MIN_WINDOW, MAX_MIN_WINDOW);
         let rate = self.bandwidth.update(rate, now);
         let bdp = u128::from(rate) * u128::from(min_rtt) / 1_000_000_000;
         let window = u64::try_from(bdp)
             .unwrap_or(u64::MAX)
             .saturating_mul(BDP_GAIN);
-        self.window = Some(window.max(MIN_WINDOW));
+        self.window = Some(window.max(min_window));
         let congested = rtt > min_rtt.saturating_mul(BDP_GAIN);
         let interval = if congested {
             PROBE_RTT_INTERVAL_CONGESTED
@@ -203,23 +215,19 @@ fn id(number: u64) -> ChannelId {
     ChannelId(id)
 }
 
-/// Maximum bandwidth of the current and the previous period.
+/// Maximum bandwidth of the current and the previous period of this many milliseconds.
 #[derive(Debug, Default)]
-struct MaxBandwidth {
+struct MaxBandwidth<const PERIOD: u128> {
     before: u64,
     current: u64,
     since: Timestamp,
 }
 
-impl MaxBandwidth {
+impl<const PERIOD: u128> MaxBandwidth<PERIOD> {
     fn update(&mut self, rate: u64, now: Timestamp) -> u64 {
-        let passed = now - self.since;
-        if passed >= BANDWIDTH_WINDOW {
-            self.before = if passed < 2 * BANDWIDTH_WINDOW {
-                self.current
-            } else {
-                0
-            };
+        let passed = (now - self.since).as_millis();
+        if passed >= PERIOD {
+            self.before = if passed < 2 * PERIOD { self.current } else { 0 };
             self.current = 0;
             self.since = now;
         }

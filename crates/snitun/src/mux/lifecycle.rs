@@ -108,6 +108,7 @@ impl Mux {
             }
         }
         self.resume_deferred(now);
+        self.resume_paced(now);
         self.release_unaccepted(now);
     }
 
@@ -125,6 +126,7 @@ impl Mux {
         }
         self.ready.clear();
         self.deferred.clear();
+        self.paced.clear();
         self.release_unaccepted(now);
     }
 
@@ -222,6 +224,7 @@ impl Mux {
             if channel.scheduled {
                 self.ready.retain(|waiting| *waiting != key);
                 self.deferred.retain(|waiting| *waiting != key);
+                self.paced.retain(|(_, waiting)| *waiting != key);
             }
         }
     }

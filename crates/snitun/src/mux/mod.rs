@@ -14,6 +14,7 @@ mod backpressure;
 mod channel;
 mod in_flight;
 mod lifecycle;
+mod pacing;
 mod queue;
 mod read_balance;
 mod receive;
@@ -165,6 +166,13 @@ pub struct Mux {
     /// Channels with bulk data that wait for throttling or the in-flight limit; they return to
     /// `ready` afterwards.
     deferred: VecDeque<ChannelKey>,
+    /// Channels that wait, until when, because they may be too far ahead of their reader
+    /// ([`pacing`]); they return to `ready` afterwards.
+    paced: Vec<(Timestamp, ChannelKey)>,
+    /// A channel was added to `paced` and the driver does not know yet.
+    has_paced: bool,
+    /// In version 0: the peer slows us down if a channel is too far ahead of its reader.
+    peer_has_backpressure: bool,
     events: VecDeque<Event>,
     in_flight: InFlightLimiter,
     pool: BufferPool,
@@ -198,6 +206,9 @@ impl Mux {
             pongs: 0,
             ready: VecDeque::new(),
             deferred: VecDeque::new(),
+            paced: Vec::new(),
+            has_paced: false,
+            peer_has_backpressure: false,
             events: VecDeque::new(),
             in_flight: InFlightLimiter::default(),
             pool: BufferPool::default(),
@@ -245,6 +256,12 @@ impl Mux {
     /// Returns the last channel that was closed at a limit of received data, once.
     pub fn take_overrun(&mut self) -> Option<Overrun> {
         self.overrun.take()
+    }
+
+    /// Returns whether a channel had to wait since the last call because its reader may be too far
+    /// behind. That happens in version 0 only, with a peer that takes everything.
+    pub fn take_paced(&mut self) -> bool {
+        std::mem::take(&mut self.has_paced)
     }
 
     /// Returns the number of control frames that wait to be written. It is bounded: beyond the

@@ -51,7 +51,11 @@ impl Mux {
                     self.control.push_back(Control::Pong(id));
                 }
             }
-            Incoming::Pong { id } => {
+            Incoming::Pong {
+                id,
+                has_backpressure,
+            } => {
+                self.peer_has_backpressure |= has_backpressure;
                 if self.in_flight.on_pong(id, now) {
                     self.resume_deferred(now);
                 } else if !self.handle_pong(id, now) {

@@ -181,6 +181,7 @@ impl Mux {
             timers.next_linger,
             timers.drain_until,
             self.backpressure.deadline(),
+            self.pacing_deadline(),
             throttled,
             window.filter(|_| !self.deferred.is_empty()),
         ]
@@ -235,6 +236,7 @@ impl Mux {
             self.in_flight.on_probe_timeout();
             self.resume_deferred(now);
         }
+        self.resume_paced(now);
         if self.timers.next_linger.is_some_and(|due| due <= now) {
             self.expire_lingering(now);
         }

@@ -104,7 +104,11 @@ impl Mux {
             Control::Ping(id) => batch.append(|out| encoder.ping(id, false, out)),
             Control::Pong(id) => {
                 self.pongs -= 1;
-                batch.append(|out| encoder.ping(id, true, out))
+                if self.config.version.has_flow_control() {
+                    batch.append(|out| encoder.ping(id, true, out))
+                } else {
+                    batch.append(|out| encoder.pong_with_backpressure(id, out))
+                }
             }
             Control::Flow(key) => {
                 let Some(channel) = channel_mut(&mut self.slots, key) else {
@@ -139,6 +143,7 @@ impl Mux {
         let share = self.config.limits.send_share(self.by_id.len());
         let throttled = self.timers.is_throttled(now);
         let in_flight_limited = self.in_flight_limited();
+        let paces = self.paces();
         let Some(channel) = channel_mut(&mut self.slots, key) else {
             return Ok(());
         };
@@ -153,6 +158,16 @@ impl Mux {
         if (large && throttled) || (bulk && in_flight_limited) {
             channel.scheduled = true;
             self.deferred.push_back(key);
+            return Ok(());
+        }
+        if paces
+            && channel.phase == Phase::Open
+            && let Some(until) = channel.pacer.wait_until(now)
+        {
+            channel.scheduled = true;
+            self.paced.push((until, key));
+            self.stats.paced += 1;
+            self.has_paced = true;
             return Ok(());
         }
         let Some(chunk) = channel.send.pop() else {
@@ -177,6 +192,9 @@ impl Mux {
             self.events.push_back(Event::Writable(key));
         }
         channel.flow.sent = channel.flow.sent.saturating_add(chunk.len());
+        if paces {
+            channel.pacer.on_send(chunk.len(), now);
+        }
         let probe = self.in_flight.on_send(chunk.len(), now);
         self.make_room(chunk.len());
         self.stats.bytes_sent += chunk.len() as u64;

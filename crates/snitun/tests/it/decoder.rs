@@ -293,7 +293,10 @@ fn unknown_channel_frames_are_ignored() {
         Incoming::Close { id: ID },
         Incoming::Pause { id: ID },
         Incoming::Resume { id: ID },
-        Incoming::Pong { id: ID },
+        Incoming::Pong {
+            id: ID,
+            has_backpressure: false,
+        },
         Incoming::MalformedNew { id: ID },
     ] {
         assert_eq!(mux.handle(incoming, now), Ok(()));

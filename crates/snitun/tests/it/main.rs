@@ -22,6 +22,7 @@ mod first_ping;
 mod in_flight;
 mod limits;
 mod mux;
+mod pacing;
 mod send_limits;
 #[cfg(all(feature = "client", feature = "server"))]
 mod server;

@@ -138,14 +138,28 @@ fn later_pong_answers_earlier_pings() {
         assert!(mux.ping(id, now));
         now += Duration::from_secs(1);
     }
-    mux.handle(Incoming::Pong { id: ids[1] }, now).unwrap();
+    mux.handle(
+        Incoming::Pong {
+            id: ids[1],
+            has_backpressure: false,
+        },
+        now,
+    )
+    .unwrap();
     for (id, seconds) in [(ids[0], 3), (ids[1], 2)] {
         let elapsed = Duration::from_secs(seconds);
         assert_eq!(mux.poll_event(), Some(Event::Pong { id, elapsed }));
     }
     assert_eq!(mux.poll_event(), None, "the third one is still out");
     // An unsolicited answer matches no ping.
-    mux.handle(Incoming::Pong { id: ids[0] }, now).unwrap();
+    mux.handle(
+        Incoming::Pong {
+            id: ids[0],
+            has_backpressure: false,
+        },
+        now,
+    )
+    .unwrap();
     assert_eq!(mux.poll_event(), None);
 }
 

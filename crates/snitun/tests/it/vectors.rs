@@ -178,7 +178,10 @@ fn expected(frame: &Frame) -> Option<Incoming> {
             data: BytesMut::from(&unhex(&frame.data)[..]),
         },
         FrameType::Close => Incoming::Close { id },
-        FrameType::Ping if frame.extra_prefix == "706f6e67" => Incoming::Pong { id },
+        FrameType::Ping if frame.extra_prefix == "706f6e67" => Incoming::Pong {
+            id,
+            has_backpressure: false,
+        },
         FrameType::Ping => Incoming::Ping { id },
         FrameType::Pause => Incoming::Pause { id },
         FrameType::Resume => Incoming::Resume { id },
@@ -263,7 +266,7 @@ fn recorded_frames_encode_identically() {
                 Incoming::Pause { id } => encoder.bare(id, FrameType::Pause, &mut wire),
                 Incoming::Resume { id } => encoder.bare(id, FrameType::Resume, &mut wire),
                 Incoming::Ping { id } => encoder.ping(id, false, &mut wire),
-                Incoming::Pong { id } => encoder.ping(id, true, &mut wire),
+                Incoming::Pong { id, .. } => encoder.ping(id, true, &mut wire),
                 other => panic!("not recorded: {other:?}"),
             }
             .unwrap();

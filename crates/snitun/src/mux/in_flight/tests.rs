@@ -112,7 +112,7 @@ fn all_paths_stay_busy_with_a_short_queue() {
         (100 * MIB, millis(1), millis(8)),
         (125 * MIB, millis(30), millis(100)),
         (125 * MIB, millis(200), millis(600)),
-        (MIB, millis(40), millis(650)),
+        (MIB, millis(40), millis(550)),
     ] {
         let mut path = Path::new(rate, min_rtt);
         let mut limiter = InFlightLimiter::default();
@@ -238,9 +238,9 @@ fn slower_path_regains_a_short_queue() {
     path.fill(&mut limiter, Duration::from_secs(60));
     path.max_queued = Duration::ZERO;
     path.fill(&mut limiter, Duration::from_secs(20));
-    // The minimum window takes two seconds.
+    // The least that is measured is what 128 KiB take, and the window is three times that.
     let queued = path.max_queued;
-    assert!(queued < Duration::from_secs(3), "{queued:?}");
+    assert!(queued < Duration::from_millis(1500), "{queued:?}");
 }
 
 #[test]
@@ -321,7 +321,7 @@ fn probing_resumes_after_lost_probes() {
 
 #[test]
 fn max_bandwidth_expires_after_two_windows() {
-    let mut max_bandwidth = MaxBandwidth::default();
+    let mut max_bandwidth = MaxBandwidth::<5000>::default();
     let mut update = |seconds, value| {
         let now = Timestamp::after_start(Duration::from_secs(seconds));
         max_bandwidth.update(value, now)

@@ -301,7 +301,13 @@ pub(crate) fn hostile(data: &[u8]) {
             8 => mux.handle(Incoming::Pause { id }, now),
             9 => mux.handle(Incoming::Resume { id }, now),
             10 => mux.handle(Incoming::Ping { id }, now),
-            11 => mux.handle(Incoming::Pong { id }, now),
+            11 => mux.handle(
+                Incoming::Pong {
+                    id,
+                    has_backpressure: false,
+                },
+                now,
+            ),
             12 => mux.handle(Incoming::MalformedNew { id }, now),
             13..16 => {
                 keys.extend(mux.accept());
