@@ -8,11 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{cargo, find_program, output_of, run, run_within, with_retries};
+use crate::process::{cargo, output_of, run, run_within};
+use crate::tools::{self, Tool};
 use crate::workspace;
 
-/// The version of cargo-deny that `deny.toml` is written for.
-const CARGO_DENY: &str = "0.20.2";
+/// In the version that `deny.toml` is written for.
+const CARGO_DENY: Tool = Tool {
+    name: "cargo-deny",
+    version: "0.20.2",
+    arguments: &[],
+};
 
 /// An example shows something and ends; the slowest provisions a device and opens a tunnel.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
@@ -173,7 +178,7 @@ fn no_clock(directory: &Path) -> Result<()> {
 
 /// Licences, sources and bans of all dependencies; advisories if their database is installed.
 pub(crate) fn policy() -> Result<()> {
-    let deny = cargo_deny()?;
+    let deny = tools::find_or_build(&CARGO_DENY)?;
     let check = |arguments: &[&str]| {
         run(Command::new(&deny)
             .current_dir(workspace::root())
@@ -224,6 +229,20 @@ pub(crate) fn build_tests() -> Result<()> {
     run(cargo().args(["test", "--workspace", "--no-run"]))
 }
 
+/// Runs the pages of the documentation whose blocks are for a shell.
+pub(crate) fn snippets() -> Result<()> {
+    run(cargo().args(["build", "--workspace", "--examples"]))?;
+    run(cargo().args([
+        "test",
+        "--workspace",
+        "--test",
+        "it",
+        "pages_run_as_written",
+        "--",
+        "--ignored",
+    ]))
+}
+
 /// The demonstration that the README starts with, as the README runs it.
 pub(crate) fn demo() -> Result<()> {
     run(cargo().args(["build", "--release", "-p", "cloud-cli"]))?;
@@ -239,38 +258,6 @@ pub(crate) fn demo() -> Result<()> {
         ]),
         Some(Duration::from_secs(180)),
     )
-}
-
-/// cargo-deny in the required version: installed, or built under the target directory.
-fn cargo_deny() -> Result<PathBuf> {
-    let is_right = |path: &PathBuf| {
-        output_of(Command::new(path).arg("--version"))
-            .is_some_and(|text| text.ends_with(CARGO_DENY))
-    };
-    let root = workspace::target_directory()?.join("tools");
-    let built = root.join("bin").join("cargo-deny");
-    if let Some(found) = find_program("cargo-deny")
-        .into_iter()
-        .chain([built.clone()])
-        .find(is_right)
-    {
-        return Ok(found);
-    }
-    println!("building cargo-deny {CARGO_DENY}, which takes some minutes once");
-    with_retries("installing cargo-deny", || {
-        run(cargo()
-            .args([
-                "install",
-                "--quiet",
-                "--locked",
-                "cargo-deny",
-                "--version",
-                CARGO_DENY,
-                "--root",
-            ])
-            .arg(&root))
-    })?;
-    Ok(built)
 }
 
 /// Where cargo-deny keeps its clone of the advisories.

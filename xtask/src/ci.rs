@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use cargo_metadata::MetadataCommand;
 
-use crate::{apps, attack, chaos, check, imports, interop, layering, test, tidy, workspace};
+use crate::{
+    apps, attack, chaos, check, docs, imports, interop, layering, publish, test, tidy, workspace,
+};
 
 type Step = (&'static str, fn() -> Result<()>);
 
@@ -19,14 +21,18 @@ const STEPS: &[Step] = &[
     ("layering", layering::run),
     ("imports", imports::run),
     ("tidy", tidy::run),
+    ("publish", publish::check),
     ("clippy", check::clippy),
     ("alone", check::each_alone),
     ("docs", check::docs),
+    ("book", docs::book),
     ("policy", check::policy),
     ("build", check::build_tests),
     ("examples", check::examples),
     ("demo", check::demo),
     ("interop", || interop::run(&[])),
+    // With the tools that `interop` installs.
+    ("snippets", check::snippets),
     ("apps", apps::light),
     ("attack", attack::short),
     ("chaos", || chaos::run(&[])),

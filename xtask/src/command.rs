@@ -5,8 +5,8 @@ use std::fmt::Write;
 use anyhow::{Result, bail};
 
 use crate::{
-    apps, attack, bench, chaos, check, ci, fuzz, imports, interop, layering, release, setup, test,
-    tidy,
+    apps, attack, bench, chaos, check, ci, docs, fuzz, imports, interop, layering, publish,
+    release, setup, test, tidy,
 };
 
 /// What a command does.
@@ -155,7 +155,7 @@ INTEROP_WITHOUT_SNITUN_047=1 to omit the tests against that version.",
     Command {
         name: "tidy",
         arguments: "",
-        summary: "Checks the text of the tree: unfinished work, machine paths, word list, width.",
+        summary: "Checks the text of the tree: unfinished work, paths, links, word list, width.",
         details: "",
         action: Plain(tidy::run),
     },
@@ -179,6 +179,27 @@ INTEROP_WITHOUT_SNITUN_047=1 to omit the tests against that version.",
         summary: "Builds and runs each example; each must exit with code 0.",
         details: "",
         action: Plain(check::examples),
+    },
+    Command {
+        name: "snippets",
+        arguments: "",
+        summary: "Runs the shell examples of docs/start.md and docs/relay.md.",
+        details: "Needs curl and openssl.",
+        action: Plain(check::snippets),
+    },
+    Command {
+        name: "docs",
+        arguments: docs::ARGUMENTS,
+        summary: "Builds the book and the documentation of the crates, and checks their links.",
+        details: docs::DETAILS,
+        action: WithArguments(docs::run_docs),
+    },
+    Command {
+        name: "publish",
+        arguments: publish::ARGUMENTS,
+        summary: "Checks that the crates can be published; uploads nothing.",
+        details: publish::DETAILS,
+        action: WithArguments(publish::run_publish),
     },
     Command {
         name: "release",

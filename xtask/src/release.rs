@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::{cargo, find_program, output_of, run, run_within};
-use crate::workspace;
+use crate::{publish, workspace};
 
 /// The program's file name.
 const PROGRAM: &str = "clesyde-cloud";
@@ -72,7 +72,8 @@ pub(crate) fn run_release(arguments: &[String]) -> Result<()> {
     let archive = pack(&dist, &name)?;
     let mut files = vec![archive];
     files.extend(distribution_packages(&program, &dist)?);
-    packages(allow_dirty)?;
+    publish::check()?;
+    publish::dry_run(allow_dirty)?;
     checksums(&dist, &files)?;
 
     println!();
@@ -266,24 +267,6 @@ fn distribution_packages(program: &Path, dist: &Path) -> Result<Vec<PathBuf>> {
     );
     packages.sort();
     Ok(packages)
-}
-
-/// Packages each published crate, and builds it from its package.
-fn packages(allow_dirty: bool) -> Result<()> {
-    let mut command = cargo();
-    command.args([
-        "package",
-        "--locked",
-        "--workspace",
-        "--exclude",
-        "integration-tests",
-        "--exclude",
-        "xtask",
-    ]);
-    if allow_dirty {
-        command.arg("--allow-dirty");
-    }
-    run(&mut command)
 }
 
 /// Names are relative to `dist`, where the sums are.

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, bail};
 
-use crate::workspace;
+use crate::{links, workspace};
 
 /// Marks of unfinished work and of one machine, written in two halves so that this file passes.
 const UNWANTED: &[(&str, &str)] = &[
@@ -73,6 +73,10 @@ pub(crate) fn run() -> Result<()> {
                     file.display()
                 )
             }));
+        }
+        if file.extension().is_some_and(|extension| extension == "md") {
+            let broken = links::broken(&path, &text).into_iter();
+            faults.extend(broken.map(|fault| format!("{}: {fault}", file.display())));
         }
         for (number, line) in text.lines().enumerate() {
             let place = format!("{}:{}", file.display(), number + 1);
