@@ -2,6 +2,8 @@
 //! verifies.
 
 pub mod device;
+#[cfg(doctest)]
+pub mod documentation;
 pub mod mosquitto;
 pub mod network_namespace;
 pub mod origin;

@@ -26,6 +26,8 @@ mod doctor;
 #[cfg(feature = "sim")]
 mod doctor_faults;
 #[cfg(feature = "sim")]
+mod documentation;
+#[cfg(feature = "sim")]
 mod guard;
 #[cfg(feature = "sim")]
 mod health;
