@@ -1,7 +1,7 @@
 """The Python snitun client, forwarding each channel to a TCP address, for tests.
 
-Works with 0.40.0 and 0.47.0. The token file holds what our relay issues: `token`, `aes_key`, `aes_iv`, and from 0.47.0 on
-`protocol_version` and `cipher` as well. Prints one JSON line when a ping was answered; ends on SIGTERM or when the tunnel does.
+Works with 0.40.0, 0.45.1 and 0.47.0. The token file holds what our relay issues: `token`, `aes_key`, `aes_iv`,
+`protocol_version` and `cipher`; each version takes those that it knows. Prints one JSON line when a ping was answered; ends on SIGTERM or when the tunnel does.
 """
 
 import argparse
@@ -30,9 +30,9 @@ async def main() -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
     issued = json.loads(args.token_file.read_text())
-    options = {}
-    if "protocol_version" in inspect.signature(ClientPeer.start).parameters:
-        options = {"protocol_version": issued.get("protocol_version", 0), "cipher": issued.get("cipher", "aes-cbc")}
+    wanted = {"protocol_version": issued.get("protocol_version", 0), "cipher": issued.get("cipher", "aes-cbc")}
+    known = inspect.signature(ClientPeer.start).parameters
+    options = {name: value for name, value in wanted.items() if name in known}
 
     host, port = args.server.rsplit(":", 1)
     to_host, to_port = args.to.rsplit(":", 1)
@@ -44,7 +44,7 @@ async def main() -> None:
         bytes.fromhex(issued["aes_iv"]),
         **options,
     )
-    # Both versions have this only inside; the one of its own would come after 50 s.
+    # All versions have this only inside; the one of its own would come after 50 s.
     await peer._multiplexer.ping()
     print(json.dumps({"event": "ready"}), flush=True)
 

@@ -1,6 +1,6 @@
 """The Python snitun server on one loopback port, for tests.
 
-Works with 0.40.0 and 0.47.0. Prints one JSON line when it listens; ends on SIGTERM.
+Works with 0.40.0, 0.45.1 and 0.47.0. Prints one JSON line when it listens; ends on SIGTERM.
 """
 
 import argparse

@@ -3,7 +3,8 @@
 //! The tests are in `tests/tests/interop/` and need the feature `interop`. This command passes the
 //! paths of the tools to them in environment variables. A missing tool fails the run. Without
 //! Python 3.13 or 3.12, `INTEROP_WITHOUT_SNITUN_047=1` and `INTEROP_WITHOUT_CLESYDE_0120=1` omit
-//! the tests that need them; the latter also for a user who may not listen on port 443.
+//! the tests that need them; the latter also where neither a network namespace can be made nor port
+//! 443 listened on.
 
 use anyhow::Result;
 

@@ -40,6 +40,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     // For cloud-config's test that kills at each system call, and for `attack`.
     ("strace", "strace"),
     ("prlimit", "util-linux"),
+    // For the networks of the Python library's tests.
+    ("unshare", "util-linux"),
 ];
 
 pub(crate) fn run() -> Result<Tools> {

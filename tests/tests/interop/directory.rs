@@ -1,19 +1,42 @@
 //! A directory that one library provisions is accepted by the other.
 
+use std::path::{Path, PathBuf};
+
 use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::{ClesydeCloud, Registered};
 use cloud_sim::{SimConfig, Simulator};
 use testkit::wait::timeout;
 
-use crate::peers::{python, script};
+use crate::peers::{python, python_clesyde_0120, script};
+
+/// Both versions of the library that there are here.
+fn versions() -> anyhow::Result<Vec<PathBuf>> {
+    let pythons = [Some(python()?), python_clesyde_0120()?];
+    Ok(pythons.into_iter().flatten().collect())
+}
 
 #[tokio::test]
 async fn directory_of_python_library_is_accepted() -> anyhow::Result<()> {
+    for python in versions()? {
+        is_accepted(&python).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn directory_is_readable_by_python_library() -> anyhow::Result<()> {
+    for python in versions()? {
+        is_readable(&python).await?;
+    }
+    Ok(())
+}
+
+async fn is_accepted(python: &Path) -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
     let output = timeout(
         "the Python library to provision",
-        script(&python()?, "py_directory.py")
+        script(python, "py_directory.py")
             .arg("provision")
             .arg(base.path())
             .args(["SN-PY", &simulator.api_url()])
@@ -42,8 +65,7 @@ async fn directory_of_python_library_is_accepted() -> anyhow::Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn directory_is_readable_by_python_library() -> anyhow::Result<()> {
+async fn is_readable(python: &Path) -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
     let cloud = ClesydeCloud::builder("SN-RS".parse()?, base.path(), simulator.api_url()).build();
@@ -51,7 +73,7 @@ async fn directory_is_readable_by_python_library() -> anyhow::Result<()> {
         .provision(&ProvisioningKey::new(simulator.provisioning_key())?)
         .await?;
 
-    let load = script(&python()?, "py_directory.py")
+    let load = script(python, "py_directory.py")
         .arg("load")
         .arg(base.path())
         .output();

@@ -11,6 +11,7 @@ mod matrix;
 mod monitoring;
 mod mosquitto;
 mod mosquitto_session;
+mod own_network;
 mod peers;
 mod proxies;
 mod python_device;

@@ -4,20 +4,23 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
-use cloud_sim::{Control, DeltaForm, Fault, SimConfig, Simulator};
+use axum::Router;
+use axum::routing::get;
+use cloud_facade::ClesydeCloud;
+use cloud_facade::provision::ProvisioningKey;
+use cloud_sim::{Control, DeltaForm, DeviceStatus, Fault, SimConfig, Simulator};
 use integration_tests::process::Process;
 use integration_tests::public::{fetch, served_serial};
 use testkit::wait::{eventually, timeout};
-use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
+use crate::own_network;
 use crate::peers::{python, python_clesyde_0120, script};
 
 const SERIAL: &str = "SN-PY-0001";
 
-/// The library knows no other port of the broker than this.
-const MQTT_PORT: u16 = 8883;
+const PYTHON_PAGE: &str = "hello from the Python device SN-PY-0001\n";
+const OUR_PAGE: &str = "hello from Rust\n";
 
 /// Version 0.1.20 asks for another token when this is left of the one that it has.
 const REFRESH_MARGIN: Duration = Duration::from_secs(15 * 60);
@@ -26,129 +29,208 @@ const REFRESH_MARGIN: Duration = Duration::from_secs(15 * 60);
 /// last less than the margin.
 const BEYOND_MARGIN: Duration = Duration::from_secs(10);
 
-/// Both tests want the same port.
-static PORT: Mutex<()> = Mutex::const_new(());
+/// The settings of a simulator for version 0.1.20; both versions know no other port of the broker.
+pub(crate) fn platform_of_0_1_20() -> SimConfig {
+    let mut config = SimConfig::default();
+    (config.mqtt_port, config.bare_endpoints) = (8883, true);
+    (config.relay_port, config.delta_form) = (443, DeltaForm::Aws);
+    config
+}
 
-/// A simulator and the library as its device: online, reachable, and with its page fetched once.
+/// A simulator, and the directory of a device that is provisioned by it or will be.
 struct Scene {
     simulator: Simulator,
     control: Control,
-    device: Process,
-    host: String,
-    page: String,
-    _base: tempfile::TempDir,
+    base: tempfile::TempDir,
 }
 
 impl Scene {
-    async fn set(python: &Path, mut config: SimConfig) -> anyhow::Result<Self> {
-        (config.mqtt_port, config.bare_endpoints) = (MQTT_PORT, true);
+    async fn set(config: SimConfig) -> anyhow::Result<Self> {
         let simulator = Simulator::start(config).await?;
         let control = simulator.control();
         let base = tempfile::tempdir()?;
-        let mut device = Process::spawn(
-            "the Python device",
-            script(python, "py_device.py").arg(base.path()).args([
-                SERIAL,
-                &simulator.api_url(),
-                simulator.provisioning_key(),
-            ]),
-        )?;
-        let host = device.event("provisioned").await?["access_point"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        device.event("iot.connected").await?;
-        device.event("remote.connected").await?;
-        let mut scene = Self {
+        Ok(Self {
             simulator,
             control,
-            device,
-            host,
-            page: format!("hello from the Python device {SERIAL}\n"),
-            _base: base,
-        };
-        scene.is_reached().await;
-        let seen = scene.control.device(SERIAL).await?;
-        assert!(seen.online && seen.tunnel, "{seen:?}");
-        assert_eq!(scene.served().await?, seen.remote_cert_serial);
-        Ok(scene)
+            base,
+        })
     }
 
-    async fn is_reached(&mut self) {
+    /// The library on the directory, which it provisions if need be: online, and reached with the
+    /// certificate that it should have.
+    async fn start(&self, python: &Path) -> anyhow::Result<Process> {
+        let mut device = Process::spawn(
+            "the Python device",
+            script(python, "py_device.py").arg(self.base.path()).args([
+                SERIAL,
+                &self.simulator.api_url(),
+                self.simulator.provisioning_key(),
+            ]),
+        )?;
+        device.event("provisioned").await?;
+        device.event("iot.connected").await?;
+        device.event("remote.connected").await?;
+        self.reached(PYTHON_PAGE).await?;
+        Ok(device)
+    }
+
+    /// Waits until the device is online, and the page is reachable under the certificate that it
+    /// should have.
+    async fn reached(&self, page: &str) -> anyhow::Result<()> {
+        let seen = self
+            .seen_when("online", |seen| seen.online && seen.tunnel)
+            .await;
         let (relay, ca) = (self.simulator.relay_addr(), self.simulator.ca_pem());
-        let page = eventually("the page to be reachable", || async {
-            fetch(relay, &self.host, ca, "").await.ok()
+        let host = &*seen.access_point;
+        eventually("the right certificate to be served", || async {
+            let served = served_serial(relay, host, ca).await.ok()?;
+            (served == seen.remote_cert_serial).then_some(())
         })
         .await;
-        assert_eq!(page, self.page);
-    }
-
-    /// The serial number of the certificate that the page has.
-    async fn served(&self) -> anyhow::Result<String> {
-        let (relay, ca) = (self.simulator.relay_addr(), self.simulator.ca_pem());
-        served_serial(relay, &self.host, ca).await
-    }
-
-    async fn rotates(&mut self) -> anyhow::Result<()> {
-        let serial = self.control.rotate(SERIAL).await?;
-        eventually("the new certificate to be served", || async {
-            (self.served().await.ok()? == serial).then_some(())
+        let fetched = eventually("the page to be reachable", || async {
+            fetch(relay, host, ca, "").await.ok()
         })
         .await;
-        self.is_reached().await;
+        assert_eq!(fetched, page);
         Ok(())
     }
 
-    async fn end(self) -> anyhow::Result<()> {
-        self.device.terminate().await?;
-        let offline = || async {
-            let seen = self.control.device(SERIAL).await.ok()?;
-            (!seen.online).then_some(())
-        };
-        timeout("the device to be gone", eventually("offline", offline)).await;
-        tokio::time::timeout(Duration::from_secs(30), self.simulator.stop()).await?;
+    async fn seen_when(&self, what: &str, fits: impl Fn(&DeviceStatus) -> bool) -> DeviceStatus {
+        eventually(what, || async {
+            self.control.device(SERIAL).await.ok().filter(&fits)
+        })
+        .await
+    }
+
+    async fn rotate(&self) -> anyhow::Result<()> {
+        self.control.rotate(SERIAL).await?;
         Ok(())
+    }
+
+    async fn stop(&self, device: Process) -> anyhow::Result<()> {
+        device.terminate().await?;
+        self.seen_when("offline", |seen| !seen.online).await;
+        Ok(())
+    }
+
+    async fn end(self) {
+        timeout("the simulator to stop", self.simulator.stop()).await;
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn version_0_1_2_provisions_is_reached_and_rotates() -> anyhow::Result<()> {
-    let _port = PORT.lock().await;
-    let mut config = SimConfig::default();
-    (config.relay_port, config.delta_form) = (8443, DeltaForm::Seed);
-    let mut scene = Scene::set(&python()?, config).await?;
-    scene.rotates().await?;
-    scene.end().await
+#[test]
+fn version_0_1_2_provisions_is_reached_and_rotates() -> anyhow::Result<()> {
+    let name = "python_device::version_0_1_2_provisions_is_reached_and_rotates";
+    own_network::run(name, async {
+        let mut config = platform_of_0_1_20();
+        (config.relay_port, config.delta_form) = (8443, DeltaForm::Seed);
+        let scene = Scene::set(config).await?;
+        let device = scene.start(&python()?).await?;
+        scene.rotate().await?;
+        scene.reached(PYTHON_PAGE).await?;
+        scene.stop(device).await?;
+        scene.end().await;
+        Ok(())
+    })
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn version_0_1_20_provisions_is_reached_rotates_and_refreshes() -> anyhow::Result<()> {
+#[test]
+fn version_0_1_20_provisions_is_reached_rotates_and_refreshes() -> anyhow::Result<()> {
     let Some(python) = python_clesyde_0120()? else {
         return Ok(());
     };
-    let _port = PORT.lock().await;
-    let mut config = SimConfig::default();
-    (config.relay_port, config.delta_form) = (443, DeltaForm::Aws);
-    config.token_valid = REFRESH_MARGIN + BEYOND_MARGIN;
-    let token_is_due = Instant::now() + BEYOND_MARGIN;
-    let mut scene = Scene::set(&python, config).await.context(
-        "port 443 needs the right to listen on it; INTEROP_WITHOUT_CLESYDE_0120=1 leaves this out",
-    )?;
-    scene.rotates().await?;
+    let name = "python_device::version_0_1_20_provisions_is_reached_rotates_and_refreshes";
+    own_network::run(name, async {
+        let mut config = platform_of_0_1_20();
+        config.token_valid = REFRESH_MARGIN + BEYOND_MARGIN;
+        let scene = Scene::set(config).await?;
+        let device = scene.start(&python).await?;
+        // It has its token by now.
+        let token_is_due = Instant::now() + BEYOND_MARGIN;
+        scene.rotate().await?;
+        scene.reached(PYTHON_PAGE).await?;
 
-    // It looks at its token every five minutes, and when it has lost its tunnel. (A lost connection
-    // to the broker it does not notice before it has something to publish.) The device started
-    // later than this instant was taken.
-    sleep_until(token_is_due + BEYOND_MARGIN).await;
-    let issued = scene.control.device(SERIAL).await?.tokens_issued;
-    let sn = Some(SERIAL.to_owned());
-    scene.control.fault(Fault::DropTunnel { sn }).await?;
-    eventually("another token", || async {
-        let seen = scene.control.device(SERIAL).await.ok()?;
-        (seen.tokens_issued > issued && seen.tunnel).then_some(())
+        // It looks at its token every five minutes, and when it has lost its tunnel.
+        sleep_until(token_is_due).await;
+        let issued = scene.control.device(SERIAL).await?.tokens_issued;
+        let sn = Some(SERIAL.to_owned());
+        scene.control.fault(Fault::DropTunnel { sn }).await?;
+        scene
+            .seen_when("another token", |seen| seen.tokens_issued > issued)
+            .await;
+        scene.reached(PYTHON_PAGE).await?;
+
+        // It does not notice a lost connection to the broker before it has something to publish, as
+        // a request for a token. The shadow that it gets on the new connection names a certificate.
+        let token_is_due = Instant::now() + BEYOND_MARGIN;
+        let sn = Some(SERIAL.to_owned());
+        scene.control.fault(Fault::DropMqtt { sn }).await?;
+        scene.seen_when("offline", |seen| !seen.online).await;
+        scene.rotate().await?;
+        sleep_until(token_is_due).await;
+        let sn = Some(SERIAL.to_owned());
+        scene.control.fault(Fault::DropTunnel { sn }).await?;
+        scene.reached(PYTHON_PAGE).await?;
+        scene.stop(device).await?;
+        scene.end().await;
+        Ok(())
     })
-    .await;
-    scene.is_reached().await;
-    scene.rotates().await?;
-    scene.end().await
+}
+
+/// One directory: made by the library, used by us, used by the library. Each replaces the
+/// certificate that the other has left.
+#[test]
+fn directory_of_0_1_20_is_taken_over_and_given_back() -> anyhow::Result<()> {
+    let Some(python) = python_clesyde_0120()? else {
+        return Ok(());
+    };
+    let name = "python_device::directory_of_0_1_20_is_taken_over_and_given_back";
+    own_network::run(name, async {
+        let scene = Scene::set(platform_of_0_1_20()).await?;
+        let device = scene.start(&python).await?;
+        scene.stop(device).await?;
+
+        scene.rotate().await?;
+        run_ours(&scene).await?;
+
+        scene.rotate().await?;
+        let device = scene.start(&python).await?;
+        scene.stop(device).await?;
+        run_ours(&scene).await?;
+        scene.end().await;
+        Ok(())
+    })
+}
+
+/// One directory: made by us, used by the library.
+#[test]
+fn version_0_1_20_runs_on_directory_of_ours() -> anyhow::Result<()> {
+    let Some(python) = python_clesyde_0120()? else {
+        return Ok(());
+    };
+    let name = "python_device::version_0_1_20_runs_on_directory_of_ours";
+    own_network::run(name, async {
+        let scene = Scene::set(platform_of_0_1_20()).await?;
+        run_ours(&scene).await?;
+        let device = scene.start(&python).await?;
+        scene.stop(device).await?;
+        scene.end().await;
+        Ok(())
+    })
+}
+
+/// Provisions the device if need be and runs it until it is reached.
+async fn run_ours(scene: &Scene) -> anyhow::Result<()> {
+    let page = Router::new().route("/", get(|| async { OUR_PAGE }));
+    let (base, api) = (scene.base.path(), scene.simulator.api_url());
+    let cloud = ClesydeCloud::builder(SERIAL.parse()?, base, api)
+        .application(page)
+        .build();
+    let key = ProvisioningKey::new(scene.simulator.provisioning_key())?;
+    cloud.provision(&key).await?;
+    cloud.initialize().await?;
+    scene.reached(OUR_PAGE).await?;
+    timeout("ours to stop", cloud.stop()).await;
+    scene.seen_when("offline", |seen| !seen.online).await;
+    Ok(())
 }

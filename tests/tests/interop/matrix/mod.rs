@@ -19,7 +19,7 @@ use self::device::Device;
 use self::relay::Relay;
 use self::scenarios::Ends;
 use self::service::Service;
-use crate::peers::{python, python_snitun_047};
+use crate::peers::{python, python_clesyde_0120, python_snitun_047};
 
 const HOST: &str = "device.example.com";
 
@@ -124,4 +124,31 @@ async fn client_works_with_python_server_0_40() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn server_works_with_python_client_0_40() -> anyhow::Result<()> {
     cell(&Maker::Python(python()?), &Maker::Us, BEFORE_VERSIONS).await
+}
+
+/// What 0.45.1 speaks: versions 0 and 1, with the first cipher alone.
+async fn with_0_45(device: Option<Maker>, relay: Option<Maker>) -> anyhow::Result<()> {
+    let Some(python) = python_clesyde_0120()?.map(Maker::Python) else {
+        return Ok(());
+    };
+    let device = device.unwrap_or_else(|| python.clone());
+    let relay = relay.unwrap_or(python);
+    for version in [ProtocolVersion::V0, ProtocolVersion::V1] {
+        let cipher = Cipher::AesCbc;
+        let terms = Terms { version, cipher };
+        cell(&device, &relay, terms)
+            .await
+            .map_err(|error| error.context(format!("{terms:?}")))?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_works_with_python_server_0_45() -> anyhow::Result<()> {
+    with_0_45(Some(Maker::Us), None).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_works_with_python_client_0_45() -> anyhow::Result<()> {
+    with_0_45(None, Some(Maker::Us)).await
 }
