@@ -26,6 +26,7 @@ const READ_AT_START: &[&str] = &[
     "device-model",
     "device-name",
     "health",
+    "health-log",
     "health-public",
     "json",
     "log-format",

@@ -29,7 +29,7 @@ use crate::error::{CliError, Result};
 use crate::event_json::{event_json, health_json};
 use crate::forward_options::{FORWARD_ONLY, ForwardArgs};
 use crate::forward_target::ForwardTarget;
-use crate::health::{HealthOptions, HealthSocket, Metrics};
+use crate::health::{HealthLog, HealthOptions, HealthSocket, Metrics};
 use crate::logging;
 use crate::options::{GlobalOptions, LimitOptions};
 use crate::outbox_options::OutboxOptions;
@@ -326,6 +326,7 @@ pub(crate) async fn run(
 
     let mut heartbeat = interval(systemd.heartbeat_interval());
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut health_log = HealthLog::new(arguments.health.log_interval());
     let mut applications = ApplicationChanges::new(device.application_states());
     let mut output_closed = false;
     loop {
@@ -348,6 +349,7 @@ pub(crate) async fn run(
                 health_state.heartbeat();
                 systemd.keep_alive();
             }
+            () = health_log.due() => health_state.log(),
             event = reloader.next() => match event {
                 ReloadEvent::Started => systemd.reloading(),
                 ReloadEvent::Ended(read) => {

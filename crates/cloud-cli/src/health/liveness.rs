@@ -80,9 +80,9 @@ impl Counters {
 /// A connection that is down, or an application that does not answer.
 #[derive(Debug, Serialize)]
 pub(crate) struct Missing {
-    part: &'static str,
+    pub(super) part: &'static str,
     /// The reason, after the first attempt.
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
 }
 
 impl HealthState {

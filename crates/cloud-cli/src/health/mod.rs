@@ -10,6 +10,7 @@ mod catalogue;
 mod connections;
 mod host_check;
 mod liveness;
+mod log_line;
 mod metrics;
 mod options;
 mod process;
@@ -30,6 +31,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::connections::Limits;
 pub(crate) use self::liveness::{HEARTBEAT_INTERVAL, HealthState};
+pub(crate) use self::log_line::HealthLog;
 use self::metrics::{CONTENT_TYPE, UPKEEP_INTERVAL};
 pub(crate) use self::metrics::{Metrics, Outlets};
 pub(crate) use self::options::{HealthAddress, HealthOptions};

@@ -1,6 +1,7 @@
 //! The options of the health endpoints.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -20,6 +21,10 @@ pub(crate) struct HealthOptions {
     /// reads what `/metrics` has. Use a network of your own, or a firewall.
     #[arg(long)]
     health_public: bool,
+
+    /// Write a log line every SECONDS: everything is connected, or what is not
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    health_log: Option<u32>,
 }
 
 /// Where the health endpoints are, and for whom.
@@ -49,6 +54,12 @@ impl HealthOptions {
             address,
             is_public: self.health_public,
         }))
+    }
+
+    /// Returns the interval of log lines with the health, if they are wanted.
+    pub(crate) fn log_interval(&self) -> Option<Duration> {
+        self.health_log
+            .map(|seconds| Duration::from_secs(seconds.into()))
     }
 }
 

@@ -423,6 +423,29 @@ fn access_rules_apply_to_new_connections() {
 }
 
 #[test]
+fn health_is_logged_at_interval() {
+    let world = TestCloud::provisioned();
+    let mut run = BackgroundProgram::start(&mut world.device(&["run", "--health-log", "1"]));
+    run.wait_for("remote.connected");
+    let is_logged = |text| {
+        let (_, log) = call(&world, "GET", "/v1/log", "");
+        log["log"].as_str().unwrap().contains(text)
+    };
+    block_until("a line", || is_logged("health: everything is connected"));
+    for fault in [
+        json!({ "fault": "refuse_mqtt", "seconds": 600 }),
+        json!({ "fault": "drop_mqtt" }),
+    ] {
+        world.control(Method::POST, "/faults", Some(fault));
+    }
+    block_until("a warning", || is_logged("health: iot is not connected"));
+    run.terminate();
+    for bad in ["0", "-1", "often"] {
+        finish(&mut world.device(&["run", "--health-log", bad])).expect(2);
+    }
+}
+
+#[test]
 fn runtime_directory_holds_socket_and_base_path_a_link() {
     let world = TestCloud::provisioned();
     let runtime = world.home.path().join("run");
