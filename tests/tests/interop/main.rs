@@ -8,6 +8,7 @@ mod aws_sdk;
 mod directory;
 mod guard;
 mod matrix;
+mod migrating;
 mod monitoring;
 mod mosquitto;
 mod mosquitto_session;
