@@ -61,13 +61,13 @@ impl OutboxOptions {
         let limits = Limits::new()
             .outbox_messages(size(self.outbox_messages))
             .outbox_bytes(size(self.outbox_size).saturating_mul(1024));
-        let settings = settings
-            .iot_limits(limits)
-            .overflow(match self.outbox_overflow {
-                OverflowOption::Refuse => Overflow::Refuse,
-                OverflowOption::DropOldest => Overflow::DropOldest,
-                OverflowOption::DropAtMostOnce => Overflow::DropAtMostOnce,
-            });
+        let overflow = match self.outbox_overflow {
+            OverflowOption::Refuse => Overflow::Refuse,
+            OverflowOption::DropOldest => Overflow::DropOldest,
+            OverflowOption::DropAtMostOnce => Overflow::DropAtMostOnce,
+        };
+        let settings =
+            settings.session(move |config| config.limits(limits.clone()).overflow(overflow));
         match &self.outbox {
             Some(directory) => settings.outbox_directory(directory),
             None => settings,

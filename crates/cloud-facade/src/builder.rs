@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cloud_config::SerialNumber;
-use cloud_iot::{BoxError, Overflow, Proxy, Subscription};
+use cloud_iot::rustls::sign::CertifiedKey;
+use cloud_iot::{BoxError, Proxy, SessionConfig, Subscription};
 use cloud_provision::{Client, ClientBuilder};
 use cloud_remote::auth::AuthRules;
 use cloud_remote::{AccessRecord, AccessRules, Application, HttpOptions, Limits, Probe};
@@ -41,8 +42,8 @@ impl ClesydeCloud {
             outbox_directory: None,
             shadows: Vec::new(),
             subscriptions: Vec::new(),
-            iot_limits: cloud_iot::Limits::default(),
-            overflow: Overflow::default(),
+            session: ConfigureSession(Arc::new(|config| config)),
+            identity: None,
             actions: Vec::new(),
             application: None,
             access: AccessRules::default(),
@@ -113,8 +114,8 @@ impl<H: Host> SettingsSource for BoundHost<H> {
             outbox_directory: settings.outbox_directory,
             shadows: settings.shadows,
             subscriptions: settings.subscriptions,
-            iot_limits: settings.iot_limits,
-            overflow: settings.overflow,
+            session: settings.session,
+            identity: settings.identity,
             actions: settings
                 .actions
                 .into_iter()
@@ -134,6 +135,22 @@ impl fmt::Debug for MakeApplication {
     }
 }
 
+/// Changes the configuration of the session with the broker.
+#[derive(Clone)]
+pub(crate) struct ConfigureSession(Arc<dyn Fn(SessionConfig) -> SessionConfig + Send + Sync>);
+
+impl ConfigureSession {
+    pub(crate) fn apply(&self, config: SessionConfig) -> SessionConfig {
+        (self.0)(config)
+    }
+}
+
+impl fmt::Debug for ConfigureSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ConfigureSession")
+    }
+}
+
 /// Settings of a device; [`build`](Self::build) creates its [`ClesydeCloud`]. See
 /// [`ClesydeCloud::builder`].
 #[derive(Debug, Clone)]
@@ -147,8 +164,8 @@ pub struct CloudBuilder {
     outbox_directory: Option<PathBuf>,
     shadows: Vec<String>,
     subscriptions: Vec<Subscription>,
-    iot_limits: cloud_iot::Limits,
-    overflow: Overflow,
+    session: ConfigureSession,
+    identity: Option<CertifiedKey>,
     actions: Vec<ActionHandler>,
     application: Option<MakeApplication>,
     access: AccessRules,
@@ -287,15 +304,49 @@ impl CloudBuilder {
         self
     }
 
-    /// Sets the limits of messaging, such as those of the outbox.
-    pub fn iot_limits(mut self, limits: cloud_iot::Limits) -> Self {
-        self.iot_limits = limits;
+    /// Changes the session with the broker, at each [`initialize`](ClesydeCloud::initialize):
+    /// keep-alive, limits, what happens to a message when the outbox is full, session expiry, delay
+    /// of the will, preferred port, timeouts. Replaces an earlier change. Server, client ID, TLS
+    /// settings, status messages and proxy are the device's: changes of them have no effect. The
+    /// subscriptions are added to those of the device.
+    ///
+    /// With a delay of the will, a break that is shorter leaves the device's status at ONLINE.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use cloud_facade::ClesydeCloud;
+    /// use cloud_facade::iot::{Limits, Overflow};
+    ///
+    /// let cloud = ClesydeCloud::builder("SN0001".parse()?, "/var/lib/device", "https://api.example.com")
+    ///     .session(|session| {
+    ///         session
+    ///             .limits(Limits::new().outbox_messages(10_000))
+    ///             .overflow(Overflow::DropOldest)
+    ///             .session_expiry(Duration::from_secs(3600))
+    ///             .will_delay(Duration::from_secs(60))
+    ///     })
+    ///     .build();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn session(
+        mut self,
+        change: impl Fn(SessionConfig) -> SessionConfig + Send + Sync + 'static,
+    ) -> Self {
+        self.session = ConfigureSession(Arc::new(change));
         self
     }
 
-    /// Sets what happens to a message when the outbox is full. By default it is refused.
-    pub fn overflow(mut self, overflow: Overflow) -> Self {
-        self.overflow = overflow;
+    /// Authenticates to the broker with this certificate and key instead of those in the directory,
+    /// for a key that is not a file: its [`SigningKey`] may be in a security chip. The platform
+    /// must know the certificate. The pair in the directory is still loaded, and not used.
+    ///
+    /// This certificate is not replaced when the platform desires another one, and
+    /// there are no warnings before it expires; both are up to the host.
+    ///
+    /// [`SigningKey`]: cloud_iot::rustls::sign::SigningKey
+    pub fn iot_identity(mut self, identity: CertifiedKey) -> Self {
+        self.identity = Some(identity);
         self
     }
 

@@ -106,7 +106,7 @@ fn trial_config(session: &SessionConfig, port: u16, tls: Arc<ClientConfig>) -> S
     config.preferred_port = Some(port);
     // It publishes no status and leaves no session state at the broker.
     (config.will, config.birth, config.goodbye) = (None, None, None);
-    config.session_expiry = None;
+    (config.session_expiry, config.will_delay) = (None, None);
     config
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cloud_config::{SerialNumber, StoreError};
-use cloud_iot::{Message, Proxy, QoS, Receipt, Session, Subscription};
+use cloud_iot::{Message, Proxy, PublishOptions, QoS, Receipt, Session, Subscription};
 use cloud_provision::{KeySource, ProvisioningKey};
 use cloud_remote::auth::AuthRules;
 use cloud_remote::{AccessRules, HttpOptions, Limits, RemoteAccess};
@@ -170,6 +170,18 @@ impl ClesydeCloud {
     /// [`SendError`] if it is not running, the topic or size is not allowed, or the queue is full.
     pub fn publish(&self, message: Message) -> Result<Receipt, SendError> {
         Ok(self.iot()?.publish(message)?)
+    }
+
+    /// Like [`publish`](Self::publish), with options such as an expiry.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn publish_with(
+        &self,
+        message: Message,
+        options: PublishOptions,
+    ) -> Result<Receipt, SendError> {
+        Ok(self.iot()?.publish_with(message, options)?)
     }
 
     /// Sends a request to the platform and waits for its response, at most `limit`.
@@ -364,6 +376,28 @@ impl ClesydeCloud {
         running.session.set_proxy(proxy.clone());
         running.remote.set_proxy(proxy);
         Ok(())
+    }
+
+    /// Reports a change of the device's network, for hosts that monitor it: the session with the
+    /// broker checks its connection at once, or ends its back-off. Unnecessary calls are harmless.
+    /// See [`Session::network_changed`].
+    ///
+    /// # Errors
+    /// [`NotRunning`].
+    pub fn network_changed(&self) -> Result<(), NotRunning> {
+        self.iot()?.network_changed();
+        Ok(())
+    }
+
+    /// Returns the port of the connection to the broker, or of the next attempt: 8883, or 443
+    /// behind a firewall. A host that keeps it while the device is connected, and sets it as
+    /// [`SessionConfig::preferred_port`](cloud_iot::SessionConfig::preferred_port) of the next
+    /// [session](crate::CloudBuilder::session), spares the next start the attempt that fails.
+    ///
+    /// # Errors
+    /// [`NotRunning`].
+    pub fn iot_port(&self) -> Result<u16, NotRunning> {
+        Ok(self.iot()?.port())
     }
 
     /// Serves another application to new connections, until the next

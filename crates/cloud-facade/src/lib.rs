@@ -23,7 +23,17 @@
 //! # }
 //! ```
 //!
-//! `examples/host.rs` is a complete program.
+//! # Examples
+//!
+//! Each is a complete program, and starts a simulated platform when it is run without arguments.
+//!
+//! | example | shows |
+//! |---|---|
+//! | `host` | a device with a public page, its hooks and events |
+//! | `thermostat` | a shadow in both directions, an action with an answer, telemetry that waits offline, a page, SIGTERM |
+//! | `production_line` | registration of many devices, each into the directory of its image |
+//! | `gateway` | many devices in one process |
+//! | `host_unit_test` | a host whose code is tested without a platform |
 //!
 //! # Features
 //!
@@ -38,6 +48,9 @@
 //! | handle messages of the platform, and answer | [`CloudBuilder::on_action`] |
 //! | receive messages of own topics | [`ClesydeCloud::subscribe`]; from the start [`CloudBuilder::subscription`] |
 //! | report state, follow desired state | [`ClesydeCloud::report`], [`ClesydeCloud::shadow`], [`ClesydeCloud::named_shadow`] |
+//! | change keep-alive, limits, overflow, session expiry, delay of the will | [`CloudBuilder::session`] |
+//! | use a private key that is not a file | [`CloudBuilder::iot_identity`] |
+//! | report a change of the network | [`ClesydeCloud::network_changed`] |
 //! | change settings between two starts | [`Host`] |
 //! | test the host without a platform | [`CloudApi`] |
 //!

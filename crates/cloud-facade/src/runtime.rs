@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use cloud_config::{DirectoryLock, LoadError, PartialDeviceConfig, SerialNumber, Store};
+use cloud_iot::rustls::sign::CertifiedKey;
 use cloud_iot::tls::without_identity;
-use cloud_iot::{Overflow, Proxy, Session, Subscription};
+use cloud_iot::{Proxy, Session, Subscription};
 use cloud_remote::auth::AuthRules;
 use cloud_remote::{
     AccessRules, Application, HttpOptions, Limits, PlatformClock, Probe, RemoteAccess,
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access_observer::AccessObserver;
 use crate::adapters::{PlatformClient, ShadowBus};
+use crate::builder::ConfigureSession;
 use crate::certificate_recovery::CertificateRecovery;
 use crate::client_certificate::{ClientCertificateInstaller, ClientCertificateRotator};
 use crate::coordinator::{Coordinator, CoordinatorState, EventSources};
@@ -46,8 +48,8 @@ pub(crate) struct StartSettings {
     pub(crate) outbox_directory: Option<std::path::PathBuf>,
     pub(crate) shadows: Vec<String>,
     pub(crate) subscriptions: Vec<Subscription>,
-    pub(crate) iot_limits: cloud_iot::Limits,
-    pub(crate) overflow: Overflow,
+    pub(crate) session: ConfigureSession,
+    pub(crate) identity: Option<CertifiedKey>,
     pub(crate) actions: Vec<ActionRoute>,
 }
 
@@ -149,10 +151,15 @@ impl StartParams {
         } = loaded;
         let settings = self.settings;
         let topics = DeviceTopics::new(&self.serial_number);
-        let mut config = session_config(&device, &self.serial_number, &topics)?;
+        let identity = settings.identity;
+        let mut config = session_config(
+            &device,
+            &self.serial_number,
+            &topics,
+            identity.clone(),
+            &settings.session,
+        )?;
         config.proxy = settings.proxy.clone();
-        config.limits = settings.iot_limits;
-        config.overflow = settings.overflow;
         let more_shadows = shadows::ids(&device, &settings.shadows)?;
         config
             .subscriptions
@@ -216,7 +223,10 @@ impl StartParams {
             config,
             clock: self.clock.clone(),
         };
-        let rotator = ClientCertificateRotator::new(&device, parts);
+        let rotator = match identity {
+            None => ClientCertificateRotator::new(&device, parts),
+            Some(_) => None,
+        };
         let (remote, recovery) = match settings.application {
             None => (RemoteSlot::none(), None),
             Some(application) => {

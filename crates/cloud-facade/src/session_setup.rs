@@ -6,11 +6,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cloud_config::{DeviceConfig, SerialNumber};
+use cloud_iot::rustls::sign::CertifiedKey;
 use cloud_iot::{Message, QoS, Router, SessionConfig, Subscription, tls};
 use cloud_shadow::ShadowId;
 use tokio::sync::broadcast;
 use tower::BoxError;
 
+use crate::builder::ConfigureSession;
 use crate::error::InitializeError;
 use crate::event::Event;
 use crate::topics::{Action, CONFIG_SHADOW, DeviceTopics, OFFLINE, ONLINE, PLATFORM};
@@ -30,6 +32,8 @@ pub(crate) fn session_config<R>(
     device: &DeviceConfig<R>,
     serial_number: &SerialNumber,
     topics: &DeviceTopics,
+    identity: Option<CertifiedKey>,
+    change: &ConfigureSession,
 ) -> Result<SessionConfig, InitializeError> {
     if device.iot_thing_name.as_str() != serial_number.as_str() {
         tracing::warn!(
@@ -37,24 +41,28 @@ pub(crate) fn session_config<R>(
             "the thing name differs from the serial number; shadow topics contain the thing name, all others the serial number"
         );
     }
-    let tls = tls::client_config(
-        device.iot_roots.certificates().iter().cloned(),
-        device.iot.chain().to_vec(),
-        device.iot.key(),
-    )?;
+    let roots = device.iot_roots.certificates().iter().cloned();
+    let tls = match identity {
+        None => tls::client_config(roots, device.iot.chain().to_vec(), device.iot.key())?,
+        Some(identity) => tls::client_config_with_identity(roots, identity)?,
+    };
     let endpoint = &device.iot_endpoint;
-    let mut config =
-        SessionConfig::new(endpoint.host.as_str(), device.iot_thing_name.as_str(), tls);
+    let (host, client_id) = (endpoint.host.as_str(), device.iot_thing_name.as_str());
+    let new = SessionConfig::new(host, client_id, Arc::clone(&tls));
+    let mut config = change.apply(new.port(endpoint.port_or(MQTT_PORT)));
+    (config.host, config.client_id) = (host.to_owned(), client_id.to_owned());
     config.port = endpoint.port_or(MQTT_PORT);
+    config.tls = tls;
     config.will = Some(Message::new(topics.status(), OFFLINE).qos(QoS::AtMostOnce));
     config.birth = Some(Message::new(topics.status(), ONLINE));
     config.goodbye = Some(Message::new(topics.status(), OFFLINE));
     let shadow = config_shadow(device)?;
     // Without the answers there are neither tokens nor certificates.
-    config.subscriptions = vec![Subscription::new(topics.answers())?.required()];
+    let mut subscriptions = vec![Subscription::new(topics.answers())?.required()];
     for filter in std::iter::once(PLATFORM.to_owned()).chain(shadow.filters()) {
-        config.subscriptions.push(Subscription::new(filter)?);
+        subscriptions.push(Subscription::new(filter)?);
     }
+    config.subscriptions.splice(0..0, subscriptions);
     Ok(config)
 }
 

@@ -224,7 +224,9 @@ impl SessionTask {
             }
             Action::Ping => return self.send(Connection::ping),
             Action::Publish(message) => return self.send(|connection| connection.publish(message)),
-            Action::Disconnect => return self.send(Connection::disconnect),
+            Action::Disconnect { keep_will } => {
+                return self.send(|connection| connection.disconnect(keep_will));
+            }
             Action::Close => {
                 self.connection = None;
                 self.hook_tasks.abort_all();

@@ -34,7 +34,8 @@
 //! By default each connection starts with a clean session. With
 //! [`session_expiry`](SessionConfig::session_expiry) the server keeps the session between
 //! connections: messages that are published meanwhile arrive later, and SUBSCRIBE is skipped while
-//! the server still has the subscriptions. With [`Acknowledge::AfterHandlers`] a received QoS 1
+//! the server still has the subscriptions. A [`will_delay`](SessionConfig::will_delay) leaves the
+//! status unchanged over a short break. With [`Acknowledge::AfterHandlers`] a received QoS 1
 //! message is acknowledged when its handlers have ended, so that a crash in between loses nothing.
 //!
 //! # Private keys in memory
@@ -153,7 +154,7 @@ pub use crate::error::cause::{Cause, TlsCause};
 pub use crate::error::{
     ConfigError, DeliveryError, PublishError, RequestError, StreamError, SubscribeError,
 };
-pub use crate::mqtt::message::{Message, PublishOptions, QoS, Subscription};
+pub use crate::mqtt::message::{Message, PublishOptions, QoS, RetainHandling, Subscription};
 pub use crate::mqtt::message_properties::MessageProperties;
 pub use crate::mqtt::reason_code::ReasonCode;
 pub use crate::mqtt::topic::{TopicError, TopicFilter};

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use rustls::InconsistentKeys;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -85,8 +86,17 @@ pub fn certified(
 ) -> Result<CertifiedKey, PairError> {
     let key = complete(key, chain.first().ok_or(PairError::NotX509)?)?;
     let certified = CertifiedKey::new(chain, signer(key)?);
-    match certified.keys_match() {
-        Ok(()) => Ok(certified),
+    check_identity(&certified).map(|()| certified)
+}
+
+/// Checks that a key belongs to the first certificate of its chain. A key that does not reveal its
+/// public part passes.
+///
+/// # Errors
+/// [`PairError::Mismatch`] or [`PairError::NotX509`].
+pub fn check_identity(identity: &CertifiedKey) -> Result<(), PairError> {
+    match identity.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(()),
         Err(rustls::Error::InconsistentKeys(_)) => Err(PairError::Mismatch),
         Err(_) => Err(PairError::NotX509),
     }

@@ -7,5 +7,6 @@ mod builder;
 mod mock_cloud;
 mod platform;
 mod reports;
+mod session;
 mod subscriptions;
 mod supervisor;

@@ -48,7 +48,7 @@ pub(crate) enum Action {
     /// Send a PINGREQ.
     Ping,
     /// Send DISCONNECT.
-    Disconnect,
+    Disconnect { keep_will: bool },
     /// Drop the connection, and abort hooks that still run.
     Close,
     /// Start the on-disconnect hooks; report with

@@ -80,7 +80,8 @@ impl Core {
             write_behind.flush_now(now);
         }
         if matches!(step, DrainStep::Disconnecting) {
-            self.actions.push_back(Action::Disconnect);
+            self.actions
+                .push_back(Action::Disconnect { keep_will: false });
         }
         self.phase = Phase::Draining {
             connection,
@@ -101,6 +102,10 @@ impl Core {
     /// Takes the next step of a flush after a change.
     pub(super) fn advance(&mut self, now: Instant) {
         self.send_queued(now);
+        // The status stays, as in any other break that is shorter than the delay of the will.
+        let keep_will = self.config.will_delay.is_some()
+            && self.config.will.is_some()
+            && matches!(self.phase, Phase::Reconnecting { .. });
         let (Phase::Draining {
             connection, step, ..
         }
@@ -114,7 +119,7 @@ impl Core {
             && (until <= now || self.outbox.is_idle_until(until) && self.unacknowledged.is_idle())
         {
             *step = DrainStep::Disconnecting;
-            let goodbye = self.config.goodbye.clone();
+            let goodbye = self.config.goodbye.clone().filter(|_| !keep_will);
             let goodbye = goodbye.map(|goodbye| connection.capabilities.fit(goodbye));
             if let Some(goodbye) = goodbye
                 && connection.capabilities.check(&goodbye, false).is_ok()
@@ -125,12 +130,13 @@ impl Core {
                 *step = DrainStep::Goodbye(id);
                 return;
             }
-            self.actions.push_back(Action::Disconnect);
+            self.actions.push_back(Action::Disconnect { keep_will });
         } else if let DrainStep::Goodbye(id) = *step
             && !self.outbox.is_pending(id)
         {
             *step = DrainStep::Disconnecting;
-            self.actions.push_back(Action::Disconnect);
+            self.actions
+                .push_back(Action::Disconnect { keep_will: false });
         }
     }
 

@@ -218,10 +218,51 @@ pub struct Subscription {
     /// and is made again later. Otherwise the session goes on without it, and
     /// [`SessionEvent::SubscriptionRefused`](crate::SessionEvent::SubscriptionRefused) reports it.
     pub required: bool,
+    /// Whether the server leaves out messages that this session has published. Default: no.
+    pub no_local: bool,
+    /// Whether the server passes on the retain flag as the publisher has set it. Otherwise, which
+    /// is the default, [`Message::retain`] says whether the server had retained the message.
+    pub retain_as_published: bool,
+    /// Which retained messages the server sends. Default: [`RetainHandling::EachSubscribe`].
+    pub retain_handling: RetainHandling,
+}
+
+/// When the server sends the retained messages of a [subscription](Subscription).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum RetainHandling {
+    /// At each SUBSCRIBE, which is at each connection unless the server keeps the session.
+    #[default]
+    EachSubscribe,
+    /// At the first SUBSCRIBE in a session of the server.
+    FirstSubscribe,
+    /// Never.
+    Never,
+}
+
+impl From<RetainHandling> for codec::v5::RetainForwardRule {
+    fn from(handling: RetainHandling) -> Self {
+        match handling {
+            RetainHandling::EachSubscribe => Self::OnEverySubscribe,
+            RetainHandling::FirstSubscribe => Self::OnNewSubscribe,
+            RetainHandling::Never => Self::Never,
+        }
+    }
+}
+
+impl From<&Subscription> for codec::v5::Filter {
+    fn from(subscription: &Subscription) -> Self {
+        Self {
+            nolocal: subscription.no_local,
+            preserve_retain: subscription.retain_as_published,
+            retain_forward_rule: subscription.retain_handling.into(),
+            ..Self::new(subscription.filter.as_str(), subscription.qos.into())
+        }
+    }
 }
 
 impl Subscription {
-    /// Creates a subscription at [`QoS::AtLeastOnce`], not required.
+    /// Creates a subscription at [`QoS::AtLeastOnce`], not required, with the default options.
     ///
     /// # Errors
     ///
@@ -231,6 +272,9 @@ impl Subscription {
             filter: TopicFilter::new(filter)?,
             qos: QoS::default(),
             required: false,
+            no_local: false,
+            retain_as_published: false,
+            retain_handling: RetainHandling::default(),
         })
     }
 
@@ -247,6 +291,33 @@ impl Subscription {
     #[must_use]
     pub fn qos(self, qos: QoS) -> Self {
         Self { qos, ..self }
+    }
+
+    /// Sets [`no_local`](Self::no_local).
+    #[must_use]
+    pub fn no_local(self) -> Self {
+        Self {
+            no_local: true,
+            ..self
+        }
+    }
+
+    /// Sets [`retain_as_published`](Self::retain_as_published).
+    #[must_use]
+    pub fn retain_as_published(self) -> Self {
+        Self {
+            retain_as_published: true,
+            ..self
+        }
+    }
+
+    /// Sets [`retain_handling`](Self::retain_handling).
+    #[must_use]
+    pub fn retain_handling(self, retain_handling: RetainHandling) -> Self {
+        Self {
+            retain_handling,
+            ..self
+        }
     }
 }
 
@@ -286,6 +357,28 @@ mod tests {
                     assert_eq!(counted, written.len(), "{payload} {qos:?} {expires}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn subscription_options_are_encoded() {
+        let plain = || Subscription::new("a").unwrap();
+        for (subscription, options) in [
+            (plain(), 0b01),
+            (plain().qos(QoS::AtMostOnce).no_local(), 0b100),
+            (plain().retain_as_published(), 0b1001),
+            (
+                plain().retain_handling(RetainHandling::FirstSubscribe),
+                0b01_0001,
+            ),
+            (plain().retain_handling(RetainHandling::Never), 0b10_0001),
+        ] {
+            let filter = codec::v5::Filter::from(&subscription);
+            let subscribe = codec::v5::Subscribe::new_many([filter], None);
+            let mut written = bytes::BytesMut::new();
+            subscribe.write(&mut written).unwrap();
+            assert_eq!(written.last(), Some(&options), "{subscription:?}");
+            assert_eq!(subscribe_bytes(&[subscription]), written.len());
         }
     }
 

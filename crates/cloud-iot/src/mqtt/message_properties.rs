@@ -1,12 +1,14 @@
 //! Properties of a message for its receivers (MQTT 5.0, 3.3.2.3).
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5::PublishProperties;
 
 use crate::mqtt::property::{
-    CONTENT_TYPE, CORRELATION_DATA, RESPONSE_TOPIC, USER_PROPERTY, Value, read_properties,
+    CONTENT_TYPE, CORRELATION_DATA, MESSAGE_EXPIRY, RESPONSE_TOPIC, USER_PROPERTY, Value,
+    read_properties,
 };
 use crate::mqtt::reader::{Fault, Packet};
 use crate::mqtt::topic::check_name;
@@ -37,6 +39,11 @@ pub struct MessageProperties {
     pub correlation_data: Option<Bytes>,
     /// Names and values of the application, in order; a name may occur several times.
     pub user_properties: Vec<(String, String)>,
+    /// How long a received message is still valid, counted from its arrival, in whole seconds;
+    /// `None` without a limit. Of a sent message this is
+    /// [`PublishOptions::expires_in`](crate::PublishOptions::expires_in), and this field has no
+    /// effect.
+    pub expires_in: Option<Duration>,
 }
 
 impl MessageProperties {
@@ -150,6 +157,9 @@ impl MessageProperties {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Option<Box<Self>>, Fault> {
         let mut properties = Self::default();
         read_properties(Packet::Publish, bytes, |id, value| match (id, value) {
+            (MESSAGE_EXPIRY, Value::Number(seconds)) => {
+                properties.expires_in = Some(Duration::from_secs(seconds.into()));
+            }
             (CONTENT_TYPE, Value::Text(text)) => properties.content_type = Some(text.to_owned()),
             (RESPONSE_TOPIC, Value::Text(text)) => {
                 properties.response_topic = Some(text.to_owned());

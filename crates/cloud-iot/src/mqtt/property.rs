@@ -9,6 +9,7 @@ pub(crate) const RETAIN_AVAILABLE: u8 = 0x25;
 pub(crate) const MAXIMUM_PACKET_SIZE: u8 = 0x27;
 pub(crate) const SERVER_KEEP_ALIVE: u8 = 0x13;
 pub(crate) const REASON_STRING: u8 = 0x1F;
+pub(crate) const MESSAGE_EXPIRY: u8 = 0x02;
 pub(crate) const CONTENT_TYPE: u8 = 0x03;
 pub(crate) const RESPONSE_TOPIC: u8 = 0x08;
 pub(crate) const CORRELATION_DATA: u8 = 0x09;
@@ -42,7 +43,7 @@ fn definition(id: u8) -> Option<(Kind, &'static [Packet])> {
     use Packet::{ConnAck, Disconnect, Publish, SubAck};
     Some(match id {
         0x01 => (Kind::Byte, &[Publish]),
-        0x02 => (Kind::FourBytes, &[Publish]),
+        MESSAGE_EXPIRY => (Kind::FourBytes, &[Publish]),
         CONTENT_TYPE | RESPONSE_TOPIC => (Kind::Text, &[Publish]),
         CORRELATION_DATA => (Kind::Binary, &[Publish]),
         SUBSCRIPTION_IDENTIFIER => (Kind::VariableByte, &[Publish]),

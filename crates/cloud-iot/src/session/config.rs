@@ -60,6 +60,11 @@ pub struct SessionConfig {
     pub keep_alive: Duration,
     /// Published by the server when the connection ends without DISCONNECT. Default: none.
     pub will: Option<Message>,
+    /// How long the server waits with the will, 1 s to 136 years in whole seconds, and not longer
+    /// than [`session_expiry`](Self::session_expiry), which is required: a connection that is back
+    /// within that time leaves no will. A planned reconnection then sends no
+    /// [goodbye message](Self::goodbye) either. Default: none, so that the will follows at once.
+    pub will_delay: Option<Duration>,
     /// Published on each connection, after the on-connect hooks and before all other messages; at
     /// QoS 1 while a message is suspected of ending connections. Default: none.
     pub birth: Option<Message>,
@@ -118,6 +123,7 @@ impl SessionConfig {
             tls,
             keep_alive: Duration::from_secs(60),
             will: None,
+            will_delay: None,
             birth: None,
             goodbye: None,
             subscriptions: Vec::new(),
@@ -151,6 +157,7 @@ impl SessionConfig {
     setters! {
         some
         will: Message,
+        will_delay: Duration,
         birth: Message,
         goodbye: Message,
         session_expiry: Duration,
@@ -185,13 +192,25 @@ impl SessionConfig {
         {
             return Err(ConfigError::KeepAlive(keep_alive));
         }
-        if let Some(expiry) = self.session_expiry
-            && (expiry.subsec_nanos() != 0
-                || !(1..=u64::from(u32::MAX)).contains(&expiry.as_secs()))
-        {
+        for (name, value) in [
+            ("session_expiry", self.session_expiry),
+            ("will_delay", self.will_delay),
+        ] {
+            if let Some(value) = value
+                && (value.subsec_nanos() != 0
+                    || !(1..=u64::from(u32::MAX)).contains(&value.as_secs()))
+            {
+                return Err(ConfigError::OutOfRange {
+                    name,
+                    range: "1 s to 4294967295 s in whole seconds",
+                });
+            }
+        }
+        // The server publishes the will at the end of the session at the latest.
+        if self.will_delay.is_some() && self.will_delay > self.session_expiry {
             return Err(ConfigError::OutOfRange {
-                name: "session_expiry",
-                range: "1 s to 4294967295 s in whole seconds",
+                name: "will_delay",
+                range: "1 s to `session_expiry`, which must be set",
             });
         }
         if self.store_delay > MAX_STORE_DELAY {

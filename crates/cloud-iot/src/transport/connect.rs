@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloud_net::Connector;
-use rumqttc::v5::mqttbytes::v5::{Connect, ConnectProperties, LastWill, Packet};
+use rumqttc::v5::mqttbytes::v5::{
+    Connect, ConnectProperties, LastWill, LastWillProperties, Packet,
+};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,7 +21,8 @@ use crate::core::connection_event::ServerCapabilities;
 use crate::core::endpoint::Port;
 use crate::error::cause::{Cause, TlsCause};
 use crate::mqtt::decode::{ConnAck, Received};
-use crate::mqtt::message::QoS;
+use crate::mqtt::message::{Message, QoS};
+use crate::mqtt::message_properties::MessageProperties;
 use crate::session::config::{Acknowledge, SessionConfig};
 use crate::transport::framed::Framed;
 use crate::transport::tls;
@@ -104,9 +107,7 @@ async fn connect_handshake<S: AsyncRead + AsyncWrite + Unpin>(
 fn connect_packet(config: &SessionConfig, options: ConnectOptions) -> Packet {
     // Topic aliases are not offered: they cost memory, and devices do not need them.
     let properties = ConnectProperties {
-        session_expiry_interval: config
-            .session_expiry
-            .map(|expiry| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
+        session_expiry_interval: config.session_expiry.map(whole_seconds),
         receive_maximum: (config.acknowledge == Acknowledge::AfterHandlers)
             .then_some(config.limits.incoming_in_flight),
         max_packet_size: Some(config.limits.incoming_packet_bytes),
@@ -126,9 +127,36 @@ fn connect_packet(config: &SessionConfig, options: ConnectOptions) -> Packet {
             will.qos
         };
         let retain = will.retain && !options.will_not_retained;
-        LastWill::new(&will.topic, payload, qos.into(), retain, None)
+        let properties = will_properties(will, config.will_delay);
+        LastWill::new(&will.topic, payload, qos.into(), retain, properties)
     });
     Packet::Connect(connect, will, None)
+}
+
+fn will_properties(will: &Message, delay: Option<Duration>) -> Option<LastWillProperties> {
+    let properties = will.properties.as_deref().cloned();
+    (delay.is_some() || properties.is_some()).then(|| {
+        let MessageProperties {
+            content_type,
+            response_topic,
+            correlation_data,
+            user_properties,
+            ..
+        } = properties.unwrap_or_default();
+        LastWillProperties {
+            delay_interval: delay.map(whole_seconds),
+            payload_format_indicator: None,
+            message_expiry_interval: None,
+            content_type,
+            response_topic,
+            correlation_data,
+            user_properties,
+        }
+    })
+}
+
+fn whole_seconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_secs()).unwrap_or(u32::MAX)
 }
 
 fn capabilities(connack: &ConnAck, config: &SessionConfig) -> ServerCapabilities {
@@ -153,6 +181,7 @@ fn capabilities(connack: &ConnAck, config: &SessionConfig) -> ServerCapabilities
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::endpoint::Endpoint;
     use crate::tls::ALPN_AWS_MQTT;
 
     fn bare() -> ClientConfig {
@@ -175,6 +204,36 @@ mod tests {
             let keep_alive = capabilities(&connack, &config).keep_alive;
             assert_eq!(keep_alive, Duration::from_secs(expected), "{server:?}");
         }
+    }
+
+    #[test]
+    fn will_has_its_delay_and_properties() {
+        let mut config = SessionConfig::new("localhost", "device", Arc::new(bare()));
+        config.session_expiry = Some(Duration::from_secs(60));
+        let options = ConnectOptions {
+            endpoint: Endpoint {
+                port: Port::Main,
+                first_family: cloud_net::AddressFamily::default(),
+            },
+            lenient: false,
+            will_at_most_once: false,
+            will_not_retained: false,
+        };
+        let written = |config: &SessionConfig| {
+            let mut written = bytes::BytesMut::new();
+            connect_packet(config, options)
+                .write(&mut written, None)
+                .unwrap();
+            written
+        };
+        let will = Message::new("t", "OFFLINE");
+        config.will = Some(will.clone());
+        assert!(written(&config).ends_with(b"\0\x06device\0\0\x01t\0\x07OFFLINE"));
+        config.will_delay = Some(Duration::from_secs(30));
+        config.will = Some(will.with_properties(MessageProperties::new().content_type("x")));
+        let properties = b"\x09\x18\0\0\0\x1e\x03\0\x01x";
+        let expected = [b"device", &properties[..], b"\0\x01t\0\x07OFFLINE"].concat();
+        assert!(written(&config).ends_with(&expected));
     }
 
     #[test]

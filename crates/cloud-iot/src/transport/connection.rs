@@ -156,10 +156,7 @@ impl Connection {
         packet_id: u16,
         subscriptions: &[Subscription],
     ) -> Result<(), SendQueueFull> {
-        let filters = subscriptions
-            .iter()
-            .map(|s| Filter::new(s.filter.as_str(), s.qos.into()));
-        let mut subscribe = Subscribe::new_many(filters, None);
+        let mut subscribe = Subscribe::new_many(subscriptions.iter().map(Filter::from), None);
         subscribe.pkid = packet_id;
         self.enqueue(Packet::Subscribe(subscribe))
     }
@@ -217,8 +214,14 @@ impl Connection {
         self.enqueue(Packet::PingReq(PingReq))
     }
 
-    pub(crate) fn disconnect(&mut self) -> Result<(), SendQueueFull> {
-        let reason = DisconnectReasonCode::NormalDisconnection;
+    /// Sends DISCONNECT, after which the server discards the will, or publishes it after its delay
+    /// if `keep_will`.
+    pub(crate) fn disconnect(&mut self, keep_will: bool) -> Result<(), SendQueueFull> {
+        let reason = if keep_will {
+            DisconnectReasonCode::DisconnectWithWillMessage
+        } else {
+            DisconnectReasonCode::NormalDisconnection
+        };
         self.enqueue(Packet::Disconnect(Disconnect::new(reason)))
     }
 

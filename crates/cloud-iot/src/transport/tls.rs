@@ -49,6 +49,22 @@ pub fn client_config(
     key: PrivateKeyDer<'static>,
 ) -> Result<Arc<ClientConfig>, TlsConfigError> {
     let identity = key::certified(chain, key).map_err(TlsConfigError::Identity)?;
+    client_config_with_identity(roots, identity)
+}
+
+/// Like [`client_config`], for a private key that is not available as bytes: the
+/// [`SigningKey`](rustls::sign::SigningKey) of `identity` signs, for example in a security chip.
+/// TLS uses one of its signature schemes that ring has too.
+///
+/// # Errors
+///
+/// [`TlsConfigError`] if there is no usable root, or if the key says that it does not belong to the
+/// first certificate of the chain.
+pub fn client_config_with_identity(
+    roots: impl IntoIterator<Item = CertificateDer<'static>>,
+    identity: CertifiedKey,
+) -> Result<Arc<ClientConfig>, TlsConfigError> {
+    key::check_identity(&identity).map_err(TlsConfigError::Identity)?;
     let mut store = RootCertStore::empty();
     for root in roots {
         store

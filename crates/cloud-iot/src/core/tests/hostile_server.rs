@@ -331,7 +331,7 @@ impl World {
                         "{action:?} behind DISCONNECT"
                     );
                 }
-                Action::Disconnect => {
+                Action::Disconnect { .. } => {
                     assert!(!self.left, "a second DISCONNECT");
                     self.left = true;
                 }

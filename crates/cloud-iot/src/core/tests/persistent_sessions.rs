@@ -1,5 +1,7 @@
 //! Persistent sessions, and acknowledgements after the handlers.
 
+use std::time::Duration;
+
 use super::*;
 use crate::session::config::Acknowledge;
 
@@ -51,6 +53,56 @@ fn kept_session_subscribes_once() {
 }
 
 #[test]
+fn planned_reconnection_keeps_delayed_will() {
+    for (will_delay, expected) in [
+        (None, &["publish OFFLINE", "disconnect"][..]),
+        (Some(60 * SECOND), &["disconnect with will"]),
+    ] {
+        let mut config = persistent();
+        config.will = Some(Message::new("status", "LOST"));
+        config.goodbye = Some(Message::new("status", "OFFLINE").qos(QoS::AtMostOnce));
+        config.will_delay = will_delay;
+        assert_eq!(config.validate(), Ok(()));
+        let mut harness = Harness::online(config);
+        harness.actions();
+        harness.core.reconnect(harness.now);
+        let mut done = harness.actions();
+        if will_delay.is_none() {
+            harness.event(ConnectionEvent::Written(0));
+            done.extend(harness.actions());
+        }
+        assert_eq!(done, expected);
+        harness.event(ConnectionEvent::Disconnected);
+        assert!(matches!(harness.core.phase, Phase::Waiting { .. }));
+        // A stop says goodbye in any case.
+        harness.core.handle_hooks_finished(harness.now);
+        harness.wait_until_due();
+        harness.event(present(true));
+        harness.core.handle_hooks_finished(harness.now);
+        harness.actions();
+        harness.core.stop(harness.now + SECOND, harness.now);
+        assert!(harness.actions().contains(&"publish OFFLINE".to_owned()));
+    }
+}
+
+#[test]
+fn will_delay_needs_session_expiry_of_at_least_its_length() {
+    for (delay, expiry, valid) in [
+        (Some(30), None, false),
+        (Some(30), Some(29), false),
+        (Some(30), Some(30), true),
+        (Some(0), Some(30), false),
+        (None, Some(30), true),
+    ] {
+        let mut config = config();
+        config.will_delay = delay.map(Duration::from_secs);
+        config.session_expiry = expiry.map(Duration::from_secs);
+        let result = config.validate();
+        assert_eq!(result.is_ok(), valid, "{delay:?} {expiry:?}: {result:?}");
+    }
+}
+
+#[test]
 fn resends_under_same_packet_id_in_a_kept_session() {
     let mut config = persistent();
     config.birth = None;
@@ -71,7 +123,7 @@ fn resends_under_same_packet_id_in_a_kept_session() {
     };
     assert_eq!(sent(&mut harness), ["publish a again as 2", "publish b"]);
     harness.event(ConnectionEvent::Written(2));
-    harness.event(ConnectionEvent::Written(1));
+    harness.event(ConnectionEvent::Written(0));
     // Twice in a row.
     reconnect(&mut harness);
     harness.event(present(true));
