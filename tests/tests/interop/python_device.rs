@@ -8,7 +8,7 @@ use axum::Router;
 use axum::routing::get;
 use cloud_facade::ClesydeCloud;
 use cloud_facade::provision::ProvisioningKey;
-use cloud_sim::{Control, DeltaForm, DeviceStatus, Fault, SimConfig, Simulator};
+use cloud_sim::{Control, DeltaForm, DeviceStatus, Fault, SimConfig, Simulator, TokenAnswer};
 use integration_tests::process::Process;
 use integration_tests::public::{fetch, served_serial};
 use testkit::wait::{eventually, timeout};
@@ -56,9 +56,15 @@ impl Scene {
         })
     }
 
-    /// The library on the directory, which it provisions if need be: online, and reached with the
-    /// certificate that it should have.
+    /// The library on the directory: online, and reached with the certificate that it should have.
     async fn start(&self, python: &Path) -> anyhow::Result<Process> {
+        let device = self.connect(python).await?;
+        self.reached(PYTHON_PAGE).await?;
+        Ok(device)
+    }
+
+    /// The library on the directory, which it provisions if need be: it has had both connections.
+    async fn connect(&self, python: &Path) -> anyhow::Result<Process> {
         let mut device = Process::spawn(
             "the Python device",
             script(python, "py_device.py").arg(self.base.path()).args([
@@ -70,7 +76,6 @@ impl Scene {
         device.event("provisioned").await?;
         device.event("iot.connected").await?;
         device.event("remote.connected").await?;
-        self.reached(PYTHON_PAGE).await?;
         Ok(device)
     }
 
@@ -177,6 +182,35 @@ fn version_0_1_20_provisions_is_reached_rotates_and_refreshes() -> anyhow::Resul
     })
 }
 
+/// With tokens of less than the margin each answer of the platform makes the library ask again, and
+/// a request without an answer ends that. Ours uses its token again.
+#[test]
+fn short_tokens_make_0_1_20_request_without_pause() -> anyhow::Result<()> {
+    let Some(python) = python_clesyde_0120()? else {
+        return Ok(());
+    };
+    let name = "python_device::short_tokens_make_0_1_20_request_without_pause";
+    own_network::run(name, async {
+        let mut config = platform_of_0_1_20();
+        config.token_valid = REFRESH_MARGIN - BEYOND_MARGIN;
+        let scene = Scene::set(config).await?;
+        run_ours(&scene, true).await?;
+        assert_eq!(scene.control.device(SERIAL).await?.tokens_issued, 1);
+
+        // It has each tunnel for too short a time to be reached.
+        let device = scene.connect(&python).await?;
+        scene
+            .seen_when("a storm of requests", |seen| seen.tokens_issued > 30)
+            .await;
+        let (answer, times) = (TokenAnswer::Hold, 0);
+        scene.control.fault(Fault::Token { answer, times }).await?;
+        scene.reached(PYTHON_PAGE).await?;
+        scene.stop(device).await?;
+        scene.end().await;
+        Ok(())
+    })
+}
+
 /// One directory: made by the library, used by us, used by the library. Each replaces the
 /// certificate that the other has left.
 #[test]
@@ -191,12 +225,12 @@ fn directory_of_0_1_20_is_taken_over_and_given_back() -> anyhow::Result<()> {
         scene.stop(device).await?;
 
         scene.rotate().await?;
-        run_ours(&scene).await?;
+        run_ours(&scene, false).await?;
 
         scene.rotate().await?;
         let device = scene.start(&python).await?;
         scene.stop(device).await?;
-        run_ours(&scene).await?;
+        run_ours(&scene, false).await?;
         scene.end().await;
         Ok(())
     })
@@ -211,7 +245,7 @@ fn version_0_1_20_runs_on_directory_of_ours() -> anyhow::Result<()> {
     let name = "python_device::version_0_1_20_runs_on_directory_of_ours";
     own_network::run(name, async {
         let scene = Scene::set(platform_of_0_1_20()).await?;
-        run_ours(&scene).await?;
+        run_ours(&scene, false).await?;
         let device = scene.start(&python).await?;
         scene.stop(device).await?;
         scene.end().await;
@@ -219,8 +253,9 @@ fn version_0_1_20_runs_on_directory_of_ours() -> anyhow::Result<()> {
     })
 }
 
-/// Provisions the device if need be and runs it until it is reached.
-async fn run_ours(scene: &Scene) -> anyhow::Result<()> {
+/// Provisions the device if need be and runs it until it is reached, and if so wanted reached again
+/// after the loss of its tunnel.
+async fn run_ours(scene: &Scene, loses_tunnel: bool) -> anyhow::Result<()> {
     let page = Router::new().route("/", get(|| async { OUR_PAGE }));
     let (base, api) = (scene.base.path(), scene.simulator.api_url());
     let cloud = ClesydeCloud::builder(SERIAL.parse()?, base, api)
@@ -230,6 +265,14 @@ async fn run_ours(scene: &Scene) -> anyhow::Result<()> {
     cloud.provision(&key).await?;
     cloud.initialize().await?;
     scene.reached(OUR_PAGE).await?;
+    if loses_tunnel {
+        let sn = Some(SERIAL.to_owned());
+        scene.control.fault(Fault::DropTunnel { sn }).await?;
+        scene
+            .seen_when("the tunnel to be lost", |seen| !seen.tunnel)
+            .await;
+        scene.reached(OUR_PAGE).await?;
+    }
     timeout("ours to stop", cloud.stop()).await;
     scene.seen_when("offline", |seen| !seen.online).await;
     Ok(())
