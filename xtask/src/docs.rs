@@ -20,8 +20,8 @@ installed.
 
   --book  builds only the book";
 
-/// Without its web server and its file watcher, which `mdbook serve` needs, and not optimized, which
-/// halves the time of its build.
+/// Without its web server and its file watcher, which `mdbook serve` needs, and not optimized: that
+/// would double the time of its build.
 const MDBOOK: Tool = Tool {
     name: "mdbook",
     version: "0.5.4",
