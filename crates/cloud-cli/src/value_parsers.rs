@@ -9,6 +9,7 @@ use cloud_facade::config::{Endpoint, NameError};
 use cloud_facade::iot::Proxy;
 use cloud_facade::remote::Upstream;
 use cloud_facade::shadow::{StateError, parse_state};
+use ipnet::IpNet;
 use reqwest::Url;
 use serde_json::{Map, Value};
 
@@ -17,6 +18,15 @@ pub(crate) const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Advice in the errors of addresses.
 const WRITE_HOST_PORT: &str = "write HOST:PORT, such as 127.0.0.1:8080";
+
+/// Parses a range of addresses, or one address.
+pub(crate) fn range(text: &str) -> Result<IpNet, String> {
+    text.parse()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| {
+            "is neither an address nor a range such as 192.0.2.0/24 or 2001:db8::/32".to_owned()
+        })
+}
 
 /// An address to connect to: host and port, both required.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 //! notifies supervisors and shuts down.
 
 use std::io::{self, IsTerminal};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ use crate::shutdown::Shutdown;
 use crate::static_files;
 use crate::status_page::{MakerOptions, StatusPage, qr_code};
 use crate::systemd::SystemdNotifier;
-use crate::value_parsers::LocalApplication;
+use crate::value_parsers::{LocalApplication, range};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -159,12 +159,12 @@ pub(crate) struct RunArgs {
     alpn: Vec<String>,
 
     /// Allow only callers with an address in this range; may be given several times
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_range)]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = range)]
     allow: Vec<IpNet>,
 
     /// Deny callers with an address in this range, even if --allow covers them; may be given
     /// several times
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = parse_range)]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = range)]
     deny: Vec<IpNet>,
 
     /// Whether to allow callers with an unknown address [default: deny if a rule of --allow or
@@ -255,15 +255,6 @@ impl From<UnknownCallersOption> for UnknownCallers {
     }
 }
 
-/// Parses a range of addresses, or one address.
-fn parse_range(text: &str) -> Result<IpNet, String> {
-    text.parse()
-        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
-        .map_err(|_| {
-            "is neither an address nor a range such as 192.0.2.0/24 or 2001:db8::/32".to_owned()
-        })
-}
-
 pub(crate) async fn run(
     global: &GlobalOptions,
     arguments: &RunArgs,
@@ -287,8 +278,9 @@ pub(crate) async fn run(
         None => None,
     };
     let access_log = arguments.access_log.open()?;
+    let page = StatusPage::new(&sn, &config, certificate, arguments.maker.maker()?);
     let options = DeviceOptions {
-        page: StatusPage::new(&sn, &config, certificate, arguments.maker.maker()?),
+        page: page.clone(),
         sn,
         base_path: global.base_path()?,
         url: config.page_url(),
@@ -317,7 +309,7 @@ pub(crate) async fn run(
         ),
     ];
     let health =
-        health.map(|(socket, metrics)| socket.serve(health_state.clone(), metrics, outlets));
+        health.map(|(socket, metrics)| socket.serve(health_state.clone(), metrics, outlets, &page));
     let mut printer = EventPrinter::new(output.clone(), io::stdout().is_terminal());
     if let Some(health) = &health {
         printer.health_address(health.address());

@@ -16,6 +16,7 @@ use hyper::body::Incoming;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
@@ -49,14 +50,34 @@ impl Default for Limits {
     }
 }
 
-/// Serves until the future is dropped, which closes the connections.
-pub(super) async fn serve(listener: TcpListener, router: Router, limits: Limits) {
+impl Limits {
+    /// Limits for a server with the status page, which has a stream of events. A page that loses it
+    /// connects again.
+    pub(super) const WITH_PAGE: Self = Self {
+        connections: 64,
+        head: Duration::from_secs(2),
+        connection: Duration::from_secs(3_600),
+    };
+}
+
+/// Serves callers in these ranges, or all if there are none, until the future is dropped, which
+/// closes the connections.
+pub(super) async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    allowed: Vec<IpNet>,
+) {
     let mut open = Connections::default();
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((stream, caller)) = listener.accept().await else {
             sleep(ACCEPT_RETRY_DELAY).await;
             continue;
         };
+        let caller = caller.ip().to_canonical();
+        if !allowed.is_empty() && !allowed.iter().any(|range| range.contains(&caller)) {
+            continue;
+        }
         open.make_room(limits.connections);
         open.add(stream, router.clone(), limits);
         // In a burst, lets each connection be read once before the next ones replace it.
@@ -149,7 +170,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/healthz", get(async || "alive"));
         let mut server = JoinSet::new();
-        server.spawn(serve(listener, router, limits));
+        server.spawn(serve(listener, router, limits, Vec::new()));
         (address, server)
     }
 

@@ -37,6 +37,7 @@ pub(crate) use self::metrics::{Metrics, Outlets};
 pub(crate) use self::options::{HealthAddress, HealthOptions};
 pub(crate) use self::request_counters::RequestCounters;
 use crate::error::{CliError, Result};
+use crate::status_page::StatusPage;
 
 /// The running server; stops when dropped.
 #[derive(Debug)]
@@ -54,36 +55,50 @@ pub(crate) struct HealthSocket {
 
 impl HealthSocket {
     pub(crate) async fn bind(address: HealthAddress) -> Result<Self> {
-        let HealthAddress { address, is_public } = address;
+        let wanted = address.address;
         let failed = |error: std::io::Error| {
             CliError::with_cause(
-                format_args!("cannot listen on {address}, given with --health"),
+                format_args!("cannot listen on {wanted}, given with --health"),
                 &error,
             )
         };
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
-        if !address.ip().is_loopback() {
-            tracing::warn!(%address, "the health endpoints have no authentication: other machines can read them");
+        let listener = TcpListener::bind(wanted).await.map_err(failed)?;
+        let bound = listener.local_addr().map_err(failed)?;
+        if !bound.ip().is_loopback() {
+            tracing::warn!(address = %bound, "the health endpoints have no authentication: other machines can read them");
         }
-        let address = HealthAddress { address, is_public };
+        let address = HealthAddress {
+            address: bound,
+            ..address
+        };
         Ok(Self { address, listener })
     }
 
     /// Starts the server, which reports `health_state`, the metrics, and the lines that outlets
-    /// have lost.
+    /// have lost, and serves the `page` if that is wanted.
     pub(crate) fn serve(
         self,
         health_state: HealthState,
         metrics: Metrics,
         outlets: Outlets,
+        page: &StatusPage,
     ) -> HealthServer {
         let mut router = router(health_state, metrics.clone(), outlets);
+        let mut limits = Limits::default();
+        if self.address.has_page {
+            router = router.fallback_service(page.application_for_frames());
+            limits = Limits::WITH_PAGE;
+        }
         if !self.address.is_public {
             router = router.layer(middleware::from_fn(host_check::require_loopback_host));
         }
         let mut tasks = JoinSet::new();
-        tasks.spawn(connections::serve(self.listener, router, Limits::default()));
+        tasks.spawn(connections::serve(
+            self.listener,
+            router,
+            limits,
+            self.address.allowed,
+        ));
         tasks.spawn(async move {
             let mut interval = interval(UPKEEP_INTERVAL);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);

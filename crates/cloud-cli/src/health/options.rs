@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Args;
+use ipnet::IpNet;
 
 use crate::error::{CliError, Result};
+use crate::value_parsers::range;
 
 /// Options of the health endpoints.
 #[derive(Debug, Args)]
@@ -25,14 +27,29 @@ pub(crate) struct HealthOptions {
     /// Write a log line every SECONDS: everything is connected, or what is not
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     health_log: Option<u32>,
+
+    /// Close connections to --health of callers beyond this range; may be given several times
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = range)]
+    health_allow: Vec<IpNet>,
+
+    /// Serve the status page at --health's address as well
+    ///
+    /// With --forward it is visible there, also in a frame of the same origin, such as the ingress
+    /// of Home Assistant.
+    #[arg(long)]
+    health_page: bool,
 }
 
 /// Where the health endpoints are, and for whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HealthAddress {
     pub(crate) address: SocketAddr,
     /// Whether requests for other hosts than this machine are served.
     pub(crate) is_public: bool,
+    /// The callers that are served; all if it is empty.
+    pub(crate) allowed: Vec<IpNet>,
+    /// Whether the status page is served there too.
+    pub(crate) has_page: bool,
 }
 
 impl HealthOptions {
@@ -53,6 +70,8 @@ impl HealthOptions {
         Ok(Some(HealthAddress {
             address,
             is_public: self.health_public,
+            allowed: self.health_allow.clone(),
+            has_page: self.health_page,
         }))
     }
 

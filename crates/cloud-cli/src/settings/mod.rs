@@ -47,6 +47,8 @@ const NEEDS: &[(&str, &str)] = &[
     ("alpn", "forward-tcp"),
     ("pass-authorization", "auth"),
     ("health-public", "health"),
+    ("health-page", "health"),
+    ("health-allow", "health"),
     ("access-log-file", "access-log"),
     ("access-log-query", "access-log"),
 ];

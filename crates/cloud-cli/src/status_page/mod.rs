@@ -230,6 +230,12 @@ impl StatusPage {
             .layer(axum::middleware::map_response(with_security_headers))
     }
 
+    /// Returns the page as a web application that pages of the same origin may show in a frame.
+    pub(crate) fn application_for_frames(&self) -> Router {
+        self.application()
+            .layer(axum::middleware::map_response(with_frames))
+    }
+
     /// Returns the parts of the page, and from then on those that change, until the device stops.
     fn events(&self) -> impl IntoResponse + use<> {
         let mut ticks = interval(UPDATE_INTERVAL);
@@ -315,6 +321,10 @@ fn changed(shown: Option<&Parts>, parts: &Parts) -> Option<sse::Event> {
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("page.js");
 
+/// The policy of [`SECURITY_HEADERS`] for a page in a frame.
+const FRAMES_POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; \
+     img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+
 /// Headers of every response. The browser refuses resources that are not the page's own.
 const SECURITY_HEADERS: &[(HeaderName, &str)] = &[
     (
@@ -334,6 +344,14 @@ async fn with_security_headers(mut response: Response) -> Response {
             .headers_mut()
             .insert(name, HeaderValue::from_static(value));
     }
+    response
+}
+
+async fn with_frames(mut response: Response) -> Response {
+    response.headers_mut().insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(FRAMES_POLICY),
+    );
     response
 }
 
@@ -416,6 +434,17 @@ mod tests {
             json.contains(r#""url":"https://sn1.example.com/""#),
             "{json}"
         );
+    }
+
+    #[tokio::test]
+    async fn page_for_frames_differs_only_in_who_may_show_it() {
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        let response = page().application_for_frames().oneshot(request).await;
+        let response = response.unwrap();
+        for (name, value) in SECURITY_HEADERS {
+            let expected = value.replace("frame-ancestors 'none'", "frame-ancestors 'self'");
+            assert_eq!(response.headers()[name], expected, "{name}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -307,6 +307,45 @@ fn public_health_endpoints_serve_any_host() {
 }
 
 #[test]
+fn health_address_serves_only_allowed_callers() {
+    let world = TestCloud::provisioned();
+    for (range, is_served) in [("127.0.0.0/8", true), ("192.0.2.0/24", false)] {
+        let arguments = ["run", "--health", "127.0.0.1:0", "--health-allow", range];
+        let mut run = BackgroundProgram::start(&mut world.device(&arguments));
+        let health = HealthClient::of(&mut run);
+        let mut stream = TcpStream::connect(&health.address).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        // Either may fail with a connection that is closed already.
+        let _ = stream.write_all(request);
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        assert_eq!(answer.starts_with("HTTP/1.1 200 "), is_served, "{answer}");
+        run.terminate();
+    }
+}
+
+/// A page in a browser shows it in a frame, beside the health endpoints, with any application.
+#[test]
+fn health_address_has_status_page_if_wanted() {
+    let world = TestCloud::provisioned();
+    let forward = ["run", "--forward", "127.0.0.1:1", "--health", "127.0.0.1:0"];
+    for (option, status) in [(&[][..], 404), (&["--health-page"], 200)] {
+        let arguments = [&forward[..], option].concat();
+        let mut run = BackgroundProgram::start(&mut world.device(&arguments));
+        let health = HealthClient::of(&mut run);
+        assert_eq!(health.get("/").0, status);
+        assert_eq!(health.json("/healthz").0, 200);
+        if status == 200 {
+            let host = world.device_status()["access_point"].clone();
+            assert_eq!(health.json("/status.json").1["access_point"], host);
+            assert_eq!(health.get("/other").0, 404);
+        }
+        run.terminate();
+    }
+}
+
+#[test]
 fn systemd_is_notified() {
     let world = TestCloud::provisioned();
     let path = world.home.path().join("notify");

@@ -60,6 +60,8 @@ fn commands_other_than_run_ignore_problems_of_its_settings() {
 fn settings_that_need_another_are_accepted_with_it_only() {
     for (setting, needed) in [
         ("health-public = true", "health = \"127.0.0.1:0\""),
+        ("health-allow = [\"::1\"]", "health = \"127.0.0.1:0\""),
+        ("health-page = true", "health = \"127.0.0.1:0\""),
         ("access-log-file = \"access.log\"", "access-log = \"json\""),
         ("access-log-query = true", "access-log = \"json\""),
     ] {
