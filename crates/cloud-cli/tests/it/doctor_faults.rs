@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,7 +40,7 @@ struct Fault(
 );
 
 #[rustfmt::skip]
-const FAULTS: [Fault; 24] = [
+const FAULTS: [Fault; 26] = [
     Fault("API refuses connections", || variable("CLESYDE_API_URL", format!("http://{}", unused())), "failure", "api", "refused"),
     Fault("name of the API is unknown", || variable("CLESYDE_API_URL", "https://api.invalid".to_owned()), "failure", "name.api", "api.invalid"),
     Fault("clock is wrong", wrong_clock, "failure", "clock", "NTP"),
@@ -63,6 +64,8 @@ const FAULTS: [Fault; 24] = [
     Fault("replacement was interrupted", interrupted_replacement, "warning", "files", "clesyde-cloud run"),
     Fault("proxy refuses connections", || variable("CLESYDE_PROXY", format!("http://{}", unused())), "failure", "client_certificate", "through the proxy"),
     Fault("application is not there", || forwarding(unused(), Vec::new()), "failure", "page", "does not answer"),
+    Fault("Home Assistant does not trust the device", || answering_400(HOME_ASSISTANT), "failure", "page", "trusted_proxies: [\\\"127.0.0.1\\\"]"),
+    Fault("application refuses requests", || answering_400("{}"), "warning", "page", "answers 400"),
     Fault("application sends nothing", silent_application, "failure", "page", "no response within"),
 ];
 
@@ -228,4 +231,38 @@ fn silent_application() -> Seeded {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     forwarding(address, vec![Box::new(listener)])
+}
+
+const HOME_ASSISTANT: &str = r#"{"name":"Home Assistant","start_url":"/?homescreen=1"}"#;
+
+/// With an application that has this manifest, and answers 400 to a request of a proxy.
+fn answering_400(manifest: &'static str) -> Seeded {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    // Ends with the process.
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = Vec::new();
+            for line in BufReader::new(&stream).lines() {
+                match line {
+                    Ok(line) if !line.is_empty() => lines.push(line.to_ascii_lowercase()),
+                    _ => break,
+                }
+            }
+            let is_forwarded = lines
+                .iter()
+                .any(|line| line.starts_with("x-forwarded-for:"));
+            let (status, body) = match is_forwarded {
+                true => ("400 Bad Request", "400: Bad Request"),
+                false => ("200 OK", manifest),
+            };
+            let length = body.len();
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            );
+        }
+    });
+    forwarding(address, Vec::new())
 }

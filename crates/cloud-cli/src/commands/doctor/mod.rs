@@ -6,6 +6,7 @@
 //! a power cut. It tests whether a new certificate could be stored with a file that it removes
 //! again.
 
+mod bad_request;
 mod bundle;
 mod connection;
 mod files;

@@ -10,6 +10,7 @@ use reqwest::StatusCode;
 use rustls::RootCertStore;
 use tokio::time::{Instant, sleep};
 
+use super::bad_request;
 use super::report::CheckResult;
 use super::steps::{PAGE_NAME, TUNNEL};
 use crate::control_socket::ControlClient;
@@ -93,6 +94,10 @@ impl PublicPage<'_> {
                 ),
                 "this is correct with `run --passthrough`; otherwise contact the platform's operator",
             )
+        } else if status == StatusCode::BAD_REQUEST
+            && let Some(address) = self.application_address().await
+        {
+            bad_request::finding(url, &address).await
         } else if !trusted {
             CheckResult::warning(
                 format!(
@@ -157,6 +162,12 @@ impl PublicPage<'_> {
             ),
             "start the application, or correct the address that `run` was given",
         ))
+    }
+
+    /// Returns the address of the application behind the tunnel, if there is one.
+    async fn application_address(&self) -> Option<String> {
+        let status = self.instance?.status().await.ok()?;
+        Some(status.application?.address)
     }
 
     fn client(&self, addresses: &[IpAddr], roots: RootCertStore) -> Result<PublicClient> {
