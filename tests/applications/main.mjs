@@ -82,7 +82,9 @@ async function check(name, platform, { browser, distrusting }, root) {
   try {
     const { default: application } = await import(`./${name}.mjs`);
     const options = await start(application, directory, processes);
-    const device = await platform.device(name, options, processes, directory);
+    const device = application.addOn
+      ? await platform.addOn(name, application.addOn, processes, directory)
+      : await platform.device(name, options, processes, directory);
     await refuses(distrusting, device.url);
     // Home Assistant's fails its first load of a page in Chromium, without a device between, too.
     context = await browser.newContext({ serviceWorkers: "block" });
@@ -120,7 +122,7 @@ async function start(application, directory, processes) {
 
 /** Opens the application, and goes on after each change below it. Returns what it saw. */
 async function use(application, device, context, page) {
-  const seen = [await application.open(page, device.url)];
+  const seen = [await application.open(page, device.url, device)];
   await eventually("the page to work", () => lives(application, page));
 
   await (env.APPS_LONG ? device.tokenRefreshed() : device.renewTunnel());
@@ -137,6 +139,12 @@ async function use(application, device, context, page) {
   if (after !== before) throw new Error(`the rotation broke a connection: ${before}, ${after}`);
   await load(context, device.url);
   seen.push(`certificate ${serial.slice(0, 8)}…: goes on after ${seconds(rotated)} s`);
+
+  await device.dropTunnel();
+  const dropped = Date.now();
+  await eventually("the page to go on after the tunnel broke", () => lives(application, page));
+  seen.push(`tunnel cut: goes on after ${seconds(dropped)} s`);
+  if (application.last) seen.push(await application.last(page, device));
   return seen.join("; ");
 }
 

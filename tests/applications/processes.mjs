@@ -84,15 +84,31 @@ export class Processes {
     return running.text;
   }
 
+  /** Runs a program to its end. Returns its output, whatever its exit code says. */
+  async output(program, args, options) {
+    const running = this.start("output", program, args, options);
+    await running.ended;
+    this.#children.pop();
+    return running.text;
+  }
+
+  /** Ends one program. */
+  async end(running) {
+    this.#children = this.#children.filter((other) => other !== running);
+    await end(running);
+  }
+
   async stop() {
-    for (const { child, ended } of this.#children.reverse()) {
-      child.kill("SIGTERM");
-      const late = setTimeout(() => child.kill("SIGKILL"), 10_000);
-      await ended;
-      clearTimeout(late);
-    }
+    for (const running of this.#children.reverse()) await end(running);
     this.#children = [];
   }
+}
+
+async function end({ child, ended }) {
+  child.kill("SIGTERM");
+  const late = setTimeout(() => child.kill("SIGKILL"), 10_000);
+  await ended;
+  clearTimeout(late);
 }
 
 /** The last lines of a log. */

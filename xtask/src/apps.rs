@@ -21,7 +21,7 @@ pub(crate) const DETAILS: &str = "\
 Builds clesyde-cloud with the profile `release`. Each application runs behind a simulator's relay;
 Chromium, which verifies the certificate, uses it. Its page has to go on after the tunnel broke with
 an expired token, and after a certificate rotation. Prints one line for each. Installs what is
-missing: Chromium, Node.js, nginx and ffmpeg with the package manager of the distribution, the
+missing: Chromium, Node.js, nginx, ffmpeg and jq with the package manager of the distribution, the
 applications below target/apps.
 
   status-page      the built-in page, with axe-core       light
@@ -31,7 +31,8 @@ applications below target/apps.
   django-gunicorn  Django's administration                light
   node-red         the editor and a flow
   jupyterlab       a notebook with a kernel
-  home-assistant   login and states; needs Python 3.13
+  home-assistant   behind its add-on: login, states,
+                   camera, upload; needs Python 3.13
 
   --light         only those that are light, which `ci` runs
   --long          waits for the token refresh that a device makes by itself, five minutes
@@ -48,6 +49,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("npm", "npm"),
     ("nginx", "nginx"),
     ("ffmpeg", "ffmpeg"),
+    // For the start script of the add-on.
+    ("jq", "jq"),
 ];
 
 const LIGHT: &[&str] = &[
