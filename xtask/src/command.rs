@@ -203,13 +203,9 @@ INTEROP_WITHOUT_SNITUN_047=1 to omit the tests against that version.",
     },
     Command {
         name: "release",
-        arguments: "[--allow-dirty]",
-        summary: "Builds the archive of the program and the packages of the crates.",
-        details: "\
-The archive contains the program (profile `dist`) with manual, completions and licence, and is
-tested before it is packed. Publishes nothing.
-
-  --allow-dirty  accepts uncommitted changes and a changelog without a section for the version",
+        arguments: release::ARGUMENTS,
+        summary: "Builds the archives of the program and the packages of the crates.",
+        details: release::DETAILS,
         action: WithArguments(release::run_release),
     },
     Command {

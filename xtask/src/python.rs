@@ -88,6 +88,12 @@ const JUPYTERLAB: Environment = Environment {
     imports: "import jupyterlab, ipykernel",
 };
 
+const ZIG: Environment = Environment {
+    directory: "static/zig",
+    packages: &["ziglang==0.17.1", "cargo-zigbuild==0.24.1"],
+    imports: "import ziglang",
+};
+
 const HOME_ASSISTANT: Environment = Environment {
     directory: "apps/home-assistant",
     // The newest that runs on Python 3.13.0.
@@ -142,6 +148,12 @@ pub(crate) fn snitun_047() -> Result<Option<PathBuf>> {
 pub(crate) fn aiomqtt() -> Result<PathBuf> {
     let usable = oldest_usable().context("no Python 3.11 or newer with the `venv` module")?;
     AIOMQTT.make(&usable)
+}
+
+/// The environment with Zig and cargo-zigbuild.
+pub(crate) fn zig() -> Result<PathBuf> {
+    let usable = oldest_usable().context("no Python 3.11 or newer with the `venv` module")?;
+    ZIG.make(&usable)
 }
 
 /// The variable and the interpreter for one of the applications of `apps`; `None` for one that

@@ -11,10 +11,23 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::process::{cargo, find_program, output_of, run, run_within};
-use crate::{publish, workspace};
+use crate::{publish, static_build, workspace};
+
+pub(crate) const ARGUMENTS: &str = "[--static] [--profile NAME] [--allow-dirty]";
+
+pub(crate) const DETAILS: &str = "\
+The archive contains the program with manual, completions and licence, and is tested before it is
+packed. Publishes nothing.
+
+  --static        builds the static programs for x86_64 and aarch64, each in an archive, and the
+                  add-on for Home Assistant with both, instead of the archive and the packages for
+                  this machine. Needs rustup, and qemu-user-static to run the program of the other
+                  architecture; installs Zig below the target directory
+  --profile NAME  builds with this profile [default: dist]; another one is faster to build
+  --allow-dirty   accepts uncommitted changes and a changelog without a section for the version";
 
 /// The program's file name.
-const PROGRAM: &str = "clesyde-cloud";
+pub(crate) const PROGRAM: &str = "clesyde-cloud";
 
 /// Shells whose completion scripts go into the archive.
 const SHELLS: &[&str] = &["bash", "zsh", "fish"];
@@ -38,40 +51,39 @@ const DOCUMENTS: &[&str] = &[
 const DEMO_LIMIT: Duration = Duration::from_secs(180);
 
 pub(crate) fn run_release(arguments: &[String]) -> Result<()> {
-    let allow_dirty = match arguments {
-        [] => false,
-        [flag] if flag == "--allow-dirty" => true,
-        other => bail!("`release` takes nothing but `--allow-dirty`, but was given {other:?}"),
-    };
+    let (mut allow_dirty, mut is_static, mut profile) = (false, false, "dist");
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        match argument.as_str() {
+            "--allow-dirty" => allow_dirty = true,
+            "--static" => is_static = true,
+            "--profile" => profile = rest.next().context("`--profile` needs a value")?,
+            other => bail!("`release` has no argument `{other}`; see `cargo xtask release --help`"),
+        }
+    }
     if !allow_dirty {
         tree_is_clean()?;
     }
-    packagers_are_there()?;
     let version = version()?;
     if !allow_dirty {
         changelog_has_version(&version)?;
     }
-    let host = host_triple()?;
     let dist = workspace::target_directory()?.join("dist");
+    if is_static {
+        let files = static_build::build(profile, &version, &dist)?;
+        return checksums(&dist, &files);
+    }
+    packagers_are_there()?;
+    let host = host_triple()?;
     let name = format!("{PROGRAM}-{version}-{host}");
-    let stage = dist.join(&name);
-    if stage.exists() {
-        fs::remove_dir_all(&stage)
-            .with_context(|| format!("could not clear {}", stage.display()))?;
-    }
-    fs::create_dir_all(&stage).with_context(|| format!("could not make {}", stage.display()))?;
-
-    let program = build(&stage)?;
+    let stage = empty_directory(&dist.join(&name))?;
+    let program = build(profile, &stage)?;
     generate(&program, &stage)?;
-    for document in DOCUMENTS {
-        let from = workspace::root().join(document);
-        let name = from.file_name().context("a document has no name")?;
-        copy(&from, &stage.join(name))?;
-    }
+    documents(&stage)?;
     works(&program, &version)?;
     let archive = pack(&dist, &name)?;
     let mut files = vec![archive];
-    files.extend(distribution_packages(&program, &dist)?);
+    files.extend(distribution_packages(&program, profile, &dist)?);
     publish::check()?;
     publish::dry_run(allow_dirty)?;
     checksums(&dist, &files)?;
@@ -87,6 +99,25 @@ pub(crate) fn run_release(arguments: &[String]) -> Result<()> {
     println!(
         "next: `git tag v{version}`, push the tag, hand out archive and packages with SHA256SUMS, `cargo publish --workspace`"
     );
+    Ok(())
+}
+
+/// Makes this directory, and empties it if it exists.
+pub(crate) fn empty_directory(path: &Path) -> Result<PathBuf> {
+    if path.exists() {
+        fs::remove_dir_all(path).with_context(|| format!("could not clear {}", path.display()))?;
+    }
+    fs::create_dir_all(path).with_context(|| format!("could not make {}", path.display()))?;
+    Ok(path.to_owned())
+}
+
+/// Copies the documents of an archive.
+pub(crate) fn documents(stage: &Path) -> Result<()> {
+    for document in DOCUMENTS {
+        let from = workspace::root().join(document);
+        let name = from.file_name().context("a document has no name")?;
+        copy(&from, &stage.join(name))?;
+    }
     Ok(())
 }
 
@@ -143,11 +174,11 @@ fn host_triple() -> Result<String> {
         .context("`rustc -vV` names no host")
 }
 
-/// Builds the program in the profile `dist` and puts it into `stage`.
-fn build(stage: &Path) -> Result<PathBuf> {
-    run(cargo().args(["build", "--locked", "--profile", "dist", "-p", "cloud-cli"]))?;
-    // The profile's own directory happens to have the name of ours.
-    let built = workspace::target_directory()?.join("dist").join(PROGRAM);
+/// Builds the program and puts it into `stage`.
+fn build(profile: &str, stage: &Path) -> Result<PathBuf> {
+    run(cargo().args(["build", "--locked", "--profile", profile, "-p", "cloud-cli"]))?;
+    // The directory of the profile `dist` happens to have the name of ours.
+    let built = workspace::target_directory()?.join(profile).join(PROGRAM);
     let program = stage.join(PROGRAM);
     copy(&built, &program)?;
     let bytes = fs::metadata(&program)?.len();
@@ -157,7 +188,7 @@ fn build(stage: &Path) -> Result<PathBuf> {
 
 /// The manual, the completion scripts and the default configuration, as the program itself prints
 /// them.
-fn generate(program: &Path, stage: &Path) -> Result<()> {
+pub(crate) fn generate(program: &Path, stage: &Path) -> Result<()> {
     let print = |arguments: &[&str], file: &str| -> Result<()> {
         let text = output_of(Command::new(program).args(arguments))
             .with_context(|| format!("`{PROGRAM} {}` failed", arguments.join(" ")))?;
@@ -187,7 +218,7 @@ fn works(program: &Path, version: &str) -> Result<()> {
 }
 
 /// An archive whose bytes depend on its content alone.
-fn pack(dist: &Path, name: &str) -> Result<PathBuf> {
+pub(crate) fn pack(dist: &Path, name: &str) -> Result<PathBuf> {
     let archive = dist.join(format!("{name}.tar.gz"));
     let date = output_of(
         Command::new("git")
@@ -217,21 +248,10 @@ fn packagers_are_there() -> Result<()> {
 }
 
 /// A package for Debian and one for RPM, both of the program that is handed out.
-fn distribution_packages(program: &Path, dist: &Path) -> Result<Vec<PathBuf>> {
-    let packaging = workspace::root().join(PACKAGING);
-    if packaging.exists() {
-        fs::remove_dir_all(&packaging)
-            .with_context(|| format!("could not clear {}", packaging.display()))?;
-    }
-    fs::create_dir_all(&packaging)
-        .with_context(|| format!("could not make {}", packaging.display()))?;
+fn distribution_packages(program: &Path, profile: &str, dist: &Path) -> Result<Vec<PathBuf>> {
+    let packaging = empty_directory(&workspace::root().join(PACKAGING))?;
     generate(program, &packaging)?;
-    let output = dist.join("packages");
-    if output.exists() {
-        fs::remove_dir_all(&output)
-            .with_context(|| format!("could not clear {}", output.display()))?;
-    }
-    fs::create_dir_all(&output).with_context(|| format!("could not make {}", output.display()))?;
+    let output = empty_directory(&dist.join("packages"))?;
     // The program is built, and stripped by its profile.
     run(cargo()
         .args([
@@ -239,7 +259,7 @@ fn distribution_packages(program: &Path, dist: &Path) -> Result<Vec<PathBuf>> {
             "-p",
             "cloud-cli",
             "--profile",
-            "dist",
+            profile,
             "--no-build",
             "--no-strip",
             "--output",
@@ -251,7 +271,7 @@ fn distribution_packages(program: &Path, dist: &Path) -> Result<Vec<PathBuf>> {
             "-p",
             "crates/cloud-cli",
             "--profile",
-            "dist",
+            profile,
             "--output",
         ])
         .arg(&output))?;
@@ -280,7 +300,7 @@ fn checksums(dist: &Path, files: &[PathBuf]) -> Result<()> {
     fs::write(dist.join("SHA256SUMS"), sum + "\n").context("could not write SHA256SUMS")
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to)
         .map(drop)
         .with_context(|| format!("could not copy {} to {}", from.display(), to.display()))
