@@ -183,7 +183,7 @@ fn problems_of_routes_are_named_with_their_lines() {
     for text in [
         "line 2: a route needs 'host' or 'path'",
         "line 4: a route needs 'forward' or 'static'",
-        "line 7: route: 'path': invalid value 'a': is not a path such as /api",
+        "line 7: route: 'path': invalid value 'a': is not a path such as /admin",
         "line 9: route: 'host-header': cannot be used with 'static'",
         "line 13: unknown key 'foward'; did you mean 'forward'?",
         "line 17: 'route': there are two routes for the same host and path",
