@@ -122,7 +122,8 @@ impl Client {
     }
 
     /// Checks whether the API is reachable and trusted, and measures the clock skew. Registers
-    /// nothing and sends no key: it is a single GET, while registration is a POST.
+    /// nothing and sends no key: it is a GET, while registration is a POST. If any web server could
+    /// have sent the response, a POST of `{}` follows, which a platform refuses in JSON.
     ///
     /// # Errors
     /// [`ProvisionError`], if the network fails, another server responds, or the API returns a

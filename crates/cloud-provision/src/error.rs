@@ -212,6 +212,17 @@ pub enum ProvisionError {
         /// The request URL.
         url: String,
     },
+    /// [`Client::probe`](crate::Client::probe) reached a server that answers, but not to
+    /// registrations. No key was sent.
+    #[error(
+        "{url} answers with status {status}, but not as a Clesyde platform does: the API's URL is wrong"
+    )]
+    NotPlatform {
+        /// The request URL.
+        url: String,
+        /// The HTTP status of the response to a GET.
+        status: u16,
+    },
     /// No connection within the time limit. Nothing was sent.
     #[error("{url} cannot be reached{} within {} s", through(.proxy), limit.as_secs_f32())]
     ConnectTimedOut {

@@ -98,25 +98,56 @@ impl ApiClient {
             error @ (ProvisionError::CaptivePortal { .. } | ProvisionError::Server { .. }) => {
                 Err(error)
             }
-            _ => Ok(ApiProbe {
-                status: status.as_u16(),
-                clock_skew: clock_skew(&response, sent, started.elapsed()),
-            }),
+            _ => {
+                let probe = ApiProbe {
+                    status: status.as_u16(),
+                    clock_skew: clock_skew(&response, sent, started.elapsed()),
+                };
+                // Any web server answers so; the other statuses show that the path is known.
+                let is_of_any =
+                    status.is_success() || status == StatusCode::NOT_FOUND || is_html(&response);
+                if is_of_any && !self.is_platform().await {
+                    return Err(ProvisionError::NotPlatform {
+                        url: self.url(),
+                        status: probe.status,
+                    });
+                }
+                Ok(probe)
+            }
         }
     }
 
-    async fn exchange(&self, request: Registration) -> Result<Provisioned, ProvisionError> {
-        let (sent, started) = (SystemTime::now(), Instant::now());
-        let response = self
-            .http
+    /// Returns whether the URL takes registrations: it answers one without a device and a key,
+    /// which has no effect, in JSON.
+    async fn is_platform(&self) -> bool {
+        let exchange = async {
+            let response = self.post("{}").await.ok()?;
+            let status = response.status();
+            let is_unknown = status == StatusCode::NOT_FOUND
+                || status == StatusCode::METHOD_NOT_ALLOWED
+                || status.is_redirection();
+            let body = self.read(response).await.ok()?;
+            Some(!is_unknown && response::is_object(&body))
+        };
+        let answer = tokio::time::timeout(self.attempt_timeout, exchange).await;
+        matches!(answer, Ok(Some(true)))
+    }
+
+    async fn post(&self, body: impl Into<reqwest::Body>) -> reqwest::Result<Response> {
+        self.http
             .post(self.url.clone())
             .header(CONTENT_TYPE, "application/json")
             .header(ACCEPT, "application/json")
             .header(ACCEPT_ENCODING, "identity")
-            .body(request.body)
+            .body(body)
             .send()
             .await
-            .map_err(|error| self.request_error(&error))?;
+    }
+
+    async fn exchange(&self, request: Registration) -> Result<Provisioned, ProvisionError> {
+        let (sent, started) = (SystemTime::now(), Instant::now());
+        let response = self.post(request.body).await;
+        let response = response.map_err(|error| self.request_error(&error))?;
         let clock_skew = clock_skew(&response, sent, started.elapsed());
         let status = response.status();
         if status.is_redirection() {

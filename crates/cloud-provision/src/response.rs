@@ -4,6 +4,8 @@
 //! a refusal, regardless of the rest. Messages of the JSON library are not passed on: they repeat
 //! the offending value, which may be a private key.
 
+use std::collections::HashMap;
+
 use cloud_net::UntrustedText;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
@@ -111,6 +113,11 @@ fn text_of(value: &Value) -> Option<String> {
             .find_map(|name| Some(members.get(*name)?.as_str()?.to_owned())),
         _ => None,
     }
+}
+
+/// Returns whether the body is a JSON object.
+pub(crate) fn is_object(body: &[u8]) -> bool {
+    serde_json::from_slice::<HashMap<String, IgnoredAny>>(without_bom(body)).is_ok()
 }
 
 /// RFC 8259, 8.1: a parser may ignore a byte order mark.

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -42,6 +42,8 @@ struct Fault(
 #[rustfmt::skip]
 const FAULTS: [Fault; 26] = [
     Fault("API refuses connections", || variable("CLESYDE_API_URL", format!("http://{}", unused())), "failure", "api", "refused"),
+    Fault("API is a web server without the path", || web_server("404 Not Found"), "failure", "api", "not as a Clesyde platform"),
+    Fault("API is a web server with a page for every path", || web_server("200 OK"), "failure", "api", "the API's URL is wrong"),
     Fault("name of the API is unknown", || variable("CLESYDE_API_URL", "https://api.invalid".to_owned()), "failure", "name.api", "api.invalid"),
     Fault("clock is wrong", wrong_clock, "failure", "clock", "NTP"),
     Fault("name of the broker is unknown", || configured("iot_endpoint", "broker.invalid"), "failure", "name.broker", "broker.invalid"),
@@ -133,6 +135,25 @@ fn injected(fault: Value) -> Seeded {
     let world = TestCloud::provisioned();
     world.control(Method::POST, "/faults", Some(fault));
     seeded(world)
+}
+
+/// With an address of the API where a web server answers everything with a page.
+fn web_server(status: &'static str) -> Seeded {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    // Ends with the test's process.
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let page = "<h1>welcome</h1>";
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = write!(
+                stream,
+                "HTTP/1.1 {status}\r\nContent-Type: text/html\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{page}",
+                page.len()
+            );
+        }
+    });
+    variable("CLESYDE_API_URL", url)
 }
 
 fn wrong_clock() -> Seeded {

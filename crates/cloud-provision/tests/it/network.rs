@@ -155,16 +155,55 @@ async fn connect_attempt_and_total_timeouts_apply() {
 }
 
 #[tokio::test]
-async fn probe_sends_one_get_and_measures_clock_skew() {
-    for status in [200, 403, 404, 405] {
+async fn probe_sends_no_key_and_measures_clock_skew() {
+    for (status, requests) in [(200, 2), (403, 1), (404, 2), (405, 1)] {
         let date = [(DATE, "Wed, 01 Jan 2020 00:00:00 GMT")];
-        let api = Api::start(move |_| Some(with_status(status, (date.clone(), "")))).await;
+        let api = Api::start(move |number| {
+            Some(match number {
+                0 => with_status(status, (date.clone(), "")),
+                _ => with_status(400, r#"{"error": "no serial number"}"#),
+            })
+        })
+        .await;
         let probe = api.client().probe().await.unwrap();
         assert_eq!(probe.status, status);
         assert!(probe.clock_skew.unwrap().is_significant());
         let request = api.received(0);
         assert_eq!((request.method.as_str(), request.body.len()), ("GET", 0));
         assert_eq!(request.uri.path(), "/device/register");
+        assert_eq!(api.requests(), requests);
+        if requests == 2 {
+            let request = api.received(1);
+            assert_eq!(request.method.as_str(), "POST");
+            assert_eq!(&request.body[..], b"{}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn probe_names_server_that_is_no_platform() {
+    let pages: [fn(usize) -> Response; 6] = [
+        // nginx, and a static server that knows GET only.
+        |_| with_status(404, Html("<h1>Not Found</h1>")),
+        |number| match number {
+            0 => with_status(404, Html("<h1>Not Found</h1>")),
+            _ => with_status(405, Html("<h1>Not Allowed</h1>")),
+        },
+        |_| with_status(403, Html("<h1>Forbidden</h1>")),
+        |_| with_status(200, "it works"),
+        // Another API.
+        |_| with_status(404, r#"{"message": "Not Found"}"#),
+        |_| with_status(200, "[1, 2]"),
+    ];
+    for page in pages {
+        let api = Api::start(move |number| Some(page(number))).await;
+        let error = api.client().probe().await.unwrap_err();
+        assert!(
+            matches!(error, ProvisionError::NotPlatform { .. }),
+            "{error}"
+        );
+        assert!(error.to_string().contains("URL is wrong"), "{error}");
+        assert!(!error.is_retryable() && !error.may_have_registered());
     }
 }
 
