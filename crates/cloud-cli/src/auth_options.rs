@@ -151,6 +151,26 @@ impl AuthOption {
     }
 }
 
+/// Returns the file that a value of --auth names.
+pub(crate) fn file_of(value: &str) -> Option<&Path> {
+    value.split_once('=').map(|(_, file)| Path::new(file))
+}
+
+/// Checks the file that a value of --auth names.
+///
+/// # Errors
+/// It cannot be used. The message names the file and the line.
+pub(crate) fn check_file(value: &str) -> Result {
+    match value.parse() {
+        Ok(AuthOption { method, file, .. }) => match method {
+            Method::Basic => read_passwords(&file).map(drop),
+            Method::Mtls => read_client_roots(&file).map(drop),
+        },
+        // The value itself is checked elsewhere.
+        Err(_) => Ok(()),
+    }
+}
+
 fn read_passwords(path: &Path) -> Result<PasswordFile> {
     let text = read(path, "could not read the passwords in")?;
     PasswordFile::parse(&text)

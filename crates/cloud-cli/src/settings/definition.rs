@@ -96,13 +96,6 @@ impl Definition {
         self.find(key).map_or(Form::Text, form)
     }
 
-    /// Whether the value is the name of a file or directory that has to be there.
-    pub(crate) fn names_file(&self, key: &str) -> bool {
-        let names = self.find(key).and_then(Arg::get_value_names);
-        let is_file = |names: &[_]| names.iter().any(|name| name == "FILE");
-        names.is_some_and(is_file) || key == "static"
-    }
-
     /// Checks a setting beside others, all as arguments.
     pub(crate) fn check(
         &self,

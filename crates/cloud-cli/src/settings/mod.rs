@@ -8,6 +8,7 @@
 
 pub(crate) mod definition;
 pub(crate) mod file;
+mod named_files;
 pub(crate) mod reference;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use clap::{ArgMatches, Parser};
 
 use self::definition::{Definition, Form, Refusal, form, from_variable, to_arguments, variable};
 use self::file::{Content, Entry, Problem, RouteTable};
+use self::named_files::FileProblem;
 use crate::error::chain;
 use crate::options::default_base_path;
 use crate::redact::RedactedPath;
@@ -248,7 +250,8 @@ impl Settings {
     }
 }
 
-/// Returns all problems of a file, and its warnings, without regard to the other layers.
+/// Returns all problems of a file and of the files that it names, and its warnings, without regard
+/// to the other layers.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -259,9 +262,12 @@ pub(crate) fn check_file(
     let content = read(path, definition)?;
     let is_public = content.is_public;
     let mut layers = Layers::new(definition);
-    let problems = layers.add_file(content, path);
+    let mut problems = layers.add_file(content, path);
     let mut warnings = layers.file_warnings(path, is_public);
-    warnings.extend(layers.missing_files());
+    let (unusable, missing) = layers.check_named_files();
+    problems.extend(unusable);
+    problems.sort_by_key(|problem| problem.line);
+    warnings.extend(missing);
     Ok((problems, warnings))
 }
 
@@ -496,25 +502,33 @@ impl<'a> Layers<'a> {
         }
     }
 
-    /// Warns of files that are not there, such as on a machine that is not the device.
-    fn missing_files(&self) -> Vec<String> {
-        let route = Definition::route();
+    /// Returns the files that cannot be used, and warnings of those that are not there.
+    fn check_named_files(&self) -> (Vec<Problem>, Vec<String>) {
+        let (mut problems, mut warnings) = (Vec::new(), Vec::new());
         let own = self.values.iter().filter_map(|(key, setting)| {
             let Origin::File(line) = setting.origin else {
                 return None;
             };
-            let is_file = self.definition.names_file(key);
-            is_file.then_some((key.as_str(), line, &setting.values))
+            Some((key.as_str(), line, &setting.values))
         });
         let entries = self.routes.iter().flat_map(|route| &route.entries);
-        let of_routes = entries.filter(|entry| route.names_file(&entry.key));
-        let of_routes = of_routes.map(|entry| (entry.key.as_str(), entry.line, &entry.values));
-        let missing = own.chain(of_routes).filter_map(|(key, line, values)| {
-            let path = values.iter().map(Path::new).find(|path| !path.exists())?;
-            let path = RedactedPath(path);
-            Some(format!("line {line}: '{key}': {path} does not exist"))
-        });
-        missing.collect()
+        let of_routes = entries.map(|entry| (entry.key.as_str(), entry.line, &entry.values));
+        for (key, line, values) in own.chain(of_routes) {
+            for value in values {
+                match named_files::problem(key, value) {
+                    None => {}
+                    Some(FileProblem::Missing(text)) => {
+                        warnings.push(format!("line {line}: '{key}': {text}"));
+                    }
+                    Some(FileProblem::Unusable(text)) => problems.push(Problem {
+                        key: Some(key.to_owned()),
+                        line: Some(line),
+                        text: format!("'{key}': {text}"),
+                    }),
+                }
+            }
+        }
+        (problems, warnings)
     }
 
     /// Warns of a password that other users can read.

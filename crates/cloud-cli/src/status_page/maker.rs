@@ -57,6 +57,14 @@ impl MakerOptions {
     }
 }
 
+/// Checks whether a file can be the logo.
+///
+/// # Errors
+/// It cannot, or not be read.
+pub(crate) fn check_logo(path: &Path) -> Result {
+    Logo::read(path).map(drop)
+}
+
 /// See the [module](self).
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Maker {

@@ -34,7 +34,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::facts::{Certificate, Facts, Link, Outage};
 use self::history::{History, Sample};
-pub(crate) use self::maker::{Maker, MakerOptions};
+pub(crate) use self::maker::{Maker, MakerOptions, check_logo};
 use self::view::{Identity, Parts};
 
 /// Interval at which the traffic is sampled: short visits count, and the device wakes rarely.

@@ -305,6 +305,60 @@ fn check_shows_all_problems_at_once() {
 }
 
 #[test]
+fn content_of_named_files_is_checked_with_path_and_line() {
+    let home = home();
+    let file = |name: &str, content: &str| {
+        let path = home.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let users = file("users", "# staff\nalice\n");
+    let authority = file("authority.pem", "no certificate");
+    let damaged = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let roots = file("roots.pem", damaged);
+    let site = file("site", "a file");
+    let logo = file("logo.gif", "GIF89a");
+    let outbox = file("outbox", "");
+    let directory = home.path().display();
+    let settings = [
+        format!("forward = \"https://localhost:1\"\nforward-ca-file = \"{roots}\"\n"),
+        format!("auth = [\"basic={users}\", \"/admin:mtls={authority}\", \"/x:basic=missing\"]\n"),
+        format!(
+            "outbox = \"{outbox}\"\naccess-log = \"json\"\naccess-log-file = \"{directory}\"\n"
+        ),
+        format!("[[route]]\npath = \"/site\"\nstatic = \"{site}\"\n"),
+    ];
+    write(&home, &settings.concat());
+    let checked = run(&home, &["config", "check", "--json"], &[]).expect(1);
+    let result = checked.json().remove(0);
+    let problems = result["problems"].as_array().unwrap();
+    let expected = [
+        (2, "'forward-ca-file'", roots.as_str()),
+        (3, "line 2 is not of the form NAME:HASH", &users),
+        (3, "no certificate", &authority),
+        (4, "is not a directory", &outbox),
+        (6, "is a directory", home.path().to_str().unwrap()),
+        (9, "cannot serve the directory", &site),
+    ];
+    for (problem, (line, text, path)) in problems.iter().zip(expected) {
+        let shown = problem["problem"].as_str().unwrap();
+        assert_eq!(problem["line"], line, "{result}");
+        assert!(shown.contains(text) && shown.contains(path), "{problem}");
+    }
+    assert_eq!(problems.len(), expected.len(), "{result}");
+    let warnings = result["warnings"].to_string();
+    assert!(warnings.contains("line 3: 'auth': "), "{warnings}");
+    assert!(warnings.contains("does not exist"), "{warnings}");
+
+    write(&home, &format!("device-logo = \"{logo}\"\n"));
+    let checked = run(&home, &["config", "check"], &[]).expect(1).stdout;
+    assert!(
+        checked.contains("line 1: 'device-logo': ") && checked.contains(".svg"),
+        "{checked}"
+    );
+}
+
+#[test]
 fn variable_error_names_variable_and_value() {
     let home = home();
     for (name, value, reason) in [
