@@ -111,6 +111,7 @@ impl Device {
     pub(crate) async fn start(options: DeviceOptions) -> Result<Self> {
         let page = options.page;
         let served = options.served;
+        page.set_replaced(served.backend.application.is_some());
         let (application, checked) = served.backend.application(&page)?;
         // Only registration uses the API, in `provision`.
         let mut settings = ClesydeCloud::builder(options.sn, &options.base_path, "")
@@ -137,7 +138,7 @@ impl Device {
             .map_err(|error| CliError::from_initialize(&error))?;
         let applications = ApplicationChecks::start(checked, &cloud);
         let store = Store::new(&options.base_path);
-        page.follow(&cloud, store.clone());
+        page.follow(&cloud, store.clone(), applications.states());
         let health_state = HealthState::new(&cloud, store, applications.states());
         let instance = Instance::new(cloud.clone(), options.url, applications.states());
         let control_socket = ControlSocket::serve(&options.base_path, router(instance));
@@ -157,6 +158,11 @@ impl Device {
         &self.health_state
     }
 
+    /// Returns the status page for users of this machine, whatever the tunnel serves.
+    pub(crate) fn local_page(&self) -> axum::Router {
+        self.page.local_application()
+    }
+
     /// Returns the states of the applications behind the tunnel.
     pub(crate) fn application_states(&self) -> ApplicationStates {
         self.applications.states()
@@ -169,6 +175,7 @@ impl Device {
 
     /// Changes what callers reach, and how. Open connections stay.
     pub(crate) fn serve(&mut self, served: Served) -> Result {
+        let is_replaced = served.backend.application.is_some();
         let (application, checked) = served.backend.application(&self.page)?;
         let cloud = &self.cloud;
         let failed = |error| CliError::with_cause("cannot change the settings", &error);
@@ -191,6 +198,7 @@ impl Device {
             cloud.set_auth(served.auth).map_err(failed)?;
         }
         self.applications.replace(checked);
+        self.page.set_replaced(is_replaced);
         Ok(())
     }
 

@@ -278,9 +278,8 @@ pub(crate) async fn run(
         None => None,
     };
     let access_log = arguments.access_log.open()?;
-    let page = StatusPage::new(&sn, &config, certificate, arguments.maker.maker()?);
     let options = DeviceOptions {
-        page: page.clone(),
+        page: StatusPage::new(&sn, &config, certificate, arguments.maker.maker()?),
         sn,
         base_path: global.base_path()?,
         url: config.page_url(),
@@ -308,8 +307,9 @@ pub(crate) async fn run(
             access_log.as_ref().and_then(AccessLog::lost_lines),
         ),
     ];
-    let health =
-        health.map(|(socket, metrics)| socket.serve(health_state.clone(), metrics, outlets, &page));
+    let health = health.map(|(socket, metrics)| {
+        socket.serve(health_state.clone(), metrics, outlets, device.local_page())
+    });
     let mut printer = EventPrinter::new(output.clone(), io::stdout().is_terminal());
     if let Some(health) = &health {
         printer.health_address(health.address());

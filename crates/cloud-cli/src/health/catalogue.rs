@@ -378,4 +378,21 @@ mod tests {
             assert_eq!(names.find(|name| !is_known(name)), None, "{file}");
         }
     }
+
+    /// A legend without this value is hidden by Grafana 9.2 and newer.
+    #[test]
+    fn each_legend_of_the_dashboard_is_shown() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../docs/monitoring/dashboard.json"
+        );
+        let dashboard = std::fs::read_to_string(path).unwrap();
+        let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+        let panels = dashboard["panels"].as_array().unwrap().iter();
+        let legends: Vec<_> = panels
+            .filter_map(|panel| panel["options"].get("legend"))
+            .collect();
+        assert!(!legends.is_empty());
+        assert!(legends.iter().all(|legend| legend["showLegend"] == true));
+    }
 }

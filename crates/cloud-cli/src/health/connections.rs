@@ -19,13 +19,16 @@ use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 /// Delay after an accept error, such as no free file descriptors.
 const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// Maximum size of a request's head: hyper's minimum, and enough for these requests.
 const MAX_HEAD_SIZE: usize = 8 * 1024;
+
+/// The stream that keeps an open status page up to date.
+const EVENTS: &str = "/status/events";
 
 /// The limits of the server.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +39,8 @@ pub(super) struct Limits {
     pub(super) connections: usize,
     /// Time limit for a request's head. Callers are on this machine and send it at once.
     pub(super) head: Duration,
-    /// Time limit for a connection: request, response and close. No handler waits for a peer.
+    /// Time limit for a connection: request, response and close. No handler waits for a peer. An
+    /// open status page has none: it is closed when all places are taken.
     pub(super) connection: Duration,
 }
 
@@ -48,16 +52,6 @@ impl Default for Limits {
             connection: Duration::from_secs(5),
         }
     }
-}
-
-impl Limits {
-    /// Limits for a server with the status page, which has a stream of events. A page that loses it
-    /// connects again.
-    pub(super) const WITH_PAGE: Self = Self {
-        connections: 64,
-        head: Duration::from_secs(2),
-        connection: Duration::from_secs(3_600),
-    };
 }
 
 /// Serves callers in these ranges, or all if there are none, until the future is dropped, which
@@ -119,12 +113,18 @@ impl Connections {
         let has_request = Arc::<AtomicBool>::default();
         let received = Arc::clone(&has_request);
         let task = self.tasks.spawn(async move {
-            // An error affects only its own caller.
-            let _ = timeout(
-                limits.connection,
-                serve_connection(stream, router, limits.head, &received),
-            )
-            .await;
+            let is_stream = AtomicBool::new(false);
+            let expired = async {
+                sleep(limits.connection).await;
+                if is_stream.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                // An error affects only its own caller.
+                _ = serve_connection(stream, router, limits.head, &received, &is_stream) => {}
+                () = expired => {}
+            }
         });
         self.oldest_first
             .push_back(Connection { task, has_request });
@@ -136,10 +136,12 @@ async fn serve_connection(
     router: Router,
     head: Duration,
     has_request: &AtomicBool,
+    is_stream: &AtomicBool,
 ) -> Result<(), hyper::Error> {
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request: Request<Incoming>| {
         has_request.store(true, Ordering::Relaxed);
+        is_stream.store(request.uri().path() == EVENTS, Ordering::Relaxed);
         router.call(request)
     });
     hyper::server::conn::http1::Builder::new()
@@ -157,6 +159,7 @@ mod tests {
 
     use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::timeout;
 
     use super::*;
 

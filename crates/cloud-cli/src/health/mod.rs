@@ -1,5 +1,5 @@
 //! Health endpoints of a running instance, over HTTP on a loopback address: `/healthz`, `/readyz`,
-//! `/metrics`.
+//! `/metrics`, and the status page at `/status/`.
 //!
 //! Any process on this machine may query them, but no other machine, and no web page through a
 //! browser on this one, unless they are made public. The server limits concurrent connections and
@@ -22,7 +22,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::http::{StatusCode, header};
 use axum::middleware;
-use axum::response::{IntoResponse, Json};
+use axum::response::{IntoResponse, Json, Redirect};
 use axum::routing::get;
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -37,7 +37,6 @@ pub(crate) use self::metrics::{Metrics, Outlets};
 pub(crate) use self::options::{HealthAddress, HealthOptions};
 pub(crate) use self::request_counters::RequestCounters;
 use crate::error::{CliError, Result};
-use crate::status_page::StatusPage;
 
 /// The running server; stops when dropped.
 #[derive(Debug)]
@@ -75,19 +74,20 @@ impl HealthSocket {
     }
 
     /// Starts the server, which reports `health_state`, the metrics, and the lines that outlets
-    /// have lost, and serves the `page` if that is wanted.
+    /// have lost. On this machine it serves `page` too, on others if that is wanted.
     pub(crate) fn serve(
         self,
         health_state: HealthState,
         metrics: Metrics,
         outlets: Outlets,
-        page: &StatusPage,
+        page: Router,
     ) -> HealthServer {
         let mut router = router(health_state, metrics.clone(), outlets);
-        let mut limits = Limits::default();
-        if self.address.has_page {
-            router = router.fallback_service(page.application_for_frames());
-            limits = Limits::WITH_PAGE;
+        if self.address.has_page || !self.address.is_public {
+            // Its links are relative.
+            router = router
+                .route("/status", get(async || Redirect::temporary("/status/")))
+                .nest_service("/status/", page);
         }
         if !self.address.is_public {
             router = router.layer(middleware::from_fn(host_check::require_loopback_host));
@@ -96,7 +96,7 @@ impl HealthSocket {
         tasks.spawn(connections::serve(
             self.listener,
             router,
-            limits,
+            Limits::default(),
             self.address.allowed,
         ));
         tasks.spawn(async move {
@@ -132,7 +132,12 @@ fn router(health_state: HealthState, metrics: Metrics, outlets: Outlets) -> Rout
                 ([(header::CONTENT_TYPE, CONTENT_TYPE)], text)
             }),
         )
-        .fallback(async || (StatusCode::NOT_FOUND, "try /healthz, /readyz or /metrics\n"))
+        .fallback(async || {
+            (
+                StatusCode::NOT_FOUND,
+                "try /healthz, /readyz, /metrics or /status/\n",
+            )
+        })
 }
 
 /// Liveness: whether the main task makes progress, with or without a network. A supervisor restarts

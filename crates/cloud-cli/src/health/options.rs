@@ -32,10 +32,10 @@ pub(crate) struct HealthOptions {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = range)]
     health_allow: Vec<IpNet>,
 
-    /// Serve the status page at --health's address as well
+    /// Serve the status page at /status/ of --health's address also with --health-public
     ///
-    /// With --forward it is visible there, also in a frame of the same origin, such as the ingress
-    /// of Home Assistant.
+    /// On a loopback address it is there anyway. Pages of the same origin may show it in a frame,
+    /// such as the ingress of Home Assistant.
     #[arg(long)]
     health_page: bool,
 }

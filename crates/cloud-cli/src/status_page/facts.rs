@@ -6,6 +6,7 @@ use cloud_facade::ConnectionStatus;
 use cloud_facade::config::CertificateInfo;
 
 use super::history::History;
+use crate::application_check::ApplicationState;
 
 /// A connection of the device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,6 +74,10 @@ pub(super) struct Facts {
     pub(super) remote: Link,
     /// The public URL.
     pub(super) url: String,
+    /// Whether the tunnel serves another application than the page.
+    pub(super) is_replaced: bool,
+    /// The applications behind the tunnel, if the reader may know them.
+    pub(super) applications: Vec<ApplicationState>,
     pub(super) last_outage: Option<Outage>,
     pub(super) certificate: Option<Certificate>,
     /// Open connections of callers, and the number of their addresses.
@@ -108,6 +113,8 @@ pub(super) mod tests {
             iot: up.clone(),
             remote: up,
             url: "https://sn1.example.com/".to_owned(),
+            is_replaced: false,
+            applications: Vec::new(),
             last_outage: None,
             certificate: Some(Certificate {
                 serial: "1234567890".to_owned(),

@@ -2,9 +2,11 @@
 //! the device, and what it is based on.
 //!
 //! It shows only what any visitor may know, who already has the device's certificate from the TLS
-//! handshake: no addresses of other visitors. It has no external resources, and nothing that can
-//! be changed from outside. `/` is HTML for browsers and text for other clients such as curl;
-//! `/status.json` is for programs; `/events` sends the parts of the page that change.
+//! handshake: no addresses of other visitors. On this machine the health endpoints serve it too,
+//! whatever the tunnel serves; only there it names the applications behind the tunnel. It has no
+//! external resources, and nothing that can be changed from outside. `/` is HTML for browsers and
+//! text for other clients such as curl; `/status.json` is for programs; `/events` sends the parts
+//! of the page that change.
 
 mod facts;
 mod history;
@@ -36,6 +38,7 @@ use self::facts::{Certificate, Facts, Link, Outage};
 use self::history::{History, Sample};
 pub(crate) use self::maker::{Maker, MakerOptions, check_logo};
 use self::view::{Identity, Parts};
+use crate::application_check::ApplicationStates;
 
 /// Interval at which the traffic is sampled: short visits count, and the device wakes rarely.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
@@ -57,10 +60,21 @@ struct Page {
     stopped: watch::Sender<bool>,
 }
 
+/// Who reads the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Audience {
+    Public,
+    /// On this machine.
+    Local,
+}
+
 /// What the page remembers.
 #[derive(Debug, Default)]
 struct State {
     cloud: Option<WeakClesydeCloud>,
+    applications: Option<ApplicationStates>,
+    /// Whether the tunnel serves another application than this page.
+    is_replaced: bool,
     url: Option<String>,
     iot_retry_at: Option<SystemTime>,
     /// Since when a connection that was established is down.
@@ -141,8 +155,17 @@ impl StatusPage {
     }
 
     /// Shows this device from now on, until it is dropped or the page is [stopped](Self::stop).
-    pub(crate) fn follow(&self, cloud: &ClesydeCloud, store: Store) {
-        self.state().cloud = Some(cloud.downgrade());
+    pub(crate) fn follow(
+        &self,
+        cloud: &ClesydeCloud,
+        store: Store,
+        applications: ApplicationStates,
+    ) {
+        {
+            let mut state = self.state();
+            state.cloud = Some(cloud.downgrade());
+            state.applications = Some(applications);
+        }
         let page = self.clone();
         let mut rotations = cloud.events();
         let mut stopped = self.0.stopped.subscribe();
@@ -153,7 +176,7 @@ impl StatusPage {
             loop {
                 tokio::select! {
                     _ = ticks.tick() => {
-                        let facts = page.facts(SystemTime::now());
+                        let facts = page.facts(SystemTime::now(), Audience::Public);
                         let mut state = page.state();
                         let sample = Sample {
                             sent: facts.sent,
@@ -195,23 +218,42 @@ impl StatusPage {
         self.state().update(event, SystemTime::now());
     }
 
+    /// Sets whether the tunnel serves another application than this page.
+    pub(crate) fn set_replaced(&self, is_replaced: bool) {
+        self.state().is_replaced = is_replaced;
+    }
+
     /// Ends the streams that keep open pages up to date.
     pub(crate) fn stop(&self) {
         self.0.stopped.send_replace(true);
     }
 
-    /// Returns the page as a web application.
+    /// Returns the page as a web application for everyone.
     pub(crate) fn application(&self) -> Router {
+        self.router(Audience::Public)
+    }
+
+    /// Returns the page as a web application for users of this machine. Pages of the same origin may
+    /// show it in a frame.
+    pub(crate) fn local_application(&self) -> Router {
+        self.router(Audience::Local)
+            .layer(axum::middleware::map_response(with_frames))
+    }
+
+    fn router(&self, audience: Audience) -> Router {
         let (root, json, events, logo) = (self.clone(), self.clone(), self.clone(), self.clone());
         let root = async move |headers: HeaderMap| {
-            let (identity, facts) = (&root.0.identity, root.facts(SystemTime::now()));
+            let (identity, facts) = (&root.0.identity, root.facts(SystemTime::now(), audience));
             if is_browser(&headers) {
                 Html(view::html(identity, &facts)).into_response()
             } else {
                 view::text(identity, &facts).into_response()
             }
         };
-        let json = async move || Json(view::json(&json.0.identity, &json.facts(SystemTime::now())));
+        let json = async move || {
+            let facts = json.facts(SystemTime::now(), audience);
+            Json(view::json(&json.0.identity, &facts))
+        };
         let logo = async move || {
             let logo = logo.0.maker.logo.clone();
             ([(header::CONTENT_TYPE, logo.content_type)], logo.image)
@@ -222,7 +264,7 @@ impl StatusPage {
         Router::new()
             .route("/", get(root))
             .route("/status.json", get(json))
-            .route("/events", get(async move || events.events()))
+            .route("/events", get(async move || events.events(audience)))
             .route("/logo", get(logo))
             .route("/style.css", file("text/css; charset=utf-8", STYLE))
             .route("/page.js", file("text/javascript; charset=utf-8", SCRIPT))
@@ -230,40 +272,33 @@ impl StatusPage {
             .layer(axum::middleware::map_response(with_security_headers))
     }
 
-    /// Returns the page as a web application that pages of the same origin may show in a frame.
-    pub(crate) fn application_for_frames(&self) -> Router {
-        self.application()
-            .layer(axum::middleware::map_response(with_frames))
-    }
-
     /// Returns the parts of the page, and from then on those that change, until the device stops.
-    fn events(&self) -> impl IntoResponse + use<> {
+    fn events(&self, audience: Audience) -> impl IntoResponse + use<> {
         let mut ticks = interval(UPDATE_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let state = (
-            self.clone(),
-            ticks,
-            None::<Parts>,
-            self.0.stopped.subscribe(),
-        );
-        let changes = stream::unfold(state, async |(page, mut ticks, mut shown, mut stopped)| {
+        let facts = {
+            let page = self.clone();
+            move || page.facts(SystemTime::now(), audience)
+        };
+        let state = (facts, ticks, None::<Parts>, self.0.stopped.subscribe());
+        let changes = stream::unfold(state, async |(facts, mut ticks, mut shown, mut stopped)| {
             loop {
                 tokio::select! {
                     _ = ticks.tick() => {}
                     _ = stopped.wait_for(|stopped| *stopped) => return None,
                 }
-                let parts = view::parts(&page.facts(SystemTime::now()));
+                let parts = view::parts(&facts());
                 let changed = changed(shown.as_ref(), &parts);
                 shown = Some(parts);
                 if let Some(event) = changed {
-                    return Some((Ok::<_, Infallible>(event), (page, ticks, shown, stopped)));
+                    return Some((Ok::<_, Infallible>(event), (facts, ticks, shown, stopped)));
                 }
             }
         });
         Sse::new(changes).keep_alive(KeepAlive::default())
     }
 
-    fn facts(&self, now: SystemTime) -> Facts {
+    fn facts(&self, now: SystemTime, audience: Audience) -> Facts {
         let cloud = self
             .state()
             .cloud
@@ -288,6 +323,11 @@ impl StatusPage {
             url: match &state.url {
                 Some(url) => url.clone(),
                 None => format!("https://{access_point}/"),
+            },
+            is_replaced: state.is_replaced,
+            applications: match (audience, &state.applications) {
+                (Audience::Local, Some(applications)) => applications.all(),
+                _ => Vec::new(),
             },
             last_outage: state.last_outage,
             certificate: state.certificate.clone(),
@@ -373,6 +413,7 @@ mod tests {
 
     use super::facts::tests::later;
     use super::*;
+    use crate::application_check::ApplicationState;
 
     fn page() -> StatusPage {
         StatusPage(Arc::new(Page {
@@ -437,13 +478,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn page_for_frames_differs_only_in_who_may_show_it() {
+    async fn local_page_may_be_shown_in_a_frame_of_its_own_origin() {
         let request = Request::get("/").body(Body::empty()).unwrap();
-        let response = page().application_for_frames().oneshot(request).await;
-        let response = response.unwrap();
+        let response = page().local_application().oneshot(request).await.unwrap();
         for (name, value) in SECURITY_HEADERS {
             let expected = value.replace("frame-ancestors 'none'", "frame-ancestors 'self'");
             assert_eq!(response.headers()[name], expected, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn applications_are_named_on_this_machine_only() {
+        let page = page();
+        let application = |address: &str, reason: Option<&str>| ApplicationState {
+            address: address.to_owned(),
+            answers: Some(reason.is_none()),
+            reason: reason.map(str::to_owned),
+            since: Some(later(0)),
+        };
+        page.set_replaced(true);
+        page.state().applications = Some(ApplicationStates::fixed(vec![
+            application("127.0.0.1:8080", None),
+            application("unix:/run/<app>", Some("connection refused")),
+        ]));
+        for accept in ["text/html", "*/*"] {
+            let shown = body(fetch(&page, "/", accept).await).await;
+            assert!(
+                !shown.contains("8080") && !shown.contains("/run"),
+                "{shown}"
+            );
+            let request = Request::get("/").header(header::ACCEPT, accept);
+            let request = request.body(Body::empty()).unwrap();
+            let local = page.local_application().oneshot(request).await.unwrap();
+            let shown = body(local).await;
+            for part in ["127.0.0.1:8080 answers", "does not answer"] {
+                assert!(shown.contains(part), "{shown}");
+            }
         }
     }
 

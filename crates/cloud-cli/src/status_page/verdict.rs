@@ -101,13 +101,28 @@ impl Verdict {
                 ),
                 detail,
             },
-            _ => Self {
+            _ => Self::application(facts).unwrap_or_else(|| Self {
                 level: Level::Good,
                 short: "Online. Everything works.",
                 sentence: "Online. Everything works.".to_owned(),
                 detail,
-            },
+            }),
         }
+    }
+
+    /// Returns the judgement if an application behind the tunnel does not answer.
+    fn application(facts: &Facts) -> Option<Self> {
+        let mut applications = facts.applications.iter();
+        let (application, problem) =
+            applications.find_map(|application| Some((application, application.problem()?)))?;
+        Some(Self {
+            level: Level::Bad,
+            short: "Online, but an application does not answer.",
+            sentence: format!("Online, but {problem}."),
+            detail: application
+                .since
+                .map(|from| format!("Since {}", date_and_time(from))),
+        })
     }
 }
 
@@ -131,6 +146,7 @@ fn sentence(short: &str, down: &Link, now: SystemTime) -> String {
 mod tests {
     use super::super::facts::tests::{facts, later};
     use super::*;
+    use crate::application_check::ApplicationState;
 
     fn down(reason: &str) -> Link {
         Link {
@@ -179,6 +195,24 @@ mod tests {
         (facts.iot, facts.remote) = (Link::default(), Link::default());
         let verdict = Verdict::new(&facts);
         assert_eq!(verdict.sentence, "Starting: connecting to the cloud.");
+    }
+
+    #[test]
+    fn application_that_does_not_answer_is_bad() {
+        let mut facts = facts();
+        facts.applications = vec![ApplicationState {
+            address: "127.0.0.1:8080".to_owned(),
+            answers: Some(false),
+            reason: Some("connection refused".to_owned()),
+            since: Some(later(0)),
+        }];
+        let verdict = Verdict::new(&facts);
+        assert_eq!(
+            verdict.sentence,
+            "Online, but the application at 127.0.0.1:8080 does not answer: connection refused."
+        );
+        assert_eq!(verdict.level, Level::Bad);
+        assert!(verdict.detail.unwrap().starts_with("Since "));
     }
 
     #[test]

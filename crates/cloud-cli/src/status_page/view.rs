@@ -26,7 +26,7 @@ impl Identity {
 
 /// The parts of the page that change: the element's id and its content as HTML. The content of
 /// `verdict` is its style.
-pub(super) type Parts = [(&'static str, String); 16];
+pub(super) type Parts = [(&'static str, String); 17];
 
 pub(super) fn parts(facts: &Facts) -> Parts {
     let verdict = Verdict::new(facts);
@@ -40,6 +40,7 @@ pub(super) fn parts(facts: &Facts) -> Parts {
         ("messaging", link(&facts.iot, facts)),
         ("remote", link(&facts.remote, facts)),
         ("outage", escape(&outage(facts))),
+        ("served", escape(&served(facts))),
         ("as-of", time_of_day(facts.now)),
         ("scale", plot::scale(traffic)),
         ("plot", plot::svg(traffic)),
@@ -75,7 +76,6 @@ pub(super) fn html(identity: &Identity, facts: &Facts) -> String {
         ("url", escape(&facts.url)),
         ("address", escape(address.trim_end_matches('/'))),
         ("code", qr_code::svg(&facts.url)),
-        ("served", SERVED.to_owned()),
         ("sn", escape(&identity.sn)),
         ("version", identity.version.to_owned()),
     ];
@@ -101,8 +101,22 @@ fn fill<'a>(
     filled
 }
 
-/// This page is all that the tunnel serves; another application replaces it.
-const SERVED: &str = "This status page";
+fn served(facts: &Facts) -> String {
+    let applications = facts.applications.iter().map(|application| {
+        let answers = match application.answers {
+            Some(true) => "answers",
+            Some(false) => "does not answer",
+            None => "is not checked yet",
+        };
+        format!("{} {answers}", application.address)
+    });
+    let applications: Vec<_> = applications.collect();
+    match applications.is_empty() {
+        false => applications.join(", "),
+        true if facts.is_replaced => "Another application".to_owned(),
+        true => "This status page".to_owned(),
+    }
+}
 
 fn state(link: &Link) -> &'static str {
     match link.connected {
@@ -164,11 +178,13 @@ pub(super) fn text(identity: &Identity, facts: &Facts) -> String {
     let (serial, end) = certificate.map_or_else(Default::default, |certificate| {
         (certificate.serial.clone(), rfc3339(certificate.not_after))
     });
+    let served = served(facts);
     let rows = [
         ("Serial number", identity.sn.as_str()),
         ("Messaging", state(&facts.iot)),
         ("Remote access", state(&facts.remote)),
         ("Address", &identity.access_point),
+        ("Served", &served),
         ("Certificate", &serial),
         ("Valid until", &end),
     ];
@@ -273,7 +289,7 @@ mod tests {
         let unknown = TEMPLATE.split(['{', '}']).skip(1).step_by(2);
         let known: Vec<_> = parts(&facts()).into_iter().map(|(id, _)| id).collect();
         let fixed = [
-            "title", "subtitle", "url", "address", "code", "served", "sn", "version",
+            "title", "subtitle", "url", "address", "code", "sn", "version",
         ];
         for id in unknown {
             assert!(known.contains(&id) || fixed.contains(&id), "{id}");

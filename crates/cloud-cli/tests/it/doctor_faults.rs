@@ -40,7 +40,7 @@ struct Fault(
 );
 
 #[rustfmt::skip]
-const FAULTS: [Fault; 26] = [
+const FAULTS: [Fault; 28] = [
     Fault("API refuses connections", || variable("CLESYDE_API_URL", format!("http://{}", unused())), "failure", "api", "refused"),
     Fault("API is a web server without the path", || web_server("404 Not Found"), "failure", "api", "not as a Clesyde platform"),
     Fault("API is a web server with a page for every path", || web_server("200 OK"), "failure", "api", "the API's URL is wrong"),

@@ -289,19 +289,70 @@ fn health_address_must_be_loopback() {
 }
 
 #[test]
+fn status_page_is_served_on_this_machine_beside_another_application() {
+    let world = TestCloud::provisioned();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let unused = taken.local_addr().unwrap().to_string();
+    drop(taken);
+    let arguments = ["run", "--forward", &unused, "--health", "127.0.0.1:0"];
+    let mut run = BackgroundProgram::start(&mut world.device(&arguments));
+    let health = HealthClient::of(&mut run);
+    health.until("the page names the application", |health| {
+        let (status, text) = health.get("/status/");
+        assert_eq!(status, 200);
+        text.contains(&format!("application at {unused} does not answer"))
+    });
+    assert!(health.get("/status").1.contains(&unused), "a redirection");
+    assert_eq!(health.json("/status/status.json").1["state"], "bad");
+    for (path, status) in [
+        ("/status/style.css", 200),
+        ("/status/page.js", 200),
+        ("/status/logo", 200),
+        ("/status/healthz", 404),
+        ("/style.css", 404),
+    ] {
+        assert_eq!(health.get(path).0, status, "{path}");
+    }
+
+    // The stream of an open page has no time limit, and ends with the instance.
+    let mut stream = TcpStream::connect(&health.address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let request = b"GET /status/events HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(request).unwrap();
+    let opened = Instant::now();
+    let mut received = String::new();
+    while opened.elapsed() < Duration::from_secs(6) {
+        let mut buffer = [0; 4096];
+        let read = stream.read(&mut buffer).unwrap();
+        assert_ne!(read, 0, "the stream ended after {:?}", opened.elapsed());
+        received.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    assert!(received.contains("verdict-text"), "{received}");
+    run.terminate();
+    let _ = stream.read_to_string(&mut received);
+}
+
+#[test]
 fn public_health_endpoints_serve_any_host() {
     let world = TestCloud::provisioned();
     let arguments = ["run", "--health", "0.0.0.0:0", "--health-public"];
     let mut run = BackgroundProgram::start(&mut world.device(&arguments));
     let address = run.wait_for("health")["address"].clone();
     let address = address.as_str().unwrap().replace("0.0.0.0", "127.0.0.1");
-    let mut stream = TcpStream::connect(address).unwrap();
+    let mut stream = TcpStream::connect(&address).unwrap();
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let request = b"GET /healthz HTTP/1.1\r\nHost: device.example.com\r\n\r\n";
     stream.write_all(request).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let request = b"GET /status/ HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(request).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     let stderr = run.terminate();
     assert!(stderr.contains("no authentication"), "{stderr}");
 }
@@ -325,24 +376,24 @@ fn health_address_serves_only_allowed_callers() {
     }
 }
 
-/// A page in a browser shows it in a frame, beside the health endpoints, with any application.
+/// As an add-on of Home Assistant, whose Supervisor shows the page in a frame.
 #[test]
-fn health_address_has_status_page_if_wanted() {
+fn public_health_address_has_status_page_if_wanted() {
     let world = TestCloud::provisioned();
-    let forward = ["run", "--forward", "127.0.0.1:1", "--health", "127.0.0.1:0"];
-    for (option, status) in [(&[][..], 404), (&["--health-page"], 200)] {
-        let arguments = [&forward[..], option].concat();
-        let mut run = BackgroundProgram::start(&mut world.device(&arguments));
-        let health = HealthClient::of(&mut run);
-        assert_eq!(health.get("/").0, status);
-        assert_eq!(health.json("/healthz").0, 200);
-        if status == 200 {
-            let host = world.device_status()["access_point"].clone();
-            assert_eq!(health.json("/status.json").1["access_point"], host);
-            assert_eq!(health.get("/other").0, 404);
-        }
-        run.terminate();
-    }
+    let forward = ["run", "--forward", "127.0.0.1:1"];
+    let health = [
+        "--health",
+        "127.0.0.1:0",
+        "--health-public",
+        "--health-page",
+    ];
+    let arguments = [&forward[..], &health].concat();
+    let mut run = BackgroundProgram::start(&mut world.device(&arguments));
+    let health = HealthClient::of(&mut run);
+    let host = world.device_status()["access_point"].clone();
+    assert_eq!(health.json("/status/status.json").1["access_point"], host);
+    assert_eq!(health.json("/healthz").0, 200);
+    run.terminate();
 }
 
 #[test]
