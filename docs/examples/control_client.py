@@ -1,4 +1,4 @@
-"""Uses a running `clesyde-cloud run` from Python: control_client.py SOCKET SN"""
+"""Uses a running `clesyde-cloud run --session-expiry 3600` from Python: control_client.py SOCKET SN"""
 
 import http.client
 import json
@@ -29,10 +29,12 @@ def call(path, method="GET", body=None):
 def main():
     topic = f"c/d/{sys.argv[2]}/python"
     print("page:", next(call("url"))["url"])
-    messages = call("subscribe?filter=" + topic)
+    messages = call("subscribe?ack=manual&filter=" + topic)
     print(next(messages)["event"])
     next(call("publish", "POST", {"topic": topic, "json": {"hello": "world"}, "content_type": "application/json"}))
-    print("received:", next(messages)["payload"])
+    message = next(messages)
+    print("received:", message["payload"])
+    print(next(call("ack", "POST", {"id": message["id"]}))["event"])
     print("reported:", next(call("shadow/config", "POST", {"python": sys.version.split()[0]}))["event"])
     for message in call("actions/add"):  # until the platform sends the action
         if message["event"] == "action":

@@ -18,6 +18,7 @@ use crate::control_socket::{ControlSocket, Instance, router};
 use crate::error::{CliError, Result};
 use crate::health::HealthState;
 use crate::outbox_options::OutboxOptions;
+use crate::session_options::SessionOptions;
 use crate::status_page::StatusPage;
 
 /// The applications behind the tunnel.
@@ -90,6 +91,7 @@ pub(crate) struct DeviceOptions {
     pub(crate) page: StatusPage,
     /// The limits of the outbox, and its directory; the defaults if `None`.
     pub(crate) outbox: Option<OutboxOptions>,
+    pub(crate) session: Option<SessionOptions>,
     pub(crate) callers: CallerRecords,
 }
 
@@ -122,6 +124,9 @@ impl Device {
             .limits(served.limits);
         if let Some(outbox) = options.outbox {
             settings = outbox.apply(settings);
+        }
+        if let Some(session) = options.session {
+            settings = session.apply(settings);
         }
         if !options.callers.is_empty() {
             let callers = options.callers;

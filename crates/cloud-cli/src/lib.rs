@@ -71,6 +71,7 @@ mod public_client;
 mod redact;
 mod reload;
 mod route;
+mod session_options;
 mod settings;
 mod shutdown;
 mod static_files;

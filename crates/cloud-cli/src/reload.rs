@@ -36,6 +36,7 @@ const READ_AT_START: &[&str] = &[
     "outbox-messages",
     "outbox-overflow",
     "outbox-size",
+    "session-expiry",
     "sn",
 ];
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cloud_config::SerialNumber;
@@ -44,6 +45,7 @@ impl ClesydeCloud {
             subscriptions: Vec::new(),
             session: ConfigureSession(Arc::new(|config| config)),
             identity: None,
+            session_expiry: None,
             actions: Vec::new(),
             application: None,
             access: AccessRules::default(),
@@ -116,6 +118,7 @@ impl<H: Host> SettingsSource for BoundHost<H> {
             subscriptions: settings.subscriptions,
             session: settings.session,
             identity: settings.identity,
+            session_expiry: settings.session_expiry,
             actions: settings
                 .actions
                 .into_iter()
@@ -166,6 +169,7 @@ pub struct CloudBuilder {
     subscriptions: Vec<Subscription>,
     session: ConfigureSession,
     identity: Option<CertifiedKey>,
+    session_expiry: Option<Duration>,
     actions: Vec<ActionHandler>,
     application: Option<MakeApplication>,
     access: AccessRules,
@@ -347,6 +351,16 @@ impl CloudBuilder {
     /// [`SigningKey`]: cloud_iot::rustls::sign::SigningKey
     pub fn iot_identity(mut self, identity: CertifiedKey) -> Self {
         self.identity = Some(identity);
+        self
+    }
+
+    /// Lets the broker keep the session for this time after a connection has ended, 1 s to 136
+    /// years in whole seconds; it may shorten the time. QoS 1 messages of subscribed topics that
+    /// are published meanwhile arrive on the next connection, also of the next process, and
+    /// [`ClesydeCloud::subscribe_held`] can acknowledge them. By default each connection starts
+    /// with a clean session.
+    pub fn session_expiry(mut self, expiry: Duration) -> Self {
+        self.session_expiry = Some(expiry);
         self
     }
 

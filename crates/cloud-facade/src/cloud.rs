@@ -26,7 +26,9 @@ use crate::report_queue::ReportReceipt;
 use crate::status::Status;
 use crate::supervisor::Shared;
 use crate::tasks::join_or_resume_panic;
-use crate::topic_messages::{self, ReceiveError, TopicMessages, TopicSubscription};
+use crate::topic_messages::{
+    self, HeldSubscription, ReceiveError, TopicMessages, TopicSubscription,
+};
 use crate::topics::{Action, CONFIG_SHADOW, DeviceTopics};
 
 /// A device's connection to the Clesyde cloud. Clones share it.
@@ -225,6 +227,24 @@ impl ClesydeCloud {
     pub fn subscribe(&self, subscription: Subscription) -> Result<TopicSubscription, ReceiveError> {
         let topics = DeviceTopics::new(self.serial_number());
         topic_messages::subscribe(&self.iot()?, &topics, subscription)
+    }
+
+    /// Subscribes to a filter while the device runs, and opens a reader of its QoS 1 messages,
+    /// which acknowledges each of them. It begins with messages that no other reader has
+    /// acknowledged. Needs [`CloudBuilder::session_expiry`](crate::CloudBuilder::session_expiry).
+    ///
+    /// A message that is not acknowledged within a minute is acknowledged by the session: until
+    /// then no later message is, and the broker stops after some. If the process ends before, the
+    /// broker sends it again to the next one.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe), or [`StreamError::HoldsNone`](cloud_iot::StreamError::HoldsNone).
+    pub fn subscribe_held(
+        &self,
+        subscription: Subscription,
+    ) -> Result<HeldSubscription, ReceiveError> {
+        let topics = DeviceTopics::new(self.serial_number());
+        topic_messages::subscribe_held(&self.iot()?, &topics, subscription)
     }
 
     /// Opens a stream of the platform's messages of an action, whose topic is

@@ -154,7 +154,9 @@ pub use registration::{OnExisting, Registered, RegistrationError, register, regi
 pub use report_queue::ReportReceipt;
 pub use shutdown_budget::STOP_DEADLINE;
 pub use status::{ConnectionStatus, Status};
-pub use topic_messages::{ReceiveError, TopicMessages, TopicSubscription};
+pub use topic_messages::{
+    HeldSubscription, HeldTopicMessages, ReceiveError, TopicMessages, TopicSubscription,
+};
 pub use topics::{Action, InvalidAction};
 
 pub use cloud_config as config;

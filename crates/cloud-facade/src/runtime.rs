@@ -1,11 +1,12 @@
 //! Everything that runs between `initialize` and `stop`, and the order of its start and stop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use cloud_config::{DirectoryLock, LoadError, PartialDeviceConfig, SerialNumber, Store};
 use cloud_iot::rustls::sign::CertifiedKey;
 use cloud_iot::tls::without_identity;
-use cloud_iot::{Proxy, Session, Subscription};
+use cloud_iot::{Acknowledge, Proxy, Session, Subscription};
 use cloud_remote::auth::AuthRules;
 use cloud_remote::{
     AccessRules, Application, HttpOptions, Limits, PlatformClock, Probe, RemoteAccess,
@@ -34,6 +35,10 @@ use crate::status::{ConnectionStatus, Status};
 use crate::tasks::spawn_blocking;
 use crate::topics::DeviceTopics;
 
+/// A program that restarts is back sooner, and a reader that does not acknowledge stops the
+/// broker's messages for no longer.
+const HOLD: Duration = Duration::from_secs(60);
+
 /// The host's settings of a start.
 pub(crate) struct StartSettings {
     pub(crate) application: Option<Application>,
@@ -50,6 +55,7 @@ pub(crate) struct StartSettings {
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) session: ConfigureSession,
     pub(crate) identity: Option<CertifiedKey>,
+    pub(crate) session_expiry: Option<Duration>,
     pub(crate) actions: Vec<ActionRoute>,
 }
 
@@ -160,6 +166,11 @@ impl StartParams {
             &settings.session,
         )?;
         config.proxy = settings.proxy.clone();
+        if let Some(expiry) = settings.session_expiry {
+            config.session_expiry = Some(expiry);
+            config.acknowledge = Acknowledge::AfterHandlers;
+            config.hold = Some(HOLD);
+        }
         let more_shadows = shadows::ids(&device, &settings.shadows)?;
         config
             .subscriptions

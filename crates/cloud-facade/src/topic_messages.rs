@@ -3,8 +3,8 @@
 use std::fmt;
 
 use cloud_iot::{
-    ActiveSubscription, Lagged, Message, MessageStream, Session, StreamError, SubscribeError,
-    Subscription,
+    ActiveSubscription, HeldMessage, HeldMessages, Lagged, Message, MessageStream, Session,
+    StreamError, SubscribeError, Subscription,
 };
 
 use crate::error::NotRunning;
@@ -55,6 +55,48 @@ pub struct TopicSubscription {
     pub messages: TopicMessages,
 }
 
+/// Messages of one filter that the host acknowledges, in the order of arrival, except the
+/// platform's responses with secrets.
+pub struct HeldTopicMessages {
+    messages: HeldMessages,
+    secret: [String; 6],
+}
+
+impl HeldTopicMessages {
+    /// Returns the next message; `None` when the device is stopping. Dropping the message leaves it
+    /// to the next reader of the filter.
+    ///
+    /// # Cancel safety
+    /// No message is lost when the future is dropped.
+    pub async fn recv(&mut self) -> Option<HeldMessage> {
+        loop {
+            let held = self.messages.recv().await?;
+            if self.secret.contains(&held.message.topic) {
+                held.acknowledge();
+            } else {
+                return Some(held);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for HeldTopicMessages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldTopicMessages").finish_non_exhaustive()
+    }
+}
+
+/// A subscription of the host, and its messages, which the host acknowledges; see
+/// [`ClesydeCloud::subscribe_held`](crate::ClesydeCloud::subscribe_held). Dropping it unsubscribes.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct HeldSubscription {
+    /// The subscription, with the broker's answer.
+    pub subscription: ActiveSubscription,
+    /// The messages.
+    pub messages: HeldTopicMessages,
+}
+
 /// An error of receiving messages of a topic.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -93,6 +135,23 @@ pub(crate) fn subscribe(
     let subscription = session.subscribe(subscription)?;
     let messages = open(session, topics, subscription.filter().as_str())?;
     Ok(TopicSubscription {
+        subscription,
+        messages,
+    })
+}
+
+/// Subscribes, and opens a reader that acknowledges the messages.
+pub(crate) fn subscribe_held(
+    session: &Session,
+    topics: &DeviceTopics,
+    subscription: Subscription,
+) -> Result<HeldSubscription, ReceiveError> {
+    let subscription = session.subscribe(subscription)?;
+    let messages = HeldTopicMessages {
+        messages: session.held_messages(subscription.filter().as_str())?,
+        secret: topics.secret(),
+    };
+    Ok(HeldSubscription {
         subscription,
         messages,
     })

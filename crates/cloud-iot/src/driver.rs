@@ -46,6 +46,7 @@ impl Drop for StopOnDrop {
     fn drop(&mut self) {
         lock(&self.0.core).abandon();
         self.0.streams().end();
+        self.0.held.end();
         self.0.state.send_replace(SessionState::Stopped);
     }
 }
@@ -119,7 +120,12 @@ impl SessionTask {
             let look = core
                 .is_waiting()
                 .then(|| Instant::now() + self.shared.config.keep_alive);
-            core.poll_timeout().into_iter().chain(look).min()
+            let held = self.shared.held.deadline();
+            core.poll_timeout()
+                .into_iter()
+                .chain(look)
+                .chain(held)
+                .min()
         };
         tokio::select! {
             () = self.shared.wake.notified() => Event::Woken,
@@ -145,7 +151,11 @@ impl SessionTask {
             Event::Stored(outcome) => {
                 lock(&self.shared.core).handle_stored(outcome, Instant::now());
             }
-            Event::Timeout => lock(&self.shared.core).handle_timeout(Instant::now()),
+            Event::Timeout => {
+                let now = Instant::now();
+                lock(&self.shared.core).handle_timeout(now);
+                self.shared.held.expire(now);
+            }
         }
         let (now, keep_alive) = (Instant::now(), self.shared.config.keep_alive);
         if let Some(gain) = self
@@ -289,7 +299,11 @@ impl SessionTask {
             .streams()
             .deliver(message, &self.throttles.slow_stream);
         let routed = !answered && self.routes.deliver(message, ack_guard.as_ref());
-        if !(streamed || routed || answered) {
+        let is_unclaimed = !(streamed || routed || answered);
+        let held = &self.shared.held;
+        let is_held = ack_guard
+            .is_some_and(|guard| held.offer(message, &guard, is_unclaimed, Instant::now()));
+        if is_unclaimed && !is_held {
             let topic = UntrustedText::new(&message.topic);
             tracing::debug!(%topic, "no route, stream or request takes this message");
         }

@@ -269,6 +269,9 @@ pub enum StreamError {
     /// The maximum number of streams is open.
     #[error("{0} streams are open already; drop one first")]
     TooMany(usize),
+    /// The session holds no messages for readers that acknowledge them.
+    #[error("the session holds no messages; set SessionConfig::hold")]
+    HoldsNone,
     /// The session is stopping or has stopped.
     #[error("the session has been stopped; start another one")]
     Stopped,

@@ -161,6 +161,7 @@ pub use crate::mqtt::topic::{TopicError, TopicFilter};
 #[cfg(feature = "durable")]
 pub use crate::outbox::durable::{Damage, DurableOutbox};
 pub use crate::outbox::store::{OutboxStore, StoreBatch, StoreError, StoredMessage};
+pub use crate::routing::held_messages::{HeldMessage, HeldMessages};
 pub use crate::routing::json::Json;
 pub use crate::routing::router::{RouteOptions, Router};
 pub use crate::routing::stream::{Lagged, MessageStream};

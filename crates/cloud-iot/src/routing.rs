@@ -2,6 +2,7 @@
 
 pub(crate) mod ack_guard;
 mod bounded_queue;
+pub(crate) mod held_messages;
 pub(crate) mod json;
 pub(crate) mod router;
 pub(crate) mod stream;

@@ -28,8 +28,9 @@ use crate::mqtt::message::{Message, PublishOptions, Subscription};
 use crate::mqtt::topic::TopicFilter;
 use crate::outbox::store::OutboxStore;
 use crate::outbox::store_writer::StoreWriter;
+use crate::routing::held_messages::HeldMessages;
 use crate::routing::router::Router;
-use crate::routing::stream::MessageStream;
+use crate::routing::stream::{MessageStream, require_subscription};
 use crate::session::active_subscription::ActiveSubscription;
 use crate::session::config::SessionConfig;
 use crate::session::event::{SessionEvent, SessionState, StopReport};
@@ -276,6 +277,24 @@ impl Session {
         shared
             .streams()
             .open(filter, &subscriptions, &shared.config.limits)
+    }
+
+    /// Opens a reader of the QoS 1 messages that match `filter`, which acknowledges each of them.
+    /// It begins with messages that wait for one: those that no route or stream took, and those
+    /// that an earlier reader dropped. Like a stream, it does not subscribe.
+    ///
+    /// It needs [`SessionConfig::hold`] and
+    /// [`Acknowledge::AfterHandlers`](crate::Acknowledge::AfterHandlers).
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError`], as [`messages`](Self::messages), or if the session holds no messages.
+    pub fn held_messages(&self, filter: impl Into<String>) -> Result<HeldMessages, StreamError> {
+        let filter = TopicFilter::new(filter)?;
+        let shared = self.shared();
+        let subscriptions = shared.with_core(|core| core.subscriptions().to_vec());
+        require_subscription(&filter, &subscriptions)?;
+        shared.held.read(filter, shared.config.limits.streams)
     }
 
     /// Subscribes to a filter while the session runs, online or not. The subscription lasts until

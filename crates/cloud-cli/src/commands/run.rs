@@ -36,6 +36,7 @@ use crate::outbox_options::OutboxOptions;
 use crate::output::Output;
 use crate::proxy;
 use crate::reload::{Reader, ReloadEvent, Reloaded, Reloader};
+use crate::session_options::SessionOptions;
 use crate::settings::Settings;
 use crate::shutdown::Shutdown;
 use crate::static_files;
@@ -217,6 +218,9 @@ pub(crate) struct RunArgs {
     outbox: OutboxOptions,
 
     #[command(flatten)]
+    session: SessionOptions,
+
+    #[command(flatten)]
     health: HealthOptions,
 
     #[command(flatten)]
@@ -284,6 +288,7 @@ pub(crate) async fn run(
         base_path: global.base_path()?,
         url: config.page_url(),
         outbox: Some(arguments.outbox.clone()),
+        session: Some(arguments.session.clone()),
         callers: CallerRecords {
             counters: health.as_ref().map(|(_, metrics)| metrics.requests()),
             access_log: access_log.clone(),

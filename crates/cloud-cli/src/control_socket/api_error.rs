@@ -2,7 +2,9 @@
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
-use cloud_facade::iot::{DeliveryError, PublishError, ReasonCode, RequestError, SubscribeError};
+use cloud_facade::iot::{
+    DeliveryError, PublishError, ReasonCode, RequestError, StreamError, SubscribeError,
+};
 use cloud_facade::shadow::RequestError as ShadowError;
 use cloud_facade::{NotRunning, OpenShadowError, ReceiveError, SendError};
 use serde_json::json;
@@ -127,6 +129,10 @@ impl From<ReceiveError> for ApiError {
         match error {
             ReceiveError::NotRunning(error) => error.into(),
             ReceiveError::Subscribe(error) => error.into(),
+            ReceiveError::Stream(StreamError::HoldsNone) => {
+                let message = "messages wait for an acknowledgement only in an instance with --session-expiry";
+                Self::new(StatusCode::CONFLICT, "no_session", message)
+            }
             ReceiveError::SecretAction(_) => {
                 Self::new(StatusCode::FORBIDDEN, "secret_action", chain(&error))
             }

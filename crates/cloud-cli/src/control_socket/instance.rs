@@ -8,6 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::action_registry::ActionRegistry;
 use super::api_error::ApiError;
+use super::held_messages::UnacknowledgedMessages;
 use crate::application_check::ApplicationStates;
 
 /// Maximum open streams of all clients. Each may hold up to 1 MiB of messages.
@@ -24,6 +25,7 @@ pub(crate) struct Instance {
     pub(super) keeps_secrets: bool,
     streams: Arc<Semaphore>,
     pub(super) actions: Arc<ActionRegistry>,
+    pub(super) unacknowledged: Arc<UnacknowledgedMessages>,
 }
 
 impl Instance {
@@ -36,6 +38,7 @@ impl Instance {
             keeps_secrets: true,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
             actions: Arc::default(),
+            unacknowledged: Arc::default(),
         }
     }
 

@@ -10,7 +10,8 @@ use axum::routing::{get, post};
 use super::api_error::ApiError;
 use super::instance::Instance;
 use super::{
-    VERSION, access, actions, doctor, events, log, publish, request, shadow, status, subscribe,
+    VERSION, access, actions, doctor, events, held_messages, log, publish, request, shadow, status,
+    subscribe,
 };
 
 /// Returns the endpoints of a device.
@@ -23,6 +24,7 @@ pub(crate) fn router(instance: Instance) -> Router {
         .route("/events", get(events::events))
         .route("/publish", post(publish::publish))
         .route("/subscribe", get(subscribe::subscribe))
+        .route("/ack", post(held_messages::acknowledge))
         .route("/request", post(request::request))
         .route("/actions/{action}", get(actions::register))
         .route("/actions/{action}/{id}", post(actions::answer))

@@ -1,33 +1,57 @@
-//! `GET /v1/subscribe`: the messages of a topic filter.
+//! `GET /v1/subscribe`: the messages of a topic filter, which the instance acknowledges.
 
 use axum::extract::{Query, State};
 use axum::response::Response;
 use cloud_facade::TopicSubscription;
-use cloud_facade::iot::{Message, QoS, Subscription};
+use cloud_facade::iot::{QoS, Subscription};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
 use super::api_error::ApiError;
+use super::held_messages::HeldStream;
 use super::instance::Instance;
 use super::json_lines::{Lines, json_lines};
-use super::payload::{add_payload, add_properties, missed};
+use super::message_lines::{message_json, subscribed};
+use super::payload::missed;
 use super::publish::qos;
-use crate::time_fmt::now;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Subscribe {
     filter: String,
     qos: Option<u8>,
+    #[serde(default)]
+    ack: Acknowledgement,
+}
+
+/// Who acknowledges the messages.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Acknowledgement {
+    /// The instance.
+    #[default]
+    Auto,
+    /// The client, by `POST /v1/ack`.
+    Manual,
 }
 
 pub(super) async fn subscribe(
     State(instance): State<Instance>,
-    Query(Subscribe { filter, qos: level }): Query<Subscribe>,
+    Query(query): Query<Subscribe>,
 ) -> Result<Response, ApiError> {
     let permit = instance.stream_permit()?;
-    let subscription = Subscription::new(filter)
+    let qos = qos(query.qos)?;
+    let subscription = Subscription::new(query.filter)
         .map_err(|error| ApiError::invalid(error.to_string()))?
-        .qos(qos(level)?);
+        .qos(qos);
+    if let Acknowledgement::Manual = query.ack {
+        if qos == QoS::AtMostOnce {
+            let message = "only messages at quality of service 1 can be acknowledged";
+            return Err(ApiError::invalid(message));
+        }
+        let subscription = instance.cloud.subscribe_held(subscription)?;
+        let lines = HeldStream::new(&instance, subscription);
+        return Ok(json_lines(permit, lines));
+    }
     let subscription = instance.cloud.subscribe(subscription)?;
     let lines = Messages {
         subscription,
@@ -58,44 +82,20 @@ impl Lines for Messages {
             Phase::Refused => return None,
             Phase::Subscribed => messages.recv().await?,
             Phase::Subscribing => tokio::select! {
-                granted = subscription.granted() => {
-                    return Some(match granted {
-                        Ok(()) => {
-                            self.phase = Phase::Subscribed;
-                            let filter = subscription.filter().as_str();
-                            json!({ "event": "subscribed", "filter": filter, "ts": now() })
-                        }
-                        Err(error) => {
-                            self.phase = Phase::Refused;
-                            ApiError::from(error).json()
-                        }
-                    });
+                (line, is_granted) = subscribed(subscription) => {
+                    self.phase = match is_granted {
+                        true => Phase::Subscribed,
+                        false => Phase::Refused,
+                    };
+                    return Some(line);
                 }
                 // A retained message may be there at once.
                 received = messages.recv() => received?,
             },
         };
         Some(match received {
-            Ok(message) => message_json(&message),
+            Ok(message) => message_json(&message).into(),
             Err(lagged) => missed(lagged.dropped),
         })
     }
-}
-
-fn message_json(message: &Message) -> Value {
-    let qos = match message.qos {
-        QoS::AtMostOnce => 0,
-        QoS::AtLeastOnce => 1,
-    };
-    let mut object = Map::new();
-    object.insert("event".to_owned(), "message".into());
-    object.insert("topic".to_owned(), message.topic.as_str().into());
-    add_payload(&mut object, &message.payload);
-    object.insert("qos".to_owned(), qos.into());
-    object.insert("retain".to_owned(), message.retain.into());
-    if let Some(properties) = &message.properties {
-        add_properties(&mut object, properties);
-    }
-    object.insert("ts".to_owned(), now().into());
-    object.into()
 }

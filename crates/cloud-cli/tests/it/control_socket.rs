@@ -1,6 +1,6 @@
 //! The control socket of `run`: commands and other programs beside a running instance.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -526,12 +526,110 @@ fn stored_messages_survive_kill_and_arrive_in_order() {
     second.terminate();
 }
 
+/// Opens a stream of messages that the client acknowledges, and waits for the subscription.
+fn held_stream(world: &TestCloud) -> BufReader<UnixStream> {
+    let path = format!("/v1/subscribe?filter={}&ack=manual", note());
+    let mut stream = BufReader::new(open(world, "GET", &path, ""));
+    assert_eq!(next_line(&mut stream)["event"], "subscribed");
+    stream
+}
+
+/// Returns the next line of a stream, which is a chunk of its own.
+fn next_line(stream: &mut BufReader<UnixStream>) -> Value {
+    loop {
+        let mut line = String::new();
+        assert_ne!(stream.read_line(&mut line).unwrap(), 0, "the stream ended");
+        if line.starts_with('{') {
+            return serde_json::from_str(&line).unwrap();
+        }
+    }
+}
+
+#[test]
+fn unacknowledged_message_returns_to_next_stream_and_next_process() {
+    let world = TestCloud::provisioned();
+    let start = || {
+        let arguments = ["run", "--session-expiry", "600"];
+        let mut run = BackgroundProgram::start(&mut world.device(&arguments));
+        run.wait_for("iot.connected");
+        run
+    };
+    let publish = |payload: &str| {
+        let body = json!({ "topic": note(), "payload": payload }).to_string();
+        assert_eq!(call(&world, "POST", "/v1/publish", &body).0, 200);
+    };
+    let acknowledge = |message: &Value| {
+        let body = json!({ "id": message["id"] }).to_string();
+        call(&world, "POST", "/v1/ack", &body)
+    };
+    let expect = |stream: &mut BufReader<UnixStream>, payload: &str, redelivered: bool| {
+        let message = next_line(stream);
+        assert_eq!(message["payload"], payload, "{message}");
+        assert_eq!(message["redelivered"], redelivered, "{message}");
+        message
+    };
+
+    let mut run = start();
+    let mut stream = held_stream(&world);
+    publish("one");
+    publish("two");
+    let one = expect(&mut stream, "one", false);
+    let two = expect(&mut stream, "two", false);
+    assert_eq!(acknowledge(&one).0, 200);
+    let (status, body) = acknowledge(&one);
+    let code = &body["error"]["code"];
+    assert_eq!((status, code), (404, &"unknown_message".into()));
+    drop(stream);
+    let mut stream = held_stream(&world);
+    expect(&mut stream, "two", true);
+    assert_eq!(acknowledge(&two).0, 404, "of the former stream");
+    run.signal(Signal::KILL);
+    block_until("it is killed", || !run.is_running());
+
+    let mut run = start();
+    let mut stream = held_stream(&world);
+    let two = expect(&mut stream, "two", false);
+    assert_eq!(acknowledge(&two).0, 200);
+    publish("three");
+    expect(&mut stream, "three", false);
+    run.terminate();
+
+    let mut run = start();
+    let mut stream = held_stream(&world);
+    let three = expect(&mut stream, "three", false);
+    assert_eq!(acknowledge(&three).0, 200);
+    publish("four");
+    expect(&mut stream, "four", false);
+    run.terminate();
+}
+
+#[test]
+fn manual_acknowledgement_needs_session_and_quality_of_service_1() {
+    let world = TestCloud::provisioned();
+    let mut run = running(&world);
+    for (path, status, code) in [
+        ("/v1/subscribe?filter=a&ack=manual", 409, "no_session"),
+        (
+            "/v1/subscribe?filter=a&ack=manual&qos=0",
+            400,
+            "invalid_request",
+        ),
+        ("/v1/subscribe?filter=a&ack=x", 400, "invalid_request"),
+    ] {
+        let (found, body) = call(&world, "GET", path, "");
+        assert_eq!((found, &body["error"]["code"]), (status, &code.into()));
+    }
+    run.terminate();
+}
+
 /// Every `sh` block of the documentation, with curl, and the client in Python.
 #[test]
 #[ignore = "needs curl and python3: `cargo xtask interop`"]
 fn control_examples_of_documentation_run() {
     let world = TestCloud::provisioned();
-    let mut run = running(&world);
+    let arguments = ["run", "--session-expiry", "600"];
+    let mut run = BackgroundProgram::start(&mut world.device(&arguments));
+    run.wait_for("remote.connected");
     let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs");
     let text = fs::read_to_string(format!("{docs}/control-socket.md")).unwrap();
     let blocks: Vec<&str> = text
@@ -562,7 +660,13 @@ fn control_examples_of_documentation_run() {
     let lines: Vec<_> = ended.stdout.lines().collect();
     assert!(lines[0].starts_with("page: https://"), "{lines:?}");
     let received = r#"received: {"hello":"world"}"#;
-    let rest = ["subscribed", received, "reported: reported", "answered"];
+    let rest = [
+        "subscribed",
+        received,
+        "acknowledged",
+        "reported: reported",
+        "answered",
+    ];
     assert_eq!(&lines[1..], rest);
     run.terminate();
 }

@@ -24,6 +24,8 @@ struct Pending {
     delivery: DeliveryId,
     packet_id: u16,
     handled: bool,
+    /// Whether it is left to the server, which sends it again in the next session.
+    left: bool,
     /// Whether the message arrived on the current connection; otherwise it cannot be acknowledged.
     current: bool,
 }
@@ -64,7 +66,7 @@ impl UnacknowledgedMessages {
             return Received::TooMany;
         }
         // Without the DUP flag it is another message: the server has dropped the previous one.
-        if let Some(known) = known.filter(|_| duplicate) {
+        if let Some(known) = known.filter(|known| duplicate && !known.left) {
             self.pending.push_back(Pending {
                 current: true,
                 ..known
@@ -83,6 +85,7 @@ impl UnacknowledgedMessages {
             delivery,
             packet_id,
             handled: false,
+            left: false,
             current: true,
         });
         Received::New(delivery)
@@ -96,6 +99,14 @@ impl UnacknowledgedMessages {
         }
     }
 
+    /// Records that a message is not acknowledged, and so none after it on this connection.
+    pub(crate) fn left(&mut self, delivery: DeliveryId) {
+        let pending = self.pending.iter_mut().find(|p| p.delivery == delivery);
+        if let Some(pending) = pending {
+            pending.left = true;
+        }
+    }
+
     /// Returns the packet identifier of the next message to acknowledge, if it has been handled.
     pub(crate) fn next_acknowledgement(&mut self) -> Option<u16> {
         let index = self.pending.iter().position(|p| p.current)?;
@@ -105,9 +116,10 @@ impl UnacknowledgedMessages {
         self.pending.remove(index).map(|p| p.packet_id)
     }
 
-    /// Returns whether every message of this connection is acknowledged.
+    /// Returns whether every message of this connection is acknowledged that can be.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.pending.iter().any(|p| p.current)
+        let mut current = self.pending.iter().filter(|p| p.current);
+        current.next().is_none_or(|oldest| oldest.left)
     }
 
     /// Records the loss of the connection. The server resends what was not acknowledged, if it
@@ -159,6 +171,24 @@ mod tests {
         assert_eq!(messages.next_acknowledgement(), Some(1));
         // Acknowledged, so this may be another message.
         assert_eq!(messages.received(1, true), Received::New(3));
+    }
+
+    #[test]
+    fn message_that_is_left_holds_up_no_shutdown_and_is_delivered_again() {
+        let mut messages = UnacknowledgedMessages::new(10);
+        for (id, delivery) in [(1, 1), (2, 2), (3, 3)] {
+            assert_eq!(messages.received(id, false), Received::New(delivery));
+        }
+        messages.left(2);
+        messages.handled(3);
+        assert!(!messages.is_idle(), "1 can be acknowledged");
+        messages.handled(1);
+        assert_eq!(messages.next_acknowledgement(), Some(1));
+        assert_eq!(messages.next_acknowledgement(), None);
+        assert!(messages.is_idle());
+        messages.connection_lost();
+        assert_eq!(messages.received(2, true), Received::New(4));
+        assert_eq!(messages.received(3, true), Received::Duplicate);
     }
 
     #[test]

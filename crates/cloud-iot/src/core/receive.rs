@@ -67,6 +67,13 @@ impl Core {
         self.advance(now);
     }
 
+    /// Records that a message is not acknowledged, so that the server sends it again.
+    pub(crate) fn handle_left(&mut self, delivery: DeliveryId, now: Instant) {
+        self.unacknowledged.left(delivery);
+        // A shutdown may have waited for it.
+        self.advance(now);
+    }
+
     fn acknowledge(&mut self) {
         // Nothing may follow a DISCONNECT. The server resends the message, which is then
         // recognized.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::core::Core;
 use crate::core::acknowledgement_order::DeliveryId;
 use crate::routing::ack_guard::AckSink;
+use crate::routing::held_messages::HeldStore;
 use crate::routing::stream::Streams;
 use crate::session::config::SessionConfig;
 use crate::session::event::{SessionEvent, SessionState, StopReport};
@@ -20,6 +21,7 @@ pub(crate) struct Shared {
     pub(crate) events: broadcast::Sender<SessionEvent>,
     pub(super) core: Mutex<Core>,
     streams: Mutex<Streams>,
+    pub(crate) held: Arc<HeldStore>,
     pub(super) stop_by: Mutex<Option<Instant>>,
     /// TLS settings for new connections. `config` has no private key, which would stay in memory
     /// after its replacement.
@@ -36,6 +38,7 @@ impl Shared {
         core: Core,
         events: broadcast::Sender<SessionEvent>,
     ) -> Self {
+        let held = Arc::new(HeldStore::new(config.hold));
         Self {
             proxy: Mutex::new(config.proxy.clone()),
             config,
@@ -43,6 +46,7 @@ impl Shared {
             events,
             core: Mutex::new(core),
             streams: Mutex::default(),
+            held,
             stop_by: Mutex::default(),
             tls: Mutex::new(Some(tls)),
             wake: Notify::new(),
@@ -74,6 +78,8 @@ impl Shared {
             deadline
         };
         self.with_core(|core| core.stop(deadline, Instant::now()));
+        // The shutdown would wait for their readers.
+        self.held.end();
     }
 
     /// Uses other TLS settings for new connections, and reconnects when the connection is idle.
@@ -110,6 +116,10 @@ impl AckSink for Shared {
     fn handled(&self, delivery: DeliveryId) {
         let now = Instant::now();
         self.with_core(|core| core.handle_handlers_finished(delivery, now));
+    }
+
+    fn left_unacknowledged(&self, delivery: DeliveryId) {
+        self.with_core(|core| core.handle_left(delivery, Instant::now()));
     }
 }
 

@@ -1,6 +1,7 @@
 //! A drop guard that reports the end of a message's handlers, so that the message is acknowledged.
 
 use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::core::acknowledgement_order::DeliveryId;
 
@@ -8,6 +9,9 @@ use crate::core::acknowledgement_order::DeliveryId;
 pub(crate) trait AckSink: Send + Sync {
     /// Reports that the handlers of a message have ended.
     fn handled(&self, delivery: DeliveryId);
+
+    /// Reports that a message is not to be acknowledged, so that the server sends it again.
+    fn left_unacknowledged(&self, delivery: DeliveryId);
 }
 
 /// Guard that all handlers of a message share. Dropping the last clone reports the end of the
@@ -17,18 +21,32 @@ pub(crate) trait AckSink: Send + Sync {
 pub(crate) struct AckGuard {
     sink: Weak<dyn AckSink>,
     delivery: DeliveryId,
+    is_left: AtomicBool,
 }
 
 impl AckGuard {
     pub(crate) fn new(sink: Weak<dyn AckSink>, delivery: DeliveryId) -> Self {
-        Self { sink, delivery }
+        Self {
+            sink,
+            delivery,
+            is_left: AtomicBool::new(false),
+        }
+    }
+
+    /// Leaves the message unacknowledged.
+    pub(crate) fn leave(&self) {
+        self.is_left.store(true, Ordering::Relaxed);
     }
 }
 
 impl Drop for AckGuard {
     fn drop(&mut self) {
         if let Some(sink) = self.sink.upgrade() {
-            sink.handled(self.delivery);
+            if self.is_left.load(Ordering::Relaxed) {
+                sink.left_unacknowledged(self.delivery);
+            } else {
+                sink.handled(self.delivery);
+            }
         }
     }
 }

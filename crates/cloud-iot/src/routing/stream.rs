@@ -61,6 +61,19 @@ impl Stream for MessageStream {
     }
 }
 
+/// Checks that messages which match the filter can arrive.
+pub(crate) fn require_subscription(
+    filter: &TopicFilter,
+    subscriptions: &[Subscription],
+) -> Result<(), StreamError> {
+    let mut subscriptions = subscriptions.iter();
+    if subscriptions.any(|subscription| subscription.filter.overlaps(filter)) {
+        Ok(())
+    } else {
+        Err(StreamError::NotSubscribed(filter.clone()))
+    }
+}
+
 #[derive(Debug)]
 struct Open {
     filter: TopicFilter,
@@ -86,12 +99,7 @@ impl Streams {
         if self.ended {
             return Err(StreamError::Stopped);
         }
-        if !subscriptions
-            .iter()
-            .any(|subscription| subscription.filter.overlaps(&filter))
-        {
-            return Err(StreamError::NotSubscribed(filter));
-        }
+        require_subscription(&filter, subscriptions)?;
         self.open.retain(|open| !open.sender.is_closed());
         if self.open.len() >= limits.streams {
             return Err(StreamError::TooMany(limits.streams));

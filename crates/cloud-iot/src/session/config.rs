@@ -1,6 +1,7 @@
 //! Session configuration, validated before the start.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,10 @@ pub(crate) const MAX_SUBSCRIPTIONS: usize = 50;
 
 /// Maximum time that a caller waits for a message to be stored.
 const MAX_STORE_DELAY: Duration = Duration::from_secs(60);
+
+/// Below, a reader has no time; beyond, a reader that does not acknowledge stops the server for too
+/// long.
+const HOLD_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// Maximum back-off, for devices that could be back sooner.
 const MAX_WAIT: Duration = Duration::from_secs(86_400);
@@ -83,6 +88,15 @@ pub struct SessionConfig {
     pub session_expiry: Option<Duration>,
     /// When a received QoS 1 message is acknowledged. Default: on receipt.
     pub acknowledge: Acknowledge,
+    /// How long a QoS 1 message is held for a reader that acknowledges it
+    /// ([`Session::held_messages`]), 1 s to 10 min from its arrival; then the session acknowledges
+    /// it. Needs [`Acknowledge::AfterHandlers`]. Default: none.
+    ///
+    /// A message that no route or stream takes waits for a reader so long. While it waits, later
+    /// messages are delivered and not acknowledged.
+    ///
+    /// [`Session::held_messages`]: crate::Session::held_messages
+    pub hold: Option<Duration>,
     /// What happens when the outbox is full. Default: the new message is refused. Messages in
     /// flight are never dropped.
     pub overflow: Overflow,
@@ -129,6 +143,7 @@ impl SessionConfig {
             subscriptions: Vec::new(),
             session_expiry: None,
             acknowledge: Acknowledge::default(),
+            hold: None,
             overflow: Overflow::default(),
             store_delay: Duration::from_millis(200),
             limits: Limits::default(),
@@ -161,6 +176,7 @@ impl SessionConfig {
         birth: Message,
         goodbye: Message,
         session_expiry: Duration,
+        hold: Duration,
     }
 
     /// Returns whether messages on `topic` cannot arrive because each subscription that covers it
@@ -211,6 +227,12 @@ impl SessionConfig {
             return Err(ConfigError::OutOfRange {
                 name: "will_delay",
                 range: "1 s to `session_expiry`, which must be set",
+            });
+        }
+        if self.hold.is_some_and(|hold| !HOLD_RANGE.contains(&hold)) {
+            return Err(ConfigError::OutOfRange {
+                name: "hold",
+                range: "1 s to 600 s",
             });
         }
         if self.store_delay > MAX_STORE_DELAY {
@@ -318,7 +340,8 @@ pub enum Acknowledge {
     /// ([`session_expiry`](SessionConfig::session_expiry)), it resends messages that were not
     /// acknowledged when the connection ended. A message is handled twice only if the process
     /// restarted in between, or the connection ended during the acknowledgement. Streams count as
-    /// handled once they hold the message.
+    /// handled once they hold the message, and [`HeldMessages`](crate::HeldMessages) once they
+    /// acknowledge it.
     ///
     /// Acknowledgements leave in the order of arrival, so a slow handler delays the others, and the
     /// server stops sending when [`incoming_in_flight`](Limits::incoming_in_flight) messages are

@@ -123,6 +123,7 @@ async fn show(
         page: StatusPage::new(&sn, &config, Some(config.remote.info()), Maker::default()),
         callers: CallerRecords::default(),
         outbox: None,
+        session: None,
     };
     let mut device = Device::start(options).await?;
     let demonstrated = tokio::select! {
