@@ -238,7 +238,8 @@ impl ClesydeCloud {
     /// broker sends it again to the next one.
     ///
     /// # Errors
-    /// As [`subscribe`](Self::subscribe), or [`StreamError::HoldsNone`](cloud_iot::StreamError::HoldsNone).
+    /// As [`subscribe`](Self::subscribe), or
+    /// [`StreamError::HoldsNone`](cloud_iot::StreamError::HoldsNone).
     pub fn subscribe_held(
         &self,
         subscription: Subscription,
