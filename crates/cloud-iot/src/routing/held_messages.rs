@@ -1,7 +1,8 @@
 //! Received messages that their reader acknowledges, and those that wait for one.
 //!
 //! An acknowledgement that is missing holds up all later ones, because they leave in the order of
-//! arrival. So a message is held for a limited time, whoever has it, and then acknowledged.
+//! arrival. So a message is held for a limited time, with a reader or without, and then
+//! acknowledged.
 
 use std::collections::VecDeque;
 use std::fmt;
