@@ -8,6 +8,8 @@
 //! exclude headers that browsers and their applications send (`X-Requested-With`, `X-Auth-Token`,
 //! `X-User-Id`, `X-Amz-*`, …).
 
+use std::sync::LazyLock;
+
 use http::header::{HeaderMap, HeaderName};
 
 /// Complete names, in lower case.
@@ -144,6 +146,15 @@ const PREFIXES: &[&str] = &[
     "server-port",
 ];
 
+/// Both lists in alphabetical order: each field of each request is looked up.
+static SORTED: LazyLock<[Vec<&str>; 2]> = LazyLock::new(|| {
+    [NAMES, PREFIXES].map(|list| {
+        let mut list = list.to_vec();
+        list.sort_unstable();
+        list
+    })
+});
+
 /// Headers that this device reads or sets. A caller's value never passes.
 const SET_HERE: &[&str] = &[
     "connection",
@@ -178,11 +189,15 @@ pub(crate) fn is_set_here(name: &str) -> bool {
 /// Returns whether only a trusted proxy may set the header of this name, or an application may
 /// confuse it with such a header.
 fn is_untrusted(name: &str) -> bool {
+    let [names, prefixes] = &*SORTED;
+    // No prefix begins with another, so only the last one up to the name can match.
+    let candidates = prefixes.partition_point(|prefix| *prefix <= name);
+    let prefix = prefixes[..candidates].last();
     !name
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        || NAMES.contains(&name)
-        || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        || names.binary_search(&name).is_ok()
+        || prefix.is_some_and(|prefix| name.starts_with(prefix))
 }
 
 /// The headers that pass although only a trusted proxy may set them.
@@ -261,6 +276,20 @@ mod tests {
             "proxy-user",
         ];
         assert_eq!(left(&names, &[]), [""; 0]);
+    }
+
+    #[test]
+    fn each_name_and_prefix_is_found_by_the_search() {
+        for prefix in PREFIXES {
+            let begun = PREFIXES.iter().filter(|other| other.starts_with(prefix));
+            assert_eq!(begun.count(), 1, "{prefix} begins another prefix");
+            for rest in ["", "-", "a", "zz"] {
+                let name = format!("{prefix}{rest}");
+                assert!(is_untrusted(&name), "{name}");
+            }
+        }
+        assert!(NAMES.iter().all(|name| is_untrusted(name)));
+        assert!(!is_untrusted("") && !is_untrusted("a") && !is_untrusted("zzz"));
     }
 
     #[test]
