@@ -49,13 +49,14 @@ const INFO: usize = 3;
 
 /// Settings that log lines of the libraries name, and the options of `run` that set them. A name
 /// precedes those that it begins with.
-const SETTINGS: [(&str, &str); 6] = [
+const SETTINGS: [(&str, &str); 7] = [
     (
         "Limits::connections_per_address",
         "--max-connections-per-caller",
     ),
     ("Limits::connections", "--max-connections"),
     ("Limits::requests_per_address", "--max-requests-per-caller"),
+    ("Limits::header_fields", "--max-header-fields"),
     ("Limits::response", "--response-timeout"),
     ("Limits::idle", "--idle-timeout"),
     ("HttpOptions::allow_host", "--host"),

@@ -171,6 +171,17 @@ pub(crate) struct LimitOptions {
         conflicts_with_all = ["forward_tcp", "passthrough"]
     )]
     max_requests_per_caller: NonZeroUsize,
+
+    /// Maximum header fields of a request, and of a response of a web server
+    ///
+    /// A larger number costs 64 bytes for each of them with each message.
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        default_value = "100",
+        conflicts_with_all = ["forward_tcp", "passthrough"]
+    )]
+    max_header_fields: NonZeroUsize,
 }
 
 /// Parses a number of seconds of at least one.
@@ -190,6 +201,7 @@ impl LimitOptions {
         limits.connections = self.max_connections.get();
         limits.connections_per_address = self.max_connections_per_caller.get();
         limits.requests_per_address = self.max_requests_per_caller.get();
+        limits.header_fields = self.max_header_fields.get();
         limits
     }
 }
@@ -222,7 +234,8 @@ mod tests {
         assert_eq!(parse("").unwrap(), Limits::default());
         let limits = parse(
             "--response-timeout 600 --idle-timeout 30 --max-connections 512 \
-             --max-connections-per-caller 100 --max-requests-per-caller 200",
+             --max-connections-per-caller 100 --max-requests-per-caller 200 \
+             --max-header-fields 300",
         )
         .unwrap();
         assert_eq!(limits.response, Duration::from_secs(600));
@@ -230,6 +243,7 @@ mod tests {
         assert_eq!(limits.connections, 512);
         assert_eq!(limits.connections_per_address, 100);
         assert_eq!(limits.requests_per_address, 200);
+        assert_eq!(limits.header_fields, 300);
         for invalid in [
             "--response-timeout 0",
             "--idle-timeout 1.5",

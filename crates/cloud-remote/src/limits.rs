@@ -12,6 +12,11 @@ use std::time::Duration;
 
 use crate::timeouts::MAX_DURATION;
 
+/// Header fields for which hyper has room on the stack.
+const HEADER_TABLE: usize = 100;
+/// Upper bound of [`Limits::header_fields`]: a header of 64 KiB has no more fields.
+const MAX_HEADER_FIELDS: usize = 16 * 1024;
+
 /// Limits on the resources that callers can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -28,6 +33,11 @@ pub struct Limits {
     /// Maximum concurrent requests from one such address or network, over all of its connections;
     /// others wait. Long-lived streams do not count, likewise. Default 64.
     pub requests_per_address: usize,
+    /// Maximum header fields of a request, and of a response of a forwarded application over
+    /// HTTP/1.1. Default 100, as of Apache and HAProxy; at most 16,384. A request with more is
+    /// answered with 431, and instead of a response with more the caller gets 502. A larger number
+    /// costs 64 bytes for each of them, allocated and freed with each message.
+    pub header_fields: usize,
     /// Timeout until the response of a forwarded application starts, from the end of the request.
     /// Default 120 s: relays close an idle connection after 90–120 s.
     pub response: Duration,
@@ -53,6 +63,7 @@ impl Default for Limits {
             connections: 256,
             connections_per_address: 64,
             requests_per_address: 64,
+            header_fields: HEADER_TABLE,
             response: Duration::from_secs(120),
             tls_handshake: Duration::from_secs(10),
             request_header: Duration::from_secs(30),
@@ -63,8 +74,10 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Returns the limits with durations clamped to [`MAX_DURATION`].
+    /// Returns the limits with durations clamped to [`MAX_DURATION`], and the header fields to
+    /// [`MAX_HEADER_FIELDS`].
     pub(crate) fn clamped(mut self) -> Self {
+        self.header_fields = self.header_fields.min(MAX_HEADER_FIELDS);
         for duration in [
             &mut self.tls_handshake,
             &mut self.request_header,
@@ -74,5 +87,10 @@ impl Limits {
             *duration = (*duration).min(MAX_DURATION);
         }
         self
+    }
+
+    /// Returns the size of hyper's table of header fields, if its own is too small.
+    pub(crate) fn header_table(&self) -> Option<usize> {
+        (self.header_fields > HEADER_TABLE).then_some(self.header_fields)
     }
 }

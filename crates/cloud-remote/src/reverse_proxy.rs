@@ -69,7 +69,7 @@ pub(crate) fn service(
     let protocol = options.protocol.clone();
     let host_header = options.host_header.clone();
     let has_forwarded_headers = options.forwarded_headers;
-    let connector = Connector::new(upstream.clone(), options, tasks.clone());
+    let connector = Connector::new(upstream.clone(), options, tasks.clone(), limits.clone());
     let proxy = Arc::new(ReverseProxy {
         pool: Pool::new(connector, tasks.clone(), protocol.may_be_http2()),
         upstream,

@@ -17,6 +17,8 @@ use super::connection::{Connection, handshake_error};
 use super::early_response::EarlyResponseStream;
 use super::failure::{RecordedStream, ResponseRecord};
 use super::options::{ForwardOptions, UpstreamProtocol};
+use crate::limits::Limits;
+use crate::shared_setting::SharedSetting;
 use crate::task_group::TaskGroup;
 use crate::upstream::Upstream;
 
@@ -30,9 +32,6 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Read buffer of a response that the caller does not read: the same size as HTTP/2 buffers. It
 /// also bounds the header of a response.
 const RESPONSE_BUFFER: usize = 64 * 1024;
-/// Maximum number of header fields of a response: more than of a request, and twice as many as
-/// other proxies pass. hyper allocates and frees 64 bytes for each of them with every response.
-const MAX_FIELDS: usize = 256;
 /// The receive window of an HTTP/2 connection: that of 256 streams, so that callers that do not
 /// read their responses do not stop the others.
 const CONNECTION_WINDOW: u32 = 256 * 64 * 1024;
@@ -43,16 +42,23 @@ pub(super) struct Connector {
     upstream: Upstream,
     options: ForwardOptions,
     tasks: TaskGroup,
+    limits: SharedSetting<Limits>,
     /// The first and the last refusal of the current outage.
     outage: Mutex<Option<(Instant, Instant)>>,
 }
 
 impl Connector {
-    pub(super) fn new(upstream: Upstream, options: ForwardOptions, tasks: TaskGroup) -> Self {
+    pub(super) fn new(
+        upstream: Upstream,
+        options: ForwardOptions,
+        tasks: TaskGroup,
+        limits: SharedSetting<Limits>,
+    ) -> Self {
         Self {
             upstream,
             options,
             tasks,
+            limits,
             outage: Mutex::default(),
         }
     }
@@ -132,15 +138,16 @@ impl Connector {
         let record = ResponseRecord::default();
         let stream = RecordedStream::new(EarlyResponseStream::new(stream), record.clone());
         let stream = TokioIo::new(stream);
-        let (sender, connection) = http1::Builder::new()
+        let mut builder = http1::Builder::new();
+        builder
             .max_buf_size(RESPONSE_BUFFER)
-            .max_headers(MAX_FIELDS)
             .title_case_headers(self.options.title_case_headers)
             // RFC 9112 §5.1.
-            .allow_spaces_after_header_name_in_responses(true)
-            .handshake(stream)
-            .await
-            .map_err(handshake_error)?;
+            .allow_spaces_after_header_name_in_responses(true);
+        if let Some(fields) = self.limits.get().header_table() {
+            builder.max_headers(fields);
+        }
+        let (sender, connection) = builder.handshake(stream).await.map_err(handshake_error)?;
         let connection = connection.with_upgrades();
         drop(self.tasks.spawn(async move {
             if let Err(error) = connection.await {

@@ -50,7 +50,7 @@ impl fmt::Display for Failure {
             Self::SpeaksHttp2 => formatter.write_str("it speaks HTTP/2, not HTTP/1.1"),
             Self::HeaderTooLarge { fields } => write!(
                 formatter,
-                "the header of its response is too large: {fields} fields"
+                "the header of its response is too large: {fields} fields (the limit of their number is Limits::header_fields)"
             ),
             Self::NotHttp(error) => write!(formatter, "its response is not HTTP/1.1: {error}"),
             Self::UnexpectedUpgrade => {

@@ -6,7 +6,7 @@
 //! Specification: RFC 9112 (HTTP/1.1), RFC 9113 (HTTP/2), RFC 6585 §5 (431).
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
@@ -53,9 +53,6 @@ const MAX_HEADER_SIZE: usize = 64 * 1024;
 /// Maximum size of an HTTP/2 request's header, where each field counts 32 bytes more than its text
 /// (RFC 9113 §6.5.2), and a connection may send a hundred headers at once.
 const MAX_HEADER_LIST_SIZE: u32 = 32 * 1024;
-/// Maximum number of header fields of a request. Browsers send about twenty; a field of a few
-/// letters takes more than a hundred bytes.
-const MAX_FIELDS: usize = 200;
 /// The interval and timeout of HTTP/2 pings. The responses keep an unused connection from being
 /// idle on its path; [`Limits::idle`] without a request ends it all the same.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
@@ -131,12 +128,12 @@ impl HttpServer {
         self.policy.set(Arc::new(policy));
     }
 
-    pub(super) async fn serve_http1<S>(
+    pub(super) fn serve_http1<S>(
         self: &Arc<Self>,
         stream: S,
         service: HttpService,
         connection: ConnectionInfo,
-    ) -> Result<(), BoxError>
+    ) -> impl Future<Output = Result<(), BoxError>> + Send + use<S>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -148,28 +145,34 @@ impl HttpServer {
             let exchange = Arc::new(Exchange::new(false, activity));
             server.handle(request, exchange, service.clone(), connection.clone())
         });
-        let http = http1::Builder::new()
+        let limits = self.limits.get();
+        let mut builder = http1::Builder::new();
+        builder
             .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.get().request_header)
+            .header_read_timeout(limits.request_header)
             .max_buf_size(MAX_HEADER_SIZE)
-            .max_header_size(MAX_HEADER_SIZE)
-            // One more is refused here.
-            .max_headers(MAX_FIELDS + 1)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let ended = self.drive(pin!(http), &activity).await;
-        // The rest of the connection, if any, is not HTTP.
-        activity.set_opaque();
-        ended
+            .max_header_size(MAX_HEADER_SIZE);
+        if let Some(fields) = limits.header_table() {
+            builder.max_headers(fields);
+        }
+        let http = builder.serve_connection(TokioIo::new(stream), service);
+        let http = Box::pin(http.with_upgrades());
+        let server = Arc::clone(self);
+        async move {
+            let ended = server.drive(http, &activity).await;
+            // The rest of the connection, if any, is not HTTP.
+            activity.set_opaque();
+            ended
+        }
     }
 
-    pub(super) async fn serve_http2<S>(
+    pub(super) fn serve_http2<S>(
         self: &Arc<Self>,
         stream: S,
         service: HttpService,
         connection: ConnectionInfo,
         websocket: bool,
-    ) -> Result<(), BoxError>
+    ) -> impl Future<Output = Result<(), BoxError>> + Send + use<S>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -202,15 +205,20 @@ impl HttpServer {
         if websocket {
             builder.enable_connect_protocol();
         }
-        let http = builder.serve_connection(TokioIo::new(stream), service);
-        self.drive(pin!(http), &activity).await
+        let http = Box::pin(builder.serve_connection(TokioIo::new(stream), service));
+        let server = Arc::clone(self);
+        async move {
+            let ended = server.drive(http, &activity).await;
+            drop(window);
+            ended
+        }
     }
 
     /// Serves a connection until it ends. Shuts it down when it is unused and when remote access
-    /// stops.
+    /// stops. It is boxed, because the futures around it would each have room for it.
     async fn drive(
         &self,
-        mut connection: Pin<&mut impl HttpConnection>,
+        mut connection: Pin<Box<impl HttpConnection>>,
         activity: &ConnectionActivity,
     ) -> Result<(), BoxError> {
         let limits = self.limits.get();
@@ -241,7 +249,7 @@ impl HttpServer {
             .as_ref()
             .map(|observer| RequestMonitor::start(observer, &request, connection.address));
         let format = ErrorFormat::of(&request);
-        let admission = if request.headers().len() > MAX_FIELDS {
+        let admission = if request.headers().len() > self.limits.get().header_fields {
             let text = error_page::TOO_MANY_FIELDS;
             let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
             Err((error_page(status, text), Refusal::Malformed))

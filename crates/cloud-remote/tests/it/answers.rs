@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use cloud_remote::{Application, RemoteAccess};
+use cloud_remote::{Application, Limits, RemoteAccess};
 use http::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -239,8 +239,8 @@ async fn request_without_a_body_has_length_zero_if_its_method_expects_one() {
 }
 
 #[tokio::test]
-async fn more_than_a_hundred_fields_pass_both_ways() {
-    let (cloud, _application, _remote) = forwarding(|request| {
+async fn more_than_a_hundred_fields_pass_both_ways_if_permitted() {
+    let (cloud, _application, remote) = forwarding(|request| {
         let seen = request.head.matches("x-own-").count();
         let fields: String = (0..120).map(|n| format!("X-Field-{n}: {n}\r\n")).collect();
         let body = seen.to_string();
@@ -248,6 +248,12 @@ async fn more_than_a_hundred_fields_pass_both_ways() {
         Some(format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: {length}\r\n\r\n{body}").into())
     })
     .await;
+    let mut caller = Caller::open(&cloud, "h2").await;
+    let answer = caller.send(Request::get("/")).await.unwrap();
+    assert_eq!(answer.status, 502);
+    let mut limits = Limits::default();
+    limits.header_fields = 150;
+    remote.set_limits(limits);
     for protocol in ["http/1.1", "h2"] {
         let request = (0..120).fold(Request::get("/"), |request, n| {
             request.header(format!("x-own-{n}"), "1")
