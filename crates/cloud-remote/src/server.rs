@@ -404,9 +404,10 @@ impl Server {
                 let service = service.clone();
                 if http2 {
                     let websocket = *websocket_over_http2;
-                    Box::pin(self.http.serve_http2(stream, service, info, websocket)).await
+                    let serve = self.http.serve_http2(stream, service, info, websocket);
+                    serve.await
                 } else {
-                    Box::pin(self.http.serve_http1(stream, service, info)).await
+                    self.http.serve_http1(stream, service, info).await
                 }
             }
             Backend::Tcp {
@@ -414,7 +415,7 @@ impl Server {
                 upstream,
                 proxy_protocol,
             } => {
-                let stream = self.handshake(connection, tls).await?;
+                let stream = Box::pin(self.handshake(connection, tls)).await?;
                 let identity = ConnectionIdentity::new(stream.get_ref().1.peer_certificates());
                 // A resumed session may be older than the rules.
                 if !self.auth.permits_connection(&identity) {
@@ -425,11 +426,11 @@ impl Server {
                 let header = proxy_protocol
                     .map(|version| version.header(info.address))
                     .unwrap_or_default();
-                self.pass_on(stream, upstream, &header, &info).await
+                Box::pin(self.pass_on(stream, upstream, &header, &info)).await
             }
             Backend::Passthrough { upstream } => {
                 info.activity.set_opaque();
-                self.pass_on(connection, upstream, &[], &info).await
+                Box::pin(self.pass_on(connection, upstream, &[], &info)).await
             }
         }
     }
@@ -438,7 +439,7 @@ impl Server {
         &self,
         connection: PublicConnection<S>,
         tls: &TlsEndpoint,
-    ) -> Result<TlsStream<PublicConnection<S>>, BoxError>
+    ) -> Result<Box<TlsStream<PublicConnection<S>>>, BoxError>
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -448,7 +449,8 @@ impl Server {
         if handshake.is_err() {
             self.observe_refusal(address, Refusal::TlsHandshake);
         }
-        handshake
+        // Boxed, because each future that it passes through has room of its own for it.
+        Ok(Box::new(handshake?))
     }
 
     /// Passes bytes on between a caller and the local application.

@@ -17,14 +17,14 @@ use crate::limits::connection_activity::ConnectionActivity;
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct HalfCloseStream<S> {
-    stream: TlsStream<S>,
+    stream: Box<TlsStream<S>>,
     activity: Arc<ConnectionActivity>,
     /// The caller has ended its sending direction.
     caller_done: bool,
 }
 
 impl<S> HalfCloseStream<S> {
-    pub(super) fn new(stream: TlsStream<S>, activity: Arc<ConnectionActivity>) -> Self {
+    pub(super) fn new(stream: Box<TlsStream<S>>, activity: Arc<ConnectionActivity>) -> Self {
         Self {
             stream,
             activity,
