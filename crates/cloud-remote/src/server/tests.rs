@@ -390,3 +390,44 @@ async fn refused_and_failed_calls_are_log_throttled() {
     assert_eq!(count("too many connections"), 2 * 5, "{lines}");
     assert_eq!(count("cannot be reached"), 5, "{lines}");
 }
+
+/// A load test, or an office behind one address: possible with an option that the log names.
+#[tokio::test]
+async fn five_hundred_connections_of_one_address_are_served_if_permitted() {
+    const COUNT: usize = 500;
+    let (log, _guard) = Log::capture();
+    let device = Device::serving(Application::service(
+        Router::new().route("/", get(|| async { "hello" })),
+    ));
+    let default = Limits::default().connections_per_address;
+    let calls: Vec<_> = (0..COUNT).map(|_| device.call(CALLER)).collect();
+    assert_eq!(device.server.connections.in_use(), default);
+    let lines = log.take();
+    let named = format!("setting=\"Limits::connections_per_address\" maximum={default}");
+    let count = lines.matches(&named).count();
+    assert!((1..=5).contains(&count), "{lines}");
+    drop(calls);
+    while device.server.connections.in_use() > 0 {
+        tokio::task::yield_now().await;
+    }
+
+    let mut limits = Limits::default();
+    limits.connections = COUNT;
+    limits.connections_per_address = COUNT;
+    device.server.set_limits(limits);
+    let mut callers = Vec::new();
+    for _ in 0..COUNT {
+        callers.push(device.call_with_tls("http/1.1").await);
+    }
+    let request = format!("GET / HTTP/1.1\r\nHost: {NAME}\r\n\r\n");
+    for caller in &mut callers {
+        caller.write_all(request.as_bytes()).await.unwrap();
+        let mut status = [0; 12];
+        caller.read_exact(&mut status).await.unwrap();
+        assert_eq!(&status, b"HTTP/1.1 200");
+    }
+    assert_eq!(device.server.connections.in_use(), COUNT);
+    assert_eq!(log.take(), "");
+    drop(callers);
+    device.ended().await;
+}
