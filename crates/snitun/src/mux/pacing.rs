@@ -1,11 +1,11 @@
 //! Pacing: bounds how far bulk is ahead of its reader in version 0, with a peer that does not.
 //!
-//! Version 0 has no PAUSE, and the answer to a PING shows what the peer has read, not what the caller
-//! or the application behind it has. An end of ours therefore reads less when a channel is far ahead
-//! of its reader ([`backpressure`](super::backpressure)), and says so in its answers. The Python
-//! package reads everything, and ends a channel that is 256 MiB ahead. Nothing shows its reader's
-//! rate, so one is assumed: a channel that is further ahead of such a reader than [`MAX_AHEAD`] waits.
-//! What is read at [`RATE`] or faster thus arrives whole, whatever its size.
+//! Version 0 has no PAUSE, and the answer to a PING shows what the peer has read, not what the
+//! caller or the application behind it has. An end of ours therefore reads less when a channel is
+//! far ahead of its reader ([`backpressure`](super::backpressure)), and says so in its answers. The
+//! Python package reads everything, and ends a channel that is 256 MiB ahead. Nothing shows its
+//! reader's rate, so one is assumed: a channel that is further ahead of such a reader than
+//! [`MAX_AHEAD`] waits. What is read at [`RATE`] or faster thus arrives whole, whatever its size.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use crate::time::Timestamp;
 
 /// Assumed rate of a reader, in bytes per second: 134 Mbit/s.
 const RATE: u64 = 16 * 1024 * 1024;
-/// How far a channel may be ahead of that reader: 192 MiB. The rest of what the Python package takes
-/// is for what it is given on top by a reader that stalls for a moment.
+/// How far a channel may be ahead of that reader: 192 MiB. The rest of what the Python package
+/// takes is for a reader that stalls for a moment.
 const MAX_AHEAD: Duration = Duration::from_secs(12);
 /// Time that a channel waits at least, so that it does not wake us for each frame.
 const MIN_WAIT: Duration = Duration::from_millis(16);
