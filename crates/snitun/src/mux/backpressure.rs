@@ -23,7 +23,7 @@ const QUANTUM: usize = 64 * 1024;
 /// Pause of a channel that has just got ahead: 13 MB/s.
 const MIN_PAUSE: Duration = Duration::from_millis(5);
 /// Pause of a channel at its limit: 650 KB/s. An urgent frame waits once for each quantum ahead of
-/// it: 0.2 s behind the 128 KiB that our own peer has in flight, and less than 10 s, well within
+/// it: up to 0.8 s behind what our own peer has in flight, and less than 10 s, well within
 /// the timeout of a PING, behind what the sockets' buffers hold of another peer's.
 const MAX_PAUSE: Duration = Duration::from_millis(100);
 /// Pauses without a credit's growth: a reader that stalls for a moment.
