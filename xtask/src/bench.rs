@@ -36,10 +36,13 @@ The measuring program is built with the profile `bench`: `release` with thin LTO
                       `run --forward` beside nginx as a reverse proxy, and an application in process
                       beside itself without a tunnel; both are built with the profile `dist` unless
                       another one is named
-  footprint [--profile PROFILE]
-                      memory, wake-ups, start and size of the program, beside the Python library
-  messaging [--rounds N] [--only MEASURE,…]
-                      the MQTT session, rumqttc and aiomqtt against mosquitto
+  footprint [--profile PROFILE] [--only PART,…]
+                      memory, wake-ups, start and size of the program, beside the Python library.
+                      Parts: start, size, idle, reader, channels, peak; `crates` alone is the size
+                      by crate
+  messaging [--rounds N] [--only MEASURE,…] [--before PROGRAM]
+                      the MQTT session, rumqttc and aiomqtt against mosquitto; with --before also
+                      the session of another commit
   tunnel [--rounds N] [--only MEASURE,…] [--ways WAY,…]
                       the tunnel, nginx, HAProxy and rathole; `relay` and `forward` are built with
                       the profile `dist`";

@@ -1,17 +1,29 @@
-//! `cargo xtask bench footprint [--profile PROFILE]`: what the program needs of a small board.
+//! `cargo xtask bench footprint [--profile PROFILE] [--only PART,…]`: what the program needs of a
+//! small board. The part `crates` is the size of the program by crate, which takes a build of its
+//! own and is therefore measured only if it is named.
 //!
 //! The device is the program without the simulator; the one with it is the platform.
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::Result;
 
 use super::device::{nginx, profile};
-use crate::process::{cargo, run as run_command};
+use crate::process::{cargo, output_of, run as run_command, with_retries};
 use crate::{python, workspace};
+
+/// The version that the documented figures are of.
+const BLOAT: &str = "0.12.1";
+
+const CRATES: &str = "crates";
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let (profile, rest) = profile(arguments);
+    if rest == ["--only", CRATES] {
+        return crates(&profile);
+    }
     let build = ["build", "--profile", &profile, "-p", "cloud-cli"];
     let built = workspace::target_directory()?
         .join(&profile)
@@ -21,7 +33,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     fs::copy(&built, &device)?;
     run_command(cargo().args(build))?;
     let mut command = cargo();
-    command.args(["bench", "-p", "cloud-cli", "--bench", "footprint", "--"]);
+    // The profile of the programs, so that dependencies are built once.
+    command.args(["bench", "--profile", &profile, "-p", "cloud-cli"]);
+    command.args(["--bench", "footprint", "--"]);
     command.arg("--program").arg(device);
     command.arg("--platform").arg(built);
     command.arg("--nginx").arg(nginx()?);
@@ -31,4 +45,33 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         command.arg("--scripts").arg(scripts);
     }
     run_command(command.args(rest))
+}
+
+/// Prints the size of the program by crate: of its code alone, and functions count for the crate
+/// that defines them, also generic ones.
+fn crates(profile: &str) -> Result<()> {
+    let program = bloat()?;
+    let mut command = cargo();
+    command.args(["bloat", "--profile", profile, "-p", "cloud-cli"]);
+    command.args(["--no-default-features", "--bin", "clesyde-cloud"]);
+    command.args(["--crates", "-n", "40"]);
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories = program.parent().map(PathBuf::from).into_iter();
+    let directories = directories.chain(std::env::split_paths(&path));
+    command.env("PATH", std::env::join_paths(directories)?);
+    run_command(&mut command)
+}
+
+/// cargo-bloat of the wanted version: built once, kept under the target directory.
+fn bloat() -> Result<PathBuf> {
+    let tools = workspace::target_directory()?.join("tools");
+    let program = tools.join("bin/cargo-bloat");
+    let found = output_of(Command::new(&program).args(["bloat", "--version"]));
+    if !found.is_some_and(|version| version.contains(BLOAT)) {
+        with_retries("cargo install cargo-bloat", || {
+            let install = ["install", "cargo-bloat", "--version", BLOAT, "--force"];
+            run_command(cargo().args(install).arg("--root").arg(&tools))
+        })?;
+    }
+    Ok(program)
 }

@@ -1,11 +1,11 @@
 //! Measures what the program needs of a small board, beside the Python library doing the same.
 //!
 //! ```text
-//! cargo xtask bench footprint
+//! cargo xtask bench footprint [--only PART,…]
 //! ```
 //!
 //! builds or finds the programs and starts this benchmark. A simulator is the platform of both
-//! devices; both are idle, loaded and idle again at the same time. It takes three minutes.
+//! devices. `idle` takes a minute and `peak` another one; the other parts take seconds.
 
 #![allow(
     clippy::unwrap_used,
@@ -38,6 +38,11 @@ const THEIRS: &str = "clesyde_cloud_lib 0.1.20";
 const SETTLED: Duration = Duration::from_secs(5);
 const MINUTE: Duration = Duration::from_secs(60);
 const IDLE_CHANNELS: usize = 500;
+/// Connections at the peak: the relay takes 512 from one address.
+const PEAK_CHANNELS: usize = 440;
+const DOWNLOADS: usize = 64;
+/// More than a reader of 100 KB/s takes while it is watched.
+const FILE_MEBIBYTES: u64 = 32;
 
 /// A device that runs.
 struct Device {
@@ -50,6 +55,15 @@ struct Device {
 fn main() {
     let arguments = arguments();
     let path = |name: &str| arguments.get(name).map(PathBuf::from);
+    let parts: Vec<&str> = arguments
+        .get("--only")
+        .map_or(PARTS.iter().map(|(name, _)| *name).collect(), |only| {
+            only.split(',').collect()
+        });
+    for part in &parts {
+        let is_known = PARTS.iter().any(|(name, _)| name == part);
+        assert!(is_known, "no part is named {part}");
+    }
     let mut programs = Programs::new();
     let (platform, client) = Platform::start(&mut programs, &path("--platform").unwrap());
     let service = nginx(&mut programs, &path("--nginx").unwrap());
@@ -61,31 +75,45 @@ fn main() {
     } else {
         println!("not measured: {THEIRS}, which needs Python 3.12");
     }
-    let mut results = Results::default();
-    for device in &devices {
-        let first_byte = device.first_byte.as_secs_f64() * 1e3;
-        results.add(FIRST_BYTE, device.name, first_byte);
+    let mut bench = Bench {
+        client,
+        devices,
+        sizes: [
+            (SIZE, program),
+            (SIZE_WITH_SIMULATOR, path("--platform").unwrap()),
+        ],
+        results: Results::default(),
+    };
+    for (name, measure) in PARTS {
+        if parts.contains(&name) {
+            measure(&mut bench);
+        }
     }
-    let size = |path: &Path| fs::metadata(path).unwrap().len() as f64 / 1e6;
-    results.add(SIZE, OURS, size(&program));
-    results.add(
-        SIZE_WITH_SIMULATOR,
-        OURS,
-        size(&path("--platform").unwrap()),
-    );
-    measure_all(&client, &devices, &mut results);
 
-    let names: Vec<_> = devices.iter().map(|device| device.name).collect();
+    let names: Vec<_> = bench.devices.iter().map(|device| device.name).collect();
     println!("{}", table::head(&names));
-    for figure in FIGURES {
+    for figure in FIGURES.iter().filter(|name| bench.results.has(name)) {
         let ratio = |way: &str| match way {
             THEIRS => vec![(OURS, THEIRS)],
             _ => Vec::new(),
         };
-        println!("{}", results.line(figure, &names, ratio));
+        println!("{}", bench.results.line(figure, &names, ratio));
     }
     println!("\n(×N): {OURS} needs N times that");
 }
+
+/// A name for `--only`, and what measures it.
+type Part = (&'static str, fn(&mut Bench));
+
+/// In this order, because memory at rest is measured before any load.
+const PARTS: [Part; 6] = [
+    ("start", Bench::start),
+    ("size", Bench::size),
+    ("idle", Bench::idle),
+    ("reader", Bench::reader),
+    ("channels", Bench::channels),
+    ("peak", Bench::peak),
+];
 
 const FIRST_BYTE: &str = "start to the first byte through the tunnel, ms";
 const SIZE: &str = "size of the program, MB";
@@ -97,16 +125,18 @@ const PROCESSOR: &str = "processor time of an idle minute, ms";
 const THREADS: &str = "threads, idle";
 const CHANNELS: &str = "resident memory with 500 idle connections, MB";
 const READER: &str = "resident memory with a reader of 100 KB/s, MB";
-const PEAK: &str = "resident memory at the peak (64 downloads beside the 500), MB";
+const PEAK: &str = "resident memory at the peak (64 downloads beside 440 connections), MB";
 const AFTER: &str = "resident memory 60 s after the peak, MB";
+const AFTER_HEAP: &str = "of that not in files, 60 s after the peak, MB";
 
-const FIGURES: [&str; 12] = [
+const FIGURES: [&str; 13] = [
     IDLE,
     IDLE_HEAP,
-    CHANNELS,
     READER,
+    CHANNELS,
     PEAK,
     AFTER,
+    AFTER_HEAP,
     WAKES,
     PROCESSOR,
     THREADS,
@@ -115,60 +145,107 @@ const FIGURES: [&str; 12] = [
     SIZE_WITH_SIMULATOR,
 ];
 
-fn measure_all(client: &Client, devices: &[Device], results: &mut Results) {
-    let memory = |results: &mut Results, figure, device: &Device| {
-        let resident = process_status(device.process, "VmRSS");
-        results.add(figure, device.name, resident * 1.024e-3);
-    };
-    sleep(SETTLED);
-    let before: Vec<_> = devices.iter().map(Usage::of).collect();
-    sleep(MINUTE);
-    for (device, before) in devices.iter().zip(before) {
-        let after = Usage::of(device);
-        results.add(
-            WAKES,
-            device.name,
-            (after.wakes - before.wakes) / MINUTE.as_secs_f64(),
-        );
-        let used = (after.processor - before.processor) * 1e3;
-        results.add(PROCESSOR, device.name, used);
-        let threads = process_status(device.process, "Threads");
-        results.add(THREADS, device.name, threads);
-        memory(results, IDLE, device);
-        let heap = process_status(device.process, "RssAnon");
-        results.add(IDLE_HEAP, device.name, heap * 1.024e-3);
+/// The devices, and what is known of them.
+struct Bench {
+    client: Client,
+    devices: Vec<Device>,
+    sizes: [(&'static str, PathBuf); 2],
+    results: Results,
+}
+
+impl Bench {
+    fn start(&mut self) {
+        for device in &self.devices {
+            let first_byte = device.first_byte.as_secs_f64() * 1e3;
+            self.results.add(FIRST_BYTE, device.name, first_byte);
+        }
     }
-    for device in devices {
+
+    fn size(&mut self) {
+        for (figure, program) in &self.sizes {
+            let bytes = fs::metadata(program).unwrap().len();
+            self.results.add(figure, OURS, bytes as f64 / 1e6);
+        }
+    }
+
+    fn idle(&mut self) {
+        sleep(SETTLED);
+        let before: Vec<_> = self.devices.iter().map(Usage::of).collect();
+        sleep(MINUTE);
+        for (device, before) in self.devices.iter().zip(before) {
+            let after = Usage::of(device);
+            let mut add = |figure, value| self.results.add(figure, device.name, value);
+            add(WAKES, (after.wakes - before.wakes) / MINUTE.as_secs_f64());
+            add(PROCESSOR, (after.processor - before.processor) * 1e3);
+            add(THREADS, process_status(device.process, "Threads"));
+            add(IDLE, device.resident());
+            add(IDLE_HEAP, device.heap());
+        }
+    }
+
+    fn reader(&mut self) {
         // 64 KiB at a time: 100 KB/s.
         let pace = Duration::from_millis(655);
-        let reading = || {
-            sleep(SETTLED);
-            process_status(device.process, "VmRSS")
-        };
-        let resident =
-            measure::beside_paced_reader(client, &device.target, 2_000_000, pace, reading);
-        results.add(READER, device.name, resident * 1.024e-3);
-        measure::beside_idle(client, &device.target, IDLE_CHANNELS, || {
-            memory(results, CHANNELS, device);
-            let peak = thread::scope(|scope| {
-                let load = scope.spawn(|| {
-                    for _ in 0..2 {
-                        measure::parallel_downloads(client, &device.target, 64, 2_000_000);
-                    }
-                });
-                let mut peak = 0.0;
-                while !load.is_finished() {
-                    peak = f64::max(peak, process_status(device.process, "VmRSS"));
-                    sleep(Duration::from_millis(20));
-                }
-                peak
-            });
-            results.add(PEAK, device.name, peak * 1.024e-3);
-        });
+        for device in &self.devices {
+            let resident = || {
+                sleep(SETTLED);
+                device.resident()
+            };
+            let bytes = FILE_MEBIBYTES << 20;
+            let resident =
+                measure::beside_paced_reader(&self.client, &device.target, bytes, pace, resident);
+            self.results.add(READER, device.name, resident);
+        }
     }
-    sleep(MINUTE);
-    for device in devices {
-        memory(results, AFTER, device);
+
+    fn channels(&mut self) {
+        for device in &self.devices {
+            let resident = || device.resident();
+            let resident =
+                measure::beside_idle(&self.client, &device.target, IDLE_CHANNELS, resident);
+            self.results.add(CHANNELS, device.name, resident);
+        }
+    }
+
+    fn peak(&mut self) {
+        for device in &self.devices {
+            let load = || {
+                for _ in 0..2 {
+                    let (client, target) = (&self.client, &device.target);
+                    measure::parallel_downloads(client, target, DOWNLOADS, 2_000_000);
+                }
+            };
+            let peak = || {
+                thread::scope(|scope| {
+                    let load = scope.spawn(load);
+                    let mut peak = 0.0;
+                    while !load.is_finished() {
+                        peak = f64::max(peak, device.resident());
+                        sleep(Duration::from_millis(20));
+                    }
+                    peak
+                })
+            };
+            let peak = measure::beside_idle(&self.client, &device.target, PEAK_CHANNELS, peak);
+            self.results.add(PEAK, device.name, peak);
+        }
+        sleep(MINUTE);
+        for device in &self.devices {
+            self.results.add(AFTER, device.name, device.resident());
+            self.results.add(AFTER_HEAP, device.name, device.heap());
+        }
+    }
+}
+
+impl Device {
+    /// Returns its resident memory, in MB.
+    fn resident(&self) -> f64 {
+        process_status(self.process, "VmRSS") * 1.024e-3
+    }
+
+    /// Returns its resident memory that does not belong to files, in MB.
+    fn heap(&self) -> f64 {
+        process_status(self.process, "RssAnon") * 1.024e-3
     }
 }
 
@@ -296,7 +373,7 @@ impl Platform {
 
 fn nginx(programs: &mut Programs, nginx: &Path) -> SocketAddr {
     let service = free_address();
-    programs.large_file(2);
+    programs.large_file(FILE_MEBIBYTES);
     let small = "s".repeat(1024);
     let server = format!(
         "server {{ listen {service}; root {{directory}}; location = /small {{ return 200 \"{small}\"; }} }}"

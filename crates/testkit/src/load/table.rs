@@ -12,6 +12,11 @@ impl Results {
         self.0.entry((figure, way)).or_default().push(value);
     }
 
+    /// Returns whether a way has a value of this figure.
+    pub fn has(&self, figure: &str) -> bool {
+        self.0.keys().any(|(of, _)| *of == figure)
+    }
+
     /// Returns a line of the table: the median of each way. Behind it, if `ratios` returns other
     /// ways for it, how many times each of theirs it is, as the median over the rounds.
     pub fn line<'a>(
