@@ -1,5 +1,5 @@
-//! `cargo xtask bench messaging [--rounds N] [--only MEASURE,…]`: the MQTT session compared with
-//! rumqttc and Python's aiomqtt.
+//! `cargo xtask bench messaging [--rounds N] [--only MEASURE,…] [--before PROGRAM]`: the MQTT
+//! session compared with rumqttc and Python's aiomqtt.
 
 use anyhow::{Context, Result};
 

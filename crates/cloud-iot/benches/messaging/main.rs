@@ -2,14 +2,15 @@
 //! mutual TLS.
 //!
 //! ```text
-//! cargo xtask bench messaging [--rounds N] [--only MEASURE,…]
+//! cargo xtask bench messaging [--rounds N] [--only MEASURE,…] [--before PROGRAM]
 //! ```
 //!
 //! finds mosquitto, creates the Python environment, and starts this program. Each client is its own
 //! process (this program again, or `aiomqtt_client.py`) that performs one task, prints one line of
 //! measurements, and ends. The clients alternate within a round; medians are printed, and for
 //! ratios the median over the rounds. Only ratios are comparable between machines. Rate limits are
-//! off, and every client has at most [`IN_FLIGHT`] unacknowledged messages.
+//! off, and every client has at most [`IN_FLIGHT`] unacknowledged messages. `--before` names this
+//! program built from another commit; its session is then a client too.
 
 #![allow(
     clippy::unwrap_used,
@@ -25,10 +26,10 @@ mod source;
 mod usage;
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use broker::Site;
 
@@ -87,6 +88,15 @@ const MEASURES: &[Measure] = &[
         ],
     },
     Measure {
+        name: SYNCED,
+        count: [1_000, 0],
+        figures: &[
+            "publish to the synced message, without a broker, p50, µs",
+            "p99 of it, µs",
+            "each of 1,000 synced messages published at once, µs",
+        ],
+    },
+    Measure {
         name: "idle",
         count: [0, 0],
         figures: &[
@@ -96,7 +106,10 @@ const MEASURES: &[Measure] = &[
     },
 ];
 
-const CLIENTS: [&str; 3] = ["ours", "rumqttc", "aiomqtt"];
+/// The measure of messages that are on the disk, which no other client stores there.
+const SYNCED: &str = "synced";
+
+const CLIENTS: [&str; 4] = ["ours", "before", "rumqttc", "aiomqtt"];
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -129,13 +142,11 @@ fn main() {
         eprintln!("run `cargo xtask bench messaging`");
         return;
     };
-    let python = of("--python").map(PathBuf::from);
-    compare(
-        Path::new(&mosquitto),
-        python.as_deref(),
-        rounds,
-        only.as_deref(),
-    );
+    let others = Others {
+        python: of("--python").map(PathBuf::from),
+        before: of("--before").map(PathBuf::from),
+    };
+    compare(Path::new(&mosquitto), &others, rounds, only.as_deref());
 }
 
 /// The task of a client.
@@ -147,21 +158,38 @@ struct Task {
     directory: PathBuf,
 }
 
-fn compare(mosquitto: &Path, python: Option<&Path>, rounds: usize, only: Option<&str>) {
+/// Programs of clients other than this one.
+struct Others {
+    /// An interpreter that has aiomqtt.
+    python: Option<PathBuf>,
+    /// This program, built from another commit.
+    before: Option<PathBuf>,
+}
+
+fn compare(mosquitto: &Path, others: &Others, rounds: usize, only: Option<&str>) {
     let site = Site::start(mosquitto);
     let wanted =
         |measure: &&Measure| only.is_none_or(|only| only.split(',').any(|n| n == measure.name));
     let measures: Vec<&Measure> = MEASURES.iter().filter(wanted).collect();
     let clients: Vec<&str> = CLIENTS
         .into_iter()
-        .filter(|client| *client != "aiomqtt" || python.is_some())
+        .filter(|client| match *client {
+            "aiomqtt" => others.python.is_some(),
+            "before" => others.before.is_some(),
+            _ => true,
+        })
         .collect();
     let mut results: HashMap<(&str, &str), Vec<f64>> = HashMap::new();
+    let mut synced = Vec::new();
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
         for measure in &measures {
-            for client in &clients {
-                let figures = run_client(&site, measure, client, python);
+            if measure.name == SYNCED {
+                synced.extend(synced_writes(site.directory.path()));
+            }
+            let stores = |client: &&&str| measure.name != SYNCED || **client == "ours";
+            for client in clients.iter().filter(stores) {
+                let figures = run_client(&site, measure, client, others);
                 assert_eq!(figures.len(), measure.figures.len(), "{client}");
                 eprintln!("  {} {client}: {figures:?}", measure.name);
                 for (figure, value) in measure.figures.iter().zip(figures) {
@@ -171,19 +199,39 @@ fn compare(mosquitto: &Path, python: Option<&Path>, rounds: usize, only: Option<
         }
     }
     print_table(&measures, &clients, &results);
+    if !synced.is_empty() {
+        let waits = quantiles(synced);
+        println!(
+            "\na write of {PAYLOAD} bytes with fdatasync to the disk of the outbox, p50 and p99, µs: {waits}"
+        );
+    }
 }
 
-fn run_client(site: &Site, measure: &Measure, client: &str, python: Option<&Path>) -> Vec<f64> {
-    let count = measure.count[usize::from(client == "aiomqtt")];
-    let mut command = match python.filter(|_| client == "aiomqtt") {
-        Some(python) => {
-            let mut command = Command::new(python);
-            let script = "benches/messaging/aiomqtt_client.py";
-            command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(script));
-            command
-        }
-        None => Command::new(std::env::current_exe().unwrap()),
+/// Durations of writes that are synced, one after another: the least that a durable message costs.
+fn synced_writes(directory: &Path) -> Vec<Duration> {
+    const WRITES: u32 = 100;
+    let mut file = tempfile::tempfile_in(directory).unwrap();
+    let write = |_| {
+        let started = Instant::now();
+        file.write_all(&[7; PAYLOAD]).unwrap();
+        file.sync_data().unwrap();
+        started.elapsed()
     };
+    (0..WRITES).map(write).collect()
+}
+
+fn run_client(site: &Site, measure: &Measure, client: &str, others: &Others) -> Vec<f64> {
+    let count = measure.count[usize::from(client == "aiomqtt")];
+    let (program, client) = match client {
+        "aiomqtt" => (others.python.clone(), client),
+        "before" => (others.before.clone(), "ours"),
+        _ => (std::env::current_exe().ok(), client),
+    };
+    let mut command = Command::new(program.unwrap());
+    if client == "aiomqtt" {
+        let script = "benches/messaging/aiomqtt_client.py";
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(script));
+    }
     let mut child = command
         .args(["--client", client, "--measure", measure.name])
         .args(["--count", &count.to_string()])
@@ -224,7 +272,10 @@ fn print_table(measures: &[&Measure], clients: &[&str], results: &HashMap<(&str,
     for figure in measures.iter().flat_map(|measure| measure.figures) {
         print!("| {figure} |");
         for client in clients {
-            let values = &results[&(*figure, *client)];
+            let Some(values) = results.get(&(*figure, *client)) else {
+                print!(" – |");
+                continue;
+            };
             print!(" {:.0}", median(values.clone()));
             if *client != "ours" {
                 let ours = &results[&(*figure, "ours")];

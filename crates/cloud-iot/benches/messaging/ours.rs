@@ -10,7 +10,9 @@ use cloud_iot::{
 use tokio::sync::mpsc;
 
 use crate::broker::tls;
-use crate::{HANDLERS, IDLE_INTERVALS, IN_FLIGHT, KEEP_ALIVE, PAYLOAD, Task, quantiles, usage};
+use crate::{
+    HANDLERS, IDLE_INTERVALS, IN_FLIGHT, KEEP_ALIVE, PAYLOAD, SYNCED, Task, quantiles, usage,
+};
 
 /// Messages that wait in the outbox.
 const AHEAD: usize = 500;
@@ -18,6 +20,12 @@ const AHEAD: usize = 500;
 pub(crate) async fn run(task: &Task) {
     let mut config = SessionConfig::new("localhost", "ours", tls(&task.directory));
     config.port = task.port;
+    if task.measure == SYNCED {
+        // What is acknowledged is not written, so without a broker.
+        config.port = testkit::port::free_port();
+        config.store_delay = Duration::ZERO;
+        config.limits.outbox_messages = 2 * task.count as usize;
+    }
     config.fallback_port = FallbackPort::Never;
     config.keep_alive = KEEP_ALIVE;
     config.limits.in_flight = IN_FLIGHT;
@@ -50,10 +58,14 @@ pub(crate) async fn run(task: &Task) {
     }
     let outbox = tempfile::tempdir_in(&task.directory).unwrap();
     let mut builder = Session::builder(config).router(router);
-    if task.measure.starts_with("durable") {
+    if task.measure.starts_with("durable") || task.measure == SYNCED {
         builder = builder.outbox_store(DurableOutbox::open(outbox.path()).unwrap());
     }
     let session = builder.start().unwrap();
+    if task.measure == SYNCED {
+        synced(&session, task.count).await;
+        return;
+    }
     let mut state = session.state();
     state.wait_for(SessionState::is_online).await.unwrap();
     match task.measure.as_str() {
@@ -102,6 +114,28 @@ async fn publish(session: &Session, count: u32) {
         receipt.await.unwrap();
     }
     println!("{}", f64::from(count) / started.elapsed().as_secs_f64());
+}
+
+/// Messages until they are on the disk: some one after another, then `count` at once.
+async fn synced(session: &Session, count: u32) {
+    const ALONE: u32 = 100;
+    let publish = || {
+        let message = Message::new("bench", vec![7; PAYLOAD]);
+        session.publish(message).unwrap()
+    };
+    let mut waits = Vec::new();
+    for _ in 0..ALONE {
+        let started = Instant::now();
+        publish().stored().await.unwrap();
+        waits.push(started.elapsed());
+    }
+    let started = Instant::now();
+    let mut receipts: Vec<_> = (0..count).map(|_| publish()).collect();
+    for receipt in &mut receipts {
+        receipt.stored().await.unwrap();
+    }
+    let each = started.elapsed().as_secs_f64() * 1e6 / f64::from(count);
+    println!("{} {each}", quantiles(waits));
 }
 
 async fn latency(session: &Session, count: u32) {
