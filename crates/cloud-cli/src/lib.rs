@@ -59,6 +59,7 @@ mod event_json;
 mod forward_options;
 mod forward_target;
 mod health;
+mod heap;
 mod journal;
 mod logging;
 mod options;

@@ -30,6 +30,7 @@ use crate::event_json::{event_json, health_json};
 use crate::forward_options::{FORWARD_ONLY, ForwardArgs};
 use crate::forward_target::ForwardTarget;
 use crate::health::{HealthLog, HealthOptions, HealthSocket, Metrics};
+use crate::heap::HeapTrimmer;
 use crate::logging;
 use crate::options::{GlobalOptions, LimitOptions};
 use crate::outbox_options::OutboxOptions;
@@ -321,6 +322,7 @@ pub(crate) async fn run(
     }
     systemd.ready();
 
+    let mut heap = HeapTrimmer::new();
     let mut heartbeat = interval(systemd.heartbeat_interval());
     heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut health_log = HealthLog::new(arguments.health.log_interval());
@@ -345,6 +347,7 @@ pub(crate) async fn run(
             _ = heartbeat.tick() => {
                 health_state.heartbeat();
                 systemd.keep_alive();
+                heap.heartbeat();
             }
             () = health_log.due() => health_state.log(),
             event = reloader.next() => match event {
