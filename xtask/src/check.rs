@@ -22,10 +22,6 @@ const CARGO_DENY: Tool = Tool {
 /// An example shows something and ends; the slowest provisions a device and opens a tunnel.
 const EXAMPLE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Examples that need arguments: the integration tests run `host`, `bench device` runs
-/// `application`.
-const WITH_ARGUMENTS: &[&str] = &["application", "host"];
-
 /// The crates that know no other crate of ours: each must build with only what it asks for itself.
 const ALONE: &[&str] = &[
     "cloud-config",
@@ -209,7 +205,6 @@ pub(crate) fn examples() -> Result<()> {
         // An example with `test = true` is built as a test program, which `cargo xtask test` runs.
         .filter(|target| target.is_example() && !target.test)
         .map(|target| target.name.clone())
-        .filter(|name| !WITH_ARGUMENTS.contains(&name.as_str()))
         .collect();
     names.sort();
     for name in &names {

@@ -1,18 +1,18 @@
-//! A host application with a public page, until Ctrl-C.
+//! The shortest complete host: a device with a public page, until Ctrl-C or SIGTERM.
 //!
-//! `CLESYDE_TOKEN=<key> cargo run -p cloud-facade --example host -- <base path> <serial number>
-//! <API URL>`, for instance with the API URL and the key that `clesyde-cloud sim` prints. Only the
-//! first run needs the key.
+//! `cargo run -p cloud-facade --example host` runs it with a simulated platform, fetches the page,
+//! and ends. With `<base path> <API URL>` after `--`, for instance the API URL that `clesyde-cloud
+//! sim` prints, and the provisioning key in `CLESYDE_TOKEN`, it stays.
 
-use std::process::ExitCode;
+mod support;
 
 use axum::{Extension, Router, routing::get};
-use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::remote::ClientAddr;
-use cloud_facade::{ClesydeCloud, CloudBuilder, Event, HookPoint, Hooks, WeakClesydeCloud};
+use cloud_facade::{ClesydeCloud, Event, HookPoint, Hooks, WeakClesydeCloud};
+use support::{Platform, Result};
 use tokio::sync::broadcast::error::RecvError;
 
-type Error = Box<dyn std::error::Error>;
+const SERIAL: &str = "SN0001";
 
 /// The page, which greets the caller in the name of the device.
 fn page(cloud: WeakClesydeCloud) -> Router {
@@ -25,58 +25,57 @@ fn page(cloud: WeakClesydeCloud) -> Router {
     Router::new().route("/", get(greet))
 }
 
-/// Registers the device, runs it until `until` completes, and stops it.
-pub async fn host(
-    builder: CloudBuilder,
-    key: Option<String>,
-    until: impl Future,
-) -> Result<(), Error> {
+/// Prints events until the device is dropped.
+async fn print_events(cloud: &ClesydeCloud) {
+    let mut events = cloud.events();
+    loop {
+        match events.recv().await {
+            Ok(Event::RemoteConnected { url }) => println!("reachable at {url}"),
+            Ok(_) => {}
+            // This reader was slow. It goes on with the next event; the status has the state.
+            Err(RecvError::Lagged(missed)) => eprintln!("{missed} events were missed"),
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let platform = Platform::from_arguments().await?;
     let hooks = Hooks::new().on(HookPoint::IotConnected, |_| async {
         println!("online");
         Ok(())
     });
-    let cloud = builder.application_with(page).hooks(hooks).build();
-    if let Some(key) = key {
-        cloud.provision(&ProvisioningKey::new(&key)?).await?;
-    }
-    let mut events = cloud.events();
-    tokio::spawn(async move {
-        loop {
-            match events.recv().await {
-                Ok(Event::RemoteConnected { url }) => println!("reachable at {url}"),
-                Ok(_) => {}
-                Err(RecvError::Lagged(missed)) => eprintln!("{missed} events were missed"),
-                Err(RecvError::Closed) => return,
-            }
-        }
-    });
+    let cloud = ClesydeCloud::builder(SERIAL.parse()?, platform.base_path(), &platform.api_url)
+        .application_with(page)
+        .hooks(hooks)
+        .build();
+    // Does nothing if the device is registered.
+    cloud.provision(&platform.key).await?;
+    // Returns at once; connections are made and restored in the background.
     cloud.initialize().await?;
-    until.await;
-    cloud.stop().await;
-    Ok(())
-}
-
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-async fn run() -> Result<(), Error> {
-    let Ok([base_path, serial_number, api_url]) =
-        <[String; 3]>::try_from(std::env::args().skip(1).collect::<Vec<_>>())
-    else {
-        return Err("usage: host <base path> <serial number> <API URL>".into());
+    let result = tokio::select! {
+        () = print_events(&cloud) => Ok(()),
+        result = visit(&platform, &cloud), if platform.control().is_some() => result,
+        result = support::shutdown_signal() => result,
     };
-    host(
-        ClesydeCloud::builder(serial_number.parse()?, base_path, api_url),
-        std::env::var("CLESYDE_TOKEN").ok(),
-        tokio::signal::ctrl_c(),
-    )
-    .await
+    // Closes the tunnel, publishes OFFLINE, and leaves no task.
+    cloud.stop().await;
+    platform.stop().await;
+    result
+}
+
+/// Visits the page as a caller does; only with the simulator.
+async fn visit(platform: &Platform, cloud: &ClesydeCloud) -> Result<()> {
+    let mut status = cloud.watch_status();
+    status.wait_for(|status| status.remote.connected).await?;
+    let control = platform.control().ok_or("there is no simulator")?;
+    let page = platform
+        .get(&control.device(SERIAL).await?.access_point)
+        .await?;
+    print!("the page says: {page}");
+    if page != format!("Hello, Some(127.0.0.1)! This is {SERIAL}.\n") {
+        return Err("it is another page".into());
+    }
+    Ok(())
 }

@@ -2,14 +2,22 @@
 //!
 //! The code takes any [`CloudApi`]: the program gives it a [`ClesydeCloud`], its tests a
 //! `MockCloudApi`. Run the tests with
-//! `cargo test -p cloud-facade --features test-util --example host_unit_test`.
+//! `cargo test -p cloud-facade --features test-util --example host_unit_test`, and the program with
+//! a simulated platform with `cargo run -p cloud-facade --example host_unit_test`.
+
+mod support;
+
+use std::time::Duration;
 
 use cloud_facade::iot::Message;
 use cloud_facade::{ClesydeCloud, CloudApi, Event};
 use serde_json::{Map, Value, json};
+use support::Platform;
 use tokio::sync::broadcast::error::RecvError;
 
-type Error = Box<dyn std::error::Error>;
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+const SERIAL: &str = "SN0001";
 
 /// Follows the desired temperature, and publishes an alarm when it cannot.
 #[derive(Debug, Default)]
@@ -28,7 +36,7 @@ impl Thermostat {
         };
         if !(5.0..=30.0).contains(&target) {
             let alarm = json!({ "refused": target }).to_string();
-            drop(cloud.publish(Message::new("c/d/SN0001/alarm", alarm))?);
+            drop(cloud.publish(Message::new(format!("c/d/{SERIAL}/alarm/req"), alarm))?);
             return Ok(());
         }
         self.target = target;
@@ -40,13 +48,10 @@ impl Thermostat {
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let Ok([base_path, serial_number]) =
-        <[String; 2]>::try_from(std::env::args().skip(1).collect::<Vec<_>>())
-    else {
-        return Err("usage: host_unit_test <base path> <serial number>".into());
-    };
-    // The API is not used: the device is provisioned.
-    let cloud = ClesydeCloud::builder(serial_number.parse()?, base_path, "").build();
+    let platform = Platform::from_arguments().await?;
+    let cloud =
+        ClesydeCloud::builder(SERIAL.parse()?, platform.base_path(), &platform.api_url).build();
+    cloud.provision(&platform.key).await?;
     let mut events = cloud.events();
     cloud.initialize().await?;
     let mut thermostat = Thermostat::default();
@@ -60,12 +65,30 @@ async fn main() -> Result<(), Error> {
             }
         }
     };
-    let result: Result<(), Error> = tokio::select! {
+    let result = tokio::select! {
         result = follow => result,
-        _ = tokio::signal::ctrl_c() => Ok(()),
+        result = play(&platform), if platform.control().is_some() => result,
+        result = support::shutdown_signal() => result,
     };
     cloud.stop().await;
+    platform.stop().await;
     result
+}
+
+/// Sets a temperature and waits until it is reported; only with the simulator.
+async fn play(platform: &Platform) -> Result<(), Error> {
+    let control = platform.control().ok_or("there is no simulator")?;
+    let desired = Map::from_iter([("target".to_owned(), json!(21.5))]);
+    control.set_desired(SERIAL, desired).await?;
+    let reported = async || control.device(SERIAL).await.map(|device| device.reported);
+    while reported()
+        .await?
+        .is_none_or(|state| state["target"] != 21.5)
+    {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("the device has reported 21.5 °C");
+    Ok(())
 }
 
 #[cfg(all(test, feature = "test-util"))]

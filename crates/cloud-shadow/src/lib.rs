@@ -75,7 +75,7 @@
 //! # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(device(Canned::default())).unwrap();
 //! ```
 //!
-//! `examples/thermostat.rs` runs a device and a small cloud in one process.
+//! `examples/shadow.rs` runs a device and a small cloud in one process.
 //!
 //! # Guarantees
 //!

@@ -15,7 +15,6 @@
 mod broker_certificate;
 mod damaged_certificate;
 mod device;
-mod host;
 mod invariants;
 mod lifecycle;
 mod moved_device;

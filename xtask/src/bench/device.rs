@@ -15,13 +15,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let nginx = nginx()?;
     let build = ["build", "--profile", &profile];
     run_command(cargo().args(build).args(["-p", "cloud-cli"]))?;
-    let example = ["-p", "cloud-facade", "--example", "application"];
-    run_command(cargo().args(build).args(example))?;
+    let application = ["-p", "integration-tests", "--bin", "bench-application"];
+    run_command(cargo().args(build).args(application))?;
     let built = workspace::target_directory()?.join(profile);
     let mut command = cargo();
     command.args(["bench", "-p", "cloud-cli", "--bench", "device", "--"]);
     command.arg("--program").arg(built.join("clesyde-cloud"));
-    let application = built.join("examples/application");
+    let application = built.join("bench-application");
     command.arg("--application").arg(application);
     command.arg("--nginx").arg(nginx);
     if let Some(haproxy) = find_program("haproxy") {

@@ -18,7 +18,7 @@ const SERVER: &str = "server.test";
 pub(super) struct Paths {
     /// `clesyde-cloud`.
     pub(super) program: PathBuf,
-    /// The example `application`.
+    /// `bench-application`.
     pub(super) application: PathBuf,
     pub(super) nginx: PathBuf,
     pub(super) haproxy: Option<PathBuf>,

@@ -2,7 +2,7 @@
 //! device is offline; the device finds it after reconnecting, applies it, and reports it.
 //!
 //! ```console
-//! $ cargo run -p cloud-shadow --example thermostat
+//! $ cargo run -p cloud-shadow --example shadow
 //! ```
 
 use std::error::Error;

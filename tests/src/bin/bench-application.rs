@@ -1,9 +1,9 @@
-//! An application for benchmarks, served directly over TLS or through the tunnel.
+//! The application of `cargo xtask bench device`, served directly over TLS or through the tunnel.
 //!
-//! `application <certificate> <key>` listens on a free port of the loopback interface;
-//! `application <base path> <serial number> <API URL>` serves through the tunnel, and registers
-//! the device if `CLESYDE_TOKEN` has a provisioning key. Prints a line of JSON when it is ready;
-//! stops at Ctrl-C.
+//! `bench-application <certificate> <key>` listens on a free port of the loopback interface;
+//! `bench-application <base path> <serial number> <API URL>` serves through the tunnel, and
+//! registers the device if `CLESYDE_TOKEN` has a provisioning key. Prints a line of JSON when it
+//! is ready; stops at Ctrl-C.
 //!
 //! `/small` is a kibibyte; `/file` is as long as the request's `Range` says.
 
@@ -113,7 +113,7 @@ async fn main() -> Result<(), BoxError> {
             [certificate, key] => serve_directly(certificate, key).await,
             [base, serial_number, api] => serve_remotely(base, serial_number, api).await,
             _ => Err(
-                "usage: application <certificate> <key> | <base path> <serial number> <API URL>"
+                "usage: bench-application <certificate> <key> | <base path> <serial number> <API URL>"
                     .into(),
             ),
         }
