@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::{ClesydeCloud, Registered};
+use cloud_provision::GeneratedKeys;
 use cloud_sim::{SimConfig, Simulator};
 use testkit::wait::timeout;
 
@@ -26,7 +27,9 @@ async fn directory_of_python_library_is_accepted() -> anyhow::Result<()> {
 #[tokio::test]
 async fn directory_is_readable_by_python_library() -> anyhow::Result<()> {
     for python in versions()? {
-        is_readable(&python).await?;
+        for own_keys in [false, true] {
+            is_readable(&python, own_keys).await?;
+        }
     }
     Ok(())
 }
@@ -65,13 +68,17 @@ async fn is_accepted(python: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn is_readable(python: &Path) -> anyhow::Result<()> {
+/// With the platform's keys, or with some that the device has generated.
+async fn is_readable(python: &Path, own_keys: bool) -> anyhow::Result<()> {
     let simulator = Simulator::start(SimConfig::default()).await?;
     let base = tempfile::tempdir()?;
     let cloud = ClesydeCloud::builder("SN-RS".parse()?, base.path(), simulator.api_url()).build();
-    cloud
-        .provision(&ProvisioningKey::new(simulator.provisioning_key())?)
-        .await?;
+    let key = ProvisioningKey::new(simulator.provisioning_key())?;
+    if own_keys {
+        cloud.provision_with_keys(&key, GeneratedKeys).await?;
+    } else {
+        cloud.provision(&key).await?;
+    }
 
     let load = script(python, "py_directory.py")
         .arg("load")
