@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{release, workspace};
+use crate::{archive, workspace};
 
 /// Below the root of the workspace.
 const SOURCE: &str = "xtask/packaging/home-assistant";
@@ -20,11 +20,11 @@ pub(crate) fn add_on<'a>(
     programs: impl Iterator<Item = (&'a str, &'a Path)>,
     dist: &Path,
 ) -> Result<PathBuf> {
-    let name = format!("{}-{version}-home-assistant", release::PROGRAM);
-    let stage = release::empty_directory(&dist.join(&name))?;
+    let name = format!("{}-{version}-home-assistant", archive::PROGRAM);
+    let stage = archive::empty_directory(&dist.join(&name))?;
     copy_directory(&workspace::root().join(SOURCE), &stage)?;
     let changelog = workspace::root().join("CHANGELOG.md");
-    release::copy(&changelog, &stage.join("CHANGELOG.md"))?;
+    archive::copy(&changelog, &stage.join("CHANGELOG.md"))?;
     let config = stage.join("config.yaml");
     let text = fs::read_to_string(&config)?;
     ensure!(text.contains(VERSION), "config.yaml has no `{VERSION}`");
@@ -35,9 +35,9 @@ pub(crate) fn add_on<'a>(
     for (architecture, program) in programs {
         let directory = stage.join("bin").join(architecture);
         fs::create_dir_all(&directory)?;
-        release::copy(program, &directory.join(release::PROGRAM))?;
+        archive::copy(program, &directory.join(archive::PROGRAM))?;
     }
-    release::pack(dist, &name)
+    archive::pack(dist, &name)
 }
 
 fn copy_directory(from: &Path, to: &Path) -> Result<()> {
@@ -50,7 +50,7 @@ fn copy_directory(from: &Path, to: &Path) -> Result<()> {
         if entry.file_type()?.is_dir() {
             copy_directory(&entry.path(), &target)?;
         } else {
-            release::copy(&entry.path(), &target)?;
+            archive::copy(&entry.path(), &target)?;
         }
     }
     Ok(())

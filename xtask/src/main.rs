@@ -7,6 +7,7 @@
 //! Not here: what `cargo` does by itself, and what a test can check.
 
 mod apps;
+mod archive;
 mod attack;
 mod bench;
 mod chaos;

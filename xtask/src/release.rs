@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::archive::{PROGRAM, copy, documents, empty_directory, generate, pack};
 use crate::process::{cargo, find_program, output_of, run, run_within};
 use crate::{publish, static_build, workspace};
 
@@ -26,26 +27,11 @@ packed. Publishes nothing.
   --profile NAME  builds with this profile [default: dist]; another one is faster to build
   --allow-dirty   accepts uncommitted changes and a changelog without a section for the version";
 
-/// The program's file name.
-pub(crate) const PROGRAM: &str = "clesyde-cloud";
-
-/// Shells whose completion scripts go into the archive.
-const SHELLS: &[&str] = &["bash", "zsh", "fish"];
-
 /// What makes the packages of the distributions, as subcommands of cargo.
 const PACKAGERS: &[&str] = &["cargo-deb", "cargo-generate-rpm"];
 
 /// Where the packages' metadata (`crates/cloud-cli/Cargo.toml`) finds what the program prints.
 const PACKAGING: &str = "target/packaging";
-
-/// Files of the tree that go into the archive as they are.
-const DOCUMENTS: &[&str] = &[
-    "README.md",
-    "CHANGELOG.md",
-    "LICENSE",
-    "docs/systemd/clesyde-cloud.service",
-    "docs/systemd/clesyde-cloud.default",
-];
 
 /// The demonstration takes under a second; this is for a machine that does something else as well.
 const DEMO_LIMIT: Duration = Duration::from_secs(180);
@@ -99,25 +85,6 @@ pub(crate) fn run_release(arguments: &[String]) -> Result<()> {
     println!(
         "next: `git tag v{version}`, push the tag, hand out archive and packages with SHA256SUMS, `cargo publish --workspace`"
     );
-    Ok(())
-}
-
-/// Makes this directory, and empties it if it exists.
-pub(crate) fn empty_directory(path: &Path) -> Result<PathBuf> {
-    if path.exists() {
-        fs::remove_dir_all(path).with_context(|| format!("could not clear {}", path.display()))?;
-    }
-    fs::create_dir_all(path).with_context(|| format!("could not make {}", path.display()))?;
-    Ok(path.to_owned())
-}
-
-/// Copies the documents of an archive.
-pub(crate) fn documents(stage: &Path) -> Result<()> {
-    for document in DOCUMENTS {
-        let from = workspace::root().join(document);
-        let name = from.file_name().context("a document has no name")?;
-        copy(&from, &stage.join(name))?;
-    }
     Ok(())
 }
 
@@ -186,24 +153,6 @@ fn build(profile: &str, stage: &Path) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// The manual, the completion scripts and the default configuration, as the program itself prints
-/// them.
-pub(crate) fn generate(program: &Path, stage: &Path) -> Result<()> {
-    let print = |arguments: &[&str], file: &str| -> Result<()> {
-        let text = output_of(Command::new(program).args(arguments))
-            .with_context(|| format!("`{PROGRAM} {}` failed", arguments.join(" ")))?;
-        let path = stage.join(file);
-        fs::write(&path, text + "\n").with_context(|| format!("could not write {}", path.display()))
-    };
-    let manual = stage.join("man");
-    fs::create_dir_all(&manual).with_context(|| format!("could not make {}", manual.display()))?;
-    run(Command::new(program).args(["man", "--all"]).arg(&manual))?;
-    print(&["config", "template"], &format!("{PROGRAM}.toml"))?;
-    SHELLS
-        .iter()
-        .try_for_each(|shell| print(&["completions", shell], &format!("{PROGRAM}.{shell}")))
-}
-
 /// The very file that is handed out says its version and does the whole job once.
 fn works(program: &Path, version: &str) -> Result<()> {
     let said = output_of(Command::new(program).arg("--version")).unwrap_or_default();
@@ -215,25 +164,6 @@ fn works(program: &Path, version: &str) -> Result<()> {
         Command::new(program).args(["demo", "--once"]),
         Some(DEMO_LIMIT),
     )
-}
-
-/// An archive whose bytes depend on its content alone.
-pub(crate) fn pack(dist: &Path, name: &str) -> Result<PathBuf> {
-    let archive = dist.join(format!("{name}.tar.gz"));
-    let date = output_of(
-        Command::new("git")
-            .args(["log", "-1", "--format=%ct"])
-            .current_dir(workspace::root()),
-    )
-    .context("`git log` failed")?;
-    run(Command::new("tar")
-        .current_dir(dist)
-        .args(["--sort=name", "--owner=0", "--group=0", "--numeric-owner"])
-        .arg(format!("--mtime=@{date}"))
-        .args(["--use-compress-program=gzip -n9", "-cf"])
-        .arg(&archive)
-        .arg(name))?;
-    Ok(archive)
 }
 
 fn packagers_are_there() -> Result<()> {
@@ -298,12 +228,6 @@ fn checksums(dist: &Path, files: &[PathBuf]) -> Result<()> {
     let sum = output_of(command.current_dir(dist)).context("`sha256sum` failed")?;
     println!("{sum}");
     fs::write(dist.join("SHA256SUMS"), sum + "\n").context("could not write SHA256SUMS")
-}
-
-pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
-    fs::copy(from, to)
-        .map(drop)
-        .with_context(|| format!("could not copy {} to {}", from.display(), to.display()))
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! `release --static`: programs that run on any Linux of their architecture, with nothing beside
 //! them, and the add-on for Home Assistant that contains them.
 //!
-//! They are linked against musl, as the containers of Home Assistant are. Zig compiles the C code in
-//! them (ring) and links them, for each architecture; it and cargo-zigbuild are packages of PyPI.
+//! They are linked against musl, as the containers of Home Assistant are. Zig compiles the C code
+//! in them (ring) and links them, for each architecture; it and cargo-zigbuild are packages of
+//! PyPI.
 //! The standard library for musl, with musl itself, comes with rustup.
 
 use std::env;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::process::{cargo, find_program, output_of, run, run_within, with_retries};
-use crate::{home_assistant, python, release, workspace};
+use crate::{archive, home_assistant, python, workspace};
 
 /// An architecture.
 struct Target {
@@ -57,12 +58,12 @@ pub(crate) fn build(profile: &str, version: &str, dist: &Path) -> Result<Vec<Pat
     let (_, native) = native.context("this machine runs neither of the programs")?;
     let mut files = Vec::new();
     for (target, program) in &programs {
-        let name = format!("{}-{version}-{}", release::PROGRAM, target.triple);
-        let stage = release::empty_directory(&dist.join(&name))?;
-        release::copy(program, &stage.join(release::PROGRAM))?;
-        release::generate(native, &stage)?;
-        release::documents(&stage)?;
-        files.push(release::pack(dist, &name)?);
+        let name = format!("{}-{version}-{}", archive::PROGRAM, target.triple);
+        let stage = archive::empty_directory(&dist.join(&name))?;
+        archive::copy(program, &stage.join(archive::PROGRAM))?;
+        archive::generate(native, &stage)?;
+        archive::documents(&stage)?;
+        files.push(archive::pack(dist, &name)?);
     }
     let programs = programs
         .iter()
@@ -114,7 +115,7 @@ fn compile(zig: &Path, triple: &str, profile: &str) -> Result<PathBuf> {
         .env("CARGO_ZIGBUILD_PYTHON_PATH", zig))?;
     let built = workspace::target_directory()?.join(triple);
     let directory = if profile == "dev" { "debug" } else { profile };
-    Ok(built.join(directory).join(release::PROGRAM))
+    Ok(built.join(directory).join(archive::PROGRAM))
 }
 
 /// Runs the program in a root directory without any other: it says its version and does the whole
@@ -125,7 +126,7 @@ fn works_alone(program: &Path, target: &Target, version: &str) -> Result<()> {
     fs::create_dir(root.path().join("tmp"))?;
     fs::create_dir(root.path().join("etc"))?;
     fs::write(root.path().join("etc/hosts"), "127.0.0.1 localhost\n")?;
-    release::copy(program, &root.path().join(release::PROGRAM))?;
+    archive::copy(program, &root.path().join(archive::PROGRAM))?;
     let mut words = Vec::new();
     if target.architecture != env::consts::ARCH {
         let name = format!("qemu-{}-static", target.architecture);
@@ -136,10 +137,10 @@ fn works_alone(program: &Path, target: &Target, version: &str) -> Result<()> {
             );
             return Ok(());
         };
-        release::copy(&emulator, &root.path().join(&name))?;
+        archive::copy(&emulator, &root.path().join(&name))?;
         words.push(format!("/{name}"));
     }
-    words.push(format!("/{}", release::PROGRAM));
+    words.push(format!("/{}", archive::PROGRAM));
     let command = |arguments: &[&str]| {
         // Root in a user namespace of its own may change its root directory.
         let mut command = Command::new("unshare");
