@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use snitun::server::ServerConfig;
 use snitun::{Cipher, ProtocolVersion};
 
 use crate::shadow::DeltaForm;
@@ -44,6 +45,9 @@ pub struct SimConfig {
     /// Messages per second that a device may send through its tunnel. `None`, the default, is no
     /// limit.
     pub throttling: Option<NonZeroU32>,
+    /// Maximum callers that the relay serves at a time from one address. Default 512. A load test
+    /// that opens more connections at once needs more; a device has limits of its own.
+    pub callers_per_address: usize,
     /// Which certificate the broker shows. Default [`BrokerCertificate::Good`].
     pub broker_certificate: BrokerCertificate,
 }
@@ -77,6 +81,7 @@ impl Default for SimConfig {
             protocol_version: ProtocolVersion::default(),
             cipher: Cipher::default(),
             throttling: None,
+            callers_per_address: ServerConfig::default().max_callers_per_address,
             broker_certificate: BrokerCertificate::Good,
         }
     }

@@ -83,15 +83,19 @@ pub(crate) struct Relay {
 
 impl Relay {
     /// The relay's server, and the platform's view of it. `secret` is the Fernet key that was kept,
-    /// if one was.
-    pub(crate) fn new(secret: Option<String>) -> Result<(Self, Server), RelayError> {
+    /// if one was; `callers` is the maximum of callers at a time from one address.
+    pub(crate) fn new(
+        secret: Option<String>,
+        callers: usize,
+    ) -> Result<(Self, Server), RelayError> {
         let secret = secret.unwrap_or_else(|| FernetKeys::generate_key().to_string());
         let keys = FernetKeys::from_keys(&[&secret])?;
         // When a simulator stops, its callers' answers do not matter.
-        let config = ServerConfig {
+        let mut config = ServerConfig {
             stop_grace: Duration::ZERO,
             ..ServerConfig::default()
         };
+        config.set_callers_per_address(callers);
         let server = Server::new(keys.clone(), config);
         let handle = server.handle();
         Ok((

@@ -122,8 +122,8 @@ impl Simulator {
             .platform_session(&PLATFORM_FILTERS)
             .await
             .map_err(|error| SimError::Broker(error.to_string()))?;
-        let (relay, relay_server) =
-            Relay::new(fernet_key).map_err(|error| SimError::Relay(error.to_string()))?;
+        let (relay, relay_server) = Relay::new(fernet_key, config.callers_per_address)
+            .map_err(|error| SimError::Relay(error.to_string()))?;
         let settings = Settings {
             provisioning_key: provisioning_key.clone(),
             mqtt_endpoint: endpoint(config.bare_endpoints, mqtt),

@@ -3,6 +3,7 @@
 //! ```text
 //! relay [--listen ADDR] [--public ADDR] [--proxy-protocol] [--fernet-key KEY[,KEY…]] [--issue HOSTNAME:FILE]…
 //!       [--protocol-version 0|1|2] [--cipher aes-cbc|aes-gcm|aes-gcm-siv] [--valid SECONDS] [--throttling MESSAGES_PER_SECOND]
+//!       [--max-callers-per-address NUMBER]
 //! ```
 //!
 //! With `--public`, callers connect there and devices to `--listen`; without it, both use
@@ -18,7 +19,7 @@ mod support;
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -79,6 +80,10 @@ struct Options {
     /// Maximum messages of 8 KiB or more per second to each device
     #[arg(long, value_name = "MESSAGES_PER_SECOND", value_parser = support::throttling)]
     throttling: Option<NonZeroU32>,
+
+    /// Maximum callers served at a time from one address
+    #[arg(long, value_name = "NUMBER", default_value = "512")]
+    max_callers_per_address: NonZeroUsize,
 }
 
 /// Host name of a token, and the file to write it to.
@@ -116,10 +121,11 @@ async fn run(options: Options) -> Result<(), ExampleError> {
         [] => FernetKeys::generate(),
         keys => FernetKeys::from_keys(keys).map_err(ExampleError::option("--fernet-key"))?,
     };
-    let config = ServerConfig {
+    let mut config = ServerConfig {
         throttling: options.throttling,
         ..ServerConfig::default()
     };
+    config.set_callers_per_address(options.max_callers_per_address.get());
     let server = Server::new(fernet.clone(), config);
     let mut listeners = Vec::new();
     let mut addresses = Vec::new();

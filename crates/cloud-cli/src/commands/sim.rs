@@ -4,6 +4,7 @@
 //! is for people goes to standard error.
 
 use std::fmt::Display;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -101,6 +102,13 @@ pub(crate) struct SimArgs {
     /// Cipher that tokens demand: aes-cbc, aes-gcm or aes-gcm-siv
     #[arg(long, value_name = "NAME", default_value = "aes-cbc")]
     cipher: String,
+
+    /// Maximum callers that the relay serves at a time from one address
+    ///
+    /// A load test needs more. A device has limits of its own, such as --max-connections-per-caller
+    /// of run.
+    #[arg(long, value_name = "NUMBER", default_value = "512")]
+    max_callers_per_address: NonZeroUsize,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -169,6 +177,7 @@ impl SimArgs {
             .cipher
             .parse()
             .map_err(|error| invalid("--cipher <NAME>", &self.cipher, &error))?;
+        config.callers_per_address = self.max_callers_per_address.get();
         Ok(config)
     }
 }

@@ -55,6 +55,22 @@ pub struct ServerConfig {
     pub max_used_keys: usize,
 }
 
+impl ServerConfig {
+    /// Sets [`max_callers_per_address`](Self::max_callers_per_address), and raises the limits that
+    /// so many callers of one device would reach first if they all arrived at once.
+    pub fn set_callers_per_address(&mut self, callers: usize) {
+        self.max_callers_per_address = callers;
+        for limit in [
+            &mut self.limits.max_channels,
+            &mut self.max_in_flight,
+            &mut self.max_in_flight_per_address,
+            &mut self.max_connections,
+        ] {
+            *limit = (*limit).max(callers);
+        }
+    }
+}
+
 impl Default for ServerConfig {
     fn default() -> Self {
         Self {
