@@ -158,8 +158,6 @@ fn run_async(cli: &Cli) -> Result<ExitCode> {
     let output = Output::queued(cli.global.json)?;
     let mut builder = match cli.command {
         Command::Run(_) => tokio::runtime::Builder::new_current_thread(),
-        #[cfg(feature = "sim")]
-        Command::Sim(_) => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     let runtime = builder
@@ -283,9 +281,9 @@ const MIN_FLUSH_TIMEOUT: Duration = Duration::from_millis(100);
 /// The program has 5 s from a signal until it exits.
 const EXIT_TIMEOUT: Duration = Duration::from_millis(4700);
 
-/// Of all commands but `run` and `sim`. A device is one thread, and so is a relay: the tasks that a
-/// request passes through wake each other without system calls there, and their frames are written
-/// together; two threads need a third more processor time for a request, and memory of their own.
-/// Encrypting a large transfer does not delay the session's keep-alive: after 64 KiB, other tasks
-/// have their turn.
+/// Of all commands but `run`: a simulator serves several devices. A device is one thread, where the
+/// tasks that a request passes through wake each other without system calls, and their frames are
+/// written together; two threads need a third more processor time for a request, and memory of
+/// their own. Encrypting a large transfer does not delay the session's keep-alive: after 64 KiB,
+/// other tasks have their turn.
 const WORKER_THREADS: usize = 2;

@@ -411,10 +411,11 @@ async fn five_hundred_connections_of_one_address_are_served_if_permitted() {
         tokio::task::yield_now().await;
     }
 
-    let mut limits = Limits::default();
-    limits.connections = COUNT;
-    limits.connections_per_address = COUNT;
-    device.server.set_limits(limits);
+    device.server.set_limits(Limits {
+        connections: COUNT,
+        connections_per_address: COUNT,
+        ..Limits::default()
+    });
     let mut callers = Vec::new();
     for _ in 0..COUNT {
         callers.push(device.call_with_tls("http/1.1").await);
