@@ -174,11 +174,11 @@ pub(crate) struct LimitOptions {
 
     /// Maximum header fields of a request, and of a response of a web server
     ///
-    /// A larger number costs 64 bytes for each of them with each message.
+    /// A number above 99 costs 64 bytes for each of them with each message.
     #[arg(
         long,
         value_name = "NUMBER",
-        default_value = "100",
+        default_value = "200",
         conflicts_with_all = ["forward_tcp", "passthrough"]
     )]
     max_header_fields: NonZeroUsize,

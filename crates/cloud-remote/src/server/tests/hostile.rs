@@ -268,7 +268,7 @@ async fn too_many_header_fields_are_refused() {
     let stream = TokioIo::new(device.call_with_tls("h2").await);
     let (mut sender, connection) = handshake(TokioExecutor::new(), stream).await.unwrap();
     tokio::spawn(connection);
-    for (fields, status) in [(100, 200), (101, 431)] {
+    for (fields, status) in [(200, 200), (201, 431)] {
         let mut request = Request::get(format!("https://{NAME}/"));
         for _ in 0..fields {
             request = request.header("a", "b");
