@@ -74,14 +74,6 @@ fn planned_reconnection_keeps_delayed_will() {
         assert_eq!(done, expected);
         harness.event(ConnectionEvent::Disconnected);
         assert!(matches!(harness.core.phase, Phase::Waiting { .. }));
-        // A stop says goodbye in any case.
-        harness.core.handle_hooks_finished(harness.now);
-        harness.wait_until_due();
-        harness.event(present(true));
-        harness.core.handle_hooks_finished(harness.now);
-        harness.actions();
-        harness.core.stop(harness.now + SECOND, harness.now);
-        assert!(harness.actions().contains(&"publish OFFLINE".to_owned()));
     }
 }
 
