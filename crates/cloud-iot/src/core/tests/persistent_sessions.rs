@@ -115,7 +115,7 @@ fn resends_under_same_packet_id_in_a_kept_session() {
     };
     assert_eq!(sent(&mut harness), ["publish a again as 2", "publish b"]);
     harness.event(ConnectionEvent::Written(2));
-    harness.event(ConnectionEvent::Written(0));
+    harness.event(ConnectionEvent::Written(1));
     // Twice in a row.
     reconnect(&mut harness);
     harness.event(present(true));
