@@ -29,6 +29,8 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("mosquitto", "mosquitto"),
     ("squid", "squid"),
     ("microsocks", "microsocks"),
+    // A PKCS#11 token in software.
+    ("softhsm2-util", "softhsm2"),
     // For the network in which only a proxy leads out.
     ("ip", "iproute2"),
     ("openssl", "openssl"),

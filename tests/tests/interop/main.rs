@@ -16,6 +16,7 @@ mod own_network;
 mod peers;
 mod proxies;
 mod python_device;
+mod security_chip;
 mod snitun_server;
 mod traffic;
 mod web_applications;

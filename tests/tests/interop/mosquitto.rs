@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use cloud_facade::ClesydeCloud;
 use cloud_facade::config::{DeviceConfig, PemParts, Store};
-use cloud_facade::iot::{Message, Session, SessionConfig, Subscription, tls};
+use cloud_facade::iot::{Message, MessageStream, Session, SessionConfig, Subscription, tls};
+use cloud_facade::{ClesydeCloud, CloudBuilder};
 use integration_tests::mosquitto::Mosquitto;
 use integration_tests::proxy::Line;
 use rustls::pki_types::pem::PemObject;
@@ -19,17 +19,24 @@ const SERIAL: &str = "SN-MOSQ";
 
 /// A broker, a device whose directory leads to it, and a client that receives what the device
 /// publishes.
-struct Scene {
+pub(crate) struct Scene {
     broker: Mosquitto,
     /// Between device and broker.
     line: Line,
-    cloud: ClesydeCloud,
+    pub(crate) cloud: ClesydeCloud,
     listener: Session,
     _base: tempfile::TempDir,
 }
 
 impl Scene {
-    async fn set(subscription: &str) -> anyhow::Result<(Self, cloud_facade::iot::MessageStream)> {
+    async fn set(subscription: &str) -> anyhow::Result<(Self, MessageStream)> {
+        Self::with(subscription, |builder, _| builder).await
+    }
+
+    pub(crate) async fn with(
+        subscription: &str,
+        configure: impl FnOnce(CloudBuilder, &Authority) -> CloudBuilder,
+    ) -> anyhow::Result<(Self, MessageStream)> {
         let (servers, devices) = (Authority::new("servers"), Authority::new("devices"));
         let broker = Mosquitto::start(
             &peers::mosquitto()?,
@@ -55,8 +62,9 @@ impl Scene {
             remote_cert: &remote.certificate,
             remote_key: &remote.key,
         })?)?;
-        let cloud =
-            ClesydeCloud::builder(SERIAL.parse()?, base.path(), "https://api.example.com").build();
+        let api_url = "https://api.example.com";
+        let builder = ClesydeCloud::builder(SERIAL.parse()?, base.path(), api_url);
+        let cloud = configure(builder, &devices).build();
 
         let listener = listen(&broker, &servers, &devices.client("listener"), subscription)?;
         let messages = listener.messages(subscription)?;
@@ -77,7 +85,7 @@ impl Scene {
         ))
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         timeout("the device to stop", self.cloud.stop()).await;
         self.listener.stop(Duration::from_secs(5)).await;
     }
@@ -99,7 +107,7 @@ fn listen(
     Ok(Session::builder(config).start()?)
 }
 
-async fn next(messages: &mut cloud_facade::iot::MessageStream) -> anyhow::Result<Message> {
+async fn next(messages: &mut MessageStream) -> anyhow::Result<Message> {
     Ok(timeout("a message", messages.recv())
         .await
         .context("the session has stopped")??)
@@ -132,6 +140,78 @@ async fn will_is_published_when_connection_is_killed() -> anyhow::Result<()> {
     assert_eq!(will.payload, r#"{"state":"OFFLINE"}"#, "the will");
     // The device reconnects.
     assert_eq!(next(&mut messages).await?.payload, r#"{"state":"ONLINE"}"#);
+    scene.end().await;
+    Ok(())
+}
+
+/// Returns a change of the session that delays the will.
+fn will_delay(seconds: u64) -> impl Fn(SessionConfig) -> SessionConfig + Send + Sync + 'static {
+    move |session| {
+        session
+            .session_expiry(Duration::from_secs(3600))
+            .will_delay(Duration::from_secs(seconds))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_break_leaves_status_online() -> anyhow::Result<()> {
+    let (scene, mut messages) = Scene::with("c/d/SN-MOSQ/status", |builder, _| {
+        builder.session(will_delay(600))
+    })
+    .await?;
+    let mut status = scene.cloud.watch_status();
+    scene.cloud.initialize().await?;
+    assert_eq!(next(&mut messages).await?.payload, r#"{"state":"ONLINE"}"#);
+    let connected = status.wait_for(|status| status.iot.connected);
+    timeout("the device to be online", connected).await?;
+    scene.line.cut();
+    assert_eq!(next(&mut messages).await?.payload, r#"{"state":"ONLINE"}"#);
+    scene.cloud.stop().await;
+    assert_eq!(next(&mut messages).await?.payload, r#"{"state":"OFFLINE"}"#);
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_break_publishes_delayed_will() -> anyhow::Result<()> {
+    let (scene, mut messages) = Scene::with("c/d/SN-MOSQ/status", |builder, _| {
+        builder.session(will_delay(1))
+    })
+    .await?;
+    let mut status = scene.cloud.watch_status();
+    scene.cloud.initialize().await?;
+    assert_eq!(next(&mut messages).await?.payload, r#"{"state":"ONLINE"}"#);
+    let connected = status.wait_for(|status| status.iot.connected);
+    timeout("the device to be online", connected).await?;
+    scene.line.hold(true);
+    scene.line.cut();
+    assert_eq!(next(&mut messages).await?.payload, r#"{"state":"OFFLINE"}"#);
+    scene.line.hold(false);
+    assert_eq!(next(&mut messages).await?.payload, r#"{"state":"ONLINE"}"#);
+    scene.end().await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn message_published_during_break_arrives_within_session_expiry() -> anyhow::Result<()> {
+    const TOPIC: &str = "c/d/SN-MOSQ/news/res";
+    let (scene, _messages) = Scene::with("c/d/SN-MOSQ/status", |builder, _| {
+        builder.session(will_delay(600))
+    })
+    .await?;
+    let mut status = scene.cloud.watch_status();
+    scene.cloud.initialize().await?;
+    let mut news = scene.cloud.iot()?.messages(TOPIC)?;
+    let connected = status.wait_for(|status| status.iot.connected);
+    timeout("the device to be online", connected).await?;
+    scene.line.hold(true);
+    scene.line.cut();
+    let lost = status.wait_for(|status| !status.iot.connected);
+    timeout("the loss to be noticed", lost).await?;
+    let published = scene.listener.publish(Message::new(TOPIC, "while away"))?;
+    timeout("an acknowledgement", published).await?;
+    scene.line.hold(false);
+    assert_eq!(next(&mut news).await?.payload, "while away");
     scene.end().await;
     Ok(())
 }

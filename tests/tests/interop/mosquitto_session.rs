@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use cloud_iot::{
-    Acknowledge, Backoff, BoxError, Cause, Message, MessageStream, QoS, Receipt, Router, Session,
-    SessionConfig, SessionEvent, Subscription, TlsCause, tls,
+    Acknowledge, Backoff, BoxError, Cause, Message, MessageProperties, MessageStream,
+    PublishOptions, QoS, Receipt, RetainHandling, Router, Session, SessionConfig, SessionEvent,
+    Subscription, TlsCause, tls,
 };
 use integration_tests::mosquitto::Mosquitto;
 use integration_tests::proxy::Line;
@@ -153,6 +154,93 @@ async fn own_messages_fit_a_broker_with_less() -> anyhow::Result<()> {
         assert!(session.stop(STOP).await.clean);
         assert_eq!(next(&mut messages).await?, "OFFLINE", "{settings}");
         watcher.stop(STOP).await;
+    }
+    Ok(())
+}
+
+/// A planned reconnection leaves the retained status at ONLINE if the will is delayed, and a stop
+/// says goodbye all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn planned_reconnection_with_delayed_will_reads_online() -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    let watcher = Session::builder(site.config("watcher", "status/#")?).start()?;
+    online(&watcher).await?;
+    let mut messages = watcher.messages("status/#")?;
+    let config = announcing(site.config("device", "in/#")?)
+        .session_expiry(Duration::from_secs(3600))
+        .will_delay(Duration::from_secs(600));
+    let tls = Arc::clone(&config.tls);
+    let session = Session::builder(config).start()?;
+    online(&session).await?;
+    assert_eq!(next(&mut messages).await?, "ONLINE");
+    session.reconnect_with(tls);
+    assert_eq!(next(&mut messages).await?, "ONLINE");
+    online(&session).await?;
+    assert!(session.stop(STOP).await.clean);
+    assert_eq!(next(&mut messages).await?, "OFFLINE");
+    watcher.stop(STOP).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn subscription_options_and_properties_reach_the_broker() -> anyhow::Result<()> {
+    let site = Site::new().await?;
+    let config = |id, subscription: fn(Subscription) -> Subscription| {
+        let mut config = site.config(id, "t/#")?;
+        config.subscriptions = vec![subscription(Subscription::new("t/#")?)];
+        anyhow::Ok(config)
+    };
+    let publisher = Session::builder(config("publisher", Subscription::no_local)?).start()?;
+    let mut own = publisher.messages("t/#")?;
+    online(&publisher).await?;
+    let retained = Message::new("t/retained", "first").retained();
+    timeout("a receipt", publisher.publish(retained)?).await?;
+
+    let plain = Session::builder(config("plain", |plain| plain)?).start()?;
+    let mut plain_messages = plain.messages("t/#")?;
+    let same = Session::builder(config("same", |s| {
+        s.retain_as_published()
+            .retain_handling(RetainHandling::Never)
+    })?)
+    .start()?;
+    let mut same_messages = same.messages("t/#")?;
+    online(&plain).await?;
+    online(&same).await?;
+    assert_eq!(next(&mut plain_messages).await?, "first");
+    let properties = MessageProperties::new()
+        .content_type("text/plain")
+        .response_topic("t/answer")
+        .correlation_data("7")
+        .user_property("unit", "K");
+    let second = Message::new("t/retained", "second")
+        .retained()
+        .with_properties(properties.clone());
+    let options = PublishOptions::new().expires_in(Duration::from_secs(600));
+    timeout("a receipt", publisher.publish_with(second, options)?).await?;
+    for (messages, retain) in [(&mut plain_messages, false), (&mut same_messages, true)] {
+        let message = timeout("a message", messages.recv())
+            .await
+            .context("stopped")??;
+        assert_eq!(
+            (&message.payload[..], message.retain),
+            (&b"second"[..], retain)
+        );
+        let received = *message.properties.context("properties")?;
+        let left = received.expires_in.context("an expiry")?;
+        assert!(left <= Duration::from_secs(600) && left > Duration::from_secs(500));
+        let mut expected = properties.clone();
+        expected.expires_in = Some(left);
+        assert!(received == expected);
+    }
+    // Its own messages would have come before that of another client.
+    timeout(
+        "a receipt",
+        plain.publish(Message::new("t/other", "other"))?,
+    )
+    .await?;
+    assert_eq!(next(&mut own).await?, "other");
+    for session in [publisher, plain, same] {
+        session.stop(STOP).await;
     }
     Ok(())
 }

@@ -17,6 +17,19 @@ pub(crate) fn mosquitto() -> anyhow::Result<PathBuf> {
     required("INTEROP_MOSQUITTO")
 }
 
+/// SoftHSM's PKCS#11 module, where distributions install it.
+pub(crate) fn softhsm() -> anyhow::Result<PathBuf> {
+    [
+        "/usr/lib/softhsm",
+        "/usr/lib64/pkcs11",
+        "/usr/lib64/softhsm",
+    ]
+    .iter()
+    .map(|directory| Path::new(directory).join("libsofthsm2.so"))
+    .find(|module| module.exists())
+    .context("there is no SoftHSM: `cargo xtask setup` installs it")
+}
+
 /// The HTTP proxy's program.
 pub(crate) fn squid() -> anyhow::Result<PathBuf> {
     required("INTEROP_SQUID")

@@ -15,6 +15,7 @@
 mod broker_certificate;
 mod damaged_certificate;
 mod device;
+mod disconnect_log;
 mod invariants;
 mod lifecycle;
 mod moved_device;
