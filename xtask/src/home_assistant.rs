@@ -69,6 +69,7 @@ mod tests {
     const OPTIONAL: &[&str] = &[
         "backup_exclude",
         "ingress",
+        "ingress_entry",
         "ingress_port",
         "map",
         "options",
@@ -139,6 +140,7 @@ mod tests {
             let port = config["ingress_port"].as_integer().unwrap();
             let watchdog = format!("http://[HOST]:{port}/healthz");
             assert_eq!(config["watchdog"].as_str(), Some(watchdog.as_str()));
+            assert_eq!(config["ingress_entry"].as_str(), Some("status/"));
             assert_eq!(config["startup"].as_str(), Some("services"));
             for volume in config["map"].as_sequence().unwrap() {
                 assert_eq!(volume["type"].as_str(), Some("addon_config"));

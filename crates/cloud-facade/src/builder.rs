@@ -20,6 +20,7 @@ use crate::application::IntoApplication;
 use crate::cloud::{ClesydeCloud, WeakClesydeCloud};
 use crate::hooks::Hooks;
 use crate::runtime::StartSettings;
+use crate::session_setup::ConfigureSession;
 use crate::supervisor::{DeviceIdentity, SettingsSource, Shared};
 use crate::topics::Action;
 
@@ -43,7 +44,7 @@ impl ClesydeCloud {
             outbox_directory: None,
             shadows: Vec::new(),
             subscriptions: Vec::new(),
-            session: ConfigureSession(Arc::new(|config| config)),
+            session: ConfigureSession::default(),
             identity: None,
             session_expiry: None,
             actions: Vec::new(),
@@ -135,22 +136,6 @@ struct MakeApplication(Arc<dyn Fn(WeakClesydeCloud) -> Application + Send + Sync
 impl fmt::Debug for MakeApplication {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("MakeApplication")
-    }
-}
-
-/// Changes the configuration of the session with the broker.
-#[derive(Clone)]
-pub(crate) struct ConfigureSession(Arc<dyn Fn(SessionConfig) -> SessionConfig + Send + Sync>);
-
-impl ConfigureSession {
-    pub(crate) fn apply(&self, config: SessionConfig) -> SessionConfig {
-        (self.0)(config)
-    }
-}
-
-impl fmt::Debug for ConfigureSession {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ConfigureSession")
     }
 }
 
@@ -337,7 +322,7 @@ impl CloudBuilder {
         mut self,
         change: impl Fn(SessionConfig) -> SessionConfig + Send + Sync + 'static,
     ) -> Self {
-        self.session = ConfigureSession(Arc::new(change));
+        self.session = ConfigureSession::new(change);
         self
     }
 

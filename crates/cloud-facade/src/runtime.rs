@@ -19,7 +19,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::access_observer::AccessObserver;
 use crate::adapters::{PlatformClient, ShadowBus};
-use crate::builder::ConfigureSession;
 use crate::certificate_recovery::CertificateRecovery;
 use crate::client_certificate::{ClientCertificateInstaller, ClientCertificateRotator};
 use crate::coordinator::{Coordinator, CoordinatorState, EventSources};
@@ -28,7 +27,7 @@ use crate::event::Event;
 use crate::hook_runner::{HookPoint, HookRunner};
 use crate::remote_access::{RemoteParams, RemoteSlot, remote_config, start_or_defer};
 use crate::report_queue::ReportQueue;
-use crate::session_setup::{ActionRoute, config_shadow, router, session_config};
+use crate::session_setup::{ActionRoute, ConfigureSession, config_shadow, router, session_config};
 use crate::shadows::{self, ShadowSource, Shadows};
 use crate::shutdown_budget::BUDGET;
 use crate::status::{ConnectionStatus, Status};

@@ -1,5 +1,6 @@
 //! The configuration of the session with the broker, from the device's configuration.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,10 +13,37 @@ use cloud_shadow::ShadowId;
 use tokio::sync::broadcast;
 use tower::BoxError;
 
-use crate::builder::ConfigureSession;
 use crate::error::InitializeError;
 use crate::event::Event;
 use crate::topics::{Action, CONFIG_SHADOW, DeviceTopics, OFFLINE, ONLINE, PLATFORM};
+
+/// Changes the configuration of the session with the broker.
+#[derive(Clone)]
+pub(crate) struct ConfigureSession(Arc<dyn Fn(SessionConfig) -> SessionConfig + Send + Sync>);
+
+impl Default for ConfigureSession {
+    fn default() -> Self {
+        Self::new(|config| config)
+    }
+}
+
+impl ConfigureSession {
+    pub(crate) fn new(
+        change: impl Fn(SessionConfig) -> SessionConfig + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(change))
+    }
+
+    pub(crate) fn apply(&self, config: SessionConfig) -> SessionConfig {
+        (self.0)(config)
+    }
+}
+
+impl fmt::Debug for ConfigureSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ConfigureSession")
+    }
+}
 
 /// AWS IoT Core's port for MQTT with client certificates.
 const MQTT_PORT: u16 = 8883;

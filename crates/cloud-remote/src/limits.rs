@@ -34,9 +34,9 @@ pub struct Limits {
     /// others wait. Long-lived streams do not count, likewise. Default 64.
     pub requests_per_address: usize,
     /// Maximum header fields of a request, and of a response of a forwarded application over
-    /// HTTP/1.1. Default 200, twice as many as of Apache and HAProxy; at most 16,384. A request with
-    /// more is answered with 431, and instead of a response with more the caller gets 502. A number
-    /// above 99 costs 64 bytes for each of them, allocated and freed with each message.
+    /// HTTP/1.1. Default 200, twice as many as of Apache and HAProxy; at most 16,384. A request
+    /// with more is answered with 431, and instead of a response with more the caller gets 502. A
+    /// number above 99 costs 64 bytes for each of them, allocated and freed with each message.
     pub header_fields: usize,
     /// Timeout until the response of a forwarded application starts, from the end of the request.
     /// Default 120 s: relays close an idle connection after 90–120 s.
@@ -89,8 +89,9 @@ impl Limits {
         self
     }
 
-    /// Returns the size of hyper's table of header fields, if its default is too small. There is room
-    /// for one more than the limit, so that a request with too many gets our answer, not hyper's.
+    /// Returns the size of hyper's table of header fields, if its default is too small. There is
+    /// room for one more than the limit, so that a request with too many gets our answer, not
+    /// hyper's.
     pub(crate) fn header_table(&self) -> Option<usize> {
         let fields = self.header_fields + 1;
         (fields > HYPER_DEFAULT).then_some(fields)

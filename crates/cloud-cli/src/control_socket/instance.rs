@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::action_registry::ActionRegistry;
 use super::api_error::ApiError;
-use super::held_messages::UnacknowledgedMessages;
+use super::unacknowledged_messages::UnacknowledgedMessages;
 use crate::application_check::ApplicationStates;
 
 /// Maximum open streams of all clients. Each may hold up to 1 MiB of messages.

@@ -32,6 +32,7 @@ mod server;
 mod shadow;
 mod status;
 mod subscribe;
+mod unacknowledged_messages;
 
 pub(crate) use self::client::{ControlClient, JsonLines, blocking_status, running_instance};
 pub(crate) use self::instance::Instance;

@@ -233,8 +233,8 @@ impl StatusPage {
         self.router(Audience::Public)
     }
 
-    /// Returns the page as a web application for users of this machine. Pages of the same origin may
-    /// show it in a frame.
+    /// Returns the page as a web application for users of this machine. Pages of the same origin
+    /// may show it in a frame.
     pub(crate) fn local_application(&self) -> Router {
         self.router(Audience::Local)
             .layer(axum::middleware::map_response(with_frames))
