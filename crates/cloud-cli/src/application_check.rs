@@ -14,11 +14,12 @@ use cloud_net::{LogThrottle, UntrustedText, info_throttled, warn_throttled};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::time_fmt::now;
 
-/// Interval at which the results of requests are read.
+/// Minimum interval at which the results of requests are read. While the application answers, they
+/// are read when they change, so that an idle device wakes rarely.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Interval of connections to an application that does not answer, and to one that does.
@@ -219,6 +220,7 @@ struct Task {
 impl Task {
     async fn run(mut self) {
         loop {
+            let changes = self.changes();
             let (answers, reason) = match self.failed_request() {
                 Some(UpstreamFailure::Unreachable) if self.application.is_http => {
                     self.check(Duration::ZERO).await
@@ -233,7 +235,19 @@ impl Task {
             };
             self.update(answers, reason);
             sleep(INTERVAL).await;
+            if answers != Some(false)
+                && let Some(mut changes) = changes
+            {
+                // Changes and the end of remote access are alike: both are looked at.
+                let _ = timeout(UP_INTERVAL - INTERVAL, changes.changed()).await;
+            }
         }
+    }
+
+    /// Returns a receiver of the changes of the results of requests; `None` without remote access.
+    fn changes(&self) -> Option<watch::Receiver<()>> {
+        let remote = self.cloud.upgrade()?.remote().ok()??;
+        Some(remote.upstream_changes())
     }
 
     /// Returns the last failure of a request that no other has succeeded since.

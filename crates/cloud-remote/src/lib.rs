@@ -101,7 +101,7 @@
 //! | see who is connected, and how much is transferred | [`RemoteAccess::visitors`], [`RemoteAccess::traffic`], [`RemoteAccess::tunnel_stats`] |
 //! | log or count each request, connection and refusal | [`RemoteAccessBuilder::on_access`] |
 //! | learn why the tunnel was connected again | [`RemoteAccess::reconnects`] |
-//! | learn whether a local application answers | [`RemoteAccess::upstream_health`], [`RemoteAccess::upstream_health_of`] |
+//! | learn whether a local application answers | [`RemoteAccess::upstream_health`], [`RemoteAccess::upstream_health_of`], [`RemoteAccess::upstream_changes`] |
 //! | check certificates as this crate does | [`verify_server_certificate`], [`verify_client_certificate`] |
 //! | rotate another certificate likewise | [`rotation`] |
 //!

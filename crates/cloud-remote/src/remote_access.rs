@@ -251,6 +251,18 @@ impl RemoteAccess {
         })
     }
 
+    /// Returns a receiver that is notified when a local application fails in another way than
+    /// before, or answers again; [`upstream_health_of`](Self::upstream_health_of) has the state. It
+    /// is closed once remote access has stopped.
+    #[must_use]
+    pub fn upstream_changes(&self) -> watch::Receiver<()> {
+        let server = self.inner.server.upgrade();
+        server.map_or_else(
+            || watch::channel(()).1,
+            |server| server.upstream_health().changes(),
+        )
+    }
+
     /// Stops remote access: accepts no new connections, lets open ones finish for most of
     /// `deadline`, then closes them. Upgraded connections (WebSockets) do not end on their own and
     /// are closed after a second. Returns as soon as nothing is open. Several calls, also

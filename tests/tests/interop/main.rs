@@ -4,6 +4,8 @@
 //! Without the feature this program is not built; with it, a variable that is missing fails the
 //! test.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod aws_sdk;
 mod directory;
 mod guard;

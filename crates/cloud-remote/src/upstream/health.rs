@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Upstream;
@@ -60,6 +61,7 @@ type SharedHealth = Arc<Mutex<UpstreamHealth>>;
 pub(crate) struct HealthRecorder {
     own: SharedHealth,
     total: SharedHealth,
+    changes: watch::Sender<()>,
 }
 
 impl HealthRecorder {
@@ -75,8 +77,16 @@ impl HealthRecorder {
     }
 
     fn update(&self, change: impl Fn(&mut UpstreamHealth)) {
+        let kind = |health: &UpstreamHealth| health.last_failure.map(|(kind, _)| kind);
+        let mut is_changed = false;
         for health in [&self.own, &self.total] {
-            change(&mut health.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut health = health.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = kind(&health);
+            change(&mut health);
+            is_changed |= kind(&health) != before;
+        }
+        if is_changed {
+            self.changes.send_replace(());
         }
     }
 }
@@ -86,6 +96,7 @@ impl HealthRecorder {
 pub(crate) struct HealthRecords {
     total: SharedHealth,
     upstreams: Arc<Mutex<Vec<(Upstream, SharedHealth)>>>,
+    changes: watch::Sender<()>,
 }
 
 impl HealthRecords {
@@ -99,8 +110,16 @@ impl HealthRecords {
             upstreams.push((upstream.clone(), Arc::clone(&health)));
             health
         });
-        let total = Arc::clone(&self.total);
-        HealthRecorder { own, total }
+        HealthRecorder {
+            own,
+            total: Arc::clone(&self.total),
+            changes: self.changes.clone(),
+        }
+    }
+
+    /// Returns a receiver that sees when a last failure is another one or none.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Forgets the other upstreams.
@@ -150,9 +169,20 @@ mod tests {
         let records = HealthRecords::default();
         let upstream = |port| Upstream::host("127.0.0.1", port);
         let recorder = records.of(&upstream(1));
+        let mut changes = records.changes();
+        let mut has_changed = || {
+            let has_changed = changes.has_changed().unwrap();
+            changes.mark_unchanged();
+            has_changed
+        };
+        recorder.answered();
+        assert!(!has_changed());
         recorder.failed(UpstreamFailure::Unreachable);
+        assert!(has_changed());
         recorder.failed(UpstreamFailure::Silent);
+        assert!(has_changed());
         recorder.failed(UpstreamFailure::Silent);
+        assert!(!has_changed());
         let health = records.snapshot_of(&upstream(1));
         let counts = UpstreamFailure::ALL.map(|kind| health.failures(kind));
         assert_eq!(counts, [1, 2, 0]);
@@ -161,6 +191,7 @@ mod tests {
             Some((UpstreamFailure::Silent, _))
         ));
         recorder.answered();
+        assert!(has_changed());
         records.of(&upstream(2)).failed(UpstreamFailure::Silent);
         let health = records.snapshot_of(&upstream(1));
         assert!(health.last_failure.is_none());
