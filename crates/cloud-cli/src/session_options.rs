@@ -24,7 +24,7 @@ impl SessionOptions {
     /// Applies the option to the settings of a device.
     pub(crate) fn apply(&self, settings: CloudBuilder) -> CloudBuilder {
         match self.session_expiry {
-            Some(expiry) => settings.session_expiry(Duration::from_secs(expiry.into())),
+            Some(expiry) => settings.hold_messages(Duration::from_secs(expiry.into())),
             None => settings,
         }
     }

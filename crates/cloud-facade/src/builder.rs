@@ -46,7 +46,7 @@ impl ClesydeCloud {
             subscriptions: Vec::new(),
             session: ConfigureSession::default(),
             identity: None,
-            session_expiry: None,
+            hold_messages: None,
             actions: Vec::new(),
             application: None,
             access: AccessRules::default(),
@@ -119,7 +119,7 @@ impl<H: Host> SettingsSource for BoundHost<H> {
             subscriptions: settings.subscriptions,
             session: settings.session,
             identity: settings.identity,
-            session_expiry: settings.session_expiry,
+            hold_messages: settings.hold_messages,
             actions: settings
                 .actions
                 .into_iter()
@@ -154,7 +154,7 @@ pub struct CloudBuilder {
     subscriptions: Vec<Subscription>,
     session: ConfigureSession,
     identity: Option<CertifiedKey>,
-    session_expiry: Option<Duration>,
+    hold_messages: Option<Duration>,
     actions: Vec<ActionHandler>,
     application: Option<MakeApplication>,
     access: AccessRules,
@@ -339,13 +339,15 @@ impl CloudBuilder {
         self
     }
 
-    /// Lets the broker keep the session for this time after a connection has ended, 1 s to 136
-    /// years in whole seconds; it may shorten the time. QoS 1 messages of subscribed topics that
-    /// are published meanwhile arrive on the next connection, also of the next process, and
-    /// [`ClesydeCloud::subscribe_held`] can acknowledge them. By default each connection starts
-    /// with a clean session.
-    pub fn session_expiry(mut self, expiry: Duration) -> Self {
-        self.session_expiry = Some(expiry);
+    /// Holds messages until they are acknowledged, by their handlers or by
+    /// [`ClesydeCloud::subscribe_held`], and lets the broker keep the session for `expiry` after a
+    /// connection has ended, 1 s to 136 years in whole seconds; it may shorten the time. QoS 1
+    /// messages of subscribed topics that are published meanwhile, and those that nobody has
+    /// acknowledged, arrive on the next connection, also of the next process. Replaces the session
+    /// expiry of [`session`](Self::session). By default messages are acknowledged as they arrive,
+    /// and each connection starts with a clean session.
+    pub fn hold_messages(mut self, expiry: Duration) -> Self {
+        self.hold_messages = Some(expiry);
         self
     }
 

@@ -231,7 +231,7 @@ impl ClesydeCloud {
 
     /// Subscribes to a filter while the device runs, and opens a reader of its QoS 1 messages,
     /// which acknowledges each of them. It begins with messages that no other reader has
-    /// acknowledged. Needs [`CloudBuilder::session_expiry`](crate::CloudBuilder::session_expiry).
+    /// acknowledged. Needs [`CloudBuilder::hold_messages`](crate::CloudBuilder::hold_messages).
     ///
     /// A message that is not acknowledged within a minute is acknowledged by the session: until
     /// then no later message is, and the broker stops after some. If the process ends before, the

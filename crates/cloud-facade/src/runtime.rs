@@ -54,7 +54,7 @@ pub(crate) struct StartSettings {
     pub(crate) subscriptions: Vec<Subscription>,
     pub(crate) session: ConfigureSession,
     pub(crate) identity: Option<CertifiedKey>,
-    pub(crate) session_expiry: Option<Duration>,
+    pub(crate) hold_messages: Option<Duration>,
     pub(crate) actions: Vec<ActionRoute>,
 }
 
@@ -165,7 +165,7 @@ impl StartParams {
             &settings.session,
         )?;
         config.proxy = settings.proxy.clone();
-        if let Some(expiry) = settings.session_expiry {
+        if let Some(expiry) = settings.hold_messages {
             config.session_expiry = Some(expiry);
             config.acknowledge = Acknowledge::AfterHandlers;
             config.hold = Some(HOLD);
