@@ -233,9 +233,9 @@ impl ClesydeCloud {
     /// which acknowledges each of them. It begins with messages that no other reader has
     /// acknowledged. Needs [`CloudBuilder::hold_messages`](crate::CloudBuilder::hold_messages).
     ///
-    /// A message that is not acknowledged within a minute is acknowledged by the session: until
-    /// then no later message is, and the broker stops after some. If the process ends before, the
-    /// broker sends it again to the next one.
+    /// A message that is not acknowledged within a minute is acknowledged by the session, or
+    /// within 2 s if 45 messages wait for that: no later one can be acknowledged before, and the
+    /// broker stops at 60. If the process ends before, the broker sends it again to the next one.
     ///
     /// # Errors
     /// As [`subscribe`](Self::subscribe), or

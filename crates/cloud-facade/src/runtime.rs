@@ -38,6 +38,10 @@ use crate::topics::DeviceTopics;
 /// broker's messages for no longer.
 const HOLD: Duration = Duration::from_secs(60);
 
+/// Minimum of the messages that the broker may send before they are acknowledged, since those behind
+/// a held one wait too: nearly a route's queue.
+const HELD_IN_FLIGHT: u16 = 60;
+
 /// The host's settings of a start.
 pub(crate) struct StartSettings {
     pub(crate) application: Option<Application>,
@@ -169,6 +173,8 @@ impl StartParams {
             config.session_expiry = Some(expiry);
             config.acknowledge = Acknowledge::AfterHandlers;
             config.hold = Some(HOLD);
+            let in_flight = &mut config.limits.incoming_in_flight;
+            *in_flight = (*in_flight).max(HELD_IN_FLIGHT);
         }
         let more_shadows = shadows::ids(&device, &settings.shadows)?;
         config

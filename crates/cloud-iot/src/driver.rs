@@ -120,7 +120,7 @@ impl SessionTask {
             let look = core
                 .is_waiting()
                 .then(|| Instant::now() + self.shared.config.keep_alive);
-            let held = self.shared.held.deadline();
+            let held = self.shared.held.deadline(core.blocking_delivery());
             core.poll_timeout()
                 .into_iter()
                 .chain(look)
@@ -154,7 +154,10 @@ impl SessionTask {
             Event::Timeout => {
                 let now = Instant::now();
                 lock(&self.shared.core).handle_timeout(now);
-                self.shared.held.expire(now);
+                while {
+                    let blocking = lock(&self.shared.core).blocking_delivery();
+                    self.shared.held.expire(now, blocking)
+                } {}
             }
         }
         let (now, keep_alive) = (Instant::now(), self.shared.config.keep_alive);

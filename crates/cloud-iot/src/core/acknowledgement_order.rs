@@ -116,6 +116,14 @@ impl UnacknowledgedMessages {
         self.pending.remove(index).map(|p| p.packet_id)
     }
 
+    /// Returns the oldest message of this connection, if at least `count` of them wait for its
+    /// acknowledgement.
+    pub(crate) fn blocking(&self, count: usize) -> Option<DeliveryId> {
+        let mut current = self.pending.iter().filter(|p| p.current);
+        let oldest = current.next()?;
+        (current.count() + 1 >= count && !oldest.handled).then_some(oldest.delivery)
+    }
+
     /// Returns whether every message of this connection is acknowledged that can be.
     pub(crate) fn is_idle(&self) -> bool {
         let mut current = self.pending.iter().filter(|p| p.current);
@@ -140,6 +148,20 @@ impl UnacknowledgedMessages {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn oldest_message_blocks_once_enough_wait_for_it() {
+        let mut messages = UnacknowledgedMessages::new(10);
+        for id in 7..10 {
+            assert_eq!(messages.blocking(3), None);
+            messages.received(id, false);
+        }
+        messages.handled(2);
+        assert_eq!(messages.blocking(3), Some(1));
+        assert_eq!(messages.blocking(4), None);
+        messages.handled(1);
+        assert_eq!(messages.blocking(3), None);
+    }
 
     #[test]
     fn acknowledged_in_order_of_arrival() {

@@ -59,6 +59,13 @@ impl Core {
         self.lost(Cause::Protocol(fault), now);
     }
 
+    /// Returns the message whose acknowledgement is missing if so many wait for it that the server
+    /// will stop sending soon: three quarters of what it may send.
+    pub(crate) fn blocking_delivery(&self) -> Option<DeliveryId> {
+        let maximum = usize::from(self.config.limits.incoming_in_flight);
+        self.unacknowledged.blocking((maximum * 3).div_ceil(4))
+    }
+
     /// Records that the handlers of a message have ended, with or without success.
     pub(crate) fn handle_handlers_finished(&mut self, delivery: DeliveryId, now: Instant) {
         self.unacknowledged.handled(delivery);

@@ -33,6 +33,10 @@ impl AckGuard {
         }
     }
 
+    pub(crate) fn delivery(&self) -> DeliveryId {
+        self.delivery
+    }
+
     /// Leaves the message unacknowledged.
     pub(crate) fn leave(&self) {
         self.is_left.store(true, Ordering::Relaxed);

@@ -2,7 +2,7 @@
 //!
 //! An acknowledgement that is missing holds up all later ones, because they leave in the order of
 //! arrival. So a message is held for a limited time, with a reader or without, and then
-//! acknowledged.
+//! acknowledged; for a short one if so many wait for it that the server may stop sending.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -13,10 +13,15 @@ use cloud_net::{LogThrottle, UntrustedText, warn_throttled};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use crate::core::acknowledgement_order::DeliveryId;
 use crate::error::StreamError;
 use crate::mqtt::message::Message;
 use crate::mqtt::topic::TopicFilter;
 use crate::routing::ack_guard::AckGuard;
+
+/// How long a message is held while it stops the server: long enough for a reader of a burst, and
+/// short enough for a question whose answer waits behind it.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// Received QoS 1 messages that match one filter, in the order of arrival, each of which the reader
 /// acknowledges; see [`Session::held_messages`](crate::Session::held_messages).
@@ -131,7 +136,7 @@ struct Entry {
     id: u64,
     message: Message,
     guard: Arc<AckGuard>,
-    until: Instant,
+    since: Instant,
     is_taken: bool,
     was_taken: bool,
 }
@@ -186,9 +191,9 @@ impl HeldStore {
         is_unclaimed: bool,
         now: Instant,
     ) -> bool {
-        let Some(hold) = self.hold else {
+        if self.hold.is_none() {
             return false;
-        };
+        }
         let mut state = self.lock();
         let mut readers = state.readers.iter();
         let is_read = readers.any(|(_, filter)| filter.matches(&message.topic));
@@ -201,7 +206,7 @@ impl HeldStore {
             id,
             message: message.clone(),
             guard: Arc::clone(guard),
-            until: now + hold,
+            since: now,
             is_taken: false,
             was_taken: false,
         });
@@ -243,27 +248,40 @@ impl HeldStore {
         }
     }
 
-    /// Returns when the oldest message is held too long.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.lock().entries.front().map(|entry| entry.until)
+    /// Returns when the oldest message is held too long, if the server waits for the
+    /// acknowledgement of `blocking`.
+    pub(crate) fn deadline(&self, blocking: Option<DeliveryId>) -> Option<Instant> {
+        let state = self.lock();
+        let oldest = state.entries.front()?;
+        Some(oldest.since + self.limit(oldest, blocking)?)
     }
 
-    /// Acknowledges the messages that are held too long.
-    pub(crate) fn expire(&self, now: Instant) {
-        loop {
-            let mut state = self.lock();
-            let is_over = |entry: &Entry| entry.until <= now;
-            let Some(entry) = state.entries.pop_front_if(|entry| is_over(entry)) else {
-                return;
-            };
-            drop(state);
-            let topic = UntrustedText::new(&entry.message.topic);
-            warn_throttled!(
-                self.expired_log,
-                %topic,
-                "no reader has acknowledged a message in time; the session acknowledges it"
-            );
-        }
+    fn limit(&self, entry: &Entry, blocking: Option<DeliveryId>) -> Option<Duration> {
+        let is_blocking = blocking == Some(entry.guard.delivery());
+        Some(
+            self.hold?
+                .min(if is_blocking { GRACE } else { Duration::MAX }),
+        )
+    }
+
+    /// Acknowledges the oldest message if it is held too long. Returns whether it did.
+    pub(crate) fn expire(&self, now: Instant, blocking: Option<DeliveryId>) -> bool {
+        let mut state = self.lock();
+        let is_over = |entry: &mut Entry| {
+            let limit = self.limit(entry, blocking);
+            limit.is_some_and(|limit| entry.since + limit <= now)
+        };
+        let Some(entry) = state.entries.pop_front_if(is_over) else {
+            return false;
+        };
+        drop(state);
+        let topic = UntrustedText::new(&entry.message.topic);
+        warn_throttled!(
+            self.expired_log,
+            %topic,
+            "no reader has acknowledged a message in time; the session acknowledges it"
+        );
+        true
     }
 
     /// Leaves all messages to the server, which sends them again in the next session.
@@ -376,6 +394,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn message_that_stops_the_server_is_acknowledged_soon() {
+        let world = World::new();
+        for delivery in 1..=2 {
+            assert!(world.offer(delivery, "a/x", true));
+        }
+        assert_eq!(world.store.deadline(Some(1)), Some(world.now + GRACE));
+        assert_eq!(world.store.deadline(Some(2)), Some(world.now + HOLD));
+        let soon = world.now + GRACE;
+        assert!(!world.store.expire(world.now, Some(1)));
+        assert!(world.store.expire(soon, Some(1)));
+        assert!(!world.store.expire(soon, None));
+        assert_eq!(world.outcome(), [(1, true)]);
+    }
+
+    #[tokio::test]
     async fn message_is_acknowledged_after_the_time_and_left_at_the_end() {
         let world = World::new();
         let mut reader = world.read("a/#");
@@ -383,15 +416,14 @@ mod tests {
             assert!(world.offer(delivery, "a/x", false));
         }
         let (taken, _) = payload(&mut reader).await;
-        assert_eq!(world.store.deadline(), Some(world.now + HOLD));
-        world
-            .store
-            .expire(world.now + HOLD - Duration::from_secs(1));
+        assert_eq!(world.store.deadline(None), Some(world.now + HOLD));
+        let early = world.now + HOLD - Duration::from_secs(1);
+        assert!(!world.store.expire(early, None));
         assert!(world.outcome().is_empty());
-        world.store.expire(world.now + HOLD);
+        while world.store.expire(world.now + HOLD, None) {}
         assert_eq!(world.outcome(), [(1, true), (2, true)]);
         assert!(!taken.acknowledge());
-        assert_eq!(world.store.deadline(), None);
+        assert_eq!(world.store.deadline(None), None);
 
         assert!(world.offer(3, "a/x", false));
         let (taken, _) = payload(&mut reader).await;

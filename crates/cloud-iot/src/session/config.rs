@@ -93,7 +93,8 @@ pub struct SessionConfig {
     /// it. Needs [`Acknowledge::AfterHandlers`]. Default: none.
     ///
     /// A message that no route or stream takes waits for a reader so long. While it waits, later
-    /// messages are delivered and not acknowledged.
+    /// messages are delivered and not acknowledged. Once they are three quarters of
+    /// [`Limits::incoming_in_flight`], the server would soon stop, and it is held for 2 s only.
     ///
     /// [`Session::held_messages`]: crate::Session::held_messages
     pub hold: Option<Duration>,
