@@ -38,8 +38,8 @@ use crate::topics::DeviceTopics;
 /// broker's messages for no longer.
 const HOLD: Duration = Duration::from_secs(60);
 
-/// Minimum of the messages that the broker may send before they are acknowledged, since those behind
-/// a held one wait too: nearly a route's queue.
+/// Minimum of the messages that the broker may send before they are acknowledged, since those
+/// behind a held one wait too: nearly a route's queue.
 const HELD_IN_FLIGHT: u16 = 60;
 
 /// The host's settings of a start.
