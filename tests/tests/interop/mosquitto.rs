@@ -153,10 +153,10 @@ fn will_delay(seconds: u64) -> impl Fn(SessionConfig) -> SessionConfig + Send + 
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn short_break_leaves_status_online() -> anyhow::Result<()> {
+/// Starts a device whose will is delayed, and waits until it and the broker know that it is online.
+async fn online_with_delayed_will(seconds: u64) -> anyhow::Result<(Scene, MessageStream)> {
     let (scene, mut messages) = Scene::with("c/d/SN-MOSQ/status", |builder, _| {
-        builder.session(will_delay(600))
+        builder.session(will_delay(seconds))
     })
     .await?;
     let mut status = scene.cloud.watch_status();
@@ -164,6 +164,12 @@ async fn short_break_leaves_status_online() -> anyhow::Result<()> {
     assert_eq!(next(&mut messages).await?.payload, r#"{"state":"ONLINE"}"#);
     let connected = status.wait_for(|status| status.iot.connected);
     timeout("the device to be online", connected).await?;
+    Ok((scene, messages))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn short_break_leaves_status_online() -> anyhow::Result<()> {
+    let (scene, mut messages) = online_with_delayed_will(600).await?;
     scene.line.cut();
     assert_eq!(next(&mut messages).await?.payload, r#"{"state":"ONLINE"}"#);
     scene.cloud.stop().await;
@@ -174,15 +180,7 @@ async fn short_break_leaves_status_online() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_break_publishes_delayed_will() -> anyhow::Result<()> {
-    let (scene, mut messages) = Scene::with("c/d/SN-MOSQ/status", |builder, _| {
-        builder.session(will_delay(1))
-    })
-    .await?;
-    let mut status = scene.cloud.watch_status();
-    scene.cloud.initialize().await?;
-    assert_eq!(next(&mut messages).await?.payload, r#"{"state":"ONLINE"}"#);
-    let connected = status.wait_for(|status| status.iot.connected);
-    timeout("the device to be online", connected).await?;
+    let (scene, mut messages) = online_with_delayed_will(1).await?;
     scene.line.hold(true);
     scene.line.cut();
     assert_eq!(next(&mut messages).await?.payload, r#"{"state":"OFFLINE"}"#);

@@ -23,7 +23,7 @@ pub(super) struct Subscribe {
     ack: Acknowledgement,
 }
 
-/// Who acknowledges the messages.
+/// How messages are acknowledged.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Acknowledgement {

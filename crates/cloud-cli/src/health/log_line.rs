@@ -1,4 +1,4 @@
-//! The health as a log line at an interval, for those who watch logs alone.
+//! The health as a log line at an interval, where logs alone are watched.
 
 use std::future::pending;
 use std::time::Duration;

@@ -60,7 +60,7 @@ struct Page {
     stopped: watch::Sender<bool>,
 }
 
-/// Who reads the page.
+/// The readers of the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Audience {
     Public,
