@@ -77,11 +77,12 @@ impl Drop for HeldStream {
         self.unacknowledged.give_back(self.id);
         if let Some(HeldSubscription { subscription, .. }) = self.subscription.take()
             && !self.is_refused
+            && let Some(permit) = self.unacknowledged.linger_permit()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
             runtime.spawn(async move {
                 sleep(LINGER).await;
-                drop(subscription);
+                drop((subscription, permit));
             });
         }
     }

@@ -1,17 +1,33 @@
 //! The messages that clients of the control socket have not acknowledged yet.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cloud_facade::iot::HeldMessage;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Maximum messages that clients have. The session holds fewer at once; the oldest beyond are not
 /// held any more.
 const MAX_UNACKNOWLEDGED: usize = 64;
 
+/// Maximum subscriptions of streams that have ended. Others end with their stream.
+const MAX_LINGERING: usize = 16;
+
 /// The messages that clients have not acknowledged, by ID.
-#[derive(Debug, Default)]
-pub(super) struct UnacknowledgedMessages(Mutex<Unacknowledged>);
+#[derive(Debug)]
+pub(super) struct UnacknowledgedMessages {
+    state: Mutex<Unacknowledged>,
+    lingering: Arc<Semaphore>,
+}
+
+impl Default for UnacknowledgedMessages {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            lingering: Arc::new(Semaphore::new(MAX_LINGERING)),
+        }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Unacknowledged {
@@ -22,7 +38,12 @@ struct Unacknowledged {
 
 impl UnacknowledgedMessages {
     fn lock(&self) -> MutexGuard<'_, Unacknowledged> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one of the places for subscriptions of streams that have ended, if one is free.
+    pub(super) fn linger_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.lingering).try_acquire_owned().ok()
     }
 
     pub(super) fn next_id(&self) -> u64 {
