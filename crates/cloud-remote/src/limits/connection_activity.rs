@@ -271,6 +271,10 @@ impl Holder for ConnectionActivity {
         }
     }
 
+    fn has_begun(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0 || self.opaque.load(Ordering::Relaxed)
+    }
+
     fn evict(&self) {
         self.end(EndReason::Evicted);
     }

@@ -191,6 +191,10 @@ impl Holder for Exchange {
         }
     }
 
+    fn has_begun(&self) -> bool {
+        true
+    }
+
     fn evict(&self) {
         self.end();
     }

@@ -9,7 +9,8 @@
 //! An IPv6 /64 network counts as one caller, because a host with one of its addresses has all of
 //! them (RFC 4291 §2.5.4, RFC 6177). A caller with an unknown address is identified by its
 //! connection, and all of these together get half of the places, because one caller may have all of
-//! them.
+//! them. Among these, one without a first request yields at once to a new one, the oldest first,
+//! as half-open connections of a listening socket do: a caller sends its request soon.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -94,6 +95,8 @@ impl Claim {
 pub(crate) trait Holder {
     /// Returns the use of the place.
     fn claim(&self) -> Claim;
+    /// Returns whether the first request has arrived.
+    fn has_begun(&self) -> bool;
     /// Ends the holder soon; its place belongs to another caller from now on.
     fn evict(&self);
 }
@@ -275,7 +278,9 @@ impl<H: Holder> FairShare<H> {
                     .saturating_sub((own + 1).max(least));
                 let yields = match limit {
                     LimitReached::PerCaller => claim.is_weak(),
-                    LimitReached::Unknown => claim.is_weak() || surplus > 0,
+                    LimitReached::Unknown => {
+                        claim.is_weak() || surplus > 0 || !place.holder.has_begun()
+                    }
                     LimitReached::Total => claim.is_weak() || surplus > 0 || newer,
                 };
                 yields.then_some((surplus, newer, claim, *id))
@@ -370,6 +375,10 @@ mod tests {
     impl Holder for Fake {
         fn claim(&self) -> Claim {
             *self.0.lock().unwrap()
+        }
+
+        fn has_begun(&self) -> bool {
+            !matches!(self.claim(), Claim::Unused(_))
         }
 
         fn evict(&self) {
@@ -551,6 +560,26 @@ mod tests {
         assert_eq!(refused, Err(LimitReached::Unknown));
         places.take(address(1), active()).unwrap();
         places.take(address(1), active()).unwrap();
+    }
+
+    /// Each attacker that is refused comes again, so a place is hardly ever unused for the grace.
+    #[tokio::test(start_paused = true)]
+    async fn unknown_newcomer_takes_the_oldest_place_without_a_request() {
+        let mut places = places(6, 4);
+        let unknown = |connection| Caller::new(None, connection);
+        let (older, newer) = (
+            Fake::new(Claim::Unused(SECOND)),
+            Fake::new(Claim::Unused(SECOND / 2)),
+        );
+        places.take(unknown(1), Arc::clone(&newer)).unwrap();
+        places.take(unknown(2), Arc::clone(&older)).unwrap();
+        places.take(unknown(3), active()).unwrap();
+        places.take(unknown(4), active()).unwrap();
+        assert!(older.is_evicted() && !newer.is_evicted());
+        places.take(unknown(5), active()).unwrap();
+        assert!(newer.is_evicted());
+        let refused = places.take(unknown(6), active());
+        assert_eq!(refused, Err(LimitReached::Unknown));
     }
 
     #[tokio::test(start_paused = true)]
