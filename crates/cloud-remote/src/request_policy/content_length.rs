@@ -11,6 +11,12 @@ pub(crate) struct InvalidLength;
 
 /// Replaces several equal lengths by one in its shortest decimal form.
 pub(crate) fn normalize(headers: &mut HeaderMap) -> Result<(), InvalidLength> {
+    let mut values = headers.get_all(CONTENT_LENGTH).iter();
+    match (values.next(), values.next()) {
+        (None, _) => return Ok(()),
+        (Some(only), None) if is_shortest(only.as_bytes()) => return Ok(()),
+        _ => {}
+    }
     let mut length = None;
     for value in headers.get_all(CONTENT_LENGTH) {
         for part in value.as_bytes().split(|byte| *byte == b',') {
@@ -24,6 +30,11 @@ pub(crate) fn normalize(headers: &mut HeaderMap) -> Result<(), InvalidLength> {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(())
+}
+
+/// Returns whether this is a number without zeros before it.
+fn is_shortest(text: &[u8]) -> bool {
+    (text == b"0" || !text.starts_with(b"0")) && parse(text).is_some()
 }
 
 /// Only digits: `u64::from_str` also accepts a sign.

@@ -153,19 +153,20 @@ impl Seen {
         if self.header_ended {
             return;
         }
-        for byte in bytes {
-            match byte {
-                b'\n' if self.line == 0 => {
-                    self.header_ended = true;
-                    // The status line is none.
-                    self.fields = self.fields.saturating_sub(1);
-                    return;
-                }
-                b'\n' => (self.fields, self.line) = (self.fields + 1, 0),
-                b'\r' => {}
-                _ => self.line += 1,
+        let mut rest = bytes;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let (line, after) = (&rest[..end], &rest[end + 1..]);
+            self.line += line.strip_suffix(b"\r").unwrap_or(line).len();
+            if self.line == 0 {
+                self.header_ended = true;
+                // The status line is none.
+                self.fields = self.fields.saturating_sub(1);
+                return;
             }
+            (self.fields, self.line) = (self.fields + 1, 0);
+            rest = after;
         }
+        self.line += rest.strip_suffix(b"\r").unwrap_or(rest).len();
     }
 }
 

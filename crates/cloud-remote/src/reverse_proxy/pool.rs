@@ -210,7 +210,8 @@ impl Pool {
         } else {
             None
         };
-        let connection = self.connector.connect(need.upgrade).await?;
+        // Boxed, because each request would have room for it, and most need no new connection.
+        let connection = Box::pin(self.connector.connect(need.upgrade)).await?;
         if !need.upgrade {
             let is_http2 = matches!(connection, Connection::Http2(_));
             self.opens_shareable.store(is_http2, Ordering::Relaxed);
