@@ -14,8 +14,9 @@ use cloud_net::{LogThrottle, UntrustedText, info_throttled, warn_throttled};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
+use crate::ticks::next_tick;
 use crate::time_fmt::now;
 
 /// Minimum interval at which the results of requests are read. While the application answers, they
@@ -25,6 +26,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of connections to an application that does not answer, and to one that does.
 const DOWN_INTERVAL: Duration = Duration::from_secs(2);
 const UP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A check that was late must not delay the next one.
+const TIMER_SLACK: Duration = Duration::from_millis(500);
 
 /// How long a failed request counts if no other follows: connections do not show its cause.
 const FAILED_REQUEST_VALIDITY: Duration = Duration::from_secs(60);
@@ -234,13 +238,14 @@ impl Task {
                 None => (None, None),
             };
             self.update(answers, reason);
-            sleep(INTERVAL).await;
+            let again = Instant::now() + INTERVAL;
             if answers != Some(false)
                 && let Some(mut changes) = changes
             {
                 // Changes and the end of remote access are alike: both are looked at.
-                let _ = timeout(UP_INTERVAL - INTERVAL, changes.changed()).await;
+                let _ = timeout_at(next_tick(UP_INTERVAL), changes.changed()).await;
             }
+            sleep_until(again).await;
         }
     }
 
@@ -261,16 +266,17 @@ impl Task {
     /// Returns whether the application accepts a connection, and why not, unless the last result is
     /// newer than `interval`.
     async fn check(&mut self, interval: Duration) -> (Option<bool>, Option<String>) {
+        let now = Instant::now();
         let is_due = self
             .last_check
             .as_ref()
-            .is_none_or(|(at, _)| at.elapsed() >= interval);
+            .is_none_or(|(at, _)| now.duration_since(*at) + TIMER_SLACK >= interval);
         if is_due {
             let reached = self.application.upstream.check_reachable().await;
             let reason = reached
                 .err()
                 .map(|error| UntrustedText::of(&error).to_string());
-            self.last_check = Some((Instant::now(), reason));
+            self.last_check = Some((now, reason));
         }
         let reason = self
             .last_check

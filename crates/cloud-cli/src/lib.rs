@@ -79,6 +79,7 @@ mod static_files;
 mod status_page;
 mod systemd;
 mod terminal;
+mod ticks;
 mod time_fmt;
 mod usage_error;
 mod value_parsers;

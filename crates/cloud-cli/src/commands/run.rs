@@ -17,7 +17,7 @@ use cloud_facade::remote::{
 };
 use cloud_net::LogThrottle;
 use ipnet::IpNet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 
 use crate::access_log::{AccessLog, AccessLogOptions};
 use crate::application_check::{ApplicationChanges, ApplicationState, CheckedApplication};
@@ -43,6 +43,7 @@ use crate::shutdown::Shutdown;
 use crate::static_files;
 use crate::status_page::{MakerOptions, StatusPage, qr_code};
 use crate::systemd::SystemdNotifier;
+use crate::ticks::ticks;
 use crate::value_parsers::{LocalApplication, range};
 
 const EXAMPLES: &str = "\
@@ -323,8 +324,7 @@ pub(crate) async fn run(
     systemd.ready();
 
     let mut heap = HeapTrimmer::new();
-    let mut heartbeat = interval(systemd.heartbeat_interval());
-    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heartbeat = ticks(systemd.heartbeat_interval());
     let mut health_log = HealthLog::new(arguments.health.log_interval());
     let mut applications = ApplicationChanges::new(device.application_states());
     let mut output_closed = false;

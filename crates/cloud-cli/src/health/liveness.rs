@@ -10,9 +10,8 @@ use serde::Serialize;
 
 use crate::application_check::{ApplicationState, ApplicationStates};
 
-/// Interval of the main task's heartbeat. An idle device wakes up twice for each, since the
-/// runtime's timers first wake at a coarse time: with this, about once a second in all.
-pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(4);
+/// Interval of the main task's heartbeat; that of the other periodic work is a multiple.
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Time without a heartbeat after which the main task counts as stalled, even on a machine under
 /// heavy load.

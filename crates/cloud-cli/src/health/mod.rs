@@ -27,7 +27,6 @@ use axum::routing::get;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
 
 use self::connections::Limits;
 pub(crate) use self::liveness::{HEARTBEAT_INTERVAL, HealthState};
@@ -37,6 +36,7 @@ pub(crate) use self::metrics::{Metrics, Outlets};
 pub(crate) use self::options::{HealthAddress, HealthOptions};
 pub(crate) use self::request_counters::RequestCounters;
 use crate::error::{CliError, Result};
+use crate::ticks::ticks;
 
 /// The running server; stops when dropped.
 #[derive(Debug)]
@@ -100,10 +100,9 @@ impl HealthSocket {
             self.address.allowed,
         ));
         tasks.spawn(async move {
-            let mut interval = interval(UPKEEP_INTERVAL);
-            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut ticks = ticks(UPKEEP_INTERVAL);
             loop {
-                interval.tick().await;
+                ticks.tick().await;
                 metrics.upkeep();
             }
         });

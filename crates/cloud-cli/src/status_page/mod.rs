@@ -39,6 +39,7 @@ use self::history::{History, Sample};
 pub(crate) use self::maker::{Maker, MakerOptions, check_logo};
 use self::view::{Identity, Parts};
 use crate::application_check::ApplicationStates;
+use crate::ticks::ticks;
 
 /// Interval at which the traffic is sampled: short visits count, and the device wakes rarely.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(5);
@@ -171,21 +172,11 @@ impl StatusPage {
         let mut stopped = self.0.stopped.subscribe();
         let follow = async move {
             let started = Instant::now();
-            let mut ticks = interval(SAMPLE_INTERVAL);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut samples = ticks(SAMPLE_INTERVAL);
+            page.sample(started);
             loop {
                 tokio::select! {
-                    _ = ticks.tick() => {
-                        let facts = page.facts(SystemTime::now(), Audience::Public);
-                        let mut state = page.state();
-                        let sample = Sample {
-                            sent: facts.sent,
-                            received: facts.received,
-                            visitors: facts.visitors,
-                            down: state.iot_lost.or(state.remote_lost).is_some(),
-                        };
-                        state.history.record(started.elapsed().as_secs() / 60, sample);
-                    }
+                    _ = samples.tick() => page.sample(started),
                     event = rotations.recv() => match event {
                         Err(RecvError::Closed) => return,
                         // A rotation may be among the missed events.
@@ -203,6 +194,19 @@ impl StatusPage {
                 _ = stopped.wait_for(|stopped| *stopped) => {}
             }
         });
+    }
+
+    fn sample(&self, started: Instant) {
+        let facts = self.facts(SystemTime::now(), Audience::Public);
+        let mut state = self.state();
+        let sample = Sample {
+            sent: facts.sent,
+            received: facts.received,
+            visitors: facts.visitors,
+            down: state.iot_lost.or(state.remote_lost).is_some(),
+        };
+        let minute = started.elapsed().as_secs() / 60;
+        state.history.record(minute, sample);
     }
 
     async fn read_certificate(&self, store: &Store) {
