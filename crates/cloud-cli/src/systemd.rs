@@ -75,13 +75,18 @@ impl SystemdNotifier {
         if let Some(status) = self.lost_status.take() {
             self.status(status);
         }
-        if self
-            .interval
-            .is_some_and(|interval| self.last_watchdog.elapsed() >= interval)
-        {
+        if self.is_watchdog_due() {
             self.last_watchdog = Instant::now();
             self.notify(NotifyState::Watchdog);
         }
+    }
+
+    /// Returns whether the next heartbeat would be too late: a timer may be early or late by some
+    /// milliseconds, and the watchdog's time limit is only twice the interval.
+    fn is_watchdog_due(&self) -> bool {
+        let at_next_heartbeat = self.last_watchdog.elapsed() + self.heartbeat_interval();
+        self.interval
+            .is_some_and(|interval| at_next_heartbeat > interval)
     }
 
     pub(crate) fn stopping(&self) {
@@ -139,5 +144,46 @@ impl Write for NotifySocket {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    /// The longest time between two notifications of the watchdog, with heartbeats that are early
+    /// or late in turns.
+    async fn longest_gap(limit: Duration) -> Duration {
+        let jitter = Duration::from_millis(3);
+        let mut systemd = SystemdNotifier {
+            outlet: None,
+            interval: Some(limit / 2),
+            last_watchdog: Instant::now(),
+            lost_status: None,
+        };
+        let mut longest = Duration::ZERO;
+        for turn in 0..100 {
+            let before = systemd.last_watchdog;
+            if turn % 2 == 0 {
+                sleep(systemd.heartbeat_interval() - jitter).await;
+            } else {
+                sleep(systemd.heartbeat_interval() + jitter).await;
+            }
+            systemd.keep_alive();
+            longest = longest.max(before.elapsed());
+        }
+        longest
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn watchdog_is_kept_alive_well_before_its_limit() {
+        advance(Duration::from_secs(1)).await;
+        for seconds in [3, 4, 6, 10, 11, 12, 30, 60] {
+            let limit = Duration::from_secs(seconds);
+            let gap = longest_gap(limit).await;
+            assert!(gap < limit * 9 / 10, "{gap:?} of {limit:?}");
+        }
     }
 }
