@@ -160,6 +160,12 @@ fn works(program: &Path, version: &str) -> Result<()> {
         said.split_whitespace().any(|word| word == version),
         "the program says `{said}` and not version {version}"
     );
+    let bytes = fs::read(program)?;
+    ensure!(
+        !has_symbols(&bytes),
+        "{} is not stripped: cargo ignores `strip` for a package that [profile.dist.package] names",
+        program.display()
+    );
     run_within(
         Command::new(program).args(["demo", "--once"]),
         Some(DEMO_LIMIT),
@@ -230,9 +236,23 @@ fn checksums(dist: &Path, files: &[PathBuf]) -> Result<()> {
     fs::write(dist.join("SHA256SUMS"), sum + "\n").context("could not write SHA256SUMS")
 }
 
+/// Returns whether an ELF program has a symbol table for debuggers: its section has this name, and
+/// nothing else in the program does.
+fn has_symbols(program: &[u8]) -> bool {
+    const NAME: &[u8] = b"\0.symtab\0";
+    program.windows(NAME.len()).any(|window| window == NAME)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::has_section;
+    use super::{has_section, has_symbols};
+
+    #[test]
+    fn symbols_are_found_in_a_program_with_them() {
+        let test_program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!(has_symbols(&test_program), cfg!(target_os = "linux"));
+        assert!(!has_symbols(b"\x7fELF and no section names"));
+    }
 
     #[test]
     fn section_is_found_by_complete_version() {
