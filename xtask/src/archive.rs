@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::process::{output_of, run};
 use crate::workspace;
@@ -84,4 +84,34 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::copy(from, to)
         .map(drop)
         .with_context(|| format!("could not copy {} to {}", from.display(), to.display()))
+}
+
+/// Checks that a program has no symbol table, which is a fifth of it. The profile `dev` keeps it.
+pub(crate) fn ensure_stripped(program: &Path, profile: &str) -> Result<()> {
+    ensure!(
+        profile == "dev" || !has_symbols(&fs::read(program)?),
+        "{} is not stripped: cargo ignores `strip` for a package that [profile.{profile}.package] names",
+        program.display()
+    );
+    Ok(())
+}
+
+/// Returns whether an ELF program has a symbol table for debuggers: its section has this name, and
+/// nothing else in the program does.
+fn has_symbols(program: &[u8]) -> bool {
+    // Put together here, so that a program with this function is not taken for one with symbols.
+    let name = [&b"\0.sym"[..], b"tab\0"].concat();
+    program.windows(name.len()).any(|window| window == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_symbols;
+
+    #[test]
+    fn symbols_are_found_in_a_program_with_them() {
+        let test_program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!(has_symbols(&test_program), cfg!(target_os = "linux"));
+        assert!(!has_symbols(b"\x7fELF and no section names"));
+    }
 }

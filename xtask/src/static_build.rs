@@ -115,7 +115,9 @@ fn compile(zig: &Path, triple: &str, profile: &str) -> Result<PathBuf> {
         .env("CARGO_ZIGBUILD_PYTHON_PATH", zig))?;
     let built = workspace::target_directory()?.join(triple);
     let directory = if profile == "dev" { "debug" } else { profile };
-    Ok(built.join(directory).join(archive::PROGRAM))
+    let program = built.join(directory).join(archive::PROGRAM);
+    archive::ensure_stripped(&program, profile)?;
+    Ok(program)
 }
 
 /// Runs the program in a root directory without any other: it says its version and does the whole

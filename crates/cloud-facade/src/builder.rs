@@ -342,7 +342,7 @@ impl CloudBuilder {
     /// Holds messages until they are acknowledged, by their handlers or by
     /// [`ClesydeCloud::subscribe_held`], and lets the broker keep the session for `expiry` after a
     /// connection has ended, 1 s to 136 years in whole seconds; it may shorten the time. QoS 1
-    /// messages of subscribed topics that are published meanwhile, and those that nobody has
+    /// messages of subscribed topics that are published meanwhile, and those that were not
     /// acknowledged, arrive on the next connection, also of the next process. Replaces the session
     /// expiry of [`session`](Self::session). By default messages are acknowledged as they arrive,
     /// and each connection starts with a clean session.

@@ -154,10 +154,13 @@ impl SessionTask {
             Event::Timeout => {
                 let now = Instant::now();
                 lock(&self.shared.core).handle_timeout(now);
-                while {
+                loop {
+                    // Each acknowledgement can change it.
                     let blocking = lock(&self.shared.core).blocking_delivery();
-                    self.shared.held.expire(now, blocking)
-                } {}
+                    if !self.shared.held.expire(now, blocking) {
+                        break;
+                    }
+                }
             }
         }
         let (now, keep_alive) = (Instant::now(), self.shared.config.keep_alive);

@@ -306,6 +306,17 @@ mod tests {
         assert_eq!(start.elapsed(), FIRST);
     }
 
+    #[tokio::test]
+    async fn connection_has_begun_with_its_first_request_or_other_protocol() {
+        let activity = Arc::new(ConnectionActivity::default());
+        assert!(!activity.has_begun());
+        drop(activity.start_request());
+        assert!(activity.has_begun());
+        let opaque = ConnectionActivity::default();
+        opaque.set_opaque();
+        assert!(opaque.has_begun());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn unused_counts_from_the_end_of_the_last_request() {
         let activity = Arc::<ConnectionActivity>::default();

@@ -153,23 +153,18 @@ pub(super) fn set_forwarded_headers(
 ) {
     let address = caller.map(|address| address.to_string());
     let address = address.as_deref();
-    let (before, after) = match caller {
-        Some(IpAddr::V6(_)) => ("for=\"[", "]\""),
-        _ => ("for=", ""),
+    let node = address.unwrap_or("unknown");
+    let mut forwarded = match caller {
+        Some(IpAddr::V6(_)) => ["for=\"[", node, "]\""].concat(),
+        _ => ["for=", node].concat(),
     };
     // The value is a checked host, so nothing in it needs escaping.
-    let named = host.to_str().ok();
-    let (before_host, after_host) = named.map_or(("", ""), |_| (";host=\"", "\""));
-    let forwarded = [
-        before,
-        address.unwrap_or("unknown"),
-        after,
-        before_host,
-        named.unwrap_or_default(),
-        after_host,
-        ";proto=https",
-    ]
-    .concat();
+    if let Ok(host) = host.to_str() {
+        forwarded.push_str(";host=\"");
+        forwarded.push_str(host);
+        forwarded.push('"');
+    }
+    forwarded.push_str(";proto=https");
     if let Some(address) = address
         && let Ok(value) = HeaderValue::from_str(address)
     {
