@@ -179,14 +179,33 @@ impl Mux {
 
 #[cfg(test)]
 mod tests {
-    use crate::time::Timestamp;
+    use std::time::Duration;
 
     use super::*;
+    use crate::codec::encoder::Encoder;
     use crate::codec::frame::ChannelId;
-    use crate::crypto::cipher::Role;
+    use crate::codec::write_batch::WriteBatch;
+    use crate::crypto::cipher::{Cipher, Role, Sealer};
+    use crate::crypto::key::SessionKey;
     use crate::limits::{Limits, Timeouts};
     use crate::mux::MuxConfig;
+    use crate::time::Timestamp;
     use crate::version::ProtocolVersion;
+
+    fn mux(limits: Limits) -> Mux {
+        let config = MuxConfig {
+            role: Role::Server,
+            version: ProtocolVersion::V1,
+            throttling: None,
+            limits,
+            timeouts: Timeouts::default(),
+        };
+        Mux::new(config, Timestamp::START)
+    }
+
+    fn open(mux: &mut Mux, id: u8) -> ChannelKey {
+        mux.open(ChannelId([id; 16]), None).unwrap()
+    }
 
     /// Channels come and go while others use the whole total.
     #[test]
@@ -197,15 +216,7 @@ mod tests {
             ..Limits::default()
         };
         let now = Timestamp::START;
-        let config = MuxConfig {
-            role: Role::Server,
-            version: ProtocolVersion::V1,
-            throttling: None,
-            limits,
-            timeouts: Timeouts::default(),
-        };
-        let mut mux = Mux::new(config, now);
-        let open = |mux: &mut Mux, id| mux.open(ChannelId([id; 16]), None).unwrap();
+        let mut mux = mux(limits);
         let greedy = open(&mut mux, 0);
         assert_eq!(mux.write(greedy, &[0; 200_000]), Write::Accepted(200_000));
         for id in 1..=100 {
@@ -218,5 +229,30 @@ mod tests {
             assert!(mux.blocked_on_total.is_empty());
         }
         assert_eq!(mux.bytes_unsent(), 200_000);
+    }
+
+    #[test]
+    fn idle_tunnel_keeps_no_buffers() {
+        let mut mux = mux(Limits::default());
+        let key = open(&mut mux, 0);
+        let now = Timestamp::START;
+        let idle = mux.poll_timeout();
+        let session_key = SessionKey::new([3; 32], [4; 16]);
+        let sealer = Sealer::new(&session_key, Cipher::AesCbc, Role::Server);
+        let entropy = Box::new(|dest: &mut [u8]| dest.fill(2));
+        let mut encoder = Encoder::new(sealer, ProtocolVersion::V1, entropy);
+        let mut batch = WriteBatch::new();
+        for size in [100, 16_000, MAX_FRAME_DATA] {
+            assert_eq!(mux.write(key, &vec![0; size]), Write::Accepted(size));
+            mux.poll_transmit(&mut encoder, &mut batch, now).unwrap();
+            batch.advance(batch.len());
+        }
+        mux.poll_transmit(&mut encoder, &mut batch, now).unwrap();
+        assert!(!mux.pool.is_empty());
+        let expiry = mux.poll_timeout().unwrap();
+        assert!(expiry - now <= Duration::from_secs(60));
+        mux.handle_timeout(expiry).unwrap();
+        assert!(mux.pool.is_empty());
+        assert_eq!(mux.poll_timeout(), idle, "no wake-ups without buffers");
     }
 }

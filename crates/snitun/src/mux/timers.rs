@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::channel::Phase;
+use super::queue::BufferPool;
 use super::transmit::Control;
 use super::{Event, Mux, MuxConfig};
 use crate::close::CloseReason;
@@ -18,6 +19,9 @@ const MAX_PINGS: usize = 8;
 /// the answer, 64 MiB at 2 Mbit/s, has arrived by then; a peer that sends for longer without an
 /// answer never answers, as on a garbled connection.
 const MAX_PING_WAIT: Duration = Duration::from_secs(300);
+/// Lifetime of pooled buffers: long enough that allocating a megabyte anew costs a busy tunnel
+/// nothing.
+const POOL_LIFETIME: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
 pub(super) struct Timers {
@@ -42,6 +46,8 @@ pub(super) struct Timers {
     next_linger: Option<Timestamp>,
     /// Drain deadline, once draining has started.
     drain_until: Option<Timestamp>,
+    /// When to drop the pooled buffers, if there are any.
+    pool_expiry: Option<Timestamp>,
 }
 
 impl Timers {
@@ -61,6 +67,7 @@ impl Timers {
             pings: VecDeque::new(),
             next_linger: None,
             drain_until: None,
+            pool_expiry: None,
             timeouts,
         }
     }
@@ -81,6 +88,10 @@ impl Timers {
 
     pub(super) fn is_draining(&self) -> bool {
         self.drain_until.is_some()
+    }
+
+    pub(super) fn arm_pool_expiry(&mut self, now: Timestamp) {
+        self.pool_expiry.get_or_insert(now + POOL_LIFETIME);
     }
 
     pub(super) fn drain(&mut self, now: Timestamp) {
@@ -184,6 +195,7 @@ impl Mux {
             self.pacing_deadline(),
             throttled,
             window.filter(|_| !self.deferred.is_empty()),
+            timers.pool_expiry,
         ]
         .into_iter()
         .flatten()
@@ -239,6 +251,10 @@ impl Mux {
         self.resume_paced(now);
         if self.timers.next_linger.is_some_and(|due| due <= now) {
             self.expire_lingering(now);
+        }
+        if self.timers.pool_expiry.is_some_and(|due| due <= now) {
+            self.timers.pool_expiry = None;
+            self.pool = BufferPool::default();
         }
         Ok(())
     }

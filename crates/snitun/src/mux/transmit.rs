@@ -67,6 +67,9 @@ impl Mux {
             };
             self.transmit_channel(key, encoder, batch, now)?;
         }
+        if !self.pool.is_empty() {
+            self.timers.arm_pool_expiry(now);
+        }
         Ok(())
     }
 
