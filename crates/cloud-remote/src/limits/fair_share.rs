@@ -13,6 +13,7 @@
 //! as half-open connections of a listening socket do: a caller sends its request soon.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -321,6 +322,8 @@ impl<H: Holder> FairShare<H> {
         } else {
             self.uncount(place.caller);
         }
+        release_memory(&mut self.holders);
+        release_memory(&mut self.counts);
         Some(place.holder)
     }
 
@@ -352,6 +355,15 @@ impl<H: Holder> FairShare<H> {
     /// Returns all holders, including evicted ones.
     pub(crate) fn holders(&self) -> impl Iterator<Item = &Arc<H>> {
         self.holders.values().map(|place| &place.holder)
+    }
+}
+
+/// Shrinks a table that was much larger, as after an attack.
+fn release_memory<K: Eq + Hash, V>(table: &mut HashMap<K, V>) {
+    const SMALL: usize = 64;
+    let used = table.len().max(SMALL / 4);
+    if table.capacity() / 4 > used {
+        table.shrink_to(used * 2);
     }
 }
 
@@ -416,6 +428,19 @@ mod tests {
         places.release(third);
         assert_eq!(places.taken(), 1);
         assert_eq!(places.counts.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn tables_shrink_once_many_places_are_released() {
+        let mut places = places(1_000, 1_000);
+        let mut take = || places.take(address(1), active()).unwrap();
+        let taken: Vec<_> = (0..1_000).map(|_| take()).collect();
+        let [rest @ .., _] = &taken[..] else { panic!() };
+        for id in rest {
+            places.release(*id);
+        }
+        assert_eq!(places.taken(), 1);
+        assert!(places.holders.capacity() <= 64);
     }
 
     #[tokio::test(start_paused = true)]
