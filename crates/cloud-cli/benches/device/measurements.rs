@@ -38,6 +38,11 @@ pub(super) const MEASUREMENTS: &[Measurement] = &[
         take: download,
     },
     Measurement {
+        name: "paced",
+        figures: &["the same to a reader of at most 1 GB/s, 1 GB, MB/s"],
+        take: paced_download,
+    },
+    Measurement {
         name: "latency",
         figures: &["latency of a 1 KB request, p50, µs", "the same, p99, µs"],
         take: latency,
@@ -96,6 +101,18 @@ fn download(bench: &Bench, ways: &[Way]) -> Vec<Vec<f64>> {
         };
         let elapsed = measure::download(&bench.client, &way.target, bytes, TIMES);
         vec![megabytes_per_second(u64::from(TIMES) * bytes, elapsed)]
+    };
+    ways.iter().map(take).collect()
+}
+
+/// The bytes are enough for version 0, which cannot hold the sender back, to be cut: more than the
+/// relay and the device hold for one connection.
+fn paced_download(bench: &Bench, ways: &[Way]) -> Vec<Vec<f64>> {
+    const TIMES: u32 = 4;
+    const RATE: f64 = 1e9;
+    let take = |way: &Way| {
+        let elapsed = measure::download_at(&bench.client, &way.target, FILE_SIZE, TIMES, RATE);
+        vec![megabytes_per_second(u64::from(TIMES) * FILE_SIZE, elapsed)]
     };
     ways.iter().map(take).collect()
 }

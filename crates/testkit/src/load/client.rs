@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
@@ -101,6 +101,25 @@ impl Connection {
             let wanted = left.min(piece.len() as u64) as usize;
             self.stream.read_exact(&mut piece[..wanted]).await.unwrap();
             left -= wanted as u64;
+        }
+    }
+
+    /// Downloads this many bytes at no more than `rate` bytes per second.
+    pub async fn download_at(&mut self, bytes: u64, rate: f64) {
+        /// The runtime's timers are no finer than 1 ms.
+        const AHEAD: Duration = Duration::from_millis(2);
+        let range = format!("Range: bytes=0-{}\r\n", bytes - 1);
+        let length = self.request("GET /file", &range).await;
+        assert_eq!(length, bytes);
+        let start = Instant::now();
+        let mut done = std::mem::take(&mut self.received) as u64;
+        while done < bytes {
+            let ahead = Duration::from_secs_f64(done as f64 / rate).saturating_sub(start.elapsed());
+            if ahead > AHEAD {
+                tokio::time::sleep(ahead).await;
+            }
+            self.read().await;
+            done += std::mem::take(&mut self.received) as u64;
         }
     }
 

@@ -48,6 +48,25 @@ pub fn download(client: &Client, target: &Target, bytes: u64, times: u32) -> Dur
     })
 }
 
+/// Returns the time for downloads one after another on one connection, by a reader that takes no
+/// more than `rate` bytes per second.
+pub fn download_at(
+    client: &Client,
+    target: &Target,
+    bytes: u64,
+    times: u32,
+    rate: f64,
+) -> Duration {
+    run(async {
+        let mut connection = client.connect(target).await;
+        let start = Instant::now();
+        for _ in 0..times {
+            connection.download_at(bytes, rate).await;
+        }
+        start.elapsed()
+    })
+}
+
 /// Returns the time for an upload.
 pub fn upload(client: &Client, target: &Target, bytes: u64) -> Duration {
     run(async {
