@@ -399,6 +399,8 @@ async fn next_event(connection: &mut Option<Connection>) -> ConnectionEvent {
 
 async fn until(deadline: Option<Instant>) {
     match deadline {
+        // A timer would be ready at the runtime's next millisecond.
+        Some(deadline) if deadline <= Instant::now() => {}
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
     }
