@@ -3,21 +3,22 @@
 //! `bench-application <certificate> <key>` listens on a free port of the loopback interface;
 //! `bench-application <base path> <serial number> <API URL>` serves through the tunnel, and
 //! registers the device if `CLESYDE_TOKEN` has a provisioning key. Prints a line of JSON when it
-//! is ready; stops at Ctrl-C.
+//! is ready; stops at Ctrl-C and at SIGTERM.
 //!
-//! `/small` is a kibibyte; `/file` is as long as the request's `Range` says.
+//! `/small` is a kibibyte; `/file` is as long as the request's `Range` says; `/sink` discards a body.
 
 use std::error::Error;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use cloud_facade::provision::ProvisioningKey;
 use cloud_facade::remote::Limits;
 use cloud_facade::{ClesydeCloud, Event};
+use futures_util::StreamExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
@@ -25,6 +26,7 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -55,6 +57,15 @@ fn application() -> Router {
     Router::new()
         .route("/small", get(async move || small.clone()))
         .route("/file", get(file))
+        .route("/sink", post(discard))
+}
+
+async fn discard(body: Body) -> Result<(), StatusCode> {
+    let mut pieces = body.into_data_stream();
+    while let Some(piece) = pieces.next().await {
+        piece.map_err(|_| StatusCode::BAD_REQUEST)?;
+    }
+    Ok(())
 }
 
 /// As most applications do it themselves.
@@ -118,8 +129,10 @@ async fn main() -> Result<(), BoxError> {
             ),
         }
     };
+    let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
         ended = serve => ended,
         stopped = tokio::signal::ctrl_c() => Ok(stopped?),
+        _ = terminate.recv() => Ok(()),
     }
 }

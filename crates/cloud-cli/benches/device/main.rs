@@ -26,6 +26,7 @@ mod measurements;
 mod ways;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use testkit::load::table::{self, Results};
 
@@ -135,6 +136,7 @@ impl Arguments {
                 value.split(',').map(str::to_owned).collect()
             })
         };
+        let program: PathBuf = found.remove("--program").expect("--program").into();
         let arguments = Self {
             rounds: found
                 .remove("--rounds")
@@ -142,8 +144,11 @@ impl Arguments {
             only: list(found.remove("--only")),
             groups: list(found.remove("--groups")),
             paths: Paths {
-                program: found.remove("--program").expect("--program").into(),
-                application: found.remove("--application").expect("--application").into(),
+                platform: found
+                    .remove("--platform")
+                    .map_or_else(|| program.clone(), Into::into),
+                program,
+                application: found.remove("--application").map(Into::into),
                 nginx: found.remove("--nginx").expect("--nginx").into(),
                 haproxy: found.remove("--haproxy").map(Into::into),
             },

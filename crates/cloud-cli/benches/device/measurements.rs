@@ -43,6 +43,16 @@ pub(super) const MEASUREMENTS: &[Measurement] = &[
         take: paced_download,
     },
     Measurement {
+        name: "upload",
+        figures: &["upload, 1 connection, MB/s"],
+        take: upload,
+    },
+    Measurement {
+        name: "connections",
+        figures: &["new TLS connections with a request each, 16 at a time, 1/s"],
+        take: connections,
+    },
+    Measurement {
         name: "latency",
         figures: &["latency of a 1 KB request, p50, µs", "the same, p99, µs"],
         take: latency,
@@ -113,6 +123,27 @@ fn paced_download(bench: &Bench, ways: &[Way]) -> Vec<Vec<f64>> {
     let take = |way: &Way| {
         let elapsed = measure::download_at(&bench.client, &way.target, FILE_SIZE, TIMES, RATE);
         vec![megabytes_per_second(u64::from(TIMES) * FILE_SIZE, elapsed)]
+    };
+    ways.iter().map(take).collect()
+}
+
+fn upload(bench: &Bench, ways: &[Way]) -> Vec<Vec<f64>> {
+    let take = |way: &Way| {
+        if !way.reads_after_answer {
+            return vec![f64::NAN];
+        }
+        let elapsed = measure::upload(&bench.client, &way.target, FILE_SIZE);
+        vec![megabytes_per_second(FILE_SIZE, elapsed)]
+    };
+    ways.iter().map(take).collect()
+}
+
+fn connections(bench: &Bench, ways: &[Way]) -> Vec<Vec<f64>> {
+    const CONNECTIONS: usize = 16;
+    const EACH: u32 = 30;
+    let take = |way: &Way| {
+        let elapsed = measure::connections(&bench.client, &way.target, CONNECTIONS, EACH);
+        vec![(CONNECTIONS as f64 * f64::from(EACH)) / elapsed.as_secs_f64()]
     };
     ways.iter().map(take).collect()
 }

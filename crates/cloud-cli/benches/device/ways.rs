@@ -18,8 +18,10 @@ const SERVER: &str = "server.test";
 pub(super) struct Paths {
     /// `clesyde-cloud`.
     pub(super) program: PathBuf,
-    /// `bench-application`.
-    pub(super) application: PathBuf,
+    /// `clesyde-cloud` with the simulator.
+    pub(super) platform: PathBuf,
+    /// `bench-application`, for the ways in process.
+    pub(super) application: Option<PathBuf>,
     pub(super) nginx: PathBuf,
     pub(super) haproxy: Option<PathBuf>,
 }
@@ -33,6 +35,8 @@ pub(super) struct Way {
     pub(super) ours: bool,
     /// Whether a reader that is slower than the sender holds it back.
     pub(super) holds_back: bool,
+    /// Whether the rest of an upload is read when the answer comes before its end, as nginx sends it.
+    pub(super) reads_after_answer: bool,
 }
 
 impl Way {
@@ -82,34 +86,41 @@ impl Bench {
         let mut forward = Vec::new();
         if let Some(haproxy) = &paths.haproxy {
             let hop = hop(&mut programs, haproxy, "forward-hop", proxy);
-            forward.push(way("nginx behind HAProxy", hop, SERVER, None));
+            let mut way = way("nginx behind HAProxy", hop, SERVER, None);
+            way.reads_after_answer = false;
+            forward.push(way);
         }
         let mut in_process = Vec::new();
-        let mut command = Command::new(&paths.application);
-        command.args([programs.path("cert.pem"), programs.path("key.pem")]);
-        let (device, ready) = programs.spawn_until(&mut command, |_| true);
-        let direct = ready["address"].as_str().unwrap().parse().unwrap();
-        in_process.push(way("direct", direct, SERVER, Some(device)));
-        if let Some(haproxy) = &paths.haproxy {
-            let hop = hop(&mut programs, haproxy, "direct-hop", direct);
-            in_process.push(way("one HAProxy hop", hop, SERVER, Some(device)));
+        if let Some(application) = &paths.application {
+            let mut command = Command::new(application);
+            command.args([programs.path("cert.pem"), programs.path("key.pem")]);
+            let (device, ready) = programs.spawn_until(&mut command, |_| true);
+            let direct = ready["address"].as_str().unwrap().parse().unwrap();
+            in_process.push(way("direct", direct, SERVER, Some(device)));
+            if let Some(haproxy) = &paths.haproxy {
+                let hop = hop(&mut programs, haproxy, "direct-hop", direct);
+                in_process.push(way("one HAProxy hop", hop, SERVER, Some(device)));
+            }
+        } else {
+            missing.push("the ways in process: --application is not given".to_owned());
         }
         let versions = [
             (0, ["forward, version 0", "in process, version 0"]),
             (2, ["forward, version 2", "in process, version 2"]),
         ];
         for (version, names) in versions {
-            let (cloud, pem) = cloud(&mut programs, &paths.program, version);
+            let (cloud, pem) = cloud(&mut programs, &paths.platform, version);
             certificates += &pem;
-            let devices = [
-                run_forward(&mut programs, &paths.program, &cloud, version, service),
-                application(&mut programs, &paths.application, &cloud, version),
-            ];
-            let groups = [&mut forward, &mut in_process];
-            for (((device, host), name), group) in devices.into_iter().zip(names).zip(groups) {
+            let ours = |name, (device, host): (u32, String)| {
                 let mut way = way(name, cloud.relay, &host, Some(device));
                 (way.ours, way.holds_back) = (true, version > 0);
-                group.push(way);
+                way
+            };
+            let device = run_forward(&mut programs, &paths.program, &cloud, version, service);
+            forward.push(ours(names[0], device));
+            if let Some(program) = &paths.application {
+                let device = application(&mut programs, program, &cloud, version);
+                in_process.push(ours(names[1], device));
             }
         }
         Self {
@@ -139,16 +150,17 @@ fn way(name: &'static str, address: SocketAddr, hostname: &str, device: Option<u
         device,
         ours: false,
         holds_back: true,
+        reads_after_answer: true,
     }
 }
 
-/// Starts an nginx with `/small`, a kibibyte, and `/file`, over HTTP; and one with TLS that is a
-/// reverse proxy to it. Returns the addresses of both.
+/// Starts an nginx with `/small`, a kibibyte, `/file`, and `/sink`, which discards a body, over HTTP;
+/// and one with TLS that is a reverse proxy to it. Returns the addresses of both.
 fn nginx(programs: &mut Programs, nginx: &Path) -> (SocketAddr, SocketAddr) {
     let (service, proxy) = (free_address(), free_address());
     let small = "s".repeat(1024);
     let server = format!(
-        "server {{ listen {service}; root {{directory}}; location = /small {{ return 200 \"{small}\"; }} }}"
+        "server {{ listen {service}; root {{directory}}; client_max_body_size 0; location = /small {{ return 200 \"{small}\"; }} location = /sink {{ return 200; }} }}"
     );
     programs.nginx(nginx, "service", service, &server);
     let server = format!(
