@@ -25,7 +25,7 @@ const BENCHES: &[(&str, Bench)] = &[
 
 /// Which profile each measured program is built with.
 const PROFILES: &str = "profiles: `bench` (thin LTO) for the measuring program, `dist` (fat LTO) for the programs \
-     that it starts";
+     that it starts, and profile-guided optimization for `clesyde-cloud`";
 
 pub(crate) const DETAILS: &str = "\
 Without NAME, lists the benchmarks. docs/benchmarks.md explains the figures.
@@ -34,8 +34,8 @@ The measuring program is built with the profile `bench`: `release` with thin LTO
   codec [FILTER]      snitun's codec and multiplexer without sockets
   device [--rounds N] [--only MEASURE,…] [--profile PROFILE]
                       `run --forward` beside nginx as a reverse proxy, and an application in process
-                      beside itself without a tunnel; both are built with the profile `dist` unless
-                      another one is named
+                      beside itself without a tunnel; the program is built as for a release (see
+                      `cargo xtask program --help`) unless another profile is named
   footprint [--profile PROFILE] [--only PART,…]
                       memory, wake-ups, start and size of the program, beside the Python library.
                       Parts: start, size, idle, reader, channels, peak; `crates` alone is the size

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use anyhow::{Result, bail};
 
 use crate::{
-    apps, attack, bench, chaos, check, ci, docs, fuzz, imports, interop, layering, publish,
-    release, setup, test, tidy,
+    apps, attack, bench, chaos, check, ci, docs, fuzz, imports, interop, layering, profile_guided,
+    publish, release, setup, test, tidy,
 };
 
 /// What a command does.
@@ -200,6 +200,13 @@ INTEROP_WITHOUT_SNITUN_047=1 to omit the tests against that version.",
         summary: "Checks that the crates can be published; uploads nothing.",
         details: publish::DETAILS,
         action: WithArguments(publish::run_publish),
+    },
+    Command {
+        name: "program",
+        arguments: profile_guided::ARGUMENTS,
+        summary: "Builds the program with profile-guided optimization, as for a release.",
+        details: profile_guided::DETAILS,
+        action: WithArguments(profile_guided::run_program),
     },
     Command {
         name: "release",

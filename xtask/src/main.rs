@@ -22,6 +22,7 @@ mod interop;
 mod layering;
 mod links;
 mod process;
+mod profile_guided;
 mod publish;
 mod python;
 mod release;

@@ -12,7 +12,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::archive::{PROGRAM, copy, documents, empty_directory, ensure_stripped, generate, pack};
 use crate::process::{cargo, find_program, output_of, run, run_within};
-use crate::{publish, static_build, workspace};
+use crate::profile_guided::host_triple;
+use crate::{profile_guided, publish, static_build, workspace};
 
 pub(crate) const ARGUMENTS: &str = "[--static] [--profile NAME] [--allow-dirty]";
 
@@ -24,7 +25,8 @@ packed. Publishes nothing.
                   add-on for Home Assistant with both, instead of the archive and the packages for
                   this machine. Needs rustup, and qemu-user-static to run the program of the other
                   architecture; installs Zig below the target directory
-  --profile NAME  builds with this profile [default: dist]; another one is faster to build
+  --profile NAME  builds with this profile [default: dist]; another one is faster to build, and
+                  without profile-guided optimization (see `cargo xtask program --help`)
   --allow-dirty   accepts uncommitted changes and a changelog without a section for the version";
 
 /// What makes the packages of the distributions, as subcommands of cargo.
@@ -133,21 +135,18 @@ fn has_section(changelog: &str, version: &str) -> bool {
         .any(|title| title.split_whitespace().next() == Some(version))
 }
 
-fn host_triple() -> Result<String> {
-    let text = output_of(Command::new("rustc").arg("-vV")).context("`rustc -vV` failed")?;
-    text.lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .map(str::to_owned)
-        .context("`rustc -vV` names no host")
-}
-
 /// Builds the program and puts it into `stage`.
 fn build(profile: &str, stage: &Path) -> Result<PathBuf> {
-    run(cargo().args(["build", "--locked", "--profile", profile, "-p", "cloud-cli"]))?;
     // The directory of the profile `dist` happens to have the name of ours.
     let built = workspace::target_directory()?.join(profile).join(PROGRAM);
+    if profile == profile_guided::PROFILE {
+        // The packagers look for it there.
+        copy(&profile_guided::build_for_host(true)?, &built)?;
+    } else {
+        run(cargo().args(["build", "--locked", "--profile", profile, "-p", "cloud-cli"]))?;
+        ensure_stripped(&built, profile)?;
+    }
     let program = stage.join(PROGRAM);
-    ensure_stripped(&built, profile)?;
     copy(&built, &program)?;
     let bytes = fs::metadata(&program)?.len();
     println!("{PROGRAM}: {:.1} MB", bytes as f64 / 1e6);

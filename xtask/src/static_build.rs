@@ -15,7 +15,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::process::{cargo, find_program, output_of, run, run_within, with_retries};
-use crate::{archive, home_assistant, python, workspace};
+use crate::profile_guided::Build;
+use crate::{archive, home_assistant, profile_guided, python, workspace};
 
 /// An architecture.
 struct Target {
@@ -39,6 +40,30 @@ const TARGETS: &[Target] = &[
     },
 ];
 
+impl Target {
+    fn is_native(&self) -> bool {
+        self.architecture == env::consts::ARCH
+    }
+
+    /// The path of what runs its programs on other machines, if it is there.
+    fn emulator(&self) -> Option<PathBuf> {
+        let program = || find_program(&self.emulator_name());
+        (!self.is_native()).then(program).flatten()
+    }
+
+    fn emulator_name(&self) -> String {
+        format!("qemu-{}-static", self.architecture)
+    }
+
+    fn warn_without_emulator(&self, what: &str) {
+        println!(
+            "!! {what}: the program for {}: {} is not there (Debian: qemu-user-static)",
+            self.architecture,
+            self.emulator_name()
+        );
+    }
+}
+
 /// The demonstration takes under a second; an emulator needs more.
 const DEMO_LIMIT: Duration = Duration::from_secs(300);
 
@@ -48,13 +73,11 @@ pub(crate) fn build(profile: &str, version: &str, dist: &Path) -> Result<Vec<Pat
     standard_libraries()?;
     let mut programs = Vec::new();
     for target in TARGETS {
-        let program = compile(&zig, target.triple, profile)?;
+        let program = compile(&zig, target, profile)?;
         works_alone(&program, target, version)?;
         programs.push((target, program));
     }
-    let native = programs
-        .iter()
-        .find(|(target, _)| target.architecture == env::consts::ARCH);
+    let native = programs.iter().find(|(target, _)| target.is_native());
     let (_, native) = native.context("this machine runs neither of the programs")?;
     let mut files = Vec::new();
     for (target, program) in &programs {
@@ -99,7 +122,7 @@ fn standard_libraries() -> Result<()> {
     })
 }
 
-fn compile(zig: &Path, triple: &str, profile: &str) -> Result<PathBuf> {
+fn compile(zig: &Path, target: &Target, profile: &str) -> Result<PathBuf> {
     // cargo-zigbuild is beside the interpreter.
     let mut path = zig
         .parent()
@@ -108,12 +131,30 @@ fn compile(zig: &Path, triple: &str, profile: &str) -> Result<PathBuf> {
         .to_owned();
     path.push(":");
     path.push(env::var_os("PATH").unwrap_or_default());
-    run(cargo()
-        .args(["zigbuild", "--locked", "--package", "cloud-cli"])
-        .args(["--profile", profile, "--target", triple])
-        .env("PATH", path)
-        .env("CARGO_ZIGBUILD_PYTHON_PATH", zig))?;
-    let built = workspace::target_directory()?.join(triple);
+    let zigbuild = || {
+        let mut command = cargo();
+        command
+            .arg("zigbuild")
+            .env("PATH", &path)
+            .env("CARGO_ZIGBUILD_PYTHON_PATH", zig);
+        command
+    };
+    if profile == profile_guided::PROFILE {
+        let emulator = target.emulator();
+        if target.is_native() || emulator.is_some() {
+            return profile_guided::build(&Build {
+                target: target.triple,
+                has_simulator: true,
+                compiler: &zigbuild,
+                emulator: emulator.as_deref(),
+            });
+        }
+        target.warn_without_emulator("NOT OPTIMIZED BY A PROFILE");
+    }
+    run(zigbuild()
+        .args(["--locked", "--package", "cloud-cli"])
+        .args(["--profile", profile, "--target", target.triple]))?;
+    let built = workspace::target_directory()?.join(target.triple);
     let directory = if profile == "dev" { "debug" } else { profile };
     let program = built.join(directory).join(archive::PROGRAM);
     archive::ensure_stripped(&program, profile)?;
@@ -130,17 +171,13 @@ fn works_alone(program: &Path, target: &Target, version: &str) -> Result<()> {
     fs::write(root.path().join("etc/hosts"), "127.0.0.1 localhost\n")?;
     archive::copy(program, &root.path().join(archive::PROGRAM))?;
     let mut words = Vec::new();
-    if target.architecture != env::consts::ARCH {
-        let name = format!("qemu-{}-static", target.architecture);
-        let Some(emulator) = find_program(&name) else {
-            println!(
-                "!! NOT RUN: the program for {}: {name} is not there (Debian: qemu-user-static)",
-                target.architecture
-            );
+    if !target.is_native() {
+        let Some(emulator) = target.emulator() else {
+            target.warn_without_emulator("NOT RUN");
             return Ok(());
         };
-        archive::copy(&emulator, &root.path().join(&name))?;
-        words.push(format!("/{name}"));
+        archive::copy(&emulator, &root.path().join("emulator"))?;
+        words.push("/emulator".to_owned());
     }
     words.push(format!("/{}", archive::PROGRAM));
     let command = |arguments: &[&str]| {

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::device::{nginx, profile};
+use super::device::{nginx, profile, program};
 use crate::process::{cargo, output_of, run as run_command, with_retries};
 use crate::{python, workspace};
 
@@ -24,20 +24,17 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     if rest == ["--only", CRATES] {
         return crates(&profile);
     }
-    let build = ["build", "--profile", &profile, "-p", "cloud-cli"];
-    let built = workspace::target_directory()?
-        .join(&profile)
-        .join("clesyde-cloud");
-    run_command(cargo().args(build).arg("--no-default-features"))?;
+    let built = program(&profile, false)?;
+    // The other one has the same path.
     let device = built.with_file_name("clesyde-cloud-without-simulator");
     fs::copy(&built, &device)?;
-    run_command(cargo().args(build))?;
+    let platform = program(&profile, true)?;
     let mut command = cargo();
     // The profile of the programs, so that dependencies are built once.
     command.args(["bench", "--profile", &profile, "-p", "cloud-cli"]);
     command.args(["--bench", "footprint", "--"]);
     command.arg("--program").arg(device);
-    command.arg("--platform").arg(built);
+    command.arg("--platform").arg(platform);
     command.arg("--nginx").arg(nginx()?);
     if let Some(interpreter) = python::clesyde_0120()? {
         command.arg("--python").arg(interpreter);
@@ -50,13 +47,13 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 /// Prints the size of the program by crate: of its code alone, and functions count for the crate
 /// that defines them, also generic ones.
 fn crates(profile: &str) -> Result<()> {
-    let program = bloat()?;
+    let bloat = bloat()?;
     let mut command = cargo();
     command.args(["bloat", "--profile", profile, "-p", "cloud-cli"]);
     command.args(["--no-default-features", "--bin", "clesyde-cloud"]);
     command.args(["--crates", "-n", "40"]);
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = program.parent().map(PathBuf::from).into_iter();
+    let directories = bloat.parent().map(PathBuf::from).into_iter();
     let directories = directories.chain(std::env::split_paths(&path));
     command.env("PATH", std::env::join_paths(directories)?);
     run_command(&mut command)

@@ -1,0 +1,207 @@
+//! The program, built with profile-guided optimization.
+//!
+//! It is compiled twice. The first program counts how often each part of it runs while it serves
+//! requests. For the second one the compiler optimizes those parts for speed, puts them side by
+//! side, and optimizes all others for size.
+//!
+//! The load is that of the benchmark `device`, so nginx must be installed. Counts belong to one
+//! target and one set of features, since the names of functions depend on both.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Context, Result, bail};
+
+use crate::archive::{PROGRAM, empty_directory, ensure_stripped};
+use crate::process::{cargo, find_program, output_of, run, with_retries};
+use crate::workspace;
+
+/// The profile of what is handed out.
+pub(crate) const PROFILE: &str = "dist";
+
+/// Measurements of the benchmark `device` that a device does for years. What only starts or
+/// provisions a device is better small.
+const LOAD: &str = "requests,http2,download,upload,connections,latency";
+
+pub(crate) const ARGUMENTS: &str = "[--without-simulator]";
+
+pub(crate) const DETAILS: &str = "\
+It takes two builds with link-time optimization and a load of a minute between them, for which nginx
+is needed. Installs the component llvm-tools of rustup. Prints the path of the program.
+
+  --without-simulator  leaves out the commands `sim` and `demo`: a smaller program";
+
+pub(crate) fn run_program(arguments: &[String]) -> Result<()> {
+    let has_simulator = match arguments {
+        [] => true,
+        [flag] if flag == "--without-simulator" => false,
+        other => bail!("`program` has no arguments {other:?}; see `cargo xtask program --help`"),
+    };
+    let program = build_for_host(has_simulator)?;
+    let bytes = fs::metadata(&program)?.len();
+    println!("{}: {:.1} MB", program.display(), bytes as f64 / 1e6);
+    Ok(())
+}
+
+/// Builds the program for this machine.
+pub(crate) fn build_for_host(has_simulator: bool) -> Result<PathBuf> {
+    let target = host_triple()?;
+    build(&Build {
+        target: &target,
+        has_simulator,
+        compiler: &|| {
+            let mut command = cargo();
+            command.arg("build");
+            command
+        },
+        emulator: None,
+    })
+}
+
+/// What to build, and how.
+pub(crate) struct Build<'a> {
+    pub(crate) target: &'a str,
+    pub(crate) has_simulator: bool,
+    /// `cargo build`, or what cross-compiles.
+    pub(crate) compiler: &'a dyn Fn() -> Command,
+    /// What runs programs of the target, if this machine does not.
+    pub(crate) emulator: Option<&'a Path>,
+}
+
+/// Builds the program and returns its path.
+pub(crate) fn build(build: &Build<'_>) -> Result<PathBuf> {
+    let counts = counts(build)?;
+    let target_directory = workspace::target_directory()?;
+    let program = compile(build, &target_directory, &flag("-Cprofile-use=", &counts))?;
+    ensure_stripped(&program, PROFILE)?;
+    Ok(program)
+}
+
+/// Returns the file with the counts; records them unless the program that counts is still the same.
+fn counts(build: &Build<'_>) -> Result<PathBuf> {
+    let features = if build.has_simulator {
+        "with"
+    } else {
+        "without"
+    };
+    let directory = workspace::target_directory()?
+        .join("profile-guided")
+        .join(format!("{}-{features}-simulator", build.target));
+    let raw = directory.join("raw");
+    let program = compile(build, &directory, &flag("-Cprofile-generate=", &raw))?;
+    // Cargo does not see that the content of a file in a flag changes, so its name does.
+    let built = fs::metadata(&program)?
+        .modified()?
+        .duration_since(UNIX_EPOCH)?;
+    let counts = directory.join(format!("{}.profdata", built.as_secs()));
+    if counts.exists() {
+        println!("the counts of this program are in {}", counts.display());
+        return Ok(counts);
+    }
+    empty_directory(&raw)?;
+    load(&program, build, &raw)?;
+    let mut merge = Command::new(profdata()?);
+    run(merge.args(["merge", "--output"]).arg(&counts).arg(&raw))?;
+    Ok(counts)
+}
+
+fn flag(name: &str, path: &Path) -> OsString {
+    let mut flag = OsString::from(name);
+    flag.push(path);
+    flag
+}
+
+/// Compiles the program below this directory with one more flag of the compiler.
+fn compile(build: &Build<'_>, target_directory: &Path, flag: &OsString) -> Result<PathBuf> {
+    // As cargo's own variable: paths may contain spaces.
+    const SEPARATOR: &str = "\x1f";
+    let mut flags = env::var_os("CARGO_ENCODED_RUSTFLAGS").unwrap_or_else(|| {
+        let plain = env::var("RUSTFLAGS").unwrap_or_default();
+        let flags: Vec<_> = plain.split_whitespace().collect();
+        flags.join(SEPARATOR).into()
+    });
+    if !flags.is_empty() {
+        flags.push(SEPARATOR);
+    }
+    flags.push(flag);
+    let mut command = (build.compiler)();
+    command
+        .args(["--locked", "--package", "cloud-cli", "--bin", PROGRAM])
+        .args(["--profile", PROFILE, "--target", build.target])
+        .arg("--target-dir")
+        .arg(target_directory)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags);
+    if !build.has_simulator {
+        command.arg("--no-default-features");
+    }
+    run(&mut command)?;
+    Ok(target_directory
+        .join(build.target)
+        .join(PROFILE)
+        .join(PROGRAM))
+}
+
+/// Lets the program serve while it counts.
+fn load(program: &Path, build: &Build<'_>, raw: &Path) -> Result<()> {
+    let nginx = find_program("nginx").context(
+        "nginx serves what the program forwards while it counts (Debian: apt-get install nginx-light)",
+    )?;
+    let program = match build.emulator {
+        None => program.to_owned(),
+        Some(emulator) => emulated(program, emulator)?,
+    };
+    let platform = if build.has_simulator {
+        program.clone()
+    } else {
+        run(cargo().args(["build", "--locked", "--package", "cloud-cli"]))?;
+        workspace::target_directory()?.join("debug").join(PROGRAM)
+    };
+    let mut command = cargo();
+    command
+        .args(["bench", "--locked", "--profile", "dev"])
+        .args(["--package", "cloud-cli", "--bench", "device", "--"])
+        .args(["--groups", "forward", "--rounds", "0", "--only", LOAD])
+        .arg("--nginx")
+        .arg(nginx)
+        .arg("--program")
+        .arg(&program)
+        .arg("--platform")
+        .arg(platform)
+        .env("LLVM_PROFILE_FILE", raw.join("%p.profraw"));
+    run(&mut command)
+}
+
+/// Writes a script that runs the program in the emulator; returns its path.
+fn emulated(program: &Path, emulator: &Path) -> Result<PathBuf> {
+    let script = program.with_extension("sh");
+    let (emulator, program) = (emulator.display(), program.display());
+    let text = format!("#!/bin/sh\nexec '{emulator}' '{program}' \"$@\"\n");
+    fs::write(&script, text)?;
+    run(Command::new("chmod").arg("+x").arg(&script))?;
+    Ok(script)
+}
+
+/// llvm-profdata of the compiler: the format of the counts is that of its version.
+fn profdata() -> Result<PathBuf> {
+    let sysroot = output_of(Command::new("rustc").args(["--print", "sysroot"]))
+        .context("`rustc --print sysroot` failed")?;
+    let tools = Path::new(&sysroot).join("lib/rustlib").join(host_triple()?);
+    let tool = tools.join("bin/llvm-profdata");
+    if !tool.exists() {
+        let add = || run(Command::new("rustup").args(["component", "add", "llvm-tools"]));
+        with_retries("rustup", add).with_context(|| format!("there is no {}", tool.display()))?;
+    }
+    Ok(tool)
+}
+
+pub(crate) fn host_triple() -> Result<String> {
+    let text = output_of(Command::new("rustc").arg("-vV")).context("`rustc -vV` failed")?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("host: "))
+        .map(str::to_owned)
+        .context("`rustc -vV` names no host")
+}
