@@ -5,7 +5,8 @@
 //! registers the device if `CLESYDE_TOKEN` has a provisioning key. Prints a line of JSON when it
 //! is ready; stops at Ctrl-C and at SIGTERM.
 //!
-//! `/small` is a kibibyte; `/file` is as long as the request's `Range` says; `/sink` discards a body.
+//! `/small` is a kibibyte; `/file` is as long as the request's `Range` says; `/sink` discards a
+//! body.
 
 use std::error::Error;
 use std::sync::Arc;

@@ -35,7 +35,7 @@ pub(super) struct Way {
     pub(super) ours: bool,
     /// Whether a reader that is slower than the sender holds it back.
     pub(super) holds_back: bool,
-    /// Whether the rest of an upload is read when the answer comes before its end, as nginx sends it.
+    /// Whether the rest of an upload is read although the answer came before, as nginx sends it.
     pub(super) reads_after_answer: bool,
 }
 
@@ -154,8 +154,8 @@ fn way(name: &'static str, address: SocketAddr, hostname: &str, device: Option<u
     }
 }
 
-/// Starts an nginx with `/small`, a kibibyte, `/file`, and `/sink`, which discards a body, over HTTP;
-/// and one with TLS that is a reverse proxy to it. Returns the addresses of both.
+/// Starts an nginx with `/small`, a kibibyte, `/file`, and `/sink`, which discards a body; and one
+/// with TLS that is a reverse proxy to it. Returns the addresses of both.
 fn nginx(programs: &mut Programs, nginx: &Path) -> (SocketAddr, SocketAddr) {
     let (service, proxy) = (free_address(), free_address());
     let small = "s".repeat(1024);

@@ -19,8 +19,7 @@ const MAX_PINGS: usize = 8;
 /// the answer, 64 MiB at 2 Mbit/s, has arrived by then; a peer that sends for longer without an
 /// answer never answers, as on a garbled connection.
 const MAX_PING_WAIT: Duration = Duration::from_secs(300);
-/// Lifetime of pooled buffers: long enough that allocating a megabyte anew costs a busy tunnel
-/// nothing.
+/// Lifetime of pooled buffers: long enough that a megabyte of new ones costs a busy tunnel nothing.
 const POOL_LIFETIME: Duration = Duration::from_secs(20);
 
 #[derive(Debug)]
