@@ -41,58 +41,35 @@ pub(crate) fn run_program(arguments: &[String]) -> Result<()> {
         [flag] if flag == "--without-simulator" => false,
         other => bail!("`program` has no arguments {other:?}; see `cargo xtask program --help`"),
     };
-    let program = build_for_host(has_simulator)?;
+    let program = build(has_simulator)?;
     let bytes = fs::metadata(&program)?.len();
     println!("{}: {:.1} MB", program.display(), bytes as f64 / 1e6);
     Ok(())
 }
 
-/// Builds the program for this machine.
-pub(crate) fn build_for_host(has_simulator: bool) -> Result<PathBuf> {
-    let target = host_triple()?;
-    build(&Build {
-        target: &target,
-        has_simulator,
-        compiler: &|| {
-            let mut command = cargo();
-            command.arg("build");
-            command
-        },
-        emulator: None,
-    })
-}
-
-/// What to build, and how.
-pub(crate) struct Build<'a> {
-    pub(crate) target: &'a str,
-    pub(crate) has_simulator: bool,
-    /// `cargo build`, or what cross-compiles.
-    pub(crate) compiler: &'a dyn Fn() -> Command,
-    /// What runs programs of the target, if this machine does not.
-    pub(crate) emulator: Option<&'a Path>,
-}
-
-/// Builds the program and returns its path.
-pub(crate) fn build(build: &Build<'_>) -> Result<PathBuf> {
-    let counts = counts(build)?;
+/// Builds the program for this machine, and returns its path.
+pub(crate) fn build(has_simulator: bool) -> Result<PathBuf> {
+    let counts = counts(has_simulator)?;
     let target_directory = workspace::target_directory()?;
-    let program = compile(build, &target_directory, &flag("-Cprofile-use=", &counts))?;
+    let flag = flag("-Cprofile-use=", &counts);
+    let program = compile(has_simulator, &target_directory, &flag)?;
     ensure_stripped(&program, PROFILE)?;
     Ok(program)
 }
 
 /// Returns the file with the counts; records them unless the program that counts is still the same.
-fn counts(build: &Build<'_>) -> Result<PathBuf> {
-    let features = if build.has_simulator {
-        "with"
+fn counts(has_simulator: bool) -> Result<PathBuf> {
+    let name = if has_simulator {
+        "with-simulator"
     } else {
-        "without"
+        "without-simulator"
     };
     let directory = workspace::target_directory()?
         .join("profile-guided")
-        .join(format!("{}-{features}-simulator", build.target));
+        .join(name);
     let raw = directory.join("raw");
-    let program = compile(build, &directory, &flag("-Cprofile-generate=", &raw))?;
+    let flag = flag("-Cprofile-generate=", &raw);
+    let program = compile(has_simulator, &directory, &flag)?;
     // Cargo does not see that the content of a file in a flag changes, so its name does.
     let built = fs::metadata(&program)?
         .modified()?
@@ -103,7 +80,7 @@ fn counts(build: &Build<'_>) -> Result<PathBuf> {
         return Ok(counts);
     }
     empty_directory(&raw)?;
-    load(&program, build, &raw)?;
+    load(&program, has_simulator, &raw)?;
     let mut merge = Command::new(profdata()?);
     run(merge.args(["merge", "--output"]).arg(&counts).arg(&raw))?;
     Ok(counts)
@@ -116,7 +93,7 @@ fn flag(name: &str, path: &Path) -> OsString {
 }
 
 /// Compiles the program below this directory with one more flag of the compiler.
-fn compile(build: &Build<'_>, target_directory: &Path, flag: &OsString) -> Result<PathBuf> {
+fn compile(has_simulator: bool, target_directory: &Path, flag: &OsString) -> Result<PathBuf> {
     // As cargo's own variable: paths may contain spaces.
     const SEPARATOR: &str = "\x1f";
     let mut flags = env::var_os("CARGO_ENCODED_RUSTFLAGS").unwrap_or_else(|| {
@@ -128,34 +105,30 @@ fn compile(build: &Build<'_>, target_directory: &Path, flag: &OsString) -> Resul
         flags.push(SEPARATOR);
     }
     flags.push(flag);
-    let mut command = (build.compiler)();
+    let target = host_triple()?;
+    let mut command = cargo();
     command
-        .args(["--locked", "--package", "cloud-cli", "--bin", PROGRAM])
-        .args(["--profile", PROFILE, "--target", build.target])
+        .args(["build", "--locked", "--package", "cloud-cli"])
+        .args(["--bin", PROGRAM, "--profile", PROFILE])
+        // So that the flag concerns neither build scripts nor macros.
+        .args(["--target", &target])
         .arg("--target-dir")
         .arg(target_directory)
         .env("CARGO_ENCODED_RUSTFLAGS", flags);
-    if !build.has_simulator {
+    if !has_simulator {
         command.arg("--no-default-features");
     }
     run(&mut command)?;
-    Ok(target_directory
-        .join(build.target)
-        .join(PROFILE)
-        .join(PROGRAM))
+    Ok(target_directory.join(target).join(PROFILE).join(PROGRAM))
 }
 
 /// Lets the program serve while it counts.
-fn load(program: &Path, build: &Build<'_>, raw: &Path) -> Result<()> {
+fn load(program: &Path, has_simulator: bool, raw: &Path) -> Result<()> {
     let nginx = find_program("nginx").context(
         "nginx serves what the program forwards while it counts (Debian: apt-get install nginx-light)",
     )?;
-    let program = match build.emulator {
-        None => program.to_owned(),
-        Some(emulator) => emulated(program, emulator)?,
-    };
-    let platform = if build.has_simulator {
-        program.clone()
+    let platform = if has_simulator {
+        program.to_owned()
     } else {
         run(cargo().args(["build", "--locked", "--package", "cloud-cli"]))?;
         workspace::target_directory()?.join("debug").join(PROGRAM)
@@ -168,21 +141,11 @@ fn load(program: &Path, build: &Build<'_>, raw: &Path) -> Result<()> {
         .arg("--nginx")
         .arg(nginx)
         .arg("--program")
-        .arg(&program)
+        .arg(program)
         .arg("--platform")
         .arg(platform)
         .env("LLVM_PROFILE_FILE", raw.join("%p.profraw"));
     run(&mut command)
-}
-
-/// Writes a script that runs the program in the emulator; returns its path.
-fn emulated(program: &Path, emulator: &Path) -> Result<PathBuf> {
-    let script = program.with_extension("sh");
-    let (emulator, program) = (emulator.display(), program.display());
-    let text = format!("#!/bin/sh\nexec '{emulator}' '{program}' \"$@\"\n");
-    fs::write(&script, text)?;
-    run(Command::new("chmod").arg("+x").arg(&script))?;
-    Ok(script)
 }
 
 /// llvm-profdata of the compiler: the format of the counts is that of its version.

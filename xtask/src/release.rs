@@ -141,7 +141,7 @@ fn build(profile: &str, stage: &Path) -> Result<PathBuf> {
     let built = workspace::target_directory()?.join(profile).join(PROGRAM);
     if profile == profile_guided::PROFILE {
         // The packagers look for it there.
-        copy(&profile_guided::build_for_host(true)?, &built)?;
+        copy(&profile_guided::build(true)?, &built)?;
     } else {
         run(cargo().args(["build", "--locked", "--profile", profile, "-p", "cloud-cli"]))?;
         ensure_stripped(&built, profile)?;

@@ -15,8 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::process::{cargo, find_program, output_of, run, run_within, with_retries};
-use crate::profile_guided::Build;
-use crate::{archive, home_assistant, profile_guided, python, workspace};
+use crate::{archive, home_assistant, python, workspace};
 
 /// An architecture.
 struct Target {
@@ -40,30 +39,6 @@ const TARGETS: &[Target] = &[
     },
 ];
 
-impl Target {
-    fn is_native(&self) -> bool {
-        self.architecture == env::consts::ARCH
-    }
-
-    /// The path of what runs its programs on other machines, if it is there.
-    fn emulator(&self) -> Option<PathBuf> {
-        let program = || find_program(&self.emulator_name());
-        (!self.is_native()).then(program).flatten()
-    }
-
-    fn emulator_name(&self) -> String {
-        format!("qemu-{}-static", self.architecture)
-    }
-
-    fn warn_without_emulator(&self, what: &str) {
-        println!(
-            "!! {what}: the program for {}: {} is not there (Debian: qemu-user-static)",
-            self.architecture,
-            self.emulator_name()
-        );
-    }
-}
-
 /// The demonstration takes under a second; an emulator needs more.
 const DEMO_LIMIT: Duration = Duration::from_secs(300);
 
@@ -73,11 +48,13 @@ pub(crate) fn build(profile: &str, version: &str, dist: &Path) -> Result<Vec<Pat
     standard_libraries()?;
     let mut programs = Vec::new();
     for target in TARGETS {
-        let program = compile(&zig, target, profile)?;
+        let program = compile(&zig, target.triple, profile)?;
         works_alone(&program, target, version)?;
         programs.push((target, program));
     }
-    let native = programs.iter().find(|(target, _)| target.is_native());
+    let native = programs
+        .iter()
+        .find(|(target, _)| target.architecture == env::consts::ARCH);
     let (_, native) = native.context("this machine runs neither of the programs")?;
     let mut files = Vec::new();
     for (target, program) in &programs {
@@ -122,7 +99,7 @@ fn standard_libraries() -> Result<()> {
     })
 }
 
-fn compile(zig: &Path, target: &Target, profile: &str) -> Result<PathBuf> {
+fn compile(zig: &Path, triple: &str, profile: &str) -> Result<PathBuf> {
     // cargo-zigbuild is beside the interpreter.
     let mut path = zig
         .parent()
@@ -131,30 +108,12 @@ fn compile(zig: &Path, target: &Target, profile: &str) -> Result<PathBuf> {
         .to_owned();
     path.push(":");
     path.push(env::var_os("PATH").unwrap_or_default());
-    let zigbuild = || {
-        let mut command = cargo();
-        command
-            .arg("zigbuild")
-            .env("PATH", &path)
-            .env("CARGO_ZIGBUILD_PYTHON_PATH", zig);
-        command
-    };
-    if profile == profile_guided::PROFILE {
-        let emulator = target.emulator();
-        if target.is_native() || emulator.is_some() {
-            return profile_guided::build(&Build {
-                target: target.triple,
-                has_simulator: true,
-                compiler: &zigbuild,
-                emulator: emulator.as_deref(),
-            });
-        }
-        target.warn_without_emulator("NOT OPTIMIZED BY A PROFILE");
-    }
-    run(zigbuild()
-        .args(["--locked", "--package", "cloud-cli"])
-        .args(["--profile", profile, "--target", target.triple]))?;
-    let built = workspace::target_directory()?.join(target.triple);
+    run(cargo()
+        .args(["zigbuild", "--locked", "--package", "cloud-cli"])
+        .args(["--profile", profile, "--target", triple])
+        .env("PATH", path)
+        .env("CARGO_ZIGBUILD_PYTHON_PATH", zig))?;
+    let built = workspace::target_directory()?.join(triple);
     let directory = if profile == "dev" { "debug" } else { profile };
     let program = built.join(directory).join(archive::PROGRAM);
     archive::ensure_stripped(&program, profile)?;
@@ -171,13 +130,17 @@ fn works_alone(program: &Path, target: &Target, version: &str) -> Result<()> {
     fs::write(root.path().join("etc/hosts"), "127.0.0.1 localhost\n")?;
     archive::copy(program, &root.path().join(archive::PROGRAM))?;
     let mut words = Vec::new();
-    if !target.is_native() {
-        let Some(emulator) = target.emulator() else {
-            target.warn_without_emulator("NOT RUN");
+    if target.architecture != env::consts::ARCH {
+        let name = format!("qemu-{}-static", target.architecture);
+        let Some(emulator) = find_program(&name) else {
+            println!(
+                "!! NOT RUN: the program for {}: {name} is not there (Debian: qemu-user-static)",
+                target.architecture
+            );
             return Ok(());
         };
-        archive::copy(&emulator, &root.path().join("emulator"))?;
-        words.push("/emulator".to_owned());
+        archive::copy(&emulator, &root.path().join(&name))?;
+        words.push(format!("/{name}"));
     }
     words.push(format!("/{}", archive::PROGRAM));
     let command = |arguments: &[&str]| {

@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
 /// Builds the program: with the profile of a release as a release is, else as the profile says.
 pub(super) fn program(profile: &str, has_simulator: bool) -> Result<PathBuf> {
     if profile == profile_guided::PROFILE {
-        return profile_guided::build_for_host(has_simulator);
+        return profile_guided::build(has_simulator);
     }
     let mut build = cargo();
     build.args(["build", "--profile", profile, "-p", "cloud-cli"]);
