@@ -19,7 +19,7 @@ pub(crate) const ARGUMENTS: &str = "[--static] [--profile NAME] [--allow-dirty]"
 
 pub(crate) const DETAILS: &str = "\
 The archive contains the program with manual, completions and licence, and is tested before it is
-packed. Publishes nothing.
+packed. The program is that of `cargo xtask program`, which needs nginx. Publishes nothing.
 
   --static        builds the static programs for x86_64 and aarch64, each in an archive, and the
                   add-on for Home Assistant with both, instead of the archive and the packages for
@@ -140,8 +140,13 @@ fn build(profile: &str, stage: &Path) -> Result<PathBuf> {
     // The directory of the profile `dist` happens to have the name of ours.
     let built = workspace::target_directory()?.join(profile).join(PROGRAM);
     if profile == profile_guided::PROFILE {
-        // The packagers look for it there.
-        copy(&profile_guided::build(true)?, &built)?;
+        let optimized = profile_guided::build(true)?;
+        // The packagers look for it there, where a build without optimization by a profile may have
+        // left a link to its own.
+        if built.exists() {
+            fs::remove_file(&built)?;
+        }
+        copy(&optimized, &built)?;
     } else {
         run(cargo().args(["build", "--locked", "--profile", profile, "-p", "cloud-cli"]))?;
         ensure_stripped(&built, profile)?;
