@@ -1,10 +1,10 @@
 //! The program, built with profile-guided optimization.
 //!
-//! It is compiled twice. The first program counts how often each part of it runs while it serves
-//! requests. For the second one the compiler optimizes those parts for speed, puts them side by
-//! side, and optimizes all others for size.
+//! It is compiled twice. The first, instrumented program records a profile: how often each part of
+//! it runs while it serves requests. By that the compiler inlines and arranges the code of the
+//! second one.
 //!
-//! The load is that of the benchmark `device`, so nginx must be installed. Counts belong to one
+//! The load is that of the benchmark `device`, so nginx must be installed. A profile belongs to one
 //! target and one set of features, since the names of functions depend on both.
 
 use std::env;
@@ -17,10 +17,11 @@ use std::time::UNIX_EPOCH;
 use anyhow::{Context, Result, bail};
 
 use crate::archive::{PROGRAM, empty_directory, ensure_stripped};
-use crate::process::{cargo, find_program, output_of, run, with_retries};
+use crate::process::{cargo, output_of, run, with_retries};
+use crate::tools::nginx;
 use crate::workspace;
 
-/// The profile of what is handed out.
+/// Cargo's profile of what is handed out.
 pub(crate) const PROFILE: &str = "dist";
 
 /// Measurements of the benchmark `device` that a device does for years. What only starts or
@@ -49,16 +50,18 @@ pub(crate) fn run_program(arguments: &[String]) -> Result<()> {
 
 /// Builds the program for this machine, and returns its path.
 pub(crate) fn build(has_simulator: bool) -> Result<PathBuf> {
-    let counts = counts(has_simulator)?;
+    let profile = recorded_profile(has_simulator)?;
     let target_directory = workspace::target_directory()?;
-    let flag = flag("-Cprofile-use=", &counts);
+    let flag = flag("-Cprofile-use=", &profile);
     let program = compile(has_simulator, &target_directory, &flag)?;
     ensure_stripped(&program, PROFILE)?;
     Ok(program)
 }
 
-/// Returns the file with the counts; records them unless the program that counts is still the same.
-fn counts(has_simulator: bool) -> Result<PathBuf> {
+/// Returns the file of the profile; records it unless the instrumented program is still the same.
+fn recorded_profile(has_simulator: bool) -> Result<PathBuf> {
+    // Before a build that takes ten minutes.
+    let (nginx, merger) = (nginx()?, profdata()?);
     let name = if has_simulator {
         "with-simulator"
     } else {
@@ -74,16 +77,16 @@ fn counts(has_simulator: bool) -> Result<PathBuf> {
     let built = fs::metadata(&program)?
         .modified()?
         .duration_since(UNIX_EPOCH)?;
-    let counts = directory.join(format!("{}.profdata", built.as_secs()));
-    if counts.exists() {
-        println!("the counts of this program are in {}", counts.display());
-        return Ok(counts);
+    let profile = directory.join(format!("{}.profdata", built.as_secs()));
+    if profile.exists() {
+        println!("the profile is in {}", profile.display());
+        return Ok(profile);
     }
     empty_directory(&raw)?;
-    load(&program, has_simulator, &raw)?;
-    let mut merge = Command::new(profdata()?);
-    run(merge.args(["merge", "--output"]).arg(&counts).arg(&raw))?;
-    Ok(counts)
+    load(&program, has_simulator, &nginx, &raw)?;
+    let mut merge = Command::new(merger);
+    run(merge.args(["merge", "--output"]).arg(&profile).arg(&raw))?;
+    Ok(profile)
 }
 
 fn flag(name: &str, path: &Path) -> OsString {
@@ -122,11 +125,8 @@ fn compile(has_simulator: bool, target_directory: &Path, flag: &OsString) -> Res
     Ok(target_directory.join(target).join(PROFILE).join(PROGRAM))
 }
 
-/// Lets the program serve while it counts.
-fn load(program: &Path, has_simulator: bool, raw: &Path) -> Result<()> {
-    let nginx = find_program("nginx").context(
-        "nginx serves what the program forwards while it counts (Debian: apt-get install nginx-light)",
-    )?;
+/// Lets the instrumented program serve.
+fn load(program: &Path, has_simulator: bool, nginx: &Path, raw: &Path) -> Result<()> {
     let platform = if has_simulator {
         program.to_owned()
     } else {
@@ -148,7 +148,7 @@ fn load(program: &Path, has_simulator: bool, raw: &Path) -> Result<()> {
     run(&mut command)
 }
 
-/// llvm-profdata of the compiler: the format of the counts is that of its version.
+/// llvm-profdata of the compiler: the format of profiles is that of its version.
 fn profdata() -> Result<PathBuf> {
     let sysroot = output_of(Command::new("rustc").args(["--print", "sysroot"]))
         .context("`rustc --print sysroot` failed")?;

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::process::{cargo, find_program, output_of, run, with_retries};
 use crate::workspace;
@@ -53,4 +53,11 @@ pub(crate) fn find_or_build(tool: &Tool) -> Result<PathBuf> {
             .arg(&root))
     })?;
     Ok(built)
+}
+
+/// Returns the path of nginx.
+pub(crate) fn nginx() -> Result<PathBuf> {
+    find_program("nginx").context(
+        "nginx is not installed (Debian: apt-get install nginx-light; it need not run as a service)",
+    )
 }

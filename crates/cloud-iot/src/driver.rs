@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use cloud_net::{UntrustedText, error_throttled, info_throttled, warn_throttled};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinSet, yield_now};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::shared::{Shared, lock};
@@ -399,9 +399,26 @@ async fn next_event(connection: &mut Option<Connection>) -> ConnectionEvent {
 
 async fn until(deadline: Option<Instant>) {
     match deadline {
-        // A timer would be ready at the runtime's next millisecond.
-        Some(deadline) if deadline <= Instant::now() => {}
+        // A timer would be ready at the runtime's next millisecond. Other tasks run first, so that
+        // deadlines that follow one another at once cannot keep the thread.
+        Some(deadline) if deadline <= Instant::now() => yield_now().await,
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn passed_deadline_takes_no_time() {
+        // Between two ticks of the runtime's timers.
+        tokio::time::advance(Duration::from_micros(100)).await;
+        let start = Instant::now();
+        until(Some(start)).await;
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

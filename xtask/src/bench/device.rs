@@ -5,9 +5,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::process::{cargo, find_program, run as run_command};
+use crate::tools::nginx;
 use crate::{profile_guided, workspace};
 
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
@@ -15,11 +16,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let nginx = nginx()?;
     let program = program(&profile, true)?;
     let application = ["-p", "integration-tests", "--bin", "bench-application"];
-    run_command(
-        cargo()
-            .args(["build", "--profile", &profile])
-            .args(application),
-    )?;
+    let build = ["build", "--profile", &profile];
+    run_command(cargo().args(build).args(application))?;
     let built = workspace::target_directory()?.join(profile);
     let mut command = cargo();
     command.args(["bench", "-p", "cloud-cli", "--bench", "device", "--"]);
@@ -46,13 +44,6 @@ pub(super) fn program(profile: &str, has_simulator: bool) -> Result<PathBuf> {
     run_command(&mut build)?;
     let built = workspace::target_directory()?.join(profile);
     Ok(built.join("clesyde-cloud"))
-}
-
-/// Returns the path of nginx.
-pub(super) fn nginx() -> Result<PathBuf> {
-    find_program("nginx").context(
-        "nginx is not installed (Debian: apt-get install nginx-light; it need not run as a service)",
-    )
 }
 
 /// Returns the profile that `--profile` names, by default that of a release, and the other

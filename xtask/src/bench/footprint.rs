@@ -10,8 +10,9 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::device::{nginx, profile, program};
+use super::device::{profile, program};
 use crate::process::{cargo, output_of, run as run_command, with_retries};
+use crate::tools::nginx;
 use crate::{python, workspace};
 
 /// The version that the documented figures are of.
